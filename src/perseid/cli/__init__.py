@@ -1,0 +1,56 @@
+"""The command line; the only place that prints."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from perseid import __version__
+from perseid.errors import PerseidError
+
+COMMANDS: dict[str, str] = {
+    "simulate": "make a simulated survey from real SDSS magnitudes and redshifts",
+    "split": "cut a survey into numbered partitions",
+    "train": "train a model on a survey",
+    "model": "import, export and check model files",
+    "run": "run a model over all partitions of a survey",
+    "resume": "redo what is missing of a run",
+    "table": "tables of memory, duration and cost from any set of runs",
+    "report": "one HTML page about a run",
+    "sweep": "runs over partition size, world size and batch size, with plots",
+}
+"""Name and one line of help; each lives in the module of its name, imported when it is called.
+
+A command module has ``configure(parser)`` and ``run(args) -> int`` (the exit status).
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; errors of ours are one sentence on stderr and their exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = next((word for word in arguments if not word.startswith("-")), None)
+    parser = argparse.ArgumentParser(prog="perseid", description=__doc__, allow_abbrev=False)
+    parser.description = "Run a model over a survey of cutouts, as many small workers."
+    parser.add_argument("--version", action="version", version=f"perseid {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command, line in COMMANDS.items():
+        sub = commands.add_parser(command, help=line, description=line[0].upper() + line[1:] + ".")
+        if command == name:
+            module = importlib.import_module(f"perseid.cli.{command}")
+            module.configure(sub)
+            sub.set_defaults(call=module.run)
+    args = parser.parse_args(arguments)
+    try:
+        return int(args.call(args))
+    except PerseidError as error:
+        print(f"perseid: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("perseid: stopped", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

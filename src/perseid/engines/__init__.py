@@ -1,0 +1,1 @@
+"""Where the steps run: one small interface, one file a backend."""

@@ -1,0 +1,1 @@
+"""REPORT lines, prices, tables, sweeps, plots and the HTML report."""

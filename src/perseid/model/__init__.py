@@ -1,0 +1,1 @@
+"""AstroMAE, import of foreign weights, export, and the runtime that workers use."""

@@ -1,0 +1,70 @@
+"""What travels from initialize to a worker: one item a rank."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from perseid.errors import BadInput
+
+
+@dataclass(frozen=True)
+class PartitionRef:
+    """One partition file of the survey."""
+
+    key: str
+    """As the catalogue names it: relative to the bucket, e.g. ``100MB/1.pt``."""
+    size: int
+    """Bytes."""
+    etag: str | None = None
+    """The store's entity tag when the run began; another one later means the file was changed."""
+
+
+@dataclass(frozen=True)
+class WorkItem:
+    """All that one worker is told. JSON both ways; unknown keys are refused."""
+
+    run_id: str
+    """Unique name of the run; records of another run are never counted."""
+    rank: int
+    """0 <= rank < world_size."""
+    world_size: int
+    results_url: str
+    """The run's own prefix: everything the run writes lies below it."""
+    data_url: str
+    """Partition keys are relative to this URL (a bucket or a folder)."""
+    partitions: tuple[PartitionRef, ...]
+    """In natural order; empty for a surplus rank."""
+    model_url: str = "default"
+    """``default`` is the model in the package."""
+    precision: str = "float32"
+    """``float32``, or ``int8`` (encoder only, where the processor has VNNI)."""
+    batch_size: int = 512
+    """Rows a model call, upper bound: the runtime takes micro-batches of its own below it."""
+    anomaly: str = "both"
+    """Features of the score: ``both``, ``embedding``, ``residual``, or ``none``."""
+    top: int = 24
+    """Length of the list of the most anomalous objects."""
+    transport: str = "store"
+    """How ranks exchange statistics: ``store`` (by summarize), later also direct and relay."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Further options of an engine, e.g. the rendezvous' address."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        plain = dict(self.__dict__)
+        plain["partitions"] = [dict(p.__dict__) for p in self.partitions]
+        plain["options"] = dict(self.options)
+        return plain
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any] | str) -> WorkItem:
+        """The reverse of `to_json`; raises `BadInput` naming the key that is wrong."""
+        plain = dict(json.loads(value) if isinstance(value, str) else value)
+        try:
+            partitions = tuple(PartitionRef(**p) for p in plain.pop("partitions"))
+            return cls(partitions=partitions, **plain)
+        except (KeyError, TypeError) as error:
+            raise BadInput(f"this work item cannot be read: {error}") from error

@@ -1,0 +1,74 @@
+"""A rank's record: the existing keys with their meanings, and ours beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+STAGES = ("init", "rendezvous", "fetch", "decode", "inference", "collectives", "publish", "total")
+"""Stages of a worker, in order; fetch and decode overlap with inference, so they do not add up."""
+
+
+@dataclass(frozen=True)
+class RankRecord:
+    """What ``<rank>.json`` and each entry of ``combined_data.json`` hold."""
+
+    run_id: str
+    rank: int
+    world_size: int
+    attempt: int
+    """1 for the first; the newest complete record counts."""
+    rows: int
+    """Rows predicted."""
+    rows_flagged: int
+    """Rows with non-finite input: in the catalogue without a prediction."""
+    partitions: tuple[Mapping[str, Any], ...]
+    """One a partition that was read: key, rows, bytes."""
+    failed_partitions: tuple[Mapping[str, str], ...]
+    """One a partition that could not be read: key, error."""
+    result_path: str
+    data_path: str | list[str] | None
+    batch_size: int
+    micro_batch: int
+    num_batches: int
+    device: str
+    precision: str
+    """What ran: ``float32`` or ``int8``."""
+    transport: str
+    stages: Mapping[str, float]
+    """Wall-clock seconds a stage, keys of `STAGES`."""
+    timeline: tuple[tuple[str, float, float], ...]
+    """(stage, start, end), seconds since the epoch (UTC)."""
+    model_seconds: float
+    """Wall-clock seconds inside the model calls (`total_cpu_time (seconds)`)."""
+    allocated_mb: float
+    """Sum of what the model's operators allocate for their outputs, MB: `total_cpu_memory (MB)`,
+    the profiler's sum in the existing system. Not a peak."""
+    peak_memory_mb: float
+    """Peak resident memory of the worker process, MiB."""
+    cold_start: bool
+    pixel_bits: int
+    """Bits of images and magnitudes read, for `throughput_bps`."""
+    s3: Mapping[str, float] = field(default_factory=dict)
+    """num_requests, total_time, avg_time, min_time, max_time, first_request_time,
+    last_response_time: prefixed with ``s3_`` in the JSON."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The record with the existing system's keys first."""
+        seconds = self.model_seconds
+        existing: dict[str, Any] = {
+            "total_cpu_time (seconds)": seconds,
+            "total_cpu_memory (MB)": self.allocated_mb,
+            "execution_time (seconds/batch)": seconds / self.num_batches if self.num_batches else 0,
+            "num_batches": self.num_batches,
+            "batch_size": self.batch_size,
+            "device": self.device,
+            "throughput_bps": self.pixel_bits / seconds if seconds else 0.0,
+            "sample_persec": self.rows / seconds if seconds else 0.0,
+            "result_path": self.result_path,
+            "data_path": self.data_path,
+            **{f"s3_{name}": value for name, value in self.s3.items()},
+        }
+        ours = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "s3"}
+        return existing | ours

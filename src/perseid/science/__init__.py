@@ -1,0 +1,1 @@
+"""What comes out: redshift metrics and anomaly scores."""

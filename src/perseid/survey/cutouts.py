@@ -1,0 +1,70 @@
+"""The one type that every reader gives and every writer takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perseid.errors import BadPartition
+
+UGRIZ = ("u", "g", "r", "i", "z")
+
+
+@dataclass(frozen=True, eq=False)
+class Cutouts:
+    """Some objects of a survey: one row an object, the same order in every array.
+
+    Raises `BadPartition` where the arrays do not belong together.
+    """
+
+    images: NDArray[np.float32]
+    """(n, bands, height, width), nanomaggies for SDSS; may be a read-only memory map."""
+    magnitudes: NDArray[np.floating]
+    """(n, bands), AB magnitudes; float32 or float64, kept as read."""
+    redshift: NDArray[np.floating] | None = None
+    """(n,), spectroscopic; None where unknown."""
+    object_id: NDArray[np.int64] | None = None
+    """(n,), unique in the survey; None: the row is known by partition and row number only."""
+    label: NDArray[np.int32] | None = None
+    """(n,), 0 for a plain object, else the kind of a labelled anomaly (`ANOMALY_KINDS`)."""
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 4 or self.images.dtype != np.float32:
+            raise BadPartition(
+                f"images must be float32 (n, bands, height, width), not {self.images.dtype} "
+                f"{self.images.shape}"
+            )
+        if self.magnitudes.shape != self.images.shape[:2]:
+            raise BadPartition(
+                f"magnitudes must be (n, bands) = {self.images.shape[:2]}, "
+                f"not {self.magnitudes.shape}"
+            )
+        for name in ("redshift", "object_id", "label"):
+            array = getattr(self, name)
+            if array is not None and array.shape != (len(self),):
+                raise BadPartition(f"{name} must be ({len(self)},), not {array.shape}")
+
+    def __len__(self) -> int:
+        return int(self.images.shape[0])
+
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> Cutouts:
+        """Rows by slice (views, no copy) or by index (copies)."""
+
+        def take(array: Any) -> Any:
+            return None if array is None else array[rows]
+
+        return Cutouts(*(take(getattr(self, f.name)) for f in fields(self)))
+
+    @property
+    def bands(self) -> int:
+        """Number of bands."""
+        return int(self.images.shape[1])
+
+    def batches(self, size: int) -> Iterator[Cutouts]:
+        """Consecutive views of at most `size` rows."""
+        for start in range(0, len(self), size):
+            yield self[start : start + size]
