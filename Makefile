@@ -1,0 +1,51 @@
+# Everything that a fresh machine with Python >= 3.11 and pip needs: `make demo`, `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+DEMO ?= demo
+DEMO_ROWS ?= 1600
+
+.PHONY: help demo test test-slow lint docs bench clean
+help:
+	@echo "make demo       set up, simulate a small survey, run the model over it, show the result"
+	@echo "make test       set up, lint, type-check, build the docs, pass the tests"
+	@echo "make test-slow  the tests that take minutes"
+	@echo "make docs       build the documentation into site/"
+	@echo "make bench      the benchmarks (leave the machine alone meanwhile)"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 11) and f"perseid needs Python >= 3.11, but {sys.executable} is {v}: make PYTHON=/path/to/python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	$(PIP) -e ".[simulate,report,formats]"
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(PIP) -e ".[dev]"
+	@touch $@ $(VENV)/.demo
+
+demo: $(VENV)/.demo
+	@$(BIN)/python scripts/demo.py --rows $(DEMO_ROWS) --out $(DEMO)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check src tests benchmarks scripts
+	$(BIN)/ruff format --check src tests benchmarks scripts
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: $(VENV)/.dev
+	$(BIN)/mkdocs build --strict --quiet
+
+test: lint docs
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: lint docs
+	$(BIN)/python -m pytest -m slow
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/worker.py
+
+clean:
+	rm -rf $(VENV) site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
