@@ -1,0 +1,58 @@
+"""Every bash and python block of the docs runs as it stands, page by page, in order."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.M | re.S)
+PAGES = sorted(p for p in DOCS.rglob("*.md") if BLOCK.search(p.read_text()))
+
+
+def script_of(page: Path) -> str:
+    """The page's blocks as one bash script that stops at the first failure."""
+    parts = ["set -euo pipefail"]
+    for language, code in BLOCK.findall(page.read_text()):
+        parts.append(code if language == "bash" else f"python - <<'PYTHON'\n{code}PYTHON")
+    return "\n".join(parts)
+
+
+def run_page(page: Path, folder: Path) -> None:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", script_of(page)],
+        cwd=folder,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, f"{page.name}:\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.fixture(scope="session")
+def tutorial_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a reader has after the tutorial: survey/, partitions/, runs/first/."""
+    folder = tmp_path_factory.mktemp("tutorial")
+    run_page(DOCS / "tutorial.md", folder)
+    return folder
+
+
+def test_the_tutorial(tutorial_folder: Path) -> None:
+    assert (tutorial_folder / "runs/first/report.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if p.name != "tutorial.md"], ids=lambda p: p.stem
+)
+def test_a_page_after_the_tutorial(page: Path, tutorial_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(tutorial_folder, tmp_path, dirs_exist_ok=True)
+    run_page(page, tmp_path)
