@@ -1,0 +1,163 @@
+"""The REPORT line that Lambda writes at the end of each invocation: read and written.
+
+The fields and their order are those of Lambda's own log (AWS Lambda developer guide, "Viewing
+CloudWatch logs for functions"): tab-separated, ``Init Duration`` on a cold start only, ``Restore
+Duration`` with SnapStart, ``Status`` and ``Error Type`` where the invocation did not succeed.
+Downloaded logs often have the tabs turned into spaces; both are read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+_REQUEST = re.compile(r"(?<![\w])REPORT\s+RequestId:\s*(\S+)")
+_NUMBER = r":\s*([0-9]+(?:\.[0-9]+)?)\s*"
+_FIELDS = {
+    "duration_ms": re.compile(r"(?<!Billed )(?<!Init )(?<!Restore )\bDuration" + _NUMBER + "ms"),
+    "billed_ms": re.compile(r"\bBilled Duration" + _NUMBER + "ms"),
+    "memory_mb": re.compile(r"\bMemory Size" + _NUMBER + "MB"),
+    "max_memory_mb": re.compile(r"\bMax Memory Used" + _NUMBER + "MB"),
+    "init_ms": re.compile(r"\bInit Duration" + _NUMBER + "ms"),
+    "restore_ms": re.compile(r"(?<!Billed )\bRestore Duration" + _NUMBER + "ms"),
+    "billed_restore_ms": re.compile(r"\bBilled Restore Duration" + _NUMBER + "ms"),
+}
+_REQUIRED = ("duration_ms", "billed_ms", "memory_mb", "max_memory_mb")
+_STATUS = re.compile(r"\bStatus:\s*(\w+)")
+_ERROR = re.compile(r"\bError Type:\s*(\S+)")
+
+
+@dataclass(frozen=True)
+class Report:
+    """One invocation as Lambda reports and bills it."""
+
+    request_id: str
+    """The invocation's id; a retry has another one."""
+    duration_ms: float
+    """Time in the handler, ms; without init."""
+    billed_ms: float
+    """What is billed, whole ms: handler, init (and restore, where that is billed) together."""
+    memory_mb: float
+    """Configured memory, MB; this is what is billed, whatever was used."""
+    max_memory_mb: float
+    """Peak memory used by the execution environment so far, MB."""
+    init_ms: float | None = None
+    """Init phase, ms; None on a warm start."""
+    restore_ms: float | None = None
+    """SnapStart's restore, ms; None without SnapStart or on a warm start."""
+    billed_restore_ms: float | None = None
+    """The billed part of the restore, ms; already inside `billed_ms`."""
+    status: str = "success"
+    """``success``, ``timeout``, ``error`` or ``failure``, as the log says."""
+    error_type: str | None = None
+    """E.g. ``Runtime.OutOfMemory``."""
+
+    @property
+    def cold(self) -> bool:
+        """Whether the environment was started for this invocation."""
+        return self.init_ms is not None or self.restore_ms is not None
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the handler returned."""
+        return self.status == "success"
+
+
+def find_reports(text: str) -> Iterator[Report]:
+    """Every whole REPORT in a text, in order; broken ones are left out (`count_broken` counts).
+
+    Parameters
+    ----------
+    text
+        A log, one line or many; whatever stands before or after the REPORT does not matter.
+    """
+    for chunk in _chunks(text):
+        report = _from_text(chunk)
+        if report is not None:
+            yield report
+    for line in text.splitlines():
+        report = _from_json(line)
+        if report is not None:
+            yield report
+
+
+def count_broken(text: str) -> int:
+    """How many REPORT lines of a text lack a field that is billed by."""
+    return sum(_from_text(chunk) is None for chunk in _chunks(text))
+
+
+def parse_report(line: str) -> Report | None:
+    """The REPORT in one line, or None where the line has no whole one."""
+    return next(find_reports(line), None)
+
+
+def format_report(report: Report) -> str:
+    """The line as Lambda writes it: tab-separated with a tab at the end, no newline."""
+    parts = [
+        f"REPORT RequestId: {report.request_id}",
+        f"Duration: {report.duration_ms:.2f} ms",
+        f"Billed Duration: {report.billed_ms:.0f} ms",
+        f"Memory Size: {report.memory_mb:.0f} MB",
+        f"Max Memory Used: {report.max_memory_mb:.0f} MB",
+    ]
+    if report.init_ms is not None:
+        parts.append(f"Init Duration: {report.init_ms:.2f} ms")
+    if report.restore_ms is not None:
+        parts.append(f"Restore Duration: {report.restore_ms:.2f} ms")
+    if report.billed_restore_ms is not None:
+        parts.append(f"Billed Restore Duration: {report.billed_restore_ms:.0f} ms")
+    if not report.succeeded:
+        parts.append(f"Status: {report.status}")
+    if report.error_type is not None:
+        parts.append(f"Error Type: {report.error_type}")
+    return "\t".join(parts) + "\t"
+
+
+def _chunks(text: str) -> Iterator[str]:
+    """From each REPORT to the end of its line, or to the next REPORT in the same line."""
+    for line in text.splitlines():
+        starts = [match.start() for match in _REQUEST.finditer(line)]
+        for start, end in zip(starts, [*starts[1:], len(line)], strict=True):
+            yield line[start:end]
+
+
+def _from_text(chunk: str) -> Report | None:
+    request = _REQUEST.search(chunk)
+    found = {name: pattern.search(chunk) for name, pattern in _FIELDS.items()}
+    if request is None or any(found[name] is None for name in _REQUIRED):
+        return None
+    values: dict[str, Any] = {name: float(m[1]) for name, m in found.items() if m is not None}
+    status, error = _STATUS.search(chunk), _ERROR.search(chunk)
+    return Report(
+        request_id=request[1],
+        status=status[1].lower() if status else "success",
+        error_type=error[1] if error else None,
+        **values,
+    )
+
+
+def _from_json(line: str) -> Report | None:
+    """A ``platform.report`` event: the REPORT of functions that log in JSON."""
+    start = line.find("{")
+    if start < 0 or "platform.report" not in line:
+        return None
+    try:
+        record = json.loads(line[start:])["record"]
+        metrics = record["metrics"]
+        return Report(
+            request_id=str(record["requestId"]),
+            duration_ms=float(metrics["durationMs"]),
+            billed_ms=float(metrics["billedDurationMs"]),
+            memory_mb=float(metrics["memorySizeMB"]),
+            max_memory_mb=float(metrics["maxMemoryUsedMB"]),
+            init_ms=metrics.get("initDurationMs"),
+            restore_ms=metrics.get("restoreDurationMs"),
+            billed_restore_ms=metrics.get("billedRestoreDurationMs"),
+            status=str(record.get("status", "success")).lower(),
+            error_type=record.get("errorType"),
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
