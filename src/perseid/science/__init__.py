@@ -1,1 +1,22 @@
 """What comes out: redshift metrics and anomaly scores."""
+
+from perseid.science.anomaly import GROUPS, Whitening, group_columns, mahalanobis, ranking
+from perseid.science.detection import Detection, average_precision, detection, roc_auc
+from perseid.science.metrics import RedshiftMetrics, redshift_metrics, scaled_error
+from perseid.science.moments import Moments
+
+__all__ = [
+    "GROUPS",
+    "Detection",
+    "Moments",
+    "RedshiftMetrics",
+    "Whitening",
+    "average_precision",
+    "detection",
+    "group_columns",
+    "mahalanobis",
+    "ranking",
+    "redshift_metrics",
+    "roc_auc",
+    "scaled_error",
+]
