@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 _REQUEST = re.compile(r"(?<![\w])REPORT\s+RequestId:\s*(\S+)")
@@ -119,8 +120,8 @@ def format_report(report: Report) -> str:
 def _chunks(text: str) -> Iterator[str]:
     """From each REPORT to the end of its line, or to the next REPORT in the same line."""
     for line in text.splitlines():
-        starts = [match.start() for match in _REQUEST.finditer(line)]
-        for start, end in zip(starts, [*starts[1:], len(line)], strict=True):
+        bounds = [*(match.start() for match in _REQUEST.finditer(line)), len(line)]
+        for start, end in pairwise(bounds):
             yield line[start:end]
 
 

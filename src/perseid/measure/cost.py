@@ -1,0 +1,178 @@
+"""What a run costs, as billed, one line a service; and the course reports' variant beside it.
+
+As billed: *configured* memory x *billed* duration, plus requests, transitions, storage, Fargate,
+IPv4 and logs. For a local run the same lines say what the same invocations would have cost on
+AWS: the durations are this machine's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from perseid.measure.prices import COURSE_GB_SECOND, Prices
+from perseid.measure.report_line import Report
+
+MB_PER_GB = 1024.0
+"""Lambda's GB: 10,240 MB are billed as 10 GB."""
+BYTES_PER_GB = 2.0**30
+SECONDS_PER_MONTH = 30 * 86400.0
+FREE_TMP_MB = 512.0
+FARGATE_MINIMUM_SECONDS = 60.0
+TRANSITIONS_OUTSIDE_MAP = 3
+"""Initialize, the map state itself, summarize."""
+
+
+@dataclass(frozen=True)
+class Rendezvous:
+    """The rendezvous server's task on Fargate while the run lasted."""
+
+    seconds: float
+    vcpu: float = 0.25
+    memory_gb: float = 0.5
+    public_ipv4: int = 1
+    architecture: str = "x86"
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a run used, in the units that are billed."""
+
+    reports: Sequence[Report] = ()
+    """One an invocation, failed attempts included: they are billed too."""
+    architecture: str = "x86"
+    tmp_mb: float = FREE_TMP_MB
+    """Configured /tmp a function, MB."""
+    transitions: int = 0
+    """State transitions of standard workflows (`map_transitions`)."""
+    express_requests: int = 0
+    express_gb_seconds: float = 0.0
+    s3_gets: int = 0
+    s3_puts: int = 0
+    """PUT and LIST requests."""
+    stored_bytes: float = 0.0
+    """Partitions and results that lie in the store."""
+    stored_seconds: float = 0.0
+    """How long they are charged to this run: its own duration."""
+    log_bytes: float = 0.0
+    rendezvous: Rendezvous | None = None
+
+
+@dataclass(frozen=True)
+class CostLine:
+    """One line of the bill."""
+
+    name: str
+    quantity: float
+    unit: str
+    usd: float
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The bill of a run, and the course's variant beside it."""
+
+    lines: tuple[CostLine, ...]
+    memory_used_variant: float
+    """USD: requests x duration x memory USED x 0.00001667, as the course tables have it. Not what
+    AWS bills."""
+    prices: Prices = field(default_factory=Prices, repr=False)
+
+    @property
+    def total(self) -> float:
+        """USD as billed, all lines."""
+        return sum(line.usd for line in self.lines)
+
+
+def cost(usage: Usage, prices: Prices | None = None) -> Cost:
+    """The bill for some usage; lines that would be zero stay, so that every bill has the same.
+
+    Raises `BadInput` for an unknown architecture.
+    """
+    prices = prices or Prices()
+    lines = (
+        *_lambda_lines(usage, prices),
+        *_workflow_lines(usage, prices),
+        *_storage_lines(usage, prices),
+        *_server_lines(usage.rendezvous, prices),
+        _line("CloudWatch Logs", usage.log_bytes / BYTES_PER_GB, "GB", prices.logs_gb.usd),
+    )
+    return Cost(lines, memory_used_cost(usage.reports), prices)
+
+
+def memory_used_cost(reports: Iterable[Report]) -> float:
+    """The course tables' figure: sum of duration (s) x max memory used (GB) x 0.00001667 USD."""
+    gb_seconds = sum(r.duration_ms / 1e3 * r.max_memory_mb / MB_PER_GB for r in reports)
+    return gb_seconds * COURSE_GB_SECOND
+
+
+def map_transitions(invocations: int, ranks: int) -> int:
+    """State transitions of Initialize, a Distributed Map of one state a child, Summarize.
+
+    Each retry enters its state again and counts as one more.
+    """
+    return TRANSITIONS_OUTSIDE_MAP + max(invocations, ranks)
+
+
+def billed_gb_seconds(reports: Iterable[Report]) -> float:
+    """Configured GB x billed seconds."""
+    return sum(r.memory_mb / MB_PER_GB * r.billed_ms / 1e3 for r in reports)
+
+
+def _line(name: str, quantity: float, unit: str, usd_a_unit: float, note: str = "") -> CostLine:
+    return CostLine(name, quantity, unit, quantity * usd_a_unit, note)
+
+
+def _lambda_lines(usage: Usage, prices: Prices) -> list[CostLine]:
+    compute = billed_gb_seconds(usage.reports)
+    seconds = sum(r.billed_ms for r in usage.reports) / 1e3
+    tmp = max(0.0, usage.tmp_mb - FREE_TMP_MB) / MB_PER_GB * seconds
+    price = prices.lambda_gb_second(usage.architecture).usd
+    arch = f"{usage.architecture}, configured memory x billed duration"
+    return [
+        _line("Lambda compute", compute, "GB-s", price, arch),
+        _line("Lambda requests", len(usage.reports), "requests", prices.lambda_request.usd),
+        _line("Lambda /tmp above 512 MB", tmp, "GB-s", prices.lambda_tmp_gb_second.usd),
+    ]
+
+
+def _workflow_lines(usage: Usage, prices: Prices) -> list[CostLine]:
+    lines = [
+        _line("Step Functions", usage.transitions, "state transitions", prices.state_transition.usd)
+    ]
+    if usage.express_requests:
+        lines += [
+            _line("Express", usage.express_requests, "executions", prices.express_request.usd),
+            _line(
+                "Express duration", usage.express_gb_seconds, "GB-s", prices.express_gb_second.usd
+            ),
+        ]
+    return lines
+
+
+def _storage_lines(usage: Usage, prices: Prices) -> list[CostLine]:
+    gb_month = usage.stored_bytes / BYTES_PER_GB * usage.stored_seconds / SECONDS_PER_MONTH
+    monthly = usage.stored_bytes / BYTES_PER_GB * prices.s3_gb_month.usd
+    note = f"while the run lasted; {monthly:.3g} USD a month as long as it stays"
+    return [
+        _line("S3 GET", usage.s3_gets, "requests", prices.s3_get.usd),
+        _line("S3 PUT and LIST", usage.s3_puts, "requests", prices.s3_put.usd),
+        _line("S3 storage", gb_month, "GB-months", prices.s3_gb_month.usd, note),
+    ]
+
+
+def _server_lines(task: Rendezvous | None, prices: Prices) -> list[CostLine]:
+    task = task or Rendezvous(0.0)
+    billed = max(task.seconds, FARGATE_MINIMUM_SECONDS) if task.seconds > 0 else 0.0
+    hours = billed / 3600
+    size = f"rendezvous, {task.vcpu:g} vCPU, {task.memory_gb:g} GB" if hours else "no rendezvous"
+    vcpu, memory = (
+        prices.fargate_vcpu_hour(task.architecture).usd,
+        prices.fargate_gb_hour(task.architecture).usd,
+    )
+    return [
+        _line("Fargate vCPU", hours * task.vcpu, "vCPU-hours", vcpu, size),
+        _line("Fargate memory", hours * task.memory_gb, "GB-hours", memory),
+        _line("Public IPv4", hours * task.public_ipv4, "hours", prices.ipv4_hour.usd),
+    ]

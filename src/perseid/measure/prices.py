@@ -1,0 +1,141 @@
+"""Every price that perseid knows, each with its date, region and source. No price lies elsewhere.
+
+Public list prices in USD without free tier, discount plans or taxes, first usage tier. Another
+region, date or contract: a JSON file (`load_prices`), e.g. ``{"lambda_gb_second_x86": 0.0000175}``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from perseid.errors import BadInput
+
+REGION = "us-east-1"
+DATE = "2026-11-22"
+"""When the prices below were last looked up."""
+
+ARCHITECTURES = ("x86", "arm")
+COURSE_GB_SECOND = 0.00001667
+"""The rounded x86 price of the published course tables (their "memory used" variant only)."""
+
+
+@dataclass(frozen=True)
+class Price:
+    """One list price."""
+
+    usd: float
+    """USD a unit."""
+    unit: str
+    """What one unit is."""
+    source: str
+    """The public page that states it."""
+    date: str = DATE
+    """When it was looked up there, ISO."""
+    region: str = REGION
+
+
+def _lambda(usd: float, unit: str) -> Price:
+    return Price(usd, unit, "aws.amazon.com/lambda/pricing")
+
+
+def _steps(usd: float, unit: str) -> Price:
+    return Price(usd, unit, "aws.amazon.com/step-functions/pricing")
+
+
+def _fargate(usd: float, unit: str) -> Price:
+    return Price(usd, unit, "aws.amazon.com/fargate/pricing")
+
+
+def _s3(usd: float, unit: str) -> Price:
+    return Price(usd, unit, "aws.amazon.com/s3/pricing")
+
+
+@dataclass(frozen=True)
+class Prices:
+    """All prices; field by field replaceable."""
+
+    lambda_gb_second_x86: Price = _lambda(0.0000166667, "GB-second of configured memory")
+    lambda_gb_second_arm: Price = _lambda(0.0000133334, "GB-second of configured memory")
+    lambda_request: Price = _lambda(0.20e-6, "request")
+    lambda_tmp_gb_second: Price = _lambda(0.0000000309, "GB-second of /tmp above 512 MB")
+    state_transition: Price = _steps(0.025e-3, "state transition of a standard workflow")
+    express_request: Price = _steps(1.00e-6, "execution of an express workflow")
+    express_gb_second: Price = _steps(0.00001667, "GB-second of an express workflow, 64 MB steps")
+    s3_get: Price = _s3(0.0004e-3, "GET request")
+    s3_put: Price = _s3(0.005e-3, "PUT or LIST request")
+    s3_gb_month: Price = _s3(0.023, "GB-month, standard class")
+    fargate_vcpu_hour_x86: Price = _fargate(0.04048, "vCPU-hour, Linux, at least one minute")
+    fargate_gb_hour_x86: Price = _fargate(0.004445, "GB-hour, Linux")
+    fargate_vcpu_hour_arm: Price = _fargate(0.03238, "vCPU-hour, Linux, at least one minute")
+    fargate_gb_hour_arm: Price = _fargate(0.00356, "GB-hour, Linux")
+    ipv4_hour: Price = Price(0.005, "hour of a public IPv4 address", "aws.amazon.com/vpc/pricing")
+    dns_zone_month: Price = Price(0.50, "hosted zone and month", "aws.amazon.com/route53/pricing")
+    dns_query: Price = Price(0.40e-6, "query", "aws.amazon.com/route53/pricing")
+    logs_gb: Price = Price(0.50, "GB of log ingested", "aws.amazon.com/cloudwatch/pricing")
+
+    def lambda_gb_second(self, architecture: str) -> Price:
+        """The compute price of ``x86`` or ``arm``; raises `BadInput` for another word."""
+        return self._of("lambda_gb_second", architecture)
+
+    def fargate_vcpu_hour(self, architecture: str) -> Price:
+        """The vCPU price of ``x86`` or ``arm``."""
+        return self._of("fargate_vcpu_hour", architecture)
+
+    def fargate_gb_hour(self, architecture: str) -> Price:
+        """The memory price of ``x86`` or ``arm``."""
+        return self._of("fargate_gb_hour", architecture)
+
+    def __iter__(self) -> Iterator[tuple[str, Price]]:
+        for field in fields(self):
+            yield field.name, getattr(self, field.name)
+
+    def stamp(self) -> str:
+        """Region(s) and date(s) of these prices, for footnotes."""
+        regions = sorted({price.region for _, price in self})
+        dates = sorted({price.date for _, price in self})
+        when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+        return f"list prices of {', '.join(regions)}, looked up {when}"
+
+    def _of(self, name: str, architecture: str) -> Price:
+        if architecture not in ARCHITECTURES:
+            raise BadInput(f"no prices for {architecture!r}: the architecture is x86 or arm")
+        price: Price = getattr(self, f"{name}_{architecture}")
+        return price
+
+
+def load_prices(path: str | Path) -> Prices:
+    """The default prices with those of a JSON file in their place.
+
+    Each key is a field of `Prices`; each value a number (USD a unit) or an object with ``usd`` and
+    any of ``unit``, ``source``, ``date``, ``region``.
+
+    Raises
+    ------
+    BadInput
+        The file is missing or no JSON object, or a key or a value is not a price.
+    """
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"the prices {path} cannot be read: {error}") from error
+    if not isinstance(values, Mapping):
+        raise BadInput(f"the prices {path} must be a JSON object of names and prices")
+    prices, known = Prices(), dict(Prices())
+    for name, value in values.items():
+        if name not in known:
+            raise BadInput(f"{path}: no price is called {name!r}; known are {', '.join(known)}")
+        prices = replace(prices, **{name: _override(known[name], value, f"{path}: {name}")})
+    return prices
+
+
+def _override(price: Price, value: object, where: str) -> Price:
+    changes = dict(value) if isinstance(value, Mapping) else {"usd": value}
+    changes = {"source": "given by the user"} | changes
+    unknown = set(changes) - {field.name for field in fields(Price)}
+    usd = changes.get("usd", price.usd)
+    if unknown or isinstance(usd, bool) or not isinstance(usd, (int, float)) or not usd >= 0:
+        raise BadInput(f"{where} must be a number of USD a {price.unit}, not {value!r}")
+    return replace(price, **{**changes, "usd": float(usd)})
