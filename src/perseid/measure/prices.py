@@ -10,12 +10,13 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from perseid.errors import BadInput
 
 REGION = "us-east-1"
 DATE = "2026-11-22"
-"""When the prices below were last looked up."""
+"""When the prices below were last compared with public statements of them."""
 
 ARCHITECTURES = ("x86", "arm")
 COURSE_GB_SECOND = 0.00001667
@@ -33,44 +34,36 @@ class Price:
     source: str
     """The public page that states it."""
     date: str = DATE
-    """When it was looked up there, ISO."""
+    """When it was last compared, ISO."""
     region: str = REGION
 
 
-def _lambda(usd: float, unit: str) -> Price:
-    return Price(usd, unit, "aws.amazon.com/lambda/pricing")
-
-
-def _steps(usd: float, unit: str) -> Price:
-    return Price(usd, unit, "aws.amazon.com/step-functions/pricing")
-
-
-def _fargate(usd: float, unit: str) -> Price:
-    return Price(usd, unit, "aws.amazon.com/fargate/pricing")
-
-
-def _s3(usd: float, unit: str) -> Price:
-    return Price(usd, unit, "aws.amazon.com/s3/pricing")
+_LAMBDA = "aws.amazon.com/lambda/pricing"
+_STEPS = "aws.amazon.com/step-functions/pricing"
+_FARGATE = "aws.amazon.com/fargate/pricing"
+_S3 = "aws.amazon.com/s3/pricing"
 
 
 @dataclass(frozen=True)
 class Prices:
     """All prices; field by field replaceable."""
 
-    lambda_gb_second_x86: Price = _lambda(0.0000166667, "GB-second of configured memory")
-    lambda_gb_second_arm: Price = _lambda(0.0000133334, "GB-second of configured memory")
-    lambda_request: Price = _lambda(0.20e-6, "request")
-    lambda_tmp_gb_second: Price = _lambda(0.0000000309, "GB-second of /tmp above 512 MB")
-    state_transition: Price = _steps(0.025e-3, "state transition of a standard workflow")
-    express_request: Price = _steps(1.00e-6, "execution of an express workflow")
-    express_gb_second: Price = _steps(0.00001667, "GB-second of an express workflow, 64 MB steps")
-    s3_get: Price = _s3(0.0004e-3, "GET request")
-    s3_put: Price = _s3(0.005e-3, "PUT or LIST request")
-    s3_gb_month: Price = _s3(0.023, "GB-month, standard class")
-    fargate_vcpu_hour_x86: Price = _fargate(0.04048, "vCPU-hour, Linux, at least one minute")
-    fargate_gb_hour_x86: Price = _fargate(0.004445, "GB-hour, Linux")
-    fargate_vcpu_hour_arm: Price = _fargate(0.03238, "vCPU-hour, Linux, at least one minute")
-    fargate_gb_hour_arm: Price = _fargate(0.00356, "GB-hour, Linux")
+    lambda_gb_second_x86: Price = Price(0.0000166667, "GB-second of configured memory", _LAMBDA)
+    lambda_gb_second_arm: Price = Price(0.0000133334, "GB-second of configured memory", _LAMBDA)
+    lambda_request: Price = Price(0.20e-6, "request", _LAMBDA)
+    lambda_tmp_gb_second: Price = Price(0.0000000309, "GB-second of /tmp above 512 MB", _LAMBDA)
+    state_transition: Price = Price(0.025e-3, "state transition of a standard workflow", _STEPS)
+    express_request: Price = Price(1.00e-6, "execution of an express workflow", _STEPS)
+    express_gb_second: Price = Price(
+        0.00001667, "GB-second of an express workflow, 64 MB steps", _STEPS
+    )
+    s3_get: Price = Price(0.0004e-3, "GET request", _S3)
+    s3_put: Price = Price(0.005e-3, "PUT or LIST request", _S3)
+    s3_gb_month: Price = Price(0.023, "GB-month, standard class", _S3)
+    fargate_vcpu_hour_x86: Price = Price(0.04048, "vCPU-hour, Linux, at least one minute", _FARGATE)
+    fargate_gb_hour_x86: Price = Price(0.004445, "GB-hour, Linux", _FARGATE)
+    fargate_vcpu_hour_arm: Price = Price(0.03238, "vCPU-hour, Linux, at least one minute", _FARGATE)
+    fargate_gb_hour_arm: Price = Price(0.00356, "GB-hour, Linux", _FARGATE)
     ipv4_hour: Price = Price(0.005, "hour of a public IPv4 address", "aws.amazon.com/vpc/pricing")
     dns_zone_month: Price = Price(0.50, "hosted zone and month", "aws.amazon.com/route53/pricing")
     dns_query: Price = Price(0.40e-6, "query", "aws.amazon.com/route53/pricing")
@@ -97,7 +90,7 @@ class Prices:
         regions = sorted({price.region for _, price in self})
         dates = sorted({price.date for _, price in self})
         when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-        return f"list prices of {', '.join(regions)}, looked up {when}"
+        return f"list prices of {', '.join(regions)}, as of {when}"
 
     def _of(self, name: str, architecture: str) -> Price:
         if architecture not in ARCHITECTURES:
@@ -132,7 +125,7 @@ def load_prices(path: str | Path) -> Prices:
 
 
 def _override(price: Price, value: object, where: str) -> Price:
-    changes = dict(value) if isinstance(value, Mapping) else {"usd": value}
+    changes: dict[str, Any] = dict(value) if isinstance(value, Mapping) else {"usd": value}
     changes = {"source": "given by the user"} | changes
     unknown = set(changes) - {field.name for field in fields(Price)}
     usd = changes.get("usd", price.usd)
