@@ -1,0 +1,217 @@
+"""The shape of an AstroMAE network: sizes, input scaling and scoring masks, without torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perseid.errors import BadModel
+
+CLIP = 1e6
+"""Scaled pixels (image / softening) are clipped here, so that asinh stays below 14.5."""
+MAGNITUDE_CLIP = 10.0
+"""Centred and scaled magnitudes are clipped here: -9999 for "not measured" stays harmless."""
+
+
+@dataclass(frozen=True)
+class AstroMAEConfig:
+    """Sizes of the network; the defaults are the published one.
+
+    Raises `BadModel` where the sizes do not fit each other.
+    """
+
+    name: str = "astromae"
+    bands: int = 5
+    size: int = 32
+    """Pixels a side."""
+    patch: int = 8
+    """Pixels a side of a patch; divides `size`."""
+    width: int = 192
+    """Of a token."""
+    depth: int = 12
+    """Encoder blocks."""
+    heads: int = 3
+    mlp_ratio: float = 4.0
+    pcm_hidden: int = 768
+    """Channels inside a block's convolution branch; 0 leaves the branch out."""
+    pcm_groups: int = 48
+    projection: int = 1096
+    """Width of the image branches before they are joined."""
+    magnitude_hidden: int = 1024
+    magnitude_layers: int = 5
+    """Linear layers of the magnitude branch."""
+    head_hidden: int = 1024
+    inception_stem: int = 32
+    inception: tuple[int, ...] = (16, 16, 8, 8, 4)
+    """Channels of each branch of the five inception blocks; a trailing odd block has no 5x5."""
+    softening: tuple[float, ...] | None = None
+    """Per band, in the image's unit: pixels enter as asinh(pixel / softening). None: unchanged."""
+    magnitude_centre: tuple[float, ...] | None = None
+    """Per band, mag; None: magnitudes enter as they are."""
+    magnitude_scale: tuple[float, ...] | None = None
+    """Per band, mag; together with `magnitude_centre`."""
+    embedding: bool = False
+    """Whether the exported model gives the pooled encoder tokens as features."""
+    decoder_width: int = 0
+    """Of the masked-autoencoder decoder; 0: no decoder and no residual features."""
+    decoder_depth: int = 2
+    decoder_heads: int = 2
+    scoring: Literal["checkerboards", "quarters"] = "checkerboards"
+    """Which fixed masks the residual features use (`scoring_masks`)."""
+
+    def __post_init__(self) -> None:
+        for wrong, sentence in self._conflicts():
+            if wrong:
+                raise BadModel(f"model {self.name!r}: {sentence}")
+
+    def _conflicts(self) -> list[tuple[bool, str]]:
+        per_band = (self.softening, self.magnitude_centre, self.magnitude_scale)
+        return [
+            (
+                min(self.bands, self.size, self.patch, self.width, self.depth, self.heads) < 1,
+                "bands, size, patch, width, depth and heads must be at least 1",
+            ),
+            (self.size % 8 != 0, f"size {self.size} must be a multiple of 8 (three poolings)"),
+            (self.size % self.patch != 0, f"patch {self.patch} must divide size {self.size}"),
+            (self.width % 4 != 0, f"width {self.width} must be a multiple of 4 (positions)"),
+            (self.width % self.heads != 0, f"{self.heads} heads must divide width {self.width}"),
+            (
+                self.pcm_hidden > 0
+                and (self.width % self.pcm_groups != 0 or self.pcm_hidden % self.pcm_groups != 0),
+                f"pcm_groups {self.pcm_groups} must divide width {self.width} and pcm_hidden "
+                f"{self.pcm_hidden}",
+            ),
+            (len(self.inception) != 5, "inception takes five channel counts"),
+            (
+                any(values is not None and len(values) != self.bands for values in per_band),
+                f"softening and magnitude scaling take one value for each of {self.bands} bands",
+            ),
+            (
+                (self.magnitude_centre is None) != (self.magnitude_scale is None),
+                "magnitude_centre and magnitude_scale go together",
+            ),
+            (
+                self.decoder_width % 4 != 0
+                or (self.decoder_width > 0 and self.decoder_width % self.decoder_heads != 0),
+                f"decoder_width {self.decoder_width} must be a multiple of 4 and of "
+                f"{self.decoder_heads} heads",
+            ),
+            (
+                self.decoder_width > 0 and self.grid % 2 != 0,
+                f"scoring masks need an even grid of patches, not {self.grid}",
+            ),
+        ]
+
+    @property
+    def grid(self) -> int:
+        """Patches a side."""
+        return self.size // self.patch
+
+    @property
+    def tokens(self) -> int:
+        """Patches of an image; the class token is not counted."""
+        return self.grid**2
+
+    @property
+    def patch_pixels(self) -> int:
+        """Numbers in one patch: patch * patch * bands."""
+        return self.patch**2 * self.bands
+
+    @property
+    def mlp_hidden(self) -> int:
+        """Hidden width of an encoder block's MLP."""
+        return int(self.width * self.mlp_ratio)
+
+    @property
+    def inception_flat(self) -> int:
+        """Numbers that leave the inception blocks for one image."""
+        return 3 * self.inception[-1] * (self.size // 8) ** 2
+
+    @property
+    def residuals(self) -> int:
+        """Residual statistics of one image; 0 without a decoder."""
+        return 4 * self.bands + 6 if self.decoder_width else 0
+
+    @property
+    def feature_groups(self) -> dict[str, int]:
+        """Width of each group of features, in order; empty where the model gives none."""
+        groups = {"embedding": self.width if self.embedding else 0, "residual": self.residuals}
+        return {name: width for name, width in groups.items() if width}
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> AstroMAEConfig:
+        """From JSON; raises `BadModel` on unknown keys or sizes that do not fit."""
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()
+        }
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise BadModel(f"not the sizes of an AstroMAE model: {error}") from error
+
+    def to_json(self) -> str:
+        """The JSON text that a weight file carries."""
+        return json.dumps(self.to_dict(), sort_keys=True)
+
+
+PUBLISHED = AstroMAEConfig()
+"""The public architecture: 15,902,889 parameters."""
+
+SMALL = AstroMAEConfig(
+    name="astromae-small",
+    width=96,
+    depth=6,
+    heads=3,
+    pcm_hidden=192,
+    pcm_groups=24,
+    projection=192,
+    magnitude_hidden=128,
+    magnitude_layers=4,
+    head_hidden=192,
+    softening=(0.1, 0.05, 0.06, 0.1, 0.4),
+    magnitude_centre=(20.0, 18.5, 17.8, 17.4, 17.2),
+    magnitude_scale=(1.5, 1.5, 1.5, 1.5, 1.5),
+    embedding=True,
+    decoder_width=64,
+    decoder_depth=2,
+    decoder_heads=2,
+)
+"""A network under 10 MB that also scores anomalies."""
+
+
+def sincos_positions(width: int, grid: int, *, class_token: bool) -> NDArray[np.float32]:
+    """Fixed 2-D sine-cosine positions, (tokens, width); zero for a leading class token.
+
+    One half of the width encodes the column, the other the row, each as sines then cosines with
+    wavelengths from 2 pi to 10000 * 2 pi (He et al. 2022, arXiv:2111.06377).
+    """
+    quarter = width // 4
+    rates = 10000.0 ** (-np.arange(quarter, dtype=np.float64) / quarter)
+    row, column = (axis.reshape(-1, 1) * rates for axis in np.mgrid[:grid, :grid].astype(float))
+    table = np.concatenate([np.sin(column), np.cos(column), np.sin(row), np.cos(row)], axis=1)
+    if class_token:
+        table = np.concatenate([np.zeros((1, width)), table])
+    return table.astype(np.float32)
+
+
+def scoring_masks(config: AstroMAEConfig) -> NDArray[np.bool_]:
+    """(passes, tokens), True where a patch is hidden; every patch is hidden equally often.
+
+    ``checkerboards``: two passes, each half hidden, each patch predicted once. ``quarters``: four
+    passes that show one patch of each 2x2 square, each patch predicted three times.
+    """
+    row, column = np.mgrid[: config.grid, : config.grid].reshape(2, -1)
+    if config.scoring == "checkerboards":
+        colour = (row + column) % 2
+        return np.stack([colour == which for which in range(2)])
+    square = 2 * (row % 2) + column % 2
+    return np.stack([square != which for which in range(4)])
