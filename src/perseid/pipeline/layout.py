@@ -18,6 +18,12 @@ SUMMARY = "summary.json"
 """What was found, how long it took, what it cost; written last."""
 CATALOGUE = "catalogue.parquet"
 """One row an object."""
+LOGS = "logs"
+"""Where the logs of the ranks lie."""
+ENGINE = "engine.json"
+"""What the engine measured: each attempt as Lambda would report it, wall time, overhead."""
+DRIVER = "driver.json"
+"""Who works on the run: host, process id; gone when nobody does."""
 
 
 def record(rank: int) -> str:

@@ -1,0 +1,105 @@
+"""JSON lines over a socket between the driver and one worker.
+
+Driver to worker: ``{"setup": …}`` once, then ``{"item": …}`` for each rank. Worker to driver:
+``{"event": "ready" | "progress" | "done" | "failed", …}``. The end of the stream is the end of the
+other side.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from types import TracebackType
+from typing import Any, Self
+
+from perseid.errors import RunError
+
+SEND_SECONDS = 10.0
+"""Longest wait for the other side to take a message: items are kilobytes, buffers hold 200 kB."""
+LONGEST = 64 * 1024 * 1024
+"""Bytes of one message; an item of 100,000 partitions is about 10 MB."""
+
+
+class Channel:
+    """One end of the connection; a context manager that closes it."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._buffer = bytearray()
+        self.ended = False
+        """Whether the other side has closed."""
+
+    def fileno(self) -> int:
+        """For selectors."""
+        return self._socket.fileno()
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Hand one message over; raises `OSError` where the other side is gone or does not read."""
+        self._socket.settimeout(SEND_SECONDS)
+        self._socket.sendall(json.dumps(message).encode() + b"\n")
+
+    def receive(self, timeout: float | None = None) -> dict[str, Any] | None:
+        """The next message, or None at the end of the stream.
+
+        Raises
+        ------
+        TimeoutError
+            Nothing came within `timeout` seconds (None: the end of the stream is the deadline).
+        """
+        self._socket.settimeout(timeout)
+        while (message := self._take()) is None:
+            if not self._read():
+                return None
+        return message
+
+    def drain(self) -> list[dict[str, Any]]:
+        """Every whole message that has arrived, without waiting."""
+        self._socket.settimeout(0)
+        try:
+            while self._read():
+                pass
+        except (BlockingIOError, InterruptedError):
+            pass
+        messages = []
+        while (message := self._take()) is not None:
+            messages.append(message)
+        return messages
+
+    def close(self) -> None:
+        """Close this end; the other side reads the end of the stream."""
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _read(self) -> bool:
+        try:
+            data = self._socket.recv(65536)
+        except ConnectionError:
+            data = b""
+        self.ended = not data
+        self._buffer += data
+        if len(self._buffer) > LONGEST:
+            raise RunError(f"a worker's message is longer than {LONGEST} bytes")
+        return bool(data)
+
+    def _take(self) -> dict[str, Any] | None:
+        line, end, rest = self._buffer.partition(b"\n")
+        if not end:
+            return None
+        self._buffer = rest
+        try:
+            message = json.loads(line)
+        except ValueError as error:
+            raise RunError(f"a worker sent {bytes(line[:80])!r}, which is no message") from error
+        if not isinstance(message, dict):
+            raise RunError(f"a worker sent {bytes(line[:80])!r}, which is no message")
+        return message

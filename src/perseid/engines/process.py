@@ -1,0 +1,213 @@
+"""Worker processes: started, listened to, and ended with everything that they started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from perseid.engines import memory
+from perseid.engines.channel import Channel
+
+WORKER = (sys.executable, "-m", "perseid.engines.worker")
+"""The program of a worker; gets the number of its socket and of its parent process."""
+
+OUTPUT_LIMIT = 1024 * 1024
+"""Bytes of a rank's output that its log keeps; what comes after is counted and dropped."""
+
+DUMP_SECONDS = 0.5
+"""How long a hung worker may take to write its traceback before it is killed."""
+
+
+class Guard:
+    """A process that kills the listed groups when this one is gone. See `perseid.engines.guard`."""
+
+    def __init__(self) -> None:
+        program = Path(__file__).with_name("guard.py")
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(program)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def add(self, group: int) -> None:
+        """From now on the group dies with this process."""
+        self._tell(f"+{group}\n")
+
+    def remove(self, group: int) -> None:
+        """The group is gone."""
+        self._tell(f"-{group}\n")
+
+    def close(self) -> None:
+        """End the guard."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(timeout=5)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _tell(self, line: str) -> None:
+        assert self._process.stdin is not None
+        # A guard that somebody killed is no reason to lose a run: the workers still have the
+        # parent-death signal.
+        with contextlib.suppress(OSError):
+            self._process.stdin.write(line.encode())
+            self._process.stdin.flush()
+
+
+class Output:
+    """What a worker printed, up to a limit."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        os.set_blocking(descriptor, False)
+        self._text = bytearray()
+        self._dropped = 0
+        self.ended = False
+
+    def fileno(self) -> int:
+        """For selectors."""
+        return self._descriptor
+
+    def read(self) -> None:
+        """Take what has arrived, without waiting."""
+        while not self.ended:
+            try:
+                data = os.read(self._descriptor, 65536)
+            except BlockingIOError:
+                return
+            self.ended = not data
+            room = OUTPUT_LIMIT - len(self._text)
+            self._text += data[:room]
+            self._dropped += max(0, len(data) - room)
+
+    def take(self) -> str:
+        """Everything since the last call, ending with a newline where there is anything."""
+        self.read()
+        text = self._text.decode("utf-8", "replace")
+        if text and not text.endswith("\n"):
+            text += "\n"
+        if self._dropped:
+            text += f"[{self._dropped} more bytes of output were dropped]\n"
+        self._text, self._dropped = bytearray(), 0
+        return text
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self._descriptor)
+
+
+class WorkerProcess:
+    """One execution environment: a process that works on one rank after the other.
+
+    Parameters
+    ----------
+    command
+        The program with its arguments; the socket's number and our process id are appended.
+    setup
+        First message: model, precision, threads.
+    guard
+        Told of the process' group.
+    environment
+        The worker's environment variables.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        setup: dict[str, Any],
+        guard: Guard,
+        environment: dict[str, str],
+    ) -> None:
+        ours, theirs = socket.socketpair()
+        self.started = time.monotonic()
+        self.started_epoch = time.time()
+        try:
+            self._process = subprocess.Popen(
+                [*command, str(theirs.fileno()), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # its group: the worker and all that it starts
+                env=environment,
+            )
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self.pid = self._process.pid
+        self._guard = guard
+        guard.add(self.pid)
+        self.channel = Channel(ours)
+        assert self._process.stdout is not None
+        self.output = Output(os.dup(self._process.stdout.fileno()))
+        self._process.stdout.close()
+        self.channel.send({"setup": setup})
+
+    def exit_status(self) -> int | None:
+        """As `subprocess.Popen.returncode`; None while it runs. Leaves the zombie for `end`."""
+        if self._process.returncode is not None:
+            return self._process.returncode
+        flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        state = os.waitid(os.P_PID, self.pid, flags)
+        if state is None:
+            return None
+        return state.si_status if state.si_code == os.CLD_EXITED else -state.si_status
+
+    def resident(self) -> float:
+        """Resident memory of the worker and its children now, MiB."""
+        return memory.resident_tree(self.pid)
+
+    def dump(self) -> None:
+        """Ask a hung worker for the traceback of each thread (faulthandler), then let it die."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGABRT)
+        deadline = time.monotonic() + DUMP_SECONDS
+        while self.exit_status() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        self.output.read()
+
+    def terminate(self) -> None:
+        """Ask the whole group to end."""
+        self._signal_group(signal.SIGTERM)
+
+    def end(self) -> int:
+        """Kill the whole group, collect the process, close everything; the exit status."""
+        if self._process.returncode is None:
+            # The group is signalled while its leader is at least a zombie: until it is collected,
+            # no other process can have its number.
+            self._signal_group(signal.SIGKILL)
+            self._process.wait(timeout=30)
+            self._guard.remove(self.pid)
+            self.channel.close()
+            self.output.close()
+        return int(self._process.returncode or 0)
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
