@@ -86,10 +86,15 @@ class Storage:
                 use_multipart=False if new else None,
             )
 
+    def info(self, key: str) -> ObjectInfo:
+        """Size and entity tag of an object."""
+        with _sentences(self, key):
+            meta = obstore.head(self._store, self._path(key))
+            return ObjectInfo(key, int(meta["size"]), meta.get("e_tag"))
+
     def size(self, key: str) -> int:
         """Bytes of an object."""
-        with _sentences(self, key):
-            return int(obstore.head(self._store, self._path(key))["size"])
+        return self.info(key).size
 
     def exists(self, key: str) -> bool:
         """Whether there is such an object."""

@@ -6,6 +6,8 @@ All keys are relative to the run's own prefix (``WorkItem.results_url``), the ex
 
 from __future__ import annotations
 
+import re
+
 MANIFEST = "manifest.json"
 """What was to be done: run id, request, partitions in natural order, assignment to ranks."""
 ITEMS = "items.json"
@@ -31,6 +33,11 @@ def record(rank: int) -> str:
     return f"{rank}.json"
 
 
+def script_record(rank: int) -> str:
+    """Script mode: what we measured of the rank, beside the record that the script wrote."""
+    return f"ranks/{rank}/script.json"
+
+
 def predictions(rank: int) -> str:
     """A rank's predictions (Parquet), rows in the order of its partitions."""
     return f"ranks/{rank}/predictions.parquet"
@@ -41,6 +48,22 @@ def features(rank: int) -> str:
     return f"ranks/{rank}/features.npz"
 
 
+def moments(rank: int) -> str:
+    """The statistics of a rank's features (npz), one entry a partition: small, read first."""
+    return f"ranks/{rank}/moments.npz"
+
+
 def log(rank: int) -> str:
     """What the rank logged over all attempts, REPORT lines as Lambda writes them included."""
     return f"logs/{rank}.log"
+
+
+_OF_RUN = re.compile(
+    r"(manifest|items|payload|combined_data|summary|engine|driver|\d+)\.json"
+    r"|catalogue\.parquet|report\.html|ranks/\d+/.+|logs/[^/]+\.log"
+)
+
+
+def is_of_run(key: str) -> bool:
+    """Whether a run writes an object of this key: what ``--replace`` may remove."""
+    return _OF_RUN.fullmatch(key) is not None

@@ -1,0 +1,262 @@
+"""The first step: list the partitions, spread them over ranks, claim the run's prefix."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from perseid import __version__
+from perseid.errors import AlreadyExists, BadInput, NotFound, RunError
+from perseid.pipeline import layout
+from perseid.pipeline.items import PartitionRef, WorkItem
+from perseid.pipeline.manifest import Manifest, assign
+from perseid.pipeline.request import RunRequest
+from perseid.storage import Storage, join_url, normalise_url, split_url
+from perseid.survey import natural_key, suffixes
+
+
+@dataclass(frozen=True)
+class Initialized:
+    """A run that has begun: its prefix is claimed, its items are written."""
+
+    manifest: Manifest
+    items: tuple[WorkItem, ...]
+    """One a rank."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """One sentence each."""
+        return self.manifest.warnings
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The partitions that a request names."""
+
+    data_url: str
+    """Their keys are relative to it."""
+    partitions: tuple[PartitionRef, ...]
+    """In natural order, cut to the request's `file_limit`."""
+    warnings: tuple[str, ...] = ()
+    """One sentence each."""
+
+
+def initialize(request: RunRequest, *, replace: bool = False) -> Initialized:
+    """Begin a run: after this its prefix holds ``manifest.json`` and ``items.json``.
+
+    Parameters
+    ----------
+    request
+        What to run.
+    replace
+        Remove the run that is at the prefix first (only objects that a run writes).
+
+    Raises
+    ------
+    NotFound
+        No such data.
+    BadInput
+        The data holds no partition.
+    RunError
+        Another run, or what is left of one, is at the prefix.
+    """
+    created = time.time()
+    manifest = plan(request, created)
+    storage = Storage(manifest.results_url)
+    if replace:
+        remove_run(storage)
+    _claim(storage, manifest)
+    items = manifest.items()
+    storage.put(layout.ITEMS, _json([item.to_json() for item in items]))
+    payload = _json({**manifest.request, "data_map": manifest.data_map()})
+    storage.put(layout.PAYLOAD, payload)
+    if manifest.script is not None:  # scripts look for it at the bucket's root and nowhere else
+        Storage(request.bucket_url(request.bucket or "")).put(layout.PAYLOAD, payload)
+    return Initialized(manifest, tuple(items))
+
+
+def plan(request: RunRequest, created: float | None = None) -> Manifest:
+    """What `initialize` would do, without writing anything (``--dry-run``)."""
+    listing = list_partitions(request)
+    files = len(listing.partitions)
+    world_size = request.world_size or files
+    now = time.time() if created is None else created
+    return Manifest(
+        run_id=new_run_id(now),
+        created=now,
+        version=__version__,
+        results_url=request.results_url,
+        data_url=listing.data_url,
+        partitions=listing.partitions,
+        assignment=assign(files, world_size),
+        settings=_settings(request),
+        request=request.given(),
+        script=_environment(request) if request.script_mode else None,
+        warnings=(*request.warnings(), *listing.warnings, *_script_warnings(request)),
+    )
+
+
+def list_partitions(request: RunRequest) -> Listing:
+    """Every partition that the request names: all pages, natural order, `file_limit` applied.
+
+    Raises
+    ------
+    NotFound
+        The folder (or one of the listed files) is not there.
+    BadInput
+        The folder holds no partition, or the list names one twice.
+    """
+    if isinstance(request.data, list):
+        listing = _named(request.data)
+    elif request.data:
+        listing = _folder(normalise_url(request.data), "")
+    else:
+        listing = _folder(request.bucket_url(request.data_bucket or ""), request.data_prefix or "")
+    limit, found = request.file_limit, len(listing.partitions)
+    if limit is None or limit == found:
+        return listing
+    if limit > found:
+        said = f"file_limit is {limit}, but there are only {found} partitions: all are used"
+        return replace(listing, warnings=(*listing.warnings, said))
+    return replace(listing, partitions=listing.partitions[:limit])
+
+
+def new_run_id(now: float) -> str:
+    """E.g. ``20261122T101500Z-1f0a9c3b``: sorts by time, never the same twice."""
+    return f"{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+
+
+def remove_run(storage: Storage) -> int:
+    """Delete every object that a run writes below this prefix, and nothing else; how many.
+
+    The manifest goes last: a removal that breaks off still refuses a second run.
+    """
+    keys = [info.key for info in storage.list() if layout.is_of_run(info.key)]
+    storage.delete(sorted(keys, key=lambda key: key == layout.MANIFEST))
+    return len(keys)
+
+
+def _folder(url: str, prefix: str) -> Listing:
+    storage, known = Storage(url), tuple(suffixes())
+    below, others, partitions = prefix + "/" if prefix else "", 0, []
+    for info in storage.list(prefix):
+        name = info.key.removeprefix(below)
+        if "/" in name or name.startswith((".", "_")) or not name.lower().endswith(known):
+            others += 1
+            continue
+        partitions.append(PartitionRef(info.key, info.size, info.etag))
+    if not partitions and not others:
+        raise NotFound(f"there is nothing at {storage.where(prefix)}: check the bucket and prefix")
+    if not partitions:
+        raise BadInput(
+            f"{storage.where(prefix)} holds no partition ({', '.join(known)}), only {others} other "
+            "objects: name the folder that the partitions lie in"
+        )
+    partitions.sort(key=lambda ref: natural_key(ref.key))
+    return Listing(url, tuple(partitions), _mixed(partitions))
+
+
+def _mixed(partitions: Sequence[PartitionRef]) -> tuple[str, ...]:
+    kinds = sorted({ref.key.rpartition(".")[2].lower() for ref in partitions})
+    if len(kinds) == 1:
+        return ()
+    return (f"the partitions have several formats ({', '.join(kinds)}): all are used",)
+
+
+def _named(urls: Sequence[str]) -> Listing:
+    """Partitions by name: their keys are relative to the deepest folder that holds all."""
+    if not urls:
+        raise BadInput("`data` is an empty list: name at least one partition")
+    full = [normalise_url(url) for url in urls]
+    twice = sorted({url for url in full if full.count(url) > 1})
+    if twice:
+        raise BadInput(f"`data` names {twice[0]} more than once: name each partition once")
+    folders = [split_url(url)[0].split("/") for url in full]
+    shared = folders[0]
+    for folder in folders[1:]:
+        same = [a == b for a, b in zip(shared, folder, strict=False)]
+        shared = shared[: same.index(False) if False in same else len(same)]
+    if len(shared) < 3 or (shared[0] != "file:" and not shared[2]):
+        raise BadInput("`data` names partitions of different stores: one run reads from one store")
+    base = "/".join(shared)
+    base = base if base != "file://" else "file:///"
+    storage = Storage(base)
+    found = [storage.info(url.removeprefix(base).strip("/")) for url in full]
+    refs = [PartitionRef(info.key, info.size, info.etag) for info in found]
+    refs.sort(key=lambda ref: natural_key(ref.key))
+    return Listing(base, tuple(refs), _mixed(refs))
+
+
+def _settings(request: RunRequest) -> dict[str, object]:
+    model = request.model or "default"
+    options = {"memory_mb": request.memory_mb, "timeout": request.timeout}
+    options |= {"retries": request.retries, "threads": request.threads}
+    options |= {"rendezvous_endpoint": request.rendezvous_endpoint}
+    return {
+        "model_url": model if model == "default" else normalise_url(model),
+        "precision": request.precision,
+        "batch_size": request.batch_size,
+        "anomaly": request.anomaly,
+        "top": request.top,
+        "transport": request.transport,
+        "options": {name: value for name, value in options.items() if value is not None},
+    }
+
+
+def _environment(request: RunRequest) -> dict[str, str]:
+    """The item keys of the existing executor that do not depend on the rank."""
+    path = request.data_path
+    return {
+        "S3_BUCKET": request.bucket or "",
+        "S3_OBJECT_NAME": request.s3_object_name or "",
+        "SCRIPT": request.script or "",
+        "S3_OBJECT_TYPE": request.object_type,
+        "DATA_BUCKET": request.data_bucket or "",
+        "DATA_PREFIX": request.data_prefix or "",
+        "DATA_PATH": path if isinstance(path, str) else "" if path is None else json.dumps(path),
+        "RESULT_PATH": request.result_path or "",
+        "BATCH_SIZE": str(request.batch_size),
+    }
+
+
+def _script_warnings(request: RunRequest) -> tuple[str, ...]:
+    if not request.script_mode:
+        return ()
+    root = join_url(request.bucket_url(request.bucket or ""), layout.PAYLOAD)
+    return (f"{root} is shared by all script runs of the bucket: run them one after the other",)
+
+
+def _claim(storage: Storage, manifest: Manifest) -> None:
+    """Write the manifest as a new object: of two runs at once exactly one gets the prefix."""
+    left = next((info.key for info in storage.list() if layout.is_of_run(info.key)), None)
+    if left is not None:
+        raise _taken(storage, left)
+    try:
+        storage.put(layout.MANIFEST, _json(manifest.to_json()), new=True)
+    except AlreadyExists as error:
+        raise _taken(storage, layout.MANIFEST) from error
+
+
+def _taken(storage: Storage, key: str) -> RunError:
+    where = storage.where()
+    try:
+        manifest = Manifest.load(storage)
+    except (NotFound, BadInput):
+        return RunError(
+            f"{where} holds results of a former run ({key}): choose another place for results, "
+            "or remove them with --replace"
+        )
+    begun = f"{datetime.fromtimestamp(manifest.created, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    state = "ended" if storage.exists(layout.SUMMARY) else "did not end yet"
+    return RunError(
+        f"{where} belongs to run {manifest.run_id}, which began {begun} and {state}: choose "
+        "another place for results, go on with it by `perseid resume`, or remove it with --replace"
+    )
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, indent=1).encode()

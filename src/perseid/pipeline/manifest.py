@@ -1,0 +1,129 @@
+"""What a run was told to do: written once, when the run begins, and never changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from perseid.errors import BadInput, NotFound
+from perseid.pipeline import layout
+from perseid.pipeline.items import PartitionRef, WorkItem
+from perseid.storage import Storage
+
+ORDER = "natural"
+"""How partitions are sorted: ``2.pt`` before ``10.pt``."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """``manifest.json``: who creates it owns the prefix."""
+
+    run_id: str
+    """Unique; every record of the run carries it."""
+    created: float
+    """When initialize began, seconds since the epoch (UTC)."""
+    version: str
+    """Of perseid."""
+    results_url: str
+    """The run's own prefix."""
+    data_url: str
+    """Partition keys are relative to it."""
+    partitions: tuple[PartitionRef, ...]
+    """In natural order."""
+    assignment: tuple[int, ...]
+    """How many partitions each rank takes, one after the other: contiguous, rank 0 first."""
+    settings: Mapping[str, Any]
+    """The fields of a `WorkItem` that are the same for all ranks (model, precision, …)."""
+    request: Mapping[str, Any]
+    """The request as it was given, unknown keys included."""
+    script: Mapping[str, str] | None = None
+    """Script mode: the environment that all ranks share; None where our runtime works."""
+    warnings: tuple[str, ...] = ()
+    """One sentence each."""
+    order: str = field(default=ORDER)
+    """How `partitions` is sorted."""
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks, those without data included."""
+        return len(self.assignment)
+
+    def of_rank(self, rank: int) -> tuple[PartitionRef, ...]:
+        """The partitions of a rank, in natural order."""
+        start = sum(self.assignment[:rank])
+        return self.partitions[start : start + self.assignment[rank]]
+
+    def item(self, rank: int) -> WorkItem:
+        """What the worker of this rank is told."""
+        options = dict(self.settings.get("options", {}))
+        if self.script is not None:
+            numbers = {"WORLD_SIZE": str(self.world_size), "RANK": str(rank)}
+            options["script"] = {**self.script, **numbers}
+        return WorkItem(
+            run_id=self.run_id,
+            rank=rank,
+            world_size=self.world_size,
+            results_url=self.results_url,
+            data_url=self.data_url,
+            partitions=self.of_rank(rank),
+            **{**self.settings, "options": options},
+        )
+
+    def items(self) -> list[WorkItem]:
+        """One item a rank."""
+        return [self.item(rank) for rank in range(self.world_size)]
+
+    def data_map(self) -> dict[str, str | list[str] | None]:
+        """As existing scripts read it: rank to one key, several, or null."""
+        keys = [[p.key for p in self.of_rank(rank)] for rank in range(self.world_size)]
+        return {str(r): (k if len(k) > 1 else k[0] if k else None) for r, k in enumerate(keys)}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        return plain | {"partitions": [dict(p.__dict__) for p in self.partitions]}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Manifest:
+        """The reverse of `to_json`; raises `BadInput` naming what is wrong."""
+        plain = dict(value)
+        try:
+            partitions = tuple(PartitionRef(**p) for p in plain.pop("partitions"))
+            for name in ("assignment", "warnings"):
+                plain[name] = tuple(plain[name])
+            return cls(partitions=partitions, **plain)
+        except (KeyError, TypeError) as error:
+            raise BadInput(f"this manifest cannot be read: {error}") from error
+
+    @classmethod
+    def load(cls, storage: Storage) -> Manifest:
+        """The manifest of the run at this prefix.
+
+        Raises
+        ------
+        NotFound
+            No run was started there.
+        BadInput
+            What lies there is not a manifest.
+        """
+        try:
+            text = storage.get(layout.MANIFEST)
+        except NotFound as error:
+            raise NotFound(
+                f"there is no run at {storage.where()}: it holds no {layout.MANIFEST}"
+            ) from error
+        try:
+            return cls.from_json(json.loads(text))
+        except (ValueError, AttributeError) as error:
+            raise BadInput(f"{storage.where(layout.MANIFEST)} is not a manifest") from error
+
+
+def assign(files: int, world_size: int) -> tuple[int, ...]:
+    """How many files each rank takes: rank r ceil(files left / ranks left), the rest none."""
+    counts, left = [], files
+    for rank in range(world_size):
+        counts.append(-(-left // (world_size - rank)))
+        left -= counts[-1]
+    return tuple(counts)

@@ -1,0 +1,203 @@
+"""The run request: the payload files that users have, as they are, and our own keys beside them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from perseid.errors import BadInput
+from perseid.storage import join_url, normalise_url
+
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
+
+
+def _blank(value: Any) -> Any:
+    """Existing payloads leave keys empty rather than out."""
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+def _inside(value: Any) -> Any:
+    """A prefix: whole parts below its bucket."""
+    if not isinstance(value, str):
+        return value
+    parts = value.strip("/").split("/")
+    if any(part in (".", "..") for part in parts) or "\\" in value or "\0" in value:
+        raise ValueError("leads out of the bucket")
+    return "/".join(part for part in parts if part)
+
+
+def _bucket(value: Any) -> Any:
+    if isinstance(value, str) and not _BUCKET.fullmatch(value):
+        raise ValueError("no bucket name")
+    return value
+
+
+Blank = BeforeValidator(_blank)
+Bucket = Annotated[str | None, BeforeValidator(_bucket), Blank]
+Prefix = Annotated[str | None, BeforeValidator(_inside), Blank]
+Count = Annotated[int | None, Field(ge=1), Blank]
+
+
+class RunRequest(BaseModel):
+    """One run. Each field's description says what to give; `parse` makes errors of it."""
+
+    model_config = ConfigDict(extra="allow", populate_by_name=True, frozen=True)
+
+    # the existing payload
+    bucket: Bucket = Field(None, description="the name of a bucket (letters, digits, . _ -)")
+    data_bucket: Bucket = Field(None, description="the name of a bucket (letters, digits, . _ -)")
+    data_prefix: Prefix = Field(None, description="the folder of the partitions inside data_bucket")
+    result_path: Prefix = Field(None, description="a prefix inside the bucket, without ..")
+    file_limit: Count = Field(None, description="a whole number from 1, or leave it out for all")
+    world_size: Count = Field(None, description="a whole number from 1, or leave it out")
+    batch_size: Annotated[int, Field(ge=1, le=65536)] = Field(
+        512, description="a whole number from 1 to 65536"
+    )
+    object_type: Annotated[Literal["folder"], Blank] = Field(
+        "folder", description="folder, the one kind there is"
+    )
+    s3_object_name: Prefix = Field(
+        None, alias="S3_object_name", description="the script's folder inside the bucket"
+    )
+    script: Annotated[str | None, Blank] = Field(
+        None, description="the script's path, e.g. /tmp/<S3_object_name>/inference.py"
+    )
+    rendezvous_endpoint: Annotated[str | None, Blank] = Field(
+        None, description="host:port, or a host alone for port 10000"
+    )
+    fmi_enabled: Annotated[bool | None, Blank] = Field(None, description="true or false")
+    data_map: Any = Field(None, description="anything: it is made anew from the listing")
+    data_path: Any = Field(None, description="anything: scripts find it as DATA_PATH")
+
+    # ours
+    data: Annotated[str | list[str] | None, Blank] = Field(
+        None, description="the URL or path of a folder of partitions, or a list of partition URLs"
+    )
+    results: Annotated[str | None, Blank] = Field(
+        None, description="the URL or path of a folder for this run alone"
+    )
+    bucket_root: Annotated[str | None, Blank] = Field(
+        None, description="a local folder whose sub-folders stand for the buckets"
+    )
+    model: Annotated[str | None, Blank] = Field(
+        None, description="default, or the URL or path of an exported model"
+    )
+    precision: Literal["float32", "int8"] = Field(
+        "float32", description="float32 or int8"
+    )
+    anomaly: Literal["both", "embedding", "residual", "none"] = Field(
+        "both", description="both, embedding, residual or none"
+    )
+    top: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        24, description="a whole number from 0 to 100000"
+    )
+    transport: Literal["store", "direct", "relay", "auto"] = Field(
+        "store", description="store, direct, relay or auto"
+    )
+    memory_mb: Annotated[int, Field(ge=128, le=10_240)] = Field(
+        1769, description="MB a worker, from 128 to 10240 as on Lambda"
+    )
+    timeout: Annotated[float, Field(gt=0)] = Field(900.0, description="seconds a worker, above 0")
+    retries: Annotated[int, Field(ge=0, le=100)] = Field(
+        2, description="a whole number from 0 to 100"
+    )
+    workers: Count = Field(None, description="workers at once: a whole number from 1")
+    threads: Count = Field(None, description="threads a worker: a whole number from 1")
+
+    @model_validator(mode="after")
+    def _whole(self) -> RunRequest:
+        if not self.data and not self.data_bucket:
+            raise ValueError("it names no data: give `data`, or `data_bucket` and `data_prefix`")
+        if self.data and self.data_bucket:
+            raise ValueError("it has both `data` and `data_bucket`: leave one of them out")
+        if not self.results and not (self.bucket and self.result_path):
+            raise ValueError(
+                "it names no place for results: give `results`, or `bucket` and `result_path`"
+            )
+        if self.script_mode and not (self.bucket and self.s3_object_name and self.data_bucket):
+            raise ValueError(
+                "`script` runs only with `bucket`, `S3_object_name` and `data_bucket`: "
+                "give all of them, or give `model` to use our runtime instead"
+            )
+        return self
+
+    @classmethod
+    def parse(cls, source: Mapping[str, Any] | str | Path) -> RunRequest:
+        """A request from its keys, or from a JSON file.
+
+        Raises
+        ------
+        BadInput
+            One sentence a bad value: the key, the value and what to give instead.
+        """
+        plain = dict(source) if isinstance(source, Mapping) else _read(Path(source))
+        try:
+            return cls.model_validate(plain)
+        except ValidationError as error:
+            raise BadInput(_sentences(error)) from error
+
+    @property
+    def script_mode(self) -> bool:
+        """Whether the user's own script works: there is a `script`, and no `model`."""
+        return self.script is not None and self.model is None
+
+    @property
+    def results_url(self) -> str:
+        """The run's own prefix."""
+        if self.results:
+            return normalise_url(self.results)
+        return join_url(self.bucket_url(self.bucket or ""), self.result_path or "")
+
+    def bucket_url(self, name: str) -> str:
+        """Where a bucket is: on S3, or a folder of `bucket_root`."""
+        return join_url(normalise_url(self.bucket_root), name) if self.bucket_root else f"s3://{name}"
+
+    def given(self) -> dict[str, Any]:
+        """The request's own keys and values, unknown ones included, defaults left out."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+    def warnings(self) -> tuple[str, ...]:
+        """One sentence for each thing that was set aside."""
+        said = [f"the key {key!r} is not known and is ignored" for key in self.model_extra or {}]
+        if self.script and not self.script_mode:
+            said.append("`script` is not run: the request has a `model`, so our runtime works")
+        if self.data_map is not None:
+            said.append("`data_map` is made anew from the listing; the one given is ignored")
+        return tuple(said)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"the request {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise BadInput(f"the request {path} is not JSON: {error}") from error
+    if not isinstance(plain, dict):
+        raise BadInput(f"the request {path} must be a JSON object, not a {type(plain).__name__}")
+    return plain
+
+
+def _sentences(error: ValidationError) -> str:
+    """What pydantic found, a sentence a key; a union reports a key more than once."""
+    hints = {f.alias or name: f.description for name, f in RunRequest.model_fields.items()}
+    said: dict[str, str] = {}
+    for entry in error.errors():
+        if not entry["loc"]:
+            said.setdefault("", f"the request cannot be run: {entry['ctx']['error']}")
+            continue
+        key = str(entry["loc"][0])
+        said.setdefault(
+            key, f"{key} in the request is {_short(entry['input'])}: give {hints.get(key)}"
+        )
+    return "; ".join(said.values())
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
