@@ -1,0 +1,87 @@
+"""Any objects of a simulated survey, from its seed and their ids alone.
+
+Each object has its own random streams, seeded by (survey seed, object id): workers may make any
+part of the survey in any order, and the bits are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perseid.survey import sdss
+from perseid.survey.anomalies import ANOMALY_KINDS, observe
+from perseid.survey.cutouts import Cutouts
+from perseid.survey.galaxies import draw_galaxy, draw_neighbours
+
+ROUND = 100_000
+"""An object id is ``round * 100000 + row of the real table``."""
+
+
+def object_ids(seed: int, rows: int, table_rows: int) -> NDArray[np.int64]:
+    """(rows,) unique ids: every real galaxy once in random order, then all again, and so on."""
+    rounds = [
+        number * ROUND + np.random.default_rng([seed, number]).permutation(table_rows)
+        for number in range(-(-rows // table_rows))
+    ]
+    return np.concatenate(rounds)[:rows].astype(np.int64) if rounds else np.empty(0, np.int64)
+
+
+def table_rows_of(object_id: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n,) rows of the real table: two objects with the same row show the same real galaxy."""
+    return np.asarray(object_id % ROUND)
+
+
+def render_objects(
+    seed: int,
+    object_id: NDArray[np.int64] | Sequence[int],
+    *,
+    anomaly_rate: float,
+    table: sdss.Table,
+    kinds: Sequence[int] | None = None,
+) -> Cutouts:
+    """Render objects of a survey.
+
+    Parameters
+    ----------
+    seed
+        Of the survey.
+    object_id
+        (n,) ids, see `object_ids`.
+    anomaly_rate
+        Chance of an object to get an anomaly; what lies on the sky is the same at every rate.
+    table
+        The real galaxies.
+    kinds
+        (n,) anomalies to give instead of chance ones.
+
+    Returns
+    -------
+    Cutouts
+        images float32 (n, 5, 32, 32) nanomaggies, magnitudes float32 and redshift float32 as in
+        the table, object id, label.
+    """
+    ids = np.asarray(object_id, dtype=np.int64)
+    rows = table_rows_of(ids)
+    images = np.empty((len(ids), sdss.BANDS, sdss.SIZE, sdss.SIZE), np.float32)
+    label = np.zeros(len(ids), np.int32)
+    for place, number in enumerate(ids):
+        forced = None if kinds is None else kinds[place]
+        images[place], label[place] = _render_one(seed, int(number), anomaly_rate, table, forced)
+    return Cutouts(images, table.magnitudes[rows], table.redshift[rows], ids, label)
+
+
+def _render_one(
+    seed: int, number: int, anomaly_rate: float, table: sdss.Table, forced: int | None
+) -> tuple[NDArray[np.float64], int]:
+    sky, field, noise, chance = (
+        np.random.default_rng(stream) for stream in np.random.SeedSequence([seed, number]).spawn(4)
+    )
+    row = number % ROUND
+    galaxy = draw_galaxy(table.magnitudes[row], float(table.redshift[row]), sky)
+    neighbours = draw_neighbours(table, field)
+    drawn = int(chance.integers(1, len(ANOMALY_KINDS))) if chance.random() < anomaly_rate else 0
+    kind = drawn if forced is None else forced
+    return observe(galaxy, neighbours, kind, chance, noise), kind
