@@ -1,0 +1,323 @@
+"""Find runs and read what was measured of them: run folders, result trees, log files.
+
+A source is a folder or URL (everything below it is searched), a glob, a ``combined_data.json`` or
+a log file. Three kinds of run come out as one type, `MeasuredRun`.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from perseid.errors import BadInput, NotFound
+from perseid.measure.cost import Usage, map_transitions
+from perseid.measure.logs import Invocation, read_log
+from perseid.measure.runs import MeasuredRun, ModelTime, Place, Span
+from perseid.measure.stored import read_stored
+from perseid.pipeline import layout
+from perseid.storage import Storage, split_url
+
+MODEL_TIME = "model time (total_cpu_time)"
+EXECUTION_TIMES = "total_execution_time.csv"
+"""Hand-kept times of whole executions, as published beside the result trees."""
+READERS = 16
+"""Objects read at once: collecting one by one costs 50 ms each on S3."""
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """What the sources themselves do not say."""
+
+    architecture: str = "x86"
+    expected: int | None = None
+    """Ranks that should have left a result, over what the source says."""
+
+
+def load_runs(sources: Iterable[str], options: LoadOptions | None = None) -> list[MeasuredRun]:
+    """Every run of the sources, in their order; within a source in natural order of its path.
+
+    Raises
+    ------
+    BadInput
+        A source has no run in it, or is neither a log nor a list of records.
+    NotFound
+        There is no such source.
+    """
+    options = options or LoadOptions()
+    found: list[MeasuredRun] = []
+    for source in sources:
+        for one in _globbed(source):
+            runs = list(_load(one, options))
+            if not runs:
+                raise BadInput(
+                    f"there is no run in {one}: no {layout.MANIFEST}, no {layout.COMBINED} and no "
+                    "REPORT line; name a run's folder, a result tree or a log file"
+                )
+            found += runs
+    return found
+
+
+def _globbed(source: str) -> list[str]:
+    if "://" in source or not glob.has_magic(source) or Path(source).exists():
+        return [source]
+    matches = sorted(glob.glob(source, recursive=True), key=natural)  # noqa: PTH207 (absolute too)
+    if not matches:
+        raise NotFound(f"nothing matches {source}")
+    return matches
+
+
+def _load(source: str, options: LoadOptions) -> Iterator[MeasuredRun]:
+    path = Path(source)
+    if "://" not in source and path.is_file():
+        yield from _load_file(path, options)
+        return
+    if "://" not in source and not path.exists():
+        raise NotFound(f"{source} is not there")
+    if "://" in source and source.endswith((".json", ".log", ".txt")):
+        folder, name = split_url(source)
+        yield from _from_text(Storage(folder).get(name).decode(), source, options)
+        return
+    yield from _load_tree(Storage(source), options)
+
+
+def _load_file(path: Path, options: LoadOptions) -> Iterator[MeasuredRun]:
+    if path.name == layout.COMBINED and (path.parent / layout.MANIFEST).exists():
+        yield from _load_tree(Storage(path.parent), options)
+        return
+    text = path.read_text(encoding="utf-8", errors="replace")
+    yield from _from_text(text, str(path), options)
+
+
+def _from_text(text: str, source: str, options: LoadOptions) -> Iterator[MeasuredRun]:
+    """A list of records, or else a log."""
+    if text.lstrip().startswith("["):
+        try:
+            records = json.loads(text)
+        except ValueError as error:
+            raise BadInput(f"{source} is not a list of records: {error}") from error
+        yield combined_run(records, source, options, _execution_times(source))
+        return
+    yield from log_runs(text, source, options)
+
+
+def _load_tree(store: Storage, options: LoadOptions) -> Iterator[MeasuredRun]:
+    keys = {info.key for info in store.list()}
+    homes = {
+        key.rpartition("/")[0]
+        for key in keys
+        if key.rpartition("/")[2] in (layout.MANIFEST, layout.COMBINED)
+    }
+    for home in sorted(homes, key=natural):
+        inside = store.at(home) if home else store
+        prefix = f"{home}/" if home else ""
+        own = {key.removeprefix(prefix) for key in keys if key.startswith(prefix)}
+        if layout.MANIFEST in own:
+            yield read_stored(inside, own, options.architecture)
+        else:
+            records = json.loads(inside.get(layout.COMBINED))
+            yield combined_run(records, inside.where(), options, _execution_times(inside.where()))
+    if homes:
+        return
+    logs = sorted((key for key in keys if key.endswith((".log", ".txt"))), key=natural)
+    with ThreadPoolExecutor(READERS) as pool:
+        for key, data in zip(logs, pool.map(store.get, logs), strict=True):
+            yield from log_runs(data.decode("utf-8", "replace"), store.where(key), options)
+
+
+def combined_run(
+    records: Sequence[Mapping[str, Any]],
+    source: str,
+    options: LoadOptions | None = None,
+    times: Mapping[tuple[str, str, str], float] | None = None,
+) -> MeasuredRun:
+    """A run of the existing system, of which only the rank records are left.
+
+    They hold model time and nothing of what Lambda billed: duration is model time, and there is
+    neither a peak of memory nor a cost. How many ranks there should have been follows from the
+    published rule for the path (partition size / data size), if `options` does not say.
+    """
+    options = options or LoadOptions()
+    if not isinstance(records, list) or not all(isinstance(r, Mapping) for r in records):
+        raise BadInput(f"{source} is not a list of rank records")
+    place = Place.of(source.removesuffix(layout.COMBINED))
+    said = Place.of(str(records[0].get("result_path", ""))) if records else None
+    place = place or said
+    expected, why = options.expected, "given"
+    if expected is None and place is not None:
+        expected, why = place.workers, "published rule: ceil(GB x 1024 / MB)"
+    notes, whole = [], None
+    if place and said and said != place:
+        notes.append(f"its records name another place: {records[0]['result_path']}")
+    elif place and times:
+        seconds = times.get((place.partition, place.data, place.repetition))
+        whole = Span(seconds, "whole run") if seconds else None
+    model = tuple(_model_time(record) for record in records)
+    if whole is not None:
+        notes.append(f"whole run from {EXECUTION_TIMES}")
+        if max(part.seconds for part in model) > whole.seconds:
+            notes.append("its slowest worker took longer than that: the sources disagree")
+    return MeasuredRun(
+        name=source.removesuffix("/" + layout.COMBINED),
+        partition=place.partition if place else None,
+        data=place.data if place else None,
+        batch_size=_common(record.get("batch_size") for record in records),
+        expected=expected,
+        expected_from=why if expected is not None else "",
+        received=len({str(record.get("data_path", i)) for i, record in enumerate(records)}),
+        rows=sum(_rows(record) for record in records),
+        whole=whole,
+        durations=tuple(part.seconds for part in model),
+        duration_of=MODEL_TIME,
+        model=model,
+        function="inference worker",
+        bits=sum(part.bits for part in model),
+        notes=tuple(notes),
+        extra={"records": list(records)},
+    )
+
+
+def _model_time(record: Mapping[str, Any]) -> ModelTime:
+    try:
+        seconds = float(record["total_cpu_time (seconds)"])
+        return ModelTime(seconds, float(record["throughput_bps"]) * seconds)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadInput(f"a rank record cannot be read: {error!r} is wrong or missing") from error
+
+
+def _rows(record: Mapping[str, Any]) -> int:
+    return round(float(record["sample_persec"]) * float(record["total_cpu_time (seconds)"]))
+
+
+def log_runs(text: str, source: str, options: LoadOptions | None = None) -> Iterator[MeasuredRun]:
+    """The runs in a log: one for each result path that its invocations received.
+
+    Invocations that do not say what they received are one run together.
+    """
+    options = options or LoadOptions()
+    invocations = read_log(text)
+    groups: dict[str, list[Invocation]] = {}
+    for invocation in invocations:
+        groups.setdefault(str(invocation.event.get("RESULT_PATH", "")), []).append(invocation)
+    for path, group in groups.items():
+        name = f"{source} · {path}" if path and len(groups) > 1 else source
+        yield _log_run(group, name, path, len(text) * len(group) / len(invocations), options)
+
+
+def _log_run(
+    group: Sequence[Invocation], name: str, path: str, log_bytes: float, options: LoadOptions
+) -> MeasuredRun:
+    reports = tuple(i.report for i in group if i.report is not None)
+    place = Place.of(path)
+    events = [i.event for i in group if i.event]
+    expected, why = options.expected, "given"
+    if expected is None:
+        expected, why = _number(_common(e.get("WORLD_SIZE") for e in events)), "WORLD_SIZE"
+    done = {str(i.event.get("RANK", i.request_id)) for i in group if i.report and not i.failed}
+    received = len(done)
+    whole_map = expected is not None and received >= expected
+    usage = Usage(
+        reports=reports,
+        architecture=options.architecture,
+        transitions=map_transitions(len(group), received) if events else 0,
+        log_bytes=log_bytes,
+    )
+    return MeasuredRun(
+        name=name,
+        partition=place.partition if place else _common(e.get("DATA_PREFIX") for e in events),
+        data=place.data if place else None,
+        batch_size=_number(_common(e.get("BATCH_SIZE") for e in events)),
+        expected=expected,
+        expected_from=why if expected is not None else "",
+        received=received,
+        map=_span(group) if whole_map else None,
+        durations=tuple(i.seconds for i in group if i.seconds is not None),
+        reports=reports,
+        unreported=sum(i.report is None for i in group),
+        usage=usage,
+        function=_function(events),
+        notes=() if whole_map else ("the log does not hold the whole run",) if events else (),
+    )
+
+
+def _span(group: Sequence[Invocation]) -> Span | None:
+    starts = [i.started for i in group if i.started is not None]
+    ends = [i.ended for i in group if i.ended is not None]
+    if not starts or not ends:
+        return None
+    return Span(max(ends) - min(starts), "map")
+
+
+def _function(events: Sequence[Mapping[str, Any]]) -> str:
+    if any("SCRIPT" in event for event in events):
+        return "inference worker"
+    if any("rendezvous_endpoint" in event and "bucket" not in event for event in events):
+        return "connection test"
+    return ""
+
+
+def _execution_times(source: str) -> dict[tuple[str, str, str], float]:
+    """The published table of whole executions, where it lies beside the result tree."""
+    if "://" in source:
+        return {}
+    for parent in Path(source).absolute().parents:
+        path = parent / EXECUTION_TIMES
+        if path.is_file():
+            return read_execution_times(path)
+    return {}
+
+
+def read_execution_times(path: Path) -> dict[tuple[str, str, str], float]:
+    """Seconds by (partition, data, repetition), e.g. ``("25MB", "1GB", "1")``.
+
+    Raises `BadInput` where the file is not such a table.
+    """
+    times: dict[tuple[str, str, str], float] = {}
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                minutes, _, seconds = row["duration"].partition(":")
+                label = f"{float(row['data(GB)']):g}GB"
+                data = "total" if label == "12.6GB" else label
+                key = (f"{row['partition(MB)']}MB", data, row["run"])
+                times[key] = 60 * float(minutes) + float(seconds)
+    except (KeyError, ValueError, AttributeError) as error:
+        raise BadInput(f"{path} is not a table of execution times: {error!r}") from error
+    return times
+
+
+def natural(text: str) -> list[tuple[int, int, str]]:
+    """Sort key: runs of digits by their value."""
+    parts: list[tuple[int, int, str]] = []
+    for word in _words(text):
+        parts.append((0, int(word), "") if word.isdecimal() else (1, 0, word))
+    return parts
+
+
+def _words(text: str) -> Iterator[str]:
+    word = ""
+    for letter in text:
+        if word and letter.isdecimal() != word[-1].isdecimal():
+            yield word
+            word = ""
+        word += letter
+    if word:
+        yield word
+
+
+def _common(values: Iterable[Any]) -> Any:
+    """The one value that all have, else None."""
+    distinct = {value for value in values if value is not None}
+    return distinct.pop() if len(distinct) == 1 else None
+
+
+def _number(value: Any) -> int | None:
+    try:
+        return None if value is None else int(value)
+    except (TypeError, ValueError):
+        return None

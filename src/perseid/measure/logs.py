@@ -1,0 +1,130 @@
+"""Invocations out of a log: START, what was received, END and REPORT put together by request id.
+
+Streams may be interleaved and REPORTs may be missing: an invocation that started and has no
+REPORT is kept without one, never invented.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from perseid.measure.report_line import Report, find_reports
+
+_START = re.compile(r"(?<!\w)START RequestId:\s*(\S+)")
+_END = re.compile(r"(?<!\w)END RequestId:\s*(\S+)")
+_RECEIVED = re.compile(r"receiv(?:ed|ing event):\s*(\{.*\})")
+_TIMED_OUT = re.compile(r"(\S+) Task timed out after ([0-9.]+) seconds")
+_DIED = re.compile(r"RequestId:\s*(\S+)\s+(?:Error:\s*)?(Runtime exited|Process exited)")
+_TIME = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:[.,](\d{1,6}))?\s*(Z|[+-]\d\d:?\d\d)?")
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """One invocation of a function, as far as the log tells."""
+
+    request_id: str
+    started: float | None = None
+    """START line, seconds since the epoch; None where the log has no time."""
+    ended: float | None = None
+    """END line, or the REPORT's."""
+    report: Report | None = None
+    """None: the log has no REPORT of it (still running, or the log is cut)."""
+    event: Mapping[str, Any] = field(default_factory=dict)
+    """What the function received, where it says so: RANK, RESULT_PATH, …"""
+    died: str = ""
+    """``timeout`` or ``error`` where a line of its own says so."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended without success, by its REPORT or by a line of its own."""
+        return bool(self.died) or (self.report is not None and not self.report.succeeded)
+
+    @property
+    def seconds(self) -> float | None:
+        """Handler time, s: the REPORT's Duration."""
+        return None if self.report is None else self.report.duration_ms / 1e3
+
+
+def read_log(text: str) -> list[Invocation]:
+    """All invocations of a log, in the order in which they were first mentioned.
+
+    Parameters
+    ----------
+    text
+        One stream or several interleaved ones; each line may begin with a time, a stream name.
+    """
+    found: dict[str, Invocation] = {}
+    open_ids: list[str] = []
+    for line in text.splitlines():
+        _take_line(line, found, open_ids)
+    return list(found.values())
+
+
+def _take_line(line: str, found: dict[str, Invocation], open_ids: list[str]) -> None:
+    when = timestamp(line)
+    if match := _START.search(line):
+        _update(found, match[1], started=when)
+        open_ids.append(match[1])
+    elif match := _RECEIVED.search(line):
+        request = _owner(line, found, open_ids)
+        if request:
+            _update(found, request, event=_literal(match[1]))
+    elif match := _TIMED_OUT.search(line):
+        _update(found, match[1], died="timeout")
+    elif match := _DIED.search(line):
+        _update(found, match[1], died="error")
+    elif match := _END.search(line):
+        _update(found, match[1], ended=when)
+        if match[1] in open_ids:
+            open_ids.remove(match[1])
+    for report in find_reports(line):
+        ended = found.get(report.request_id, Invocation("")).ended
+        _update(found, report.request_id, report=report, ended=ended if ended else when)
+
+
+def _update(found: dict[str, Invocation], request: str, **changes: Any) -> None:
+    found[request] = replace(found.get(request, Invocation(request)), **changes)
+
+
+def _owner(line: str, found: Mapping[str, Invocation], open_ids: Iterable[str]) -> str | None:
+    """Whose line this is: the id it names, else the only open invocation without an event."""
+    waiting = [request for request in open_ids if not found[request].event]
+    named = [request for request in waiting if request in line]
+    if named:
+        return named[0]
+    return waiting[0] if len(waiting) == 1 else None
+
+
+def _literal(text: str) -> Mapping[str, Any]:
+    """A dict as Python's repr or as JSON prints it; empty where it is neither."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            value = read(text)
+        except (ValueError, SyntaxError):
+            continue
+        if isinstance(value, Mapping):
+            return dict(value)
+    return {}
+
+
+def timestamp(line: str) -> float | None:
+    """The first time in a line, seconds since the epoch; without a zone it is UTC."""
+    match = _TIME.search(line)
+    if match is None:
+        return None
+    day, clock, fraction, zone = match.groups()
+    try:
+        moment = datetime.fromisoformat(f"{day}T{clock}.{(fraction or '0'):0<6}")
+    except ValueError:
+        return None
+    if zone and zone != "Z":
+        moment = moment.replace(tzinfo=datetime.strptime(zone.replace(":", ""), "%z").tzinfo)
+    else:
+        moment = moment.replace(tzinfo=UTC)
+    return moment.timestamp()

@@ -1,0 +1,209 @@
+"""The two tables that users make: one row a run, one row a partition size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
+
+from perseid.measure.cost import MB_PER_GB, Cost, cost
+from perseid.measure.prices import Prices
+from perseid.measure.runs import MeasuredRun, percentiles
+from perseid.measure.text import Cell, Column, Table, number, seconds, whole, word
+
+RUN_COLUMNS = (
+    Column("data", "Data Size"),
+    Column("batch", "Batch Size"),
+    Column("world", "World Size"),
+    Column("ranks", "Ranks received / expected"),
+    Column("duration", "Duration (s)"),
+    Column("of", "Duration of", numeric=False),
+    Column("p50", "Worker p50 (s)"),
+    Column("p90", "p90 (s)"),
+    Column("p99", "p99 (s)"),
+    Column("max", "max (s)"),
+    Column("memory", "Memory Used (MB)"),
+    Column("cost", "Cost Estimate ($)"),
+    Column("used", "Cost by memory used ($)"),
+    Column("notes", "Notes", numeric=False),
+)
+PARTITION_COLUMNS = (
+    Column("partition", "Partition"),
+    Column("batch", "Batch Size"),
+    Column("world", "World Size"),
+    Column("ranks", "Ranks received / expected"),
+    Column("requests", "Requests"),
+    Column("p50", "Duration (s)"),
+    Column("p90", "p90 (s)"),
+    Column("p99", "p99 (s)"),
+    Column("max", "max (s)"),
+    Column("whole", "Whole run (s)"),
+    Column("memory", "Memory"),
+    Column("cost", "Cost ($)"),
+    Column("used", "Cost by memory used ($)"),
+    Column("runs", "Runs"),
+)
+RANKS_NOTE = (
+    "Ranks: results received / ranks expected; a run with fewer is INCOMPLETE and its other "
+    "figures are of the received ranks only."
+)
+USED_NOTE = (
+    "Cost by memory used: the course reports' variant, sum of Duration x memory USED x 0.00001667 "
+    "$ a GB-s. AWS does not bill it: configured memory is billed."
+)
+
+
+def tables(runs: Sequence[MeasuredRun], prices: Prices | None = None) -> tuple[Table, Table]:
+    """The table of runs and the table of partition sizes, from the same runs."""
+    prices = prices or Prices()
+    return run_table(runs, prices), partition_table(runs, prices)
+
+
+def run_table(runs: Sequence[MeasuredRun], prices: Prices) -> Table:
+    """One row a run."""
+    rows = tuple(_run_row(run, prices) for run in runs)
+    return Table("Runs", RUN_COLUMNS, rows, _run_notes(runs, prices))
+
+
+def partition_table(runs: Sequence[MeasuredRun], prices: Prices) -> Table:
+    """One row for each partition size, world size and batch size; repetitions together."""
+    groups: dict[tuple[str | None, int | None, int | None], list[MeasuredRun]] = {}
+    for run in runs:
+        groups.setdefault((run.partition, run.expected, run.batch_size), []).append(run)
+    rows = tuple(_partition_row(group, prices) for group in groups.values())
+    return Table("Partition sizes", PARTITION_COLUMNS, rows, _partition_notes(runs, prices))
+
+
+def bill(run: MeasuredRun, prices: Prices) -> Cost | None:
+    """What the run costs as billed; None where no REPORT says what was configured."""
+    return None if run.usage is None or not run.reports else cost(run.usage, prices)
+
+
+def _run_row(run: MeasuredRun, prices: Prices) -> Mapping[str, Cell]:
+    span = run.duration
+    return {
+        "data": word(run.data),
+        "batch": whole(run.batch_size),
+        "world": whole(run.expected),
+        "ranks": _ranks([run]),
+        "duration": seconds(span.seconds if span else None),
+        "of": word(span.what if span else None),
+        "memory": whole(run.max_memory_mb),
+        "notes": word(_notes(run)),
+        **_worker_cells(run.durations),
+        **_cost_cells([run], prices),
+    }
+
+
+def _partition_row(group: Sequence[MeasuredRun], prices: Prices) -> Mapping[str, Cell]:
+    durations = [value for run in group for value in run.durations]
+    wholes = [run.whole.seconds for run in group if run.whole is not None]
+    memory = max((run.max_memory_mb or 0.0 for run in group), default=0.0)
+    requests = [len(run.reports) for run in group if run.reports]
+    return {
+        "partition": word(group[0].partition),
+        "batch": whole(group[0].batch_size),
+        "world": whole(group[0].expected),
+        "ranks": _ranks(group),
+        "requests": whole(median(requests)) if requests else whole(None),
+        "whole": seconds(median(wholes) if wholes else None),
+        "memory": Cell(f"{memory / MB_PER_GB:.1f}GB", memory / MB_PER_GB) if memory else word(None),
+        "runs": whole(len(group)),
+        **_worker_cells(durations),
+        **_cost_cells(group, prices),
+    }
+
+
+def _worker_cells(durations: Sequence[float]) -> dict[str, Cell]:
+    names = ("p50", "p90", "p99", "max")
+    return {n: seconds(v) for n, v in zip(names, percentiles(durations), strict=True)}
+
+
+def _cost_cells(group: Sequence[MeasuredRun], prices: Prices) -> dict[str, Cell]:
+    """Medians over the runs of a group."""
+    bills = [found for run in group if (found := bill(run, prices)) is not None]
+    if not bills:
+        return {"cost": number(None), "used": number(None)}
+    return {
+        "cost": number(median(b.total for b in bills)),
+        "used": number(median(b.memory_used_variant for b in bills)),
+    }
+
+
+def _ranks(group: Sequence[MeasuredRun]) -> Cell:
+    """``8/130``; of a group, the run that lost most."""
+    worst = min(group, key=lambda run: run.received / (run.expected or math.inf))
+    expected = "?" if worst.expected is None else str(worst.expected)
+    text = f"{worst.received}/{expected}"
+    return Cell(text, text)
+
+
+def _notes(run: MeasuredRun) -> str:
+    state = {True: "complete", False: "INCOMPLETE", None: "completeness not known"}
+    parts = [state[run.is_complete], *run.notes]
+    if run.partition:
+        parts.append(f"partitions {run.partition}")
+    if run.unreported:
+        parts.append(f"{run.unreported} invocations without REPORT")
+    parts.append(f"{run.function or 'function not named'}: {_tail(run.name)}")
+    return "; ".join(parts)
+
+
+def _tail(name: str, parts: int = 3) -> str:
+    """The end of a path: where a run lies, without the way there."""
+    pieces = name.rstrip("/").split("/")
+    return "/".join(pieces[-parts:])
+
+
+def _run_notes(runs: Sequence[MeasuredRun], prices: Prices) -> tuple[str, ...]:
+    return (
+        "Duration: the widest time that is known, named in the next column; whole run is from the "
+        "start of initialize to the end of summarize, map is from the first start of a worker to the "
+        "last end, slowest worker is the maximum at the right.",
+        _worker_note(runs),
+        "Memory Used: the highest Max Memory Used of all invocations.",
+        RANKS_NOTE,
+        *_expected_notes(runs),
+        *_cost_notes(runs, prices),
+    )
+
+
+def _partition_notes(runs: Sequence[MeasuredRun], prices: Prices) -> tuple[str, ...]:
+    return (
+        "Duration: median (p50) over all workers of all runs of the row. " + _worker_note(runs),
+        "Whole run, Requests, Cost: median over the runs. Memory: the highest of all invocations. "
+        "Ranks: of the run that lost most.",
+        RANKS_NOTE,
+        *_expected_notes(runs),
+        *_cost_notes(runs, prices),
+    )
+
+
+def _worker_note(runs: Sequence[MeasuredRun]) -> str:
+    kinds = sorted({run.duration_of for run in runs})
+    return (
+        f"Worker p50, p90, p99, max: {', or '.join(kinds)}, of every invocation, failed ones and "
+        "retries included; no value is left out."
+    )
+
+
+def _expected_notes(runs: Iterable[MeasuredRun]) -> list[str]:
+    ways = sorted({run.expected_from for run in runs if run.expected_from})
+    return [f"Expected ranks: from {', or '.join(ways)}."] if ways else []
+
+
+def _cost_notes(runs: Sequence[MeasuredRun], prices: Prices) -> list[str]:
+    notes = []
+    if any(run.reports for run in runs):
+        notes += [
+            "Cost: as billed, configured memory x billed duration of every invocation, requests, "
+            "state transitions, S3, logs; a local run: what the same invocations, as long as they "
+            f"were here, would have cost on AWS; {prices.stamp()}, no free tier.",
+            USED_NOTE,
+        ]
+    if any(not run.reports for run in runs):
+        notes.append(
+            "No cost or memory where the source has no REPORT lines: the records of the existing "
+            "system hold model time only, and their total_cpu_memory is a sum, not a peak."
+        )
+    return notes
