@@ -57,6 +57,8 @@ class Attempt:
     """From the process' start to ready (interpreter, imports, model), ms; None when warm."""
     work_seconds: float = 0.0
     """The rank's own work as the worker saw it, s; 0 where it did not answer."""
+    rows: int = 0
+    """Rows predicted; 0 where it did not finish."""
 
     @property
     def billed_ms(self) -> int:
@@ -86,7 +88,9 @@ class MapResult:
     concurrency: int = 1
     """Workers at once, at most."""
     done: tuple[int, ...] = ()
-    """Ranks that have a record, ascending."""
+    """Ranks that now have a record, ascending."""
+    stopped: bool = False
+    """The user stopped it; ranks are neither done nor failed."""
 
     @property
     def work_seconds(self) -> float:
@@ -130,12 +134,8 @@ class Engine(Protocol):
         """Work on every item until it has a record or has failed for good.
 
         A failing rank never stops the others. Returns within a bound set by the engine's
-        time-outs and retries.
-
-        Raises
-        ------
-        Interrupted
-            The user stopped the run; what is done is in the store.
+        time-outs and retries, or early with `MapResult.stopped` where the user stopped it; what
+        is done then is in the store.
         """
 
     def __enter__(self) -> Self: ...

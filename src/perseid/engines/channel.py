@@ -88,7 +88,7 @@ class Channel:
         self.ended = not data
         self._buffer += data
         if len(self._buffer) > LONGEST:
-            raise RunError(f"a worker's message is longer than {LONGEST} bytes")
+            raise RunError(f"what it sent is longer than {LONGEST} bytes")
         return bool(data)
 
     def _take(self) -> dict[str, Any] | None:
@@ -99,7 +99,7 @@ class Channel:
         try:
             message = json.loads(line)
         except ValueError as error:
-            raise RunError(f"a worker sent {bytes(line[:80])!r}, which is no message") from error
+            raise RunError(f"what it sent is no message: {bytes(line[:80])!r}") from error
         if not isinstance(message, dict):
-            raise RunError(f"a worker sent {bytes(line[:80])!r}, which is no message")
+            raise RunError(f"what it sent is no message: {bytes(line[:80])!r}")
         return message

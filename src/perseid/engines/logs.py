@@ -39,7 +39,9 @@ def attempts_in(log: str) -> int:
 
 def start_lines(request_id: str, *, cold: bool, output: str = "") -> str:
     """What a log holds when an attempt begins; `output` is what the worker printed in its init."""
-    first = f"INIT_START Runtime Version: python:{platform.python_version()}.local\n" if cold else ""
+    first = (
+        f"INIT_START Runtime Version: python:{platform.python_version()}.local\n" if cold else ""
+    )
     return f"{first}{output}START RequestId: {request_id} Version: $LATEST\n"
 
 

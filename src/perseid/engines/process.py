@@ -167,7 +167,7 @@ class WorkerProcess:
         assert self._process.stdout is not None
         self.output = Output(os.dup(self._process.stdout.fileno()))
         self._process.stdout.close()
-        self.channel.send({"setup": setup})
+        self.channel.send({"setup": {**setup, "started": self.started_epoch}})
 
     def exit_status(self) -> int | None:
         """As `subprocess.Popen.returncode`; None while it runs. Leaves the zombie for `end`."""

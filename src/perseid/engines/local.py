@@ -1,0 +1,54 @@
+"""The engine of one machine: ranks as processes, more ranks than cores allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from perseid.engines.base import MapResult
+from perseid.engines.mapping import LocalMap
+from perseid.engines.options import LocalOptions
+from perseid.engines.process import Guard
+from perseid.errors import RunError
+from perseid.pipeline.events import Report
+from perseid.pipeline.items import WorkItem
+
+
+class LocalEngine:
+    """Runs ranks in worker processes; a context manager that leaves no process behind.
+
+    A worker is used again for later ranks (warm), as Lambda uses its environments. Workers end
+    with this process, however that ends.
+    """
+
+    name = "local"
+
+    def __init__(self, options: LocalOptions | None = None) -> None:
+        self.options = options or LocalOptions()
+        self._guard: Guard | None = None
+
+    def map(self, items: Sequence[WorkItem], report: Report) -> MapResult:
+        """Work on every item; see `perseid.engines.base.Engine.map`.
+
+        All items must be of one run: same results, model and precision.
+        """
+        if self._guard is None:
+            raise RunError("the local engine is not open: use it in a with statement")
+        if not items:
+            return MapResult(concurrency=self.options.concurrency)
+        return LocalMap(items, self.options, self._guard, report).run()
+
+    def __enter__(self) -> Self:
+        self._guard = Guard()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._guard is not None:
+            self._guard.close()
+            self._guard = None

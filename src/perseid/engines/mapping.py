@@ -1,0 +1,407 @@
+"""One call of the local engine's `map`: an event loop over worker processes, in one thread."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from perseid.engines.base import Attempt, Ending, MapResult
+from perseid.engines.logs import RankLogs, end_lines, start_lines
+from perseid.engines.options import LocalOptions
+from perseid.engines.process import Guard, WorkerProcess
+from perseid.engines.schedule import Schedule
+from perseid.engines.stopping import StopRequests
+from perseid.errors import RunError
+from perseid.pipeline.events import RankEvent, RankState, Report, StageEvent
+from perseid.pipeline.items import WorkItem
+from perseid.storage import Storage
+
+POLL_SECONDS = 0.05
+"""How often memory and deadlines are looked at."""
+GRACE_SECONDS = 2.0
+"""How long workers may take to end after Ctrl-C before they are killed."""
+HOPELESS = 6
+"""After so many failed starts, and no good one, no further worker is started."""
+NEARLY_FULL = 0.9
+"""A worker killed from outside above this part of its memory was killed for it."""
+
+
+@dataclass
+class _Job:
+    """One attempt in a worker."""
+
+    rank: int
+    attempt: int
+    request_id: str
+    cold: bool
+    started_epoch: float
+    begun: float | None = None
+    """When the item was handed over; None while the worker is in its init."""
+    over: float | None = None
+    """When it was found to be too late; its traceback is asked for after that."""
+    peak_mb: float = 0.0
+
+
+@dataclass(eq=False)
+class _Slot:
+    """One worker process and what it does."""
+
+    process: WorkerProcess
+    job: _Job | None = None
+    init_ms: float | None = None
+    """None until it is ready."""
+
+
+class LocalMap:
+    """The workers, their jobs and the schedule of one run.
+
+    Parameters
+    ----------
+    items
+        Of one run; at least one.
+    options
+        Limits, retries, the worker's program.
+    guard
+        Kills the workers when this process is gone.
+    report
+        Called with each event, in this thread.
+    """
+
+    def __init__(
+        self, items: Sequence[WorkItem], options: LocalOptions, guard: Guard, report: Report
+    ) -> None:
+        self._items = {item.rank: item for item in items}
+        self._options = options
+        self._guard = guard
+        self._report = report
+        self._logs = RankLogs(Storage(items[0].results_url))
+        former = self._logs.load(set(self._items))
+        self._schedule = Schedule(self._items, options.retry, former)
+        self._slots: list[_Slot] = []
+        self._selector = selectors.DefaultSelector()
+        self._next_poll = 0.0
+        self._ever_ready = False
+        self._failed_starts = 0
+        self._environment = _environment(options.threads)
+
+    def run(self) -> MapResult:
+        """Until every rank is done or failed, or the user stops it."""
+        began = time.monotonic()
+        with StopRequests() as stop, self._logs, self._selector:
+            try:
+                while not self._schedule.finished and not stop.count:
+                    self._turn()
+            finally:
+                self._end_all(stop)
+            if stop.count:
+                self._logs.hurry(GRACE_SECONDS)
+        if self._logs.failure:
+            self._report(StageEvent("map", f"some logs are missing: {self._logs.failure}"))
+        return MapResult(
+            attempts=tuple(self._schedule.attempts),
+            failures=dict(self._schedule.failed),
+            wall_seconds=time.monotonic() - began,
+            concurrency=self._options.concurrency,
+            done=tuple(sorted(self._schedule.done)),
+            stopped=stop.count > 0 and not self._all_decided(),
+        )
+
+    def _all_decided(self) -> bool:
+        return len(self._schedule.done) + len(self._schedule.failed) == len(self._items)
+
+    def _turn(self) -> None:
+        self._assign()
+        for key, _ in self._selector.select(POLL_SECONDS):
+            callback: Callable[[], None] = key.data
+            callback()
+        now = time.monotonic()
+        if now >= self._next_poll:
+            self._next_poll = now + POLL_SECONDS
+            for slot in list(self._slots):
+                self._check(slot)
+
+    # who works on what
+
+    def _assign(self) -> None:
+        while self._schedule.ready(time.monotonic()) and self._has_room():
+            rank, attempt = self._schedule.start(time.monotonic())
+            self._begin(rank, attempt)
+        if self._options.second_attempts and self._has_room():
+            straggler = self._schedule.start_straggler(time.monotonic())
+            if straggler is not None:
+                self._begin(*straggler)
+
+    def _has_room(self) -> bool:
+        idle = any(slot.job is None for slot in self._slots)
+        return idle or len(self._slots) < self._options.concurrency
+
+    def _begin(self, rank: int, attempt: int) -> None:
+        slot = next((s for s in reversed(self._slots) if s.job is None), None)
+        job = _Job(rank, attempt, str(uuid.uuid4()), slot is None, time.time())
+        if slot is None:
+            try:
+                slot = self._new_slot()
+            except OSError as error:
+                self._not_started(job, error)
+                return
+        slot.job = job
+        self._report(RankEvent(rank, RankState.RUNNING, attempt))
+        if slot.init_ms is not None:
+            self._send(slot)
+
+    def _new_slot(self) -> _Slot:
+        first = next(iter(self._items.values()))
+        setup = {"item": first.to_json(), "threads": self._options.threads}
+        process = WorkerProcess(self._options.command, setup, self._guard, self._environment)
+        slot = _Slot(process)
+        self._slots.append(slot)
+        self._selector.register(
+            process.channel, selectors.EVENT_READ, lambda: self._hear(slot)
+        )  # fmt: skip
+        self._selector.register(
+            process.output, selectors.EVENT_READ, lambda: self._read_output(slot)
+        )  # fmt: skip
+        return slot
+
+    def _send(self, slot: _Slot) -> None:
+        job = slot.job
+        assert job is not None
+        output = slot.process.output.take()
+        self._logs.add(job.rank, start_lines(job.request_id, cold=job.cold, output=output))
+        job.begun = time.monotonic()
+        job.peak_mb = max(job.peak_mb, slot.process.resident())
+        if not job.cold:
+            job.started_epoch = time.time()
+        item = self._items[job.rank].to_json()
+        try:
+            slot.process.channel.send({"item": item, "attempt": job.attempt})
+        except OSError:
+            self._lost(slot)
+
+    # what workers say
+
+    def _hear(self, slot: _Slot) -> None:
+        if slot not in self._slots:
+            return
+        try:
+            messages = slot.process.channel.drain()
+        except RunError as error:
+            self._finish(slot, Ending.RAISED, str(error), keep=False)
+            return
+        for message in messages:
+            if slot in self._slots and slot.job is not None:
+                self._follow(slot, slot.job, message)
+        if slot in self._slots and slot.process.channel.ended:
+            self._lost(slot)
+
+    def _follow(self, slot: _Slot, job: _Job, message: dict[str, Any]) -> None:
+        event = message.get("event")
+        if event == "ready":
+            self._ever_ready = True
+            slot.init_ms = (time.monotonic() - slot.process.started) * 1000
+            self._send(slot)
+        elif event == "progress":
+            rows = int(message["rows"])
+            self._report(RankEvent(job.rank, RankState.RUNNING, job.attempt, rows))
+        elif event in ("done", "failed"):
+            job.peak_mb = max(job.peak_mb, float(message.get("peak_mb", 0.0)))
+            ending = _ending(message)
+            self._finish(
+                slot,
+                ending,
+                message.get("message") or self._note(job, ending),
+                work_seconds=float(message.get("work_seconds", 0.0)),
+                rows=int(message.get("rows", 0)),
+                keep=bool(message.get("clean", True)) and job.begun is not None,
+            )
+
+    def _note(self, job: _Job, ending: Ending) -> str:
+        limit = self._options.memory_mb
+        if ending is Ending.DONE and job.peak_mb > limit:
+            # Between two looks; the record is written and right, so it counts.
+            return f"it peaked at {job.peak_mb:.0f} MB, above its {limit} MB: Lambda would end it"
+        return ""
+
+    def _read_output(self, slot: _Slot) -> None:
+        if slot not in self._slots:
+            return
+        slot.process.output.read()
+        if slot.process.output.ended:
+            self._selector.unregister(slot.process.output)
+
+    # what goes wrong
+
+    def _check(self, slot: _Slot) -> None:
+        """Memory, deadlines, and whether the process is there at all."""
+        if slot not in self._slots:
+            return
+        job, options = slot.job, self._options
+        if slot.process.exit_status() is not None:
+            self._hear(slot)  # its last words may not have been read
+            if slot in self._slots:
+                self._lost(slot)
+        elif job is not None:
+            now = time.monotonic()
+            resident = slot.process.resident()
+            job.peak_mb = max(job.peak_mb, resident)
+            if resident > options.memory_mb:
+                text = f"it took {resident:.0f} MB, above its {options.memory_mb} MB of memory"
+                self._finish(slot, Ending.OUT_OF_MEMORY, text, keep=False)
+            elif job.begun is None and now - slot.process.started > options.init_timeout:
+                text = f"it was not ready within {options.init_timeout:g} s of its start"
+                self._too_late(slot, job, text)
+            elif job.begun is not None and now - job.begun > options.timeout:
+                self._too_late(slot, job, f"it was not done within {options.timeout:g} s")
+
+    def _too_late(self, slot: _Slot, job: _Job, text: str) -> None:
+        job.over = time.monotonic()
+        slot.process.dump()
+        self._finish(slot, Ending.TIMED_OUT, text, keep=False)
+
+    def _lost(self, slot: _Slot) -> None:
+        """The process has ended, or closed its connection."""
+        deadline = time.monotonic() + 1.0
+        while (status := slot.process.exit_status()) is None and time.monotonic() < deadline:
+            time.sleep(0.001)
+        if slot.job is None:
+            self._drop(slot)
+            return
+        ending, text = _autopsy(status, slot.job.peak_mb, self._options.memory_mb)
+        self._finish(slot, ending, text, keep=False)
+
+    def _not_started(self, job: _Job, error: OSError) -> None:
+        attempt = Attempt(
+            job.rank, job.attempt, job.request_id, Ending.RAISED,
+            f"no process could be started for it: {error.strerror}", job.started_epoch,
+            0.0, self._options.memory_mb, 0.0, 0.0,
+        )  # fmt: skip
+        self._note_end(attempt, start_lines(job.request_id, cold=True))
+
+    # ends
+
+    def _finish(
+        self,
+        slot: _Slot,
+        ending: Ending,
+        message: str,
+        *,
+        keep: bool,
+        work_seconds: float = 0.0,
+        rows: int = 0,
+    ) -> None:
+        job = slot.job
+        assert job is not None
+        attempt = self._measure(slot, job, ending, message, work_seconds, rows)
+        # What it printed before the item came stands before START, so it is in the log already.
+        head = start_lines(job.request_id, cold=job.cold) if job.begun is None else ""
+        output = slot.process.output.take()
+        slot.job = None
+        if not keep:
+            self._drop(slot)
+        self._note_end(attempt, head, output)
+        if ending is Ending.DONE:
+            self._stop_rivals(job.rank)
+        elif job.begun is None and ending is not Ending.STOPPED and not self._ever_ready:
+            self._failed_starts += 1
+            if self._failed_starts >= HOPELESS:
+                self._give_up(message)
+
+    def _give_up(self, message: str) -> None:
+        """No worker has ever become ready: the rest would fail in the same way."""
+        for event in self._schedule.give_up(message):
+            self._report(event)
+
+    def _measure(
+        self, slot: _Slot, job: _Job, ending: Ending, message: str, work_seconds: float, rows: int
+    ) -> Attempt:
+        now = job.over or time.monotonic()
+        waited = (now - slot.process.started) * 1000 if slot.init_ms is None else slot.init_ms
+        return Attempt(
+            rank=job.rank,
+            attempt=job.attempt,
+            request_id=job.request_id,
+            ending=ending,
+            message=message,
+            started=slot.process.started_epoch if job.cold else job.started_epoch,
+            duration_ms=0.0 if job.begun is None else (now - job.begun) * 1000,
+            memory_mb=self._options.memory_mb,
+            max_memory_mb=job.peak_mb,
+            init_ms=waited if job.cold else None,
+            work_seconds=work_seconds,
+            rows=rows,
+        )
+
+    def _note_end(self, attempt: Attempt, head: str, output: str = "") -> None:
+        event = self._schedule.end(attempt, time.monotonic())
+        rank = attempt.rank
+        over = rank in self._schedule.done or rank in self._schedule.failed
+        last = over and not self._schedule.rivals(rank)
+        self._logs.add(rank, head + end_lines(attempt, output), last=last)
+        if event is not None:
+            self._report(event)
+
+    def _stop_rivals(self, rank: int) -> None:
+        for slot in list(self._slots):
+            if slot.job is not None and slot.job.rank == rank:
+                self._finish(slot, Ending.STOPPED, "another attempt was faster", keep=False)
+
+    def _drop(self, slot: _Slot) -> None:
+        self._slots.remove(slot)
+        for source in (slot.process.channel, slot.process.output):
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(source)
+        slot.process.end()
+
+    def _end_all(self, stop: StopRequests) -> None:
+        """End every worker; gently where they work, unless the user asked twice."""
+        busy = [slot for slot in self._slots if slot.job is not None]
+        for slot in busy:
+            slot.process.terminate()
+        deadline = time.monotonic() + GRACE_SECONDS
+        while stop.count < 2 and time.monotonic() < deadline:
+            if all(slot.process.exit_status() is not None for slot in busy):
+                break
+            time.sleep(0.01)
+        for slot in list(self._slots):
+            if slot.job is None:
+                self._drop(slot)
+            else:
+                self._finish(slot, Ending.STOPPED, "the run was stopped", keep=False)
+
+
+def _ending(message: dict[str, Any]) -> Ending:
+    if message["event"] == "done":
+        return Ending.DONE
+    if message.get("no_result"):
+        return Ending.NO_RESULT
+    return Ending.BAD_INPUT if message.get("final") else Ending.RAISED
+
+
+def _autopsy(status: int | None, peak_mb: float, memory_mb: int) -> tuple[Ending, str]:
+    """How a worker that is gone ended, in words."""
+    if status is None:
+        return Ending.NO_RESULT, "its process closed its connection without a result"
+    if status >= 0:
+        return Ending.NO_RESULT, f"its process exited with status {status} without a result"
+    name = signal.Signals(-status).name
+    if status == -signal.SIGKILL and peak_mb > NEARLY_FULL * memory_mb:
+        return Ending.OUT_OF_MEMORY, f"it was killed at {peak_mb:.0f} MB of its {memory_mb} MB"
+    if status == -signal.SIGKILL:
+        text = "its process was killed (SIGKILL) by someone, or by a machine without memory left"
+        return Ending.KILLED, text
+    return Ending.KILLED, f"its process was ended by {name}; its log may tell why"
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """Ours, with one thread count for every library that has its own, and nothing buffered."""
+    counts = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    # faulthandler writes a traceback when a worker crashes, and when a hung one is ended.
+    extra = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+    return {**os.environ, **dict.fromkeys(counts, str(threads)), **extra}

@@ -1,0 +1,84 @@
+"""Who works on a run: two drivers on one run would do everything twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from perseid.errors import NotFound, RunError, StorageError
+from perseid.pipeline import layout
+from perseid.storage import Storage
+
+
+class Owner:
+    """This process works on the run while it is entered.
+
+    A driver that was killed leaves its mark; it is passed over when the process is gone. A driver
+    on another machine cannot be asked, so its mark is passed over, too: ranks that are worked on
+    twice write the same objects.
+
+    Raises
+    ------
+    RunError
+        Another live process of this machine works on the run.
+    """
+
+    def __init__(self, store: Storage) -> None:
+        self._store = store
+
+    def __enter__(self) -> Self:
+        other = self._read()
+        if other is not None and other != _self() and _alive(other):
+            began = time.strftime("%H:%M:%S UTC", time.gmtime(float(other.get("since", 0))))
+            raise RunError(
+                f"process {other['pid']} has been working on {self._store.where()} since {began}: "
+                "wait for it, or stop it first"
+            )
+        mark = _self() | {"since": time.time()}
+        self._store.put(layout.DRIVER, json.dumps(mark).encode())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self._store.delete([layout.DRIVER])
+        except StorageError:
+            if kind is None:
+                raise
+
+    def _read(self) -> dict[str, Any] | None:
+        try:
+            mark = json.loads(self._store.get(layout.DRIVER))
+        except (NotFound, ValueError):
+            return None
+        return mark if isinstance(mark, dict) and "pid" in mark else None
+
+
+def _self() -> dict[str, Any]:
+    pid = os.getpid()
+    return {"host": socket.gethostname(), "pid": pid, "born": _born(pid)}
+
+
+def _alive(mark: dict[str, Any]) -> bool:
+    """Whether that very process runs on this machine: numbers are used again, birth ticks not."""
+    same_host = mark.get("host") == socket.gethostname()
+    return same_host and mark.get("born") == _born(int(mark["pid"])) != ""
+
+
+def _born(pid: int) -> str:
+    """When a process started: boot id and clock ticks since boot (proc(5)); empty if it is gone."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return f"{boot}/{fields[19]}"

@@ -1,0 +1,119 @@
+"""Which rank is tried when: bookkeeping without processes, clocks or sockets.
+
+Times are seconds of any steady clock, given by the caller.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Mapping
+
+from perseid.engines.base import Attempt, Ending
+from perseid.engines.retry import RetryPolicy, is_straggler
+from perseid.pipeline.events import RankEvent, RankState
+
+
+class Schedule:
+    """The ranks that wait, run, are done, and have failed.
+
+    Parameters
+    ----------
+    ranks
+        To be worked on; taken in ascending order.
+    policy
+        When a failed rank is tried again.
+    former
+        Attempts that were made before, by rank: numbers go on from there.
+    """
+
+    def __init__(
+        self, ranks: Iterable[int], policy: RetryPolicy, former: Mapping[int, int] | None = None
+    ) -> None:
+        self._waiting = [(0.0, rank) for rank in sorted(ranks)]
+        self._all = frozenset(rank for _, rank in self._waiting)
+        self._policy = policy
+        self._last = dict(former or {})
+        self._failures: dict[int, int] = {}
+        self._running: dict[tuple[int, int], float] = {}
+        self._times: list[float] = []
+        self.done: set[int] = set()
+        self.failed: dict[int, str] = {}
+        """The last sentence of each rank that has no attempts left."""
+        self.attempts: list[Attempt] = []
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing waits and nothing runs."""
+        return not self._waiting and not self._running
+
+    def ready(self, now: float) -> bool:
+        """Whether a rank may be started."""
+        return bool(self._waiting) and self._waiting[0][0] <= now
+
+    def next_time(self) -> float | None:
+        """When the next waiting rank may start; None where none waits."""
+        return self._waiting[0][0] if self._waiting else None
+
+    def start(self, now: float) -> tuple[int, int]:
+        """Take the next rank: (rank, attempt). Only where `ready`."""
+        _, rank = heapq.heappop(self._waiting)
+        return rank, self._begin(rank, now)
+
+    def start_straggler(self, now: float) -> tuple[int, int] | None:
+        """A second attempt beside the longest running one, if `is_straggler` says so."""
+        if self._waiting:
+            return None
+        ranks = [rank for rank, _ in self._running]
+        alone = [(began, rank) for (rank, _), began in self._running.items()
+                 if ranks.count(rank) == 1]  # fmt: skip
+        if not alone:
+            return None
+        began, rank = min(alone)
+        if not is_straggler(now - began, self._times, len(self._all)):
+            return None
+        return rank, self._begin(rank, now)
+
+    def rivals(self, rank: int) -> list[int]:
+        """Attempts of the rank that are running, ascending."""
+        return sorted(attempt for r, attempt in self._running if r == rank)
+
+    def end(self, attempt: Attempt, now: float) -> RankEvent | None:
+        """Note how an attempt ended; the rank's new state, None where it changes nothing."""
+        began = self._running.pop((attempt.rank, attempt.attempt))
+        self.attempts.append(attempt)
+        if attempt.ending is Ending.STOPPED or attempt.rank in self.done:
+            return None
+        if attempt.ending is Ending.DONE:
+            self.done.add(attempt.rank)
+            self._times.append(now - began)
+            return _event(attempt, RankState.DONE)
+        return self._failed(attempt, now)
+
+    def give_up(self, message: str) -> list[RankEvent]:
+        """Fail every rank that waits; the new states."""
+        events = []
+        for _, rank in sorted(self._waiting, key=lambda entry: entry[1]):
+            self.failed[rank] = message
+            events.append(RankEvent(rank, RankState.FAILED, self._last.get(rank, 0), 0, message))
+        self._waiting.clear()
+        return events
+
+    def _failed(self, attempt: Attempt, now: float) -> RankEvent | None:
+        rank = attempt.rank
+        failures = self._failures[rank] = self._failures.get(rank, 0) + 1
+        if self.rivals(rank):
+            return None  # the other attempt decides
+        if self._policy.again(attempt.ending, failures):
+            heapq.heappush(self._waiting, (now + self._policy.wait(failures), rank))
+            return _event(attempt, RankState.RETRYING)
+        self.failed[rank] = attempt.message
+        return _event(attempt, RankState.FAILED)
+
+    def _begin(self, rank: int, now: float) -> int:
+        attempt = self._last[rank] = self._last.get(rank, 0) + 1
+        self._running[rank, attempt] = now
+        return attempt
+
+
+def _event(attempt: Attempt, state: RankState) -> RankEvent:
+    return RankEvent(attempt.rank, state, attempt.attempt, message=attempt.message)

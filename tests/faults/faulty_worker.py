@@ -1,0 +1,86 @@
+"""A worker program that misbehaves at stated ranks and attempts, and else is the real worker.
+
+``FAULTS`` holds JSON: {rank: {attempt: fault}}, with ``*`` for every rank or attempt. ``JOURNAL``
+names a file that gets one line at the start and one at the end of each attempt.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from perseid.engines.worker import main
+from perseid.errors import BadPartition
+
+
+def fault_of(rank: int, attempt: int) -> str:
+    faults = json.loads(os.environ.get("FAULTS", "{}"))
+    of_rank = faults.get(str(rank), faults.get("*", {}))
+    return of_rank.get(str(attempt), of_rank.get("*", ""))
+
+
+def note(rank: int, attempt: int, what: str) -> None:
+    if "JOURNAL" in os.environ:
+        line = f"{rank} {attempt} {what} {os.getpid()} {time.monotonic()}\n"
+        with open(os.environ["JOURNAL"], "a") as journal:
+            journal.write(line)
+
+
+def misbehave(fault: str) -> bool:
+    """Do it; True where the real work is left out."""
+    name, _, value = fault.partition(":")
+    if name == "raise":
+        raise RuntimeError(value or "it broke")
+    if name == "bad":
+        raise BadPartition(value or "1.pt is corrupt")
+    if name == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if name == "segv":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if name == "exit":
+        os._exit(int(value))
+    if name == "stop":  # no signal reaches it but SIGKILL
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if name == "hog":
+        hog = []
+        while True:
+            hog.append(b"x" * (20 * 2**20))
+            time.sleep(0.02)
+    if name == "sleep":
+        time.sleep(float(value))
+    if name == "child":  # something that outlives a worker killed alone
+        child = subprocess.Popen(["sleep", "600"])
+        Path(value).write_text(str(child.pid))
+        time.sleep(600)
+    if name == "print":
+        print(value, flush=True)
+        print(value.upper(), file=sys.stderr)
+    if name == "garbage":
+        os.write(int(sys.argv[1]), b"{this is no message\n")
+    return name == "nothing"
+
+
+def around(work):
+    def faulty(item, attempt, report):
+        note(item.rank, attempt, "start")
+        try:
+            if not misbehave(fault_of(item.rank, attempt)):
+                return work(item, attempt, report)
+        finally:
+            note(item.rank, attempt, "end")
+        return None
+
+    return faulty
+
+
+if __name__ == "__main__":
+    if os.environ.get("INIT_FAULT") == "exit":
+        sys.exit(3)
+    if os.environ.get("INIT_FAULT") == "hang":
+        time.sleep(600)
+    sys.exit(main(around=around))
