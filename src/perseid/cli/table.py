@@ -9,7 +9,8 @@ from pathlib import Path
 from perseid.errors import BadInput
 from perseid.measure.load import LoadOptions, load_runs
 from perseid.measure.prices import ARCHITECTURES, Prices, load_prices
-from perseid.measure.table import tables
+from perseid.measure.runs import MeasuredRun
+from perseid.measure.table import partition_table, run_table, tables
 from perseid.measure.text import FORMATS, Table
 
 WHICH = ("both", "runs", "partitions")
@@ -44,14 +45,19 @@ def chosen_prices(args: argparse.Namespace) -> Prices:
 def run(args: argparse.Namespace) -> int:
     """Print or write the tables."""
     runs = load_runs(args.runs, LoadOptions(args.arch, args.expect))
-    both = dict(zip(("runs", "partitions"), tables(runs, chosen_prices(args)), strict=True))
-    chosen = [both[args.table]] if args.table in both else list(both.values())
+    chosen = _chosen(runs, chosen_prices(args), args.table)
     if args.out is None:
         sys.stdout.write("\n".join(table.render(args.format) for table in chosen))
         return 0
     for path in _write(args.out, chosen, args.format):
         print(f"wrote {path}")
     return 0
+
+
+def _chosen(runs: list[MeasuredRun], prices: Prices, which: str) -> list[Table]:
+    if which == "both":
+        return list(tables(runs, prices))
+    return [run_table(runs, prices) if which == "runs" else partition_table(runs, prices)]
 
 
 def _write(out: Path, chosen: list[Table], form: str) -> list[Path]:

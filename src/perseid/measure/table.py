@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from statistics import median
 
 from perseid.measure.cost import MB_PER_GB, Cost, cost
 from perseid.measure.prices import Prices
-from perseid.measure.runs import MeasuredRun, percentiles
+from perseid.measure.runs import GRID_TOTAL_GB, MeasuredRun, percentiles
 from perseid.measure.text import Cell, Column, Table, number, seconds, whole, word
 
 RUN_COLUMNS = (
@@ -54,9 +55,14 @@ USED_NOTE = (
 
 
 def tables(runs: Sequence[MeasuredRun], prices: Prices | None = None) -> tuple[Table, Table]:
-    """The table of runs and the table of partition sizes, from the same runs."""
+    """The table of runs and the table of partition sizes, from the same runs.
+
+    Footnotes that both need stand beneath the second one only.
+    """
     prices = prices or Prices()
-    return run_table(runs, prices), partition_table(runs, prices)
+    first, second = run_table(runs, prices), partition_table(runs, prices)
+    own = tuple(note for note in first.footnotes if note not in second.footnotes)
+    return replace(first, footnotes=own), second
 
 
 def run_table(runs: Sequence[MeasuredRun], prices: Prices) -> Table:
@@ -82,7 +88,7 @@ def bill(run: MeasuredRun, prices: Prices) -> Cost | None:
 def _run_row(run: MeasuredRun, prices: Prices) -> Mapping[str, Cell]:
     span = run.duration
     return {
-        "data": word(run.data),
+        "data": word(f"{GRID_TOTAL_GB:g}GB" if run.data == "total" else run.data),
         "batch": whole(run.batch_size),
         "world": whole(run.expected),
         "ranks": _ranks([run]),
@@ -157,9 +163,9 @@ def _tail(name: str, parts: int = 3) -> str:
 
 def _run_notes(runs: Sequence[MeasuredRun], prices: Prices) -> tuple[str, ...]:
     return (
-        "Duration: the widest time that is known, named in the next column; whole run is from the "
-        "start of initialize to the end of summarize, map is from the first start of a worker to the "
-        "last end, slowest worker is the maximum at the right.",
+        "Duration: the widest time that is known, named in the next column: whole run is from the "
+        "start of initialize to the end of summarize, map from the first start of a worker to the "
+        "last end, slowest worker the maximum at the right.",
         _worker_note(runs),
         "Memory Used: the highest Max Memory Used of all invocations.",
         RANKS_NOTE,

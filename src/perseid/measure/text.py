@@ -15,6 +15,8 @@ FORMATS = ("text", "markdown", "csv")
 MISSING = "–"
 NOTE = 44
 """Characters of a line of words in a text table."""
+HEAD = 8
+"""A head is not wrapped narrower than this."""
 FOOTNOTE = 110
 
 
@@ -113,8 +115,8 @@ def _text(table: Table) -> str:
 def _wrapped_column(table: Table, column: Column) -> list[list[str]]:
     """Head and cells as lines: a head no wider than its cells need, a note no wider than NOTE."""
     cells = [row[column.key].text for row in table.rows]
-    longest = max([*map(len, cells), *map(len, column.head.split())], default=1)
-    body = [wrap(cell, NOTE) or [""] for cell in cells]
+    longest = max([*map(len, cells), *map(len, column.head.split()), HEAD])
+    body = [wrap(cell, NOTE, break_on_hyphens=False) or [""] for cell in cells]
     return [wrap(column.head, min(longest, NOTE)) or [""], *body]
 
 

@@ -1,0 +1,272 @@
+"""The charts of a report: density of redshifts, worker timeline, distribution of durations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perseid.measure.runs import percentiles
+from perseid.measure.svg import CHARACTER, Frame, Svg, frame, label, ticks
+from perseid.measure.text import seconds
+
+STAGE_ORDER = ("init", "rendezvous", "fetch", "decode", "inference", "collectives", "publish")
+OVERLAPPED = ("fetch", "decode")
+"""Stages that run beside inference: they get the upper lane of a row that is high enough."""
+LEVELS = 8
+"""Shades of a density plot."""
+Bar = tuple[str, float, float]
+"""(stage, start, end), seconds."""
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One rank's row in the timeline."""
+
+    rank: int
+    bars: tuple[Bar, ...]
+    """Seconds since the run's first moment; empty for a rank that left no record."""
+
+
+def density(
+    z_spec: NDArray[np.float64], z_pred: NDArray[np.float64], width: float, kind: str = ""
+) -> str:
+    """Predicted against spectroscopic redshift: how many objects a cell, and the line of truth.
+
+    Parameters
+    ----------
+    z_spec, z_pred
+        (n,), finite.
+    width
+        Pixels; the picture is about square.
+    """
+    bins = max(24, min(90, int(2.2 * math.sqrt(len(z_spec)))))
+    low, high = _redshift_range(z_spec, z_pred)
+    plot = frame(width, width, (low, high), (low, high))
+    plot.grid("spectroscopic redshift", "predicted redshift", x_ticks=5, y_ticks=5)
+    counts, _, _ = np.histogram2d(z_spec, z_pred, bins, ((low, high), (low, high)))
+    _draw_density(plot, counts, low, high)
+    plot.svg.line(plot.x(low), plot.y(low), plot.x(high), plot.y(high), "truth")
+    inside = int(counts.sum())
+    outside = len(z_spec) - inside
+    title = (
+        f"Density of predicted against spectroscopic redshift of {len(z_spec)} objects, "
+        f"{outside} of them outside the plot; the dashed line is equality"
+    )
+    return plot.svg.render(title, kind)
+
+
+def _redshift_range(
+    z_spec: NDArray[np.float64], z_pred: NDArray[np.float64]
+) -> tuple[float, float]:
+    """All but the utmost 0.1 % at either end of the spectroscopic values, some room around."""
+    low, high = np.quantile(z_spec, (0.001, 0.999))
+    low_pred, high_pred = np.quantile(z_pred, (0.001, 0.999))
+    low, high = min(low, low_pred), max(high, high_pred)
+    room = 0.04 * (high - low) or 0.01
+    return float(max(0.0, low - room) if low >= 0 else low - room), float(high + room)
+
+
+def _draw_density(plot: Frame, counts: NDArray[np.float64], low: float, high: float) -> None:
+    """Cells in shades by the logarithm of their count, one path a shade."""
+    top = counts.max()
+    if top <= 0:
+        return
+    shade = np.ceil(LEVELS * np.log1p(counts) / np.log1p(top)).astype(int)
+    edges = np.linspace(low, high, counts.shape[0] + 1)
+    size = abs(plot.x(edges[1]) - plot.x(edges[0])) + 0.15
+    for level in range(1, LEVELS + 1):
+        columns, rows = np.nonzero(shade == level)
+        boxes = [
+            (plot.x(edges[i]), plot.y(edges[j + 1]), size, size)
+            for i, j in zip(columns, rows, strict=True)
+        ]
+        plot.svg.boxes(boxes, f"shade s{level}")
+
+
+def timeline(lanes: Sequence[Lane], width: float, kind: str = "") -> str:
+    """Gantt chart of the ranks by stage; legible for one rank and for many hundreds.
+
+    Few ranks get a labelled row each with fetch and decode in an upper lane; many get thin rows.
+    """
+    row = max(1.1, min(24.0, 560.0 / max(len(lanes), 1)))
+    span = max((end for lane in lanes for _, _, end in lane.bars), default=1.0) or 1.0
+    height = 28 + row * len(lanes) + 42
+    plot = frame(width, height, (0.0, span), (len(lanes), 0.0))
+    _rank_axis(plot, lanes, row)
+    for value in plot.x.ticks(max(3, int(width / 110))):
+        plot.svg.line(plot.x(value), plot.y.start, plot.x(value), plot.y.end, "grid")
+        plot.svg.text(plot.x(value), plot.y.start + 17, label(value), "tick", "middle")
+    plot.svg.text(plot.x.end, plot.y.start + 34, "seconds since the first start", "name", "end")
+    plot.svg.text(4, plot.y.end - 12, "rank", "name")
+    for stage in STAGE_ORDER:
+        plot.svg.boxes(_stage_boxes(plot, lanes, stage, row), f"stage-{stage}")
+    lost = [(plot.x.start, plot.y(i), plot.x.end - plot.x.start, row) for i in _lost(lanes)]
+    plot.svg.boxes(lost, "lost")
+    without = f"; {len(lost)} of them left no record" if lost else ""
+    title = f"Timeline of {len(lanes)} ranks by stage over {seconds(span).text} seconds{without}"
+    return plot.svg.render(title, kind)
+
+
+def _lost(lanes: Sequence[Lane]) -> list[int]:
+    return [index for index, lane in enumerate(lanes) if not lane.bars]
+
+
+def _rank_axis(plot: Frame, lanes: Sequence[Lane], row: float) -> None:
+    """Each rank's number where rows are high enough for it, else round numbers."""
+    if row >= 13:
+        shown = list(range(len(lanes)))
+    else:
+        shown = [int(v) for v in ticks(0, len(lanes) - 1, 8) if v == int(v)]
+    for index in shown:
+        middle = plot.y(index) + row / 2
+        plot.svg.text(plot.x.start - 6, middle + 4, str(lanes[index].rank), "tick", "end")
+
+
+def _stage_boxes(
+    plot: Frame, lanes: Sequence[Lane], stage: str, row: float
+) -> list[tuple[float, float, float, float]]:
+    gap = 0.0 if row < 4 else min(3.0, row * 0.15)
+    upper = (row - gap) * 0.36 if row >= 9 else 0.0
+    boxes = []
+    for index, lane in enumerate(lanes):
+        top, height = plot.y(index) + gap / 2, row - gap
+        if upper:
+            overlapped = stage in OVERLAPPED
+            top, height = (top, upper) if overlapped else (top + upper, height - upper)
+        for start, end in _joined(plot, lane.bars, stage):
+            boxes.append((start, top, max(end - start, 0.4), height))
+    return boxes
+
+
+def _joined(plot: Frame, bars: Sequence[Bar], stage: str) -> list[tuple[float, float]]:
+    """Pixels of a stage's bars; those less than half a pixel apart become one."""
+    spans: list[tuple[float, float]] = []
+    for start, end in sorted((plot.x(a), plot.x(b)) for name, a, b in bars if name == stage):
+        if spans and start - spans[-1][1] < 0.5:
+            spans[-1] = (spans[-1][0], max(spans[-1][1], end))
+        else:
+            spans.append((start, end))
+    return spans
+
+
+def stages_used(lanes: Sequence[Lane]) -> list[str]:
+    """Stages that occur, in their order: for the legend."""
+    seen = {name for lane in lanes for name, _, _ in lane.bars}
+    return [stage for stage in STAGE_ORDER if stage in seen]
+
+
+def distribution(values: Sequence[float], width: float, name: str, kind: str = "") -> str:
+    """Histogram of durations with p50, p90, p99 and maximum marked; no value is left out."""
+    marks = dict(zip(("p50", "p90", "p99", "max"), percentiles(values), strict=True))
+    low, high = _room(min(values), max(values))
+    bins = max(6, min(40, int(2 * math.sqrt(len(values))) + 4))
+    counts, edges = np.histogram(values, bins, (low, high))
+    top_room = 28 + 16 * len(marks)
+    plot = frame(width, 220 + top_room, (low, high), (0, counts.max() * 1.05), top=top_room)
+    steps = int(min(4, counts.max()))
+    plot.grid(name, "", x_ticks=max(3, int(width / 110)), y_ticks=steps, y_label=_count)
+    plot.svg.text(4, 14, "invocations", "name")
+    for count, left, right in zip(counts, edges[:-1], edges[1:], strict=True):
+        x, y = plot.x(left), plot.y(float(count))
+        tip = f"{count} from {seconds(left).text} to {seconds(right).text} s"
+        plot.svg.rect(x + 0.5, y, plot.x(right) - x - 1, plot.y.start - y, "bar", tip)
+    for level, (mark, value) in enumerate(marks.items()):
+        _mark(plot, value, f"{mark} {seconds(value).text} s", 26 + 16 * level)
+    words = ", ".join(f"{mark} {seconds(value).text} s" for mark, value in marks.items())
+    return plot.svg.render(f"Distribution of {len(values)} durations: {words}", kind)
+
+
+def _count(value: float) -> str:
+    return f"{value:.0f}" if value == int(value) else ""
+
+
+def _room(low: float, high: float) -> tuple[float, float]:
+    """From zero, where zero is not far from the values, with room at the right."""
+    low = 0.0 if low < 0.6 * high else low - 0.1 * (high - low or high or 1.0)
+    return low, high + 0.04 * (high - low or 1.0)
+
+
+def _mark(plot: Frame, value: float, words: str, y: float) -> None:
+    """A vertical line with its words at its own height, turned inwards near the right edge."""
+    x = plot.x(value)
+    plot.svg.line(x, y - 8, x, plot.y.start, "mark")
+    fits = x + 6 + CHARACTER * len(words) < plot.svg.width
+    plot.svg.text(x + (5 if fits else -5), y, words, "marked", "start" if fits else "end")
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a chart."""
+
+    name: str
+    points: tuple[tuple[float, float, float, float], ...]
+    """(x, middle, lowest, highest): over repetitions."""
+    incomplete: tuple[float, ...] = ()
+    """The x at which a run was incomplete: drawn as open dots."""
+
+
+def lines(
+    series: Sequence[Series],
+    width: float,
+    x_name: str,
+    y_name: str,
+    *,
+    kind: str = "",
+    style: str = "",
+    x_log: bool = False,
+) -> str:
+    """Lines with dots and the range over repetitions, named at the top."""
+    xs = [point[0] for one in series for point in one.points]
+    tops = [point[3] for one in series for point in one.points]
+    rows = _legend_rows([one.name for one in series], width - 60)
+    top = 30 + 18 * len(rows)
+    low, high = (min(xs), max(xs)) if len(set(xs)) > 1 else (0.0, 2 * max(xs) or 1.0)
+    x_range = (low, high) if x_log else (0.0, high * 1.04)
+    plot = frame(
+        width, 250 + top, x_range, (0.0, max(tops) * 1.08 or 1.0), left=54, top=top, x_log=x_log
+    )
+    plot.grid(x_name, "", x_ticks=max(3, int(width / 90)))
+    plot.svg.text(4, top - 12, y_name, "name")
+    colours = {one.name: f"c{index % 6}" for index, one in enumerate(series)}
+    _legend(plot.svg, rows, colours)
+    for one in series:
+        _series(plot, one, colours[one.name], y_name)
+    names = ", ".join(one.name for one in series)
+    return plot.svg.render(f"{y_name} against {x_name} for {names}", kind, style)
+
+
+def _series(plot: Frame, one: Series, colour: str, y_name: str) -> None:
+    plot.svg.curve([(plot.x(x), plot.y(y)) for x, y, _, _ in one.points], f"curve {colour}")
+    for x, middle, low, high in one.points:
+        if high > low:
+            plot.svg.line(plot.x(x), plot.y(low), plot.x(x), plot.y(high), f"range {colour}")
+        shape = "open" if x in one.incomplete else "dot"
+        tip = f"{one.name}, {label(x)}: {middle:.4g} ({y_name})"
+        tip += ", incomplete" if x in one.incomplete else ""
+        plot.svg.dot(plot.x(x), plot.y(middle), f"{shape} {colour}", tip)
+
+
+def _legend_rows(names: Sequence[str], width: float) -> list[list[str]]:
+    rows: list[list[str]] = [[]]
+    used = 0.0
+    for name in names:
+        need = 26 + CHARACTER * len(name)
+        if rows[-1] and used + need > width:
+            rows.append([])
+            used = 0.0
+        rows[-1].append(name)
+        used += need
+    return rows
+
+
+def _legend(svg: Svg, rows: Sequence[Sequence[str]], colours: Mapping[str, str]) -> None:
+    for index, row in enumerate(rows):
+        x, y = 8.0, 14.0 + 18 * index
+        for name in row:
+            svg.dot(x, y - 4, f"dot {colours[name]}")
+            svg.text(x + 9, y, name, "tick")
+            x += 26 + CHARACTER * len(name)

@@ -1,0 +1,175 @@
+"""A few functions that write SVG: scales, axes, shapes. No colours: classes and a style sheet.
+
+All coordinates are pixels of the viewBox; text is drawn as it will be read, so a chart is made for
+the width it will have (`measure.charts` makes each for a screen and for a phone).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from html import escape
+
+CHARACTER = 6.6
+"""Width of a character of chart text (11.5 px), upper bound for digits and lower case."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Maps values to pixels, linearly or by logarithm."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = False
+
+    def __call__(self, value: float) -> float:
+        """The pixel of a value."""
+        low, high, at = self.low, self.high, value
+        if self.log:
+            low, high, at = math.log10(low), math.log10(high), math.log10(max(value, 1e-300))
+        share = 0.5 if high == low else (at - low) / (high - low)
+        return self.start + share * (self.end - self.start)
+
+    def ticks(self, count: int) -> list[float]:
+        """About so many round values inside; powers of ten (and 2, 5) on a logarithmic scale."""
+        return log_ticks(self.low, self.high) if self.log else ticks(self.low, self.high, count)
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Round values from `low` to `high`, steps of 1, 2 or 5 times a power of ten."""
+    if not high > low or count < 1:
+        return [low]
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return [round(i * step, 12) for i in range(first, last + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """1, 2, 5 times powers of ten; powers alone where there would be more than eight."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    fine = [m * 10.0**d for d in decades for m in (1, 2, 5)]
+    fine = [value for value in fine if low * 0.999 <= value <= high * 1.001]
+    coarse = [value for value in fine if abs(math.log10(value) % 1) < 1e-9]
+    return fine if len(fine) <= 8 else coarse
+
+
+def label(value: float) -> str:
+    """A tick's text."""
+    return f"{value:.6g}"
+
+
+@dataclass
+class Svg:
+    """A picture being drawn."""
+
+    width: float
+    height: float
+    parts: list[str] = field(default_factory=list)
+
+    def add(self, markup: str) -> None:
+        """Markup as it is."""
+        self.parts.append(markup)
+
+    def line(self, x1: float, y1: float, x2: float, y2: float, kind: str) -> None:
+        """A straight line."""
+        self.add(f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>')
+
+    def rect(
+        self, x: float, y: float, width: float, height: float, kind: str, title: str = ""
+    ) -> None:
+        """A rectangle; `title` is shown where the pointer rests."""
+        tip = f"<title>{escape(title)}</title>" if title else ""
+        self.add(
+            f'<rect class="{kind}" x="{x:.2f}" y="{y:.2f}" width="{max(width, 0):.2f}" '
+            f'height="{max(height, 0):.2f}">{tip}</rect>'
+        )
+
+    def text(self, x: float, y: float, words: str, kind: str = "", anchor: str = "start") -> None:
+        """One line of text."""
+        self.add(
+            f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">'
+            f"{escape(words)}</text>"
+        )
+
+    def boxes(self, boxes: Iterable[tuple[float, float, float, float]], kind: str) -> None:
+        """Many rectangles (x, y, width, height) as one path."""
+        path = "".join(f"M{x:.4g} {y:.4g}h{w:.3g}v{h:.3g}h-{w:.3g}z" for x, y, w, h in boxes)
+        if path:
+            self.add(f'<path class="{kind}" d="{path}"/>')
+
+    def curve(self, points: Iterable[tuple[float, float]], kind: str) -> None:
+        """A line through points."""
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        self.add(f'<polyline class="{kind}" points="{path}"/>')
+
+    def dot(self, x: float, y: float, kind: str, title: str = "", radius: float = 3.5) -> None:
+        """A filled circle."""
+        tip = f"<title>{escape(title)}</title>" if title else ""
+        self.add(f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}">{tip}</circle>')
+
+    def render(self, title: str, kind: str = "", style: str = "") -> str:
+        """The whole picture; `title` is what a screen reader says."""
+        inner = f"<style>{style}</style>" if style else ""
+        return (
+            f'<svg class="chart {kind}" role="img" aria-label="{escape(title)}" '
+            f'xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.width:.0f} {self.height:.0f}" '
+            f'width="{self.width:.0f}" height="{self.height:.0f}">'
+            f"<title>{escape(title)}</title>{inner}{''.join(self.parts)}</svg>"
+        )
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The part of a picture inside the axes."""
+
+    svg: Svg
+    x: Scale
+    y: Scale
+
+    def grid(
+        self,
+        x_name: str,
+        y_name: str,
+        *,
+        x_ticks: int = 6,
+        y_ticks: int = 5,
+        x_label: Callable[[float], str] = label,
+        y_label: Callable[[float], str] = label,
+    ) -> None:
+        """Grid lines, tick labels and names of both axes; the y name stands above its axis."""
+        svg, x, y = self.svg, self.x, self.y
+        for value in y.ticks(y_ticks):
+            svg.line(x.start, y(value), x.end, y(value), "grid")
+            svg.text(x.start - 6, y(value) + 4, y_label(value), "tick", "end")
+        for value in x.ticks(x_ticks):
+            svg.line(x(value), y.start, x(value), y.start + 4, "axis")
+            svg.text(x(value), y.start + 17, x_label(value), "tick", "middle")
+        svg.line(x.start, y.start, x.end, y.start, "axis")
+        svg.text(x.end, y.start + 34, x_name, "name", "end")
+        svg.text(4, y.end - 12, y_name, "name")
+
+
+def frame(
+    width: float,
+    height: float,
+    x_range: tuple[float, float],
+    y_range: tuple[float, float],
+    *,
+    left: float = 46,
+    right: float = 14,
+    top: float = 28,
+    bottom: float = 42,
+    x_log: bool = False,
+    y_log: bool = False,
+) -> Frame:
+    """A picture with room for axes on the left and below."""
+    svg = Svg(width, height)
+    x = Scale(*x_range, left, width - right, x_log)
+    y = Scale(*y_range, height - bottom, top, y_log)
+    return Frame(svg, x, y)
