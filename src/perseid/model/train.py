@@ -1,0 +1,175 @@
+"""Train an AstroMAE on a survey: masked-autoencoder pre-training, then the redshift.
+
+The network and its phases are those of the published model; see `perseid.model.train_loop` for
+the loop, `train_data` for the split by object, `train_options` for what can be chosen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from perseid.errors import BadInput
+from perseid.model.astromae import AstroMAE, from_weights, to_weights
+from perseid.model.train_checkpoint import check_same, load_checkpoint, save_checkpoint
+from perseid.model.train_data import TEST, TRAIN, VALIDATION, TrainingSet, gather
+from perseid.model.train_loop import Trainer
+from perseid.model.train_options import Report, Stop, TrainEvent, TrainOptions, fitted_config
+from perseid.model.weights import Weights, save_weights
+from perseid.science.metrics import RedshiftMetrics, redshift_metrics
+from perseid.survey.cutouts import Cutouts
+
+WEIGHTS = "weights.npz"
+"""The result in the output folder: the neutral weight file that ``perseid model export`` takes."""
+HISTORY = "history.json"
+"""Options, config, counts, each epoch's losses and the held-out objects' metrics."""
+SCRATCH = "cutouts.scratch"
+
+__all__ = ["HISTORY", "WEIGHTS", "TrainEvent", "TrainOptions", "TrainResult", "train"]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training gives."""
+
+    weights: Weights
+    test: RedshiftMetrics
+    """On the held-out plain objects, which nothing was trained or chosen on."""
+    history: dict[str, Any]
+    """What ``history.json`` holds."""
+
+
+def train(
+    partitions: Iterable[Cutouts],
+    folder: Path,
+    options: TrainOptions,
+    *,
+    device: str = "auto",
+    resume: bool = False,
+    rows: int | None = None,
+    start: Weights | None = None,
+    report: Report = lambda event: None,
+    stop: Stop = lambda: False,
+) -> TrainResult:
+    """Train on a survey and leave `WEIGHTS`, `HISTORY` and the checkpoint in `folder`.
+
+    Parameters
+    ----------
+    partitions
+        The survey, partition by partition.
+    folder
+        Made if need be.
+    device
+        ``cpu``, ``cuda``, or ``auto``: cuda where there is one.
+    resume
+        Go on from the folder's checkpoint, if there is one; the result is the same bits (on one
+        device and number of threads) as without the stop.
+    rows
+        Take only so many usable rows.
+    start
+        Weights to begin with, e.g. of a pre-trained encoder; must fit the survey's config.
+    report, stop
+        Told of each step; asked between steps.
+
+    Raises
+    ------
+    BadInput
+        Options, survey or checkpoint cannot be used.
+    Interrupted
+        `stop` said so; the checkpoint holds everything.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    scratch = folder / SCRATCH
+    try:
+        data = gather(partitions, scratch, rows=rows)
+        return _trained(data, folder, options, _device(device), resume, start, report, stop)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _trained(
+    data: TrainingSet,
+    folder: Path,
+    options: TrainOptions,
+    device: torch.device,
+    resume: bool,
+    start: Weights | None,
+    report: Report,
+    stop: Stop,
+) -> TrainResult:
+    _check_rows(data, options)
+    torch.manual_seed(options.seed)
+    model = AstroMAE(fitted_config(options, data)) if start is None else from_weights(start)
+    config = model.config
+    trainer = Trainer(model, data, options, device)
+    same = {"options": options.to_json(), "config": config.to_json(), "survey": _fingerprint(data)}
+    if resume and (state := load_checkpoint(folder)) is not None:
+        check_same(state, same, folder)
+        trainer.restore(state)
+    trainer.run(report, stop, lambda now: save_checkpoint(folder, now.state() | same))
+    held_out = data.rows(TEST, supervised=True)
+    test = redshift_metrics(trainer.predict(held_out), data.redshift[held_out])
+    weights = to_weights(trainer.finished())
+    history = {
+        **{key: value for key, value in same.items() if key != "config"},
+        "config": config.to_dict(),
+        "rows": _counts(data),
+        "epochs": trainer.progress.history,
+        "test": test.to_json() if test.n else None,
+    }
+    save_weights(weights, folder / WEIGHTS)
+    _write_json(folder / HISTORY, history)
+    return TrainResult(weights, test, history)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise BadInput("device cuda: torch sees no GPU here; use --device cpu")
+    return torch.device(name)
+
+
+def _check_rows(data: TrainingSet, options: TrainOptions) -> None:
+    supervised = bool(options.epochs)
+    for split, name in ((TRAIN, "training"), (VALIDATION, "validation")):
+        have = len(data.rows(split, supervised=supervised))
+        least = options.batch if split == TRAIN else 1
+        if have < least:
+            what = "plain objects with a redshift" if supervised else "usable rows"
+            raise BadInput(
+                f"the survey has {have} {what} for {name}, at least {least} are needed (batch "
+                f"{options.batch}): give a larger survey, a smaller batch, or --epochs 0 to "
+                "pre-train only"
+            )
+
+
+def _counts(data: TrainingSet) -> dict[str, int]:
+    splits = {"training": TRAIN, "validation": VALIDATION, "held_out": TEST}
+    return {
+        "usable": len(data.redshift),
+        "dropped": data.dropped,
+        "labelled_anomalies": int(np.sum(data.label != 0)),
+        **{name: int(np.sum(data.split == split)) for name, split in splits.items()},
+    }
+
+
+def _fingerprint(data: TrainingSet) -> str:
+    digest = hashlib.sha256()
+    for array in (data.magnitudes, data.redshift, data.label, data.split):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    digest.update(np.ascontiguousarray(data.images[::97]).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _write_json(path: Path, value: Any) -> None:
+    fresh = path.with_name(path.name + ".new")
+    fresh.write_text(json.dumps(value, indent=1) + "\n")
+    fresh.replace(path)

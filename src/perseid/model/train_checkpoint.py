@@ -1,0 +1,50 @@
+"""The state of a training on disk: written whole or not at all, read without running code."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from perseid.errors import BadInput
+
+CHECKPOINT = "checkpoint.pt"
+"""Name in the output folder."""
+
+
+def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+    """Replace the folder's checkpoint atomically: a crash leaves the old one or the new one."""
+    fresh = folder / (CHECKPOINT + ".new")
+    with open(fresh, "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(folder / CHECKPOINT)
+
+
+def load_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """The folder's checkpoint, None where there is none; raises `BadInput` on a broken one."""
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError) as error:
+        first = (str(error).strip().splitlines() or [repr(error)])[0]
+        raise BadInput(
+            f"the checkpoint {path} cannot be read ({first}): train without --resume"
+        ) from error
+    return state
+
+
+def check_same(state: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
+    """Raise `BadInput` where a checkpoint is of another training than `wanted` describes."""
+    for key, value in wanted.items():
+        if state.get(key) != value:
+            raise BadInput(
+                f"the checkpoint in {folder} is of a training with {key} {state.get(key)!r}, not "
+                f"{value!r}: resume with the same options and survey, or choose another folder"
+            )

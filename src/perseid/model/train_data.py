@@ -1,0 +1,179 @@
+"""What training sees: a whole survey as arrays, split by object into train, validation and test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perseid.errors import BadInput
+from perseid.survey.cutouts import Cutouts
+
+TRAIN, VALIDATION, TEST = 0, 1, 2
+TEST_SHARE, VALIDATION_SHARE = 0.2, 0.08
+"""Shares of the objects; fixed, so that every model trained on a survey has the same test set."""
+IN_MEMORY = 2 << 30
+"""Bytes of pixels kept in memory; larger surveys go to a scratch file that is memory-mapped."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """The usable rows of a survey (finite pixels and magnitudes)."""
+
+    images: NDArray[np.float32]
+    """(n, bands, height, width); a memory map for large surveys."""
+    magnitudes: NDArray[np.float32]
+    """(n, bands), mag."""
+    redshift: NDArray[np.float32]
+    """(n,), spectroscopic; NaN where unknown."""
+    label: NDArray[np.int32]
+    """(n,), 0 for plain objects and for surveys without labels."""
+    split: NDArray[np.int8]
+    """(n,): TRAIN, VALIDATION or TEST."""
+    dropped: int
+    """Rows left out because a pixel or magnitude was not finite."""
+
+    def rows(self, split: int, *, supervised: bool) -> NDArray[np.int64]:
+        """Rows of a split; `supervised`: plain objects with a redshift only."""
+        chosen = self.split == split
+        if supervised:
+            chosen &= np.isfinite(self.redshift) & (self.label == 0)
+        return np.flatnonzero(chosen)
+
+
+def split_of(key: NDArray[np.int64]) -> NDArray[np.int8]:
+    """TRAIN, VALIDATION or TEST of each object, from its id alone (SplitMix64 of the id).
+
+    The same id falls on the same side in every survey and in every run.
+    """
+    with np.errstate(over="ignore"):
+        x = key.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        x ^= x >> np.uint64(31)
+    place = (x >> np.uint64(11)).astype(np.float64) / 2.0**53
+    held_out = np.where(place < TEST_SHARE + VALIDATION_SHARE, VALIDATION, TRAIN)
+    return np.where(place < TEST_SHARE, TEST, held_out).astype(np.int8)
+
+
+def object_keys(
+    object_id: NDArray[np.int64], magnitudes: NDArray[np.floating]
+) -> NDArray[np.int64]:
+    """One key for all rows that show the same object: the least of their ids.
+
+    Rows belong together where they have the same id, or bit for bit the same magnitudes (a
+    simulated survey renders a real object more than once, under several ids).
+    """
+    photometry = np.ascontiguousarray(magnitudes, np.float32)
+    rows = photometry.view(np.dtype((np.void, photometry.itemsize * photometry.shape[1])))
+    key = np.asarray(object_id, np.int64).copy()
+    for same in (rows.reshape(-1), object_id):
+        _, group = np.unique(same, return_inverse=True)
+        least = np.full(int(group.max(initial=-1)) + 1, np.iinfo(np.int64).max)
+        np.minimum.at(least, group.reshape(-1), key)
+        key = least[group.reshape(-1)]
+    return key
+
+
+def gather(
+    parts: Iterable[Cutouts], scratch: Path, *, rows: int | None = None, limit: int = IN_MEMORY
+) -> TrainingSet:
+    """Collect partitions, one at a time, into a `TrainingSet`.
+
+    Parameters
+    ----------
+    parts
+        Partitions in natural order, all of one shape.
+    scratch
+        A file for the pixels of surveys above `limit` bytes; replaced.
+    rows
+        Stop after so many usable rows.
+    limit
+        Bytes of pixels to hold in memory.
+
+    Raises
+    ------
+    BadInput
+        No usable rows, or partitions of different shapes.
+    """
+    store = _Pixels(scratch, limit)
+    columns: list[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]] = []
+    ids: list[NDArray[np.int64]] = []
+    dropped, seen = 0, 0
+    for part in parts:
+        good = _finite(part)
+        dropped += len(part) - len(good)
+        good = good[: None if rows is None else rows - store.rows]
+        store.append(part.images, good)
+        columns.append(_columns(part, good))
+        number = np.arange(seen, seen + len(part)) if part.object_id is None else part.object_id
+        ids.append(np.asarray(number, np.int64)[good])
+        seen += len(part)
+        if rows is not None and store.rows >= rows:
+            break
+    if not store.rows:
+        raise BadInput(
+            f"the survey has no usable rows ({dropped} with pixels or magnitudes that are not "
+            "finite): give a survey with cutouts"
+        )
+    magnitudes, redshift, label = (np.concatenate(column) for column in zip(*columns, strict=True))
+    split = split_of(object_keys(np.concatenate(ids), magnitudes))
+    return TrainingSet(store.whole(), magnitudes, redshift, label, split, dropped)
+
+
+def _finite(part: Cutouts) -> NDArray[np.int64]:
+    good = np.isfinite(part.magnitudes).all(axis=1)
+    for start in range(0, len(part), 1024):
+        pixels = part.images[start : start + 1024]
+        good[start : start + 1024] &= np.isfinite(pixels).all(axis=(1, 2, 3))
+    return np.flatnonzero(good)
+
+
+def _columns(
+    part: Cutouts, good: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
+    n = len(good)
+    redshift = np.full(n, np.nan) if part.redshift is None else part.redshift[good]
+    label = np.zeros(n, np.int32) if part.label is None else part.label[good]
+    return (
+        np.asarray(part.magnitudes[good], np.float32),
+        np.asarray(redshift, np.float32),
+        np.asarray(label, np.int32),
+    )
+
+
+class _Pixels:
+    """Images in memory up to a limit, then in one flat scratch file."""
+
+    def __init__(self, scratch: Path, limit: int) -> None:
+        self.scratch, self.limit = scratch, limit
+        self.parts: list[NDArray[np.float32]] = []
+        self.shape: tuple[int, ...] | None = None
+        self.rows = 0
+        self.on_disk = False
+
+    def append(self, images: NDArray[np.float32], good: NDArray[np.int64]) -> None:
+        if self.shape not in (None, images.shape[1:]):
+            raise BadInput(
+                f"partitions of cutouts {self.shape} and {images.shape[1:]} cannot be trained on "
+                "together: give a survey of one shape"
+            )
+        self.shape = images.shape[1:]
+        self.rows += len(good)
+        self.parts.append(np.asarray(images[good], np.float32))
+        if self.on_disk or sum(part.nbytes for part in self.parts) > self.limit:
+            self._spill()
+
+    def whole(self) -> NDArray[np.float32]:
+        if not self.on_disk:
+            return np.concatenate(self.parts)
+        return np.memmap(self.scratch, np.float32, "r", shape=(self.rows, *(self.shape or ())))
+
+    def _spill(self) -> None:
+        with open(self.scratch, "ab" if self.on_disk else "wb") as file:
+            for part in self.parts:
+                part.tofile(file)
+        self.parts, self.on_disk = [], True

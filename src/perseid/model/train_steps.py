@@ -1,0 +1,131 @@
+"""The pieces of a training step: augmentation, learning rates, running means, losses."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from perseid.model.astromae import AstroMAE
+
+SYMMETRIES = 8
+"""Flips and quarter turns of a square."""
+JITTER_PER_BAND = (0.03, 0.006, 0.005, 0.005, 0.01)
+"""About half of SDSS' photometric errors in u, g, r, i, z at these magnitudes, mag: it keeps the
+network from learning single objects by heart. Surveys with other bands use the middle value."""
+LOSS_SCALE = 50.0
+"""Puts |dz| of good predictions near 1, where Adam's epsilon and weight decay are harmless."""
+WARM_UP = 100
+"""Steps of linear warm-up, or a tenth of the training where that is less."""
+
+
+def turned(images: Tensor, symmetry: int) -> Tensor:
+    """(n, bands, size, size) flipped or turned; 0 is unchanged."""
+    if symmetry & 1:
+        images = images.flip(3)
+    if symmetry & 2:
+        images = images.flip(2)
+    return images.transpose(2, 3) if symmetry & 4 else images
+
+
+def jitter_per_band(bands: int) -> NDArray[np.float32]:
+    """(bands,) mag."""
+    known = len(JITTER_PER_BAND) == bands
+    middle = sorted(JITTER_PER_BAND)[len(JITTER_PER_BAND) // 2]
+    return np.array(JITTER_PER_BAND if known else (middle,) * bands, np.float32)
+
+
+def rate(step: int, steps: int) -> float:
+    """Share of the peak learning rate at `step` of `steps`: warm-up, then a cosine to zero."""
+    warm = max(1, min(WARM_UP, steps // 10))
+    return min(1.0, (step + 1) / warm) * 0.5 * (1.0 + math.cos(math.pi * step / max(steps, 1)))
+
+
+def redshift_loss(predicted: Tensor, redshift: Tensor) -> Tensor:
+    """Mean |dz| (times `LOSS_SCALE`): robust, and what the published figures are made of."""
+    return LOSS_SCALE * ((predicted.squeeze(1) - redshift) / (1.0 + redshift)).abs().mean()
+
+
+class WhitenedLinear(nn.Module):
+    """A linear layer that sees uncorrelated inputs: ``weight @ whiten @ (x - mean) + bias``.
+
+    Magnitudes of five bands are almost the same number; the redshift lies in their small
+    differences. Whitened, they are learnt in a tenth of the steps; `folded` gives the plain
+    layer that does the same.
+    """
+
+    def __init__(self, layer: nn.Linear, inputs: Tensor) -> None:
+        super().__init__()
+        covariance = np.cov(inputs.double().numpy().T, ddof=0)
+        values, vectors = np.linalg.eigh(covariance.reshape(inputs.shape[1], inputs.shape[1]))
+        root = vectors / np.sqrt(np.maximum(values, 1e-6 * max(float(values[-1]), 1e-12)))
+        self.weight = nn.Parameter(layer.weight.detach().clone())
+        self.bias = nn.Parameter(layer.bias.detach().clone())
+        self.register_buffer("whiten", torch.from_numpy(root.T.copy()).float())
+        self.register_buffer("mean", inputs.double().mean(dim=0).float())
+        self.whiten: Tensor
+        self.mean: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, inputs) to (n, outputs)."""
+        return nn.functional.linear((x - self.mean) @ self.whiten.T, self.weight, self.bias)
+
+    def folded(self) -> nn.Linear:
+        """The same map as an ordinary layer."""
+        with torch.no_grad():
+            weight = self.weight.double() @ self.whiten.double()
+            bias = self.bias.double() - weight @ self.mean.double()
+            layer = nn.Linear(weight.shape[1], weight.shape[0])
+            layer.weight.copy_(weight)
+            layer.bias.copy_(bias)
+        return layer
+
+
+class RunningMean:
+    """Exponential mean of some tensors of a model; the first steps count as a plain mean."""
+
+    def __init__(self, decay: float, tensors: dict[str, Tensor]) -> None:
+        self.decay = decay
+        self.steps = 0
+        self.mean = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+    @torch.no_grad()
+    def update(self, tensors: dict[str, Tensor]) -> None:
+        """Take one step's values in."""
+        self.steps += 1
+        decay = min(self.decay, self.steps / (self.steps + 10.0))
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point():
+                self.mean[name].lerp_(tensor.detach(), 1.0 - decay)
+            else:
+                self.mean[name].copy_(tensor)
+
+
+def encoder_parameters(model: AstroMAE) -> list[nn.Parameter]:
+    """What the masked autoencoder trains: the encoder and the decoder."""
+    parts: list[nn.Module] = [model.patch_embed, model.blocks]
+    parts += [model.decoder] if model.decoder is not None else []
+    return [model.cls_token, *(p for part in parts for p in part.parameters())]
+
+
+def image_parameters(model: AstroMAE) -> list[nn.Parameter]:
+    """The image branches behind the encoder."""
+    branches = (model.fc_norm, model.head, model.vit_block, model.inception_model.vis_inception)
+    return [p for branch in branches for p in branch.parameters()]
+
+
+def colour_parameters(model: AstroMAE) -> list[nn.Parameter]:
+    """The magnitude branch and the layers that join all branches."""
+    branches = (model.inception_model.magnitude_block, model.concat_block)
+    return [p for branch in branches for p in branch.parameters()]
+
+
+def head_only(model: AstroMAE, magnitude: Tensor) -> Tensor:
+    """Redshift (n, 1) with the image branches switched off (their outputs zero)."""
+    colours = model.inception_model.magnitude_block(model.scale_magnitude(magnitude))
+    images = colours.new_zeros(len(colours), 2 * model.config.projection)
+    joined: Tensor = model.concat_block(torch.cat((images, colours), dim=1))
+    return joined
