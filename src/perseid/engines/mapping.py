@@ -94,6 +94,8 @@ class LocalMap:
     def run(self) -> MapResult:
         """Until every rank is done or failed, or the user stops it."""
         began = time.monotonic()
+        for rank in self._items:
+            self._report(RankEvent(rank, RankState.WAITING, 0))
         with StopRequests() as stop, self._logs, self._selector:
             try:
                 while not self._schedule.finished and not stop.count:

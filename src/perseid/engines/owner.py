@@ -32,13 +32,7 @@ class Owner:
         self._store = store
 
     def __enter__(self) -> Self:
-        other = self._read()
-        if other is not None and other != _self() and _alive(other):
-            began = time.strftime("%H:%M:%S UTC", time.gmtime(float(other.get("since", 0))))
-            raise RunError(
-                f"process {other['pid']} has been working on {self._store.where()} since {began}: "
-                "wait for it, or stop it first"
-            )
+        refuse_if_owned(self._store)
         mark = _self() | {"since": time.time()}
         self._store.put(layout.DRIVER, json.dumps(mark).encode())
         return self
@@ -55,12 +49,24 @@ class Owner:
             if kind is None:
                 raise
 
-    def _read(self) -> dict[str, Any] | None:
-        try:
-            mark = json.loads(self._store.get(layout.DRIVER))
-        except (NotFound, ValueError):
-            return None
-        return mark if isinstance(mark, dict) and "pid" in mark else None
+
+def refuse_if_owned(store: Storage) -> None:
+    """Raise `RunError` where another live process of this machine works on the run."""
+    other = _read(store)
+    if other is not None and other["pid"] != os.getpid() and _alive(other):
+        began = time.strftime("%H:%M:%S UTC", time.gmtime(float(other.get("since", 0))))
+        raise RunError(
+            f"process {other['pid']} has been working on {store.where()} since {began}: "
+            "wait for it, or stop it first"
+        )
+
+
+def _read(store: Storage) -> dict[str, Any] | None:
+    try:
+        mark = json.loads(store.get(layout.DRIVER))
+    except (NotFound, ValueError):
+        return None
+    return mark if isinstance(mark, dict) and "pid" in mark else None
 
 
 def _self() -> dict[str, Any]:

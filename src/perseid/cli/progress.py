@@ -1,0 +1,212 @@
+"""A run's progress on the terminal: one live line where there is one, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn
+from rich.progress import Progress as Bar
+
+from perseid.pipeline.events import Event, RankEvent, RankState, StageEvent
+
+RATE_SECONDS = 10.0
+"""Rows a second are those of the last so many seconds."""
+LINE_SECONDS = 5.0
+"""Plain lines come no more often."""
+REFRESH_SECONDS = 0.2
+
+
+@dataclass
+class Tally:
+    """What is known of a run's ranks from its events; knows no terminal and no clock."""
+
+    states: dict[int, RankState] = field(default_factory=dict)
+    """By rank."""
+    _finished_rows: dict[int, int] = field(default_factory=dict)
+    _running_rows: dict[int, int] = field(default_factory=dict)
+    _history: deque[tuple[float, int]] = field(default_factory=deque)
+    _began: float | None = None
+
+    def add(self, event: RankEvent, now: float) -> None:
+        """Take an event in; `now` in seconds of any steady clock."""
+        if self._began is None and event.state is not RankState.WAITING:
+            self._began = now
+        self.states[event.rank] = event.state
+        if event.state is RankState.DONE:
+            self._running_rows.pop(event.rank, None)
+            self._finished_rows[event.rank] = event.rows
+        elif event.state is RankState.RUNNING:
+            self._running_rows[event.rank] = event.rows
+        else:
+            self._running_rows.pop(event.rank, None)
+        self._history.append((now, self.rows))
+        while len(self._history) > 2 and self._history[0][0] < now - RATE_SECONDS:
+            self._history.popleft()
+
+    def count(self, state: RankState) -> int:
+        """Ranks in this state."""
+        return sum(s is state for s in self.states.values())
+
+    @property
+    def rows(self) -> int:
+        """Rows predicted so far, those of unfinished ranks included."""
+        return sum(self._finished_rows.values()) + sum(self._running_rows.values())
+
+    @property
+    def over(self) -> int:
+        """Ranks that are done or have failed for good."""
+        return self.count(RankState.DONE) + self.count(RankState.FAILED)
+
+    def rate(self) -> float:
+        """Rows a second, lately; 0 while unknown."""
+        if len(self._history) < 2:
+            return 0.0
+        (start, before), (end, after) = self._history[0], self._history[-1]
+        return max(0.0, (after - before) / (end - start)) if end > start else 0.0
+
+    def fraction(self) -> float:
+        """Part of the ranks' work that is over, 0 to 1; running ranks by their rows."""
+        if not self.states:
+            return 0.0
+        typical = sum(self._finished_rows.values()) / max(1, len(self._finished_rows))
+        running = sum(min(1.0, r / typical) for r in self._running_rows.values()) if typical else 0
+        return min(1.0, (self.over + running) / len(self.states))
+
+    def seconds_left(self, now: float) -> float | None:
+        """Estimate from the pace so far; None while unknown."""
+        fraction = self.fraction()
+        if self._began is None or fraction <= 0:
+            return None
+        return (now - self._began) * (1 - fraction) / fraction
+
+    def line(self, now: float) -> str:
+        """E.g. ``12/41 ranks done · 2 running · 27 waiting · 812 rows/s · about 20 s left``."""
+        words = [f"{self.count(RankState.DONE)}/{len(self.states)} ranks done"]
+        for state in (RankState.RUNNING, RankState.WAITING, RankState.RETRYING, RankState.FAILED):
+            if self.count(state):
+                words.append(f"{self.count(state)} {state.value}")
+        words.append(f"{self.rows} rows")
+        if self.rate() >= 0.5:
+            words.append(f"{self.rate():.0f} rows/s")
+        left = self.seconds_left(now)
+        if left is not None and self.over < len(self.states):
+            words.append(f"about {duration(left)} left")
+        return " · ".join(words)
+
+
+class RunProgress:
+    """Draws events as they come; a context manager, and what an engine reports to.
+
+    Parameters
+    ----------
+    stream
+        Usually stderr, so that stdout holds results only. A terminal gets a live bar.
+    quiet
+        Say nothing but what went wrong.
+    """
+
+    def __init__(self, stream: TextIO | None = None, *, quiet: bool = False) -> None:
+        self._console = Console(file=stream or sys.stderr, highlight=False)
+        self._quiet = quiet
+        self._tally = Tally()
+        self._stage = ""
+        self._next = 0.0
+        live = self._console.is_terminal and not quiet
+        # Drawn when an event comes: no thread that draws, nothing left behind by a signal.
+        columns = (BarColumn(bar_width=24), TextColumn("{task.description}"))
+        self._bar = Bar(*columns, console=self._console, auto_refresh=False) if live else None
+        self._task: TaskID | None = None
+
+    def __call__(self, event: Event) -> None:
+        """One event."""
+        now = time.monotonic()
+        if isinstance(event, StageEvent):
+            self._begin_stage(event, now)
+            return
+        self._tally.add(event, now)
+        if event.message:
+            self._say(f"rank {event.rank}, attempt {event.attempt}: {_verdict(event)}")
+        if not self._quiet and now >= self._next:
+            self._draw(now)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._end_map(time.monotonic())
+
+    def _begin_stage(self, event: StageEvent, now: float) -> None:
+        if event.stage != self._stage:
+            self._end_map(now)
+            self._stage = event.stage
+            if not event.message and not self._quiet:
+                self._say(_STAGES.get(event.stage, event.stage))
+        if event.message:
+            self._say(event.message)
+
+    def _end_map(self, now: float) -> None:
+        if self._stage != "map":
+            return
+        self._stage = ""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, visible=False)
+            self._bar.stop()
+        if self._tally.states and not self._quiet:
+            self._say(self._tally.line(now))
+
+    def _draw(self, now: float) -> None:
+        line = self._tally.line(now)
+        if self._bar is not None:
+            self._next = now + REFRESH_SECONDS
+            if self._task is None:
+                self._task = self._bar.add_task(line, total=1.0)
+                self._bar.start()
+            self._bar.update(
+                self._task, completed=self._tally.fraction(), description=line, refresh=True
+            )
+        elif self._next == 0.0:
+            self._next = now + LINE_SECONDS
+        else:
+            self._next = now + LINE_SECONDS
+            self._say(line)
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False, soft_wrap=True)
+
+
+_STAGES = {
+    "initialize": "listing the partitions",
+    "map": "running the ranks",
+    "summarize": "merging and writing the catalogue",
+}
+
+
+def _verdict(event: RankEvent) -> str:
+    if event.state is RankState.RETRYING:
+        return f"{event.message}; it is tried again"
+    if event.state is RankState.FAILED:
+        return f"{event.message}; it has failed"
+    return event.message
+
+
+def duration(seconds: float) -> str:
+    """``0.4 s``, ``42 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 120:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"

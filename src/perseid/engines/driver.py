@@ -1,0 +1,167 @@
+"""A whole run on any engine: initialize, map, summarize; and what is missing of one, again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from perseid.engines.base import Engine, MapResult
+from perseid.engines.owner import Owner, refuse_if_owned
+from perseid.errors import Interrupted, NotFound, RunIncomplete
+from perseid.pipeline import layout
+from perseid.pipeline.collect import read_records
+from perseid.pipeline.events import Report, StageEvent
+from perseid.pipeline.initialize import initialize
+from perseid.pipeline.items import WorkItem
+from perseid.pipeline.manifest import Manifest
+from perseid.pipeline.request import RunRequest
+from perseid.pipeline.summarize import summarize
+from perseid.storage import Storage
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What came of a run."""
+
+    manifest: Manifest
+    mapped: MapResult
+    """This driver's attempts; on a resumption only the ranks that were missing."""
+    summary: dict[str, Any]
+    """What ``summary.json`` holds."""
+    incomplete: str | None
+    """One sentence that names what is missing; None where nothing is."""
+
+
+def start(
+    request: RunRequest, engine: Engine, report: Report, *, replace: bool = False
+) -> RunResult:
+    """Run a request from the beginning.
+
+    Parameters
+    ----------
+    request
+        What to run; its ``results`` must be a prefix without a run.
+    engine
+        Where the ranks work; open.
+    report
+        Called with each event.
+    replace
+        Remove the run that is at the prefix first.
+
+    Raises
+    ------
+    BadInput, StorageError, RunError
+        As `perseid.pipeline.initialize.initialize`; also where another process works on the run
+        that is to be replaced.
+    Interrupted
+        The user stopped it; `resume` goes on.
+    """
+    report(StageEvent("initialize"))
+    if replace:
+        refuse_if_owned(Storage(request.results_url))
+    begun = initialize(request, replace=replace)
+    for warning in begun.warnings:
+        report(StageEvent("initialize", warning))
+    return _go_on(begun.manifest, begun.items, engine, report)
+
+
+def resume(url: str, engine: Engine, report: Report) -> RunResult:
+    """Work on the ranks of a run that have no whole record of it, then summarize.
+
+    Raises
+    ------
+    NotFound
+        There is no run at this prefix.
+    RunError
+        Another process of this machine works on it.
+    Interrupted
+        The user stopped it again.
+    """
+    store = Storage(url)
+    manifest = Manifest.load(store)
+    ranks = missing_ranks(store, manifest)
+    report(StageEvent("resume", f"{len(ranks)} of {manifest.world_size} ranks are missing"))
+    return _go_on(manifest, [manifest.item(rank) for rank in ranks], engine, report)
+
+
+def missing_ranks(store: Storage, manifest: Manifest) -> list[int]:
+    """Ranks to work on again, ascending.
+
+    Those without a record of this run, those whose record names partitions it could not read, and
+    those that the last summary found broken.
+    """
+    records, missing = read_records(store, manifest)
+    partly = {rank for rank, record in records.items() if record.get("failed_partitions")}
+    broken = {int(entry["rank"]) for entry in _last_summary(store)["ranks"]["missing"]}
+    return sorted({*missing, *partly, *broken})
+
+
+def _last_summary(store: Storage) -> dict[str, Any]:
+    try:
+        summary = json.loads(store.get(layout.SUMMARY))
+        summary["ranks"]["missing"]
+    except (NotFound, ValueError, KeyError, TypeError):
+        return {"ranks": {"missing": []}}
+    return dict(summary)
+
+
+def _go_on(
+    manifest: Manifest, items: Sequence[WorkItem], engine: Engine, report: Report
+) -> RunResult:
+    store = Storage(manifest.results_url)
+    with Owner(store), _resumable(store):
+        report(StageEvent("map"))
+        mapped = engine.map(items, report)
+        measured = _keep(store, engine.name, mapped)
+        if mapped.stopped:
+            raise KeyboardInterrupt
+        report(StageEvent("summarize"))
+        incomplete = None
+        try:
+            summary = summarize(
+                store,
+                map_seconds=measured["wall_seconds"],
+                failures=mapped.failures,
+                extra={"engine": {k: v for k, v in measured.items() if k != "attempts"}},
+            )
+        except RunIncomplete as error:  # after publishing what there is
+            incomplete = str(error)
+            summary = json.loads(store.get(layout.SUMMARY))
+    return RunResult(manifest, mapped, summary, incomplete)
+
+
+@contextmanager
+def _resumable(store: Storage) -> Iterator[None]:
+    """Say how to go on where the user stops the run."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"stopped; `perseid resume {store.where()}` goes on with what is missing"
+        ) from None
+
+
+def _keep(store: Storage, name: str, mapped: MapResult) -> dict[str, Any]:
+    """Write ``engine.json``; after a resumption it holds the attempts of all drivers."""
+    plain = mapped.to_json() | {"engine": name, "drivers": 1}
+    former = _former(store)
+    if former is not None:
+        plain["attempts"] = [*former["attempts"], *plain["attempts"]]
+        plain["drivers"] = former.get("drivers", 1) + 1
+        for key in ("wall_seconds", "work_seconds", "overhead_seconds", "cold_starts"):
+            plain[key] += former.get(key, 0)
+        ranks = {entry["rank"] for entry in plain["attempts"]}
+        plain["overhead_seconds_per_rank"] = plain["overhead_seconds"] / max(1, len(ranks))
+    store.put(layout.ENGINE, json.dumps(plain, indent=1).encode())
+    return plain
+
+
+def _former(store: Storage) -> dict[str, Any] | None:
+    try:
+        former = json.loads(store.get(layout.ENGINE))
+    except (NotFound, ValueError):
+        return None
+    return former if isinstance(former, dict) and "attempts" in former else None
