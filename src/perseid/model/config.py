@@ -17,6 +17,13 @@ CLIP = 1e6
 MAGNITUDE_CLIP = 10.0
 """Centred and scaled magnitudes are clipped here: -9999 for "not measured" stays harmless."""
 
+FLOOR = 1e-6
+"""Added under each logarithm of a residual; residuals are in units of their usual spread."""
+WORST_PIXELS = 8
+"""Pixels in the mean of a band's worst ones."""
+THIRD_CLIP = 1e3
+"""Residuals are clipped here before their third power."""
+
 
 @dataclass(frozen=True)
 class AstroMAEConfig:

@@ -8,10 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-FLOOR = 1e-6
-"""Added under each logarithm; residuals are in units of their usual spread, so 1 is ordinary."""
-WORST_PIXELS = 8
-"""Pixels in the mean of a band's worst ones."""
+from perseid.model.config import FLOOR, THIRD_CLIP, WORST_PIXELS
 
 
 def residual_names(bands: tuple[str, ...]) -> list[str]:
@@ -49,7 +46,7 @@ def residual_statistics(residual: Tensor, patch: int) -> Tensor:
     grid = size // patch
     patches = square.reshape(n, bands, grid, patch, grid, patch).mean(dim=(1, 3, 5))
     lines = [residual.mean(dim=axis).abs().amax(dim=(1, 2)) * size**0.5 for axis in (3, 2)]
-    third = (residual.clamp(-1e3, 1e3) ** 3).mean(dim=(1, 2, 3))
+    third = (residual.clamp(-THIRD_CLIP, THIRD_CLIP) ** 3).mean(dim=(1, 2, 3))
     logs = [
         torch.log(band + FLOOR),
         torch.log(worst.amax(dim=2) + FLOOR),

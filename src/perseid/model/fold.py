@@ -1,0 +1,172 @@
+"""The folded graph: the same function as the torch network, in fewer and larger operations.
+
+Exact algebra, in float64 until the constants are stored:
+
+- BatchNorm into the convolution before it; LayerNorm's scale and shift into the linear after it.
+- The query's scale into its weights; the key's shift dropped (softmax over keys does not see it);
+  the value's shift through the attention (its weights sum to 1) into the projection's bias.
+- Linear layers with no activation between them multiplied: head with the first projection, the
+  last layer of each of the three branches with the joined head.
+- The stem's 1x1 convolution commuted with the average pool behind it and multiplied into the
+  first block's 1x1 convolutions; parallel 1x1 convolutions of a block merged into one.
+- The mean over tokens commuted with the last MLP's second linear.
+- The convolution branch's many small groups joined to fewer block-diagonal ones.
+- Positions, class token and biases added as one constant.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perseid.model.config import AstroMAEConfig
+from perseid.model.weights import Weights
+
+LN_EPS = 1e-6
+BN_EPS = 1e-5
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Affine:
+    """y = weight @ x + bias; for convolutions the weight is (out, in / groups, k, k)."""
+
+    weight: Array
+    bias: Array
+
+    def after(self, first: Affine) -> Affine:
+        """This one applied to the output of `first` (both linear)."""
+        return Affine(self.weight @ first.weight, self.weight @ first.bias + self.bias)
+
+
+class Folder:
+    """Reads a weight file's arrays as float64 affine maps, folding norms on the way."""
+
+    def __init__(self, weights: Weights) -> None:
+        self.config: AstroMAEConfig = weights.config
+        self._arrays = weights.arrays
+
+    def array(self, name: str) -> Array:
+        """One array, float64."""
+        return np.asarray(self._arrays[name], np.float64)
+
+    def linear(self, name: str) -> Affine:
+        """A linear layer or convolution as it is."""
+        return Affine(self.array(f"{name}.weight"), self.array(f"{name}.bias"))
+
+    def normed(self, norm: str, linear: Affine) -> Affine:
+        """`linear` on the plain normalised input: the LayerNorm's scale and shift folded in."""
+        scale, shift = self.array(f"{norm}.weight"), self.array(f"{norm}.bias")
+        return Affine(linear.weight * scale, linear.weight @ shift + linear.bias)
+
+    def batch_normed(self, conv: Affine, norm: str) -> Affine:
+        """`conv` with the BatchNorm behind it folded in."""
+        spread = np.sqrt(self.array(f"{norm}.running_var") + BN_EPS)
+        scale = self.array(f"{norm}.weight") / spread
+        shift = self.array(f"{norm}.bias") - self.array(f"{norm}.running_mean") * scale
+        weight = conv.weight * scale.reshape(-1, *[1] * (conv.weight.ndim - 1))
+        return Affine(weight, conv.bias * scale + shift)
+
+    def unit(self, name: str) -> Affine:
+        """Convolution and BatchNorm of an inception unit (the ReLU is left to the graph)."""
+        return self.batch_normed(self.linear(f"{name}.conv"), f"{name}.bn")
+
+    def patch_embedding(self) -> tuple[Array, Array]:
+        """Weight (width, patch pixels) and what is added to (1 + tokens, width)."""
+        proj = self.linear("patch_embed.proj")
+        offset = self.array("pos_embed")[0].copy()
+        offset[0] += self.array("cls_token")[0, 0]
+        offset[1:] += proj.bias
+        return proj.weight.reshape(len(proj.weight), -1), offset
+
+    def attention(self, name: str, norm: str, heads: int) -> tuple[Affine, Affine]:
+        """Queries-keys-values and projection, on the plain normalised input."""
+        q_bias, v_bias = self.array(f"{name}.q_bias"), self.array(f"{name}.v_bias")
+        width = len(q_bias)
+        bias = np.concatenate([q_bias, np.zeros(width), v_bias])
+        qkv = self.normed(norm, Affine(self.array(f"{name}.qkv.weight"), bias))
+        scale = (width // heads) ** -0.5
+        weight, shift = qkv.weight.copy(), qkv.bias.copy()
+        weight[:width] *= scale
+        shift[:width] *= scale
+        shift[width : 2 * width] = 0.0
+        values = Affine(np.eye(width), shift[2 * width :].copy())
+        shift[2 * width :] = 0.0
+        return Affine(weight, shift), self.linear(f"{name}.proj").after(values)
+
+    def mlp(self, name: str, norm: str) -> tuple[Affine, Affine]:
+        """Both linears, the first on the plain normalised input."""
+        return self.normed(norm, self.linear(f"{name}.fc1")), self.linear(f"{name}.fc2")
+
+    def pcm(self, name: str, groups: int) -> tuple[Affine, Affine]:
+        """Both convolutions of the branch, regrouped to `groups` block-diagonal ones."""
+        first = self.batch_normed(self.linear(f"{name}.0"), f"{name}.1")
+        second = self.linear(f"{name}.3")
+        had = self.config.pcm_groups
+        return (
+            Affine(regroup(first.weight, had, groups), first.bias),
+            Affine(regroup(second.weight, had, groups), second.bias),
+        )
+
+    def projection(self) -> Affine:
+        """Pooled, normalised tokens to the first hidden layer of the joined head's input."""
+        head = self.normed("fc_norm", self.linear("head"))
+        return self.linear("vit_block.0").after(head)
+
+    def joined_head(self) -> tuple[Affine, Affine]:
+        """Head on the three branches' last hidden layers, side by side; then the output."""
+        c = self.config
+        last = [
+            "vit_block.2",
+            f"inception_model.vis_inception.{self.inception_linear() + 2}",
+            f"inception_model.magnitude_block.{2 * (c.magnitude_layers - 1)}",
+        ]
+        head = self.linear("concat_block.0")
+        edges = np.cumsum([0, c.projection, c.projection, c.magnitude_hidden])
+        parts = [
+            Affine(head.weight[:, a:b], np.zeros(len(head.bias))).after(self.linear(name))
+            for name, a, b in zip(last, edges[:-1], edges[1:], strict=True)
+        ]
+        weight = np.concatenate([part.weight for part in parts], axis=1)
+        bias = head.bias + sum(part.bias for part in parts)
+        return Affine(weight, bias), self.linear("concat_block.2")
+
+    def inception_linear(self) -> int:
+        """Where the first linear stands in ``vis_inception``."""
+        return 2 + len(self.config.inception) + len(self.config.inception) // 2 + 1
+
+
+def regroup(weight: Array, groups: int, fewer: int) -> Array:
+    """A grouped convolution's weight with `fewer` groups: zeros where groups did not touch."""
+    if groups % fewer:
+        raise ValueError(f"{fewer} groups do not divide {groups}")
+    out, inputs, *kernel = weight.shape
+    join = groups // fewer
+    wide = np.zeros((fewer, join, out // groups, join, inputs, *kernel))
+    parts = weight.reshape(fewer, join, out // groups, inputs, *kernel)
+    for i in range(join):
+        wide[:, i, :, i] = parts[:, i]
+    return wide.reshape(out, join * inputs, *kernel)
+
+
+def merge_units(*units: Affine) -> Affine:
+    """Parallel 1x1 convolutions on the same input as one."""
+    return Affine(
+        np.concatenate([u.weight for u in units]), np.concatenate([u.bias for u in units])
+    )
+
+
+def commuted(unit: Affine, stem: Affine) -> Affine:
+    """A 1x1 convolution directly behind the stem's, as one on the stem's (pooled) input."""
+    flat = Affine(unit.weight[:, :, 0, 0], unit.bias).after(
+        Affine(stem.weight[:, :, 0, 0], stem.bias)
+    )
+    return Affine(flat.weight[:, :, None, None], flat.bias)
+
+
+def parameters(model: Any) -> int:
+    """Numbers stored in an ONNX model's float constants."""
+    return sum(int(np.prod(t.dims)) for t in model.graph.initializer if t.data_type == 1)

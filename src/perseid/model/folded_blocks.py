@@ -1,0 +1,117 @@
+"""Transformer blocks of the folded graph, for the encoder and the decoder."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from perseid.model.fold import LN_EPS, Affine, Array, Folder
+from perseid.model.graph import MICROSOFT, GraphBuilder
+
+PCM_INPUTS = 16
+"""The convolution branch's groups are joined until each takes so many channels, if it can be."""
+
+
+class Blocks:
+    """Adds blocks to a graph; token values are (n, tokens, width)."""
+
+    def __init__(self, graph: GraphBuilder, folder: Folder) -> None:
+        self.graph = graph
+        self.folder = folder
+        self._ones: dict[int, tuple[str, str]] = {}
+
+    def norm(self, x: str, width: int) -> str:
+        """Normalised over the last axis, without scale and shift (folded elsewhere)."""
+        g = self.graph
+        if width not in self._ones:
+            self._ones[width] = g.constant(np.ones(width)), g.constant(np.zeros(width))
+        return g.op("LayerNormalization", x, *self._ones[width], axis=-1, epsilon=LN_EPS)
+
+    def block(
+        self, x: str, name: str, heads: int, tokens: int, *, pcm: bool, first: int = 0
+    ) -> str:
+        """A whole block; tokens before `first` are left out of the result."""
+        attended, hidden = self.half(x, name, heads, tokens, pcm=pcm, first=first)
+        _, second = self.folder.mlp(f"{name}.mlp", f"{name}.norm2")
+        added = self._rows(hidden, second.weight, second.bias, name, tokens - first)
+        return self.graph.op("Add", attended, added)
+
+    def half(
+        self, x: str, name: str, heads: int, tokens: int, *, pcm: bool, first: int = 0
+    ) -> tuple[str, str]:
+        """The tokens after attention and convolution branch, and the MLP's hidden layer."""
+        g, f = self.graph, self.folder
+        qkv, proj = f.attention(f"{name}.attn", f"{name}.norm1", heads)
+        width = len(proj.bias)
+        mixed = self._attention(self.norm(x, width), qkv, name, heads, tokens)
+        if first:
+            x, mixed = self._from(x, first), self._from(mixed, first)
+        left = tokens - first
+        constant = np.broadcast_to(proj.bias, (left, width)).copy()
+        attended = g.op("Add", x, self._rows(mixed, proj.weight, None, name, left))
+        if pcm:
+            branch, bias = self._branch(x, name, left, masked=first == 0)
+            attended = g.op("Add", attended, branch)
+            constant += bias
+        attended = g.op("Add", attended, g.constant(constant, f"{name}.constant"))
+        inner, _ = f.mlp(f"{name}.mlp", f"{name}.norm2")
+        hidden = g.linear(self._flat(self.norm(attended, width), width), inner.weight, None, name)
+        hidden = g.op("BiasGelu", hidden, g.constant(inner.bias), domain=MICROSOFT)
+        return attended, g.reshape(hidden, -1, left, len(inner.bias))
+
+    def _attention(self, x: str, qkv: Affine, name: str, heads: int, tokens: int) -> str:
+        g = self.graph
+        width = qkv.weight.shape[1]
+        rows = g.linear(self._flat(x, width), qkv.weight, qkv.bias, name)
+        split = g.reshape(rows, -1, tokens, 3, heads, width // heads)
+        q, k, v = (g.op("Gather", split, g.constant(np.array(i)), axis=2) for i in range(3))
+        q, v = (g.op("Transpose", value, perm=[0, 2, 1, 3]) for value in (q, v))
+        scores = g.op("MatMul", q, g.op("Transpose", k, perm=[0, 2, 3, 1]))
+        mixed = g.op("MatMul", g.op("Softmax", scores, axis=-1), v)
+        return g.reshape(g.op("Transpose", mixed, perm=[0, 2, 1, 3]), -1, tokens, width)
+
+    def _branch(self, x: str, name: str, tokens: int, *, masked: bool) -> tuple[str, Array]:
+        """The convolution branch without its last bias, and that bias a token.
+
+        `masked`: the first token is the class token, which has no branch.
+        """
+        g = self.graph
+        c = self.folder.config
+        groups = joined_groups(c.pcm_groups, c.width)
+        first, second = self.folder.pcm(f"{name}.PCM", groups)
+        up, down = (_batched(layer.weight, groups) for layer in (first, second))
+        parts = g.op("Transpose", g.reshape(x, -1, groups, c.width // groups), perm=[1, 0, 2])
+        hidden = g.op("MatMul", parts, g.constant(up, f"{name}.up"))
+        hidden = g.op("Add", hidden, g.constant(first.bias.reshape(groups, 1, -1)))
+        hidden = g.op("QuickGelu", hidden, domain=MICROSOFT, alpha=1.0)
+        out = g.op("MatMul", hidden, g.constant(down, f"{name}.down"))
+        out = g.reshape(g.op("Transpose", out, perm=[1, 0, 2]), -1, tokens, c.width)
+        mask = np.ones((tokens, 1))
+        if masked:
+            mask[0] = 0.0
+            out = g.op("Mul", out, g.constant(mask, "patches"))
+        return out, mask * second.bias
+
+    def _from(self, x: str, first: int) -> str:
+        g = self.graph
+        start, end, axis = (g.constant(np.array([v])) for v in (first, 2**31 - 1, 1))
+        return g.op("Slice", x, start, end, axis)
+
+    def _flat(self, x: str, width: int) -> str:
+        return self.graph.reshape(x, -1, width)
+
+    def _rows(self, x: str, weight: Array, bias: Array | None, name: str, tokens: int) -> str:
+        out, inputs = weight.shape
+        rows = self.graph.linear(self._flat(x, inputs), weight, bias, name)
+        return self.graph.reshape(rows, -1, tokens, out)
+
+
+def joined_groups(groups: int, width: int) -> int:
+    """How many block-diagonal groups the branch has after joining: each of at least 16 inputs."""
+    fewer = [g for g in range(1, groups + 1) if groups % g == 0 and width // g >= PCM_INPUTS]
+    return max(fewer, default=1)
+
+
+def _batched(weight: Array, groups: int) -> Array:
+    """(groups, in, out) from a grouped 1x1 convolution's (out, in, 1, 1)."""
+    out, inputs = weight.shape[:2]
+    return weight.reshape(groups, out // groups, inputs).transpose(0, 2, 1)
