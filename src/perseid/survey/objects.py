@@ -73,15 +73,25 @@ def render_objects(
     return Cutouts(images, table.magnitudes[rows], table.redshift[rows], ids, label)
 
 
+def draw_kind(chance: np.random.Generator, anomaly_rate: float) -> int:
+    """The kind of anomaly of one object, 0 for none; each kind is as likely as the others."""
+    if chance.random() < anomaly_rate:
+        return int(chance.integers(1, len(ANOMALY_KINDS)))
+    return 0
+
+
+def streams(seed: int, number: int) -> list[np.random.Generator]:
+    """Four independent generators of one object: galaxy, neighbours, noise, anomaly."""
+    return [np.random.default_rng(s) for s in np.random.SeedSequence([seed, number]).spawn(4)]
+
+
 def _render_one(
     seed: int, number: int, anomaly_rate: float, table: sdss.Table, forced: int | None
 ) -> tuple[NDArray[np.float64], int]:
-    sky, field, noise, chance = (
-        np.random.default_rng(stream) for stream in np.random.SeedSequence([seed, number]).spawn(4)
-    )
+    sky, field, noise, chance = streams(seed, number)
     row = number % ROUND
     galaxy = draw_galaxy(table.magnitudes[row], float(table.redshift[row]), sky)
     neighbours = draw_neighbours(table, field)
-    drawn = int(chance.integers(1, len(ANOMALY_KINDS))) if chance.random() < anomaly_rate else 0
+    drawn = draw_kind(chance, anomaly_rate)
     kind = drawn if forced is None else forced
     return observe(galaxy, neighbours, kind, chance, noise), kind
