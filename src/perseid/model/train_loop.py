@@ -79,6 +79,9 @@ class Trainer:
         magnitudes = torch.from_numpy(data.magnitudes[data.rows(TRAIN, supervised=False)])
         layers[0] = WhitenedLinear(first, model.scale_magnitude(magnitudes))
         model.to(device)
+        inception = model.inception_model.vis_inception
+        # convolutions over few channels: 1.7 times faster on a CPU
+        inception.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._begin_phase()
 
     def run(self, report: Report, stop: Stop, save: Save) -> None:
@@ -294,7 +297,7 @@ class Trainer:
         if self.options.magnitudes_only:
             return head_only(self.model, magnitudes)
         images = self._images(rows, symmetry)
-        scaled = self.model.scale_image(images)
+        scaled = self.model.scale_image(images).contiguous(memory_format=torch.channels_last)
         if self.options.frozen:
             pooled = self._pooled(rows, symmetry, scaled)
         else:

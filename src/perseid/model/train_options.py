@@ -104,10 +104,8 @@ def fitted_config(options: TrainOptions, data: TrainingSet) -> AstroMAEConfig:
     _, bands, height, width = data.images.shape
     if height != width:
         raise BadInput(f"cutouts are {height} x {width} pixels: the network takes square ones")
-    fitted = replace(base, bands=bands, size=height, softening=None)
-    fitted = replace(fitted, magnitude_centre=None, magnitude_scale=None)
     if base.softening is None:
-        return fitted
+        return replace(base, bands=bands, size=height)
     rows = data.rows(TRAIN, supervised=False)[:4096]
     images, magnitudes = data.images[rows], data.magnitudes[rows]
     border = np.concatenate([images[:, :, 0], images[:, :, -1]], axis=2)
@@ -115,7 +113,9 @@ def fitted_config(options: TrainOptions, data: TrainingSet) -> AstroMAEConfig:
     centre = np.median(magnitudes, axis=0)
     spread = 1.4826 * np.median(np.abs(magnitudes - centre), axis=0)
     return replace(
-        fitted,
+        base,
+        bands=bands,
+        size=height,
         softening=tuple(_rounded(2.0 * max(value, 1e-6)) for value in noise.tolist()),
         magnitude_centre=tuple(_rounded(value) for value in centre.tolist()),
         magnitude_scale=tuple(_rounded(max(value, 1e-3)) for value in spread.tolist()),

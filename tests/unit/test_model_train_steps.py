@@ -1,0 +1,128 @@
+"""The pieces of a training step."""
+
+import numpy as np
+import pytest
+import torch
+
+from perseid.errors import BadInput
+from perseid.model.astromae import AstroMAE
+from perseid.model.train_data import gather
+from perseid.model.train_options import TrainOptions, fitted_config
+from perseid.model.train_steps import (
+    LOSS_SCALE,
+    SYMMETRIES,
+    RunningMean,
+    WhitenedLinear,
+    colour_parameters,
+    encoder_parameters,
+    head_only,
+    image_parameters,
+    rate,
+    redshift_loss,
+    turned,
+)
+from perseid.survey.cutouts import Cutouts
+
+
+def test_the_symmetries_are_the_eight_of_the_square():
+    image = torch.arange(16.0).reshape(1, 1, 4, 4)
+    seen = {tuple(turned(image, s).flatten().tolist()) for s in range(SYMMETRIES)}
+    assert len(seen) == 8
+    assert torch.equal(turned(image, 0), image)
+    assert tuple(torch.rot90(image, 1, (2, 3)).flatten().tolist()) in seen
+
+
+def test_the_rate_rises_then_falls_to_zero():
+    rates = [rate(step, 1000) for step in range(1000)]
+    assert rates[0] == pytest.approx(0.01)
+    assert max(rates) == pytest.approx(1.0, abs=0.03)
+    assert np.argmax(rates) in range(95, 105)
+    assert rates[-1] < 1e-5
+    assert rate(0, 1) > 0
+
+
+def test_the_loss_is_the_scaled_mean_of_dz():
+    loss = redshift_loss(torch.tensor([[0.1], [0.3]]), torch.tensor([0.0, 0.25]))
+    assert float(loss) == pytest.approx(LOSS_SCALE * (0.1 + 0.05 / 1.25) / 2, rel=1e-6)
+
+
+def test_the_whitened_layer_folds_into_an_ordinary_one():
+    torch.manual_seed(0)
+    r = torch.randn(500, 1)
+    inputs = 18 + 2 * r + 0.1 * torch.randn(500, 5)  # colours are a twentieth of the magnitudes
+    layer = WhitenedLinear(torch.nn.Linear(5, 7), inputs)
+    white = (inputs - layer.mean) @ layer.whiten.T
+    np.testing.assert_allclose(np.cov(white.numpy().T, ddof=0), np.eye(5), atol=0.02)
+    with torch.no_grad():
+        np.testing.assert_allclose(layer.folded()(inputs), layer(inputs), atol=2e-3)
+
+
+def test_the_running_mean_starts_at_the_values_and_follows_them():
+    tensor = torch.zeros(3)
+    mean = RunningMean(0.9, {"a": tensor, "n": torch.tensor(0)})
+    for step in range(300):
+        tensor.fill_(5.0)
+        mean.update({"a": tensor, "n": torch.tensor(step)})
+    np.testing.assert_allclose(mean.mean["a"], 5.0, atol=1e-4)
+    assert int(mean.mean["n"]) == 299
+
+
+@pytest.mark.parametrize(
+    ("wrong", "phrase"),
+    [
+        ({"batch": 1}, "batch is 1"),
+        ({"lr": 0.0}, "lr is 0.0"),
+        ({"epochs": -1}, "epochs is -1"),
+        ({"config": "huge"}, "'huge' is not known"),
+        ({"mask_ratio": 1.0}, "mask_ratio is 1.0"),
+    ],
+)
+def test_options_that_cannot_be_used_are_refused(wrong, phrase):
+    with pytest.raises(BadInput, match=phrase):
+        TrainOptions(**wrong)
+
+
+def _survey(bands: int, size: int, tmp_path):
+    rng = np.random.default_rng(1)
+    images = rng.normal(scale=0.05, size=(300, bands, size, size)).astype(np.float32)
+    magnitudes = (18 + 1.5 * rng.normal(size=(300, bands))).astype(np.float32)
+    return gather([Cutouts(images, magnitudes, rng.random(300))], tmp_path / "s")
+
+
+def test_the_small_network_is_fitted_to_the_survey(tmp_path):
+    config = fitted_config(TrainOptions(), _survey(3, 16, tmp_path))
+    assert (config.bands, config.size) == (3, 16)
+    np.testing.assert_allclose(config.softening, 0.1, rtol=0.1)
+    np.testing.assert_allclose(config.magnitude_centre, 18, atol=0.5)
+    np.testing.assert_allclose(config.magnitude_scale, 1.5, rtol=0.2)
+
+
+def test_the_published_network_is_not_scaled(tmp_path):
+    config = fitted_config(TrainOptions(config="published"), _survey(5, 32, tmp_path))
+    assert config.softening is None
+    assert config.magnitude_centre is None
+
+
+def test_cutouts_must_be_square(tmp_path):
+    data = gather([Cutouts(np.zeros((4, 5, 32, 16), np.float32), np.zeros((4, 5)))], tmp_path / "s")
+    with pytest.raises(BadInput, match="32 x 16 pixels"):
+        fitted_config(TrainOptions(), data)
+
+
+def test_every_parameter_is_trained_by_one_phase_or_is_fixed(tmp_path):
+    model = AstroMAE(fitted_config(TrainOptions(), _survey(5, 32, tmp_path)))
+    groups = [encoder_parameters(model), image_parameters(model), colour_parameters(model)]
+    trained = [id(p) for group in groups for p in group]
+    assert len(trained) == len(set(trained))
+    left = [n for n, p in model.named_parameters() if id(p) not in set(trained)]
+    assert left == ["pos_embed"]
+
+
+def test_without_images_the_prediction_depends_on_magnitudes_alone(tmp_path):
+    model = AstroMAE(fitted_config(TrainOptions(), _survey(5, 32, tmp_path))).eval()
+    magnitudes = torch.full((2, 5), 18.0)
+    with torch.no_grad():
+        got = head_only(model, magnitudes)
+        brighter = head_only(model, magnitudes - 1)
+    assert torch.equal(got[0], got[1])
+    assert not torch.equal(got, brighter)
