@@ -14,9 +14,11 @@ from perseid.errors import AlreadyExists, BadInput, NotFound, RunError
 from perseid.pipeline import layout
 from perseid.pipeline.items import PartitionRef, WorkItem
 from perseid.pipeline.manifest import Manifest, assign
+from perseid.pipeline.order import natural_key
 from perseid.pipeline.request import RunRequest
+from perseid.pipeline.scriptfolder import script_key
 from perseid.storage import Storage, join_url, normalise_url, split_url
-from perseid.survey import natural_key, suffixes
+from perseid.survey.formats import suffixes
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ def initialize(request: RunRequest, *, replace: bool = False) -> Initialized:
 
 def plan(request: RunRequest, created: float | None = None) -> Manifest:
     """What `initialize` would do, without writing anything (``--dry-run``)."""
+    _check_script(request)
     listing = list_partitions(request)
     files = len(listing.partitions)
     world_size = request.world_size or files
@@ -193,9 +196,12 @@ def _named(urls: Sequence[str]) -> Listing:
 
 def _settings(request: RunRequest) -> dict[str, object]:
     model = request.model or "default"
-    options = {"memory_mb": request.memory_mb, "timeout": request.timeout}
+    options: dict[str, object] = {"memory_mb": request.memory_mb, "timeout": request.timeout}
     options |= {"retries": request.retries, "threads": request.threads}
     options |= {"rendezvous_endpoint": request.rendezvous_endpoint}
+    options |= {"result_path": request.result_path}
+    if request.script_mode:
+        options["bucket_url"] = request.bucket_url(request.bucket or "")
     return {
         "model_url": model if model == "default" else normalise_url(model),
         "precision": request.precision,
@@ -221,6 +227,20 @@ def _environment(request: RunRequest) -> dict[str, str]:
         "RESULT_PATH": request.result_path or "",
         "BATCH_SIZE": str(request.batch_size),
     }
+
+
+def _check_script(request: RunRequest) -> None:
+    """The script must be in its folder: better said now than by every rank."""
+    if not request.script_mode:
+        return
+    folder, script = request.s3_object_name or "", request.script or ""
+    bucket = Storage(request.bucket_url(request.bucket or ""))
+    key = f"{folder}/{script_key(folder, script)}"
+    if not bucket.exists(key):
+        raise NotFound(
+            f"script {script!r} is not there: {bucket.where(key)} does not exist; check `script` "
+            "and `S3_object_name`, or give `model` to use our runtime instead"
+        )
 
 
 def _script_warnings(request: RunRequest) -> tuple[str, ...]:

@@ -87,9 +87,7 @@ class RunRequest(BaseModel):
     model: Annotated[str | None, Blank] = Field(
         None, description="default, or the URL or path of an exported model"
     )
-    precision: Literal["float32", "int8"] = Field(
-        "float32", description="float32 or int8"
-    )
+    precision: Literal["float32", "int8"] = Field("float32", description="float32 or int8")
     anomaly: Literal["both", "embedding", "residual", "none"] = Field(
         "both", description="both, embedding, residual or none"
     )
@@ -155,7 +153,9 @@ class RunRequest(BaseModel):
 
     def bucket_url(self, name: str) -> str:
         """Where a bucket is: on S3, or a folder of `bucket_root`."""
-        return join_url(normalise_url(self.bucket_root), name) if self.bucket_root else f"s3://{name}"
+        return (
+            join_url(normalise_url(self.bucket_root), name) if self.bucket_root else f"s3://{name}"
+        )
 
     def given(self) -> dict[str, Any]:
         """The request's own keys and values, unknown ones included, defaults left out."""

@@ -1,0 +1,211 @@
+"""A rank's partitions as a stream of blocks: the next is fetched while the model computes."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perseid.errors import BadInput, BadPartition, NotFound, StorageError
+from perseid.model.signature import ModelSignature
+from perseid.pipeline.items import PartitionRef
+from perseid.storage import Storage
+from perseid.survey.bytesource import FetchStats
+from perseid.survey.cutouts import Cutouts
+from perseid.survey.reader import PartitionReader, open_partition
+
+BLOCK_BYTES = 12 << 20
+"""Pixels fetched at once: large enough for a store's latency, small beside a worker's memory."""
+AHEAD = 1
+"""Blocks waiting for the model, beside the one that it has and the one being fetched."""
+_POLL = 0.2
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A partition is open."""
+
+    ref: PartitionRef
+    rows: int
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Some consecutive rows of the partition that was begun last."""
+
+    cutouts: Cutouts
+    good: NDArray[np.bool_]
+    """(n,): all pixels and magnitudes of the row are finite."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The partition is read, unchanged since the run began."""
+
+    stats: FetchStats
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The partition cannot be used; blocks of it that came before do not count."""
+
+    ref: PartitionRef
+    error: str
+    """One sentence."""
+
+
+Step = Begun | Block | Ended | Failed
+
+
+class Feed:
+    """Iterates over a rank's partitions in a thread of its own; a context manager.
+
+    A partition that is bad in itself comes as `Failed` and the next one goes on. A store that
+    fails raises `StorageError`: another attempt at the rank may succeed.
+
+    Parameters
+    ----------
+    storage
+        Of the partition keys.
+    partitions
+        In order.
+    signature
+        What the model takes: a partition of another shape fails.
+    batch_size
+        Blocks hold a multiple of so many rows, except a partition's last.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        partitions: Sequence[PartitionRef],
+        signature: ModelSignature,
+        batch_size: int,
+    ) -> None:
+        self._storage, self._partitions = storage, partitions
+        self._signature = signature
+        self._rows = block_rows(signature, batch_size)
+        self._queue: queue.Queue[Step | BaseException | None] = queue.Queue(AHEAD)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
+        self.spans: list[tuple[float, float]] = []
+        """(start, end) of reading each block, seconds since the epoch."""
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join(60.0)  # it may be inside a request, which has its own deadline
+
+    def __iter__(self) -> Iterator[Step]:
+        while (step := self._next()) is not None:
+            if isinstance(step, BaseException):
+                raise step
+            yield step
+
+    def _next(self) -> Step | BaseException | None:
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return self._queue.get(timeout=_POLL)
+            if not self._thread.is_alive() and self._queue.empty():
+                return BadPartition("the reading thread ended without a word")
+
+    def _run(self) -> None:
+        last: BaseException | None = None
+        try:
+            for ref in self._partitions:
+                self._partition(ref)
+        except _Stopped:
+            return
+        except BaseException as error:
+            last = error
+        with contextlib.suppress(_Stopped):
+            self._put(last)
+
+    def _put(self, step: Step | BaseException | None) -> None:
+        while not self._stop.is_set():
+            with contextlib.suppress(queue.Full):
+                return self._queue.put(step, timeout=_POLL)
+        raise _Stopped
+
+    def _partition(self, ref: PartitionRef) -> None:
+        try:
+            with open_partition(self._storage, ref.key) as reader:
+                self._blocks(ref, reader)
+                self._unchanged(ref)
+                self._put(Ended(reader.stats))
+        except (BadInput, NotFound) as error:
+            self._put(Failed(ref, str(error)))
+        except StorageError as error:
+            # A reader that saw the object change under it fails as if the store had.
+            change = self._change(ref)
+            if change is None:
+                raise
+            self._put(Failed(ref, f"{change} ({error})"))
+
+    def _blocks(self, ref: PartitionRef, reader: PartitionReader) -> None:
+        where = self._storage.where(ref.key)
+        if not reader.rows:
+            raise BadPartition(f"{where} holds no rows: take it out of the survey")
+        self._put(Begun(ref, reader.rows))
+        blocks = iter(reader.blocks(self._rows))
+        while True:
+            began = time.time()
+            cutouts = next(blocks, None)
+            if cutouts is None:
+                return
+            self._fits(where, cutouts)
+            good = np.isfinite(cutouts.magnitudes).all(axis=1)
+            good &= np.isfinite(cutouts.images).all(axis=(1, 2, 3))
+            self.spans.append((began, time.time()))
+            self._put(Block(cutouts, good))
+
+    def _fits(self, where: str, cutouts: Cutouts) -> None:
+        wanted = (self._signature.bands, self._signature.height, self._signature.width)
+        if cutouts.images.shape[1:] != wanted:
+            raise BadPartition(
+                f"{where} has images of (bands, height, width) = {cutouts.images.shape[1:]}, but "
+                f"the model {self._signature.name!r} takes {wanted}: give a model for such images"
+            )
+
+    def _unchanged(self, ref: PartitionRef) -> None:
+        change = self._change(ref)
+        if change is not None:
+            raise BadPartition(change)
+
+    def _change(self, ref: PartitionRef) -> str | None:
+        """A sentence, if the object is not the one that the run began with."""
+        info = self._storage.info(ref.key)
+        same = (info.size == ref.size and None in (info.etag, ref.etag)) or info.etag == ref.etag
+        if same:
+            return None
+        return (
+            f"{self._storage.where(ref.key)} was changed after the run began ({ref.size} bytes "
+            f"then, {info.size} now): start a new run"
+        )
+
+
+class _Stopped(Exception):
+    """Nobody takes the blocks any more."""
+
+
+def block_rows(signature: ModelSignature, batch_size: int) -> int:
+    """Rows of a block: a multiple of `batch_size` near `BLOCK_BYTES`, or less than one batch."""
+    row = 4 * signature.bands * signature.height * signature.width
+    most = max(1, BLOCK_BYTES // row)
+    return most // batch_size * batch_size or most

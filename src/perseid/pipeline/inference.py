@@ -1,0 +1,154 @@
+"""A rank's partitions through the model, one result a partition."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perseid.pipeline.columns import NO_ANSWER, NOT_FINITE, PartitionResult, Stamp
+from perseid.pipeline.feed import Begun, Block, Ended, Failed, Feed
+from perseid.pipeline.items import PartitionRef, WorkItem
+from perseid.pipeline.timeline import Timeline
+from perseid.science import group_columns
+from perseid.storage import Storage
+from perseid.survey.bytesource import FetchStats
+
+if TYPE_CHECKING:
+    from perseid.model.runtime import ModelRuntime
+
+Progress = Callable[[int], None]
+"""Called with the rows predicted so far."""
+
+
+class Inference:
+    """What one attempt at a rank predicts, and its tally.
+
+    Raises `BadInput` where the model has no features of the kind that the item scores by.
+    """
+
+    def __init__(self, item: WorkItem, runtime: ModelRuntime | None, clock: Timeline) -> None:
+        self._item, self._runtime, self._clock = item, runtime, clock
+        self._kept, groups = _kept_features(item, runtime)
+        self.stamp = Stamp(item.run_id, item.rank, groups)
+        self.partitions: list[dict[str, Any]] = []
+        """key, rows, bytes of each partition that was read."""
+        self.failed: list[dict[str, str]] = []
+        """key, error of each that could not be."""
+        self.fetched = FetchStats()
+        self.rows = self.flagged = self.batches = self.bits = 0
+        self.model_seconds = 0.0
+
+    def results(self, progress: Progress) -> Iterator[PartitionResult]:
+        """One result a partition, in order; failed partitions only in `failed`."""
+        if self._runtime is None:
+            return
+        item, part, runtime = self._item, None, self._runtime
+        storage = Storage(item.data_url)
+        with Feed(storage, item.partitions, runtime.signature, item.batch_size) as feed:
+            for step in feed:
+                match step:
+                    case Begun():
+                        part = _Part(step.ref, step.rows, self._kept)
+                    case Block():
+                        assert part is not None
+                        self._block(runtime, part, step)
+                        progress(self.rows + part.filled)
+                    case Ended():
+                        assert part is not None
+                        self.fetched.add(step.stats)
+                        yield self._finished(part)
+                    case Failed():
+                        self.failed.append({"key": step.ref.key, "error": step.error})
+            self._clock.add("fetch", feed.spans)
+
+    def _block(self, runtime: ModelRuntime, part: _Part, block: Block) -> None:
+        for cutouts, good in _batches(block, self._item.batch_size):
+            images, magnitudes = cutouts.images, cutouts.magnitudes
+            if not good.all():  # a row's neighbours must not see its infinities
+                images = np.where(good[:, None, None, None], images, np.float32(0))
+                magnitudes = np.where(good[:, None], magnitudes, 0)
+            began, start = time.time(), time.perf_counter()
+            prediction = runtime.predict(images, magnitudes)
+            self.model_seconds += time.perf_counter() - start
+            self._clock.add("inference", [(began, time.time())])
+            part.fill(cutouts, good, prediction.redshift, prediction.features)
+
+    def _finished(self, part: _Part) -> PartitionResult:
+        result = part.result()
+        self.rows += len(result)
+        self.flagged += result.flagged
+        self.batches += -(-len(result) // self._item.batch_size)
+        self.bits += 8 * part.bytes
+        self.partitions.append({"key": result.key, "rows": len(result), "bytes": part.ref.size})
+        return result
+
+
+def _kept_features(
+    item: WorkItem, runtime: ModelRuntime | None
+) -> tuple[NDArray[np.int64], dict[str, int]]:
+    """Columns of the model's features that the score takes, and their groups."""
+    groups = dict(runtime.signature.feature_groups) if runtime else {}
+    if item.anomaly == "none" or not groups:
+        return np.empty(0, np.int64), {}
+    chosen = group_columns(groups, item.anomaly)
+    return chosen, groups if item.anomaly == "both" else {item.anomaly: len(chosen)}
+
+
+def _batches(block: Block, size: int) -> Iterator[tuple[Any, NDArray[np.bool_]]]:
+    for start in range(0, len(block.cutouts), size):
+        rows = slice(start, start + size)
+        yield block.cutouts[rows], block.good[rows]
+
+
+class _Part:
+    """A partition being filled."""
+
+    def __init__(self, ref: PartitionRef, rows: int, kept: NDArray[np.int64]) -> None:
+        self.ref, self.kept = ref, kept
+        self.filled = 0
+        self.bytes = 0
+        """Of images and magnitudes."""
+        self._z = np.full(rows, np.nan, np.float32)
+        self._flag = np.zeros(rows, np.int32)
+        self._features = np.full((rows, len(kept)), np.nan, np.float32) if len(kept) else None
+        self._columns: dict[str, NDArray[Any]] = {}
+
+    def fill(
+        self,
+        cutouts: Any,
+        good: NDArray[np.bool_],
+        redshift: NDArray[np.float32],
+        features: NDArray[np.float32] | None,
+    ) -> None:
+        """The next rows."""
+        rows = slice(self.filled, self.filled + len(cutouts))
+        answered = np.isfinite(redshift)
+        if features is not None and self._features is not None:
+            chosen = features[:, self.kept]
+            answered &= np.isfinite(chosen).all(axis=1)
+            self._features[rows] = np.where((good & answered)[:, None], chosen, np.nan)
+        self._z[rows] = np.where(good & answered, redshift, np.nan)
+        self._flag[rows] = np.where(good, np.where(answered, 0, NO_ANSWER), NOT_FINITE)
+        for name, dtype in (("object_id", np.int64), ("redshift", np.float64), ("label", np.int32)):
+            array = getattr(cutouts, name)
+            if array is not None:
+                column = self._columns.setdefault(name, np.empty(len(self._z), dtype))
+                column[rows] = array
+        self.bytes += cutouts.images.nbytes + cutouts.magnitudes.nbytes
+        self.filled += len(cutouts)
+
+    def result(self) -> PartitionResult:
+        """All rows."""
+        return PartitionResult(
+            key=self.ref.key,
+            z_pred=self._z,
+            flag=self._flag,
+            object_id=self._columns.get("object_id"),
+            z_spec=self._columns.get("redshift"),
+            label=self._columns.get("label"),
+            features=self._features,
+        )

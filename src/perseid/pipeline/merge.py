@@ -1,0 +1,118 @@
+"""Every object against the whole survey: merged statistics, scores, ranks, the top list.
+
+Plain functions of what the ranks hold, whichever way it came: through the store, or through a
+communicator on rank 0. Partitions are taken in natural order, so the way makes no difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perseid.pipeline.columns import PartitionResult
+from perseid.pipeline.tables import joined
+from perseid.science import Moments, detection, mahalanobis, ranking, redshift_metrics
+from perseid.survey.anomalies import ANOMALY_KINDS
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """One partition with its scores; the features are gone."""
+
+    result: PartitionResult
+    score: NDArray[np.float64]
+    """(n,), NaN where there is none."""
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """All partitions that were read, in natural order."""
+
+    parts: tuple[Scored, ...]
+    rank: NDArray[np.int64]
+    """(rows,): 1 for the highest score of the survey, 0 where there is none."""
+
+    @property
+    def rows(self) -> int:
+        """Objects in all."""
+        return len(self.rank)
+
+    def ranks(self) -> Iterable[NDArray[np.int64]]:
+        """`rank`, a partition at a time."""
+        ends = np.cumsum([len(part.result) for part in self.parts])
+        return np.split(self.rank, ends[:-1])
+
+
+def score(result: PartitionResult, total: Moments | None, groups: Mapping[str, int]) -> Scored:
+    """Distances of a partition's objects from the whole survey, whose statistics are `total`."""
+    if result.features is None or total is None:
+        values = np.full(len(result), np.nan)
+    else:
+        values = mahalanobis(result.features, total, groups)
+    return Scored(replace(result, features=None), values)
+
+
+def rank(parts: Sequence[Scored]) -> Survey:
+    """Ranks over all partitions, which come in natural order; ties by partition and row."""
+    sizes = [len(part.result) for part in parts]
+    scores = joined([part.score for part in parts], sizes, np.nan)
+    partition = np.repeat(np.arange(len(sizes)), sizes)
+    row = np.concatenate([np.arange(n) for n in sizes] or [np.empty(0, np.int64)])
+    return Survey(tuple(parts), ranking(scores, partition, row))
+
+
+def top_list(survey: Survey, length: int) -> list[dict[str, Any]]:
+    """The objects of the highest scores, highest first."""
+    chosen = np.flatnonzero((survey.rank > 0) & (survey.rank <= length))
+    starts = np.cumsum([0, *(len(part.result) for part in survey.parts)])
+    out = []
+    for place in chosen[np.argsort(survey.rank[chosen])]:
+        number = int(np.searchsorted(starts, place, side="right")) - 1
+        row = int(place - starts[number])
+        out.append(_entry(survey.parts[number], row, int(survey.rank[place])))
+    return out
+
+
+def redshifts(survey: Survey) -> dict[str, Any] | None:
+    """Metrics over all objects of known redshift; None where there is none."""
+    known = [part.result for part in survey.parts if part.result.z_spec is not None]
+    if not known:
+        return None
+    z_pred = np.concatenate([result.z_pred for result in known])
+    z_spec = np.concatenate([np.asarray(result.z_spec) for result in known])
+    return redshift_metrics(z_pred, z_spec).to_json() if np.isfinite(z_spec).any() else None
+
+
+def detections(survey: Survey) -> list[dict[str, Any]]:
+    """How well the score finds labelled anomalies: all kinds together, then each kind."""
+    known = [part for part in survey.parts if part.result.label is not None]
+    if not known:
+        return []
+    scores = np.concatenate([part.score for part in known])
+    labels = np.concatenate([np.asarray(part.result.label) for part in known])
+    others = {int(v): f"kind {v}" for v in np.unique(labels) if int(v) not in ANOMALY_KINDS}
+    return [found.to_json() for found in detection(scores, labels, {**ANOMALY_KINDS, **others})]
+
+
+def _entry(part: Scored, row: int, place: int) -> dict[str, Any]:
+    result = part.result
+
+    def value(array: NDArray[Any] | None) -> Any:
+        return None if array is None else array[row].item()
+
+    label = value(result.label)
+    return {
+        "anomaly_rank": place,
+        "anomaly_score": float(part.score[row]),
+        "object_id": value(result.object_id),
+        "partition": result.key,
+        "row": row,
+        "z_pred": value(result.z_pred),
+        "z_spec": value(result.z_spec),
+        "label": label,
+        "kind": None if label is None else ANOMALY_KINDS.get(label, f"kind {label}"),
+    }

@@ -1,0 +1,58 @@
+"""A rank's objects on their way: written to this machine's disk as they grow, then published."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from perseid.pipeline import columns, layout
+from perseid.pipeline.columns import NpzWriter, PartitionResult, Stamp
+from perseid.pipeline.parquet import ParquetWriter
+from perseid.pipeline.tables import PREDICTIONS, predictions_table
+from perseid.science import Moments
+from perseid.storage import Storage
+
+
+class RankFiles:
+    """``predictions.parquet``, ``features.npz`` and ``moments.npz`` of a rank.
+
+    A context manager: after it the files are whole and `publish` puts them in place.
+    """
+
+    def __init__(self, folder: Path, stamp: Stamp) -> None:
+        self._rank = stamp.rank
+        self._paths = [folder / name for name in ("predictions", "features", "moments")]
+        with ExitStack() as stack:
+            file = stack.enter_context(open(self._paths[0], "wb"))
+            self._predictions = stack.enter_context(
+                ParquetWriter(file, PREDICTIONS, {"run_id": stamp.run_id, "rank": str(stamp.rank)})
+            )
+            self._features = stack.enter_context(NpzWriter(self._paths[1], stamp))
+            self._moments = stack.enter_context(NpzWriter(self._paths[2], stamp))
+            self._stack = stack.pop_all()
+
+    def add(self, result: PartitionResult) -> None:
+        """Append one partition."""
+        self._predictions.write(predictions_table(result))
+        columns.add_result(self._features, result)
+        if result.features is not None:
+            columns.add_moments(self._moments, result.key, Moments.of(result.features))
+
+    def publish(self, storage: Storage) -> None:
+        """Put the objects below the run's prefix."""
+        keys = (layout.predictions, layout.features, layout.moments)
+        for path, key in zip(self._paths, keys, strict=True):
+            storage.put(key(self._rank), path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)

@@ -1,0 +1,212 @@
+"""Script mode: the user's own program, run as the existing executor runs it."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from perseid.errors import BadInput, NotFound, WorkerFailed
+from perseid.pipeline import layout
+from perseid.pipeline.items import WorkItem
+from perseid.pipeline.records import RankRecord
+from perseid.pipeline.scriptfolder import script_folder, script_key
+from perseid.pipeline.timeline import Timeline, peak_memory_mb
+from perseid.storage import Storage
+
+DEFAULT_TIMEOUT = 900.0
+"""Seconds a script may take where the item does not say; Lambda's limit."""
+TAIL_LINES = 3
+"""Last lines of a failed script's output that the error quotes."""
+LINE_CHARACTERS = 200
+"""Of each of them."""
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def wanted(item: WorkItem) -> bool:
+    """Whether the item is for the user's script."""
+    return "script" in item.options
+
+
+def work(
+    item: WorkItem, storage: Storage, attempt: int, *, cold: bool, init_seconds: float
+) -> RankRecord:
+    """Run the script for one rank; its output goes to this process' standard output.
+
+    Parameters
+    ----------
+    item
+        Its ``options["script"]`` are the item keys of the existing executor, all strings, and
+        ``options["bucket_url"]`` is where the script's folder is.
+    storage
+        Of the run's own prefix, where the script writes ``<rank>.json``.
+    attempt, cold, init_seconds
+        As in `perseid.pipeline.work.work`.
+
+    Returns
+    -------
+    What we measured; as written to ``ranks/<rank>/script.json``, and into ``<rank>.json`` beside
+    the script's own keys.
+
+    Raises
+    ------
+    BadInput
+        The script or its folder is not there, or leads out of its place.
+    WorkerFailed
+        The script failed, took too long, or left no result though the rank has data.
+    """
+    clock = Timeline()
+    environment: Mapping[str, str] = item.options["script"]
+    prefix = environment["S3_OBJECT_NAME"]
+    inner = script_key(prefix, environment["SCRIPT"])
+    bucket = Storage(item.options["bucket_url"])
+    storage.delete([layout.record(item.rank)])  # of a former attempt: it must not pass for this one
+    with ExitStack() as stack:
+        with clock.stage("fetch"):
+            folder = stack.enter_context(script_folder(bucket, prefix))
+        path = folder / inner
+        if not path.is_file():
+            raise BadInput(
+                f"script {environment['SCRIPT']!r} is not there: {bucket.where(prefix)} holds no "
+                f"{inner!r}; check `script` and `S3_object_name`"
+            )
+        with clock.stage("inference"):
+            _run(item, path, environment)
+    theirs = _result(item, storage)
+    ours = _record(item, theirs, clock, attempt, cold, init_seconds)
+    mine = ours.to_json()
+    storage.put(layout.script_record(item.rank), _dump(mine))
+    storage.put(layout.record(item.rank), _dump({**mine, **theirs}))
+    return ours
+
+
+def _run(item: WorkItem, path: Path, environment: Mapping[str, str]) -> None:
+    seconds = float(item.options.get("timeout", DEFAULT_TIMEOUT))
+    tail: deque[str] = deque(maxlen=TAIL_LINES)
+    libc = ctypes.CDLL(None)  # loaded here: after the fork only a system call is safe
+    with tempfile.TemporaryDirectory(prefix=f"perseid-rank-{item.rank}-") as own:
+        process = subprocess.Popen(
+            [sys.executable, str(path)],
+            cwd=path.parent,
+            env={**os.environ, **environment, "TMPDIR": own, "PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0),
+        )
+        reader = threading.Thread(target=_pass_on, args=(process, tail), daemon=True)
+        reader.start()
+        try:
+            status = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise WorkerFailed(
+                f"rank {item.rank}: the script took more than {seconds:g} s and was stopped: give "
+                "the run a longer `timeout`, or the rank less data"
+            ) from None
+        finally:
+            process.kill()
+            process.wait(10)
+            reader.join(10)
+    if status:
+        how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+        said = " / ".join(line[:LINE_CHARACTERS] for line in tail) or "nothing"
+        raise WorkerFailed(f"rank {item.rank}: the script {how}; its last words: {said}")
+
+
+def _pass_on(process: subprocess.Popen[bytes], tail: deque[str]) -> None:
+    """The script's output becomes ours: the rank's log."""
+    assert process.stdout is not None
+    with process.stdout as lines:
+        for line in lines:
+            text = line.decode("utf-8", "replace")
+            sys.stdout.write(text)
+            sys.stdout.flush()
+            if text.strip():
+                tail.append(text.strip())
+
+
+def _result(item: WorkItem, storage: Storage) -> dict[str, Any]:
+    """What the script wrote; nothing is expected of a rank without data."""
+    key = layout.record(item.rank)
+    try:
+        value = json.loads(storage.get(key))
+    except NotFound as error:
+        if not item.partitions:
+            return {}
+        raise WorkerFailed(
+            f"rank {item.rank}: the script ended without an error but left no "
+            f"{storage.where(key)}: it must write its result there"
+        ) from error
+    except ValueError as error:
+        raise WorkerFailed(
+            f"rank {item.rank}: {storage.where(key)}, which the script wrote, is not JSON"
+        ) from error
+    if not isinstance(value, dict):
+        raise WorkerFailed(
+            f"rank {item.rank}: {storage.where(key)}, which the script wrote, is not a JSON object"
+        )
+    return value
+
+
+def _record(
+    item: WorkItem,
+    theirs: Mapping[str, Any],
+    clock: Timeline,
+    attempt: int,
+    cold: bool,
+    init_seconds: float,
+) -> RankRecord:
+    keys = [ref.key for ref in item.partitions]
+    seconds = _number(theirs, "total_cpu_time (seconds)")
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    stages = dict.fromkeys(("rendezvous", "decode", "collectives", "publish"), 0.0)
+    stages |= {"init": init_seconds, "fetch": clock.seconds("fetch")}
+    stages |= {"inference": clock.seconds("inference"), "total": init_seconds + clock.elapsed()}
+    return RankRecord(
+        run_id=item.run_id,
+        rank=item.rank,
+        world_size=item.world_size,
+        attempt=attempt,
+        rows=round(_number(theirs, "sample_persec") * seconds),  # rows / model time, by definition
+        rows_flagged=0,
+        partitions=tuple({"key": p.key, "rows": None, "bytes": p.size} for p in item.partitions),
+        failed_partitions=(),
+        result_path=str(item.options.get("result_path", item.results_url)),
+        data_path=keys if len(keys) > 1 else keys[0] if keys else None,
+        batch_size=item.batch_size,
+        micro_batch=0,
+        num_batches=int(_number(theirs, "num_batches")),
+        device=str(theirs.get("device", "unknown")),
+        precision="script",
+        transport=item.transport,
+        stages=stages,
+        timeline=clock.joined(),
+        model_seconds=seconds,
+        allocated_mb=_number(theirs, "total_cpu_memory (MB)"),
+        peak_memory_mb=max(children, peak_memory_mb()),
+        cold_start=cold,
+        pixel_bits=round(_number(theirs, "throughput_bps") * seconds),
+    )
+
+
+def _number(record: Mapping[str, Any], key: str) -> float:
+    """A number that the script wrote; 0 where it did not."""
+    try:
+        return float(record[key])
+    except (KeyError, TypeError, ValueError):
+        return 0.0
+
+
+def _dump(value: object) -> bytes:
+    return json.dumps(value, indent=1).encode()

@@ -1,0 +1,207 @@
+"""The folder of a user's script on this machine: copied once, shared by the ranks, never mixed.
+
+It lies at the very path that scripts know, ``/tmp/<S3_object_name>``. Whoever comes first copies
+it under an exclusive lock; everyone holds the lock shared while a script runs; a run with another
+version of the folder waits until nobody does, then replaces it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from perseid.errors import BadInput, NotFound, RunError, StorageError
+from perseid.storage import ObjectInfo, Storage
+
+ROOT = Path("/tmp")
+"""Where scripts expect their folder."""
+LOCK_SECONDS = 900.0
+"""Longest wait for the scripts of another run to end."""
+COPIES = 16
+"""Objects copied at once."""
+MARK = ".perseid"
+"""File inside a copied folder that says which version it is; a folder without it is not ours."""
+_POLL = 0.05
+
+
+def script_key(folder: str, script: str, root: Path = ROOT) -> str:
+    """Path of a script inside its folder.
+
+    Parameters
+    ----------
+    folder
+        Prefix of the folder in its bucket, e.g. ``Anomaly Detection``.
+    script
+        As payloads name it, ``/tmp/<folder>/…``, or relative to the folder.
+
+    Raises
+    ------
+    BadInput
+        The script is not inside the folder.
+    """
+    path = PurePosixPath(script)
+    if path.is_absolute() and path.is_relative_to(root / folder):
+        path = path.relative_to(root / folder)
+    if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in script:
+        raise BadInput(
+            f"script is {script!r}, which is not inside its folder: give {root / folder}/… with "
+            "the path that the script has below S3_object_name"
+        )
+    return str(path)
+
+
+@contextmanager
+def script_folder(
+    storage: Storage, prefix: str, *, root: Path = ROOT, seconds: float = LOCK_SECONDS
+) -> Iterator[Path]:
+    """The folder ``root/prefix``, holding every object below `prefix`, while the block runs.
+
+    Parameters
+    ----------
+    storage
+        Of the bucket.
+    seconds
+        How long to wait for another version of the folder to be free.
+
+    Raises
+    ------
+    NotFound
+        The prefix holds nothing.
+    BadInput
+        An object's key leads out of the folder, or is a link.
+    RunError
+        The place is taken: by another run's scripts for too long, or by somebody's own folder.
+    """
+    objects = _objects(storage, prefix)
+    version = _version(storage, prefix, objects)
+    target = root / prefix
+    deadline = time.monotonic() + seconds
+    with _lock_file(root, prefix) as lock:
+        while True:
+            if _try(lock, fcntl.LOCK_SH) and _holds(target, version):
+                break
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            if _try(lock, fcntl.LOCK_EX):
+                if not _holds(target, version):
+                    _replace(storage, prefix, objects, version, target)
+                continue  # the shared lock comes by the next round
+            if time.monotonic() > deadline:
+                raise RunError(
+                    f"{target} has been in use by scripts of another run for {seconds:.0f} s: "
+                    "runs with other versions of one script folder go one after the other"
+                )
+            time.sleep(_POLL)
+        yield target
+
+
+def _objects(storage: Storage, prefix: str) -> list[ObjectInfo]:
+    """Every object below the prefix, each at a safe path."""
+    try:
+        found = list(storage.list(prefix))
+    except ValueError as error:  # the store's client refuses such a key by itself
+        raise _leads_out(storage.where(prefix), str(error)) from error
+    except StorageError as error:
+        if "illegal" in str(error) or ".." in str(error):
+            raise _leads_out(storage.where(prefix), str(error)) from error
+        raise
+    if not found:
+        raise NotFound(f"there is no script folder at {storage.where(prefix)}: it holds nothing")
+    for info in found:
+        inner = PurePosixPath(info.key).relative_to(prefix)
+        if info.key.startswith("/") or ".." in inner.parts or "\\" in info.key or "\0" in info.key:
+            raise _leads_out(storage.where(prefix), info.key)
+        _no_link(storage, info.key)
+    folders = {str(parent) for info in found for parent in PurePosixPath(info.key).parents}
+    return [info for info in found if info.key not in folders | {prefix}]  # no "folder" objects
+
+
+def _leads_out(where: str, key: str) -> BadInput:
+    return BadInput(f"the script folder {where} holds {key!r}, which leads out of it: remove it")
+
+
+def _no_link(storage: Storage, key: str) -> None:
+    path, base = storage.local_path(key), storage.local_path()
+    while path is not None and path != base:
+        if path.is_symlink():
+            raise BadInput(f"the script folder holds a link, {path}: put the file itself there")
+        path = path.parent
+
+
+def _version(storage: Storage, prefix: str, objects: Sequence[ObjectInfo]) -> str:
+    lines = [f"{info.key}\0{info.size}\0{info.etag}" for info in objects]
+    text = "\n".join([storage.where(prefix), *sorted(lines)])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@contextmanager
+def _lock_file(root: Path, prefix: str) -> Iterator[int]:
+    name = f".perseid-{hashlib.sha256(prefix.encode()).hexdigest()[:16]}.lock"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = os.open(root / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StorageError(f"{root / name} cannot be opened: {error.strerror}") from error
+    try:
+        yield lock
+    finally:
+        os.close(lock)
+
+
+def _try(lock: int, how: int) -> bool:
+    try:
+        fcntl.flock(lock, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _holds(target: Path, version: str) -> bool:
+    """Whether the folder is there, ours, and of this version."""
+    try:
+        ours = not target.is_symlink() and target.stat().st_uid == os.getuid()
+        return ours and (target / MARK).read_text() == version
+    except OSError:
+        return False
+
+
+def _replace(
+    storage: Storage, prefix: str, objects: Sequence[ObjectInfo], version: str, target: Path
+) -> None:
+    """Copy the objects beside the target, then put the copy in its place."""
+    if target.is_symlink() or (target.exists() and not (target / MARK).is_file()):
+        raise RunError(
+            f"{target} is there already and was not made by perseid: move it away, scripts need "
+            "this very path"
+        )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=".perseid-", dir=target.parent))
+    except OSError as error:
+        raise StorageError(f"{target.parent} cannot be written: {error.strerror}") from error
+    try:
+        with ThreadPoolExecutor(COPIES) as pool:
+            list(pool.map(lambda info: _copy(storage, prefix, info.key, fresh), objects))
+        (fresh / MARK).write_text(version)
+        if target.exists():
+            shutil.rmtree(target)
+        fresh.rename(target)
+    except OSError as error:
+        raise StorageError(
+            f"the script folder cannot be copied to {target}: {error.strerror or error}"
+        ) from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _copy(storage: Storage, prefix: str, key: str, folder: Path) -> None:
+    path = folder / PurePosixPath(key).relative_to(prefix)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(storage.get(key))

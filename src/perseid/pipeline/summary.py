@@ -1,0 +1,147 @@
+"""Figures of ``summary.json``: each number with its definition."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from perseid.pipeline.manifest import Manifest
+from perseid.pipeline.records import STAGES
+
+Json = dict[str, Any]
+
+THROUGHPUT = {
+    "sum_of_workers_bps": "sum over workers of bits of images and magnitudes / model time",
+    "map_bps": "all bits / time from the first worker's start to the last one's end",
+    "execution_bps": "all bits / time of the whole run, from initialize to the summary",
+}
+"""The three meanings of throughput in the published figures."""
+NAMED = 10
+"""Ranks and partitions named in an error's sentence; the summary names all."""
+
+
+def completeness(
+    manifest: Manifest, records: Mapping[int, Json], missing: Mapping[int, str]
+) -> dict[str, Any]:
+    """Status, and what was expected and received: ranks, partitions, rows."""
+    lost = {
+        ref.key: f"rank {rank}: {reason}"
+        for rank, reason in sorted(missing.items())
+        for ref in manifest.of_rank(rank)
+    }
+    for record in records.values():
+        lost |= {part["key"]: part["error"] for part in record.get("failed_partitions", ())}
+    rows = sum(record.get("rows", 0) for record in records.values())
+    expected = len(manifest.partitions)
+    return {
+        "status": "incomplete" if missing or lost else "complete",
+        "ranks": {
+            "expected": manifest.world_size,
+            "received": len(records),
+            "missing": [{"rank": r, "reason": missing[r]} for r in sorted(missing)],
+        },
+        "partitions": {
+            "expected": expected,
+            "received": expected - len(lost),
+            "missing": [
+                {"key": ref.key, "bytes": ref.size, "reason": lost[ref.key]}
+                for ref in manifest.partitions
+                if ref.key in lost
+            ],
+        },
+        # How many rows a partition holds is known only once it was read.
+        "rows": {
+            "expected": None if lost else rows,
+            "received": rows,
+            "flagged": sum(record.get("rows_flagged", 0) for record in records.values()),
+        },
+    }
+
+
+def missing_sentence(where: str, state: Mapping[str, Any]) -> str:
+    """What is missing of an incomplete run, and what to do."""
+    ranks = [str(entry["rank"]) for entry in state["ranks"]["missing"]]
+    parts = state["partitions"]["missing"]
+    said = []
+    if ranks:
+        said.append(f"ranks {_list(ranks)} of {state['ranks']['expected']}")
+    if parts:
+        said.append(f"partitions {_list([entry['key'] for entry in parts])}")
+    reasons = [entry["reason"] for entry in [*state["ranks"]["missing"], *parts]]
+    return (
+        f"the run at {where} is incomplete: {' and '.join(said)} missing (first reason: "
+        f"{reasons[0]}); `perseid resume` redoes only what is missing"
+    )
+
+
+def timings(
+    manifest: Manifest,
+    records: Mapping[int, Json],
+    map_seconds: float | None,
+    *,
+    summarize_began: float,
+) -> dict[str, float]:
+    """Seconds of the run's steps and of all."""
+    now = time.time()
+    spans = [(s[1], s[2]) for r in records.values() for s in r.get("timeline", ())]
+    if map_seconds is None:
+        map_seconds = max((e for _, e in spans), default=0.0) - min(
+            (b for b, _ in spans), default=0.0
+        )
+    first = min((begin for begin, _ in spans), default=summarize_began)
+    return {
+        "initialize": max(0.0, first - manifest.created),
+        "map": map_seconds,
+        "summarize": now - summarize_began,
+        "total": now - manifest.created,
+    }
+
+
+def throughput(records: Mapping[int, Json], timing: Mapping[str, float]) -> dict[str, Any]:
+    """Under each of the three definitions, bits a second, with rows a second of the whole run."""
+    bits = float(sum(record.get("pixel_bits", 0) for record in records.values()))
+    rows = sum(record.get("rows", 0) for record in records.values())
+    return {
+        "sum_of_workers_bps": sum(float(r.get("throughput_bps", 0)) for r in records.values()),
+        "map_bps": _rate(bits, timing["map"]),
+        "execution_bps": _rate(bits, timing["total"]),
+        "map_rows_per_second": _rate(rows, timing["map"]),
+        "execution_rows_per_second": _rate(rows, timing["total"]),
+        "definitions": THROUGHPUT,
+    }
+
+
+def workers(records: Mapping[int, Json]) -> dict[str, Any]:
+    """Distribution over the ranks of the seconds of each stage, peak memory, cold starts."""
+    stages = {
+        stage: spread([float(r["stages"][stage]) for r in records.values() if "stages" in r])
+        for stage in STAGES
+    }
+    memory = [float(r["peak_memory_mb"]) for r in records.values() if "peak_memory_mb" in r]
+    return {
+        "stage_seconds": stages,
+        "peak_memory_mb": spread(memory),
+        "cold_starts": sum(bool(r.get("cold_start")) for r in records.values()),
+        "retried": sorted(rank for rank, r in records.items() if r.get("attempt", 1) > 1),
+    }
+
+
+def spread(values: Sequence[float]) -> dict[str, float] | None:
+    """p50, p90, p99 and the maximum, of all values; None where there is none."""
+    if not values:
+        return None
+    p50, p90, p99 = np.percentile(np.asarray(values, np.float64), [50, 90, 99])
+    return {"p50": float(p50), "p90": float(p90), "p99": float(p99), "max": max(values)}
+
+
+def _rate(amount: float, seconds: float) -> float:
+    return amount / seconds if seconds > 0 else 0.0
+
+
+def _list(names: Sequence[str]) -> str:
+    if len(names) <= NAMED:
+        return ", ".join(names)
+    return ", ".join(names[:NAMED]) + f" and {len(names) - NAMED} more"

@@ -1,0 +1,202 @@
+"""The second step, once a rank: fetch, decode, infer; write the rank's objects, its record last.
+
+Imports no more than a small worker package holds: numpy, onnxruntime, obstore.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from perseid.errors import NotFound, StorageError
+from perseid.pipeline import layout, script
+from perseid.pipeline.events import RankEvent, RankState, Report
+from perseid.pipeline.inference import Inference
+from perseid.pipeline.items import WorkItem
+from perseid.pipeline.rankfiles import RankFiles
+from perseid.pipeline.records import RankRecord
+from perseid.pipeline.timeline import Timeline, peak_memory_mb
+from perseid.storage import Storage
+
+if TYPE_CHECKING:
+    from perseid.model.runtime import ModelRuntime
+
+MEGABYTE = 1e6
+
+
+def work(
+    item: WorkItem,
+    storage: Storage | None = None,
+    *,
+    runtime: ModelRuntime | None = None,
+    attempt: int = 1,
+    report: Report | None = None,
+    cold: bool = True,
+    init_seconds: float = 0.0,
+) -> RankRecord:
+    """Do one rank's work. The same item again writes the same predictions and features.
+
+    Parameters
+    ----------
+    item
+        What to do.
+    storage
+        Of ``item.results_url``, where it is at hand.
+    runtime
+        The model, where the process has it already; else it is loaded here.
+    attempt
+        1 for the first; the record of a newer attempt is never replaced.
+    report
+        Called with the rank's progress.
+    cold, init_seconds
+        Whether the process was started for this rank, and what its start took, seconds.
+
+    Returns
+    -------
+    The record, as written to ``<rank>.json``. Partitions that cannot be read are in its
+    `failed_partitions`; the others were worked on.
+
+    Raises
+    ------
+    StorageError
+        The store or this machine's disk failed; another attempt may succeed.
+    BadModel
+        The model cannot be loaded.
+    BadInput
+        The model has no features of the kind that the item scores by.
+    WorkerFailed
+        Script mode: the script failed, or left no result.
+    """
+    storage = storage or Storage(item.results_url)
+    tell = report or _silent
+    tell(RankEvent(item.rank, RankState.RUNNING, attempt))
+    if script.wanted(item):
+        record = script.work(item, storage, attempt, cold=cold, init_seconds=init_seconds)
+    else:
+        record = _infer(item, storage, runtime, attempt, tell, cold, init_seconds)
+    tell(RankEvent(item.rank, RankState.DONE, attempt, record.rows))
+    return record
+
+
+def load_runtime(item: WorkItem) -> ModelRuntime:
+    """The model of an item, on as many threads as the item says, else the process may use."""
+    from perseid.model.runtime import ModelRuntime  # a rank without data, or a script, needs none
+
+    threads = item.options.get("threads") or len(os.sched_getaffinity(0))
+    return ModelRuntime.load(item.model_url, threads=int(threads), precision=item.precision)
+
+
+def _silent(event: object) -> None:
+    """Nobody asked."""
+
+
+def _infer(
+    item: WorkItem,
+    storage: Storage,
+    runtime: ModelRuntime | None,
+    attempt: int,
+    tell: Report,
+    cold: bool,
+    init_seconds: float,
+) -> RankRecord:
+    clock = Timeline()
+    clock.add("init", [(clock.began - init_seconds, clock.began)] if init_seconds else [])
+    if runtime is None and item.partitions:
+        with clock.stage("init"):
+            runtime = load_runtime(item)
+
+    def progress(rows: int) -> None:
+        tell(RankEvent(item.rank, RankState.RUNNING, attempt, rows))
+
+    with tempfile.TemporaryDirectory(prefix="perseid-") as folder:
+        try:
+            inference, files = _predict(item, runtime, clock, Path(folder), progress)
+        except OSError as error:
+            raise StorageError(
+                f"rank {item.rank} cannot write to {folder} ({error.strerror or error}): free "
+                "some space there, or point TMPDIR elsewhere"
+            ) from error
+        superseded = _superseded(storage, item, attempt)
+        if not superseded:
+            with clock.stage("publish"):
+                files.publish(storage)
+    record = _record(item, runtime, inference, clock, attempt, cold, init_seconds)
+    if not superseded:
+        storage.put(layout.record(item.rank), json.dumps(record.to_json(), indent=1).encode())
+    return record
+
+
+def _predict(
+    item: WorkItem,
+    runtime: ModelRuntime | None,
+    clock: Timeline,
+    folder: Path,
+    progress: Callable[[int], None],
+) -> tuple[Inference, RankFiles]:
+    inference = Inference(item, runtime, clock)
+    with RankFiles(folder, inference.stamp) as files:
+        for result in inference.results(progress):
+            files.add(result)
+    return inference, files
+
+
+def _superseded(storage: Storage, item: WorkItem, attempt: int) -> bool:
+    """Whether a newer attempt of this run has left its record: ours comes late."""
+    try:
+        record = json.loads(storage.get(layout.record(item.rank)))
+        return bool(record["run_id"] == item.run_id and record["attempt"] > attempt)
+    except (NotFound, ValueError, KeyError, TypeError):
+        return False
+
+
+def _record(
+    item: WorkItem,
+    runtime: ModelRuntime | None,
+    done: Inference,
+    clock: Timeline,
+    attempt: int,
+    cold: bool,
+    init_seconds: float,
+) -> RankRecord:
+    keys = [ref.key for ref in item.partitions]
+    stages = {
+        "init": clock.seconds("init"),
+        "rendezvous": 0.0,
+        "fetch": done.fetched.fetch_seconds,
+        "decode": done.fetched.decode_seconds,
+        "inference": done.model_seconds,
+        "collectives": 0.0,
+        "publish": clock.seconds("publish"),
+        "total": init_seconds + clock.elapsed(),
+    }
+    signature = runtime.signature if runtime else None
+    return RankRecord(
+        run_id=item.run_id,
+        rank=item.rank,
+        world_size=item.world_size,
+        attempt=attempt,
+        rows=done.rows,
+        rows_flagged=done.flagged,
+        partitions=tuple(done.partitions),
+        failed_partitions=tuple(done.failed),
+        result_path=str(item.options.get("result_path", item.results_url)),
+        data_path=keys if len(keys) > 1 else keys[0] if keys else None,
+        batch_size=item.batch_size,
+        micro_batch=runtime.micro_batch if runtime else 0,
+        num_batches=done.batches,
+        device="cpu",
+        precision=signature.precision if signature else item.precision,
+        transport=item.transport,
+        stages=stages,
+        timeline=clock.joined(),
+        model_seconds=done.model_seconds,
+        allocated_mb=done.rows * (signature.allocated_bytes_per_row if signature else 0) / MEGABYTE,
+        peak_memory_mb=peak_memory_mb(),
+        cold_start=cold,
+        pixel_bits=done.bits,
+        s3={name.removeprefix("s3_"): value for name, value in done.fetched.as_record().items()},
+    )
