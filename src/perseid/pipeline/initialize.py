@@ -14,11 +14,11 @@ from perseid.errors import AlreadyExists, BadInput, NotFound, RunError
 from perseid.pipeline import layout
 from perseid.pipeline.items import PartitionRef, WorkItem
 from perseid.pipeline.manifest import Manifest, assign
-from perseid.pipeline.order import natural_key
 from perseid.pipeline.request import RunRequest
 from perseid.pipeline.scriptfolder import script_key
 from perseid.storage import Storage, join_url, normalise_url, split_url
 from perseid.survey.formats import suffixes
+from perseid.survey.partition import natural_key
 
 
 @dataclass(frozen=True)

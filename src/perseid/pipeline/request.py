@@ -133,7 +133,7 @@ class RunRequest(BaseModel):
         BadInput
             One sentence a bad value: the key, the value and what to give instead.
         """
-        plain = dict(source) if isinstance(source, Mapping) else _read(Path(source))
+        plain = dict(source) if isinstance(source, Mapping) else read_keys(Path(source))
         try:
             return cls.model_validate(plain)
         except ValidationError as error:
@@ -171,7 +171,8 @@ class RunRequest(BaseModel):
         return tuple(said)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_keys(path: Path) -> dict[str, Any]:
+    """The keys of a request file; raises `BadInput` where it is no JSON object."""
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -101,7 +101,7 @@ def merge_from_store(storage: Storage, records: Mapping[int, Json]) -> Merged:
 
     A rank whose objects are broken is left out, as if it had left no record.
     """
-    left, missing = dict(records), {}
+    left, missing = dict(records), dict[int, str]()
     while True:
         try:
             found = collect.read_moments(storage, left)
@@ -168,12 +168,8 @@ def _remarks(manifest: Manifest, merged: Merged | None, records: Mapping[int, Js
             f"{flagged} objects have no prediction: their pixels or magnitudes are not "
             "finite, or the model gave no finite answer (column `flag`)"
         )
-    if (
-        merged
-        and not merged.groups
-        and manifest.settings["anomaly"] != "none"
-        and merged.survey.rows
-    ):
+    asked = manifest.settings["anomaly"] != "none"
+    if asked and merged and merged.survey.rows and not merged.groups:
         said.append("no object has an anomaly score: the model has no features")
     wanted = manifest.settings["precision"]
     other = sum(r.get("precision", wanted) != wanted for r in records.values())

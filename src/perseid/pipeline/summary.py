@@ -88,9 +88,8 @@ def timings(
     now = time.time()
     spans = [(s[1], s[2]) for r in records.values() for s in r.get("timeline", ())]
     if map_seconds is None:
-        map_seconds = max((e for _, e in spans), default=0.0) - min(
-            (b for b, _ in spans), default=0.0
-        )
+        last = max((end for _, end in spans), default=0.0)
+        map_seconds = last - min((begin for begin, _ in spans), default=0.0)
     first = min((begin for begin, _ in spans), default=summarize_began)
     return {
         "initialize": max(0.0, first - manifest.created),

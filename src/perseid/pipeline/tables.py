@@ -56,7 +56,7 @@ def catalogue_table(
 def _optional(array: NDArray[Any] | None, rows: int, dtype: type) -> NDArray[Any]:
     """Missing where there is no array, and where a floating-point value is not finite."""
     if array is None:
-        return np.ma.masked_all(rows, dtype)
+        return np.ma.masked_array(np.zeros(rows, dtype), mask=True)
     if np.issubdtype(array.dtype, np.floating):
         return np.ma.masked_invalid(array)
     return array
