@@ -1,6 +1,7 @@
 """What comes out: redshift metrics and anomaly scores."""
 
 from perseid.science.anomaly import GROUPS, Whitening, group_columns, mahalanobis, ranking
+from perseid.science.baselines import Interval, NearestNeighbours, bootstrap_difference
 from perseid.science.detection import Detection, average_precision, detection, roc_auc
 from perseid.science.metrics import RedshiftMetrics, redshift_metrics, scaled_error
 from perseid.science.moments import Moments
@@ -8,10 +9,13 @@ from perseid.science.moments import Moments
 __all__ = [
     "GROUPS",
     "Detection",
+    "Interval",
     "Moments",
+    "NearestNeighbours",
     "RedshiftMetrics",
     "Whitening",
     "average_precision",
+    "bootstrap_difference",
     "detection",
     "group_columns",
     "mahalanobis",

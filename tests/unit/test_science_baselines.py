@@ -1,0 +1,64 @@
+"""Nearest neighbours against sklearn, and the paired bootstrap."""
+
+import numpy as np
+import pytest
+from sklearn.neighbors import KNeighborsRegressor
+
+from perseid.errors import BadInput
+from perseid.science import NearestNeighbours, bootstrap_difference, redshift_metrics
+
+
+def _sky(n: int, seed: int):
+    rng = np.random.default_rng(seed)
+    z = rng.uniform(0.02, 0.3, n)
+    colours = np.stack([z * s for s in (2.0, 3.0, 1.0, 0.5)], 1) + 0.02 * rng.normal(size=(n, 4))
+    r = 17 + rng.normal(size=n)
+    magnitudes = np.stack([r + colours[:, :2].sum(1), r + colours[:, 1], r, r - colours[:, 2],
+                           r - colours[:, 2:].sum(1)], 1)  # fmt: skip
+    return magnitudes.astype(np.float32), z
+
+
+@pytest.mark.parametrize("colours", [True, False])
+def test_the_prediction_is_that_of_sklearn(colours):
+    m, z = _sky(600, 0)
+    model = NearestNeighbours.of(m, z, 7, colours=colours)
+    other = KNeighborsRegressor(7).fit(model.features, z)
+    wanted, _ = _sky(300, 1)
+    raw = wanted.astype(np.float64)
+    if colours:
+        raw = np.concatenate([raw[:, 2:3], raw[:, :-1] - raw[:, 1:]], axis=1)
+    expected = other.predict((raw - model.centre) / model.scale)
+    np.testing.assert_allclose(model.predict(wanted), expected, atol=1e-12)
+
+
+def test_tuning_takes_the_best_on_the_validation_objects():
+    (m, z), (vm, vz) = _sky(800, 0), _sky(200, 1)
+    tuned = NearestNeighbours.tuned(m, z, (vm, vz), neighbours=(1, 10, 700))
+    assert tuned.k == 10
+    assert tuned.colours
+    for k in (1, 700):
+        other = NearestNeighbours.of(m, z, k, colours=True)
+        assert np.abs(tuned.predict(vm) - vz).mean() < np.abs(other.predict(vm) - vz).mean()
+
+
+def test_more_neighbours_than_objects_are_refused():
+    m, z = _sky(5, 0)
+    with pytest.raises(BadInput, match="k is 6: use 1 to 5"):
+        NearestNeighbours.of(m, z, 6, colours=True)
+
+
+def test_the_bootstrap_sees_a_real_difference_and_no_false_one():
+    rng = np.random.default_rng(0)
+    z = rng.uniform(0, 0.3, 3000)
+    noise = rng.normal(size=3000)
+
+    def mae(predicted, true):
+        return redshift_metrics(predicted, true).mae
+
+    worse, better = z + 0.013 * noise, z + 0.0125 * noise
+    real = bootstrap_difference(mae, better, worse, z, repeats=200)
+    assert real.low < real.value < real.high < 0
+    assert real.value == pytest.approx(-0.0005 * np.abs(noise).mean())
+    other = z + 0.013 * rng.normal(size=3000)
+    chance = bootstrap_difference(mae, other, worse, z, repeats=200)
+    assert chance.low < 0 < chance.high
