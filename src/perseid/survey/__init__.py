@@ -1,1 +1,26 @@
 """What goes in: cutouts, one file a format, splitting into partitions, a simulated survey."""
+
+from perseid.survey.cutouts import UGRIZ, Cutouts
+from perseid.survey.formats import suffix_of, suffixes
+from perseid.survey.partition import natural_key, parse_size, rows_per_partition
+from perseid.survey.reader import PartitionReader, open_partition, read_cutouts, write_cutouts
+from perseid.survey.split import SplitProgress, SplitResult, split
+from perseid.survey.torchfile import load_torch
+
+__all__ = [
+    "UGRIZ",
+    "Cutouts",
+    "PartitionReader",
+    "SplitProgress",
+    "SplitResult",
+    "load_torch",
+    "natural_key",
+    "open_partition",
+    "parse_size",
+    "read_cutouts",
+    "rows_per_partition",
+    "split",
+    "suffix_of",
+    "suffixes",
+    "write_cutouts",
+]

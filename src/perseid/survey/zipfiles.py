@@ -7,11 +7,12 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast
+from typing import IO, Any, cast
 
 from perseid.errors import BadPartition, PerseidError
 from perseid.survey.bytesource import ByteSource, SourceFile
 
+STREAM_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError)
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
@@ -80,9 +81,15 @@ class ZipArchive:
             raise BadPartition(f"{self.name} is corrupt: the checksum of {entry.name} differs")
         return data
 
-    def stream(self, entry: Entry) -> zipfile.ZipExtFile:
-        """An entry, compressed or not, as a file that is decompressed as it is read."""
-        return cast(zipfile.ZipExtFile, self._zip.open(entry.name))
+    def stream(self, entry: Entry) -> IO[bytes]:
+        """An entry, compressed or not, as a file that is decompressed as it is read.
+
+        Its `read` raises what zipfile and zlib raise: `STREAM_ERRORS`.
+        """
+        try:
+            return self._zip.open(entry.name)
+        except (zipfile.BadZipFile, NotImplementedError, struct.error, EOFError) as error:
+            raise BadPartition(f"{self.name} is corrupt: {entry.name}: {error}") from error
 
     def _entry(self, info: zipfile.ZipInfo) -> Entry:
         if info.flag_bits & 0x1:

@@ -1,0 +1,68 @@
+"""``perseid split SURVEY DEST``: cut a survey into numbered partitions."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from perseid.survey import SplitProgress, split, suffixes
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
+    parser.add_argument("survey", metavar="SURVEY", help="a file, a folder, or a URL of either")
+    parser.add_argument("dest", metavar="DEST", help="folder or URL for 1.pt, 2.pt, …")
+    parser.add_argument(
+        "--size", default="25MB", help="size of a partition: 25MB is 1,278 SDSS cutouts (default)"
+    )
+    parser.add_argument("--rows", type=int, metavar="N", help="rows a partition, instead of --size")
+    known = ", ".join(suffix.lstrip(".") for suffix in suffixes())
+    parser.add_argument("--format", default="pt", help=f"of the partitions: {known} (default: pt)")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace numbered partitions that are there"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Split with a progress bar, then say in one line what was written."""
+    began = time.perf_counter()
+    bar = Progress(
+        TextColumn("splitting"),
+        BarColumn(),
+        TextColumn("{task.completed:,}/{task.total:,} rows, {task.fields[partitions]} partitions"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
+    task = bar.add_task("split", total=0, partitions=0)
+
+    def show(progress: SplitProgress) -> None:
+        bar.update(
+            task,
+            completed=progress.rows,
+            total=progress.total_rows,
+            partitions=f"{progress.partitions}/{progress.total_partitions}",
+        )
+
+    with bar:
+        done = split(
+            args.survey,
+            args.dest,
+            size=args.size,
+            rows=args.rows,
+            format=args.format,
+            overwrite=args.overwrite,
+            progress=show,
+        )
+    seconds = time.perf_counter() - began
+    print(
+        f"{done.rows:,} rows of {done.files} file{'s' * (done.files != 1)} in {done.partitions} "
+        f"partition{'s' * (done.partitions != 1)} of {done.rows_per_partition:,} rows "
+        f"under {done.url} ({seconds:.1f} s)"
+    )
+    return 0

@@ -1,0 +1,63 @@
+"""Formats of a file of cutouts, one module each, chosen by the file's suffix.
+
+A format's module has ``open_table(source) -> Table`` and ``create(path, columns) -> Writer``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path, PurePosixPath
+from typing import Protocol, cast
+
+from perseid.errors import BadInput, BadPartition
+from perseid.survey.bytesource import ByteSource
+from perseid.survey.table import Columns, Table, Writer
+
+_MODULES = {
+    ".pt": "pt",
+    ".pth": "pt",
+    ".safetensors": "safetensors",
+    ".npz": "npz",
+    ".h5": "hdf5",
+    ".hdf5": "hdf5",
+    ".fits": "fits",
+    ".parquet": "parquet",
+}
+
+
+class Format(Protocol):
+    """What a format's module offers."""
+
+    def open_table(self, source: ByteSource) -> Table:
+        """Read the layout; raises `BadPartition`."""
+
+    def create(self, path: Path, columns: Columns) -> Writer:
+        """Begin a file on disk."""
+
+
+def suffixes() -> tuple[str, ...]:
+    """The suffixes that are read and written, with their dots."""
+    return tuple(_MODULES)
+
+
+def suffix_of(name: str) -> str:
+    """The known suffix of a file's name, or an empty string."""
+    suffix = PurePosixPath(name).suffix.lower()
+    return suffix if suffix in _MODULES else ""
+
+
+def format_for(name: str) -> Format:
+    """The format of a file's name; raises `BadInput` for an unknown suffix."""
+    suffix = suffix_of(name)
+    if not suffix:
+        known = " ".join(_MODULES)
+        raise BadInput(f"{name}: the suffix tells no format of cutouts (known: {known})")
+    module = importlib.import_module(f"{__name__}.{_MODULES[suffix]}")
+    return cast(Format, module)
+
+
+def open_table(source: ByteSource) -> Table:
+    """Open a file by its suffix; raises `BadPartition` where it is not such a file."""
+    if source.size == 0:
+        raise BadPartition(f"{source.name} is empty (0 bytes)")
+    return format_for(source.name).open_table(source)

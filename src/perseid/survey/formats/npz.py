@@ -1,0 +1,233 @@
+"""``.npz``: NumPy's archive, one ``.npy`` a column. Pickled arrays are never read.
+
+Uncompressed archives (``np.savez``) are mapped or read by ranges; compressed ones
+(``np.savez_compressed``) are decompressed block by block, in order.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perseid.errors import BadPartition
+from perseid.survey.bytesource import LARGEST_READ, ByteSource
+from perseid.survey.cutouts import Cutouts
+from perseid.survey.table import (
+    NAMES,
+    Columns,
+    ColumnWriter,
+    RawArray,
+    RawTable,
+    Table,
+    Writer,
+    as_cutouts,
+    canonical,
+    check_columns,
+    native,
+)
+from perseid.survey.zipfiles import STREAM_ERRORS, Entry, ZipArchive
+from perseid.survey.zipwrite import AlignedZip
+
+_LONGEST_HEADER = 10_000
+"""Bytes of an ``.npy`` header; NumPy's own limit."""
+_MOST_DEFLATE = 1032
+"""Deflate cannot expand further: a larger ratio is a lie about the size."""
+
+
+def open_table(source: ByteSource) -> Table:
+    """Read the layout of the archive; see `perseid.survey.formats`."""
+    archive = ZipArchive(source)
+    members = {}
+    for name, entry in archive.entries.items():
+        column = canonical(name.removesuffix(".npy"))
+        if name.endswith(".npy") and column in NAMES:
+            members[column] = _member(archive, entry)
+    if any(member.entry.method for member in members.values()):
+        return _Compressed(archive, members)
+    return RawTable(source, {name: member.raw() for name, member in members.items()})
+
+
+def create(path: Path, columns: Columns) -> Writer:
+    """Begin an uncompressed archive on disk; see `perseid.survey.formats`."""
+    return _Writer(path, columns)
+
+
+@dataclass(frozen=True)
+class _Member:
+    """One ``.npy`` in the archive, its header read."""
+
+    entry: Entry
+    header: int
+    """Bytes before the data."""
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count * self.dtype.itemsize
+
+    def raw(self) -> RawArray:
+        """Where it lies; its checksum, which includes the header, is continued from there."""
+        crc = self.entry.crc
+        if crc:
+            head = zlib.crc32(self.entry.source.read(self.entry.start, self.header))
+            crc = _without_prefix(crc, head, self.num_bytes)
+        return RawArray(self.entry.start + self.header, self.dtype, self.shape, crc)
+
+
+def _member(archive: ZipArchive, entry: Entry) -> _Member:
+    where = f"{archive.name}: {entry.name}"
+    if entry.method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise BadPartition(f"{where} is compressed by method {entry.method}, not deflate")
+    if entry.method and entry.size > entry.stored_size * _MOST_DEFLATE + 1024:
+        raise BadPartition(f"{where} claims {entry.size} bytes out of {entry.stored_size}")
+    try:
+        with archive.stream(entry) as file:
+            head = io.BytesIO(file.read(_LONGEST_HEADER + 12))
+        version = np.lib.format.read_magic(head)
+        read = {(1, 0): np.lib.format.read_array_header_1_0}.get(
+            version, np.lib.format.read_array_header_2_0
+        )
+        shape, fortran, dtype = read(head, max_header_size=_LONGEST_HEADER)
+    except (ValueError, TypeError, SyntaxError, RecursionError, *STREAM_ERRORS) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BadPartition(f"{where} is not an array: {first}") from error
+    if dtype.hasobject or dtype.names is not None:
+        raise BadPartition(f"{where} has dtype {dtype}; pickled arrays are not read")
+    if fortran and len(shape) > 1 and 0 not in shape:
+        raise BadPartition(f"{where} is in Fortran order; save it in C order")
+    member = _Member(entry, head.tell(), dtype, tuple(int(n) for n in shape))
+    if member.header + member.num_bytes != entry.size:
+        raise BadPartition(
+            f"{where} is truncated or corrupt: {entry.size - member.header} bytes "
+            f"for {dtype} {member.shape}"
+        )
+    return member
+
+
+class _Compressed(Table):
+    """Columns that are decompressed as they are read; going back starts from the beginning."""
+
+    def __init__(self, archive: ZipArchive, members: Mapping[str, _Member]) -> None:
+        columns = check_columns(archive.name, {n: (m.dtype, m.shape) for n, m in members.items()})
+        super().__init__(archive.source, columns)
+        self._archive, self._members = archive, members
+        self._small = {name: self._whole(name) for name in columns.small}
+        self._images: IO[bytes] | None = None
+        self._row = 0
+
+    def read(self, start: int, stop: int) -> Cutouts:
+        if self._images is None or start < self._row:
+            self._images, self._row = self._begin("image"), 0
+        self._skip((start - self._row) * self.columns.image_bytes)
+        data = self._take(self._images, (stop - start) * self.columns.image_bytes, "image")
+        self._row = stop
+        if stop == self.columns.rows:
+            self._take(self._images, 0, "image")
+        arrays = {name: column[start:stop] for name, column in self._small.items()}
+        images = np.frombuffer(data, self._members["image"].dtype)
+        images = images.reshape(stop - start, *self.columns.shape)
+        arrays["image"] = native(images, self.columns.dtypes["image"], self.source.name)
+        return as_cutouts(arrays)
+
+    def _begin(self, name: str) -> IO[bytes]:
+        member = self._members[name]
+        file = self._archive.stream(member.entry)
+        self._take(file, member.header, name)
+        return file
+
+    def _whole(self, name: str) -> NDArray[Any]:
+        member = self._members[name]
+        if member.num_bytes > LARGEST_READ:
+            raise BadPartition(f"{self.source.name}: {name} has {member.num_bytes} bytes")
+        with self._begin(name) as file:
+            array = np.frombuffer(self._take(file, member.num_bytes, name), member.dtype)
+        return native(array.reshape(member.shape), self.columns.dtypes[name], self.source.name)
+
+    def _skip(self, length: int) -> None:
+        assert self._images is not None
+        while length > 0:
+            length -= len(self._take(self._images, min(length, 1 << 20), "image"))
+
+    def _take(self, file: IO[bytes], length: int, name: str) -> bytes:
+        """`length` bytes, or at the end (0) one empty read, which compares the checksum."""
+        try:
+            data = file.read(length or 1)
+        except STREAM_ERRORS as error:
+            raise BadPartition(f"{self.source.name} is corrupt: {name}: {error}") from error
+        if len(data) != length:
+            raise BadPartition(f"{self.source.name} is truncated: {name} ends early")
+        return data
+
+
+class _Writer(ColumnWriter):
+    def __init__(self, path: Path, columns: Columns) -> None:
+        super().__init__(columns)
+        self._zip = AlignedZip(path)
+        self._file = self._begin("image")
+
+    def _begin(self, name: str) -> IO[bytes]:
+        shape = (self.columns.rows, *self.columns.row_shape(name))
+        dtype = self.columns.dtypes[name]
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(
+            header, {"descr": dtype.str, "fortran_order": False, "shape": shape}
+        )
+        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        file = self._zip.open(f"{name}.npy", len(header.getvalue()) + size)
+        file.write(header.getvalue())
+        return file
+
+    def _image(self, data: memoryview) -> None:
+        self._file.write(data)
+
+    def _small(self, arrays: dict[str, NDArray[Any]]) -> None:
+        self._file.close()
+        for name, array in arrays.items():
+            with self._begin(name) as file:
+                file.write(array.tobytes())
+        self._zip.close()
+
+    def abort(self) -> None:
+        self._zip.abort()
+
+
+def _without_prefix(crc: int, prefix_crc: int, length: int) -> int:
+    """CRC-32 of the last `length` bytes of something, from that of all and that of the rest.
+
+    crc(AB) = shift(crc(A), len(B)) ^ crc(B), where shift appends zero bytes to the register:
+    a linear map over GF(2), applied by repeated squaring (as in zlib's ``crc32_combine``).
+    """
+    step = [0xEDB88320, *(1 << bit for bit in range(31))]  # one zero bit
+    for _ in range(3):
+        step = _square(step)  # one zero byte
+    shifted = prefix_crc
+    while length:
+        if length & 1:
+            shifted = _times(step, shifted)
+        step = _square(step)
+        length >>= 1
+    return crc ^ shifted
+
+
+def _times(matrix: list[int], vector: int) -> int:
+    total = 0
+    for bit, row in enumerate(matrix):
+        if vector >> bit & 1:
+            total ^= row
+    return total
+
+
+def _square(matrix: list[int]) -> list[int]:
+    return [_times(matrix, row) for row in matrix]

@@ -1,0 +1,107 @@
+"""``.pt``: a pickled ``torch.utils.data.TensorDataset``, read and written without torch.
+
+Its tensors are (image, magnitude, redshift), as published. Our further columns are attributes of
+the dataset beside ``tensors`` (`object_id`, `label`), so scripts that unpack three tensors work
+as before. A survey without redshifts gets NaN and the attribute ``redshift_known = False``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perseid.errors import BadPartition
+from perseid.survey.bytesource import ByteSource
+from perseid.survey.inert import Placeholder
+from perseid.survey.table import Columns, ColumnWriter, RawArray, RawTable, Table, Writer
+from perseid.survey.torchfile import TENSOR_DATASET, LazyTensor, load_torch
+from perseid.survey.torchwrite import TorchZip
+
+_TENSORS = ("image", "magnitude", "redshift")
+_ATTRIBUTES = ("object_id", "label")
+
+
+def open_table(source: ByteSource) -> Table:
+    """Read the layout of a dataset; see `perseid.survey.formats`."""
+    tensors = _tensors(load_torch(source), source.name)
+    return RawTable(source, {n: _raw(n, tensor, source.name) for n, tensor in tensors.items()})
+
+
+def create(path: Path, columns: Columns) -> Writer:
+    """Begin a dataset on disk; see `perseid.survey.formats`."""
+    return _Writer(path, columns)
+
+
+def _tensors(dataset: Any, where: str) -> dict[str, LazyTensor]:
+    if not isinstance(dataset, Placeholder) or dataset.kind != TENSOR_DATASET:
+        raise BadPartition(f"{where} holds a {_called(dataset)}, not a TensorDataset")
+    state = dataset.state if isinstance(dataset.state, dict) else {}
+    tensors = state.get("tensors")
+    if not isinstance(tensors, (tuple, list)) or len(tensors) not in (2, 3):
+        count = len(tensors) if isinstance(tensors, (tuple, list)) else "no"
+        raise BadPartition(
+            f"{where} has {count} tensors; a partition has image, magnitude and redshift"
+        )
+    found = dict(zip(_TENSORS, tensors, strict=False))
+    found |= {name: state[name] for name in _ATTRIBUTES if name in state}
+    if state.get("redshift_known") is False:
+        found.pop("redshift", None)
+    for name, tensor in found.items():
+        if not isinstance(tensor, LazyTensor):
+            raise BadPartition(f"{where}: {name} is a {_called(tensor)}, not a tensor")
+    return cast(dict[str, LazyTensor], found)
+
+
+def _raw(name: str, tensor: LazyTensor, where: str) -> RawArray:
+    if not tensor.contiguous:
+        raise BadPartition(
+            f"{where}: {name} is not contiguous (strides {tensor.stride}); "
+            "call .contiguous() before saving"
+        )
+    shape = tensor.shape
+    if name not in ("image", "magnitude") and len(shape) == 2 and shape[1] == 1:
+        shape = shape[:1]
+    array = RawArray(tensor.start, tensor.storage.dtype, shape)
+    entry = tensor.storage.entry
+    if tensor.offset == 0 and array.num_bytes == entry.size:
+        return replace(array, crc=entry.crc)
+    return array  # part of a larger storage, of which no checksum is known
+
+
+def _called(value: Any) -> str:
+    return str(value.kind) if isinstance(value, Placeholder) else type(value).__name__
+
+
+class _Writer(ColumnWriter):
+    def __init__(self, path: Path, columns: Columns) -> None:
+        super().__init__(columns)
+        known = "redshift" in columns.dtypes
+        dtypes = dict(columns.dtypes)
+        dtypes.setdefault("redshift", np.dtype(np.float32))
+        specs = {
+            name: (dtypes[name], (columns.rows, *columns.row_shape(name)))
+            for name in (*_TENSORS, *_ATTRIBUTES)
+            if name in dtypes
+        }
+        more = {} if known else {"redshift_known": False}
+        self._zip = TorchZip(path, path.name.split(".")[0], specs, _TENSORS, more)
+        self._file = self._zip.begin("image")
+
+    def _image(self, data: memoryview) -> None:
+        self._file.write(data)
+
+    def _small(self, arrays: dict[str, NDArray[Any]]) -> None:
+        self._file.close()
+        arrays.setdefault("redshift", np.full(self.columns.rows, np.nan, np.float32))
+        for name in self._zip.specs:
+            if name != "image":
+                with self._zip.begin(name) as file:
+                    file.write(arrays[name].tobytes())
+        self._zip.close()
+
+    def abort(self) -> None:
+        self._zip.abort()

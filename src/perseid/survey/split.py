@@ -1,0 +1,232 @@
+"""Cut a survey into numbered partitions, streaming."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from perseid.errors import BadInput, BadPartition, NotFound
+from perseid.storage import Storage, normalise_url, split_url
+from perseid.survey.cutouts import Cutouts
+from perseid.survey.formats import suffix_of, suffixes
+from perseid.survey.partition import natural_key, parse_size, rows_per_partition
+from perseid.survey.reader import creating, open_partition
+from perseid.survey.table import Columns, Writer
+
+_NUMBERED = re.compile(r"\d+\.[a-z0-9]+")
+
+
+@dataclass(frozen=True)
+class SplitProgress:
+    """How far a split has come."""
+
+    rows: int
+    """Rows written."""
+    total_rows: int
+    partitions: int
+    """Partitions complete under their final names."""
+    total_partitions: int
+
+
+@dataclass(frozen=True)
+class SplitResult:
+    """What a split wrote."""
+
+    url: str
+    """The destination, a plain path on disk."""
+    rows: int
+    partitions: int
+    rows_per_partition: int
+    """Of all partitions but the last."""
+    files: int
+    """Files that the survey had."""
+
+
+def split(
+    survey: str | Path,
+    dest: str | Path,
+    *,
+    size: str | int = "25MB",
+    rows: int | None = None,
+    format: str = ".pt",
+    overwrite: bool = False,
+    progress: Callable[[SplitProgress], None] | None = None,
+) -> SplitResult:
+    """Write the rows of a survey, in order, as ``1.pt``, ``2.pt``, …
+
+    Rows are streamed: memory does not grow with the survey. A partition gets its name when it is
+    complete.
+
+    Parameters
+    ----------
+    survey
+        A file, or a folder or URL prefix of files in natural order, in any of the formats.
+    dest
+        Folder or URL prefix for the partitions.
+    size
+        Of a partition, e.g. ``25MB`` or bytes; see `rows_per_partition`.
+    rows
+        Rows a partition; takes the place of `size`.
+    format
+        Suffix of the partitions, with or without its dot.
+    overwrite
+        Write into a destination that holds something: numbered partitions in it are removed
+        first, other objects stay.
+    progress
+        Called after every block.
+
+    Raises
+    ------
+    BadInput
+        The destination is not empty, or lies in the source; the size is too small.
+    BadPartition
+        A file of the survey cannot be read, or differs from the first one in shape or columns.
+    """
+    store, keys = survey_files(survey)
+    target = Storage(dest)
+    suffix = "." + format.lstrip(".").lower()
+    if suffix not in suffixes():
+        raise BadInput(f"no format {format!r} of partitions (known: {' '.join(suffixes())})")
+    _check_destination(survey, store, target, overwrite=overwrite)
+    columns = _columns(store, keys)
+    many = rows if rows is not None else rows_per_partition(_bytes(size), columns.shape)
+    if many < 1:
+        raise BadInput(f"a partition has at least one row, not {many}")
+    if overwrite:
+        target.delete([info.key for info in target.list() if _NUMBERED.fullmatch(info.key)])
+    total = max(1, -(-columns.rows // many))
+    with _Partitions(target, suffix, columns, many, total, progress) as partitions:
+        for block in _blocks(store, keys):
+            partitions.write(block)
+    return SplitResult(target.where(), columns.rows, total, many, len(keys))
+
+
+def survey_files(survey: str | Path) -> tuple[Storage, list[str]]:
+    """The store and the keys of a survey's files, in natural order.
+
+    Raises `NotFound` where there are none.
+    """
+    base, name = split_url(survey)
+    if suffix_of(name):
+        store = Storage(base)
+        path = store.local_path(name)
+        if store.exists(name) if path is None else path.is_file():
+            return store, [name]
+    store = Storage(survey)
+    found = {info.key: info.size for info in store.list() if suffix_of(info.key)}
+    if not found:
+        raise NotFound(f"{store.where()} has no file of cutouts")
+    return store, sorted(found, key=natural_key)
+
+
+def _bytes(size: str | int) -> int:
+    return parse_size(size) if isinstance(size, str) else size
+
+
+def _columns(store: Storage, keys: list[str]) -> Columns:
+    """The columns of all files together; raises `BadPartition` where they differ."""
+    first: Columns | None = None
+    rows = 0
+    for key in keys:
+        with open_partition(store, key) as reader:
+            has = reader.columns
+        first = first or has
+        if (has.shape, dict(has.dtypes)) != (first.shape, dict(first.dtypes)):
+            raise BadPartition(
+                f"{store.where(key)} has {has.describe()}, "
+                f"but {store.where(keys[0])} has {first.describe()}"
+            )
+        rows += has.rows
+    assert first is not None
+    return first.with_rows(rows)
+
+
+def _blocks(store: Storage, keys: list[str]) -> Iterator[Cutouts]:
+    for key in keys:
+        with open_partition(store, key) as reader:
+            yield from reader.blocks()
+
+
+def _check_destination(
+    survey: str | Path, store: Storage, target: Storage, *, overwrite: bool
+) -> None:
+    source, place = _real(store), _real(target)
+    whole = _real(Storage(survey)) if normalise_url(survey) != store.url else source
+    inside = place == source if whole != source else (place + "/").startswith(source + "/")
+    if inside or (source + "/").startswith(place + "/"):
+        raise BadInput(
+            f"the partitions would be written to {target.where()}, where the survey lies; "
+            "choose another folder"
+        )
+    if not overwrite:
+        there = next(target.list(), None)
+        if there is not None:
+            raise BadInput(
+                f"{target.where()} is not empty (it has {there.key}); "
+                "choose another folder or give --overwrite"
+            )
+
+
+def _real(store: Storage) -> str:
+    path = store.local_path()
+    return store.url if path is None else path.resolve().as_uri()
+
+
+class _Partitions:
+    """The partitions being written, one after the other."""
+
+    def __init__(
+        self,
+        target: Storage,
+        suffix: str,
+        columns: Columns,
+        rows: int,
+        total: int,
+        progress: Callable[[SplitProgress], None] | None,
+    ) -> None:
+        self._target, self._suffix, self._columns = target, suffix, columns
+        self._rows, self._total, self._progress = rows, total, progress
+        self._stack = ExitStack()
+        self._writer: Writer | None = None
+        self._written = self._complete = 0
+
+    def __enter__(self) -> _Partitions:
+        self._begin()
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._stack.__exit__(kind, error, trace)  # type: ignore[arg-type]
+        if kind is None:
+            self._complete += 1
+            self._report()
+
+    def write(self, block: Cutouts) -> None:
+        """Append rows, to the next partition where the present one is full."""
+        while len(block):
+            assert self._writer is not None
+            room = self._writer.columns.rows - self._writer.written
+            if not room:
+                self._stack.close()
+                self._complete += 1
+                self._begin()
+                continue
+            self._writer.write(block[:room])
+            self._written += min(room, len(block))
+            block = block[room:]
+            self._report()
+
+    def _begin(self) -> None:
+        rows = min(self._rows, self._columns.rows - self._written)
+        key = f"{self._complete + 1}{self._suffix}"
+        context = creating(self._target, key, self._columns.with_rows(rows))
+        self._stack = ExitStack()
+        self._writer = self._stack.enter_context(context)
+
+    def _report(self) -> None:
+        if self._progress is not None:
+            self._progress(
+                SplitProgress(self._written, self._columns.rows, self._complete, self._total)
+            )

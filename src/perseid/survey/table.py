@@ -1,0 +1,322 @@
+"""What every format gives and takes: columns of one length, read and written by rows."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perseid.errors import BadInput, BadPartition
+from perseid.survey.bytesource import ByteSource
+from perseid.survey.cutouts import Cutouts
+
+NAMES = ("image", "magnitude", "redshift", "object_id", "label")
+"""Columns as files name them, in the order of the fields of `Cutouts`."""
+REQUIRED = ("image", "magnitude")
+MOST_PIXELS = 1 << 26
+"""Elements of one image above which a shape is taken for corrupt."""
+
+_PLURAL = {"images": "image", "magnitudes": "magnitude", "redshifts": "redshift"}
+_PLURAL |= {"object_ids": "object_id", "labels": "label"}
+_TAKEN = {
+    "image": ("float32",),
+    "magnitude": ("float32", "float64"),
+    "redshift": ("float32", "float64"),
+    "object_id": ("int64", "int32", "int16", "uint32", "uint16", "uint8", "int8"),
+    "label": ("int32", "int16", "int8", "uint16", "uint8", "int64"),
+}
+_KEPT = {"object_id": np.dtype(np.int64), "label": np.dtype(np.int32)}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Length, shape and dtypes of a file of cutouts."""
+
+    rows: int
+    """Objects."""
+    shape: tuple[int, int, int]
+    """(bands, height, width) of every image."""
+    dtypes: Mapping[str, np.dtype[Any]]
+    """Native dtype of each column that is there, by the names in `NAMES`."""
+
+    def row_shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one row of a column."""
+        return {"image": self.shape, "magnitude": self.shape[:1]}.get(name, ())
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of one image."""
+        return math.prod(self.shape) * 4
+
+    @property
+    def small(self) -> list[str]:
+        """The columns beside the images, in the order of `NAMES`."""
+        return [name for name in NAMES[1:] if name in self.dtypes]
+
+    def with_rows(self, rows: int) -> Columns:
+        """The same columns with another length."""
+        return Columns(rows, self.shape, self.dtypes)
+
+    def describe(self) -> str:
+        """Shape and columns in a few words, for messages."""
+        columns = ", ".join(f"{name} {self.dtypes[name]}" for name in self.dtypes)
+        return f"{self.shape[0]} bands of {self.shape[1]} x {self.shape[2]} ({columns})"
+
+    @classmethod
+    def of(cls, cutouts: Cutouts) -> Columns:
+        """The columns of cutouts in memory."""
+        arrays = as_dict(cutouts)
+        _, bands, height, width = cutouts.images.shape
+        dtypes = {name: array.dtype for name, array in arrays.items()}
+        return cls(len(cutouts), (bands, height, width), dtypes)
+
+
+def as_dict(cutouts: Cutouts) -> dict[str, NDArray[Any]]:
+    """The arrays that are there, by the names in `NAMES`."""
+    arrays = (
+        cutouts.images,
+        cutouts.magnitudes,
+        cutouts.redshift,
+        cutouts.object_id,
+        cutouts.label,
+    )
+    return {name: array for name, array in zip(NAMES, arrays, strict=True) if array is not None}
+
+
+def as_cutouts(arrays: Mapping[str, NDArray[Any]]) -> Cutouts:
+    """The reverse of `as_dict`."""
+    return Cutouts(*(arrays.get(name) for name in NAMES))  # type: ignore[arg-type]
+
+
+def canonical(name: str) -> str:
+    """A column's name as in `NAMES`: any case, plurals accepted."""
+    lower = name.lower()
+    return _PLURAL.get(lower, lower)
+
+
+def check_columns(
+    where: str, found: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
+) -> Columns:
+    """The columns of a file, from the dtype and shape of each of its arrays.
+
+    Raises
+    ------
+    BadPartition
+        A column is missing, or one has a wrong dtype, shape or length.
+    """
+    for name in REQUIRED:
+        if name not in found:
+            there = ", ".join(sorted(found)) or "nothing"
+            raise BadPartition(f"{where} has no {name} column (it has {there})")
+    shape = found["image"][1]
+    if len(shape) != 4 or 0 in shape[1:] or math.prod(shape[1:]) > MOST_PIXELS:
+        raise BadPartition(f"{where}: image must be (n, bands, height, width), not {_shape(shape)}")
+    rows, bands, height, width = shape
+    columns = Columns(rows, (bands, height, width), {})
+    dtypes: dict[str, np.dtype[Any]] = {}
+    for name, (dtype, has) in found.items():
+        if dtype.newbyteorder("=").name not in _TAKEN[name]:
+            raise BadPartition(
+                f"{where}: {name} must be {' or '.join(_TAKEN[name][:2])}, not {dtype}"
+            )
+        wanted = (rows, *columns.row_shape(name))
+        if has != wanted:
+            raise BadPartition(f"{where}: {name} must be {_shape(wanted)}, not {_shape(has)}")
+        dtypes[name] = _KEPT.get(name, np.dtype(dtype.newbyteorder("=")))
+    return Columns(rows, (bands, height, width), {n: dtypes[n] for n in NAMES if n in dtypes})
+
+
+def native(array: NDArray[Any], dtype: np.dtype[Any], where: str) -> NDArray[Any]:
+    """`array` as the native `dtype`, bit for bit; no copy where it is so already."""
+    if not array.dtype.isnative:
+        array = array.byteswap().view(array.dtype.newbyteorder("="))
+    if array.dtype != dtype:
+        limits = np.iinfo(dtype)
+        if array.size and (array.min() < limits.min or array.max() > limits.max):
+            raise BadPartition(f"{where}: a label or object_id does not fit into {dtype}")
+        array = array.astype(dtype)
+    return np.require(array, requirements=["A"])
+
+
+class Table(ABC):
+    """An opened file: its columns, and any rows of it."""
+
+    def __init__(self, source: ByteSource, columns: Columns) -> None:
+        self.source, self.columns = source, columns
+
+    @abstractmethod
+    def read(self, start: int, stop: int) -> Cutouts:
+        """Rows `start` to `stop`; reading in order is the fast way. Raises `BadPartition`."""
+
+    def release(self, start: int, stop: int) -> None:  # noqa: B027 - optional
+        """Tell that these rows are not needed again soon."""
+
+    def close(self) -> None:
+        """Give up the file; arrays already given stay valid."""
+        self.source.close()
+
+
+@dataclass(frozen=True)
+class RawArray:
+    """An array that lies in the file as it is in memory (perhaps in the other byte order)."""
+
+    start: int
+    """Byte of the file where it begins."""
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    crc: int = 0
+    """CRC-32 of all its bytes; 0: not known."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return math.prod(self.shape[1:]) * self.dtype.itemsize
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all rows."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class RawTable(Table):
+    """A file whose columns are `RawArray`: memory-mapped, or read by ranges.
+
+    The small columns are read at once, the images as they are asked for. A checksum of the
+    images is compared when they have been read in order to the last row.
+    """
+
+    def __init__(self, source: ByteSource, arrays: Mapping[str, RawArray]) -> None:
+        where = source.name
+        columns = check_columns(where, {n: (a.dtype, a.shape) for n, a in arrays.items()})
+        super().__init__(source, columns)
+        for name, array in arrays.items():
+            if array.start < 0 or array.start + array.num_bytes > source.size:
+                raise BadPartition(
+                    f"{where} is truncated: its {name} column ends at byte "
+                    f"{array.start + array.num_bytes} of {source.size}"
+                )
+        self._images = arrays["image"]
+        self._small = {name: self._whole(name, arrays[name]) for name in columns.small}
+        self._crc, self._crc_row = 0, 0
+
+    def read(self, start: int, stop: int) -> Cutouts:  # noqa: D102
+        array = self._images
+        data = self.source.read(
+            array.start + start * array.row_bytes, (stop - start) * array.row_bytes
+        )
+        self._check(data, start, stop)
+        images = np.frombuffer(data, array.dtype).reshape(stop - start, *array.shape[1:])
+        arrays = {name: column[start:stop] for name, column in self._small.items()}
+        arrays["image"] = native(images, self.columns.dtypes["image"], self.source.name)
+        return as_cutouts(arrays)
+
+    def release(self, start: int, stop: int) -> None:  # noqa: D102
+        step = self._images.row_bytes
+        self.source.release(self._images.start + start * step, (stop - start) * step)
+
+    def _whole(self, name: str, array: RawArray) -> NDArray[Any]:
+        data = self.source.read(array.start, array.num_bytes)
+        if array.crc and zlib.crc32(data) != array.crc:
+            raise BadPartition(f"{self.source.name} is corrupt: the checksum of {name} differs")
+        values = np.frombuffer(data, array.dtype).reshape(array.shape)
+        return native(values, self.columns.dtypes[name], self.source.name)
+
+    def _check(self, data: memoryview, start: int, stop: int) -> None:
+        if not self._images.crc or start not in (0, self._crc_row):
+            return
+        self._crc = zlib.crc32(data, self._crc if start else 0)
+        self._crc_row = stop
+        if stop == self.columns.rows and self._crc != self._images.crc:
+            raise BadPartition(f"{self.source.name} is corrupt: the checksum of image differs")
+
+
+class Writer(ABC):
+    """A file being written, block by block; use as a context manager.
+
+    The number of rows is fixed at the start, so that no format needs a second pass.
+    """
+
+    def __init__(self, columns: Columns) -> None:
+        self.columns, self.written = columns, 0
+
+    def write(self, block: Cutouts) -> None:
+        """Append rows; raises `BadInput` where they are not what was announced."""
+        has = Columns.of(block)
+        if (has.shape, dict(has.dtypes)) != (self.columns.shape, dict(self.columns.dtypes)):
+            raise BadInput(
+                f"these rows have {has.describe()}, the file takes {self.columns.describe()}"
+            )
+        if self.written + len(block) > self.columns.rows:
+            raise BadInput(
+                f"{self.written + len(block)} rows are too many: {self.columns.rows} were announced"
+            )
+        if len(block):
+            self._block(block)
+        self.written += len(block)
+
+    def close(self) -> None:
+        """Finish the file; raises `BadInput` where rows are missing."""
+        if self.written != self.columns.rows:
+            raise BadInput(f"{self.written} of {self.columns.rows} rows were written")
+        self._finish()
+
+    def abort(self) -> None:  # noqa: B027 - optional
+        """Give up the half-written file."""
+
+    @abstractmethod
+    def _block(self, block: Cutouts) -> None: ...
+
+    @abstractmethod
+    def _finish(self) -> None: ...
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+
+class ColumnWriter(Writer):
+    """A writer of whole columns: images go out as they come, the small columns at the end."""
+
+    def __init__(self, columns: Columns) -> None:
+        super().__init__(columns)
+        self._parts: dict[str, list[NDArray[Any]]] = {name: [] for name in columns.small}
+
+    def _block(self, block: Cutouts) -> None:
+        for name, array in as_dict(block).items():
+            if name != "image":
+                self._parts[name].append(np.array(array))
+        self._image(np.ascontiguousarray(block.images).reshape(-1).view(np.uint8).data)
+
+    def _finish(self) -> None:
+        whole = {}
+        for name, parts in self._parts.items():
+            shape = (0, *self.columns.row_shape(name))
+            whole[name] = np.concatenate([np.empty(shape, self.columns.dtypes[name]), *parts])
+        self._small(whole)
+
+    @abstractmethod
+    def _image(self, data: memoryview) -> None: ...
+
+    @abstractmethod
+    def _small(self, arrays: dict[str, NDArray[Any]]) -> None: ...
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "(" + ", ".join(map(str, shape)) + ")"

@@ -1,0 +1,51 @@
+"""Write zip archives whose entries are stored and begin at multiples of 64 bytes."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+from pathlib import Path
+from typing import IO
+
+ALIGNMENT = 64
+"""Bytes; as torch aligns storages, so that every dtype can be mapped."""
+_PADDING_ID = 0x4246
+"""Extra field that torch pads with: ``FB``."""
+_ZIP64_FIELD = 20
+"""Bytes that zipfile adds to the local header of an entry of more than 2 GiB."""
+
+
+class AlignedZip:
+    """An archive being written to disk, entry by entry. The same content gives the same bytes."""
+
+    def __init__(self, path: Path) -> None:
+        self._zip = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED)
+        self._entry: IO[bytes] | None = None
+
+    def open(self, name: str, size: int) -> IO[bytes]:
+        """Begin an entry of `size` bytes; close it before the next one."""
+        info = zipfile.ZipInfo(name)  # dated 1980: no clock in the file
+        large = size > zipfile.ZIP64_LIMIT // 2
+        assert self._zip.fp is not None
+        header = self._zip.fp.tell() + 30 + len(name.encode()) + (_ZIP64_FIELD if large else 0)
+        padding = -(header + 4) % ALIGNMENT
+        info.extra = struct.pack("<HH", _PADDING_ID, padding) + bytes(padding)
+        self._entry = self._zip.open(info, "w", force_zip64=large)
+        return self._entry
+
+    def add(self, name: str, data: bytes | memoryview) -> None:
+        """A whole entry."""
+        with self.open(name, len(data)) as entry:
+            entry.write(data)
+
+    def close(self) -> None:
+        """Write the directory."""
+        self._zip.close()
+
+    def abort(self) -> None:
+        """Close the file without a directory."""
+        if self._entry is not None:
+            self._entry.close()
+        if self._zip.fp is not None:
+            self._zip.fp.close()
+            self._zip.fp = None
