@@ -6,7 +6,6 @@ Imports no more than a small worker package holds: numpy, onnxruntime, obstore.
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -84,10 +83,14 @@ def work(
 
 def load_runtime(item: WorkItem) -> ModelRuntime:
     """The model of an item, on as many threads as the item says, else the process may use."""
-    from perseid.model.runtime import ModelRuntime  # a rank without data, or a script, needs none
+    from perseid.model.runtime import MICRO_BATCH, ModelRuntime  # a script needs neither
 
-    threads = item.options.get("threads") or len(os.sched_getaffinity(0))
-    return ModelRuntime.load(item.model_url, threads=int(threads), precision=item.precision)
+    return ModelRuntime.load(
+        item.model_url,
+        threads=item.options.get("threads"),
+        precision=item.precision,
+        micro_batch=min(MICRO_BATCH, item.batch_size),  # a smaller batch would be mostly padding
+    )
 
 
 def _silent(event: object) -> None:
