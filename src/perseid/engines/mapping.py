@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import selectors
 import signal
 import time
@@ -15,7 +14,7 @@ from typing import Any
 from perseid.engines.base import Attempt, Ending, MapResult
 from perseid.engines.logs import RankLogs, end_lines, start_lines
 from perseid.engines.options import LocalOptions
-from perseid.engines.process import Guard, WorkerProcess
+from perseid.engines.process import Guard, WorkerProcess, worker_environment
 from perseid.engines.schedule import Schedule
 from perseid.engines.stopping import StopRequests
 from perseid.errors import RunError
@@ -89,7 +88,7 @@ class LocalMap:
         self._next_poll = 0.0
         self._ever_ready = False
         self._failed_starts = 0
-        self._environment = _environment(options.threads)
+        self._environment = worker_environment(options.threads)
 
     def run(self) -> MapResult:
         """Until every rank is done or failed, or the user stops it."""
@@ -399,11 +398,3 @@ def _autopsy(status: int | None, peak_mb: float, memory_mb: int) -> tuple[Ending
         text = "its process was killed (SIGKILL) by someone, or by a machine without memory left"
         return Ending.KILLED, text
     return Ending.KILLED, f"its process was ended by {name}; its log may tell why"
-
-
-def _environment(threads: int) -> dict[str, str]:
-    """Ours, with one thread count for every library that has its own, and nothing buffered."""
-    counts = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    # faulthandler writes a traceback when a worker crashes, and when a hung one is ended.
-    extra = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
-    return {**os.environ, **dict.fromkeys(counts, str(threads)), **extra}

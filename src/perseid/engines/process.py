@@ -211,3 +211,11 @@ class WorkerProcess:
     def _signal_group(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """Our variables, one thread count for every library that has its own, nothing buffered."""
+    counts = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    # faulthandler writes a traceback when a worker crashes, and when a hung one is ended.
+    extra = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+    return {**os.environ, **dict.fromkeys(counts, str(threads)), **extra}

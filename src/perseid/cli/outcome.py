@@ -1,0 +1,107 @@
+"""What came of a run, for a person in a few lines or for a program as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from perseid.cli.progress import duration
+from perseid.engines.driver import RunResult
+from perseid.errors import RunIncomplete
+from perseid.pipeline import layout
+from perseid.storage import Storage
+
+COMPLETE, INCOMPLETE = 0, RunIncomplete.exit_code
+
+
+def show(result: RunResult, *, as_json: bool = False, quiet: bool = False) -> int:
+    """Print the result; the exit status: 0 for a complete run, 3 for an incomplete one."""
+    store = Storage(result.manifest.results_url)
+    if as_json:
+        print(json.dumps(result.summary, indent=1))
+    elif not quiet:
+        print("\n" + "\n".join(_lines(result, store)))
+    if result.incomplete:
+        print(f"perseid: {result.incomplete}", file=sys.stderr)
+        return INCOMPLETE
+    return COMPLETE
+
+
+def _lines(result: RunResult, store: Storage) -> Iterator[str]:
+    summary = result.summary
+    yield _head(summary)
+    yield from _missing(summary)
+    yield from _redshift(summary.get("redshift"))
+    yield from _anomalies(summary.get("anomaly"))
+    yield _work(result)
+    yield from (f"note: {warning}" for warning in summary.get("warnings", ()))
+    yield ""
+    yield _table(store)
+    if result.manifest.script is None:
+        yield f"catalogue  {store.where(layout.CATALOGUE)}"
+    yield f"summary    {store.where(layout.SUMMARY)}"
+    again = "resume" if result.incomplete else "report"
+    yield f"next       perseid {again} {store.where()}"
+
+
+def _head(summary: Mapping[str, Any]) -> str:
+    ranks, parts, rows = summary["ranks"], summary["partitions"], summary["rows"]
+    text = (
+        f"{summary['status']}: {ranks['received']} of {ranks['expected']} ranks, "
+        f"{parts['received']} of {parts['expected']} partitions, {rows['received']:,} objects"
+    )
+    if rows.get("flagged"):
+        text += f" ({rows['flagged']:,} of them without a prediction)"
+    return f"{text}, {duration(summary['timing']['total'])} in all"
+
+
+def _missing(summary: Mapping[str, Any]) -> Iterator[str]:
+    for entry in summary["ranks"]["missing"]:
+        yield f"missing    rank {entry['rank']}: {entry['reason']}"
+    for entry in summary["partitions"]["missing"]:
+        yield f"missing    {entry['key']}: {entry['reason']}"
+
+
+def _redshift(found: Mapping[str, Any] | None) -> Iterator[str]:
+    if not found:
+        return
+    names = (("MAE", "mae"), ("bias", "bias"), ("NMAD", "nmad"), ("R2", "r2"))
+    words = [f"{name} {found[key]:.4g}" for name, key in names if found.get(key) is not None]
+    if found.get("outliers") is not None:
+        threshold = found["outlier_threshold"]
+        words.append(f"{found['outliers']:.2%} outliers (|dz| > {threshold:g})")
+    yield f"redshift   {' · '.join(words)} · {found['n']:,} objects with a known one"
+
+
+def _anomalies(found: Mapping[str, Any] | None) -> Iterator[str]:
+    for entry in (found or {}).get("detection") or ():
+        if entry["kind"] == "all" and entry.get("roc_auc") is not None:
+            yield (
+                f"anomalies  ROC AUC {entry['roc_auc']:.3f} · average precision "
+                f"{entry['average_precision']:.3f} · {entry['n']:,} labelled ones"
+            )
+
+
+def _work(result: RunResult) -> str:
+    mapped = result.mapped
+    if not mapped.attempts:
+        return "workers    none: no rank was missing"
+    ranks = len({attempt.rank for attempt in mapped.attempts})
+    cold = sum(attempt.cold for attempt in mapped.attempts)
+    extra = len(mapped.attempts) - ranks
+    return (
+        f"workers    {ranks} ranks in {duration(mapped.wall_seconds)}, {mapped.concurrency} at "
+        f"once, {cold} cold starts, {extra} further attempts; "
+        f"{mapped.overhead_per_rank * 1000:.1f} ms a rank beyond its own work"
+    )
+
+
+def _table(store: Storage) -> str:
+    """The table that users make, with this run as its one row."""
+    from perseid.measure.load import load_runs
+    from perseid.measure.prices import Prices
+    from perseid.measure.table import run_table
+
+    return run_table(load_runs([store.where()]), Prices()).render("text")

@@ -1,0 +1,124 @@
+"""What a run would take, before it is run: a stated, simple model, no more.
+
+A rank takes the worker's start (if its process is new) plus rows / rate. Ranks go to the first free
+worker. On Lambda every rank would start at once, each in an environment of its own (cold).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from perseid.engines.calibrate import Pace
+from perseid.engines.options import LocalOptions
+from perseid.measure.cost import Cost, Usage, cost, map_transitions
+from perseid.measure.report_line import Report
+from perseid.pipeline.manifest import Manifest
+
+FIXED_SECONDS = 0.02
+"""A rank's own reading and writing beyond the model, s (measured on a local disk)."""
+OBJECTS_A_RANK = 4
+"""PUTs of a rank: predictions, features, moments, record; summarize GETs them again."""
+REQUESTS_A_PARTITION = 5
+"""GETs of a partition: its directory, then blocks of pixels."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is expected; every number is an estimate."""
+
+    manifest: Manifest
+    rows: int
+    """From the files' sizes, uncompressed."""
+    rank_seconds: tuple[float, ...]
+    """Each rank's work, without its worker's start."""
+    workers: int
+    map_seconds: float
+    """All ranks on this machine."""
+    lambda_seconds: float
+    """All ranks at once on Lambda, at this machine's pace: the longest one, started cold."""
+    worker_mb: float
+    """Peak memory of one worker, MiB."""
+    cost: Cost
+    """On AWS, with these durations and the configured memory."""
+
+    @property
+    def total_mb(self) -> float:
+        """Peak memory of all workers together, MiB."""
+        return self.worker_mb * self.workers
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "data_url": self.manifest.data_url,
+            "results_url": self.manifest.results_url,
+            "partitions": [ref.key for ref in self.manifest.partitions],
+            "assignment": list(self.manifest.assignment),
+            "rows": self.rows,
+            "workers": self.workers,
+            "map_seconds": self.map_seconds,
+            "lambda_seconds": self.lambda_seconds,
+            "worker_mb": self.worker_mb,
+            "total_mb": self.total_mb,
+            "cost_usd": self.cost.total,
+            "cost_lines": {line.name: line.usd for line in self.cost.lines},
+            "warnings": list(self.manifest.warnings),
+        }
+
+
+def make_plan(manifest: Manifest, options: LocalOptions, pace: Pace) -> Plan:
+    """Put numbers to a manifest.
+
+    Parameters
+    ----------
+    manifest
+        From `perseid.pipeline.initialize.plan`.
+    options
+        Of the local engine.
+    pace
+        Of one worker; where more work at once, they slow each other down somewhat.
+    """
+    sizes = [[ref.size for ref in manifest.of_rank(rank)] for rank in range(manifest.world_size)]
+    rows = [round(sum(rank) / pace.row_bytes) for rank in sizes]
+    seconds = tuple(FIXED_SECONDS + n / pace.rows_per_second for n in rows)
+    workers = min(options.concurrency, manifest.world_size)
+    # Features are kept until the rank is done: about 100 float32 columns of each row.
+    features = max(rows, default=0) * 400 / 2**20
+    return Plan(
+        manifest=manifest,
+        rows=sum(rows),
+        rank_seconds=seconds,
+        workers=workers,
+        map_seconds=makespan(seconds, workers, pace.ready_seconds),
+        lambda_seconds=pace.ready_seconds + max(seconds),
+        worker_mb=pace.peak_mb + features,
+        cost=cost(_usage(manifest, seconds, options.memory_mb, pace)),
+    )
+
+
+def makespan(seconds: Sequence[float], workers: int, start: float) -> float:
+    """When the last of these jobs ends, each taken in order by the first free worker."""
+    free = [start] * workers
+    for job in seconds:
+        heapq.heapreplace(free, free[0] + job)
+    return max(free)
+
+
+def _usage(manifest: Manifest, seconds: Sequence[float], memory_mb: int, pace: Pace) -> Usage:
+    init = pace.ready_seconds * 1000
+    reports = [
+        Report("", s * 1000, float(round(s * 1000 + init)), memory_mb, pace.peak_mb, init)
+        for s in seconds
+    ]
+    ranks, files = manifest.world_size, len(manifest.partitions)
+    return Usage(
+        reports=reports,
+        transitions=map_transitions(ranks, ranks),
+        s3_gets=files * REQUESTS_A_PARTITION + ranks * OBJECTS_A_RANK,
+        s3_puts=ranks * OBJECTS_A_RANK + 6 + -(-files // 1000),
+        stored_bytes=float(sum(ref.size for ref in manifest.partitions)),
+        stored_seconds=pace.ready_seconds + max(seconds),
+        log_bytes=500.0 * ranks,
+    )
