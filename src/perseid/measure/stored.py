@@ -16,8 +16,8 @@ from perseid.pipeline.manifest import Manifest
 from perseid.storage import Storage
 
 READERS = 16
-OBJECTS_A_RANK = 3
-"""Predictions, features, record: what a rank PUTs, and what summarize GETs again but one."""
+OBJECTS_A_RANK = 4
+"""Predictions, features, moments, record: what a rank PUTs; summarize GETs all but the first."""
 OBJECTS_A_RUN = 6
 """Manifest, items, payload, combined records, catalogue, summary."""
 KEYS_A_PAGE = 1000

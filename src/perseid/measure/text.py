@@ -76,6 +76,18 @@ def significant(value: float, digits: int = 4) -> str:
     return f"{value:.{max(0, places)}f}"
 
 
+def dollars(value: float) -> str:
+    """Three figures; what is less than a tenth of a millionth is said to be so."""
+    return "< 0.0000001" if 0 < value < 1e-7 else significant(value, 3)
+
+
+def quantity(value: float) -> str:
+    """A count as it is, with thousands apart; anything else in four figures, or two if tiny."""
+    if value == round(value):
+        return f"{value:,.0f}"
+    return significant(value, 4) if value >= 1e-3 else f"{value:.1e}"
+
+
 def seconds(value: float | None) -> Cell:
     """Seconds: two places below 100, one below 1000, three places below one."""
     if value is None or not math.isfinite(value):

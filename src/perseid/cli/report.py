@@ -1,0 +1,51 @@
+"""``perseid report``: one self-contained HTML page about a run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from perseid.cli.table import add_price_arguments, chosen_prices
+from perseid.errors import BadInput
+from perseid.measure.load import LoadOptions, load_runs
+from perseid.measure.page import render_report
+from perseid.storage import Storage, split_url
+
+NAME = "report.html"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("run", metavar="RUN", help="a run's folder or URL")
+    parser.add_argument(
+        "--out", metavar="FILE", help=f"path or URL of the page (default: {NAME} in the run)"
+    )
+    add_price_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the page and say where it is."""
+    found = load_runs([args.run], LoadOptions(args.arch))
+    if len(found) != 1 or "manifest" not in found[0].extra:
+        raise BadInput(
+            f"{args.run} is not one run of perseid (there are {len(found)} in it): name the folder "
+            "that holds its manifest.json"
+        )
+    text = render_report(found[0], chosen_prices(args))
+    home, name = split_url(args.out) if args.out else (Storage(found[0].name).url, NAME)
+    if not args.out or "://" in args.out:
+        Storage(home).put(name, text.encode())
+        where = Storage(home).where(name)
+    else:
+        where = _write(Path(args.out), text)
+    print(f"report: {where} ({len(text.encode()) / 1e6:.2f} MB)")
+    return 0
+
+
+def _write(path: Path, text: str) -> str:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"the report cannot be written to {path}: {error}") from error
+    return str(path)

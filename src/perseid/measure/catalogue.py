@@ -1,0 +1,104 @@
+"""The catalogue of a run as arrays: what pictures and figures are made of."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perseid.errors import BadInput, NotInstalled
+from perseid.pipeline import layout
+from perseid.storage import Storage
+
+
+@dataclass(frozen=True, eq=False)
+class Catalogue:
+    """One row an object, in the order of the file; NaN or 0 where a value is missing."""
+
+    partition: NDArray[np.object_]
+    """Key of the partition."""
+    row: NDArray[np.int64]
+    """Row in it."""
+    object_id: NDArray[np.int64] | None
+    z_pred: NDArray[np.float64]
+    z_spec: NDArray[np.float64]
+    label: NDArray[np.int64] | None
+    """None where the survey has no labels."""
+    flag: NDArray[np.int64]
+    """Not 0: a row without a prediction."""
+    score: NDArray[np.float64]
+    rank: NDArray[np.int64]
+    """1 for the most anomalous; 0 for a row without a score."""
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def most_anomalous(self, count: int) -> NDArray[np.int64]:
+        """Row numbers of this table by anomaly rank, at most `count`."""
+        ranked = np.flatnonzero(self.rank > 0)
+        return np.asarray(ranked[np.argsort(self.rank[ranked], kind="stable")][:count], np.int64)
+
+    def compared(self) -> NDArray[np.bool_]:
+        """Rows with both a predicted and a spectroscopic redshift."""
+        return np.isfinite(self.z_pred) & np.isfinite(self.z_spec)
+
+
+def read_catalogue(store: Storage) -> Catalogue:
+    """The catalogue of the run at this prefix.
+
+    Raises
+    ------
+    NotFound
+        The run has none (yet).
+    BadInput
+        The object is not such a table.
+    NotInstalled
+        There is no pyarrow.
+    """
+    try:
+        import pyarrow as arrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise NotInstalled(
+            "reading a catalogue needs pyarrow: pip install 'perseid[report]'"
+        ) from error
+    data = store.get(layout.CATALOGUE)
+    where = store.where(layout.CATALOGUE)
+    try:
+        table = parquet.read_table(io.BytesIO(data))
+    except (arrow.ArrowException, OSError) as error:
+        raise BadInput(f"{where} is not a Parquet file: {error}") from error
+    missing = {"partition", "row", "z_pred"} - set(table.column_names)
+    if missing:
+        raise BadInput(f"{where} has no column {', '.join(sorted(missing))}: it is no catalogue")
+    return Catalogue(
+        partition=np.asarray(table["partition"].to_pylist(), object),
+        row=_whole(table, "row"),
+        object_id=_whole(table, "object_id") if _has(table, "object_id") else None,
+        z_pred=_float(table, "z_pred"),
+        z_spec=_float(table, "z_spec"),
+        label=_whole(table, "label") if _has(table, "label") else None,
+        flag=_whole(table, "flag"),
+        score=_float(table, "anomaly_score"),
+        rank=_whole(table, "anomaly_rank"),
+    )
+
+
+def _has(table: Any, name: str) -> bool:
+    """Whether the column is there with at least one value."""
+    return name in table.column_names and table[name].null_count < len(table)
+
+
+def _float(table: Any, name: str) -> NDArray[np.float64]:
+    if name not in table.column_names:
+        return np.full(len(table), np.nan)
+    return np.asarray(table[name].to_numpy(zero_copy_only=False), np.float64)
+
+
+def _whole(table: Any, name: str) -> NDArray[np.int64]:
+    if name not in table.column_names:
+        return np.zeros(len(table), np.int64)
+    return np.asarray(table[name].fill_null(0).to_numpy(zero_copy_only=False), np.int64)

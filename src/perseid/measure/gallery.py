@@ -1,0 +1,154 @@
+"""The most anomalous cutouts as colour pictures.
+
+Composites after Lupton et al. 2004 (astropy's ``make_lupton_rgb``): one stretch for all three
+channels keeps the colours of bright pixels.
+"""
+
+from __future__ import annotations
+
+import base64
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perseid.errors import BadPartition, NotInstalled, PerseidError
+from perseid.measure.catalogue import Catalogue
+from perseid.storage import Storage
+from perseid.survey.anomalies import ANOMALY_KINDS
+from perseid.survey.reader import PartitionReader, open_partition
+
+RGB_BANDS = (3, 2, 1)
+"""i, r, g of u g r i z as red, green, blue."""
+SOFTENING = 10.0
+"""Lupton's Q: how much of the range is logarithmic."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One object of the gallery."""
+
+    rank: int
+    """1 for the most anomalous."""
+    title: str
+    """Its id, or partition and row where the survey has no ids."""
+    partition: str
+    row: int
+    score: float
+    z_pred: float
+    z_spec: float
+    kind: str | None
+    """What it was labelled as; None where the survey has no labels."""
+    image: str | None
+    """A ``data:`` URL, or None where its partition cannot be read."""
+    why: str = ""
+    """Why there is no picture."""
+
+
+def gallery(catalogue: Catalogue, data: Storage, count: int = 24) -> list[Picture]:
+    """The most anomalous objects with their pictures, read from the partitions by row.
+
+    A partition that is gone or cannot be read leaves its objects without a picture, and says so.
+
+    Raises `NotInstalled` where there is no astropy.
+    """
+    chosen = catalogue.most_anomalous(count)
+    images, problems = _cutouts(catalogue, chosen, data)
+    return [_picture(catalogue, int(i), images.get(int(i)), problems) for i in chosen]
+
+
+def _cutouts(
+    catalogue: Catalogue, chosen: NDArray[np.int64], data: Storage
+) -> tuple[dict[int, NDArray[np.float32]], dict[str, str]]:
+    """Images by row of the catalogue, and a sentence for each partition that gave none."""
+    images: dict[int, NDArray[np.float32]] = {}
+    problems: dict[str, str] = {}
+    for key in sorted({str(k) for k in catalogue.partition[chosen]}):
+        wanted = [int(i) for i in chosen if catalogue.partition[i] == key]
+        try:
+            with open_partition(data, key) as reader:
+                for index in wanted:
+                    images[index] = _image(reader, int(catalogue.row[index]))
+        except PerseidError as error:
+            problems[key] = str(error)
+    return images, problems
+
+
+def _image(reader: PartitionReader, row: int) -> NDArray[np.float32]:
+    if row >= reader.rows:
+        raise BadPartition(f"{reader.name} has {reader.rows} rows, and the catalogue names {row}")
+    return np.array(reader.rows_at(row, row + 1).images[0])
+
+
+def _picture(
+    catalogue: Catalogue,
+    index: int,
+    image: NDArray[np.float32] | None,
+    problems: Mapping[str, str],
+) -> Picture:
+    key, row = str(catalogue.partition[index]), int(catalogue.row[index])
+    known = catalogue.object_id is not None
+    label = None if catalogue.label is None else int(catalogue.label[index])
+    return Picture(
+        rank=int(catalogue.rank[index]),
+        title=str(catalogue.object_id[index])
+        if known and catalogue.object_id is not None
+        else f"{key} row {row}",
+        partition=key,
+        row=row,
+        score=float(catalogue.score[index]),
+        z_pred=float(catalogue.z_pred[index]),
+        z_spec=float(catalogue.z_spec[index]),
+        kind=None if label is None else ANOMALY_KINDS.get(label, f"kind {label}"),
+        image=None if image is None else png_url(lupton(image)),
+        why="" if image is not None else problems.get(key, "not read"),
+    )
+
+
+def lupton(image: NDArray[np.float32], bands: Sequence[int] = RGB_BANDS) -> NDArray[np.uint8]:
+    """A colour composite (height, width, 3) of an image (bands, height, width).
+
+    With fewer than four bands the last, middle and first stand for red, green and blue. The
+    stretch follows the cutout: its zero is the sky (the median), full brightness the 99.5 %
+    quantile of the three bands' mean, and never less than five times the noise.
+    """
+    try:
+        from astropy.visualization import make_lupton_rgb
+    except ImportError as error:
+        raise NotInstalled(
+            "colour composites need astropy: pip install 'perseid[report]'"
+        ) from error
+    count = image.shape[0]
+    chosen = bands if count > max(bands) else (count - 1, count // 2, 0)
+    planes = [_clean(image[band]) for band in chosen]
+    sky = [float(np.median(plane)) for plane in planes]
+    mean = np.mean([plane - level for plane, level in zip(planes, sky, strict=True)], axis=0)
+    noise = 1.4826 * float(np.median(np.abs(mean - np.median(mean))))
+    stretch = max(float(np.quantile(mean, 0.995)), 5 * noise, 1e-12) / 3
+    rgb = make_lupton_rgb(*planes, minimum=sky, stretch=stretch, Q=SOFTENING)
+    return np.asarray(rgb[::-1], np.uint8)  # astronomers' images have their first row below
+
+
+def _clean(plane: NDArray[np.float32]) -> NDArray[np.float64]:
+    return np.nan_to_num(np.asarray(plane, np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def png_url(rgb: NDArray[np.uint8]) -> str:
+    """A picture (height, width, 3) as a ``data:`` URL."""
+    return "data:image/png;base64," + base64.b64encode(png(rgb)).decode()
+
+
+def png(rgb: NDArray[np.uint8]) -> bytes:
+    """A picture (height, width, 3) as PNG: 8 bits a channel, no filter (RFC 2083)."""
+    height, width, _ = rgb.shape
+    rows = b"".join(b"\0" + np.ascontiguousarray(row).tobytes() for row in rgb)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b""))
+    body = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + body
