@@ -43,7 +43,7 @@ def main() -> None:
     target = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/images/simulated-cutouts.png")
     table = sdss.load_table()
     ids = object_ids(SEED, 200, len(table))
-    figure, axes = plt.subplots(len(ANOMALY_KINDS), 1, figsize=(8.2, 8.6), dpi=66)
+    figure, axes = plt.subplots(len(ANOMALY_KINDS), 1, figsize=(8.2, 8.6), dpi=60)
     for kind, axis in zip(ANOMALY_KINDS, axes, strict=True):
         picked = ids[COLUMNS * kind : COLUMNS * (kind + 1)]
         axis.imshow(row_picture(table, kind, picked), interpolation="nearest")

@@ -1,0 +1,70 @@
+"""``perseid simulate``: write a simulated survey and say what is in it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from perseid.survey.simulate import Simulated, simulate
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    add = parser.add_argument
+    add("dest", metavar="DEST", help="folder or URL (s3://bucket/prefix), empty or not there yet")
+    add("--rows", type=int, required=True, metavar="N", help="number of objects")
+    add("--seed", type=int, required=True, metavar="S", help="the same seed gives the same survey")
+    add(
+        "--anomaly-rate",
+        type=float,
+        default=0.04,
+        metavar="R",
+        help="share of objects that get a labelled anomaly (default 0.04)",
+    )
+    add("--processes", type=int, metavar="P", help="default: one a processor")
+    add("--rows-per-file", type=int, default=5113, metavar="N", help="default 5113: 100 MiB")
+    add(
+        "--format",
+        default="pt",
+        metavar="SUFFIX",
+        help="pt, safetensors, npz, h5, fits or parquet (default pt)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Simulate, with a progress bar on stderr and a summary on stdout."""
+    columns = (
+        TextColumn("simulating"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("objects"),
+        TimeRemainingColumn(),
+    )
+    start = time.perf_counter()
+    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
+        task = progress.add_task("simulating", total=max(args.rows, 0))
+        result = simulate(
+            args.dest,
+            args.rows,
+            args.seed,
+            anomaly_rate=args.anomaly_rate,
+            processes=args.processes,
+            rows_per_file=args.rows_per_file,
+            suffix="." + args.format.lstrip("."),
+            report=lambda done, _: progress.update(task, completed=done),
+        )
+    _say(result, time.perf_counter() - start)
+    return 0
+
+
+def _say(result: Simulated, seconds: float) -> None:
+    anomalies = {name: count for name, count in result.labels.items() if name != "none" and count}
+    kinds = ", ".join(f"{count} {name}" for name, count in anomalies.items()) or "none"
+    print(f"{result.rows:,} objects in {len(result.files)} files in {result.url}")
+    print(f"seed {result.seed}; {seconds:.1f} s, {result.rows / seconds:,.0f} objects/s")
+    print(f"{sum(anomalies.values())} labelled anomalies: {kinds}")
+    print("magnitudes and redshifts are real (SDSS); the images are simulated to match them")

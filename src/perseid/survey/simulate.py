@@ -1,0 +1,274 @@
+"""A simulated survey on disk or in a bucket: real magnitudes and redshifts, simulated images."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perseid import __version__
+from perseid.errors import AlreadyExists, BadInput, NotFound, RunError
+from perseid.storage import Storage
+from perseid.survey import sdss
+from perseid.survey.anomalies import ANOMALY_KINDS
+from perseid.survey.cutouts import UGRIZ, Cutouts
+from perseid.survey.formats import format_for
+from perseid.survey.objects import ROUND, object_ids, render_objects
+from perseid.survey.reader import write_cutouts
+from perseid.survey.render import galsim_module
+
+BLOCK = 256
+"""Objects a task: half a second of work, so that progress and Ctrl-C are prompt."""
+BLOCK_DEADLINE = 600.0
+"""Seconds within which a block must come."""
+SUMMARY = "survey.json"
+"""Written last: a folder that has it is a whole survey."""
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """What `simulate` wrote; the same is in ``survey.json``."""
+
+    url: str
+    rows: int
+    seed: int
+    anomaly_rate: float
+    """The chance of an object to be an anomaly."""
+    files: dict[str, int]
+    """Name and rows of each file, in order."""
+    labels: dict[str, int]
+    """How many objects there are of each kind, by name."""
+
+
+def simulate(
+    dest: str | Path,
+    rows: int,
+    seed: int,
+    *,
+    anomaly_rate: float = 0.04,
+    processes: int | None = None,
+    rows_per_file: int = 5113,
+    suffix: str = ".pt",
+    report: Callable[[int, int], None] | None = None,
+) -> Simulated:
+    """Write a simulated survey: numbered files of cutouts and ``survey.json``.
+
+    The bits depend on `rows`, `seed` and `anomaly_rate` alone, not on the number of processes.
+    Interrupted or failed, it deletes what it wrote and leaves no process.
+
+    Parameters
+    ----------
+    dest
+        Folder or URL, empty or not there yet.
+    rows
+        Objects; beyond the table's 19,817 the real galaxies come again, newly drawn.
+    seed
+        Not negative.
+    anomaly_rate
+        Chance of an object to get one of the `ANOMALY_KINDS`, each as likely.
+    processes
+        Worker processes (started anew, so a script needs its ``__main__`` guard); the
+        processors of this machine by default.
+    rows_per_file
+        5,113 rows are 100 MiB of pixels.
+    suffix
+        The format, see `perseid.survey.formats`.
+    report
+        Called with rows done and rows in all.
+
+    Raises
+    ------
+    BadInput
+        An argument is out of range, or there is no such format.
+    AlreadyExists
+        `dest` holds something.
+    NotInstalled
+        GalSim, or what the format needs, is missing.
+    """
+    processes = len(os.sched_getaffinity(0)) if processes is None else processes
+    _check(rows, seed, anomaly_rate, processes, rows_per_file)
+    format_for(f"1{suffix}")
+    galsim_module()
+    store = Storage(dest)
+    ids = object_ids(seed, rows, len(sdss.load_table()))
+    files: dict[str, int] = {}
+    counts: Counter[int] = Counter()
+    rendered = _rendered(seed, ids, anomaly_rate, processes, rows_per_file)
+    with _all_or_nothing(store) as written, closing(rendered) as blocks:
+        for whole in _files(blocks, rows, rows_per_file, report):
+            written.append(f"{len(files) + 1}{suffix}")
+            write_cutouts(whole, store.where(written[-1]))
+            files[written[-1]] = len(whole)
+            counts.update(np.asarray(whole.label).tolist())
+        labels = {name: counts[kind] for kind, name in ANOMALY_KINDS.items()}
+        result = Simulated(store.where(), rows, seed, anomaly_rate, files, labels)
+        written.append(SUMMARY)
+        store.put(SUMMARY, json.dumps(_summary(result), indent=2).encode())
+    return result
+
+
+def _check(rows: int, seed: int, anomaly_rate: float, processes: int, rows_per_file: int) -> None:
+    if rows < 1:
+        raise BadInput(f"a survey needs at least 1 row, not {rows}")
+    if seed < 0:
+        raise BadInput(f"the seed must not be negative, it is {seed}")
+    if not 0.0 <= anomaly_rate <= 1.0:
+        raise BadInput(f"the anomaly rate must lie between 0 and 1, it is {anomaly_rate}")
+    if processes < 1:
+        raise BadInput(f"simulating needs at least 1 process, not {processes}")
+    if rows_per_file < 1:
+        raise BadInput(f"a file needs at least 1 row, not {rows_per_file}")
+
+
+@contextmanager
+def _all_or_nothing(store: Storage) -> Iterator[list[str]]:
+    """Refuse a place that holds something; delete the names in the list if the body fails."""
+    folder = store.local_path()
+    was_there = folder is not None and folder.exists()
+    first = _first_key(store)
+    if first is not None:
+        raise AlreadyExists(
+            f"{store.where()} holds {first} already: give an empty place, or delete it first"
+        )
+    written: list[str] = []
+    try:
+        yield written
+    except BaseException:
+        store.delete(written)
+        if folder is not None and folder.exists() and not was_there:
+            folder.rmdir()
+        raise
+
+
+def _first_key(store: Storage) -> str | None:
+    try:
+        return next((info.key for info in store.list()), None)
+    except NotFound:
+        return None
+
+
+def _rendered(
+    seed: int, ids: NDArray[np.int64], anomaly_rate: float, processes: int, rows_per_file: int
+) -> Generator[Cutouts, None, None]:
+    """Blocks in order; none reaches over the end of a file."""
+    work = partial(_render_block, seed, anomaly_rate)
+    tasks = (
+        ids[begin : min(begin + BLOCK, file_begin + rows_per_file)]
+        for file_begin in range(0, len(ids), rows_per_file)
+        for begin in range(file_begin, min(file_begin + rows_per_file, len(ids)), BLOCK)
+    )
+    if processes == 1:
+        yield from map(work, tasks)
+    else:
+        yield from _in_processes(work, tasks, min(processes, -(-len(ids) // BLOCK)))
+
+
+def _render_block(seed: int, anomaly_rate: float, ids: NDArray[np.int64]) -> Cutouts:
+    return render_objects(seed, ids, anomaly_rate=anomaly_rate, table=sdss.load_table())
+
+
+def _files(
+    blocks: Iterator[Cutouts],
+    rows: int,
+    rows_per_file: int,
+    report: Callable[[int, int], None] | None,
+) -> Iterator[Cutouts]:
+    """The blocks, joined into whole files."""
+    done = 0
+    parts: list[Cutouts] = []
+    for block in blocks:
+        parts.append(block)
+        done += len(block)
+        if report is not None:
+            report(done, rows)
+        if done % rows_per_file == 0 or done == rows:
+            yield _joined(parts)
+            parts = []
+
+
+def _joined(parts: list[Cutouts]) -> Cutouts:
+    arrays = ([getattr(part, field.name) for part in parts] for field in fields(Cutouts))
+    return Cutouts(*(np.concatenate(each) for each in arrays))
+
+
+def _in_processes(
+    work: Callable[[NDArray[np.int64]], Cutouts], tasks: Iterator[NDArray[np.int64]], count: int
+) -> Generator[Cutouts, None, None]:
+    """Results in the order of the tasks, a few ahead; the pool is gone when this ends or fails."""
+    waiting: deque[Future[Cutouts]] = deque()
+    pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _start_worker)
+    try:
+        for task in tasks:
+            with _no_interrupt():
+                waiting.append(pool.submit(work, task))
+            if len(waiting) > 2 * count:
+                yield waiting.popleft().result(BLOCK_DEADLINE)
+        while waiting:
+            yield waiting.popleft().result(BLOCK_DEADLINE)
+    except BrokenProcessPool as error:
+        raise RunError(
+            "a simulating process was killed (out of memory?) and nothing was kept: "
+            "try again, with fewer processes"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Hold Ctrl-C back: processes started meanwhile inherit that, only the parent acts on it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_worker() -> None:
+    """A worker leaves with its parent, however that one dies."""
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _summary(result: Simulated) -> dict[str, Any]:
+    table = resources.files("perseid.survey").joinpath("data/sdss_galaxies.npz").read_bytes()
+    return {
+        **{name: value for name, value in asdict(result).items() if name != "url"},
+        "real": "magnitudes and redshifts, from the Sloan Digital Sky Survey",
+        "simulated": "every pixel, the objects' shapes, the neighbours and the anomalies",
+        "object_id": f"round * {ROUND} + row of the table; same row: same real galaxy",
+        "anomaly_kinds": {str(kind): name for kind, name in ANOMALY_KINDS.items()},
+        "bands": list(UGRIZ),
+        "pixel_arcsec": sdss.PIXEL,
+        "flux_unit": "nanomaggy",
+        "table": {
+            "file": "sdss_galaxies.npz",
+            "sha256": hashlib.sha256(table).hexdigest(),
+            "rows": len(sdss.load_table()),
+            "provenance": "SDSS rows distributed with mlz 1.2 and kcorrect 5.1.9",
+        },
+        "versions": {"perseid": __version__}
+        | {name: metadata.version(name) for name in ("galsim", "numpy")},
+    }
