@@ -2,25 +2,50 @@
 
 A plain path or ``file://`` is a directory, ``s3://bucket/prefix`` any S3 endpoint (credentials,
 region and endpoint from the usual ``AWS_*`` variables), ``memory://`` a store of this process.
+URLs are literal: nothing in them is percent-encoded, so a key is what stands after the URL.
 """
 
 from __future__ import annotations
 
+import configparser
+import functools
 import os
+import socket
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
 from obstore.store import LocalStore, MemoryStore, S3Store
 
 from perseid.errors import AlreadyExists, BadInput, NotFound, StorageError
 
 _MEMORY: dict[str, MemoryStore] = {}
+_SCHEMES = ("file", "s3", "memory")
+_CONNECT_SECONDS = 3.0
+"""How long a server that an endpoint names may take to accept a first connection."""
+_OTHER_CREDENTIALS = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+)
+"""Variables that say where credentials come from; a profile's keys give way to them."""
+_METADATA_ADDRESS = "169.254.169.254"
+"""Where EC2 keeps credentials; asked last, so an error there means that none were found."""
+_DELETED_AT_ONCE = 1000
+"""Keys of one DeleteObjects request: S3's limit."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +77,7 @@ class Storage:
 
     def where(self, key: str = "") -> str:
         """The full URL (a plain path on disk) of a key, for messages and records."""
-        path = self.local_path(key)
-        return join_url(self.url, key) if path is None else str(path)
+        return join_url(self.url, key).removeprefix("file://")
 
     def get(self, key: str) -> bytes:
         """The whole object."""
@@ -126,63 +150,88 @@ class Storage:
 
     def delete(self, keys: Sequence[str]) -> None:
         """Delete objects; those already gone do not matter."""
-        for key in keys:
+        many = _DELETED_AT_ONCE if isinstance(self._store, S3Store) else 1
+        for start in range(0, len(keys), many):
+            part = keys[start : start + many]
             try:
-                with _sentences(self, key):
-                    obstore.delete(self._store, self._path(key))
+                with _sentences(self, part[0]):
+                    obstore.delete(self._store, [self._path(key) for key in part])
             except NotFound:
                 continue
 
     def local_path(self, key: str = "") -> Path | None:
-        """Where the object lies on this machine's disk, or None: for memory maps."""
+        """Where the object lies on this machine's disk, or None: for memory maps.
+
+        Raises `BadInput` for a key that would leave the store.
+        """
         if not self.url.startswith("file://"):
             return None
-        return Path(unquote(urlsplit(self.url).path)) / key
+        if ".." in key.split("/"):
+            raise BadInput(f"{key!r} leaves {self.url}: a key has no '..'")
+        return Path(self.url.removeprefix("file://")) / key.strip("/")
 
     def _path(self, key: str) -> str:
         return "/".join(part for part in (self._prefix, key.strip("/")) if part)
 
 
 def normalise_url(url: str | Path) -> str:
-    """A URL with a scheme and no trailing slash; plain paths become absolute ``file://``."""
+    """A URL with a scheme and no trailing slash; plain paths become absolute ``file://``.
+
+    Raises `BadInput` for another scheme, or where a bucket or an absolute path is missing.
+    """
     text = str(url)
     if "://" not in text:
-        return Path(text).expanduser().absolute().as_uri()
-    scheme = text.split("://", 1)[0]
-    if scheme not in ("file", "s3", "memory"):
+        return "file://" + os.path.abspath(os.path.expanduser(text))  # noqa: PTH100, PTH111
+    scheme, _, rest = text.partition("://")
+    if scheme not in _SCHEMES:
         raise BadInput(f"no store for {text!r}: use a path, file://, s3:// or memory://")
-    return text.rstrip("/") if text != "memory://" else text
+    if scheme == "file" and not rest.startswith("/"):
+        raise BadInput(f"{text!r} is not an absolute path: write file:///…")
+    if scheme == "s3" and not rest.strip("/"):
+        raise BadInput(f"{text!r} names no bucket: write s3://bucket/prefix")
+    if scheme == "file":
+        return "file://" + os.path.abspath(rest)  # noqa: PTH100 - no links resolved
+    return f"{scheme}://" + rest.rstrip("/")
 
 
 def join_url(url: str, key: str) -> str:
     """`url` with `key` below it."""
-    base = url if url.endswith("://") else url.rstrip("/") + "/"
-    return (base + key.strip("/")).rstrip("/") if key.strip("/") else url
+    key = key.strip("/")
+    if not key:
+        return url
+    return (url if url.endswith("://") else url.rstrip("/") + "/") + key
 
 
 def split_url(url: str | Path) -> tuple[str, str]:
-    """The URL of the folder and the last part: ``("s3://b/p", "1.pt")`` from ``s3://b/p/1.pt``."""
-    base, _, name = normalise_url(url).rpartition("/")
-    return base, name
+    """The URL of the folder and the last part: ``("s3://b/p", "1.pt")`` from ``s3://b/p/1.pt``.
+
+    The last part is empty where there is none (a bucket, the root of the disk).
+    """
+    whole = normalise_url(url)
+    scheme, _, rest = whole.partition("://")
+    base, slash, name = rest.rpartition("/")
+    if scheme != "file" and not slash:
+        return (f"{scheme}://", name) if scheme == "memory" else (whole, "")
+    return f"{scheme}://{base or '/'}" if scheme == "file" else f"{scheme}://{base}", name
 
 
 def _connect(url: str) -> tuple[Any, str]:
-    parts = urlsplit(url)
-    prefix = unquote(parts.path).strip("/")
-    if parts.scheme == "file":
-        return LocalStore(), prefix  # rooted at /, so that reading creates no folder
-    if parts.scheme == "memory":
-        return _MEMORY.setdefault(parts.netloc, MemoryStore()), prefix
-    return _s3(parts.netloc), prefix
+    scheme, _, rest = url.partition("://")
+    if scheme == "file":
+        return LocalStore(), rest.strip("/")  # rooted at /, so that reading creates no folder
+    name, _, prefix = rest.partition("/")
+    if scheme == "memory":
+        return _MEMORY.setdefault(name, MemoryStore()), prefix.strip("/")
+    return _s3(name), prefix.strip("/")
 
 
 def _s3(bucket: str) -> S3Store:
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     options: dict[str, Any] = {}
     if endpoint:
+        _reachable(endpoint)
         options = {"endpoint": endpoint, "virtual_hosted_style_request": False}
-    if not os.environ.get("AWS_REGION"):
-        options["region"] = os.environ.get("AWS_DEFAULT_REGION", "us-east-1")
+    options |= _profile()
     return S3Store(
         bucket,
         **options,
@@ -203,6 +252,58 @@ def _s3(bucket: str) -> S3Store:
     )
 
 
+def _profile() -> dict[str, str]:
+    """Region and keys of the AWS profile, where the environment does not give them.
+
+    The S3 client knows environment variables and the roles of Lambda, ECS and EC2, not the files
+    of ``aws configure`` (https://docs.aws.amazon.com/cli/latest/userguide/cli-configure-files.html).
+    """
+    env, home = os.environ, Path.home() / ".aws"
+    name = env.get("AWS_PROFILE", "default")
+    found = configparser.RawConfigParser()
+    try:
+        found.read(env.get("AWS_CONFIG_FILE", home / "config"))
+        settings = dict(found[section]) if (section := f"profile {name}") in found else {}
+        settings |= dict(found[name]) if name in found else {}
+        found.clear()
+        found.read(env.get("AWS_SHARED_CREDENTIALS_FILE", home / "credentials"))
+        settings |= dict(found[name]) if name in found else {}
+    except configparser.Error as error:
+        raise BadInput(f"the AWS profile {name} cannot be read: {_first_line(error)}") from error
+    default = env.get("AWS_DEFAULT_REGION") or settings.get("region", "us-east-1")
+    options = {} if env.get("AWS_REGION") else {"region": default}
+    if any(env.get(other) for other in _OTHER_CREDENTIALS):
+        return options
+    keys = {"access_key_id": "aws_access_key_id", "secret_access_key": "aws_secret_access_key"}
+    keys |= {"session_token": "aws_session_token"}
+    return options | {ours: settings[key] for ours, key in keys.items() if key in settings}
+
+
+@functools.lru_cache(maxsize=64)
+def _reachable(endpoint: str) -> None:
+    """Raise `StorageError` where nothing listens at the endpoint.
+
+    The S3 client retries refused connections for half a minute, as it should in a run; a mistyped
+    endpoint is found here at once. Successes are remembered.
+    """
+    parts = urlsplit(endpoint)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise BadInput(f"the endpoint {endpoint!r} is not a URL such as http://localhost:8333")
+    address = (parts.hostname, parts.port or (443 if parts.scheme == "https" else 80))
+    deadline = time.monotonic() + _CONNECT_SECONDS
+    while True:
+        try:
+            socket.create_connection(address, timeout=_CONNECT_SECONDS).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise StorageError(
+                    f"no S3 server answers at {endpoint} ({error.strerror or error}); "
+                    "check AWS_ENDPOINT_URL"
+                ) from error
+            time.sleep(0.1)
+
+
 class _sentences:
     """Turn obstore's errors into ours, with the place in the message."""
 
@@ -217,6 +318,21 @@ class _sentences:
             raise NotFound(f"{self.where} is not there") from error
         if isinstance(error, AlreadyExistsError):
             raise AlreadyExists(f"{self.where} is there already") from error
-        if isinstance(error, (BaseError, OSError)):
-            first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-            raise StorageError(f"{self.where}: {first}") from error
+        if isinstance(error, PreconditionError):
+            raise StorageError(f"{self.where} was replaced while it was being read") from error
+        if isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
+            raise StorageError(
+                f"{self.where}: the store refuses these credentials, or they may not do this"
+            ) from error
+        if isinstance(error, BaseError) and _METADATA_ADDRESS in str(error):
+            raise StorageError(
+                f"{self.where}: there are no AWS credentials; set AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+            ) from error
+        if isinstance(error, (BaseError, OSError, ValueError)):
+            raise StorageError(f"{self.where}: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else repr(error)

@@ -172,7 +172,7 @@ def _check_destination(
 
 def _real(store: Storage) -> str:
     path = store.local_path()
-    return store.url if path is None else path.resolve().as_uri()
+    return store.url if path is None else str(path.resolve())
 
 
 class _Partitions:

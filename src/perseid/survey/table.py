@@ -32,7 +32,7 @@ _TAKEN = {
     "object_id": ("int64", "int32", "int16", "uint32", "uint16", "uint8", "int8"),
     "label": ("int32", "int16", "int8", "uint16", "uint8", "int64"),
 }
-_KEPT = {"object_id": np.dtype(np.int64), "label": np.dtype(np.int32)}
+_KEPT: dict[str, np.dtype[Any]] = {"object_id": np.dtype(np.int64), "label": np.dtype(np.int32)}
 
 
 @dataclass(frozen=True)
