@@ -120,9 +120,9 @@ class ResidualGraph:
             "Mean", g.reshape(square, -1, c.bands, c.grid, c.patch, c.grid, c.patch), 1, 3, 5
         )
         wide = [
-            self._reduce("Mean", band, 1, keep=1),
+            g.reshape(self._reduce("Mean", square, 1, 2, 3), -1, 1),
             g.reshape(self._reduce("Max", patches, 1, 2), -1, 1),
-            self._reduce("Max", band, 1, keep=1),
+            g.reshape(self._reduce("Max", band, 1), -1, 1),
             *(self._line(residual, axis) for axis in (3, 2)),
         ]
         signed = g.op("Mul", self._reduce("Mean", residual, 2, 3), g.constant(float(c.size)))
@@ -153,5 +153,7 @@ class ResidualGraph:
         g = self.graph
         return g.op("Log", g.op("Add", value, g.constant(FLOOR)))
 
-    def _reduce(self, kind: str, value: str, *axes: int, keep: int = 0) -> str:
-        return self.graph.op(f"Reduce{kind}", value, axes=list(axes), keepdims=keep)
+    def _reduce(self, kind: str, value: str, *axes: int) -> str:
+        """Long axes only for means: onnxruntime adds few numbers in an order that differs by row,
+        and a row's bits must not depend on its place."""
+        return self.graph.op(f"Reduce{kind}", value, axes=list(axes), keepdims=0)

@@ -1,0 +1,331 @@
+"""The runtime that workers use: numpy and onnxruntime, no torch.
+
+Every call computes micro-batches of one fixed size, the last one padded, so a row's prediction is
+the same bits whatever rows stand beside it and wherever a partition begins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perseid.errors import BadInput, BadModel
+from perseid.model.processor import has_int8_products, usable_threads
+from perseid.model.signature import METADATA_KEY, ModelSignature
+from perseid.storage import Storage, join_url, split_url
+
+DEFAULT = "default"
+"""Name of the model that is shipped in the package."""
+MICRO_BATCH = 64
+"""Rows a call of onnxruntime: larger ones only cost memory (measured 32 to 512)."""
+PRECISIONS = ("float32", "int8")
+_BATCH_NAMES = ("n", "N", "batch", "batch_size")
+_TYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64}
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What the model says of some rows, in their order."""
+
+    redshift: NDArray[np.float32]
+    """(n,)."""
+    features: NDArray[np.float32] | None
+    """(n, sum of the signature's feature groups); None where the model has none."""
+
+
+class ModelRuntime:
+    """A loaded model. Made by `load`; use one from one thread at a time."""
+
+    signature: ModelSignature
+    """What the model takes and gives."""
+    micro_batch: int
+    """Rows of every call of onnxruntime."""
+    threads: int
+    """Threads that it computes with."""
+    note: str
+    """One sentence where the model runs otherwise than asked for, else empty."""
+
+    def __init__(self, session: Any, signature: ModelSignature, ports: _Ports, note: str) -> None:
+        self.signature, self.note = signature, note
+        self._session, self._ports = session, ports
+        self.micro_batch = ports.batch
+        self.threads = int(session.get_session_options().intra_op_num_threads)
+        shape = (signature.bands, signature.height, signature.width)
+        self._images = np.zeros((self.micro_batch, *shape), np.float32)
+        self._magnitudes = np.zeros((self.micro_batch, signature.bands), ports.magnitude_type)
+
+    @classmethod
+    def load(
+        cls,
+        url: str | Path = DEFAULT,
+        *,
+        threads: int | None = None,
+        precision: str = "float32",
+        micro_batch: int = MICRO_BATCH,
+    ) -> ModelRuntime:
+        """Load a model.
+
+        Parameters
+        ----------
+        url
+            Path or URL of an ONNX file, or ``default``.
+        threads
+            None: as many as this process may run at once (`usable_threads`).
+        precision
+            ``int8`` takes the file's sibling ``NAME.int8.onnx`` where the processor multiplies
+            8-bit integers (`has_int8_products`); elsewhere float32, and `note` says so.
+        micro_batch
+            Rows a call; a model of a fixed batch size keeps its own.
+
+        Raises
+        ------
+        BadModel
+            It is no ONNX file, or has not the inputs and outputs of `ModelSignature`.
+        BadInput
+            `precision`, `threads` or `micro_batch` is not usable.
+        NotFound, StorageError
+            It cannot be had.
+        """
+        if precision not in PRECISIONS:
+            raise BadInput(f"precision {precision!r} is unknown: use {' or '.join(PRECISIONS)}")
+        if micro_batch < 1 or (threads is not None and threads < 1):
+            raise BadInput(f"threads {threads} and micro_batch {micro_batch} must be at least 1")
+        note = ""
+        if precision == "int8" and not has_int8_products():
+            precision = "float32"
+            note = "this processor has no VNNI instructions: the model runs in float32"
+        with _on_disk(int8_url(url) if precision == "int8" else url) as (path, name):
+            session = _session(path, name, threads or usable_threads(), micro_batch)
+        ports = _Ports.of(session, name, micro_batch)
+        return cls(session, _signature(session, ports, name), ports, note)
+
+    @property
+    def precision(self) -> str:
+        """``float32`` or ``int8``, as it runs."""
+        return self.signature.precision
+
+    def predict(self, images: NDArray[np.float32], magnitudes: NDArray[Any]) -> Prediction:
+        """Predict rows.
+
+        Parameters
+        ----------
+        images
+            (n, bands, height, width) float32; memory-mapped or read-only arrays are used in place.
+        magnitudes
+            (n, bands), any float.
+
+        Returns
+        -------
+        Prediction
+            Not-finite input rows give whatever the network makes of them; other rows are not
+            touched by them.
+
+        Raises
+        ------
+        BadModel
+            The arrays have another shape than the model takes.
+        """
+        self._fits(images, magnitudes)
+        n, step = len(images), self.micro_batch
+        redshift = np.empty(n, np.float32)
+        width = self.signature.features()
+        features = np.empty((n, width), np.float32) if width else None
+        for start in range(0, n, step):
+            rows = slice(start, min(start + step, n))
+            count = rows.stop - start
+            outputs = self._session.run(
+                self._ports.outputs, self._feed(images[rows], magnitudes[rows])
+            )
+            redshift[rows] = outputs[0].reshape(step)[:count]
+            if features is not None:
+                features[rows] = outputs[1][:count]
+        return Prediction(redshift, features)
+
+    def _feed(self, images: NDArray[np.float32], magnitudes: NDArray[Any]) -> dict[str, Any]:
+        """One micro-batch: the rows in place where they can be, else copied and padded."""
+        count = len(images)
+        whole = count == self.micro_batch
+        if not (whole and images.flags.c_contiguous and images.flags.aligned):
+            self._images[:count] = images
+            self._images[count:] = 0
+            images = self._images
+        feed = {self._ports.image: images}
+        if self._ports.magnitude:
+            self._magnitudes[:count] = magnitudes
+            self._magnitudes[count:] = 0
+            feed[self._ports.magnitude] = self._magnitudes
+        return feed
+
+    def _fits(self, images: NDArray[np.float32], magnitudes: NDArray[Any]) -> None:
+        s = self.signature
+        wanted = (s.bands, s.height, s.width)
+        if images.dtype != np.float32 or images.shape[1:] != wanted:
+            raise BadModel(
+                f"model {s.name!r} takes float32 images of (bands, height, width) = {wanted}, not "
+                f"{images.dtype} {images.shape[1:]}: give a model for such images"
+            )
+        if magnitudes.shape != (len(images), s.bands):
+            raise BadModel(
+                f"model {s.name!r} takes magnitudes ({len(images)}, {s.bands}), "
+                f"not {magnitudes.shape}"
+            )
+
+
+def int8_url(url: str | Path) -> str:
+    """Where the int8 form of a model lies: ``NAME.int8.onnx`` beside ``NAME.onnx``."""
+    text = str(url)
+    if text == DEFAULT or text.endswith(".int8.onnx"):
+        return "default.int8" if text == DEFAULT else text
+    return text.removesuffix(".onnx") + ".int8.onnx"
+
+
+@dataclass(frozen=True)
+class _Ports:
+    """Names of the model's inputs and outputs, and the batch size that it is run with."""
+
+    image: str
+    magnitude: str
+    """Empty where the model takes none."""
+    magnitude_type: Any
+    outputs: list[str]
+    """Redshift, then features where there are any."""
+    shape: tuple[int, int, int]
+    """Bands, height, width."""
+    batch: int
+
+    @classmethod
+    def of(cls, session: Any, name: str, micro_batch: int) -> _Ports:
+        inputs = {value.name: value for value in session.get_inputs()}
+        image = _pick(inputs, "image", 4)
+        magnitude = _pick(inputs, "magnitude", 2)
+        if image is None or image.type != "tensor(float)":
+            raise BadModel(
+                f"{name} has no float32 input image (n, bands, height, width); it takes "
+                f"{_listed(inputs)}"
+            )
+        shape = tuple(image.shape[1:])
+        if not all(isinstance(side, int) for side in shape):
+            raise BadModel(
+                f"{name} does not say how large its images are ({image.name} {image.shape}): "
+                "export it with fixed bands, height and width"
+            )
+        unknown = set(inputs) - {image.name, magnitude.name if magnitude else ""}
+        if unknown or (magnitude and _TYPES.get(magnitude.type) is None):
+            raise BadModel(
+                f"{name} takes {_listed(inputs)}; a worker gives only image (n, bands, height, "
+                "width) and magnitude (n, bands), float32 or float64"
+            )
+        if (
+            magnitude
+            and magnitude.shape[1] not in (shape[0], None)
+            and isinstance(magnitude.shape[1], int)
+        ):
+            raise BadModel(f"{name} takes {shape[0]} bands but magnitudes {magnitude.shape}")
+        batch = image.shape[0] if isinstance(image.shape[0], int) else micro_batch
+        return cls(
+            image.name,
+            magnitude.name if magnitude else "",
+            _TYPES[magnitude.type] if magnitude else np.float32,
+            _outputs(session, name),
+            shape,
+            batch,
+        )
+
+
+def _pick(values: dict[str, Any], name: str, rank: int) -> Any:
+    """The value of this name, or the only one of this rank."""
+    ranked = [value for value in values.values() if len(value.shape) == rank]
+    return values.get(name) or (ranked[0] if len(ranked) == 1 else None)
+
+
+def _listed(values: dict[str, Any]) -> str:
+    return ", ".join(f"{v.name} {v.type} {v.shape}" for v in values.values()) or "nothing"
+
+
+def _outputs(session: Any, name: str) -> list[str]:
+    outputs = {value.name: value for value in session.get_outputs()}
+    redshift = outputs.get("redshift") or next(iter(outputs.values()), None)
+    if (
+        redshift is None
+        or redshift.type != "tensor(float)"
+        or (len(redshift.shape), redshift.shape[-1:]) not in ((2, [1]), (1, redshift.shape[-1:]))
+    ):
+        raise BadModel(f"{name} has no float32 output redshift (n,): it gives {_listed(outputs)}")
+    features = outputs.get("features")
+    if features is None:
+        return [redshift.name]
+    if (
+        features.type != "tensor(float)"
+        or len(features.shape) != 2
+        or not isinstance(features.shape[1], int)
+    ):
+        raise BadModel(f"{name}: features must be float32 (n, width), not {_listed(outputs)}")
+    return [redshift.name, features.name]
+
+
+def _signature(session: Any, ports: _Ports, name: str) -> ModelSignature:
+    """The file's own, checked against its inputs and outputs; else one made from their shapes."""
+    bands, height, width = ports.shape
+    features = 0
+    if len(ports.outputs) == 2:
+        features = {value.name: value.shape for value in session.get_outputs()}["features"][1]
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    if text is None:
+        groups = {"embedding": features} if features else {}
+        return ModelSignature(Path(name).stem, bands, height, width, groups, band_names=())
+    signature = ModelSignature.from_json(text)
+    stated = (signature.bands, signature.height, signature.width, signature.features())
+    if stated != (bands, height, width, features):
+        raise BadModel(
+            f"{name} says of itself (bands, height, width, features) = {stated}, but takes and "
+            f"gives {(bands, height, width, features)}: export it again"
+        )
+    return replace(signature, feature_groups=dict(signature.feature_groups))
+
+
+def _session(path: str, name: str, threads: int, micro_batch: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    for dimension in _BATCH_NAMES:
+        options.add_free_dimension_override_by_name(dimension, micro_batch)
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no common base
+        reason = " ".join(str(error).split())[:300]
+        raise BadModel(f"{name} is not a model that onnxruntime can load: {reason}") from error
+
+
+@contextlib.contextmanager
+def _on_disk(url: str | Path) -> Iterator[tuple[str, str]]:
+    """A path to load from, and the name for messages: a file costs less memory than its bytes."""
+    if str(url) in (DEFAULT, "default.int8"):
+        file = resources.files("perseid.model") / "data" / f"{url}.onnx"
+        with resources.as_file(file) as path:
+            if not path.is_file():
+                raise BadModel(f"this installation has no {url} model: give the path of one")
+            yield str(path), str(url)
+        return
+    base, key = split_url(url)
+    store = Storage(base)
+    local = store.local_path(key)
+    if local is not None:
+        if not local.is_file():
+            raise BadModel(f"there is no model at {local}")
+        yield str(local), str(local)
+        return
+    with tempfile.NamedTemporaryFile(suffix=".onnx", prefix="perseid-") as file_:
+        file_.write(store.get(key))
+        file_.flush()
+        yield file_.name, join_url(store.url, key)
