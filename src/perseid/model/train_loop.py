@@ -125,6 +125,11 @@ class Trainer:
         first = layers[0]
         assert isinstance(first, WhitenedLinear)
         layers[0] = first.folded()
+        if self.options.magnitudes_only:
+            joined = self.model.concat_block[0]
+            assert isinstance(joined, nn.Linear)
+            with torch.no_grad():  # so that the model ignores images wherever it runs
+                joined.weight[:, : 2 * self.model.config.projection] = 0.0
         return self.model.cpu().eval()
 
     def predict(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
