@@ -91,9 +91,9 @@ def _kept_features(
     item: WorkItem, runtime: ModelRuntime | None
 ) -> tuple[NDArray[np.int64], dict[str, int]]:
     """Columns of the model's features that the score takes, and their groups."""
-    groups = dict(runtime.signature.feature_groups) if runtime else {}
-    if item.anomaly == "none" or not groups:
+    if runtime is None or item.anomaly == "none":
         return np.empty(0, np.int64), {}
+    groups = dict(runtime.signature.feature_groups)
     chosen = group_columns(groups, item.anomaly)
     return chosen, groups if item.anomaly == "both" else {item.anomaly: len(chosen)}
 

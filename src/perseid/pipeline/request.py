@@ -8,7 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
 from perseid.errors import BadInput
 from perseid.storage import join_url, normalise_url
@@ -107,6 +115,8 @@ class RunRequest(BaseModel):
     workers: Count = Field(None, description="workers at once: a whole number from 1")
     threads: Count = Field(None, description="threads a worker: a whole number from 1")
 
+    _given: dict[str, Any] | None = PrivateAttr(None)
+
     @model_validator(mode="after")
     def _whole(self) -> RunRequest:
         if not self.data and not self.data_bucket:
@@ -135,9 +145,11 @@ class RunRequest(BaseModel):
         """
         plain = dict(source) if isinstance(source, Mapping) else read_keys(Path(source))
         try:
-            return cls.model_validate(plain)
+            request = cls.model_validate(plain)
         except ValidationError as error:
             raise BadInput(_sentences(error)) from error
+        request._given = plain
+        return request
 
     @property
     def script_mode(self) -> bool:
@@ -158,7 +170,9 @@ class RunRequest(BaseModel):
         )
 
     def given(self) -> dict[str, Any]:
-        """The request's own keys and values, unknown ones included, defaults left out."""
+        """The keys and values as they were given, unknown ones included: scripts read them so."""
+        if self._given is not None:
+            return dict(self._given)
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
     def warnings(self) -> tuple[str, ...]:

@@ -34,11 +34,6 @@ LINE_CHARACTERS = 200
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def wanted(item: WorkItem) -> bool:
-    """Whether the item is for the user's script."""
-    return "script" in item.options
-
-
 def work(
     item: WorkItem, storage: Storage, attempt: int, *, cold: bool, init_seconds: float
 ) -> RankRecord:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perseid.errors import NotFound, StorageError
-from perseid.pipeline import layout, script
+from perseid.pipeline import layout
 from perseid.pipeline.events import RankEvent, RankState, Report
 from perseid.pipeline.inference import Inference
 from perseid.pipeline.items import WorkItem
@@ -73,7 +73,9 @@ def work(
     storage = storage or Storage(item.results_url)
     tell = report or _silent
     tell(RankEvent(item.rank, RankState.RUNNING, attempt))
-    if script.wanted(item):
+    if "script" in item.options:
+        from perseid.pipeline import script  # not on the way of a worker of ours
+
         record = script.work(item, storage, attempt, cold=cold, init_seconds=init_seconds)
     else:
         record = _infer(item, storage, runtime, attempt, tell, cold, init_seconds)
