@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from perseid.cli.progress import duration
@@ -99,9 +100,10 @@ def _work(result: RunResult) -> str:
 
 
 def _table(store: Storage) -> str:
-    """The table that users make, with this run as its one row."""
+    """The table that users make, with this run as its one row; `perseid table` has the notes."""
     from perseid.measure.load import load_runs
     from perseid.measure.prices import Prices
     from perseid.measure.table import run_table
 
-    return run_table(load_runs([store.where()]), Prices()).render("text")
+    table = run_table(load_runs([store.where()]), Prices())
+    return replace(table, title="", footnotes=()).render("text").strip("\n") + "\n"

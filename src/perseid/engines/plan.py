@@ -1,6 +1,6 @@
 """What a run would take, before it is run: a stated, simple model, no more.
 
-A rank takes the worker's start (if its process is new) plus rows / rate. Ranks go to the first free
+A rank takes its worker's start (if the process is new), a little a partition, and rows / rate. Ranks go to the first free
 worker. On Lambda every rank would start at once, each in an environment of its own (cold).
 """
 
@@ -17,8 +17,10 @@ from perseid.measure.cost import Cost, Usage, cost, map_transitions
 from perseid.measure.report_line import Report
 from perseid.pipeline.manifest import Manifest
 
-FIXED_SECONDS = 0.02
-"""A rank's own reading and writing beyond the model, s (measured on a local disk)."""
+RANK_SECONDS = 0.01
+"""A rank's own beginning and end beyond reading and the model, s (on a local disk)."""
+PARTITION_SECONDS = 0.01
+"""Opening a partition, s (on a local disk)."""
 OBJECTS_A_RANK = 4
 """PUTs of a rank: predictions, features, moments, record; summarize GETs them again."""
 REQUESTS_A_PARTITION = 5
@@ -82,7 +84,10 @@ def make_plan(manifest: Manifest, options: LocalOptions, pace: Pace) -> Plan:
     """
     sizes = [[ref.size for ref in manifest.of_rank(rank)] for rank in range(manifest.world_size)]
     rows = [round(sum(rank) / pace.row_bytes) for rank in sizes]
-    seconds = tuple(FIXED_SECONDS + n / pace.rows_per_second for n in rows)
+    seconds = tuple(
+        RANK_SECONDS + PARTITION_SECONDS * len(rank) + n / pace.rows_per_second
+        for n, rank in zip(rows, sizes, strict=True)
+    )
     workers = min(options.concurrency, manifest.world_size)
     # Features are kept until the rank is done: about 100 float32 columns of each row.
     features = max(rows, default=0) * 400 / 2**20

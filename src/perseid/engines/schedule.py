@@ -116,4 +116,4 @@ class Schedule:
 
 
 def _event(attempt: Attempt, state: RankState) -> RankEvent:
-    return RankEvent(attempt.rank, state, attempt.attempt, message=attempt.message)
+    return RankEvent(attempt.rank, state, attempt.attempt, attempt.rows, attempt.message)

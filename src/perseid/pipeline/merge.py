@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -43,8 +44,8 @@ class Survey:
 
     def ranks(self) -> Iterable[NDArray[np.int64]]:
         """`rank`, a partition at a time."""
-        ends = np.cumsum([len(part.result) for part in self.parts])
-        return np.split(self.rank, ends[:-1])
+        ends = np.cumsum([0, *(len(part.result) for part in self.parts)])
+        return [self.rank[start:end] for start, end in pairwise(ends)]
 
 
 def score(result: PartitionResult, total: Moments | None, groups: Mapping[str, int]) -> Scored:

@@ -1,0 +1,24 @@
+"""The real command line, with workers that misbehave as ``FAULTS`` says."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import perseid.cli.resume
+import perseid.cli.run
+from perseid.cli import main
+
+WORKER = (sys.executable, str(Path(__file__).with_name("faulty_worker.py")))
+real = perseid.cli.run.options_of
+
+
+def options_of(request):
+    return replace(real(request), command=WORKER)
+
+
+if __name__ == "__main__":
+    perseid.cli.run.options_of = options_of
+    perseid.cli.resume.options_of = options_of
+    sys.exit(main())
