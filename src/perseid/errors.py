@@ -4,6 +4,10 @@
 This module needs nothing but the standard library, so that every folder may import it.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 
 class PerseidError(Exception):
     """Root of all errors with a sentence for the user."""
@@ -61,3 +65,51 @@ class Interrupted(RunError):
     """The user stopped the run; ``perseid resume`` goes on."""
 
     exit_code = 130
+
+
+class RendezvousError(PerseidError):
+    """Workers could not find or reach each other; the message says why and what to do."""
+
+
+class RendezvousUnreachable(RendezvousError):
+    """No address of the rendezvous server answered within the deadline."""
+
+
+class RendezvousRefused(RendezvousError):
+    """The rendezvous server said no: limits, a world size that differs, an old generation."""
+
+
+class JobKeyRefused(RendezvousRefused):
+    """The job key is missing or wrong, or the server could not prove that it has it."""
+
+
+class RendezvousTimeout(RendezvousError):
+    """Ranks did not register, or could not be reached, within the deadline."""
+
+    def __init__(self, message: str, missing: Iterable[int] = ()) -> None:
+        super().__init__(message)
+        self.missing = sorted(missing)
+
+
+class NoPath(RendezvousError):
+    """Neither a direct connection nor a relay to these ranks could be had; use the store."""
+
+    def __init__(self, message: str, ranks: Iterable[int] = ()) -> None:
+        super().__init__(message)
+        self.ranks = sorted(ranks)
+
+
+class PeerLost(RendezvousError):
+    """A rank of the job died, stopped answering, or was replaced by a newer registration."""
+
+    def __init__(self, message: str, rank: int) -> None:
+        super().__init__(message)
+        self.rank = rank
+
+
+class Replaced(RendezvousError):
+    """A newer registration of this very rank (or a newer generation of the job) took over."""
+
+
+class Closed(RendezvousError):
+    """The registration or the communicator was closed already."""

@@ -1,0 +1,133 @@
+"""From a server's name to a connected socket: resolved anew for each attempt, with a deadline."""
+
+from __future__ import annotations
+
+import random
+import socket
+import time
+from dataclasses import dataclass
+
+from perseid.errors import BadInput, RendezvousUnreachable
+
+DEFAULT_PORT = 10000
+"""Where a rendezvous listens unless told otherwise."""
+ATTEMPT_SECONDS = 2.0
+"""Time for one address before the next is tried: a dead one must not use up the deadline."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A server as the user names it."""
+
+    host: str
+    """Name or numeric address."""
+    port: int = DEFAULT_PORT
+    """TCP port."""
+
+    @classmethod
+    def parse(cls, text: str, default_port: int = DEFAULT_PORT) -> Endpoint:
+        """``host``, ``host:port``, ``[v6]`` or ``[v6]:port``.
+
+        Raises
+        ------
+        BadInput
+            It is none of these.
+        """
+        host, port = text.strip(), ""
+        if host.startswith("["):
+            host, _, rest = host[1:].partition("]")
+            port = rest.removeprefix(":")
+        elif host.count(":") == 1:
+            host, _, port = host.partition(":")
+        if not host or (port and not (port.isdigit() and 0 < int(port) < 65536)):
+            raise BadInput(f"{text!r} is no server; write HOST, HOST:PORT or [IPV6]:PORT.")
+        return cls(host, int(port) if port else default_port)
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def resolve(endpoint: Endpoint) -> list[tuple[socket.AddressFamily, str]]:
+    """All addresses that the name gives now, in the system's order.
+
+    Raises
+    ------
+    OSError
+        The name is not known.
+    """
+    infos = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys((info[0], str(info[4][0])) for info in infos))
+
+
+def reusable_socket(family: int, port: int = 0, host: str = "") -> socket.socket:
+    """A TCP socket bound so that its local port can be shared by a listener and by connections.
+
+    Bound before connecting: thousands of TIME_WAIT sockets then do no harm.
+    """
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.bind((host, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def dial(
+    endpoint: Endpoint, deadline: float, local_port: int = 0, family: int = 0
+) -> socket.socket:
+    """Connect to a server; every round resolves its name again.
+
+    Parameters
+    ----------
+    deadline
+        On ``time.monotonic``'s clock.
+    local_port
+        Port to connect from; 0: any free one.
+    family
+        Only this address family; 0: all.
+
+    Raises
+    ------
+    RendezvousUnreachable
+        No address answered in time.
+    """
+    failure = "it has no address"
+    while True:
+        try:
+            found = resolve(endpoint)
+        except OSError as error:
+            found, failure = [], f"its name is not known ({error.strerror})"
+        for kind, host in found:
+            if family and kind != family:
+                continue
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            try:
+                return _connect(kind, host, endpoint.port, local_port, min(left, ATTEMPT_SECONDS))
+            except OSError as error:
+                failure = f"{host}: {error.strerror or error}"
+        pause = random.uniform(0.02, 0.2)
+        if time.monotonic() + pause >= deadline:
+            raise RendezvousUnreachable(
+                f"No rendezvous server answers at {endpoint}: {failure}; "
+                f"try `perseid ping {endpoint}`."
+            )
+        time.sleep(pause)
+
+
+def _connect(family: int, host: str, port: int, local_port: int, seconds: float) -> socket.socket:
+    sock = reusable_socket(family, local_port)
+    try:
+        sock.settimeout(seconds)
+        sock.connect((host, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock

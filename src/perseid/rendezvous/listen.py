@@ -1,0 +1,100 @@
+"""Listening sockets for both address families, and the limit of open files."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import resource
+import socket
+
+from perseid.errors import RendezvousError
+
+BACKLOG = 4096
+"""Connections that the kernel keeps until they are accepted (it caps this at somaxconn)."""
+SPARE_DESCRIPTORS = 64
+"""Descriptors kept free for listeners, logs and connecting back."""
+FEW_DESCRIPTORS = 4096
+"""Below this a run of 2,000 ranks, each with relays, might not fit: the log says so."""
+PORT_TRIES = 20
+"""How often another free port is tried when it is taken in the other address family."""
+
+log = logging.getLogger("perseid.rendezvous")
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the soft limit of open files to the hard one; most connections that this allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or soft < hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = 1_000_000 if soft == resource.RLIM_INFINITY else soft
+    if most < FEW_DESCRIPTORS:
+        log.warning("few descriptors", extra={"data": {"limit": most, "mend": "ulimit -n 65536"}})
+    return max(1, most - SPARE_DESCRIPTORS)
+
+
+def listening_sockets(host: str, port: int) -> list[socket.socket]:
+    """One socket for each address family of ``host`` on the same port; IPv6 only where there is.
+
+    Raises
+    ------
+    RendezvousError
+        No address of it can be listened on.
+    """
+    families = _families(host)
+    for _ in range(PORT_TRIES):
+        socks: list[socket.socket] = []
+        chosen = port
+        failure: OSError | None = None
+        for family, address in families:
+            try:
+                sock = _listening(family, address, chosen)
+            except OSError as error:
+                if family == socket.AF_INET6 and not host and error.errno != errno.EADDRINUSE:
+                    continue  # a machine without IPv6
+                failure = error
+                break
+            socks.append(sock)
+            chosen = sock.getsockname()[1]
+        if socks and failure is None:
+            return socks
+        for sock in socks:
+            sock.close()
+        if port or failure is None or failure.errno != errno.EADDRINUSE:
+            break
+    reason = failure.strerror if failure else "no such address"
+    raise RendezvousError(
+        f"The rendezvous cannot listen on {host or '*'} port {port}: {reason}; "
+        "choose another with --host or --port."
+    )
+
+
+def _families(host: str) -> list[tuple[socket.AddressFamily, str]]:
+    if not host:
+        return [(socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")]
+    try:
+        infos = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise RendezvousError(f"The address {host} is not known: {error.strerror}.") from None
+    return list(dict.fromkeys((info[0], str(info[4][0])) for info in infos))
+
+
+def _listening(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Accepted sockets inherit these from the listener.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((address, port))
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock

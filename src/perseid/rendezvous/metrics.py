@@ -1,0 +1,121 @@
+"""What the server counts, in Prometheus' text form, and the answers of its HTTP port."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+
+MAX_REQUEST = 8192
+"""Longest HTTP request head that is read, in bytes; a probe's is below 500."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """Totals since the start; each field's docstring is its help line."""
+
+    connections: int = 0
+    registrations: int = 0
+    replaced: int = 0
+    lost_closed: int = 0
+    lost_silent: int = 0
+    left: int = 0
+    tcpunch_pairs: int = 0
+    tcpunch_dead_waiters: int = 0
+    relay_pairs: int = 0
+    relay_bytes: int = 0
+    refused_key: int = 0
+    refused_limit: int = 0
+    refused_rate: int = 0
+    refused_other: int = 0
+    malformed: int = 0
+    slow_hello: int = 0
+    accept_errors: int = 0
+
+
+HELP: dict[str, str] = {
+    "connections": "Connections accepted.",
+    "registrations": "Registrations that stood.",
+    "replaced": "Registrations replaced by newer ones.",
+    "lost_closed": "Registered ranks whose connection ended without a goodbye.",
+    "lost_silent": "Registered ranks whose heartbeat stopped.",
+    "left": "Registered ranks that said goodbye.",
+    "tcpunch_pairs": "Pairs of TCPunch clients.",
+    "tcpunch_dead_waiters": "TCPunch clients found dead when their partner came.",
+    "relay_pairs": "Pairs joined by the relay.",
+    "relay_bytes": "Bytes that passed the relay.",
+    "refused_key": "Openings refused for a missing or wrong job key.",
+    "refused_limit": "Connections refused at a limit.",
+    "refused_rate": "Connections refused by the limit per address.",
+    "refused_other": "Openings refused for another reason.",
+    "malformed": "Connections closed for bytes that fit no protocol.",
+    "slow_hello": "Connections closed because they said nothing in time.",
+    "accept_errors": "Times that accepting failed (descriptors used up).",
+}
+
+
+def render(counters: Counters, gauges: dict[str, tuple[float, str]]) -> str:
+    """Prometheus' text exposition format, version 0.0.4."""
+    lines: list[str] = []
+    for name in (one.name for one in fields(counters)):
+        full = f"perseid_rendezvous_{name}_total"
+        lines += [f"# HELP {full} {HELP[name]}", f"# TYPE {full} counter"]
+        lines.append(f"{full} {getattr(counters, name)}")
+    for name, (value, text) in gauges.items():
+        full = f"perseid_rendezvous_{name}"
+        lines += [f"# HELP {full} {text}", f"# TYPE {full} gauge", f"{full} {value:g}"]
+    return "\n".join(lines) + "\n"
+
+
+def request_path(head: bytes) -> str | None:
+    """The path of a complete GET or HEAD request; None while more must come.
+
+    Raises
+    ------
+    ValueError
+        It is no such request, or too long.
+    """
+    if b"\r\n\r\n" not in head and b"\n\n" not in head:
+        if len(head) > MAX_REQUEST:
+            raise ValueError("the request is too long")
+        return None
+    words = head.split(b"\r\n", 1)[0].split()
+    if len(words) != 3 or words[0] not in (b"GET", b"HEAD") or not words[2].startswith(b"HTTP/"):
+        raise ValueError("only GET and HEAD are answered")
+    return words[1].partition(b"?")[0].decode("ascii", "replace")
+
+
+def response(status: int, body: str, kind: str = "text/plain; charset=utf-8") -> bytes:
+    """A complete HTTP/1.1 response that ends its connection."""
+    reason = {200: "OK", 400: "Bad Request", 404: "Not Found", 503: "Service Unavailable"}[status]
+    raw = body.encode()
+    head = (
+        f"HTTP/1.1 {status} {reason}\r\nContent-Type: {kind}\r\n"
+        f"Content-Length: {len(raw)}\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + raw
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, event, and the fields given as ``extra={"data": …}``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        entry = {"time": at, "level": record.levelname.lower(), "event": record.getMessage()}
+        entry.update(getattr(record, "data", {}))
+        if record.exc_info:
+            entry["error"] = self.formatException(record.exc_info)
+        return json.dumps(entry, default=str)
+
+
+class TextFormatter(logging.Formatter):
+    """The same for people."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        at = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S.%f")[:-3]
+        data = "".join(f" {key}={value}" for key, value in getattr(record, "data", {}).items())
+        line = f"{at} {record.levelname.lower():7} {record.getMessage()}{data}"
+        return line + (f"\n{self.formatException(record.exc_info)}" if record.exc_info else "")
