@@ -316,11 +316,17 @@ class _sentences:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, FileNotFoundError):
             raise NotFound(f"{self.where} is not there") from error
+        if isinstance(error, BaseError) and "NoSuchBucket" in str(error):  # of a listing
+            raise NotFound(f"{self.where} is not there: there is no such bucket") from error
         if isinstance(error, AlreadyExistsError):
             raise AlreadyExists(f"{self.where} is there already") from error
         if isinstance(error, PreconditionError):
             raise StorageError(f"{self.where} was replaced while it was being read") from error
-        if isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
+        if isinstance(error, (PermissionDeniedError, UnauthenticatedError)) or (
+            isinstance(error, BaseError)
+            and "403 Forbidden" in str(error)  # of a listing
+            and _METADATA_ADDRESS not in str(error)
+        ):
             raise StorageError(
                 f"{self.where}: the store refuses these credentials, or they may not do this"
             ) from error

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from perseid.errors import NotFound, RunError
+from perseid.errors import BadInput, NotFound, RunError
 from perseid.pipeline import columns, layout
 from perseid.pipeline.columns import PartitionResult, Stamp
 from perseid.pipeline.manifest import Manifest
@@ -57,19 +57,15 @@ def read_moments(
 
     Raises `BrokenRank` where a rank's do not agree with its record.
     """
-
-    def read(rank: int) -> tuple[int, Stamp, list[tuple[str, Moments]]]:
-        key = layout.moments(rank)
-        stamp, parts = _whole(
-            rank, lambda: columns.read_moments(storage.get(key), storage.where(key))
-        )
+    out = []
+    for rank, data in _objects(storage, layout.moments, records, READERS):
+        where = storage.where(layout.moments(rank))
+        stamp, parts = _whole(rank, columns.read_moments, data, where)
         _belongs(records[rank], stamp, rank)
-        if stamp.groups and [k for k, _ in parts] != _keys(records[rank]):
+        if stamp.groups and [key for key, _ in parts] != _keys(records[rank]):
             raise BrokenRank(rank, "its statistics are of other partitions than its record names")
-        return rank, stamp, parts
-
-    with ThreadPoolExecutor(READERS) as pool:
-        return list(pool.map(read, _with_data(records)))
+        out.append((rank, stamp, parts))
+    return out
 
 
 def stream_results(
@@ -79,19 +75,33 @@ def stream_results(
 
     Raises `BrokenRank` where a rank's do not agree with its record.
     """
-
-    def read(rank: int) -> tuple[int, list[PartitionResult]]:
-        key = layout.features(rank)
-        stamp, parts = _whole(
-            rank, lambda: columns.read_results(storage.get(key), storage.where(key))
-        )
+    for rank, data in _objects(storage, layout.features, records, WINDOW):
+        where = storage.where(layout.features(rank))
+        stamp, parts = _whole(rank, columns.read_results, data, where)
         _belongs(records[rank], stamp, rank)
         got = [(part.key, len(part)) for part in parts]
         if got != [(p["key"], p["rows"]) for p in records[rank]["partitions"]]:
             raise BrokenRank(rank, "its features are of other rows than its record names")
-        return rank, parts
+        yield rank, parts
 
-    return ahead(read, _with_data(records), WINDOW)
+
+def _objects(
+    storage: Storage, key: Callable[[int], str], records: dict[int, Json], window: int
+) -> Iterator[tuple[int, bytes]]:
+    """One object of each rank that has data, in rank order.
+
+    Only the requests are made in threads: numpy reads the headers of arrays by `ast`, which
+    Python 3.11 cannot do in several threads at once (SystemError, "AST constructor recursion
+    depth mismatch").
+    """
+
+    def get(rank: int) -> tuple[int, bytes]:
+        try:
+            return rank, storage.get(key(rank))
+        except NotFound as error:
+            raise BrokenRank(rank, f"its record is there, but {error}") from error
+
+    return ahead(get, _with_data(records), window)
 
 
 def ahead(call: Callable[[T], R], over: Iterable[T], window: int) -> Iterator[R]:
@@ -145,12 +155,10 @@ def _keys(record: Json) -> list[str]:
     return [part["key"] for part in record["partitions"]]
 
 
-def _whole(rank: int, read: Callable[[], T]) -> T:
+def _whole(rank: int, read: Callable[[bytes, str], T], data: bytes, where: str) -> T:
     try:
-        return read()
-    except NotFound as error:
-        raise BrokenRank(rank, f"its record is there, but {error}") from error
-    except RunError as error:
+        return read(data, where)
+    except (RunError, BadInput, TypeError) as error:
         raise BrokenRank(rank, str(error)) from error
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
@@ -119,11 +119,6 @@ def read_moments(data: bytes, where: str) -> tuple[Stamp, list[tuple[str, Moment
     """A rank's ``moments.npz``; raises `RunError` naming `where` if it is broken."""
     stamp, parts = _read(data, where)
     return stamp, [(key, Moments.from_arrays(arrays)) for key, arrays in parts]
-
-
-def keys_of(results: Sequence[PartitionResult]) -> list[str]:
-    """Keys of the partitions, in order."""
-    return [result.key for result in results]
 
 
 def _read(data: bytes, where: str) -> tuple[Stamp, list[tuple[str, dict[str, NDArray[Any]]]]]:

@@ -6,12 +6,14 @@ import json
 import secrets
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from perseid import __version__
 from perseid.errors import AlreadyExists, BadInput, NotFound, RunError
 from perseid.pipeline import layout
+from perseid.pipeline.collect import READERS
 from perseid.pipeline.items import PartitionRef, WorkItem
 from perseid.pipeline.manifest import Manifest, assign
 from perseid.pipeline.request import RunRequest
@@ -139,7 +141,9 @@ def remove_run(storage: Storage) -> int:
     The manifest goes last: a removal that breaks off still refuses a second run.
     """
     keys = [info.key for info in storage.list() if layout.is_of_run(info.key)]
-    storage.delete(sorted(keys, key=lambda key: key == layout.MANIFEST))
+    with ThreadPoolExecutor(READERS) as pool:
+        list(pool.map(lambda key: storage.delete([key]), set(keys) - {layout.MANIFEST}))
+    storage.delete([layout.MANIFEST])
     return len(keys)
 
 
