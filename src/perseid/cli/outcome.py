@@ -43,8 +43,16 @@ def _lines(result: RunResult, store: Storage) -> Iterator[str]:
     if result.manifest.script is None:
         yield f"catalogue  {store.where(layout.CATALOGUE)}"
     yield f"summary    {store.where(layout.SUMMARY)}"
-    again = "resume" if result.incomplete else "report"
-    yield f"next       perseid {again} {store.where()}"
+    yield f"next       {_next(result, store)}"
+
+
+def _next(result: RunResult, store: Storage) -> str:
+    if not result.incomplete:
+        return f"perseid report {store.where()}"
+    if result.summary["ranks"]["missing"]:
+        return f"perseid resume {store.where()}"
+    # The ranks did what they could: the same files would fail in the same way.
+    return "mend or leave out these partitions, then a new run (--replace removes this one)"
 
 
 def _head(summary: Mapping[str, Any]) -> str:
@@ -92,11 +100,16 @@ def _work(result: RunResult) -> str:
     ranks = len({attempt.rank for attempt in mapped.attempts})
     cold = sum(attempt.cold for attempt in mapped.attempts)
     extra = len(mapped.attempts) - ranks
+    beyond = f"{mapped.overhead_per_rank * 1000:.1f} ms a rank beyond its own work"
     return (
-        f"workers    {ranks} ranks in {duration(mapped.wall_seconds)}, {mapped.concurrency} at "
-        f"once, {cold} cold starts, {extra} further attempts; "
-        f"{mapped.overhead_per_rank * 1000:.1f} ms a rank beyond its own work"
+        f"workers    {ranks} {_plural('rank', ranks)} in {duration(mapped.wall_seconds)}, "
+        f"{mapped.concurrency} at once, {cold} cold {_plural('start', cold)}, {extra} further "
+        f"{_plural('attempt', extra)}; {beyond}"
     )
+
+
+def _plural(word: str, number: int) -> str:
+    return word if number == 1 else word + "s"
 
 
 def _table(store: Storage) -> str:
