@@ -20,6 +20,8 @@ COMMANDS: dict[str, str] = {
     "table": "tables of memory, duration and cost from any set of runs",
     "report": "one HTML page about a run",
     "sweep": "runs over partition size, world size and batch size, with plots",
+    "rendezvous": "the server through which workers find each other",
+    "ping": "try a rendezvous server from here",
 }
 """Name and one line of help; each lives in the module of its name, imported when it is called.
 

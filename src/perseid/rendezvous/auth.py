@@ -13,7 +13,7 @@ import secrets
 from pathlib import Path
 
 from perseid.errors import BadInput, JobKeyRefused
-from perseid.rendezvous.protocol import INSTANCE_BYTES, NONCE_BYTES
+from perseid.rendezvous.wire import INSTANCE_BYTES, NONCE_BYTES
 
 KEY_BYTES = 32
 """Length of a job key: that of SHA-256."""

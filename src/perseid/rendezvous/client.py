@@ -34,8 +34,6 @@ from perseid.rendezvous.nat import mapping_kind
 from perseid.rendezvous.protocol import (
     FROM_SERVER,
     MAGIC,
-    MAX_SERVER_FRAME,
-    Address,
     AskBack,
     AskMissing,
     Back,
@@ -45,7 +43,6 @@ from perseid.rendezvous.protocol import (
     Departure,
     Filter,
     Frame,
-    FrameReader,
     Gone,
     Invite,
     Leave,
@@ -56,20 +53,19 @@ from perseid.rendezvous.protocol import (
     Peer,
     Peers,
     Probe,
-    ProtocolError,
     Register,
     Relay,
     RelayReady,
     Superseded,
     TellNat,
     Want,
-    as_ranges,
     decode,
 )
 from perseid.rendezvous.protocol import Mapping as NatMapping
 from perseid.rendezvous.punch import Hooks, Link, Punch
 from perseid.rendezvous.reactor import READ, Reactor
 from perseid.rendezvous.session import Session, open_session, receive_frame
+from perseid.rendezvous.wire import MAX_SERVER_FRAME, Address, FrameReader, ProtocolError, as_ranges
 
 HEARTBEAT_SECONDS = 1.5
 """Silence after which the server gives a worker up, so that others know within 2 s."""

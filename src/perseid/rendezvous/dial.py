@@ -117,7 +117,7 @@ def dial(
         if time.monotonic() + pause >= deadline:
             raise RendezvousUnreachable(
                 f"No rendezvous server answers at {endpoint}: {failure}; "
-                f"try `perseid ping {endpoint}`."
+                "is it running, is the port right, and does the firewall let it through?"
             )
         time.sleep(pause)
 

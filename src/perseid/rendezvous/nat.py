@@ -6,7 +6,8 @@ names the kinds), not behind any cloud's NAT.
 
 from __future__ import annotations
 
-from perseid.rendezvous.protocol import Address, Filter, Mapping, Nat, Peer
+from perseid.rendezvous.protocol import Filter, Mapping, Nat, Peer
+from perseid.rendezvous.wire import Address
 
 MAX_WAIT = 0.005
 """Longest mean wait between two tries, in seconds: slower back-off was clearly worse."""

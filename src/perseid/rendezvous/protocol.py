@@ -8,60 +8,35 @@ in network byte order. docs/reference/rendezvous-protocol.md describes each byte
 from __future__ import annotations
 
 import enum
-import ipaddress
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import ClassVar, NamedTuple, Protocol
+
+from perseid.rendezvous.wire import (
+    MAC_BYTES,
+    MAX_CANDIDATES,
+    MAX_JOB_BYTES,
+    MAX_RANGES,
+    MAX_WORLD,
+    NONCE_BYTES,
+    RANGE,
+    U16,
+    U32,
+    Address,
+    ProtocolError,
+    Reader,
+    exactly,
+    pack_address,
+    pack_frame,
+    pack_ranges,
+    pack_text,
+)
 
 MAGIC = b"\x93PERSEID"
 """The first bytes of each connection; 0x93 cannot begin UTF-8 text, so no pairing name does."""
 VERSION = 1
 """Version of the opening frames; a server refuses those that it does not speak."""
-
-MAX_JOB_BYTES = 200
-"""Longest job name in UTF-8: room for a run's name and its prefix."""
-MAX_WORLD = 1 << 20
-"""Most ranks of a job: a rank list stays a few MB."""
-MAX_CANDIDATES = 8
-"""Most private addresses of a worker: more interfaces than that are a mistake."""
-MAX_RANGES = 4096
-"""Most ranges of ranks in one request."""
-MAX_CLIENT_FRAME = 64 * 1024
-"""Longest frame that a server takes: the largest request is ``MAX_RANGES`` ranges (32 KiB)."""
-MAX_SERVER_FRAME = 96 * 1024 * 1024
-"""Longest frame that a client takes: ``Peers`` of ``MAX_WORLD`` ranks."""
-
-NONCE_BYTES = 16
-INSTANCE_BYTES = 8
-MAC_BYTES = 32
-
-_HEADER = struct.Struct("!BI")
-_U16 = struct.Struct("!H")
-_U32 = struct.Struct("!I")
-_RANGE = struct.Struct("!II")
-
-
-class ProtocolError(ValueError):
-    """The other side sent bytes that are no frame of this protocol."""
-
-
-class Address(NamedTuple):
-    """An IP address and a TCP port."""
-
-    host: str
-    """Numeric address, IPv4 or IPv6."""
-    port: int
-    """TCP port, 0 to 65535."""
-
-    @property
-    def family(self) -> int:
-        """4 or 6."""
-        return 6 if ":" in self.host else 4
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class Mapping(enum.IntEnum):
@@ -133,114 +108,6 @@ class Departure(enum.IntEnum):
     """Another process registered the same rank."""
 
 
-class Reader:
-    """Cursor over one frame's body; every read checks the length first."""
-
-    __slots__ = ("data", "pos", "what")
-
-    def __init__(self, data: bytes, what: str) -> None:
-        self.data, self.pos, self.what = data, 0, what
-
-    def take(self, count: int, field: str) -> bytes:
-        """The next ``count`` bytes."""
-        end = self.pos + count
-        if end > len(self.data):
-            raise ProtocolError(f"{self.what}: {field} ends after {len(self.data)} bytes")
-        part = self.data[self.pos : end]
-        self.pos = end
-        return part
-
-    def number(self, layout: struct.Struct, field: str) -> int:
-        """One unsigned number."""
-        value: int = layout.unpack(self.take(layout.size, field))[0]
-        return value
-
-    def byte(self, field: str) -> int:
-        """One byte."""
-        return self.take(1, field)[0]
-
-    def text(self, field: str, most: int) -> str:
-        """One byte of length, then UTF-8."""
-        raw = self.take(self.byte(field), field)
-        if len(raw) > most:
-            raise ProtocolError(f"{self.what}: {field} has {len(raw)} bytes, at most {most}")
-        try:
-            return raw.decode()
-        except UnicodeDecodeError:
-            raise ProtocolError(f"{self.what}: {field} is not UTF-8") from None
-
-    def address(self, field: str) -> Address:
-        """One byte of family (4 or 6), the address, two bytes of port."""
-        family = self.byte(field)
-        if family not in (4, 6):
-            raise ProtocolError(f"{self.what}: {field} has address family {family}, not 4 or 6")
-        raw = self.take(6 if family == 4 else 18, field)
-        return _unpack_address(raw)
-
-    def ranges(self, field: str) -> tuple[range, ...]:
-        """Two bytes of count, then (first, count) pairs."""
-        count = self.number(_U16, field)
-        if count > MAX_RANGES:
-            raise ProtocolError(f"{self.what}: {count} ranges in {field}, at most {MAX_RANGES}")
-        pairs = _RANGE.iter_unpack(self.take(count * _RANGE.size, field))
-        found = tuple(range(first, first + number) for first, number in pairs)
-        if any(part.stop > MAX_WORLD for part in found):
-            raise ProtocolError(f"{self.what}: {field} goes beyond rank {MAX_WORLD}")
-        return found
-
-    def end(self) -> None:
-        """Nothing may be left."""
-        if self.pos != len(self.data):
-            extra = len(self.data) - self.pos
-            raise ProtocolError(f"{self.what}: {extra} bytes too many")
-
-
-@lru_cache(maxsize=4096)
-def _packed_host(host: str) -> bytes:
-    return ipaddress.ip_address(host).packed
-
-
-def pack_address(address: Address) -> bytes:
-    """Family, address, port."""
-    raw = _packed_host(address.host)
-    return bytes((4 if len(raw) == 4 else 6,)) + raw + _U16.pack(address.port)
-
-
-@lru_cache(maxsize=4096)
-def _unpack_host(raw: bytes) -> str:
-    return str(ipaddress.ip_address(raw))
-
-
-def _unpack_address(raw: bytes) -> Address:
-    return Address(_unpack_host(raw[:-2]), _U16.unpack(raw[-2:])[0])
-
-
-def _pack_text(text: str) -> bytes:
-    raw = text.encode()
-    return bytes((len(raw),)) + raw
-
-
-def _pack_ranges(ranges: Iterable[range]) -> bytes:
-    parts = [_RANGE.pack(part.start, len(part)) for part in ranges]
-    return _U16.pack(len(parts)) + b"".join(parts)
-
-
-def as_ranges(ranks: Iterable[int]) -> tuple[range, ...]:
-    """Ranks in ascending order as the fewest ranges of step 1."""
-    found: list[range] = []
-    for rank in sorted(set(ranks)):
-        if found and found[-1].stop == rank:
-            found[-1] = range(found[-1].start, rank + 1)
-        else:
-            found.append(range(rank, rank + 1))
-    return tuple(found)
-
-
-def pack_frame(kind: int, body: bytes = b"") -> bytes:
-    """Type, length, body."""
-    return _HEADER.pack(kind, len(body)) + body
-
-
 class Frame(Protocol):
     """What every frame can do."""
 
@@ -299,7 +166,7 @@ class Register:
             self.nonce,
         )
         addresses = b"".join(map(pack_address, self.candidates))
-        body = fixed + _pack_text(self.job) + addresses + _pack_ranges(self.interest)
+        body = fixed + pack_text(self.job) + addresses + pack_ranges(self.interest)
         return pack_frame(self.KIND, body)
 
     @classmethod
@@ -346,7 +213,7 @@ class Relay:
         fixed = _RELAY.pack(
             self.version, self.rank, self.peer, self.generation, self.instance, self.nonce
         )
-        return pack_frame(self.KIND, fixed + _pack_text(self.job))
+        return pack_frame(self.KIND, fixed + pack_text(self.job))
 
     @classmethod
     def unpack(cls, body: bytes) -> Relay:
@@ -399,7 +266,7 @@ class Challenge:
     @classmethod
     def unpack(cls, body: bytes) -> Challenge:
         """16 bytes."""
-        return cls(_exactly(body, NONCE_BYTES, "challenge"))
+        return cls(exactly(body, NONCE_BYTES, "challenge"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -416,7 +283,7 @@ class Proof:
     @classmethod
     def unpack(cls, body: bytes) -> Proof:
         """32 bytes."""
-        return cls(_exactly(body, MAC_BYTES, "proof"))
+        return cls(exactly(body, MAC_BYTES, "proof"))
 
 
 _WELCOME = struct.Struct("!BHH32s")
@@ -466,7 +333,7 @@ class Refused:
 
     def pack(self) -> bytes:
         """The frame as it travels."""
-        return pack_frame(self.KIND, bytes((self.code,)) + _pack_text(self.reason))
+        return pack_frame(self.KIND, bytes((self.code,)) + pack_text(self.reason))
 
     @classmethod
     def unpack(cls, body: bytes) -> Refused:
@@ -493,7 +360,7 @@ class Observed:
 
     def pack(self) -> bytes:
         """The frame as it travels."""
-        body = bytes((self.keyed,)) + _U16.pack(self.probe_port) + pack_address(self.address)
+        body = bytes((self.keyed,)) + U16.pack(self.probe_port) + pack_address(self.address)
         return pack_frame(self.KIND, body)
 
     @classmethod
@@ -501,7 +368,7 @@ class Observed:
         """Flag, port, address."""
         reader = Reader(body, "observed address")
         keyed = bool(reader.byte("keyed"))
-        port = reader.number(_U16, "probe port")
+        port = reader.number(U16, "probe port")
         address = reader.address("address")
         reader.end()
         return cls(address, port, keyed)
@@ -553,7 +420,7 @@ class Peers:
     def unpack(cls, body: bytes) -> Peers:
         """Four bytes of count, then records."""
         reader = Reader(body, "peers")
-        count = reader.number(_U32, "count")
+        count = reader.number(U32, "count")
         if count > MAX_WORLD:
             raise ProtocolError(f"peers: {count} records, at most {MAX_WORLD}")
         peers = tuple(Peer.read(reader) for _ in range(count))
@@ -563,7 +430,7 @@ class Peers:
 
 def pack_peers(records: list[bytes]) -> bytes:
     """``Peers`` from packed records, as the server keeps them."""
-    return pack_frame(Peers.KIND, _U32.pack(len(records)) + b"".join(records))
+    return pack_frame(Peers.KIND, U32.pack(len(records)) + b"".join(records))
 
 
 _GONE = struct.Struct("!I8sB")
@@ -611,7 +478,7 @@ class Want:
 
     def pack(self) -> bytes:
         """The frame as it travels."""
-        return pack_frame(self.KIND, _pack_ranges(self.ranges))
+        return pack_frame(self.KIND, pack_ranges(self.ranges))
 
     @classmethod
     def unpack(cls, body: bytes) -> Want:
@@ -635,7 +502,7 @@ class AskMissing:
     @classmethod
     def unpack(cls, body: bytes) -> AskMissing:
         """Empty."""
-        _exactly(body, 0, "question for missing ranks")
+        exactly(body, 0, "question for missing ranks")
         return cls()
 
 
@@ -648,15 +515,15 @@ class Missing:
 
     def pack(self) -> bytes:
         """The frame as it travels."""
-        parts = [_RANGE.pack(part.start, len(part)) for part in self.ranges]
+        parts = [RANGE.pack(part.start, len(part)) for part in self.ranges]
         return pack_frame(self.KIND, b"".join(parts))
 
     @classmethod
     def unpack(cls, body: bytes) -> Missing:
         """(first, count) pairs up to the end."""
-        if len(body) % _RANGE.size:
+        if len(body) % RANGE.size:
             raise ProtocolError(f"missing ranks: {len(body)} bytes are no multiple of 8")
-        pairs = _RANGE.iter_unpack(body)
+        pairs = RANGE.iter_unpack(body)
         return cls(tuple(range(first, first + count) for first, count in pairs))
 
 
@@ -669,12 +536,12 @@ class Complete:
 
     def pack(self) -> bytes:
         """The frame as it travels."""
-        return pack_frame(self.KIND, _U32.pack(self.world))
+        return pack_frame(self.KIND, U32.pack(self.world))
 
     @classmethod
     def unpack(cls, body: bytes) -> Complete:
         """Four bytes."""
-        return cls(_U32.unpack(_exactly(body, 4, "completeness"))[0])
+        return cls(U32.unpack(exactly(body, 4, "completeness"))[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -687,12 +554,12 @@ class Superseded:
 
     def pack(self) -> bytes:
         """The frame as it travels."""
-        return pack_frame(self.KIND, _U32.pack(self.generation))
+        return pack_frame(self.KIND, U32.pack(self.generation))
 
     @classmethod
     def unpack(cls, body: bytes) -> Superseded:
         """Four bytes."""
-        return cls(_U32.unpack(_exactly(body, 4, "replacement"))[0])
+        return cls(U32.unpack(exactly(body, 4, "replacement"))[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -705,12 +572,12 @@ class Beat:
 
     def pack(self) -> bytes:
         """The frame as it travels."""
-        return pack_frame(self.KIND, _U32.pack(self.token))
+        return pack_frame(self.KIND, U32.pack(self.token))
 
     @classmethod
     def unpack(cls, body: bytes) -> Beat:
         """Four bytes."""
-        return cls(_U32.unpack(_exactly(body, 4, "heartbeat"))[0])
+        return cls(U32.unpack(exactly(body, 4, "heartbeat"))[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -727,7 +594,7 @@ class TellNat:
     @classmethod
     def unpack(cls, body: bytes) -> TellNat:
         """One byte."""
-        return cls(Nat.from_byte(_exactly(body, 1, "NAT kind")[0]))
+        return cls(Nat.from_byte(exactly(body, 1, "NAT kind")[0]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -743,7 +610,7 @@ class AskBack:
     @classmethod
     def unpack(cls, body: bytes) -> AskBack:
         """Empty."""
-        _exactly(body, 0, "request to connect back")
+        exactly(body, 0, "request to connect back")
         return cls()
 
 
@@ -761,7 +628,7 @@ class Back:
     @classmethod
     def unpack(cls, body: bytes) -> Back:
         """One byte."""
-        value = _exactly(body, 1, "result of connecting back")[0]
+        value = exactly(body, 1, "result of connecting back")[0]
         return cls(Filter(value) if value <= 2 else Filter.UNKNOWN)
 
 
@@ -774,14 +641,14 @@ class Call:
 
     def pack(self) -> bytes:
         """The frame as it travels."""
-        return pack_frame(self.KIND, b"".join(map(_U32.pack, self.ranks)))
+        return pack_frame(self.KIND, b"".join(map(U32.pack, self.ranks)))
 
     @classmethod
     def unpack(cls, body: bytes) -> Call:
         """Ranks of four bytes up to the end."""
         if len(body) % 4 or len(body) > 4 * MAX_RANGES:
             raise ProtocolError(f"call: {len(body)} bytes are no list of ranks")
-        return cls(tuple(rank for (rank,) in _U32.iter_unpack(body)))
+        return cls(tuple(rank for (rank,) in U32.iter_unpack(body)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -793,12 +660,12 @@ class Invite:
 
     def pack(self) -> bytes:
         """The frame as it travels."""
-        return pack_frame(self.KIND, _U32.pack(self.rank))
+        return pack_frame(self.KIND, U32.pack(self.rank))
 
     @classmethod
     def unpack(cls, body: bytes) -> Invite:
         """Four bytes."""
-        return cls(_U32.unpack(_exactly(body, 4, "invitation"))[0])
+        return cls(U32.unpack(exactly(body, 4, "invitation"))[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -814,7 +681,7 @@ class RelayReady:
     @classmethod
     def unpack(cls, body: bytes) -> RelayReady:
         """Empty."""
-        _exactly(body, 0, "relay's readiness")
+        exactly(body, 0, "relay's readiness")
         return cls()
 
 
@@ -831,7 +698,7 @@ class Leave:
     @classmethod
     def unpack(cls, body: bytes) -> Leave:
         """Empty."""
-        _exactly(body, 0, "goodbye")
+        exactly(body, 0, "goodbye")
         return cls()
 
 
@@ -848,14 +715,8 @@ class Draining:
     @classmethod
     def unpack(cls, body: bytes) -> Draining:
         """Empty."""
-        _exactly(body, 0, "drain notice")
+        exactly(body, 0, "drain notice")
         return cls()
-
-
-def _exactly(body: bytes, count: int, what: str) -> bytes:
-    if len(body) != count:
-        raise ProtocolError(f"{what}: {len(body)} bytes instead of {count}")
-    return body
 
 
 _FROM_CLIENT: tuple[type[Frame], ...] = (
@@ -875,60 +736,6 @@ FROM_CLIENT = _table(_FROM_CLIENT)
 """How a server reads each type of frame."""
 FROM_SERVER = _table(_FROM_SERVER)
 """How a client reads each type of frame."""
-
-
-class FrameReader:
-    """Bytes in, (type, body) out; holds at most one unfinished frame.
-
-    Parameters
-    ----------
-    most
-        Longest body that is taken, in bytes; the header of a longer one raises at once, so
-        memory stays bounded whatever is sent.
-    """
-
-    __slots__ = ("_buffer", "_most")
-
-    def __init__(self, most: int) -> None:
-        self._buffer = b""
-        self._most = most
-
-    def feed(self, data: bytes) -> list[tuple[int, bytes]]:
-        """All frames that ``data`` completes.
-
-        Raises
-        ------
-        ProtocolError
-            A frame is longer than allowed.
-        """
-        if self._buffer:
-            data = self._buffer + data
-        pos, end = 0, len(data)
-        frames: list[tuple[int, bytes]] = []
-        while end - pos >= 5:
-            kind, length = _HEADER.unpack_from(data, pos)
-            if length > self._most:
-                raise ProtocolError(f"a frame of {length} bytes, at most {self._most}")
-            stop = pos + 5 + length
-            if stop > end:
-                break
-            frames.append((kind, data[pos + 5 : stop]))
-            pos = stop
-        self._buffer = data[pos:]
-        return frames
-
-    @property
-    def need(self) -> int:
-        """Bytes to the end of the header or frame that is being read: never reads too far."""
-        if len(self._buffer) < _HEADER.size:
-            return _HEADER.size - len(self._buffer)
-        length: int = _HEADER.unpack_from(self._buffer)[1]
-        return _HEADER.size + length - len(self._buffer)
-
-    @property
-    def rest(self) -> bytes:
-        """Bytes of an unfinished frame."""
-        return self._buffer
 
 
 def decode(table: dict[int, Callable[[bytes], Frame]], kind: int, body: bytes) -> Frame:

@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 from perseid.rendezvous.dial import reusable_socket
 from perseid.rendezvous.handshake import Handshake, HandshakeError, Identity, State
 from perseid.rendezvous.nat import candidates, hopeless, retry_wait
-from perseid.rendezvous.protocol import Address, Peer
+from perseid.rendezvous.protocol import Peer
 from perseid.rendezvous.reactor import READ, WRITE, Reactor, Timer
+from perseid.rendezvous.wire import Address
 
 PUNCH_SECONDS = 5.0
 """Time for a direct connection before the relay is asked (1.5 s was too short under loss)."""

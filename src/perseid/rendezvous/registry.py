@@ -16,7 +16,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from perseid.rendezvous.protocol import (
-    Address,
     Complete,
     Departure,
     Gone,
@@ -25,9 +24,9 @@ from perseid.rendezvous.protocol import (
     Peer,
     Refusal,
     Register,
-    as_ranges,
     pack_peers,
 )
+from perseid.rendezvous.wire import Address, as_ranges
 
 
 class Refusing(Exception):

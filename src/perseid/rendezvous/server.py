@@ -33,7 +33,7 @@ ACCEPT_PAUSE = 0.2
 log = logging.getLogger("perseid.rendezvous")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Config:
     """What a server is started with."""
 

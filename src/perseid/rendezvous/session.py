@@ -11,12 +11,9 @@ from perseid.rendezvous import auth
 from perseid.rendezvous.protocol import (
     FROM_SERVER,
     MAGIC,
-    MAX_SERVER_FRAME,
     Challenge,
     Frame,
-    FrameReader,
     Proof,
-    ProtocolError,
     Refusal,
     Refused,
     Register,
@@ -24,6 +21,7 @@ from perseid.rendezvous.protocol import (
     Welcome,
     decode,
 )
+from perseid.rendezvous.wire import MAX_SERVER_FRAME, FrameReader, ProtocolError
 
 RECEIVE_BYTES = 64 * 1024
 """Bytes taken by one read."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from perseid.rendezvous.protocol import Address
+from perseid.rendezvous.wire import Address
 
 NAME_BYTES = 100
 """Longest pairing name of both versions."""

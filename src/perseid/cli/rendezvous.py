@@ -1,0 +1,5 @@
+"""``perseid rendezvous``: the server through which workers find each other."""
+
+from perseid.rendezvous.commands import configure, run
+
+__all__ = ["configure", "run"]
