@@ -17,7 +17,11 @@ from perseid.model.config import (
     scoring_masks,
     sincos_positions,
 )
-from perseid.model.residuals import residual_names, residual_statistics
+from perseid.model.residuals import (
+    lopsided_statistics,
+    residual_names,
+    residual_statistics,
+)
 from perseid.model.weights import Weights, expected_shapes, load_weights, save_weights
 
 
@@ -138,7 +142,7 @@ def test_features_are_finite_for_any_finite_image():
     magnitude[0] = -9999.0
     with torch.no_grad():
         redshift, features = model.predict_with_features(image, magnitude)
-    assert features.shape == (6, 96 + 26)
+    assert features.shape == (6, 96 + 36)
     assert features.isfinite().all()
     assert redshift.isfinite().all()
     assert features.abs().max() < 1e4
@@ -150,7 +154,12 @@ def test_residual_statistics_see_what_they_are_named_for():
     residual[1, 2, 5, 7] = -60  # a cosmic ray in r
     residual[2, 3, :, 11] -= 4  # a bad column in i
     residual[3, :, 8:16, 8:16] *= 5  # a patch
+    scaled = torch.zeros(4, 5, 32, 32)
+    scaled[:, :, 14:18, 14:18] = 3.0
+    scaled[0, 1] = scaled[0, 1].roll(1, 1)  # g is not aligned
+    residual[0, 4, 14:18, 18:22] += 5  # light beside the middle in z
     values = residual_statistics(residual, 8)
+    values = torch.cat([values, lopsided_statistics(residual, scaled)], dim=1)
     assert values.shape == (4, len(names))
 
     def value(name: str) -> np.ndarray:
@@ -161,7 +170,10 @@ def test_residual_statistics_see_what_they_are_named_for():
     assert np.argmax(value("worst_column")) == 2
     assert value("worst_row")[2] < value("worst_column")[2]
     assert np.argmax(value("worst_patch")) == 3
-    assert abs(value("total")[0]) < 0.1
+    assert abs(value("total")[0]) < 0.2
+    assert np.argmax(value("shift_g")) == 0
+    assert np.exp(value("shift_g")[0]) == pytest.approx(0.8, abs=0.2)
+    assert np.argmax(value("dipole_z")) == 0
 
 
 def test_residual_scale_is_the_usual_spread():

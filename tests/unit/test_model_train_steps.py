@@ -55,6 +55,8 @@ def test_the_whitened_layer_folds_into_an_ordinary_one():
     np.testing.assert_allclose(np.cov(white.numpy().T, ddof=0), np.eye(5), atol=0.02)
     with torch.no_grad():
         np.testing.assert_allclose(layer.folded()(inputs), layer(inputs), atol=2e-3)
+        again = WhitenedLinear(layer.folded(), inputs, trained=True)
+        np.testing.assert_allclose(again(inputs), layer(inputs), atol=2e-3)
 
 
 def test_the_running_mean_starts_at_the_values_and_follows_them():

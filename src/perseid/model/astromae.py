@@ -24,7 +24,7 @@ from perseid.model.config import (
     scoring_masks,
     sincos_positions,
 )
-from perseid.model.residuals import residual_statistics
+from perseid.model.residuals import lopsided_statistics, residual_statistics
 from perseid.model.weights import Weights
 
 EPS = 1e-6
@@ -295,6 +295,7 @@ class AstroMAE(nn.Module):
         if self.decoder is not None:
             residual = MaskedAutoencoder(self).scoring_residual(scaled)
             groups.append(residual_statistics(residual, self.config.patch))
+            groups.append(lopsided_statistics(residual, scaled))
         return self.redshift(scaled, pooled, magnitude), torch.cat(groups, dim=1)
 
 

@@ -23,6 +23,11 @@ WORST_PIXELS = 8
 """Pixels in the mean of a band's worst ones."""
 THIRD_CLIP = 1e3
 """Residuals are clipped here before their third power."""
+DIPOLE_SIGMA, DIPOLE_SCALE = 5.0, 5.0
+"""Pixels of the Gaussian window about the middle, and a factor, of a residual's first moments."""
+CENTROID_SIGMA, CENTROID_LIGHT, CENTROID_FLOOR = 3.0, 0.005, 0.02
+"""Window in pixels, light a pixel added so that empty bands have a centre, pixels added under
+the logarithm: about the noise of a faint galaxy's centre."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,7 @@ class AstroMAEConfig:
     @property
     def residuals(self) -> int:
         """Residual statistics of one image; 0 without a decoder."""
-        return 4 * self.bands + 6 if self.decoder_width else 0
+        return 6 * self.bands + 6 if self.decoder_width else 0
 
     @property
     def feature_groups(self) -> dict[str, int]:
@@ -208,6 +213,13 @@ def sincos_positions(width: int, grid: int, *, class_token: bool) -> NDArray[np.
     if class_token:
         table = np.concatenate([np.zeros((1, width)), table])
     return table.astype(np.float32)
+
+
+def moment_weights(size: int, sigma: float) -> NDArray[np.float32]:
+    """(3, size, size): a Gaussian window about the middle, and it times x and times y (pixels)."""
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2.0
+    window = np.exp(-(x**2 + y**2) / (2.0 * sigma**2))
+    return np.stack([window, window * x, window * y]).astype(np.float32)
 
 
 def scoring_masks(config: AstroMAEConfig) -> NDArray[np.bool_]:

@@ -7,6 +7,7 @@ biases; its fused GELU and SiLU; the convolution branch as one batched product a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,17 +16,20 @@ from perseid.model.config import CLIP, MAGNITUDE_CLIP, AstroMAEConfig
 from perseid.model.fold import Affine, Folder, commuted, merge_units
 from perseid.model.folded_blocks import Blocks
 from perseid.model.folded_residual import ResidualGraph
-from perseid.model.graph import GraphBuilder
+from perseid.model.graph import GraphBuilder, Range
 from perseid.model.weights import Weights, inception_positions
 
 
 class FoldedGraph:
-    """Builds the ONNX graph of one weight file; ``build`` once."""
+    """Builds the ONNX graph of one weight file; ``build`` once.
 
-    def __init__(self, weights: Weights) -> None:
+    `ranges`: see `GraphBuilder`; `perseid.model.quantise` finds them.
+    """
+
+    def __init__(self, weights: Weights, ranges: Mapping[int, Range] | None = None) -> None:
         self.config: AstroMAEConfig = weights.config
         self.folder = Folder(weights)
-        self.graph = GraphBuilder()
+        self.graph = GraphBuilder(ranges)
         self.blocks = Blocks(self.graph, self.folder)
 
     def build(self, metadata: dict[str, str]) -> Any:
@@ -44,7 +48,7 @@ class FoldedGraph:
         features = [pooled] if c.embedding else []
         if c.decoder_width:
             residual = ResidualGraph(g, self.folder, self.blocks)
-            features.append(residual.statistics(tokens, patches))
+            features.append(residual.statistics(tokens, patches, scaled))
         if features:
             joined = g.op("Concat", *features, axis=1)
             g.output(joined, "features", [sum(c.feature_groups.values())])

@@ -7,7 +7,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from perseid.model.config import FLOOR, THIRD_CLIP, WORST_PIXELS, scoring_masks
+from perseid.model.config import (
+    CENTROID_FLOOR,
+    CENTROID_LIGHT,
+    CENTROID_SIGMA,
+    DIPOLE_SCALE,
+    DIPOLE_SIGMA,
+    FLOOR,
+    THIRD_CLIP,
+    WORST_PIXELS,
+    moment_weights,
+    scoring_masks,
+)
 from perseid.model.fold import Affine, Array, Folder
 from perseid.model.folded_blocks import Blocks
 from perseid.model.graph import GraphBuilder
@@ -25,9 +36,11 @@ class ResidualGraph:
         self.passes = len(self.hidden)
         self.shown = int((~self.hidden[0]).sum())
 
-    def statistics(self, tokens: str, patches: str) -> str:
-        """(n, residuals) from the encoder's input tokens and the scaled patches."""
-        return self._statistics(self._residual(tokens, patches))
+    def statistics(self, tokens: str, patches: str, scaled: str) -> str:
+        """(n, residuals) from the encoder's input tokens, the scaled patches and image."""
+        residual = self._residual(tokens, patches)
+        parts = [self._statistics(residual), self._dipoles(residual), self._shifts(scaled)]
+        return self.graph.op("Concat", *parts, axis=1)
 
     def _residual(self, tokens: str, patches: str) -> str:
         """(n, bands, size, size), in units of the usual spread."""
@@ -149,9 +162,38 @@ class ResidualGraph:
         cube = g.op("Mul", g.op("Mul", x, x), x)
         return g.reshape(self._reduce("Mean", cube, 1, 2, 3), -1, 1)
 
-    def _log(self, value: str) -> str:
+    def _dipoles(self, residual: str) -> str:
+        """(n, bands), see `perseid.model.residuals.lopsided_statistics`; so is `_shifts`."""
         g = self.graph
-        return g.op("Log", g.op("Add", value, g.constant(FLOOR)))
+        window = moment_weights(self.config.size, DIPOLE_SIGMA)
+        x, y = (
+            self._reduce("Mean", g.op("Mul", residual, g.constant(window[axis])), 2, 3)
+            for axis in (1, 2)
+        )
+        return g.op("Asinh", g.op("Mul", self._length(x, y), g.constant(DIPOLE_SCALE)))
+
+    def _shifts(self, scaled: str) -> str:
+        g = self.graph
+        window = moment_weights(self.config.size, CENTROID_SIGMA)
+        light = g.op("Mul", g.op("Abs", scaled), g.constant(window[0]))
+        faint = g.constant(CENTROID_LIGHT)
+        band = g.op("Add", self._reduce("Mean", light, 2, 3), faint)
+        whole = g.op("Add", g.reshape(self._reduce("Mean", light, 1, 2, 3), -1, 1), faint)
+        shift = []
+        for axis in (1, 2):
+            moment = g.op("Mul", scaled, g.constant(window[axis]))
+            centre = g.reshape(self._reduce("Mean", moment, 1, 2, 3), -1, 1)
+            own = g.op("Div", self._reduce("Mean", moment, 2, 3), band)
+            shift.append(g.op("Sub", own, g.op("Div", centre, whole)))
+        return self._log(self._length(*shift), CENTROID_FLOOR)
+
+    def _length(self, x: str, y: str) -> str:
+        g = self.graph
+        return g.op("Sqrt", g.op("Add", g.op("Mul", x, x), g.op("Mul", y, y)))
+
+    def _log(self, value: str, floor: float = FLOOR) -> str:
+        g = self.graph
+        return g.op("Log", g.op("Add", value, g.constant(floor)))
 
     def _reduce(self, kind: str, value: str, *axes: int) -> str:
         """Long axes only for means: onnxruntime adds few numbers in an order that differs by row,

@@ -25,7 +25,7 @@ def allocated_bytes_per_row(config: AstroMAEConfig) -> int:
     floats += 4 * config.projection + 2 * config.head_hidden + 1
     if config.decoder_width:
         floats += passes * (_encoder(config, shown) + _decoder(config))
-        floats += 8 * config.tokens * config.patch_pixels
+        floats += 15 * config.tokens * config.patch_pixels
     return 4 * floats
 
 

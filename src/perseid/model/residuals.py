@@ -8,14 +8,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from perseid.model.config import FLOOR, THIRD_CLIP, WORST_PIXELS
+from perseid.model.config import (
+    CENTROID_FLOOR,
+    CENTROID_LIGHT,
+    CENTROID_SIGMA,
+    DIPOLE_SCALE,
+    DIPOLE_SIGMA,
+    FLOOR,
+    THIRD_CLIP,
+    WORST_PIXELS,
+    moment_weights,
+)
 
 
 def residual_names(bands: tuple[str, ...]) -> list[str]:
     """Names of the statistics, in the order of the output."""
     kinds = ("mean_square", "max", "worst_pixels", "mean")
     wide = ["total", "worst_patch", "worst_band", "worst_row", "worst_column", "asymmetry"]
-    return [f"{kind}_{band}" for kind in kinds for band in bands] + wide
+    lopsided = [f"{kind}_{band}" for kind in ("dipole", "shift") for band in bands]
+    return [f"{kind}_{band}" for kind in kinds for band in bands] + wide + lopsided
 
 
 def residual_statistics(residual: Tensor, patch: int) -> Tensor:
@@ -59,6 +70,44 @@ def residual_statistics(residual: Tensor, patch: int) -> Tensor:
             torch.asinh(residual.mean(dim=(2, 3)) * size),
             torch.log(torch.stack(wide, dim=1) + FLOOR),
             torch.asinh(third)[:, None],
+        ],
+        dim=1,
+    )
+
+
+def lopsided_statistics(residual: Tensor, scaled: Tensor) -> Tensor:
+    """How lopsided the residuals are, and how far the bands' centres lie from each other.
+
+    Parameters
+    ----------
+    residual
+        As for `residual_statistics`.
+    scaled
+        (n, bands, size, size), the image as the network sees it.
+
+    Returns
+    -------
+    Tensor
+        (n, 2 * bands): asinh of each band's first moment of the residual about the middle
+        (second nuclei, streams); log distance in pixels of each band's centre of light from that
+        of all bands together (bands that are not aligned).
+    """
+    size = residual.shape[3]
+    window = torch.from_numpy(moment_weights(size, DIPOLE_SIGMA)).to(residual)
+    dipole = [(residual * window[axis]).mean(dim=(2, 3)) for axis in (1, 2)]
+    window = torch.from_numpy(moment_weights(size, CENTROID_SIGMA)).to(scaled)
+    light = scaled.abs() * window[0]
+    band = light.mean(dim=(2, 3)) + CENTROID_LIGHT
+    whole = light.mean(dim=(1, 2, 3)) + CENTROID_LIGHT
+    shift = []
+    for axis in (1, 2):
+        moment = scaled * window[axis]
+        centre = moment.mean(dim=(1, 2, 3)) / whole
+        shift.append(moment.mean(dim=(2, 3)) / band - centre[:, None])
+    return torch.cat(
+        [
+            torch.asinh(DIPOLE_SCALE * (dipole[0] ** 2 + dipole[1] ** 2).sqrt()),
+            torch.log((shift[0] ** 2 + shift[1] ** 2).sqrt() + CENTROID_FLOOR),
         ],
         dim=1,
     )

@@ -108,7 +108,7 @@ def _trained(
     torch.manual_seed(options.seed)
     model = AstroMAE(fitted_config(options, data)) if start is None else from_weights(start)
     config = model.config
-    trainer = Trainer(model, data, options, device)
+    trainer = Trainer(model, data, options, device, trained=start is not None)
     same = {"options": options.to_json(), "config": config.to_json(), "survey": _fingerprint(data)}
     if resume and (state := load_checkpoint(folder)) is not None:
         check_same(state, same, folder)

@@ -63,10 +63,19 @@ Save = Callable[["Trainer"], None]
 
 
 class Trainer:
-    """One training in memory; `run` does what is left of it and calls `save` on the way."""
+    """One training in memory; `run` does what is left of it and calls `save` on the way.
+
+    `trained`: the model has the weights of a former training, which are gone on from.
+    """
 
     def __init__(
-        self, model: AstroMAE, data: TrainingSet, options: TrainOptions, device: torch.device
+        self,
+        model: AstroMAE,
+        data: TrainingSet,
+        options: TrainOptions,
+        device: torch.device,
+        *,
+        trained: bool = False,
     ) -> None:
         self.model, self.data, self.options, self.device = model, data, options, device
         self.progress = Progress()
@@ -77,7 +86,7 @@ class Trainer:
         first = layers[0]
         assert isinstance(first, nn.Linear)
         magnitudes = torch.from_numpy(data.magnitudes[data.rows(TRAIN, supervised=False)])
-        layers[0] = WhitenedLinear(first, model.scale_magnitude(magnitudes))
+        layers[0] = WhitenedLinear(first, model.scale_magnitude(magnitudes), trained=trained)
         model.to(device)
         inception = model.inception_model.vis_inception
         # convolutions over few channels: 1.7 times faster on a CPU

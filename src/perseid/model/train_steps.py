@@ -54,10 +54,11 @@ class WhitenedLinear(nn.Module):
 
     Magnitudes of five bands are almost the same number; the redshift lies in their small
     differences. Whitened, they are learnt in a tenth of the steps; `folded` gives the plain
-    layer that does the same.
+    layer that does the same. `trained`: `layer` is taken to be the plain layer of a former
+    training, and this one begins as the same map.
     """
 
-    def __init__(self, layer: nn.Linear, inputs: Tensor) -> None:
+    def __init__(self, layer: nn.Linear, inputs: Tensor, *, trained: bool = False) -> None:
         super().__init__()
         covariance = np.cov(inputs.double().numpy().T, ddof=0)
         values, vectors = np.linalg.eigh(covariance.reshape(inputs.shape[1], inputs.shape[1]))
@@ -68,6 +69,11 @@ class WhitenedLinear(nn.Module):
         self.register_buffer("mean", inputs.double().mean(dim=0).float())
         self.whiten: Tensor
         self.mean: Tensor
+        if trained:
+            with torch.no_grad():
+                weight = self.weight.double()
+                self.bias.copy_(self.bias + weight @ self.mean.double())
+                self.weight.copy_(weight @ torch.linalg.inv(self.whiten.double()))
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, inputs) to (n, outputs)."""
