@@ -1,4 +1,4 @@
-"""Fixtures that several areas share: a real S3 server (seaweedfs), one a test session."""
+"""Fixtures that several areas share: a real S3 server (seaweedfs), cutouts of any bits."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import obstore
 import pytest
 from obstore.store import S3Store
+
+from perseid.survey.cutouts import Cutouts
 
 ACCESS_KEY, SECRET_KEY = "perseid-tests", "perseid-tests-secret"
 
@@ -59,7 +62,12 @@ def s3_server() -> Iterator[S3Server]:
     endpoint, command = _command(weed, folder)
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(
-            command, cwd=folder, stdout=log, stderr=log, preexec_fn=_die_with_parent
+            command,
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"},  # volumes a bucket
+            preexec_fn=_die_with_parent,
         )
     env = {
         "AWS_ENDPOINT_URL": endpoint,
@@ -87,6 +95,58 @@ def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     return s3_server
 
 
+@pytest.fixture(scope="session")
+def make_cutouts() -> Callable[..., Cutouts]:
+    """A function that makes cutouts of random bits: NaN payloads, infinities, denormals."""
+    return _make_cutouts
+
+
+def _make_cutouts(
+    rows: int,
+    bands: int = 5,
+    height: int = 32,
+    width: int = 32,
+    *,
+    magnitude: str = "float64",
+    redshift: str | None = "float32",
+    object_id: bool = True,
+    label: bool = True,
+    seed: int = 0,
+) -> Cutouts:
+    rng = np.random.default_rng(seed)
+
+    def bits(dtype: str, *shape: int) -> np.ndarray:
+        size = np.dtype(dtype).itemsize
+        return np.frombuffer(rng.bytes(int(np.prod(shape)) * size), dtype).reshape(shape)
+
+    return Cutouts(
+        bits("float32", rows, bands, height, width),
+        bits(magnitude, rows, bands),
+        bits(redshift, rows) if redshift else None,
+        bits("int64", rows) if object_id else None,
+        bits("int32", rows) if label else None,
+    )
+
+
+@pytest.fixture(scope="session")
+def same_bits() -> Callable[[Cutouts, Cutouts], bool]:
+    """A function that tells whether two sets of cutouts are the same, bit for bit."""
+
+    def same(one: Cutouts, other: Cutouts) -> bool:
+        for name, array in vars(one).items():
+            twin = getattr(other, name)
+            if array is None or twin is None:
+                if array is not twin:
+                    return False
+            elif (array.dtype, array.shape) != (twin.dtype, twin.shape):
+                return False
+            elif array.tobytes() != twin.tobytes():
+                return False
+        return True
+
+    return same
+
+
 def _command(weed: str, folder: Path) -> tuple[str, list[str]]:
     identity = {
         "name": "tests",
@@ -112,7 +172,7 @@ def _command(weed: str, folder: Path) -> tuple[str, list[str]]:
         "s3.localSocket": folder / "s3.sock",
         "master.telemetry": "false",
         "master.volumeSizeLimitMB": 256,
-        "volume.max": 100,
+        "volume.max": 500,
         "volume.minFreeSpace": "1MiB",
     }
     flags = [f"-{name}={value}" for name, value in options.items()]
