@@ -1,15 +1,17 @@
-"""Kills the workers' process groups when the driver is gone, however it went.
+"""Cleans up when the driver is gone, however it went: the workers' processes, their folder.
 
 Run as a program by `perseid.engines.process`: reads ``+GROUP`` and ``-GROUP`` lines from its
-standard input and, at the end of the stream, kills every group that is still on its list. The
-kernel's parent-death signal ends the workers themselves; this ends what they started, too.
-Standard library only, no imports of ours: it must start in milliseconds and stay small.
+standard input and, at the end of the stream, kills every process group that is still on its list,
+then removes the folder that it was given. The kernel's parent-death signal ends the workers
+themselves; this ends what they started, too. Standard library only, no imports of ours: it must
+start in milliseconds and stay small.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import sys
 from typing import BinaryIO
@@ -30,3 +32,4 @@ def watch(lines: BinaryIO) -> None:
 
 if __name__ == "__main__":
     watch(sys.stdin.buffer)
+    shutil.rmtree(sys.argv[1], ignore_errors=True)

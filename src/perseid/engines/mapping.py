@@ -26,6 +26,7 @@ POLL_SECONDS = 0.05
 """How often memory and deadlines are looked at."""
 GRACE_SECONDS = 2.0
 """How long workers may take to end after Ctrl-C before they are killed."""
+SCRIPT_SECONDS = 5.0
 HOPELESS = 6
 """After so many failed starts, and no good one, no further worker is started."""
 NEARLY_FULL = 0.9
@@ -159,7 +160,9 @@ class LocalMap:
 
     def _new_slot(self) -> _Slot:
         first = next(iter(self._items.values()))
-        setup = {"item": first.to_json(), "threads": self._options.threads}
+        # A script is told a little more time, so that it is the engine that calls it late.
+        timeout = self._options.timeout + SCRIPT_SECONDS
+        setup = {"item": first.to_json(), "threads": self._options.threads, "timeout": timeout}
         process = WorkerProcess(self._options.command, setup, self._guard, self._environment)
         slot = _Slot(process)
         self._slots.append(slot)

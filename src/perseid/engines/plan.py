@@ -1,7 +1,8 @@
 """What a run would take, before it is run: a stated, simple model, no more.
 
-A rank takes its worker's start (if the process is new), a little a partition, and rows / rate. Ranks go to the first free
-worker. On Lambda every rank would start at once, each in an environment of its own (cold).
+A rank takes its worker's start (if the process is new), a little a partition, and rows / rate.
+Ranks go to the first free worker. On Lambda every rank would start at once, each in an environment
+of its own (cold).
 """
 
 from __future__ import annotations

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any, Self
 
 from perseid.engines import memory
 from perseid.engines.channel import Channel
+from perseid.errors import RunError
 
 WORKER = (sys.executable, "-m", "perseid.engines.worker")
 """The program of a worker; gets the number of its socket and of its parent process."""
@@ -28,12 +31,22 @@ DUMP_SECONDS = 0.5
 
 
 class Guard:
-    """A process that kills the listed groups when this one is gone. See `perseid.engines.guard`."""
+    """A process that cleans up when this one is gone. See `perseid.engines.guard`.
+
+    Raises `RunError` where there is no place for temporary files.
+    """
 
     def __init__(self) -> None:
+        try:
+            self.folder = Path(tempfile.mkdtemp(prefix="perseid-"))
+        except OSError as error:
+            raise RunError(
+                f"no temporary folder can be made in {tempfile.gettempdir()} ({error.strerror}): "
+                "free some space there, or point TMPDIR elsewhere"
+            ) from error
         program = Path(__file__).with_name("guard.py")
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(program)],
+            [sys.executable, "-I", "-S", str(program), str(self.folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
@@ -48,7 +61,7 @@ class Guard:
         self._tell(f"-{group}\n")
 
     def close(self) -> None:
-        """End the guard."""
+        """End the guard; it removes the folder."""
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
             self._process.stdin.close()
@@ -143,6 +156,7 @@ class WorkerProcess:
         environment: dict[str, str],
     ) -> None:
         ours, theirs = socket.socketpair()
+        self._folder = Path(tempfile.mkdtemp(prefix="worker-", dir=guard.folder))
         self.started = time.monotonic()
         self.started_epoch = time.time()
         try:
@@ -153,7 +167,7 @@ class WorkerProcess:
                 stderr=subprocess.STDOUT,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # its group: the worker and all that it starts
-                env=environment,
+                env={**environment, "TMPDIR": str(self._folder)},
             )
         except OSError:
             ours.close()
@@ -206,6 +220,7 @@ class WorkerProcess:
             self._guard.remove(self.pid)
             self.channel.close()
             self.output.close()
+            shutil.rmtree(self._folder, ignore_errors=True)  # what a killed one left
         return int(self._process.returncode or 0)
 
     def _signal_group(self, number: signal.Signals) -> None:

@@ -27,7 +27,8 @@ from perseid.pipeline.items import WorkItem
 from perseid.storage import Storage
 
 Setup = dict[str, Any]
-"""``item``: one of the run's (all have the same model), ``threads``, ``started``: epoch seconds."""
+"""``item``: one of the run's (all have the same model), ``threads``, ``timeout`` (s), ``started``
+(seconds since the epoch)."""
 Work = Callable[[WorkItem, int, Report], Any]
 """(item, attempt, report): writes the rank's objects, the record last."""
 
@@ -83,7 +84,7 @@ def prepare(setup: Setup) -> Work:
     from perseid.pipeline import work as step
 
     first = WorkItem.from_json(setup["item"])
-    options = {"threads": int(setup["threads"])}
+    options = {name: setup[name] for name in ("threads", "timeout")}
     runtime = None
     if "script" not in first.options:
         runtime = step.load_runtime(replace(first, options={**first.options, **options}))
