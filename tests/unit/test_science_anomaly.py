@@ -11,8 +11,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from perseid.errors import BadInput
 from perseid.science import (
+    Metric,
     Moments,
-    Whitening,
     average_precision,
     detection,
     group_columns,
@@ -97,15 +97,38 @@ def test_rows_that_are_not_finite_count_nowhere_and_score_nan():
     assert np.flatnonzero(np.isnan(scores)).tolist() == [3, 7]
 
 
-def test_the_score_is_the_textbook_distance():
+def _textbook(x: np.ndarray) -> np.ndarray:
+    centred = x - x.mean(0)
+    inverse = np.linalg.inv(np.cov(x.T, bias=True))
+    return np.einsum("ni,ij,nj->n", centred, inverse, centred) / x.shape[1]
+
+
+def test_one_group_is_scored_by_the_textbook_distance():
+    features = _features(20_000)
+    scores = mahalanobis(features, Moments.of(features), {"embedding": 7})
+    np.testing.assert_allclose(scores**2, _textbook(features.astype(np.float64)), rtol=0.02)
+    assert np.mean(scores**2) == pytest.approx(1.0, abs=0.02)
+
+
+def test_the_second_group_counts_by_what_the_first_does_not_predict():
     features = _features(20_000)
     scores = mahalanobis(features, Moments.of(features), GROUPS)
     x = features.astype(np.float64)
-    inverse = np.linalg.inv(np.cov(x.T, bias=True))
-    centred = x - x.mean(0)
-    expected = np.sqrt(np.einsum("ni,ij,nj->n", centred, inverse, centred) / 7)
-    np.testing.assert_allclose(scores, expected, rtol=0.02)
-    assert np.mean(scores**2) == pytest.approx(1.0, abs=0.02)
+    first, second = x[:, :4], x[:, 4:]
+    known = np.concatenate([first, np.ones((len(x), 1))], axis=1)
+    left = second - known @ np.linalg.lstsq(known, second, rcond=None)[0]
+    expected = (0.5 * _textbook(first) + _textbook(left)) / 1.5
+    np.testing.assert_allclose(scores**2, expected, rtol=0.03)
+
+
+def test_an_object_that_is_odd_for_its_kind_only_is_found():
+    rng = np.random.default_rng(0)
+    kind = rng.normal(size=(5000, 1))
+    residual = 5 * kind + 0.1 * rng.normal(size=(5000, 1))
+    residual[42], kind[42] = -5.0, 1.0  # each value alone is ordinary
+    features = np.concatenate([kind, residual], axis=1)
+    scores = mahalanobis(features, Moments.of(features), {"embedding": 1, "residual": 1})
+    assert np.argmax(scores) == 42
 
 
 def test_each_group_can_be_taken_alone():
@@ -132,16 +155,16 @@ def test_a_score_does_not_depend_on_the_scale_of_a_feature():
 def test_constant_and_repeated_features_do_no_harm():
     features = _features(400)
     padded = np.concatenate([features, np.full((400, 2), 3.0), features[:, :1]], axis=1)
-    scores = Whitening.of(Moments.of(padded)).distance(padded)
+    scores = Metric.of(Moments.of(padded)).distance(padded)
     assert np.isfinite(scores).all()
-    plain = Whitening.of(Moments.of(features)).distance(features)
+    plain = Metric.of(Moments.of(features)).distance(features)
     assert np.corrcoef(scores, plain)[0, 1] > 0.9
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_fewer_rows_than_features_still_score(n):
     features = _features(n, 40)
-    scores = Whitening.of(Moments.of(features)).distance(features)
+    scores = Metric.of(Moments.of(features)).distance(features)
     assert scores.shape == (n,)
     assert np.isfinite(scores).all()
 

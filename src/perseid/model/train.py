@@ -55,6 +55,7 @@ def train(
     resume: bool = False,
     rows: int | None = None,
     start: Weights | None = None,
+    warm: bool = False,
     report: Report = lambda event: None,
     stop: Stop = lambda: False,
 ) -> TrainResult:
@@ -74,7 +75,9 @@ def train(
     rows
         Take only so many usable rows.
     start
-        Weights to begin with, e.g. of a pre-trained encoder; must fit the survey's config.
+        A former training's weights, whose encoder and decoder this one begins with.
+    warm
+        Begin with all of `start`, the redshift's layers, too.
     report, stop
         Told of each step; asked between steps.
 
@@ -89,26 +92,33 @@ def train(
     scratch = folder / SCRATCH
     try:
         data = gather(partitions, scratch, rows=rows)
-        return _trained(data, folder, options, _device(device), resume, start, report, stop)
+        torch.manual_seed(options.seed)
+        model = _begun(options, data, start, warm)
+        trainer = Trainer(model, data, options, _device(device), trained=warm)
+        return _trained(trainer, folder, resume, report, stop)
     finally:
         scratch.unlink(missing_ok=True)
 
 
-def _trained(
-    data: TrainingSet,
-    folder: Path,
-    options: TrainOptions,
-    device: torch.device,
-    resume: bool,
-    start: Weights | None,
-    report: Report,
-    stop: Stop,
-) -> TrainResult:
+def _begun(options: TrainOptions, data: TrainingSet, start: Weights | None, warm: bool) -> AstroMAE:
+    """The network before the first step."""
     _check_rows(data, options)
-    torch.manual_seed(options.seed)
-    model = AstroMAE(fitted_config(options, data)) if start is None else from_weights(start)
-    config = model.config
-    trainer = Trainer(model, data, options, device, trained=start is not None)
+    if start is None:
+        return AstroMAE(fitted_config(options, data))
+    former = from_weights(start)
+    if warm:
+        return former
+    model = AstroMAE(start.config)
+    parts = ("cls_token", "patch_embed", "blocks", "decoder")
+    kept = {n: t for n, t in former.state_dict().items() if n.split(".")[0] in parts}
+    model.load_state_dict(kept, strict=False)
+    return model
+
+
+def _trained(
+    trainer: Trainer, folder: Path, resume: bool, report: Report, stop: Stop
+) -> TrainResult:
+    data, options, config = trainer.data, trainer.options, trainer.model.config
     same = {"options": options.to_json(), "config": config.to_json(), "survey": _fingerprint(data)}
     if resume and (state := load_checkpoint(folder)) is not None:
         check_same(state, same, folder)

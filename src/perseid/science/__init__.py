@@ -1,6 +1,6 @@
 """What comes out: redshift metrics and anomaly scores."""
 
-from perseid.science.anomaly import GROUPS, Whitening, group_columns, mahalanobis, ranking
+from perseid.science.anomaly import GROUPS, Metric, group_columns, mahalanobis, ranking
 from perseid.science.baselines import Interval, NearestNeighbours, bootstrap_difference
 from perseid.science.detection import Detection, average_precision, detection, roc_auc
 from perseid.science.metrics import RedshiftMetrics, redshift_metrics, scaled_error
@@ -13,7 +13,7 @@ __all__ = [
     "Moments",
     "NearestNeighbours",
     "RedshiftMetrics",
-    "Whitening",
+    "Metric",
     "average_precision",
     "bootstrap_difference",
     "detection",
