@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perseid.measure.runs import percentiles
 from perseid.measure.svg import CHARACTER, Frame, Svg, frame, label, ticks
-from perseid.measure.text import seconds
+from perseid.measure.text import plural, seconds
 
 STAGE_ORDER = ("init", "rendezvous", "fetch", "decode", "inference", "collectives", "publish")
 OVERLAPPED = ("fetch", "decode")
@@ -107,7 +108,8 @@ def timeline(lanes: Sequence[Lane], width: float, kind: str = "") -> str:
     lost = [(plot.x.start, plot.y(i), plot.x.end - plot.x.start, row) for i in _lost(lanes)]
     plot.svg.boxes(lost, "lost")
     without = f"; {len(lost)} of them left no record" if lost else ""
-    title = f"Timeline of {len(lanes)} ranks by stage over {seconds(span).text} seconds{without}"
+    ranks = plural(len(lanes), "rank")
+    title = f"Timeline of {ranks} by stage over {seconds(span).text} seconds{without}"
     return plot.svg.render(title, kind)
 
 
@@ -167,17 +169,19 @@ def distribution(values: Sequence[float], width: float, name: str, kind: str = "
     counts, edges = np.histogram(values, bins, (low, high))
     top_room = 28 + 16 * len(marks)
     plot = frame(width, 220 + top_room, (low, high), (0, counts.max() * 1.05), top=top_room)
-    steps = int(min(4, counts.max()))
-    plot.grid(name, "", x_ticks=max(3, int(width / 110)), y_ticks=steps, y_label=_count)
+    steps = max(2, int(min(4, counts.max())))
+    plot.grid(name, "", x_ticks=max(4, int(width / 110)), y_ticks=steps, y_label=_count)
     plot.svg.text(4, 14, "invocations", "name")
     for count, left, right in zip(counts, edges[:-1], edges[1:], strict=True):
         x, y = plot.x(left), plot.y(float(count))
         tip = f"{count} from {seconds(left).text} to {seconds(right).text} s"
         plot.svg.rect(x + 0.5, y, plot.x(right) - x - 1, plot.y.start - y, "bar", tip)
+    for level, value in enumerate(marks.values()):
+        plot.svg.line(plot.x(value), 18 + 16 * level, plot.x(value), plot.y.start, "mark")
     for level, (mark, value) in enumerate(marks.items()):
         _mark(plot, value, f"{mark} {seconds(value).text} s", 26 + 16 * level)
     words = ", ".join(f"{mark} {seconds(value).text} s" for mark, value in marks.items())
-    return plot.svg.render(f"Distribution of {len(values)} durations: {words}", kind)
+    return plot.svg.render(f"Distribution of {plural(len(values), 'duration')}: {words}", kind)
 
 
 def _count(value: float) -> str:
@@ -191,9 +195,8 @@ def _room(low: float, high: float) -> tuple[float, float]:
 
 
 def _mark(plot: Frame, value: float, words: str, y: float) -> None:
-    """A vertical line with its words at its own height, turned inwards near the right edge."""
+    """A mark's words at their own height, turned inwards near the right edge."""
     x = plot.x(value)
-    plot.svg.line(x, y - 8, x, plot.y.start, "mark")
     fits = x + 6 + CHARACTER * len(words) < plot.svg.width
     plot.svg.text(x + (5 if fits else -5), y, words, "marked", "start" if fits else "end")
 
@@ -229,7 +232,7 @@ def lines(
     plot = frame(
         width, 250 + top, x_range, (0.0, max(tops) * 1.08 or 1.0), left=54, top=top, x_log=x_log
     )
-    plot.grid(x_name, "", x_ticks=max(3, int(width / 90)))
+    plot.grid(x_name, "", x_ticks=_own_ticks(plot, sorted(set(xs))) or max(3, int(width / 90)))
     plot.svg.text(4, top - 12, y_name, "name")
     colours = {one.name: f"c{index % 6}" for index, one in enumerate(series)}
     _legend(plot.svg, rows, colours)
@@ -237,6 +240,13 @@ def lines(
         _series(plot, one, colours[one.name], y_name)
     names = ", ".join(one.name for one in series)
     return plot.svg.render(f"{y_name} against {x_name} for {names}", kind, style)
+
+
+def _own_ticks(plot: Frame, values: Sequence[float]) -> list[float]:
+    """The values themselves, where their labels have room; else none."""
+    room = [plot.x(b) - plot.x(a) for a, b in pairwise(values)]
+    widest = CHARACTER * max(len(label(value)) for value in values)
+    return list(values) if min(room, default=widest + 8) >= widest + 8 else []
 
 
 def _series(plot: Frame, one: Series, colour: str, y_name: str) -> None:

@@ -7,6 +7,7 @@ channels keeps the colours of bright pixels.
 from __future__ import annotations
 
 import base64
+import math
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
@@ -23,8 +24,8 @@ from perseid.survey.reader import PartitionReader, open_partition
 
 RGB_BANDS = (3, 2, 1)
 """i, r, g of u g r i z as red, green, blue."""
-SOFTENING = 10.0
-"""Lupton's Q: how much of the range is logarithmic."""
+NOISE_LEVEL, PEAK_LEVEL = 1 / 15, 0.9
+"""Where the noise and the brightest pixels of a cutout come out, 0 (black) to 1."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,10 @@ def lupton(image: NDArray[np.float32], bands: Sequence[int] = RGB_BANDS) -> NDAr
     """A colour composite (height, width, 3) of an image (bands, height, width).
 
     With fewer than four bands the last, middle and first stand for red, green and blue. The
-    stretch follows the cutout: its zero is the sky (the median), full brightness the 99.5 %
-    quantile of the three bands' mean, and never less than five times the noise.
+    stretch follows the cutout: the sky (the median) a little above black, its noise (of the mean
+    of the three bands) at a fifteenth of full brightness, the 99.5 % quantile near full brightness.
+
+    Raises `NotInstalled` where there is no astropy.
     """
     try:
         from astropy.visualization import make_lupton_rgb
@@ -126,10 +129,28 @@ def lupton(image: NDArray[np.float32], bands: Sequence[int] = RGB_BANDS) -> NDAr
     planes = [_clean(image[band]) for band in chosen]
     sky = [float(np.median(plane)) for plane in planes]
     mean = np.mean([plane - level for plane, level in zip(planes, sky, strict=True)], axis=0)
-    noise = 1.4826 * float(np.median(np.abs(mean - np.median(mean))))
-    stretch = max(float(np.quantile(mean, 0.995)), 5 * noise, 1e-12) / 3
-    rgb = make_lupton_rgb(*planes, minimum=sky, stretch=stretch, Q=SOFTENING)
+    noise = 1.4826 * float(np.median(np.abs(mean - np.median(mean)))) or 1e-9
+    peak = max(float(np.quantile(mean, 0.995)), noise)
+    stretch = min(noise / NOISE_LEVEL, peak / 2)  # light all over the cutout counts as noise
+    softening = _softening(peak / stretch)
+    black = [level - noise for level in sky]
+    rgb = make_lupton_rgb(*planes, minimum=black, stretch=stretch, Q=softening)
     return np.asarray(rgb[::-1], np.uint8)  # astronomers' images have their first row below
+
+
+def _softening(peak: float) -> float:
+    """Lupton's Q with which `peak` (in units of the stretch) comes out at `PEAK_LEVEL`.
+
+    The curve is 0.1 asinh(Q x) / asinh(0.1 Q), as in astropy; it falls as Q grows.
+    """
+    low, high = 1e-3, 1e6
+    for _ in range(60):
+        middle = math.sqrt(low * high)
+        if 0.1 * math.asinh(middle * peak) / math.asinh(0.1 * middle) > PEAK_LEVEL:
+            low = middle
+        else:
+            high = middle
+    return low
 
 
 def _clean(plane: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -74,7 +74,7 @@ def table(
     bottom = f"<tfoot><tr>{_cells(foot, words, heads)}</tr></tfoot>" if foot else ""
     title = f"<caption>{caption}</caption>" if caption else ""
     return (
-        f'<div class="scroll"><table>{title}<thead><tr>{top}</tr></thead>'
+        f'<div class="scroll" tabindex="0"><table>{title}<thead><tr>{top}</tr></thead>'
         f"<tbody>{body}</tbody>{bottom}</table></div>"
     )
 

@@ -22,6 +22,7 @@ from perseid.measure.runs import MeasuredRun, ModelTime, Place, Span
 from perseid.measure.stored import read_stored
 from perseid.pipeline import layout
 from perseid.storage import Storage, split_url
+from perseid.survey import natural_key
 
 MODEL_TIME = "model time (total_cpu_time)"
 EXECUTION_TIMES = "total_execution_time.csv"
@@ -66,7 +67,7 @@ def load_runs(sources: Iterable[str], options: LoadOptions | None = None) -> lis
 def _globbed(source: str) -> list[str]:
     if "://" in source or not glob.has_magic(source) or Path(source).exists():
         return [source]
-    matches = sorted(glob.glob(source, recursive=True), key=natural)  # noqa: PTH207 (absolute too)
+    matches = sorted(glob.glob(source, recursive=True), key=natural_key)  # noqa: PTH207 (absolute too)
     if not matches:
         raise NotFound(f"nothing matches {source}")
     return matches
@@ -113,7 +114,7 @@ def _load_tree(store: Storage, options: LoadOptions) -> Iterator[MeasuredRun]:
         for key in keys
         if key.rpartition("/")[2] in (layout.MANIFEST, layout.COMBINED)
     }
-    for home in sorted(homes, key=natural):
+    for home in sorted(homes, key=natural_key):
         inside = store.at(home) if home else store
         prefix = f"{home}/" if home else ""
         own = {key.removeprefix(prefix) for key in keys if key.startswith(prefix)}
@@ -124,7 +125,7 @@ def _load_tree(store: Storage, options: LoadOptions) -> Iterator[MeasuredRun]:
             yield combined_run(records, inside.where(), options, _execution_times(inside.where()))
     if homes:
         return
-    logs = sorted((key for key in keys if key.endswith((".log", ".txt"))), key=natural)
+    logs = sorted((key for key in keys if key.endswith((".log", ".txt"))), key=natural_key)
     with ThreadPoolExecutor(READERS) as pool:
         for key, data in zip(logs, pool.map(store.get, logs), strict=True):
             yield from log_runs(data.decode("utf-8", "replace"), store.where(key), options)
@@ -289,25 +290,6 @@ def read_execution_times(path: Path) -> dict[tuple[str, str, str], float]:
     except (KeyError, ValueError, AttributeError) as error:
         raise BadInput(f"{path} is not a table of execution times: {error!r}") from error
     return times
-
-
-def natural(text: str) -> list[tuple[int, int, str]]:
-    """Sort key: runs of digits by their value."""
-    parts: list[tuple[int, int, str]] = []
-    for word in _words(text):
-        parts.append((0, int(word), "") if word.isdecimal() else (1, 0, word))
-    return parts
-
-
-def _words(text: str) -> Iterator[str]:
-    word = ""
-    for letter in text:
-        if word and letter.isdecimal() != word[-1].isdecimal():
-            yield word
-            word = ""
-        word += letter
-    if word:
-        yield word
 
 
 def _common(values: Iterable[Any]) -> Any:

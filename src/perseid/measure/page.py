@@ -15,7 +15,7 @@ from perseid.measure.gallery import Picture, gallery
 from perseid.measure.prices import Prices
 from perseid.measure.runs import MeasuredRun, percentiles
 from perseid.measure.table import USED_NOTE, bill
-from perseid.measure.text import dollars, quantity, seconds, significant
+from perseid.measure.text import dollars, plural, quantity, seconds, significant
 from perseid.pipeline import layout
 from perseid.pipeline.manifest import Manifest
 from perseid.science import Detection, RedshiftMetrics, detection, redshift_metrics
@@ -53,7 +53,8 @@ DEFINITIONS = {
     "Stages": "Wall-clock time of a rank. Fetch and decode run beside inference, so stages do "
     "not add up to the total.",
     "Anomaly score": "Mahalanobis distance of an object's features from those of the whole "
-    "survey, divided by the root of their number: about 1 for a plain object.",
+    "survey, divided by the root of their number: about 1 for a plain object "
+    "of a large survey.",
     "ROC AUC": "Probability that an object of the kind scores above a plain one; 0.5 is chance.",
     "Average precision": "Area under precision against recall; chance is the share of the kind "
     "among it and the plain objects, so it is lower the rarer the kind.",
@@ -101,7 +102,7 @@ def _catalogue(run: MeasuredRun) -> Catalogue | None:
 
 def _title(run: MeasuredRun) -> str:
     size = f"{run.data} in partitions of {run.partition}" if run.partition else "A run"
-    return f"{size}, {run.expected} ranks"
+    return f"{size}, {plural(run.expected or 0, 'rank')}"
 
 
 def _head(run: MeasuredRun, manifest: Manifest, prices: Prices) -> str:
@@ -120,8 +121,9 @@ def _status(run: MeasuredRun, manifest: Manifest) -> str:
     lost = _lost_partitions(run, manifest)
     if run.is_complete and not lost:
         return (
-            f'<p class="status complete" role="status"><strong>Complete</strong> <span>all '
-            f"{run.received} ranks and all {files} partitions</span></p>"
+            '<p class="status complete" role="status"><strong>Complete</strong> <span>'
+            f"{plural(run.received, 'rank')} and {plural(files, 'partition')}, none missing"
+            "</span></p>"
         )
     words = f"{run.received} of {run.expected} ranks, {files - len(lost)} of {files} partitions."
     if run.missing:
@@ -166,7 +168,7 @@ def _tiles(run: MeasuredRun, manifest: Manifest, prices: Prices) -> list[tuple[s
             "would have cost on AWS" if cost else "no REPORT lines",
         ),
         ("Peak memory", _memory(run), "of any invocation"),
-        ("Invocations", f"{len(run.reports)}", f"{cold} cold starts"),
+        ("Invocations", f"{len(run.reports):,}", plural(cold, "cold start")),
         ("Transport", _transport(run, manifest), "of the ranks' statistics"),
     ]
 
@@ -264,7 +266,8 @@ def _duration_section(run: MeasuredRun) -> str:
         return _absent("durations", "Durations", "Nothing says how long the workers took.")
     chart = html.figure(
         lambda width, kind: distribution(run.durations, width, f"{run.duration_of}, s", kind),
-        f"{len(run.durations)} invocations, failed ones and retries included; none is left out.",
+        f"{plural(len(run.durations), 'invocation')}, failed ones and retries included; none is "
+        "left out.",
     )
     stages = _stage_table(run)
     lead = f"{escape(run.duration_of)} of every invocation."
@@ -293,7 +296,7 @@ def _cost_section(run: MeasuredRun, prices: Prices) -> str:
     rows = [
         [
             html.small(line.name, line.note),
-            f"{quantity(line.quantity)} {escape(line.unit)}",
+            f'{quantity(line.quantity)} <span class="unit">{escape(line.unit)}</span>',
             escape(dollars(line.usd)),
             html.bar(line.usd / top),
         ]
@@ -301,7 +304,8 @@ def _cost_section(run: MeasuredRun, prices: Prices) -> str:
     ]
     foot = ["Total as billed", "", significant(cost.total, 4), ""]
     heads = ["Line", "Quantity", "USD", ""]
-    variant = f"By memory used it would be {significant(cost.memory_used_variant, 4)} USD: {USED_NOTE.partition(': ')[2]}"
+    used = significant(cost.memory_used_variant, 4)
+    variant = f"By memory used it would be {used} USD: {DEFINITIONS['Cost by memory used']}"
     lead = (
         f"What these invocations would have cost on AWS: {escape(prices.stamp())}, without free "
         "tier."
@@ -377,7 +381,7 @@ def _z(value: float) -> str:
 def _request_section(run: MeasuredRun, manifest: Manifest) -> str:
     request = json.dumps(dict(manifest.request), indent=2, ensure_ascii=False)
     settings = json.dumps(dict(manifest.settings), indent=2, ensure_ascii=False)
-    warnings = "".join(f'<p class="note">Warning: {escape(text)}.</p>' for text in run.notes)
+    warnings = "".join(f'<p class="note">Note: {escape(text)}.</p>' for text in run.notes)
     body = (
         f"{warnings}<h3>As it was given</h3><pre>{escape(request)}</pre>"
         f"<h3>What all ranks were told</h3><pre>{escape(settings)}</pre>"

@@ -175,8 +175,12 @@ def size_mb(label: str) -> float | None:
 
 
 def size_label(size_bytes: float) -> str:
-    """``25MB``, ``1GB``, ``12.6GB``: MB of 2^20 bytes, at most three figures."""
-    mb = size_bytes / MIB
-    if mb >= 1000:
-        return f"{mb / 1024:.3g}GB"
-    return f"{mb:.3g}MB" if mb >= 1 else f"{size_bytes / 1024:.3g}KB"
+    """``25MB``, ``1GB``, ``12.6GB``: MB of 2^20 bytes, three figures, below 10 two.
+
+    Rounded, so that a partition of 1,278 rows (24.995 MB) is called by its nominal size.
+    """
+    for unit, size in (("GB", 1000 * MIB), ("MB", 0.95 * MIB), ("KB", 0.0)):
+        if size_bytes >= size:
+            value = size_bytes / MIB / _UNITS[unit]
+            return f"{value:.{2 if value < 9.95 else 3}g}{unit}"
+    return "0KB"

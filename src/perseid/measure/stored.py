@@ -220,4 +220,4 @@ def _notes(
     failed = sum(not report.succeeded for report in reports)
     if failed:
         notes.append(f"{failed} of {len(reports)} invocations failed")
-    return tuple(notes + list(manifest.warnings))
+    return tuple(notes + list(summary.get("warnings", manifest.warnings)))

@@ -7,7 +7,7 @@ the width it will have (`measure.charts` makes each for a screen and for a phone
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
@@ -137,17 +137,20 @@ class Frame:
         x_name: str,
         y_name: str,
         *,
-        x_ticks: int = 6,
+        x_ticks: int | Sequence[float] = 6,
         y_ticks: int = 5,
         x_label: Callable[[float], str] = label,
         y_label: Callable[[float], str] = label,
     ) -> None:
-        """Grid lines, tick labels and names of both axes; the y name stands above its axis."""
+        """Grid lines, tick labels and names of both axes; the y name stands above its axis.
+
+        `x_ticks`: about how many, or the very values.
+        """
         svg, x, y = self.svg, self.x, self.y
         for value in y.ticks(y_ticks):
             svg.line(x.start, y(value), x.end, y(value), "grid")
             svg.text(x.start - 6, y(value) + 4, y_label(value), "tick", "end")
-        for value in x.ticks(x_ticks):
+        for value in x.ticks(x_ticks) if isinstance(x_ticks, int) else x_ticks:
             svg.line(x(value), y.start, x(value), y.start + 4, "axis")
             svg.text(x(value), y.start + 17, x_label(value), "tick", "middle")
         svg.line(x.start, y.start, x.end, y.start, "axis")

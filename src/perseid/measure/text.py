@@ -88,6 +88,11 @@ def quantity(value: float) -> str:
     return significant(value, 4) if value >= 1e-3 else f"{value:.1e}"
 
 
+def plural(count: int, noun: str) -> str:
+    """``1 rank``, ``8 ranks``, ``2,056 rows``."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
 def seconds(value: float | None) -> Cell:
     """Seconds: two places below 100, one below 1000, three places below one."""
     if value is None or not math.isfinite(value):
