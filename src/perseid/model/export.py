@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from perseid.errors import BadInput, NotInstalled
 from perseid.model.config import AstroMAEConfig
 from perseid.model.folded import FoldedGraph
 from perseid.model.operations import allocated_bytes_per_row
+from perseid.model.quantise import calibrate
 from perseid.model.runtime import ModelRuntime, int8_url
 from perseid.model.signature import METADATA_KEY, ModelSignature
 from perseid.model.weights import Weights, load_weights
 from perseid.storage import Storage, split_url
 from perseid.survey.cutouts import UGRIZ, Cutouts
-
-CALIBRATION_ROWS = 512
-"""Rows whose ranges set the int8 scales: the first ones of the survey given."""
 
 
 def export_model(weights: Weights | str | Path, out: str | Path) -> ModelSignature:
@@ -58,41 +52,19 @@ def signature_of(config: AstroMAEConfig) -> ModelSignature:
     )
 
 
-def export_int8(model: str | Path, survey: Cutouts) -> str:
-    """Write the int8 form beside an exported model (`int8_url`) and give its URL.
+def export_int8(weights: Weights | str | Path, model: str | Path, survey: Cutouts) -> str:
+    """Write the int8 form of an exported model beside it (`int8_url`) and give its URL.
 
-    Only the products of the encoder with constant weights are quantised, statically: weights a
-    column, activations a tensor, ranges from the first `CALIBRATION_ROWS` of `survey`. The
-    magnitude branch, the inception branch and the heads stay float32: magnitudes would lose the
-    precision that redshifts need.
-
-    Raises `BadInput` where the survey is empty, `NotInstalled` without the ``export`` extra.
+    See `perseid.model.quantise`. Raises `BadInput` where `survey` holds no usable row, `BadModel`
+    where it has not the shape that the model takes.
     """
-    if not len(survey):
-        raise BadInput("the calibration survey holds no rows")
-    quantization = _quantization()
-    rows = _finite(survey[:CALIBRATION_ROWS])
-    runtime = ModelRuntime.load(model, threads=1)
-    runtime.predict(rows.images[:1], rows.magnitudes[:1])  # one sentence where it does not fit
-    base, name = split_url(model)
-    with tempfile.TemporaryDirectory(prefix="perseid-") as folder:
-        source, result = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
-        source.write_bytes(Storage(base).get(name))
-        quantization.quantize_static(
-            source,
-            result,
-            _Calibration(rows),
-            quant_format=quantization.QuantFormat.QDQ,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-            per_channel=True,
-            nodes_to_quantize=_encoder_products(source),
-            op_types_to_quantize=["MatMul"],
-            extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
-        )
-        data = _with_signature(result, runtime.signature)
+    if not isinstance(weights, Weights):
+        weights = load_weights(weights)
+    ranges = calibrate(weights, finite_rows(survey))
+    signature = replace(signature_of(weights.config), precision="int8")
     target = int8_url(model)
-    _put(target, data)
+    graph = FoldedGraph(weights, ranges).build({METADATA_KEY: signature.to_json()})
+    _put(target, graph.SerializeToString())
     return target
 
 
@@ -115,7 +87,7 @@ class Change:
 
 def compare(before: ModelRuntime, after: ModelRuntime, survey: Cutouts) -> Change:
     """Run both over a survey (rows with unusable pixels or magnitudes left out)."""
-    survey = _finite(survey)
+    survey = finite_rows(survey)
     one, two = (model.predict(survey.images, survey.magnitudes) for model in (before, after))
     spearman = top = None
     if one.features is not None and two.features is not None:
@@ -164,62 +136,11 @@ def _overlap(a: NDArray[np.float64], b: NDArray[np.float64], *, count: int) -> f
     return len(top[0] & top[1]) / count
 
 
-def _finite(survey: Cutouts) -> Cutouts:
+def finite_rows(survey: Cutouts) -> Cutouts:
+    """The rows of which every pixel and magnitude is a number."""
     good = np.isfinite(survey.magnitudes).all(axis=1)
     good &= np.isfinite(survey.images).all(axis=(1, 2, 3))
     return survey if good.all() else survey[np.flatnonzero(good)]
-
-
-class _Calibration:
-    """Micro-batches in the form that onnxruntime's quantiser asks for."""
-
-    def __init__(self, rows: Cutouts, size: int = 64) -> None:
-        self._batches: Iterator[Cutouts] = rows.batches(size)
-
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        """The next feed, None at the end."""
-        batch = next(self._batches, None)
-        if batch is None:
-            return None
-        return {
-            "image": np.ascontiguousarray(batch.images),
-            "magnitude": np.asarray(batch.magnitudes, np.float32),
-        }
-
-
-def _encoder_products(path: Path) -> list[str]:
-    """Names of the MatMul nodes of the encoder and decoder that multiply by a constant matrix."""
-    import onnx
-
-    graph = onnx.load(str(path)).graph
-    matrices = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 2}
-    blocks = ("blocks.", "encoder.", "decoder.")
-    return [
-        node.name
-        for node in graph.node
-        if node.op_type == "MatMul" and node.input[1] in matrices and node.name.startswith(blocks)
-    ]
-
-
-def _with_signature(path: Path, signature: ModelSignature) -> bytes:
-    from dataclasses import replace
-
-    import onnx
-
-    model = onnx.load(str(path))
-    text = replace(signature, precision="int8").to_json()
-    onnx.helper.set_model_props(model, {METADATA_KEY: text})
-    data: bytes = model.SerializeToString()
-    return data
-
-
-def _quantization() -> Any:
-    try:
-        import onnx  # noqa: F401 - the quantiser needs it
-        from onnxruntime import quantization
-    except ImportError as error:
-        raise NotInstalled("int8 needs onnx: pip install 'perseid[export]'") from error
-    return quantization
 
 
 def _put(url: str | Path, data: bytes) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,23 @@ MICROSOFT = "com.microsoft"
 """Operators that only onnxruntime has: fused GELU, attention and the like."""
 
 
-class GraphBuilder:
-    """Collects nodes; every method gives the name of a value. ``n`` is the batch dimension."""
+Range = tuple[float, float]
+"""Least and largest number that a quantised input takes."""
 
-    def __init__(self) -> None:
+
+class GraphBuilder:
+    """Collects nodes; every method gives the name of a value. ``n`` is the batch dimension.
+
+    Parameters
+    ----------
+    ranges
+        By the number of a call of `linear`: those are computed in 8-bit integers.
+    """
+
+    def __init__(self, ranges: Mapping[int, Range] | None = None) -> None:
+        self.linear_inputs: list[tuple[str, str]] = []
+        """(name, value that goes in) of every `linear`, in the order of the calls."""
+        self._ranges = ranges or {}
         self._onnx = _onnx()
         self._nodes: list[Any] = []
         self._constants: dict[str, Any] = {}
@@ -46,7 +59,11 @@ class GraphBuilder:
         """
         data = np.asarray(array)
         kind = np.int64 if data.dtype.kind in "iub" else np.float32
-        tensor = np.ascontiguousarray(data.astype(kind)).reshape(data.shape)
+        return self._tensor(data.astype(kind), hint)
+
+    def _tensor(self, array: Any, hint: str) -> str:
+        data = np.asarray(array)
+        tensor = np.ascontiguousarray(data).reshape(data.shape)
         key = (tensor.dtype.str, tensor.shape, tensor.tobytes())
         if key not in self._known:
             name = self._known[key] = f"{hint}.{len(self._constants)}"
@@ -86,11 +103,38 @@ class GraphBuilder:
     def linear(
         self, value: str, weight: NDArray[Any], bias: NDArray[Any] | None, name: str = "linear"
     ) -> str:
-        """Rows (…, in) times `weight` (out, in) plus `bias`; any number of leading dimensions."""
+        """Rows (m, in) times `weight` (out, in) plus `bias`."""
+        number = len(self.linear_inputs)
+        self.linear_inputs.append((name, value))
+        if number in self._ranges:
+            return self._integer_linear(value, weight, bias, name, self._ranges[number])
         product = self.op("MatMul", value, self.constant(weight.T, f"{name}.weight"), name=name)
         if bias is None:
             return product
         return self.op("Add", product, self.constant(bias, f"{name}.bias"), name=name)
+
+    def _integer_linear(
+        self, value: str, weight: NDArray[Any], bias: NDArray[Any] | None, name: str, span: Range
+    ) -> str:
+        """Input in 8 bits over `span` (zero exact), weights in 8 bits a column, sums in 32."""
+        low, high = min(span[0], 0.0), max(span[1], 0.0)
+        scale = max(high - low, 1e-12) / 255
+        zero = self._tensor(np.uint8(round(-low / scale)), f"{name}.zero")
+        step = np.maximum(np.abs(weight).max(axis=1), 1e-12) / 127
+        integers = np.rint(weight / step[:, None]).astype(np.int8)
+        a_scale = self.constant(scale, f"{name}.scale")
+        return self.op(
+            "MatMulIntegerToFloat",
+            self.op("QuantizeLinear", value, a_scale, zero, name=name),
+            self._tensor(integers.T, f"{name}.int8"),
+            a_scale,
+            self.constant(step, f"{name}.step"),
+            zero,
+            "",
+            *([] if bias is None else [self.constant(bias, f"{name}.bias")]),
+            domain=MICROSOFT,
+            name=name,
+        )
 
     def model(self, name: str, metadata: dict[str, str]) -> Any:
         """The checked model."""

@@ -1,0 +1,140 @@
+"""``perseid model``: import, export, check and describe model files."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from perseid.model.runtime import ModelRuntime
+    from perseid.survey.cutouts import Cutouts
+
+CHECK_ROWS = 20_000
+"""Rows of a survey that a check uses at most."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommands."""
+    commands = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    taken = commands.add_parser("import", help="take the weights out of a published checkpoint")
+    taken.add_argument("file", metavar="FILE", help="a pickled module or a state_dict (.pt, .pth)")
+    taken.add_argument("out", metavar="OUT", help="the weight file to write (.npz)")
+    export = commands.add_parser("export", help="write the ONNX file that workers load")
+    export.add_argument("weights", metavar="WEIGHTS", help="a weight file (.npz)")
+    export.add_argument("out", metavar="OUT", help="the model to write (.onnx)")
+    export.add_argument(
+        "--int8", action="store_true", help="also write OUT's int8 form, NAME.int8.onnx"
+    )
+    export.add_argument(
+        "--calibrate", metavar="SURVEY", help="cutouts whose first rows set the int8 ranges"
+    )
+    export.add_argument(
+        "--check",
+        metavar="SURVEY",
+        help="print what int8 changes on these cutouts: MAE, NMAD, anomaly ranks",
+    )
+    info = commands.add_parser("info", help="say what a model takes and gives")
+    info.add_argument("model", metavar="MODEL", help="an ONNX file, or `default`")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run one subcommand."""
+    if args.action == "import":
+        return _import(args)
+    if args.action == "export":
+        return _export(args)
+    return _info(args)
+
+
+def _import(args: argparse.Namespace) -> int:
+    from perseid.model.importer import import_checkpoint
+    from perseid.model.weights import save_weights
+
+    found = import_checkpoint(args.file)
+    save_weights(found.weights, args.out)
+    count = found.weights.parameters()
+    print(f"{args.out}: {count:,} parameters of {found.weights.config.name} from a {found.kind}")
+    if found.classes:
+        print(f"classes named in the file, none of them run: {', '.join(found.classes)}")
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from perseid.errors import BadInput
+    from perseid.model.export import export_int8, export_model
+
+    if args.int8 and not (args.calibrate or args.check):
+        raise BadInput("--int8 needs --calibrate SURVEY: its rows set the ranges of the integers")
+    signature = export_model(args.weights, args.out)
+    groups = ", ".join(f"{n} ({w})" for n, w in signature.feature_groups.items()) or "no features"
+    print(f"{args.out}: {signature.name}, redshift and {groups}")
+    if args.int8:
+        survey = _cutouts(args.calibrate or args.check)
+        print(f"{export_int8(args.weights, args.out, survey)}: int8 encoder")
+    if args.check:
+        _check(args.out, _cutouts(args.check))
+    return 0
+
+
+def _check(model: str, survey: Cutouts) -> None:
+    from perseid.model.export import compare
+    from perseid.model.runtime import ModelRuntime
+
+    before = ModelRuntime.load(model)
+    after = ModelRuntime.load(model, precision="int8")
+    if after.note:
+        print(f"no int8 check: {after.note}")
+        return
+    change = compare(before, after, survey)
+    print(f"int8 against float32 on {change.rows:,} rows: largest |dz| {change.largest:.2e}")
+    for name, pair in (("MAE", change.mae), ("NMAD", change.nmad)):
+        if pair is not None:
+            print(f"  {name:5} {pair[0]:.5f} -> {pair[1]:.5f} ({pair[1] - pair[0]:+.5f})")
+    if change.spearman is not None and change.top is not None:
+        print(f"  anomaly ranks: Spearman {change.spearman:.5f}, {change.top:.0%} of the top stay")
+
+
+def _info(args: argparse.Namespace) -> int:
+    from perseid.model.runtime import ModelRuntime
+
+    runtime: ModelRuntime = ModelRuntime.load(args.model)
+    s = runtime.signature
+    groups = ", ".join(f"{n} ({w})" for n, w in s.feature_groups.items()) or "none"
+    print(f"{s.name}: {s.precision}, images of {s.bands} bands, {s.height} x {s.width} pixels")
+    print(f"bands: {' '.join(s.band_names) or 'not named'}; features: {groups}")
+    print(f"micro-batch {runtime.micro_batch} rows, {runtime.threads} threads")
+    return 0
+
+
+def _cutouts(url: str) -> Cutouts:
+    """The first rows of a file of cutouts, or of a folder's files in natural order."""
+    from perseid.errors import BadInput
+    from perseid.storage import Storage, split_url
+    from perseid.survey import natural_key, open_partition, suffix_of
+
+    base, name = split_url(url)
+    store = Storage(base) if suffix_of(name) else Storage(url)
+    keys = [name] if suffix_of(name) else [o.key for o in store.list() if suffix_of(o.key)]
+    if not keys:
+        raise BadInput(f"no cutouts at {store.where()}: give a file, or a folder of partitions")
+    parts: list[Cutouts] = []
+    for key in sorted(keys, key=natural_key):
+        with open_partition(store, key) as reader:
+            parts.append(reader.read()[: CHECK_ROWS - sum(map(len, parts))])
+        if sum(map(len, parts)) >= CHECK_ROWS:
+            break
+    return _joined(parts)
+
+
+def _joined(parts: list[Cutouts]) -> Cutouts:
+    """One set of cutouts; redshifts only where every part has them."""
+    import numpy as np
+
+    from perseid.survey.cutouts import Cutouts
+
+    known = [part.redshift for part in parts if part.redshift is not None]
+    return Cutouts(
+        np.concatenate([part.images for part in parts]),
+        np.concatenate([part.magnitudes for part in parts]),
+        np.concatenate(known) if len(known) == len(parts) else None,
+    )
