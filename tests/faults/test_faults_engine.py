@@ -38,27 +38,45 @@ ENDINGS = [
     ("segv", Ending.KILLED, "its process was ended by SIGSEGV", "Runtime.ExitError"),
     ("exit:0", Ending.NO_RESULT, "exited with status 0 without a result", "Runtime.ExitError"),
     ("exit:7", Ending.NO_RESULT, "exited with status 7 without a result", "Runtime.ExitError"),
-    ("nothing", Ending.NO_RESULT, "left no 2.json", "Runtime.ExitError"),
+    ("nothing", Ending.NO_RESULT, "left no RANK.json", "Runtime.ExitError"),
     ("garbage", Ending.RAISED, "what it sent is no message", "Function.Error"),
 ]
 
 
-@pytest.mark.parametrize(("fault", "ending", "said", "error"), ENDINGS)
-def test_a_rank_that_fails_once_is_tried_again(lab, fault, ending, said, error):
-    events = []
-    result = lab.run({2: {1: fault}}, report=events.append)
-    assert whole(lab, result)
-    first, second = [a for a in result.mapped.attempts if a.rank == 2]
+@pytest.fixture(scope="module")
+def failing_once(tmp_path_factory):
+    """One run in which each rank's first attempt ends in another way: (lab, result, events)."""
+    with pytest.MonkeyPatch.context() as patch:
+        lab = Lab(tmp_path_factory.mktemp("once"), patch)
+        lab.survey(len(ENDINGS))
+        events = []
+        faults = {rank: {1: fault} for rank, (fault, *_) in enumerate(ENDINGS)}
+        result = lab.run(faults, report=events.append)
+        assert lab.none_left() == []
+    return lab, result, events
+
+
+@pytest.mark.parametrize("rank", range(len(ENDINGS)), ids=[fault for fault, *_ in ENDINGS])
+def test_a_rank_that_fails_once_is_tried_again(failing_once, rank):
+    lab, result, events = failing_once
+    _, ending, said, error = ENDINGS[rank]
+    said = said.replace("RANK", str(rank))
+    assert whole(lab, result, rows=5 * len(ENDINGS))
+    first, second = [a for a in result.mapped.attempts if a.rank == rank]
     assert (first.ending, second.ending) == (ending, Ending.DONE)
     assert said in first.message
-    retrying = [e for e in events if isinstance(e, RankEvent) and e.state is RankState.RETRYING]
-    assert [(e.rank, e.attempt) for e in retrying] == [(2, 1)]
+    retrying = [
+        event
+        for event in events
+        if isinstance(event, RankEvent) and (event.rank, event.state) == (rank, RankState.RETRYING)
+    ]
+    assert [event.attempt for event in retrying] == [1]
     assert said in retrying[0].message
-    reports = list(find_reports(lab.log(2)))
+    reports = list(find_reports(lab.log(rank)))
     assert [r.succeeded for r in reports] == [False, True]
     assert reports[0].error_type == error
-    assert lab.json("2.json")["attempt"] == 2
-    assert lab.started().count((2, 1)) == lab.started().count((2, 2)) == 1
+    assert lab.json(f"{rank}.json")["attempt"] == 2
+    assert lab.started().count((rank, 1)) == lab.started().count((rank, 2)) == 1
 
 
 def test_a_rank_that_always_fails_is_named_and_the_others_go_on(lab):
