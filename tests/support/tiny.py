@@ -78,7 +78,8 @@ def tiny_cutouts(rows: int, seed: int = 1, *, side: int = SIDE, bands: int = 5) 
     magnitudes = random.normal(18.0, 1.5, (rows, bands))
     label = (random.random(rows) < 0.1).astype(np.int32) * 5
     images[label == 5, :, 2, 3] += 25.0
-    redshift = np.abs(magnitudes @ WEIGHTS.astype(np.float64) + random.normal(0, 0.01, rows))
+    weights = np.resize(WEIGHTS, bands).astype(np.float64)
+    redshift = np.abs(magnitudes @ weights + random.normal(0, 0.01, rows))
     return Cutouts(images, magnitudes, redshift, 1000 + np.arange(rows, dtype=np.int64), label)
 
 
