@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from perseid.errors import BadInput
 from perseid.survey.cutouts import Cutouts
+from perseid.survey.reader import open_partition
+from perseid.survey.split import survey_files
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 TEST_SHARE, VALIDATION_SHARE = 0.2, 0.08
@@ -42,6 +44,14 @@ class TrainingSet:
         if supervised:
             chosen &= np.isfinite(self.redshift) & (self.label == 0)
         return np.flatnonzero(chosen)
+
+
+def blocks(survey: str | Path) -> Iterator[Cutouts]:
+    """A survey block by block, in natural order: a file of cutouts, a folder or a URL of files."""
+    store, keys = survey_files(survey)
+    for key in keys:
+        with open_partition(store, key) as reader:
+            yield from reader.blocks()
 
 
 def split_of(key: NDArray[np.int64]) -> NDArray[np.int8]:

@@ -1,0 +1,158 @@
+"""``perseid train``: pre-train and train a network on a survey, with a resumable checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from perseid.errors import BadInput, NotInstalled
+
+if TYPE_CHECKING:
+    from perseid.model.train import TrainEvent, TrainResult
+
+OPTIONS = (
+    ("pretrain-epochs", int, "epochs of the masked autoencoder (default 30)"),
+    ("epochs", int, "epochs of the redshift; 0 only pre-trains (default 25)"),
+    ("batch", int, "rows a step (default 128)"),
+    ("lr", float, "peak learning rate of the redshift (default 0.002)"),
+    ("pretrain-lr", float, "peak learning rate of the autoencoder (default 0.001)"),
+    ("image-lr", float, "rate of the image branches relative to --lr (default 1)"),
+    ("jitter", float, "noise put on magnitudes, 1 is half of SDSS' errors (default 1)"),
+    ("mask-ratio", float, "share of patches that the autoencoder predicts (default 0.5)"),
+    ("seed", int, "the same seed gives the same weights on one machine (default 0)"),
+)
+"""Options that are passed on under their names."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    add = parser.add_argument
+    add("survey", metavar="SURVEY", help="a file of cutouts, or a folder or URL of such files")
+    add("out", metavar="OUT", type=Path, help="folder for weights.npz, history.json, checkpoint")
+    for name, kind, text in OPTIONS:
+        add(f"--{name}", type=kind, metavar="N" if kind is int else "X", help=text)
+    add("--config", metavar="NAME", help="small or published (default small)")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--threads", type=int, metavar="N", help="processor threads (default: torch's choice)")
+    add("--rows", type=int, metavar="N", help="take only the first N usable rows")
+    add("--start", metavar="WEIGHTS", help="begin with the encoder of a former training")
+    add("--warm", action="store_true", help="begin with all of --start's weights")
+    add("--unfreeze", action="store_true", help="train the encoder on the redshift, too")
+    add("--magnitudes-only", action="store_true", help="the baseline: images switched off")
+    add("--resume", action="store_true", help="go on from OUT's checkpoint, if there is one")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train with a progress bar on stderr; the held-out metrics go to stdout."""
+    chosen = {name.replace("-", "_"): getattr(args, name.replace("-", "_")) for name, *_ in OPTIONS}
+    chosen |= {"config": args.config, "magnitudes_only": args.magnitudes_only or None}
+    chosen |= {"frozen": False if args.unfreeze else None}
+    result = _train(args, {name: value for name, value in chosen.items() if value is not None})
+    _say(result, args.out)
+    return 0
+
+
+def _train(args: argparse.Namespace, chosen: dict[str, Any]) -> TrainResult:
+    try:
+        import torch
+    except ImportError as error:
+        raise NotInstalled(
+            "training needs torch, which is not installed: pip install 'perseid[train]'"
+        ) from error
+    from perseid.model.train import TrainOptions, train
+    from perseid.model.train_data import blocks
+    from perseid.model.weights import load_weights
+
+    if args.threads is not None:
+        if args.threads < 1:
+            raise BadInput(f"--threads is {args.threads}: at least 1 is needed")
+        torch.set_num_threads(args.threads)
+    if args.rows is not None and args.rows < 1:
+        raise BadInput(f"--rows is {args.rows}: at least 1 is needed")
+    if args.out.exists() and not args.out.is_dir():
+        raise BadInput(f"{args.out} is a file: OUT must be a folder")
+    options = TrainOptions(**chosen)
+    start = load_weights(args.start) if args.start else None
+    with _bar() as report, _stop_on_signal() as stop:
+        return train(
+            blocks(args.survey),
+            args.out,
+            options,
+            device=args.device,
+            resume=args.resume,
+            rows=args.rows,
+            start=start,
+            warm=args.warm and start is not None,
+            report=report,
+            stop=stop,
+        )
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[TrainEvent], None]]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[figures]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(file=sys.stderr)) as progress:
+        tasks: dict[str, Any] = {}
+
+        def report(event: TrainEvent) -> None:
+            if event.phase not in tasks:
+                name = "autoencoder" if event.phase == "pretrain" else "redshift"
+                tasks[event.phase] = progress.add_task(name, total=None, figures="")
+            figures = f"epoch {event.epoch}/{event.epochs}  loss {event.loss:.4f}"
+            if event.validation is not None:
+                what = "masked error" if event.phase == "pretrain" else "MAE"
+                figures += f"  validation {what} {event.validation:.5f}"
+            done = (event.epoch - 1) * event.steps + event.step
+            total = event.epochs * event.steps
+            task = tasks[event.phase]
+            progress.update(task, completed=done, total=total, figures=figures)
+
+        yield report
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM ask for an orderly end; a second one ends at once."""
+    asked = threading.Event()
+
+    def ask(number: int, frame: Any) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    former = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def _say(result: TrainResult, out: Path) -> None:
+    rows, test = result.history["rows"], result.test
+    print(
+        f"{rows['usable']:,} usable objects: {rows['training']:,} for training, "
+        f"{rows['validation']:,} for validation, {rows['held_out']:,} held out; "
+        f"{rows['dropped']:,} dropped (not finite)"
+    )
+    if test.n and result.history["options"]["epochs"]:
+        print(
+            f"held-out plain objects: {test.n:,}; MAE {test.mae:.5f}, MSE {test.mse:.6f}, bias "
+            f"{test.bias:+.5f}, NMAD {test.nmad:.5f}, R2 {test.r2:.4f}, |dz| > "
+            f"{test.outlier_threshold:g}: {100 * test.outliers:.2f} %"
+        )
+    print(f"{out / 'weights.npz'}: perseid model export makes the file that workers load")

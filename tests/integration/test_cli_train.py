@@ -1,0 +1,101 @@
+"""``perseid train`` as a user runs it: a real process, stopped and resumed, and bad input."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from perseid.model.train_data import TEST, split_of
+from perseid.model.weights import load_weights
+from perseid.survey import Cutouts, write_cutouts
+
+SMALL = ["--batch", "32", "--pretrain-epochs", "2", "--epochs", "3", "--threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def survey(tmp_path_factory) -> Path:
+    """Round blobs whose size and colour tell the redshift; two files."""
+    folder = tmp_path_factory.mktemp("survey")
+    rng = np.random.default_rng(0)
+    n = 240
+    z = rng.uniform(0.02, 0.3, n).astype(np.float32)
+    y, x = np.mgrid[:32, :32] - 15.5
+    shape = np.exp(-(x**2 + y**2) / (2 * (1 + 10 * z[:, None, None]) ** 2))
+    colours = np.stack([17 + 2 * z, 17 + z, 16.5 + 0 * z, 16.4 - z, 16.3 - 2 * z], axis=1)
+    magnitudes = (colours + 0.01 * rng.normal(size=(n, 5))).astype(np.float32)
+    flux = 10 ** (-0.4 * (magnitudes - 17))
+    images = flux[:, :, None, None] * shape[:, None] + 0.05 * rng.normal(size=(n, 5, 32, 32))
+    whole = Cutouts(images.astype(np.float32), magnitudes, z, np.arange(n))
+    for number in range(2):
+        write_cutouts(whole[number * 120 : (number + 1) * 120], folder / f"{number + 1}.npz")
+    return folder
+
+
+def _run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "perseid", "train", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, **options)
+
+
+def test_a_stopped_and_resumed_training_ends_with_the_same_bits(survey, tmp_path):
+    straight = _run(survey, tmp_path / "a", *SMALL)
+    assert straight.returncode == 0, straight.stderr
+    assert "held-out plain objects" in straight.stdout
+
+    command = [sys.executable, "-m", "perseid", "train", str(survey), str(tmp_path / "b"), *SMALL]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "b" / "checkpoint.pt").exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "--resume goes on" in errors
+    assert not (tmp_path / "b" / "weights.npz").exists()
+
+    resumed = _run(survey, tmp_path / "b", *SMALL, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stdout.splitlines()[:2] == straight.stdout.splitlines()[:2]
+    a, b = (load_weights(tmp_path / name / "weights.npz") for name in "ab")
+    assert a.config == b.config
+    for name, array in a.arrays.items():
+        np.testing.assert_array_equal(array, b.arrays[name], err_msg=name)
+
+    history = json.loads((tmp_path / "a" / "history.json").read_text())
+    phases = [epoch["phase"] for epoch in history["epochs"]]
+    assert phases == ["pretrain"] * 2 + ["redshift"] * 3
+    losses = [epoch["loss"] for epoch in history["epochs"]]
+    assert losses[1] < losses[0]
+    assert losses[4] < losses[2]
+    assert history["rows"]["held_out"] == int((split_of(np.arange(240)) == TEST).sum())
+    assert history["test"]["n"] == history["rows"]["held_out"]
+    assert not list(tmp_path.glob("*/*.scratch"))
+
+    other = _run(survey, tmp_path / "b", *SMALL, "--resume", "--seed", "5")
+    assert other.returncode == 2
+    assert "resume with the same options" in other.stderr
+
+
+def test_bad_input_is_one_sentence(survey, tmp_path):
+    few = _run(survey, tmp_path / "o", "--batch", "500")
+    assert few.returncode == 2
+    assert "at least 500 are needed" in few.stderr
+    assert "Traceback" not in few.stderr
+    nothing = _run(tmp_path / "nowhere", tmp_path / "o")
+    assert nothing.returncode == 2
+    assert "nowhere" in nothing.stderr
+    (tmp_path / "o").mkdir(exist_ok=True)
+    (tmp_path / "o" / "checkpoint.pt").write_bytes(b"not a checkpoint")
+    broken = _run(survey, tmp_path / "o", *SMALL, "--resume")
+    assert broken.returncode == 2
+    assert "cannot be read" in broken.stderr
+    (tmp_path / "file").write_text("")
+    file = _run(survey, tmp_path / "file", *SMALL)
+    assert file.returncode == 2
+    assert "OUT must be a folder" in file.stderr
