@@ -119,4 +119,5 @@ def _table(store: Storage) -> str:
     from perseid.measure.table import run_table
 
     table = run_table(load_runs([store.where()]), Prices())
-    return replace(table, title="", footnotes=()).render("text").strip("\n") + "\n"
+    columns = tuple(column for column in table.columns if column.key != "notes")
+    return replace(table, title="", columns=columns, footnotes=()).render("text").strip("\n") + "\n"

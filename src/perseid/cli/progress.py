@@ -132,7 +132,7 @@ class RunProgress:
         self._tally.add(event, now)
         if event.message:
             self._say(f"rank {event.rank}, attempt {event.attempt}: {_verdict(event)}")
-        if not self._quiet and now >= self._next:
+        if not self._quiet and event.state is not RankState.WAITING and now >= self._next:
             self._draw(now)
 
     def __enter__(self) -> Self:
