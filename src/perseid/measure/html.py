@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache
 from html import escape
 from importlib.resources import files
@@ -59,10 +59,10 @@ def table(
     rows: Iterable[Sequence[str]],
     *,
     caption: str = "",
-    words: int = 1,
+    words: Collection[int] = (0,),
     foot: Sequence[str] = (),
 ) -> str:
-    """A table of markup cells; the first `words` columns are text, the others numbers.
+    """A table of markup cells; the columns in `words` are text, the others numbers.
 
     The first cell of a row is its header. A column with an empty head holds bars.
     """
@@ -79,7 +79,7 @@ def table(
     )
 
 
-def _cells(row: Sequence[str], words: int, heads: Sequence[str]) -> str:
+def _cells(row: Sequence[str], words: Collection[int], heads: Sequence[str]) -> str:
     first, *others = row
     cells = "".join(
         f"<td{_kind(i, words, heads)}>{cell}</td>" for i, cell in enumerate(others, start=1)
@@ -87,10 +87,10 @@ def _cells(row: Sequence[str], words: int, heads: Sequence[str]) -> str:
     return f'<th scope="row">{first}</th>{cells}'
 
 
-def _kind(index: int, words: int, heads: Sequence[str]) -> str:
+def _kind(index: int, words: Collection[int], heads: Sequence[str]) -> str:
     if not heads[index]:
         return ' class="track-cell"'
-    return "" if index < words else ' class="n"'
+    return "" if index in words else ' class="n"'
 
 
 def bar(share: float) -> str:
@@ -115,7 +115,7 @@ def definitions(pairs: Mapping[str, str]) -> str:
 
 def from_table(source: Table) -> str:
     """A table of `measure.text` as markup with its footnotes beneath."""
-    words = next((i for i, column in enumerate(source.columns) if column.numeric), 1)
+    words = {i for i, column in enumerate(source.columns) if not column.numeric} | {0}
     rows = [[escape(row[c.key].text) for c in source.columns] for row in source.rows]
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in source.footnotes)
-    return table([c.head for c in source.columns], rows, words=max(words, 1)) + notes
+    return table([c.head for c in source.columns], rows, words=words) + notes

@@ -284,23 +284,19 @@ def render_sweep(runs: Sequence[MeasuredRun], prices: Prices | None = None) -> s
         '<p class="eyebrow">perseid sweep</p>\n<h1>Time, throughput and cost over a grid</h1>\n'
         f'<p class="status {state}" role="status">{escape(words)}</p>'
     )
-    sections = [_figure_section(figure) for figure in figures(runs, prices)]
-    if not sections:
-        sections = [
-            html.section(
-                "figures",
-                "Figures",
-                "",
-                "<p>Every value of the grid was swept "
-                "at one point only: there is nothing to draw a line through.</p>",
-            )
-        ]
+    drawn = "\n".join(_figure_section(figure) for figure in figures(runs, prices))
+    sections = [f'<div class="pair">{drawn}</div>' if drawn else _nothing_to_draw()]
     for ident, table in (
         ("runs", run_table(runs, prices)),
         ("partitions", partition_table(runs, prices)),
     ):
         sections.append(html.section(ident, table.title, "", html.from_table(table)))
     return html.page("perseid sweep", head, sections, "Made by perseid")
+
+
+def _nothing_to_draw() -> str:
+    words = "Every value of the grid was swept at one point only: there is no line to draw."
+    return html.section("figures", "Figures", "", f"<p>{words}</p>")
 
 
 def _figure_section(figure: Figure) -> str:

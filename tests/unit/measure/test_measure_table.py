@@ -1,0 +1,264 @@
+"""The two tables, from every kind of source."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from perseid.cli import main
+from perseid.errors import BadInput, NotFound
+from perseid.measure.load import LoadOptions, load_runs, read_execution_times
+from perseid.measure.prices import Prices
+from perseid.measure.runs import MeasuredRun, Place, percentiles, size_label, size_mb
+from perseid.measure.table import partition_table, run_table, tables
+from perseid.measure.text import Cell, Column, Table, dollars, plural, quantity, significant
+
+
+def rows(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_the_incomplete_published_run_says_what_is_missing(cai: Path) -> None:
+    (run,) = load_runs([str(cai / "result-partition-100MB" / "total" / "2")])
+    assert (run.received, run.expected, run.is_complete) == (8, 130, False)
+    assert run.whole is None, "its records are not those of the timed execution"
+    (row,) = rows(run_table([run], Prices()).render("csv"))
+    assert row["Ranks received / expected"] == "8/130"
+    assert "INCOMPLETE" in row["Notes"]
+    assert "12GB/timing/2" in row["Notes"]
+    assert row["Cost Estimate ($)"] == row["Memory Used (MB)"] == ""
+
+
+def test_the_published_tree_with_its_hand_kept_times(cai: Path) -> None:
+    found = {tuple(run.name.split("/")[-3:]): run for run in load_runs([str(cai)])}
+    assert len(found) == 5
+    run = found["result-partition-25MB", "1GB", "1"]
+    assert (run.received, run.expected, run.batch_size) == (41, 41, 512)
+    assert run.whole.seconds == 26.642
+    values = [r["total_cpu_time (seconds)"] for r in run.extra["records"]]
+    assert run.durations == tuple(values)
+    assert percentiles(values) == pytest.approx(
+        (np.median(values), np.percentile(values, 90), np.percentile(values, 99), max(values))
+    )
+    bits = sum(r["throughput_bps"] * r["total_cpu_time (seconds)"] for r in run.extra["records"])
+    by = run.throughput()
+    assert by["a"] == pytest.approx(sum(r["throughput_bps"] for r in run.extra["records"]) / 1e9)
+    assert by["c"] == pytest.approx(bits / 26.642 / 1e9)
+    assert "b" not in by
+    slow = found["result-partition-100MB", "1GB", "1"]
+    assert any("sources disagree" in note for note in slow.notes)
+
+
+def test_the_sample_log_by_hand(cai: Path) -> None:
+    runs = load_runs([str(cai / "log_example.txt")])
+    assert [(r.partition, r.data, r.received, r.expected) for r in runs] == [
+        ("75MB", "8GB", 2, 110), ("75MB", "8GB", 1, 110), ("75MB", "10GB", 1, 137),
+        ("75MB", "10GB", 1, 137), ("75MB", "10GB", 1, 137), ("75MB", "total", 1, 173),
+        ("75MB", "total", 1, 173), ("75MB", "total", 1, 173),
+    ]  # fmt: skip
+    by_run, by_size = tables(runs)
+    first = rows(by_run.render("csv"))[0]
+    # (40908 + 33810) ms x 10 GB x 0.0000166667 + 2 x 0.2e-6 + 5 transitions x 25e-6, and its logs
+    assert float(first["Cost Estimate ($)"]) == pytest.approx(0.0124530 + 4e-7 + 1.25e-4, abs=5e-6)
+    assert float(first["Cost by memory used ($)"]) == pytest.approx(
+        (40.24333 * 5948 + 33.80985 * 5998) / 1024 * 0.00001667
+    )
+    assert (first["Memory Used (MB)"], first["Duration of"]) == ("5998", "slowest worker")
+    sizes = {row["World Size"]: row for row in rows(by_size.render("csv"))}
+    assert sizes["110"]["Runs"] == "2"
+    assert float(sizes["110"]["Duration (s)"]) == 33.80985
+    assert float(sizes["110"]["max (s)"]) == 40.24333
+
+
+def test_a_log_of_invocations_that_say_nothing_is_one_row(tmp_path: Path) -> None:
+    path = tmp_path / "init.log"
+    line = "REPORT RequestId: {} Duration: {} ms Billed Duration: {} ms Memory Size: 128 MB Max Memory Used: 88 MB\n"
+    path.write_text("".join(line.format(i, 580 + i, 581 + i) for i in range(41)))
+    (run,) = load_runs([str(path)])
+    assert (run.received, run.expected, run.is_complete) == (41, None, None)
+    (row,) = rows(run_table([run], Prices()).render("csv"))
+    assert row["Ranks received / expected"] == "41/?"
+    assert "function not named" in row["Notes"]
+    assert float(row["max (s)"]) == 0.62
+    (told,) = load_runs([str(path)], LoadOptions(expected=42))
+    assert told.is_complete is False
+
+
+def test_a_run_of_ours(make_run: Callable[..., object]) -> None:
+    made = make_run(ranks=4, rows=10, retried=(2,))
+    (run,) = load_runs([str(made.path)])
+    assert run.is_complete
+    assert (run.received, run.expected, run.rows) == (4, 4, 40)
+    assert sorted(run.durations) == sorted(r.duration_ms / 1e3 for r in made.reports)
+    assert run.map.seconds == 12.5
+    assert run.whole.what == "whole run"
+    (row,) = rows(run_table([run], Prices()).render("csv"))
+    assert float(row["Memory Used (MB)"]) == 411
+    assert "1 of 5 invocations failed" in row["Notes"]
+    compute = sum(r.memory_mb / 1024 * r.billed_ms / 1e3 for r in made.reports) * 0.0000166667
+    requests = 5 * 0.2e-6
+    transitions = (3 + 5) * 0.000025
+    # a rank: 2 reads and 3 objects read back, 4 written; a run: 6 written, 1 page, 1 read
+    s3 = (4 * (2 + 3) + 1) * 0.0004e-3 + (4 * 4 + 6 + 1) * 0.005e-3
+    assert float(row["Cost Estimate ($)"]) == pytest.approx(
+        compute + requests + transitions + s3, rel=2e-3
+    )
+    (sizes,) = rows(partition_table([run], Prices()).render("csv"))
+    assert (sizes["Requests"], sizes["World Size"]) == ("5", "4")
+
+
+def test_a_run_without_a_summary_is_not_complete(make_run: Callable[..., object]) -> None:
+    made = make_run(ranks=3, rows=4, finish=False)
+    (run,) = load_runs([str(made.path)])
+    assert (run.received, run.is_complete) == (3, False)
+    assert "not finished" in run.notes[0]
+
+
+def test_a_folder_of_runs_a_glob_and_a_file(make_run: Callable[..., object], cai: Path) -> None:
+    made = make_run(ranks=2, rows=4, name="runs/b10")
+    make_run(ranks=2, rows=4, name="runs/b9")
+    names = [Path(r.name).name for r in load_runs([str(made.path.parent)])]
+    assert names == ["b9", "b10"]
+    assert len(load_runs([str(made.path.parent / "b*")])) == 2
+    assert len(load_runs([f"file://{made.path}"])) == 1
+    combined = made.path / "combined_data.json"
+    assert load_runs([str(combined)])[0].expected_from == "manifest"
+    assert len(load_runs([str(cai / "result-partition-100MB" / "1GB" / "*" / "*.json")])) == 3
+
+
+def test_our_records_are_read_as_the_existing_ones(
+    make_run: Callable[..., object], tmp_path: Path
+) -> None:
+    made = make_run(ranks=3, rows=10)
+    place = tmp_path / "result-partition-1MB" / "3MB" / "1"
+    place.mkdir(parents=True)
+    shutil.copy(made.path / "combined_data.json", place)
+    (ours,), (theirs,) = load_runs([str(made.path)]), load_runs([str(place)])
+    assert theirs.rows == ours.rows == 30
+    assert theirs.throughput()["a"] == pytest.approx(ours.throughput()["a"])
+    assert (theirs.received, theirs.expected) == (3, 3)
+
+
+def test_sources_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="is not there"):
+        load_runs([str(tmp_path / "nowhere")])
+    with pytest.raises(NotFound, match="nothing matches"):
+        load_runs([str(tmp_path / "*.log")])
+    with pytest.raises(BadInput, match="there is no run in"):
+        load_runs([str(tmp_path)])
+    (tmp_path / "a.json").write_text("[1, 2]")
+    with pytest.raises(BadInput, match="not a list of rank records"):
+        load_runs([str(tmp_path / "a.json")])
+    (tmp_path / "a.json").write_text('[{"batch_size": 1}]')
+    with pytest.raises(BadInput, match="total_cpu_time"):
+        load_runs([str(tmp_path / "a.json")])
+    (tmp_path / "a.json").write_text("[")
+    with pytest.raises(BadInput, match="not a list of records"):
+        load_runs([str(tmp_path / "a.json")])
+    times = tmp_path / "times.csv"
+    times.write_text("a,b\n1,2\n")
+    with pytest.raises(BadInput, match="not a table of execution times"):
+        read_execution_times(times)
+
+
+def test_places_follow_the_published_grid() -> None:
+    grid = {
+        "25MB": [41, 82, 164, 246, 328, 410, 517], "50MB": [21, 41, 82, 123, 164, 205, 259],
+        "75MB": [14, 28, 55, 82, 110, 137, 173], "100MB": [11, 21, 41, 62, 82, 103, 130],
+    }  # fmt: skip
+    data = ["1GB", "2GB", "4GB", "6GB", "8GB", "10GB", "total"]
+    for partition, workers in grid.items():
+        found = [Place.of(f"s3://b/result-partition-{partition}/{d}/3/").workers for d in data]
+        assert found == workers
+    place = Place.of("scaling/result-partition-100MB/12GB/timing/2")
+    assert (place.partition, place.data, place.repetition) == ("100MB", "12GB", "2")
+    assert Place.of("elsewhere/1") is None
+
+
+def test_size_labels() -> None:
+    assert [size_label(rows * 20_508) for rows in (51, 1278, 5113, 659_817)] == [
+        "1MB", "25MB", "100MB", "12.6GB",
+    ]  # fmt: skip
+    assert (size_mb("1.5GB"), size_mb("512KB"), size_mb("many")) == (1536, 0.5, None)
+
+
+def test_percentiles_leave_nothing_out() -> None:
+    values = [1.0] * 95 + [4.0] * 5
+    assert percentiles(values) == (1.0, 1.0, 4.0, 4.0)
+    assert percentiles([3.0]) == (3.0,) * 4
+    assert all(np.isnan(percentiles([])))
+
+
+def test_an_unknown_number_is_never_a_zero() -> None:
+    text = run_table([MeasuredRun("nothing")], Prices()).render("text")
+    assert "0/?" in text
+    assert "completeness not known" in text
+
+
+def test_the_three_forms_say_the_same(make_run: Callable[..., object]) -> None:
+    table = run_table(load_runs([str(make_run(ranks=2, rows=4).path)]), Prices())
+    text, markdown = table.render("text"), table.render("markdown")
+    (row,) = rows(table.render("csv"))
+    shown = [cell.text for cell in table.rows[0].values()]
+    assert all(value.split(";")[0] in text and value in markdown for value in shown)
+    assert set(row) == {column.head for column in table.columns}
+    assert markdown.count("|") == (len(table.columns) + 1) * 3
+    assert all(note in markdown for note in table.footnotes)
+    with pytest.raises(BadInput, match="no table format"):
+        table.render("pdf")
+
+
+def test_text_tables_keep_their_columns() -> None:
+    table = Table(
+        "T",
+        (Column("a", "A long head of words"), Column("b", "Notes", numeric=False)),
+        ({"a": Cell("1.50", 1.5), "b": Cell("word " * 20)}, {"a": Cell("10.00", 10), "b": Cell("x")}),
+    )
+    lines = table.render("text").splitlines()
+    rule = next(line for line in lines if set(line) == {"-", " "})
+    assert max(map(len, lines)) <= len(rule)
+    assert [line[:8].strip() for line in lines if "." in line] == ["1.50", "10.00"]
+
+
+def test_numbers_as_people_read_them() -> None:
+    assert [significant(v) for v in (0, 0.97167, 1234.5, 0.000054)] == [
+        "0", "0.9717", "1234", "0.00005400",
+    ]  # fmt: skip
+    assert [quantity(v) for v in (0, 517, 12_345, 97.887, 1.278e-9)] == [
+        "0", "517", "12,345", "97.89", "1.3e-09",
+    ]  # fmt: skip
+    assert (dollars(3e-9), dollars(0.38)) == ("< 0.0000001", "0.380")
+    assert (plural(1, "rank"), plural(2056, "row")) == ("1 rank", "2,056 rows")
+
+
+def test_the_command(cai: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = str(cai / "log_example.txt")
+    assert main(["table", log]) == 0
+    out = capsys.readouterr().out
+    assert "Runs\n" in out
+    assert "Partition sizes\n" in out
+    assert out.count("AWS does not bill it") + out.count("AWS\n    does not bill it") == 1
+    assert main(["table", log, "--format", "csv", "--out", str(tmp_path / "t.csv")]) == 0
+    assert len(rows((tmp_path / "t.csv").read_text())) == 8
+    assert len(rows((tmp_path / "t-partitions.csv").read_text())) == 3
+    prices = tmp_path / "p.json"
+    prices.write_text(json.dumps({"lambda_gb_second_x86": 0.0000333334}))
+    capsys.readouterr()
+    main(["table", log, "--format", "csv", "--table", "runs"])
+    plain = rows(capsys.readouterr().out)
+    main(["table", log, "--format", "csv", "--table", "runs", "--prices", str(prices)])
+    dear = rows(capsys.readouterr().out)
+    main(["table", log, "--format", "csv", "--table", "runs", "--arch", "arm"])
+    arm = rows(capsys.readouterr().out)
+    costs = [float(table[0]["Cost Estimate ($)"]) for table in (arm, plain, dear)]
+    assert costs == sorted(costs)
+    assert costs[0] < costs[1] < costs[2]
+    assert main(["table", str(tmp_path / "none")]) == 2
+    assert "is not there" in capsys.readouterr().err
