@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from engine import PERSEID, Lab
+from engine import FAULTY_RUN, PERSEID, Lab
 from tiny import tiny_model, tiny_survey
 
 RUN = ("run", "--data", "survey", "--model", "tiny.onnx")
@@ -111,17 +111,22 @@ def test_resume_says_where_there_is_no_run(lab):
 
 
 def test_a_rank_beyond_its_limits_makes_the_run_incomplete(lab):
-    status, out, err = lab.call(*RUN, "--out", "r", "--timeout", "0.001", "--retries", "1")
+    lab.faults({2: {1: "sleep:600", 2: "sleep:600"}})
+    status, out, err = lab.call(*RUN, "--out", "r", "--timeout", "1", "--retries", "1",
+                                command=FAULTY_RUN)  # fmt: skip
     assert status == 3
-    assert "incomplete: 0 of 4 ranks, 0 of 4 partitions" in out
-    assert "missing    rank 2: it was not done within 0.001 s" in out
-    assert "rank 2, attempt 1: it was not done within 0.001 s; it is tried again" in err
-    assert "rank 2, attempt 2: it was not done within 0.001 s; it has failed" in err
-    assert err.strip().splitlines()[-1].startswith("perseid: the run at ")
-    status, out, _ = lab.call("resume", "r", "--timeout", "60")
+    assert "incomplete: 3 of 4 ranks, 3 of 4 partitions, 15 objects" in out
+    assert "missing    rank 2 (3.pt): it was not done within 1 s" in out
+    assert out.strip().endswith(f"perseid resume {lab.folder / 'r'}")
+    assert "rank 2, attempt 1: it was not done within 1 s; it is tried again" in err
+    assert "rank 2, attempt 2: it was not done within 1 s; it has failed" in err
+    last = err.strip().splitlines()[-1]
+    assert last.startswith(f"perseid: the run at {lab.folder / 'r'} is incomplete: ranks 2 of 4")
+    status, out, _ = lab.call("resume", "r", "--timeout", "60", command=FAULTY_RUN)
     assert status == 0
     assert "complete: 4 of 4 ranks" in out
-    assert {r["attempt"] for r in lab.json("combined_data.json", "r")} == {3}
+    attempts = {r["rank"]: r["attempt"] for r in lab.json("combined_data.json", "r")}
+    assert attempts == {0: 1, 1: 1, 2: 3, 3: 1}
 
 
 SCRIPT = """

@@ -15,6 +15,8 @@ from perseid.pipeline import layout
 from perseid.storage import Storage
 
 COMPLETE, INCOMPLETE = 0, RunIncomplete.exit_code
+NAMED = 20
+"""Missing ranks and partitions that are listed."""
 
 
 def show(result: RunResult, *, as_json: bool = False, quiet: bool = False) -> int:
@@ -33,7 +35,7 @@ def show(result: RunResult, *, as_json: bool = False, quiet: bool = False) -> in
 def _lines(result: RunResult, store: Storage) -> Iterator[str]:
     summary = result.summary
     yield _head(summary)
-    yield from _missing(summary)
+    yield from _missing(result)
     yield from _redshift(summary.get("redshift"))
     yield from _anomalies(summary.get("anomaly"))
     yield _work(result)
@@ -63,14 +65,30 @@ def _head(summary: Mapping[str, Any]) -> str:
     )
     if rows.get("flagged"):
         text += f" ({rows['flagged']:,} of them without a prediction)"
-    return f"{text}, {duration(summary['timing']['total'])} in all"
+    resumed = summary.get("engine", {}).get("drivers", 1) > 1
+    since = "since it began" if resumed else "in all"
+    return f"{text}, {duration(summary['timing']['total'])} {since}"
 
 
-def _missing(summary: Mapping[str, Any]) -> Iterator[str]:
-    for entry in summary["ranks"]["missing"]:
-        yield f"missing    rank {entry['rank']}: {entry['reason']}"
-    for entry in summary["partitions"]["missing"]:
-        yield f"missing    {entry['key']}: {entry['reason']}"
+def _missing(result: RunResult) -> Iterator[str]:
+    """A line a missing rank, then a line a missing partition of the other ranks."""
+    lost = {entry["rank"]: entry["reason"] for entry in result.summary["ranks"]["missing"]}
+    of_lost = {ref.key for rank in lost for ref in result.manifest.of_rank(rank)}
+    lines = [f"rank {rank} ({_keys(result, rank)}): {lost[rank]}" for rank in sorted(lost)]
+    lines += [
+        f"{entry['key']}: {entry['reason']}"
+        for entry in result.summary["partitions"]["missing"]
+        if entry["key"] not in of_lost
+    ]
+    yield from (f"missing    {line}" for line in lines[:NAMED])
+    if len(lines) > NAMED:
+        yield f"missing    and {len(lines) - NAMED} more: {layout.SUMMARY} names all"
+
+
+def _keys(result: RunResult, rank: int) -> str:
+    keys = [ref.key for ref in result.manifest.of_rank(rank)]
+    shown = ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+    return shown or "no data"
 
 
 def _redshift(found: Mapping[str, Any] | None) -> Iterator[str]:

@@ -57,7 +57,6 @@ def _expected(plan: Plan, options: LocalOptions, pace: Pace, given: bool) -> Ite
         if line.usd > 0:
             yield f"           {line.name}: {line.quantity:.6g} {line.unit}, {line.usd:.6f} USD"
     yield f"           ({Prices().stamp()}; {options.memory_mb} MB configured, every start cold)"
-    yield (
-        "sure?      sizes to rows holds for uncompressed files; times to about a third: workers "
-        "at once slow each other, and storage, retries and other programs are left out"
-    )
+    yield "sure?      rows from sizes: right for uncompressed files; times: within about a third,"
+    yield "           for workers at once slow each other, and storage, retries and whatever else"
+    yield "           the machine does are left out"
