@@ -25,6 +25,7 @@ from obstore.store import S3Store
 
 from perseid.survey.cutouts import Cutouts
 
+_PARTS = ("master", "volume", "filer", "s3")
 ACCESS_KEY, SECRET_KEY = "perseid-tests", "perseid-tests-secret"
 
 
@@ -138,13 +139,15 @@ def same_bits() -> Callable[[Cutouts, Cutouts], bool]:
             if array is None or twin is None:
                 if array is not twin:
                     return False
-            elif (array.dtype, array.shape) != (twin.dtype, twin.shape):
-                return False
-            elif array.tobytes() != twin.tobytes():
+            elif _bits(array) != _bits(twin):
                 return False
         return True
 
     return same
+
+
+def _bits(array: np.ndarray) -> tuple[object, ...]:
+    return array.dtype, array.shape, array.tobytes()
 
 
 def _command(weed: str, folder: Path) -> tuple[str, list[str]]:
@@ -155,10 +158,7 @@ def _command(weed: str, folder: Path) -> tuple[str, list[str]]:
     }
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
     (folder / "data").mkdir()
-    names = (
-        "master.port master.port.grpc volume.port volume.port.grpc filer.port filer.port.grpc "
-        "s3.port s3.port.grpc"
-    ).split()
+    names = [f"{part}.port{kind}" for part in _PARTS for kind in ("", ".grpc")]
     ports = dict(zip(names, _free_ports(len(names)), strict=True))
     options = {
         **ports,

@@ -134,5 +134,5 @@ def test_relative_paths_and_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 @pytest.mark.parametrize("url", ["http://example.org/x", "s3://", "gs://b", "file://relative"])
 def test_other_urls_are_refused_in_a_sentence(url: str) -> None:
-    with pytest.raises(BadInput, match="write|use a path"):
+    with pytest.raises(BadInput, match=r"write|use a path"):
         Storage(url)

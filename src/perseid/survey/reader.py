@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -201,10 +201,11 @@ def creating(storage: Storage, key: str, columns: Columns) -> Iterator[Writer]:
         else:
             storage.put(key, temporary)
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = os.strerror(error.errno) if error.errno else str(error).split("\n")[0]
         raise StorageError(f"{storage.where(key)} cannot be written: {reason}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def _result(future: Future[Cutouts] | None) -> Cutouts:

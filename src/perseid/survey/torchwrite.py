@@ -24,6 +24,9 @@ _STORAGES = {
     "int32": "IntStorage",
 }
 
+_ROOT = "archive"
+"""Folder in the archive: torch finds any, and one name gives the same bytes everywhere."""
+
 Spec = tuple[np.dtype[Any], tuple[int, ...]]
 
 
@@ -34,8 +37,6 @@ class TorchZip:
     ----------
     path
         The file.
-    root
-        Folder in the archive; torch uses the file's stem.
     specs
         Dtype (float32, float64, int64 or int32) and shape of each tensor, in the file's order.
     tensors
@@ -47,26 +48,24 @@ class TorchZip:
     def __init__(
         self,
         path: Path,
-        root: str,
         specs: Mapping[str, Spec],
         tensors: Sequence[str],
         more: Mapping[str, bool | None],
     ) -> None:
         self.specs = dict(specs)
-        self._root = root or "archive"
         self._zip = AlignedZip(path)
-        self._zip.add(f"{self._root}/data.pkl", dataset_pickle(self.specs, tensors, more))
-        self._zip.add(f"{self._root}/byteorder", b"little")
+        self._zip.add(f"{_ROOT}/data.pkl", dataset_pickle(self.specs, tensors, more))
+        self._zip.add(f"{_ROOT}/byteorder", b"little")
 
     def begin(self, name: str) -> IO[bytes]:
         """Open the storage of one tensor for writing; little-endian, row-major."""
         dtype, shape = self.specs[name]
         key = list(self.specs).index(name)
-        return self._zip.open(f"{self._root}/data/{key}", math.prod(shape) * dtype.itemsize)
+        return self._zip.open(f"{_ROOT}/data/{key}", math.prod(shape) * dtype.itemsize)
 
     def close(self) -> None:
         """Finish the archive."""
-        self._zip.add(f"{self._root}/version", b"3\n")
+        self._zip.add(f"{_ROOT}/version", b"3\n")
         self._zip.close()
 
     def abort(self) -> None:

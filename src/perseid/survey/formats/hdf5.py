@@ -139,7 +139,10 @@ class _Writer(Writer):
             self._file[name][self.written : self.written + len(block)] = array
 
     def _finish(self) -> None:
-        self._file.close()
+        try:
+            self._file.close()
+        except RuntimeError as error:  # what h5py raises for a full disk
+            raise OSError(str(error)) from error
 
     def abort(self) -> None:
         self._file.close()

@@ -88,7 +88,7 @@ class _Writer(ColumnWriter):
             if name in dtypes
         }
         more = {} if known else {"redshift_known": False}
-        self._zip = TorchZip(path, path.name.split(".")[0], specs, _TENSORS, more)
+        self._zip = TorchZip(path, specs, _TENSORS, more)
         self._file = self._zip.begin("image")
 
     def _image(self, data: memoryview) -> None:
