@@ -1,0 +1,277 @@
+"""Workers' handshake, NAT rules, keys: pairs of state machines in memory."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perseid.errors import BadInput, JobKeyRefused
+from perseid.rendezvous import auth
+from perseid.rendezvous.dial import Endpoint
+from perseid.rendezvous.dns import DnsError, pack_query, unpack_ttl
+from perseid.rendezvous.handshake import (
+    DECISION_BYTES,
+    HELLO_BYTES,
+    Handshake,
+    HandshakeError,
+    Identity,
+    State,
+)
+from perseid.rendezvous.nat import MAX_WAIT, candidates, hopeless, mapping_kind, retry_wait
+from perseid.rendezvous.protocol import Filter, Mapping, Nat, Peer
+from perseid.rendezvous.wire import Address
+
+KEY = b"k" * 32
+LOW, HIGH = (Identity("job", 0, rank, bytes([rank]) * 8) for rank in (1, 2))
+
+
+def dialled(me=LOW, peer=HIGH, key=KEY):
+    return Handshake(me, key, peer.rank, peer.instance)
+
+
+def settle(low, high):
+    """Both greet; the lower selects; the higher acknowledges."""
+    first = low.hello()
+    if first:
+        assert high.feed(first) is State.GREETED
+    second = high.hello()
+    assert low.feed(second) is State.GREETED
+    late = low.hello()
+    if late:
+        assert high.feed(late) is State.GREETED
+    assert high.feed(low.select()) is State.CHOSEN
+    assert low.feed(high.acknowledge()) is State.DONE
+    assert high.state is State.DONE
+
+
+def test_both_dialled():
+    settle(dialled(), dialled(HIGH, LOW))
+
+
+def test_the_higher_accepted():
+    settle(dialled(), Handshake(HIGH, KEY))
+
+
+def test_the_lower_accepted():
+    low, high = Handshake(LOW, KEY), dialled(HIGH, LOW)
+    assert low.hello() == b""
+    assert low.feed(high.hello()) is State.GREETED
+    assert high.feed(low.hello()) is State.GREETED
+    assert high.feed(low.select()) is State.CHOSEN
+    assert low.feed(high.acknowledge()) is State.DONE
+
+
+def test_frames_have_fixed_sizes():
+    low, high = dialled(), dialled(HIGH, LOW)
+    greeting = low.hello()
+    assert len(greeting) == HELLO_BYTES == high.need
+    high.feed(greeting)
+    low.feed(high.hello())
+    assert len(low.select()) == DECISION_BYTES == high.need
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [
+        dialled(LOW, HIGH, key=b"x" * 32),
+        dialled(Identity("another", 0, 1, LOW.instance)),
+        dialled(Identity("job", 1, 1, LOW.instance)),
+        dialled(peer=Identity("job", 0, 2, b"replaced")),
+        dialled(peer=Identity("job", 0, 3, HIGH.instance)),
+        dialled(Identity("job", 0, 2, HIGH.instance)),
+    ],
+    ids=["key", "job", "generation", "instance", "meant", "oneself"],
+)
+def test_a_greeting_of_somebody_else_is_refused(stranger):
+    with pytest.raises(HandshakeError):
+        Handshake(HIGH, KEY).feed(stranger.hello())
+
+
+def test_another_rank_than_the_one_dialled_is_refused():
+    third = Identity("job", 0, 3, b"3" * 8)
+    with pytest.raises(HandshakeError, match="rank 3 answered instead of rank 2"):
+        dialled().feed(dialled(third, LOW).hello())
+
+
+def test_a_recorded_greeting_gets_nobody_in():
+    low, high = dialled(), dialled(HIGH, LOW)
+    greeting = low.hello()
+    high.feed(greeting)
+    low.feed(high.hello())
+    select = low.select()
+    again = dialled(HIGH, LOW)
+    again.hello()
+    assert again.feed(greeting) is State.GREETED  # it is a valid greeting …
+    with pytest.raises(HandshakeError, match="not authentic"):
+        again.feed(select)  # … but the choice answers another nonce
+
+
+def test_bytes_before_the_choice_are_refused():
+    low, high = dialled(), dialled(HIGH, LOW)
+    low.feed(high.hello())
+    with pytest.raises(HandshakeError):
+        low.feed(bytes(DECISION_BYTES))
+
+
+@settings(max_examples=200)
+@given(st.binary(min_size=HELLO_BYTES, max_size=HELLO_BYTES))
+def test_random_bytes_are_no_greeting(data):
+    with pytest.raises(HandshakeError):
+        Handshake(HIGH, KEY).feed(data)
+
+
+@given(st.integers(0, HELLO_BYTES - 1), st.integers(1, 255))
+def test_each_byte_of_a_greeting_counts(position, change):
+    raw = bytearray(dialled().hello())
+    raw[position] ^= change
+    with pytest.raises(HandshakeError):
+        Handshake(HIGH, KEY).feed(bytes(raw))
+
+
+# --- keys ---------------------------------------------------------------------------------------
+
+
+def test_jobs_have_different_keys_and_proofs_cover_everything():
+    one, two = auth.job_key(b"s" * 32, "one"), auth.job_key(b"s" * 32, "two")
+    assert one != two
+    proof = auth.client_proof(one, b"hello", b"nonce")
+    others = [
+        auth.client_proof(two, b"hello", b"nonce"),
+        auth.client_proof(one, b"hallo", b"nonce"),
+        auth.client_proof(one, b"hello", b"fresh"),
+        auth.server_proof(one, b"hello", b"nonce"),
+    ]
+    assert proof not in others
+    assert len(proof) == 32
+
+
+def test_peers_without_a_job_key_have_one_by_the_name():
+    assert auth.peer_key(None, "a") != auth.peer_key(None, "b")
+    assert auth.peer_key(KEY, "a") != auth.peer_key(None, "a")
+
+
+def test_key_files(tmp_path):
+    good, short = tmp_path / "good", tmp_path / "short"
+    good.write_text("0123456789abcdef0123\nsecond line\n")
+    short.write_text("secret\n")
+    assert auth.read_secret(good) == b"0123456789abcdef0123"
+    with pytest.raises(BadInput, match="6 bytes"):
+        auth.read_secret(short)
+    with pytest.raises(BadInput, match="cannot be read"):
+        auth.read_secret(tmp_path / "none")
+
+
+def test_keys_in_hexadecimal():
+    assert auth.parse_key(KEY.hex() + "\n") == KEY
+    for text in ("", "zz", "00" * 31):
+        with pytest.raises(JobKeyRefused):
+            auth.parse_key(text)
+
+
+# --- NAT rules ----------------------------------------------------------------------------------
+
+
+def peer(rank, public, private="10.0.0.2", nat=None, port=4000):
+    own = (Address(private, port),)
+    return Peer(rank, bytes([rank]) * 8, nat or Nat(), Address(public, port + 1), own)
+
+
+def test_private_addresses_only_behind_the_same_nat():
+    me, near, far = peer(0, "192.0.2.1"), peer(1, "192.0.2.1", "10.0.0.3"), peer(2, "192.0.2.9")
+    assert candidates(me, near) == [Address("10.0.0.3", 4000)]  # the public one is also my own
+    near = peer(1, "192.0.2.1", "10.0.0.3", port=5000)
+    assert candidates(me, near) == [Address("10.0.0.3", 5000), Address("192.0.2.1", 5001)]
+    assert candidates(me, far) == [Address("192.0.2.9", 4001)]
+
+
+def test_ones_own_address_is_never_dialled():
+    me = peer(0, "192.0.2.1", "10.0.0.2")
+    twin = Peer(1, bytes(8), Nat(), Address("192.0.2.1", 9), (Address("10.0.0.2", 4000),))
+    assert candidates(me, twin) == [Address("192.0.2.1", 9)]
+
+
+def test_other_families_are_not_dialled_but_relayed():
+    me, six = peer(0, "192.0.2.1"), peer(1, "2001:db8::1", "2001:db8::1")
+    assert candidates(me, six) == []
+    assert hopeless(me, six)
+
+
+SYMMETRIC = Nat(Mapping.SYMMETRIC, Filter.FILTERED)
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "expected"),
+    [
+        (SYMMETRIC, SYMMETRIC, True),
+        (SYMMETRIC, Nat(Mapping.INDEPENDENT, Filter.FILTERED), True),
+        (SYMMETRIC, Nat(Mapping.NONE, Filter.OPEN), False),
+        (SYMMETRIC, Nat(), False),
+        (Nat(Mapping.INDEPENDENT, Filter.FILTERED), Nat(Mapping.NONE, Filter.FILTERED), False),
+    ],
+)
+def test_hopeless_pairs_are_known_alike_at_both_ends(mine, theirs, expected):
+    one, two = peer(0, "192.0.2.1", nat=mine), peer(1, "192.0.2.2", nat=theirs)
+    assert hopeless(one, two) is expected
+    assert hopeless(two, one) is expected
+    assert hopeless(one, peer(1, "192.0.2.1", nat=theirs)) is False
+
+
+def test_the_mapping_is_told_by_two_observations():
+    local, one, two = Address("10.0.0.2", 4), Address("192.0.2.1", 4), Address("192.0.2.1", 5)
+    assert mapping_kind(local, local, None) is Mapping.NONE
+    assert mapping_kind(local, one, None) is Mapping.UNKNOWN
+    assert mapping_kind(local, one, one) is Mapping.INDEPENDENT
+    assert mapping_kind(local, one, two) is Mapping.SYMMETRIC
+
+
+@given(st.floats(0, 1), st.integers(0, 10**6), st.floats(0, 1, exclude_max=True))
+def test_waits_are_short_and_random(round_trip, tries, chance):
+    assert 0 <= retry_wait(round_trip, tries, chance) <= 2 * MAX_WAIT
+
+
+# --- names --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("example.org", "example.org", 10000),
+        ("example.org:1", "example.org", 1),
+        ("[2001:db8::1]:77", "2001:db8::1", 77),
+        ("[::1]", "::1", 10000),
+        ("::1", "::1", 10000),
+    ],
+)
+def test_servers_as_users_write_them(text, host, port):
+    assert Endpoint.parse(text) == Endpoint(host, port)
+
+
+@pytest.mark.parametrize("text", ["", ":1", "host:", "host:0", "host:70000", "host:x"])
+def test_what_is_no_server_is_said(text):
+    if text == "host:":
+        assert Endpoint.parse(text) == Endpoint("host")
+        return
+    with pytest.raises(BadInput):
+        Endpoint.parse(text)
+
+
+def test_the_time_to_live_is_read_from_an_answer():
+    query = pack_query("a.example", 1, 7)
+    record = b"\xc0\x0c" + bytes.fromhex("0001 0001 0000003c 0004 c0000201")
+    answer = b"\0\7\x81\x80\0\1\0\2\0\0\0\0" + query[12:] + record
+    alias = b"\xc0\x0c" + bytes.fromhex("0005 0001 00000005 0002 c00c")
+    assert unpack_ttl(answer + alias, 1, 7) == 60
+    with pytest.raises(DnsError):
+        unpack_ttl(answer + alias, 1, 8)
+    with pytest.raises(DnsError):
+        unpack_ttl(answer[:-3], 1, 7)
+
+
+@settings(max_examples=200)
+@given(st.binary(max_size=80))
+def test_random_answers_of_a_name_server_are_errors(data):
+    with contextlib.suppress(DnsError):
+        assert unpack_ttl(data, 1, 7) is None or len(data) > 12
