@@ -163,6 +163,12 @@ def test_a_program_that_is_not_there_is_said(lab):
     assert result.summary["status"] == "incomplete"
 
 
+def test_a_program_that_ends_at_once_is_named(lab):
+    result = lab.run(command=("/bin/false",), retry=RetryPolicy(1, 0.01))
+    assert "its process exited with status 1 without a result" in result.mapped.failures[0]
+    assert {a.ending for a in result.mapped.attempts} == {Ending.NO_RESULT}
+
+
 def test_a_straggler_is_overtaken_by_a_second_attempt(lab):
     """It takes much longer than the others; its second attempt wins, the first is ended."""
     began = time.monotonic()

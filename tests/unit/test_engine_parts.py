@@ -16,6 +16,7 @@ from perseid.engines import memory
 from perseid.engines.base import Attempt, Ending
 from perseid.engines.channel import Channel
 from perseid.engines.logs import RankLogs, attempts_in, end_lines, start_lines
+from perseid.engines.mapping import autopsy
 from perseid.engines.owner import Owner, refuse_if_owned
 from perseid.engines.plan import makespan
 from perseid.errors import RunError
@@ -138,6 +139,23 @@ def test_a_store_that_takes_no_logs_is_said_and_not_raised(tmp_path):
     assert "0.log" in logs.failure
 
 
+@pytest.mark.parametrize(
+    ("status", "peak", "ending", "said"),
+    [
+        (0, 50.0, Ending.NO_RESULT, "its process exited with status 0 without a result"),
+        (3, 50.0, Ending.NO_RESULT, "its process exited with status 3 without a result"),
+        (None, 50.0, Ending.NO_RESULT, "its process closed its connection without a result"),
+        (-9, 50.0, Ending.KILLED, "its process was killed (SIGKILL) by someone, or by a machine"),
+        (-9, 950.0, Ending.OUT_OF_MEMORY, "it was killed at 950 MB of its 1000 MB"),
+        (-11, 950.0, Ending.KILLED, "its process was ended by SIGSEGV"),
+    ],
+)
+def test_how_a_process_ended_is_told_apart(status, peak, ending, said):
+    found, text = autopsy(status, peak, 1000)
+    assert found is ending
+    assert text.startswith(said)
+
+
 def test_peak_memory_is_reset_and_grows_with_use():
     code = (
         "from perseid.engines import memory\n"
@@ -171,7 +189,8 @@ def test_resident_memory_counts_children_and_is_zero_for_the_gone():
 def test_a_run_has_one_owner_and_a_dead_owner_is_passed_over(tmp_path):
     store = Storage(tmp_path)
     code = (
-        "import sys\nfrom perseid.engines.owner import Owner\n"
+        "import sys\nfrom perseid.engines.mapping import autopsy
+from perseid.engines.owner import Owner\n"
         "from perseid.storage import Storage\n"
         "with Owner(Storage(sys.argv[1])):\n    print(1, flush=True)\n    input()"
     )

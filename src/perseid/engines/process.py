@@ -29,6 +29,9 @@ OUTPUT_LIMIT = 1024 * 1024
 DUMP_SECONDS = 0.5
 """How long a hung worker may take to write its traceback before it is killed."""
 
+KILL_SECONDS = 30.0
+"""How long the kernel may take to end a killed process."""
+
 
 class Guard:
     """A process that cleans up when this one is gone. See `perseid.engines.guard`.
@@ -155,8 +158,8 @@ class WorkerProcess:
         guard: Guard,
         environment: dict[str, str],
     ) -> None:
-        ours, theirs = socket.socketpair()
         self._folder = Path(tempfile.mkdtemp(prefix="worker-", dir=guard.folder))
+        ours, theirs = socket.socketpair()
         self.started = time.monotonic()
         self.started_epoch = time.time()
         try:
@@ -181,7 +184,8 @@ class WorkerProcess:
         assert self._process.stdout is not None
         self.output = Output(os.dup(self._process.stdout.fileno()))
         self._process.stdout.close()
-        self.channel.send({"setup": {**setup, "started": self.started_epoch}})
+        with contextlib.suppress(OSError):  # it is gone already: that is seen and named later
+            self.channel.send({"setup": {**setup, "started": self.started_epoch}})
 
     def exit_status(self) -> int | None:
         """As `subprocess.Popen.returncode`; None while it runs. Leaves the zombie for `end`."""
@@ -216,7 +220,13 @@ class WorkerProcess:
             # The group is signalled while its leader is at least a zombie: until it is collected,
             # no other process can have its number.
             self._signal_group(signal.SIGKILL)
-            self._process.wait(timeout=30)
+            try:
+                self._process.wait(timeout=KILL_SECONDS)
+            except subprocess.TimeoutExpired as error:
+                raise RunError(
+                    f"worker process {self.pid} cannot be killed: it waits for a disk or a "
+                    "network file system that does not answer"
+                ) from error
             self._guard.remove(self.pid)
             self.channel.close()
             self.output.close()
