@@ -129,9 +129,10 @@ def lupton(image: NDArray[np.float32], bands: Sequence[int] = RGB_BANDS) -> NDAr
     planes = [_clean(image[band]) for band in chosen]
     sky = [float(np.median(plane)) for plane in planes]
     mean = np.mean([plane - level for plane, level in zip(planes, sky, strict=True)], axis=0)
-    noise = 1.4826 * float(np.median(np.abs(mean - np.median(mean)))) or 1e-9
-    peak = max(float(np.quantile(mean, 0.995)), noise)
-    stretch = min(noise / NOISE_LEVEL, peak / 2)  # light all over the cutout counts as noise
+    noise = 1.4826 * float(np.median(np.abs(mean - np.median(mean))))
+    peak = max(float(np.quantile(mean, 0.995)), 5 * noise, 1e-9)
+    # Light all over the cutout counts as noise, and a blank one has none.
+    stretch = min(noise / NOISE_LEVEL, peak / 2) or peak / 2
     softening = _softening(peak / stretch)
     black = [level - noise for level in sky]
     rgb = make_lupton_rgb(*planes, minimum=black, stretch=stretch, Q=softening)

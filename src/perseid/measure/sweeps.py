@@ -11,7 +11,7 @@ from perseid.errors import BadInput
 from perseid.measure import html
 from perseid.measure.charts import Series, lines
 from perseid.measure.prices import Prices
-from perseid.measure.runs import MIB, MeasuredRun, size_mb
+from perseid.measure.runs import MIB, MeasuredRun, Place, size_mb
 from perseid.measure.table import bill, partition_table, run_table
 from perseid.measure.text import plural
 from perseid.pipeline.manifest import Manifest
@@ -243,11 +243,11 @@ def _series(label: str, points: Mapping[float, Sequence[tuple[float, bool]]]) ->
 
 def data_mb(run: MeasuredRun) -> float | None:
     """Nominal size of the data, MB of 2^20 bytes: as its result path says, else of its files."""
-    nominal = size_mb(run.data or "")
+    nominal = Place("", run.data or "", "").data_gb
+    if nominal is not None:
+        return round(nominal * 1024, 3)
     manifest: Manifest | None = run.extra.get("manifest")
-    if nominal is None and manifest is not None:
-        return round(sum(ref.size for ref in manifest.partitions) / MIB, 1)
-    return nominal
+    return None if manifest is None else round(sum(r.size for r in manifest.partitions) / MIB, 1)
 
 
 def _largest(runs: Iterable[MeasuredRun]) -> float:

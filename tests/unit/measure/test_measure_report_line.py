@@ -71,7 +71,9 @@ def test_failed_invocations(ending: str, status: str, error: str | None) -> None
 
 
 def test_what_is_no_whole_report_is_none() -> None:
-    assert parse_report("INIT_REPORT Init Duration: 10008.52 ms\tPhase: init\tStatus: timeout") is None
+    assert (
+        parse_report("INIT_REPORT Init Duration: 10008.52 ms\tPhase: init\tStatus: timeout") is None
+    )
     assert parse_report("END RequestId: adbca9aa") is None
     assert parse_report(TABBED.split("\tMemory Size")[0]) is None
     assert count_broken(TABBED.split("\tMemory Size")[0] + "\n" + TABBED) == 1
@@ -97,7 +99,9 @@ def test_functions_that_log_in_json() -> None:
             },
         },
     }  # fmt: skip
-    assert parse_report(json.dumps(event)) == Report("r-1", 3000, 3000, 128, 36, 101.5, status="timeout")
+    assert parse_report(json.dumps(event)) == Report(
+        "r-1", 3000, 3000, 128, 36, 101.5, status="timeout"
+    )
     assert parse_report(json.dumps(event).replace("durationMs", "x")) is None
 
 

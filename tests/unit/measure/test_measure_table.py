@@ -79,7 +79,8 @@ def test_the_sample_log_by_hand(cai: Path) -> None:
 
 def test_a_log_of_invocations_that_say_nothing_is_one_row(tmp_path: Path) -> None:
     path = tmp_path / "init.log"
-    line = "REPORT RequestId: {} Duration: {} ms Billed Duration: {} ms Memory Size: 128 MB Max Memory Used: 88 MB\n"
+    line = "REPORT RequestId: {} Duration: {} ms Billed Duration: {} ms "
+    line += "Memory Size: 128 MB Max Memory Used: 88 MB\n"
     path.write_text("".join(line.format(i, 580 + i, 581 + i) for i in range(41)))
     (run,) = load_runs([str(path)])
     assert (run.received, run.expected, run.is_complete) == (41, None, None)
@@ -219,7 +220,10 @@ def test_text_tables_keep_their_columns() -> None:
     table = Table(
         "T",
         (Column("a", "A long head of words"), Column("b", "Notes", numeric=False)),
-        ({"a": Cell("1.50", 1.5), "b": Cell("word " * 20)}, {"a": Cell("10.00", 10), "b": Cell("x")}),
+        (
+            {"a": Cell("1.50", 1.5), "b": Cell("word " * 20)},
+            {"a": Cell("10.00", 10), "b": Cell("x")},
+        ),
     )
     lines = table.render("text").splitlines()
     rule = next(line for line in lines if set(line) == {"-", " "})
