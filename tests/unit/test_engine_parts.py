@@ -189,8 +189,7 @@ def test_resident_memory_counts_children_and_is_zero_for_the_gone():
 def test_a_run_has_one_owner_and_a_dead_owner_is_passed_over(tmp_path):
     store = Storage(tmp_path)
     code = (
-        "import sys\nfrom perseid.engines.mapping import autopsy
-from perseid.engines.owner import Owner\n"
+        "import sys\nfrom perseid.engines.owner import Owner\n"
         "from perseid.storage import Storage\n"
         "with Owner(Storage(sys.argv[1])):\n    print(1, flush=True)\n    input()"
     )
