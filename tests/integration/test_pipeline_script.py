@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from flaky import flaky_proxy
 from tiny import WEIGHTS, tiny_cutouts, tiny_survey
 
 from perseid.errors import BadInput, NotFound, RunError, RunIncomplete, WorkerFailed
@@ -224,22 +225,32 @@ def test_a_folder_that_is_a_link_is_refused(tmp_path: Path, name: str):
 
 
 @pytest.mark.s3
-def test_keys_that_lead_out_of_the_folder_are_refused(s3, name: str):
-    """Such keys exist on S3; boto3 writes them as they are."""
-    import boto3
-
+@pytest.mark.parametrize("key", ["../evil.py", "a/../../evil.py", "..", "a/./b"])
+def test_keys_that_lead_out_of_the_folder_are_refused(
+    s3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, key: str
+):
+    """Our S3 server takes no such key, so a proxy puts it into the listing."""
     url = s3.bucket()
-    client = boto3.client("s3", endpoint_url=s3.endpoint)
-    bucket = url.removeprefix("s3://")
-    client.put_object(Bucket=bucket, Key=f"{name}/run.py", Body=b"pass")
-    client.put_object(Bucket=bucket, Key=f"{name}/..%2fevil.py", Body=b"pass")
-    found = client.list_objects_v2(Bucket=bucket, Prefix=name)["Contents"]
-    assert len(found) == 2
-    root = Path("/tmp")
-    before = set(root.iterdir())
-    with script_folder(Storage(url), name) as folder:  # an encoded slash is no slash
-        assert sorted(p.name for p in folder.iterdir()) == sorted([MARK, "..%2fevil.py", "run.py"])
-    assert {p.name for p in set(root.iterdir()) - before if "evil" in p.name} == set()
+    bucket = Storage(url)
+    bucket.put("code/run.py", b"pass")
+    bucket.put("code/KEY", b"pass")
+    with flaky_proxy(s3.endpoint, rewrite=(b"code/KEY", f"code/{key}".encode())) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        with (
+            pytest.raises(BadInput, match="leads out of it"),
+            script_folder(Storage(url), "code", root=tmp_path / "tmp"),
+        ):
+            pass
+    assert not list(tmp_path.rglob("*.py"))
+
+
+@pytest.mark.s3
+def test_an_encoded_slash_is_no_slash(s3, tmp_path: Path):
+    url = s3.bucket()
+    Storage(url).put("code/..%2fevil.py", b"pass")
+    with script_folder(Storage(url), "code", root=tmp_path / "tmp") as folder:
+        assert sorted(p.name for p in folder.iterdir()) == ["..%2fevil.py", MARK]
+    assert [path.name for path in tmp_path.rglob("*evil.py")] == ["..%2fevil.py"]
 
 
 def test_somebodys_own_folder_is_never_touched(tmp_path: Path, name: str):

@@ -25,6 +25,8 @@ class Flaky:
     """Refuse the first so many requests of each (method, path)…"""
     status: int = 503
     """… with this status."""
+    rewrite: tuple[bytes, bytes] = (b"", b"")
+    """Put the second in place of the first in every answer."""
     seen: Counter[tuple[str, str]] = field(default_factory=Counter)
     refused: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -58,7 +60,10 @@ def flaky_proxy(upstream: str, **how: Any) -> Iterator[Flaky]:
             try:
                 upstream_.request(self.command, self.path, body, dict(self.headers))
                 reply = upstream_.getresponse()
-                self.answer(reply.status, reply.getheaders(), reply.read())
+                body = reply.read()
+                if flaky.rewrite[0]:
+                    body = body.replace(*flaky.rewrite)
+                self.answer(reply.status, reply.getheaders(), body)
             finally:
                 upstream_.close()
 

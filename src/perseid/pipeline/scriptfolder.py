@@ -106,10 +106,8 @@ def _objects(storage: Storage, prefix: str) -> list[ObjectInfo]:
     """Every object below the prefix, each at a safe path."""
     try:
         found = list(storage.list(prefix))
-    except ValueError as error:  # the store's client refuses such a key by itself
-        raise _leads_out(storage.where(prefix), str(error)) from error
     except StorageError as error:
-        if "illegal" in str(error) or ".." in str(error):
+        if "invalid path" in str(error):  # the store's client refuses such a key by itself
             raise _leads_out(storage.where(prefix), str(error)) from error
         raise
     if not found:
@@ -124,7 +122,9 @@ def _objects(storage: Storage, prefix: str) -> list[ObjectInfo]:
 
 
 def _leads_out(where: str, key: str) -> BadInput:
-    return BadInput(f"the script folder {where} holds {key!r}, which leads out of it: remove it")
+    return BadInput(
+        f"the script folder {where} holds a key that leads out of it ({key}): remove it"
+    )
 
 
 def _no_link(storage: Storage, key: str) -> None:
