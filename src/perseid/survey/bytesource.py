@@ -18,12 +18,12 @@ from pathlib import Path
 from perseid.errors import BadPartition, NotFound, StorageError
 from perseid.storage import Storage
 
-HEAD_BYTES = 64 << 10
-"""First bytes of an object that are fetched on opening: headers lie there."""
-TAIL_BYTES = (64 << 10, 1 << 20)
-"""Least and most of an object's end that is fetched on opening (zip directories lie there)."""
-TAIL_SHARE = 256
-"""One part in so many of an object is fetched as its tail: all but the pixels of a partition."""
+END_BYTES = (64 << 10, 1 << 20)
+"""Least and most of an object's head, and of its tail, that is fetched on opening: headers and
+directories lie there."""
+END_SHARE = 256
+"""One part in so many of an object is fetched as head and as tail: enough for all but the pixels
+of a partition, which are 340 times as much."""
 LARGEST_READ = 1 << 30
 """No single read is larger: a longer one is a corrupt length, not a block."""
 
@@ -187,12 +187,12 @@ class RangeSource(ByteSource):
         super().__init__(storage.where(key), info.size)
         self._storage, self._key, self._etag = storage, key, info.etag
         self._kept: list[tuple[int, memoryview]] = []
-        tail = min(max(self.size // TAIL_SHARE, TAIL_BYTES[0]), TAIL_BYTES[1], self.size)
-        if self.size <= HEAD_BYTES + tail:
+        end = min(max(self.size // END_SHARE, END_BYTES[0]), END_BYTES[1])
+        if self.size <= 2 * end:
             self._kept = [(0, self._fetch(0, self.size))] if self.size else []
         else:
-            start = self.size - tail
-            self._kept = [(0, self._fetch(0, HEAD_BYTES)), (start, self._fetch(start, tail))]
+            start = self.size - end
+            self._kept = [(0, self._fetch(0, end)), (start, self._fetch(start, end))]
 
     def _read(self, start: int, length: int) -> memoryview:
         for at, data in self._kept:
