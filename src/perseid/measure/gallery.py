@@ -135,7 +135,8 @@ def lupton(image: NDArray[np.float32], bands: Sequence[int] = RGB_BANDS) -> NDAr
     stretch = min(noise / NOISE_LEVEL, peak / 2) or peak / 2
     softening = _softening(peak / stretch)
     black = [level - noise for level in sky]
-    rgb = make_lupton_rgb(*planes, minimum=black, stretch=stretch, Q=softening)
+    with np.errstate(invalid="ignore", divide="ignore"):  # astropy divides by black pixels first
+        rgb = make_lupton_rgb(*planes, minimum=black, stretch=stretch, Q=softening)
     return np.asarray(rgb[::-1], np.uint8)  # astronomers' images have their first row below
 
 
