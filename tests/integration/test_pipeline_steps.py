@@ -78,7 +78,7 @@ def test_a_whole_run(tmp_path: Path):
     features = np.concatenate(
         [survey.magnitudes, survey.images.mean(axis=(2, 3)), survey.images.max(axis=(2, 3))], axis=1
     )
-    expected = mahalanobis(features, Moments.of(features), {"all": 15})
+    expected = mahalanobis(features, Moments.of(features), {"embedding": 5, "residual": 10})
     np.testing.assert_allclose(got["anomaly_score"], expected, rtol=1e-4)
     assert sorted(got["anomaly_rank"]) == list(range(1, 104))
     assert (summary["status"], summary["rows"]["received"]) == ("complete", 103)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from perseid.pipeline.columns import PartitionResult
 from perseid.pipeline.tables import joined
-from perseid.science import Moments, detection, mahalanobis, ranking, redshift_metrics
+from perseid.science import Metric, Moments, detection, ranking, redshift_metrics
 from perseid.survey.anomalies import ANOMALY_KINDS
 
 
@@ -48,12 +48,20 @@ class Survey:
         return [self.rank[start:end] for start, end in pairwise(ends)]
 
 
-def score(result: PartitionResult, total: Moments | None, groups: Mapping[str, int]) -> Scored:
-    """Distances of a partition's objects from the whole survey, whose statistics are `total`."""
-    if result.features is None or total is None:
+def survey_metric(parts: Sequence[Moments], groups: Mapping[str, int]) -> Metric | None:
+    """How far from the whole survey an object is, from the statistics of all partitions.
+
+    The partitions' come in natural order; None where nothing is scored.
+    """
+    return Metric.of(Moments.total(parts), groups) if parts else None
+
+
+def score(result: PartitionResult, metric: Metric | None) -> Scored:
+    """Anomaly scores of a partition's objects."""
+    if result.features is None or metric is None:
         values = np.full(len(result), np.nan)
     else:
-        values = mahalanobis(result.features, total, groups)
+        values = metric.distance(result.features)
     return Scored(replace(result, features=None), values)
 
 

@@ -18,7 +18,6 @@ from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.parquet import ParquetWriter
 from perseid.pipeline.summary import completeness, missing_sentence, throughput, timings, workers
 from perseid.pipeline.tables import CATALOGUE, catalogue_table
-from perseid.science import Moments
 from perseid.storage import Storage
 
 
@@ -110,9 +109,9 @@ def merge_from_store(storage: Storage, records: Mapping[int, Json]) -> Merged:
                 if dict(stamp.groups) != groups:
                     raise BrokenRank(rank, "its model scores by other features than the others'")
             parts = [moments for _, _, named in found for _, moments in named]
-            total = Moments.total(parts) if parts else None
+            metric = merge.survey_metric(parts, groups)
             scored = [
-                merge.score(result, total, groups)
+                merge.score(result, metric)
                 for _, results in collect.stream_results(storage, left)
                 for result in results
             ]
