@@ -74,8 +74,8 @@ def table(
     bottom = f"<tfoot><tr>{_cells(foot, words, heads)}</tr></tfoot>" if foot else ""
     title = f"<caption>{caption}</caption>" if caption else ""
     return (
-        f'<div class="scroll" tabindex="0"><table>{title}<thead><tr>{top}</tr></thead>'
-        f"<tbody>{body}</tbody>{bottom}</table></div>"
+        f'<div class="scroll" role="region" aria-label="table" tabindex="0"><table>{title}'
+        f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody>{bottom}</table></div>"
     )
 
 

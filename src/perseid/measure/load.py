@@ -126,9 +126,9 @@ def _load_tree(store: Storage, options: LoadOptions) -> Iterator[MeasuredRun]:
     if homes:
         return
     logs = sorted((key for key in keys if key.endswith((".log", ".txt"))), key=natural_key)
-    with ThreadPoolExecutor(READERS) as pool:
-        for key, data in zip(logs, pool.map(store.get, logs), strict=True):
-            yield from log_runs(data.decode("utf-8", "replace"), store.where(key), options)
+    with ThreadPoolExecutor(READERS) as pool:  # a stream a file: together they are one log
+        texts = [data.decode("utf-8", "replace") for data in pool.map(store.get, logs)]
+    yield from log_runs("\n".join(texts), store.where(), options)
 
 
 def combined_run(
@@ -150,6 +150,8 @@ def combined_run(
     said = Place.of(str(records[0].get("result_path", ""))) if records else None
     place = place or said
     expected, why = options.expected, "given"
+    if expected is None:
+        expected, why = _number(_common(r.get("world_size") for r in records)), "its records"
     if expected is None and place is not None:
         expected, why = place.workers, "published rule: ceil(GB x 1024 / MB)"
     notes, whole = [], None
@@ -170,7 +172,7 @@ def combined_run(
         batch_size=_common(record.get("batch_size") for record in records),
         expected=expected,
         expected_from=why if expected is not None else "",
-        received=len({str(record.get("data_path", i)) for i, record in enumerate(records)}),
+        received=len({str(_who(record, i)) for i, record in enumerate(records)}),
         rows=sum(_rows(record) for record in records),
         whole=whole,
         durations=tuple(part.seconds for part in model),
@@ -181,6 +183,11 @@ def combined_run(
         notes=tuple(notes),
         extra={"records": list(records)},
     )
+
+
+def _who(record: Mapping[str, Any], place: int) -> Any:
+    """What tells a rank from the others: its number, else the partitions it took."""
+    return record.get("rank", record.get("data_path") or place)
 
 
 def _model_time(record: Mapping[str, Any]) -> ModelTime:

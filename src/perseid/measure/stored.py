@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from perseid.errors import BadInput, NotFound
-from perseid.measure.cost import Usage, map_transitions
+from perseid.measure.cost import Rendezvous, Usage, map_transitions
 from perseid.measure.report_line import Report, find_reports
 from perseid.measure.runs import MeasuredRun, ModelTime, Place, Span, size_label
 from perseid.pipeline import layout
@@ -210,7 +210,18 @@ def _usage(
         stored_bytes=float(sum(p.size for p in manifest.partitions)),
         stored_seconds=whole.seconds if whole else 0.0,
         log_bytes=float(sum(len(text.encode()) for text in logs.values())),
+        rendezvous=_rendezvous(records, whole, architecture),
     )
+
+
+def _rendezvous(
+    records: Sequence[Mapping[str, Any]], whole: Span | None, architecture: str
+) -> Rendezvous | None:
+    """The server's task for as long as the run lasted, where ranks talked to each other."""
+    used = {str(record.get("transport", "store")) for record in records}
+    if whole is None or not used - {"store"}:
+        return None
+    return Rendezvous(whole.seconds, architecture=architecture)
 
 
 def _notes(

@@ -17,7 +17,7 @@ from perseid.errors import BadInput, NotFound
 from perseid.measure.load import LoadOptions, load_runs, read_execution_times
 from perseid.measure.prices import Prices
 from perseid.measure.runs import MeasuredRun, Place, percentiles, size_label, size_mb
-from perseid.measure.table import partition_table, run_table, tables
+from perseid.measure.table import bill, partition_table, run_table, tables
 from perseid.measure.text import Cell, Column, Table, dollars, plural, quantity, significant
 
 
@@ -145,6 +145,45 @@ def test_our_records_are_read_as_the_existing_ones(
     assert theirs.rows == ours.rows == 30
     assert theirs.throughput()["a"] == pytest.approx(ours.throughput()["a"])
     assert (theirs.received, theirs.expected) == (3, 3)
+
+
+def test_a_folder_of_log_streams_is_one_log(tmp_path: Path) -> None:
+    for rank in range(3):
+        (tmp_path / f"stream-{rank}.log").write_text(
+            f"2026-01-01T00:00:0{rank}.000Z START RequestId: r{rank} Version: $LATEST\n"
+            f"received: {{'RANK': '{rank}', 'WORLD_SIZE': '3', 'SCRIPT': 'x', "
+            "'RESULT_PATH': 'result-partition-25MB/1GB/7', 'BATCH_SIZE': 512}\n"
+            f"2026-01-01T00:00:09.000Z END RequestId: r{rank}\n"
+            f"REPORT RequestId: r{rank} Duration: 8000.00 ms Billed Duration: 8000 ms "
+            "Memory Size: 10240 MB Max Memory Used: 2900 MB\n"
+        )
+    (run,) = load_runs([str(tmp_path)])
+    assert (run.received, run.expected, run.is_complete) == (3, 3, True)
+    assert run.map.seconds == 9.0
+    assert (run.partition, run.data, run.batch_size) == ("25MB", "1GB", 512)
+
+
+def test_objects_of_a_run_that_are_broken_are_named(make_run: Callable[..., object]) -> None:
+    made = make_run(ranks=2, rows=3)
+    for name in ("summary.json", "combined_data.json", "manifest.json"):
+        path = made.path / name
+        whole = path.read_text()
+        path.write_text(whole[: len(whole) // 2])
+        with pytest.raises(BadInput, match=name):
+            load_runs([str(made.path)])
+        path.write_text(whole)
+
+
+def test_a_run_that_talked_directly_pays_for_its_rendezvous(
+    make_run: Callable[..., object],
+) -> None:
+    made = make_run(ranks=2, rows=3)
+    before = bill(load_runs([str(made.path)])[0], Prices())
+    path = made.path / "combined_data.json"
+    path.write_text(path.read_text().replace('"transport": "store"', '"transport": "direct"'))
+    after = bill(load_runs([str(made.path)])[0], Prices())
+    minute = (0.25 * 0.04048 + 0.5 * 0.004445 + 0.005) / 60
+    assert after.total - before.total == pytest.approx(minute, rel=1e-6)
 
 
 def test_sources_that_are_none(tmp_path: Path) -> None:
