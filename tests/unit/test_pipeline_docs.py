@@ -1,0 +1,33 @@
+"""The reference pages name every key that a request takes and a run writes."""
+
+from dataclasses import fields
+from pathlib import Path
+
+from perseid.pipeline import tables
+from perseid.pipeline.manifest import Manifest
+from perseid.pipeline.records import STAGES, RankRecord
+from perseid.pipeline.request import RunRequest
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
+
+
+def missing(page: str, names: list[str]) -> list[str]:
+    text = (REFERENCE / page).read_text()
+    return [name for name in names if f"`{name}`" not in text]
+
+
+def test_request():
+    names = [field.alias or name for name, field in RunRequest.model_fields.items()]
+    assert len(names) > 25
+    assert missing("request.md", names) == []
+
+
+def test_results():
+    empty = RankRecord(
+        *("r", 0, 1, 1, 0, 0, (), (), "", None, 1, 1, 0, "cpu", "float32", "store", {}, ()),
+        *(0.0, 0.0, 0.0, True, 0),
+        s3=dict.fromkeys(("num_requests", "total_time", "avg_time", "min_time", "max_time"), 0.0),
+    )
+    names = [*empty.to_json(), *STAGES, *(field.name for field in fields(Manifest))]
+    names += [column.name for column in tables.CATALOGUE]
+    assert missing("results.md", names) == []
