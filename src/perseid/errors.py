@@ -102,7 +102,7 @@ class NoPath(RendezvousError):
 class PeerLost(RendezvousError):
     """A rank of the job died, stopped answering, or was replaced by a newer registration."""
 
-    def __init__(self, message: str, rank: int) -> None:
+    def __init__(self, message: str, rank: int = -1) -> None:
         super().__init__(message)
         self.rank = rank
 
@@ -113,3 +113,13 @@ class Replaced(RendezvousError):
 
 class Closed(RendezvousError):
     """The registration or the communicator was closed already."""
+
+
+class MismatchedCollective(PerseidError):
+    """Ranks called different operations, or the same with other arguments; no value was given."""
+
+    def __init__(self, message: str, mine: str = "", theirs: str = "", rank: int = -1) -> None:
+        super().__init__(message)
+        self.mine = mine
+        self.theirs = theirs
+        self.rank = rank

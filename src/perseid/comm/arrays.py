@@ -1,0 +1,115 @@
+"""NumPy arrays as memory that is sent, received into and cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from perseid.comm.call import Array, octets
+from perseid.comm.frames import Kind, Signature, dtype_code
+from perseid.comm.group import Group
+from perseid.comm.objects import Blob
+from perseid.comm.ops import Op
+from perseid.errors import BadInput
+
+
+def _code(array: Array) -> int:
+    if not isinstance(array, np.ndarray):
+        raise BadInput(f"an array is needed here, not {type(array).__name__}: use lower case")
+    code = dtype_code(array.dtype)
+    if code is None:
+        raise BadInput(f"arrays of {array.dtype} cannot be sent as memory: use lower case")
+    return code
+
+
+def to_send(array: Array) -> tuple[memoryview, int]:
+    """An array's bytes (of a copy, if it has gaps) and its type's code.
+
+    Raises
+    ------
+    BadInput
+        It is no array, or of a type that only pickling can carry.
+    """
+    code = _code(array)
+    return octets(np.ascontiguousarray(array)), code
+
+
+def to_receive(array: Array) -> tuple[memoryview, int]:
+    """The bytes of an array that is received into, and its type's code.
+
+    Raises
+    ------
+    BadInput
+        It has gaps, or may not be written.
+    """
+    code = _code(array)
+    flags = array.flags
+    if not (flags.c_contiguous and flags.writeable):
+        raise BadInput("an array that is received into must be contiguous and writable")
+    return octets(array), code
+
+
+def point(group: Group, code: int) -> bytes:
+    """The signature of an array that is sent to one rank."""
+    return Signature(Kind.POINT, group.comm, group.engine.generation, dtype=code).pack()
+
+
+def blob(data: memoryview) -> Blob:
+    """Bytes as a payload."""
+    return Blob(0, [data], len(data))
+
+
+def parts(array: Array | None, dtype: np.dtype[Any], counts: Sequence[int]) -> list[memoryview]:
+    """The bytes of consecutive parts of an array.
+
+    Raises
+    ------
+    BadInput
+        The array is missing, of another type, or not of the parts' total size.
+    """
+    return [octets(piece) for piece in pieces(array, dtype, counts)]
+
+
+def pieces(array: Array | None, dtype: np.dtype[Any], counts: Sequence[int]) -> list[Array]:
+    """Consecutive parts of an array; raises as ``parts``."""
+    total = sum(counts)
+    if array is None or array.dtype != dtype or array.size != total:
+        have = "none" if array is None else f"{array.size} of {array.dtype}"
+        raise BadInput(f"an array of {total} elements of {dtype} is needed here, not {have}")
+    if not array.flags.c_contiguous:
+        raise BadInput("an array that is cut into parts must be contiguous")
+    flat = array.reshape(-1)
+    ends = np.cumsum([0, *counts])
+    return [flat[start:end] for start, end in zip(ends[:-1], ends[1:], strict=True)]
+
+
+def like(into: Array | None, array: Array) -> Array:
+    """``into``, if a result of the size and type of ``array`` can be put there.
+
+    Raises
+    ------
+    BadInput
+        It cannot.
+    """
+    if into is None or into.dtype != array.dtype or into.shape != array.shape:
+        have = "none" if into is None else f"shape {into.shape} of {into.dtype}"
+        raise BadInput(
+            f"the result needs an array of shape {array.shape} of {array.dtype}, not {have}"
+        )
+    to_receive(into)
+    return into
+
+
+def reducible(op: Op, array: Array) -> tuple[Op, int]:
+    """An operation and the code of the type it is used on.
+
+    Raises
+    ------
+    BadInput
+        The operation is of (value, place) pairs.
+    """
+    if op.name in ("minloc", "maxloc"):
+        raise BadInput(f"{op.name} is of (value, place) pairs: use the lower-case method")
+    return op, _code(array)

@@ -1,0 +1,198 @@
+"""One collective call in progress: what its algorithm sends and receives.
+
+Algorithms know ranks of the group, steps and bytes; they never see a socket. All frames of one call
+bear its signature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import numpy as np
+
+from perseid.comm.channel import JOINED_BYTES, MAX_PIECES, Want, swap
+from perseid.comm.frames import HEADER_BYTES, header
+from perseid.comm.objects import Blob, Buffer, dumps, loads
+from perseid.comm.ops import Op
+
+if TYPE_CHECKING:
+    from perseid.comm.channel import Channel
+    from perseid.comm.group import Group
+
+T = TypeVar("T")
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class Call:
+    """A collective call of one group.
+
+    ``rank`` and all peers are numbers within the group; ``step`` tells the frames of one pair of
+    ranks apart.
+    """
+
+    __slots__ = ("_channels", "group", "rank", "signature", "size")
+
+    def __init__(self, group: Group, signature: bytes) -> None:
+        self.group = group
+        self.rank = group.rank
+        self.size = group.size
+        self.signature = signature
+        self._channels: list[Channel | None] = group.channels
+
+    def need(self, peers: Iterable[int]) -> None:
+        """Connect to these peers, in parallel, before the first byte is sent."""
+        channels = self._channels
+        missing = [peer for peer in peers if channels[peer] is None and peer != self.rank]
+        if missing:
+            self.group.connect(missing)
+
+    def _channel(self, peer: int) -> Channel:
+        return self._channels[peer] or self.group.connect_one(peer)
+
+    def send(self, peer: int, data: Buffer, step: int = 0) -> None:
+        """Send bytes whose number the receiver knows."""
+        self._channel(peer).send(self.signature, step, data)
+
+    def receive_into(self, peer: int, into: memoryview, step: int = 0) -> None:
+        """Receive exactly as many bytes as ``into`` has."""
+        self._channel(peer).receive_into(self.signature, step, into)
+
+    def send_blob(self, peer: int, blob: Blob, step: int = 0) -> None:
+        """Send a payload of any length."""
+        self._channel(peer).send_blob(self.signature, step, blob)
+
+    def receive_blob(self, peer: int, step: int = 0) -> Blob:
+        """Receive a payload of any length."""
+        frame = self._channel(peer).receive(self.signature, step)
+        return Blob(frame.parts, [frame.body], len(frame.body))
+
+    def swap(
+        self,
+        peer: int,
+        data: Buffer,
+        source: int,
+        into: memoryview,
+        step: int = 0,
+        back_step: int | None = None,
+    ) -> None:
+        """Send to one peer and receive from another (or the same) at once.
+
+        ``back_step`` is the step of what is received, where it differs.
+        """
+        out, back = self._channel(peer), self._channel(source)
+        size = len(data)
+        back_step = step if back_step is None else back_step
+        if size <= JOINED_BYTES:
+            out.send(self.signature, step, data)
+            back.receive_into(self.signature, back_step, into)
+            return
+        head = header(self.signature, step, 0, size)
+        want = Want(self.signature, back_step, into)
+        swap(out, [head, data], HEADER_BYTES + size, back, want)
+
+    def swap_blob(self, peer: int, blob: Blob, source: int, step: int = 0) -> Blob:
+        """`swap` of payloads of any length."""
+        out, back = self._channel(peer), self._channel(source)
+        if blob.nbytes <= JOINED_BYTES:
+            out.send_blob(self.signature, step, blob)
+            frame = back.receive(self.signature, step)
+        else:
+            head = header(self.signature, step, blob.parts, blob.nbytes)
+            want = Want(self.signature, step, None)
+            pieces: list[Buffer] = [head, *blob.pieces]
+            if len(pieces) > MAX_PIECES:
+                pieces = [head, blob.flat()]
+            frame = swap(out, pieces, HEADER_BYTES + blob.nbytes, back, want)
+        return Blob(frame.parts, [frame.body], len(frame.body))
+
+
+class Port(Generic[T]):
+    """How an algorithm of a reduction moves and combines values, whatever they are."""
+
+    def __init__(self, call: Call, op: Op) -> None:
+        self.call, self.op = call, op
+
+    def send(self, peer: int, value: T, step: int = 0) -> None:
+        """Send a value."""
+        raise NotImplementedError
+
+    def receive(self, peer: int, step: int = 0) -> T:
+        """Receive a value."""
+        raise NotImplementedError
+
+    def swap(self, peer: int, value: T, source: int, step: int = 0) -> T:
+        """Send a value to one peer, receive one from another (or the same)."""
+        raise NotImplementedError
+
+    def combine(self, left: T, right: T) -> T:
+        """One value of two; both may be destroyed. ``left`` is of the lower ranks."""
+        raise NotImplementedError
+
+    def copy(self, value: T) -> T:
+        """A value that may be destroyed while this one is kept."""
+        raise NotImplementedError
+
+
+class ObjectPort(Port[Any]):
+    """Objects, pickled."""
+
+    def send(self, peer: int, value: Any, step: int = 0) -> None:
+        """Pickle and send."""
+        self.call.send_blob(peer, dumps(value), step)
+
+    def receive(self, peer: int, step: int = 0) -> Any:
+        """Receive and unpickle."""
+        blob = self.call.receive_blob(peer, step)
+        return loads(blob.parts, blob.pieces[0])
+
+    def swap(self, peer: int, value: Any, source: int, step: int = 0) -> Any:
+        """Both at once."""
+        blob = self.call.swap_blob(peer, dumps(value), source, step)
+        return loads(blob.parts, blob.pieces[0])
+
+    def combine(self, left: Any, right: Any) -> Any:
+        """By the operation's function for objects."""
+        return self.op.function(left, right)
+
+    def copy(self, value: Any) -> Any:
+        """Functions for objects make new ones."""
+        return value
+
+
+def octets(array: Array) -> memoryview:
+    """The bytes of a contiguous array, shared."""
+    return array.reshape(-1).view(np.uint8).data if array.size else memoryview(bytearray())
+
+
+class ArrayPort(Port[Array]):
+    """Contiguous arrays, all of the type and shape of ``like``."""
+
+    def __init__(self, call: Call, op: Op, like: Array) -> None:
+        super().__init__(call, op)
+        self.like = like
+
+    def send(self, peer: int, value: Array, step: int = 0) -> None:
+        """Send the array's bytes."""
+        self.call.send(peer, octets(value), step)
+
+    def receive(self, peer: int, step: int = 0) -> Array:
+        """Receive into a new array."""
+        into = np.empty_like(self.like)
+        self.call.receive_into(peer, octets(into), step)
+        return into
+
+    def swap(self, peer: int, value: Array, source: int, step: int = 0) -> Array:
+        """Both at once."""
+        into = np.empty_like(self.like)
+        self.call.swap(peer, octets(value), source, octets(into), step)
+        return into
+
+    def combine(self, left: Array, right: Array) -> Array:
+        """In place."""
+        self.op.arrays(left, right, left)
+        return left
+
+    def copy(self, value: Array) -> Array:
+        """A copy."""
+        return value.copy()

@@ -1,0 +1,36 @@
+"""Allgather: Bruck's algorithm for what is small or of unknown size, a ring for large arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from perseid.comm.call import Call
+from perseid.comm.objects import Blob, bundle, unbundle
+
+LARGE_BYTES = 64 * 1024
+"""From this size of one rank's part on the ring, which sends each byte once a neighbour."""
+
+
+def blobs(call: Call, mine: Blob) -> list[Blob]:
+    """Every rank's payload in rank order, on every rank, in log2(size) rounds (Bruck, 1997)."""
+    rank, size = call.rank, call.size
+    jumps = [1 << k for k in range((size - 1).bit_length())]
+    call.need({(rank + sign * jump) % size for jump in jumps for sign in (1, -1)})
+    held = [mine]
+    for step, jump in enumerate(jumps):
+        part = held[: min(jump, size - jump)]
+        came = call.swap_blob((rank - jump) % size, bundle(part), (rank + jump) % size, step)
+        held.extend(unbundle(came.flat()))
+    return [held[(other - rank) % size] for other in range(size)]
+
+
+def ring(call: Call, parts: Sequence[memoryview], steps: int = 0) -> None:
+    """Every rank's part in place on every rank: each passes on what came last."""
+    rank, size = call.rank, call.size
+    if size == 1:
+        return
+    after, before = (rank + 1) % size, (rank - 1) % size
+    call.need([after, before])
+    for step in range(size - 1):
+        out, back = parts[(rank - step) % size], parts[(rank - step - 1) % size]
+        call.swap(after, out, before, back, steps + step)

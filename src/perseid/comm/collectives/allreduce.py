@@ -1,0 +1,161 @@
+"""Allreduce: recursive doubling for small values, reduce-scatter and allgather for large arrays.
+
+Each algorithm gives the same bits on all ranks and in each repetition: every partial result is
+either made once and sent on, or made of the same two operands in the same order on both sides.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from perseid.comm.call import Array, ArrayPort, Call, Port, octets
+from perseid.comm.collectives import allgather, reduce, trees
+
+T = TypeVar("T")
+LARGE_BYTES = 64 * 1024
+"""From here on the work of reducing is divided among the ranks."""
+_LAST = 1 << 20
+"""Step of the message that gives a folded rank its result."""
+
+
+class Fold(NamedTuple):
+    """A world of any size as a power of two: pairs of the first ranks act as one."""
+
+    core: int
+    """Number of ranks that act: a power of two."""
+    extra: int
+    """So many pairs act as one rank each."""
+
+    def actor(self, rank: int) -> int:
+        """The acting number of a rank; of a folded pair its even rank acts."""
+        return rank // 2 if rank < 2 * self.extra else rank - self.extra
+
+    def rank(self, actor: int) -> int:
+        """The rank that acts under a number."""
+        return 2 * actor if actor < self.extra else actor + self.extra
+
+    def passive(self, rank: int) -> bool:
+        """Whether another acts for this rank."""
+        return rank < 2 * self.extra and bool(rank & 1)
+
+
+def fold(size: int) -> Fold:
+    """The largest power of two that fits."""
+    core = 1 << (size.bit_length() - 1)
+    return Fold(core, size - core)
+
+
+def partners(rank: int, size: int) -> list[int]:
+    """The ranks that recursive doubling and halving send to."""
+    shape = fold(size)
+    if shape.passive(rank):
+        return [rank - 1]
+    actor, bits = shape.actor(rank), range(shape.core.bit_length() - 1)
+    found = [shape.rank(actor ^ (1 << bit)) for bit in bits]
+    return [*found, rank + 1] if rank < 2 * shape.extra else found
+
+
+def doubling(port: Port[T], value: T) -> T:
+    """log2(size) rounds of exchanging whole values; both partners combine the same pair."""
+    call = port.call
+    shape = fold(call.size)
+    rank = call.rank
+    call.need(partners(rank, call.size))
+    if shape.passive(rank):
+        port.send(rank - 1, value)
+        return port.receive(rank - 1, _LAST)
+    result = port.copy(value)
+    folded = rank < 2 * shape.extra
+    if folded:
+        result = port.combine(result, port.receive(rank + 1))
+    actor, bit = shape.actor(rank), 1
+    while bit < shape.core:
+        partner = shape.rank(actor ^ bit)
+        other = port.swap(partner, result, partner, bit)
+        result = port.combine(other, result) if actor & bit else port.combine(result, other)
+        bit <<= 1
+    if folded:
+        port.send(rank + 1, result, _LAST)
+    return result
+
+
+def strict(port: Port[T], value: T) -> T:
+    """Strictly by rank on rank 0, then down a tree."""
+    call = port.call
+    result = reduce.strict(port, value, 0)
+    place = trees.branch(call.rank, call.size, 0)
+    call.need(trees.neighbours(call.rank, call.size, 0))
+    if place.parent >= 0:
+        result = port.receive(place.parent, _LAST)
+    assert result is not None
+    for child in place.children:
+        port.send(child, result, _LAST)
+    return result
+
+
+def large(port: ArrayPort, flat: Array) -> None:
+    """In place, for operations that may be evaluated in any order."""
+    call = port.call
+    if call.size & (call.size - 1):
+        ring(port, flat)
+    else:
+        halving(port, flat)
+
+
+def cuts(length: int, parts: int) -> list[int]:
+    """Where equal parts of an array begin and end: ``parts + 1`` indices."""
+    return [length * part // parts for part in range(parts + 1)]
+
+
+def halving(port: ArrayPort, flat: Array) -> None:
+    """Reduce-scatter by recursive halving, allgather by recursive doubling (Rabenseifner, 2004).
+
+    For sizes that are powers of two.
+    """
+    call = port.call
+    rank, size = call.rank, call.size
+    call.need(partners(rank, size))
+    at = cuts(flat.size, size)
+    spare = np.empty(flat.size - flat.size // 2 + size, flat.dtype)
+    low, high, bit = 0, size, size >> 1
+    trail: list[tuple[int, int, int]] = []
+    while bit:
+        middle = (low + high) // 2
+        trail.append((low, high, bit))
+        upper = bool(rank & bit)
+        give = flat[at[low] : at[middle]] if upper else flat[at[middle] : at[high]]
+        keep = flat[at[middle] : at[high]] if upper else flat[at[low] : at[middle]]
+        came = spare[: keep.size]
+        call.swap(rank ^ bit, octets(give), rank ^ bit, octets(came), bit)
+        port.op.arrays(*((came, keep) if upper else (keep, came)), keep)
+        low, high = (middle, high) if upper else (low, middle)
+        bit >>= 1
+    _collect(call, flat, at, trail)
+
+
+def _collect(call: Call, flat: Array, at: list[int], trail: list[tuple[int, int, int]]) -> None:
+    for low, high, bit in reversed(trail):
+        middle = (low + high) // 2
+        lower, upper = flat[at[low] : at[middle]], flat[at[middle] : at[high]]
+        mine, other = (upper, lower) if call.rank & bit else (lower, upper)
+        peer = call.rank ^ bit
+        call.swap(peer, octets(mine), peer, octets(other), bit | _LAST)
+
+
+def ring(port: ArrayPort, flat: Array) -> None:
+    """Each part goes once round the ring to be reduced, and once more to be told: any size."""
+    call = port.call
+    rank, size = call.rank, call.size
+    after, before = (rank + 1) % size, (rank - 1) % size
+    call.need([after, before])
+    at = cuts(flat.size, size)
+    parts = [flat[at[part] : at[part + 1]] for part in range(size)]
+    spare = np.empty(max(part.size for part in parts), flat.dtype)
+    for step in range(size - 1):
+        out, mine = parts[(rank - step - 1) % size], parts[(rank - step - 2) % size]
+        came = spare[: mine.size]
+        call.swap(after, octets(out), before, octets(came), step)
+        port.op.arrays(came, mine, mine)
+    allgather.ring(call, [octets(part) for part in parts], _LAST)

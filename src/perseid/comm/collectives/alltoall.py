@@ -1,0 +1,29 @@
+"""All to all: in round k send to the rank k further on and hear from the one k before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from perseid.comm.call import Call
+from perseid.comm.objects import Blob
+
+
+def blobs(call: Call, parts: Sequence[Blob]) -> list[Blob]:
+    """What every rank had for this one, in rank order."""
+    rank, size = call.rank, call.size
+    call.need(range(size))
+    came = list(parts)
+    for step in range(1, size):
+        to, source = (rank + step) % size, (rank - step) % size
+        came[source] = call.swap_blob(to, parts[to], source, step)
+    return came
+
+
+def into(call: Call, parts: Sequence[memoryview], places: Sequence[memoryview]) -> None:
+    """The same for bytes of known lengths, into place."""
+    rank, size = call.rank, call.size
+    call.need(range(size))
+    places[rank][:] = parts[rank]
+    for step in range(1, size):
+        to, source = (rank + step) % size, (rank - step) % size
+        call.swap(to, parts[to], source, places[source], step)

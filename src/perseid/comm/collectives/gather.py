@@ -1,0 +1,50 @@
+"""Gather: a binomial tree of bundles; large arrays straight to the root, a few at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from perseid.comm.call import Call
+from perseid.comm.collectives.trees import branch, neighbours
+from perseid.comm.objects import Blob, bundle, unbundle
+
+LARGE_BYTES = 64 * 1024
+"""Arrays from this size on go straight to the root: a tree would send them several times."""
+WINDOW = 4
+"""Ranks that send to the root at the same time: more would only lose packets (incast)."""
+_EMPTY = memoryview(bytearray())
+
+
+def blobs(call: Call, mine: Blob, root: int) -> list[Blob] | None:
+    """Every rank's payload in rank order on the root, None elsewhere."""
+    place = branch(call.rank, call.size, root)
+    call.need(neighbours(call.rank, call.size, root))
+    below: list[list[Blob]] = []
+    for child in reversed(place.children):
+        below.append(unbundle(call.receive_blob(child).flat()))
+    # The subtrees were read from the smallest to the largest: that is the order of their ranks.
+    collected = [mine, *(blob for part in below for blob in part)]
+    if place.parent >= 0:
+        call.send_blob(place.parent, bundle(collected))
+        return None
+    return [collected[(rank - root) % call.size] for rank in range(call.size)]
+
+
+def straight(call: Call, mine: memoryview, parts: Sequence[memoryview] | None, root: int) -> None:
+    """Every rank's bytes into the root's memory; ``parts`` is given on the root alone.
+
+    The first ``WINDOW`` ranks send at once, each of the others when the root calls it.
+    """
+    order = [rank for rank in range(call.size) if rank != root]
+    if parts is None:
+        call.need([root])
+        if order.index(call.rank) >= WINDOW:
+            call.receive_into(root, _EMPTY, 1)
+        call.send(root, mine)
+        return
+    call.need(order)
+    parts[root][:] = mine
+    for index, rank in enumerate(order):
+        call.receive_into(rank, parts[rank])
+        if index + WINDOW < len(order):
+            call.send(order[index + WINDOW], b"", 1)

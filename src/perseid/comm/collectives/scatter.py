@@ -1,0 +1,37 @@
+"""Scatter: a binomial tree of bundles; large arrays straight from the root."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from perseid.comm.call import Call
+from perseid.comm.collectives.trees import branch, neighbours
+from perseid.comm.objects import Blob, bundle, unbundle
+
+
+def blobs(call: Call, parts: Sequence[Blob] | None, root: int) -> Blob:
+    """This rank's payload of those that the root has in rank order."""
+    place = branch(call.rank, call.size, root)
+    call.need(neighbours(call.rank, call.size, root))
+    if parts is None:
+        mine = unbundle(call.receive_blob(place.parent).flat())
+    else:
+        mine = [parts[(index + root) % call.size] for index in range(call.size)]
+    # From the root on, a child's subtree begins as far behind its parent as the child itself.
+    for child, size in zip(place.children, place.sizes, strict=True):
+        start = (child - call.rank) % call.size
+        call.send_blob(child, bundle(mine[start : start + size]))
+    return mine[0]
+
+
+def straight(call: Call, parts: Sequence[memoryview] | None, into: memoryview, root: int) -> None:
+    """The root sends each rank its bytes; ``parts`` is given on the root alone."""
+    if parts is None:
+        call.need([root])
+        call.receive_into(root, into)
+        return
+    others = [rank for rank in range(call.size) if rank != root]
+    call.need(others)
+    for rank in others:
+        call.send(rank, parts[rank])
+    into[:] = parts[root]

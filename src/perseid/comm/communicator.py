@@ -1,0 +1,511 @@
+"""The communicator: send, receive and collectives between the ranks of a job, as in mpi4py.
+
+Lower-case methods take any object (pickled); upper-case methods take NumPy arrays, which are sent
+without a copy and received in place.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from perseid.comm import arrays, tuning
+from perseid.comm.call import Array, ArrayPort, Call, ObjectPort
+from perseid.comm.channel import Want, swap
+from perseid.comm.collectives import (
+    allgather,
+    allreduce,
+    alltoall,
+    barrier,
+    bcast,
+    gather,
+    reduce,
+    reduce_scatter,
+    scan,
+    scatter,
+)
+from perseid.comm.engine import Engine
+from perseid.comm.frames import HEADER_BYTES, Frame, Kind, header
+from perseid.comm.group import Group
+from perseid.comm.objects import dumps, loads
+from perseid.comm.ops import SUM, Combine, Op, as_op
+from perseid.errors import BadInput, PerseidError
+from perseid.rendezvous import Client, parse_key
+
+AnyOp = Op | str | Combine
+JOIN_SECONDS = 60.0
+"""How long a rank waits for the others to register."""
+CALL_SECONDS = 300.0
+"""How long one call waits for another rank."""
+
+
+class Communicator:
+    """A rank's membership in a group of ranks; a context manager.
+
+    Make one with ``Communicator.join``, smaller ones of it with ``split``. It belongs to one
+    thread. Every method may raise ``PeerLost`` (a rank died, or stopped answering: all others are
+    told within 2 s), ``MismatchedCollective`` (ranks made different calls), ``RendezvousTimeout``
+    (a rank did not come within the deadline) and ``Closed``; after the first error every further
+    call raises it.
+    """
+
+    def __init__(self, group: Group, *, owner: bool) -> None:
+        self._group = group
+        self._owner = owner
+
+    @classmethod
+    def join(
+        cls,
+        job: str,
+        rank: int,
+        world_size: int,
+        rendezvous: str | None = None,
+        key: bytes | str | None = None,
+        *,
+        generation: int = 0,
+        transport: str = "auto",
+        deadline: float = JOIN_SECONDS,
+        timeout: float = CALL_SECONDS,
+    ) -> Self:
+        """Register with the rendezvous and wait until all ranks of the job have.
+
+        Parameters
+        ----------
+        job
+            Name of the job, the same on all ranks and of no other run.
+        rank, world_size
+            This worker's number, and how many there are.
+        rendezvous
+            ``HOST:PORT`` of the server; not needed in a world of one rank.
+        key
+            The job's key (32 bytes, or their 64 hexadecimal digits); None with an open server.
+        generation
+            Attempt of the whole job; a newer one ends the older.
+        transport
+            ``direct``, ``relay`` or ``auto``: direct where it can be had, else the relay.
+        deadline
+            Seconds until all ranks must have registered.
+        timeout
+            Seconds that one call may wait for another rank.
+
+        Raises
+        ------
+        BadInput
+            A rank outside the world, or no rendezvous for a world of several.
+        RendezvousUnreachable, RendezvousRefused, JobKeyRefused
+            No server answered, or it said no.
+        RendezvousTimeout
+            Not all ranks came; ``missing`` names them.
+        """
+        if not 0 <= rank < world_size:
+            raise BadInput(f"rank {rank} is not in a world of {world_size} ranks")
+        client = None
+        if rendezvous is not None:
+            secret = parse_key(key) if isinstance(key, str) else key
+            client = _register(
+                rendezvous, job, rank, world_size, secret, generation, transport, deadline
+            )
+        elif world_size > 1:
+            raise BadInput(f"{world_size} ranks need a rendezvous: give rendezvous='HOST:PORT'")
+        engine = Engine(client, rank, world_size, generation, timeout)
+        return cls(Group(engine, 0, range(world_size)), owner=True)
+
+    # --- what it is --------------------------------------------------------------------------
+
+    @property
+    def rank(self) -> int:
+        """0 <= rank < world_size."""
+        return self._group.rank
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self._group.size
+
+    size = world_size
+
+    @property
+    def routes(self) -> Mapping[int, str]:
+        """Which way the connections made so far took, by rank: ``direct``, ``relay``, ``store``."""
+        group, routes = self._group, self._group.engine.routes
+        return {rank: routes[w] for rank, w in enumerate(group.ranks) if w in routes}
+
+    def __repr__(self) -> str:
+        return f"<Communicator rank {self.rank} of {self.world_size}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close(error)
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Leave. With an error the other ranks are told that this one failed.
+
+        Closing a communicator that came from ``split`` ends nothing: its connections are the
+        world's.
+        """
+        if self._owner:
+            self._group.engine.close(error)
+
+    # --- one to one --------------------------------------------------------------------------
+
+    def send(self, value: Any, dest: int, tag: int = 0) -> None:
+        """Send an object; returns when it is on its way."""
+        self._check()
+        self._channel(dest).send_blob(self._group.point, tag, dumps(value))
+
+    def recv(self, source: int, tag: int | None = None) -> Any:
+        """Receive an object from a rank; without a tag the next one, whatever its tag."""
+        self._check()
+        channel = self._channel(source)
+        frame = channel.receive(self._group.point, tag or 0, tag is None)
+        return loads(frame.parts, frame.body)
+
+    def sendrecv(
+        self, value: Any, dest: int, source: int, sendtag: int = 0, recvtag: int | None = None
+    ) -> Any:
+        """Send one object and receive another at the same time; each rank may do both first."""
+        self._check()
+        out, back, blob = self._channel(dest), self._channel(source), dumps(value)
+        point = self._group.point
+        want = Want(point, recvtag or 0, None, recvtag is None)
+        head = header(point, sendtag, blob.parts, blob.nbytes)
+        frame: Frame = swap(out, [head, blob.flat()], HEADER_BYTES + blob.nbytes, back, want)
+        return loads(frame.parts, frame.body)
+
+    def Send(self, array: Array, dest: int, tag: int = 0) -> None:
+        """Send an array's memory."""
+        self._check()
+        data, code = arrays.to_send(array)
+        self._channel(dest).send(arrays.point(self._group, code), tag, data)
+
+    def Recv(self, array: Array, source: int, tag: int = 0) -> None:
+        """Receive into an array of the size and type that was sent."""
+        self._check()
+        into, code = arrays.to_receive(array)
+        self._channel(source).receive_into(arrays.point(self._group, code), tag, into)
+
+    def Sendrecv(
+        self,
+        array: Array,
+        dest: int,
+        into: Array,
+        source: int,
+        sendtag: int = 0,
+        recvtag: int = 0,
+    ) -> None:
+        """Send one array and receive another at the same time."""
+        self._check()
+        out, back = self._channel(dest), self._channel(source)
+        data, code = arrays.to_send(array)
+        place, place_code = arrays.to_receive(into)
+        head = header(arrays.point(self._group, code), sendtag, 0, len(data))
+        want = Want(arrays.point(self._group, place_code), recvtag, place)
+        swap(out, [head, data], HEADER_BYTES + len(data), back, want)
+
+    # --- objects -----------------------------------------------------------------------------
+
+    def barrier(self) -> None:
+        """Return when every rank has come."""
+        call = self._group.call(Kind.BARRIER)
+        if tuning.few_messages(call.size):
+            barrier.tree(call)
+        else:
+            barrier.dissemination(call)
+
+    def bcast(self, value: Any = None, root: int = 0) -> Any:
+        """The root's object on every rank."""
+        call = self._group.call(Kind.BCAST, root)
+        if call.rank == root:
+            bcast.blob(call, dumps(value), root)
+            return value
+        blob = bcast.blob(call, None, root)
+        return loads(blob.parts, blob.flat())
+
+    def gather(self, value: Any, root: int = 0) -> list[Any] | None:
+        """Every rank's object in rank order on the root, None elsewhere."""
+        blobs = gather.blobs(self._group.call(Kind.GATHER, root), dumps(value), root)
+        if blobs is None:
+            return None
+        return [
+            value if rank == root else loads(blob.parts, blob.flat())
+            for rank, blob in enumerate(blobs)
+        ]
+
+    def allgather(self, value: Any) -> list[Any]:
+        """Every rank's object in rank order, on every rank."""
+        return self._allgather(self._group.call(Kind.ALLGATHER), value)
+
+    @staticmethod
+    def _allgather(call: Call, value: Any) -> list[Any]:
+        blobs = allgather.blobs(call, dumps(value))
+        return [
+            value if rank == call.rank else loads(blob.parts, blob.flat())
+            for rank, blob in enumerate(blobs)
+        ]
+
+    def scatter(self, values: Sequence[Any] | None = None, root: int = 0) -> Any:
+        """One of the root's objects for each rank; ``values`` counts on the root alone."""
+        if self.rank == root:
+            self._one_each(values)
+        call = self._group.call(Kind.SCATTER, root)
+        if call.rank == root:
+            assert values is not None
+            scatter.blobs(call, [dumps(value) for value in values], root)
+            return values[root]
+        blob = scatter.blobs(call, None, root)
+        return loads(blob.parts, blob.flat())
+
+    def reduce(self, value: Any, op: AnyOp = SUM, root: int = 0) -> Any:
+        """All ranks' objects as one on the root, None elsewhere."""
+        op = as_op(op)
+        call = self._group.call(Kind.REDUCE, root, op.code)
+        algorithm = reduce.tree if op.tree else reduce.strict
+        return algorithm(ObjectPort(call, op), value, root)
+
+    def allreduce(self, value: Any, op: AnyOp = SUM) -> Any:
+        """All ranks' objects as one, the same on every rank.
+
+        A plain function is taken strictly in rank order; give ``Op.custom`` with
+        ``commutative=True, associative=True`` to have it evaluated as a tree.
+        """
+        op = as_op(op)
+        call = self._group.call(Kind.ALLREDUCE, -1, op.code)
+        algorithm = allreduce.doubling if op.tree else allreduce.strict
+        return algorithm(ObjectPort(call, op), value)
+
+    def reduce_scatter(self, values: Sequence[Any], op: AnyOp = SUM) -> Any:
+        """Of every rank's list the i-th objects as one on rank i."""
+        op = as_op(op)
+        self._one_each(values)
+        call = self._group.call(Kind.REDUCE_SCATTER, -1, op.code)
+        return reduce_scatter.objects(call, [dumps(value) for value in values], op)
+
+    def alltoall(self, values: Sequence[Any]) -> list[Any]:
+        """The i-th object to rank i; what each rank had for this one, in rank order."""
+        self._one_each(values)
+        call = self._group.call(Kind.ALLTOALL)
+        blobs = alltoall.blobs(call, [dumps(value) for value in values])
+        return [loads(blob.parts, blob.flat()) for blob in blobs]
+
+    def scan(self, value: Any, op: AnyOp = SUM) -> Any:
+        """The objects of ranks 0 to this one as one."""
+        op = as_op(op)
+        port = ObjectPort(self._group.call(Kind.SCAN, -1, op.code), op)
+        return (scan.doubling if op.tree else scan.chain)(port, value)[0]
+
+    def exscan(self, value: Any, op: AnyOp = SUM) -> Any:
+        """The objects of ranks 0 to the one before this as one; None on rank 0."""
+        op = as_op(op)
+        port = ObjectPort(self._group.call(Kind.EXSCAN, -1, op.code), op)
+        return (scan.doubling if op.tree else scan.chain)(port, value)[1]
+
+    def split(self, color: int | None, key: int = 0) -> Communicator | None:
+        """A communicator of the ranks that gave the same color, ordered by key, then rank.
+
+        Returns None where the color is None.
+        """
+        group = self._group
+        told = self._allgather(group.call(Kind.SPLIT), (color, key, group.engine.next_comm))
+        comm = max(following for _, _, following in told)
+        group.engine.next_comm = comm + 1
+        if color is None:
+            return None
+        mine = sorted((k, rank) for rank, (c, k, _) in enumerate(told) if c == color)
+        ranks = [group.ranks[rank] for _, rank in mine]
+        return Communicator(Group(group.engine, comm, ranks), owner=False)
+
+    # --- arrays ------------------------------------------------------------------------------
+
+    def Bcast(self, array: Array, root: int = 0) -> None:
+        """The root's array into every rank's."""
+        send = self.rank == root
+        data, code = arrays.to_send(array) if send else arrays.to_receive(array)
+        call = self._group.call(Kind.BCAST, root, 0, code, array.size)
+        bcast.into(call, data, root)
+
+    def Gather(
+        self,
+        array: Array,
+        into: Array | None = None,
+        root: int = 0,
+        counts: Sequence[int] | None = None,
+    ) -> None:
+        """Every rank's array one behind the other into the root's ``into``.
+
+        Parameters
+        ----------
+        counts
+            Elements of each rank, where they differ; then given on all ranks.
+        """
+        data, code = arrays.to_send(array)
+        parts = None
+        if self.rank == root:
+            parts = arrays.parts(into, array.dtype, counts or [array.size] * self.world_size)
+        count = 0 if counts else array.size
+        call = self._group.call(Kind.GATHER, root, 0, code, count)
+        if counts or len(data) >= gather.LARGE_BYTES:
+            gather.straight(call, data, parts, root)
+            return
+        blobs = gather.blobs(call, arrays.blob(data), root)
+        if parts is not None and blobs is not None:
+            for part, blob in zip(parts, blobs, strict=True):
+                part[:] = blob.pieces[0]
+
+    def Scatter(
+        self,
+        array: Array | None,
+        into: Array,
+        root: int = 0,
+        counts: Sequence[int] | None = None,
+    ) -> None:
+        """Parts of the root's array into each rank's ``into``; ``counts`` as in ``Gather``."""
+        place, code = arrays.to_receive(into)
+        parts = None
+        if self.rank == root:
+            parts = arrays.parts(array, into.dtype, counts or [into.size] * self.world_size)
+        call = self._group.call(Kind.SCATTER, root, 0, code, 0 if counts else into.size)
+        if counts or len(place) >= gather.LARGE_BYTES:
+            scatter.straight(call, parts, place, root)
+            return
+        blobs = None if parts is None else [arrays.blob(part) for part in parts]
+        place[:] = scatter.blobs(call, blobs, root).pieces[0]
+
+    def Allgather(self, array: Array, into: Array, counts: Sequence[int] | None = None) -> None:
+        """Every rank's array one behind the other into every rank's ``into``."""
+        data, code = arrays.to_send(array)
+        parts = arrays.parts(into, array.dtype, counts or [array.size] * self.world_size)
+        call = self._group.call(Kind.ALLGATHER, -1, 0, code, 0 if counts else array.size)
+        if counts or len(data) >= allgather.LARGE_BYTES:
+            parts[call.rank][:] = data
+            allgather.ring(call, parts)
+            return
+        for part, blob in zip(parts, allgather.blobs(call, arrays.blob(data)), strict=True):
+            part[:] = blob.pieces[0]
+
+    def Reduce(
+        self, array: Array, into: Array | None = None, op: AnyOp = SUM, root: int = 0
+    ) -> None:
+        """All ranks' arrays as one, element by element, into the root's ``into``."""
+        op, code = arrays.reducible(as_op(op), array)
+        if self.rank == root:
+            into = arrays.like(into, array)
+        call = self._group.call(Kind.REDUCE, root, op.code, code, array.size)
+        mine = np.ascontiguousarray(array)
+        algorithm = reduce.tree if op.tree else reduce.strict
+        result = algorithm(ArrayPort(call, op, mine), mine, root)
+        if into is not None and result is not None:
+            into[...] = result
+
+    def Allreduce(self, array: Array, into: Array, op: AnyOp = SUM) -> None:
+        """All ranks' arrays as one, element by element, into every rank's ``into``.
+
+        ``into`` may be ``array`` itself.
+        """
+        op, code = arrays.reducible(as_op(op), array)
+        arrays.like(into, array)
+        call = self._group.call(Kind.ALLREDUCE, -1, op.code, code, array.size)
+        mine = np.ascontiguousarray(array)
+        port = ArrayPort(call, op, mine)
+        large = op.tree and op.ufunc is not None and array.nbytes >= allreduce.LARGE_BYTES
+        if large and call.size > 1:
+            if into is not array:
+                into[...] = array
+            allreduce.large(port, into.reshape(-1))
+        else:
+            into[...] = (allreduce.doubling if op.tree else allreduce.strict)(port, mine)
+
+    def Reduce_scatter(
+        self, array: Array, into: Array, op: AnyOp = SUM, counts: Sequence[int] | None = None
+    ) -> None:
+        """The reduction of all ranks' arrays, one part into each rank's ``into``."""
+        op, code = arrays.reducible(as_op(op), array)
+        counts = counts or [into.size] * self.world_size
+        cut = arrays.pieces(array, into.dtype, counts)
+        arrays.to_receive(into)
+        call = self._group.call(Kind.REDUCE_SCATTER, -1, op.code, code, array.size)
+        reduce_scatter.into(call, cut, into.reshape(-1), op)
+
+    def Alltoall(self, array: Array, into: Array) -> None:
+        """The i-th part of each rank's array to rank i, in rank order; all parts equal."""
+        size = self.world_size
+        if array.size % size or into.size != array.size:
+            raise BadInput(
+                f"Alltoall of {array.size} into {into.size} elements among {size} ranks: both "
+                "must be the same multiple of the number of ranks"
+            )
+        counts = [array.size // size] * size
+        arrays.to_receive(into)
+        data = np.ascontiguousarray(array)
+        parts, places = (arrays.parts(a, array.dtype, counts) for a in (data, into))
+        code = arrays.to_send(data)[1]
+        call = self._group.call(Kind.ALLTOALL, -1, 0, code, array.size)
+        alltoall.into(call, parts, places)
+
+    def Scan(self, array: Array, into: Array, op: AnyOp = SUM) -> None:
+        """The arrays of ranks 0 to this one as one, into ``into``."""
+        into[...] = self._scan(Kind.SCAN, array, into, op)[0]
+
+    def Exscan(self, array: Array, into: Array, op: AnyOp = SUM) -> None:
+        """The arrays of the ranks before this one as one; on rank 0 ``into`` stays as it is."""
+        before = self._scan(Kind.EXSCAN, array, into, op)[1]
+        if before is not None:
+            into[...] = before
+
+    def _scan(self, kind: Kind, array: Array, into: Array, op: AnyOp) -> tuple[Array, Array | None]:
+        op, code = arrays.reducible(as_op(op), array)
+        arrays.like(into, array)
+        mine = np.ascontiguousarray(array)
+        port = ArrayPort(self._group.call(kind, -1, op.code, code, array.size), op, mine)
+        return (scan.doubling if op.tree else scan.chain)(port, mine)
+
+    # --- help --------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        self._group.engine.check()
+
+    def _channel(self, peer: int) -> Any:
+        group = self._group
+        found = group.channels[peer] if 0 <= peer < group.size else None
+        return found or group.connect_one(peer)
+
+    def _one_each(self, values: Sequence[Any] | None) -> None:
+        if values is None or len(values) != self.world_size:
+            have = "none" if values is None else str(len(values))
+            raise BadInput(
+                f"rank {self.rank} must give one value for each of {self.world_size} ranks, "
+                f"not {have}"
+            )
+
+
+def _register(
+    rendezvous: str,
+    job: str,
+    rank: int,
+    world_size: int,
+    key: bytes | None,
+    generation: int,
+    transport: str,
+    deadline: float,
+) -> Client:
+    end = time.monotonic() + deadline
+    client = Client.register(
+        rendezvous, job, rank, world_size,
+        key=key, generation=generation, transport=transport, deadline=deadline,
+    )  # fmt: skip
+    try:
+        client.wait_complete(max(0.0, end - time.monotonic()))
+    except PerseidError:
+        client.close()
+        raise
+    return client

@@ -1,0 +1,404 @@
+"""All connections of one worker: made when first needed, watched, and ended together.
+
+The communicating thread does all sending and receiving. The registration's own thread only brings
+the news that a rank was lost: it remembers the error and shuts the sockets down, so that a
+blocked call returns at once and raises.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import select
+import socket
+import threading
+import time
+from collections.abc import Iterable
+from typing import NoReturn
+
+from perseid.comm.channel import TICK_SECONDS, Channel, Outgoing, Want
+from perseid.comm.frames import Frame, Kind, Signature, header
+from perseid.errors import (
+    Closed,
+    MismatchedCollective,
+    NoPath,
+    PeerLost,
+    PerseidError,
+    RendezvousError,
+    RendezvousTimeout,
+    Replaced,
+)
+from perseid.rendezvous import Client, Notice
+
+BLAME_SECONDS = 0.4
+"""After a connection ended, how long the rendezvous may take to say who was really lost."""
+CONNECT_SLICE = 0.5
+"""Seconds after which a connecting call looks whether a rank was lost."""
+DRAIN_AFTER = 0.02
+"""Seconds that a sender is blocked before it takes in what others send it."""
+HISTORY = 64
+"""Last calls of a communicator that a waiting peer's call is compared with."""
+
+
+class Engine:
+    """The connections of one rank of the world.
+
+    Parameters
+    ----------
+    client
+        The registration, or None for a world of one rank.
+    generation
+        Attempt of the job; part of every frame.
+    timeout
+        Seconds that one call may wait for another rank.
+    """
+
+    def __init__(
+        self, client: Client | None, rank: int, world_size: int, generation: int, timeout: float
+    ) -> None:
+        self.client, self.rank, self.world_size = client, rank, world_size
+        self.generation, self.timeout = generation, timeout
+        self.channels: list[Channel | None] = [None] * world_size
+        self.routes: dict[int, str] = {}
+        """Which way each pair took, by rank: ``direct``, ``relay`` or ``store``."""
+        self.error: PerseidError | None = None
+        """Why nothing more can be sent; every later call raises it."""
+        self.next_comm = 1
+        """The lowest communicator id that this rank has not seen in use."""
+        self._left: dict[int, str] = {}
+        self._news = threading.Condition()
+        self._poller = select.poll()
+        self._by_fd: dict[int, Channel] = {}
+        self._histories: dict[int, dict[int, bytes]] = {}
+        if client is not None:
+            client.subscribe(self._notice)
+            for lost, reason in client.lost().items():
+                self._notice(Notice("lost", lost, reason))
+
+    # --- connecting --------------------------------------------------------------------------
+
+    def connect(self, ranks: Iterable[int]) -> None:
+        """Have a channel to each of these ranks, made in parallel.
+
+        Raises
+        ------
+        PeerLost, NoPath, RendezvousTimeout, Replaced, Closed
+            Some cannot be had.
+        """
+        missing = [r for r in ranks if r != self.rank and self.channels[r] is None]
+        if not missing:
+            return
+        self.check()
+        if self.client is None:
+            raise Closed("This communicator has no rendezvous to find other ranks through.")
+        end = time.monotonic() + self.timeout
+        while True:
+            try:
+                links = self.client.connect(missing, CONNECT_SLICE)
+                break
+            except RendezvousTimeout as error:
+                self.check()
+                self._connect_failed(missing, error, end)
+            except (PeerLost, Replaced, NoPath) as error:
+                self.fail(error)
+        for rank, link in links.items():
+            self.adopt(Channel(rank, link.sock, self, link.way))
+
+    def _connect_failed(self, missing: list[int], error: RendezvousTimeout, end: float) -> None:
+        with self._news:
+            left = [rank for rank in missing if rank in self._left]
+        if left:
+            self.fail(PeerLost(f"Rank {left[0]} has left: {self._left[left[0]]}.", left[0]))
+        if time.monotonic() >= end:
+            self.fail(
+                RendezvousTimeout(
+                    f"Ranks {error.missing} were not reached within {self.timeout:g} s.",
+                    error.missing,
+                )
+            )
+
+    def adopt(self, channel: Channel) -> None:
+        """Take a channel into use."""
+        self.channels[channel.rank] = channel
+        self.routes[channel.rank] = channel.way
+        self._by_fd[channel.sock.fileno()] = channel
+        self._poller.register(channel.sock, select.POLLIN)
+        if self.error is not None:
+            channel.interrupt()
+
+    # --- failing -----------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raise what has gone wrong already."""
+        if self.error is not None:
+            raise self.error
+
+    def fail(self, error: PerseidError) -> NoReturn:
+        """Tell the neighbours, end all connections, and raise the error."""
+        with self._news:
+            first = self.error is None
+            if first:
+                self.error = error
+        if first and not isinstance(error, Closed):
+            self._tell_all(error)
+        self._interrupt_all()
+        raise self.error or error
+
+    def broken(self, channel: Channel, cause: Exception | None) -> NoReturn:
+        """A connection ended; raise the error that names the rank which is to blame."""
+        with self._news:
+            self._news.wait_for(lambda: self.error is not None, BLAME_SECONDS)
+            if self.error is not None:
+                raise self.error
+            why = self._left.get(channel.rank)
+        reason = why or (f"its connection broke ({cause})" if cause else "its connection ended")
+        self.fail(PeerLost(f"Rank {channel.rank} is lost: {reason}.", channel.rank))
+
+    def mismatch(self, channel: Channel, mine: Signature, theirs: Signature) -> NoReturn:
+        """The peer is in another call."""
+        self._mismatched(channel.rank, str(mine), str(theirs))
+
+    def mismatched_size(
+        self, channel: Channel, what: Signature, mine: int, theirs: int
+    ) -> NoReturn:
+        """The peer sends another number of bytes than is expected of it."""
+        self._mismatched(channel.rank, f"{what} of {mine} bytes", f"one of {theirs} bytes")
+
+    def _mismatched(self, rank: int, mine: str, theirs: str) -> NoReturn:
+        message = (
+            f"Rank {self.rank} is in {mine}, but rank {rank} is in {theirs}: all ranks must make "
+            "the same calls in the same order with fitting arguments."
+        )
+        self.fail(MismatchedCollective(message, mine, theirs, rank))
+
+    def _notice(self, notice: Notice) -> None:
+        """News from the registration's thread."""
+        error: RendezvousError
+        if notice.kind == "left":
+            with self._news:
+                self._left[notice.rank] = notice.reason
+            return
+        if notice.kind == "lost":
+            error = PeerLost(f"Rank {notice.rank} is lost: {notice.reason}.", notice.rank)
+        elif notice.kind == "replaced":
+            error = Replaced(notice.reason)
+        elif notice.kind == "refused":
+            error = RendezvousError(notice.reason)
+        else:
+            return
+        with self._news:
+            if self.error is None:
+                self.error = error
+            self._news.notify_all()
+        self._interrupt_all()
+
+    def _interrupt_all(self) -> None:
+        for channel in self.channels:
+            if channel is not None:
+                channel.interrupt()
+
+    def _tell_all(self, error: PerseidError) -> None:
+        told = {"error": type(error).__name__, "message": str(error), "from": self.rank}
+        for name in ("rank", "missing", "mine", "theirs"):
+            if hasattr(error, name):
+                told[name] = getattr(error, name)
+        body = json.dumps(told).encode()
+        signature = Signature(Kind.ABORT, 0, self.generation).pack()
+        frame = header(signature, 0, 0, len(body)) + body
+        for channel in self.channels:
+            if channel is not None and not channel.sending and not channel.closed:
+                with contextlib.suppress(OSError):
+                    channel.sock.send(frame, socket.MSG_DONTWAIT)
+
+    # --- frames that are not the caller's ----------------------------------------------------
+
+    def control(self, channel: Channel, frame: Frame) -> None:
+        """An ABORT or WAITING frame came."""
+        signature = Signature.unpack(frame.signature)
+        if signature.kind == Kind.WAITING:
+            self._compare(channel, bytes(frame.body))
+            return
+        self.fail(_told(bytes(frame.body), channel.rank, self.rank))
+
+    def began(self, signature: bytes, comm: int, sequence: int) -> None:
+        """Remember which call is being made, to compare it with those of waiting peers."""
+        history = self._histories.setdefault(comm, {})
+        history[sequence % HISTORY] = signature
+
+    def _compare(self, channel: Channel, theirs: bytes) -> None:
+        """A peer waits for this rank in a call: is it the one that was made here?"""
+        if len(theirs) != 32:
+            return
+        call = Signature.unpack(theirs)
+        mine = self._histories.get(call.comm, {}).get(call.sequence % HISTORY)
+        if mine is None or mine == theirs:
+            return
+        here = Signature.unpack(mine)
+        if here.sequence == call.sequence:
+            self.mismatch(channel, here, call)
+
+    # --- waiting -----------------------------------------------------------------------------
+
+    def tick(self, channel: Channel, want: Want, ticks: int) -> None:
+        """Nothing came for a while: see whether something is wrong."""
+        self.check()
+        if ticks * TICK_SECONDS >= self.timeout:
+            self._too_late(channel, want)
+        collective = want.what.kind != Kind.POINT
+        if collective and ticks & (ticks - 1) == 0 and not channel.sending:
+            signature = Signature(Kind.WAITING, want.what.comm, self.generation).pack()
+            body = want.signature
+            with contextlib.suppress(OSError):
+                channel.sock.send(header(signature, 0, 0, len(body)) + body, socket.MSG_DONTWAIT)
+        self._adopt_incoming()
+        self._drain(skip=channel)
+
+    def _too_late(self, channel: Channel, want: Want) -> NoReturn:
+        self.fail(
+            RendezvousTimeout(
+                f"Rank {channel.rank} did not come to {want.what} within {self.timeout:g} s.",
+                [channel.rank],
+            )
+        )
+
+    def _adopt_incoming(self) -> None:
+        """Channels that others opened: their frames may say that something is wrong."""
+        if self.client is None:
+            return
+        fresh = [r for r in self.client.ways() if self.channels[r] is None]
+        if fresh:
+            with contextlib.suppress(RendezvousError):
+                for rank, link in self.client.connect(fresh, CONNECT_SLICE).items():
+                    self.adopt(Channel(rank, link.sock, self, link.way))
+
+    def _drain(self, skip: Channel | None) -> None:
+        """Take in what lies in the sockets, without waiting."""
+        for fd, _ in self._poller.poll(0):
+            channel = self._by_fd[fd]
+            if channel is not skip:
+                channel.drain()
+
+    def unwatch(self, channel: Channel) -> None:
+        """The peer will send no more."""
+        with contextlib.suppress(KeyError, OSError):
+            self._poller.unregister(channel.sock)
+
+    def drive(self, out: Outgoing, source: Channel | None, want: Want | None) -> None:
+        """Send the rest of a frame while receiving what is wanted, if anything is.
+
+        A sender that stays blocked takes in what all others send, so that ranks that send to each
+        other at once all get on.
+        """
+        watch = _Watch(out.channel, source)
+        quiet = 0.0
+        while True:
+            sent = out.push()
+            if source is not None and source.digest(want):
+                watch.drop_source()
+                source = None
+            if sent:
+                break
+            if not watch.wait(self.channels):
+                quiet += TICK_SECONDS
+                self.check()
+                if quiet >= self.timeout:
+                    self._not_taken(out.channel)
+        if source is not None and want is not None:
+            source.wait(want)
+
+    def _not_taken(self, channel: Channel) -> NoReturn:
+        self.fail(
+            RendezvousTimeout(
+                f"Rank {channel.rank} did not take what rank {self.rank} sent within "
+                f"{self.timeout:g} s.",
+                [channel.rank],
+            )
+        )
+
+    def close(self, cause: BaseException | None = None) -> None:
+        """End all connections; with a cause the others are told that this rank failed."""
+        with self._news:
+            failed = self.error is not None
+            if not failed:
+                self.error = Closed(f"The communicator of rank {self.rank} is closed.")
+        if cause is not None and not failed:
+            what = f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
+            self._tell_all(PeerLost(f"Rank {self.rank} failed with {what[:400]}", self.rank))
+        for channel in self.channels:
+            if channel is not None:
+                channel.close()
+        if self.client is not None:
+            self.client.close()
+
+
+class _Watch:
+    """What a blocked sender polls: first its own two sockets, after a while all."""
+
+    def __init__(self, sender: Channel, source: Channel | None) -> None:
+        self._sender, self._source = sender, source
+        self._wide = False
+        self._channels: dict[int, Channel] = {}
+        self._poll = select.poll()
+        self._poll.register(sender.sock, select.POLLOUT)
+        if source is not None:
+            self._channels[source.sock.fileno()] = source
+            both = select.POLLOUT if source is sender else 0
+            self._poll.register(source.sock, select.POLLIN | both)
+
+    def drop_source(self) -> None:
+        """The wanted frame is there; what follows it may stay where it is."""
+        source, self._source = self._source, None
+        if source is None or self._wide:
+            return
+        del self._channels[source.sock.fileno()]
+        if source is self._sender:
+            self._poll.modify(source.sock, select.POLLOUT)
+        else:
+            self._poll.unregister(source.sock)
+
+    def wait(self, channels: list[Channel | None]) -> bool:
+        """Wait until something moves; False if nothing did for a tick."""
+        events = self._poll.poll(1000 * (TICK_SECONDS if self._wide else DRAIN_AFTER))
+        if not events and not self._wide:
+            self._widen(channels)
+            events = self._poll.poll(1000 * TICK_SECONDS)
+        for fd, event in events:
+            channel = self._channels.get(fd)
+            if channel is None or not event & ~select.POLLOUT:
+                continue
+            if channel is self._source:
+                channel.pump(True)
+            elif not channel.drain():
+                del self._channels[fd]
+                if channel is not self._sender:
+                    self._poll.unregister(fd)
+                else:
+                    self._poll.modify(fd, select.POLLOUT)
+        return bool(events)
+
+    def _widen(self, channels: list[Channel | None]) -> None:
+        self._wide = True
+        for channel in channels:
+            if channel is not None and not channel.closed and not channel.ended:
+                self._channels[channel.sock.fileno()] = channel
+                out = select.POLLOUT if channel is self._sender else 0
+                self._poll.register(channel.sock, select.POLLIN | out)
+
+
+def _told(body: bytes, sender: int, me: int) -> PerseidError:
+    """The error that a neighbour reports."""
+    try:
+        told = json.loads(body)
+        message, name = str(told["message"]), told["error"]
+        if name == "MismatchedCollective":
+            rank, mine, theirs = int(told["rank"]), str(told["mine"]), str(told["theirs"])
+            if rank == me:
+                rank, mine, theirs = int(told["from"]), theirs, mine
+            return MismatchedCollective(message, mine, theirs, rank)
+        if name == "PeerLost":
+            return PeerLost(message, int(told["rank"]))
+        if name == "RendezvousTimeout":
+            return RendezvousTimeout(message, [int(rank) for rank in told["missing"]])
+    except (ValueError, KeyError, TypeError):
+        message = "it sent no reason that can be read"
+    return PeerLost(f"Rank {sender} gave up: {message}", sender)

@@ -1,0 +1,273 @@
+"""The frames that travel between ranks; no socket here.
+
+A frame is a header of 48 bytes and a payload. The header's first 32 bytes, the *signature*, say
+which call of which communicator the payload belongs to and with which arguments it was called::
+
+    offset  size
+     0       2   magic ``Pc``
+     2       1   kind of operation
+     3       1   reduction (0: none)
+     4       1   data type (0: pickled objects)
+     5       1   version of this format
+     6       2   zero
+     8       4   communicator id
+    12       4   generation of the job
+    16       4   sequence number of the collective within its communicator
+    20       4   root (signed; -1: none)
+    24       8   number of elements that every rank must agree on (0: may differ)
+    32       4   step of the algorithm, or the user's tag (signed)
+    36       4   number of out-of-band buffers
+    40       8   bytes of payload that follow
+
+All numbers are little-endian. All ranks of one call build the same signature, so a receiver
+compares 32 bytes and knows that both sides are in the same call.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+MAGIC = b"Pc"
+VERSION = 1
+SIGNATURE = struct.Struct("<2sBBBBHIIIiQ")
+TAIL = struct.Struct("<iIQ")
+SIGNATURE_BYTES = SIGNATURE.size
+HEADER_BYTES = SIGNATURE.size + TAIL.size
+MAX_PAYLOAD = 1 << 36
+"""Longest payload, in bytes: 64 GiB; a longer length is taken for rubbish."""
+MAX_PARTS = 1 << 20
+"""Most out-of-band buffers of one object."""
+STAGING_BYTES = 64 * 1024
+"""What is read at once while no large payload is on its way: header and small payload together."""
+
+
+class FrameError(ValueError):
+    """Bytes that are no frame of ours."""
+
+
+class Kind(enum.IntEnum):
+    """What a frame belongs to."""
+
+    POINT = 1
+    BARRIER = 2
+    BCAST = 3
+    GATHER = 4
+    ALLGATHER = 5
+    SCATTER = 6
+    REDUCE = 7
+    ALLREDUCE = 8
+    REDUCE_SCATTER = 9
+    ALLTOALL = 10
+    SCAN = 11
+    EXSCAN = 12
+    SPLIT = 13
+    ABORT = 64
+    """The sender's communicator failed; the payload says why."""
+    WAITING = 65
+    """The sender has been waiting in this call for a while; there is no payload."""
+
+
+_KINDS = {kind.value for kind in Kind}
+_NAMES = (
+    "object", "bytes", "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32",
+    "uint64", "float16", "float32", "float64", "complex64", "complex128",
+)  # fmt: skip
+OBJECT = 0
+BYTES = 1
+_CODES = {np.dtype(name): code for code, name in enumerate(_NAMES) if code > BYTES}
+_REDUCTIONS = ("", "sum", "prod", "max", "min", "and", "or", "minloc", "maxloc")
+CUSTOM = 255
+"""Reduction by a function of the user's."""
+
+
+def dtype_code(dtype: np.dtype[np.generic]) -> int | None:
+    """The number of a NumPy type in a signature, or None where only pickling can carry it."""
+    return _CODES.get(dtype)
+
+
+def reduction_code(name: str) -> int:
+    """The number of a reduction in a signature."""
+    return _REDUCTIONS.index(name) if name in _REDUCTIONS else CUSTOM
+
+
+class Signature(NamedTuple):
+    """Which call a frame belongs to, with which arguments."""
+
+    kind: int
+    comm: int
+    generation: int
+    sequence: int = 0
+    root: int = -1
+    reduction: int = 0
+    dtype: int = OBJECT
+    elements: int = 0
+    """Elements on each rank, where all must agree; 0 where they may differ."""
+
+    def pack(self) -> bytes:
+        """The 32 bytes."""
+        return SIGNATURE.pack(
+            MAGIC, self.kind, self.reduction, self.dtype, VERSION, 0,
+            self.comm, self.generation, self.sequence, self.root, self.elements,
+        )  # fmt: skip
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray | memoryview) -> Signature:
+        """Read the 32 bytes.
+
+        Raises
+        ------
+        FrameError
+            They are not a signature.
+        """
+        if len(data) < SIGNATURE_BYTES:
+            raise FrameError(f"signature: {len(data)} bytes instead of {SIGNATURE_BYTES}")
+        magic, kind, reduction, dtype, version, zero, comm, generation, sequence, root, count = (
+            SIGNATURE.unpack_from(data)
+        )
+        if magic != MAGIC or version != VERSION or zero:
+            raise FrameError("signature: the magic bytes or the version are not ours")
+        if kind not in _KINDS:
+            raise FrameError(f"signature: kind {kind} is not known")
+        return cls(kind, comm, generation, sequence, root, reduction, dtype, count)
+
+    def __str__(self) -> str:
+        name = Kind(self.kind).name.lower()
+        if self.kind == Kind.POINT:
+            name = "send"
+        parts = []
+        if self.reduction:
+            custom = self.reduction >= len(_REDUCTIONS)
+            parts.append("own function" if custom else _REDUCTIONS[self.reduction])
+        if self.root >= 0:
+            parts.append(f"root {self.root}")
+        if self.kind not in (Kind.BARRIER, Kind.SPLIT):
+            known = self.dtype < len(_NAMES)
+            what = _NAMES[self.dtype] if known else f"type {self.dtype}"
+            parts.append(f"{self.elements} {what}" if self.elements else what)
+        inside = f"({', '.join(parts)})" if parts else ""
+        where = f" on communicator {self.comm}" if self.comm else ""
+        call = f", call {self.sequence}" if self.sequence else ""
+        return f"{name}{inside}{where}{call}"
+
+
+@dataclass(slots=True)
+class Frame:
+    """A whole frame that nobody has asked for yet."""
+
+    signature: bytes
+    """32 bytes."""
+    step: int
+    parts: int
+    body: memoryview
+    """The payload."""
+
+
+def header(signature: bytes, step: int, parts: int, nbytes: int) -> bytes:
+    """The 48 bytes before a payload."""
+    return signature + TAIL.pack(step, parts, nbytes)
+
+
+def allocate(nbytes: int) -> memoryview:
+    """Writable memory that is not cleared first."""
+    return np.empty(nbytes, np.uint8).data if nbytes else memoryview(bytearray())
+
+
+class Receiver:
+    """Bytes into frames, in place: the caller reads into ``room()`` and tells how many came.
+
+    Small frames come with one read into a staging buffer; the rest of a large payload is read
+    straight to where it is wanted. Memory: the staging buffer and at most one payload, which is
+    never longer than ``limit``.
+    """
+
+    __slots__ = ("_body", "_filled", "buffer", "end", "limit", "nbytes", "parts", "signature",
+                 "start", "step", "view")  # fmt: skip
+
+    def __init__(self, limit: int = MAX_PAYLOAD, staging: int = STAGING_BYTES) -> None:
+        self.limit = limit
+        self.buffer = bytearray(max(staging, HEADER_BYTES))
+        self.view = memoryview(self.buffer)
+        self.start = self.end = 0
+        self.signature: bytes | None = None
+        """Of the frame whose header is known and whose payload is not whole yet."""
+        self.step = self.parts = self.nbytes = 0
+        self._body: memoryview | None = None
+        self._filled = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether no byte of an unfinished frame is here."""
+        return self.signature is None and self.start == self.end
+
+    @property
+    def direct(self) -> bool:
+        """Whether the next bytes go straight to a payload's place."""
+        return self._body is not None
+
+    def room(self) -> memoryview:
+        """Where the next bytes go."""
+        if self._body is not None:
+            return self._body[self._filled :]
+        if self.start:
+            left = self.end - self.start
+            self.view[:left] = self.view[self.start : self.end]
+            self.start, self.end = 0, left
+        return self.view[self.end :]
+
+    def arrived(self, count: int) -> None:
+        """So many bytes were put there."""
+        if self._body is not None:
+            self._filled += count
+        else:
+            self.end += count
+
+    def parse(self) -> bool:
+        """Whether the next frame's header is known; it is then in the attributes.
+
+        Raises
+        ------
+        FrameError
+            The bytes are no header, or the payload is too long.
+        """
+        if self.signature is not None:
+            return True
+        start = self.start
+        if self.end - start < HEADER_BYTES:
+            return False
+        signature = bytes(self.view[start : start + SIGNATURE_BYTES])
+        Signature.unpack(signature)
+        step, parts, nbytes = TAIL.unpack_from(self.buffer, start + SIGNATURE_BYTES)
+        if nbytes > self.limit or parts > MAX_PARTS:
+            raise FrameError(f"a payload of {nbytes} bytes in {parts} parts; at most {self.limit}")
+        self.signature, self.step, self.parts, self.nbytes = signature, step, parts, nbytes
+        self.start = start + HEADER_BYTES
+        return True
+
+    def accept(self, into: memoryview | None = None) -> bool:
+        """Say where the payload goes (own memory by default); whether it is whole already.
+
+        Parameters
+        ----------
+        into
+            Writable bytes of exactly the payload's length.
+        """
+        if self._body is None:
+            self._body = allocate(self.nbytes) if into is None else into
+            take = min(self.nbytes, self.end - self.start)
+            self._body[:take] = self.view[self.start : self.start + take]
+            self.start += take
+            self._filled = take
+        return self._filled == self.nbytes
+
+    def finish(self) -> Frame:
+        """The whole frame; the next one may be parsed."""
+        signature, body = self.signature, self._body
+        if signature is None or body is None or self._filled != self.nbytes:
+            raise FrameError("the payload is not whole yet")
+        self.signature = self._body = None
+        return Frame(signature, self.step, self.parts, body)

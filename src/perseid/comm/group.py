@@ -1,0 +1,79 @@
+"""A set of ranks that communicate among themselves, and the numbering of their calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from perseid.comm.call import Call
+from perseid.comm.channel import Channel
+from perseid.comm.engine import Engine
+from perseid.comm.frames import SIGNATURE, Kind, Signature
+from perseid.errors import BadInput
+
+
+class Group:
+    """The ranks of one communicator.
+
+    Parameters
+    ----------
+    engine
+        This process' connections.
+    comm
+        The communicator's id, the same on all its ranks.
+    ranks
+        World ranks of the group, by rank within it.
+    """
+
+    def __init__(self, engine: Engine, comm: int, ranks: Sequence[int]) -> None:
+        self.engine, self.comm, self.ranks = engine, comm, list(ranks)
+        self.rank = self.ranks.index(engine.rank)
+        self.size = len(self.ranks)
+        self.channels: list[Channel | None] = [engine.channels[r] for r in self.ranks]
+        self.point = Signature(Kind.POINT, comm, engine.generation).pack()
+        self._sequence = 0
+
+    def call(
+        self, kind: int, root: int = -1, reduction: int = 0, dtype: int = 0, count: int = 0
+    ) -> Call:
+        """Begin the next collective call.
+
+        Raises
+        ------
+        BadInput
+            The root is not in the group.
+        PerseidError
+            Whatever ended the communicator.
+        """
+        engine = self.engine
+        if engine.error is not None:
+            raise engine.error
+        if root >= self.size:
+            raise BadInput(f"root {root} is not in a communicator of {self.size} ranks")
+        self._sequence = sequence = (self._sequence + 1) & 0xFFFFFFFF
+        signature = SIGNATURE.pack(
+            b"Pc", kind, reduction, dtype, 1, 0, self.comm, engine.generation, sequence, root, count
+        )
+        engine.began(signature, self.comm, sequence)
+        return Call(self, signature)
+
+    def connect(self, peers: Iterable[int]) -> None:
+        """Have channels to these ranks of the group."""
+        peers = list(peers)
+        self.engine.connect([self.ranks[peer] for peer in peers])
+        for peer in peers:
+            self.channels[peer] = self.engine.channels[self.ranks[peer]]
+
+    def connect_one(self, peer: int) -> Channel:
+        """The channel to one rank, made now if need be.
+
+        Raises
+        ------
+        BadInput
+            It is this rank itself, or not in the group.
+        """
+        if peer == self.rank or not 0 <= peer < self.size:
+            raise BadInput(f"rank {self.rank} of {self.size} cannot send to rank {peer}")
+        self.connect([peer])
+        channel = self.channels[peer]
+        assert channel is not None
+        return channel

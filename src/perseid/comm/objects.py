@@ -1,0 +1,127 @@
+"""Objects as bytes: pickle protocol 5 with out-of-band buffers (PEP 574).
+
+A payload without large buffers is the pickle alone. Otherwise it is a table of ``parts`` lengths
+(8 bytes each), the pickle, and the buffers, each from an offset that is a multiple of 64 bytes, so
+that arrays are aligned and share the memory they were received into.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+from perseid.comm.frames import MAX_PARTS, FrameError
+
+Buffer = bytes | bytearray | memoryview
+
+ALIGNMENT = 64
+"""Bytes: a cache line, and what vector instructions like."""
+_ZEROS = bytes(ALIGNMENT)
+_ENTRY = struct.Struct("<IQ")
+
+
+class Blob:
+    """A payload on its way: pieces of memory that need not be joined to be sent."""
+
+    __slots__ = ("nbytes", "parts", "pieces")
+
+    def __init__(self, parts: int, pieces: list[Buffer], nbytes: int) -> None:
+        self.parts = parts
+        """Number of out-of-band buffers; 0: the pickle alone, or raw bytes."""
+        self.pieces = pieces
+        self.nbytes = nbytes
+
+    def flat(self) -> Buffer:
+        """All pieces as one, joined only where there are several."""
+        if len(self.pieces) == 1:
+            return self.pieces[0]
+        return b"".join(self.pieces)
+
+
+def dumps(value: Any) -> Blob:
+    """An object as a payload; its large buffers are not copied."""
+    buffers: list[pickle.PickleBuffer] = []
+    data = pickle.dumps(value, 5, buffer_callback=buffers.append)
+    if not buffers:
+        return Blob(0, [data], len(data))
+    raws = [memoryview(buffer.raw()) for buffer in buffers]
+    lengths = [len(data), *(raw.nbytes for raw in raws)]
+    table = struct.pack(f"<{len(lengths)}Q", *lengths)
+    pieces: list[Buffer] = [table]
+    at = len(table)
+    for piece in [memoryview(data), *raws]:
+        if gap := -at % ALIGNMENT:
+            pieces.append(_ZEROS[:gap])
+        pieces.append(piece)
+        at += gap + len(piece)
+    return Blob(len(raws), pieces, at)
+
+
+def loads(parts: int, payload: Buffer) -> Any:
+    """The object of a payload; arrays share the payload's memory.
+
+    Only what an authenticated peer of the job sent may come here: pickles can run code.
+
+    Raises
+    ------
+    FrameError
+        The table of lengths does not fit the payload.
+    """
+    if not parts:
+        return pickle.loads(payload)
+    view = memoryview(payload)
+    slices = _slices(view, parts)
+    return pickle.loads(slices[0], buffers=slices[1:])
+
+
+def _slices(view: memoryview, parts: int) -> list[memoryview]:
+    at = 8 * (parts + 1)
+    if parts > MAX_PARTS or at > len(view):
+        raise FrameError(f"object: a table of {parts} parts in {len(view)} bytes")
+    slices = []
+    for length in struct.unpack_from(f"<{parts + 1}Q", view):
+        at += -at % ALIGNMENT
+        if at + length > len(view):
+            raise FrameError(f"object: a part ends at byte {at + length} of {len(view)}")
+        slices.append(view[at : at + length])
+        at += length
+    return slices
+
+
+def bundle(blobs: Sequence[Blob]) -> Blob:
+    """Several payloads as one: a table of (parts, bytes), then each from a multiple of 64."""
+    table = struct.pack("<Q", len(blobs))
+    table += b"".join(_ENTRY.pack(blob.parts, blob.nbytes) for blob in blobs)
+    pieces: list[Buffer] = [table]
+    at = len(table)
+    for blob in blobs:
+        if gap := -at % ALIGNMENT:
+            pieces.append(_ZEROS[:gap])
+        pieces.extend(blob.pieces)
+        at += gap + blob.nbytes
+    return Blob(0, pieces, at)
+
+
+def unbundle(payload: Buffer) -> list[Blob]:
+    """The payloads of a bundle, as views.
+
+    Raises
+    ------
+    FrameError
+        The table does not fit the payload.
+    """
+    view = memoryview(payload)
+    count = struct.unpack_from("<Q", view)[0] if len(view) >= 8 else -1
+    at = 8 + count * _ENTRY.size
+    if count < 0 or at > len(view):
+        raise FrameError(f"bundle: a table of {count} entries in {len(view)} bytes")
+    blobs = []
+    for parts, nbytes in _ENTRY.iter_unpack(view[8:at]):
+        at += -at % ALIGNMENT
+        if at + nbytes > len(view):
+            raise FrameError(f"bundle: an entry ends at byte {at + nbytes} of {len(view)}")
+        blobs.append(Blob(parts, [view[at : at + nbytes]], nbytes))
+        at += nbytes
+    return blobs

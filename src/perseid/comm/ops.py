@@ -1,0 +1,135 @@
+"""Reductions: sum, prod, max, min, and, or, minloc, maxloc, and functions of the user's."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from perseid.comm.frames import CUSTOM, reduction_code
+from perseid.errors import BadInput
+
+Combine = Callable[[Any, Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """How two values become one.
+
+    An operation that is commutative and associative may be evaluated as a tree (always the same
+    one, in rank order); any other is evaluated strictly as ``f(f(f(x0, x1), x2), x3)``.
+    """
+
+    name: str
+    function: Combine
+    """For objects."""
+    commutative: bool = False
+    associative: bool = False
+    ufunc: np.ufunc | None = None
+    """For arrays, in place; None: ``function`` gets whole arrays."""
+
+    @property
+    def tree(self) -> bool:
+        """Whether it may be evaluated as a tree."""
+        return self.commutative and self.associative
+
+    @property
+    def code(self) -> int:
+        """Its number in a signature; all functions of users share one."""
+        return CUSTOM if self.name == "custom" else reduction_code(self.name)
+
+    @classmethod
+    def custom(
+        cls, function: Combine, *, commutative: bool = False, associative: bool = False
+    ) -> Op:
+        """A function of the user's; it must give the same on every rank."""
+        return cls("custom", function, commutative, associative)
+
+    def arrays(self, left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
+        """Combine two arrays into ``out``, which may be one of them.
+
+        Raises
+        ------
+        BadInput
+            The function gave another shape.
+        """
+        if self.ufunc is not None:
+            self.ufunc(left, right, out=out, casting="unsafe")
+            return
+        result = np.asarray(self.function(left, right))
+        if result.shape != out.shape:
+            raise BadInput(
+                f"the reduction's function made shape {result.shape} of two arrays of shape "
+                f"{out.shape}; it must keep the shape"
+            )
+        out[...] = result
+
+
+def _maximum(left: Any, right: Any) -> Any:
+    if isinstance(left, np.ndarray) or isinstance(right, np.ndarray):
+        return np.maximum(left, right)
+    return right if right > left else left
+
+
+def _minimum(left: Any, right: Any) -> Any:
+    if isinstance(left, np.ndarray) or isinstance(right, np.ndarray):
+        return np.minimum(left, right)
+    return right if right < left else left
+
+
+def _both(left: Any, right: Any) -> Any:
+    if isinstance(left, np.ndarray) or isinstance(right, np.ndarray):
+        return np.logical_and(left, right)
+    return bool(left) and bool(right)
+
+
+def _either(left: Any, right: Any) -> Any:
+    if isinstance(left, np.ndarray) or isinstance(right, np.ndarray):
+        return np.logical_or(left, right)
+    return bool(left) or bool(right)
+
+
+def _maxloc(left: Any, right: Any) -> Any:
+    if left[0] == right[0]:
+        return left if left[1] <= right[1] else right
+    return right if right[0] > left[0] else left
+
+
+def _minloc(left: Any, right: Any) -> Any:
+    if left[0] == right[0]:
+        return left if left[1] <= right[1] else right
+    return right if right[0] < left[0] else left
+
+
+SUM = Op("sum", operator.add, True, True, np.add)
+PROD = Op("prod", operator.mul, True, True, np.multiply)
+MAX = Op("max", _maximum, True, True, np.maximum)
+MIN = Op("min", _minimum, True, True, np.minimum)
+AND = Op("and", _both, True, True, np.logical_and)
+OR = Op("or", _either, True, True, np.logical_or)
+MINLOC = Op("minloc", _minloc, True, True)
+"""Of ``(value, place)`` pairs: the least value; of equal ones the least place. Objects only."""
+MAXLOC = Op("maxloc", _maxloc, True, True)
+"""Of ``(value, place)`` pairs: the greatest value; of equal ones the least place. Objects only."""
+
+_BY_NAME = {op.name: op for op in (SUM, PROD, MAX, MIN, AND, OR, MINLOC, MAXLOC)}
+
+
+def as_op(op: Op | str | Combine) -> Op:
+    """An operation from its name, or from any function of two values (then strictly by rank).
+
+    Raises
+    ------
+    BadInput
+        It is neither.
+    """
+    if isinstance(op, Op):
+        return op
+    if isinstance(op, str) and op in _BY_NAME:
+        return _BY_NAME[op]
+    if callable(op):
+        return Op.custom(op)
+    raise BadInput(f"{op!r} is no reduction; use one of {', '.join(_BY_NAME)}, or a function")

@@ -1,0 +1,93 @@
+"""Runs one function on several ranks, each a process of its own, around a real rendezvous."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from perseid.comm import Communicator
+from perseid.rendezvous import EmbeddedServer
+
+_CONTEXT = multiprocessing.get_context("fork")
+_JOBS = itertools.count()
+
+
+def _child(pipe: Any, function: Callable[..., Any], rank: int, size: int, options: Any) -> None:
+    address, job, keywords, arguments = options
+    try:
+        with Communicator.join(job, rank, size, address, **keywords) as comm:
+            result = function(comm, *arguments)
+        pipe.send(("value", result, time.monotonic()))
+    except BaseException as error:
+        try:
+            pipe.send(("error", error, time.monotonic()))
+        except Exception:
+            pipe.send(("error", RuntimeError(traceback.format_exc()), time.monotonic()))
+    finally:
+        pipe.close()
+        os._exit(0)
+
+
+class Ranks:
+    """The running processes; ``outcomes`` waits for what each returned or raised."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.processes: list[Any] = []
+        self.pipes: list[Any] = []
+
+    def outcomes(self, seconds: float = 60.0, without: tuple[int, ...] = ()) -> dict[int, Any]:
+        """(kind, value or error, monotonic time) by rank."""
+        end = time.monotonic() + seconds
+        found = {}
+        for rank, pipe in enumerate(self.pipes):
+            if rank in without:
+                continue
+            if not pipe.poll(max(0.0, end - time.monotonic())):
+                raise TimeoutError(f"rank {rank} of {self.size} hangs")
+            try:
+                found[rank] = pipe.recv()
+            except EOFError:
+                found[rank] = ("died", None, time.monotonic())
+        return found
+
+
+@contextmanager
+def ranks(
+    size: int, function: Callable[..., Any], *arguments: Any, **keywords: Any
+) -> Iterator[Ranks]:
+    """Start ``function(comm, *arguments)`` on every rank; kills what is left at the end."""
+    with EmbeddedServer() as server:
+        running = Ranks(size)
+        job = f"job-{os.getpid()}-{next(_JOBS)}"
+        options = (server.address, job, keywords, arguments)
+        for rank in range(size):
+            mine, theirs = _CONTEXT.Pipe()
+            process = _CONTEXT.Process(target=_child, args=(theirs, function, rank, size, options))
+            process.start()
+            theirs.close()
+            running.processes.append(process)
+            running.pipes.append(mine)
+        try:
+            yield running
+        finally:
+            for process in running.processes:
+                process.kill()
+                process.join()
+
+
+def run_ranks(size: int, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> list:
+    """What every rank returned; the first error is raised."""
+    with ranks(size, function, *arguments, **keywords) as running:
+        outcomes = running.outcomes()
+    for rank in sorted(outcomes):
+        kind, value, _ = outcomes[rank]
+        if kind != "value":
+            raise value if kind == "error" else RuntimeError(f"rank {rank} died")
+    return [outcomes[rank][1] for rank in range(size)]
