@@ -95,6 +95,9 @@ def test_bad_input_is_one_sentence(survey, tmp_path):
     broken = _run(survey, tmp_path / "o", *SMALL, "--resume")
     assert broken.returncode == 2
     assert "cannot be read" in broken.stderr
+    random = _run(survey, tmp_path / "o", *SMALL, "--pretrain-epochs", "0")
+    assert random.returncode == 2
+    assert "drawn at random" in random.stderr
     (tmp_path / "file").write_text("")
     file = _run(survey, tmp_path / "file", *SMALL)
     assert file.returncode == 2

@@ -39,6 +39,9 @@ CHECKPOINT_SECONDS = 60.0
 """A checkpoint at the end of each epoch, and after this long within one."""
 CACHE_BYTES = 1 << 30
 """Encoder outputs of a frozen encoder are kept between epochs up to this size."""
+FROZEN_SYMMETRIES = 2
+"""Of a frozen encoder's view: it hardly changes with a turn, so unturned and mirrored ones do,
+while the trained image branch sees all eight."""
 EVALUATION_BATCH = 256
 
 
@@ -325,8 +328,9 @@ class Trainer:
         asked for first, so a resumed training sees the same.
         """
         n, width = len(self.data.redshift), self.model.config.width
-        if SYMMETRIES * n * width * 4 > CACHE_BYTES:
+        if FROZEN_SYMMETRIES * n * width * 4 > CACHE_BYTES:
             return self._encode(scaled)
+        symmetry %= FROZEN_SYMMETRIES
         if symmetry not in self._cache:
             parts = np.split(np.arange(n), range(EVALUATION_BATCH, n, EVALUATION_BATCH))
             images = (self.model.scale_image(self._images(part, symmetry)) for part in parts)

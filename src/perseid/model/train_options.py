@@ -12,8 +12,9 @@ from perseid.errors import BadInput
 from perseid.model.config import PUBLISHED, SMALL, AstroMAEConfig
 from perseid.model.train_data import TRAIN, TrainingSet
 
-CONFIGS = {"small": SMALL, "published": PUBLISHED}
-"""Networks by the name that ``perseid train --config`` takes."""
+CONFIGS = {"small": SMALL, "published": replace(PUBLISHED, embedding=True, decoder_width=96)}
+"""Networks by the name that ``perseid train --config`` takes; the published one with a decoder,
+which its checkpoints lack, so that it can be pre-trained and score anomalies."""
 
 
 @dataclass(frozen=True)
