@@ -25,7 +25,7 @@ def test_any_key_comes_back_as_it_was(s3, key: str) -> None:
     assert store.where(key) == f"{store.url}/{key}"
 
 
-@pytest.mark.parametrize("count", [0, 1, 999, 1000, 1001, 2001])
+@pytest.mark.parametrize("count", [0, 1000, 1001, 2001])
 def test_every_page_is_listed_and_deleted(s3, count: int) -> None:
     store = Storage(s3.bucket() + "/data")
     keys = [f"{index}.pt" for index in range(count)]
