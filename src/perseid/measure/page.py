@@ -220,7 +220,7 @@ def _metrics_table(metrics: RedshiftMetrics) -> str:
         text = (
             f"{100 * value:.2f} %"
             if key.startswith("outliers")
-            else f"{value:.{PLACES.get(key, 5)}f}"
+            else f"{value:z.{PLACES.get(key, 5)}f}"
         )
         rows.append([html.small(name, what), text])
     caption = f"{metrics.n:,} objects compared; {metrics.excluded:,} without one of the two values"
