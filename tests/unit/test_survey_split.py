@@ -104,11 +104,14 @@ def test_a_destination_in_use_is_refused(survey, tmp_path: Path, same_bits) -> N
     folder, whole = survey
     split(folder, tmp_path / "parts", rows=30)
     (tmp_path / "parts" / "notes.txt").write_text("mine")
+    (tmp_path / "parts" / ".4.123-456.part").write_bytes(b"left by a killed split")
     with pytest.raises(BadInput, match=r"parts is not empty \(it has .*--overwrite"):
         split(folder, tmp_path / "parts", rows=100)
     split(folder, tmp_path / "parts", rows=100, overwrite=True)
     assert (tmp_path / "parts" / "notes.txt").read_text() == "mine"
     (tmp_path / "parts" / "notes.txt").unlink()
+    names = sorted(path.name for path in (tmp_path / "parts").iterdir())
+    assert names == ["1.pt", "2.pt", "3.pt"]
     assert same_bits(together(str(tmp_path / "parts")), whole)  # no partition of the former split
 
 

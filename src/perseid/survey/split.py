@@ -16,7 +16,8 @@ from perseid.survey.partition import natural_key, parse_size, rows_per_partition
 from perseid.survey.reader import creating, open_partition
 from perseid.survey.table import Columns, Writer
 
-_NUMBERED = re.compile(r"\d+\.[a-z0-9]+")
+_NUMBERED = re.compile(r"\d+\.[a-z0-9]+|\.\d+\.\d+-\d+\.part")
+"""Names of partitions, and of what a split that was killed left of one."""
 
 
 @dataclass(frozen=True)
