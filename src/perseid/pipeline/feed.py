@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
@@ -22,8 +22,8 @@ from perseid.survey.bytesource import FetchStats
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.reader import PartitionReader, open_partition
 
-BLOCK_BYTES = 12 << 20
-"""Pixels fetched at once: large enough for a store's latency, small beside a worker's memory."""
+BLOCK_BYTES = 4 << 20
+"""Pixels handed over at once; the reader fetches more of them in one request."""
 AHEAD = 1
 """Blocks waiting for the model, beside the one that it has and the one being fetched."""
 _POLL = 0.2
@@ -79,7 +79,7 @@ class Feed:
         In order.
     signature
         What the model takes: a partition of another shape fails.
-    batch_size
+    micro_batch
         Blocks hold a multiple of so many rows, except a partition's last.
     """
 
@@ -88,11 +88,11 @@ class Feed:
         storage: Storage,
         partitions: Sequence[PartitionRef],
         signature: ModelSignature,
-        batch_size: int,
+        micro_batch: int,
     ) -> None:
         self._storage, self._partitions = storage, partitions
         self._signature = signature
-        self._rows = block_rows(signature, batch_size)
+        self._rows = block_rows(signature, micro_batch)
         self._queue: queue.Queue[Step | BaseException | None] = queue.Queue(AHEAD)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
@@ -160,6 +160,7 @@ class Feed:
 
     def _blocks(self, ref: PartitionRef, reader: PartitionReader) -> None:
         where = self._storage.where(ref.key)
+        local = self._storage.local_path(ref.key) is not None
         if not reader.rows:
             raise BadPartition(f"{where} holds no rows: take it out of the survey")
         self._put(Begun(ref, reader.rows))
@@ -170,6 +171,10 @@ class Feed:
             if cutouts is None:
                 return
             self._fits(where, cutouts)
+            if local:
+                # The reader gives a block's pages of the memory map back when the next is asked
+                # for, which is before the model sees this one: it would map them anew, to stay.
+                cutouts = replace(cutouts, images=cutouts.images.copy())
             good = np.isfinite(cutouts.magnitudes).all(axis=1)
             good &= np.isfinite(cutouts.images).all(axis=(1, 2, 3))
             self.spans.append((began, time.time()))
@@ -204,8 +209,7 @@ class _Stopped(Exception):
     """Nobody takes the blocks any more."""
 
 
-def block_rows(signature: ModelSignature, batch_size: int) -> int:
-    """Rows of a block: a multiple of `batch_size` near `BLOCK_BYTES`, or less than one batch."""
+def block_rows(signature: ModelSignature, micro_batch: int) -> int:
+    """Rows of a block: the multiple of `micro_batch` within `BLOCK_BYTES`, at least one."""
     row = 4 * signature.bands * signature.height * signature.width
-    most = max(1, BLOCK_BYTES // row)
-    return most // batch_size * batch_size or most
+    return max(1, BLOCK_BYTES // row // micro_batch) * micro_batch

@@ -48,7 +48,7 @@ class Inference:
             return
         item, part, runtime = self._item, None, self._runtime
         storage = Storage(item.data_url)
-        with Feed(storage, item.partitions, runtime.signature, item.batch_size) as feed:
+        with Feed(storage, item.partitions, runtime.signature, runtime.micro_batch) as feed:
             for step in feed:
                 match step:
                     case Begun():
@@ -66,16 +66,15 @@ class Inference:
             self._clock.add("fetch", feed.spans)
 
     def _block(self, runtime: ModelRuntime, part: _Part, block: Block) -> None:
-        for cutouts, good in _batches(block, self._item.batch_size):
-            images, magnitudes = cutouts.images, cutouts.magnitudes
-            if not good.all():  # a row's neighbours must not see its infinities
-                images = np.where(good[:, None, None, None], images, np.float32(0))
-                magnitudes = np.where(good[:, None], magnitudes, 0)
-            began, start = time.time(), time.perf_counter()
-            prediction = runtime.predict(images, magnitudes)
-            self.model_seconds += time.perf_counter() - start
-            self._clock.add("inference", [(began, time.time())])
-            part.fill(cutouts, good, prediction.redshift, prediction.features)
+        good, images, magnitudes = block.good, block.cutouts.images, block.cutouts.magnitudes
+        if not good.all():  # a row's neighbours must not see its infinities
+            images = np.where(good[:, None, None, None], images, np.float32(0))
+            magnitudes = np.where(good[:, None], magnitudes, 0)
+        began, start = time.time(), time.perf_counter()
+        prediction = runtime.predict(images, magnitudes)
+        self.model_seconds += time.perf_counter() - start
+        self._clock.add("inference", [(began, time.time())])
+        part.fill(block.cutouts, good, prediction.redshift, prediction.features)
 
     def _finished(self, part: _Part) -> PartitionResult:
         result = part.result()
@@ -96,12 +95,6 @@ def _kept_features(
     groups = dict(runtime.signature.feature_groups)
     chosen = group_columns(groups, item.anomaly)
     return chosen, groups if item.anomaly == "both" else {item.anomaly: len(chosen)}
-
-
-def _batches(block: Block, size: int) -> Iterator[tuple[Any, NDArray[np.bool_]]]:
-    for start in range(0, len(block.cutouts), size):
-        rows = slice(start, start + size)
-        yield block.cutouts[rows], block.good[rows]
 
 
 class _Part:
