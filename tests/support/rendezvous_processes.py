@@ -9,6 +9,7 @@ import select
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -49,8 +50,16 @@ class ServerProcess:
             self.command, stdout=subprocess.PIPE, text=True, preexec_fn=self.preexec
         )
         line = self.process.stdout.readline()
+        while '"listening"' not in line:
+            self.log.append(json.loads(line))
+            line = self.process.stdout.readline()
         self.log.append(json.loads(line))
-        assert self.log[-1]["event"] == "listening"
+        self.reader = threading.Thread(target=self._read, args=(self.process.stdout,))
+        self.reader.start()
+
+    def _read(self, out) -> None:
+        for line in out:
+            self.log.append(json.loads(line))
 
     @property
     def address(self) -> str:
@@ -77,18 +86,21 @@ class ServerProcess:
 
     def finish(self, seconds: float = 15) -> int:
         """Exit status, with the rest of the log read."""
-        out, _ = self.process.communicate(timeout=seconds)
-        self.log += [json.loads(line) for line in out.splitlines()]
-        return self.process.returncode
+        status = self.process.wait(seconds)
+        self.reader.join(seconds)
+        self.process.stdout.close()
+        return status
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone."""
+        self.process.kill()
+        self.finish()
 
     def __enter__(self):
         return self
 
     def __exit__(self, *exc):
-        if self.process.poll() is None:
-            self.process.kill()
-        with contextlib.suppress(ValueError):
-            self.process.communicate(timeout=10)
+        self.kill()
 
 
 class WorkerProcess:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import signal
 import sys
 
 from perseid.errors import BadInput
 from perseid.rendezvous.auth import job_key, read_secret
 from perseid.rendezvous.dial import DEFAULT_PORT
-from perseid.rendezvous.metrics import JsonFormatter, TextFormatter
+from perseid.rendezvous.logs import logging_to_stdout
 from perseid.rendezvous.server import Config, Server
 
 DRAIN_SECONDS = 20.0
@@ -85,7 +84,6 @@ def _key(args: argparse.Namespace) -> int:
 def _serve(args: argparse.Namespace) -> int:
     if args.relay_rate < 0 or args.rate < 0 or args.drain < 0 or args.wait <= 0:
         raise BadInput("--relay-rate, --rate, --drain and --wait cannot be negative.")
-    _set_up_logging(args.log, args.log_level)
     config = Config(
         host=args.host,
         port=args.port,
@@ -97,17 +95,9 @@ def _serve(args: argparse.Namespace) -> int:
         rate=args.rate,
         waiting_seconds=args.wait,
     )
-    asyncio.run(_until_signal(config, args.drain))
+    with logging_to_stdout(args.log, args.log_level):
+        asyncio.run(_until_signal(config, args.drain))
     return 0
-
-
-def _set_up_logging(form: str, level: str) -> None:
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
-    logger = logging.getLogger("perseid.rendezvous")
-    logger.addHandler(handler)
-    logger.setLevel(level.upper())
-    logger.propagate = False
 
 
 async def _until_signal(config: Config, drain: float) -> None:

@@ -118,10 +118,10 @@ class Connection:
             return
         except OSError:
             data = b""
-        if data:
-            self.handler.received(self, data)
-        else:
+        if not data:
             self._end()
+        elif not self.closing:
+            self.handler.received(self, data)
 
     def write(self, data: bytes) -> None:
         """Send, now or as soon as the other side takes it."""
@@ -153,15 +153,24 @@ class Connection:
             return
         self._unsent = self._unsent[sent:]
         if not self._unsent:
+            self._poller.change(self.sock.fileno(), select.EPOLLIN)
             if self.closing:
-                self.close()
-            else:
-                self._poller.change(self.sock.fileno(), select.EPOLLIN)
+                self._shut()
 
     def finish(self) -> None:
-        """Close once everything is sent; a client that does not read is closed by its deadline."""
+        """Send what is left, then end; what the client still sends is read and dropped.
+
+        Closing at once with unread bytes would reset the connection, and the client would lose
+        the last frame. One that does not read or close is closed by its deadline.
+        """
         self.closing = True
         if not self._unsent:
+            self._shut()
+
+    def _shut(self) -> None:
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
             self.close()
 
     def alive(self) -> bool:

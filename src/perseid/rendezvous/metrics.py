@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import logging
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
 
 MAX_REQUEST = 8192
 """Longest HTTP request head that is read, in bytes; a probe's is below 500."""
@@ -95,27 +92,3 @@ def response(status: int, body: str, kind: str = "text/plain; charset=utf-8") ->
         f"Content-Length: {len(raw)}\r\nConnection: close\r\n\r\n"
     )
     return head.encode() + raw
-
-
-class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, event, and the fields given as ``extra={"data": …}``."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The line."""
-        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        entry = {"time": at, "level": record.levelname.lower(), "event": record.getMessage()}
-        entry.update(getattr(record, "data", {}))
-        if record.exc_info:
-            entry["error"] = self.formatException(record.exc_info)
-        return json.dumps(entry, default=str)
-
-
-class TextFormatter(logging.Formatter):
-    """The same for people."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The line."""
-        at = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S.%f")[:-3]
-        data = "".join(f" {key}={value}" for key, value in getattr(record, "data", {}).items())
-        line = f"{at} {record.levelname.lower():7} {record.getMessage()}{data}"
-        return line + (f"\n{self.formatException(record.exc_info)}" if record.exc_info else "")

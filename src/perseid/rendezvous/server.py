@@ -280,7 +280,7 @@ class Server:
         self._sweeper = self.loop.call_later(SWEEP_SECONDS, self._sweep)
         for connection in self.hello_deadlines.pop_due(now):
             if not connection.closed:
-                self.counters.slow_hello += 1
+                self.counters.slow_hello += not connection.closing
                 connection.close()
         for connection in self.relay_deadlines.pop_due(now):
             self.relaying.expired(connection)

@@ -98,8 +98,7 @@ class TcpunchRole(Role):
             waiting = tcpunch.pack_v2(tcpunch.Status.WAITING, own, None, request.token)
             connection.write(waiting)
 
-    @staticmethod
-    def _pair(one: tcpunch.Waiter[Connection], two: tcpunch.Waiter[Connection]) -> None:
+    def _pair(self, one: tcpunch.Waiter[Connection], two: tcpunch.Waiter[Connection]) -> None:
         for me, other in ((one, two), (two, one)):
             own = Address(me.handle.host, me.handle.port)
             peer = Address(other.handle.host, other.handle.port)
@@ -108,8 +107,12 @@ class TcpunchRole(Role):
             else:
                 paired = tcpunch.Status.PAIRED
                 me.handle.write(tcpunch.pack_v2(paired, own, peer, me.request.token))
-        one.handle.finish()
-        two.handle.finish()
+        self._finish(one.handle)
+        self._finish(two.handle)
+
+    def _finish(self, connection: Connection) -> None:
+        self.server.hello_deadlines.add(connection, self.server.now())
+        connection.finish()
 
     def _reject(self, connection: Connection, error: tcpunch.TcpunchError) -> None:
         self.server.hello_deadlines.drop(connection)
@@ -129,4 +132,4 @@ class TcpunchRole(Role):
                 own = Address(connection.host, connection.port)
                 timeout = tcpunch.Status.TIMEOUT
                 connection.write(tcpunch.pack_v2(timeout, own, None, waiter.request.token))
-            connection.finish()
+            self._finish(connection)
