@@ -14,7 +14,7 @@ from perseid.errors import BadModel
 from perseid.model.astromae import AstroMAE, to_weights
 from perseid.model.config import PUBLISHED, SMALL
 from perseid.model.export import export_model, model_bytes, signature_of
-from perseid.model.fold import regroup
+from perseid.model.fold import batched
 from perseid.model.folded import FoldedGraph
 from perseid.model.folded_blocks import joined_groups
 from perseid.model.operations import allocated_bytes_per_row
@@ -75,7 +75,7 @@ def test_published_forward_is_what_predict_with_features_gives():
 def test_folding_saves_parameters_and_norms():
     graph = FoldedGraph(to_weights(random_network(PUBLISHED))).build({}).graph
     numbers = sum(int(np.prod(t.dims)) for t in graph.initializer if t.data_type == 1)
-    assert 12.3e6 < numbers < 12.8e6  # of 15.9 million
+    assert 12.2e6 < numbers < 12.6e6  # of 15.9 million
     kinds = [node.op_type for node in graph.node]
     assert "BatchNormalization" not in kinds
     assert kinds.count("LayerNormalization") == 2 * 12 + 1
@@ -122,26 +122,22 @@ def test_allocations_of_other_sizes_are_near_what_torch_allocates():
     assert allocated_bytes_per_row(config) == pytest.approx(told, rel=0.35)
 
 
-@pytest.mark.parametrize(("groups", "fewer"), [(48, 12), (48, 48), (6, 1)])
-def test_regrouped_convolution_is_the_same(groups, fewer):
+def test_batched_products_are_the_grouped_convolution():
     rng = np.random.default_rng(0)
-    weight = rng.standard_normal((96, 48 // groups * 2, 1, 1))
-    x = rng.standard_normal((3, 48 * 2, 2, 2))
-    before = torch.nn.functional.conv2d(
-        torch.from_numpy(x), torch.from_numpy(weight), groups=groups
-    )
-    after = torch.nn.functional.conv2d(
-        torch.from_numpy(x), torch.from_numpy(regroup(weight, groups, fewer)), groups=fewer
-    )
-    assert torch.allclose(before, after, atol=1e-12)
+    weight = rng.standard_normal((96, 2, 1, 1))
+    x = rng.standard_normal((3, 16, 2, 2))
+    expected = torch.nn.functional.conv2d(
+        torch.from_numpy(x), torch.from_numpy(weight), groups=8
+    ).numpy()
+    rows = x.transpose(0, 2, 3, 1).reshape(12, 8, 2).transpose(1, 0, 2)
+    found = (rows @ batched(weight, 8)).transpose(1, 0, 2).reshape(3, 2, 2, 96)
+    np.testing.assert_allclose(found.transpose(0, 3, 1, 2), expected, atol=1e-12)
 
 
 def test_groups_join_until_they_are_wide_enough():
     assert joined_groups(48, 192) == 12
     assert joined_groups(24, 96) == 6
     assert joined_groups(1, 8) == 1
-    with pytest.raises(ValueError, match="divide"):
-        regroup(np.zeros((12, 1, 1, 1)), 12, 5)
 
 
 def test_weights_of_another_config_are_refused(tmp_path):

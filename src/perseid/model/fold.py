@@ -17,7 +17,6 @@ Exact algebra, in float64 until the constants are stored:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,14 +100,14 @@ class Folder:
         """Both linears, the first on the plain normalised input."""
         return self.normed(norm, self.linear(f"{name}.fc1")), self.linear(f"{name}.fc2")
 
-    def pcm(self, name: str, groups: int) -> tuple[Affine, Affine]:
-        """Both convolutions of the branch, regrouped to `groups` block-diagonal ones."""
+    def pcm(self, name: str) -> tuple[Affine, Affine]:
+        """Both convolutions of the branch, (groups, in, out) each, for a batched product."""
         first = self.batch_normed(self.linear(f"{name}.0"), f"{name}.1")
         second = self.linear(f"{name}.3")
-        had = self.config.pcm_groups
+        groups = self.config.pcm_groups
         return (
-            Affine(regroup(first.weight, had, groups), first.bias),
-            Affine(regroup(second.weight, had, groups), second.bias),
+            Affine(batched(first.weight, groups), first.bias),
+            Affine(batched(second.weight, groups), second.bias),
         )
 
     def projection(self) -> Affine:
@@ -139,17 +138,10 @@ class Folder:
         return 2 + len(self.config.inception) + len(self.config.inception) // 2 + 1
 
 
-def regroup(weight: Array, groups: int, fewer: int) -> Array:
-    """A grouped convolution's weight with `fewer` groups: zeros where groups did not touch."""
-    if groups % fewer:
-        raise ValueError(f"{fewer} groups do not divide {groups}")
-    out, inputs, *kernel = weight.shape
-    join = groups // fewer
-    wide = np.zeros((fewer, join, out // groups, join, inputs, *kernel))
-    parts = weight.reshape(fewer, join, out // groups, inputs, *kernel)
-    for i in range(join):
-        wide[:, i, :, i] = parts[:, i]
-    return wide.reshape(out, join * inputs, *kernel)
+def batched(weight: Array, groups: int) -> Array:
+    """(groups, in, out) from a grouped 1x1 convolution's (out, in, 1, 1)."""
+    out, inputs = weight.shape[:2]
+    return weight.reshape(groups, out // groups, inputs).transpose(0, 2, 1)
 
 
 def merge_units(*units: Affine) -> Affine:
@@ -165,8 +157,3 @@ def commuted(unit: Affine, stem: Affine) -> Affine:
         Affine(stem.weight[:, :, 0, 0], stem.bias)
     )
     return Affine(flat.weight[:, :, None, None], flat.bias)
-
-
-def parameters(model: Any) -> int:
-    """Numbers stored in an ONNX model's float constants."""
-    return sum(int(np.prod(t.dims)) for t in model.graph.initializer if t.data_type == 1)

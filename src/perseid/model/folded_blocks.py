@@ -77,19 +77,30 @@ class Blocks:
         g = self.graph
         c = self.folder.config
         groups = joined_groups(c.pcm_groups, c.width)
-        first, second = self.folder.pcm(f"{name}.PCM", groups)
-        up, down = (_batched(layer.weight, groups) for layer in (first, second))
+        first, second = self.folder.pcm(f"{name}.PCM")
         parts = g.op("Transpose", g.reshape(x, -1, groups, c.width // groups), perm=[1, 0, 2])
-        hidden = g.op("MatMul", parts, g.constant(up, f"{name}.up"))
+        hidden = g.op("MatMul", parts, self._joined(first.weight, groups, f"{name}.up"))
         hidden = g.op("Add", hidden, g.constant(first.bias.reshape(groups, 1, -1)))
         hidden = g.op("QuickGelu", hidden, domain=MICROSOFT, alpha=1.0)
-        out = g.op("MatMul", hidden, g.constant(down, f"{name}.down"))
+        out = g.op("MatMul", hidden, self._joined(second.weight, groups, f"{name}.down"))
         out = g.reshape(g.op("Transpose", out, perm=[1, 0, 2]), -1, tokens, c.width)
         mask = np.ones((tokens, 1))
         if masked:
             mask[0] = 0.0
             out = g.op("Mul", out, g.constant(mask, "patches"))
         return out, mask * second.bias
+
+    def _joined(self, weight: Array, groups: int, name: str) -> str:
+        """(groups, in, out), block-diagonal, from more groups that are smaller.
+
+        The file holds no zeros: onnxruntime computes this once, when it loads the model.
+        """
+        g = self.graph
+        had, inputs, out = weight.shape
+        join = had // groups
+        compact = g.constant(weight.reshape(groups, join, inputs, 1, out), name)
+        diagonal = g.constant(np.eye(join).reshape(1, join, 1, join, 1), "diagonal")
+        return g.reshape(g.op("Mul", compact, diagonal), groups, join * inputs, join * out)
 
     def _from(self, x: str, first: int) -> str:
         g = self.graph
@@ -109,9 +120,3 @@ def joined_groups(groups: int, width: int) -> int:
     """How many block-diagonal groups the branch has after joining: each of at least 16 inputs."""
     fewer = [g for g in range(1, groups + 1) if groups % g == 0 and width // g >= PCM_INPUTS]
     return max(fewer, default=1)
-
-
-def _batched(weight: Array, groups: int) -> Array:
-    """(groups, in, out) from a grouped 1x1 convolution's (out, in, 1, 1)."""
-    out, inputs = weight.shape[:2]
-    return weight.reshape(groups, out // groups, inputs).transpose(0, 2, 1)
