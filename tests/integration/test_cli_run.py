@@ -46,6 +46,19 @@ def test_json_is_the_summary_and_nothing_else(lab):
     assert err == ""
 
 
+def test_the_summary_says_what_the_run_would_have_cost(lab):
+    assert lab.call(*RUN, "--out", "r", "--quiet") == (0, "", "")
+    bill = lab.json("summary.json", "r")["cost"]
+    assert bill["total_usd"] == pytest.approx(sum(line["usd"] for line in bill["lines"]))
+    attempts = lab.json("engine.json", "r")["attempts"]
+    gb_seconds = sum(a["billed_ms"] / 1e3 * a["memory_mb"] / 1024 for a in attempts)
+    compute = next(line for line in bill["lines"] if line["name"] == "Lambda compute")
+    assert compute["usd"] == pytest.approx(gb_seconds * 0.0000166667, rel=1e-6)
+    status, out, _ = lab.call("table", "r", "--format", "csv")
+    assert status == 0
+    assert f"{bill['total_usd']:.4g}"[:6] in out
+
+
 def test_quiet_says_nothing_of_a_good_run(lab):
     assert lab.call(*RUN, "--out", "r", "--quiet") == (0, "", "")
 

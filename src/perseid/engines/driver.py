@@ -11,6 +11,8 @@ from typing import Any
 from perseid.engines.base import Engine, MapResult
 from perseid.engines.owner import Owner, refuse_if_owned
 from perseid.errors import Interrupted, NotFound, RunIncomplete
+from perseid.measure.cost import cost
+from perseid.measure.stored import read_stored
 from perseid.pipeline import layout
 from perseid.pipeline.collect import read_records
 from perseid.pipeline.events import Report, StageEvent
@@ -130,7 +132,18 @@ def _go_on(
         except RunIncomplete as error:  # after publishing what there is
             incomplete = str(error)
             summary = json.loads(store.get(layout.SUMMARY))
+        summary["cost"] = bill(store)
+        store.put(layout.SUMMARY, json.dumps(summary, indent=1, allow_nan=False).encode())
     return RunResult(manifest, mapped, summary, incomplete)
+
+
+def bill(store: Storage) -> dict[str, Any] | None:
+    """What a run costs, from its REPORT lines; None where there are none.
+
+    Not summarize's work: a worker's REPORT line is written after the worker has ended.
+    """
+    usage = read_stored(store, [entry.key for entry in store.list()]).usage
+    return None if usage is None else cost(usage).to_json()
 
 
 @contextmanager

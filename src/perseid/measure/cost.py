@@ -8,7 +8,8 @@ AWS: the durations are this machine's.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from perseid.measure.prices import COURSE_GB_SECOND, Prices
 from perseid.measure.report_line import Report
@@ -83,6 +84,15 @@ class Cost:
     def total(self) -> float:
         """USD as billed, all lines."""
         return sum(line.usd for line in self.lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, as ``summary.json`` holds them under ``cost``."""
+        return {
+            "total_usd": self.total,
+            "lines": [asdict(line) for line in self.lines],
+            "memory_used_variant_usd": self.memory_used_variant,
+            "prices": self.prices.stamp(),
+        }
 
 
 def cost(usage: Usage, prices: Prices | None = None) -> Cost:
