@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -21,6 +22,8 @@ _JOBS = itertools.count()
 def _child(pipe: Any, function: Callable[..., Any], rank: int, size: int, options: Any) -> None:
     address, job, keywords, arguments = options
     try:
+        # Many ranks on two busy cores: only the tests of lost ranks count silence in seconds.
+        keywords = {"heartbeat": 20.0, **keywords}
         with Communicator.join(job, rank, size, address, **keywords) as comm:
             result = function(comm, *arguments)
         pipe.send(("value", result, time.monotonic()))
@@ -80,6 +83,38 @@ def ranks(
             for process in running.processes:
                 process.kill()
                 process.join()
+
+
+def run_threads(size: int, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> list:
+    """`run_ranks` with threads of this process: quicker to start, the same sockets."""
+    job = f"threads-{os.getpid()}-{next(_JOBS)}"
+    results: list[Any] = [None] * size
+    errors: dict[int, BaseException] = {}
+
+    def work(rank: int, address: str) -> None:
+        options = {"heartbeat": 20.0, **keywords}
+        try:
+            with Communicator.join(job, rank, size, address, **options) as comm:
+                results[rank] = function(comm, *arguments)
+        except BaseException as error:
+            errors[rank] = error
+
+    with EmbeddedServer() as server:
+        threads = [
+            threading.Thread(target=work, args=(rank, server.address), daemon=True)
+            for rank in range(size)
+        ]
+        for thread in threads:
+            thread.start()
+        end = time.monotonic() + 60
+        for thread in threads:
+            thread.join(max(0.0, end - time.monotonic()))
+        hanging = [rank for rank, thread in enumerate(threads) if thread.is_alive()]
+    if errors:
+        raise errors[min(errors)]
+    if hanging:
+        raise TimeoutError(f"ranks {hanging} of {size} hang")
+    return results
 
 
 def run_ranks(size: int, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> list:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -82,7 +83,7 @@ def pieces(array: Array | None, dtype: np.dtype[Any], counts: Sequence[int]) -> 
         raise BadInput("an array that is cut into parts must be contiguous")
     flat = array.reshape(-1)
     ends = np.cumsum([0, *counts])
-    return [flat[start:end] for start, end in zip(ends[:-1], ends[1:], strict=True)]
+    return [flat[start:end] for start, end in itertools.pairwise(ends)]
 
 
 def like(into: Array | None, array: Array) -> Array:

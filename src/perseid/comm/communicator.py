@@ -6,6 +6,7 @@ without a copy and received in place.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -35,6 +36,7 @@ from perseid.comm.objects import dumps, loads
 from perseid.comm.ops import SUM, Combine, Op, as_op
 from perseid.errors import BadInput, PerseidError
 from perseid.rendezvous import Client, parse_key
+from perseid.rendezvous.client import HEARTBEAT_SECONDS
 
 AnyOp = Op | str | Combine
 JOIN_SECONDS = 60.0
@@ -70,6 +72,7 @@ class Communicator:
         transport: str = "auto",
         deadline: float = JOIN_SECONDS,
         timeout: float = CALL_SECONDS,
+        heartbeat: float = HEARTBEAT_SECONDS,
     ) -> Self:
         """Register with the rendezvous and wait until all ranks of the job have.
 
@@ -91,6 +94,9 @@ class Communicator:
             Seconds until all ranks must have registered.
         timeout
             Seconds that one call may wait for another rank.
+        heartbeat
+            Seconds of silence after which the others count this rank as lost; more where many
+            ranks share few cores.
 
         Raises
         ------
@@ -107,12 +113,36 @@ class Communicator:
         if rendezvous is not None:
             secret = parse_key(key) if isinstance(key, str) else key
             client = _register(
-                rendezvous, job, rank, world_size, secret, generation, transport, deadline
+                rendezvous,
+                deadline,
+                job=job,
+                rank=rank,
+                world_size=world_size,
+                key=secret,
+                generation=generation,
+                transport=transport,
+                heartbeat=heartbeat,
             )
         elif world_size > 1:
             raise BadInput(f"{world_size} ranks need a rendezvous: give rendezvous='HOST:PORT'")
         engine = Engine(client, rank, world_size, generation, timeout)
         return cls(Group(engine, 0, range(world_size)), owner=True)
+
+    @classmethod
+    def from_environment(cls, **options: Any) -> Self:
+        """The communicator of a program that ``perseid comm run`` started.
+
+        Reads ``PERSEID_JOB``, ``PERSEID_RANK``, ``PERSEID_WORLD_SIZE``, ``PERSEID_RENDEZVOUS`` and
+        ``PERSEID_JOB_KEY``; ``options`` go to ``join``. Without them it is a world of one rank, so
+        that a program also runs alone.
+        """
+        env = os.environ
+        try:
+            rank, size = int(env.get("PERSEID_RANK", "0")), int(env.get("PERSEID_WORLD_SIZE", "1"))
+        except ValueError:
+            raise BadInput("PERSEID_RANK and PERSEID_WORLD_SIZE must be whole numbers") from None
+        job, where = env.get("PERSEID_JOB", "job"), env.get("PERSEID_RENDEZVOUS")
+        return cls.join(job, rank, size, where, env.get("PERSEID_JOB_KEY"), **options)
 
     # --- what it is --------------------------------------------------------------------------
 
@@ -488,21 +518,9 @@ class Communicator:
             )
 
 
-def _register(
-    rendezvous: str,
-    job: str,
-    rank: int,
-    world_size: int,
-    key: bytes | None,
-    generation: int,
-    transport: str,
-    deadline: float,
-) -> Client:
+def _register(rendezvous: str, deadline: float, **registration: Any) -> Client:
     end = time.monotonic() + deadline
-    client = Client.register(
-        rendezvous, job, rank, world_size,
-        key=key, generation=generation, transport=transport, deadline=deadline,
-    )  # fmt: skip
+    client = Client.register(rendezvous, **registration, deadline=deadline)
     try:
         client.wait_complete(max(0.0, end - time.monotonic()))
     except PerseidError:
