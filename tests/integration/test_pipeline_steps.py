@@ -261,8 +261,49 @@ def test_partitions_named_one_by_one(tmp_path: Path):
         initialize(RunRequest.parse({"data": [urls[0]] * 2, "results": "r"}))
     with pytest.raises(NotFound, match=r"9\.pt is not there"):
         plan(RunRequest.parse({"data": [str(tmp_path / "9.pt")], "results": "r"}))
-    with pytest.raises(BadInput, match="different stores"):
-        plan(RunRequest.parse({"data": [urls[0], "s3://b/1.pt"], "results": "r"}))
+    for other in ("s3://b/1.pt", "/1.pt"):
+        with pytest.raises(BadInput, match="different stores, or without a common folder"):
+            plan(RunRequest.parse({"data": [urls[0], other], "results": "r"}))
+
+
+def test_one_file_as_data(tmp_path: Path):
+    tiny_survey(tmp_path / "data", rows=30, per_partition=10)
+    _, summary = run(tmp_path, "run", str(tmp_path / "data" / "2.pt"))
+    assert (summary["partitions"]["expected"], summary["rows"]["received"]) == (1, 10)
+    with pytest.raises(NotFound, match="there is nothing at"):
+        plan(RunRequest.parse({"data": str(tmp_path / "4.pt"), "results": "r"}))
+
+
+def test_results_beside_the_partitions(tmp_path: Path):
+    """The catalogue of a former run in the data's own folder is no partition of the next."""
+    tiny_survey(tmp_path / "data", rows=20, per_partition=10)
+    run(tmp_path, "data", str(tmp_path / "data"))
+    _, summary = run(tmp_path, "run", str(tmp_path / "data"))
+    assert summary["rows"]["received"] == 20
+
+
+def test_the_same_object_twice_is_said(tmp_path: Path):
+    tiny_survey(tmp_path / "data", rows=20, per_partition=10)
+    (tmp_path / "data" / "3.pt").write_bytes((tmp_path / "data" / "1.pt").read_bytes())
+    _, summary = run(tmp_path, "run", str(tmp_path / "data"))
+    assert "10 objects have the id of another one" in summary["warnings"][0]
+    assert summary["rows"]["received"] == 30
+
+
+def test_the_default_model_gives_the_same_bits_in_any_partition(tmp_path: Path):
+    whole = tiny_cutouts(131, side=32)
+    found = []
+    for rows in (131, 50, 9):
+        (tmp_path / f"by{rows}").mkdir()
+        for number, part in enumerate(whole.batches(rows), start=1):
+            write_cutouts(part, tmp_path / f"by{rows}" / f"{number}.pt")
+        storage, _ = run(
+            tmp_path, f"run{rows}", str(tmp_path / f"by{rows}"), model="default", world_size=2
+        )
+        found.append(table(storage))
+    for got in found[1:]:
+        np.testing.assert_array_equal(got["z_pred"], found[0]["z_pred"])
+        np.testing.assert_array_equal(got["anomaly_rank"], found[0]["anomaly_rank"])
 
 
 def test_progress_is_reported_not_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]):

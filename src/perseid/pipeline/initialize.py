@@ -117,6 +117,8 @@ def list_partitions(request: RunRequest) -> Listing:
     """
     if isinstance(request.data, list):
         listing = _named(request.data)
+    elif request.data and _is_file(request.data):
+        listing = _named([request.data])
     elif request.data:
         listing = _folder(normalise_url(request.data), "")
     else:
@@ -152,7 +154,8 @@ def _folder(url: str, prefix: str) -> Listing:
     below, others, partitions = prefix + "/" if prefix else "", 0, []
     for info in storage.list(prefix):
         name = info.key.removeprefix(below)
-        if "/" in name or name.startswith((".", "_")) or not name.lower().endswith(known):
+        aside = "/" in name or name.startswith((".", "_")) or layout.is_of_run(name)
+        if aside or not name.lower().endswith(known):
             others += 1
             continue
         partitions.append(PartitionRef(info.key, info.size, info.etag))
@@ -165,6 +168,14 @@ def _folder(url: str, prefix: str) -> Listing:
         )
     partitions.sort(key=lambda ref: natural_key(ref.key))
     return Listing(url, tuple(partitions), _mixed(partitions))
+
+
+def _is_file(url: str) -> bool:
+    """Whether `data` names one partition rather than a folder."""
+    if not url.lower().endswith(tuple(suffixes())):
+        return False
+    base, name = split_url(url)
+    return Storage(base).exists(name)
 
 
 def _mixed(partitions: Sequence[PartitionRef]) -> tuple[str, ...]:
@@ -187,10 +198,12 @@ def _named(urls: Sequence[str]) -> Listing:
     for folder in folders[1:]:
         same = [a == b for a, b in zip(shared, folder, strict=False)]
         shared = shared[: same.index(False) if False in same else len(same)]
-    if len(shared) < 3 or (shared[0] != "file:" and not shared[2]):
-        raise BadInput("`data` names partitions of different stores: one run reads from one store")
+    if len(shared) < (4 if shared[:1] == ["file:"] else 3):
+        raise BadInput(
+            "`data` names partitions of different stores, or without a common folder: a run reads "
+            "from one bucket or one folder and those in it"
+        )
     base = "/".join(shared)
-    base = base if base != "file://" else "file:///"
     storage = Storage(base)
     found = [storage.info(url.removeprefix(base).strip("/")) for url in full]
     refs = [PartitionRef(info.key, info.size, info.etag) for info in found]

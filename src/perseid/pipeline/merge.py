@@ -86,6 +86,13 @@ def top_list(survey: Survey, length: int) -> list[dict[str, Any]]:
     return out
 
 
+def repeated_ids(survey: Survey) -> int:
+    """How many objects have an id that an earlier one has, too."""
+    ids = [part.result.object_id for part in survey.parts]
+    known = np.concatenate([i for i in ids if i is not None] or [np.empty(0, np.int64)])
+    return len(known) - len(np.unique(known))
+
+
 def redshifts(survey: Survey) -> dict[str, Any] | None:
     """Metrics over all objects of known redshift; None where there is none."""
     known = [part.result for part in survey.parts if part.result.z_spec is not None]

@@ -167,6 +167,9 @@ def _remarks(manifest: Manifest, merged: Merged | None, records: Mapping[int, Js
             f"{flagged} objects have no prediction: their pixels or magnitudes are not "
             "finite, or the model gave no finite answer (column `flag`)"
         )
+    twice = merge.repeated_ids(merged.survey) if merged else 0
+    if twice:
+        said.append(f"{twice} objects have the id of another one: is a file there twice?")
     asked = manifest.settings["anomaly"] != "none"
     if asked and merged and merged.survey.rows and not merged.groups:
         said.append("no object has an anomaly score: the model has no features")
