@@ -30,6 +30,9 @@ class Worker:
     def noted(self, notice):
         self.notices.append((time.time(), notice.kind, notice.rank))
 
+    def port(self):
+        return {"port": self.client.port}
+
     def wait_complete(self, deadline):
         self.client.wait_complete(deadline)
         return {}
@@ -74,9 +77,9 @@ class Worker:
         right = data == bytes(i % 251 for i in range(count))
         return {"right": right, "seconds": time.monotonic() - began}
 
-    def nat(self, seconds=0.0, until=None):
+    def nat(self, within=0.0):
         """The NAT kind, as soon as both parts are known or the time is over."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + within
         while time.monotonic() < end and 0 in self.client.nat:
             time.sleep(0.005)
         kind = self.client.nat

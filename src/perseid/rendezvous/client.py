@@ -419,9 +419,8 @@ class Client:
         self._reactor.watch(sock, READ, self._readable)
         if self._beat_seconds:
             self._beat(sock)
-        if self._nat.mapping is NatMapping.UNKNOWN:
-            self._find_nat(welcome.address, welcome.probe_port)
         self._send(TellNat(self._nat))
+        self._find_nat(welcome.address, welcome.probe_port)
         self._tell(Notice("server-back"))
 
     def _set_self(self, public: Address) -> None:
@@ -433,8 +432,9 @@ class Client:
         self._punch.reconsider()
 
     def _find_nat(self, public: Address, probe_port: int) -> None:
-        self._send(AskBack())
-        if not probe_port:
+        if self._nat.filter is Filter.UNKNOWN and not _loopback(public):
+            self._send(AskBack())
+        if self._nat.mapping is not NatMapping.UNKNOWN or not probe_port:
             return
         target = Endpoint(self._server.host, probe_port)
 
@@ -726,6 +726,10 @@ def _open(
     except BaseException:
         sock.close()
         raise
+
+
+def _loopback(address: Address) -> bool:
+    return address.host == "::1" or address.host.startswith("127.")
 
 
 def _relay_stream(
