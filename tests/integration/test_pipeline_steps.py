@@ -266,6 +266,13 @@ def test_partitions_named_one_by_one(tmp_path: Path):
             plan(RunRequest.parse({"data": [urls[0], other], "results": "r"}))
 
 
+def test_a_transport_that_is_not_to_be_had_is_said(tmp_path: Path):
+    tiny_survey(tmp_path / "data", rows=20, per_partition=10)
+    _, summary = run(tmp_path, "run", str(tmp_path / "data"), transport="auto")
+    assert summary["transport"] == {"asked": "auto", "ranks": {"store": 2}}
+    assert "went through the store" in summary["warnings"][0]
+
+
 def test_one_file_as_data(tmp_path: Path):
     tiny_survey(tmp_path / "data", rows=30, per_partition=10)
     _, summary = run(tmp_path, "run", str(tmp_path / "data" / "2.pt"))

@@ -41,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--world-size", type=int, metavar="N", help="ranks (default: a partition each)"
     )
     what.add_argument("--batch-size", type=int, metavar="ROWS", help="rows a model call, at most")
-    what.add_argument("--precision", choices=("float32", "int8", "auto"))
+    what.add_argument("--precision", choices=("float32", "int8"))
     what.add_argument("--anomaly", choices=("both", "embedding", "residual", "none"))
     what.add_argument("--top", type=int, metavar="N", help="length of the list of anomalies")
     what.add_argument("--file-limit", type=int, metavar="N", help="the first N partitions only")

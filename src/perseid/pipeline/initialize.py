@@ -49,7 +49,9 @@ class Listing:
     """One sentence each."""
 
 
-def initialize(request: RunRequest, *, replace: bool = False) -> Initialized:
+def initialize(
+    request: RunRequest, *, replace: bool = False, run_id: str | None = None
+) -> Initialized:
     """Begin a run: after this its prefix holds ``manifest.json`` and ``items.json``.
 
     Parameters
@@ -58,6 +60,9 @@ def initialize(request: RunRequest, *, replace: bool = False) -> Initialized:
         What to run.
     replace
         Remove the run that is at the prefix first (only objects that a run writes).
+    run_id
+        A unique name; where the run at the prefix has it already (a request delivered twice), that
+        one is begun again as it is. Made up where it is not given.
 
     Raises
     ------
@@ -69,11 +74,13 @@ def initialize(request: RunRequest, *, replace: bool = False) -> Initialized:
         Another run, or what is left of one, is at the prefix.
     """
     created = time.time()
-    manifest = plan(request, created)
-    storage = Storage(manifest.results_url)
-    if replace:
-        remove_run(storage)
-    _claim(storage, manifest)
+    storage = Storage(request.results_url)
+    manifest = _begun(storage, run_id) if run_id else None
+    if manifest is None:
+        manifest = plan(request, created, run_id)
+        if replace:
+            remove_run(storage)
+        _claim(storage, manifest)
     items = manifest.items()
     storage.put(layout.ITEMS, _json([item.to_json() for item in items]))
     payload = _json({**manifest.request, "data_map": manifest.data_map()})
@@ -83,7 +90,18 @@ def initialize(request: RunRequest, *, replace: bool = False) -> Initialized:
     return Initialized(manifest, tuple(items))
 
 
-def plan(request: RunRequest, created: float | None = None) -> Manifest:
+def _begun(storage: Storage, run_id: str) -> Manifest | None:
+    """The manifest at the prefix, if it is of this very run."""
+    try:
+        manifest = Manifest.load(storage)
+    except (NotFound, BadInput):
+        return None
+    return manifest if manifest.run_id == run_id else None
+
+
+def plan(
+    request: RunRequest, created: float | None = None, run_id: str | None = None
+) -> Manifest:
     """What `initialize` would do, without writing anything (``--dry-run``)."""
     _check_script(request)
     listing = list_partitions(request)
@@ -91,7 +109,7 @@ def plan(request: RunRequest, created: float | None = None) -> Manifest:
     world_size = request.world_size or files
     now = time.time() if created is None else created
     return Manifest(
-        run_id=new_run_id(now),
+        run_id=run_id or new_run_id(now),
         created=now,
         version=__version__,
         results_url=request.results_url,
@@ -216,7 +234,8 @@ def _settings(request: RunRequest) -> dict[str, object]:
     options: dict[str, object] = {"memory_mb": request.memory_mb, "timeout": request.timeout}
     options |= {"retries": request.retries, "threads": request.threads}
     options |= {"rendezvous_endpoint": request.rendezvous_endpoint}
-    options |= {"result_path": request.result_path}
+    options |= {"result_path": request.result_path, "workers": request.workers}
+    options |= {"tolerated_failures": request.tolerated_failures}
     if request.script_mode:
         options["bucket_url"] = request.bucket_url(request.bucket or "")
     return {

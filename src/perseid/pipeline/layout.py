@@ -28,6 +28,11 @@ DRIVER = "driver.json"
 """Who works on the run: host, process id; gone when nobody does."""
 
 
+def items_of(execution: str) -> str:
+    """The items of an execution that goes on with a run: those of the missing ranks."""
+    return f"items.{execution}.json"
+
+
 def record(rank: int) -> str:
     """A rank's record: written last of its objects, so its presence means they are whole."""
     return f"{rank}.json"
@@ -59,7 +64,7 @@ def log(rank: int) -> str:
 
 
 _OF_RUN = re.compile(
-    r"(manifest|items|payload|combined_data|summary|engine|driver|\d+)\.json"
+    r"(manifest|items|payload|combined_data|summary|engine|driver|\d+)\.json|items\.[^/]+\.json"
     r"|catalogue\.parquet|report\.html|ranks/\d+/.+|logs/[^/]+\.log"
 )
 

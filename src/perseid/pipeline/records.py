@@ -36,6 +36,7 @@ class RankRecord:
     precision: str
     """What ran: ``float32`` or ``int8``."""
     transport: str
+    """How this rank's statistics went to the others: ``store``, …; ``none`` for a script."""
     stages: Mapping[str, float]
     """Wall-clock seconds a stage, keys of `STAGES`."""
     timeline: tuple[tuple[str, float, float], ...]

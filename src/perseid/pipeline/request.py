@@ -112,6 +112,9 @@ class RunRequest(BaseModel):
     retries: Annotated[int, Field(ge=0, le=100)] = Field(
         2, description="a whole number from 0 to 100"
     )
+    tolerated_failures: Annotated[float | None, Field(ge=0, le=100), Blank] = Field(
+        None, description="percent of the ranks, from 0 to 100: when more fail, AWS stops the rest"
+    )
     workers: Count = Field(None, description="workers at once: a whole number from 1")
     threads: Count = Field(None, description="threads a worker: a whole number from 1")
 

@@ -184,7 +184,7 @@ def _record(
         num_batches=int(_number(theirs, "num_batches")),
         device=str(theirs.get("device", "unknown")),
         precision="script",
-        transport=item.transport,
+        transport="none",
         stages=stages,
         timeline=clock.joined(),
         model_seconds=seconds,

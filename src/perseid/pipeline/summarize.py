@@ -173,6 +173,9 @@ def _remarks(manifest: Manifest, merged: Merged | None, records: Mapping[int, Js
     asked = manifest.settings["anomaly"] != "none"
     if asked and merged and merged.survey.rows and not merged.groups:
         said.append("no object has an anomaly score: the model has no features")
+    transport = manifest.settings["transport"]
+    if merged and transport != "store" and any(r["transport"] == "store" for r in records.values()):
+        said.append(f"transport was to be {transport}, but statistics went through the store")
     wanted = manifest.settings["precision"]
     other = sum(r.get("precision", wanted) != wanted for r in records.values())
     if other:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from perseid.model.runtime import ModelRuntime
 
 MEGABYTE = 1e6
+STORE = "store"
+"""Transport: summarize merges from the objects in the store."""
 
 
 def work(
@@ -195,7 +197,7 @@ def _record(
         num_batches=done.batches,
         device="cpu",
         precision=signature.precision if signature else item.precision,
-        transport=item.transport,
+        transport=STORE,
         stages=stages,
         timeline=clock.joined(),
         model_seconds=done.model_seconds,
