@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from typing import NoReturn
 
 from perseid.comm.channel import TICK_SECONDS, Channel, Outgoing, Want
-from perseid.comm.frames import Frame, Kind, Signature, header
+from perseid.comm.frames import Frame, FrameError, Kind, Signature, header
 from perseid.errors import (
     Closed,
     MismatchedCollective,
@@ -145,7 +145,13 @@ class Engine:
         raise self.error or error
 
     def broken(self, channel: Channel, cause: Exception | None) -> NoReturn:
-        """A connection ended; raise the error that names the rank which is to blame."""
+        """A connection ended; raise the error that names the rank which is to blame.
+
+        A peer that failed said why before it closed; else the rendezvous may know better whose
+        loss started it.
+        """
+        if not isinstance(cause, FrameError):
+            channel.last_words()
         with self._news:
             self._news.wait_for(lambda: self.error is not None, BLAME_SECONDS)
             if self.error is not None:
@@ -328,7 +334,9 @@ class Engine:
             if channel is not None:
                 channel.close()
         if self.client is not None:
-            self.client.close()
+            # Who fails by itself is lost to all at once; who only heard of a loss leaves in peace,
+            # lest it be blamed.
+            self.client.close(goodbye=cause is None or failed)
 
 
 class _Watch:

@@ -389,14 +389,17 @@ class Client:
             raise Closed(f"The registration of rank {self.rank} is closed.")
         return False
 
-    def close(self) -> None:
-        """Say goodbye; links that were handed out stay open, those nobody took are closed."""
+    def close(self, goodbye: bool = True) -> None:
+        """Say goodbye; links that were handed out stay open, those nobody took are closed.
+
+        Without a goodbye the others are told that this rank is lost.
+        """
         with self._changed:
             if self._closed:
                 return
             self._closed = True
             self._changed.notify_all()
-        self._reactor.call(self._leave)
+        self._reactor.call(self._leave if goodbye else self._break_off)
         self._reactor.stop()
         with self._changed:
             for link in self._links.values():
@@ -687,6 +690,10 @@ class Client:
                 self._reactor.call(lambda: self._punch.relayed(rank, sock))
 
         threading.Thread(target=open_it, name="perseid-relay", daemon=True).start()
+
+    def _break_off(self) -> None:
+        self._drop_control()
+        self._punch.close()
 
     def _leave(self) -> None:
         self._send(Leave())

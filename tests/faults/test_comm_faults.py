@@ -1,0 +1,396 @@
+"""Ranks that die, stop, fail, disagree or do not come: a typed error everywhere, and soon."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import struct
+import threading
+import time
+
+import numpy as np
+import pytest
+from ranks import ranks, run_ranks, run_threads
+
+from perseid.comm import Communicator
+from perseid.comm.channel import Channel, Want, swap
+from perseid.comm.engine import Engine
+from perseid.comm.frames import Kind, Signature, header
+from perseid.errors import (
+    JobKeyRefused,
+    MismatchedCollective,
+    PeerLost,
+    RendezvousTimeout,
+)
+from perseid.rendezvous import Config, EmbeddedServer, job_key
+
+SOON = 2.0
+"""Within this many seconds all ranks must know."""
+
+
+def _loop(comm, name, ready):
+    array = np.ones(300_000)
+    into = np.empty_like(array)
+    calls = {
+        "barrier": comm.barrier,
+        "allreduce": lambda: comm.allreduce(1.0),
+        "Allreduce": lambda: comm.Allreduce(array, into),
+        "Bcast": lambda: comm.Bcast(array, 1),
+        "gather": lambda: comm.gather(array, 2),
+        "alltoall": lambda: comm.alltoall([comm.rank] * comm.world_size),
+    }
+    ready.release()
+    expected = {"allreduce": comm.world_size}
+    while True:
+        got = calls[name]()
+        assert name not in expected or got == expected[name], "a wrong value"
+        if name == "Allreduce":
+            assert into[0] == into[-1] == comm.world_size, "a wrong value"
+
+
+def _blamed(outcomes, victim, since):
+    for rank, (kind, error, when) in outcomes.items():
+        assert kind == "error", (rank, kind, error)
+        assert isinstance(error, PeerLost), (rank, error)
+        assert error.rank == victim, (rank, error)
+        assert when - since < SOON, (rank, error, when - since)
+
+
+@pytest.mark.parametrize("name", ["barrier", "allreduce", "Allreduce", "Bcast", "gather"])
+def test_a_killed_rank_is_named_by_all_others(name):
+    import multiprocessing
+
+    ready = multiprocessing.get_context("fork").Semaphore(0)
+    victim = 3
+    with ranks(5, _loop, name, ready, heartbeat=1.5) as running:
+        for _ in range(5):
+            assert ready.acquire(timeout=30)
+        time.sleep(0.05 + 0.01 * len(name))
+        since = time.monotonic()
+        running.processes[victim].kill()
+        _blamed(running.outcomes(20, without=(victim,)), victim, since)
+
+
+@pytest.mark.parametrize("name", ["barrier", "Allreduce"])
+def test_a_stopped_rank_is_named_though_it_never_closed_its_connections(name):
+    import multiprocessing
+
+    ready = multiprocessing.get_context("fork").Semaphore(0)
+    victim = 1
+    with ranks(4, _loop, name, ready, heartbeat=1.2) as running:
+        for _ in range(4):
+            assert ready.acquire(timeout=30)
+        time.sleep(0.1)
+        since = time.monotonic()
+        os.kill(running.processes[victim].pid, signal.SIGSTOP)
+        _blamed(running.outcomes(20, without=(victim,)), victim, since)
+
+
+def _one_fails(comm, victim):
+    comm.barrier()
+    if comm.rank == victim:
+        raise ValueError("no such star")
+    comm.allreduce(1)
+    comm.barrier()
+
+
+def test_a_rank_that_raises_is_named_with_its_error():
+    with ranks(5, _one_fails, 2) as running:
+        outcomes = running.outcomes(20)
+    assert isinstance(outcomes[2][1], ValueError)
+    others = [outcomes[rank][1] for rank in (0, 1, 3, 4)]
+    assert all(isinstance(error, PeerLost) and error.rank == 2 for error in others), others
+    assert any("no such star" in str(error) for error in others)
+
+
+def _one_leaves(comm):
+    comm.barrier()
+    if comm.rank == 0:
+        return
+    comm.barrier()
+
+
+def test_a_rank_that_leaves_early_is_lost_to_those_who_need_it():
+    with ranks(3, _one_leaves) as running:
+        outcomes = running.outcomes(20)
+    for rank in (1, 2):
+        assert isinstance(outcomes[rank][1], PeerLost), outcomes
+        assert outcomes[rank][1].rank == 0
+
+
+def _sleeper(comm):
+    """Rank 0 computes while another dies: its next call says so."""
+    comm.barrier()
+    if comm.rank == 2:
+        os._exit(1)
+    if comm.rank == 0:
+        time.sleep(1.0)
+    comm.allreduce(1)
+
+
+def test_a_rank_that_was_computing_hears_of_it_at_its_next_call():
+    with ranks(4, _sleeper) as running:
+        outcomes = running.outcomes(20, without=(2,))
+    assert all(error.rank == 2 for _, error, _ in outcomes.values()), outcomes
+
+
+# --- ranks that disagree ---------------------------------------------------------------------
+
+ARRAY = np.ones(100)
+DISAGREEMENTS = {
+    "operation": (lambda c: c.bcast(1), lambda c: c.barrier()),
+    "root": (lambda c: c.bcast(c.rank, root=0), lambda c: c.bcast(c.rank, root=1)),
+    "gather-root": (lambda c: c.gather(1, root=0), lambda c: c.gather(1, root=1)),
+    "shape": (
+        lambda c: c.Allreduce(ARRAY, np.empty(100)),
+        lambda c: c.Allreduce(ARRAY[:99], np.empty(99)),
+    ),
+    "small-and-large": (
+        lambda c: c.Allreduce(np.ones(50_000), np.empty(50_000)),
+        lambda c: c.Allreduce(ARRAY, np.empty(100)),
+    ),
+    "dtype": (
+        lambda c: c.Allreduce(ARRAY, np.empty(100)),
+        lambda c: c.Allreduce(ARRAY.astype("i8"), np.empty(100, "i8")),
+    ),
+    "reduction": (lambda c: c.allreduce(1, "sum"), lambda c: c.allreduce(1, "max")),
+    "case": (lambda c: c.bcast(ARRAY), lambda c: c.Bcast(ARRAY.copy())),
+    "order": (
+        lambda c: (c.allreduce(1), c.barrier()),
+        lambda c: (c.barrier(), c.allreduce(1)),
+    ),
+    "one-call-more": (
+        lambda c: (c.allreduce(1), c.allreduce(2), c.barrier()),
+        lambda c: (c.allreduce(1), c.barrier()),
+    ),
+    "point-size": (
+        lambda c: c.Send(ARRAY, 1) if c.rank == 0 else c.barrier(),
+        lambda c: c.Recv(np.empty(50), 0),
+    ),
+}
+
+
+def _disagree(comm, name, odd):
+    comm.barrier()
+    DISAGREEMENTS[name][comm.rank == odd](comm)
+    comm.barrier()  # who only gave its part finds out here at the latest
+
+
+@pytest.mark.parametrize("name", list(DISAGREEMENTS))
+@pytest.mark.parametrize(("size", "odd"), [(2, 1), (5, 1), (4, 3)])
+def test_ranks_that_make_different_calls_get_an_error_and_no_value(name, size, odd):
+    if name == "point-size" and (size, odd) != (2, 1):
+        pytest.skip("it is about the pair of ranks 0 and 1")
+    since = time.monotonic()
+    with ranks(size, _disagree, name, odd) as running:
+        outcomes = running.outcomes(30)
+    assert time.monotonic() - since < 15
+    errors = [error for kind, error, _ in outcomes.values() if kind == "error"]
+    assert any(isinstance(error, MismatchedCollective) for error in errors), outcomes
+    for error in errors:
+        assert isinstance(error, (MismatchedCollective, PeerLost)), error
+    told = next(error for error in errors if isinstance(error, MismatchedCollective))
+    assert told.mine != told.theirs
+    assert 0 <= told.rank < size
+    assert len(errors) == size, outcomes
+
+
+# --- ranks that do not come ------------------------------------------------------------------
+
+
+def test_joining_names_the_ranks_that_did_not_come():
+    with EmbeddedServer() as server:
+        errors = {}
+
+        def join(rank):
+            try:
+                Communicator.join("lonely", rank, 5, server.address, deadline=0.7)
+            except RendezvousTimeout as error:
+                errors[rank] = error
+
+        threads = [threading.Thread(target=join, args=(rank,)) for rank in (0, 2, 4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+    assert sorted(errors) == [0, 2, 4]
+    assert set(errors[0].missing) >= {1, 3}
+
+
+def _late(comm):
+    if comm.rank == 1:
+        time.sleep(3)
+    comm.barrier()
+
+
+def test_a_rank_that_does_not_come_to_a_call_is_named_after_the_timeout():
+    with ranks(2, _late, timeout=1.0) as running:
+        _, error, _ = running.outcomes(20)[0]
+    assert isinstance(error, RendezvousTimeout)
+    assert error.missing == [1]
+
+
+def _patient(comm):
+    if comm.rank == 1:
+        time.sleep(2)
+    return comm.allreduce(comm.rank)
+
+
+def test_a_late_rank_is_waited_for():
+    assert run_ranks(3, _patient) == [3, 3, 3]
+
+
+def test_a_wrong_key_is_refused():
+    secret = b"s" * 32
+    config = Config(host="127.0.0.1", port=0, http_port=0, tcpunch=False, secret=secret)
+    with EmbeddedServer(config) as server:
+        with pytest.raises(JobKeyRefused):
+            Communicator.join("job", 0, 1, server.address, key=b"x" * 32)
+        with pytest.raises(JobKeyRefused):
+            Communicator.join("job", 0, 1, server.address)
+        right = job_key(secret, "job")
+        for key in (right, right.hex()):
+            with Communicator.join("job", 0, 1, server.address, key=key) as comm:
+                assert comm.allreduce(3) == 3
+
+
+# --- one connection --------------------------------------------------------------------------
+
+
+def _pair(small_buffers: bool = False):
+    ours, theirs = socket.socketpair()
+    if small_buffers:
+        for sock in (ours, theirs):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4608)
+    engine = Engine(None, 0, 2, 0, timeout=10.0)
+    channel = Channel(1, ours, engine, "direct")
+    engine.adopt(channel)
+    return channel, theirs
+
+
+SIGNATURE = Signature(Kind.BCAST, 0, 0, 1, 0).pack()
+
+
+@pytest.mark.parametrize("size", [0, 1, 1000, 50_000])
+def test_bytes_that_come_one_by_one(size):
+    channel, peer = _pair()
+    body = np.random.default_rng(size).bytes(size)
+    data = header(SIGNATURE, 0, 0, size) + body
+
+    def trickle():
+        for at in range(0, min(200, len(data))):
+            peer.send(data[at : at + 1])
+        peer.sendall(data[200:])
+
+    thread = threading.Thread(target=trickle)
+    thread.start()
+    into = bytearray(size)
+    channel.receive_into(SIGNATURE, 0, memoryview(into))
+    thread.join(10)
+    assert into == body
+
+
+def test_short_writes_are_continued_while_both_sides_send():
+    channel, theirs = _pair(small_buffers=True)
+    engine = Engine(None, 1, 2, 0, timeout=10.0)
+    other = Channel(0, theirs, engine, "direct")
+    engine.adopt(other)
+    size = 3_000_000
+    sent = {0: np.random.default_rng(0).bytes(size), 1: np.random.default_rng(1).bytes(size)}
+    got = {0: bytearray(size), 1: bytearray(size)}
+
+    def exchange(rank, mine):
+        head = header(SIGNATURE, 0, 0, size)
+        want = Want(SIGNATURE, 0, memoryview(got[rank]))
+        swap(mine, [head, sent[rank]], len(head) + size, mine, want)
+
+    threads = [
+        threading.Thread(target=exchange, args=pair, daemon=True)
+        for pair in ((0, channel), (1, other))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
+    assert got[0] == sent[1]
+    assert got[1] == sent[0]
+
+
+@pytest.mark.parametrize("cut", [0, 1, 31, 32, 47, 48, 49, 1000, 1047, 1048])
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_connection_that_ends_at_any_byte_is_a_lost_peer(cut, reset):
+    server = socket.create_server(("127.0.0.1", 0))
+    ours = socket.create_connection(server.getsockname())
+    peer, _ = server.accept()
+    server.close()
+    engine = Engine(None, 0, 2, 0, timeout=10.0)
+    channel = Channel(1, ours, engine, "direct")
+    engine.adopt(channel)
+    data = header(SIGNATURE, 0, 0, 1000) + bytes(1000)
+    peer.sendall(data[:cut])
+    if reset:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    peer.close()
+    into = memoryview(bytearray(1000))
+    if cut == len(data):
+        channel.receive_into(SIGNATURE, 0, into)
+    with pytest.raises(PeerLost) as caught:
+        channel.receive_into(SIGNATURE, 0, into)
+    assert caught.value.rank == 1
+    with pytest.raises(PeerLost):
+        engine.check()
+
+
+@pytest.mark.parametrize("rubbish", [b"GET / HTTP/1.1\r\n" * 10, bytes(100), b"\xff" * 4096])
+def test_rubbish_on_a_connection_ends_it(rubbish):
+    channel, peer = _pair()
+    peer.sendall(rubbish)
+    with pytest.raises(PeerLost):
+        channel.receive(SIGNATURE, 0)
+
+
+def _much_meanwhile(comm):
+    """The GIL is free while a rank waits: a thread beside it gets on."""
+    counted = 0
+    stop = threading.Event()
+
+    def count():
+        nonlocal counted
+        while not stop.is_set():
+            counted += 1
+            time.sleep(0.001)
+
+    if comm.rank == 0:
+        thread = threading.Thread(target=count)
+        thread.start()
+        comm.barrier()
+        stop.set()
+        thread.join()
+        return counted
+    time.sleep(0.5)
+    comm.barrier()
+    return 0
+
+
+def test_the_interpreter_lock_is_free_while_waiting():
+    assert run_ranks(2, _much_meanwhile)[0] > 30
+
+
+def _many_groups(comm):
+    """Two groups that overlap in rank 0 do not see each other's messages."""
+    everyone = comm.split(0)
+    pairs = comm.split(comm.rank // 2)
+    results = []
+    for round_ in range(5):
+        results.append((pairs.allreduce(comm.rank), everyone.allreduce(round_)))
+    return results
+
+
+def test_communicators_do_not_mix():
+    results = run_threads(4, _many_groups)
+    for rank, result in enumerate(results):
+        pair = 1 if rank < 2 else 5
+        assert result == [(pair, 4 * round_) for round_ in range(5)]
