@@ -99,9 +99,7 @@ def _begun(storage: Storage, run_id: str) -> Manifest | None:
     return manifest if manifest.run_id == run_id else None
 
 
-def plan(
-    request: RunRequest, created: float | None = None, run_id: str | None = None
-) -> Manifest:
+def plan(request: RunRequest, created: float | None = None, run_id: str | None = None) -> Manifest:
     """What `initialize` would do, without writing anything (``--dry-run``)."""
     _check_script(request)
     listing = list_partitions(request)
