@@ -12,8 +12,9 @@ from networks import random_network, random_rows
 from perseid.cli import main
 from perseid.errors import BadInput, BadModel
 from perseid.model.astromae import to_weights
+from perseid.model.compare import compare
 from perseid.model.config import SMALL
-from perseid.model.export import compare, export_int8, export_model
+from perseid.model.export import export_int8, export_model
 from perseid.model.processor import has_int8_products
 from perseid.model.quantise import calibrate
 from perseid.model.runtime import ModelRuntime

@@ -77,7 +77,7 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _check(model: str, survey: Cutouts) -> None:
-    from perseid.model.export import compare
+    from perseid.model.compare import compare
     from perseid.model.runtime import ModelRuntime
 
     before = ModelRuntime.load(model)
