@@ -65,6 +65,8 @@ class Engine:
         """Why nothing more can be sent; every later call raises it."""
         self.next_comm = 1
         """The lowest communicator id that this rank has not seen in use."""
+        self._by_notice = False
+        """Whether the error is what the rendezvous told."""
         self._left: dict[int, str] = {}
         self._news = threading.Condition()
         self._poller = select.poll()
@@ -136,9 +138,10 @@ class Engine:
     def fail(self, error: PerseidError) -> NoReturn:
         """Tell the neighbours, end all connections, and raise the error."""
         with self._news:
-            first = self.error is None
-            if first:
-                self.error = error
+            known = self.error
+            first = known is None
+            if first or (_same_loss(known, error) and self._by_notice):
+                self.error, self._by_notice = error, False  # the peer's own words say more
         if first and not isinstance(error, Closed):
             self._tell_all(error)
         self._interrupt_all()
@@ -194,7 +197,7 @@ class Engine:
             return
         with self._news:
             if self.error is None:
-                self.error = error
+                self.error, self._by_notice = error, True
             self._news.notify_all()
         self._interrupt_all()
 
@@ -391,6 +394,11 @@ class _Watch:
                 self._channels[channel.sock.fileno()] = channel
                 out = select.POLLOUT if channel is self._sender else 0
                 self._poll.register(channel.sock, select.POLLIN | out)
+
+
+def _same_loss(known: PerseidError | None, error: PerseidError) -> bool:
+    losses = isinstance(known, PeerLost) and isinstance(error, PeerLost)
+    return losses and getattr(known, "rank", -1) == getattr(error, "rank", -2)
 
 
 def _told(body: bytes, sender: int, me: int) -> PerseidError:
