@@ -181,7 +181,17 @@ def test_a_goodbye_is_no_loss(server):
     clients[1].close()
     eventually(lambda: ("left", 1) in [(one.kind, one.rank) for one in heard])
     assert clients[0].lost() == {}
+    assert clients[0].connect([1], 5)[1].rank == 1  # the link that was made lives on
     clients[0].close()
+
+
+def test_a_rank_that_left_cannot_be_reached_any_more(server):
+    with join(server, 0, 2) as stays:
+        other = join(server, 1, 2)
+        eventually(lambda: 1 in stays.peers())
+        other.close()
+        with pytest.raises(PeerLost, match="said goodbye"):
+            stays.connect([1], 5)
 
 
 def test_the_newer_registration_of_a_rank_wins_and_the_older_is_told(server):

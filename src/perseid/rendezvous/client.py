@@ -7,6 +7,7 @@ deadline.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import socket
@@ -81,6 +82,8 @@ RELAY_SECONDS = 15.0
 """Time for both ends to come to the relay."""
 PROBE_SECONDS = 3.0
 """Time for finding out the kind of NAT."""
+GOODBYE_SECONDS = 1.0
+"""Longest wait for the server to take a goodbye."""
 RECEIVE_BYTES = 256 * 1024
 """Bytes taken by one read of the control connection."""
 
@@ -350,16 +353,20 @@ class Client:
             self._punch.start(rank)
 
     def _collect(self, wanted: list[int], deadline: float) -> dict[int, Link]:
+        def gone(rank: int) -> bool:
+            return rank in self._lost or (rank in self._left and rank not in self._links)
+
         def settled() -> bool:
-            return any(r in self._lost or r in self._failed for r in wanted) or all(
+            return any(gone(r) or r in self._failed for r in wanted) or all(
                 r in self._links for r in wanted
             )
 
         with self._changed:
             in_time = self._wait(settled, deadline)
             for rank in wanted:
-                if rank in self._lost:
-                    raise PeerLost(f"Rank {rank} is lost: {self._lost[rank]}.", rank)
+                if gone(rank):
+                    reason = self._lost.get(rank, _WHY[Departure.LEFT])
+                    raise PeerLost(f"Rank {rank} is lost: {reason}.", rank)
             failed = {rank: self._failed[rank] for rank in wanted if rank in self._failed}
             if failed:
                 first = min(failed)
@@ -697,6 +704,9 @@ class Client:
 
     def _leave(self) -> None:
         self._send(Leave())
+        if self._control is not None:
+            self._reactor.forget(self._control)
+            _await_end(self._control)
         self._drop_control()
         self._punch.close()
 
@@ -733,6 +743,18 @@ def _open(
     except BaseException:
         sock.close()
         raise
+
+
+def _await_end(sock: socket.socket) -> None:
+    """Read until the server closes: closing with unread bytes would reset the connection, and
+    the server would lose the goodbye."""
+    end = time.monotonic() + GOODBYE_SECONDS
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_WR)
+        while (left := end - time.monotonic()) > 0:
+            sock.settimeout(left)
+            if not sock.recv(RECEIVE_BYTES):
+                return
 
 
 def _loopback(address: Address) -> bool:
