@@ -133,6 +133,7 @@ def test_a_bad_partition_is_named_and_the_others_go_on(survey, tmp_path: Path, w
             assert record.rows == 10
     said, summary = incomplete(tmp_path)
     assert "partitions 3.pt missing" in said
+    assert "mend these partitions" in said
     assert catalogue(tmp_path) == rows_of(1, 2, 4, 5, 6)
     assert summary["status"] == "incomplete"
     assert summary["ranks"]["received"] == 3
@@ -212,6 +213,7 @@ def test_a_missing_rank_is_named_and_redone(survey, tmp_path: Path):
     said, summary = incomplete(tmp_path, failures={1: "it was killed for memory"})
     assert "ranks 1 of 3 and partitions 3.pt, 4.pt missing" in said
     assert "killed for memory" in said
+    assert "perseid resume" in said
     assert summary["ranks"]["missing"] == [{"rank": 1, "reason": "it was killed for memory"}]
     assert catalogue(tmp_path) == rows_of(1, 2, 5, 6)
     assert len(json.loads((tmp_path / "run" / layout.COMBINED).read_text())) == 2
@@ -358,10 +360,20 @@ def test_the_temporary_folder_is_full(
     items = begin(tmp_path).items
     monkeypatch.setattr("tempfile.tempdir", str(small_disk))
     (small_disk / "filler").write_bytes(bytes(60_000))
-    with pytest.raises(StorageError, match=r"rank 0 cannot write to .*TMPDIR"):
+    with pytest.raises(StorageError, match=r"rank 0 cannot write to .*No space left.*TMPDIR"):
         work(items[0])
     assert [path.name for path in small_disk.iterdir()] == ["filler"]
     assert not (tmp_path / "run" / layout.record(0)).exists()
+
+
+def test_there_is_no_temporary_folder(survey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    items = begin(tmp_path).items
+    work_on(items)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(StorageError, match="rank 0 cannot write to the temporary folder"):
+        work(items[0])
+    with pytest.raises(StorageError, match="summarize cannot write to the temporary folder"):
+        summarize(Storage(tmp_path / "run"))
 
 
 def test_a_file_in_the_way_of_the_results(survey, tmp_path: Path):

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from perseid.errors import BadInput
 from perseid.pipeline.request import RunRequest
@@ -118,13 +120,37 @@ def test_one_sentence_for_a_bad_value(key: str, value: object, hint: str):
     assert "pydantic" not in text
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+NAMES = [field.alias or name for name, field in RunRequest.model_fields.items()]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=8), JSON, max_size=4))
+def test_whatever_is_given_is_taken_or_refused_by_a_sentence(keys: dict):
+    for base in (PAYLOAD, OURS):
+        try:
+            request = RunRequest.parse(base | keys)
+        except BadInput as error:
+            text = str(error)
+            assert text
+            assert "pydantic" not in text
+        else:
+            assert request.results_url
+            assert all(isinstance(warning, str) for warning in request.warnings())
+            json.dumps(request.given())
+
+
 def test_several_bad_values_are_all_named():
     with pytest.raises(BadInput, match=r"file_limit .*; batch_size "):
         RunRequest.parse(PAYLOAD | {"file_limit": "x", "batch_size": "y"})
 
 
 @pytest.mark.parametrize(
-    ("given", "sentence"),
+    ("keys", "sentence"),
     [
         ({"results": "r"}, "names no data"),
         ({"data": "d"}, "no place for results"),
@@ -132,9 +158,9 @@ def test_several_bad_values_are_all_named():
         ({**OURS, "script": "/tmp/x/a.py"}, "`script` runs only with"),
     ],
 )
-def test_what_a_request_must_have(given: dict, sentence: str):
+def test_what_a_request_must_have(keys: dict, sentence: str):
     with pytest.raises(BadInput, match=sentence):
-        RunRequest.parse(given)
+        RunRequest.parse(keys)
 
 
 def test_a_list_of_partitions():

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from perseid.errors import StorageError
 from perseid.pipeline import columns, layout
 from perseid.pipeline.columns import NpzWriter, PartitionResult, Stamp
 from perseid.pipeline.parquet import ParquetWriter
 from perseid.pipeline.tables import PREDICTIONS, predictions_table
 from perseid.science import Moments
 from perseid.storage import Storage
+
+
+@contextmanager
+def temporary_folder(who: str) -> Iterator[Path]:
+    """A folder that goes with the block; `StorageError` where its disk is full or read-only."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="perseid-") as folder:
+            yield Path(folder)
+    except OSError as error:
+        place = os.environ.get("TMPDIR", "/tmp")
+        raise StorageError(
+            f"{who} cannot write to the temporary folder {place} ({error.strerror or error}): "
+            "free some space there, or point TMPDIR elsewhere"
+        ) from error
 
 
 class RankFiles:

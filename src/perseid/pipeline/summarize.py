@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from perseid.errors import RunIncomplete, StorageError
+from perseid.errors import RunIncomplete
 from perseid.pipeline import collect, layout, merge
 from perseid.pipeline.collect import BrokenRank, Json
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.parquet import ParquetWriter
+from perseid.pipeline.rankfiles import temporary_folder
 from perseid.pipeline.summary import completeness, missing_sentence, throughput, timings, workers
 from perseid.pipeline.tables import CATALOGUE, catalogue_table
 from perseid.storage import Storage
@@ -123,20 +122,14 @@ def merge_from_store(storage: Storage, records: Mapping[int, Json]) -> Merged:
 
 def publish_catalogue(storage: Storage, survey: merge.Survey, manifest: Manifest) -> None:
     """Write ``catalogue.parquet``, a row group a partition."""
-    with tempfile.TemporaryDirectory(prefix="perseid-") as folder:
-        path = Path(folder) / layout.CATALOGUE
-        try:
-            with (
-                open(path, "wb") as file,
-                ParquetWriter(file, CATALOGUE, {"run_id": manifest.run_id}) as writer,
-            ):
-                for part, ranks in zip(survey.parts, survey.ranks(), strict=True):
-                    writer.write(catalogue_table(part.result, part.score, ranks))
-        except OSError as error:
-            raise StorageError(
-                f"the catalogue cannot be written to {folder} ({error.strerror or error}): free "
-                "some space there, or point TMPDIR elsewhere"
-            ) from error
+    with temporary_folder("summarize") as folder:
+        path = folder / layout.CATALOGUE
+        with (
+            open(path, "wb") as file,
+            ParquetWriter(file, CATALOGUE, {"run_id": manifest.run_id}) as writer,
+        ):
+            for part, ranks in zip(survey.parts, survey.ranks(), strict=True):
+                writer.write(catalogue_table(part.result, part.score, ranks))
         storage.put(layout.CATALOGUE, path)
 
 

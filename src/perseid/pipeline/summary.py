@@ -71,9 +71,12 @@ def missing_sentence(where: str, state: Mapping[str, Any]) -> str:
     if parts:
         said.append(f"partitions {_list([entry['key'] for entry in parts])}")
     reasons = [entry["reason"] for entry in [*state["ranks"]["missing"], *parts]]
+    advice = "`perseid resume` redoes only what is missing"
+    if not ranks:  # the workers did all they could
+        advice = "mend these partitions or leave them out, then start a new run"
     return (
         f"the run at {where} is incomplete: {' and '.join(said)} missing (first reason: "
-        f"{reasons[0]}); `perseid resume` redoes only what is missing"
+        f"{reasons[0]}); {advice}"
     )
 
 

@@ -6,17 +6,16 @@ Imports no more than a small worker package holds: numpy, onnxruntime, obstore.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perseid.errors import NotFound, StorageError
+from perseid.errors import NotFound
 from perseid.pipeline import layout
 from perseid.pipeline.events import RankEvent, RankState, Report
 from perseid.pipeline.inference import Inference
 from perseid.pipeline.items import WorkItem
-from perseid.pipeline.rankfiles import RankFiles
+from perseid.pipeline.rankfiles import RankFiles, temporary_folder
 from perseid.pipeline.records import RankRecord
 from perseid.pipeline.timeline import Timeline, peak_memory_mb
 from perseid.storage import Storage
@@ -119,14 +118,8 @@ def _infer(
     def progress(rows: int) -> None:
         tell(RankEvent(item.rank, RankState.RUNNING, attempt, rows))
 
-    with tempfile.TemporaryDirectory(prefix="perseid-") as folder:
-        try:
-            inference, files = _predict(item, runtime, clock, Path(folder), progress)
-        except OSError as error:
-            raise StorageError(
-                f"rank {item.rank} cannot write to {folder} ({error.strerror or error}): free "
-                "some space there, or point TMPDIR elsewhere"
-            ) from error
+    with temporary_folder(f"rank {item.rank}") as folder:
+        inference, files = _predict(item, runtime, clock, folder, progress)
         superseded = _superseded(storage, item, attempt)
         if not superseded:
             with clock.stage("publish"):
