@@ -20,6 +20,8 @@ COMMANDS: dict[str, str] = {
     "table": "tables of memory, duration and cost from any set of runs",
     "report": "one HTML page about a run",
     "sweep": "runs over partition size, world size and batch size, with plots",
+    "plan": "partition size, world size and memory for a deadline and a budget",
+    "calibrate": "how fast a worker is: what plans are made from",
     "rendezvous": "the server through which workers find each other",
     "ping": "try a rendezvous server from here",
 }

@@ -1,62 +1,164 @@
-"""The plan of a run (``perseid run --dry-run``) in words."""
+"""``perseid plan``: partition size, world size and memory for a deadline and a budget."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 
+from perseid.cli import units
 from perseid.cli.progress import duration
-from perseid.engines import memory
-from perseid.engines.calibrate import Pace
-from perseid.engines.options import LocalOptions
-from perseid.engines.plan import Plan
-from perseid.measure.prices import Prices
+from perseid.cli.table import chosen_prices
+from perseid.errors import BadInput
+from perseid.measure.calibrate import Calibration
+from perseid.measure.plan import MEMORIES_MB, PARTITIONS_MB, Advice, Ask, Limits, Option, advise
+from perseid.measure.prices import ARCHITECTURES, Prices
+from perseid.measure.runs import MIB, size_label
+from perseid.storage import Storage
 
-SHOWN = 12
-"""Ranks whose partitions are listed."""
-
-
-def print_plan(plan: Plan, options: LocalOptions, pace: Pace, *, given: bool) -> None:
-    """Print it; `given`: the rate was not measured but stated by the user."""
-    print("\n".join(_lines(plan, options, pace, given)))
-
-
-def _lines(plan: Plan, options: LocalOptions, pace: Pace, given: bool) -> Iterator[str]:
-    manifest = plan.manifest
-    size = sum(ref.size for ref in manifest.partitions) / 1e6
-    yield f"data       {manifest.data_url}"
-    files = len(manifest.partitions)
-    yield f"           {files} partitions, {size:,.1f} MB, about {plan.rows:,} objects"
-    yield f"results    {manifest.results_url}"
-    yield f"model      {manifest.settings['model_url']}, {manifest.settings['precision']}"
-    at_once = f"{plan.workers} at once, threads a worker: {options.threads}"
-    yield f"ranks      {manifest.world_size}, {at_once}"
-    for rank in range(min(manifest.world_size, SHOWN)):
-        keys = [ref.key for ref in manifest.of_rank(rank)]
-        named = (
-            keys[0] if len(keys) == 1 else f"{keys[0]} … {keys[-1]} ({len(keys)})" if keys else "-"
-        )
-        yield f"           rank {rank}: {named}"
-    if manifest.world_size > SHOWN:
-        yield f"           … and {manifest.world_size - SHOWN} more ranks"
-    yield from (f"note       {warning}" for warning in manifest.warnings)
-    yield ""
-    yield from _expected(plan, options, pace, given)
+SHOWN = 6
+"""Further options that are listed."""
+UNFIT = 1
+"""Exit status where nothing keeps both wishes."""
 
 
-def _expected(plan: Plan, options: LocalOptions, pace: Pace, given: bool) -> Iterator[str]:
-    free, rate = memory.available(), pace.rows_per_second
-    source = "as given" if given else "the model alone, timed for a second just now"
-    yield f"expected   {rate:,.0f} objects/s a worker ({source})"
-    yield f"time       {duration(plan.map_seconds)} on this machine"
-    yield (
-        f"memory     {plan.worker_mb:,.0f} MB a worker, {plan.total_mb:,.0f} MB in all "
-        f"({free:,.0f} MB are free; a rank may take {options.memory_mb:,} MB)"
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("--data", required=True, metavar="SIZE|URL",
+                        help="how much: 12.6GB, or the folder that holds it")  # fmt: skip
+    parser.add_argument("--deadline", metavar="TIME", help="of the whole run: 60s, 2min")
+    parser.add_argument("--budget", metavar="USD", help="as billed: 1USD")
+    parser.add_argument("--sure", action="store_true", help="the upper ends of time and cost "
+                        "count, not the expected ones")  # fmt: skip
+    parser.add_argument("--calibration", type=Path, metavar="JSON",
+                        help="from `perseid calibrate` (default: this machine, now)")  # fmt: skip
+    parser.add_argument("--rate", type=float, metavar="ROWS", help="rows a second of one vCPU, "
+                        "instead of the calibration's")  # fmt: skip
+    choice = parser.add_argument_group("what to choose from")
+    choice.add_argument("--partition", action="append", metavar="SIZE", help="e.g. 25MB; may be "
+                        "given again (default: 5 to 200MB)")  # fmt: skip
+    choice.add_argument("--memory", action="append", type=int, metavar="MB", help="of a worker; "
+                        "may be given again")  # fmt: skip
+    choice.add_argument("--arch", choices=(*ARCHITECTURES, "both"), default="x86")
+    choice.add_argument("--concurrency", type=int, default=1000, metavar="N",
+                        help="workers at once (1000; new accounts may have 10)")  # fmt: skip
+    choice.add_argument("--max-memory", type=int, default=10_240, metavar="MB",
+                        help="largest function (10240; new accounts may have 3008)")  # fmt: skip
+    choice.add_argument("--timeout", type=float, default=900.0, metavar="S",
+                        help="seconds a worker may take (900)")  # fmt: skip
+    parser.add_argument("--prices", type=Path, metavar="JSON", help="prices other than the list")
+    parser.add_argument("--json", action="store_true", help="print the advice as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the advice; exit status 1 where nothing keeps both deadline and budget."""
+    ask, calibration, prices = ask_of(args), _calibration(args), chosen_prices(args)
+    advice = advise(ask, calibration, prices)
+    if args.json:
+        print(json.dumps(advice.to_json() | {"calibration": calibration.to_json()}, indent=1))
+    else:
+        print("\n".join(_lines(advice, ask, calibration, prices)))
+    return 0 if advice.option is not None else UNFIT
+
+
+def ask_of(args: argparse.Namespace) -> Ask:
+    """The arguments as a question."""
+    sizes = [units.size_bytes(text) / MIB for text in args.partition or ()]
+    return Ask(
+        data_bytes=_data(args.data),
+        deadline=units.seconds(args.deadline) if args.deadline else None,
+        budget=units.usd(args.budget) if args.budget else None,
+        partitions_mb=tuple(sizes) or PARTITIONS_MB,
+        memories_mb=tuple(args.memory or ()) or MEMORIES_MB,
+        architectures=ARCHITECTURES if args.arch == "both" else (args.arch,),
+        limits=Limits(args.concurrency, memory_mb=args.max_memory, timeout=args.timeout),
+        sure=args.sure,
     )
-    yield f"cost       {plan.cost.total:.6f} USD on AWS at this machine's pace, as billed:"
-    for line in plan.cost.lines:
-        if line.usd > 0:
-            yield f"           {line.name}: {line.quantity:.6g} {line.unit}, {line.usd:.6f} USD"
-    yield f"           ({Prices().stamp()}; {options.memory_mb} MB configured, every start cold)"
-    yield "sure?      rows from sizes: right for uncompressed files; times: within about a third,"
-    yield "           for workers at once slow each other, and storage, retries and whatever else"
-    yield "           the machine does are left out"
+
+
+def _data(text: str) -> float:
+    """A size, or the bytes of what lies in a folder."""
+    try:
+        return units.size_bytes(text)
+    except BadInput as error:
+        if "://" not in text and not Path(text).exists():
+            raise BadInput(f"{text!r} is neither a size such as 12.6GB nor a folder") from error
+    stored = float(sum(info.size for info in Storage(text).list()))
+    if not stored:
+        raise BadInput(f"there is nothing at {text}")
+    return stored
+
+
+def _calibration(args: argparse.Namespace) -> Calibration:
+    if args.calibration is not None:
+        found = Calibration.load(args.calibration)
+    else:
+        from perseid.cli.calibrate import here
+
+        found = here()
+    if args.rate is None:
+        return found
+    if not args.rate > 0:
+        raise BadInput(f"--rate is {args.rate:g}: give rows a second, above 0")
+    return replace(found, rows_per_second=args.rate, source=f"{found.source}; pace as given")
+
+
+def _lines(advice: Advice, ask: Ask, calibration: Calibration, prices: Prices) -> Iterator[str]:
+    wishes = [f"in {duration(ask.deadline)}"] if ask.deadline is not None else []
+    wishes += [f"for {ask.budget:g} USD"] if ask.budget is not None else []
+    asked = " and ".join(wishes) or "with the least time x cost"
+    yield f"asked      {size_label(ask.data_bytes)} {asked}{', surely' if ask.sure else ''}"
+    yield f"pace       {calibration.rows_per_second:,.0f} rows/s a vCPU ({calibration.source})"
+    yield ""
+    if advice.option is None:
+        yield "advice     none: nothing keeps what was asked; the nearest are"
+        yield from _table([advice.fastest, advice.cheapest])
+    else:
+        yield from _advice(advice.option)
+        yield ""
+        yield "           others, each faster or cheaper:"
+        yield from _table(_others(advice))
+    yield ""
+    yield from (f"binds      {text}" for text in advice.binds)
+    if not advice.binds:
+        yield "binds      nothing in particular: doubling any one limit gains less than 2 %"
+    yield f"prices     {prices.stamp()}, every start cold, no rendezvous"
+    if "arm" in ask.architectures:
+        yield "arm        at the same pace: calibrate on arm before you rely on it"
+    yield "sure?      times of starting, listing and merging are assumptions (docs: how-to/plan);"
+    yield "           the upper end has one straggler of 4 times the median, as published"
+
+
+def _advice(option: Option) -> Iterator[str]:
+    arch = {"x86": "x86_64", "arm": "arm64"}[option.architecture]
+    files = option.partitions / option.world_size
+    yield f"advice     partitions of {option.partition_mb:g}MB: {option.partitions} files"
+    yield f"           world size {option.world_size}, up to {-(-files // 1):.0f} files a worker"
+    yield (
+        f"           {option.memory_mb:,} MB a worker ({option.vcpus:.2f} vCPUs, {arch}); it needs "
+        f"about {option.worker_mb:,.0f} MB"
+    )
+    t, c = option.seconds, option.usd
+    yield f"time       {t.expected:.1f} s, between {t.low:.1f} and {t.high:.1f} s"
+    for name, value in option.parts.items():
+        yield f"           {name}: {value:.1f} s"
+    yield f"cost       {c.expected:.4f} USD, between {c.low:.4f} and {c.high:.4f} USD, as billed"
+
+
+def _others(advice: Advice) -> list[Option]:
+    """Some of the front, evenly spread."""
+    front = [option for option in advice.front if option != advice.option]
+    if len(front) <= SHOWN:
+        return front
+    return [front[round(i * (len(front) - 1) / (SHOWN - 1))] for i in range(SHOWN)]
+
+
+def _table(options: Sequence[Option]) -> Iterator[str]:
+    for o in options:
+        yield (
+            f"           {o.seconds.expected:7.1f} s  {o.usd.expected:8.4f} USD  "
+            f"{o.partition_mb:g}MB x {o.partitions}, world size {o.world_size}, "
+            f"{o.memory_mb} MB, {o.architecture}"
+        )

@@ -130,7 +130,7 @@ def options_of(request: RunRequest) -> LocalOptions:
 
 
 def _dry_run(args: argparse.Namespace, request: RunRequest, options: LocalOptions) -> int:
-    from perseid.cli.plan import print_plan
+    from perseid.cli.dry_run import print_plan
     from perseid.engines import calibrate
     from perseid.engines.plan import make_plan
     from perseid.pipeline.initialize import plan

@@ -1,0 +1,67 @@
+"""``perseid calibrate``: how fast a worker is, from small runs or on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from perseid.engines import calibrate as timing
+from perseid.engines.options import cores
+from perseid.errors import BadInput
+from perseid.measure.calibrate import Calibration, from_paces, from_runs
+from perseid.measure.load import load_runs
+from perseid.pipeline.items import WorkItem
+from perseid.storage import normalise_url
+
+REPETITIONS = 3
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="small runs, on AWS or here; "
+                        "without any: the model is timed on this machine")  # fmt: skip
+    parser.add_argument("--model", metavar="URL", help="to time here (default: the package's own)")
+    parser.add_argument("--memory", type=int, metavar="MB", help="what the workers of the runs "
+                        "had, where their REPORT lines are missing")  # fmt: skip
+    parser.add_argument("--out", type=Path, metavar="JSON", help="write it for `perseid plan`")
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print, write."""
+    found = from_runs(load_runs(args.runs), args.memory) if args.runs else here(args.model)
+    text = json.dumps(found.to_json(), indent=1) + "\n"
+    print(text, end="") if args.json else print("\n".join(lines(found)))
+    if args.out is not None:
+        try:
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise BadInput(f"the calibration cannot be written to {args.out}: {error}") from error
+        if not args.json:
+            print(f"wrote {args.out}")
+    return 0
+
+
+def here(model: str | None = None) -> Calibration:
+    """Time the model on this machine: three times with one thread, once with two if there are."""
+    url = normalise_url(model) if model and model != "default" else "default"
+    item = WorkItem("calibration", 0, 1, "memory://calibration", "memory://calibration", (), url)
+    one = [timing.measure(item, 1) for _ in range(REPETITIONS)]
+    return from_paces(one, [timing.measure(item, 2)] if cores() > 1 else [])
+
+
+def lines(found: Calibration) -> list[str]:
+    """In words."""
+    ranks = f"{found.ranks} ranks" if found.ranks else "no run"
+    return [
+        f"measured   {found.source} ({ranks}), {found.measured}",
+        f"pace       {found.rows_per_second:,.0f} rows/s a vCPU, x {found.scaling:.2f} with twice "
+        f"as many; workers differ by {found.variation:.0%}",
+        f"start      {found.ready_seconds:.2f} s cold, {found.rank_seconds:.2f} s a rank beyond "
+        "its rows",
+        f"memory     {found.base_mb:,.0f} MB and 400 bytes a row",
+        f"reading    {found.row_bytes:,.0f} bytes a row at {found.network_mb_s:,.0f} MB/s",
+        f"sure?      the pace on AWS may be off by a factor of {found.doubt:g} either way",
+    ]

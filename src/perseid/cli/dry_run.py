@@ -1,0 +1,62 @@
+"""The plan of a run (``perseid run --dry-run``) in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from perseid.cli.progress import duration
+from perseid.engines import memory
+from perseid.engines.calibrate import Pace
+from perseid.engines.options import LocalOptions
+from perseid.engines.plan import Plan
+from perseid.measure.prices import Prices
+
+SHOWN = 12
+"""Ranks whose partitions are listed."""
+
+
+def print_plan(plan: Plan, options: LocalOptions, pace: Pace, *, given: bool) -> None:
+    """Print it; `given`: the rate was not measured but stated by the user."""
+    print("\n".join(_lines(plan, options, pace, given)))
+
+
+def _lines(plan: Plan, options: LocalOptions, pace: Pace, given: bool) -> Iterator[str]:
+    manifest = plan.manifest
+    size = sum(ref.size for ref in manifest.partitions) / 1e6
+    yield f"data       {manifest.data_url}"
+    files = len(manifest.partitions)
+    yield f"           {files} partitions, {size:,.1f} MB, about {plan.rows:,} objects"
+    yield f"results    {manifest.results_url}"
+    yield f"model      {manifest.settings['model_url']}, {manifest.settings['precision']}"
+    at_once = f"{plan.workers} at once, threads a worker: {options.threads}"
+    yield f"ranks      {manifest.world_size}, {at_once}"
+    for rank in range(min(manifest.world_size, SHOWN)):
+        keys = [ref.key for ref in manifest.of_rank(rank)]
+        named = (
+            keys[0] if len(keys) == 1 else f"{keys[0]} … {keys[-1]} ({len(keys)})" if keys else "-"
+        )
+        yield f"           rank {rank}: {named}"
+    if manifest.world_size > SHOWN:
+        yield f"           … and {manifest.world_size - SHOWN} more ranks"
+    yield from (f"note       {warning}" for warning in manifest.warnings)
+    yield ""
+    yield from _expected(plan, options, pace, given)
+
+
+def _expected(plan: Plan, options: LocalOptions, pace: Pace, given: bool) -> Iterator[str]:
+    free, rate = memory.available(), pace.rows_per_second
+    source = "as given" if given else "the model alone, timed for a second just now"
+    yield f"expected   {rate:,.0f} objects/s a worker ({source})"
+    yield f"time       {duration(plan.map_seconds)} on this machine"
+    yield (
+        f"memory     {plan.worker_mb:,.0f} MB a worker, {plan.total_mb:,.0f} MB in all "
+        f"({free:,.0f} MB are free; a rank may take {options.memory_mb:,} MB)"
+    )
+    yield f"cost       {plan.cost.total:.6f} USD on AWS at this machine's pace, as billed:"
+    for line in plan.cost.lines:
+        if line.usd > 0:
+            yield f"           {line.name}: {line.quantity:.6g} {line.unit}, {line.usd:.6f} USD"
+    yield f"           ({Prices().stamp()}; {options.memory_mb} MB configured, every start cold)"
+    yield "sure?      rows from sizes: right for uncompressed files; times: within about a third,"
+    yield "           for workers at once slow each other, and storage, retries and whatever else"
+    yield "           the machine does are left out"

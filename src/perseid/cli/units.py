@@ -1,0 +1,41 @@
+"""Sizes, times and money as people write them."""
+
+from __future__ import annotations
+
+import re
+
+from perseid.errors import BadInput
+from perseid.measure.runs import MIB, size_mb
+
+_TIME = re.compile(r"([0-9.]+)\s*(ms|s|sec|min|m|h)?", re.IGNORECASE)
+_SECONDS = {"ms": 1e-3, "s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
+_MONEY = re.compile(r"\$?\s*([0-9.]+)\s*(?:USD|\$|dollars?)?", re.IGNORECASE)
+
+
+def size_bytes(text: str) -> float:
+    """``12.6GB``, ``25MB``: bytes, MB of 2^20 as in the published sizes; raises `BadInput`."""
+    try:
+        size = size_mb(text)
+    except ValueError:
+        size = None
+    if size is None:
+        raise BadInput(f"{text!r} is not a size: give one such as 12.6GB or 25MB")
+    return size * MIB
+
+
+def seconds(text: str) -> float:
+    """``60``, ``60s``, ``2min``, ``1.5h``: seconds; raises `BadInput`."""
+    match = _TIME.fullmatch(text.strip())
+    try:
+        return float(match[1]) * _SECONDS[(match[2] or "s").lower()]  # type: ignore[index]
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"{text!r} is not a time: give one such as 60s, 2min or 1h") from error
+
+
+def usd(text: str) -> float:
+    """``1USD``, ``$0.50``, ``2``: USD; raises `BadInput`."""
+    match = _MONEY.fullmatch(text.strip())
+    try:
+        return float(match[1])  # type: ignore[index]
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"{text!r} is not a sum: give one such as 1USD") from error

@@ -1,0 +1,266 @@
+"""How fast a worker is, out of a small run or of this machine: what plans are made from."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median, stdev
+from typing import Any
+
+from perseid.engines.calibrate import Pace
+from perseid.errors import BadInput
+from perseid.measure.runs import MeasuredRun
+
+MB_A_VCPU = 1769.0
+"""Lambda gives one vCPU with this memory (AWS Lambda developer guide, "Configure memory")."""
+MOST_VCPUS = 6.0
+NETWORK_MB_S = 75.0
+"""About 600 Mbit/s a function, as measured by others; MB of 10^6 bytes a second."""
+FEATURE_BYTES = 400.0
+"""A row's features, kept until its rank is done."""
+ELSEWHERE = 2.0
+"""Another machine's core may be so many times slower or faster than a vCPU of Lambda."""
+THERE = 1.25
+"""What a repetition on the same service may differ by."""
+SDSS_ROW_BYTES = 20_508.0
+DEFAULT_READY = 2.0
+DEFAULT_RANK = 0.3
+FEWEST_ROWS = 100
+"""Records of fewer rows say more about starting than about the model."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What one worker does, and how sure that is."""
+
+    rows_per_second: float
+    """Through the model on one vCPU."""
+    scaling: float
+    """Rows a second with twice the vCPUs over those with one: 1 to 2."""
+    ready_seconds: float
+    """From a cold environment's start until the model is loaded."""
+    rank_seconds: float
+    """A rank's own beginning and end beyond model and reading: first bytes, writing results."""
+    base_mb: float
+    """Memory of a worker without its rows' features, MB."""
+    row_bytes: float
+    """Bytes of one object in a partition."""
+    variation: float
+    """Standard deviation of the logarithm of the workers' paces."""
+    doubt: float
+    """Factor by which the pace may be off, either way, where the plan is carried out."""
+    network_mb_s: float = NETWORK_MB_S
+    """MB a second that a worker reads."""
+    ranks: int = 0
+    """Ranks it was measured on; 0: on this machine alone."""
+    source: str = ""
+    measured: str = ""
+    """When, ISO."""
+
+    def __post_init__(self) -> None:
+        for name in ("rows_per_second", "base_mb", "row_bytes", "network_mb_s", "doubt"):
+            if not getattr(self, name) > 0:
+                raise BadInput(
+                    f"{name} of a calibration must be above 0, not {getattr(self, name)}"
+                )
+        if not 1.0 <= self.scaling <= 2.0:
+            raise BadInput(f"scaling of a calibration must be from 1 to 2, not {self.scaling}")
+
+    def rate(self, memory_mb: float) -> float:
+        """Rows a second of a function with so much memory; below one vCPU its share of one."""
+        cpus = vcpus(memory_mb)
+        if cpus <= 1:
+            return self.rows_per_second * cpus
+        return float(self.rows_per_second * cpus ** math.log2(self.scaling))
+
+    def worker_mb(self, rows: float) -> float:
+        """Peak memory of a worker with so many rows, MB."""
+        return self.base_mb + rows * FEATURE_BYTES / 2**20
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Calibration:
+        """From a file that ``perseid calibrate --out`` wrote; raises `BadInput`."""
+        try:
+            plain = json.loads(Path(path).read_text(encoding="utf-8"))
+            known = {field.name for field in fields(cls)}
+            return cls(**{key: value for key, value in plain.items() if key in known})
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise BadInput(f"the calibration {path} cannot be read: {error}") from error
+
+
+def vcpus(memory_mb: float) -> float:
+    """vCPUs that Lambda gives with this memory."""
+    return min(MOST_VCPUS, memory_mb / MB_A_VCPU)
+
+
+def from_paces(one: Sequence[Pace], two: Sequence[Pace]) -> Calibration:
+    """From timings of this machine with one thread (at least one) and with two (or none)."""
+    rates = [pace.rows_per_second for pace in one]
+    scaling = 1.8 if not two else median(pace.rows_per_second for pace in two) / median(rates)
+    return Calibration(
+        rows_per_second=median(rates),
+        scaling=min(2.0, max(1.0, scaling)),
+        ready_seconds=median(pace.ready_seconds for pace in one),
+        rank_seconds=DEFAULT_RANK,
+        base_mb=max(pace.peak_mb for pace in one),
+        row_bytes=one[0].row_bytes,
+        variation=_variation(rates),
+        doubt=ELSEWHERE,
+        source="this machine, the model alone",
+        measured=_now(),
+    )
+
+
+def from_runs(runs: Sequence[MeasuredRun], memory_mb: float | None = None) -> Calibration:
+    """From the rank records and REPORT lines of small runs.
+
+    Parameters
+    ----------
+    runs
+        Of any engine, or records of the existing system. Two memory sizes tell how the pace grows
+        with it.
+    memory_mb
+        What the workers were configured with, where no REPORT says so.
+
+    Raises
+    ------
+    BadInput
+        No run has the record of a rank with at least 100 rows, or nothing says what memory
+        (and so what share of a processor) its workers had.
+    """
+    paces = [pace for run in runs for pace in _paces(run, memory_mb)]
+    if not paces:
+        names = ", ".join(run.name for run in runs)
+        raise BadInput(
+            f"nothing to calibrate from in {names}: no rank with {FEWEST_ROWS} rows or more has "
+            "left a record; run some more rows"
+        )
+    scaling, one = _scaling(paces)
+    records = [record for run in runs for record in run.extra.get("records", ())]
+    on_aws = any(_on_aws(run) for run in runs)
+    return Calibration(
+        rows_per_second=one,
+        scaling=scaling,
+        ready_seconds=_median_of(_ready(runs), DEFAULT_READY),
+        rank_seconds=_median_of(_own(records), DEFAULT_RANK),
+        base_mb=_base(runs),
+        row_bytes=_row_bytes(runs),
+        variation=_variation([rate / _speed(cpus, scaling) for cpus, rate in paces]),
+        doubt=THERE if on_aws else ELSEWHERE,
+        network_mb_s=_network(records) if on_aws else NETWORK_MB_S,
+        ranks=len(paces),
+        source=", ".join(run.name for run in runs[:3]) + (" and more" if len(runs) > 3 else ""),
+        measured=_now(),
+    )
+
+
+def _paces(run: MeasuredRun, memory_mb: float | None) -> list[tuple[float, float]]:
+    """(vCPUs, rows a second) of each rank with enough rows."""
+    found = []
+    for record in run.extra.get("records", ()):
+        seconds = float(record.get("total_cpu_time (seconds)", 0) or 0)
+        rows = float(record.get("sample_persec", 0) or 0) * seconds
+        if rows >= FEWEST_ROWS and seconds > 0:
+            found.append(rows / seconds)
+    return [(_cpus(run, memory_mb), rate) for rate in found]
+
+
+def _cpus(run: MeasuredRun, memory_mb: float | None) -> float:
+    """The processors that a worker of this run had."""
+    manifest = run.extra.get("manifest")
+    if manifest is not None and not _on_aws(run):
+        return float(manifest.settings.get("options", {}).get("threads", 1))
+    configured = memory_mb or max((r.memory_mb for r in run.reports), default=None)
+    if configured is None:
+        raise BadInput(
+            f"{run.name} does not say what memory its workers had: give --memory MB "
+            "(10240 in the published runs)"
+        )
+    return vcpus(configured)
+
+
+def _on_aws(run: MeasuredRun) -> bool:
+    engine = run.extra.get("engine") or {}
+    return "manifest" not in run.extra or engine.get("engine") == "aws"
+
+
+def _scaling(paces: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """How the pace grows with the vCPUs, and that of one; by least squares of the logarithms."""
+    xs = [math.log2(cpus) for cpus, _ in paces]
+    ys = [math.log2(rate) for _, rate in paces]
+    mean_x, mean_y = sum(xs) / len(xs), sum(ys) / len(ys)
+    spread = sum((x - mean_x) ** 2 for x in xs)
+    slope = 0.85  # where all had the same memory: 1.8 times with twice the vCPUs
+    if spread > 1e-9:
+        slope = sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True)) / spread
+    scaling = min(2.0, max(1.0, 2.0**slope))
+    return scaling, median(rate / _speed(cpus, scaling) for cpus, rate in paces)
+
+
+def _speed(cpus: float, scaling: float) -> float:
+    return float(cpus if cpus <= 1 else cpus ** math.log2(scaling))
+
+
+def _ready(runs: Sequence[MeasuredRun]) -> list[float]:
+    """Cold starts: the environment's init, and the loading of the model where that is apart."""
+    records = [record for run in runs for record in run.extra.get("records", ())]
+    loads = [float(r["stages"]["init"]) for r in records if r.get("cold_start") and "stages" in r]
+    inits = [r.init_ms / 1e3 for run in runs for r in run.reports if r.init_ms is not None]
+    return [max(_median_of(loads, 0.0), _median_of(inits, 0.0))] if loads or inits else []
+
+
+def _own(records: Sequence[Mapping[str, Any]]) -> list[float]:
+    found = []
+    for record in records:
+        stages = record.get("stages")
+        if stages:
+            rest = stages["total"] - stages["init"] - max(stages["inference"], stages["fetch"])
+            found.append(max(0.0, float(rest)))
+    return found
+
+
+def _base(runs: Sequence[MeasuredRun]) -> float:
+    rows = [float(r.get("rows", 0)) for run in runs for r in run.extra.get("records", ())]
+    peak = max((r.max_memory_mb for run in runs for r in run.reports), default=0.0)
+    return max(64.0, peak - max(rows, default=0.0) * FEATURE_BYTES / 2**20) if peak else 256.0
+
+
+def _row_bytes(runs: Sequence[MeasuredRun]) -> float:
+    stored = 0.0
+    rows = 0
+    for run in runs:
+        manifest = run.extra.get("manifest")
+        if manifest is not None and run.rows and run.is_complete:
+            stored += sum(ref.size for ref in manifest.partitions)
+            rows += run.rows
+    return stored / rows if rows and stored else SDSS_ROW_BYTES
+
+
+def _network(records: Sequence[Mapping[str, Any]]) -> float:
+    speeds = [
+        sum(float(p["bytes"]) for p in r.get("partitions", ())) / 1e6 / r["stages"]["fetch"]
+        for r in records
+        if r.get("stages", {}).get("fetch")
+    ]
+    return max(1.0, _median_of(speeds, NETWORK_MB_S))
+
+
+def _median_of(values: Sequence[float], default: float) -> float:
+    return float(median(values)) if values else default
+
+
+def _variation(values: Sequence[float]) -> float:
+    logs = [math.log(value) for value in values if value > 0]
+    return stdev(logs) if len(logs) > 1 else 0.1
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
