@@ -334,13 +334,29 @@ def test_progress_is_reported_not_printed(tmp_path: Path, capfd: pytest.CaptureF
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_worker_imports_no_more_than_it_needs():
+def test_a_worker_imports_no_more_than_it_needs(tmp_path: Path):
+    """A rank's whole work with numpy, onnxruntime and obstore alone."""
+    tiny_survey(tmp_path / "data", rows=30, per_partition=10)
+    given = {"data": str(tmp_path / "data"), "results": str(tmp_path / "run"), "world_size": 1}
+    model = tiny_model(tmp_path / "m.onnx")
+    (item,) = initialize(RunRequest.parse(given | {"model": str(model)})).items
+    (tmp_path / "item.json").write_text(json.dumps(item.to_json()))
     code = (
-        "import sys, perseid.pipeline.work, perseid.model.runtime\n"
-        "print([m for m in ('pydantic','rich','torch','pyarrow','boto3') if m in sys.modules])"
+        "import pathlib, sys\n"
+        "from perseid.pipeline.items import WorkItem\n"
+        "from perseid.pipeline.work import work\n"
+        "rows = work(WorkItem.from_json(pathlib.Path(sys.argv[1]).read_text())).rows\n"
+        "found = {name.partition('.')[0] for name in sys.modules}\n"
+        "files = {n: getattr(sys.modules[n], '__file__', '') or '' for n in found}\n"
+        "print(rows, *sorted(n for n, f in files.items() if 'site-packages' in f))\n"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "[]"
+    command = [sys.executable, "-c", code, str(tmp_path / "item.json")]
+    told = subprocess.run(command, capture_output=True, text=True, check=True)
+    rows, *packages = told.stdout.split()
+    assert rows == "30"
+    assert {"numpy", "obstore", "onnxruntime"} <= set(packages)
+    allowed = {"numpy", "obstore", "onnxruntime", "typing_extensions", "packaging", "flatbuffers"}
+    assert {name for name in packages if not name.startswith("_")} <= allowed
 
 
 def test_a_model_that_is_none(tmp_path: Path):
