@@ -1,10 +1,11 @@
 """How workers find each other: server, client, punching and relay; standard library only."""
 
 from perseid.rendezvous.auth import job_key, parse_key, read_secret
-from perseid.rendezvous.client import Client, Notice
+from perseid.rendezvous.client import Client
 from perseid.rendezvous.dial import Endpoint
 from perseid.rendezvous.embedded import EmbeddedServer
 from perseid.rendezvous.punch import Link
+from perseid.rendezvous.registration import Notice
 from perseid.rendezvous.server import Config, Server
 
 __all__ = [

@@ -8,7 +8,6 @@ import time
 from dataclasses import dataclass
 
 from perseid.errors import RendezvousUnreachable
-from perseid.rendezvous.client import observe
 from perseid.rendezvous.dial import Endpoint, dial, resolve
 from perseid.rendezvous.dns import time_to_live
 from perseid.rendezvous.nat import mapping_kind
@@ -21,6 +20,7 @@ from perseid.rendezvous.protocol import (
     Probe,
 )
 from perseid.rendezvous.session import receive_frame
+from perseid.rendezvous.streams import observe
 from perseid.rendezvous.wire import MAX_SERVER_FRAME, Address, FrameReader, ProtocolError
 
 ROUNDS = 5

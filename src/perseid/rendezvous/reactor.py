@@ -56,6 +56,8 @@ class Reactor:
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self._stopping = False
+        self._ended = False
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -74,9 +76,11 @@ class Reactor:
 
     def call(self, call: Callable[[], None]) -> None:
         """Run something in the reactor's thread; safe from every thread."""
-        self._calls.append(call)
-        if threading.current_thread() is not self._thread:
-            with contextlib.suppress(OSError):
+        with self._lock:
+            if self._ended:
+                return
+            self._calls.append(call)
+            if threading.current_thread() is not self._thread:
                 os.eventfd_write(self._wake, 1)
 
     def later(self, seconds: float, call: Callable[[], None]) -> Timer:
@@ -110,6 +114,9 @@ class Reactor:
                 while self._calls:
                     self._guarded(self._calls.popleft())
         finally:
+            # Nobody may write to the descriptor's number once it can be another file's.
+            with self._lock:
+                self._ended = True
             self._selector.close()
             os.close(self._wake)
 

@@ -1,0 +1,104 @@
+"""Connections to the server: to register, to be relayed, to probe; blocking, with deadlines."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from dataclasses import replace
+
+from perseid.errors import (
+    RendezvousUnreachable,
+)
+from perseid.rendezvous.dial import Endpoint, dial
+from perseid.rendezvous.protocol import (
+    MAGIC,
+    Observed,
+    Probe,
+    Register,
+    Relay,
+    RelayReady,
+)
+from perseid.rendezvous.session import Session, open_session, receive_frame
+from perseid.rendezvous.wire import MAX_SERVER_FRAME, Address, FrameReader, ProtocolError
+
+RELAY_SECONDS = 15.0
+"""Time for both ends to come to the relay."""
+GOODBYE_SECONDS = 1.0
+"""Longest wait for the server to take a goodbye."""
+RECEIVE_BYTES = 256 * 1024
+"""Bytes taken by one read of the control connection."""
+
+
+def open_registration(
+    endpoint: Endpoint,
+    hello: Register,
+    key: bytes | None,
+    deadline: float,
+    port: int = 0,
+    family: int = 0,
+) -> Session:
+    """Dial and register; the candidates are filled in once the local port is known."""
+    sock = dial(endpoint, deadline, port, family)
+    try:
+        local = Address(*sock.getsockname()[:2])
+        return open_session(sock, replace(hello, candidates=(local,)), key, deadline)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def await_end(sock: socket.socket) -> None:
+    """Read until the server closes: closing with unread bytes would reset the connection, and
+    the server would lose the goodbye."""
+    end = time.monotonic() + GOODBYE_SECONDS
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_WR)
+        while (left := end - time.monotonic()) > 0:
+            sock.settimeout(left)
+            if not sock.recv(RECEIVE_BYTES):
+                return
+
+
+def relay_stream(server: Endpoint, family: int, request: Relay, key: bytes | None) -> socket.socket:
+    """A stream to the peer once both ends have come to the relay."""
+    deadline = time.monotonic() + RELAY_SECONDS
+    sock = dial(server, deadline, family=family)
+    try:
+        session = open_session(sock, request, key, deadline)
+        frame = receive_frame(sock, session.reader, deadline)
+        if not isinstance(frame, RelayReady):
+            raise ProtocolError(getattr(frame, "reason", f"a {type(frame).__name__}"))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def observe(endpoint: Endpoint, port: int, family: int, seconds: float) -> Observed:
+    """Which address one of the server's ports sees when asked from a local port.
+
+    Parameters
+    ----------
+    port
+        Local port to ask from; 0: any.
+    family
+        Address family; 0: any.
+
+    Raises
+    ------
+    RendezvousUnreachable
+        No answer within ``seconds``.
+    """
+    deadline = time.monotonic() + seconds
+    with dial(endpoint, deadline, port, family) as sock:
+        try:
+            sock.sendall(MAGIC + Probe().pack())
+            frame = receive_frame(sock, FrameReader(MAX_SERVER_FRAME), deadline)
+        except (OSError, ProtocolError) as error:
+            raise RendezvousUnreachable(
+                f"{endpoint} did not answer as a rendezvous server does: {error}."
+            ) from None
+    if not isinstance(frame, Observed):
+        raise RendezvousUnreachable(f"{endpoint} answered a probe with something else.")
+    return frame
