@@ -12,7 +12,8 @@ from perseid.engines.driver import start
 from perseid.engines.local import LocalEngine
 from perseid.engines.options import LocalOptions
 from perseid.errors import BadInput
-from perseid.measure.load import LoadOptions, load_runs
+from perseid.measure.load import load_runs
+from perseid.measure.logruns import LoadOptions
 from perseid.measure.runs import MeasuredRun, size_mb
 from perseid.measure.sweeps import DEFAULT_BATCH, WHOLE, Cell, figures, grid, render_sweep
 from perseid.measure.table import partition_table, run_table

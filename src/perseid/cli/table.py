@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from perseid.errors import BadInput
-from perseid.measure.load import LoadOptions, load_runs
+from perseid.measure.load import load_runs
+from perseid.measure.logruns import LoadOptions
 from perseid.measure.prices import ARCHITECTURES, Prices, load_prices
 from perseid.measure.runs import MeasuredRun
 from perseid.measure.table import partition_table, run_table, tables

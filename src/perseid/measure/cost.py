@@ -41,6 +41,8 @@ class Usage:
 
     reports: Sequence[Report] = ()
     """One an invocation, failed attempts included: they are billed too."""
+    other_reports: Sequence[Report] = ()
+    """Of the functions around the workers: initialize, summarize."""
     architecture: str = "x86"
     tmp_mb: float = FREE_TMP_MB
     """Configured /tmp a function, MB."""
@@ -140,9 +142,15 @@ def _lambda_lines(usage: Usage, prices: Prices) -> list[CostLine]:
     tmp = max(0.0, usage.tmp_mb - FREE_TMP_MB) / MB_PER_GB * seconds
     price = prices.lambda_gb_second(usage.architecture).usd
     arch = f"{usage.architecture}, configured memory x billed duration"
+    around = []
+    if usage.other_reports:
+        spent = billed_gb_seconds(usage.other_reports)
+        around = [_line("Lambda initialize and summarize", spent, "GB-s", price, arch)]
+    requests = len(usage.reports) + len(usage.other_reports)
     return [
         _line("Lambda compute", compute, "GB-s", price, arch),
-        _line("Lambda requests", len(usage.reports), "requests", prices.lambda_request.usd),
+        *around,
+        _line("Lambda requests", requests, "requests", prices.lambda_request.usd),
         _line("Lambda /tmp above 512 MB", tmp, "GB-s", prices.lambda_tmp_gb_second.usd),
     ]
 

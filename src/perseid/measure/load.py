@@ -1,7 +1,8 @@
 """Find runs and read what was measured of them: run folders, result trees, log files.
 
-A source is a folder or URL (everything below it is searched), a glob, a ``combined_data.json`` or
-a log file. Three kinds of run come out as one type, `MeasuredRun`.
+A source is a folder or URL (everything below it is searched), a glob, a ``combined_data.json``, a
+log file, or the history of an execution that goes with the logs. Three kinds of run come out as
+one type, `MeasuredRun`.
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ import glob
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from perseid.errors import BadInput, NotFound
-from perseid.measure.cost import Usage, map_transitions
-from perseid.measure.logs import Invocation, read_log
+from perseid.measure.history import Execution, parse_history
+from perseid.measure.logruns import LoadOptions, common, invocation_runs, log_runs, number
 from perseid.measure.runs import MeasuredRun, ModelTime, Place, Span
 from perseid.measure.stored import read_stored
+from perseid.measure.streams import LogEvent, trace
 from perseid.pipeline import layout
 from perseid.storage import Storage, split_url
 from perseid.survey import natural_key
@@ -29,15 +31,6 @@ EXECUTION_TIMES = "total_execution_time.csv"
 """Hand-kept times of whole executions, as published beside the result trees."""
 READERS = 16
 """Objects read at once: collecting one by one costs 50 ms each on S3."""
-
-
-@dataclass(frozen=True)
-class LoadOptions:
-    """What the sources themselves do not say."""
-
-    architecture: str = "x86"
-    expected: int | None = None
-    """Ranks that should have left a result, over what the source says."""
 
 
 def load_runs(sources: Iterable[str], options: LoadOptions | None = None) -> list[MeasuredRun]:
@@ -52,8 +45,12 @@ def load_runs(sources: Iterable[str], options: LoadOptions | None = None) -> lis
     """
     options = options or LoadOptions()
     found: list[MeasuredRun] = []
-    for source in sources:
-        for one in _globbed(source):
+    names = [one for source in sources for one in _globbed(source)]
+    read = {name: _history(name) for name in names}
+    histories = {name: execution for name, execution in read.items() if execution is not None}
+    options = replace(options, executions=(*options.executions, *histories.values()))
+    for one in names:
+        if one not in histories:
             runs = list(_load(one, options))
             if not runs:
                 raise BadInput(
@@ -62,6 +59,18 @@ def load_runs(sources: Iterable[str], options: LoadOptions | None = None) -> lis
                 )
             found += runs
     return found
+
+
+def _history(source: str) -> Execution | None:
+    """The execution of a history file; None where it is none."""
+    path = Path(source)
+    if "://" in source or path.suffix != ".json" or not path.is_file():
+        return None
+    with path.open(encoding="utf-8", errors="replace") as file:
+        head = file.read(4096)
+    if '"events"' not in head or '"message"' in head or '"type"' not in head:
+        return None
+    return parse_history(path.read_text(encoding="utf-8"), source)
 
 
 def _globbed(source: str) -> list[str]:
@@ -104,7 +113,24 @@ def _from_text(text: str, source: str, options: LoadOptions) -> Iterator[Measure
             raise BadInput(f"{source} is not a list of records: {error}") from error
         yield combined_run(records, source, options, _execution_times(source))
         return
+    if text.lstrip().startswith("{") and '"logStreamName"' in text[:4096]:
+        events = _events(text, source)
+        size = float(sum(len(event.text) for event in events))
+        traced = [traced.invocation for traced in trace(events)]
+        yield from invocation_runs(traced, source, size, options)
+        return
     yield from log_runs(text, source, options)
+
+
+def _events(text: str, source: str) -> list[LogEvent]:
+    """What ``aws logs filter-log-events`` writes."""
+    try:
+        return [
+            LogEvent(str(e["logStreamName"]), float(e["timestamp"]) / 1e3, str(e["message"]))
+            for e in json.loads(text)["events"]
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{source} is not a list of log events: {error!r}") from error
 
 
 def _load_tree(store: Storage, options: LoadOptions) -> Iterator[MeasuredRun]:
@@ -151,7 +177,7 @@ def combined_run(
     place = place or said
     expected, why = options.expected, "given"
     if expected is None:
-        expected, why = _number(_common(r.get("world_size") for r in records)), "its records"
+        expected, why = number(common(r.get("world_size") for r in records)), "its records"
     if expected is None and place is not None:
         expected, why = place.workers, "published rule: ceil(GB x 1024 / MB)"
     notes, whole = [], None
@@ -169,7 +195,7 @@ def combined_run(
         name=source.removesuffix("/" + layout.COMBINED),
         partition=place.partition if place else None,
         data=place.data if place else None,
-        batch_size=_common(record.get("batch_size") for record in records),
+        batch_size=common(record.get("batch_size") for record in records),
         expected=expected,
         expected_from=why if expected is not None else "",
         received=len({str(_who(record, i)) for i, record in enumerate(records)}),
@@ -202,73 +228,6 @@ def _rows(record: Mapping[str, Any]) -> int:
     return round(float(record["sample_persec"]) * float(record["total_cpu_time (seconds)"]))
 
 
-def log_runs(text: str, source: str, options: LoadOptions | None = None) -> Iterator[MeasuredRun]:
-    """The runs in a log: one for each result path that its invocations received.
-
-    Invocations that do not say what they received are one run together.
-    """
-    options = options or LoadOptions()
-    invocations = read_log(text)
-    groups: dict[str, list[Invocation]] = {}
-    for invocation in invocations:
-        groups.setdefault(str(invocation.event.get("RESULT_PATH", "")), []).append(invocation)
-    for path, group in groups.items():
-        name = f"{source} · {path}" if path and len(groups) > 1 else source
-        yield _log_run(group, name, path, len(text) * len(group) / len(invocations), options)
-
-
-def _log_run(
-    group: Sequence[Invocation], name: str, path: str, log_bytes: float, options: LoadOptions
-) -> MeasuredRun:
-    reports = tuple(i.report for i in group if i.report is not None)
-    place = Place.of(path)
-    events = [i.event for i in group if i.event]
-    expected, why = options.expected, "given"
-    if expected is None:
-        expected, why = _number(_common(e.get("WORLD_SIZE") for e in events)), "WORLD_SIZE"
-    done = {str(i.event.get("RANK", i.request_id)) for i in group if i.report and not i.failed}
-    received = len(done)
-    whole_map = expected is not None and received >= expected
-    usage = Usage(
-        reports=reports,
-        architecture=options.architecture,
-        transitions=map_transitions(len(group), received) if events else 0,
-        log_bytes=log_bytes,
-    )
-    return MeasuredRun(
-        name=name,
-        partition=place.partition if place else _common(e.get("DATA_PREFIX") for e in events),
-        data=place.data if place else None,
-        batch_size=_number(_common(e.get("BATCH_SIZE") for e in events)),
-        expected=expected,
-        expected_from=why if expected is not None else "",
-        received=received,
-        map=_span(group) if whole_map else None,
-        durations=tuple(i.seconds for i in group if i.seconds is not None),
-        reports=reports,
-        unreported=sum(i.report is None for i in group),
-        usage=usage,
-        function=_function(events),
-        notes=() if whole_map else ("the log does not hold the whole run",) if events else (),
-    )
-
-
-def _span(group: Sequence[Invocation]) -> Span | None:
-    starts = [i.started for i in group if i.started is not None]
-    ends = [i.ended for i in group if i.ended is not None]
-    if not starts or not ends:
-        return None
-    return Span(max(ends) - min(starts), "map")
-
-
-def _function(events: Sequence[Mapping[str, Any]]) -> str:
-    if any("SCRIPT" in event for event in events):
-        return "inference worker"
-    if any("rendezvous_endpoint" in event and "bucket" not in event for event in events):
-        return "connection test"
-    return ""
-
-
 def _execution_times(source: str) -> dict[tuple[str, str, str], float]:
     """The published table of whole executions, where it lies beside the result tree."""
     if "://" in source:
@@ -297,16 +256,3 @@ def read_execution_times(path: Path) -> dict[tuple[str, str, str], float]:
     except (KeyError, ValueError, AttributeError) as error:
         raise BadInput(f"{path} is not a table of execution times: {error!r}") from error
     return times
-
-
-def _common(values: Iterable[Any]) -> Any:
-    """The one value that all have, else None."""
-    distinct = {value for value in values if value is not None}
-    return distinct.pop() if len(distinct) == 1 else None
-
-
-def _number(value: Any) -> int | None:
-    try:
-        return None if value is None else int(value)
-    except (TypeError, ValueError):
-        return None

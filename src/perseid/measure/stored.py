@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -43,8 +43,9 @@ def read_stored(store: Storage, keys: Collection[str], architecture: str = "x86"
     engine = read_json(store, layout.ENGINE) if layout.ENGINE in keys else {}
     records = _records(store, keys, manifest)
     logs = _logs(store, keys)
-    reports = tuple(report for text in logs.values() for report in find_reports(text))
+    reports = _reports(text for key, text in logs.items() if _of_rank(key))
     reports = reports or _engine_reports(engine)
+    others = _reports(text for key, text in logs.items() if not _of_rank(key))
     received = sorted({int(r["rank"]) for r in records if "rank" in r})
     missing = tuple(sorted(set(range(manifest.world_size)) - set(received)))
     partition, data = _labels(manifest)
@@ -60,16 +61,17 @@ def read_stored(store: Storage, keys: Collection[str], architecture: str = "x86"
         complete=_complete(summary, missing),
         missing=missing,
         rows=sum(int(r.get("rows", 0)) for r in records),
-        whole=_whole(summary),
+        whole=_whole(summary, engine),
         map=_map(summary, engine, records),
         durations=_durations(records, reports),
         duration_of="REPORT Duration" if reports else "total of the rank's record",
         model=model,
         reports=reports,
-        usage=_usage(manifest, records, reports, logs, summary, architecture),
+        usage=_usage(manifest, records, reports, others, logs, summary, engine, architecture),
         function="script" if manifest.script else "inference worker",
         bits=sum(part.bits for part in model),
-        notes=_notes(summary, reports, manifest),
+        notes=_notes(summary, engine, reports, manifest),
+        unreported=int(engine.get("unreported", 0)),
         extra={
             "manifest": manifest,
             "summary": summary,
@@ -122,6 +124,15 @@ def _text(store: Storage, key: str) -> str:
         return ""
 
 
+def _reports(texts: Iterable[str]) -> tuple[Report, ...]:
+    return tuple(report for text in texts for report in find_reports(text))
+
+
+def _of_rank(key: str) -> bool:
+    """Whether a log is a rank's; those of initialize and summarize bear their names."""
+    return key.removeprefix(layout.LOGS + "/").removesuffix(".log").isdecimal()
+
+
 def _engine_reports(engine: Mapping[str, Any]) -> tuple[Report, ...]:
     """The engine's attempts, where no logs were kept."""
     return tuple(
@@ -152,7 +163,11 @@ def _complete(summary: Mapping[str, Any], missing: Sequence[int]) -> bool:
     return str(summary.get("status", "")) == "complete" and not missing
 
 
-def _whole(summary: Mapping[str, Any]) -> Span | None:
+def _whole(summary: Mapping[str, Any], engine: Mapping[str, Any]) -> Span | None:
+    """Of all executions together on AWS; elsewhere what the summary says."""
+    executions = [e.get("seconds") for e in engine.get("executions", ())]
+    if executions and all(executions):
+        return Span(float(sum(executions)), "whole execution")
     seconds = summary.get("timing", {}).get("total")
     return Span(float(seconds), "whole run") if seconds else None
 
@@ -160,6 +175,9 @@ def _whole(summary: Mapping[str, Any]) -> Span | None:
 def _map(
     summary: Mapping[str, Any], engine: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
 ) -> Span | None:
+    states = [e.get("map_seconds") for e in engine.get("executions", ())]
+    if states and all(states):
+        return Span(float(sum(states)), "map state")
     seconds = summary.get("timing", {}).get("map") or engine.get("wall_seconds")
     if seconds:
         return Span(float(seconds), "map")
@@ -189,8 +207,10 @@ def _usage(
     manifest: Manifest,
     records: Sequence[Mapping[str, Any]],
     reports: Sequence[Report],
+    others: Sequence[Report],
     logs: Mapping[str, str],
     summary: Mapping[str, Any],
+    engine: Mapping[str, Any],
     architecture: str,
 ) -> Usage | None:
     """What the run used; S3 requests of a local run are those the same run makes on S3."""
@@ -200,11 +220,18 @@ def _usage(
         max(int(r.get("s3_num_requests", 0)), len(r.get("partitions", ()))) for r in records
     )
     pages = -(-len(manifest.partitions) // KEYS_A_PAGE) or 1
-    whole = _whole(summary)
+    whole = _whole(summary, engine)
+    transitions = engine.get("transitions")
+    if transitions is None:
+        transitions = map_transitions(len(reports), manifest.world_size)
+    architecture = str(engine.get("architecture", architecture))
     return Usage(
         reports=reports,
+        other_reports=others,
         architecture=architecture,
-        transitions=map_transitions(len(reports), manifest.world_size),
+        transitions=int(transitions),
+        express_requests=int(engine.get("express_requests", 0)),
+        express_gb_seconds=float(engine.get("express_gb_seconds", 0.0)),
         s3_gets=counted + len(records) * (OBJECTS_A_RANK - 1) + 1,
         s3_puts=len(records) * OBJECTS_A_RANK + OBJECTS_A_RUN + pages,
         stored_bytes=float(sum(p.size for p in manifest.partitions)),
@@ -225,9 +252,15 @@ def _rendezvous(
 
 
 def _notes(
-    summary: Mapping[str, Any], reports: Sequence[Report], manifest: Manifest
+    summary: Mapping[str, Any],
+    engine: Mapping[str, Any],
+    reports: Sequence[Report],
+    manifest: Manifest,
 ) -> tuple[str, ...]:
     notes = [] if summary else ["no summary: the run is not finished"]
+    if not engine and summary.get("engine", {}).get("engine") == "aws":
+        notes.append("its logs were not fetched: `perseid status` does so")
+    notes += engine.get("notes", ())
     failed = sum(not report.succeeded for report in reports)
     if failed:
         notes.append(f"{failed} of {len(reports)} invocations failed")

@@ -165,7 +165,8 @@ def _run_notes(runs: Sequence[MeasuredRun], prices: Prices) -> tuple[str, ...]:
     return (
         "Duration: the widest time that is known, named in the next column: whole run is from the "
         "start of initialize to the end of summarize, map from the first start of a worker to the "
-        "last end, slowest worker the maximum at the right.",
+        "last end, slowest worker the maximum at the right; whole execution and map state are "
+        "those of Step Functions' history.",
         _worker_note(runs),
         "Memory Used: the highest Max Memory Used of all invocations.",
         RANKS_NOTE,

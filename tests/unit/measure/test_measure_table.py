@@ -14,7 +14,8 @@ import pytest
 
 from perseid.cli import main
 from perseid.errors import BadInput, NotFound
-from perseid.measure.load import LoadOptions, load_runs, read_execution_times
+from perseid.measure.load import load_runs, read_execution_times
+from perseid.measure.logruns import LoadOptions
 from perseid.measure.prices import Prices
 from perseid.measure.runs import MeasuredRun, Place, percentiles, size_label, size_mb
 from perseid.measure.table import bill, partition_table, run_table, tables
