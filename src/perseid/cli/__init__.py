@@ -24,6 +24,8 @@ COMMANDS: dict[str, str] = {
     "calibrate": "how fast a worker is: what plans are made from",
     "rendezvous": "the server through which workers find each other",
     "ping": "try a rendezvous server from here",
+    "comm": "message passing: run a program on many ranks, measure, estimate",
+    "fmi-run": "run a program written for FMI",
 }
 """Name and one line of help; each lives in the module of its name, imported when it is called.
 
@@ -42,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for command, line in COMMANDS.items():
         sub = commands.add_parser(command, help=line, description=line[0].upper() + line[1:] + ".")
         if command == name:
-            module = importlib.import_module(f"perseid.cli.{command}")
+            module = importlib.import_module(f"perseid.cli.{command.replace('-', '_')}")
             module.configure(sub)
             sub.set_defaults(call=module.run)
     args = parser.parse_args(arguments)

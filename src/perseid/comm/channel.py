@@ -71,7 +71,7 @@ class Channel:
     engine
         Told of failures, and asked what to do when nothing comes.
     way
-        ``direct`` or ``relay``.
+        ``direct`` or ``relay`` (or ``store``: see ``store.StoreChannel``).
     """
 
     __slots__ = ("_recv_into", "_send", "closed", "ended", "engine", "frames", "rank",
@@ -323,6 +323,12 @@ class Channel:
             into[:] = frame.body
         want.frame = frame
 
+    def control_frame(self, frame: bytes) -> None:
+        """Send an ABORT or WAITING frame if it goes at once and fits between two frames."""
+        if not (self.sending or self.closed):
+            with contextlib.suppress(OSError):
+                self._send(frame, _DONTWAIT)
+
     # --- the end -----------------------------------------------------------------------------
 
     def interrupt(self) -> None:
@@ -380,6 +386,9 @@ def swap(out: Channel, pieces: list[Buffer], total: int, source: Channel, want: 
     """Send a frame to one peer and receive one from another (or the same), both at once."""
     sent = out.start(pieces)
     if sent == total:
+        return source.wait(want)
+    if source.way == "store":
+        Outgoing(out, pieces, sent).finish()
         return source.wait(want)
     out.sending = True
     out.engine.drive(Outgoing(out, pieces, sent), source, want)

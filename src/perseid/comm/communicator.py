@@ -34,6 +34,7 @@ from perseid.comm.frames import HEADER_BYTES, Frame, Kind, header
 from perseid.comm.group import Group
 from perseid.comm.objects import dumps, loads
 from perseid.comm.ops import SUM, Combine, Op, as_op
+from perseid.comm.store import ObjectStore
 from perseid.errors import BadInput, PerseidError
 from perseid.rendezvous import Client, parse_key
 from perseid.rendezvous.client import HEARTBEAT_SECONDS
@@ -73,6 +74,8 @@ class Communicator:
         deadline: float = JOIN_SECONDS,
         timeout: float = CALL_SECONDS,
         heartbeat: float = HEARTBEAT_SECONDS,
+        store: ObjectStore | None = None,
+        prefix: str = "messages",
     ) -> Self:
         """Register with the rendezvous and wait until all ranks of the job have.
 
@@ -89,7 +92,9 @@ class Communicator:
         generation
             Attempt of the whole job; a newer one ends the older.
         transport
-            ``direct``, ``relay`` or ``auto``: direct where it can be had, else the relay.
+            ``direct``, ``relay``, ``store``, or ``auto``: direct where it can be had, else the
+            relay, else the store, if there is one. ``store`` alone needs no rendezvous; without one
+            a lost rank is noticed by the ``timeout`` only.
         deadline
             Seconds until all ranks must have registered.
         timeout
@@ -97,6 +102,10 @@ class Communicator:
         heartbeat
             Seconds of silence after which the others count this rank as lost; more where many
             ranks share few cores.
+        store, prefix
+            Where pairs that cannot connect exchange their messages: below
+            ``prefix/job/generation``. The job's name must then never have been used before, and
+            only its ranks may be able to write there, for messages are unpickled.
 
         Raises
         ------
@@ -110,6 +119,8 @@ class Communicator:
         if not 0 <= rank < world_size:
             raise BadInput(f"rank {rank} is not in a world of {world_size} ranks")
         client = None
+        if transport == "store" and store is None:
+            raise BadInput("transport='store' needs a store to go through: give store=")
         if rendezvous is not None:
             secret = parse_key(key) if isinstance(key, str) else key
             client = _register(
@@ -120,12 +131,14 @@ class Communicator:
                 world_size=world_size,
                 key=secret,
                 generation=generation,
-                transport=transport,
+                transport="auto" if transport == "store" else transport,
                 heartbeat=heartbeat,
             )
-        elif world_size > 1:
+        elif world_size > 1 and transport != "store":
             raise BadInput(f"{world_size} ranks need a rendezvous: give rendezvous='HOST:PORT'")
         engine = Engine(client, rank, world_size, generation, timeout)
+        engine.store, engine.only_store = store, transport == "store"
+        engine.prefix = f"{prefix}/{job}/{generation}"
         return cls(Group(engine, 0, range(world_size)), owner=True)
 
     @classmethod

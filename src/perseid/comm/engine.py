@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import select
-import socket
 import threading
 import time
 from collections.abc import Iterable
@@ -18,6 +17,7 @@ from typing import NoReturn
 
 from perseid.comm.channel import TICK_SECONDS, Channel, Outgoing, Want
 from perseid.comm.frames import Frame, FrameError, Kind, Signature, header
+from perseid.comm.store import ObjectStore, StoreChannel
 from perseid.errors import (
     Closed,
     MismatchedCollective,
@@ -58,6 +58,12 @@ class Engine:
     ) -> None:
         self.client, self.rank, self.world_size = client, rank, world_size
         self.generation, self.timeout = generation, timeout
+        self.store: ObjectStore | None = None
+        """Where pairs without a connection exchange messages, if anywhere."""
+        self.prefix = ""
+        """Below which key of the store."""
+        self.only_store = False
+        """Whether no connection is tried at all."""
         self.channels: list[Channel | None] = [None] * world_size
         self.routes: dict[int, str] = {}
         """Which way each pair took, by rank: ``direct``, ``relay`` or ``store``."""
@@ -91,8 +97,9 @@ class Engine:
         if not missing:
             return
         self.check()
-        if self.client is None:
-            raise Closed("This communicator has no rendezvous to find other ranks through.")
+        if self.client is None or self.only_store:
+            self._through_store(missing)
+            return
         end = time.monotonic() + self.timeout
         while True:
             try:
@@ -101,10 +108,21 @@ class Engine:
             except RendezvousTimeout as error:
                 self.check()
                 self._connect_failed(missing, error, end)
-            except (PeerLost, Replaced, NoPath) as error:
+            except NoPath as error:
+                if self.store is None or not error.ranks:
+                    self.fail(error)
+                self._through_store(error.ranks)
+                missing = [rank for rank in missing if rank not in error.ranks]
+            except (PeerLost, Replaced) as error:
                 self.fail(error)
         for rank, link in links.items():
             self.adopt(Channel(rank, link.sock, self, link.way))
+
+    def _through_store(self, ranks: Iterable[int]) -> None:
+        if self.store is None:
+            raise Closed("This communicator has neither a rendezvous nor a store to go through.")
+        for rank in ranks:
+            self.adopt(StoreChannel(rank, self.store, self.prefix, self))
 
     def _connect_failed(self, missing: list[int], error: RendezvousTimeout, end: float) -> None:
         with self._news:
@@ -123,6 +141,8 @@ class Engine:
         """Take a channel into use."""
         self.channels[channel.rank] = channel
         self.routes[channel.rank] = channel.way
+        if channel.way == "store":
+            return
         self._by_fd[channel.sock.fileno()] = channel
         self._poller.register(channel.sock, select.POLLIN)
         if self.error is not None:
@@ -215,9 +235,9 @@ class Engine:
         signature = Signature(Kind.ABORT, 0, self.generation).pack()
         frame = header(signature, 0, 0, len(body)) + body
         for channel in self.channels:
-            if channel is not None and not channel.sending and not channel.closed:
-                with contextlib.suppress(OSError):
-                    channel.sock.send(frame, socket.MSG_DONTWAIT)
+            if channel is not None:
+                with contextlib.suppress(PerseidError):
+                    channel.control_frame(frame)
 
     # --- frames that are not the caller's ----------------------------------------------------
 
@@ -254,11 +274,10 @@ class Engine:
         if ticks * TICK_SECONDS >= self.timeout:
             self._too_late(channel, want)
         collective = want.what.kind != Kind.POINT
-        if collective and ticks & (ticks - 1) == 0 and not channel.sending:
+        if collective and ticks & (ticks - 1) == 0:
             signature = Signature(Kind.WAITING, want.what.comm, self.generation).pack()
             body = want.signature
-            with contextlib.suppress(OSError):
-                channel.sock.send(header(signature, 0, 0, len(body)) + body, socket.MSG_DONTWAIT)
+            channel.control_frame(header(signature, 0, 0, len(body)) + body)
         self._adopt_incoming()
         self._drain(skip=channel)
 
@@ -390,7 +409,9 @@ class _Watch:
     def _widen(self, channels: list[Channel | None]) -> None:
         self._wide = True
         for channel in channels:
-            if channel is not None and not channel.closed and not channel.ended:
+            if channel is None or channel.way == "store":
+                continue
+            if not channel.closed and not channel.ended:
                 self._channels[channel.sock.fileno()] = channel
                 out = select.POLLOUT if channel is self._sender else 0
                 self._poll.register(channel.sock, select.POLLIN | out)

@@ -1,0 +1,145 @@
+"""``perseid comm``: run a program on many ranks, measure message passing, estimate it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from perseid.errors import PerseidError
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The three commands and their options."""
+    commands = parser.add_subparsers(dest="what", metavar="COMMAND", required=True)
+    run_ = commands.add_parser("run", help="run a Python program on N ranks of this machine")
+    run_.add_argument("-n", "--ranks", type=int, default=os.cpu_count() or 1, metavar="N")
+    run_.add_argument("--timeout", type=float, metavar="SECONDS", help="end all after this time")
+    run_.add_argument("script", metavar="SCRIPT.py")
+    run_.add_argument("arguments", nargs=argparse.REMAINDER)
+    bench = commands.add_parser("bench", help="measure on this machine, beside mpi4py and gloo")
+    bench.add_argument("-n", "--ranks", type=int, nargs="+", default=[2, 4, 8], metavar="N")
+    bench.add_argument("--iterations", type=int, default=300, metavar="N")
+    bench.add_argument("--peers", nargs="+", metavar="NAME", help="perseid mpi4py gloo")
+    bench.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")
+    model = commands.add_parser("model", help="expected time and price of an operation")
+    model.add_argument("operation")
+    model.add_argument("-n", "--ranks", type=int, nargs="+", default=[8, 64, 517], metavar="N")
+    model.add_argument("-m", "--bytes", type=float, nargs="+", default=[8.0, 1e6], metavar="BYTES")
+    model.add_argument("--memory", type=float, default=2048, metavar="MB", help="of one worker")
+    model.add_argument("--hint", choices=("fast", "cheap"), default="fast")
+    model.add_argument(
+        "--ways", type=Path, metavar="FILE",
+        help='other constants: {"direct": {"latency": seconds, "bandwidth": bytes_a_second}}',
+    )  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    """Call one of them."""
+    return {"run": _run, "bench": _bench, "model": _model}[args.what](args)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from perseid.comm.launch import run_local
+
+    statuses = run_local([args.script, *args.arguments], args.ranks, timeout=args.timeout)
+    failed = {rank: status for rank, status in statuses.items() if status}
+    for rank, status in failed.items():
+        how = f"was ended by signal {-status}" if status < 0 else f"exited with {status}"
+        print(f"perseid: rank {rank} {how}", file=sys.stderr)
+    first = next(iter(failed.values()), 0)
+    return first if first >= 0 else 128 - first
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from perseid.comm import measure
+
+    peers = args.peers or measure.installed()
+    for name in ("mpi4py", "gloo"):
+        if name not in peers:
+            print(f"{name}: not measured (not installed or not asked for)")
+    results: dict[str, object] = {
+        "plain TCP, round trip 8 B": measure.plain_tcp(8, args.iterations),
+        "plain TCP, round trip 64 MiB": measure.plain_tcp(64 << 20, 5),
+    }
+    for name, seconds in results.items():
+        print(f"{name:42s} {_time(seconds)}")
+    for ranks in args.ranks:
+        columns: dict[str, dict[str, float]] = {}
+        for peer in peers:
+            try:
+                columns[peer] = measure.run_peer(peer, ranks, args.iterations)
+            except PerseidError as error:
+                print(f"perseid: {error}", file=sys.stderr)
+        results[str(ranks)] = columns
+        _print_columns(ranks, columns)
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=1))
+    return 0
+
+
+def _print_columns(ranks: int, columns: dict[str, dict[str, float]]) -> None:
+    print(f"\n{ranks} ranks: median of the slowest rank's time")
+    print(f"{'':24s}" + "".join(f"{name:>14s}" for name in columns))
+    names: Iterable[str] = dict.fromkeys(name for one in columns.values() for name in one)
+    for name in names:
+        cells = (_time(one.get(name)) for one in columns.values())
+        print(f"{name:24s}" + "".join(f"{cell:>14s}" for cell in cells))
+
+
+def _model(args: argparse.Namespace) -> int:
+    from perseid.comm.model import WAYS, Rates, choose, estimate
+    from perseid.measure.prices import Prices
+
+    prices = Prices()
+    rates = Rates(
+        worker_second=args.memory / 1024 * prices.lambda_gb_second_x86.usd,
+        server_second=(
+            0.25 * prices.fargate_vcpu_hour_x86.usd
+            + 0.5 * prices.fargate_gb_hour_x86.usd
+            + prices.ipv4_hour.usd
+        )
+        / 3600,
+        put=prices.s3_put.usd,
+        get=prices.s3_get.usd,
+    )
+    ways = _ways(WAYS, args.ways)
+    print(f"{args.operation}: workers of {args.memory:g} MB, a server of 1/4 vCPU and 0.5 GB")
+    print(f"{'ranks':>6s} {'bytes':>10s} {'way':>8s} {'time':>12s} {'price':>14s} {'messages':>9s}")
+    for ranks in args.ranks:
+        for nbytes in args.bytes:
+            best = choose(args.operation, ranks, nbytes, args.hint, ways, rates)
+            for way in ways:
+                one = estimate(args.operation, ranks, nbytes, way, rates)
+                mark = f" <- {args.hint}" if one.way == best.way else ""
+                print(
+                    f"{ranks:6d} {nbytes:10.4g} {one.way:>8s} {_time(one.seconds):>12s} "
+                    f"{one.usd:10.3g} USD {one.messages:9d}{mark}"
+                )
+    return 0
+
+
+def _ways(known: tuple, path: Path | None) -> tuple:  # type: ignore[type-arg]
+    from dataclasses import replace
+
+    from perseid.errors import BadInput
+
+    if path is None:
+        return known
+    try:
+        told = json.loads(path.read_text())
+        return tuple(replace(way, **told.get(way.name, {})) for way in known)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise BadInput(f"the constants in {path} cannot be used: {error}") from error
+
+
+def _time(seconds: object) -> str:
+    if not isinstance(seconds, (int, float)):
+        return "-"
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds / 1e-6:.3g} us"

@@ -1,0 +1,101 @@
+"""One program on several ranks of this machine, as ``mpirun`` does it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+
+from perseid.errors import BadInput
+from perseid.rendezvous import Config, EmbeddedServer, job_key
+
+GRACE_SECONDS = 5.0
+"""After one rank failed or the time is up, how long the others may take to end by themselves."""
+POLL_SECONDS = 0.02
+
+
+def run_local(
+    command: Sequence[str],
+    ranks: int,
+    *,
+    timeout: float | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> dict[int, int]:
+    """Start a Python program on every rank around an embedded rendezvous with a fresh key.
+
+    The programs find each other by ``Communicator.from_environment()``.
+
+    Parameters
+    ----------
+    command
+        Arguments of the Python interpreter: a script and its arguments.
+    ranks
+        How many processes.
+    timeout
+        Seconds for all; None: no limit.
+    environment
+        Variables added to this process' own.
+
+    Returns
+    -------
+    dict
+        Exit status by rank; negative: ended by that signal.
+
+    Raises
+    ------
+    BadInput
+        Fewer than one rank.
+    """
+    if ranks < 1:
+        raise BadInput(f"at least 1 rank is needed, not {ranks}")
+    secret, job = secrets.token_bytes(32), f"local-{os.getpid()}-{secrets.token_hex(4)}"
+    config = Config(host="127.0.0.1", port=0, http_port=0, tcpunch=False, secret=secret)
+    processes: list[subprocess.Popen[bytes]] = []
+    with EmbeddedServer(config) as server:
+        variables = {
+            **os.environ,
+            **(environment or {}),
+            "PERSEID_JOB": job,
+            "PERSEID_WORLD_SIZE": str(ranks),
+            "PERSEID_RENDEZVOUS": server.address,
+            "PERSEID_JOB_KEY": job_key(secret, job).hex(),
+        }
+        try:
+            for rank in range(ranks):
+                variables["PERSEID_RANK"] = str(rank)
+                processes.append(subprocess.Popen([sys.executable, *command], env=dict(variables)))
+            _wait(processes, timeout)
+        finally:
+            _end(processes)
+    return {rank: process.returncode for rank, process in enumerate(processes)}
+
+
+def _wait(processes: Sequence[subprocess.Popen[bytes]], timeout: float | None) -> None:
+    end = None if timeout is None else time.monotonic() + timeout
+    failed = False
+    while any(process.poll() is None for process in processes):
+        if not failed and any(process.returncode for process in processes):
+            failed = True
+            grace = time.monotonic() + GRACE_SECONDS
+            end = grace if end is None else min(end, grace)
+        if end is not None and time.monotonic() > end:
+            return
+        time.sleep(POLL_SECONDS)
+
+
+def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Nothing is left running, whatever happened."""
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+    end = time.monotonic() + GRACE_SECONDS
+    for process in processes:
+        try:
+            process.wait(max(0.1, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -1,0 +1,274 @@
+"""The interface of the ``fmi`` module on our communicator.
+
+Scripts written for FMI (FaaS Message Interface) run unchanged: ``perseid fmi-run script.py``. Over
+what FMI's own module does: arrays are taken like lists, mismatched calls are errors, no call
+changes the caller's values, and every wait has a deadline.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from perseid.comm import MAX, MIN, PROD, SUM, Op
+from perseid.comm import Communicator as OurCommunicator
+from perseid.comm.model import choose
+from perseid.compat.fmi_config import FmiConfig, load
+from perseid.errors import BadInput
+from perseid.storage import Storage
+
+
+class datatypes(enum.Enum):
+    """What a value is."""
+
+    int = 1
+    double = 2
+    int_list = 3
+    double_list = 4
+
+
+class hints(enum.Enum):
+    """What to choose the channel for."""
+
+    fast = 1
+    cheap = 2
+
+
+class op(enum.Enum):
+    """What to reduce with."""
+
+    sum = 1
+    prod = 2
+    max = 3
+    min = 4
+    custom = 5
+
+
+@dataclass(frozen=True)
+class types:
+    """The type of a value; of lists with the number of elements."""
+
+    datatype: datatypes
+    length: int = 1
+
+    @property
+    def is_list(self) -> bool:
+        """Whether it is of lists."""
+        return self.datatype in (datatypes.int_list, datatypes.double_list)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a value: 4 an int and 8 a double, as in C."""
+        whole = self.datatype in (datatypes.int, datatypes.int_list)
+        return (4 if whole else 8) * (self.length if self.is_list else 1)
+
+    def element(self, value: Any) -> Any:
+        """A number of this type."""
+        whole = self.datatype in (datatypes.int, datatypes.int_list)
+        return int(value) if whole else float(value)
+
+    def value(self, value: Any, length: int | None = None) -> Any:
+        """A value of this type.
+
+        Raises
+        ------
+        BadInput
+            It is of another type or length.
+        """
+        try:
+            if not self.is_list:
+                return self.element(value)
+            found = [self.element(one) for one in value]
+        except (TypeError, ValueError):
+            raise BadInput(f"{value!r} is no {self.datatype.name}") from None
+        expected = self.length if length is None else length
+        if len(found) != expected:
+            raise BadInput(f"a list of {len(found)} elements where the type says {expected}")
+        return found
+
+
+@dataclass(frozen=True)
+class func:
+    """A reduction: one of ``op``, or a function of two numbers with what is known of it."""
+
+    op: op
+    function: Callable[[Any, Any], Any] | None = None
+    commutative: bool = True
+    associative: bool = True
+
+    def __post_init__(self) -> None:
+        if (self.op.name == "custom") != (self.function is not None):
+            raise BadInput("fmi.func takes a function with fmi.op.custom, and only with it")
+
+    def ours(self, type_: types) -> Op:
+        """The operation for values of a type: on lists element by element."""
+        if self.function is None:
+            plain: Op = {"sum": SUM, "prod": PROD, "max": MAX, "min": MIN}[self.op.name]
+            if not type_.is_list:
+                return plain
+            ufunc = plain.ufunc
+            assert ufunc is not None
+            combine: Callable[[Any, Any], Any] = ufunc
+        else:
+            function = self.function
+            combine = functools.partial(_each, function) if type_.is_list else function
+        return Op.custom(combine, commutative=self.commutative, associative=self.associative)
+
+
+def _each(function: Callable[[Any, Any], Any], left: Any, right: Any) -> list[Any]:
+    return [function(one, other) for one, other in zip(left, right, strict=True)]
+
+
+class Communicator:
+    """FMI's communicator.
+
+    Parameters
+    ----------
+    peer_id, num_peers
+        This worker's number, and how many there are.
+    config_path
+        FMI's configuration file. ``backends.Direct`` names our rendezvous server; its job key, if
+        it asks for one, is taken from ``PERSEID_JOB_KEY``.
+    comm_name
+        The same on all workers, and of no other run.
+    faas_memory
+        MB of memory of one worker, for the price of its time.
+    """
+
+    def __init__(
+        self,
+        peer_id: int,
+        num_peers: int,
+        config_path: str,
+        comm_name: str,
+        faas_memory: int = 128,
+    ) -> None:
+        self._peer, self._peers, self._name = int(peer_id), int(num_peers), str(comm_name)
+        self._config: FmiConfig = load(config_path, faas_memory)
+        self._hint = "fast"
+        self._open: dict[str, OurCommunicator] = {}
+
+    def hint(self, hint: hints) -> None:
+        """Choose channels by time or by price from now on; the same on all workers."""
+        self._hint = hint.name
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close(error)
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Leave."""
+        for comm in self._open.values():
+            comm.close(error)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_open"):
+            self.close()
+
+    def _comm(self, operation: str, nbytes: int) -> OurCommunicator:
+        """The communicator of the way that suits an operation best."""
+        config = self._config
+        best = choose(operation, self._peers, nbytes, self._hint, config.ways, config.rates)
+        if best.way not in self._open:
+            self._open[best.way] = self._join(best.way)
+        return self._open[best.way]
+
+    def _join(self, way: str) -> OurCommunicator:
+        config = self._config
+        store = None
+        if way == "store" and config.bucket is not None:
+            if config.region:
+                os.environ.setdefault("AWS_REGION", config.region)
+            store = Storage(config.bucket)
+        return OurCommunicator.join(
+            self._name,
+            self._peer,
+            self._peers,
+            config.rendezvous if way == "direct" else None,
+            os.environ.get("PERSEID_JOB_KEY"),
+            transport="auto" if way == "direct" else "store",
+            prefix=f"fmi/{self._name}",
+            deadline=config.deadline,
+            timeout=config.deadline,
+            store=store,
+        )
+
+    # --- FMI's operations --------------------------------------------------------------------
+
+    def barrier(self) -> None:
+        """Return when every worker has come."""
+        self._comm("barrier", 1).barrier()
+
+    def send(self, obj: Any, dest: int, type: types) -> None:
+        """Send a value."""
+        self._comm("send", type.nbytes).send(type.value(obj), dest)
+
+    def recv(self, src: int, type: types) -> Any:
+        """Receive a value."""
+        return type.value(self._comm("send", type.nbytes).recv(src))
+
+    def bcast(self, obj: Any, root: int, type: types) -> Any:
+        """The root's value."""
+        mine = type.value(obj) if self._peer == root else None
+        return type.value(self._comm("bcast", type.nbytes).bcast(mine, root))
+
+    def gather(self, obj: Any, root: int, type: types) -> list[Any] | None:
+        """On the root all values in the order of the workers; lists are joined into one."""
+        found = self._comm("gather", type.nbytes).gather(type.value(obj), root)
+        if found is None or not type.is_list:
+            return found
+        return [element for part in found for element in part]
+
+    def scatter(self, obj: Sequence[Any] | None, root: int, type: types) -> Any:
+        """This worker's part of the root's list, whose whole length the type names."""
+        if not type.is_list or type.length % self._peers:
+            raise BadInput(
+                f"scatter needs a list whose length {self._peers} workers can share, not {type}"
+            )
+        size = type.length // self._peers
+        parts = None
+        if self._peer == root:
+            whole = type.value(obj)
+            parts = [whole[at : at + size] for at in range(0, len(whole), size)]
+        return self._comm("scatter", type.nbytes // self._peers).scatter(parts, root)
+
+    def reduce(self, obj: Any, root: int, func: func, type: types) -> Any:
+        """All values as one on the root; None elsewhere."""
+        comm = self._comm("reduce", type.nbytes)
+        found = comm.reduce(self._value(obj, func, type), func.ours(type), root)
+        return None if found is None else type.value(found)
+
+    def allreduce(self, obj: Any, func: func, type: types) -> Any:
+        """All values as one."""
+        comm = self._comm("allreduce", type.nbytes)
+        return type.value(comm.allreduce(self._value(obj, func, type), func.ours(type)))
+
+    def scan(self, obj: Any, func: func, type: types) -> Any:
+        """The values of the workers up to this one as one."""
+        comm = self._comm("scan", type.nbytes)
+        return type.value(comm.scan(self._value(obj, func, type), func.ours(type)))
+
+    @staticmethod
+    def _value(obj: Any, func: func, type: types) -> Any:
+        """A value as it is reduced: lists as arrays where NumPy does the work."""
+        value = type.value(obj)
+        return np.asarray(value) if type.is_list and func.function is None else value
+
+
+PATH = Path(__file__).with_name("path")
+"""The folder whose ``fmi`` module is this one: put it on a program's path."""

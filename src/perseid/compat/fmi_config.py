@@ -1,0 +1,130 @@
+"""The JSON configuration of FMI programs: which backends there are, and their constants."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from perseid.comm.model import WAYS, Rates, Way
+from perseid.errors import BadInput
+
+MILLISECOND = 1e-3
+MEGABYTE = 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class FmiConfig:
+    """What a configuration file says, in our units."""
+
+    rendezvous: str | None
+    """``HOST:PORT`` of the Direct backend; None: not enabled."""
+    bucket: str | None
+    """Where the S3 backend's messages lie, as a URL; None: not enabled."""
+    region: str | None
+    deadline: float
+    """Seconds for the others to come."""
+    ways: tuple[Way, ...]
+    """The enabled backends with the file's (or our) constants."""
+    rates: Rates
+
+
+def load(path: str | Path, faas_memory: int) -> FmiConfig:
+    """Read a configuration file.
+
+    Parameters
+    ----------
+    faas_memory
+        MB of memory of one worker, for the price of its time.
+
+    Raises
+    ------
+    BadInput
+        It cannot be read, or enables neither Direct nor S3.
+    """
+    try:
+        document = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise BadInput(f"the FMI configuration {path} cannot be read: {error}") from error
+    if not isinstance(document, dict):
+        raise BadInput(f"the FMI configuration {path} must be a JSON object")
+    backends, model = _part(document, "backends"), _part(document, "model")
+    direct, s3 = _backend(backends, "Direct"), _backend(backends, "S3")
+    if not direct and not s3:
+        raise BadInput(f"the FMI configuration {path} must enable the backend Direct or S3")
+    waits = [float(one.get("max_timeout", 0) or 0) for one in (direct, s3) if one]
+    return FmiConfig(
+        rendezvous=f"{direct['host']}:{direct.get('port', 10000)}" if direct else None,
+        bucket=_bucket(s3) if s3 else None,
+        region=s3.get("s3_region") if s3 else None,
+        deadline=max([*waits, 1.0]) * MILLISECOND if any(waits) else 60.0,
+        ways=_ways(bool(direct), bool(s3), model),
+        rates=_rates(model, faas_memory),
+    )
+
+
+def _part(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = document.get(name, {})
+    if not isinstance(found, dict):
+        raise BadInput(f"{name!r} in the FMI configuration must be an object")
+    return found
+
+
+def _backend(backends: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = _part(backends, name)
+    needed = "host" if name == "Direct" else "bucket_name"
+    if not _true(found.get("enabled", False)):
+        return {}
+    if not found.get(needed):
+        raise BadInput(f"the backend {name} of the FMI configuration needs {needed!r}")
+    return found
+
+
+def _true(value: Any) -> bool:
+    return value is True or str(value).lower() == "true"
+
+
+def _bucket(s3: Mapping[str, Any]) -> str:
+    name = str(s3["bucket_name"])
+    return name if "://" in name or name.startswith("/") else f"s3://{name}"
+
+
+def _ways(direct: bool, s3: bool, model: Mapping[str, Any]) -> tuple[Way, ...]:
+    known = {way.name: way for way in WAYS}
+    ways = []
+    for enabled, name, key in ((direct, "direct", "Direct"), (s3, "store", "S3")):
+        told, way = _part(model, key), known[name]
+        if enabled:
+            ways.append(
+                Way(
+                    name,
+                    _number(told, "overhead", way.latency / MILLISECOND) * MILLISECOND,
+                    _number(told, "bandwidth", way.bandwidth / MEGABYTE) * MEGABYTE,
+                    way.puts,
+                    way.gets,
+                    way.server,
+                )
+            )
+    return tuple(ways)
+
+
+def _rates(model: Mapping[str, Any], faas_memory: int) -> Rates:
+    s3, faas, direct = _part(model, "S3"), _part(model, "FaaS"), _part(model, "Direct")
+    return Rates(
+        worker_second=_number(faas, "gib_second_price", 0.0) * faas_memory / 1024,
+        server_second=_number(direct, "server_price", 0.0) / 3600,
+        put=_number(s3, "transfer_price", 0.0) or _number(s3, "put_price", 0.0),
+        get=_number(s3, "download_price", 0.0) or _number(s3, "get_price", 0.0),
+    )
+
+
+def _number(told: Mapping[str, Any], name: str, otherwise: float) -> float:
+    value = told.get(name, otherwise)
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise BadInput(
+            f"{name!r} in the FMI configuration must be a number, not {value!r}"
+        ) from None
