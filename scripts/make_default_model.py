@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from default_model_card import card
 
-from perseid.model.export import export_model
+from perseid.model.compare import compare
+from perseid.model.export import export_int8, export_model
 from perseid.model.runtime import ModelRuntime
 from perseid.model.train import WEIGHTS, TrainEvent, TrainOptions, train
 from perseid.model.train_data import TEST, TRAIN, VALIDATION, blocks, split_of
@@ -57,6 +58,8 @@ MAGNITUDES = TrainOptions(pretrain_epochs=0, epochs=25, magnitudes_only=True)
 """The baseline: on one drawing (the photometry is the same in all), with as many steps."""
 BASELINE_SEEDS = (0, 1, 2)
 """The best of them on the validation objects is compared with."""
+CALIBRATION = 512
+"""Training objects whose ranges set the scales of the int8 form."""
 SAMPLE = 256
 """Held-out objects whose figures a test reproduces."""
 DATA = Path(__file__).parents[1] / "src" / "perseid" / "model" / "data"
@@ -74,6 +77,8 @@ def main() -> int:
     model = trained(survey, args.work / "redshift", REDSHIFT, start=encoder)
     args.out.mkdir(parents=True, exist_ok=True)
     signature = export_model(load_weights(model), args.out / "default.onnx")
+    training = first_drawing(survey, TRAIN)
+    export_int8(model, args.out / "default.onnx", training[:CALIBRATION])
     runtime = ModelRuntime.load(args.out / "default.onnx", threads=args.threads)
     figures = {
         "model": {
@@ -85,6 +90,7 @@ def main() -> int:
         "redshift": redshift_figures(survey, args.work, runtime),
         "anomalies": anomaly_figures(fresh, runtime, signature.feature_groups),
         "sample": sample_figures(survey, runtime),
+        "int8": int8_figures(args.out, survey, runtime),
     }
     (args.out / "default.json").write_text(json.dumps(figures, indent=1) + "\n")
     (args.out / "MODEL_CARD.md").write_text(card(figures))
@@ -241,6 +247,15 @@ def sample_figures(survey: Path, runtime: ModelRuntime) -> dict[str, Any]:
     metrics = redshift_metrics(predicted, part.redshift)
     assert part.object_id is not None
     return {"object_id": part.object_id.tolist(), **metrics.to_json()}
+
+
+def int8_figures(out: Path, survey: Path, runtime: ModelRuntime) -> dict[str, Any]:
+    """What the int8 encoder changes on the held-out objects; empty without the instructions."""
+    quick = ModelRuntime.load(out / "default.onnx", precision="int8")
+    if quick.precision != "int8":
+        return {}
+    change = asdict(compare(runtime, quick, first_drawing(survey, TEST)))
+    return {"bytes": (out / "default.int8.onnx").stat().st_size, **change}
 
 
 def describe(survey: Path) -> dict[str, Any]:
