@@ -125,9 +125,9 @@ Chance is 0.5 for AUC, and the kind's share of the objects (about
 
 What it misses: kinds with an AUC below {HARD} are {missed}. Kinds of which a list of the most
 anomalous objects holds few (average precision below 0.3): {lost}; they rank above most plain
-objects, but below many plain ones that have odd neighbours. Faint galaxies hide anomalies of shape in
-the noise, and an anomaly that looks like an ordinary galaxy of another type is not one to this
-score.
+objects, but below many plain ones that have odd neighbours. Faint galaxies hide anomalies of
+shape in the noise, and an anomaly that looks like an ordinary galaxy of another type is not one to
+this score.
 """
 
 
