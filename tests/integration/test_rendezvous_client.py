@@ -229,12 +229,24 @@ def test_closing_is_final(server):
 
 
 @pytest.mark.parametrize(
-    ("rank", "world", "job", "transport"),
-    [(2, 2, "job", "auto"), (-1, 2, "job", "auto"), (0, 1, "", "auto"), (0, 1, "j", "ftp")],
+    "wrong",
+    [
+        {"rank": 2},
+        {"rank": -1},
+        {"world_size": 0},
+        {"world_size": 1 << 21},
+        {"job": ""},
+        {"job": "x" * 201},
+        {"generation": -1},
+        {"heartbeat": 90.0},
+        {"transport": "ftp"},
+    ],
+    ids=str,
 )
-def test_bad_input_is_said_before_connecting(rank, world, job, transport):
+def test_bad_input_is_said_before_connecting(wrong):
+    given = {"job": "job", "rank": 0, "world_size": 2, "deadline": 0.1} | wrong
     with pytest.raises(BadInput):
-        Client.register("127.0.0.1:9", job, rank, world, transport=transport, deadline=0.1)
+        Client.register("127.0.0.1:9", **given)
 
 
 def test_nobody_listens():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 import uuid
+from pathlib import Path
 
 import pytest
 from rendezvous_processes import (
@@ -21,6 +23,7 @@ from rendezvous_processes import (
     tcpunch_pair,
 )
 
+import perseid
 from perseid.cli import main
 from perseid.rendezvous import Client
 from perseid.rendezvous import tcpunch as t
@@ -249,11 +252,36 @@ def test_the_server_imports_nothing_but_the_standard_library():
         "print(sorted(names - set(sys.stdlib_module_names) - {'perseid', '__main__'}))"
     )
     command = [sys.executable, "-S", "-c", program]
-    source = str(__import__("pathlib").Path(__import__("perseid").__file__).parents[1])
+    source = str(Path(perseid.__file__).parents[1])
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=30, env={"PYTHONPATH": source}
     )
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_the_files_in_the_container_are_enough(tmp_path):
+    """What the Dockerfile copies, and a Python without site-packages, give a running server."""
+    root = Path(__file__).parents[2]
+    for line in (root / "docker/rendezvous.Dockerfile").read_text().splitlines():
+        if line.startswith("COPY "):
+            *sources, target = line.split()[1:]
+            for source in sources:
+                if (root / source).is_dir():
+                    shutil.copytree(root / source, tmp_path / target)
+                else:
+                    (tmp_path / target).mkdir(exist_ok=True)
+                    shutil.copy(root / source, tmp_path / target)
+    port, http_port = free_ports(2)
+    command = [sys.executable, "-S", "-m", "perseid.rendezvous", "serve", "--open", "--drain", "0"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--http-port", str(http_port)]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env={}, stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert "listening" in server.stdout.readline()
+        with Client.register(f"127.0.0.1:{port}", "job", 0, 1) as client:
+            client.wait_complete(5)
+        server.terminate()
+        assert server.wait(10) == 0
 
 
 def test_keys_from_the_command_line_open_the_door(tmp_path, capsys):

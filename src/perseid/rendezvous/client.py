@@ -30,10 +30,12 @@ from perseid.rendezvous.protocol import (
 from perseid.rendezvous.punch import Link
 from perseid.rendezvous.registration import WHY, Notice, Registration
 from perseid.rendezvous.streams import open_registration
-from perseid.rendezvous.wire import Address, as_ranges
+from perseid.rendezvous.wire import MAX_JOB_BYTES, MAX_WORLD, Address, as_ranges
 
 HEARTBEAT_SECONDS = 1.5
 """Silence after which the server gives a worker up, so that others know within 2 s."""
+MAX_HEARTBEAT_MS = 65_000
+"""Longest heartbeat: its field has 16 bits."""
 SMALL_WORLD = 64
 """Worlds up to this size are sent all addresses as they come, without asking."""
 
@@ -94,7 +96,6 @@ class Client(Registration):
             No server answered in time, or it said no.
         """
         endpoint = server if isinstance(server, Endpoint) else Endpoint.parse(server)
-        _check(job, rank, world_size, transport)
         if interest is not None:
             ranges = as_ranges(interest)
         else:
@@ -109,6 +110,7 @@ class Client(Registration):
             round(heartbeat * 1000),
             interest=ranges,
         )
+        _check(hello, transport)
         end = time.monotonic() + deadline
         session = open_registration(endpoint, hello, key, end)
         return cls(endpoint, hello, key, session, transport)
@@ -295,10 +297,17 @@ class Client(Registration):
                 self._close_unless_taken(link)
 
 
-def _check(job: str, rank: int, world_size: int, transport: str) -> None:
-    if not 0 <= rank < world_size:
-        raise BadInput(f"Rank {rank} is not in a world of {world_size} ranks.")
-    if not 0 < len(job.encode()) <= 200:
-        raise BadInput(f"A job's name has 1 to 200 bytes, not {len(job.encode())}.")
+def _check(hello: Register, transport: str) -> None:
+    job, world = hello.job.encode(), hello.world
+    if not 0 < world <= MAX_WORLD:
+        raise BadInput(f"A job has 1 to {MAX_WORLD} ranks, not {world}.")
+    if not 0 <= hello.rank < world:
+        raise BadInput(f"Rank {hello.rank} is not in a world of {world} ranks.")
+    if not 0 < len(job) <= MAX_JOB_BYTES:
+        raise BadInput(f"A job's name has 1 to {MAX_JOB_BYTES} bytes, not {len(job)}.")
+    if not 0 <= hello.generation < 1 << 32:
+        raise BadInput(f"A generation is 0 to 4294967295, not {hello.generation}.")
+    if not 0 <= hello.heartbeat <= MAX_HEARTBEAT_MS:
+        raise BadInput(f"A heartbeat is 0 to 65 s, not {hello.heartbeat / 1000:g} s.")
     if transport not in ("auto", "direct", "relay"):
         raise BadInput(f"The transport is auto, direct or relay, not {transport!r}.")
