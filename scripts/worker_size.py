@@ -11,103 +11,22 @@ Fails where the packages and a model of the published size (float32) weigh more 
 from __future__ import annotations
 
 import argparse
-import fnmatch
 import importlib.util
 import json
 import shutil
-import struct
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from perseid.aws.trim import COMPANIONS, LEFT_OUT, drop_symbols, left_out
+
 LIMIT_MIB = 130
 MIB = 1 << 20
-EVERYWHERE = [
-    "__pycache__",
-    "*.pyc",
-    "*.pyi",
-    "py.typed",
-    "*.h",
-    "*.hpp",
-    "*.a",
-    "*.pxd",
-    "*.pyx",
-    "tests",
-    "testing",
-    "*.md",
-    "*.txt",
-]
-"""Left out of every package."""
-LEFT_OUT: dict[str, list[str]] = {
-    "numpy": [
-        "f2py",
-        "distutils",
-        "doc",
-        "random",
-        "polynomial",
-        "ma",
-        "fft",
-        "rec",
-        "char",
-        "strings",
-        "ctypeslib",
-        "typing/mypy_plugin.py",
-        "_pyinstaller",
-        "core",
-        "_core/include",
-        "_core/lib",
-        "lib/recfunctions.py",
-        "conftest.py",
-        "matlib.py",
-        "linalg/lapack_lite*.so",
-        "_core/_*_tests.*.so",
-        "_core/_simd.*.so",
-    ],
-    "onnxruntime": [
-        "transformers",
-        "quantization",
-        "tools",
-        "datasets",
-        "backend",
-        "training",
-        "capi/libonnxruntime.so*",
-        "capi/onnxruntime_collect_build_info.py",
-        "*ThirdPartyNotices*",
-        "LICENSE",
-    ],
-    "obstore": ("fsspec.py", "auth"),
-    "perseid": [
-        "cli",
-        "aws",
-        "measure",
-        "engines",
-        "survey/data",
-        "model/data",
-        "__main__.py",
-        "model/train*",
-        "model/astromae.py",
-        "model/residuals.py",
-        "model/export.py",
-        "model/fold*.py",
-        "model/graph.py",
-        "model/quantise.py",
-        "model/importer.py",
-        "survey/simulate.py",
-        "survey/galaxies.py",
-        "survey/render.py",
-        "survey/anomalies.py",
-        "survey/objects.py",
-        "survey/sdss.py",
-    ],
-}
-"""Left out of one package, relative to it; a worker imports none of it (proved below)."""
-COMPANIONS = {"numpy": ("numpy.libs",)}
-"""Folders of shared libraries beside a package."""
 WORK = """
 import json, sys
 folder, model, data = sys.argv[1:]
@@ -139,7 +58,7 @@ def main() -> int:
         for name in LEFT_OUT:
             copy_package(name, folder)
         for library in folder.rglob("*.so*"):
-            drop_symbols(library)
+            library.write_bytes(drop_symbols(library.read_bytes()))
         models = make_models(Path(temporary))
         survey = make_survey(Path(temporary) / "survey")
         for model in models.values():
@@ -158,31 +77,12 @@ def copy_package(name: str, folder: Path) -> None:
         shutil.copytree(root, folder / part, ignore=ignoring(root, LEFT_OUT[name]))
 
 
-def ignoring(root: Path, patterns: list[str]) -> Callable[[str, list[str]], set[str]]:
+def ignoring(root: Path, patterns: Sequence[str]) -> Callable[[str, list[str]], set[str]]:
     def ignore(folder: str, names: list[str]) -> set[str]:
         inside = Path(folder).relative_to(root)
-        return {
-            name
-            for name in names
-            if any(fnmatch.fnmatch(name, p) for p in EVERYWHERE)
-            or any(fnmatch.fnmatch(str(inside / name), p) for p in patterns)
-        }
+        return {name for name in names if left_out(str(inside / name), patterns)}
 
     return ignore
-
-
-def drop_symbols(library: Path) -> None:
-    """Cut off what lies behind the last loaded byte of a shared library: its symbol tables.
-
-    The loader reads program headers only (ELF-64, https://refspecs.linuxfoundation.org/elf).
-    """
-    data = bytearray(library.read_bytes())
-    first, count = struct.unpack_from("<Q", data, 32)[0], struct.unpack_from("<H", data, 56)[0]
-    headers = [struct.unpack_from("<IIQQQQ", data, first + 56 * i) for i in range(count)]
-    end = max(offset + size for kind, _, offset, _, _, size in headers if kind == 1)
-    struct.pack_into("<Q", data, 40, 0)  # no section headers any more
-    struct.pack_into("<HHH", data, 58, 0, 0, 0)
-    library.write_bytes(data[:end])
 
 
 def make_models(folder: Path) -> dict[str, Path]:

@@ -47,6 +47,10 @@ class AlreadyExists(StorageError):
     """An object that must be new is there already."""
 
 
+class AwsError(PerseidError):
+    """AWS refused or failed; the message names the call and what to do."""
+
+
 class RunError(PerseidError):
     """A run could not be started or finished."""
 

@@ -1,0 +1,251 @@
+"""Deploy and destroy: from this package to a stack that runs, and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from perseid.aws import policy, stack, template
+from perseid.aws.packaging import Package, build
+from perseid.aws.session import Aws, aws_errors
+from perseid.aws.stack import Change, Tell
+from perseid.aws.template import Options
+from perseid.errors import AwsError, NotFound
+
+TAG = "perseid:stack"
+"""On the bucket that we made."""
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """What a deployment left."""
+
+    outputs: Mapping[str, str]
+    changed: bool
+    packages: Mapping[str, Package]
+
+
+@dataclass(frozen=True)
+class Remains:
+    """What is still there after `destroy`."""
+
+    name: str
+    """E.g. ``s3://perseid-123456789012-eu-central-1``."""
+    why: str
+
+
+def deploy(
+    aws: Aws,
+    options: Options,
+    folder: Path,
+    tell: Tell,
+    confirm: Callable[[list[Change]], bool],
+    **packaging: Any,
+) -> Deployed:
+    """Package, upload, and make or update the stack.
+
+    Parameters
+    ----------
+    folder
+        Where the zips are made.
+    tell
+        Called with sentences and the stack's events.
+    confirm
+        Shown the changes before any is made.
+    packaging
+        Further arguments of `perseid.aws.packaging.build`.
+
+    Raises
+    ------
+    BadInput
+        A package is too large, or an option is not usable.
+    AwsError
+        AWS refuses; what was there before still is.
+    """
+    former = stack.describe(aws, options.name)
+    previous = stack.parameters(former)
+    bucket = options.bucket or previous.get("CodeBucket")
+    bucket = bucket or template.default_bucket(options.name, aws.account, aws.region)
+    target = options.target(previous)
+    tell(f"packaging for {target.runtime} on {target.architecture}")
+    packages = build(folder, target, **packaging)
+    with aws_errors():
+        ensure_bucket(aws, bucket, options.name, given=options.bucket is not None, tell=tell)
+        ensure_secret(aws, options.name)
+        upload(aws, bucket, options.name, packages, tell)
+    running = _wanted_tasks(aws, options.name) if former is not None else 0
+    values = template.parameters(options, packages, target, bucket, previous, running)
+    changed = stack.change(aws, options.name, template.template(), values, tell, confirm)
+    return Deployed(
+        stack.outputs(aws, options.name) if changed or former else {}, changed, packages
+    )
+
+
+def dry_run(
+    options: Options, folder: Path, account: str, region: str, **packaging: Any
+) -> dict[str, Package]:
+    """Write all that would be deployed, without a single call to AWS; the packages."""
+    target = options.target({})
+    packages = build(folder, target, **packaging)
+    bucket = options.bucket or template.default_bucket(options.name, account, region)
+    values = template.parameters(options, packages, target, bucket, {})
+    texts = {
+        "template.yaml": template.template(),
+        "statemachine.asl.json": template.definition(),
+        "parameters.json": template.as_json(values),
+        "policy-deploy.json": policy.text(policy.deployer(options.name, account, region, bucket)),
+        "policy-run.json": policy.text(
+            policy.runner(options.name, account, region, _names(values["ReadBuckets"]),
+                          _names(values["WriteBuckets"]))
+        ),
+    }  # fmt: skip
+    for package in packages.values():
+        lines = [f"{size:>10}  {name}" for name, size in package.entries.items()]
+        texts[f"{package.name}.zip.txt"] = "\n".join([*lines, ""])
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return packages
+
+
+def ensure_bucket(aws: Aws, bucket: str, name: str, *, given: bool, tell: Tell) -> None:
+    """The bucket for the packages: the user's, or one of ours, private and encrypted."""
+    s3 = aws.client("s3")
+    try:
+        with aws_errors():
+            s3.head_bucket(Bucket=bucket)
+        return
+    except NotFound:
+        if given:
+            raise NotFound(f"there is no bucket {bucket}: make it, or leave --bucket out") from None
+    except AwsError as error:
+        raise AwsError(f"the bucket {bucket} is there but cannot be used: {error}") from error
+    tell(f"making the bucket {bucket}")
+    where = {} if aws.region == "us-east-1" else {
+        "CreateBucketConfiguration": {"LocationConstraint": aws.region}
+    }  # fmt: skip
+    s3.create_bucket(Bucket=bucket, **where)
+    closed = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
+    s3.put_public_access_block(
+        Bucket=bucket, PublicAccessBlockConfiguration=dict.fromkeys(closed, True)
+    )
+    s3.put_bucket_tagging(Bucket=bucket, Tagging={"TagSet": [{"Key": TAG, "Value": name}]})
+
+
+def ensure_secret(aws: Aws, name: str) -> None:
+    """The secret that job keys are derived from; never shown, never replaced."""
+    ssm = aws.client("ssm")
+    try:
+        ssm.put_parameter(
+            Name=template.secret_name(name), Value=template.new_secret(), Type="SecureString",
+            Description="perseid: job keys of the rendezvous are derived from it",
+        )  # fmt: skip
+    except ssm.exceptions.ParameterAlreadyExists:
+        return
+
+
+def upload(aws: Aws, bucket: str, name: str, packages: Mapping[str, Package], tell: Tell) -> None:
+    """Put the packages and the definition into the bucket, where they are not there yet."""
+    s3, below = aws.client("s3"), template.prefix(name)
+    for package in packages.values():
+        key = f"{below}/{package.key}"
+        if not _is_there(s3, bucket, key):
+            tell(f"uploading {package.name}.zip, {package.zipped / 1e6:.1f} MB")
+            with package.path.open("rb") as body:
+                s3.put_object(Bucket=bucket, Key=key, Body=body)
+    s3.put_object(
+        Bucket=bucket, Key=f"{below}/{template.definition_key()}",
+        Body=template.definition().encode(), ContentType="application/json",
+    )  # fmt: skip
+
+
+def destroy(aws: Aws, name: str, tell: Tell, *, delete_bucket: bool = False) -> list[Remains]:
+    """Remove the stack, its packages and its secret; data stays unless `delete_bucket`.
+
+    Returns
+    -------
+    What is left, to be removed by the user or kept.
+    """
+    former = stack.describe(aws, name)
+    bucket = stack.parameters(former).get("CodeBucket") or template.default_bucket(
+        name, aws.account, aws.region
+    )
+    if former is not None:
+        stack.delete(aws, name, tell)
+    with aws_errors():
+        ssm = aws.client("ssm")
+        ssm.delete_parameters(Names=[template.secret_name(name)])
+        return _clear_bucket(aws, bucket, name, tell, delete_bucket)
+
+
+def _clear_bucket(
+    aws: Aws, bucket: str, name: str, tell: Tell, delete_bucket: bool
+) -> list[Remains]:
+    s3 = aws.client("s3")
+    try:
+        with aws_errors():
+            s3.head_bucket(Bucket=bucket)
+    except NotFound:
+        return []
+    ours = _tag(s3, bucket) == name
+    _delete_below(s3, bucket, "" if delete_bucket and ours else template.prefix(name) + "/")
+    if delete_bucket and ours:
+        s3.delete_bucket(Bucket=bucket)
+        tell(f"deleted the bucket {bucket} and all it held")
+        return []
+    why = "your data and results" if not ours else "made by deploy; holds your data and results"
+    if delete_bucket:
+        why = "not made by this stack, so it is not deleted"
+    return [Remains(f"s3://{bucket}", why)]
+
+
+def _delete_below(s3: Any, bucket: str, prefix: str) -> None:
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        keys = [{"Key": entry["Key"]} for entry in page.get("Contents", ())]
+        if keys:
+            s3.delete_objects(Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
+
+
+def _tag(s3: Any, bucket: str) -> str:
+    try:
+        with aws_errors():
+            tags = s3.get_bucket_tagging(Bucket=bucket)["TagSet"]
+    except AwsError:  # it has none
+        return ""
+    return next((tag["Value"] for tag in tags if tag["Key"] == TAG), "")
+
+
+def _is_there(s3: Any, bucket: str, key: str) -> bool:
+    try:
+        with aws_errors():
+            s3.head_object(Bucket=bucket, Key=key)
+    except NotFound:
+        return False
+    return True
+
+
+def _wanted_tasks(aws: Aws, name: str) -> int:
+    """Of the rendezvous: what an operator started must go on over a new deployment."""
+    try:
+        with aws_errors():
+            found = aws.client("ecs").describe_services(
+                cluster=name, services=[f"{name}-rendezvous"]
+            )
+    except (AwsError, NotFound):
+        return 0
+    return max((int(entry["desiredCount"]) for entry in found["services"]), default=0)
+
+
+def _names(arns: str) -> list[str]:
+    return [arn.rpartition(":")[2] for arn in arns.split(",")]
+
+
+def to_json(deployed: Deployed) -> str:
+    """Outputs and packages, for ``--json``."""
+    packages = {
+        p.name: {"zipped": p.zipped, "unzipped": p.unzipped} for p in deployed.packages.values()
+    }
+    plain = {"changed": deployed.changed, "outputs": dict(deployed.outputs), "packages": packages}
+    return json.dumps(plain, indent=1)

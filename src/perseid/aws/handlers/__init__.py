@@ -1,0 +1,1 @@
+"""What Lambda calls: one module a function, each with ``handler(event, context)``."""

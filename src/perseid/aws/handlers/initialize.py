@@ -1,0 +1,134 @@
+"""The function that begins a run, or goes on with one; the first step of the state machine."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from perseid.aws.handlers import log
+from perseid.engines.driver import missing_ranks
+from perseid.errors import AlreadyExists, BadInput, NotFound, PerseidError, RunError, StorageError
+from perseid.pipeline import layout
+from perseid.pipeline.initialize import initialize
+from perseid.pipeline.items import WorkItem
+from perseid.pipeline.manifest import Manifest
+from perseid.pipeline.request import RunRequest
+from perseid.storage import Storage
+
+CONTROL = ("replace", "resume")
+"""Keys of the input that are not of the request."""
+EXPRESS_SECONDS = 240
+"""Longest that a rank of an EXPRESS child may take with all its attempts: their limit is 300 s
+(https://docs.aws.amazon.com/step-functions/latest/dg/choosing-workflow-type.html)."""
+SLACK_SECONDS = 15
+"""That a state waits longer than the function's own time limit."""
+ATTEMPTS = 3
+"""Of a rank, as the state machine's Retry has it."""
+
+
+def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
+    """Begin the run of ``event["input"]``; ``event["execution"]`` becomes its id.
+
+    Returns what the state machine's other states read. What the user can mend comes back as
+    ``ok: false`` with a sentence; what another attempt may mend is raised.
+    """
+    try:
+        state = start(event["input"], str(event["execution"]))
+    except PerseidError as error:
+        transient = isinstance(error, StorageError)
+        if transient and not isinstance(error, (NotFound, AlreadyExists)):
+            raise
+        log.write("refused", run=event["execution"], error=type(error).__name__, message=str(error))
+        return {"ok": False, "error": type(error).__name__, "message": str(error)}
+    log.write("initialized", **state)
+    return state
+
+
+def start(given: Any, execution: str) -> dict[str, Any]:
+    """The state after this step. Doing it again (a retried request) changes nothing."""
+    if not isinstance(given, Mapping):
+        raise BadInput(f"the input of the state machine must be a JSON object, not {given!r}")
+    if given.get("resume"):
+        return _resume(str(given["resume"]), execution)
+    request = RunRequest.parse({k: v for k, v in given.items() if k not in CONTROL})
+    _on_s3(request.results_url)
+    request = _with_endpoint(request)
+    begun = initialize(request, replace=bool(given.get("replace")), run_id=execution)
+    return _state(begun.manifest, begun.items, layout.ITEMS, execution)
+
+
+def _resume(url: str, execution: str) -> dict[str, Any]:
+    """Items of the ranks that are missing, under a key of this execution's own."""
+    _on_s3(url)
+    storage = Storage(url)
+    manifest = Manifest.load(storage)
+    if execution == manifest.run_id:
+        raise RunError(f"{url} is the run of this very execution: resume it by another one")
+    items = [_again(storage, manifest.item(rank)) for rank in missing_ranks(storage, manifest)]
+    key = layout.items_of(execution)
+    storage.put(key, json.dumps([item.to_json() for item in items], indent=1).encode())
+    return _state(manifest, items, key, execution)
+
+
+def _again(storage: Storage, item: WorkItem) -> WorkItem:
+    """The item of a rank that was tried before: its attempts are counted on."""
+    try:
+        before = int(json.loads(storage.get(layout.record(item.rank)))["attempt"])
+    except (NotFound, ValueError, KeyError, TypeError):
+        before = ATTEMPTS
+    return replace(item, options={**item.options, "attempts_before": before})
+
+
+def _state(
+    manifest: Manifest, items: Sequence[WorkItem], key: str, execution: str
+) -> dict[str, Any]:
+    settings, options = manifest.settings, manifest.settings.get("options", {})
+    talks = settings["transport"] != "store"
+    limit = float(os.environ["WORKER_TIMEOUT"])
+    timeout = min(float(options.get("timeout", limit)), limit)
+    # At the function's own limit Lambda's error says more than the state's would.
+    state_timeout = timeout + SLACK_SECONDS if timeout == limit else timeout
+    bucket, _, prefix = manifest.results_url.removeprefix("s3://").partition("/")
+    express = not talks and timeout * ATTEMPTS <= EXPRESS_SECONDS
+    return {
+        "ok": True,
+        "run_id": manifest.run_id,
+        "execution": execution,
+        "results_url": manifest.results_url,
+        "world_size": manifest.world_size,
+        "ranks": len(items),
+        "bucket": bucket,
+        "items_key": "/".join(part for part in (prefix, key) if part),
+        # A gang must run at once; otherwise as many as the account lets (0: no limit of ours).
+        "max_concurrency": manifest.world_size if talks else int(options.get("workers", 0)),
+        # An EXPRESS child may run twice at once: ranks that talk to each other must not.
+        "children": "EXPRESS" if express else "STANDARD",
+        "timeout_seconds": max(1, round(state_timeout)),
+        "tolerated_failure_percentage": float(options.get("tolerated_failures", 100.0)),
+    }
+
+
+def _on_s3(url: str) -> None:
+    if not url.startswith("s3://"):
+        raise BadInput(f"results are to go to {url}, which Lambda cannot reach: name an s3:// URL")
+
+
+def _with_endpoint(request: RunRequest) -> RunRequest:
+    """The stack's own rendezvous, where ranks are to talk and the request names none."""
+    name = os.environ.get("RENDEZVOUS_ADDRESS_PARAMETER")
+    if request.transport == "store" or request.rendezvous_endpoint or not name:
+        return request
+    import boto3  # the Lambda runtime has it
+
+    value = json.loads(boto3.client("ssm").get_parameter(Name=name)["Parameter"]["Value"])
+    if not value.get("address"):
+        if request.transport == "auto":
+            return request
+        raise RunError(
+            f"transport is {request.transport} but the rendezvous does not run: start it with "
+            "`perseid aws rendezvous start`, or leave `transport` at store"
+        )
+    return RunRequest.parse({**request.given(), "rendezvous_endpoint": value["address"]})

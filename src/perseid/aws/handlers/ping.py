@@ -1,0 +1,50 @@
+"""The connection test: can a Lambda function reach the rendezvous?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from perseid.aws.handlers import log
+from perseid.errors import BadInput, RendezvousUnreachable
+from perseid.rendezvous.dial import Endpoint, dial
+from perseid.rendezvous.ping import ping
+
+SECONDS = 5.0
+"""For each of the two connections."""
+
+
+def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
+    """Connect to ``event["rendezvous_endpoint"]``, then ask it what it sees of us.
+
+    Raises
+    ------
+    BadInput
+        The event names no endpoint.
+    RendezvousUnreachable
+        Nothing answers there.
+    """
+    log.write_text(f"receiving event: {dict(event)}")
+    if not event.get("rendezvous_endpoint"):
+        raise BadInput('give {"rendezvous_endpoint": "HOST" or "HOST:PORT"}')
+    endpoint = Endpoint.parse(str(event["rendezvous_endpoint"]))
+    began = time.monotonic()
+    with dial(endpoint, began + SECONDS) as sock:
+        remote = sock.getpeername()[0]
+    seconds = time.monotonic() - began
+    log.write_text(f"successfully connected to {endpoint} ({remote}) in {seconds * 1e3:.1f} ms")
+    found = {"endpoint": str(endpoint), "address": remote, "connect_seconds": seconds}
+    try:
+        seen = ping(endpoint, SECONDS)
+    except RendezvousUnreachable as error:  # it may be a server of another kind
+        return {**found, "perseid": False, "message": str(error)}
+    return {
+        **found,
+        "perseid": True,
+        "round_trip_seconds": seen.round_trip_seconds,
+        "observed": str(seen.observed),
+        "nat": seen.mapping.name,
+        "keyed": seen.keyed,
+        "ttl": seen.ttl,
+    }

@@ -1,0 +1,78 @@
+"""The function that works on one rank. Imports what a worker's zip holds: no pydantic, no boto3."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from perseid.aws.handlers import log
+from perseid.errors import StorageError
+from perseid.pipeline import layout
+from perseid.pipeline.items import WorkItem
+from perseid.pipeline.work import load_runtime, work
+from perseid.storage import Storage
+
+if TYPE_CHECKING:
+    from perseid.model.runtime import ModelRuntime
+
+SPARE_SECONDS = 2.0
+"""Before the function's end: a script is stopped, so that its last words reach the log."""
+
+
+def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
+    """Work on the rank of ``event["item"]``; ``event["attempt_before"]`` attempts came before.
+
+    Raises what `perseid.pipeline.work.work` raises: Step Functions reads the class' name.
+    """
+    began = time.monotonic()
+    item = WorkItem.from_json(event["item"])
+    options = {**item.options, "timeout": _script_seconds(item.options, context)}
+    item = replace(item, options=options)
+    attempt = 1 + int(event.get("attempt_before") or 0) + int(options.get("attempts_before", 0))
+    who = {"run": item.run_id, "rank": item.rank, "attempt": attempt}
+    log.write("start", **who, request=context.aws_request_id)
+    try:
+        done = _work(item, attempt)
+    except Exception as error:
+        said = {"error": type(error).__name__, "message": str(error)[:2000]}
+        log.write("failed", **who, **said, seconds=round(time.monotonic() - began, 3))
+        raise
+    log.write("done", **who, rows=done, seconds=round(time.monotonic() - began, 3))
+    return {"rank": item.rank, "rows": done, "attempt": attempt}
+
+
+def _work(item: WorkItem, attempt: int) -> int:
+    cold, runtime, seconds = not _runtime.cache_info().currsize, None, 0.0
+    if "script" not in item.options and item.partitions:
+        began = time.monotonic()
+        runtime = _runtime(
+            item.model_url, item.precision, item.batch_size, item.options.get("threads")
+        )
+        seconds = time.monotonic() - began
+    storage = Storage(item.results_url)
+    record = work(item, storage, runtime=runtime, attempt=attempt, cold=cold, init_seconds=seconds)
+    if not storage.exists(layout.record(item.rank)):  # a worker that says done must have left it
+        raise StorageError(
+            f"rank {item.rank} ended without an error but left no "
+            f"{storage.where(layout.record(item.rank))}"
+        )
+    return record.rows
+
+
+@functools.lru_cache(maxsize=1)
+def _runtime(model_url: str, precision: str, batch_size: int, threads: int | None) -> ModelRuntime:
+    """The model, kept for the next rank that comes to this environment."""
+    item = WorkItem(
+        "", 0, 1, "memory://", "memory://", (), model_url, precision, batch_size,
+        options={"threads": threads},
+    )  # fmt: skip
+    return load_runtime(item)
+
+
+def _script_seconds(options: Mapping[str, Any], context: Any) -> float:
+    """What a script may take: as asked, but less than the function has left."""
+    left = float(context.get_remaining_time_in_millis()) / 1000 - SPARE_SECONDS
+    return max(1.0, min(left, float(options.get("timeout", left))))

@@ -1,0 +1,222 @@
+"""The zip packages of the functions: wheels, perseid and a model; the same input, the same zip."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import py_compile
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import perseid
+from perseid.aws.trim import LEFT_OUT, NUMPY_FOR_SCRIPTS, drop_symbols, left_out
+from perseid.aws.wheels import Target, fetch, own_python, pins
+from perseid.errors import BadInput
+
+MIB = 1 << 20
+UNZIPPED_LIMIT = 250 * MIB
+"""Of a function with all its layers
+(https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html)."""
+PACKAGES = ("worker", "control", "tools")
+"""``worker`` works on ranks, ``control`` begins and ends runs, ``tools`` holds the rendezvous, the
+connection test and the DNS updater: no third-party package."""
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+_ALSO_LEFT_OUT = {"numpy": NUMPY_FOR_SCRIPTS}  # kept after all: scripts may import them
+_TOOLS = (
+    "__init__.py", "errors.py", "rendezvous/*", "aws/__init__.py", "aws/address.py",
+    "aws/handlers/__init__.py", "aws/handlers/log.py", "aws/handlers/ping.py",
+    "aws/handlers/dns.py",
+)  # fmt: skip
+_CONTROL_LEFT_OUT = ("cli", "survey/data", "model/data", "model/train*", "__main__.py")
+_WORKER_HANDLERS = (
+    "aws/__init__.py", "aws/handlers/__init__.py", "aws/handlers/log.py", "aws/handlers/worker.py",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Package:
+    """A zip that is ready to be uploaded."""
+
+    name: str
+    path: Path
+    digest: str
+    """Of the contents (names and bytes): the same for the same source on any machine."""
+    entries: Mapping[str, int]
+    """Path in the zip -> bytes, unzipped."""
+
+    @property
+    def unzipped(self) -> int:
+        """Bytes that count against `UNZIPPED_LIMIT`."""
+        return sum(self.entries.values())
+
+    @property
+    def zipped(self) -> int:
+        """Bytes of the file."""
+        return self.path.stat().st_size
+
+    @property
+    def key(self) -> str:
+        """Where it is uploaded to, below the stack's prefix: a new content has a new key."""
+        return f"code/{self.name}-{self.digest[:20]}.zip"
+
+
+def build(
+    folder: Path,
+    target: Target,
+    *,
+    model: Path | None = None,
+    bytecode: bool | None = None,
+    cache: Path | None = None,
+    compression: int = 6,
+) -> dict[str, Package]:
+    """Make all packages.
+
+    Parameters
+    ----------
+    folder
+        Where the zips go.
+    target
+        What they run on.
+    model
+        An exported model that becomes the ``default`` one (and its ``NAME.int8.onnx``).
+    bytecode
+        Put compiled modules beside the source, which saves their compilation in each cold start;
+        done by default where this interpreter's version is the target's, else it cannot be.
+    cache
+        Of wheels.
+    compression
+        zlib's level.
+
+    Raises
+    ------
+    BadInput
+        A package is larger than Lambda takes, or there is no wheel for the target.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    compiled = target.python == own_python() if bytecode is None else bytecode
+    wheels = {name: fetch(pins(name), target, cache) for name in ("worker", "control")}
+    return {
+        name: _write(name, folder, _files(name, wheels.get(name), model), compiled, compression)
+        for name in PACKAGES
+    }
+
+
+def _files(name: str, wheels: Path | None, model: Path | None) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    if wheels is not None:
+        found |= dict(_of_wheels(wheels))
+    found |= dict(_of_perseid(name))
+    if name == "worker":
+        found |= _of_model(model)
+    return found
+
+
+def _of_wheels(folder: Path) -> Iterator[tuple[str, Path]]:
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file():
+            continue
+        inside = path.relative_to(folder)
+        top = inside.parts[0]
+        if top == "bin" or (top.endswith(".dist-info") and path.name != "METADATA"):
+            continue
+        package = top.removesuffix(".libs")
+        kept = _ALSO_LEFT_OUT.get(package, ())
+        patterns = [p for p in LEFT_OUT.get(package, ()) if p not in kept]
+        below = "/".join(inside.parts[1:]) or inside.name
+        if top.endswith(".dist-info") or not left_out(below, patterns):
+            yield inside.as_posix(), path
+
+
+def _of_perseid(name: str) -> Iterator[tuple[str, Path]]:
+    root = Path(perseid.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        inside = path.relative_to(root).as_posix()
+        if name == "tools":
+            wanted = _matches(inside, _TOOLS)
+        elif name == "control":
+            wanted = not left_out(inside, _CONTROL_LEFT_OUT)
+        else:
+            wanted = _matches(inside, _WORKER_HANDLERS) or not left_out(inside, LEFT_OUT["perseid"])
+        if wanted:
+            yield f"perseid/{inside}", path
+
+
+def _matches(inside: str, patterns: tuple[str, ...]) -> bool:
+    return any(inside.startswith(p[:-1]) if p.endswith("/*") else inside == p for p in patterns)
+
+
+def _of_model(model: Path | None) -> dict[str, Path]:
+    """The model in the package, float32 and int8, or the user's in its place."""
+    spec = importlib.util.find_spec("perseid.model")
+    assert spec is not None
+    assert spec.origin is not None
+    source = model or Path(spec.origin).parent / "data" / "default.onnx"
+    if not source.is_file():
+        raise BadInput(f"the model {source} is not there: give the path of an exported .onnx file")
+    small = source.with_name(f"{source.stem}.int8.onnx")
+    found = {"perseid/model/data/default.onnx": source}
+    if small.is_file():
+        found["perseid/model/data/default.int8.onnx"] = small
+    return found
+
+
+def _write(
+    name: str, folder: Path, files: Mapping[str, Path], compiled: bool, compression: int
+) -> Package:
+    entries: dict[str, int] = {}
+    digest = hashlib.sha256(f"{name} bytecode={compiled}".encode())
+    path = folder / f"{name}.zip"
+    with zipfile.ZipFile(path, "w") as archive, tempfile.TemporaryDirectory() as temporary:
+        for inside, source in sorted(files.items()):
+            data = source.read_bytes()
+            if ".so" in source.name:
+                data = drop_symbols(data)
+            digest.update(f"\0{inside}\0{len(data)}\0".encode() + data)
+            _add(archive, entries, inside, data, compression)
+            if compiled and inside.endswith(".py"):
+                # Not part of the digest: the compiler's output may differ in ways that do nothing.
+                code = _compile(inside, source, Path(temporary) / "code.pyc")
+                if code is not None:
+                    _add(archive, entries, _cached(inside), code, compression)
+    package = Package(name, path, digest.hexdigest(), dict(sorted(entries.items())))
+    _check_size(package)
+    return package
+
+
+def _add(
+    archive: zipfile.ZipFile, entries: dict[str, int], inside: str, data: bytes, compression: int
+) -> None:
+    info = zipfile.ZipInfo(inside, _EPOCH)
+    info.external_attr = 0o100644 << 16  # readable by Lambda's own user
+    info.create_system = 3
+    archive.writestr(info, data, zipfile.ZIP_DEFLATED, compression)
+    entries[inside] = len(data)
+
+
+def _compile(inside: str, source: Path, out: Path) -> bytes | None:
+    """Byte code that is never checked against the source: the zip does not change."""
+    try:
+        py_compile.compile(
+            str(source), str(out), f"/var/task/{inside}", doraise=True, quiet=2,
+            invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+        )  # fmt: skip
+    except py_compile.PyCompileError:  # a template or a file for another version
+        return None
+    return out.read_bytes()
+
+
+def _cached(inside: str) -> str:
+    path = Path(importlib.util.cache_from_source(inside))
+    return path.as_posix()
+
+
+def _check_size(package: Package) -> None:
+    if package.unzipped > UNZIPPED_LIMIT:
+        raise BadInput(
+            f"the {package.name} package is {package.unzipped / MIB:.0f} MiB unzipped, but Lambda "
+            f"takes {UNZIPPED_LIMIT // MIB} MiB: put the model into the bucket instead and name it "
+            "by `model` in the request"
+        )

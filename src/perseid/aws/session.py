@@ -1,0 +1,127 @@
+"""boto3 clients, and AWS's errors as one sentence of ours."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from perseid.errors import AwsError, NotFound, NotInstalled
+
+CONNECT_SECONDS, READ_SECONDS, ATTEMPTS = 5, 60, 8
+"""Of each call; AWS throttles its control plane, so there are several attempts."""
+_DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthorizationError")
+_BAD_CREDENTIALS = (
+    "InvalidClientTokenId", "UnrecognizedClientException", "SignatureDoesNotMatch",
+    "InvalidAccessKeyId", "ExpiredToken", "ExpiredTokenException", "AuthFailure",
+)  # fmt: skip
+_ABSENT = (
+    "404", "NoSuchBucket", "ResourceNotFoundException", "ParameterNotFound",
+    "StateMachineDoesNotExist", "ExecutionDoesNotExist", "ClusterNotFoundException",
+)  # fmt: skip
+
+
+class Aws:
+    """Clients of one account and region.
+
+    Parameters
+    ----------
+    region, profile
+        As for the AWS command line; else its variables and files decide.
+
+    Raises
+    ------
+    NotInstalled
+        boto3 is missing.
+    AwsError
+        No region, or no such profile.
+    """
+
+    def __init__(self, region: str | None = None, profile: str | None = None) -> None:
+        boto3 = _boto3()
+        with aws_errors():
+            self._session = boto3.Session(profile_name=profile, region_name=region)
+        if self._session.region_name is None:
+            raise AwsError("no AWS region is set: give --region, or set AWS_REGION")
+        self._clients: dict[str, Any] = {}
+
+    @property
+    def region(self) -> str:
+        """E.g. ``eu-central-1``."""
+        return str(self._session.region_name)
+
+    @functools.cached_property
+    def account(self) -> str:
+        """The account's number, twelve digits."""
+        with aws_errors():
+            return str(self.client("sts").get_caller_identity()["Account"])
+
+    def client(self, service: str) -> Any:
+        """The client of a service, made once."""
+        if service not in self._clients:
+            from botocore.config import Config
+
+            config = Config(
+                connect_timeout=CONNECT_SECONDS,
+                read_timeout=READ_SECONDS,
+                retries={"mode": "standard", "max_attempts": ATTEMPTS},
+            )
+            with aws_errors():
+                self._clients[service] = self._session.client(service, config=config)
+        return self._clients[service]
+
+
+@contextmanager
+def aws_errors() -> Iterator[None]:
+    """Raise `AwsError` (`NotFound` where a thing is not there) in place of botocore's errors."""
+    _boto3()
+    from botocore.exceptions import (
+        BotoCoreError,
+        ClientError,
+        NoCredentialsError,
+        PartialCredentialsError,
+    )
+
+    try:
+        yield
+    except ClientError as error:
+        raise _of_client(error) from error
+    except (NoCredentialsError, PartialCredentialsError) as error:
+        raise AwsError(
+            "there are no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+            "AWS_PROFILE, or run `aws configure`"
+        ) from error
+    except BotoCoreError as error:
+        raise AwsError(f"AWS could not be asked: {error}") from error
+
+
+def error_code(error: BaseException) -> str:
+    """AWS's code of an error, also of one of ours that stands for it; else empty."""
+    cause = error if hasattr(error, "response") else error.__cause__
+    response = getattr(cause, "response", None) or {}
+    return str(response.get("Error", {}).get("Code", ""))
+
+
+def _of_client(error: Any) -> AwsError | NotFound:
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    text = str(error.response.get("Error", {}).get("Message", "")) or code
+    call = error.operation_name
+    if code in _BAD_CREDENTIALS:
+        return AwsError(f"AWS does not accept these credentials ({code} in {call}): renew them")
+    if code in _DENIED:
+        return AwsError(
+            f"these credentials may not call {call}: {text}; `perseid aws policy` prints what is "
+            "needed"
+        )
+    if code in _ABSENT:
+        return NotFound(f"{call}: {text}")
+    return AwsError(f"{call} failed: {text} ({code})")
+
+
+def _boto3() -> Any:
+    try:
+        import boto3
+    except ImportError as error:
+        raise NotInstalled("AWS needs boto3: pip install 'perseid[aws]'") from error
+    return boto3

@@ -1,0 +1,236 @@
+"""The CloudFormation stack: change sets, live events, outputs, deletion."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from perseid.aws.session import Aws, aws_errors, error_code
+from perseid.errors import AwsError, NotFound
+
+POLL_SECONDS = 2.0
+"""Between two looks at the stack's events."""
+CHANGE_SET_SECONDS = 300.0
+STACK_SECONDS = 1800.0
+"""Longest wait for a stack to be made, changed or deleted."""
+_UNCHANGED = ("didn't contain changes", "No updates are to be performed")
+
+
+@dataclass(frozen=True)
+class Change:
+    """One line of a change set."""
+
+    action: str
+    """``Add``, ``Modify``, ``Remove``."""
+    resource: str
+    kind: str
+    """E.g. ``AWS::Lambda::Function``."""
+    replacement: bool = False
+
+
+@dataclass(frozen=True)
+class StackEvent:
+    """One resource came to a new state."""
+
+    when: datetime
+    resource: str
+    kind: str
+    status: str
+    reason: str = ""
+
+
+Tell = Callable[[Change | StackEvent | str], None]
+
+
+def describe(aws: Aws, name: str) -> Mapping[str, Any] | None:
+    """The stack, or None where there is none."""
+    try:
+        with aws_errors():
+            stacks = aws.client("cloudformation").describe_stacks(StackName=name)["Stacks"]
+    except AwsError as error:
+        if error_code(error) == "ValidationError" and "does not exist" in str(error):
+            return None
+        raise
+    gone = not stacks or stacks[0]["StackStatus"] == "DELETE_COMPLETE"
+    return None if gone else dict(stacks[0])
+
+
+def outputs(aws: Aws, name: str) -> dict[str, str]:
+    """The stack's outputs.
+
+    Raises
+    ------
+    NotFound
+        There is no such stack here.
+    """
+    stack = describe(aws, name)
+    if stack is None or stack["StackStatus"] == "REVIEW_IN_PROGRESS":
+        raise NotFound(
+            f"there is no stack {name} in {aws.region}: make it with `perseid aws deploy`, or give "
+            "--region or --stack"
+        )
+    return {entry["OutputKey"]: entry["OutputValue"] for entry in stack.get("Outputs", ())}
+
+
+def parameters(stack: Mapping[str, Any] | None) -> dict[str, str]:
+    """Values that the stack was made with."""
+    entries = (stack or {}).get("Parameters", ())
+    return {entry["ParameterKey"]: entry.get("ParameterValue", "") for entry in entries}
+
+
+def change(
+    aws: Aws, name: str, body: str, values: Mapping[str, str], tell: Tell,
+    confirm: Callable[[list[Change]], bool],
+) -> bool:  # fmt: skip
+    """Make the stack, or bring it up to the template; whether anything was changed.
+
+    Parameters
+    ----------
+    body, values
+        Template and its parameters.
+    tell
+        Called with each event while waiting.
+    confirm
+        Shown the changes first; False stops it, and nothing was done.
+
+    Raises
+    ------
+    AwsError
+        It failed, with the first reason that CloudFormation gave, or took too long.
+    """
+    former = describe(aws, name)
+    if former is not None and former["StackStatus"] == "ROLLBACK_COMPLETE":
+        tell(f"the stack {name} failed to be made before: its rest is removed first")
+        delete(aws, name, tell)
+        former = None
+    fresh = former is None or former["StackStatus"] == "REVIEW_IN_PROGRESS"
+    client = aws.client("cloudformation")
+    with aws_errors():
+        made = client.create_change_set(
+            StackName=name,
+            ChangeSetName=f"perseid-{int(time.time() * 1000)}",
+            ChangeSetType="CREATE" if fresh else "UPDATE",
+            TemplateBody=body,
+            Parameters=[{"ParameterKey": k, "ParameterValue": v} for k, v in values.items()],
+            Capabilities=["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM"],
+            Tags=[{"Key": "perseid:stack", "Value": name}],
+        )
+        changes = _changes(client, made["Id"])
+        if changes is None:
+            client.delete_change_set(ChangeSetName=made["Id"])
+            return False
+        if not confirm(changes):
+            client.delete_change_set(ChangeSetName=made["Id"])
+            if fresh:
+                client.delete_stack(StackName=name)
+            return False
+        began = datetime.now(UTC)
+        client.execute_change_set(ChangeSetName=made["Id"])
+        _wait(client, made["StackId"], began, tell)
+    return True
+
+
+def delete(aws: Aws, name: str, tell: Tell) -> None:
+    """Delete the stack and wait until it is gone."""
+    stack = describe(aws, name)
+    if stack is None:
+        return
+    client = aws.client("cloudformation")
+    with aws_errors():
+        began = datetime.now(UTC)
+        client.delete_stack(StackName=name)
+        _wait(client, stack["StackId"], began, tell)
+
+
+def _changes(client: Any, change_set: str) -> list[Change] | None:
+    """What a change set would do, once CloudFormation knows; None where nothing."""
+    deadline = time.monotonic() + CHANGE_SET_SECONDS
+    while True:
+        found = client.describe_change_set(ChangeSetName=change_set)
+        if found["Status"] in ("CREATE_COMPLETE", "FAILED"):
+            break
+        if time.monotonic() > deadline:
+            raise AwsError(f"the change set is {found['Status']} for {CHANGE_SET_SECONDS:g} s")
+        time.sleep(POLL_SECONDS / 4)
+    if found["Status"] == "FAILED":
+        reason = found.get("StatusReason", "")
+        if any(text in reason for text in _UNCHANGED):
+            return None
+        raise AwsError(f"CloudFormation refuses the change: {reason}")
+    entries = list(found.get("Changes", ()))
+    while found.get("NextToken"):
+        found = client.describe_change_set(ChangeSetName=change_set, NextToken=found["NextToken"])
+        entries += found.get("Changes", ())
+    changes = [entry["ResourceChange"] for entry in entries]
+    return [
+        Change(
+            entry["Action"], entry["LogicalResourceId"], entry["ResourceType"],
+            entry.get("Replacement") in ("True", "Conditional"),
+        )
+        for entry in changes
+    ]  # fmt: skip
+
+
+def _wait(client: Any, stack_id: str, began: datetime, tell: Tell) -> None:
+    """Report events until the stack rests; raise what failed first."""
+    seen: set[str] = set()
+    first_failure = ""
+    deadline = time.monotonic() + STACK_SECONDS
+    while True:
+        status = _status(client, stack_id)
+        for event in _new_events(client, stack_id, began, seen):
+            failed = event.status.endswith("FAILED") and "cancelled" not in event.reason
+            if failed and not first_failure:
+                first_failure = f"{event.resource} ({event.kind}): {event.reason}"
+            tell(event)
+        if not status.endswith("IN_PROGRESS"):
+            break
+        if time.monotonic() > deadline:
+            raise AwsError(f"the stack is {status} for {STACK_SECONDS / 60:g} minutes: see the "
+                           "CloudFormation console")  # fmt: skip
+        time.sleep(POLL_SECONDS)
+    if status not in ("CREATE_COMPLETE", "UPDATE_COMPLETE", "DELETE_COMPLETE"):
+        raise AwsError(f"the stack ended as {status}: {first_failure or 'no reason was given'}")
+
+
+def _status(client: Any, stack_id: str) -> str:
+    try:
+        with aws_errors():
+            found = client.describe_stacks(StackName=stack_id)["Stacks"]
+    except AwsError as error:
+        if "does not exist" in str(error):
+            return "DELETE_COMPLETE"
+        raise
+    return str(found[0]["StackStatus"]) if found else "DELETE_COMPLETE"
+
+
+def _new_events(client: Any, stack_id: str, began: datetime, seen: set[str]) -> list[StackEvent]:
+    """Events since `began` that were not seen yet, oldest first; newest pages first from AWS."""
+    fresh: list[StackEvent] = []
+    try:
+        with aws_errors():
+            for page in client.get_paginator("describe_stack_events").paginate(StackName=stack_id):
+                entries = [entry for entry in page["StackEvents"] if entry["EventId"] not in seen]
+                for entry in entries:
+                    seen.add(entry["EventId"])
+                    if _utc(entry["Timestamp"]) >= began.replace(microsecond=0):
+                        fresh.append(_event(entry))
+                if len(entries) < len(page["StackEvents"]):
+                    break
+    except (AwsError, NotFound):  # a deleted stack may have none
+        return []
+    return fresh[::-1]
+
+
+def _event(entry: Mapping[str, Any]) -> StackEvent:
+    return StackEvent(
+        _utc(entry["Timestamp"]), entry["LogicalResourceId"], entry["ResourceType"],
+        entry["ResourceStatus"], entry.get("ResourceStatusReason", "") or "",
+    )  # fmt: skip
+
+
+def _utc(when: datetime) -> datetime:
+    return when if when.tzinfo else when.replace(tzinfo=UTC)

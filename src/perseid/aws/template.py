@@ -1,0 +1,202 @@
+"""What is deployed: the template, the state machine's definition, and the template's parameters."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+
+from perseid.aws.packaging import Package
+from perseid.aws.wheels import Target
+from perseid.errors import BadInput
+
+NAME = "perseid"
+"""Of the stack, unless the user gives another."""
+ARN = "arn:aws"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for; None is: as it was deployed before, else the template's default."""
+
+    name: str = NAME
+    """Of the stack; every name in it begins with it."""
+    bucket: str | None = None
+    """Holds the packages, and takes results; made where it is not given."""
+    read_buckets: tuple[str, ...] | None = None
+    """Further buckets with surveys, models, scripts."""
+    write_buckets: tuple[str, ...] | None = None
+    """Further buckets for results (read, too)."""
+    architecture: str | None = None
+    python: str | None = None
+    memory_mb: int | None = None
+    timeout: int | None = None
+    """Seconds, of a worker."""
+    storage_mb: int | None = None
+    """/tmp of a worker."""
+    reserved: int | None = None
+    """Concurrency reserved for workers; 0 is none."""
+    layers: tuple[str, ...] | None = None
+    log_days: int | None = None
+    vpc: str | None = None
+    subnets: tuple[str, ...] | None = None
+    zone: str | None = None
+    record: str | None = None
+    image: str | None = None
+    extra: Mapping[str, str] = field(default_factory=dict)
+    """Further parameters of the template."""
+
+    def __post_init__(self) -> None:
+        plain = self.name.replace("-", "")
+        if not (plain.isascii() and plain.isalnum() and self.name[0].isalpha()):
+            raise BadInput(f"the stack's name {self.name!r} may hold letters, digits and - only")
+        if len(self.name) > 40:
+            raise BadInput(f"the stack's name {self.name!r} is longer than 40 characters")
+        if bool(self.vpc) != bool(self.subnets):
+            raise BadInput("give --vpc and --subnet together: public subnets of that VPC")
+        if bool(self.zone) != bool(self.record):
+            raise BadInput("give --zone and --record together: the hosted zone and a name in it")
+
+    def target(self, previous: Mapping[str, str]) -> Target:
+        """What the functions run on."""
+        runtime = previous.get("Runtime", "").removeprefix("python")
+        return Target(
+            self.architecture or previous.get("Architecture") or "x86_64", self.python or runtime
+        )
+
+
+def template() -> str:
+    """The CloudFormation template (YAML)."""
+    return _data("template.yaml")
+
+
+def definition() -> str:
+    """The state machine in the Amazon States Language, ``${…}`` where functions stand."""
+    return _data("statemachine.asl.json")
+
+
+def definition_key() -> str:
+    """Where the definition is uploaded to: a new text has a new key."""
+    return f"code/statemachine-{hashlib.sha256(definition().encode()).hexdigest()[:20]}.asl.json"
+
+
+def secret_name(name: str) -> str:
+    """Of the SecureString that job keys are derived from."""
+    return f"/{name}/rendezvous-secret"
+
+
+def new_secret() -> str:
+    """256 random bits."""
+    return secrets.token_hex(32)
+
+
+def default_bucket(name: str, account: str, region: str) -> str:
+    """The bucket that is made where none is given."""
+    return "-".join(["perseid", account, region, *([name] if name != NAME else [])]).lower()
+
+
+def prefix(name: str) -> str:
+    """Of everything that deploying puts into the bucket."""
+    return f"perseid/{name}"
+
+
+def parameters(
+    options: Options,
+    packages: Mapping[str, Package],
+    target: Target,
+    bucket: str,
+    previous: Mapping[str, str],
+    running: int = 0,
+) -> dict[str, str]:
+    """Values of the template's parameters; those left out keep the template's default.
+
+    Parameters
+    ----------
+    options
+        As asked.
+    packages
+        As built.
+    bucket
+        Of the packages.
+    previous
+        Values of the stack that is there; empty where there is none.
+    running
+        Tasks of the rendezvous that are wanted now: a new deployment must not stop them.
+    """
+    below = prefix(options.name)
+    values: dict[str, object] = {
+        "Architecture": target.architecture,
+        "Runtime": target.runtime,
+        "WorkerMemory": options.memory_mb,
+        "WorkerTimeout": options.timeout,
+        "WorkerStorage": options.storage_mb,
+        "ReservedConcurrency": options.reserved,
+        "WorkerLayers": _list(options.layers),
+        "LogRetention": options.log_days,
+        "VpcId": options.vpc,
+        "SubnetIds": _list(options.subnets),
+        "HostedZoneId": options.zone,
+        "RecordName": options.record,
+        "RendezvousImage": options.image,
+    }
+    chosen = {name: str(value) for name, value in values.items() if value is not None}
+    fixed = {
+        "CodeBucket": bucket,
+        "WorkerKey": f"{below}/{packages['worker'].key}",
+        "ControlKey": f"{below}/{packages['control'].key}",
+        "ToolsKey": f"{below}/{packages['tools'].key}",
+        "DefinitionKey": f"{below}/{definition_key()}",
+        "RendezvousStart": _start(),
+        "RendezvousCount": str(running),
+        "SecretParameter": secret_name(options.name),
+    }
+    return {**previous, **_buckets(options, bucket, previous), **chosen, **fixed, **options.extra}
+
+
+def _buckets(options: Options, bucket: str, previous: Mapping[str, str]) -> dict[str, str]:
+    def known(key: str) -> tuple[str, ...]:
+        return tuple(arn.rpartition(":")[2] for arn in previous.get(key, "").split(",") if arn)
+
+    write = options.write_buckets
+    if write is None:
+        write = tuple(name for name in known("WriteBuckets") if name != bucket)
+    read = options.read_buckets
+    if read is None:
+        read = tuple(name for name in known("ReadBuckets") if name not in (bucket, *write))
+    writes = list(dict.fromkeys([bucket, *write]))
+    reads = list(dict.fromkeys([*writes, *read]))
+    return {
+        "WriteBuckets": ",".join(f"{ARN}:s3:::{name}" for name in writes),
+        "WriteObjects": ",".join(f"{ARN}:s3:::{name}/*" for name in writes),
+        "ReadBuckets": ",".join(f"{ARN}:s3:::{name}" for name in reads),
+        "ReadObjects": ",".join(f"{ARN}:s3:::{name}/*" for name in reads),
+    }
+
+
+def as_json(values: Mapping[str, str]) -> str:
+    """Parameters as the AWS command line reads them."""
+    entries = [{"ParameterKey": k, "ParameterValue": v} for k, v in sorted(values.items())]
+    return json.dumps(entries, indent=1)
+
+
+def _start() -> str:
+    """The container's program without its docstrings: a parameter takes 4,096 characters."""
+    source = resources.files("perseid.aws").joinpath("container.py").read_text(encoding="utf-8")
+    tree = ast.parse(source)
+    del tree.body[0]
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            del node.body[0]
+    return ast.unparse(tree)
+
+
+def _list(values: tuple[str, ...] | None) -> str | None:
+    return None if values is None else ",".join(values)
+
+
+def _data(name: str) -> str:
+    return resources.files("perseid.aws").joinpath(f"data/{name}").read_text(encoding="utf-8")
