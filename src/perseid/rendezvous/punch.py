@@ -29,7 +29,7 @@ PUNCH_SECONDS = 5.0
 HANDSHAKE_SECONDS = 8.0
 """Time for one connection's handshake: a lost segment costs the kernel a second or more."""
 ATTEMPT_SECONDS = 60.0
-"""Time for all means together."""
+"""Time for all means together, from when the peer's address is known."""
 CALL_SECONDS = 0.03
 """Without success after this, the server asks the peer to connect as well."""
 ACCEPTING_WAIT = (0.03, 0.08)
@@ -233,8 +233,6 @@ class Punch:
 
     def _new_attempt(self, rank: int) -> Attempt:
         attempt = self._attempts[rank] = Attempt(rank, time.monotonic())
-        expiry = self.reactor.later(ATTEMPT_SECONDS, lambda: self._expired(attempt))
-        attempt.timers.append(expiry)
         return attempt
 
     def called(self, rank: int) -> None:
@@ -301,6 +299,7 @@ class Punch:
         if not attempt.going:
             attempt.going = True
             attempt.timers.append(later(PUNCH_SECONDS, lambda: self._fall_back(attempt)))
+            attempt.timers.append(later(ATTEMPT_SECONDS, lambda: self._expired(attempt)))
         if calling and not attempt.calling:
             attempt.calling = True
             attempt.timers.append(later(CALL_SECONDS, lambda: self._call(attempt)))
@@ -385,7 +384,7 @@ class Punch:
             self._hooks.relay(attempt.rank)
 
     def _expired(self, attempt: Attempt) -> None:
-        if self._attempts.get(attempt.rank) is attempt and attempt.rank in self.peers:
+        if self._attempts.get(attempt.rank) is attempt:
             self._fail(attempt, f"not reached in {ATTEMPT_SECONDS:g} s")
 
     def _fail(self, attempt: Attempt, reason: str) -> None:
