@@ -148,6 +148,12 @@ class Storage:
                         key = key.removeprefix(self._prefix + "/")
                     yield ObjectInfo(key, int(meta["size"]), meta.get("e_tag"))
 
+    def names(self) -> Sequence[str]:
+        """Keys right below the store's URL, those in folders left out; all pages."""
+        with _sentences(self, ""):
+            found = obstore.list_with_delimiter(self._store, self._prefix or None)
+        return [str(meta["path"]).rpartition("/")[2] for meta in found["objects"]]
+
     def delete(self, keys: Sequence[str]) -> None:
         """Delete objects; those already gone do not matter."""
         many = _DELETED_AT_ONCE if isinstance(self._store, S3Store) else 1

@@ -22,6 +22,8 @@ COMMANDS: dict[str, str] = {
     "sweep": "runs over partition size, world size and batch size, with plots",
     "plan": "partition size, world size and memory for a deadline and a budget",
     "calibrate": "how fast a worker is: what plans are made from",
+    "status": "where a run on AWS stands",
+    "logs": "what the ranks of a run logged",
     "rendezvous": "the server through which workers find each other",
     "ping": "try a rendezvous server from here",
     "comm": "message passing: run a program on many ranks, measure, estimate",

@@ -23,6 +23,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Go on with it."""
     use_endpoint(args.endpoint)
+    if args.engine == "aws":
+        from perseid.cli import awsrun
+
+        return awsrun.resume(args)
     options = options_of(request_of(args, Manifest.load(Storage(args.run))))
     with LocalEngine(options) as engine, RunProgress(quiet=args.quiet or args.json) as progress:
         result = resume(args.run, engine, progress)

@@ -1,4 +1,4 @@
-"""``perseid run``: a model over all partitions of a survey, on this machine."""
+"""``perseid run``: a model over all partitions of a survey, on this machine or on AWS."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from perseid.cli.awsarguments import add_aws_arguments
 from perseid.cli.outcome import show
 from perseid.cli.progress import RunProgress
 from perseid.engines.driver import start
@@ -25,6 +26,7 @@ KEYS = (
     "timeout", "retries", "workers", "threads", "bucket_root",
 )  # fmt: skip
 """Options that are keys of the request, too."""
+ENGINES = ("local", "aws")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +60,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """What ``run`` and ``resume`` share: limits, places, and how much to say."""
     how = parser.add_argument_group("how to run it")
+    how.add_argument("--engine", choices=ENGINES, default="local", help="where (default: here)")
+    how.add_argument("--detach", action="store_true", help="start it and leave (aws)")
     how.add_argument("--workers", type=int, metavar="N", help="processes at once (default: cores)")
     how.add_argument("--threads", type=int, metavar="N", help="threads a worker (default 1)")
     how.add_argument("--memory", type=int, metavar="MB", help="memory a rank may take (1769)")
@@ -66,11 +70,16 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--endpoint", metavar="URL", help="S3 server, where it is not AWS")
     parser.add_argument("--quiet", action="store_true", help="say only what went wrong")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    add_aws_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run it, or print the plan."""
     use_endpoint(args.endpoint)
+    if args.engine == "aws":
+        return _on_aws(args)
+    if args.detach:
+        raise BadInput("--detach is for --engine aws: here, the run ends with this command")
     request = request_of(args)
     options = options_of(request)
     if args.dry_run:
@@ -78,6 +87,14 @@ def run(args: argparse.Namespace) -> int:
     with LocalEngine(options) as engine, RunProgress(quiet=args.quiet or args.json) as progress:
         result = start(request, engine, progress, replace=args.replace)
     return show(result, as_json=args.json, quiet=args.quiet)
+
+
+def _on_aws(args: argparse.Namespace) -> int:
+    from perseid.cli import awsrun
+
+    if args.dry_run:
+        raise BadInput("--dry-run plans a run of this machine: `perseid plan` plans one on AWS")
+    return awsrun.run(args, plain_of(args))
 
 
 def use_endpoint(endpoint: str | None) -> None:
@@ -91,7 +108,15 @@ def use_endpoint(endpoint: str | None) -> None:
 
 
 def request_of(args: argparse.Namespace) -> RunRequest:
-    """The request's file with the options in place of its keys."""
+    """The request's file with the options in place of its keys, results in ``runs/``."""
+    plain = plain_of(args)
+    if not plain.get("results") and not plain.get("result_path") and plain.get("data"):
+        plain["results"] = default_place(plain["data"])
+    return RunRequest.parse(plain)
+
+
+def plain_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The keys of the request's file with those of the options in their place."""
     plain: dict[str, Any] = {}
     if args.request is not None:
         plain = dict(read_keys(args.request))
@@ -106,9 +131,7 @@ def request_of(args: argparse.Namespace) -> RunRequest:
         plain["data"] = args.data
     if args.out is not None:
         plain["results"] = args.out
-    if not plain.get("results") and not plain.get("result_path") and plain.get("data"):
-        plain["results"] = default_place(plain["data"])
-    return RunRequest.parse(plain)
+    return plain
 
 
 def default_place(data: Any) -> str:

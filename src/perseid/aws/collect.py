@@ -1,0 +1,269 @@
+"""What Step Functions and CloudWatch know of a run, brought to the run's own prefix.
+
+After this tables and reports need nothing but the run's folder: ``engine.json`` has each attempt
+and the executions' times, ``logs/`` what the ranks and the two functions around them logged.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from perseid.aws.calls import Calls
+from perseid.aws.history import read_executions
+from perseid.aws.logs import group_of, invocations_of
+from perseid.aws.place import Place
+from perseid.aws.session import aws_errors
+from perseid.engines.base import Attempt, Ending, MapResult
+from perseid.errors import AwsError, NotFound
+from perseid.measure.history import Execution
+from perseid.measure.streams import Traced
+from perseid.pipeline import layout
+from perseid.pipeline.collect import read_records
+from perseid.pipeline.manifest import Manifest
+from perseid.storage import Storage
+
+WRITERS = 32
+REPORT_SECONDS = 30.0
+"""REPORT lines come a little after an invocation's end: how long they are waited for."""
+WAIT_SECONDS = 3.0
+EXPRESS_GB = 0.0625
+"""Memory that an EXPRESS execution of a few small states is billed with: 64 MB."""
+_NOT_AGAIN = frozenset({"BadInput", "BadPartition", "UnsafePickle", "BadModel", "NotInstalled"})
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What was found, as it was written."""
+
+    mapped: MapResult
+    executions: tuple[Execution, ...]
+    engine: Mapping[str, Any]
+    """``engine.json``."""
+
+
+def collect(calls: Calls, place: Place, manifest: Manifest, arns: Sequence[str]) -> Collected:
+    """Fetch logs and histories of a run's executions and write them to its prefix.
+
+    Parameters
+    ----------
+    calls
+        Counts what is asked.
+    place
+        Where it ran.
+    manifest
+        Of the run.
+    arns
+        Its executions, oldest first: the first one and those that went on with it.
+    """
+    store = Storage(manifest.results_url)
+    executions = tuple(read_executions(calls, list(arns)))
+    records, _ = read_records(store, manifest)
+    calls.add("s3.GetObject", manifest.world_size)
+    workers = _workers(calls, place, manifest, executions, len(records))
+    around = _around(calls, place, manifest, executions)
+    attempts = attempts_of(workers, place.memory_mb)
+    mapped = _mapped(executions, attempts, records)
+    engine = _engine(calls, place, mapped, executions, workers)
+    _write(store, workers, around, engine)
+    return Collected(mapped, executions, engine)
+
+
+def attempts_of(workers: Iterable[Traced], memory_mb: int) -> tuple[Attempt, ...]:
+    """Invocations as attempts at ranks, in the order in which they ended."""
+    found = [_attempt(traced, memory_mb) for traced in workers if traced.mark("rank") is not None]
+    return tuple(sorted(found, key=lambda a: a.started + a.duration_ms / 1e3))
+
+
+def _workers(
+    calls: Calls,
+    place: Place,
+    manifest: Manifest,
+    executions: Sequence[Execution],
+    expected: int,
+) -> list[Traced]:
+    """The run's workers; waits for REPORT lines that are still to come, but not without end."""
+    start, end = _window(executions)
+    group, deadline = group_of(place.worker), time.monotonic() + REPORT_SECONDS
+    while True:
+        try:
+            found = invocations_of(calls, group, manifest.run_id, start, end)
+        except NotFound:
+            found = []  # no worker was ever called
+        reported = {t.mark("rank") for t in found if t.invocation.report is not None}
+        whole = len(reported) >= expected and all(t.invocation.report for t in found)
+        if whole or time.monotonic() > deadline:
+            return found
+        time.sleep(WAIT_SECONDS)
+
+
+def _around(
+    calls: Calls, place: Place, manifest: Manifest, executions: Sequence[Execution]
+) -> dict[str, list[Traced]]:
+    """Invocations of initialize and summarize."""
+    start, end = _window(executions)
+    found: dict[str, list[Traced]] = {}
+    for name, function in (("initialize", place.initialize), ("summarize", place.summarize)):
+        try:
+            group = group_of(function)
+            found[name] = invocations_of(calls, group, manifest.run_id, start, end)
+        except NotFound:
+            continue
+    return found
+
+
+def _window(executions: Sequence[Execution]) -> tuple[float, float | None]:
+    ends = [execution.ended for execution in executions]
+    last = None if None in ends else max(end for end in ends if end is not None)
+    return min(execution.started for execution in executions) - 1.0, last
+
+
+def _attempt(traced: Traced, memory_mb: int) -> Attempt:
+    invocation, report = traced.invocation, traced.invocation.report
+    ending, message = ending_of(traced)
+    began = invocation.started or 0.0
+    init = None if report is None else report.init_ms
+    lasted = 0.0
+    if report is not None:
+        lasted = report.duration_ms
+    elif invocation.ended is not None:
+        lasted = (invocation.ended - began) * 1e3
+    return Attempt(
+        rank=int(traced.mark("rank")),
+        attempt=int(traced.mark("attempt") or 1),
+        request_id=invocation.request_id,
+        ending=ending,
+        message=message,
+        started=began - (init or 0.0) / 1e3,
+        duration_ms=lasted,
+        memory_mb=int(report.memory_mb) if report else memory_mb,
+        max_memory_mb=report.max_memory_mb if report else 0.0,
+        init_ms=init,
+        work_seconds=float(traced.mark("seconds") or 0.0),
+        rows=int(traced.mark("rows") or 0) if ending is Ending.DONE else 0,
+    )
+
+
+def ending_of(traced: Traced) -> tuple[Ending, str]:
+    """How an invocation ended, and a sentence where something went wrong."""
+    invocation, report = traced.invocation, traced.invocation.report
+    events = {mark.get("event") for mark in traced.marks}
+    kind = (report.error_type or "") if report else ""
+    if invocation.died == "timeout" or (report is not None and report.status == "timeout"):
+        return Ending.TIMED_OUT, "the function's time was over"
+    if "OutOfMemory" in kind:
+        return Ending.OUT_OF_MEMORY, f"it needed more than its {report.memory_mb:.0f} MB"  # type: ignore[union-attr]
+    if "failed" in events:
+        error = str(traced.mark("error"))
+        again = Ending.BAD_INPUT if error in _NOT_AGAIN else Ending.RAISED
+        return again, f"{error}: {traced.mark('message')}"
+    if "done" in events:
+        return Ending.DONE, ""
+    if report is None:
+        return Ending.NO_RESULT, "its log has no REPORT: it was cut off, or still runs"
+    if invocation.failed:
+        return Ending.NO_RESULT, f"its process ended without a result ({kind or report.status})"
+    return Ending.NO_RESULT, "it returned without a result"
+
+
+def _mapped(
+    executions: Sequence[Execution], attempts: tuple[Attempt, ...], records: Mapping[int, Any]
+) -> MapResult:
+    last: dict[int, Attempt] = {attempt.rank: attempt for attempt in attempts}
+    failures = {rank: attempt.message for rank, attempt in last.items() if rank not in records}
+    return MapResult(
+        attempts=attempts,
+        failures=failures,
+        wall_seconds=sum(execution.part("map") or 0.0 for execution in executions),
+        concurrency=max(1, most_at_once(attempts)),
+        done=tuple(sorted(records)),
+    )
+
+
+def most_at_once(attempts: Iterable[Attempt]) -> int:
+    """How many attempts went on at one moment, at most."""
+    moments = [(a.started, 1) for a in attempts]
+    moments += [(a.started + (a.duration_ms + (a.init_ms or 0)) / 1e3, -1) for a in attempts]
+    now = most = 0
+    for _, step in sorted(moments):
+        now += step
+        most = max(most, now)
+    return most
+
+
+def _engine(
+    calls: Calls,
+    place: Place,
+    mapped: MapResult,
+    executions: Sequence[Execution],
+    workers: Sequence[Traced],
+) -> dict[str, Any]:
+    counts = [_map_counts(calls, execution) for execution in executions]
+    express = any(entry.get("children") == "EXPRESS" for entry in counts)
+    billed = sum(attempt.duration_ms for attempt in mapped.attempts) / 1e3
+    children = len(mapped.attempts)
+    states = sum(execution.transitions for execution in executions)
+    return mapped.to_json() | {
+        "engine": "aws",
+        "drivers": len(executions),
+        "state_machine": place.state_machine,
+        "architecture": place.architecture,
+        "executions": [
+            {
+                "arn": execution.arn,
+                "status": execution.status,
+                "started": execution.started,
+                "seconds": execution.seconds,
+                "before_seconds": execution.part("before"),
+                "map_seconds": execution.part("map"),
+                "after_seconds": execution.part("after"),
+                "error": execution.error,
+                "cause": execution.cause,
+                "map": entry,
+            }
+            for execution, entry in zip(executions, counts, strict=True)
+        ],
+        "transitions": states if express else states + children,
+        "express_requests": sum(c.get("total", 0) for c in counts) if express else 0,
+        "express_gb_seconds": EXPRESS_GB * billed if express else 0.0,
+        "unreported": sum(traced.invocation.report is None for traced in workers),
+        "api_calls": dict(sorted(calls.counts.items())),
+    }
+
+
+def _map_counts(calls: Calls, execution: Execution) -> dict[str, Any]:
+    """Numbers of items by how they ended, and the kind of the children."""
+    if execution.map_run is None:
+        return {}
+    step = execution.map
+    kind = "EXPRESS" if step is not None and "Express" in step.name else "STANDARD"
+    try:
+        with aws_errors():
+            client = calls.client("stepfunctions")
+            found = client.describe_map_run(mapRunArn=execution.map_run)
+    except (AwsError, NotFound):
+        return {"children": kind}
+    return {"children": kind, **{k: int(v) for k, v in found["itemCounts"].items()}}
+
+
+def _write(
+    store: Storage,
+    workers: Sequence[Traced],
+    around: Mapping[str, Sequence[Traced]],
+    engine: Mapping[str, Any],
+) -> None:
+    texts: dict[str, str] = {}
+    for traced in workers:
+        if traced.mark("rank") is not None:
+            key = layout.log(int(traced.mark("rank")))
+            texts[key] = texts.get(key, "") + traced.text
+    for name, found in around.items():
+        if found:
+            texts[f"{layout.LOGS}/{name}.log"] = "".join(traced.text for traced in found)
+    with ThreadPoolExecutor(WRITERS) as pool:
+        list(pool.map(lambda entry: store.put(entry[0], entry[1].encode()), texts.items()))
+    store.put(layout.ENGINE, json.dumps(engine, indent=1).encode())

@@ -1,0 +1,57 @@
+"""Where runs work on AWS: the state machine and the functions of a stack."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from perseid.aws import stack
+from perseid.aws.session import Aws
+from perseid.errors import BadInput
+
+_ARCHITECTURES = {"x86_64": "x86", "arm64": "arm", "x86": "x86", "arm": "arm"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """What an engine needs to know of a stack."""
+
+    state_machine: str
+    """ARN."""
+    bucket: str
+    """Where results go unless the request says otherwise."""
+    worker: str
+    initialize: str
+    summarize: str
+    """Names of the functions."""
+    memory_mb: int
+    """Of the worker."""
+    architecture: str = "x86"
+    """``x86`` or ``arm``."""
+
+    @classmethod
+    def of_stack(cls, aws: Aws, name: str = "perseid") -> Place:
+        """From the outputs of a stack; raises `NotFound` where there is none."""
+        return cls.of_outputs(stack.outputs(aws, name), name)
+
+    @classmethod
+    def of_outputs(cls, outputs: Mapping[str, str], name: str) -> Place:
+        """From a stack's outputs; raises `BadInput` where it is not one of ours."""
+        try:
+            return cls(
+                state_machine=outputs["StateMachineArn"],
+                bucket=outputs["Bucket"],
+                worker=outputs["WorkerFunction"],
+                initialize=outputs["InitializeFunction"],
+                summarize=outputs["SummarizeFunction"],
+                memory_mb=int(outputs["WorkerMemory"]),
+                architecture=_ARCHITECTURES[outputs.get("Architecture", "x86_64")],
+            )
+        except (KeyError, ValueError) as error:
+            raise BadInput(
+                f"the stack {name} has no output {error}: deploy it again with `perseid aws deploy`"
+            ) from error
+
+    def execution(self, name: str) -> str:
+        """The ARN of an execution of the state machine."""
+        return self.state_machine.replace(":stateMachine:", ":execution:") + f":{name}"

@@ -1,0 +1,88 @@
+"""What ``run``, ``resume``, ``status`` and ``logs`` share where a run is on AWS."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from perseid.aws.calls import Calls
+from perseid.aws.engine import AwsEngine, Started, default_results
+from perseid.aws.place import Place
+from perseid.aws.session import Aws
+from perseid.cli.awsprogress import AwsProgress
+from perseid.cli.outcome import show
+from perseid.errors import BadInput, Interrupted
+from perseid.pipeline.request import RunRequest
+
+
+def engine_of(args: argparse.Namespace) -> AwsEngine:
+    """The engine of the stack that the arguments name."""
+    aws = Aws(args.region, args.profile)
+    return AwsEngine(Calls(aws), Place.of_stack(aws, args.stack))
+
+
+def run(args: argparse.Namespace, plain: dict[str, object]) -> int:
+    """``perseid run --engine aws``."""
+    engine = engine_of(args)
+    if not plain.get("results") and not plain.get("result_path"):
+        plain["results"] = default_results(engine.place, plain.get("data"))
+    request = RunRequest.parse(plain)
+    _check_memory(args, engine.place)
+    return _go_on(args, engine, engine.start(request, replace=args.replace))
+
+
+def resume(args: argparse.Namespace) -> int:
+    """``perseid resume --engine aws``."""
+    engine = engine_of(args)
+    return _go_on(args, engine, engine.resume(args.run))
+
+
+def _check_memory(args: argparse.Namespace, place: Place) -> None:
+    if args.memory not in (None, place.memory_mb):
+        raise BadInput(
+            f"the stack's workers have {place.memory_mb} MB, not {args.memory}: set it by "
+            f"`perseid aws deploy --memory {args.memory}`"
+        )
+
+
+def _go_on(args: argparse.Namespace, engine: AwsEngine, started: Started) -> int:
+    quiet = args.quiet or args.json
+    with AwsProgress(quiet=quiet) as progress:
+        progress.say(f"execution  {started.arn}")
+        progress.say(f"results    {started.results_url}")
+        if args.detach:
+            print(started.results_url)
+            progress.say(f"next       perseid status {started.results_url}")
+            return 0
+        try:
+            engine.watch(started, progress)
+        except KeyboardInterrupt:
+            _interrupted(engine, started)
+        progress.say("fetching logs and times")
+        result = engine.finish(started)
+    status = show(result, as_json=args.json, quiet=args.quiet)
+    if not quiet:
+        print(f"asked      {_asked(engine)}")
+    return status
+
+
+def _asked(engine: AwsEngine) -> str:
+    counts = engine.calls.counts
+    parts = ", ".join(f"{name} {number}" for name, number in counts.most_common(6))
+    return f"{engine.calls.total} requests of AWS from here ({parts})"
+
+
+def _interrupted(engine: AwsEngine, started: Started) -> None:
+    """Ctrl-C: stop the execution, or leave it running; never returns."""
+    if sys.stdin.isatty() and sys.stderr.isatty():
+        print(f"\nstop the execution {started.name}, too? [y/N] ", end="", file=sys.stderr)
+        if sys.stdin.readline().strip().lower() in ("y", "yes"):
+            engine.stop(started)
+            raise Interrupted(
+                f"stopped; `perseid resume {started.results_url} --engine aws` goes on with what "
+                "is missing"
+            )
+    raise Interrupted(
+        f"{started.name} goes on without you; `perseid status {started.results_url}` says how far "
+        f"it is, `perseid status {started.results_url} --stop` stops it"
+    )
