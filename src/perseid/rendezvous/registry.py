@@ -133,13 +133,17 @@ class Job:
             self.completed = True
             tail = Complete(self.world).pack()
         news = pack_peers([one.record for one in fresh.values()]) if fresh else b""
-        everyone = self._everyone() if joined else b""
+        everyone = b""
         for member in list(self.members.values()):
             told = b""
             if not member.interest:
                 pass
             elif member.rank in joined:
-                told = everyone if member.wants_all() else self.known(member.interest)
+                if member.wants_all():
+                    everyone = everyone or self._everyone()
+                    told = everyone
+                else:
+                    told = self.known(member.interest)
             elif fresh:
                 told = news if member.wants_all() else self._wanted(member, fresh)
             message = lost + told + tail

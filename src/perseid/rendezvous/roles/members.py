@@ -191,8 +191,9 @@ class MemberRole(Role):
             counters.lost_closed += 1
         member = state.member
         if why is not Departure.LEFT:
-            data = {"job": member.job.name, "rank": member.rank, "why": why.name}
-            log.info("rank lost", extra={"data": data})
+            if log.isEnabledFor(logging.INFO):
+                data = {"job": member.job.name, "rank": member.rank, "why": why.name}
+                log.info("rank lost", extra={"data": data})
             self.server.relaying.cut(member)
         self._schedule(member.job)
 
