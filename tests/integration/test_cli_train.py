@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from perseid.cli import main
 from perseid.model.train_data import TEST, split_of
 from perseid.model.weights import load_weights
 from perseid.survey import Cutouts, write_cutouts
@@ -41,7 +42,7 @@ def _run(*arguments: object, **options: object) -> subprocess.CompletedProcess[s
     return subprocess.run(command, capture_output=True, text=True, timeout=240, **options)
 
 
-def test_a_stopped_and_resumed_training_ends_with_the_same_bits(survey, tmp_path):
+def test_a_stopped_and_resumed_training_ends_with_the_same_bits(survey, tmp_path, capsys):
     straight = _run(survey, tmp_path / "a", *SMALL)
     assert straight.returncode == 0, straight.stderr
     assert "held-out plain objects" in straight.stdout
@@ -77,28 +78,27 @@ def test_a_stopped_and_resumed_training_ends_with_the_same_bits(survey, tmp_path
     assert history["test"]["n"] == history["rows"]["held_out"]
     assert not list(tmp_path.glob("*/*.scratch"))
 
-    other = _run(survey, tmp_path / "b", *SMALL, "--resume", "--seed", "5")
-    assert other.returncode == 2
-    assert "resume with the same options" in other.stderr
+    again = [str(survey), str(tmp_path / "b"), *SMALL, "--resume", "--seed", "5"]
+    assert main(["train", *again]) == 2
+    assert "resume with the same options" in capsys.readouterr().err
 
 
-def test_bad_input_is_one_sentence(survey, tmp_path):
-    few = _run(survey, tmp_path / "o", "--batch", "500")
-    assert few.returncode == 2
-    assert "at least 500 are needed" in few.stderr
-    assert "Traceback" not in few.stderr
-    nothing = _run(tmp_path / "nowhere", tmp_path / "o")
-    assert nothing.returncode == 2
-    assert "nowhere" in nothing.stderr
-    (tmp_path / "o").mkdir(exist_ok=True)
-    (tmp_path / "o" / "checkpoint.pt").write_bytes(b"not a checkpoint")
-    broken = _run(survey, tmp_path / "o", *SMALL, "--resume")
-    assert broken.returncode == 2
-    assert "cannot be read" in broken.stderr
-    random = _run(survey, tmp_path / "o", *SMALL, "--pretrain-epochs", "0")
-    assert random.returncode == 2
-    assert "drawn at random" in random.stderr
+def test_bad_input_is_one_sentence(survey, tmp_path, capsys):
+    out = tmp_path / "o"
+    out.mkdir()
+    (out / "checkpoint.pt").write_bytes(b"not a checkpoint")
     (tmp_path / "file").write_text("")
-    file = _run(survey, tmp_path / "file", *SMALL)
-    assert file.returncode == 2
-    assert "OUT must be a folder" in file.stderr
+    for arguments, phrase in (
+        ([survey, out, "--batch", "500"], "at least 500 are needed"),
+        ([tmp_path / "nowhere", out], "nowhere"),
+        ([survey, out, *SMALL, "--resume"], "cannot be read"),
+        ([survey, out, *SMALL, "--pretrain-epochs", "0"], "drawn at random"),
+        ([survey, tmp_path / "file", *SMALL], "OUT must be a folder"),
+        ([survey, out, "--lr", "-1"], "lr is -1.0"),
+        ([survey, out, "--start", tmp_path / "none.npz"], "none.npz"),
+    ):
+        assert main(["train", *map(str, arguments)]) == 2
+        errors = capsys.readouterr().err
+        assert phrase in errors
+        assert "Traceback" not in errors
+        assert errors.strip().splitlines()[-1].startswith("perseid: ")
