@@ -237,15 +237,18 @@ def _engine(
 
 def _map_counts(calls: Calls, execution: Execution) -> dict[str, Any]:
     """Numbers of items by how they ended, and the kind of the children."""
-    if execution.map_run is None:
-        return {}
     step = execution.map
-    kind = "EXPRESS" if step is not None and "Express" in step.name else "STANDARD"
+    if step is None:
+        return {}
+    kind = "EXPRESS" if "Express" in step.name else "STANDARD"
+    client = calls.client("stepfunctions")
     try:
         with aws_errors():
-            client = calls.client("stepfunctions")
-            found = client.describe_map_run(mapRunArn=execution.map_run)
-    except (AwsError, NotFound):
+            arn = execution.map_run
+            if arn is None:  # older histories do not name it
+                arn = client.list_map_runs(executionArn=execution.arn)["mapRuns"][0]["mapRunArn"]
+            found = client.describe_map_run(mapRunArn=arn)
+    except (AwsError, NotFound, IndexError):
         return {"children": kind}
     return {"children": kind, **{k: int(v) for k, v in found["itemCounts"].items()}}
 

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from perseid.cli import units
 from perseid.errors import BadInput
 from perseid.measure.load import load_runs
 from perseid.measure.logruns import LoadOptions
@@ -21,15 +22,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument(
         "runs",
-        nargs="+",
+        nargs="*",
         metavar="RUN",
-        help="a run's folder or URL, a folder of many, a glob, a combined_data.json, a log file",
+        help="a run's folder or URL, a folder of many, a glob, a combined_data.json, a log file, "
+        "the history of an execution (JSON)",
     )
     parser.add_argument("--format", choices=FORMATS, default="text")
     parser.add_argument("--out", type=Path, help="write here instead of printing")
     parser.add_argument("--table", choices=WHICH, default="both", help="which of the two")
     parser.add_argument("--expect", type=int, metavar="N", help="ranks that should have answered")
     add_price_arguments(parser)
+    aws = parser.add_argument_group("runs that others made on AWS")
+    aws.add_argument("--log-group", action="append", default=[], metavar="NAME",
+                     help="e.g. /aws/lambda/cosmic-executor; may be given again")  # fmt: skip
+    aws.add_argument("--from", dest="since", metavar="TIME",
+                     help="2026-11-22T10:15 (UTC), or how long ago: 2h")  # fmt: skip
+    aws.add_argument("--to", default="now", metavar="TIME")
+    aws.add_argument("--state-machine", metavar="ARN", help="its executions give the steps' times")
+    aws.add_argument("--region", metavar="NAME")
+    aws.add_argument("--profile", metavar="NAME")
 
 
 def add_price_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +56,7 @@ def chosen_prices(args: argparse.Namespace) -> Prices:
 
 def run(args: argparse.Namespace) -> int:
     """Print or write the tables."""
-    runs = load_runs(args.runs, LoadOptions(args.arch, args.expect))
+    runs = _runs(args, LoadOptions(args.arch, args.expect))
     chosen = _chosen(runs, chosen_prices(args), args.table)
     if args.out is None:
         sys.stdout.write("\n".join(table.render(args.format) for table in chosen))
@@ -53,6 +64,28 @@ def run(args: argparse.Namespace) -> int:
     for path in _write(args.out, chosen, args.format):
         print(f"wrote {path}")
     return 0
+
+
+def _runs(args: argparse.Namespace, options: LoadOptions) -> list[MeasuredRun]:
+    """Those of the sources, then those of the log groups."""
+    if not args.runs and not args.log_group:
+        raise BadInput("nothing to measure: name a run, a log file, or --log-group with --from")
+    found = load_runs(args.runs, options) if args.runs else []
+    if not args.log_group:
+        if args.since or args.state_machine:
+            raise BadInput("--from and --state-machine go with --log-group: name one")
+        return found
+    if args.since is None:
+        raise BadInput("--log-group needs --from: from when on, e.g. --from 2h")
+    from perseid.aws.calls import Calls
+    from perseid.aws.foreign import group_runs
+    from perseid.aws.session import Aws
+
+    calls = Calls(Aws(args.region, args.profile))
+    start, end = units.moment(args.since), units.moment(args.to)
+    if not start < end:
+        raise BadInput(f"--from {args.since} is not before --to {args.to}")
+    return found + group_runs(calls, args.log_group, start, end, args.state_machine, options)
 
 
 def _chosen(runs: list[MeasuredRun], prices: Prices, which: str) -> list[Table]:

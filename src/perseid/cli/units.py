@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import time
+from datetime import UTC, datetime
 
 from perseid.errors import BadInput
 from perseid.measure.runs import MIB, size_mb
@@ -39,3 +41,22 @@ def usd(text: str) -> float:
         return float(match[1])  # type: ignore[index]
     except (TypeError, ValueError) as error:
         raise BadInput(f"{text!r} is not a sum: give one such as 1USD") from error
+
+
+def moment(text: str) -> float:
+    """``2026-11-22T10:15``, ``2026-11-22 10:15:00+01:00`` (UTC without a zone), ``now``, or how
+    long ago: ``2h``, ``30min``. Seconds since the epoch; raises `BadInput`."""
+    text = text.strip()
+    if text == "now":
+        return time.time()
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        try:
+            return time.time() - seconds(text)
+        except BadInput as error:
+            raise BadInput(
+                f"{text!r} is not a time: give one such as 2026-11-22T10:15 (UTC), or how long "
+                "ago: 2h"
+            ) from error
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()

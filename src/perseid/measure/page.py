@@ -165,12 +165,20 @@ def _tiles(run: MeasuredRun, manifest: Manifest, prices: Prices) -> list[tuple[s
         (
             "Cost as billed",
             f"${significant(cost.total, 3)}" if cost else "–",
-            "would have cost on AWS" if cost else "no REPORT lines",
+            _billing(run) if cost else "no REPORT lines",
         ),
         ("Peak memory", _memory(run), "of any invocation"),
         ("Invocations", f"{len(run.reports):,}", plural(cold, "cold start")),
         ("Transport", _transport(run, manifest), "of the ranks' statistics"),
     ]
+
+
+def _billing(run: MeasuredRun) -> str:
+    return "list prices, without free tier" if _on_aws(run) else "would have cost on AWS"
+
+
+def _on_aws(run: MeasuredRun) -> bool:
+    return bool(run.extra["engine"].get("engine") == "aws")
 
 
 def _throughput_tiles(run: MeasuredRun) -> list[tuple[str, str, str]]:
@@ -306,10 +314,8 @@ def _cost_section(run: MeasuredRun, prices: Prices) -> str:
     heads = ["Line", "Quantity", "USD", ""]
     used = significant(cost.memory_used_variant, 4)
     variant = f"By memory used it would be {used} USD: {DEFINITIONS['Cost by memory used']}"
-    lead = (
-        f"What these invocations would have cost on AWS: {escape(prices.stamp())}, without free "
-        "tier."
-    )
+    what = "What this run cost" if _on_aws(run) else "What these invocations would have cost on AWS"
+    lead = f"{what}: {escape(prices.stamp())}, without free tier."
     body = html.table(heads, rows, foot=foot) + f'<p class="note">{escape(variant)}</p>'
     return html.section("cost", "Cost", lead, body)
 
