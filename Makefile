@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 DEMO ?= demo
-DEMO_ROWS ?= 1600
+DEMO_ROWS ?= 3000
 
 .PHONY: help demo test test-slow lint docs bench clean
 help:

@@ -27,7 +27,7 @@ def perseid(*words: str | Path) -> None:
 def main() -> None:
     """Simulate, split, run, tabulate, report."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=1600, help="objects to simulate")
+    parser.add_argument("--rows", type=int, default=3000, help="objects to simulate")
     parser.add_argument("--seed", type=int, default=2026, help="seed of the survey")
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of the demo")
     args = parser.parse_args()
@@ -36,7 +36,8 @@ def main() -> None:
     survey, partitions = home / "survey", home / "partitions"
     if not (survey / "survey.json").exists():
         shutil.rmtree(survey, ignore_errors=True)
-        perseid("simulate", survey, "--rows", str(args.rows), "--seed", str(args.seed))
+        size = ("--rows", str(args.rows), "--seed", str(args.seed))
+        perseid("simulate", survey, *size, "--held-out")
     if not (home / "split.done").exists():
         shutil.rmtree(partitions, ignore_errors=True)
         perseid("split", survey, partitions, "--size", "2MB")

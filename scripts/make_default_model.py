@@ -28,7 +28,7 @@ from perseid.model.compare import compare
 from perseid.model.export import export_int8, export_model
 from perseid.model.runtime import ModelRuntime
 from perseid.model.train import WEIGHTS, TrainEvent, TrainOptions, train
-from perseid.model.train_data import TEST, TRAIN, VALIDATION, blocks, split_of
+from perseid.model.train_data import blocks
 from perseid.model.weights import load_weights
 from perseid.science import (
     Moments,
@@ -43,6 +43,7 @@ from perseid.survey import Cutouts, read_cutouts, write_cutouts
 from perseid.survey.anomalies import ANOMALY_KINDS
 from perseid.survey.objects import object_ids, render_objects, table_rows_of
 from perseid.survey.sdss import load_table
+from perseid.survey.sides import TEST, TRAIN, VALIDATION, split_of
 from perseid.survey.simulate import simulate
 
 TRAINING_SEED, FRESH_SEED = 1, 3

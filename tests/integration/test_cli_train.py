@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from perseid.cli import main
-from perseid.model.train_data import TEST, split_of
 from perseid.model.weights import load_weights
 from perseid.survey import Cutouts, write_cutouts
+from perseid.survey.sides import TEST, split_of
 
 SMALL = ["--batch", "32", "--pretrain-epochs", "2", "--epochs", "3", "--threads", "1"]
 

@@ -9,10 +9,10 @@ import pytest
 
 import perseid.model
 from perseid.model.runtime import ModelRuntime
-from perseid.model.train_data import TEST, split_of
 from perseid.science import redshift_metrics
 from perseid.survey.objects import render_objects, table_rows_of
 from perseid.survey.sdss import load_table
+from perseid.survey.sides import TEST, split_of
 
 DATA = Path(perseid.model.__file__).parent / "data"
 SCRIPTS = Path(__file__).parents[2] / "scripts"

@@ -16,6 +16,7 @@ from perseid.storage import Storage
 from perseid.survey import sdss
 from perseid.survey.objects import render_objects, table_rows_of
 from perseid.survey.reader import read_cutouts
+from perseid.survey.sides import TEST, split_of
 from perseid.survey.simulate import simulate
 
 
@@ -222,3 +223,11 @@ def test_a_killed_worker_is_one_sentence_and_nothing_is_kept(tmp_path):
 
 def _words(pid: int) -> bytes:
     return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def test_held_out_galaxies_only(tmp_path):
+    done = simulate(tmp_path / "s", 40, 7, processes=1, suffix=".npz", only_held_out=True)
+    assert done.only_held_out
+    assert json.loads((tmp_path / "s" / "survey.json").read_text())["only_held_out"] is True
+    ids = np.load(tmp_path / "s" / "1.npz")["object_id"]
+    assert (split_of(table_rows_of(ids)) == TEST).all()

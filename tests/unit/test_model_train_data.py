@@ -4,17 +4,9 @@ import numpy as np
 import pytest
 
 from perseid.errors import BadInput
-from perseid.model.train_data import (
-    TEST,
-    TEST_SHARE,
-    TRAIN,
-    VALIDATION,
-    VALIDATION_SHARE,
-    gather,
-    object_keys,
-    split_of,
-)
+from perseid.model.train_data import gather, object_keys
 from perseid.survey.cutouts import Cutouts
+from perseid.survey.sides import TEST, TEST_SHARE, TRAIN, VALIDATION, VALIDATION_SHARE, split_of
 
 
 def _cutouts(n: int, seed: int = 0, first: int = 0) -> Cutouts:

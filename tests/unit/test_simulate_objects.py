@@ -17,8 +17,9 @@ from perseid.survey.galaxies import (
     median_radius,
     star_flux,
 )
-from perseid.survey.objects import object_ids, render_objects, table_rows_of
+from perseid.survey.objects import held_out, object_ids, render_objects, table_rows_of
 from perseid.survey.render import render
+from perseid.survey.sides import TEST, split_of
 
 ARCSEC_TO_PIXEL = 1 / sdss.PIXEL
 
@@ -207,7 +208,7 @@ def test_neighbours_are_ordinary(table):
 
 
 def test_object_ids_show_every_real_galaxy_once_then_again():
-    ids = object_ids(seed=5, rows=250, table_rows=100)
+    ids = object_ids(seed=5, rows=250, galaxies=100)
     assert len(set(ids.tolist())) == 250
     rows = table_rows_of(ids)
     assert sorted(rows[:100].tolist()) == list(range(100))
@@ -244,3 +245,12 @@ def test_the_same_real_galaxy_in_a_later_round_is_drawn_anew(table):
     again = render_objects(2, [100_123], anomaly_rate=0.0, table=table)
     assert np.array_equal(first.magnitudes, again.magnitudes)
     assert not np.array_equal(first.images, again.images)
+
+
+def test_held_out_galaxies_are_the_test_side_of_the_split():
+    rows = held_out(19_817)
+    assert 0.19 < len(rows) / 19_817 < 0.21
+    assert (split_of(rows) == TEST).all()
+    ids = object_ids(4, len(rows) + 10, rows)
+    assert np.isin(table_rows_of(ids), rows).all()
+    assert len(np.unique(ids)) == len(ids)

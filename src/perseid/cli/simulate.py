@@ -25,6 +25,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="R",
         help="share of objects that get a labelled anomaly (default 0.04)",
     )
+    add(
+        "--held-out",
+        action="store_true",
+        help="only galaxies that the default model never saw in training",
+    )
     add("--processes", type=int, metavar="P", help="default: one a processor")
     add("--rows-per-file", type=int, default=5113, metavar="N", help="default 5113: 100 MiB")
     add(
@@ -54,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
             anomaly_rate=args.anomaly_rate,
             processes=args.processes,
             rows_per_file=args.rows_per_file,
+            only_held_out=args.held_out,
             suffix="." + args.format.lstrip("."),
             report=lambda done, _: progress.update(task, completed=done),
         )
@@ -68,3 +74,8 @@ def _say(result: Simulated, seconds: float) -> None:
     print(f"seed {result.seed}; {seconds:.1f} s, {result.rows / seconds:,.0f} objects/s")
     print(f"{sum(anomalies.values())} labelled anomalies: {kinds}")
     print("magnitudes and redshifts are real (SDSS); the images are simulated to match them")
+    if result.only_held_out:
+        print("the default model was trained on none of these galaxies")
+    else:
+        print("the default model was trained on some of these galaxies: for an honest test of it,")
+        print("use --held-out")

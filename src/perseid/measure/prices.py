@@ -16,9 +16,9 @@ from perseid.errors import BadInput
 
 REGION = "us-east-1"
 DATE = "2026-11-22"
-"""The date that the prices below are stated for. Those of Lambda compute and requests, Fargate, Step
-Functions and logs were compared with public statements of them; those of /tmp, S3, public IPv4
-addresses and Route 53 are as commonly published and were not compared again."""
+"""The date that the prices below are stated for. Those of Lambda compute and requests, Fargate,
+Step Functions and logs were compared with public statements of them; those of /tmp, S3, public
+IPv4 addresses and Route 53 are as commonly published and were not compared again."""
 
 ARCHITECTURES = ("x86", "arm")
 COURSE_GB_SECOND = 0.00001667

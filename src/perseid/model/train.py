@@ -19,12 +19,13 @@ import torch
 from perseid.errors import BadInput
 from perseid.model.astromae import AstroMAE, from_weights, to_weights
 from perseid.model.train_checkpoint import check_same, load_checkpoint, save_checkpoint
-from perseid.model.train_data import TEST, TRAIN, VALIDATION, TrainingSet, gather
+from perseid.model.train_data import TrainingSet, gather
 from perseid.model.train_loop import Trainer
 from perseid.model.train_options import Report, Stop, TrainEvent, TrainOptions, fitted_config
 from perseid.model.weights import Weights, save_weights
 from perseid.science.metrics import RedshiftMetrics, redshift_metrics
 from perseid.survey.cutouts import Cutouts
+from perseid.survey.sides import TEST, TRAIN, VALIDATION
 
 WEIGHTS = "weights.npz"
 """The result in the output folder: the neutral weight file that ``perseid model export`` takes."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from perseid.errors import Interrupted
 from perseid.model.astromae import AstroMAE, MaskedAutoencoder
-from perseid.model.train_data import TRAIN, VALIDATION, TrainingSet
+from perseid.model.train_data import TrainingSet
 from perseid.model.train_options import Report, Stop, TrainEvent, TrainOptions
 from perseid.model.train_steps import (
     SYMMETRIES,
@@ -33,6 +33,7 @@ from perseid.model.train_steps import (
     redshift_loss,
     turned,
 )
+from perseid.survey.sides import TRAIN, VALIDATION
 
 PHASES = ("pretrain", "redshift")
 CHECKPOINT_SECONDS = 60.0

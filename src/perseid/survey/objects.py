@@ -15,18 +15,29 @@ from perseid.survey import sdss
 from perseid.survey.anomalies import ANOMALY_KINDS, observe
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.galaxies import draw_galaxy, draw_neighbours
+from perseid.survey.sides import TEST, split_of
 
 ROUND = 100_000
 """An object id is ``round * 100000 + row of the real table``."""
 
 
-def object_ids(seed: int, rows: int, table_rows: int) -> NDArray[np.int64]:
-    """(rows,) unique ids: every real galaxy once in random order, then all again, and so on."""
+def object_ids(seed: int, rows: int, galaxies: int | NDArray[np.int64]) -> NDArray[np.int64]:
+    """(rows,) unique ids: every real galaxy once in random order, then all again, and so on.
+
+    `galaxies` is the number of rows of the real table, or (n,) those rows that are to be drawn.
+    """
+    each = galaxies if isinstance(galaxies, int) else len(galaxies)
     rounds = [
-        number * ROUND + np.random.default_rng([seed, number]).permutation(table_rows)
-        for number in range(-(-rows // table_rows))
+        number * ROUND + np.random.default_rng([seed, number]).permutation(galaxies)
+        for number in range(-(-rows // each))
     ]
     return np.concatenate(rounds)[:rows].astype(np.int64) if rounds else np.empty(0, np.int64)
+
+
+def held_out(table_rows: int) -> NDArray[np.int64]:
+    """Rows of the real table that the default model never saw in training or validation."""
+    rows = np.arange(table_rows)
+    return np.asarray(rows[split_of(rows) == TEST])
 
 
 def table_rows_of(object_id: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -29,7 +29,7 @@ from perseid.survey import sdss
 from perseid.survey.anomalies import ANOMALY_KINDS
 from perseid.survey.cutouts import UGRIZ, Cutouts
 from perseid.survey.formats import format_for
-from perseid.survey.objects import ROUND, object_ids, render_objects
+from perseid.survey.objects import ROUND, held_out, object_ids, render_objects
 from perseid.survey.reader import write_cutouts
 from perseid.survey.render import galsim_module
 
@@ -54,6 +54,8 @@ class Simulated:
     """Name and rows of each file, in order."""
     labels: dict[str, int]
     """How many objects there are of each kind, by name."""
+    only_held_out: bool = False
+    """Whether all galaxies are ones that the default model never saw in training."""
 
 
 def simulate(
@@ -65,6 +67,7 @@ def simulate(
     processes: int | None = None,
     rows_per_file: int = 5113,
     suffix: str = ".pt",
+    only_held_out: bool = False,
     report: Callable[[int, int], None] | None = None,
 ) -> Simulated:
     """Write a simulated survey: numbered files of cutouts and ``survey.json``.
@@ -89,6 +92,9 @@ def simulate(
         5,113 rows are 100 MiB of pixels.
     suffix
         The format, see `perseid.survey.formats`.
+    only_held_out
+        Draw only galaxies that the default model never saw in training: its figures are honest
+        on such a survey alone.
     report
         Called with rows done and rows in all.
 
@@ -106,7 +112,8 @@ def simulate(
     format_for(f"1{suffix}")
     galsim_module()
     store = Storage(dest)
-    ids = object_ids(seed, rows, len(sdss.load_table()))
+    table_rows = len(sdss.load_table())
+    ids = object_ids(seed, rows, held_out(table_rows) if only_held_out else table_rows)
     files: dict[str, int] = {}
     counts: Counter[int] = Counter()
     rendered = _rendered(seed, ids, anomaly_rate, processes, rows_per_file)
@@ -117,7 +124,7 @@ def simulate(
             files[written[-1]] = len(whole)
             counts.update(np.asarray(whole.label).tolist())
         labels = {name: counts[kind] for kind, name in ANOMALY_KINDS.items()}
-        result = Simulated(store.where(), rows, seed, anomaly_rate, files, labels)
+        result = Simulated(store.where(), rows, seed, anomaly_rate, files, labels, only_held_out)
         written.append(SUMMARY)
         store.put(SUMMARY, json.dumps(_summary(result), indent=2).encode())
     return result
