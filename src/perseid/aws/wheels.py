@@ -21,7 +21,7 @@ GLIBC_OLDEST, GLIBC_NEWEST = 17, 34
 literally, so each is named (https://peps.python.org/pep-0600/)."""
 MACHINES = {"x86_64": "x86_64", "arm64": "aarch64"}
 """Lambda's names of the architectures, and the wheels'."""
-PYTHONS = ("3.12", "3.13", "3.11")
+PYTHONS = ("3.12", "3.13", "3.14", "3.11")
 """Versions that Lambda has and perseid runs on; the first is taken unless this one is among them
 (https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtimes.html)."""
 PIP_SECONDS = 600.0

@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "logs": "what the ranks of a run logged",
     "rendezvous": "the server through which workers find each other",
     "ping": "try a rendezvous server from here",
+    "aws": "deploy the whole system on AWS, look after it, remove it",
     "comm": "message passing: run a program on many ranks, measure, estimate",
     "fmi-run": "run a program written for FMI",
 }

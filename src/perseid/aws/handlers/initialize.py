@@ -36,7 +36,7 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     ``ok: false`` with a sentence; what another attempt may mend is raised.
     """
     try:
-        state = start(event["input"], str(event["execution"]))
+        state = start(event["input"], str(event["execution"]), context.aws_request_id)
     except PerseidError as error:
         transient = isinstance(error, StorageError)
         if transient and not isinstance(error, (NotFound, AlreadyExists)):
@@ -47,12 +47,13 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     return state
 
 
-def start(given: Any, execution: str) -> dict[str, Any]:
+def start(given: Any, execution: str, request_id: str) -> dict[str, Any]:
     """The state after this step. Doing it again (a retried request) changes nothing."""
     if not isinstance(given, Mapping):
         raise BadInput(f"the input of the state machine must be a JSON object, not {given!r}")
     if given.get("resume"):
-        return _resume(str(given["resume"]), execution)
+        return _resume(str(given["resume"]), execution, request_id)
+    _log_start(execution, execution, request_id)
     request = RunRequest.parse({k: v for k, v in given.items() if k not in CONTROL})
     _on_s3(request.results_url)
     request = _with_endpoint(request)
@@ -60,11 +61,16 @@ def start(given: Any, execution: str) -> dict[str, Any]:
     return _state(begun.manifest, begun.items, layout.ITEMS, execution)
 
 
-def _resume(url: str, execution: str) -> dict[str, Any]:
+def _log_start(run: str, execution: str, request_id: str) -> None:
+    log.write("start", function="initialize", run=run, execution=execution, request=request_id)
+
+
+def _resume(url: str, execution: str, request_id: str) -> dict[str, Any]:
     """Items of the ranks that are missing, under a key of this execution's own."""
     _on_s3(url)
     storage = Storage(url)
     manifest = Manifest.load(storage)
+    _log_start(manifest.run_id, execution, request_id)
     if execution == manifest.run_id:
         raise RunError(f"{url} is the run of this very execution: resume it by another one")
     items = [_again(storage, manifest.item(rank)) for rank in missing_ranks(storage, manifest)]

@@ -19,6 +19,8 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     is missing (what is there has been published then, too).
     """
     state = dict(event["state"])
+    who = {"run": state["run_id"], "execution": state["execution"]}
+    log.write("start", function="summarize", **who, request=context.aws_request_id)
     storage = Storage(state["results_url"])
     engine = {"engine": "aws", "execution": state["execution"], "children": state["children"]}
     try:

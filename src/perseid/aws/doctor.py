@@ -1,0 +1,245 @@
+"""Is everything there that a run on AWS needs? Each check is one line: well, or what to do."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from perseid.aws import service, stack
+from perseid.aws.session import Aws, aws_errors
+from perseid.errors import PerseidError
+
+SKEW_SECONDS = 60.0
+"""Of this clock against AWS's; a signature is refused from 300 s on."""
+FEW_AT_ONCE = 100
+"""Concurrent executions below which a run of the published size takes several rounds."""
+NEW_ACCOUNT_MB = 3008
+"""What a function of a new account may have at most."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding."""
+
+    name: str
+    state: str
+    """``ok``, ``note`` (works, but know it), ``bad``, ``skip``."""
+    text: str
+    """What was found, or what to do."""
+
+
+class _Skip(Exception):
+    """There is nothing to check; the message says why."""
+
+
+class _Note(Exception):
+    """It works, with a remark."""
+
+
+class _Bad(Exception):
+    """It does not; the message says what to do."""
+
+
+def examine(aws: Aws, name: str) -> Iterator[Check]:
+    """Every check in order, as soon as it is done; none depends on another's success."""
+    facts: dict[str, Any] = {}
+    for title, check in CHECKS:
+        try:
+            yield Check(title, "ok", check(aws, name, facts))
+        except _Skip as skip:
+            yield Check(title, "skip", str(skip))
+        except _Note as note:
+            yield Check(title, "note", str(note))
+        except (_Bad, PerseidError) as bad:
+            yield Check(title, "bad", str(bad))
+
+
+def _credentials(aws: Aws, name: str, facts: dict[str, Any]) -> str:
+    with aws_errors():
+        answer = aws.client("sts").get_caller_identity()
+    facts["identity"] = answer
+    return f"{answer['Arn']} in account {answer['Account']}"
+
+
+def _region(aws: Aws, name: str, facts: dict[str, Any]) -> str:
+    return aws.region
+
+
+def _clock(aws: Aws, name: str, facts: dict[str, Any]) -> str:
+    if "identity" not in facts:
+        raise _Skip("not known without credentials")
+    said = facts["identity"]["ResponseMetadata"]["HTTPHeaders"].get("date")
+    if not said:
+        raise _Skip("AWS's answer bore no date")
+    skew = (datetime.now(UTC) - parsedate_to_datetime(said)).total_seconds()
+    if abs(skew) > SKEW_SECONDS:
+        raise _Bad(f"this machine's clock is {skew:+.0f} s off: set it (NTP), or requests fail")
+    return f"{skew:+.1f} s off"
+
+
+def _stack(aws: Aws, name: str, facts: dict[str, Any]) -> str:
+    facts["outputs"] = stack.outputs(aws, name)
+    found = stack.describe(aws, name) or {}
+    facts["parameters"] = stack.parameters(found)
+    if not str(found.get("StackStatus", "")).endswith(("CREATE_COMPLETE", "UPDATE_COMPLETE")):
+        raise _Bad(f"{name} is {found.get('StackStatus')}: run `perseid aws deploy` again")
+    return f"{name} is {found['StackStatus']}"
+
+
+def _concurrency(aws: Aws, name: str, facts: dict[str, Any]) -> str:
+    with aws_errors():
+        limits = aws.client("lambda").get_account_settings()["AccountLimit"]
+    most = int(limits["ConcurrentExecutions"])
+    if most < FEW_AT_ONCE:
+        raise _Note(
+            f"{most} functions at once in this account: more ranks wait for their turn, and ranks "
+            "that talk to each other must not be more; ask for more under Service Quotas (Lambda, "
+            "concurrent executions)"
+        )
+    return f"{most} functions at once"
+
+
+def _memory(aws: Aws, name: str, facts: dict[str, Any]) -> str:
+    outputs = _outputs(facts)
+    with aws_errors():
+        found = aws.client("lambda").get_function_configuration(
+            FunctionName=outputs["WorkerFunction"]
+        )
+    most = int(found["MemorySize"])
+    if most > NEW_ACCOUNT_MB:
+        raise _Note(
+            f"workers have {most} MB; new accounts are capped at {NEW_ACCOUNT_MB} MB, and a deploy "
+            "above an account's cap fails: give --memory then"
+        )
+    return f"workers have {most} MB, {found['Timeout']} s"
+
+
+def _transitions(aws: Aws, name: str, facts: dict[str, Any]) -> str:
+    with aws_errors():
+        quota = aws.client("service-quotas").get_service_quota(
+            ServiceCode="states", QuotaCode="L-38B5A2E3"
+        )["Quota"]
+    return f"{quota['QuotaName']}: {quota['Value']:g} a second"
+
+
+def _buckets(aws: Aws, name: str, facts: dict[str, Any]) -> str:
+    values = facts.get("parameters")
+    if values is None:
+        raise _Skip("there is no stack")
+    found = []
+    for arn in values["ReadBuckets"].split(","):
+        bucket = arn.rpartition(":")[2]
+        with aws_errors():
+            where = aws.client("s3").get_bucket_location(Bucket=bucket)["LocationConstraint"]
+        if (where or "us-east-1") != aws.region:
+            raise _Note(f"{bucket} is in {where or 'us-east-1'}: traffic between regions costs")
+        found.append(bucket)
+    return ", ".join(found)
+
+
+def _roles(aws: Aws, name: str, facts: dict[str, Any]) -> str:
+    outputs = _outputs(facts)
+    functions = [outputs[f"{part}Function"] for part in
+                 ("Initialize", "Worker", "Summarize", "Ping", "DnsUpdater")]  # fmt: skip
+    roles = {}
+    for function in functions:
+        with aws_errors():
+            found = aws.client("lambda").get_function_configuration(FunctionName=function)
+        roles[function] = found["Role"]
+        if found.get("State", "Active") not in ("Active", "Inactive"):
+            raise _Bad(f"{function} is {found['State']}: {found.get('StateReason', 'no reason')}")
+    if len(set(roles.values())) != len(roles):
+        raise _Bad("functions share a role, which the template never does: deploy again")
+    return f"{len(functions)} functions, a role each"
+
+
+def _state_machine(aws: Aws, name: str, facts: dict[str, Any]) -> str:
+    with aws_errors():
+        found = aws.client("stepfunctions").describe_state_machine(
+            stateMachineArn=_outputs(facts)["StateMachineArn"]
+        )
+    if found["status"] != "ACTIVE":
+        raise _Bad(f"{found['name']} is {found['status']}")
+    return str(found["name"])
+
+
+def _service(aws: Aws, name: str, facts: dict[str, Any]) -> str:
+    _outputs(facts)
+    facts["status"] = found = service.status(aws, name)
+    if not found.wanted:
+        raise _Skip(
+            "stopped, which costs nothing; `perseid aws rendezvous start` before a run whose ranks "
+            "talk to each other"
+        )
+    if found.task.address is None:
+        raise _Bad(
+            f"{found.wanted} task wanted, none has an address: wait a minute, then look into the "
+            f"log group /perseid/{name}-rendezvous"
+        )
+    return f"a task runs at {found.task.address} since {found.task.started}"
+
+
+def _address(aws: Aws, name: str, facts: dict[str, Any]) -> str:
+    found = facts.get("status")
+    if found is None or found.task.address is None:
+        raise _Skip("no task runs")
+    if not found.consistent:
+        said = ", ".join(found.recorded) or "nothing"
+        raise _Bad(
+            f"the task is at {found.task.address}, but the parameter says "
+            f"{found.published.address} and the DNS record {said}: `perseid aws rendezvous start` "
+            "publishes it again"
+        )
+    return f"{found.name or 'the parameter'} says {found.task.address}"
+
+
+def _ping(aws: Aws, name: str, facts: dict[str, Any]) -> str:
+    found = facts.get("status")
+    if found is None or found.endpoint is None:
+        raise _Skip("no task runs")
+    began = time.monotonic()
+    with aws_errors():
+        answer = aws.client("lambda").invoke(
+            FunctionName=_outputs(facts)["PingFunction"],
+            Payload=json.dumps({"rendezvous_endpoint": str(found.endpoint)}).encode(),
+        )
+    said = json.loads(answer["Payload"].read() or b"null")
+    if answer.get("FunctionError"):
+        raise _Bad(f"a function cannot reach it: {(said or {}).get('errorMessage', said)}")
+    took = time.monotonic() - began
+    if not said.get("perseid"):
+        raise _Bad(f"something else listens there: {said.get('message')}")
+    return (
+        f"connected in {said['connect_seconds'] * 1e3:.1f} ms, NAT {said['nat'].lower()}; the "
+        f"invocation took {took:.1f} s"
+    )
+
+
+def _outputs(facts: Mapping[str, Any]) -> Mapping[str, str]:
+    if "outputs" not in facts:
+        raise _Skip("there is no stack")
+    found: Mapping[str, str] = facts["outputs"]
+    return found
+
+
+CHECKS: tuple[tuple[str, Callable[[Aws, str, dict[str, Any]], str]], ...] = (
+    ("credentials", _credentials),
+    ("region", _region),
+    ("clock", _clock),
+    ("concurrency", _concurrency),
+    ("transitions", _transitions),
+    ("stack", _stack),
+    ("memory", _memory),
+    ("buckets", _buckets),
+    ("roles", _roles),
+    ("state machine", _state_machine),
+    ("rendezvous", _service),
+    ("address", _address),
+    ("ping", _ping),
+)
+"""In the order in which they are shown."""

@@ -1,0 +1,143 @@
+"""The rendezvous' service: started for a run, stopped after it, and where it is meanwhile."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from perseid.aws import stack
+from perseid.aws.address import Names, Place, look, publish, read, recorded
+from perseid.aws.session import Aws, aws_errors
+from perseid.errors import AwsError, RendezvousUnreachable
+from perseid.rendezvous.dial import DEFAULT_PORT, Endpoint
+from perseid.rendezvous.ping import Ping, ping
+
+START_SECONDS = 300.0
+"""Longest wait for the task: image, start, address."""
+PING_SECONDS = 5.0
+POLL_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Status:
+    """What is known of the service."""
+
+    wanted: int
+    """Tasks asked for: 0 or 1."""
+    running: int
+    task: Place
+    """What ECS says."""
+    published: Place
+    """What the parameter says."""
+    recorded: tuple[str, ...]
+    """Addresses in the DNS record."""
+    name: str
+    """The DNS name; empty where there is none."""
+
+    @property
+    def consistent(self) -> bool:
+        """Whether parameter and record say what ECS says."""
+        same = self.published.address == self.task.address
+        return same and (
+            not self.name or not self.task.address or self.recorded == (self.task.address,)
+        )
+
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """Where to connect: by name where there is one."""
+        if self.task.address is None:
+            return None
+        return Endpoint(self.name or self.task.address, DEFAULT_PORT)
+
+
+def names(outputs: Mapping[str, str]) -> Names:
+    """From the stack's outputs."""
+    return Names(
+        outputs["RendezvousCluster"],
+        outputs["RendezvousService"],
+        outputs["RendezvousAddressParameter"],
+        outputs.get("HostedZone", ""),
+        outputs.get("RendezvousName", ""),
+    )
+
+
+def status(aws: Aws, name: str) -> Status:
+    """Of the stack's rendezvous."""
+    here = names(stack.outputs(aws, name))
+    with aws_errors():
+        service = _service(aws, here)
+        return Status(
+            int(service["desiredCount"]),
+            int(service["runningCount"]),
+            look(here, aws.client),
+            read(here, aws.client),
+            tuple(recorded(here, aws.client)),
+            here.record,
+        )
+
+
+def start(
+    aws: Aws, name: str, tell: Callable[[str], None], *, seconds: float = START_SECONDS
+) -> Status:
+    """Ask for one task and wait until its address is published.
+
+    The address is published from here, too: nothing waits for the event.
+
+    Raises
+    ------
+    AwsError
+        It did not run in time; what ECS said last is in the message.
+    """
+    here = names(stack.outputs(aws, name))
+    _want(aws, here, 1)
+    tell("asked for one task; it takes about a minute until it runs")
+    deadline = time.monotonic() + seconds
+    while True:
+        with aws_errors():
+            place = look(here, aws.client)
+        if place.address is not None:
+            break
+        if time.monotonic() > deadline:
+            raise AwsError(
+                f"no task of {here.service} runs after {seconds:g} s: {_last_event(aws, here)}; "
+                f"its log group is /perseid/{name}-rendezvous"
+            )
+        time.sleep(POLL_SECONDS)
+    with aws_errors():
+        publish(here, aws.client)
+    return status(aws, name)
+
+
+def stop(aws: Aws, name: str) -> None:
+    """Ask for no task: it drains and ends, and costs nothing any more."""
+    _want(aws, names(stack.outputs(aws, name)), 0)
+
+
+def try_it(endpoint: Endpoint) -> Ping | str:
+    """What a ping from this machine finds, or the sentence why there is none."""
+    try:
+        return ping(endpoint, PING_SECONDS)
+    except RendezvousUnreachable as error:
+        return str(error)
+
+
+def _want(aws: Aws, here: Names, count: int) -> None:
+    with aws_errors():
+        aws.client("ecs").update_service(
+            cluster=here.cluster, service=here.service, desiredCount=count
+        )
+
+
+def _service(aws: Aws, here: Names) -> Mapping[str, Any]:
+    found = aws.client("ecs").describe_services(cluster=here.cluster, services=[here.service])
+    if not found["services"]:
+        raise AwsError(f"the service {here.service} is gone: `perseid aws deploy` makes it again")
+    return dict(found["services"][0])
+
+
+def _last_event(aws: Aws, here: Names) -> str:
+    with aws_errors():
+        events = _service(aws, here).get("events", ())
+    return str(events[0]["message"]) if events else "ECS said nothing"

@@ -1,0 +1,264 @@
+"""``perseid aws``: deploy, destroy, doctor, policy, and the rendezvous' service."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from perseid.aws import service
+from perseid.aws.deploy import Deployed, deploy, destroy, dry_run, to_json
+from perseid.aws.doctor import examine
+from perseid.aws.packaging import MIB, UNZIPPED_LIMIT, Package
+from perseid.aws.policy import deployer, runner, text
+from perseid.aws.session import Aws
+from perseid.aws.stack import Change, StackEvent
+from perseid.aws.template import NAME, Options, default_bucket
+from perseid.aws.wheels import MACHINES, PYTHONS
+from perseid.cli.run import use_endpoint
+from perseid.errors import BadInput, PerseidError
+
+SIGNS = {"ok": "ok  ", "note": "note", "bad": "BAD ", "skip": "-   "}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommands."""
+    commands = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    deploying = commands.add_parser("deploy", help="package and upload; make or update the stack")
+    _deploy_arguments(deploying)
+    deploying.set_defaults(act=_deploy)
+    removing = commands.add_parser("destroy", help="remove the stack; data stays")
+    removing.add_argument(
+        "--delete-bucket",
+        action="store_true",
+        help="also the bucket that deploy made, with all data and results",
+    )
+    removing.add_argument("--yes", action="store_true", help="do not ask")
+    removing.set_defaults(act=_destroy)
+    doctor = commands.add_parser("doctor", help="check everything that a run on AWS needs")
+    doctor.set_defaults(act=_doctor)
+    policy = commands.add_parser("policy", help="print what a person's policy must allow")
+    policy.add_argument("who", choices=("deploy", "run"), help="who deploys, or who only runs")
+    policy.add_argument("--bucket", action="append", metavar="NAME", help="buckets with surveys "
+                        "and results (default: the one that deploy makes)")  # fmt: skip
+    policy.add_argument(
+        "--account", default="", metavar="NUMBER", help="default: of the credentials"
+    )
+    policy.set_defaults(act=_policy)
+    rendezvous = commands.add_parser("rendezvous", help="start, stop or look at the service")
+    rendezvous.add_argument("what", choices=("start", "stop", "status"))
+    rendezvous.add_argument("--wait", type=float, default=service.START_SECONDS, metavar="S",
+                            help="with start: longest wait (default %(default)g s)")  # fmt: skip
+    rendezvous.set_defaults(act=_rendezvous)
+    for sub in (deploying, removing, doctor, policy, rendezvous):
+        sub.add_argument("--stack", default=NAME, metavar="NAME", help="default %(default)s")
+        sub.add_argument("--region", metavar="REGION")
+        sub.add_argument("--profile", metavar="NAME", help="of the AWS command line")
+        sub.add_argument("--endpoint", metavar="URL", help="another server in place of AWS")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what was asked."""
+    use_endpoint(args.endpoint)
+    return int(args.act(args))
+
+
+def _deploy_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dry-run", type=Path, nargs="?", const=Path("perseid-aws"), metavar="DIR",
+        help="write all that would be deployed to DIR (perseid-aws) and call no AWS",
+    )  # fmt: skip
+    parser.add_argument("--yes", action="store_true", help="do not ask before changing the stack")
+    parser.add_argument("--json", action="store_true", help="print outputs as JSON")
+    what = parser.add_argument_group("what is deployed (left out: as it was, or the default)")
+    what.add_argument(
+        "--bucket", metavar="NAME", help="for packages and results (default: make one)"
+    )
+    what.add_argument("--data-bucket", action="append", metavar="NAME", help="workers may read it")
+    what.add_argument("--results-bucket", action="append", metavar="NAME", help="… and write it")
+    what.add_argument("--architecture", choices=tuple(MACHINES), help="default x86_64")
+    what.add_argument("--python", choices=PYTHONS, help="default: this one's version, or 3.12")
+    what.add_argument("--model", type=Path, metavar="FILE.onnx", help="default model of the stack")
+    what.add_argument("--memory", type=int, metavar="MB", help="of a worker (1769)")
+    what.add_argument("--timeout", type=int, metavar="S", help="of a worker (900)")
+    what.add_argument("--tmp", type=int, metavar="MB", help="/tmp of a worker (512)")
+    what.add_argument(
+        "--reserve", type=int, metavar="N", help="concurrency kept for workers (0: none)"
+    )
+    what.add_argument("--layer", action="append", metavar="ARN", help="layer of the worker")
+    what.add_argument("--log-days", type=int, metavar="DAYS", help="that logs are kept (30)")
+    where = parser.add_argument_group("where the rendezvous lives")
+    where.add_argument("--vpc", metavar="ID", help="an existing VPC (default: make a small one)")
+    where.add_argument("--subnet", action="append", metavar="ID", help="public subnet of it")
+    where.add_argument("--zone", metavar="ID", help="existing hosted zone (default: no DNS name)")
+    where.add_argument("--record", metavar="NAME", help="name in it, e.g. rendezvous.example.org")
+    where.add_argument("--image", metavar="IMAGE", help="container image with Python >= 3.11")
+
+
+def _options(args: argparse.Namespace) -> Options:
+    return Options(
+        name=args.stack,
+        bucket=args.bucket,
+        read_buckets=_tuple(args.data_bucket),
+        write_buckets=_tuple(args.results_bucket),
+        architecture=args.architecture,
+        python=args.python,
+        memory_mb=args.memory,
+        timeout=args.timeout,
+        storage_mb=args.tmp,
+        reserved=args.reserve,
+        layers=_tuple(args.layer),
+        log_days=args.log_days,
+        vpc=args.vpc,
+        subnets=_tuple(args.subnet),
+        zone=args.zone,
+        record=args.record,
+        image=args.image,
+    )
+
+
+def _deploy(args: argparse.Namespace) -> int:
+    options = _options(args)
+    if args.dry_run is not None:
+        return _dry_run(args, options)
+    aws = Aws(args.region, args.profile)
+    with tempfile.TemporaryDirectory(prefix="perseid-") as folder:
+        done = deploy(
+            aws, options, Path(folder), _tell, lambda changes: _confirm(changes, args.yes),
+            model=args.model,
+        )  # fmt: skip
+        if args.json:
+            print(to_json(done))
+        else:
+            _show(done, args.stack)
+    return 0
+
+
+def _dry_run(args: argparse.Namespace, options: Options) -> int:
+    packages = dry_run(options, args.dry_run, "ACCOUNT", args.region or "REGION", model=args.model)
+    _show_packages(packages.values())
+    for path in sorted(args.dry_run.iterdir()):
+        print(f"wrote {path} ({path.stat().st_size:,} bytes)")
+    print("nothing was sent to AWS")
+    return 0
+
+
+def _show(done: Deployed, name: str) -> None:
+    _show_packages(done.packages.values())
+    print("the stack is up" if done.changed else "nothing changed in the stack")
+    for key, value in done.outputs.items():
+        print(f"  {key:28} {value}")
+    other = "" if name == NAME else f" --stack {name}"
+    bucket = done.outputs.get("Bucket", "BUCKET")
+    print(
+        f"next: perseid run --engine aws{other} --data s3://{bucket}/… --out s3://{bucket}/runs/1"
+    )
+
+
+def _show_packages(packages: object) -> None:
+    assert hasattr(packages, "__iter__")
+    for package in packages:
+        assert isinstance(package, Package)
+        print(
+            f"{package.name + '.zip':12} {package.zipped / MIB:6.1f} MiB, unzipped "
+            f"{package.unzipped / MIB:6.1f} of {UNZIPPED_LIMIT // MIB} MiB, "
+            f"{len(package.entries)} files"
+        )
+
+
+def _tell(event: Change | StackEvent | str) -> None:
+    if isinstance(event, StackEvent):
+        reason = f"  {event.reason}" if event.reason else ""
+        line = f"{event.when:%H:%M:%S}  {event.status:28} {event.resource} ({event.kind}){reason}"
+    else:
+        line = str(event)
+    print(line, file=sys.stderr)
+
+
+def _confirm(changes: list[Change], yes: bool) -> bool:
+    for change in changes:
+        how = " (replaced)" if change.replacement and change.action == "Modify" else ""
+        print(f"  {change.action:8} {change.resource:24} {change.kind}{how}", file=sys.stderr)
+    return yes or _ask(f"make these {len(changes)} changes?")
+
+
+def _ask(question: str) -> bool:
+    if not sys.stdin.isatty():
+        raise BadInput(f"{question} Nobody can answer here: give --yes")
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _destroy(args: argparse.Namespace) -> int:
+    aws = Aws(args.region, args.profile)
+    what = f"remove the stack {args.stack} in {aws.region} (account {aws.account})"
+    if args.delete_bucket:
+        what += " and its bucket with ALL data and results"
+    if not args.yes and not _ask(f"{what}?"):
+        print("nothing was done")
+        return 1
+    remains = destroy(aws, args.stack, _tell, delete_bucket=args.delete_bucket)
+    print(f"the stack {args.stack} is gone, with its log groups, packages and secret")
+    for left in remains:
+        print(f"stays: {left.name} ({left.why})")
+    return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    bad = 0
+    colour = sys.stdout.isatty()
+    for check in examine(Aws(args.region, args.profile), args.stack):
+        bad += check.state == "bad"
+        sign = SIGNS[check.state]
+        if colour:
+            codes = {"ok": 32, "note": 33, "bad": 31, "skip": 90}
+            sign = f"\033[{codes[check.state]}m{sign}\033[0m"
+        print(f"{sign}  {check.name:14} {check.text}", flush=True)
+    return 1 if bad else 0
+
+
+def _policy(args: argparse.Namespace) -> int:
+    account, region = args.account, args.region
+    if not account or not region:
+        try:
+            aws = Aws(args.region, args.profile)
+            account, region = account or aws.account, aws.region
+        except PerseidError as error:
+            print(f"perseid: {error}; ACCOUNT and REGION stand in their place", file=sys.stderr)
+            account, region = account or "ACCOUNT", region or "REGION"
+    buckets = args.bucket or [default_bucket(args.stack, account, region)]
+    if args.who == "deploy":
+        print(text(deployer(args.stack, account, region, buckets[0])), end="")
+    else:
+        print(text(runner(args.stack, account, region, buckets, buckets)), end="")
+    return 0
+
+
+def _rendezvous(args: argparse.Namespace) -> int:
+    aws = Aws(args.region, args.profile)
+    if args.what == "stop":
+        service.stop(aws, args.stack)
+        print("asked it to end; it costs nothing once it has")
+        return 0
+    if args.what == "start":
+        found = service.start(aws, args.stack, _tell, seconds=args.wait)
+    else:
+        found = service.status(aws, args.stack)
+    print(f"tasks       {found.running} running of {found.wanted} wanted")
+    print(f"address     {found.task.address or 'none'}")
+    print(f"published   {found.published.address or 'none'}")
+    if found.name:
+        print(f"DNS         {found.name} -> {', '.join(found.recorded) or 'no record'}")
+    if found.endpoint is None:
+        return 0
+    seen = service.try_it(found.endpoint)
+    if isinstance(seen, str):
+        print(f"ping        {seen}")
+        return 1
+    print(f"ping        {seen.round_trip_seconds * 1e3:.1f} ms")
+    return 0 if found.consistent else 1
+
+
+def _tuple(values: list[str] | None) -> tuple[str, ...] | None:
+    return None if values is None else tuple(values)

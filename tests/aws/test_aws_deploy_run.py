@@ -1,0 +1,87 @@
+"""Whole runs on the deployed stack: the same handlers, zips, state machine and template."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from ministack import limited, run_to_end
+
+from perseid.engines.driver import start
+from perseid.engines.local import LocalEngine
+from perseid.engines.options import LocalOptions
+from perseid.pipeline.initialize import new_run_id
+from perseid.pipeline.request import RunRequest
+from perseid.storage import Storage
+
+THREE = new_run_id(time.time())
+
+
+def machine(stack):
+    return stack.aws.client("stepfunctions"), stack.outputs["StateMachineArn"]
+
+
+def same_catalogue(one: str, other: str) -> bool:
+    """Byte for byte but for the run's own name, which both carry (names of one length)."""
+    texts = []
+    for url in (one, other):
+        storage = Storage(url)
+        name = json.loads(storage.get("manifest.json"))["run_id"].encode()
+        texts.append(storage.get("catalogue.parquet").replace(name, b"?"))
+    return texts[0] == texts[1]
+
+
+def local_twin(stack, tmp_path, results, data):
+    """The same run by the local engine; its place."""
+    request = RunRequest.parse({"data": data, "results": str(tmp_path / results)})
+    with LocalEngine(LocalOptions(workers=2)) as engine:
+        start(request, engine, lambda event: None)
+    return str(tmp_path / results)
+
+
+def test_a_run_of_three_ranks_gives_the_local_engines_catalogue(stack, put_survey, tmp_path):
+    data, results = f"{stack.bucket}/three", f"{stack.bucket}/runs/three"
+    put_survey(data, 3, rows=40)
+    done = run_to_end(*machine(stack), THREE, {"data": data, "results": results})
+    assert done["status"] == "SUCCEEDED", (done.get("error"), done.get("cause"))
+    assert done["output"]["summary"]["rows"] == 120
+    assert done["output"]["run_id"] == THREE
+    summary = json.loads(Storage(results).get("summary.json"))
+    assert summary["status"] == "complete"
+    assert len(json.loads(Storage(results).get("combined_data.json"))) == 3
+    assert same_catalogue(results, local_twin(stack, tmp_path, "three", data))
+
+
+def test_an_existing_payload_is_refused_in_one_sentence_where_its_data_is_missing(stack):
+    payload = {
+        "bucket": stack.outputs["Bucket"], "file_limit": "11", "batch_size": 512,
+        "object_type": "folder", "S3_object_name": "Anomaly Detection",
+        "script": "/tmp/Anomaly Detection/Inference/inference.py",
+        "result_path": "result-partition-100MB/1GB/1",
+        "data_bucket": stack.outputs["Bucket"], "data_prefix": "absent",
+    }  # fmt: skip
+    done = run_to_end(*machine(stack), "absent", payload)
+    assert (done["status"], done["error"]) == ("FAILED", "NotFound")
+    assert "is not there" in done["cause"]
+    assert "{" not in done["cause"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [41, 517])
+def test_many_ranks_give_the_local_engines_catalogue(stack, put_survey, tmp_path, ranks):
+    data, results = f"{stack.bucket}/of-{ranks}", f"{stack.bucket}/runs/of-{ranks}"
+    put_survey(data, ranks, rows=4)
+    client, arn = machine(stack)
+    name, began = new_run_id(time.time()), time.monotonic()
+    done = run_to_end(client, limited(client, arn), name, {"data": data, "results": results})
+    seconds = time.monotonic() - began
+    assert done["status"] == "SUCCEEDED", (done.get("error"), done.get("cause"))
+    assert done["output"]["summary"]["rows"] == ranks * 4
+    records = json.loads(Storage(results).get("combined_data.json"))
+    assert [record["rank"] for record in records] == list(range(ranks))
+    work = sum(record["stages"]["total"] for record in records)
+    print(
+        f"{ranks} ranks in {seconds:.1f} s; {(6 * seconds - work) / ranks:.3f} s a rank is not work"
+    )
+    assert same_catalogue(results, local_twin(stack, tmp_path, str(ranks), data))
