@@ -7,10 +7,11 @@ and the executions' times, ``logs/`` what the ranks and the two functions around
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from perseid.aws.calls import Calls
@@ -33,6 +34,8 @@ REPORT_SECONDS = 30.0
 WAIT_SECONDS = 3.0
 EXPRESS_GB = 0.0625
 """Memory that an EXPRESS execution of a few small states is billed with: 64 MB."""
+_ERROR = re.compile(r"\[ERROR\]\s+([\w.]+): (.*)")
+"""How the runtime of Lambda logs an exception that left the handler."""
 _NOT_AGAIN = frozenset({"BadInput", "BadPartition", "UnsafePickle", "BadModel", "NotInstalled"})
 
 
@@ -66,17 +69,32 @@ def collect(calls: Calls, place: Place, manifest: Manifest, arns: Sequence[str])
     calls.add("s3.GetObject", manifest.world_size)
     workers = _workers(calls, place, manifest, executions, len(records))
     around = _around(calls, place, manifest, executions)
-    attempts = attempts_of(workers, place.memory_mb)
+    attempts = attempts_of(workers, place.memory_mb, records)
     mapped = _mapped(executions, attempts, records)
     engine = _engine(calls, place, mapped, executions, workers)
     _write(store, workers, around, engine)
     return Collected(mapped, executions, engine)
 
 
-def attempts_of(workers: Iterable[Traced], memory_mb: int) -> tuple[Attempt, ...]:
-    """Invocations as attempts at ranks, in the order in which they ended."""
-    found = [_attempt(traced, memory_mb) for traced in workers if traced.mark("rank") is not None]
-    return tuple(sorted(found, key=lambda a: a.started + a.duration_ms / 1e3))
+def attempts_of(
+    workers: Iterable[Traced], memory_mb: int, records: Mapping[int, Mapping[str, Any]]
+) -> tuple[Attempt, ...]:
+    """Invocations as attempts at ranks, in the order in which they ended.
+
+    An attempt that left its rank's record is done, whatever became of the last lines of its log.
+    """
+    ours = [traced for traced in workers if traced.mark("rank") is not None]
+    ours.sort(key=lambda traced: traced.invocation.ended or float("inf"))
+    found = [_attempt(traced, memory_mb) for traced in ours]
+    return tuple(_by_record(attempt, records.get(attempt.rank, {})) for attempt in found)
+
+
+def _by_record(attempt: Attempt, record: Mapping[str, Any]) -> Attempt:
+    left = record.get("attempt") == attempt.attempt
+    if attempt.ending is not Ending.NO_RESULT or not left:
+        return attempt
+    rows, seconds = int(record.get("rows", 0)), float(record["stages"]["total"])
+    return replace(attempt, ending=Ending.DONE, message="", rows=rows, work_seconds=seconds)
 
 
 def _workers(
@@ -132,6 +150,8 @@ def _attempt(traced: Traced, memory_mb: int) -> Attempt:
         lasted = report.duration_ms
     elif invocation.ended is not None:
         lasted = (invocation.ended - began) * 1e3
+    if invocation.ended is not None:  # lines of a short stream may bear the time of its last one
+        began = min(began, invocation.ended - lasted / 1e3)
     return Attempt(
         rank=int(traced.mark("rank")),
         attempt=int(traced.mark("attempt") or 1),
@@ -157,10 +177,10 @@ def ending_of(traced: Traced) -> tuple[Ending, str]:
         return Ending.TIMED_OUT, "the function's time was over"
     if "OutOfMemory" in kind:
         return Ending.OUT_OF_MEMORY, f"it needed more than its {report.memory_mb:.0f} MB"  # type: ignore[union-attr]
-    if "failed" in events:
-        error = str(traced.mark("error"))
-        again = Ending.BAD_INPUT if error in _NOT_AGAIN else Ending.RAISED
-        return again, f"{error}: {traced.mark('message')}"
+    raised = _raised(traced)
+    if raised is not None:
+        error, message = raised
+        return Ending.BAD_INPUT if error in _NOT_AGAIN else Ending.RAISED, f"{error}: {message}"
     if "done" in events:
         return Ending.DONE, ""
     if report is None:
@@ -168,6 +188,14 @@ def ending_of(traced: Traced) -> tuple[Ending, str]:
     if invocation.failed:
         return Ending.NO_RESULT, f"its process ended without a result ({kind or report.status})"
     return Ending.NO_RESULT, "it returned without a result"
+
+
+def _raised(traced: Traced) -> tuple[str, str] | None:
+    """Class and message of what the handler raised, by its own line or Lambda's."""
+    failed = next((mark for mark in traced.marks if mark.get("event") == "failed"), None)
+    if failed is not None:
+        return str(failed.get("error")), str(failed.get("message"))
+    return next((m.group(1, 2) for m in map(_ERROR.search, traced.lines) if m), None)  # type: ignore[return-value]
 
 
 def _mapped(

@@ -1,0 +1,50 @@
+"""Many ranks, more than may work at once: throttled calls are tried again; requests stay few."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from perseid.aws.calls import Calls
+from perseid.aws.engine import AwsEngine
+from perseid.aws.place import Place
+from perseid.pipeline.request import RunRequest
+from perseid.storage import Storage
+
+
+def run(stack, put_survey, ranks, rows, seconds):
+    data, results = f"{stack.bucket}/many-{ranks}", f"{stack.bucket}/runs/many-{ranks}"
+    put_survey(data, ranks, rows=rows)
+    engine = AwsEngine(Calls(stack.aws), Place.of_outputs(stack.outputs, "perseid"))
+    began = time.monotonic()
+    started = engine.start(RunRequest.parse({"data": data, "results": results}))
+    engine.watch(started, lambda now: None, seconds=seconds)
+    wall = time.monotonic() - began
+    result = engine.finish(started)
+    assert result.incomplete is None
+    assert result.summary["rows"]["received"] == ranks * rows
+    assert len(result.mapped.attempts) == ranks
+    kept = json.loads(Storage(results).get("engine.json"))
+    assert kept["executions"][0]["map"]["succeeded"] == ranks
+    assert kept["unreported"] == 0
+    asked = sum(n for name, n in kept["api_calls"].items() if not name.startswith("s3."))
+    work = sum(a.work_seconds for a in result.mapped.attempts)
+    print(
+        f"\n{ranks} ranks: {wall:.1f} s, {result.mapped.concurrency} at once, "
+        f"{1000 * (wall - work / result.mapped.concurrency) / ranks:.0f} ms a rank beyond its "
+        f"work, {asked} requests of Step Functions and CloudWatch, {engine.calls.total} in all"
+    )
+    return asked, engine, wall
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("ranks", "rows", "seconds"), [(41, 8, 300), (517, 2, 1500)])
+@pytest.mark.timeout(1800)
+def test_many_ranks(stack, put_survey, ranks, rows, seconds):
+    asked, engine, wall = run(stack, put_survey, ranks, rows, seconds)
+    looks = engine.calls.counts["sfn.DescribeExecution"]
+    assert looks <= 8 + wall / 4  # the waits grow to five seconds
+    assert asked <= 3 * looks + 12 + ranks // 1000
+    assert engine.calls.counts["s3.GetObject"] <= 2 * ranks  # each record once while it goes on
