@@ -85,11 +85,13 @@ def deploy(
 
 
 def dry_run(
-    options: Options, folder: Path, account: str, region: str, **packaging: Any
-) -> dict[str, Package]:
-    """Write all that would be deployed, without a single call to AWS; the packages."""
+    options: Options, folder: Path, packages_folder: Path, account: str, region: str,
+    **packaging: Any,
+) -> dict[str, Package]:  # fmt: skip
+    """Write all that would be deployed to `folder`, without a single call to AWS; the packages."""
     target = options.target({})
-    packages = build(folder, target, **packaging)
+    packages = build(packages_folder, target, **packaging)
+    folder.mkdir(parents=True, exist_ok=True)
     bucket = options.bucket or template.default_bucket(options.name, account, region)
     values = template.parameters(options, packages, target, bucket, {})
     texts = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import py_compile
 import tempfile
 import zipfile
@@ -77,7 +78,8 @@ def build(
     Parameters
     ----------
     folder
-        Where the zips go.
+        Where the zips go; those of former contents are removed from it, and one that is there
+        already is taken.
     target
         What they run on.
     model
@@ -166,34 +168,48 @@ def _of_model(model: Path | None) -> dict[str, Path]:
 def _write(
     name: str, folder: Path, files: Mapping[str, Path], compiled: bool, compression: int
 ) -> Package:
-    entries: dict[str, int] = {}
     digest = hashlib.sha256(f"{name} bytecode={compiled}".encode())
-    path = folder / f"{name}.zip"
-    with zipfile.ZipFile(path, "w") as archive, tempfile.TemporaryDirectory() as temporary:
-        for inside, source in sorted(files.items()):
-            data = source.read_bytes()
-            if ".so" in source.name:
-                data = drop_symbols(data)
-            digest.update(f"\0{inside}\0{len(data)}\0".encode() + data)
-            _add(archive, entries, inside, data, compression)
-            if compiled and inside.endswith(".py"):
-                # Not part of the digest: the compiler's output may differ in ways that do nothing.
-                code = _compile(inside, source, Path(temporary) / "code.pyc")
-                if code is not None:
-                    _add(archive, entries, _cached(inside), code, compression)
+    for inside, source in sorted(files.items()):
+        data = _content(source)
+        digest.update(f"\0{inside}\0{len(data)}\0".encode() + data)
+    path = folder / f"{name}-{digest.hexdigest()[:20]}.zip"
+    if not path.is_file():
+        fresh = path.with_name(f"{path.name}.{os.getpid()}")
+        try:
+            _write_zip(fresh, files, compiled, compression)
+            fresh.replace(path)
+        finally:
+            fresh.unlink(missing_ok=True)
+    for old in set(folder.glob(f"{name}-*.zip")) - {path}:
+        old.unlink(missing_ok=True)
+    with zipfile.ZipFile(path) as archive:
+        entries = {info.filename: info.file_size for info in archive.infolist()}
     package = Package(name, path, digest.hexdigest(), dict(sorted(entries.items())))
     _check_size(package)
     return package
 
 
-def _add(
-    archive: zipfile.ZipFile, entries: dict[str, int], inside: str, data: bytes, compression: int
-) -> None:
+def _content(source: Path) -> bytes:
+    data = source.read_bytes()
+    return drop_symbols(data) if ".so" in source.name else data
+
+
+def _write_zip(path: Path, files: Mapping[str, Path], compiled: bool, compression: int) -> None:
+    with zipfile.ZipFile(path, "w") as archive, tempfile.TemporaryDirectory() as temporary:
+        for inside, source in sorted(files.items()):
+            _add(archive, inside, _content(source), compression)
+            if compiled and inside.endswith(".py"):
+                # Not part of the digest: the compiler's output may differ in ways that do nothing.
+                code = _compile(inside, source, Path(temporary) / "code.pyc")
+                if code is not None:
+                    _add(archive, _cached(inside), code, compression)
+
+
+def _add(archive: zipfile.ZipFile, inside: str, data: bytes, compression: int) -> None:
     info = zipfile.ZipInfo(inside, _EPOCH)
     info.external_attr = 0o100644 << 16  # readable by Lambda's own user
     info.create_system = 3
     archive.writestr(info, data, zipfile.ZIP_DEFLATED, compression)
-    entries[inside] = len(data)
 
 
 def _compile(inside: str, source: Path, out: Path) -> bytes | None:

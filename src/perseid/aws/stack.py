@@ -154,7 +154,7 @@ def _changes(client: Any, change_set: str) -> list[Change] | None:
             break
         if time.monotonic() > deadline:
             raise AwsError(f"the change set is {found['Status']} for {CHANGE_SET_SECONDS:g} s")
-        time.sleep(POLL_SECONDS / 4)
+        time.sleep(POLL_SECONDS / 8)
     if found["Status"] == "FAILED":
         reason = found.get("StatusReason", "")
         if any(text in reason for text in _UNCHANGED):
@@ -178,7 +178,7 @@ def _wait(client: Any, stack_id: str, began: datetime, tell: Tell) -> None:
     """Report events until the stack rests; raise what failed first."""
     seen: set[str] = set()
     first_failure = ""
-    deadline = time.monotonic() + STACK_SECONDS
+    deadline, pause = time.monotonic() + STACK_SECONDS, 0.1
     while True:
         status = _status(client, stack_id)
         for event in _new_events(client, stack_id, began, seen):
@@ -191,7 +191,8 @@ def _wait(client: Any, stack_id: str, began: datetime, tell: Tell) -> None:
         if time.monotonic() > deadline:
             raise AwsError(f"the stack is {status} for {STACK_SECONDS / 60:g} minutes: see the "
                            "CloudFormation console")  # fmt: skip
-        time.sleep(POLL_SECONDS)
+        time.sleep(pause)
+        pause = min(2 * pause, POLL_SECONDS)
     if status not in ("CREATE_COMPLETE", "UPDATE_COMPLETE", "DELETE_COMPLETE"):
         raise AwsError(f"the stack ended as {status}: {first_failure or 'no reason was given'}")
 

@@ -81,7 +81,7 @@ def fetch(requirements: Sequence[str], target: Target, cache: Path | None = None
     NotInstalled
         This Python has no pip.
     """
-    cache = cache or default_cache()
+    cache = cache or default_cache() / "wheels"
     said = "\n".join([target.python, target.architecture, *requirements])
     folder = cache / hashlib.sha256(said.encode()).hexdigest()[:24]
     if folder.is_dir():
@@ -106,8 +106,8 @@ def fetch(requirements: Sequence[str], target: Target, cache: Path | None = None
 
 
 def default_cache() -> Path:
-    """``$XDG_CACHE_HOME/perseid/wheels``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "perseid" / "wheels"
+    """``$XDG_CACHE_HOME/perseid``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "perseid"
 
 
 def _empty(folder: Path) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 
 from perseid.aws import service
@@ -15,7 +14,7 @@ from perseid.aws.policy import deployer, runner, text
 from perseid.aws.session import Aws
 from perseid.aws.stack import Change, StackEvent
 from perseid.aws.template import NAME, Options, default_bucket
-from perseid.aws.wheels import MACHINES, PYTHONS
+from perseid.aws.wheels import MACHINES, PYTHONS, default_cache
 from perseid.cli.run import use_endpoint
 from perseid.errors import BadInput, PerseidError
 
@@ -123,25 +122,32 @@ def _deploy(args: argparse.Namespace) -> int:
     if args.dry_run is not None:
         return _dry_run(args, options)
     aws = Aws(args.region, args.profile)
-    with tempfile.TemporaryDirectory(prefix="perseid-") as folder:
-        done = deploy(
-            aws, options, Path(folder), _tell, lambda changes: _confirm(changes, args.yes),
-            model=args.model,
-        )  # fmt: skip
-        if args.json:
-            print(to_json(done))
-        else:
-            _show(done, args.stack)
+    done = deploy(
+        aws, options, _packages(options), _tell, lambda changes: _confirm(changes, args.yes),
+        model=args.model,
+    )  # fmt: skip
+    if args.json:
+        print(to_json(done))
+    else:
+        _show(done, args.stack)
     return 0
 
 
 def _dry_run(args: argparse.Namespace, options: Options) -> int:
-    packages = dry_run(options, args.dry_run, "ACCOUNT", args.region or "REGION", model=args.model)
+    packages = dry_run(
+        options, args.dry_run, _packages(options), "ACCOUNT", args.region or "REGION",
+        model=args.model,
+    )  # fmt: skip
     _show_packages(packages.values())
     for path in sorted(args.dry_run.iterdir()):
         print(f"wrote {path} ({path.stat().st_size:,} bytes)")
     print("nothing was sent to AWS")
     return 0
+
+
+def _packages(options: Options) -> Path:
+    """Where zips are kept: a second deployment of the same makes none."""
+    return default_cache() / "packages" / options.name
 
 
 def _show(done: Deployed, name: str) -> None:

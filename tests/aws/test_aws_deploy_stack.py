@@ -1,0 +1,189 @@
+"""The stack's life by the command line: dry run, deploy, deploy again, doctor, destroy."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from perseid.aws import stack as stacks
+from perseid.aws.deploy import deploy
+from perseid.aws.template import Options
+from perseid.errors import AwsError, BadInput, NotFound
+from perseid.storage import Storage
+
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def cli(*words, check=True, env=None):
+    done = subprocess.run(
+        [sys.executable, "-m", "perseid", *words], capture_output=True, text=True, timeout=120,
+        env=env or os.environ, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def put(aws, folder, **options):
+    """Deploy the stack ``other``; the changes that were shown, and the outputs."""
+    shown = []
+    done = deploy(
+        aws, Options(name="other", python=PYTHON, **options), folder, lambda event: None,
+        lambda changes: shown.extend(changes) or True, compression=1,
+    )  # fmt: skip
+    return shown, done.outputs
+
+
+def test_dry_run_writes_everything_without_aws(tmp_path):
+    bare = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
+    bare |= {"HOME": os.environ["HOME"], "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    done = cli("aws", "deploy", "--dry-run", str(tmp_path), "--python", PYTHON, env=bare)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names >= {
+        "template.yaml", "statemachine.asl.json", "parameters.json", "policy-deploy.json",
+        "policy-run.json", "worker.zip.txt", "control.zip.txt", "tools.zip.txt",
+    }  # fmt: skip
+    listing = (tmp_path / "worker.zip.txt").read_text()
+    assert "perseid/model/data/default.onnx" in listing
+    assert "numpy/__init__.py" in listing
+    values = {
+        entry["ParameterKey"]: entry["ParameterValue"]
+        for entry in json.loads((tmp_path / "parameters.json").read_text())
+    }
+    assert values["CodeBucket"] == "perseid-account-region"
+    assert len(values["RendezvousStart"]) <= 4096  # CloudFormation's limit
+    assert (tmp_path / "template.yaml").stat().st_size <= 51_200  # of a TemplateBody
+    assert "of 250 MiB" in done.stdout
+    assert "nothing was sent to AWS" in done.stdout
+
+
+def test_a_stack_is_updated_in_place_and_keeps_what_is_not_said(stack, packages_folder):
+    aws = stack.aws
+    shown, outputs = put(aws, packages_folder, memory_mb=512, read_buckets=("surveys-elsewhere",))
+    assert {change.action for change in shown} == {"Add"}
+    assert {"Worker", "StateMachine", "Service"} <= {change.resource for change in shown}
+    assert outputs["WorkerMemory"] == "512"
+    same, _ = put(aws, packages_folder)
+    assert same == []  # no change, nothing shown
+    changed, outputs = put(aws, packages_folder, timeout=60)
+    assert [(c.action, c.resource, c.replacement) for c in changed if c.resource == "Worker"] == [
+        ("Modify", "Worker", False)
+    ]
+    function = aws.client("lambda").get_function_configuration(
+        FunctionName=outputs["WorkerFunction"]
+    )
+    assert (function["MemorySize"], function["Timeout"]) == (512, 60)
+    values = stacks.parameters(stacks.describe(aws, "other"))
+    assert values["ReadBuckets"].endswith("arn:aws:s3:::surveys-elsewhere")
+
+
+def test_a_running_rendezvous_survives_a_deployment(stack, packages_folder):
+    aws = stack.aws
+    put(aws, packages_folder)
+    ecs = aws.client("ecs")
+    ecs.update_service(cluster="other", service="other-rendezvous", desiredCount=1)
+    put(aws, packages_folder, timeout=120)
+    [service] = ecs.describe_services(cluster="other", services=["other-rendezvous"])["services"]
+    assert service["desiredCount"] == 1
+    ecs.update_service(cluster="other", service="other-rendezvous", desiredCount=0)
+
+
+def test_the_secret_is_in_no_template_parameter_or_output(stack):
+    ssm = stack.aws.client("ssm")
+    name = stack.outputs["RendezvousSecretParameter"]
+    found = ssm.get_parameter(Name=name, WithDecryption=True)["Parameter"]
+    assert found["Type"] == "SecureString"
+    assert len(bytes.fromhex(found["Value"])) == 32
+    cloudformation = stack.aws.client("cloudformation")
+    said = json.dumps(cloudformation.describe_stacks(StackName="perseid"), default=str)
+    said += json.dumps(cloudformation.describe_stack_events(StackName="perseid"), default=str)
+    said += json.dumps(cloudformation.get_template(StackName="perseid"), default=str)
+    assert found["Value"] not in said
+
+
+def test_functions_have_a_role_and_a_kept_log_group_each(stack):
+    functions = stack.aws.client("lambda").list_functions()["Functions"]
+    ours = [f for f in functions if f["FunctionName"].startswith("perseid-")]
+    assert len(ours) == 5
+    assert len({f["Role"] for f in ours}) == 5
+    assert not any(f.get("VpcConfig", {}).get("SubnetIds") for f in ours)
+    groups = stack.aws.client("logs").describe_log_groups(logGroupNamePrefix="/aws/lambda/perseid-")
+    kept = {g["logGroupName"]: g.get("retentionInDays") for g in groups["logGroups"]}
+    assert {f"/aws/lambda/{f['FunctionName']}" for f in ours} <= set(kept)
+    assert set(kept.values()) == {30}
+
+
+def test_doctor_says_of_each_thing_how_it_is(stack):
+    done = cli("aws", "doctor", check=False)
+    lines = {line[6:20].strip(): line[:4].strip() for line in done.stdout.splitlines()}
+    assert lines["credentials"] == lines["stack"] == lines["roles"] == lines["clock"] == "ok"
+    assert lines["buckets"] == lines["state machine"] == "ok"
+    assert lines["rendezvous"] == "-"
+    assert "perseid aws rendezvous start" in done.stdout
+    absent = cli("aws", "doctor", "--stack", "absent", check=False)
+    assert absent.returncode == 1
+    assert "perseid aws deploy" in absent.stdout
+
+
+def test_destroy_leaves_data_and_says_what_stays(stack, packages_folder):
+    aws = stack.aws
+    _, outputs = put(aws, packages_folder)
+    bucket = outputs["Bucket"]
+    assert bucket == "perseid-000000000000-us-east-1-other"
+    storage = Storage(f"s3://{bucket}")
+    storage.put("survey/1.pt", b"data")
+    asked = cli("aws", "destroy", "--stack", "other", check=False)
+    assert asked.returncode == 2
+    assert "--yes" in asked.stderr
+    done = cli("aws", "destroy", "--stack", "other", "--yes")
+    assert f"stays: s3://{bucket}" in done.stdout
+    assert stacks.describe(aws, "other") is None
+    assert [info.key for info in storage.list()] == ["survey/1.pt"]
+    with pytest.raises(aws.client("ssm").exceptions.ParameterNotFound):
+        aws.client("ssm").get_parameter(Name="/other/rendezvous-secret")
+    with pytest.raises(NotFound, match="perseid aws deploy"):
+        stacks.outputs(aws, "other")
+    again = cli("aws", "destroy", "--stack", "other", "--yes", "--delete-bucket")
+    assert "stays" not in again.stdout
+    assert bucket not in [b["Name"] for b in aws.client("s3").list_buckets()["Buckets"]]
+
+
+def test_a_failed_deployment_names_what_failed_first(stack, packages_folder):
+    with pytest.raises(AwsError, match="Worker"):
+        deploy(
+            stack.aws, Options(name="broken", python=PYTHON, layers=("no-arn",)), packages_folder,
+            lambda event: None, lambda changes: True, compression=1,
+        )  # fmt: skip
+    before = stacks.describe(stack.aws, "broken")
+    assert before is not None
+    assert before["StackStatus"] == "ROLLBACK_COMPLETE"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"name": "has_underscore"}, "letters, digits"),
+        ({"name": "x" * 41}, "longer"),
+        ({"vpc": "vpc-1"}, "--subnet"),
+        ({"zone": "Z1"}, "--record"),
+    ],
+)
+def test_options_that_cannot_be_used(options, said):
+    with pytest.raises(BadInput, match=said):
+        Options(**options)
+
+
+def test_policies_print_for_people_without_credentials(tmp_path):
+    bare = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
+    for who in ("deploy", "run"):
+        done = cli(
+            "aws", "policy", who, "--account", "123456789012", "--region", "eu-central-1", env=bare
+        )
+        policy = json.loads(done.stdout)
+        assert policy["Version"] == "2012-10-17"
+        for statement in policy["Statement"]:
+            assert "*" not in statement["Action"]
+        assert len(json.dumps(policy, separators=(",", ":"))) <= 6144  # IAM's limit
