@@ -289,6 +289,16 @@ def test_forty_one_ranks_as_processes():
     assert all(result == results[0] for result in results)
 
 
+@pytest.mark.parametrize("size", [2, 3, 8, 13])
+def test_ranks_that_share_cores_get_the_same_answers(size):
+    program = [
+        Step(name, index, "int64", 7, "sum", index)
+        for index, name in enumerate(["barrier", "allreduce", "Allreduce", "strictly", "places"])
+    ]
+    results = run_threads(size, run_program, program, shared_cores=True)
+    assert all(result == results[0] for result in results)
+
+
 def every_root(comm):
     for root in range(comm.world_size):
         for name in ("bcast", "Bcast", "gather", "Gather", "scatter", "Scatter", "reduce",

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from perseid.comm.call import Array, octets
-from perseid.comm.frames import Kind, Signature, dtype_code
-from perseid.comm.group import Group
+from perseid.comm.frames import dtype_code
 from perseid.comm.objects import Blob
 from perseid.comm.ops import Op
 from perseid.errors import BadInput
@@ -50,11 +49,6 @@ def to_receive(array: Array) -> tuple[memoryview, int]:
     if not (flags.c_contiguous and flags.writeable):
         raise BadInput("an array that is received into must be contiguous and writable")
     return octets(array), code
-
-
-def point(group: Group, code: int) -> bytes:
-    """The signature of an array that is sent to one rank."""
-    return Signature(Kind.POINT, group.comm, group.engine.generation, dtype=code).pack()
 
 
 def blob(data: memoryview) -> Blob:

@@ -152,47 +152,50 @@ class Channel:
             Nothing will come.
         """
         receiver = self.receiver
-        if receiver.idle and not self.frames:
+        if receiver.signature is None and not self.frames:
+            if receiver.start == receiver.end:
+                self._refill()
             size = len(into)
-            receiver.start = receiver.end = 0
-            try:
-                count = self._recv_into(receiver.buffer)
-            except BlockingIOError:
-                count = -1
-            except OSError as error:
-                self.engine.broken(self, error)
-            if count == HEADER_BYTES + size and receiver.buffer.startswith(
-                signature + TAIL.pack(step, 0, size)
+            body = receiver.start + HEADER_BYTES
+            end = body + size
+            if receiver.end >= end and receiver.buffer.startswith(
+                signature + TAIL.pack(step, 0, size), receiver.start
             ):
-                into[:] = receiver.view[HEADER_BYTES:count]
+                into[:] = receiver.view[body:end]
+                receiver.start = end
                 return
-            self._first(count)
         self.wait(Want(signature, step, into))
 
     def receive(self, signature: bytes, step: int, any_step: bool = False) -> Frame:
         """Receive a payload of any length into fresh memory; raises as ``receive_into``."""
         receiver = self.receiver
-        if receiver.idle and not self.frames:
-            receiver.start = receiver.end = 0
-            try:
-                count = self._recv_into(receiver.buffer)
-            except BlockingIOError:
-                count = -1
-            except OSError as error:
-                self.engine.broken(self, error)
-            if count >= HEADER_BYTES and receiver.buffer.startswith(signature):
-                came, parts, nbytes = TAIL.unpack_from(receiver.buffer, SIGNATURE_BYTES)
-                if count == HEADER_BYTES + nbytes and (came == step or any_step):
-                    body = memoryview(bytearray(receiver.view[HEADER_BYTES:count]))
-                    return Frame(signature, came, parts, body)
-            self._first(count)
+        if receiver.signature is None and not self.frames:
+            if receiver.start == receiver.end:
+                self._refill()
+            start = receiver.start
+            body = start + HEADER_BYTES
+            if receiver.end >= body and receiver.buffer.startswith(signature, start):
+                came, parts, size = TAIL.unpack_from(receiver.buffer, start + SIGNATURE_BYTES)
+                end = body + size
+                if receiver.end >= end and (came == step or any_step):
+                    receiver.start = end
+                    copy = memoryview(bytearray(receiver.view[body:end]))
+                    return Frame(signature, came, parts, copy)
         return self.wait(Want(signature, step, None, any_step))
 
-    def _first(self, count: int) -> None:
-        if count == 0:
+    def _refill(self) -> None:
+        """Read into the empty staging buffer; nothing may come in the time of a tick."""
+        receiver = self.receiver
+        receiver.start = receiver.end = 0
+        try:
+            count = self._recv_into(receiver.buffer)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.engine.broken(self, error)
+        if not count:
             self.engine.broken(self, None)
-        elif count > 0:
-            self.receiver.end = count
+        receiver.end = count
 
     def wait(self, want: Want) -> Frame:
         """Receive what is wanted, keeping other frames for later."""

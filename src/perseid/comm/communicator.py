@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
-from perseid.comm import arrays, tuning
-from perseid.comm.call import Array, ArrayPort, Call, ObjectPort
+from perseid.comm import arrays
+from perseid.comm.call import Array, ArrayPort, Call, ObjectPort, Port
 from perseid.comm.channel import Want, swap
 from perseid.comm.collectives import (
     allgather,
@@ -30,7 +30,7 @@ from perseid.comm.collectives import (
     scatter,
 )
 from perseid.comm.engine import Engine
-from perseid.comm.frames import HEADER_BYTES, Frame, Kind, header
+from perseid.comm.frames import HEADER_BYTES, OBJECT, Frame, Kind, header
 from perseid.comm.group import Group
 from perseid.comm.objects import dumps, loads
 from perseid.comm.ops import SUM, Combine, Op, as_op
@@ -74,6 +74,7 @@ class Communicator:
         deadline: float = JOIN_SECONDS,
         timeout: float = CALL_SECONDS,
         heartbeat: float = HEARTBEAT_SECONDS,
+        shared_cores: bool = False,
         store: ObjectStore | None = None,
         prefix: str = "messages",
     ) -> Self:
@@ -102,6 +103,9 @@ class Communicator:
         heartbeat
             Seconds of silence after which the others count this rank as lost; more where many
             ranks share few cores.
+        shared_cores
+            Whether more ranks than cores run on each machine, the same on all ranks: small
+            collectives then take few messages rather than few rounds.
         store, prefix
             Where pairs that cannot connect exchange their messages: below
             ``prefix/job/generation``. The job's name must then never have been used before, and
@@ -137,6 +141,7 @@ class Communicator:
         elif world_size > 1 and transport != "store":
             raise BadInput(f"{world_size} ranks need a rendezvous: give rendezvous='HOST:PORT'")
         engine = Engine(client, rank, world_size, generation, timeout)
+        engine.shared_cores = shared_cores
         engine.store, engine.only_store = store, transport == "store"
         engine.prefix = f"{prefix}/{job}/{generation}"
         return cls(Group(engine, 0, range(world_size)), owner=True)
@@ -145,15 +150,16 @@ class Communicator:
     def from_environment(cls, **options: Any) -> Self:
         """The communicator of a program that ``perseid comm run`` started.
 
-        Reads ``PERSEID_JOB``, ``PERSEID_RANK``, ``PERSEID_WORLD_SIZE``, ``PERSEID_RENDEZVOUS`` and
-        ``PERSEID_JOB_KEY``; ``options`` go to ``join``. Without them it is a world of one rank, so
-        that a program also runs alone.
+        Reads ``PERSEID_JOB``, ``PERSEID_RANK``, ``PERSEID_WORLD_SIZE``, ``PERSEID_RENDEZVOUS``,
+        ``PERSEID_JOB_KEY`` and ``PERSEID_SHARED_CORES``; ``options`` go to ``join``. Without them
+        it is a world of one rank, so that a program also runs alone.
         """
         env = os.environ
         try:
             rank, size = int(env.get("PERSEID_RANK", "0")), int(env.get("PERSEID_WORLD_SIZE", "1"))
         except ValueError:
             raise BadInput("PERSEID_RANK and PERSEID_WORLD_SIZE must be whole numbers") from None
+        options.setdefault("shared_cores", env.get("PERSEID_SHARED_CORES") == "1")
         job, where = env.get("PERSEID_JOB", "job"), env.get("PERSEID_RENDEZVOUS")
         return cls.join(job, rank, size, where, env.get("PERSEID_JOB_KEY"), **options)
 
@@ -205,13 +211,13 @@ class Communicator:
     def send(self, value: Any, dest: int, tag: int = 0) -> None:
         """Send an object; returns when it is on its way."""
         self._check()
-        self._channel(dest).send_blob(self._group.point, tag, dumps(value))
+        self._channel(dest).send_blob(self._group.point(OBJECT), tag, dumps(value))
 
     def recv(self, source: int, tag: int | None = None) -> Any:
         """Receive an object from a rank; without a tag the next one, whatever its tag."""
         self._check()
         channel = self._channel(source)
-        frame = channel.receive(self._group.point, tag or 0, tag is None)
+        frame = channel.receive(self._group.point(OBJECT), tag or 0, tag is None)
         return loads(frame.parts, frame.body)
 
     def sendrecv(
@@ -220,7 +226,7 @@ class Communicator:
         """Send one object and receive another at the same time; each rank may do both first."""
         self._check()
         out, back, blob = self._channel(dest), self._channel(source), dumps(value)
-        point = self._group.point
+        point = self._group.point(OBJECT)
         want = Want(point, recvtag or 0, None, recvtag is None)
         head = header(point, sendtag, blob.parts, blob.nbytes)
         frame: Frame = swap(out, [head, blob.flat()], HEADER_BYTES + blob.nbytes, back, want)
@@ -230,13 +236,13 @@ class Communicator:
         """Send an array's memory."""
         self._check()
         data, code = arrays.to_send(array)
-        self._channel(dest).send(arrays.point(self._group, code), tag, data)
+        self._channel(dest).send(self._group.point(code), tag, data)
 
     def Recv(self, array: Array, source: int, tag: int = 0) -> None:
         """Receive into an array of the size and type that was sent."""
         self._check()
         into, code = arrays.to_receive(array)
-        self._channel(source).receive_into(arrays.point(self._group, code), tag, into)
+        self._channel(source).receive_into(self._group.point(code), tag, into)
 
     def Sendrecv(
         self,
@@ -252,8 +258,8 @@ class Communicator:
         out, back = self._channel(dest), self._channel(source)
         data, code = arrays.to_send(array)
         place, place_code = arrays.to_receive(into)
-        head = header(arrays.point(self._group, code), sendtag, 0, len(data))
-        want = Want(arrays.point(self._group, place_code), recvtag, place)
+        head = header(self._group.point(code), sendtag, 0, len(data))
+        want = Want(self._group.point(place_code), recvtag, place)
         swap(out, [head, data], HEADER_BYTES + len(data), back, want)
 
     # --- objects -----------------------------------------------------------------------------
@@ -261,7 +267,7 @@ class Communicator:
     def barrier(self) -> None:
         """Return when every rank has come."""
         call = self._group.call(Kind.BARRIER)
-        if tuning.few_messages(call.size):
+        if self._group.engine.shared_cores:
             barrier.tree(call)
         else:
             barrier.dissemination(call)
@@ -324,8 +330,7 @@ class Communicator:
         """
         op = as_op(op)
         call = self._group.call(Kind.ALLREDUCE, -1, op.code)
-        algorithm = allreduce.doubling if op.tree else allreduce.strict
-        return algorithm(ObjectPort(call, op), value)
+        return self._small(op)(ObjectPort(call, op), value)
 
     def reduce_scatter(self, values: Sequence[Any], op: AnyOp = SUM) -> Any:
         """Of every rank's list the i-th objects as one on rank i."""
@@ -466,7 +471,7 @@ class Communicator:
                 into[...] = array
             allreduce.large(port, into.reshape(-1))
         else:
-            into[...] = (allreduce.doubling if op.tree else allreduce.strict)(port, mine)
+            into[...] = self._small(op)(port, mine)
 
     def Reduce_scatter(
         self, array: Array, into: Array, op: AnyOp = SUM, counts: Sequence[int] | None = None
@@ -513,6 +518,12 @@ class Communicator:
         return (scan.doubling if op.tree else scan.chain)(port, mine)
 
     # --- help --------------------------------------------------------------------------------
+
+    def _small(self, op: Op) -> Callable[[Port[Any], Any], Any]:
+        """The allreduce of small values."""
+        if not op.tree:
+            return allreduce.strict
+        return allreduce.tree if self._group.engine.shared_cores else allreduce.doubling
 
     def _check(self) -> None:
         self._group.engine.check()

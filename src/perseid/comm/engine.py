@@ -58,6 +58,8 @@ class Engine:
     ) -> None:
         self.client, self.rank, self.world_size = client, rank, world_size
         self.generation, self.timeout = generation, timeout
+        self.shared_cores = False
+        """Whether small collectives take few messages rather than few rounds."""
         self.store: ObjectStore | None = None
         """Where pairs without a connection exchange messages, if anywhere."""
         self.prefix = ""
@@ -80,8 +82,10 @@ class Engine:
         self._histories: dict[int, dict[int, bytes]] = {}
         if client is not None:
             client.subscribe(self._notice)
-            for lost, reason in client.lost().items():
-                self._notice(Notice("lost", lost, reason))
+            for gone in client.left():
+                self._notice(Notice("left", gone, "it said goodbye"))
+            for gone, reason in client.lost().items():
+                self._notice(Notice("lost", gone, reason))
 
     # --- connecting --------------------------------------------------------------------------
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from perseid.comm.call import Call
+import numpy as np
+
+from perseid.comm.call import Array, Call
 from perseid.comm.channel import Channel
 from perseid.comm.engine import Engine
 from perseid.comm.frames import SIGNATURE, Kind, Signature
@@ -29,8 +32,18 @@ class Group:
         self.rank = self.ranks.index(engine.rank)
         self.size = len(self.ranks)
         self.channels: list[Channel | None] = [engine.channels[r] for r in self.ranks]
-        self.point = Signature(Kind.POINT, comm, engine.generation).pack()
+        self._points: dict[int, bytes] = {}
         self._sequence = 0
+        self._scratch = np.empty(0, np.uint8)
+
+    def point(self, dtype: int) -> bytes:
+        """The signature of messages of one type from rank to rank."""
+        found = self._points.get(dtype)
+        if found is None:
+            generation = self.engine.generation
+            found = Signature(Kind.POINT, self.comm, generation, dtype=dtype).pack()
+            self._points[dtype] = found
+        return found
 
     def call(
         self, kind: int, root: int = -1, reduction: int = 0, dtype: int = 0, count: int = 0
@@ -55,6 +68,13 @@ class Group:
         )
         engine.began(signature, self.comm, sequence)
         return Call(self, signature)
+
+    def scratch(self, count: int, dtype: np.dtype[Any]) -> Array:
+        """Memory for the time of one call, kept for the next: fresh pages cost more than sums."""
+        nbytes = count * dtype.itemsize
+        if self._scratch.size < nbytes:
+            self._scratch = np.empty(nbytes, np.uint8)
+        return self._scratch[:nbytes].view(dtype)
 
     def connect(self, peers: Iterable[int]) -> None:
         """Have channels to these ranks of the group."""

@@ -63,6 +63,7 @@ def run_local(
             "PERSEID_WORLD_SIZE": str(ranks),
             "PERSEID_RENDEZVOUS": server.address,
             "PERSEID_JOB_KEY": job_key(secret, job).hex(),
+            "PERSEID_SHARED_CORES": str(int(ranks > len(os.sched_getaffinity(0)))),
         }
         try:
             for rank in range(ranks):

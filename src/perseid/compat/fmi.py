@@ -216,7 +216,8 @@ class Communicator:
 
     def send(self, obj: Any, dest: int, type: types) -> None:
         """Send a value."""
-        self._comm("send", type.nbytes).send(type.value(obj), dest)
+        value = type.value(obj)
+        self._comm("send", type.nbytes).send(value, dest)
 
     def recv(self, src: int, type: types) -> Any:
         """Receive a value."""
@@ -229,7 +230,8 @@ class Communicator:
 
     def gather(self, obj: Any, root: int, type: types) -> list[Any] | None:
         """On the root all values in the order of the workers; lists are joined into one."""
-        found = self._comm("gather", type.nbytes).gather(type.value(obj), root)
+        value = type.value(obj)
+        found = self._comm("gather", type.nbytes).gather(value, root)
         if found is None or not type.is_list:
             return found
         return [element for part in found for element in part]
@@ -249,19 +251,22 @@ class Communicator:
 
     def reduce(self, obj: Any, root: int, func: func, type: types) -> Any:
         """All values as one on the root; None elsewhere."""
+        value = self._value(obj, func, type)
         comm = self._comm("reduce", type.nbytes)
-        found = comm.reduce(self._value(obj, func, type), func.ours(type), root)
+        found = comm.reduce(value, func.ours(type), root)
         return None if found is None else type.value(found)
 
     def allreduce(self, obj: Any, func: func, type: types) -> Any:
         """All values as one."""
+        value = self._value(obj, func, type)
         comm = self._comm("allreduce", type.nbytes)
-        return type.value(comm.allreduce(self._value(obj, func, type), func.ours(type)))
+        return type.value(comm.allreduce(value, func.ours(type)))
 
     def scan(self, obj: Any, func: func, type: types) -> Any:
         """The values of the workers up to this one as one."""
+        value = self._value(obj, func, type)
         comm = self._comm("scan", type.nbytes)
-        return type.value(comm.scan(self._value(obj, func, type), func.ours(type)))
+        return type.value(comm.scan(value, func.ours(type)))
 
     @staticmethod
     def _value(obj: Any, func: func, type: types) -> Any:

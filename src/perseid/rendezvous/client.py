@@ -149,6 +149,11 @@ class Client(Registration):
         with self._changed:
             return dict(self._lost)
 
+    def left(self) -> frozenset[int]:
+        """Ranks that said goodbye and have not registered again."""
+        with self._changed:
+            return frozenset(self._left)
+
     def ways(self) -> dict[int, str]:
         """Which way each pair took, by rank: ``direct`` or ``relay``."""
         with self._changed:
@@ -167,7 +172,9 @@ class Client(Registration):
     # --- what waits --------------------------------------------------------------------------
 
     def wait_complete(self, deadline: float) -> None:
-        """Wait until all ranks are registered.
+        """Wait until all ranks are, or once were, registered.
+
+        A rank that was quick may have left again; one that was lost is in ``lost()``.
 
         Raises
         ------

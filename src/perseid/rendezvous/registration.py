@@ -266,7 +266,6 @@ class Registration:
         reason = WHY[gone.reason]
         left = gone.reason is Departure.LEFT
         with self._changed:
-            self._complete = False
             self._peers.pop(gone.rank, None)
             if left:
                 self._left.add(gone.rank)

@@ -6,9 +6,8 @@ either made once and sent on, or made of the same two operands in the same order
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple, TypeVar
-
-import numpy as np
 
 from perseid.comm.call import Array, ArrayPort, Call, Port, octets
 from perseid.comm.collectives import allgather, reduce, trees
@@ -47,37 +46,62 @@ def fold(size: int) -> Fold:
     return Fold(core, size - core)
 
 
-def partners(rank: int, size: int) -> list[int]:
-    """The ranks that recursive doubling and halving send to."""
+class Plan(NamedTuple):
+    """One rank's part in recursive doubling."""
+
+    passive: bool
+    """Whether the rank before this one acts for it."""
+    folded: bool
+    """Whether this rank acts for the one behind it."""
+    rounds: tuple[tuple[int, int, bool], ...]
+    """Partner, step, and whether the partner's ranks are the lower ones."""
+    peers: tuple[int, ...]
+    """All ranks that it exchanges messages with."""
+
+
+@functools.lru_cache(maxsize=4096)
+def plan(rank: int, size: int) -> Plan:
+    """The part of a rank in a world of any size."""
     shape = fold(size)
     if shape.passive(rank):
-        return [rank - 1]
-    actor, bits = shape.actor(rank), range(shape.core.bit_length() - 1)
-    found = [shape.rank(actor ^ (1 << bit)) for bit in bits]
-    return [*found, rank + 1] if rank < 2 * shape.extra else found
+        return Plan(True, False, (), (rank - 1,))
+    actor, folded = shape.actor(rank), rank < 2 * shape.extra
+    bits = [1 << k for k in range(shape.core.bit_length() - 1)]
+    rounds = tuple((shape.rank(actor ^ bit), bit, bool(actor & bit)) for bit in bits)
+    peers = tuple(partner for partner, _, _ in rounds)
+    return Plan(False, folded, rounds, (*peers, rank + 1) if folded else peers)
 
 
 def doubling(port: Port[T], value: T) -> T:
     """log2(size) rounds of exchanging whole values; both partners combine the same pair."""
     call = port.call
-    shape = fold(call.size)
     rank = call.rank
-    call.need(partners(rank, call.size))
-    if shape.passive(rank):
+    mine = plan(rank, call.size)
+    call.need(mine.peers)
+    if mine.passive:
         port.send(rank - 1, value)
         return port.receive(rank - 1, _LAST)
     result = port.copy(value)
-    folded = rank < 2 * shape.extra
-    if folded:
+    if mine.folded:
         result = port.combine(result, port.receive(rank + 1))
-    actor, bit = shape.actor(rank), 1
-    while bit < shape.core:
-        partner = shape.rank(actor ^ bit)
-        other = port.swap(partner, result, partner, bit)
-        result = port.combine(other, result) if actor & bit else port.combine(result, other)
-        bit <<= 1
-    if folded:
+    for partner, step, lower in mine.rounds:
+        other = port.swap(partner, result, partner, step)
+        result = port.combine(other, result) if lower else port.combine(result, other)
+    if mine.folded:
         port.send(rank + 1, result, _LAST)
+    return result
+
+
+def tree(port: Port[T], value: T) -> T:
+    """Up a binomial tree and down again: the fewest messages, for ranks that share cores."""
+    call = port.call
+    result = reduce.tree(port, value, 0)
+    place = trees.branch(call.rank, call.size, 0)
+    if place.parent >= 0:
+        result = port.receive(place.parent, _LAST)
+    assert result is not None
+    for child in place.children:
+        port.send(child, result, _LAST)
     return result
 
 
@@ -116,9 +140,9 @@ def halving(port: ArrayPort, flat: Array) -> None:
     """
     call = port.call
     rank, size = call.rank, call.size
-    call.need(partners(rank, size))
+    call.need(plan(rank, size).peers)
     at = cuts(flat.size, size)
-    spare = np.empty(flat.size - flat.size // 2 + size, flat.dtype)
+    spare = call.group.scratch(flat.size - flat.size // 2 + size, flat.dtype)
     low, high, bit = 0, size, size >> 1
     trail: list[tuple[int, int, int]] = []
     while bit:
@@ -152,7 +176,7 @@ def ring(port: ArrayPort, flat: Array) -> None:
     call.need([after, before])
     at = cuts(flat.size, size)
     parts = [flat[at[part] : at[part + 1]] for part in range(size)]
-    spare = np.empty(max(part.size for part in parts), flat.dtype)
+    spare = call.group.scratch(max(part.size for part in parts), flat.dtype)
     for step in range(size - 1):
         out, mine = parts[(rank - step - 1) % size], parts[(rank - step - 2) % size]
         came = spare[: mine.size]

@@ -1,0 +1,306 @@
+"""Programs on many ranks from the command line; programs of FMI; relay and store as the way."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from ranks import run_threads
+
+from perseid.comm import Communicator
+from perseid.compat import fmi
+from perseid.compat.fmi_config import load
+from perseid.errors import BadInput, MismatchedCollective, RendezvousTimeout
+from perseid.rendezvous import EmbeddedServer
+from perseid.storage import Storage
+
+
+def perseid(*arguments, timeout=60):
+    command = [sys.executable, "-m", "perseid", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def script(folder, text):
+    path = folder / "program.py"
+    path.write_text(text)
+    return path
+
+
+# --- perseid comm ----------------------------------------------------------------------------
+
+
+def test_comm_run_starts_a_program_on_every_rank(tmp_path):
+    program = script(
+        tmp_path,
+        "import sys\n"
+        "from perseid.comm import Communicator\n"
+        "with Communicator.from_environment() as comm:\n"
+        "    everyone = comm.gather((comm.rank, sys.argv[1]))\n"
+        "    if comm.rank == 0: print(everyone)\n",
+    )
+    result = perseid("comm", "run", "-n", 3, program, "word")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "[(0, 'word'), (1, 'word'), (2, 'word')]"
+    alone = subprocess.run(
+        [sys.executable, program, "solo"], capture_output=True, text=True, check=True
+    )
+    assert alone.stdout.strip() == "[(0, 'solo')]"
+
+
+def test_comm_run_tells_which_rank_failed_and_leaves_nothing_running(tmp_path):
+    program = script(
+        tmp_path,
+        "import sys, time\n"
+        "from perseid.comm import Communicator\n"
+        "with Communicator.from_environment() as comm:\n"
+        "    comm.barrier()\n"
+        "    if comm.rank == 1: sys.exit(7)\n"
+        "    comm.barrier()\n",
+    )
+    result = perseid("comm", "run", "-n", 3, program)
+    assert result.returncode != 0
+    assert "rank 1 exited with 7" in result.stderr
+    assert "PeerLost" in result.stderr
+
+
+def test_comm_run_ends_a_program_that_hangs(tmp_path):
+    program = script(tmp_path, "import time\ntime.sleep(100)\n")
+    began = time.monotonic()
+    result = perseid("comm", "run", "-n", 2, "--timeout", 1, program)
+    assert result.returncode == 128 + 15
+    assert "was ended by signal 15" in result.stderr
+    assert time.monotonic() - began < 20
+
+
+def test_comm_model_prints_times_and_prices(tmp_path):
+    result = perseid("comm", "model", "gather", "-n", 517, "-m", 1000)
+    assert result.returncode == 0, result.stderr
+    assert "direct" in result.stdout
+    assert "store" in result.stdout
+    assert "USD" in result.stdout
+    ways = tmp_path / "ways.json"
+    ways.write_text('{"direct": {"latency": 9.0}}')
+    slow = perseid("comm", "model", "barrier", "-n", 2, "-m", 0, "--ways", ways)
+    assert "18 s" in slow.stdout
+    assert "relay" in next(line for line in slow.stdout.splitlines() if "<-" in line)
+    assert perseid("comm", "model", "sing").returncode == 2
+
+
+def test_comm_bench_measures_this_machine(tmp_path):
+    out = tmp_path / "numbers.json"
+    result = perseid(
+        "comm", "bench", "-n", 2, "--iterations", 5, "--peers", "perseid", "--json", out
+    )
+    assert result.returncode == 0, result.stderr
+    numbers = json.loads(out.read_text())
+    assert 0 < numbers["plain TCP, round trip 8 B"] < 0.1
+    columns = numbers["2"]["perseid"]
+    assert {"barrier", "round trip 8 B", "round trip 64 MiB", "first collective"} <= set(columns)
+    assert all(0 < value < 60 for value in columns.values())
+    assert "allreduce 1e6 doubles" in result.stdout
+
+
+# --- ways ------------------------------------------------------------------------------------
+
+
+def exchange(comm):
+    values = comm.allgather(np.full(50_000, comm.rank))
+    assert [int(value[-1]) for value in values] == list(range(comm.world_size))
+    into = np.empty(100_000)
+    comm.Allreduce(np.full(100_000, 1.0), into)
+    assert into.sum() == 100_000 * comm.world_size
+    return comm.routes
+
+
+def test_everything_goes_through_the_relay_where_that_is_asked_for():
+    routes = run_threads(4, exchange, transport="relay")
+    assert set(routes[0].values()) == {"relay"}
+
+
+def through_store(store, size, function, timeout=20.0):
+    results, errors = [None] * size, {}
+
+    def work(rank):
+        try:
+            with Communicator.join(
+                "job", rank, size, transport="store", store=store, timeout=timeout
+            ) as comm:
+                results[rank] = function(comm)
+        except BaseException as error:
+            errors[rank] = error
+
+    threads = [threading.Thread(target=work, args=(rank,), daemon=True) for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    return results, errors
+
+
+def test_the_store_alone_is_enough_and_is_left_empty(tmp_path):
+    store = Storage(tmp_path)
+    results, errors = through_store(store, 5, exchange)
+    assert not errors
+    assert set(results[2].values()) == {"store"}
+    assert list(store.list()) == []
+
+
+def test_through_the_store_mismatches_and_missing_ranks_are_errors_too(tmp_path):
+    def disagree(comm):
+        comm.bcast(1) if comm.rank else comm.barrier()
+        comm.barrier()
+
+    _, errors = through_store(Storage(tmp_path / "one"), 2, disagree)
+    assert all(isinstance(error, MismatchedCollective) for error in errors.values()), errors
+    assert len(errors) == 2
+
+    def late(comm):
+        if comm.rank == 0:
+            comm.barrier()
+
+    _, errors = through_store(Storage(tmp_path / "two"), 2, late, timeout=1.0)
+    assert isinstance(errors[0], RendezvousTimeout)
+    assert errors[0].missing == [1]
+
+
+def test_a_store_is_needed_to_go_through_one():
+    with pytest.raises(BadInput, match="store"):
+        Communicator.join("job", 0, 2, transport="store")
+    with pytest.raises(BadInput, match="rendezvous"):
+        Communicator.join("job", 0, 2)
+
+
+# --- FMI -------------------------------------------------------------------------------------
+
+FMI_PROGRAM = """
+import json, sys
+import fmi
+
+peer, peers, config, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+comm = fmi.Communicator(peer, peers, config, "stars", 512)
+comm.hint(fmi.hints.fast)
+number, real = fmi.types(fmi.datatypes.int), fmi.types(fmi.datatypes.double)
+pair = fmi.types(fmi.datatypes.int_list, 2)
+reals = fmi.types(fmi.datatypes.double_list, 3)
+comm.barrier()
+found = {}
+found["bcast"] = comm.bcast(42 if peer == 1 else None, 1, number)
+found["gather"] = comm.gather([peer, -peer], 0, pair)
+found["scatter"] = comm.scatter(
+    list(range(peers)) if peer == 0 else None, 0, fmi.types(fmi.datatypes.int_list, peers)
+)
+found["reduce"] = comm.reduce(peer + 1, 0, fmi.func(fmi.op.prod), number)
+found["sum"] = comm.allreduce([peer * 0.5, 1.0, -2.0], fmi.func(fmi.op.sum), reals)
+found["least"] = comm.allreduce(peer, fmi.func(fmi.op.min), number)
+strict = fmi.func(fmi.op.custom, lambda a, b: 2 * a + b, False, False)
+found["strict"] = comm.allreduce(peer, strict, number)
+found["strict list"] = comm.allreduce([peer, 1], strict, pair)
+found["scan"] = comm.scan(peer, fmi.func(fmi.op.max), number)
+if peer == 0:
+    comm.send([1.5, 2.5, 3.5], 1, reals)
+elif peer == 1:
+    found["recv"] = comm.recv(0, reals)
+open(out, "w").write(json.dumps(found))
+"""
+
+
+def run_fmi(folder, config, peers):
+    program = script(folder, FMI_PROGRAM)
+    settings = folder / "fmi.json"
+    settings.write_text(json.dumps(config))
+    outs = [folder / f"{peer}.json" for peer in range(peers)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "perseid", "fmi-run", program, str(peer), str(peers),
+             settings, outs[peer]]
+        )
+        for peer in range(peers)
+    ]  # fmt: skip
+    assert [process.wait(60) for process in processes] == [0] * peers
+    return [json.loads(out.read_text()) for out in outs]
+
+
+def check_fmi(found):
+    assert all(one["bcast"] == 42 for one in found)
+    assert found[0]["gather"] == [0, 0, 1, -1, 2, -2]
+    assert found[1]["gather"] is None
+    assert [one["scatter"] for one in found] == [[0], [1], [2]]
+    assert [one["reduce"] for one in found] == [6, None, None]
+    assert all(one["sum"] == [1.5, 3.0, -6.0] for one in found)
+    assert all(one["least"] == 0 for one in found)
+    assert all(one["strict"] == 2 * (2 * 0 + 1) + 2 for one in found)
+    assert all(one["strict list"] == [4, 7] for one in found)
+    assert [one["scan"] for one in found] == [0, 1, 2]
+    assert found[1]["recv"] == [1.5, 2.5, 3.5]
+
+
+def test_a_program_of_fmi_runs_unchanged(tmp_path):
+    with EmbeddedServer() as server:
+        host, port = server.address.split(":")
+        direct = {"enabled": True, "host": host, "port": int(port), "max_timeout": 30_000}
+        config = {"backends": {"Direct": direct, "Redis": {"enabled": False}}}
+        check_fmi(run_fmi(tmp_path, config, 3))
+
+
+def test_a_program_of_fmi_runs_over_the_bucket_alone(tmp_path):
+    s3 = {"enabled": "true", "bucket_name": str(tmp_path / "bucket"), "max_timeout": 30_000}
+    check_fmi(run_fmi(tmp_path, {"backends": {"S3": s3}, "model": {}}, 3))
+
+
+def test_the_channel_is_chosen_by_the_hint_and_the_files_constants(tmp_path):
+    path = tmp_path / "fmi.json"
+    document = {
+        "backends": {
+            "Direct": {"enabled": True, "host": "localhost", "port": 1},
+            "S3": {"enabled": True, "bucket_name": "stars", "s3_region": "eu-north-1"},
+        },
+        "model": {
+            "Direct": {"overhead": 0.4, "bandwidth": 200, "server_price": 3600.0},
+            "S3": {"overhead": 30, "bandwidth": 50, "put_price": 1e-9, "get_price": 1e-9},
+            "FaaS": {"gib_second_price": 1e-12},
+        },
+    }
+    path.write_text(json.dumps(document))
+    config = load(path, 1024)
+    assert [(way.name, way.latency, way.bandwidth) for way in config.ways] == [
+        ("direct", pytest.approx(0.4e-3), 200e6),
+        ("store", pytest.approx(30e-3), 50e6),
+    ]
+    assert (config.bucket, config.region) == ("s3://stars", "eu-north-1")
+    assert config.rates.server_second == 1.0
+    from perseid.comm.model import choose
+
+    assert choose("bcast", 8, 100, "fast", config.ways, config.rates).way == "direct"
+    assert choose("bcast", 8, 100, "cheap", config.ways, config.rates).way == "store"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"backends": {"Direct": {"enabled": true}}}', '{"backends": 3}']
+)
+def test_a_configuration_that_enables_nothing_is_refused(tmp_path, text):
+    path = tmp_path / "fmi.json"
+    path.write_text(text)
+    with pytest.raises(BadInput):
+        load(path, 128)
+
+
+def test_fmi_values_are_checked(tmp_path):
+    path = tmp_path / "fmi.json"
+    path.write_text('{"backends": {"Direct": {"enabled": true, "host": "localhost", "port": 1}}}')
+    comm = fmi.Communicator(0, 1, str(path), "alone")
+    numbers = fmi.types(fmi.datatypes.int_list, 3)
+    with pytest.raises(BadInput):
+        comm.send([1, 2], 0, numbers)
+    with pytest.raises(BadInput):
+        comm.send(["a", "b", "c"], 0, numbers)
+    with pytest.raises(BadInput):
+        fmi.func(fmi.op.custom)
+    with pytest.raises(BadInput):
+        fmi.func(fmi.op.sum, lambda a, b: a)
+    assert numbers.nbytes == 12

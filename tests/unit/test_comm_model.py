@@ -1,0 +1,112 @@
+"""The cost model, and the shapes of trees and plans that it and the algorithms rest on."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perseid.comm.collectives.allreduce import cuts, fold, plan
+from perseid.comm.collectives.trees import branch
+from perseid.comm.model import OPERATIONS, WAYS, Rates, Way, choose, estimate
+from perseid.errors import BadInput
+
+SIZES = st.integers(1, 300)
+
+
+@given(SIZES, st.data())
+def test_every_rank_hangs_on_one_parent_and_subtrees_have_no_gaps(size, data):
+    root = data.draw(st.integers(0, size - 1))
+    parents = {}
+    for rank in range(size):
+        place = branch(rank, size, root)
+        for child, count in zip(place.children, place.sizes, strict=True):
+            assert branch(child, size, root).parent == rank
+            assert count == 1 + sum(branch(child, size, root).sizes)
+            parents[child] = rank
+        assert len(place.children) <= (size - 1).bit_length()
+    assert sorted(parents) == [rank for rank in range(size) if rank != root]
+    assert branch(root, size, root).parent == -1
+
+
+@given(SIZES)
+def test_recursive_doubling_pairs_ranks_and_reaches_all(size):
+    plans = [plan(rank, size) for rank in range(size)]
+    for rank, mine in enumerate(plans):
+        for partner, step, lower in mine.rounds:
+            assert (rank, step, not lower) in plans[partner].rounds
+        for peer in mine.peers:
+            assert rank in plans[peer].peers
+    known = [{rank} for rank in range(size)]
+    for rank, mine in enumerate(plans):
+        if mine.folded:
+            known[rank] |= {rank + 1}
+    for step in (1 << k for k in range((size - 1).bit_length() + 1)):
+        before = [set(one) for one in known]
+        for rank, mine in enumerate(plans):
+            for partner, at, _ in mine.rounds:
+                if at == step:
+                    known[rank] |= before[partner]
+    active = [known[rank] for rank in range(size) if not plans[rank].passive]
+    assert all(one == set(range(size)) for one in active)
+
+
+@given(SIZES)
+def test_a_folded_world_is_a_power_of_two(size):
+    shape = fold(size)
+    assert shape.core & (shape.core - 1) == 0
+    assert shape.core <= size < 2 * shape.core
+    actors = [rank for rank in range(size) if not shape.passive(rank)]
+    assert [shape.actor(rank) for rank in actors] == list(range(shape.core))
+    assert [shape.rank(actor) for actor in range(shape.core)] == actors
+
+
+@given(st.integers(0, 10_000), st.integers(1, 64))
+def test_cuts_cover_an_array_evenly(length, parts):
+    ends = cuts(length, parts)
+    sizes = [b - a for a, b in itertools.pairwise(ends)]
+    assert ends[0] == 0
+    assert ends[-1] == length
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_message_takes_latency_and_its_bytes_share_of_the_bandwidth():
+    way = Way("post", 0.5, 100.0, puts=1, gets=2)
+    one = estimate("send", 2, 200, way, Rates(worker_second=10, put=3, get=0.5))
+    assert one.seconds == 0.5 + 2.0
+    assert one.usd == 2.5 * 2 * 10 + 3 + 2 * 0.5
+    assert (one.messages, one.moved) == (1, 200)
+
+
+def test_a_shared_bottleneck_counts_all_bytes():
+    alone = estimate("alltoall", 10, 1e6, Way("w", 0, 1e9))
+    shared = estimate("alltoall", 10, 1e6, Way("w", 0, 1e9, shared=1e9))
+    assert alone.seconds == pytest.approx(9e-3)
+    assert shared.seconds == pytest.approx(90e-3)
+
+
+@pytest.mark.parametrize("operation", list(OPERATIONS))
+def test_more_ranks_and_more_bytes_never_take_less(operation):
+    for way in WAYS:
+        assert estimate(operation, 1, 1e6, way).seconds == 0
+        times = [estimate(operation, ranks, 1e4, way).seconds for ranks in (2, 5, 17, 100, 517)]
+        assert times == sorted(times)
+        times = [estimate(operation, 16, size, way).seconds for size in (0, 8, 1e4, 2e5, 1e8)]
+        assert times == sorted(times)
+
+
+def test_the_hint_decides():
+    ways = (Way("quick", 1e-3, 1e9, server=True), Way("slow", 1.0, 1e6, puts=1, gets=1))
+    rates = Rates(worker_second=0.0, server_second=1.0, put=1e-9, get=1e-9)
+    assert choose("bcast", 8, 1e3, "fast", ways, rates).way == "quick"
+    assert choose("bcast", 8, 1e3, "cheap", ways, rates).way == "slow"
+    for wrong in (
+        lambda: choose("bcast", 8, 1e3, "nice"),
+        lambda: choose("bcast", 8, 1e3, ways=()),
+        lambda: estimate("sing", 8, 1e3, ways[0]),
+        lambda: estimate("bcast", 0, 1e3, ways[0]),
+    ):
+        with pytest.raises(BadInput):
+            wrong()
