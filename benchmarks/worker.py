@@ -17,6 +17,7 @@ included. Both write their predictions, which are compared.
 from __future__ import annotations
 
 import argparse
+import compileall
 import gc
 import io
 import json
@@ -32,6 +33,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import perseid
 
 PARTITIONS = {"25MB": 1278, "100MB": 5113}
 QUICK = {"1MB": 51, "5MB": 256}
@@ -350,6 +353,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         run_program(args.program[0], json.loads(args.program[1]))
         return 0
     partitions, repeat = (QUICK, 1) if args.quick else (PARTITIONS, args.repeat)
+    # Both programs start from bytecode, as installed packages do.
+    compileall.compile_dir(str(Path(perseid.__file__).parent), quiet=2)
     print(machine())
     print(f"load average before: {' '.join(f'{x:.2f}' for x in os.getloadavg())}")
     with tempfile.TemporaryDirectory(prefix="perseid-bench-") as temporary:
