@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from perseid.comm.ops import Op
 from perseid.errors import RunError
 from perseid.pipeline import merge
 from perseid.pipeline.columns import (
@@ -23,7 +23,8 @@ from perseid.pipeline.columns import (
     read_results,
 )
 from perseid.pipeline.exchange import Exchange
-from perseid.science import Moments
+from perseid.pipeline.together import Share, merged
+from perseid.science import Moments, Partial
 
 GROUPS = {"embedding": 3, "residual": 2}
 
@@ -70,14 +71,11 @@ class ThreadExchange:
     def bcast(self, value: Any, root: int = 0) -> Any:
         return self._all(value)[root]
 
-    def allreduce(self, value: Any, op: Callable[[Any, Any], Any]) -> Any:
+    def reduce(self, value: Any, op: Op, root: int = 0) -> Any:
         first, *others = self._all(value)
         for other in others:
-            first = op(first, other)
-        return first
-
-    def barrier(self) -> None:
-        self._shared.gate.wait()
+            first = op.function(first, other)
+        return first if self.rank == root else None
 
     def _all(self, value: Any) -> list[Any]:
         self._shared.values[self.rank] = value
@@ -87,15 +85,18 @@ class ThreadExchange:
         return everything
 
 
-def by_exchange(exchange: Exchange, own: list[PartitionResult]) -> merge.Survey | None:
-    """What a rank does where there is a communicator; the root has the whole survey."""
-    parts = exchange.gather(moments(own))
-    metric = None
-    if parts is not None:
-        metric = merge.survey_metric([m for rank in parts for m in rank], GROUPS)
-    metric = exchange.bcast(metric)
-    scored = exchange.gather([merge.score(result, metric) for result in own])
-    return None if scored is None else merge.rank([part for rank in scored for part in rank])
+class OfMemory:
+    """What `together.merged` asks of a rank's objects."""
+
+    def __init__(self, first: int, own: list[PartitionResult]) -> None:
+        self._first, self._own = first, own
+
+    def share(self) -> Share:
+        parts = Partial.of(enumerate(moments(self._own), self._first))
+        return Share(GROUPS if self._own else {}, parts)
+
+    def results(self) -> list[PartitionResult]:
+        return self._own
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 7])
@@ -105,14 +106,15 @@ def test_over_an_exchange_between_ranks(ranks: int):
     expected = merge.rank([merge.score(result, metric) for result in results])
     shared = Shared(ranks)
     per = -(-len(results) // ranks)
-    shares = [results[r * per : (r + 1) * per] for r in range(ranks)]
+    shares = [OfMemory(r * per, results[r * per : (r + 1) * per]) for r in range(ranks)]
     with ThreadPoolExecutor(ranks) as pool:
-        exchanges = [ThreadExchange(rank, shared) for rank in range(ranks)]
-        ends = list(pool.map(by_exchange, exchanges, shares))
-    assert ends[0] is not None
-    assert all(end is None for end in ends[1:])
-    np.testing.assert_array_equal(ends[0].rank, expected.rank)
-    for got, wanted in zip(ends[0].parts, expected.parts, strict=True):
+        exchanges: list[Exchange] = [ThreadExchange(rank, shared) for rank in range(ranks)]
+        ends = list(pool.map(merged, exchanges, shares))
+    assert all(groups == GROUPS for groups, _ in ends)
+    assert all(parts is None for _, parts in ends[1:])
+    survey = merge.rank(ends[0][1])
+    np.testing.assert_array_equal(survey.rank, expected.rank)
+    for got, wanted in zip(survey.parts, expected.parts, strict=True):
         np.testing.assert_array_equal(got.score, wanted.score)
 
 

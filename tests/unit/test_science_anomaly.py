@@ -13,6 +13,7 @@ from perseid.errors import BadInput
 from perseid.science import (
     Metric,
     Moments,
+    Partial,
     average_precision,
     detection,
     group_columns,
@@ -55,6 +56,26 @@ def test_merging_in_any_grouping_equals_the_whole(cuts, seed, pairs):
         b = parts.pop(pairs.randrange(len(parts)))
         parts.append(a.merge(b))
     _close(parts[0], whole)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    cuts=st.lists(st.integers(0, 23), max_size=8), pairs=st.randoms(use_true_random=False)
+)
+def test_partials_give_the_same_bits_in_any_grouping(cuts, pairs):
+    parts = [Moments.of(_features(9, seed=s)) for s in range(23)]
+    whole = Partial.of(enumerate(parts)).total()
+    _close(whole, Moments.of(np.concatenate([_features(9, seed=s) for s in range(23)])))
+    edges = sorted({0, 23, *cuts})
+    held = [Partial.of(enumerate(parts[a:b], a)) for a, b in itertools.pairwise(edges)]
+    while len(held) > 1:  # a random tree, in any order
+        a = held.pop(pairs.randrange(len(held)))
+        b = held.pop(pairs.randrange(len(held)))
+        held.append(a.join(b))
+    total = held[0].total()
+    assert total.mean.tobytes() == whole.mean.tobytes()
+    assert total.scatter.tobytes() == whole.scatter.tobytes()
+    assert len(held[0].nodes) == 4, "23 = 16 + 4 + 2 + 1"
 
 
 def test_the_same_order_gives_the_same_bits():

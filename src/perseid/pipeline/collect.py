@@ -50,6 +50,29 @@ def read_records(storage: Storage, manifest: Manifest) -> tuple[dict[int, Json],
     return records, {rank: value for rank, value in found.items() if isinstance(value, str)}
 
 
+def read_merged(storage: Storage, manifest: Manifest) -> tuple[dict[int, Json], Json] | None:
+    """Records by rank, and what rank 0 of a communicator says of its merge.
+
+    None where it did not merge, or where what it left is not whole: every rank's record, each
+    partition once, a row of the catalogue for each row predicted.
+    """
+    try:
+        merged = _json(storage, layout.MERGED)
+        if (merged["run_id"], merged["world_size"]) != (manifest.run_id, manifest.world_size):
+            return None
+        records = dict(enumerate(json.loads(storage.get(layout.COMBINED))))
+        for rank, record in records.items():
+            _check(record, manifest, rank, layout.COMBINED)
+        rows = sum(record["rows"] for record in records.values())
+        whole = [record["rank"] for record in records.values()] == list(range(manifest.world_size))
+        size = storage.size(layout.CATALOGUE)
+        if not whole or (rows, size) != (merged["found"]["rows"], merged["catalogue_bytes"]):
+            return None
+    except (NotFound, RunError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return records, merged
+
+
 def read_moments(
     storage: Storage, records: dict[int, Json]
 ) -> list[tuple[int, Stamp, list[tuple[str, Moments]]]]:
@@ -126,6 +149,12 @@ def _record(storage: Storage, manifest: Manifest, rank: int) -> Json:
     record = _json(storage, key)
     if manifest.script is not None:  # the script owns the record; ours lies beside it
         record = {**_json(storage, layout.script_record(rank)), **record}
+    _check(record, manifest, rank, key)
+    return record
+
+
+def _check(record: Json, manifest: Manifest, rank: int, key: str) -> None:
+    """Whether a record counts; raises `RunError` saying why it does not."""
     if record.get("run_id") != manifest.run_id:
         raise RunError(f"{key} is of another run ({record.get('run_id', 'no run id')})")
     if manifest.script is None:
@@ -134,7 +163,6 @@ def _record(storage: Storage, manifest: Manifest, rank: int) -> Json:
         assigned = [ref.key for ref in manifest.of_rank(rank)]
         if sorted(read + failed) != sorted(assigned):
             raise RunError(f"{key} does not account for each of its partitions once")
-    return record
 
 
 def _json(storage: Storage, key: str) -> Json:

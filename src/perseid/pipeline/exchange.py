@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 
 class Exchange(Protocol):
-    """The collectives that `work` uses; names and meanings as in mpi4py."""
+    """The collectives that `together` uses; names and meanings as in mpi4py."""
 
     @property
     def rank(self) -> int:
@@ -20,11 +19,8 @@ class Exchange(Protocol):
     def gather(self, value: Any, root: int = 0) -> list[Any] | None:
         """Every rank's value in rank order on the root, None elsewhere."""
 
-    def bcast(self, value: Any, root: int = 0) -> Any:
+    def bcast(self, value: Any = None, root: int = 0) -> Any:
         """The root's value on every rank."""
 
-    def allreduce(self, value: Any, op: Callable[[Any, Any], Any]) -> Any:
-        """`op` over all ranks' values, strictly in rank order, on every rank."""
-
-    def barrier(self) -> None:
-        """Return when every rank has come."""
+    def reduce(self, value: Any, op: Any, root: int = 0) -> Any:
+        """All ranks' values as one on the root, None elsewhere."""

@@ -102,6 +102,7 @@ def _begun(storage: Storage, run_id: str) -> Manifest | None:
 def plan(request: RunRequest, created: float | None = None, run_id: str | None = None) -> Manifest:
     """What `initialize` would do, without writing anything (``--dry-run``)."""
     _check_script(request)
+    _check_model(request)
     listing = list_partitions(request)
     files = len(listing.partitions)
     world_size = request.world_size or files
@@ -245,6 +246,16 @@ def _settings(request: RunRequest) -> dict[str, object]:
         "transport": request.transport,
         "options": {name: value for name, value in options.items() if value is not None},
     }
+
+
+def _check_model(request: RunRequest) -> None:
+    """Refuse a model that is not there before there is a run that nobody can finish."""
+    if request.script_mode or request.model in (None, "default"):
+        return
+    base, key = split_url(str(request.model))
+    storage = Storage(base)
+    if not storage.exists(key):
+        raise BadModel(f"there is no model at {storage.where(key)}")
 
 
 def _environment(request: RunRequest) -> dict[str, str]:

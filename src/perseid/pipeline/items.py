@@ -37,6 +37,8 @@ class WorkItem:
     """Partition keys are relative to this URL (a bucket or a folder)."""
     partitions: tuple[PartitionRef, ...]
     """In natural order; empty for a surplus rank."""
+    first: int = 0
+    """Place of the first of them among all partitions of the run, from 0."""
     model_url: str = "default"
     """``default`` is the model in the package."""
     precision: str = "float32"
@@ -48,7 +50,7 @@ class WorkItem:
     top: int = 24
     """Length of the list of the most anomalous objects."""
     transport: str = "store"
-    """How ranks exchange statistics: ``store`` (by summarize), later also direct and relay."""
+    """How ranks exchange statistics: ``store`` (by summarize), ``direct``, ``relay``, ``auto``."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Further options of an engine, e.g. the rendezvous' address."""
 

@@ -20,6 +20,8 @@ SUMMARY = "summary.json"
 """What was found, how long it took, what it cost; written last."""
 CATALOGUE = "catalogue.parquet"
 """One row an object."""
+MERGED = "merged.json"
+"""Written by rank 0 of a communicator after the catalogue and all records: that they are whole."""
 LOGS = "logs"
 """Where the logs of the ranks lie."""
 ENGINE = "engine.json"
@@ -64,7 +66,7 @@ def log(rank: int) -> str:
 
 
 _OF_RUN = re.compile(
-    r"(manifest|items|payload|combined_data|summary|engine|driver|\d+)\.json|items\.[^/]+\.json"
+    r"(manifest|items|payload|combined_data|merged|summary|engine|driver|\d+)\.json|items\.[^/]+\.json"
     r"|catalogue\.parquet|report\.html|ranks/\d+/.+|logs/[^/]+\.log"
 )
 

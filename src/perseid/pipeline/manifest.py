@@ -68,6 +68,7 @@ class Manifest:
             results_url=self.results_url,
             data_url=self.data_url,
             partitions=self.of_rank(rank),
+            first=sum(self.assignment[:rank]),
             **{**self.settings, "options": options},
         )
 
@@ -115,9 +116,10 @@ class Manifest:
                 f"there is no run at {storage.where()}: it holds no {layout.MANIFEST}"
             ) from error
         try:
-            return cls.from_json(json.loads(text))
+            manifest = cls.from_json(json.loads(text))
         except (ValueError, AttributeError) as error:
             raise BadInput(f"{storage.where(layout.MANIFEST)} is not a manifest") from error
+        return replace(manifest, results_url=storage.url)  # the run may have been moved
 
 
 def assign(files: int, world_size: int) -> tuple[int, ...]:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from perseid.pipeline.columns import PartitionResult
 from perseid.pipeline.tables import joined
-from perseid.science import Metric, Moments, detection, ranking, redshift_metrics
-from perseid.survey.anomalies import ANOMALY_KINDS
+from perseid.science import Metric, Moments, Partial, detection, ranking, redshift_metrics
+from perseid.survey.kinds import ANOMALY_KINDS
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,12 +48,13 @@ class Survey:
         return [self.rank[start:end] for start, end in pairwise(ends)]
 
 
-def survey_metric(parts: Sequence[Moments], groups: Mapping[str, int]) -> Metric | None:
+def survey_metric(parts: Partial | Sequence[Moments], groups: Mapping[str, int]) -> Metric | None:
     """How far from the whole survey an object is, from the statistics of all partitions.
 
-    The partitions' come in natural order; None where nothing is scored.
+    Those of single partitions come in natural order; None where nothing is scored.
     """
-    return Metric.of(Moments.total(parts), groups) if parts else None
+    whole = parts if isinstance(parts, Partial) else Partial.of(enumerate(parts))
+    return Metric.of(whole.total(), groups) if whole.nodes else None
 
 
 def score(result: PartitionResult, metric: Metric | None) -> Scored:

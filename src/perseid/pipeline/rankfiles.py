@@ -20,9 +20,15 @@ from perseid.storage import Storage
 
 
 @contextmanager
-def temporary_folder(who: str) -> Iterator[Path]:
-    """A folder that goes with the block; `StorageError` where its disk is full or read-only."""
+def temporary_folder(who: str, keep: Path | None = None) -> Iterator[Path]:
+    """A folder that goes with the block; `StorageError` where its disk is full or read-only.
+
+    `keep` is used in its place where it is given, and stays.
+    """
     try:
+        if keep is not None:
+            yield keep
+            return
         with tempfile.TemporaryDirectory(prefix="perseid-") as folder:
             yield Path(folder)
     except OSError as error:
@@ -63,6 +69,7 @@ class RankFiles:
         keys = (layout.predictions, layout.features, layout.moments)
         for path, key in zip(self._paths, keys, strict=True):
             storage.put(key(self._rank), path)
+        self._paths[0].unlink()  # nobody needs it here any more
 
     def __enter__(self) -> Self:
         return self

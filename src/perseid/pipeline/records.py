@@ -9,6 +9,11 @@ from typing import Any
 STAGES = ("init", "rendezvous", "fetch", "decode", "inference", "collectives", "publish", "total")
 """Stages of a worker, in order; fetch and decode overlap with inference, so they do not add up."""
 
+STORE = "store"
+"""Transport: summarize merges from the objects in the store."""
+ALONE = "alone"
+"""Transport of a world of one rank: there is nobody to exchange anything with."""
+
 
 @dataclass(frozen=True)
 class RankRecord:
@@ -36,7 +41,8 @@ class RankRecord:
     precision: str
     """What ran: ``float32`` or ``int8``."""
     transport: str
-    """How this rank's statistics went to the others: ``store``, …; ``none`` for a script."""
+    """How this rank's statistics went to the others: ``direct``, ``relay``, both with a ``+``,
+    ``store``; ``alone`` where there are no others, ``none`` for a script."""
     stages: Mapping[str, float]
     """Wall-clock seconds a stage, keys of `STAGES`."""
     timeline: tuple[tuple[str, float, float], ...]
@@ -51,6 +57,10 @@ class RankRecord:
     cold_start: bool
     pixel_bits: int
     """Bits of images and magnitudes read, for `throughput_bps`."""
+    routes: Mapping[str, int] = field(default_factory=dict)
+    """Peers that this rank was connected to, by way: ``direct``, ``relay``."""
+    transport_note: str = ""
+    """Why the statistics went through the store although they were not to; else empty."""
     s3: Mapping[str, float] = field(default_factory=dict)
     """num_requests, total_time, avg_time, min_time, max_time, first_request_time,
     last_response_time: prefixed with ``s3_`` in the JSON."""

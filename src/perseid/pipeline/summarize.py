@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,22 +11,32 @@ from perseid.errors import RunIncomplete
 from perseid.pipeline import collect, layout, merge
 from perseid.pipeline.collect import BrokenRank, Json
 from perseid.pipeline.manifest import Manifest
-from perseid.pipeline.parquet import ParquetWriter
-from perseid.pipeline.rankfiles import temporary_folder
-from perseid.pipeline.summary import completeness, missing_sentence, throughput, timings, workers
-from perseid.pipeline.tables import CATALOGUE, catalogue_table
+from perseid.pipeline.publish import NOTHING, dump, findings, publish_catalogue
+from perseid.pipeline.records import STORE
+from perseid.pipeline.summary import (
+    completeness,
+    missing_sentence,
+    throughput,
+    timings,
+    transports,
+    workers,
+)
+from perseid.science import Partial
 from perseid.storage import Storage
 
 
 @dataclass(frozen=True)
 class Merged:
-    """What the ranks left, scored."""
+    """What the ranks left, merged."""
 
-    survey: merge.Survey
+    records: Mapping[int, Json]
+    """Those that count."""
     missing: Mapping[int, str]
-    """Ranks whose objects turned out broken, with a sentence each."""
-    groups: Mapping[str, int]
-    """Features of the score; empty where nothing is scored."""
+    """The other ranks, with a sentence each."""
+    found: Json
+    """See `publish.findings`."""
+    used: str
+    """Which way the statistics went."""
 
 
 def summarize(
@@ -37,6 +45,7 @@ def summarize(
     map_seconds: float | None = None,
     failures: Mapping[int, str] | None = None,
     extra: Mapping[str, Any] | None = None,
+    transport_note: str = "",
 ) -> dict[str, Any]:
     """Publish what a run found; ``summary.json`` is written last.
 
@@ -51,6 +60,8 @@ def summarize(
         What the engine knows of ranks that left no record: one sentence a rank.
     extra
         Further keys of the summary.
+    transport_note
+        Why the engine let the statistics go through the store, where it did.
 
     Returns
     -------
@@ -65,41 +76,68 @@ def summarize(
     """
     began = time.time()
     manifest = Manifest.load(storage)
-    records, missing = collect.read_records(storage, manifest)
-    missing = {rank: (failures or {}).get(rank, reason) for rank, reason in missing.items()}
-    merged = None
-    if manifest.script is None:
-        merged = merge_from_store(storage, records)
-        missing |= merged.missing
-        records = {rank: records[rank] for rank in records if rank not in missing}
-        publish_catalogue(storage, merged.survey, manifest)
-    storage.put(layout.COMBINED, _dump([records[rank] for rank in sorted(records)]))
+    merged = _of_communicator(storage, manifest) or _of_store(storage, manifest, failures or {})
+    records, missing = merged.records, merged.missing
     state = completeness(manifest, records, missing)
     timing = timings(manifest, records, map_seconds, summarize_began=began)
+    transport = transports(manifest, records, merged.used, transport_note)
     summary = {
         "run_id": manifest.run_id,
         "version": manifest.version,
         **state,
-        **_found(manifest, merged),
+        **{key: merged.found[key] for key in ("redshift", "anomaly", "top")},
         "timing": timing,
         "throughput": throughput(records, timing),
         "workers": workers(records),
-        "transport": _transports(manifest, records),
-        "warnings": [*manifest.warnings, *_remarks(manifest, merged, records)],
+        "transport": transport,
+        "warnings": [*manifest.warnings, *_remarks(manifest, merged, transport)],
         **(extra or {}),
     }
-    storage.put(layout.SUMMARY, _dump(summary))
+    storage.put(layout.SUMMARY, dump(summary))
     if state["status"] != "complete":
         raise RunIncomplete(missing_sentence(storage.where(), state))
     return summary
 
 
-def merge_from_store(storage: Storage, records: Mapping[int, Json]) -> Merged:
+def _of_communicator(storage: Storage, manifest: Manifest) -> Merged | None:
+    """What rank 0 published; None where it did not, or not the whole of it."""
+    read = collect.read_merged(storage, manifest)
+    if read is None:
+        return None
+    records, merged = read
+    ways = {way for record in records.values() for way in record["transport"].split("+")}
+    return Merged(records, {}, merged["found"], "+".join(sorted(ways)))
+
+
+def _of_store(storage: Storage, manifest: Manifest, failures: Mapping[int, str]) -> Merged:
+    """The merge of what lies in the store, published but for the summary."""
+    records, missing = collect.read_records(storage, manifest)
+    missing = {rank: failures.get(rank, reason) for rank, reason in missing.items()}
+    found, used = NOTHING, "none"
+    if manifest.script is None:
+        survey, groups, broken = merge_from_store(storage, records, manifest)
+        missing |= broken
+        records = {rank: records[rank] | {"transport": STORE} for rank in records
+                   if rank not in missing}  # fmt: skip
+        publish_catalogue(storage, survey, manifest.run_id)
+        settings, used = manifest.settings, STORE
+        found = findings(survey, groups, settings["anomaly"], int(settings["top"]))
+    storage.put(layout.COMBINED, dump([records[rank] for rank in sorted(records)]))
+    return Merged(records, missing, found, used)
+
+
+def merge_from_store(
+    storage: Storage, records: Mapping[int, Json], manifest: Manifest
+) -> tuple[merge.Survey, Mapping[str, int], Mapping[int, str]]:
     """Statistics of all partitions first, then every rank's objects against them.
 
-    A rank whose objects are broken is left out, as if it had left no record.
+    Returns
+    -------
+    The scored survey, the feature groups of the score, and a sentence for each rank whose objects
+    are broken: it is left out, as if it had left no record.
     """
     left, missing = dict(records), dict[int, str]()
+    places = {ref.key: place for place, ref in enumerate(manifest.partitions)}
     while True:
         try:
             found = collect.read_moments(storage, left)
@@ -107,91 +145,38 @@ def merge_from_store(storage: Storage, records: Mapping[int, Json]) -> Merged:
             for rank, stamp, _ in found:
                 if dict(stamp.groups) != groups:
                     raise BrokenRank(rank, "its model scores by other features than the others'")
-            parts = [moments for _, _, named in found for _, moments in named]
-            metric = merge.survey_metric(parts, groups)
+            whole = Partial.of((places[key], part) for _, _, named in found for key, part in named)
+            metric = merge.survey_metric(whole, groups)
             scored = [
                 merge.score(result, metric)
                 for _, results in collect.stream_results(storage, left)
                 for result in results
             ]
-            return Merged(merge.rank(scored), missing, groups)
+            return merge.rank(scored), groups, missing
         except BrokenRank as error:
             missing[error.rank] = error.reason
             del left[error.rank]
 
 
-def publish_catalogue(storage: Storage, survey: merge.Survey, manifest: Manifest) -> None:
-    """Write ``catalogue.parquet``, a row group a partition."""
-    with temporary_folder("summarize") as folder:
-        path = folder / layout.CATALOGUE
-        with (
-            open(path, "wb") as file,
-            ParquetWriter(file, CATALOGUE, {"run_id": manifest.run_id}) as writer,
-        ):
-            for part, ranks in zip(survey.parts, survey.ranks(), strict=True):
-                writer.write(catalogue_table(part.result, part.score, ranks))
-        storage.put(layout.CATALOGUE, path)
-
-
-def _found(manifest: Manifest, merged: Merged | None) -> dict[str, Any]:
-    """What the run found out about the survey."""
-    if merged is None:
-        return {"redshift": None, "anomaly": None, "top": []}
-    survey = merged.survey
-    anomaly = None
-    if merged.groups:
-        anomaly = {
-            "use": manifest.settings["anomaly"],
-            "features": dict(merged.groups),
-            "detection": merge.detections(survey),
-        }
-    return {
-        "redshift": merge.redshifts(survey),
-        "anomaly": anomaly,
-        "top": merge.top_list(survey, int(manifest.settings["top"])),
-    }
-
-
-def _remarks(manifest: Manifest, merged: Merged | None, records: Mapping[int, Json]) -> list[str]:
-    said = []
+def _remarks(manifest: Manifest, merged: Merged, transport: Json) -> list[str]:
+    said, records, found = [], merged.records, merged.found
     flagged = sum(record.get("rows_flagged", 0) for record in records.values())
     if flagged:
         said.append(
             f"{flagged} objects have no prediction: their pixels or magnitudes are not "
             "finite, or the model gave no finite answer (column `flag`)"
         )
-    twice = merge.repeated_ids(merged.survey) if merged else 0
+    twice = found["repeated_ids"]
     if twice:
         said.append(f"{twice} objects have the id of another one: is a file there twice?")
-    asked = manifest.settings["anomaly"] != "none"
-    if asked and merged and merged.survey.rows and not merged.groups:
+    if manifest.settings["anomaly"] != "none" and found["rows"] and not found["anomaly"]:
         said.append("no object has an anomaly score: the model has no features")
-    transport = manifest.settings["transport"]
-    if merged and transport != "store" and any(r["transport"] == "store" for r in records.values()):
-        said.append(f"transport was to be {transport}, but statistics went through the store")
+    if transport["reason"]:
+        asked = transport["asked"]
+        said.append(f"transport is {asked}, but statistics went through the store: "
+                    f"{transport['reason']}")  # fmt: skip
     wanted = manifest.settings["precision"]
     other = sum(r.get("precision", wanted) != wanted for r in records.values())
     if other:
         said.append(f"{other} ranks did not work in {wanted}: see `precision` in their records")
     return said
-
-
-def _transports(manifest: Manifest, records: Mapping[int, Json]) -> dict[str, Any]:
-    used = [str(r["transport"]) for r in records.values() if "transport" in r]
-    counts = {name: used.count(name) for name in sorted(set(used))}
-    return {"asked": manifest.settings["transport"], "ranks": counts}
-
-
-def _dump(value: Any) -> bytes:
-    """Strict JSON: what is not a number is null."""
-    return json.dumps(_strict(value), indent=1, allow_nan=False).encode()
-
-
-def _strict(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _strict(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_strict(entry) for entry in value]
-    return value

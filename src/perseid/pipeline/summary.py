@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from perseid.pipeline.manifest import Manifest
-from perseid.pipeline.records import STAGES
+from perseid.pipeline.records import STAGES, STORE
 
 Json = dict[str, Any]
 
@@ -128,6 +128,40 @@ def workers(records: Mapping[int, Json]) -> dict[str, Any]:
         "peak_memory_mb": spread(memory),
         "cold_starts": sum(bool(r.get("cold_start")) for r in records.values()),
         "retried": sorted(rank for rank, r in records.items() if r.get("attempt", 1) > 1),
+    }
+
+
+def transports(
+    manifest: Manifest, records: Mapping[int, Json], used: str, note: str
+) -> dict[str, Any]:
+    """Which way the ranks' statistics went, and what that took.
+
+    Parameters
+    ----------
+    used
+        The way; `STORE` where summarize merged.
+    note
+        Why the engine let them go through the store, where it did.
+    """
+    asked = str(manifest.settings["transport"])
+    ways = [str(r["transport"]) for r in records.values() if "transport" in r]
+    ends: dict[str, int] = {}
+    for record in records.values():
+        for way, count in record.get("routes", {}).items():
+            ends[way] = ends.get(way, 0) + int(count)
+    stages = [r["stages"] for r in records.values() if "stages" in r]
+    reason = None
+    if used == STORE != asked:
+        notes = [r["transport_note"] for r in records.values() if r.get("transport_note")]
+        reason = note or (notes[0] if notes else "the ranks had no rendezvous to meet at")
+    return {
+        "asked": asked,
+        "used": used,
+        "ranks": {way: ways.count(way) for way in sorted(set(ways))},
+        "connections": {way: -(-count // 2) for way, count in sorted(ends.items())},
+        "rendezvous_seconds": max((float(s.get("rendezvous", 0)) for s in stages), default=0.0),
+        "collectives_seconds": max((float(s.get("collectives", 0)) for s in stages), default=0.0),
+        "reason": reason,
     }
 
 

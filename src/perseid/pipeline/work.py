@@ -1,4 +1,5 @@
-"""The second step, once a rank: fetch, decode, infer; write the rank's objects, its record last.
+"""The second step, once a rank: fetch, decode, infer; write the rank's objects, its record last;
+then meet the other ranks, where there is a rendezvous.
 
 Imports no more than a small worker package holds: numpy, onnxruntime, obstore.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +17,9 @@ from perseid.pipeline import layout
 from perseid.pipeline.events import RankEvent, RankState, Report
 from perseid.pipeline.inference import Inference
 from perseid.pipeline.items import WorkItem
+from perseid.pipeline.meeting import Meeting
 from perseid.pipeline.rankfiles import RankFiles, temporary_folder
-from perseid.pipeline.records import RankRecord
+from perseid.pipeline.records import STORE, RankRecord
 from perseid.pipeline.timeline import Timeline, peak_memory_mb
 from perseid.storage import Storage
 
@@ -24,8 +27,6 @@ if TYPE_CHECKING:
     from perseid.model.runtime import ModelRuntime
 
 MEGABYTE = 1e6
-STORE = "store"
-"""Transport: summarize merges from the objects in the store."""
 
 
 def work(
@@ -37,6 +38,8 @@ def work(
     report: Report | None = None,
     cold: bool = True,
     init_seconds: float = 0.0,
+    later: bool = False,
+    keep: Path | None = None,
 ) -> RankRecord:
     """Do one rank's work. The same item again writes the same predictions and features.
 
@@ -54,6 +57,11 @@ def work(
         Called with the rank's progress.
     cold, init_seconds
         Whether the process was started for this rank, and what its start took, seconds.
+    later
+        The ranks meet later, by `together.meet`, whatever the item says; else this rank goes to
+        meet the others as soon as its inference is done and its objects are in the store.
+    keep
+        An empty folder in which the rank's statistics and features stay for that meeting.
 
     Returns
     -------
@@ -79,7 +87,14 @@ def work(
 
         record = script.work(item, storage, attempt, cold=cold, init_seconds=init_seconds)
     else:
-        record = _infer(item, storage, runtime, attempt, tell, cold, init_seconds)
+        with temporary_folder(f"rank {item.rank}", keep) as folder:
+            record, newest = _infer(
+                item, storage, runtime, attempt, tell, cold, init_seconds, folder
+            )
+            runtime = None  # nothing is predicted any more while ranks wait for each other
+            meeting = None if later else Meeting.of_item(item)
+            if meeting is not None and newest:
+                record = _meet(item, storage, meeting, record, folder)
     tell(RankEvent(item.rank, RankState.DONE, attempt, record.rows))
     return record
 
@@ -108,7 +123,9 @@ def _infer(
     tell: Report,
     cold: bool,
     init_seconds: float,
-) -> RankRecord:
+    folder: Path,
+) -> tuple[RankRecord, bool]:
+    """The record, and whether it is the newest: no later attempt was faster."""
     clock = Timeline()
     clock.add("init", [(clock.began - init_seconds, clock.began)] if init_seconds else [])
     if runtime is None and item.partitions:
@@ -118,16 +135,23 @@ def _infer(
     def progress(rows: int) -> None:
         tell(RankEvent(item.rank, RankState.RUNNING, attempt, rows))
 
-    with temporary_folder(f"rank {item.rank}") as folder:
-        inference, files = _predict(item, runtime, clock, folder, progress)
-        superseded = _superseded(storage, item, attempt)
-        if not superseded:
-            with clock.stage("publish"):
-                files.publish(storage)
+    inference, files = _predict(item, runtime, clock, folder, progress)
+    superseded = _superseded(storage, item, attempt)
+    if not superseded:
+        with clock.stage("publish"):
+            files.publish(storage)
     record = _record(item, runtime, inference, clock, attempt, cold, init_seconds)
     if not superseded:
         storage.put(layout.record(item.rank), json.dumps(record.to_json(), indent=1).encode())
-    return record
+    return record, not superseded
+
+
+def _meet(
+    item: WorkItem, storage: Storage, meeting: Meeting, record: RankRecord, folder: Path
+) -> RankRecord:
+    from perseid.pipeline.together import Left, meet  # most ranks on one machine need none of it
+
+    return replace(record, **meet(Left(item, record.to_json(), storage, folder), meeting))
 
 
 def _predict(

@@ -4,16 +4,17 @@ from perseid.science.anomaly import GROUPS, Metric, group_columns, mahalanobis, 
 from perseid.science.baselines import Interval, NearestNeighbours, bootstrap_difference
 from perseid.science.detection import Detection, average_precision, detection, roc_auc
 from perseid.science.metrics import RedshiftMetrics, redshift_metrics, scaled_error
-from perseid.science.moments import Moments
+from perseid.science.moments import Moments, Partial
 
 __all__ = [
     "GROUPS",
     "Detection",
     "Interval",
+    "Metric",
     "Moments",
     "NearestNeighbours",
+    "Partial",
     "RedshiftMetrics",
-    "Metric",
     "average_precision",
     "bootstrap_difference",
     "detection",

@@ -1,7 +1,7 @@
 """Mergeable sufficient statistics of a survey's features: count, mean, scatter matrix.
 
 Each partition gives one `Moments`; merging them (Chan, Golub & LeVeque 1983) gives those of the
-whole survey in any grouping, to rounding. Summing in a fixed order gives the same bits each time.
+whole survey in any grouping, to rounding. `Partial` gives the same bits in any grouping.
 """
 
 from __future__ import annotations
@@ -63,13 +63,11 @@ class Moments:
 
     @staticmethod
     def total(parts: Iterable[Moments]) -> Moments:
-        """Merged strictly in the given order; raises `BadInput` where there is none."""
-        whole: Moments | None = None
-        for part in parts:
-            whole = part if whole is None else whole.merge(part)
-        if whole is None:
-            raise BadInput("there are no moments to merge: the run has no partition with rows")
-        return whole
+        """Merged as the one tree over their places (`Partial`); the order decides the bits.
+
+        Raises `BadInput` where there is none.
+        """
+        return Partial.of(enumerate(parts)).total()
 
     def columns(self, chosen: NDArray[np.int64]) -> Moments:
         """Those of some of the features."""
@@ -109,3 +107,53 @@ class Moments:
         if mean.ndim != 1 or scatter.reshape(-1).size != mean.size**2:
             raise BadInput(f"moments with mean {mean.shape} and scatter {scatter.shape} are broken")
         return cls(count, mean, scatter.reshape(mean.size, mean.size))
+
+
+@dataclass(frozen=True, eq=False)
+class Partial:
+    """Moments of some of a survey's partitions, as nodes of the one binary tree over all of them.
+
+    Node (level, index) is of the partitions ``index * 2**level`` and the ``2**level - 1`` after
+    it, always merged from its two halves. Whoever joins which partials in which order, the total
+    has the same bits; and a partial of n partitions in a row holds about 2 log2(n) moments.
+    """
+
+    nodes: Mapping[tuple[int, int], Moments]
+    """By (level, index); no node lies inside another, no two are halves of one."""
+
+    @classmethod
+    def of(cls, parts: Iterable[tuple[int, Moments]]) -> Partial:
+        """Of partitions, each with its place among all of the survey; gaps do not matter."""
+        nodes: dict[tuple[int, int], Moments] = {}
+        for place, part in parts:
+            _grow(nodes, 0, place, part)
+        return cls(nodes)
+
+    def join(self, other: Partial) -> Partial:
+        """Of both sets of partitions; commutative and associative, bit for bit."""
+        nodes = dict(self.nodes)
+        for (level, index), part in other.nodes.items():
+            _grow(nodes, level, index, part)
+        return Partial(nodes)
+
+    def total(self) -> Moments:
+        """All of it as one; raises `BadInput` where there is nothing."""
+        whole: Moments | None = None
+        for _, part in sorted(self.nodes.items(), key=_place, reverse=True):
+            whole = part if whole is None else part.merge(whole)
+        if whole is None:
+            raise BadInput("there are no moments to merge: the run has no partition with rows")
+        return whole
+
+
+def _grow(nodes: dict[tuple[int, int], Moments], level: int, index: int, part: Moments) -> None:
+    """Add a node; halves that are both there become one."""
+    while (twin := nodes.pop((level, index ^ 1), None)) is not None:
+        part = twin.merge(part) if index & 1 else part.merge(twin)
+        level, index = level + 1, index >> 1
+    nodes[level, index] = part
+
+
+def _place(node: tuple[tuple[int, int], Moments]) -> int:
+    (level, index), _ = node
+    return index << level

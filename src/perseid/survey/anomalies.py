@@ -8,30 +8,14 @@ detector after it (cosmic ray, bad column, dead band).
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perseid.survey import sdss
 from perseid.survey.galaxies import Galaxy, Points, Scene, Sersic, Star, scaled, star_flux
+from perseid.survey.kinds import ANOMALY_KINDS as ANOMALY_KINDS
 from perseid.survey.render import render
-
-ANOMALY_KINDS = MappingProxyType(
-    {
-        0: "none",
-        1: "merger",
-        2: "ring",
-        3: "tidal stream",
-        4: "satellite trail",
-        5: "cosmic ray",
-        6: "bad column",
-        7: "saturated star",
-        8: "band offset",
-        9: "dead band",
-    }
-)
-"""What a label means; 0 is a plain object."""
 
 Image = NDArray[np.float64]
 _BLUE_ARC = np.array([0.55, 0.35, 0.0, -0.12, -0.15])

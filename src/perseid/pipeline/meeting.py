@@ -1,0 +1,55 @@
+"""Where and how the ranks of a run meet, once their inference is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from perseid.pipeline.items import WorkItem
+from perseid.pipeline.records import STORE
+
+HEARTBEAT_SECONDS = 1.5
+"""Silence after which a rank counts as lost: with the news' way, all others know within 2 s."""
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Where and how the ranks of a run meet."""
+
+    rendezvous: str
+    """``HOST:PORT``."""
+    key: str | None = field(default=None, repr=False)
+    """The job's key, 64 hexadecimal digits; None with an open server."""
+    transport: str = "auto"
+    """``auto``, ``direct`` or ``relay``."""
+    deadline: float = 120.0
+    """Seconds until all ranks must have come."""
+    timeout: float = 120.0
+    """Seconds that a call waits for another rank."""
+    heartbeat: float = HEARTBEAT_SECONDS
+    """Seconds of silence after which a rank counts as lost."""
+
+    @classmethod
+    def of_item(cls, item: WorkItem) -> Meeting | None:
+        """As the item's options say; None where its statistics go through the store.
+
+        ``rendezvous_endpoint`` and, but for an open server, ``rendezvous_key``;
+        ``meeting_seconds`` changes how long ranks wait for each other.
+        """
+        options = item.options
+        where = options.get("rendezvous_endpoint")
+        if item.transport == STORE or "script" in options or not where:
+            return None
+        seconds = float(options.get("meeting_seconds", cls.deadline))
+        key = options.get("rendezvous_key")
+        return cls(str(where), key, item.transport, seconds, seconds)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, the key included: for a worker's pipe, never for a file."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Meeting:
+        """The reverse of `to_json`."""
+        return cls(**value)
