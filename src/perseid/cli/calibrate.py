@@ -15,6 +15,8 @@ from perseid.pipeline.items import WorkItem
 from perseid.storage import normalise_url
 
 REPETITIONS = 3
+FEW_ROWS = 500
+"""A rank with fewer is no good measure of the pace."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +40,9 @@ def run(args: argparse.Namespace) -> int:
             args.out.parent.mkdir(parents=True, exist_ok=True)
             args.out.write_text(text, encoding="utf-8")
         except OSError as error:
-            raise BadInput(f"the calibration cannot be written to {args.out}: {error}") from error
+            raise BadInput(
+                f"the calibration cannot be written to {args.out}: {error.strerror}"
+            ) from error
         if not args.json:
             print(f"wrote {args.out}")
     return 0
@@ -47,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
 def here(model: str | None = None) -> Calibration:
     """Time the model on this machine: three times with one thread, once with two if there are."""
     url = normalise_url(model) if model and model != "default" else "default"
-    item = WorkItem("calibration", 0, 1, "memory://calibration", "memory://calibration", (), url)
+    place = "memory://calibration"
+    item = WorkItem("calibration", 0, 1, place, place, (), model_url=url)
     one = [timing.measure(item, 1) for _ in range(REPETITIONS)]
     return from_paces(one, [timing.measure(item, 2)] if cores() > 1 else [])
 
@@ -55,6 +60,8 @@ def here(model: str | None = None) -> Calibration:
 def lines(found: Calibration) -> list[str]:
     """In words."""
     ranks = f"{found.ranks} ranks" if found.ranks else "no run"
+    few = found.ranks > 0 and found.rows / found.ranks < FEW_ROWS
+    note = "note       few rows a rank: with more, the pace is higher (batches are padded)"
     return [
         f"measured   {found.source} ({ranks}), {found.measured}",
         f"pace       {found.rows_per_second:,.0f} rows/s a vCPU, x {found.scaling:.2f} with twice "
@@ -64,4 +71,5 @@ def lines(found: Calibration) -> list[str]:
         f"memory     {found.base_mb:,.0f} MB and 400 bytes a row",
         f"reading    {found.row_bytes:,.0f} bytes a row at {found.network_mb_s:,.0f} MB/s",
         f"sure?      the pace on AWS may be off by a factor of {found.doubt:g} either way",
+        *([note] if few else []),
     ]

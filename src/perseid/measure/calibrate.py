@@ -29,8 +29,8 @@ THERE = 1.25
 SDSS_ROW_BYTES = 20_508.0
 DEFAULT_READY = 2.0
 DEFAULT_RANK = 0.3
-FEWEST_ROWS = 100
-"""Records of fewer rows say more about starting than about the model."""
+FEWEST_ROWS = 40
+"""Records of fewer rows say more about padded batches than about the model."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,8 @@ class Calibration:
     """MB a second that a worker reads."""
     ranks: int = 0
     """Ranks it was measured on; 0: on this machine alone."""
+    rows: int = 0
+    """Rows of all these ranks."""
     source: str = ""
     measured: str = ""
     """When, ISO."""
@@ -92,7 +94,9 @@ class Calibration:
             plain = json.loads(Path(path).read_text(encoding="utf-8"))
             known = {field.name for field in fields(cls)}
             return cls(**{key: value for key, value in plain.items() if key in known})
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except OSError as error:
+            raise BadInput(f"the calibration {path} cannot be read: {error.strerror}") from error
+        except (ValueError, TypeError, AttributeError) as error:
             raise BadInput(f"the calibration {path} cannot be read: {error}") from error
 
 
@@ -133,10 +137,11 @@ def from_runs(runs: Sequence[MeasuredRun], memory_mb: float | None = None) -> Ca
     Raises
     ------
     BadInput
-        No run has the record of a rank with at least 100 rows, or nothing says what memory
+        No run has the record of a rank with at least 40 rows, or nothing says what memory
         (and so what share of a processor) its workers had.
     """
-    paces = [pace for run in runs for pace in _paces(run, memory_mb)]
+    found = [pace for run in runs for pace in _paces(run, memory_mb)]
+    paces = [(cpus, rate) for cpus, rate, _ in found]
     if not paces:
         names = ", ".join(run.name for run in runs)
         raise BadInput(
@@ -157,20 +162,21 @@ def from_runs(runs: Sequence[MeasuredRun], memory_mb: float | None = None) -> Ca
         doubt=THERE if on_aws else ELSEWHERE,
         network_mb_s=_network(records) if on_aws else NETWORK_MB_S,
         ranks=len(paces),
+        rows=round(sum(rows for *_, rows in found)),
         source=", ".join(run.name for run in runs[:3]) + (" and more" if len(runs) > 3 else ""),
         measured=_now(),
     )
 
 
-def _paces(run: MeasuredRun, memory_mb: float | None) -> list[tuple[float, float]]:
-    """(vCPUs, rows a second) of each rank with enough rows."""
+def _paces(run: MeasuredRun, memory_mb: float | None) -> list[tuple[float, float, float]]:
+    """(vCPUs, rows a second, rows) of each rank with enough rows."""
     found = []
     for record in run.extra.get("records", ()):
         seconds = float(record.get("total_cpu_time (seconds)", 0) or 0)
         rows = float(record.get("sample_persec", 0) or 0) * seconds
         if rows >= FEWEST_ROWS and seconds > 0:
-            found.append(rows / seconds)
-    return [(_cpus(run, memory_mb), rate) for rate in found]
+            found.append((rows / seconds, rows))
+    return [(_cpus(run, memory_mb), rate, rows) for rate, rows in found]
 
 
 def _cpus(run: MeasuredRun, memory_mb: float | None) -> float:
