@@ -105,12 +105,11 @@ def test_a_large_payload_lands_where_it_is_wanted():
 @given(st.binary(max_size=300), st.lists(st.integers(1, 50), max_size=20))
 def test_rubbish_is_refused_or_waited_on(data, cuts):
     receiver = Receiver(limit=4096)
-    try:
-        feed(receiver, data, cuts)
-    except FrameError as error:
-        assert str(error)
+    if len(data) < HEADER_BYTES:
+        assert feed(receiver, data, cuts) == []
     else:
-        assert len(data) < HEADER_BYTES
+        with pytest.raises(FrameError):
+            feed(receiver, data, cuts)
 
 
 @settings(max_examples=200)

@@ -53,7 +53,8 @@ def run_local(
     if ranks < 1:
         raise BadInput(f"at least 1 rank is needed, not {ranks}")
     secret, job = secrets.token_bytes(32), f"local-{os.getpid()}-{secrets.token_hex(4)}"
-    config = Config(host="127.0.0.1", port=0, http_port=0, tcpunch=False, secret=secret)
+    # Without the second port nobody looks for NATs, which are not to be found on one machine.
+    config = Config(host="127.0.0.1", port=0, http_port=None, tcpunch=False, secret=secret)
     processes: list[subprocess.Popen[bytes]] = []
     with EmbeddedServer(config) as server:
         variables = {
