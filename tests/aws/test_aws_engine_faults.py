@@ -30,12 +30,12 @@ def data(stack, put_survey):
     return url
 
 
-def run(stack, faulty, data, name, plan):
+def run(stack, faulty, data, name, plan, **keys):
     """A run with faults as planned; (engine, started, what came of it)."""
     results = f"{stack.bucket}/runs/{name}"
     Storage(f"{stack.bucket}/runs").put(f"{name}.faults.json", json.dumps(plan).encode())
     engine = AwsEngine(Calls(stack.aws), faulty.place)
-    started = engine.start(RunRequest.parse({"data": data, "results": results}))
+    started = engine.start(RunRequest.parse({"data": data, "results": results, **keys}))
     seen = []
     engine.watch(started, seen.append, first=0.5, longest=1.0, seconds=240)
     return engine, started, engine.finish(started), seen
@@ -107,6 +107,19 @@ def test_resume_does_only_what_is_missing(stack, survived):
     assert run.is_complete
     assert len(run.reports) == 8  # 6 of the first execution, a duplicate, and this one
     assert run.usage.transitions > 8
+
+
+@pytest.mark.parametrize("percent", [10, 25])
+def test_more_failures_than_tolerated_still_publish_what_there_is(stack, faulty, data, percent):
+    """One rank of four fails: with 10 % tolerated the map fails, with 25 % it does not."""
+    name = f"tolerated-{percent}"
+    *_, result, seen = run(
+        stack, faulty, data, name, {"3": ["exit"] * 9}, tolerated_failures=percent
+    )
+    assert result.summary["ranks"]["received"] < 4
+    assert 3 in [entry["rank"] for entry in result.summary["ranks"]["missing"]]
+    assert "is incomplete" in result.incomplete
+    assert seen[-1].failed >= 1
 
 
 def test_a_stopped_run_says_how_to_go_on(stack, faulty, data):

@@ -49,12 +49,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def here(model: str | None = None) -> Calibration:
-    """Time the model on this machine: three times with one thread, once with two if there are."""
+    """Time the model on this machine: three times with one thread, and with two if it has them."""
     url = normalise_url(model) if model and model != "default" else "default"
     place = "memory://calibration"
     item = WorkItem("calibration", 0, 1, place, place, (), model_url=url)
     one = [timing.measure(item, 1) for _ in range(REPETITIONS)]
-    return from_paces(one, [timing.measure(item, 2)] if cores() > 1 else [])
+    both = range(REPETITIONS) if cores() > 1 else ()
+    return from_paces(one, [timing.measure(item, 2) for _ in both])
 
 
 def lines(found: Calibration) -> list[str]:

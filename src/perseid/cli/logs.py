@@ -37,8 +37,11 @@ def run(args: argparse.Namespace) -> int:
         for text in stored:
             print(text, end="" if text.endswith("\n") else "\n")
         return 0
-    if "://" not in args.run and Storage(args.run).exists(layout.MANIFEST):
-        raise BadInput(f"{args.run} has no logs{_of(args.rank)}: it runs here, or kept none")
+    if not args.run.startswith(("s3://", "arn:")):
+        here = Storage(args.run).exists(layout.MANIFEST)
+        if here or "/" in args.run:
+            Manifest.load(Storage(args.run))  # says so where there is none
+            raise BadInput(f"{args.run} has no logs{_of(args.rank)}: it runs here, or kept none")
     from perseid.cli.awsrun import engine_of
 
     engine = engine_of(args)

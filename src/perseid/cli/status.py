@@ -43,8 +43,8 @@ def _is_here(run: str) -> bool:
     """Whether the run is of this machine, or has nothing left that only AWS knows."""
     if run.startswith("arn:"):
         return False
-    if "://" not in run and not Storage(run).exists(layout.MANIFEST):
-        return False
+    if "://" not in run and "/" not in run and not Storage(run).exists(layout.MANIFEST):
+        return False  # a run's id
     if not run.startswith("s3://"):
         return True
     return _engine(Storage(run)).get("engine") == "local"

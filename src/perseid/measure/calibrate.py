@@ -106,9 +106,12 @@ def vcpus(memory_mb: float) -> float:
 
 
 def from_paces(one: Sequence[Pace], two: Sequence[Pace]) -> Calibration:
-    """From timings of this machine with one thread (at least one) and with two (or none)."""
+    """From timings of this machine with one thread (at least one) and with two (or none).
+
+    How the pace grows with threads is from the best of each: others may use the machine, too.
+    """
     rates = [pace.rows_per_second for pace in one]
-    scaling = 1.8 if not two else median(pace.rows_per_second for pace in two) / median(rates)
+    scaling = 1.8 if not two else max(pace.rows_per_second for pace in two) / max(rates)
     return Calibration(
         rows_per_second=median(rates),
         scaling=min(2.0, max(1.0, scaling)),
