@@ -53,6 +53,7 @@ def feed(receiver: Receiver, data: bytes, cuts: list[int]) -> list[Frame]:
     return frames
 
 
+@settings(deadline=None)
 @given(SIGNATURES)
 def test_signature_survives_the_journey(signature):
     data = signature.pack()
@@ -61,6 +62,7 @@ def test_signature_survives_the_journey(signature):
     assert str(signature)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(SIGNATURES, st.integers(-5, 5), st.binary(max_size=400)), max_size=8),
     st.lists(st.integers(1, 200), max_size=60),
@@ -102,6 +104,7 @@ def test_a_large_payload_lands_where_it_is_wanted():
     assert receiver.idle
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300), st.lists(st.integers(1, 50), max_size=20))
 def test_rubbish_is_refused_or_waited_on(data, cuts):
     receiver = Receiver(limit=4096)
@@ -112,7 +115,7 @@ def test_rubbish_is_refused_or_waited_on(data, cuts):
             feed(receiver, data, cuts)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(SIGNATURES, st.integers(0, HEADER_BYTES - 1), st.integers(0, 255))
 def test_a_changed_byte_never_crashes_nor_takes_memory(signature, place, value):
     data = bytearray(header(signature.pack(), 0, 0, 100) + bytes(100))
@@ -159,6 +162,7 @@ OBJECTS = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(OBJECTS)
 def test_objects_survive(value):
     blob = dumps(value)
@@ -179,6 +183,7 @@ def test_arrays_travel_beside_the_pickle(sizes):
     assert back["table"].dtype == structured.dtype
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=200), max_size=10))
 def test_bundles_hold_their_payloads(payloads):
     blobs = [Blob(index, [data], len(data)) for index, data in enumerate(payloads)]
@@ -189,6 +194,7 @@ def test_bundles_hold_their_payloads(payloads):
     assert [(b.parts, bytes(b.pieces[0])) for b in back] == list(enumerate(payloads))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_rubbish_is_no_bundle(data):
     try:
@@ -198,6 +204,7 @@ def test_rubbish_is_no_bundle(data):
     assert sum(blob.nbytes for blob in back) <= len(data)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 2**20), st.binary(max_size=200))
 def test_a_table_that_does_not_fit_is_refused_before_anything_is_unpickled(parts, data):
     lengths = struct.pack("<Q", 1 << 40)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perseid.comm.collectives.allreduce import cuts, fold, plan
@@ -16,6 +16,7 @@ from perseid.errors import BadInput
 SIZES = st.integers(1, 300)
 
 
+@settings(deadline=None)
 @given(SIZES, st.data())
 def test_every_rank_hangs_on_one_parent_and_subtrees_have_no_gaps(size, data):
     root = data.draw(st.integers(0, size - 1))
@@ -31,6 +32,7 @@ def test_every_rank_hangs_on_one_parent_and_subtrees_have_no_gaps(size, data):
     assert branch(root, size, root).parent == -1
 
 
+@settings(deadline=None)
 @given(SIZES)
 def test_recursive_doubling_pairs_ranks_and_reaches_all(size):
     plans = [plan(rank, size) for rank in range(size)]
@@ -53,6 +55,7 @@ def test_recursive_doubling_pairs_ranks_and_reaches_all(size):
     assert all(one == set(range(size)) for one in active)
 
 
+@settings(deadline=None)
 @given(SIZES)
 def test_a_folded_world_is_a_power_of_two(size):
     shape = fold(size)
@@ -63,6 +66,7 @@ def test_a_folded_world_is_a_power_of_two(size):
     assert [shape.rank(actor) for actor in range(shape.core)] == actors
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 64))
 def test_cuts_cover_an_array_evenly(length, parts):
     ends = cuts(length, parts)

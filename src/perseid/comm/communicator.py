@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-
-from perseid.comm import arrays
-from perseid.comm.call import Array, ArrayPort, Call, ObjectPort, Port
+from perseid.comm.array_calls import AnyOp, ArrayCalls
+from perseid.comm.call import Call, ObjectPort
 from perseid.comm.channel import Want, swap
 from perseid.comm.collectives import (
     allgather,
-    allreduce,
     alltoall,
     barrier,
     bcast,
@@ -33,20 +30,19 @@ from perseid.comm.engine import Engine
 from perseid.comm.frames import HEADER_BYTES, OBJECT, Frame, Kind, header
 from perseid.comm.group import Group
 from perseid.comm.objects import dumps, loads
-from perseid.comm.ops import SUM, Combine, Op, as_op
+from perseid.comm.ops import SUM, as_op
 from perseid.comm.store import ObjectStore
 from perseid.errors import BadInput, PerseidError
 from perseid.rendezvous import Client, parse_key
 from perseid.rendezvous.client import HEARTBEAT_SECONDS
 
-AnyOp = Op | str | Combine
 JOIN_SECONDS = 60.0
 """How long a rank waits for the others to register."""
 CALL_SECONDS = 300.0
 """How long one call waits for another rank."""
 
 
-class Communicator:
+class Communicator(ArrayCalls):
     """A rank's membership in a group of ranks; a context manager.
 
     Make one with ``Communicator.join``, smaller ones of it with ``split``. It belongs to one
@@ -57,7 +53,7 @@ class Communicator:
     """
 
     def __init__(self, group: Group, *, owner: bool) -> None:
-        self._group = group
+        super().__init__(group)
         self._owner = owner
 
     @classmethod
@@ -166,18 +162,6 @@ class Communicator:
     # --- what it is --------------------------------------------------------------------------
 
     @property
-    def rank(self) -> int:
-        """0 <= rank < world_size."""
-        return self._group.rank
-
-    @property
-    def world_size(self) -> int:
-        """Number of ranks."""
-        return self._group.size
-
-    size = world_size
-
-    @property
     def routes(self) -> Mapping[int, str]:
         """Which way the connections made so far took, by rank: ``direct``, ``relay``, ``store``."""
         group, routes = self._group, self._group.engine.routes
@@ -231,36 +215,6 @@ class Communicator:
         head = header(point, sendtag, blob.parts, blob.nbytes)
         frame: Frame = swap(out, [head, blob.flat()], HEADER_BYTES + blob.nbytes, back, want)
         return loads(frame.parts, frame.body)
-
-    def Send(self, array: Array, dest: int, tag: int = 0) -> None:
-        """Send an array's memory."""
-        self._check()
-        data, code = arrays.to_send(array)
-        self._channel(dest).send(self._group.point(code), tag, data)
-
-    def Recv(self, array: Array, source: int, tag: int = 0) -> None:
-        """Receive into an array of the size and type that was sent."""
-        self._check()
-        into, code = arrays.to_receive(array)
-        self._channel(source).receive_into(self._group.point(code), tag, into)
-
-    def Sendrecv(
-        self,
-        array: Array,
-        dest: int,
-        into: Array,
-        source: int,
-        sendtag: int = 0,
-        recvtag: int = 0,
-    ) -> None:
-        """Send one array and receive another at the same time."""
-        self._check()
-        out, back = self._channel(dest), self._channel(source)
-        data, code = arrays.to_send(array)
-        place, place_code = arrays.to_receive(into)
-        head = header(self._group.point(code), sendtag, 0, len(data))
-        want = Want(self._group.point(place_code), recvtag, place)
-        swap(out, [head, data], HEADER_BYTES + len(data), back, want)
 
     # --- objects -----------------------------------------------------------------------------
 
@@ -373,165 +327,7 @@ class Communicator:
         ranks = [group.ranks[rank] for _, rank in mine]
         return Communicator(Group(group.engine, comm, ranks), owner=False)
 
-    # --- arrays ------------------------------------------------------------------------------
-
-    def Bcast(self, array: Array, root: int = 0) -> None:
-        """The root's array into every rank's."""
-        send = self.rank == root
-        data, code = arrays.to_send(array) if send else arrays.to_receive(array)
-        call = self._group.call(Kind.BCAST, root, 0, code, array.size)
-        bcast.into(call, data, root)
-
-    def Gather(
-        self,
-        array: Array,
-        into: Array | None = None,
-        root: int = 0,
-        counts: Sequence[int] | None = None,
-    ) -> None:
-        """Every rank's array one behind the other into the root's ``into``.
-
-        Parameters
-        ----------
-        counts
-            Elements of each rank, where they differ; then given on all ranks.
-        """
-        data, code = arrays.to_send(array)
-        parts = None
-        if self.rank == root:
-            parts = arrays.parts(into, array.dtype, counts or [array.size] * self.world_size)
-        count = 0 if counts else array.size
-        call = self._group.call(Kind.GATHER, root, 0, code, count)
-        if counts or len(data) >= gather.LARGE_BYTES:
-            gather.straight(call, data, parts, root)
-            return
-        blobs = gather.blobs(call, arrays.blob(data), root)
-        if parts is not None and blobs is not None:
-            for part, blob in zip(parts, blobs, strict=True):
-                part[:] = blob.pieces[0]
-
-    def Scatter(
-        self,
-        array: Array | None,
-        into: Array,
-        root: int = 0,
-        counts: Sequence[int] | None = None,
-    ) -> None:
-        """Parts of the root's array into each rank's ``into``; ``counts`` as in ``Gather``."""
-        place, code = arrays.to_receive(into)
-        parts = None
-        if self.rank == root:
-            parts = arrays.parts(array, into.dtype, counts or [into.size] * self.world_size)
-        call = self._group.call(Kind.SCATTER, root, 0, code, 0 if counts else into.size)
-        if counts or len(place) >= gather.LARGE_BYTES:
-            scatter.straight(call, parts, place, root)
-            return
-        blobs = None if parts is None else [arrays.blob(part) for part in parts]
-        place[:] = scatter.blobs(call, blobs, root).pieces[0]
-
-    def Allgather(self, array: Array, into: Array, counts: Sequence[int] | None = None) -> None:
-        """Every rank's array one behind the other into every rank's ``into``."""
-        data, code = arrays.to_send(array)
-        parts = arrays.parts(into, array.dtype, counts or [array.size] * self.world_size)
-        call = self._group.call(Kind.ALLGATHER, -1, 0, code, 0 if counts else array.size)
-        if counts or len(data) >= allgather.LARGE_BYTES:
-            parts[call.rank][:] = data
-            allgather.ring(call, parts)
-            return
-        for part, blob in zip(parts, allgather.blobs(call, arrays.blob(data)), strict=True):
-            part[:] = blob.pieces[0]
-
-    def Reduce(
-        self, array: Array, into: Array | None = None, op: AnyOp = SUM, root: int = 0
-    ) -> None:
-        """All ranks' arrays as one, element by element, into the root's ``into``."""
-        op, code = arrays.reducible(as_op(op), array)
-        if self.rank == root:
-            into = arrays.like(into, array)
-        call = self._group.call(Kind.REDUCE, root, op.code, code, array.size)
-        mine = np.ascontiguousarray(array)
-        algorithm = reduce.tree if op.tree else reduce.strict
-        result = algorithm(ArrayPort(call, op, mine), mine, root)
-        if into is not None and result is not None:
-            into[...] = result
-
-    def Allreduce(self, array: Array, into: Array, op: AnyOp = SUM) -> None:
-        """All ranks' arrays as one, element by element, into every rank's ``into``.
-
-        ``into`` may be ``array`` itself.
-        """
-        op, code = arrays.reducible(as_op(op), array)
-        arrays.like(into, array)
-        call = self._group.call(Kind.ALLREDUCE, -1, op.code, code, array.size)
-        mine = np.ascontiguousarray(array)
-        port = ArrayPort(call, op, mine)
-        large = op.tree and op.ufunc is not None and array.nbytes >= allreduce.LARGE_BYTES
-        if large and call.size > 1:
-            if into is not array:
-                into[...] = array
-            allreduce.large(port, into.reshape(-1))
-        else:
-            into[...] = self._small(op)(port, mine)
-
-    def Reduce_scatter(
-        self, array: Array, into: Array, op: AnyOp = SUM, counts: Sequence[int] | None = None
-    ) -> None:
-        """The reduction of all ranks' arrays, one part into each rank's ``into``."""
-        op, code = arrays.reducible(as_op(op), array)
-        counts = counts or [into.size] * self.world_size
-        cut = arrays.pieces(array, into.dtype, counts)
-        arrays.to_receive(into)
-        call = self._group.call(Kind.REDUCE_SCATTER, -1, op.code, code, array.size)
-        reduce_scatter.into(call, cut, into.reshape(-1), op)
-
-    def Alltoall(self, array: Array, into: Array) -> None:
-        """The i-th part of each rank's array to rank i, in rank order; all parts equal."""
-        size = self.world_size
-        if array.size % size or into.size != array.size:
-            raise BadInput(
-                f"Alltoall of {array.size} into {into.size} elements among {size} ranks: both "
-                "must be the same multiple of the number of ranks"
-            )
-        counts = [array.size // size] * size
-        arrays.to_receive(into)
-        data = np.ascontiguousarray(array)
-        parts, places = (arrays.parts(a, array.dtype, counts) for a in (data, into))
-        code = arrays.to_send(data)[1]
-        call = self._group.call(Kind.ALLTOALL, -1, 0, code, array.size)
-        alltoall.into(call, parts, places)
-
-    def Scan(self, array: Array, into: Array, op: AnyOp = SUM) -> None:
-        """The arrays of ranks 0 to this one as one, into ``into``."""
-        into[...] = self._scan(Kind.SCAN, array, into, op)[0]
-
-    def Exscan(self, array: Array, into: Array, op: AnyOp = SUM) -> None:
-        """The arrays of the ranks before this one as one; on rank 0 ``into`` stays as it is."""
-        before = self._scan(Kind.EXSCAN, array, into, op)[1]
-        if before is not None:
-            into[...] = before
-
-    def _scan(self, kind: Kind, array: Array, into: Array, op: AnyOp) -> tuple[Array, Array | None]:
-        op, code = arrays.reducible(as_op(op), array)
-        arrays.like(into, array)
-        mine = np.ascontiguousarray(array)
-        port = ArrayPort(self._group.call(kind, -1, op.code, code, array.size), op, mine)
-        return (scan.doubling if op.tree else scan.chain)(port, mine)
-
     # --- help --------------------------------------------------------------------------------
-
-    def _small(self, op: Op) -> Callable[[Port[Any], Any], Any]:
-        """The allreduce of small values."""
-        if not op.tree:
-            return allreduce.strict
-        return allreduce.tree if self._group.engine.shared_cores else allreduce.doubling
-
-    def _check(self) -> None:
-        self._group.engine.check()
-
-    def _channel(self, peer: int) -> Any:
-        group = self._group
-        found = group.channels[peer] if 0 <= peer < group.size else None
-        return found or group.connect_one(peer)
 
     def _one_each(self, values: Sequence[Any] | None) -> None:
         if values is None or len(values) != self.world_size:
