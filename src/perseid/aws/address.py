@@ -79,12 +79,17 @@ def look(names: Names, client: Any) -> Place:
     for start in range(0, len(arns), 100):  # as many as DescribeTasks takes
         part = arns[start : start + 100]
         tasks += ecs.describe_tasks(cluster=names.cluster, tasks=part)["tasks"]
-    running = [task for task in tasks if task["lastStatus"] == "RUNNING"]
-    for task in sorted(running, key=_age, reverse=True):
+    for task in newest_first(tasks):
         address = _address(task, client("ec2"))
         if address is not None:
             return Place(address, task["taskArn"], _age(task))
     return Place()
+
+
+def newest_first(tasks: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The tasks that run, as DescribeTasks tells of them, the one that started last first."""
+    running = [task for task in tasks if task["lastStatus"] == "RUNNING"]
+    return sorted(running, key=_age, reverse=True)
 
 
 def read(names: Names, client: Any) -> Place:

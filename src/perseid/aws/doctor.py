@@ -120,11 +120,17 @@ def _memory(aws: Aws, name: str, facts: dict[str, Any]) -> str:
 
 
 def _transitions(aws: Aws, name: str, facts: dict[str, Any]) -> str:
-    with aws_errors():
-        quota = aws.client("service-quotas").get_service_quota(
-            ServiceCode="states", QuotaCode="L-38B5A2E3"
-        )["Quota"]
-    return f"{quota['QuotaName']}: {quota['Value']:g} a second"
+    client = aws.client("service-quotas")
+    try:
+        with aws_errors():
+            pages = client.get_paginator("list_service_quotas").paginate(ServiceCode="states")
+            found = [quota for page in pages for quota in page["Quotas"]]
+    except PerseidError as error:
+        raise _Skip(f"the quotas of Step Functions cannot be read: {error}") from error
+    rates = {q["QuotaName"]: q["Value"] for q in found if "ransition" in q["QuotaName"]}
+    if not rates:
+        raise _Skip("AWS lists no quota of state transitions here")
+    return ", ".join(f"{quota}: {value:g}" for quota, value in sorted(rates.items()))
 
 
 def _buckets(aws: Aws, name: str, facts: dict[str, Any]) -> str:

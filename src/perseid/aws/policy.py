@@ -81,7 +81,13 @@ def runner(
             ["ssm:GetParameter"],
             [f"arn:aws:ssm:{here}:parameter/{name}/rendezvous-address"],
         ),
-        _allow("Quotas", ["lambda:GetAccountSettings", "servicequotas:GetServiceQuota"], ["*"]),
+        _allow(
+            "Configuration",
+            ["lambda:GetFunctionConfiguration"],
+            [f"arn:aws:lambda:{here}:function:{name}-*"],
+        ),
+        _allow("WhereBuckets", ["s3:GetBucketLocation"], _buckets([*reads, *writes])),
+        _allow("Quotas", ["lambda:GetAccountSettings", "servicequotas:ListServiceQuotas"], ["*"]),
     )  # fmt: skip
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -45,6 +47,8 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
 
 
 def _work(item: WorkItem, attempt: int) -> int:
+    if "script" in item.options:  # Lambda's bootstrap finds its modules by means of its own
+        os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     cold, runtime, seconds = not _runtime.cache_info().currsize, None, 0.0
     if "script" not in item.options and item.partitions:
         began = time.monotonic()
@@ -66,9 +70,17 @@ def _work(item: WorkItem, attempt: int) -> int:
 def _runtime(model_url: str, precision: str, batch_size: int, threads: int | None) -> ModelRuntime:
     """The model, kept for the next rank that comes to this environment."""
     item = WorkItem(
-        "", 0, 1, "memory://", "memory://", (), model_url, precision, batch_size,
+        run_id="",
+        rank=0,
+        world_size=1,
+        results_url="memory://",
+        data_url="memory://",
+        partitions=(),
+        model_url=model_url,
+        precision=precision,
+        batch_size=batch_size,
         options={"threads": threads},
-    )  # fmt: skip
+    )
     return load_runtime(item)
 
 
