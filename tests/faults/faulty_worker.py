@@ -1,7 +1,8 @@
 """A worker program that misbehaves at stated ranks and attempts, and else is the real worker.
 
 ``FAULTS`` holds JSON: {rank: {attempt: fault}}, with ``*`` for every rank or attempt. ``JOURNAL``
-names a file that gets one line at the start and one at the end of each attempt.
+names a file that gets one line at the start and one at the end of each attempt. ``MEETING_FAULTS``
+holds JSON: {rank: "COLLECTIVE FAULT"}: what goes wrong when the rank comes to this collective.
 """
 
 from __future__ import annotations
@@ -81,7 +82,28 @@ def around(work):
     return faulty
 
 
+def in_meetings(faults):
+    """Let the real communicator's calls go wrong at stated ranks."""
+    from perseid.comm import Communicator
+
+    def wrapped(name, real):
+        def call(self, *arguments, **keywords):
+            collective, _, fault = faults.get(str(self.rank), "").partition(" ")
+            if collective == name:
+                time.sleep(0.3)  # the others are inside by now
+                note(self.rank, 0, f"met-{name}")
+                misbehave(fault)
+            return real(self, *arguments, **keywords)
+
+        return call
+
+    for name in ("reduce", "bcast", "gather"):
+        setattr(Communicator, name, wrapped(name, getattr(Communicator, name)))
+
+
 if __name__ == "__main__":
+    if "MEETING_FAULTS" in os.environ:
+        in_meetings(json.loads(os.environ["MEETING_FAULTS"]))
     if os.environ.get("INIT_FAULT") == "exit":
         sys.exit(3)
     if os.environ.get("INIT_FAULT") == "hang":

@@ -93,7 +93,7 @@ def test_events_tell_the_whole_story_in_order(lab):
     events = []
     lab.run(report=events.append)
     stages = [e.stage for e in events if isinstance(e, StageEvent)]
-    assert stages == ["initialize", "map", "summarize"]
+    assert stages == ["initialize", "map", "collectives", "summarize"]
     for rank in range(3):
         states = [e.state for e in events if isinstance(e, RankEvent) and e.rank == rank]
         unique = list(dict.fromkeys(states))

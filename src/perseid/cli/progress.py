@@ -188,6 +188,7 @@ class RunProgress:
 _STAGES = {
     "initialize": "listing the partitions",
     "map": "running the ranks",
+    "collectives": "the ranks merge what they found",
     "summarize": "merging and writing the catalogue",
 }
 

@@ -91,6 +91,10 @@ class MapResult:
     """Ranks that now have a record, ascending."""
     stopped: bool = False
     """The user stopped it; ranks are neither done nor failed."""
+    meeting_seconds: float = 0.0
+    """What the ranks' meeting took, after `wall_seconds`; 0 where there was none."""
+    transport_note: str = ""
+    """Why the engine let the statistics go through the store; empty where it did not."""
 
     @property
     def work_seconds(self) -> float:
@@ -113,6 +117,7 @@ class MapResult:
         """Plain JSON values, as ``engine.json`` holds them."""
         return {
             "wall_seconds": self.wall_seconds,
+            "meeting_seconds": self.meeting_seconds,
             "concurrency": self.concurrency,
             "work_seconds": self.work_seconds,
             "overhead_seconds": self.overhead_seconds,
@@ -129,6 +134,10 @@ class Engine(Protocol):
     @property
     def name(self) -> str:
         """E.g. ``local``; stated in the results."""
+
+    @property
+    def transport(self) -> str:
+        """How ranks exchange statistics unless the request says so."""
 
     def map(self, items: Sequence[WorkItem], report: Report) -> MapResult:
         """Work on every item until it has a record or has failed for good.

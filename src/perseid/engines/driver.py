@@ -62,6 +62,8 @@ def start(
         The user stopped it; `resume` goes on.
     """
     report(StageEvent("initialize"))
+    if "transport" not in request.model_fields_set:
+        request = request.model_copy(update={"transport": engine.transport})
     if replace:
         refuse_if_owned(Storage(request.results_url))
     begun = initialize(request, replace=replace)
@@ -85,6 +87,7 @@ def resume(url: str, engine: Engine, report: Report) -> RunResult:
     store = Storage(url)
     manifest = Manifest.load(store)
     ranks = missing_ranks(store, manifest)
+    store.delete([layout.MERGED])  # what was merged is not what there will be
     report(StageEvent("resume", f"{len(ranks)} of {manifest.world_size} ranks are missing"))
     return _go_on(manifest, [manifest.item(rank) for rank in ranks], engine, report)
 
@@ -127,6 +130,7 @@ def _go_on(
                 store,
                 map_seconds=measured["wall_seconds"],
                 failures=mapped.failures,
+                transport_note=mapped.transport_note,
                 extra={"engine": {k: v for k, v in measured.items() if k != "attempts"}},
             )
         except RunIncomplete as error:  # after publishing what there is

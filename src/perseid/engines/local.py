@@ -23,6 +23,7 @@ class LocalEngine:
     """
 
     name = "local"
+    transport = "auto"
 
     def __init__(self, options: LocalOptions | None = None) -> None:
         self.options = options or LocalOptions()
@@ -36,7 +37,8 @@ class LocalEngine:
         if self._guard is None:
             raise RunError("the local engine is not open: use it in a with statement")
         if not items:
-            return MapResult(concurrency=self.options.concurrency)
+            note = "no rank was left to work, so none met"
+            return MapResult(concurrency=self.options.concurrency, transport_note=note)
         return LocalMap(items, self.options, self._guard, report).run()
 
     def __enter__(self) -> Self:

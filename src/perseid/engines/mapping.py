@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perseid.engines.base import Attempt, Ending, MapResult
+from perseid.engines.gang import Gang, Met, why_not
 from perseid.engines.logs import RankLogs, end_lines, start_lines
 from perseid.engines.options import LocalOptions
 from perseid.engines.process import Guard, WorkerProcess, worker_environment
@@ -92,6 +93,8 @@ class LocalMap:
         self._ever_ready = False
         self._failed_starts = 0
         self._environment = worker_environment(options.threads)
+        self._who: dict[int, WorkerProcess] = {}
+        """Which process did a rank."""
 
     def run(self) -> MapResult:
         """Until every rank is done or failed, or the user stops it."""
@@ -102,6 +105,8 @@ class LocalMap:
             try:
                 while not self._schedule.finished and not stop.count:
                     self._turn()
+                wall = time.monotonic() - began
+                met = Met() if stop.count else self._meet(stop)
             finally:
                 self._end_all(stop)
             if stop.count:
@@ -111,11 +116,28 @@ class LocalMap:
         return MapResult(
             attempts=tuple(self._schedule.attempts),
             failures=dict(self._schedule.failed),
-            wall_seconds=time.monotonic() - began,
+            wall_seconds=wall,
+            meeting_seconds=met.seconds,
+            transport_note=met.note,
             concurrency=self._options.concurrency,
             done=tuple(sorted(self._schedule.done)),
-            stopped=stop.count > 0 and not self._all_decided(),
+            stopped=met.stopped or (stop.count > 0 and not self._all_decided()),
         )
+
+    def _meet(self, stop: StopRequests) -> Met:
+        """All ranks at once in a communicator, if they are to be."""
+        items = list(self._items.values())
+        note = why_not(items, len(self._schedule.done))
+        idle = [slot.process for slot in self._slots if slot.job is None]
+        if note is None and not idle:
+            note = "no worker was left to meet as"
+        if note is not None:
+            return Met(note)
+        self._report(StageEvent("collectives"))
+        met = Gang(idle, items, self._who).meet(stop)
+        for slot in [slot for slot in self._slots if slot.process in met.lost]:
+            self._drop(slot)
+        return met
 
     def _all_decided(self) -> bool:
         return len(self._schedule.done) + len(self._schedule.failed) == len(self._items)
@@ -313,6 +335,7 @@ class LocalMap:
             self._drop(slot)
         self._note_end(attempt, head, output)
         if ending is Ending.DONE:
+            self._who[job.rank] = slot.process
             self._stop_rivals(job.rank)
         elif job.begun is None and ending is not Ending.STOPPED and not self._ever_ready:
             self._failed_starts += 1

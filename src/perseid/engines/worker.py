@@ -12,11 +12,13 @@ import resource
 import signal
 import socket
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from perseid.engines import memory
 from perseid.engines.channel import Channel
@@ -24,7 +26,13 @@ from perseid.errors import BadInput, PerseidError, StorageError
 from perseid.pipeline import layout
 from perseid.pipeline.events import Event, RankEvent, Report
 from perseid.pipeline.items import WorkItem
+from perseid.pipeline.meeting import Meeting
+from perseid.pipeline.records import STORE
 from perseid.storage import Storage
+
+if TYPE_CHECKING:
+    from perseid.model.runtime import ModelRuntime
+    from perseid.pipeline.together import Left
 
 Setup = dict[str, Any]
 """``item``: one of the run's (all have the same model), ``threads``, ``timeout`` (s), ``started``
@@ -50,7 +58,7 @@ def main(
     around
         Puts something around the real work: how a program of one's own becomes a worker.
     start
-        The init phase, from the setup message to the work; `prepare` where it is None.
+        The init phase, from the setup message to the work; `Prepared` where it is None.
     """
     descriptor, parent = (int(word) for word in (arguments or sys.argv[1:])[:2])
     die_with_parent(parent)
@@ -61,12 +69,12 @@ def main(
         if first is None:
             return 0
         try:
-            work = (start or prepare)(first["setup"])
+            work = (start or Prepared)(first["setup"])
         except Exception as error:
             channel.send(_failure(error))
             return 0
         channel.send({"event": "ready"})
-        _serve(channel, around(work) if around else work)
+        _serve(channel, around(work) if around else work, work)
     return 0
 
 
@@ -78,40 +86,82 @@ def die_with_parent(parent: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def prepare(setup: Setup) -> Work:
-    """The init phase: load the model, once for all ranks that this process will work on."""
-    # Inside: a program that brings its own `start` needs none of it.
-    from perseid.pipeline import work as step
+class Prepared:
+    """The init phase: the model, loaded once for all ranks that this process will work on."""
 
-    first = WorkItem.from_json(setup["item"])
-    options = {name: setup[name] for name in ("threads", "timeout")}
-    runtime = None
-    if "script" not in first.options:
-        runtime = step.load_runtime(replace(first, options={**first.options, **options}))
-    init: list[float] = [time.time() - float(setup["started"])]
+    def __init__(self, setup: Setup) -> None:
+        # Inside: a program that brings its own `start` needs none of it.
+        from perseid.pipeline import work as step
 
-    def work(item: WorkItem, attempt: int, report: Report) -> Any:
-        cold, seconds = bool(init), init.pop() if init else 0.0
-        return step.work(
-            replace(item, options={**item.options, **options}),
-            runtime=runtime,
+        self._step = step
+        first = WorkItem.from_json(setup["item"])
+        self._options = {name: setup[name] for name in ("threads", "timeout")}
+        self._runtime: ModelRuntime | None = None
+        if "script" not in first.options:
+            self._runtime = step.load_runtime(self._with_options(first))
+        self._init: list[float] = [time.time() - float(setup["started"])]
+        self._kept: dict[int, Left] = {}
+
+    def __call__(self, item: WorkItem, attempt: int, report: Report) -> Any:
+        """Work on a rank."""
+        cold, seconds = bool(self._init), self._init.pop() if self._init else 0.0
+        keep = _place_for(item)
+        record = self._step.work(
+            self._with_options(item),
+            runtime=self._runtime,
             attempt=attempt,
             report=report,
             cold=cold,
             init_seconds=seconds,
+            later=True,
+            keep=keep,
         )
+        if keep is not None:
+            from perseid.pipeline.together import Left
 
-    return work
+            storage = Storage(item.results_url)
+            self._kept[item.rank] = Left(item, record.to_json(), storage, keep)
+        return record
+
+    def meet(self, meeting: Meeting, items: Sequence[WorkItem]) -> dict[int, str]:
+        """Stand for ranks in a meeting; see `standing.stand_for`. Nothing is predicted after it."""
+        from perseid.engines.standing import stand_for
+
+        self._runtime = None  # its memory is better used
+        return stand_for(meeting, items, self._kept)
+
+    def _with_options(self, item: WorkItem) -> WorkItem:
+        return replace(item, options={**item.options, **self._options})
 
 
-def _serve(channel: Channel, work: Work) -> None:
+def _place_for(item: WorkItem) -> Path | None:
+    """Where a rank's objects stay at hand for a meeting; None where they are, or none comes."""
+    local = Storage(item.results_url).local_path() is not None
+    if local or item.transport == STORE or "script" in item.options:
+        return None
+    return Path(tempfile.mkdtemp(prefix=f"rank-{item.rank}-"))  # the engine removes TMPDIR
+
+
+def _serve(channel: Channel, work: Work, prepared: Work) -> None:
     while (message := channel.receive()) is not None:
-        item = WorkItem.from_json(message["item"])
-        answer = _attempt(item, int(message["attempt"]), work, channel)
+        if "meet" in message:
+            answer = _meet(message, prepared)
+        else:
+            item = WorkItem.from_json(message["item"])
+            answer = _attempt(item, int(message["attempt"]), work, channel)
         # The driver reads what was printed when it has the answer: all of it must be there.
         sys.stdout.flush()
         sys.stderr.flush()
         channel.send(answer)
+
+
+def _meet(message: dict[str, Any], prepared: Work) -> dict[str, Any]:
+    items = [WorkItem.from_json(plain) for plain in message["items"]]
+    if isinstance(prepared, Prepared):
+        notes = prepared.meet(Meeting.from_json(message["meet"]), items)
+    else:
+        notes = {item.rank: "the worker's program knows of no meetings" for item in items}
+    return {"event": "met", "notes": {str(rank): note for rank, note in notes.items()}}
 
 
 def _attempt(item: WorkItem, attempt: int, work: Work, channel: Channel) -> dict[str, Any]:

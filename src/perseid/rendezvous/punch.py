@@ -339,7 +339,9 @@ class Punch:
             self._refused(attempt, address, code)
 
     def _connected(self, attempt: Attempt, address: Address) -> None:
-        sock = attempt.pending.pop(address)
+        sock = attempt.pending.pop(address, None)
+        if sock is None:  # dropped by another event of the same round
+            return
         self.reactor.forget(sock)
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         peer = self.peers.get(attempt.rank)
@@ -458,11 +460,15 @@ class Punch:
         if rank is None or attempt is None or connection.sock.fileno() < 0:
             connection.close()
             return
+        try:
+            host, port = connection.sock.getpeername()[:2]
+        except OSError:  # it was reset in this very moment
+            connection.fail()
+            return
         attempt.connections.remove(connection)
         sock = connection.release()
         self._drop_attempt(attempt)
         self._settled[rank] = connection.shake.instance or b""
-        host, port = sock.getpeername()[:2]
         seconds = time.monotonic() - attempt.began
         self._hooks.linked(Link(rank, sock, connection.way, Address(host, port), seconds))
 

@@ -1,0 +1,176 @@
+"""After the map: all ranks of a run at once in a communicator, around a rendezvous of our own.
+
+The ranks' inference was limited to a few workers at a time. What the ranks left lies on disks, so
+they can meet when the last one is done: each worker stands for its share of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import selectors
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from perseid.engines.process import WorkerProcess
+from perseid.engines.stopping import StopRequests
+from perseid.errors import PerseidError, RunError
+from perseid.pipeline.items import WorkItem
+from perseid.pipeline.meeting import HEARTBEAT_SECONDS, Meeting
+from perseid.pipeline.records import STORE
+from perseid.rendezvous import Config, EmbeddedServer, job_key
+
+MOST_RANKS = 128
+"""A larger run of `auto` merges from the store: on one machine its ranks would share a few cores,
+and each has a registration, some connections and two threads (docs/decisions.md)."""
+JOIN_SECONDS = 30.0
+"""Until all ranks must have come; they all start at once."""
+CALL_SECONDS = 60.0
+"""That one call waits for another rank."""
+SPARE_SECONDS = 60.0
+"""Beyond both, for scoring and writing: whoever has not answered then is ended."""
+POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Met:
+    """How a meeting went."""
+
+    note: str = ""
+    """Why the ranks' statistics go through the store; empty where they need not."""
+    seconds: float = 0.0
+    lost: tuple[WorkerProcess, ...] = ()
+    """Workers that died, or did not answer."""
+    stopped: bool = False
+    """The user stopped it before it was over."""
+
+
+def why_not(items: Sequence[WorkItem], done: int) -> str | None:
+    """Why these ranks do not meet: a sentence, empty where nobody asked; None where they do."""
+    first = items[0]
+    if first.transport == STORE or "script" in first.options:
+        return ""
+    if len(items) != first.world_size:
+        return (
+            f"only {len(items)} of {first.world_size} ranks worked, the others had done so before"
+        )
+    if done != len(items):
+        return f"{len(items) - done} of {len(items)} ranks failed"
+    if first.transport == "auto" and len(items) > MOST_RANKS:
+        return (
+            f"{len(items)} ranks on one machine are more than the {MOST_RANKS} that "
+            "`transport` auto lets meet; direct lets more"
+        )
+    return None
+
+
+@dataclass
+class _Table:
+    """Who stands for whom, and what came of it."""
+
+    ranks: dict[WorkerProcess, list[int]]
+    waiting: set[WorkerProcess] = field(default_factory=set)
+    lost: list[WorkerProcess] = field(default_factory=list)
+    notes: dict[int, str] = field(default_factory=dict)
+    """Of each rank that met; empty where all went well."""
+
+
+class Gang:
+    """One meeting of all ranks of a run.
+
+    Parameters
+    ----------
+    processes
+        Workers that have nothing else to do; at least one.
+    items
+        One a rank.
+    who
+        Which process worked on a rank, as far as it is alive: it has the rank's objects at hand.
+    """
+
+    def __init__(
+        self,
+        processes: Sequence[WorkerProcess],
+        items: Sequence[WorkItem],
+        who: Mapping[int, WorkerProcess],
+    ) -> None:
+        self._items = {item.rank: item for item in items}
+        shares: dict[WorkerProcess, list[int]] = {process: [] for process in processes}
+        for rank in self._items:
+            process = who.get(rank)
+            if process not in shares:
+                process = min(shares, key=lambda one: len(shares[one]))
+            shares[process].append(rank)
+        self._table = _Table({one: ranks for one, ranks in shares.items() if ranks})
+
+    def meet(self, stop: StopRequests) -> Met:
+        """Let them; returns within a bound set by the deadlines, or soon where the user stops."""
+        began = time.monotonic()
+        first = next(iter(self._items.values()))
+        secret = secrets.token_bytes(32)  # of this run alone; it never leaves this process
+        config = Config(host="127.0.0.1", port=0, http_port=None, tcpunch=False, secret=secret)
+        try:
+            with EmbeddedServer(config) as server:
+                key = job_key(secret, first.run_id).hex()
+                self._begin(self._meeting(server.address, key, first.transport))
+                self._listen(stop)
+        except (PerseidError, OSError) as error:
+            return Met(f"no rendezvous could be started: {error}", time.monotonic() - began)
+        table = self._table
+        seconds, lost = time.monotonic() - began, (*table.lost, *table.waiting)
+        return Met(self._note(), seconds, lost, bool(stop.count and table.waiting))
+
+    def _meeting(self, address: str, key: str, transport: str) -> Meeting:
+        ranks = len(self._items)
+        # Where many ranks share few cores, silence means less.
+        heartbeat = max(HEARTBEAT_SECONDS, 0.05 * ranks)
+        return Meeting(address, key, transport, JOIN_SECONDS, CALL_SECONDS, heartbeat)
+
+    def _begin(self, meeting: Meeting) -> None:
+        for process, ranks in self._table.ranks.items():
+            items = [self._items[rank].to_json() for rank in ranks]
+            try:
+                process.channel.send({"meet": meeting.to_json(), "items": items})
+                self._table.waiting.add(process)
+            except OSError:
+                self._table.lost.append(process)
+
+    def _listen(self, stop: StopRequests) -> None:
+        deadline = time.monotonic() + JOIN_SECONDS + CALL_SECONDS + SPARE_SECONDS
+        table = self._table
+        with selectors.DefaultSelector() as selector:
+            for process in table.waiting:
+                selector.register(process.channel, selectors.EVENT_READ, process)
+            while table.waiting and not stop.count and time.monotonic() < deadline:
+                for key, _ in selector.select(POLL_SECONDS):
+                    self._hear(key.data)
+                    if key.data not in table.waiting:
+                        selector.unregister(key.fileobj)
+                for process in table.waiting:
+                    process.output.read()  # a full pipe would stop it
+
+    def _hear(self, process: WorkerProcess) -> None:
+        table = self._table
+        messages: list[dict[str, Any]] = []
+        with contextlib.suppress(RunError):
+            messages = process.channel.drain()
+        for message in messages:
+            if message.get("event") == "met":
+                table.waiting.discard(process)
+                table.notes |= {int(rank): note for rank, note in message["notes"].items()}
+        if process in table.waiting and process.channel.ended:
+            table.waiting.discard(process)
+            table.lost.append(process)
+
+    def _note(self) -> str:
+        table = self._table
+        lost = [rank for process in table.lost for rank in table.ranks[process]]
+        late = [rank for process in table.waiting for rank in table.ranks[process]]
+        if lost:
+            named = ", ".join(map(str, sorted(lost)[:10])) + (", …" if len(lost) > 10 else "")
+            return f"the process of rank {named} was lost while the ranks met"
+        if late:
+            return f"{len(late)} ranks did not come to an end with their meeting in time"
+        return next((note for note in table.notes.values() if note), "")

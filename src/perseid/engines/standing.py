@@ -1,0 +1,60 @@
+"""The worker's side of a meeting: one thread a rank that this process stands for.
+
+Ranks that are done hold no process: what they left lies on a disk, and the process that worked on
+them goes on to others. When all are done, each process takes its share of the ranks into the
+communicator, each with a registration and connections of its own.
+"""
+
+from __future__ import annotations
+
+import resource
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from perseid.errors import PerseidError
+from perseid.pipeline.items import WorkItem
+from perseid.pipeline.meeting import Meeting
+from perseid.storage import Storage
+
+STACK_BYTES = 1024 * 1024
+"""Of a rank's thread: it calls numpy and pickle, nothing deep."""
+
+
+def stand_for(
+    meeting: Meeting, items: Sequence[WorkItem], kept: Mapping[int, Any]
+) -> dict[int, str]:
+    """Meet as each of these ranks; why its statistics go through the store, or an empty text.
+
+    Parameters
+    ----------
+    meeting
+        Where; its deadlines bound this call.
+    items
+        Of the ranks.
+    kept
+        `perseid.pipeline.together.Left` of ranks whose objects this process has at hand; those of
+        the others come from the store.
+    """
+    from perseid.pipeline.together import Left, meet
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    found: dict[int, str] = {}
+    reading = threading.Lock()
+
+    def one(item: WorkItem) -> None:
+        try:
+            left = kept.get(item.rank) or Left.of_store(item, Storage(item.results_url), reading)
+            found[item.rank] = str(meet(left, meeting)["transport_note"])
+        except (PerseidError, ValueError) as error:  # its record cannot be read
+            found[item.rank] = str(error)
+
+    former = threading.stack_size(STACK_BYTES)
+    threads = [threading.Thread(target=one, args=(item,), daemon=True) for item in items]
+    for thread in threads:
+        thread.start()
+    threading.stack_size(former)
+    for thread in threads:
+        thread.join()
+    return found
