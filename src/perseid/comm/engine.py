@@ -156,8 +156,19 @@ class Engine:
 
     def check(self) -> None:
         """Raise what has gone wrong already."""
-        if self.error is not None:
-            raise self.error
+        if self.error is None:
+            return
+        if self._by_notice and isinstance(self.error, PeerLost):
+            channel = self.channels[self.error.rank]
+            if channel is not None:
+                self._ask_why(channel)
+        raise self.error
+
+    def _ask_why(self, channel: Channel) -> None:
+        """The news of a loss may have overtaken the peer's own words."""
+        with contextlib.suppress(PerseidError):
+            channel.last_words()
+        self._by_notice = False
 
     def fail(self, error: PerseidError) -> NoReturn:
         """Tell the neighbours, end all connections, and raise the error."""
@@ -181,8 +192,7 @@ class Engine:
             channel.last_words()
         with self._news:
             self._news.wait_for(lambda: self.error is not None, BLAME_SECONDS)
-            if self.error is not None:
-                raise self.error
+            self.check()
             why = self._left.get(channel.rank)
         reason = why or (f"its connection broke ({cause})" if cause else "its connection ended")
         self.fail(PeerLost(f"Rank {channel.rank} is lost: {reason}.", channel.rank))

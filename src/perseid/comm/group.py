@@ -59,7 +59,7 @@ class Group:
         """
         engine = self.engine
         if engine.error is not None:
-            raise engine.error
+            engine.check()
         if root >= self.size:
             raise BadInput(f"root {root} is not in a communicator of {self.size} ranks")
         self._sequence = sequence = (self._sequence + 1) & 0xFFFFFFFF
