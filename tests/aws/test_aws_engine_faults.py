@@ -52,10 +52,13 @@ def survived(stack, faulty, data):
 
 
 def test_what_another_attempt_mends_is_mended_and_the_rest_is_named(survived):
-    _, _, result, seen = survived
+    _, started, result, seen = survived
     assert result.summary["status"] == "incomplete"
     assert [entry["rank"] for entry in result.summary["ranks"]["missing"]] == [2]
     assert "ranks 2 of 4" in result.incomplete
+    kept = json.loads(Storage(started.results_url).get(layout.SUMMARY))
+    for entry in (*kept["ranks"]["missing"], *kept["partitions"]["missing"]):
+        assert "it returned without a result" in entry["reason"]
     assert endings(result, 0) == [(1, "raised"), (2, "done")]
     assert endings(result, 1) == [(1, "no result"), (2, "done")]
     assert endings(result, 2) == [(1, "no result")]  # it said that it was done

@@ -93,7 +93,7 @@ def _by_record(attempt: Attempt, record: Mapping[str, Any]) -> Attempt:
     left = record.get("attempt") == attempt.attempt
     if attempt.ending is not Ending.NO_RESULT or not left:
         return attempt
-    rows, seconds = int(record.get("rows", 0)), float(record["stages"]["total"])
+    rows, seconds = int(record.get("rows", 0)), float(record.get("stages", {}).get("total", 0.0))
     return replace(attempt, ending=Ending.DONE, message="", rows=rows, work_seconds=seconds)
 
 

@@ -152,10 +152,10 @@ class AwsEngine:
         collected = collect(self.calls, self.place, manifest, self.executions(started.results_url))
         if error is not None:
             raise error
-        summary = json.loads(store.get(layout.SUMMARY))
+        summary = _with_reasons(store, collected.mapped.failures)
         incomplete = None
         if summary["status"] != "complete":
-            incomplete = str(found.get("cause") or missing_sentence(store.where(), summary))
+            incomplete = missing_sentence(store.where(), summary)
         return RunResult(manifest, collected.mapped, summary, incomplete)
 
     def executions(self, url: str) -> list[str]:
@@ -233,6 +233,26 @@ def _results_of(given: Mapping[str, Any], arn: str) -> str:
         return RunRequest.parse(request).results_url
     except BadInput as error:
         raise BadInput(f"{arn} is not a run of perseid: {error}") from error
+
+
+def _with_reasons(store: Storage, failures: Mapping[int, str]) -> dict[str, Any]:
+    """The summary, with what the logs say of ranks that left no record: summarize on AWS saw none.
+
+    It is written again where that changed something.
+    """
+    text = store.get(layout.SUMMARY)
+    summary: dict[str, Any] = json.loads(text)
+    for entry in summary["ranks"]["missing"]:
+        entry["reason"] = failures.get(entry["rank"]) or entry["reason"]
+    told = {entry["rank"]: entry["reason"] for entry in summary["ranks"]["missing"]}
+    for part in summary["partitions"]["missing"]:
+        rank, _, _ = part["reason"].removeprefix("rank ").partition(":")
+        if part["reason"].startswith("rank ") and rank.isdecimal() and int(rank) in told:
+            part["reason"] = f"rank {rank}: {told[int(rank)]}"
+    changed = json.dumps(summary, indent=1).encode()
+    if changed != text:
+        store.put(layout.SUMMARY, changed)
+    return summary
 
 
 def _failure(found: Mapping[str, Any], started: Started) -> PerseidError | None:
