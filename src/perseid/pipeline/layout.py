@@ -60,6 +60,11 @@ def moments(rank: int) -> str:
     return f"ranks/{rank}/moments.npz"
 
 
+def failure(rank: int) -> str:
+    """On AWS: why a rank's last failed attempt failed, for the sentence that names it as missing."""
+    return f"ranks/{rank}/failure.json"
+
+
 def log(rank: int) -> str:
     """What the rank logged over all attempts, REPORT lines as Lambda writes them included."""
     return f"logs/{rank}.log"

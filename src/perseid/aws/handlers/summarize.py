@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from perseid.aws.handlers import log
-from perseid.errors import RunIncomplete
+from perseid.errors import RunIncomplete, StorageError
 from perseid.pipeline import layout
+from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.summarize import summarize
 from perseid.storage import Storage
+
+
+class Failures(Mapping[int, str]):
+    """Why ranks failed, as they left it; read only of those that are asked for."""
+
+    def __init__(self, storage: Storage, run_id: str) -> None:
+        self._storage, self._run_id = storage, run_id
+
+    def __getitem__(self, rank: int) -> str:
+        try:
+            left = json.loads(self._storage.get(layout.failure(rank)))
+        except (StorageError, ValueError):
+            raise KeyError(rank) from None
+        if not isinstance(left, dict) or left.get("run") != self._run_id:
+            raise KeyError(rank)
+        return f"{left.get('error')}: {left.get('message')}"
+
+    def __iter__(self) -> Iterator[int]:
+        world_size = Manifest.load(self._storage).world_size
+        return (rank for rank in range(world_size) if rank in self)
+
+    def __bool__(self) -> bool:
+        return True  # else `or` would count them, a request a rank
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
@@ -24,7 +52,8 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     storage = Storage(state["results_url"])
     engine = {"engine": "aws", "execution": state["execution"], "children": state["children"]}
     try:
-        summary = summarize(storage, extra={"engine": engine})
+        failures = Failures(storage, state["run_id"])
+        summary = summarize(storage, failures=failures, extra={"engine": engine})
     except RunIncomplete as error:
         said = {"error": "RunIncomplete", "message": str(error)}
         log.write("incomplete", run=state["run_id"], **said)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import json
 import os
 import sys
 import time
@@ -11,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from perseid.aws.handlers import log
-from perseid.errors import StorageError
+from perseid.errors import PerseidError, StorageError
 from perseid.pipeline import layout
 from perseid.pipeline.items import WorkItem
 from perseid.pipeline.work import load_runtime, work
@@ -41,6 +43,7 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     except Exception as error:
         said = {"error": type(error).__name__, "message": str(error)[:2000]}
         log.write("failed", **who, **said, seconds=round(time.monotonic() - began, 3))
+        _leave_reason(item, {**who, **said})
         raise
     log.write("done", **who, rows=done, seconds=round(time.monotonic() - began, 3))
     return {"rank": item.rank, "rows": done, "attempt": attempt}
@@ -64,6 +67,12 @@ def _work(item: WorkItem, attempt: int) -> int:
             f"{storage.where(layout.record(item.rank))}"
         )
     return record.rows
+
+
+def _leave_reason(item: WorkItem, said: Mapping[str, Any]) -> None:
+    """For summarize, which sees objects only; the log has it, too."""
+    with contextlib.suppress(PerseidError):
+        Storage(item.results_url).put(layout.failure(item.rank), json.dumps(said).encode())
 
 
 @functools.lru_cache(maxsize=1)
