@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from flaky import flaky_proxy
 
 from perseid.cli import main
 from perseid.measure.load import load_runs
@@ -90,20 +91,34 @@ def test_status_logs_table_and_report_of_a_finished_run(three, tmp_path, capsys)
     assert "What this run cost" in (tmp_path / "r.html").read_text()
 
 
+def test_a_busy_control_plane_is_asked_again(ministack, three, monkeypatch, capsys):
+    with flaky_proxy(ministack.endpoint, refuse=2) as flaky:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", flaky.endpoint)
+        assert perseid("status", three) == 0
+        assert "complete: 3 of 3 ranks" in capsys.readouterr().out
+        assert flaky.refused > 4  # Step Functions, logs, and objects
+
+
 def test_two_runs_at_once_keep_their_logs_apart(stack, data, capsys):
-    """Detached runs on the same functions: each fetches its own invocations only."""
+    """Detached runs on the same functions: each fetches its own invocations only.
+
+    The second one's ranks are short, so its children are EXPRESS and billed as such.
+    """
     urls = [f"{stack.bucket}/runs/{name}" for name in ("apart-1", "apart-2")]
-    for url in urls:
-        assert perseid("run", "--engine", "aws", "--data", data, "--out", url, "--detach") == 0
+    for url, more in zip(urls, ((), ("--timeout", 60)), strict=True):
+        words = ("--engine", "aws", "--data", data, "--out", url, "--detach", *more)
+        assert perseid("run", *words) == 0
     assert urls[1] in capsys.readouterr().out
     for url in urls:
         assert perseid("status", url, "--wait", "--json") == 0
-    requests = []
-    for url in urls:
-        engine = json.loads(Storage(url).get("engine.json"))
+    engines = [json.loads(Storage(url).get("engine.json")) for url in urls]
+    for engine in engines:
         assert sorted(attempt["rank"] for attempt in engine["attempts"]) == [0, 1, 2]
-        requests += [attempt["request_id"] for attempt in engine["attempts"]]
-    assert len(set(requests)) == 6
+    assert len({a["request_id"] for engine in engines for a in engine["attempts"]}) == 6
+    kinds = [engine["executions"][0]["map"]["children"] for engine in engines]
+    assert kinds == ["STANDARD", "EXPRESS"]
+    assert [engine["express_requests"] for engine in engines] == [0, 3]
+    assert engines[0]["transitions"] == engines[1]["transitions"] + 3
 
 
 def test_a_bad_partition_is_named_and_the_exit_status_says_so(stack, put_survey, capsys):
