@@ -52,6 +52,9 @@ DEFINITIONS = {
     "would have cost on AWS; no free tier. Another machine has other durations.",
     "Stages": "Wall-clock time of a rank. Fetch and decode run beside inference, so stages do "
     "not add up to the total.",
+    "Transport": "How the ranks' statistics were merged: directly between the ranks, through the "
+    "rendezvous' relay, or through the store. Collectives: seconds of the slowest rank in them, "
+    "waiting for the others included.",
     "Anomaly score": "Mahalanobis distance of an object's features from those of the whole "
     "survey, divided by the root of their number: about 1 for a plain object "
     "of a large survey.",
@@ -169,7 +172,7 @@ def _tiles(run: MeasuredRun, manifest: Manifest, prices: Prices) -> list[tuple[s
         ),
         ("Peak memory", _memory(run), "of any invocation"),
         ("Invocations", f"{len(run.reports):,}", plural(cold, "cold start")),
-        ("Transport", _transport(run, manifest), "of the ranks' statistics"),
+        ("Transport", run.transport or "–", _transport_note(run, manifest)),
     ]
 
 
@@ -192,9 +195,14 @@ def _memory(run: MeasuredRun) -> str:
     return "–" if run.max_memory_mb is None else f"{run.max_memory_mb:.0f} MB"
 
 
-def _transport(run: MeasuredRun, manifest: Manifest) -> str:
-    used = sorted({str(r["transport"]) for r in run.extra["records"] if "transport" in r})
-    return ", ".join(used) or str(manifest.settings.get("transport", "store"))
+def _transport_note(run: MeasuredRun, manifest: Manifest) -> str:
+    asked = str(manifest.settings.get("transport", "store"))
+    took = run.collectives_seconds
+    if run.transport == "store" != asked:
+        return f"of the ranks' statistics; {asked} was asked for: see the notes below"
+    if not took:
+        return "of the ranks' statistics"
+    return f"of the ranks' statistics; the collectives took {seconds(took).text} s at most"
 
 
 def _redshift_section(catalogue: Catalogue | None) -> str:

@@ -118,6 +118,18 @@ class MeasuredRun:
     """What the pages need beyond: manifest, summary, records."""
 
     @property
+    def transport(self) -> str | None:
+        """Which ways the ranks' statistics went; None where the source does not say."""
+        ways = {str(r["transport"]) for r in self.extra.get("records", ()) if r.get("transport")}
+        return ", ".join(sorted(ways)) or None
+
+    @property
+    def collectives_seconds(self) -> float | None:
+        """Of the slowest rank; None where ranks did not meet, or the source does not say."""
+        stages = [r["stages"] for r in self.extra.get("records", ()) if r.get("stages")]
+        return max((float(s.get("collectives", 0.0)) for s in stages), default=0.0) or None
+
+    @property
     def is_complete(self) -> bool | None:
         """All expected ranks left a result, as far as can be known."""
         if self.complete is not None:

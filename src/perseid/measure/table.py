@@ -23,6 +23,8 @@ RUN_COLUMNS = (
     Column("p90", "p90 (s)"),
     Column("p99", "p99 (s)"),
     Column("max", "max (s)"),
+    Column("transport", "Transport", numeric=False),
+    Column("collectives", "Collectives (s)"),
     Column("memory", "Memory Used (MB)"),
     Column("cost", "Cost Estimate ($)"),
     Column("used", "Cost by memory used ($)"),
@@ -94,6 +96,8 @@ def _run_row(run: MeasuredRun, prices: Prices) -> Mapping[str, Cell]:
         "ranks": _ranks([run]),
         "duration": seconds(span.seconds if span else None),
         "of": word(span.what if span else None),
+        "transport": word(run.transport),
+        "collectives": seconds(run.collectives_seconds),
         "memory": whole(run.max_memory_mb),
         "notes": word(_notes(run)),
         **_worker_cells(run.durations),
@@ -169,10 +173,20 @@ def _run_notes(runs: Sequence[MeasuredRun], prices: Prices) -> tuple[str, ...]:
         "those of Step Functions' history.",
         _worker_note(runs),
         "Memory Used: the highest Max Memory Used of all invocations.",
+        *_transport_notes(runs),
         RANKS_NOTE,
         *_expected_notes(runs),
         *_cost_notes(runs, prices),
     )
+
+
+def _transport_notes(runs: Iterable[MeasuredRun]) -> list[str]:
+    if not any(run.collectives_seconds for run in runs):
+        return []
+    return [
+        "Transport: which ways the ranks' statistics went. Collectives: seconds of the slowest "
+        "rank in them, waiting for the others included."
+    ]
 
 
 def _partition_notes(runs: Sequence[MeasuredRun], prices: Prices) -> tuple[str, ...]:

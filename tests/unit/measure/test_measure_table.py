@@ -16,6 +16,7 @@ from perseid.cli import main
 from perseid.errors import BadInput, NotFound
 from perseid.measure.load import load_runs, read_execution_times
 from perseid.measure.logruns import LoadOptions
+from perseid.measure.page import render_report
 from perseid.measure.prices import Prices
 from perseid.measure.runs import MeasuredRun, Place, percentiles, size_label, size_mb
 from perseid.measure.table import bill, partition_table, run_table, tables
@@ -185,6 +186,26 @@ def test_a_run_that_talked_directly_pays_for_its_rendezvous(
     after = bill(load_runs([str(made.path)])[0], Prices())
     minute = (0.25 * 0.04048 + 0.5 * 0.004445 + 0.005) / 60
     assert after.total - before.total == pytest.approx(minute, rel=1e-6)
+
+
+def test_the_transport_and_what_the_collectives_took(make_run: Callable[..., object]) -> None:
+    made = make_run(ranks=3, rows=3)
+    (row,) = rows(run_table(load_runs([str(made.path)]), Prices()).render("csv"))
+    assert (row["Transport"], row["Collectives (s)"]) == ("store", "")
+    path = made.path / "combined_data.json"
+    records = json.loads(path.read_text())
+    for number, record in enumerate(records):
+        record["transport"] = "direct" if number else "direct+relay"
+        record["stages"]["collectives"] = 0.25 * number
+    path.write_text(json.dumps(records))
+    (run,) = load_runs([str(made.path)])
+    table = run_table([run], Prices())
+    (row,) = rows(table.render("csv"))
+    assert (row["Transport"], float(row["Collectives (s)"])) == ("direct, direct+relay", 0.5)
+    assert any("slowest rank" in note for note in table.footnotes)
+    page = render_report(run)
+    assert "direct, direct+relay" in page
+    assert "the collectives took 0.5" in page
 
 
 def test_sources_that_are_none(tmp_path: Path) -> None:
