@@ -19,11 +19,13 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: pyproject.toml | $(BIN)/python
-	$(PIP) -e ".[simulate,report,formats]"
+	@echo "installing perseid and what the demo needs into $(VENV) (about a minute) ..."
+	@$(PIP) -e ".[simulate,report,formats]"
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
-	$(PIP) -e ".[dev]"
+	@echo "installing perseid and what development needs, torch among it, into $(VENV) (minutes) ..."
+	@$(PIP) -e ".[dev]"
 	@touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo

@@ -10,6 +10,7 @@ from __future__ import annotations
 import configparser
 import functools
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -342,7 +343,19 @@ class _sentences:
                 "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
             ) from error
         if isinstance(error, (BaseError, OSError, ValueError)):
-            raise StorageError(f"{self.where}: {_first_line(error)}") from error
+            raise StorageError(f"{self.where}: {_plainly(error)}") from error
+
+
+def _plainly(error: BaseException) -> str:
+    """The first line; of a disk's error what was tried and why it failed, without numbers."""
+    line = _first_line(error)
+    found = re.fullmatch(
+        r"Generic LocalFileSystem error: Unable to (.*): (.*) \(os error \d+\)", line
+    )
+    if found is None:
+        return line
+    tried = " ".join(found[1].split()[:2])
+    return f"cannot {tried} ({found[2]}); choose another place, or check its permissions"
 
 
 def _first_line(error: BaseException) -> str:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from perseid.errors import PerseidError
+from perseid.errors import BadInput, PerseidError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace) -> int:
     from perseid.comm.launch import run_local
 
+    if not Path(args.script).is_file():
+        raise BadInput(f"there is no script {args.script}")
     statuses = run_local([args.script, *args.arguments], args.ranks, timeout=args.timeout)
     failed = {rank: status for rank, status in statuses.items() if status}
     for rank, status in failed.items():
@@ -124,8 +126,6 @@ def _model(args: argparse.Namespace) -> int:
 
 def _ways(known: tuple, path: Path | None) -> tuple:  # type: ignore[type-arg]
     from dataclasses import replace
-
-    from perseid.errors import BadInput
 
     if path is None:
         return known

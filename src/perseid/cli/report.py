@@ -48,5 +48,5 @@ def _write(path: Path, text: str) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise BadInput(f"the report cannot be written to {path}: {error}") from error
+        raise BadInput(f"the report cannot be written to {path}: {error.strerror}") from error
     return str(path)

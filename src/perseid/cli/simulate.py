@@ -50,7 +50,12 @@ def run(args: argparse.Namespace) -> int:
         TimeRemainingColumn(),
     )
     start = time.perf_counter()
-    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
+    with Progress(
+        *columns,
+        console=Console(file=sys.stderr),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    ) as progress:
         task = progress.add_task("simulating", total=max(args.rows, 0))
         result = simulate(
             args.dest,
@@ -70,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
 def _say(result: Simulated, seconds: float) -> None:
     anomalies = {name: count for name, count in result.labels.items() if name != "none" and count}
     kinds = ", ".join(f"{count} {name}" for name, count in anomalies.items()) or "none"
-    print(f"{result.rows:,} objects in {len(result.files)} files in {result.url}")
+    files = f"{len(result.files):,} file{'s' * (len(result.files) != 1)}"
+    print(f"{result.rows:,} objects in {files} in {result.url}")
     print(f"seed {result.seed}; {seconds:.1f} s, {result.rows / seconds:,.0f} objects/s")
     print(f"{sum(anomalies.values())} labelled anomalies: {kinds}")
     print("magnitudes and redshifts are real (SDSS); the images are simulated to match them")

@@ -16,10 +16,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     parser.add_argument("survey", metavar="SURVEY", help="a file, a folder, or a URL of either")
     parser.add_argument("dest", metavar="DEST", help="folder or URL for 1.pt, 2.pt, …")
-    parser.add_argument(
+    much = parser.add_mutually_exclusive_group()
+    much.add_argument(
         "--size", default="25MB", help="size of a partition: 25MB is 1,278 SDSS cutouts (default)"
     )
-    parser.add_argument("--rows", type=int, metavar="N", help="rows a partition, instead of --size")
+    much.add_argument("--rows", type=int, metavar="N", help="rows a partition, instead of --size")
     known = ", ".join(suffix.lstrip(".") for suffix in suffixes())
     parser.add_argument("--format", default="pt", help=f"of the partitions: {known} (default: pt)")
     parser.add_argument(

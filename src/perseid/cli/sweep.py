@@ -54,11 +54,19 @@ def _words(text: str) -> list[str]:
 
 
 def _numbers(text: str) -> list[int]:
-    return [int(word) for word in _words(text)]
+    try:
+        return [int(word) for word in _words(text)]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: give whole numbers, such as 32,512") from None
 
 
 def _worlds(text: str) -> list[int | None]:
-    return [None if word == "files" else int(word) for word in _words(text)]
+    try:
+        return [None if word == "files" else int(word) for word in _words(text)]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: give numbers or files, such as 4,8,files"
+        ) from None
 
 
 def run(args: argparse.Namespace) -> int:

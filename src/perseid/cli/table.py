@@ -105,5 +105,5 @@ def _write(out: Path, chosen: list[Table], form: str) -> list[Path]:
         for path, text in files.items():
             path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise BadInput(f"the table cannot be written to {out}: {error}") from error
+        raise BadInput(f"the table cannot be written to {out}: {error.strerror}") from error
     return list(files)

@@ -78,8 +78,7 @@ def _train(args: argparse.Namespace, chosen: dict[str, Any]) -> TrainResult:
         torch.set_num_threads(args.threads)
     if args.rows is not None and args.rows < 1:
         raise BadInput(f"--rows is {args.rows}: at least 1 is needed")
-    if args.out.exists() and not args.out.is_dir():
-        raise BadInput(f"{args.out} is a file: OUT must be a folder")
+    _make_folder(args.out)
     options = TrainOptions(**chosen)
     start = load_weights(args.start) if args.start else None
     with _bar() as report, _stop_on_signal() as stop:
@@ -95,6 +94,15 @@ def _train(args: argparse.Namespace, chosen: dict[str, Any]) -> TrainResult:
             report=report,
             stop=stop,
         )
+
+
+def _make_folder(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise BadInput(f"{out} is a file: OUT must be a folder")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"the folder {out} cannot be made: {error.strerror}") from error
 
 
 @contextmanager

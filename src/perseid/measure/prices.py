@@ -114,7 +114,9 @@ def load_prices(path: str | Path) -> Prices:
     """
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise BadInput(f"the prices {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
         raise BadInput(f"the prices {path} cannot be read: {error}") from error
     if not isinstance(values, Mapping):
         raise BadInput(f"the prices {path} must be a JSON object of names and prices")

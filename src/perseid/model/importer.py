@@ -51,7 +51,7 @@ def import_checkpoint(file: str | Path, config: AstroMAEConfig = PUBLISHED) -> I
         It cannot be had.
     """
     try:
-        root = _unwrapped(load_torch(str(file), unknown="placeholder"))
+        root = _unwrapped(load_torch(str(file), unknown="placeholder"), file)
         module = isinstance(root, Placeholder)
         settings = list(_setting_misfits(root, config)) if module else []
         tensors = dict(_module_tensors(root) if module else _state_tensors(root))
@@ -65,7 +65,7 @@ def import_checkpoint(file: str | Path, config: AstroMAEConfig = PUBLISHED) -> I
     return Imported(Weights(config, arrays), "module" if module else "state_dict", classes)
 
 
-def _unwrapped(root: Any) -> Any:
+def _unwrapped(root: Any, file: str | Path) -> Any:
     """The module or mapping of tensors inside whatever a training script saved."""
     for _ in range(3):
         if isinstance(root, Placeholder) and isinstance(root.state, Mapping):
@@ -79,7 +79,7 @@ def _unwrapped(root: Any) -> Any:
                 break
             root = inner
     raise BadModel(
-        f"the file holds a {_kind(root)}, neither a module nor a dictionary of tensors: save the "
+        f"{file} holds a {_kind(root)}, neither a module nor a dictionary of tensors: save the "
         "model or its state_dict() with torch.save"
     )
 

@@ -161,10 +161,11 @@ def _check_rows(data: TrainingSet, options: TrainOptions) -> None:
         least = options.batch if split == TRAIN else 1
         if have < least:
             what = "plain objects with a redshift" if supervised else "usable rows"
+            held_out = len(data.rows(TEST, supervised=supervised))
             raise BadInput(
-                f"the survey has {have} {what} for {name}, at least {least} are needed (batch "
-                f"{options.batch}): give a larger survey, a smaller batch, or --epochs 0 to "
-                "pre-train only"
+                f"the survey has {have} {what} for {name} (and {held_out} held out), at least "
+                f"{least} are needed (batch {options.batch}): give a larger survey (one made with "
+                "--held-out has none to train on), a smaller batch, or --epochs 0 to pre-train only"
             )
 
 

@@ -66,8 +66,8 @@ def load_weights(url: str | Path) -> Weights:
         config = json.loads(members.pop(CONFIG_MEMBER).tobytes())
     except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise BadModel(
-            f"{store.where(name)} is not a perseid weight file (perseid model import, "
-            f"perseid train): {error}"
+            f"{store.where(name)} is no weight file: give one that perseid model import or "
+            "perseid train made"
         ) from error
     return Weights(AstroMAEConfig.from_dict(config), members)
 

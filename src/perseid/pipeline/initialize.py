@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from perseid import __version__
-from perseid.errors import AlreadyExists, BadInput, NotFound, RunError
+from perseid.errors import AlreadyExists, BadInput, BadModel, NotFound, RunError
 from perseid.pipeline import layout
 from perseid.pipeline.collect import READERS
 from perseid.pipeline.items import PartitionRef, WorkItem
@@ -68,6 +68,8 @@ def initialize(
     ------
     NotFound
         No such data.
+    BadModel
+        No such model.
     BadInput
         The data holds no partition.
     RunError

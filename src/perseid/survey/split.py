@@ -119,7 +119,10 @@ def survey_files(survey: str | Path) -> tuple[Storage, list[str]]:
     store = Storage(survey)
     found = {info.key: info.size for info in store.list() if suffix_of(info.key)}
     if not found:
-        raise NotFound(f"{store.where()} has no file of cutouts")
+        raise NotFound(
+            f"there is no file of cutouts at {store.where()}: give a file, a folder or a URL of "
+            f"files ending in {' '.join(suffixes())}"
+        )
     return store, sorted(found, key=natural_key)
 
 
