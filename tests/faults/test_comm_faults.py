@@ -119,6 +119,15 @@ def test_a_rank_that_leaves_early_is_lost_to_those_who_need_it():
         assert outcomes[rank][1].rank == 0
 
 
+def _give_and_go(comm):
+    return comm.gather(comm.rank, comm.world_size - 1)
+
+
+def test_ranks_that_give_their_part_and_leave_at_once_are_not_missed():
+    for _ in range(6):
+        assert run_threads(9, _give_and_go)[8] == list(range(9))
+
+
 def _sleeper(comm):
     """Rank 0 computes while another dies: its next call says so."""
     comm.barrier()

@@ -45,10 +45,14 @@ def to_receive(array: Array) -> tuple[memoryview, int]:
         It has gaps, or may not be written.
     """
     code = _code(array)
+    _check_place(array)
+    return octets(array), code
+
+
+def _check_place(array: Array) -> None:
     flags = array.flags
     if not (flags.c_contiguous and flags.writeable):
         raise BadInput("an array that is received into must be contiguous and writable")
-    return octets(array), code
 
 
 def blob(data: memoryview) -> Blob:
@@ -93,7 +97,7 @@ def like(into: Array | None, array: Array) -> Array:
         raise BadInput(
             f"the result needs an array of shape {array.shape} of {array.dtype}, not {have}"
         )
-    to_receive(into)
+    _check_place(into)
     return into
 
 

@@ -162,7 +162,9 @@ class ObjectPort(Port[Any]):
 
 def octets(array: Array) -> memoryview:
     """The bytes of a contiguous array, shared."""
-    return array.reshape(-1).view(np.uint8).data if array.size else memoryview(bytearray())
+    if not array.size:
+        return memoryview(bytearray())
+    return (array if array.ndim == 1 else array.reshape(-1)).view(np.uint8).data
 
 
 class ArrayPort(Port[Array]):

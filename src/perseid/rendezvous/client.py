@@ -245,7 +245,7 @@ class Client(Registration):
 
     def _collect(self, wanted: list[int], deadline: float) -> dict[int, Link]:
         def gone(rank: int) -> bool:
-            return rank in self._lost or (rank in self._left and rank not in self._links)
+            return rank in self._lost or (rank in self._out_of_reach and rank not in self._links)
 
         def settled() -> bool:
             return any(gone(r) or r in self._failed for r in wanted) or all(

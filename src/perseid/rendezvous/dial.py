@@ -55,7 +55,9 @@ def resolve(endpoint: Endpoint) -> list[tuple[socket.AddressFamily, str]]:
     OSError
         The name is not known.
     """
-    infos = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
+    # As bytes: Python would load its codec for international names, milliseconds at every start.
+    host = endpoint.host.encode() if endpoint.host.isascii() else endpoint.host
+    infos = socket.getaddrinfo(host, endpoint.port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys((info[0], str(info[4][0])) for info in infos))
 
 

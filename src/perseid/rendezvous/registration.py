@@ -85,6 +85,9 @@ class Notice:
     """One clause for people."""
 
 
+LAST_LINK_SECONDS = 0.5
+"""After a rank's goodbye, how long a connection that it made may still be settling."""
+
 WHY = {
     Departure.LEFT: "it said goodbye",
     Departure.CLOSED: "its connection to the rendezvous ended",
@@ -113,6 +116,8 @@ class Registration:
         self._ways: dict[int, str] = {}
         self._lost: dict[int, str] = {}
         self._left: set[int] = set()
+        self._out_of_reach: set[int] = set()
+        """Ranks that left so long ago that no connection of theirs is still on its way."""
         self._failed: dict[int, str] = {}
         self._missing: list[int] | None = None
         self._complete = False
@@ -255,6 +260,7 @@ class Registration:
             self._peers[peer.rank] = peer
             self._lost.pop(peer.rank, None)
             self._left.discard(peer.rank)
+            self._out_of_reach.discard(peer.rank)
         self._punch.learnt(peer)
         if joined:
             self._tell(Notice("joined", peer.rank))
@@ -273,9 +279,18 @@ class Registration:
                 self._lost[gone.rank] = reason
                 self._close_unless_taken(self._links.pop(gone.rank, None))
             self._changed.notify_all()
-        if not left:
+        if left:
+            self._reactor.later(LAST_LINK_SECONDS, partial(self._no_more_of, gone.rank))
+        else:
             self._punch.forget(gone.rank)
         self._tell(Notice("left" if left else "lost", gone.rank, reason))
+
+    def _no_more_of(self, rank: int) -> None:
+        # A quick rank connects, sends and leaves; its goodbye may come before the handshake's end.
+        with self._changed:
+            if rank in self._left:
+                self._out_of_reach.add(rank)
+                self._changed.notify_all()
 
     def _close_unless_taken(self, link: Link | None) -> None:
         if link is not None and link.rank not in self._taken:
