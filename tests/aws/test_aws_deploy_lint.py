@@ -1,0 +1,97 @@
+"""The template and the state machine under the linters, and rules of our own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import perseid.aws
+from perseid.aws import policy, template
+
+DATA = Path(perseid.aws.__file__).parent / "data"
+ERRORS = Path(perseid.aws.__file__).parents[1] / "errors.py"
+
+
+def run(*words, **options):
+    done = subprocess.run(words, capture_output=True, text=True, timeout=280, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_cfn_lint_finds_nothing():
+    linter = Path(sys.executable).parent / "cfn-lint"
+    assert run(linter, "--include-checks", "I", "--ignore-checks", "I3011", "I3042", "--",
+               DATA / "template.yaml").strip() == ""  # fmt: skip
+
+
+def machine():
+    return json.loads(template.definition())
+
+
+def test_both_maps_differ_in_their_kind_alone():
+    states = machine()["States"]
+    standard = json.dumps(states["WorkersStandard"])
+    express = json.dumps(states["WorkersExpress"])
+    for one, other in (("STANDARD", "EXPRESS"), ("standard", "express"), ("Standard", "Express")):
+        standard = standard.replace(one, other)
+    assert standard == express
+
+
+def test_every_way_out_of_the_machine_is_caught_or_has_a_cause():
+    states = machine()["States"]
+    for name, state in states.items():
+        if state["Type"] in ("Task", "Map"):
+            assert any("States.ALL" in catch["ErrorEquals"] for catch in state["Catch"]), name
+        if state["Type"] == "Fail":
+            assert state["CausePath"].startswith("$.")
+    work = states["WorkersStandard"]["ItemProcessor"]["States"]["WorkStandard"]
+    assert states["WorkersStandard"]["ResultPath"] is None  # 256 KiB would be 800 ranks
+    final, throttled, again = work["Retry"]
+    assert final["MaxAttempts"] == 0
+    assert again["ErrorEquals"] == ["States.ALL"]
+    assert "Lambda.TooManyRequestsException" in throttled["ErrorEquals"]
+
+
+def test_errors_that_are_not_retried_are_errors_of_ours():
+    states = machine()["States"]
+    named = states["WorkersStandard"]["ItemProcessor"]["States"]["WorkStandard"]["Retry"][0]
+    ours = ERRORS.read_text()
+    for name in named["ErrorEquals"]:
+        assert f"class {name}(" in ours, name
+
+
+def test_policies_fit_iam_and_name_what_they_allow():
+    for made in (
+        policy.deployer("perseid", "123456789012", "eu-central-1", "bucket"),
+        policy.runner("perseid", "123456789012", "eu-central-1", ["data"], ["results"]),
+    ):
+        size = len(json.dumps(made, separators=(",", ":")))
+        assert size <= 6144, size  # a managed policy's limit
+        for statement in made["Statement"]:
+            wild = statement["Resource"] == ["*"] and "Condition" not in statement
+            names = {action.partition(":")[2] for action in statement["Action"]}
+            readers = ("Describe", "List", "Get")
+            assert not wild or statement["Sid"] == "TaskDefinitions" or all(
+                name.startswith(readers) for name in names
+            ), statement["Sid"]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_asl_validator_finds_nothing(tmp_path):
+    if shutil.which("npm") is None:
+        pytest.skip("no npm on this machine")
+    run("npm", "install", "--silent", "--no-audit", "asl-validator@4.0.0", cwd=tmp_path)
+    run("npx", "asl-validator", "--json-path", DATA / "statemachine.asl.json", cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_checkov_finds_nothing_but_what_is_listed(tmp_path):
+    run(sys.executable, "-m", "venv", tmp_path / "venv")
+    run(tmp_path / "venv/bin/python", "-m", "pip", "install", "-q", "checkov==3.3.30")
+    run(tmp_path / "venv/bin/checkov", "--config-file", Path(__file__).parent / "checkov.yaml",
+        "-f", DATA / "template.yaml")  # fmt: skip
