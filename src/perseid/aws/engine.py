@@ -5,6 +5,7 @@ The whole run works there, initialize and summarize included; this side only ask
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -29,6 +30,8 @@ from perseid.storage import Storage, join_url, normalise_url
 
 FIRST_WAIT, LONGEST_WAIT, LONGER = 1.0, 5.0, 1.25
 """Seconds between two looks: short at first, longer by this factor each time."""
+RECENT = 50
+"""Executions that are looked at for one that has just begun."""
 WATCH_SECONDS = 86_400.0
 """Nobody watches for longer; the execution goes on."""
 Tell = Callable[[MapProgress], None]
@@ -175,11 +178,28 @@ class AwsEngine:
             There is no such run or execution.
         """
         if run.startswith("s3://"):
-            arns = self.executions(run)
-            return Started(arns[-1], normalise_url(run), resumed=len(arns) > 1)
+            return self._newest(normalise_url(run))
         arn = run if run.startswith("arn:") else self.place.execution(run)
         given = json.loads(self._describe(arn)["input"])
         return Started(arn, _results_of(given, arn), resumed=bool(given.get("resume")))
+
+    def _newest(self, url: str) -> Started:
+        """Of the run at a prefix; one that has just begun has left nothing there yet."""
+        with aws_errors():
+            listed = self.calls.client("stepfunctions").list_executions(
+                stateMachineArn=self.place.state_machine, maxResults=RECENT
+            )["executions"]
+        begun = Storage(url).exists(layout.MANIFEST)
+        for entry in listed:  # newest first
+            if begun and entry["status"] != "RUNNING":
+                continue
+            arn = str(entry["executionArn"])
+            given = json.loads(self._describe(arn).get("input") or "{}")
+            with contextlib.suppress(BadInput):
+                if _results_of(given, arn) == url:
+                    return Started(arn, url, resumed=bool(given.get("resume")))
+        arns = self.executions(url)
+        return Started(arns[-1], url, resumed=len(arns) > 1)
 
     def _describe(self, arn: str) -> Mapping[str, Any]:
         with aws_errors():

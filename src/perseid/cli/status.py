@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import TYPE_CHECKING
 
 from perseid.cli.awsarguments import add_aws_arguments
-from perseid.cli.outcome import COMPLETE, INCOMPLETE
+from perseid.cli.outcome import COMPLETE, INCOMPLETE, show
 from perseid.errors import BadInput, NotFound
 from perseid.pipeline import layout
 from perseid.pipeline.manifest import Manifest
 from perseid.storage import Storage
+
+if TYPE_CHECKING:
+    from perseid.aws.engine import AwsEngine, Started
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -57,13 +61,9 @@ def _engine(store: Storage) -> dict[str, object]:
         return {}
 
 
-def _on_aws(args: argparse.Namespace, engine: object, started: object) -> int:
-    from perseid.aws.engine import AwsEngine, Started
+def _on_aws(args: argparse.Namespace, engine: AwsEngine, started: Started) -> int:
     from perseid.cli.awsprogress import AwsProgress, line
-    from perseid.cli.outcome import show
 
-    assert isinstance(engine, AwsEngine)
-    assert isinstance(started, Started)
     now = engine.look(started)
     if args.wait and not now.ended:
         with AwsProgress(quiet=args.quiet or args.json) as progress:
