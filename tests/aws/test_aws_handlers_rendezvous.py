@@ -35,7 +35,7 @@ def command(stack):
 
 @pytest.fixture(scope="module")
 def container():
-    """The container as the template has it: ministack hands out neither secrets nor health check."""
+    """The container as the template has it: ministack tells neither secrets nor health check."""
     task = cfn_yaml.loads(template())["Resources"]["Task"]
     return task["Properties"]["ContainerDefinitions"][0]
 
