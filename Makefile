@@ -28,6 +28,10 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	@$(PIP) -e ".[dev]"
 	@touch $@ $(VENV)/.demo
 
+$(VENV)/.slow: $(VENV)/.dev
+	@$(PIP) -e ".[dev,fuzz,bench]"
+	@touch $@
+
 demo: $(VENV)/.demo
 	@$(BIN)/python scripts/demo.py --rows $(DEMO_ROWS) --out $(DEMO)
 
@@ -43,11 +47,15 @@ docs: $(VENV)/.dev
 test: lint docs
 	$(BIN)/python -m pytest -m "not slow"
 
-test-slow: lint docs
-	$(BIN)/python -m pytest -m slow
+test-slow: lint docs $(VENV)/.slow
+	PERSEID_FUZZ_SECONDS=600 $(BIN)/python -m pytest -m slow --timeout 1800
 
-bench: $(VENV)/.dev
+bench: $(VENV)/.slow
 	$(BIN)/python benchmarks/worker.py
+	$(BIN)/python benchmarks/local_engine.py
+	$(BIN)/python benchmarks/rendezvous.py
+	$(BIN)/python benchmarks/comm.py
+	$(BIN)/python benchmarks/collect.py
 
 clean:
 	rm -rf $(VENV) site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
