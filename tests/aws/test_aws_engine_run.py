@@ -91,6 +91,18 @@ def test_status_logs_table_and_report_of_a_finished_run(three, tmp_path, capsys)
     assert "What this run cost" in (tmp_path / "r.html").read_text()
 
 
+def test_logs_that_have_expired_are_still_in_the_runs_folder(stack, three, capsys):
+    before = Storage(three).get("engine.json")
+    stack.aws.client("logs").delete_log_group(
+        logGroupName=f"/aws/lambda/{stack.outputs['WorkerFunction']}"
+    )
+    assert perseid("status", three) == 0
+    assert "3 ranks in" in capsys.readouterr().out
+    assert Storage(three).get("engine.json") == before
+    assert perseid("logs", three, "--rank", 2) == 0
+    assert "REPORT RequestId" in capsys.readouterr().out
+
+
 def test_a_busy_control_plane_is_asked_again(ministack, three, monkeypatch, capsys):
     with flaky_proxy(ministack.endpoint, refuse=2) as flaky:
         monkeypatch.setenv("AWS_ENDPOINT_URL", flaky.endpoint)

@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from perseid.aws.calls import Calls
@@ -74,6 +74,23 @@ def collect(calls: Calls, place: Place, manifest: Manifest, arns: Sequence[str])
     engine = _engine(calls, place, mapped, executions, workers)
     _write(store, workers, around, engine)
     return Collected(mapped, executions, engine)
+
+
+def collected_before(store: Storage, arns: Sequence[str]) -> MapResult | None:
+    """What `collect` wrote of these executions, if it was whole; logs may have expired since."""
+    try:
+        engine = json.loads(store.get(layout.ENGINE))
+        had = [execution["arn"] for execution in engine["executions"]]
+        names = {field.name for field in fields(Attempt)}
+        plain = [{k: v for k, v in a.items() if k in names} for a in engine["attempts"]]
+        attempts = [Attempt(**a | {"ending": Ending(a["ending"])}) for a in plain]
+    except (NotFound, ValueError, KeyError, TypeError):
+        return None
+    ended = all(execution["status"] != "RUNNING" for execution in engine["executions"])
+    if had != list(arns) or engine["unreported"] or not ended:
+        return None
+    failures = {int(rank): text for rank, text in engine["failures"].items()}
+    return MapResult(tuple(attempts), failures, engine["wall_seconds"], engine["concurrency"])
 
 
 def attempts_of(

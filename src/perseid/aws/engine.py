@@ -14,7 +14,7 @@ from typing import Any
 
 from perseid import errors
 from perseid.aws.calls import Calls
-from perseid.aws.collect import collect
+from perseid.aws.collect import collect, collected_before
 from perseid.aws.place import Place
 from perseid.aws.progress import MapProgress, Watcher
 from perseid.aws.session import aws_errors
@@ -139,6 +139,8 @@ class AwsEngine:
     def finish(self, started: Started) -> RunResult:
         """Fetch logs and times of an ended execution, and what the run came to.
 
+        What was fetched before, whole, is not fetched again.
+
         Raises
         ------
         PerseidError
@@ -152,14 +154,17 @@ class AwsEngine:
             raise error
         store = Storage(started.results_url)
         manifest = Manifest.load(store)
-        collected = collect(self.calls, self.place, manifest, self.executions(started.results_url))
+        arns = self.executions(started.results_url)
+        mapped = collected_before(store, arns)
+        if mapped is None:
+            mapped = collect(self.calls, self.place, manifest, arns).mapped
         if error is not None:
             raise error
-        summary = _with_reasons(store, collected.mapped.failures)
+        summary = _with_reasons(store, mapped.failures)
         incomplete = None
         if summary["status"] != "complete":
             incomplete = missing_sentence(store.where(), summary)
-        return RunResult(manifest, collected.mapped, summary, incomplete)
+        return RunResult(manifest, mapped, summary, incomplete)
 
     def executions(self, url: str) -> list[str]:
         """ARNs of a run's executions, oldest first: its own, and those that went on with it."""
