@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -40,6 +41,8 @@ class Aws:
 
     def __init__(self, region: str | None = None, profile: str | None = None) -> None:
         boto3 = _boto3()
+        # boto3 knows AWS_DEFAULT_REGION only; Lambda, other SDKs and our storage say AWS_REGION.
+        region = region or os.environ.get("AWS_REGION") or None
         with aws_errors():
             self._session = boto3.Session(profile_name=profile, region_name=region)
         if self._session.region_name is None:
