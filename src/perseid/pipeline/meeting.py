@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -35,15 +37,22 @@ class Meeting:
         """As the item's options say; None where its statistics go through the store.
 
         ``rendezvous_endpoint`` and, but for an open server, ``rendezvous_key``;
-        ``meeting_seconds`` changes how long ranks wait for each other.
+        ``meeting_seconds`` changes how long ranks wait for each other, ``ends`` (seconds since the
+        epoch) says when this worker must be done.
         """
         options = item.options
         where = options.get("rendezvous_endpoint")
         if item.transport == STORE or "script" in options or not where:
             return None
         seconds = float(options.get("meeting_seconds", cls.deadline))
-        key = options.get("rendezvous_key")
-        return cls(str(where), key, item.transport, seconds, seconds)
+        left = max(0.0, float(options.get("ends", math.inf)) - time.time())
+        return cls(
+            str(where),
+            options.get("rendezvous_key"),
+            item.transport,
+            min(seconds, left / 2),
+            min(seconds, left / 4),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, the key included: for a worker's pipe, never for a file."""

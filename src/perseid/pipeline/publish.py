@@ -21,9 +21,9 @@ NOTHING: Json = {"redshift": None, "anomaly": None, "top": [], "rows": 0, "repea
 """Findings of a run that has no catalogue."""
 
 
-def publish_catalogue(storage: Storage, survey: merge.Survey, run_id: str) -> int:
-    """Write ``catalogue.parquet``, a row group a partition; its bytes."""
-    with temporary_folder("the catalogue") as folder:
+def publish_catalogue(storage: Storage, survey: merge.Survey, run_id: str, who: str) -> int:
+    """Write ``catalogue.parquet``, a row group a partition; its bytes. `who` is for errors."""
+    with temporary_folder(who) as folder:
         path = folder / layout.CATALOGUE
         with (
             open(path, "wb") as file,

@@ -119,7 +119,7 @@ def _of_store(storage: Storage, manifest: Manifest, failures: Mapping[int, str])
         missing |= broken
         records = {rank: records[rank] | {"transport": STORE} for rank in records
                    if rank not in missing}  # fmt: skip
-        publish_catalogue(storage, survey, manifest.run_id)
+        publish_catalogue(storage, survey, manifest.run_id, "summarize")
         settings, used = manifest.settings, STORE
         found = findings(survey, groups, settings["anomaly"], int(settings["top"]))
     storage.put(layout.COMBINED, dump([records[rank] for rank in sorted(records)]))

@@ -172,7 +172,7 @@ def publish(
     item, storage = left.item, left.storage
     survey = merge.rank(parts)
     with clock.stage("publish"):
-        size = publish_catalogue(storage, survey, item.run_id)
+        size = publish_catalogue(storage, survey, item.run_id, "rank 0")
         storage.put(layout.COMBINED, _json(records))
     done = {
         "run_id": item.run_id,

@@ -15,6 +15,7 @@ from perseid.pipeline import layout
 from perseid.pipeline.initialize import initialize
 from perseid.pipeline.items import WorkItem
 from perseid.pipeline.manifest import Manifest
+from perseid.pipeline.records import STORE
 from perseid.pipeline.request import RunRequest
 from perseid.storage import Storage
 
@@ -74,18 +75,22 @@ def _resume(url: str, execution: str, request_id: str) -> dict[str, Any]:
     if execution == manifest.run_id:
         raise RunError(f"{url} is the run of this very execution: resume it by another one")
     items = [_again(storage, manifest.item(rank)) for rank in missing_ranks(storage, manifest)]
+    storage.delete([layout.MERGED])  # what was merged is not what there will be
     key = layout.items_of(execution)
     storage.put(key, json.dumps([item.to_json() for item in items], indent=1).encode())
     return _state(manifest, items, key, execution)
 
 
 def _again(storage: Storage, item: WorkItem) -> WorkItem:
-    """The item of a rank that was tried before: its attempts are counted on."""
+    """The item of a rank that was tried before: its attempts are counted on.
+
+    It meets nobody: the ranks that are done will not come again.
+    """
     try:
         before = int(json.loads(storage.get(layout.record(item.rank)))["attempt"])
     except (NotFound, ValueError, KeyError, TypeError):
         before = ATTEMPTS
-    return replace(item, options={**item.options, "attempts_before": before})
+    return replace(item, transport=STORE, options={**item.options, "attempts_before": before})
 
 
 def _state(

@@ -16,7 +16,9 @@ from perseid.aws.handlers import log
 from perseid.errors import PerseidError, StorageError
 from perseid.pipeline import layout
 from perseid.pipeline.items import WorkItem
+from perseid.pipeline.meeting import Meeting
 from perseid.pipeline.work import load_runtime, work
+from perseid.rendezvous import job_key
 from perseid.storage import Storage
 
 if TYPE_CHECKING:
@@ -33,7 +35,10 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     """
     began = time.monotonic()
     item = WorkItem.from_json(event["item"])
-    options = {**item.options, "timeout": _script_seconds(item.options, context)}
+    options = {
+        **item.options, **_meeting_options(item, context),
+        "timeout": _script_seconds(item.options, context),
+    }  # fmt: skip
     item = replace(item, options=options)
     attempt = 1 + int(event.get("attempt_before") or 0) + int(options.get("attempts_before", 0))
     who = {"run": item.run_id, "rank": item.rank, "attempt": attempt}
@@ -73,6 +78,36 @@ def _leave_reason(item: WorkItem, said: Mapping[str, Any]) -> None:
     """For summarize, which sees objects only; the log has it, too."""
     with contextlib.suppress(PerseidError):
         Storage(item.results_url).put(layout.failure(item.rank), json.dumps(said).encode())
+
+
+def _meeting_options(item: WorkItem, context: Any) -> dict[str, Any]:
+    """Where ranks are to meet: when this one must be done, and the job's key.
+
+    The key lies in no object of the run: each worker derives it from the stack's secret.
+    """
+    name = os.environ.get("RENDEZVOUS_SECRET_PARAMETER")
+    if Meeting.of_item(item) is None:
+        return {}
+    left = float(context.get_remaining_time_in_millis()) / 1000 - SPARE_SECONDS
+    options: dict[str, Any] = {"ends": time.time() + left}
+    if name and "rendezvous_key" not in item.options:
+        try:
+            options["rendezvous_key"] = job_key(_secret(name), item.run_id).hex()
+        except Exception as error:  # without it the ranks merge through the store, and say why
+            log.write("no key", run=item.run_id, rank=item.rank, message=str(error)[:500])
+    return options
+
+
+@functools.lru_cache(maxsize=1)
+def _secret(name: str) -> bytes:
+    """The stack's secret, kept for the next rank that comes to this environment."""
+    import boto3  # the Lambda runtime has it
+    from botocore.config import Config
+
+    # All ranks ask at once, and Parameter Store answers 40 a second.
+    patient = Config(retries={"max_attempts": 12, "mode": "adaptive"})
+    found = boto3.client("ssm", config=patient).get_parameter(Name=name, WithDecryption=True)
+    return str(found["Parameter"]["Value"]).strip().encode()
 
 
 @functools.lru_cache(maxsize=1)
