@@ -13,6 +13,9 @@ from perseid.aws.place import Place
 from perseid.pipeline.request import RunRequest
 from perseid.storage import Storage
 
+AT_ONCE = 6
+"""The concurrency that ministack is started with."""
+
 
 def run(stack, put_survey, ranks, rows, seconds):
     data, results = f"{stack.bucket}/many-{ranks}", f"{stack.bucket}/runs/many-{ranks}"
@@ -32,9 +35,10 @@ def run(stack, put_survey, ranks, rows, seconds):
     asked = sum(n for name, n in kept["api_calls"].items() if not name.startswith("s3."))
     work = sum(a.work_seconds for a in result.mapped.attempts)
     print(
-        f"\n{ranks} ranks: {wall:.1f} s, {result.mapped.concurrency} at once, "
-        f"{1000 * (wall - work / result.mapped.concurrency) / ranks:.0f} ms a rank beyond its "
-        f"work, {asked} requests of Step Functions and CloudWatch, {engine.calls.total} in all"
+        f"\n{ranks} ranks, at most {AT_ONCE} at once: {wall:.1f} s, of it "
+        f"{work / AT_ONCE:.1f} s the ranks' own work, {1e3 * (wall - work / AT_ONCE) / ranks:.0f} "
+        f"ms a rank beyond it; {asked} requests of Step Functions and CloudWatch, "
+        f"{engine.calls.total} in all"
     )
     return asked, engine, wall
 
