@@ -13,6 +13,7 @@ from perseid.engines.local import LocalEngine
 from perseid.engines.options import LocalOptions
 from perseid.pipeline.initialize import new_run_id
 from perseid.pipeline.request import RunRequest
+from perseid.rendezvous import Config, EmbeddedServer
 from perseid.storage import Storage
 
 THREE = new_run_id(time.time())
@@ -65,6 +66,24 @@ def test_an_existing_payload_is_refused_in_one_sentence_where_its_data_is_missin
     assert (done["status"], done["error"]) == ("FAILED", "NotFound")
     assert "is not there" in done["cause"]
     assert "{" not in done["cause"]
+
+
+def test_ranks_that_talk_to_each_other_meet_with_the_stacks_secret(stack, put_survey, tmp_path):
+    data, results = f"{stack.bucket}/talk", f"{stack.bucket}/runs/talk"
+    put_survey(data, 3)
+    name = stack.outputs["RendezvousSecretParameter"]
+    ssm = stack.aws.client("ssm")
+    secret = ssm.get_parameter(Name=name, WithDecryption=True)["Parameter"]["Value"].encode()
+    config = Config(host="127.0.0.1", port=0, http_port=None, secret=secret)
+    with EmbeddedServer(config) as server:
+        given = {"data": data, "results": results, "transport": "direct"}
+        given["rendezvous_endpoint"] = server.address
+        done = run_to_end(*machine(stack), new_run_id(time.time()), given)
+    assert done["status"] == "SUCCEEDED", (done.get("error"), done.get("cause"))
+    assert (done["output"]["max_concurrency"], done["output"]["children"]) == (3, "STANDARD")
+    records = json.loads(Storage(results).get("combined_data.json"))
+    assert {record["transport"] for record in records} == {"direct"}, records[0]
+    assert same_catalogue(results, local_twin(stack, tmp_path, "talk", data))
 
 
 @pytest.mark.slow
