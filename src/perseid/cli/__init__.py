@@ -6,7 +6,7 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from perseid import __version__
 from perseid.errors import PerseidError
@@ -37,21 +37,26 @@ A command module has ``configure(parser)`` and ``run(args) -> int`` (the exit st
 """
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; errors of ours are one sentence on stderr and their exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    name = next((word for word in arguments if not word.startswith("-")), None)
-    parser = argparse.ArgumentParser(prog="perseid", description=__doc__, allow_abbrev=False)
+def make_parser(names: Collection[str]) -> argparse.ArgumentParser:
+    """The parser with the options of these commands; the others are only named."""
+    parser = argparse.ArgumentParser(prog="perseid", allow_abbrev=False)
     parser.description = "Run a model over a survey of cutouts, as many small workers."
     parser.add_argument("--version", action="version", version=f"perseid {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for command, line in COMMANDS.items():
         sub = commands.add_parser(command, help=line, description=line[0].upper() + line[1:] + ".")
-        if command == name:
+        if command in names:
             module = importlib.import_module(f"perseid.cli.{command.replace('-', '_')}")
             module.configure(sub)
             sub.set_defaults(call=module.run)
-    args = parser.parse_args(arguments)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; errors of ours are one sentence on stderr and their exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = next((word for word in arguments if not word.startswith("-")), None)
+    args = make_parser([name] if name else []).parse_args(arguments)
     try:
         return int(args.call(args))
     except PerseidError as error:

@@ -16,10 +16,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """The three commands and their options."""
     commands = parser.add_subparsers(dest="what", metavar="COMMAND", required=True)
     run_ = commands.add_parser("run", help="run a Python program on N ranks of this machine")
-    run_.add_argument("-n", "--ranks", type=int, default=os.cpu_count() or 1, metavar="N")
+    run_.add_argument("-n", "--ranks", type=int, default=os.cpu_count() or 1, metavar="N",
+                      help="processes (default: cores)")  # fmt: skip
     run_.add_argument("--timeout", type=float, metavar="SECONDS", help="end all after this time")
-    run_.add_argument("script", metavar="SCRIPT.py")
-    run_.add_argument("arguments", nargs=argparse.REMAINDER)
+    run_.add_argument("script", metavar="SCRIPT.py", help="a program that uses perseid.comm")
+    run_.add_argument("arguments", nargs=argparse.REMAINDER, help="its own arguments")
     bench = commands.add_parser("bench", help="measure on this machine, beside mpi4py and gloo")
     bench.add_argument("-n", "--ranks", type=int, nargs="+", default=[2, 4, 8], metavar="N")
     bench.add_argument("--iterations", type=int, default=300, metavar="N")

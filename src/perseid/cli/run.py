@@ -43,13 +43,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--world-size", type=int, metavar="N", help="ranks (default: a partition each)"
     )
     what.add_argument("--batch-size", type=int, metavar="ROWS", help="rows a model call, at most")
-    what.add_argument("--precision", choices=("float32", "int8"))
-    what.add_argument("--anomaly", choices=("both", "embedding", "residual", "none"))
+    what.add_argument("--precision", choices=("float32", "int8"),
+                      help="of the encoder (default float32)")  # fmt: skip
+    what.add_argument("--anomaly", choices=("both", "embedding", "residual", "none"),
+                      help="what scores are made from (default both)")  # fmt: skip
     what.add_argument("--top", type=int, metavar="N", help="length of the list of anomalies")
     what.add_argument("--file-limit", type=int, metavar="N", help="the first N partitions only")
     what.add_argument("--bucket-root", metavar="DIR", help="local folder whose sub-folders stand "
                       "for the buckets")  # fmt: skip
-    what.add_argument("--transport", choices=("store", "direct", "relay", "auto"))
+    what.add_argument("--transport", choices=("store", "direct", "relay", "auto"),
+                      help="how ranks exchange statistics (default store)")  # fmt: skip
     add_engine_arguments(parser)
     parser.add_argument("--replace", action="store_true", help="remove a run that is in the way")
     parser.add_argument("--dry-run", action="store_true", help="print the plan, run nothing")

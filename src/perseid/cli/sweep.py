@@ -32,7 +32,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("--data", required=True, metavar="SURVEY", help="a file, folder or URL")
     parser.add_argument("--out", required=True, type=Path, help="folder of the sweep")
-    parser.add_argument("--partition-sizes", type=_words, default=["25MB"], metavar="25MB,50MB")
+    parser.add_argument("--partition-sizes", type=_words, default=["25MB"], metavar="25MB,50MB",
+        help="default 25MB",
+    )  # fmt: skip
     parser.add_argument(
         "--data-sizes", type=_words, default=[WHOLE], metavar="1GB,2GB",
         help="ceil(data / partition) partitions each; default: all",
@@ -41,7 +43,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--world-sizes", type=_worlds, default=[None], metavar="4,8,files",
         help="ranks; `files` (default) is one a partition",
     )  # fmt: skip
-    parser.add_argument("--batch-sizes", type=_numbers, default=[DEFAULT_BATCH], metavar="32,512")
+    parser.add_argument("--batch-sizes", type=_numbers, default=[DEFAULT_BATCH], metavar="32,512",
+        help="rows a model call, at most (default 512)",
+    )  # fmt: skip
     parser.add_argument("--repeat", type=int, default=3, metavar="N", help="repetitions (3)")
     parser.add_argument("--model", default="default", help="exported model")
     parser.add_argument("--workers", type=int, metavar="N", help="processes at once")

@@ -41,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for name, kind, text in OPTIONS:
         add(f"--{name}", type=kind, metavar="N" if kind is int else "X", help=text)
     add("--config", metavar="NAME", help="small or published (default small)")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if any")
     add("--threads", type=int, metavar="N", help="processor threads (default: torch's choice)")
     add("--rows", type=int, metavar="N", help="take only the first N usable rows")
     add("--start", metavar="WEIGHTS", help="begin with the encoder of a former training")
