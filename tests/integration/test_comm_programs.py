@@ -100,7 +100,12 @@ def test_comm_bench_measures_this_machine(tmp_path):
     numbers = json.loads(out.read_text())
     assert 0 < numbers["plain TCP, round trip 8 B"] < 0.1
     columns = numbers["2"]["perseid"]
-    assert {"barrier", "round trip 8 B", "round trip 64 MiB", "last start to first collective"} <= set(columns)
+    assert {
+        "barrier",
+        "round trip 8 B",
+        "round trip 64 MiB",
+        "last start to first collective",
+    } <= set(columns)
     assert all(0 < value < 60 for value in columns.values())
     assert "allreduce 1e6 doubles" in result.stdout
 

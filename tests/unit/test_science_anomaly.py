@@ -59,9 +59,7 @@ def test_merging_in_any_grouping_equals_the_whole(cuts, seed, pairs):
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    cuts=st.lists(st.integers(0, 23), max_size=8), pairs=st.randoms(use_true_random=False)
-)
+@given(cuts=st.lists(st.integers(0, 23), max_size=8), pairs=st.randoms(use_true_random=False))
 def test_partials_give_the_same_bits_in_any_grouping(cuts, pairs):
     parts = [Moments.of(_features(9, seed=s)) for s in range(23)]
     whole = Partial.of(enumerate(parts)).total()

@@ -163,7 +163,11 @@ def _tiles(run: MeasuredRun, manifest: Manifest, prices: Prices) -> list[tuple[s
     flagged = sum(int(r.get("rows_flagged", 0)) for r in records)
     cold = sum(report.cold for report in run.reports)
     return [
-        ("Rows", f"{run.rows or 0:,}", f"{flagged:,} more without a prediction" if flagged else "all with a prediction"),
+        (
+            "Rows",
+            f"{run.rows or 0:,}",
+            f"{flagged:,} more without a prediction" if flagged else "all with a prediction",
+        ),
         ("Duration", f"{seconds(span.seconds).text} s" if span else "–", span.what if span else ""),
         (
             "Cost as billed",

@@ -61,7 +61,7 @@ def moments(rank: int) -> str:
 
 
 def failure(rank: int) -> str:
-    """On AWS: why a rank's last failed attempt failed, for the sentence that names it as missing."""
+    """On AWS: why a rank's last attempt failed, for the sentence that names it as missing."""
     return f"ranks/{rank}/failure.json"
 
 
