@@ -172,7 +172,7 @@ def test_a_bucket_as_destination(s3, tmp_path):
 def test_ctrl_c_leaves_no_process_and_no_file(tmp_path):
     """An interrupt of the whole process group, as a terminal sends it, after the first file."""
     dest = tmp_path / "survey"
-    words = command(dest, "--rows", 15000, "--seed", 1, "--processes", 2, "--rows-per-file", 256)
+    words = command(dest, "--rows", 15000, "--seed", 1, "--processes", 2, "--rows-per-file", 32)
     process = subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )
@@ -192,7 +192,7 @@ def test_ctrl_c_leaves_no_process_and_no_file(tmp_path):
 
 def test_workers_leave_when_the_parent_is_killed(tmp_path):
     dest = tmp_path / "survey"
-    words = command(dest, "--rows", 15000, "--seed", 1, "--processes", 2, "--rows-per-file", 256)
+    words = command(dest, "--rows", 15000, "--seed", 1, "--processes", 2, "--rows-per-file", 32)
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         assert wait_for((dest / "1.pt").exists, 60)
@@ -206,7 +206,7 @@ def test_workers_leave_when_the_parent_is_killed(tmp_path):
 
 def test_a_killed_worker_is_one_sentence_and_nothing_is_kept(tmp_path):
     dest = tmp_path / "survey"
-    words = command(dest, "--rows", 15000, "--seed", 1, "--processes", 2, "--rows-per-file", 256)
+    words = command(dest, "--rows", 15000, "--seed", 1, "--processes", 2, "--rows-per-file", 32)
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         assert wait_for((dest / "1.pt").exists, 60)

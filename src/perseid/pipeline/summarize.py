@@ -11,7 +11,7 @@ from perseid.errors import RunIncomplete
 from perseid.pipeline import collect, layout, merge
 from perseid.pipeline.collect import BrokenRank, Json
 from perseid.pipeline.manifest import Manifest
-from perseid.pipeline.publish import NOTHING, dump, findings, publish_catalogue
+from perseid.pipeline.publish import NOTHING, dump, findings, publish_catalogue, strict
 from perseid.pipeline.records import STORE
 from perseid.pipeline.summary import (
     completeness,
@@ -93,6 +93,7 @@ def summarize(
         "warnings": [*manifest.warnings, *_remarks(manifest, merged, transport)],
         **(extra or {}),
     }
+    summary = dict(strict(summary))
     storage.put(layout.SUMMARY, dump(summary))
     if state["status"] != "complete":
         raise RunIncomplete(missing_sentence(storage.where(), state))
