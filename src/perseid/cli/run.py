@@ -52,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--bucket-root", metavar="DIR", help="local folder whose sub-folders stand "
                       "for the buckets")  # fmt: skip
     what.add_argument("--transport", choices=("store", "direct", "relay", "auto"),
-                      help="how ranks exchange statistics (default store)")  # fmt: skip
+                      help="how ranks exchange statistics (default auto)")  # fmt: skip
     add_engine_arguments(parser)
     parser.add_argument("--replace", action="store_true", help="remove a run that is in the way")
     parser.add_argument("--dry-run", action="store_true", help="print the plan, run nothing")
