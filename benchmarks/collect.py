@@ -101,8 +101,8 @@ def _member(address: str, rank: int, ranks: int, url: str, times: dict[str, list
     marks = [time.monotonic()]
     with Communicator.join("collect", rank, ranks, address, heartbeat=60, deadline=120) as comm:
         marks.append(time.monotonic())
-        comm.bcast("go")  # as in a run: the tree's connections are there before the records go
-        comm.reduce(rank)
+        comm.reduce(rank)  # as in a run: the tree's connections are there before the records go
+        comm.bcast("go")
         marks.append(time.monotonic())
         records = comm.gather(record_of(rank, ranks))
     if records is not None:
@@ -128,7 +128,7 @@ def _process(address: str, mine: list[int], ranks: int, url: str, pipe: Any) -> 
         try:
             _member(address, rank, ranks, url, times)
         except Exception as error:
-            times["errors"].append(str(error))
+            times["errors"].append((time.monotonic(), rank, str(error)))
 
     threads = [threading.Thread(target=one, args=(rank,)) for rank in mine]
     for thread in threads:
@@ -158,7 +158,8 @@ def through_the_communicator(url: str, ranks: int, processes: int) -> dict[str, 
             process.join()
     errors = [error for times in found for error in times["errors"]]
     if errors:
-        raise SystemExit(f"{len(errors)} of {ranks} ranks failed, one with: {errors[0]}")
+        _, rank, text = min(errors)
+        raise SystemExit(f"{len(errors)} of {ranks} ranks failed, rank {rank} first: {text}")
     root = next(times["root"] for times in found if "root" in times)
     began = min(min(times["began"]) for times in found)
     joined = max(max(times["joined"]) for times in found)

@@ -50,6 +50,9 @@ BATCH_SECONDS_A_MEMBER = 20e-6
 """A batch waits this long for each member to be told, so that telling stays a part of the work."""
 MAX_BATCH_SECONDS = 0.05
 """Longest wait of a batch."""
+LEFT_SECONDS = 0.25
+"""A batch of peaceful goodbyes in a larger job waits this long: n ranks that end together would
+else be told n x n times while some still work."""
 BACK_SECONDS = 1.0
 """Time for connecting back to a worker."""
 BEAT_FRAME = Beat(0).pack()[:5]
@@ -195,7 +198,7 @@ class MemberRole(Role):
                 data = {"job": member.job.name, "rank": member.rank, "why": why.name}
                 log.info("rank lost", extra={"data": data})
             self.server.relaying.cut(member)
-        self._schedule(member.job)
+        self._schedule(member.job, peaceful=why is Departure.LEFT)
 
     def sweep(self, now: float, grace: float) -> None:
         """Give up those whose heartbeat stopped; ``grace``: seconds the server itself slept."""
@@ -217,7 +220,7 @@ class MemberRole(Role):
         for connection in list(self._watched):
             connection.write(message)
 
-    def _schedule(self, job: Job) -> None:
+    def _schedule(self, job: Job, *, peaceful: bool = False) -> None:
         if id(job) in self._scheduled:
             return
         self._scheduled.add(id(job))
@@ -225,7 +228,8 @@ class MemberRole(Role):
         if many <= SMALL_JOB:
             loop.call_soon(self._flush, job)
         else:
-            delay = min(MAX_BATCH_SECONDS, many * BATCH_SECONDS_A_MEMBER)
+            soon = min(MAX_BATCH_SECONDS, many * BATCH_SECONDS_A_MEMBER)
+            delay = LEFT_SECONDS if peaceful else soon
             loop.call_later(delay, self._flush, job)
 
     def _flush(self, job: Job) -> None:
