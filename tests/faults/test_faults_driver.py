@@ -139,14 +139,16 @@ def test_two_runs_at_once_in_two_places_do_not_touch(lab):
     assert lab.catalogue("one")["z_pred"].equals(lab.catalogue("two")["z_pred"])
 
 
-def test_resuming_a_complete_run_does_no_rank_again(lab):
+def test_resuming_a_complete_run_leaves_it_as_it_is(lab):
     assert lab.call(*RUN)[0] == 0
     before = records(lab)
-    status, out, _ = lab.call("resume", "run")
+    summary = (lab.folder / "run" / "summary.json").read_bytes()
+    status, out, err = lab.call("resume", "run")
     assert status == 0
+    assert "the run is complete: nothing to do" in err
     assert "no rank was missing" in out
     assert records(lab) == before
-    assert lab.json("engine.json")["drivers"] == 2
+    assert (lab.folder / "run" / "summary.json").read_bytes() == summary
     assert len(lab.json("engine.json")["attempts"]) == 6
 
 

@@ -75,6 +75,8 @@ def start(
 def resume(url: str, engine: Engine, report: Report) -> RunResult:
     """Work on the ranks of a run that have no whole record of it, then summarize.
 
+    A run that is complete and published is left as it is.
+
     Raises
     ------
     NotFound
@@ -87,6 +89,10 @@ def resume(url: str, engine: Engine, report: Report) -> RunResult:
     store = Storage(url)
     manifest = Manifest.load(store)
     ranks = missing_ranks(store, manifest)
+    last = _last_summary(store)
+    if not ranks and last.get("status") == "complete" and last.get("run_id") == manifest.run_id:
+        report(StageEvent("resume", "the run is complete: nothing to do"))
+        return RunResult(manifest, MapResult(), last, None)
     store.delete([layout.MERGED])  # what was merged is not what there will be
     report(StageEvent("resume", f"{len(ranks)} of {manifest.world_size} ranks are missing"))
     return _go_on(manifest, [manifest.item(rank) for rank in ranks], engine, report)
