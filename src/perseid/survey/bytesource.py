@@ -249,3 +249,9 @@ class SourceFile(io.RawIOBase):
         data = self.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
+
+
+def corrupt(source: ByteSource, library: str, error: Exception) -> BadPartition:
+    """The sentence for a file that a format's library cannot read; `error` is what it says."""
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    return BadPartition(f"{source.name} is truncated or corrupt: {library} says: {first}")

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perseid.errors import BadPartition, NotInstalled, PerseidError
-from perseid.survey.bytesource import LARGEST_READ, ByteSource, SourceFile
+from perseid.survey.bytesource import LARGEST_READ, ByteSource, SourceFile, corrupt
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.table import (
     NAMES,
@@ -48,7 +48,7 @@ def open_table(source: ByteSource) -> Table:
     except PerseidError:
         raise
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise _corrupt(source, error) from error
+        raise corrupt(source, "HDF5", error) from error
 
 
 def create(path: Path, columns: Columns) -> Writer:
@@ -62,11 +62,6 @@ def _h5py() -> Any:
     except ImportError as error:
         raise NotInstalled("HDF5 needs h5py: pip install 'perseid[formats]'") from error
     return h5py
-
-
-def _corrupt(source: ByteSource, error: Exception) -> BadPartition:
-    first = (str(error).splitlines() or [type(error).__name__])[0]
-    return BadPartition(f"{source.name} is truncated or corrupt: HDF5 says: {first}")
 
 
 def _datasets(h5py: Any, file: Any, where: str) -> dict[str, Any]:
@@ -122,7 +117,7 @@ class _Datasets(Table):
         try:
             array = dataset[start:stop]
         except (OSError, RuntimeError, ValueError) as error:
-            raise _corrupt(self.source, error) from error
+            raise corrupt(self.source, "HDF5", error) from error
         return native(array, self.columns.dtypes[name], self.source.name)
 
 

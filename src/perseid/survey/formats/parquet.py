@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perseid.errors import BadPartition, NotInstalled, PerseidError
-from perseid.survey.bytesource import LARGEST_READ, ByteSource, SourceFile
+from perseid.survey.bytesource import LARGEST_READ, ByteSource, SourceFile, corrupt
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.table import (
     NAMES,
@@ -46,7 +46,7 @@ def open_table(source: ByteSource) -> Table:
     except PerseidError:
         raise
     except (OSError, ValueError, TypeError, KeyError, NotImplementedError) as error:
-        raise _corrupt(source, error) from error
+        raise corrupt(source, "Parquet", error) from error
 
 
 def create(path: Path, columns: Columns) -> Writer:
@@ -61,11 +61,6 @@ def _pyarrow() -> Any:
     except ImportError as error:
         raise NotInstalled("Parquet needs pyarrow: pip install 'perseid[formats]'") from error
     return pyarrow
-
-
-def _corrupt(source: ByteSource, error: Exception) -> BadPartition:
-    first = (str(error).splitlines() or [type(error).__name__])[0]
-    return BadPartition(f"{source.name} is truncated or corrupt: Parquet says: {first}")
 
 
 class _Groups(Table):
@@ -127,7 +122,7 @@ class _Groups(Table):
             except PerseidError:
                 raise
             except (OSError, ValueError, TypeError, NotImplementedError) as error:
-                raise _corrupt(self.source, error) from error
+                raise corrupt(self.source, "Parquet", error) from error
             if any(len(array) != rows for array in arrays.values()):
                 raise BadPartition(f"{self.source.name} is corrupt: a row group lacks rows")
             self._loaded = (index, arrays)
