@@ -273,9 +273,9 @@ class Channel:
                 try:
                     if not receiver.parse():
                         return False
+                    receiver.accept(self._place(want))
                 except FrameError as error:
                     self.engine.broken(self, error)
-                receiver.accept(self._place(want))
             if not receiver.accept():
                 return False
             frame = receiver.finish()

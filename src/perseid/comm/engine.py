@@ -270,9 +270,10 @@ class Engine:
 
     def _compare(self, channel: Channel, theirs: bytes) -> None:
         """A peer waits for this rank in a call: is it the one that was made here?"""
-        if len(theirs) != 32:
-            return
-        call = Signature.unpack(theirs)
+        try:
+            call = Signature.unpack(theirs)
+        except FrameError as error:
+            self.broken(channel, error)
         mine = self._histories.get(call.comm, {}).get(call.sequence % HISTORY)
         if mine is None or mine == theirs:
             return
@@ -450,6 +451,6 @@ def _told(body: bytes, sender: int, me: int) -> PerseidError:
             return PeerLost(message, int(told["rank"]))
         if name == "RendezvousTimeout":
             return RendezvousTimeout(message, [int(rank) for rank in told["missing"]])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         message = "it sent no reason that can be read"
     return PeerLost(f"Rank {sender} gave up: {message}", sender)

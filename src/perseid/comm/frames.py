@@ -173,8 +173,17 @@ def header(signature: bytes, step: int, parts: int, nbytes: int) -> bytes:
 
 
 def allocate(nbytes: int) -> memoryview:
-    """Writable memory that is not cleared first."""
-    return np.empty(nbytes, np.uint8).data if nbytes else memoryview(bytearray())
+    """Writable memory that is not cleared first: pages that are never written take none.
+
+    Raises
+    ------
+    FrameError
+        There is not so much: a length that no honest peer would send, most likely.
+    """
+    try:
+        return np.empty(nbytes, np.uint8).data if nbytes else memoryview(bytearray())
+    except MemoryError:
+        raise FrameError(f"a payload of {nbytes} bytes, for which there is no memory") from None
 
 
 class Receiver:

@@ -72,22 +72,29 @@ def loads(parts: int, payload: Buffer) -> Any:
     if not parts:
         return pickle.loads(payload)
     view = memoryview(payload)
-    slices = _slices(view, parts)
-    return pickle.loads(slices[0], buffers=slices[1:])
+    pieces = slices(view, parts)
+    return pickle.loads(pieces[0], buffers=pieces[1:])
 
 
-def _slices(view: memoryview, parts: int) -> list[memoryview]:
+def slices(view: memoryview, parts: int) -> list[memoryview]:
+    """The pickle and the buffers of a payload, by its table; nothing is unpickled.
+
+    Raises
+    ------
+    FrameError
+        The table of lengths does not fit the payload.
+    """
     at = 8 * (parts + 1)
     if parts > MAX_PARTS or at > len(view):
         raise FrameError(f"object: a table of {parts} parts in {len(view)} bytes")
-    slices = []
+    found = []
     for length in struct.unpack_from(f"<{parts + 1}Q", view):
         at += -at % ALIGNMENT
         if at + length > len(view):
             raise FrameError(f"object: a part ends at byte {at + length} of {len(view)}")
-        slices.append(view[at : at + length])
+        found.append(view[at : at + length])
         at += length
-    return slices
+    return found
 
 
 def bundle(blobs: Sequence[Blob]) -> Blob:
