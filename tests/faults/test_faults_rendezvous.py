@@ -6,6 +6,7 @@ The check is always that others are served meanwhile, with the right answer, in 
 from __future__ import annotations
 
 import contextlib
+import gc
 import random
 import resource
 import signal
@@ -28,13 +29,15 @@ from rendezvous_processes import (
 )
 
 from perseid.errors import JobKeyRefused, PeerLost, RendezvousRefused, RendezvousUnreachable
-from perseid.rendezvous import Client, dial, job_key
+from perseid.rendezvous import Client, EmbeddedServer, dial, job_key
 from perseid.rendezvous.auth import client_proof, fresh_instance, fresh_nonce
+from perseid.rendezvous.connection import Connection
 from perseid.rendezvous.protocol import (
     FROM_SERVER,
     MAGIC,
     Challenge,
     Complete,
+    Leave,
     Proof,
     Refusal,
     Refused,
@@ -43,6 +46,7 @@ from perseid.rendezvous.protocol import (
     Welcome,
     decode,
 )
+from perseid.rendezvous.registry import Member
 from perseid.rendezvous.wire import MAX_SERVER_FRAME, FrameReader
 
 RESET = struct.pack("ii", 1, 0)
@@ -546,6 +550,34 @@ def test_no_descriptor_is_leaked_by_clients(server):
     for _ in range(5):
         serves(server)
     eventually(lambda: len(list(Path("/proc/self/fd").iterdir())) <= before + 10)
+
+
+def test_the_server_keeps_nothing_of_those_who_are_gone():
+    """Freed when they end, not when the garbage collector comes round."""
+
+    def kept():
+        return [one for one in gc.get_objects() if isinstance(one, Member | Connection)]
+
+    gc.collect()
+    gc.disable()
+    try:
+        with EmbeddedServer() as embedded:
+            server = embedded.server
+            for rank in range(4):
+                with Raw(server, hello("ends", rank, 5)) as one:
+                    one.until(Welcome)
+                    with contextlib.ExitStack() as stack:
+                        if rank == 1:
+                            one.sock.sendall(Leave().pack())
+                        elif rank == 2:
+                            one.sock.sendall(b"\xee\0\0\0\0")
+                        elif rank == 3:
+                            stack.enter_context(Raw(server, hello("ends", 3, 5))).until(Welcome)
+                            one.until(Superseded)
+            eventually(lambda: server.registry.members == 0)
+            eventually(lambda: not kept())
+    finally:
+        gc.enable()
 
 
 def test_free_ports_are_free():

@@ -10,14 +10,18 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
+from collections.abc import Callable
 from typing import Protocol
 
-RECEIVE_BYTES = 64 * 1024
-"""Bytes taken by one read of a connection that is no relay."""
+RECEIVE_BYTES = 8 * 1024
+"""Bytes taken by one read of a connection that is no relay: most are single small frames."""
 MAX_UNSENT = 4 * 1024 * 1024
 """Bytes kept for a client that does not read; beyond that it is dropped."""
 EVENTS_A_ROUND = 512
 """Events handled before the loop's timers get their turn."""
+EPOLLIN, EPOLLOUT = select.EPOLLIN, select.EPOLLOUT
+DONT_WAIT = socket.MSG_DONTWAIT
+"""Given with each call: saves the system call that would make the socket non-blocking."""
 
 
 class Pollable(Protocol):
@@ -35,12 +39,14 @@ class Poller:
         self._loop = loop
         self._epoll = select.epoll()
         self._owners: dict[int, Pollable] = {}
+        self._soon: list[Callable[[], None]] = []
+        self._in_round = False
         loop.add_reader(self._epoll.fileno(), self._ready)
 
     def __len__(self) -> int:
         return len(self._owners)
 
-    def add(self, fd: int, owner: Pollable, mask: int = select.EPOLLIN) -> None:
+    def add(self, fd: int, owner: Pollable, mask: int = EPOLLIN) -> None:
         """Watch a descriptor."""
         self._owners[fd] = owner
         self._epoll.register(fd, mask)
@@ -54,12 +60,29 @@ class Poller:
         if self._owners.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
+    def soon(self, call: Callable[[], None]) -> None:
+        """Call after the events at hand: cheaper than the loop's, and once for many events."""
+        if not self._in_round and not self._soon:
+            self._loop.call_soon(self._call_soon)
+        self._soon.append(call)
+
+    def _call_soon(self) -> None:
+        calls, self._soon = self._soon, []
+        for call in calls:
+            call()
+
     def _ready(self) -> None:
         owners = self._owners
-        for fd, mask in self._epoll.poll(0, EVENTS_A_ROUND):
-            owner = owners.get(fd)
-            if owner is not None:
-                owner.on_event(mask)
+        self._in_round = True
+        try:
+            for fd, mask in self._epoll.poll(0, EVENTS_A_ROUND):
+                owner = owners.get(fd)
+                if owner is not None:
+                    owner.on_event(mask)
+        finally:
+            self._in_round = False
+            if self._soon:
+                self._call_soon()
 
     def close(self) -> None:
         """Stop watching all."""
@@ -105,15 +128,15 @@ class Connection:
 
     def on_event(self, mask: int) -> None:
         """Read or go on writing."""
-        if mask & select.EPOLLOUT:
+        if mask & EPOLLOUT:
             self._flush()
-        if mask & ~select.EPOLLOUT and self.sock.fileno() >= 0:
+        if mask & ~EPOLLOUT and self.sock.fileno() >= 0:
             self.read()
 
     def read(self) -> None:
         """Take what is there, if anything."""
         try:
-            data = self.sock.recv(RECEIVE_BYTES)
+            data = self.sock.recv(RECEIVE_BYTES, DONT_WAIT)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -129,7 +152,7 @@ class Connection:
             return
         if not self._unsent:
             try:
-                sent = self.sock.send(data)
+                sent = self.sock.send(data, DONT_WAIT)
             except (BlockingIOError, InterruptedError):
                 sent = 0
             except OSError:
@@ -138,14 +161,14 @@ class Connection:
             if sent == len(data):
                 return
             data = data[sent:]
-            self._poller.change(self.sock.fileno(), select.EPOLLIN | select.EPOLLOUT)
+            self._poller.change(self.sock.fileno(), EPOLLIN | EPOLLOUT)
         self._unsent += data
         if len(self._unsent) > MAX_UNSENT:
             self._end()
 
     def _flush(self) -> None:
         try:
-            sent = self.sock.send(self._unsent)
+            sent = self.sock.send(self._unsent, DONT_WAIT)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -153,7 +176,7 @@ class Connection:
             return
         self._unsent = self._unsent[sent:]
         if not self._unsent:
-            self._poller.change(self.sock.fileno(), select.EPOLLIN)
+            self._poller.change(self.sock.fileno(), EPOLLIN)
             if self.closing:
                 self._shut()
 
@@ -176,17 +199,18 @@ class Connection:
     def alive(self) -> bool:
         """Whether the other side has not closed yet (looks at the socket without reading)."""
         try:
-            return bool(self.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+            return bool(self.sock.recv(1, socket.MSG_PEEK | DONT_WAIT))
         except (BlockingIOError, InterruptedError):
             return True
         except OSError:
             return False
 
     def detach(self) -> socket.socket:
-        """Give the socket away; the connection is over without ``ended``."""
+        """Give the socket away, non-blocking; the connection is over without ``ended``."""
         self._poller.remove(self.sock.fileno())
-        family = self.sock.family
-        return socket.socket(family, socket.SOCK_STREAM, fileno=self.sock.detach())
+        given = socket.socket(self.sock.family, socket.SOCK_STREAM, fileno=self.sock.detach())
+        given.setblocking(False)
+        return given
 
     def close(self) -> None:
         """Close now, without ``ended``."""

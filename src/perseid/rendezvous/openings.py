@@ -87,7 +87,7 @@ class Register:
         job = reader.text("job", MAX_JOB_BYTES)
         if not job:
             raise ProtocolError("registration: the job has no name")
-        candidates = tuple(reader.address("candidate") for _ in range(count))
+        candidates = tuple([reader.address("candidate") for _ in range(count)])
         interest = reader.ranges("interest")
         reader.end()
         return cls(

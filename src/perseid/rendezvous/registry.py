@@ -51,6 +51,7 @@ class Member:
     """One registered rank."""
 
     __slots__ = (
+        "_record",
         "deadline",
         "handle",
         "heartbeat",
@@ -61,7 +62,6 @@ class Member:
         "private",
         "public",
         "rank",
-        "record",
     )
 
     def __init__(self, job: Job, hello: Register, public: Address, handle: object) -> None:
@@ -78,15 +78,19 @@ class Member:
         """Seconds of silence after which it is lost; 0: never."""
         self.deadline = 0.0
         """When it will be lost; the server moves it on."""
-        self.record = self._pack()
+        self._record = b""
 
-    def _pack(self) -> bytes:
-        return Peer(self.rank, self.instance, self.nat, self.public, self.private).pack()
+    @property
+    def record(self) -> bytes:
+        """What others get, packed when the first of them asks."""
+        if not self._record:
+            peer = Peer(self.rank, self.instance, self.nat, self.public, self.private)
+            self._record = peer.pack()
+        return self._record
 
     def set_nat(self, nat: Nat) -> None:
         """Remember the NAT kind in the record that others get."""
-        self.nat = nat
-        self.record = self._pack()
+        self.nat, self._record = nat, b""
 
     def wants_all(self) -> bool:
         """Whether one range covers the world (most of the members then share one frame)."""
@@ -113,6 +117,8 @@ class Job:
     """Losses of which the others have not heard."""
     completed: bool = False
     """Whether ``Complete`` was told since the last loss."""
+    scheduled: bool = False
+    """Whether the server will call ``flush``."""
 
     def missing(self) -> tuple[range, ...]:
         """Ranks that are not registered."""
@@ -132,8 +138,7 @@ class Job:
         if not self.completed and len(self.members) == self.world:
             self.completed = True
             tail = Complete(self.world).pack()
-        news = pack_peers([one.record for one in fresh.values()]) if fresh else b""
-        everyone = b""
+        news = everyone = b""
         for member in list(self.members.values()):
             told = b""
             if not member.interest:
@@ -145,7 +150,11 @@ class Job:
                 else:
                     told = self.known(member.interest)
             elif fresh:
-                told = news if member.wants_all() else self._wanted(member, fresh)
+                if member.wants_all():
+                    news = news or pack_peers([one.record for one in fresh.values()])
+                    told = news
+                else:
+                    told = self._wanted(member, fresh)
             message = lost + told + tail
             if message:
                 yield member, message

@@ -241,7 +241,6 @@ class Server:
             self._admit(sock, name, listener.handler)
 
     def _admit(self, sock: socket.socket, name: tuple[str, int], handler: Handler) -> None:
-        sock.setblocking(False)
         now = self.loop.time()
         host = name[0].partition("%")[0]
         self.counters.connections += 1

@@ -99,6 +99,8 @@ class Reader:
     def ranges(self, field: str) -> tuple[range, ...]:
         """Two bytes of count, then (first, count) pairs."""
         count = self.number(U16, field)
+        if not count:
+            return ()
         if count > MAX_RANGES:
             raise ProtocolError(f"{self.what}: {count} ranges in {field}, at most {MAX_RANGES}")
         pairs = RANGE.iter_unpack(self.take(count * RANGE.size, field))

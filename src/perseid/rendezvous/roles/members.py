@@ -77,7 +77,7 @@ class MemberRole(Role):
     def __init__(self, server: Server) -> None:
         super().__init__(server)
         self._watched: set[Connection] = set()
-        self._scheduled: set[int] = set()
+        self._to_tell: list[Job] = []
 
     def observed(self, connection: Connection) -> Observed:
         """What this server sees of a connection."""
@@ -117,6 +117,7 @@ class MemberRole(Role):
         self.server.counters.replaced += 1
         connection = old.handle
         if isinstance(connection, Connection):
+            connection.state = None
             self._watched.discard(connection)
             connection.write(Superseded(generation).pack())
             self.server.hello_deadlines.add(connection, self.server.now())
@@ -182,7 +183,8 @@ class MemberRole(Role):
     def _gone(self, connection: Connection, why: Departure) -> None:
         self._watched.discard(connection)
         self.server.hello_deadlines.drop(connection)
-        state = connection.state
+        state, connection.state = connection.state, None
+        # Member, connection and this state held each other: now they are freed at once.
         if not isinstance(state, Joined) or not self.server.registry.remove(state.member, why):
             return
         counters = self.server.counters
@@ -221,19 +223,26 @@ class MemberRole(Role):
             connection.write(message)
 
     def _schedule(self, job: Job, *, peaceful: bool = False) -> None:
-        if id(job) in self._scheduled:
+        many = len(job.members)
+        if job.scheduled or not many:
             return
-        self._scheduled.add(id(job))
-        loop, many = self.server.loop, len(job.members)
+        job.scheduled = True
         if many <= SMALL_JOB:
-            loop.call_soon(self._flush, job)
+            if not self._to_tell:
+                self.server.poller.soon(self._tell_news)
+            self._to_tell.append(job)
         else:
             soon = min(MAX_BATCH_SECONDS, many * BATCH_SECONDS_A_MEMBER)
             delay = LEFT_SECONDS if peaceful else soon
-            loop.call_later(delay, self._flush, job)
+            self.server.loop.call_later(delay, self._flush, job)
+
+    def _tell_news(self) -> None:
+        jobs, self._to_tell = self._to_tell, []
+        for job in jobs:
+            self._flush(job)
 
     def _flush(self, job: Job) -> None:
-        self._scheduled.discard(id(job))
+        job.scheduled = False
         for member, message in job.flush():
             if isinstance(member.handle, Connection):
                 member.handle.write(message)

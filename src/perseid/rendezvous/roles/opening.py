@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from typing import TYPE_CHECKING
-
 from perseid.rendezvous import auth
 from perseid.rendezvous.connection import Connection
 from perseid.rendezvous.protocol import (
@@ -13,6 +10,7 @@ from perseid.rendezvous.protocol import (
     VERSION,
     Beat,
     Challenge,
+    Frame,
     Probe,
     Proof,
     Refusal,
@@ -20,6 +18,7 @@ from perseid.rendezvous.protocol import (
     Relay,
     decode,
 )
+from perseid.rendezvous.roles.base import Opening, Role
 from perseid.rendezvous.wire import (
     MAX_CLIENT_FRAME,
     FrameReader,
@@ -27,12 +26,10 @@ from perseid.rendezvous.wire import (
     pack_frame,
 )
 
-if TYPE_CHECKING:
-    pass
-
-from perseid.rendezvous.roles.base import Opening, Role
-
-log = logging.getLogger("perseid.rendezvous")
+HELLOS = (Register, Relay)
+"""Frames that ask to be let in."""
+NO_MAC = bytes(32)
+"""The server's proof where there are no keys."""
 
 
 class OpeningRole(Role):
@@ -44,15 +41,15 @@ class OpeningRole(Role):
         if not isinstance(state, Opening):
             state = connection.state = Opening()
         try:
-            if state.reader is not None:
-                self._frames(connection, state, state.reader.feed(data))
-                return
-            state.data += data
-            if state.data.startswith(MAGIC):
+            if state.reader is None:
+                state.data += data
+                if not state.data.startswith(MAGIC):
+                    if not MAGIC.startswith(state.data):
+                        self.server.tcpunch.first_bytes(connection, state.data)
+                    return
                 state.reader = FrameReader(MAX_CLIENT_FRAME)
-                self._frames(connection, state, state.reader.feed(state.data[len(MAGIC) :]))
-            elif not MAGIC.startswith(state.data):
-                self.server.tcpunch.first_bytes(connection, state.data)
+                data = state.data[len(MAGIC) :]
+            self._frames(connection, state, state.reader.feed(data))
         except ProtocolError as error:
             self._close(connection)
             self.malformed(connection, error)
@@ -83,32 +80,32 @@ class OpeningRole(Role):
         if version != VERSION:
             reason = f"this server speaks version {VERSION}, not {version}"
             self.refuse(connection, Refusal.VERSION, reason)
-        elif isinstance(frame, Proof) and state.hello is not None:
-            self._proved(connection, state, frame)
-        elif state.hello is not None and not isinstance(frame, Beat):
-            raise ProtocolError(f"a {type(frame).__name__} instead of a proof")
-        elif isinstance(frame, Register | Relay):
-            self._hello(connection, state, frame, pack_frame(kind, body))
-        elif isinstance(frame, Probe):
-            connection.write(self.server.members.observed(connection).pack())
         elif isinstance(frame, Beat):
             connection.write(frame.pack())
+        elif state.hello is not None:
+            self._proved(connection, state, state.hello, frame)
+        elif isinstance(frame, HELLOS):
+            if self.server.config.secret is None:
+                self._admit(connection, state, frame, NO_MAC)
+            else:
+                self._challenge(connection, state, frame, pack_frame(kind, body))
+        elif isinstance(frame, Probe):
+            connection.write(self.server.members.observed(connection).pack())
         else:
             raise ProtocolError(f"a {type(frame).__name__} before a registration")
 
-    def _hello(
+    def _challenge(
         self, connection: Connection, state: Opening, hello: Register | Relay, raw: bytes
     ) -> None:
-        if self.server.config.secret is None:
-            self._admit(connection, state, hello, bytes(32))
-            return
         state.hello, state.raw, state.nonce = hello, raw, auth.fresh_nonce()
         connection.write(Challenge(state.nonce).pack())
 
-    def _proved(self, connection: Connection, state: Opening, proof: Proof) -> None:
-        hello, secret = state.hello, self.server.config.secret
-        if hello is None or secret is None:
-            raise ProtocolError("a proof that was not asked for")
+    def _proved(
+        self, connection: Connection, state: Opening, hello: Register | Relay, proof: Frame
+    ) -> None:
+        secret = self.server.config.secret
+        if secret is None or not isinstance(proof, Proof):
+            raise ProtocolError(f"a {type(proof).__name__} instead of a proof")
         key = auth.job_key(secret, hello.job)
         if not auth.same(auth.client_proof(key, state.raw, state.nonce), proof.mac):
             self.refuse(connection, Refusal.KEY, "the job key is wrong")
