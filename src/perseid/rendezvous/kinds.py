@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import enum
-from typing import ClassVar, NamedTuple, Protocol
+import struct
+from dataclasses import dataclass, fields
+from typing import ClassVar, NamedTuple, Protocol, Self
+
+from perseid.rendezvous.wire import exactly, pack_frame
 
 
 class Mapping(enum.IntEnum):
@@ -88,3 +92,23 @@ class Frame(Protocol):
     def unpack(cls, body: bytes) -> Frame:
         """Read one body; ``ProtocolError`` if it does not fit."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """Base of the frames whose body is one struct: their fields in order, or nothing."""
+
+    KIND: ClassVar[int]
+    WHAT: ClassVar[str]
+    """What the frame is called in errors."""
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("")
+
+    def pack(self) -> bytes:
+        """The frame as it travels."""
+        values = (getattr(self, one.name) for one in fields(self))
+        return pack_frame(self.KIND, self.LAYOUT.pack(*values))
+
+    @classmethod
+    def unpack(cls, body: bytes) -> Self:
+        """Read one body; ``ProtocolError`` if its length does not fit."""
+        return cls(*cls.LAYOUT.unpack(exactly(body, cls.LAYOUT.size, cls.WHAT)))

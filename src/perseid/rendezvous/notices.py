@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from perseid.rendezvous.kinds import Departure, Filter, Nat
+from perseid.rendezvous.kinds import Departure, Filter, Fixed, Nat
 from perseid.rendezvous.wire import (
     MAX_RANGES,
     MAX_WORLD,
@@ -137,20 +137,11 @@ class Want:
 
 
 @dataclass(frozen=True, slots=True)
-class AskMissing:
+class AskMissing(Fixed):
     """Who is not registered? Answered by ``Missing``."""
 
     KIND: ClassVar[int] = 0x17
-
-    def pack(self) -> bytes:
-        """The frame as it travels."""
-        return pack_frame(self.KIND)
-
-    @classmethod
-    def unpack(cls, body: bytes) -> AskMissing:
-        """Empty."""
-        exactly(body, 0, "question for missing ranks")
-        return cls()
+    WHAT: ClassVar[str] = "question for missing ranks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,56 +166,35 @@ class Missing:
 
 
 @dataclass(frozen=True, slots=True)
-class Complete:
+class Complete(Fixed):
     """All ranks of the job are registered now."""
 
     KIND: ClassVar[int] = 0x19
+    WHAT: ClassVar[str] = "completeness"
+    LAYOUT: ClassVar[struct.Struct] = U32
     world: int
-
-    def pack(self) -> bytes:
-        """The frame as it travels."""
-        return pack_frame(self.KIND, U32.pack(self.world))
-
-    @classmethod
-    def unpack(cls, body: bytes) -> Complete:
-        """Four bytes."""
-        return cls(U32.unpack(exactly(body, 4, "completeness"))[0])
 
 
 @dataclass(frozen=True, slots=True)
-class Superseded:
+class Superseded(Fixed):
     """A newer registration took this rank, or a newer generation the job; the connection ends."""
 
     KIND: ClassVar[int] = 0x1A
+    WHAT: ClassVar[str] = "replacement"
+    LAYOUT: ClassVar[struct.Struct] = U32
     generation: int
     """Of the newer registration."""
 
-    def pack(self) -> bytes:
-        """The frame as it travels."""
-        return pack_frame(self.KIND, U32.pack(self.generation))
-
-    @classmethod
-    def unpack(cls, body: bytes) -> Superseded:
-        """Four bytes."""
-        return cls(U32.unpack(exactly(body, 4, "replacement"))[0])
-
 
 @dataclass(frozen=True, slots=True)
-class Beat:
+class Beat(Fixed):
     """I am alive; sent by the client, echoed by the server."""
 
     KIND: ClassVar[int] = 0x1B
+    WHAT: ClassVar[str] = "heartbeat"
+    LAYOUT: ClassVar[struct.Struct] = U32
     token: int = 0
     """Any number; the echo bears the same, so the client can measure the round trip."""
-
-    def pack(self) -> bytes:
-        """The frame as it travels."""
-        return pack_frame(self.KIND, U32.pack(self.token))
-
-    @classmethod
-    def unpack(cls, body: bytes) -> Beat:
-        """Four bytes."""
-        return cls(U32.unpack(exactly(body, 4, "heartbeat"))[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,20 +215,11 @@ class TellNat:
 
 
 @dataclass(frozen=True, slots=True)
-class AskBack:
+class AskBack(Fixed):
     """Connect to my public address, to see whether that is open; answered by ``Back``."""
 
     KIND: ClassVar[int] = 0x1D
-
-    def pack(self) -> bytes:
-        """The frame as it travels."""
-        return pack_frame(self.KIND)
-
-    @classmethod
-    def unpack(cls, body: bytes) -> AskBack:
-        """Empty."""
-        exactly(body, 0, "request to connect back")
-        return cls()
+    WHAT: ClassVar[str] = "request to connect back"
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,68 +260,34 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Invite:
+class Invite(Fixed):
     """The peer waits for you at the relay."""
 
     KIND: ClassVar[int] = 0x20
+    WHAT: ClassVar[str] = "invitation"
+    LAYOUT: ClassVar[struct.Struct] = U32
     rank: int
-
-    def pack(self) -> bytes:
-        """The frame as it travels."""
-        return pack_frame(self.KIND, U32.pack(self.rank))
-
-    @classmethod
-    def unpack(cls, body: bytes) -> Invite:
-        """Four bytes."""
-        return cls(U32.unpack(exactly(body, 4, "invitation"))[0])
 
 
 @dataclass(frozen=True, slots=True)
-class RelayReady:
+class RelayReady(Fixed):
     """Both ends are there; all bytes that follow are the peer's."""
 
     KIND: ClassVar[int] = 0x21
-
-    def pack(self) -> bytes:
-        """The frame as it travels."""
-        return pack_frame(self.KIND)
-
-    @classmethod
-    def unpack(cls, body: bytes) -> RelayReady:
-        """Empty."""
-        exactly(body, 0, "relay's readiness")
-        return cls()
+    WHAT: ClassVar[str] = "relay's readiness"
 
 
 @dataclass(frozen=True, slots=True)
-class Leave:
+class Leave(Fixed):
     """Goodbye: the rank is done, not lost."""
 
     KIND: ClassVar[int] = 0x22
-
-    def pack(self) -> bytes:
-        """The frame as it travels."""
-        return pack_frame(self.KIND)
-
-    @classmethod
-    def unpack(cls, body: bytes) -> Leave:
-        """Empty."""
-        exactly(body, 0, "goodbye")
-        return cls()
+    WHAT: ClassVar[str] = "goodbye"
 
 
 @dataclass(frozen=True, slots=True)
-class Draining:
+class Draining(Fixed):
     """The server is going down; connections between workers stay."""
 
     KIND: ClassVar[int] = 0x23
-
-    def pack(self) -> bytes:
-        """The frame as it travels."""
-        return pack_frame(self.KIND)
-
-    @classmethod
-    def unpack(cls, body: bytes) -> Draining:
-        """Empty."""
-        exactly(body, 0, "drain notice")
-        return cls()
+    WHAT: ClassVar[str] = "drain notice"

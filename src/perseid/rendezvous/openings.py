@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 from typing import ClassVar
 
-from perseid.rendezvous.kinds import Refusal
+from perseid.rendezvous.kinds import Fixed, Refusal
 from perseid.rendezvous.wire import (
     MAC_BYTES,
     MAX_CANDIDATES,
@@ -17,7 +17,6 @@ from perseid.rendezvous.wire import (
     Address,
     ProtocolError,
     Reader,
-    exactly,
     pack_address,
     pack_frame,
     pack_ranges,
@@ -135,60 +134,36 @@ class Relay:
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class Probe(Fixed):
     """Ask which address the server sees; answered by ``Observed`` on either port."""
 
     KIND: ClassVar[int] = 0x03
+    WHAT: ClassVar[str] = "probe"
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("!B")
     version: int = VERSION
-
-    def pack(self) -> bytes:
-        """The frame as it travels."""
-        return pack_frame(self.KIND, bytes((self.version,)))
-
-    @classmethod
-    def unpack(cls, body: bytes) -> Probe:
-        """One byte."""
-        reader = Reader(body, "probe")
-        version = reader.byte("version")
-        reader.end()
-        return cls(version)
 
 
 # --- the handshake --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Challenge:
+class Challenge(Fixed):
     """The server's nonce: prove that you have the job's key."""
 
     KIND: ClassVar[int] = 0x10
+    WHAT: ClassVar[str] = "challenge"
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct(f"{NONCE_BYTES}s")
     nonce: bytes
-
-    def pack(self) -> bytes:
-        """The frame as it travels."""
-        return pack_frame(self.KIND, self.nonce)
-
-    @classmethod
-    def unpack(cls, body: bytes) -> Challenge:
-        """16 bytes."""
-        return cls(exactly(body, NONCE_BYTES, "challenge"))
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
+class Proof(Fixed):
     """HMAC over the opening frame and both nonces (see ``auth``)."""
 
     KIND: ClassVar[int] = 0x11
+    WHAT: ClassVar[str] = "proof"
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct(f"{MAC_BYTES}s")
     mac: bytes
-
-    def pack(self) -> bytes:
-        """The frame as it travels."""
-        return pack_frame(self.KIND, self.mac)
-
-    @classmethod
-    def unpack(cls, body: bytes) -> Proof:
-        """32 bytes."""
-        return cls(exactly(body, MAC_BYTES, "proof"))
 
 
 _WELCOME = struct.Struct("!BHH32s")
