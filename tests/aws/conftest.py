@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import faulty_stack
 import ministack as doubles
 import numpy as np
 import pytest
@@ -65,6 +66,20 @@ def stack(ministack: doubles.Ministack, packages_folder: Path) -> Stack:
         compression=1,
     )  # fmt: skip
     return Stack(aws, dict(done.outputs), ministack, dict(done.packages))
+
+
+@pytest.fixture(scope="session")
+def faulty(stack: Stack) -> faulty_stack.FaultyStack:
+    """The stack's state machine with a worker that fails as it is told."""
+    return faulty_stack.make(stack)
+
+
+@pytest.fixture(scope="session")
+def faulty_data(stack: Stack, put_survey: Callable[..., None]) -> str:
+    """A survey of four partitions for it."""
+    url = f"{stack.bucket}/faulty-data"
+    put_survey(url, 4, rows=8)
+    return url
 
 
 @pytest.fixture(scope="session")

@@ -51,15 +51,16 @@ def test_every_way_out_of_the_machine_is_caught_or_has_a_cause():
             assert state["CausePath"].startswith("$.")
     work = states["WorkersStandard"]["ItemProcessor"]["States"]["WorkStandard"]
     assert states["WorkersStandard"]["ResultPath"] is None  # 256 KiB would be 800 ranks
-    final, throttled, again = work["Retry"]
-    assert final["MaxAttempts"] == 0
-    assert again["ErrorEquals"] == ["States.ALL"]
+    [throttled] = work["Retry"]
     assert "Lambda.TooManyRequestsException" in throttled["ErrorEquals"]
+    final, again = work["Catch"]
+    assert again["ErrorEquals"] == ["States.ALL"]
+    assert (final["Next"], again["Next"]) == ("GiveUpStandard", "CountStandard")
 
 
 def test_errors_that_are_not_retried_are_errors_of_ours():
     states = machine()["States"]
-    named = states["WorkersStandard"]["ItemProcessor"]["States"]["WorkStandard"]["Retry"][0]
+    named = states["WorkersStandard"]["ItemProcessor"]["States"]["WorkStandard"]["Catch"][0]
     ours = ERRORS.read_text()
     for name in named["ErrorEquals"]:
         assert f"class {name}(" in ours, name

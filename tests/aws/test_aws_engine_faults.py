@@ -6,6 +6,7 @@ import json
 
 import faulty_stack
 import pytest
+from faulty_stack import endings, run
 
 from perseid.aws.calls import Calls
 from perseid.aws.collect import collect
@@ -19,30 +20,8 @@ from perseid.storage import Storage
 
 
 @pytest.fixture(scope="module")
-def faulty(stack):
-    return faulty_stack.make(stack)
-
-
-@pytest.fixture(scope="module")
-def data(stack, put_survey):
-    url = f"{stack.bucket}/faulty-data"
-    put_survey(url, 4, rows=8)
-    return url
-
-
-def run(stack, faulty, data, name, plan, **keys):
-    """A run with faults as planned; (engine, started, what came of it)."""
-    results = f"{stack.bucket}/runs/{name}"
-    Storage(f"{stack.bucket}/runs").put(f"{name}.faults.json", json.dumps(plan).encode())
-    engine = AwsEngine(Calls(stack.aws), faulty.place)
-    started = engine.start(RunRequest.parse({"data": data, "results": results, **keys}))
-    seen = []
-    engine.watch(started, seen.append, first=0.5, longest=1.0, seconds=240)
-    return engine, started, engine.finish(started), seen
-
-
-def endings(result, rank):
-    return [(a.attempt, a.ending.value) for a in result.mapped.attempts if a.rank == rank]
+def data(faulty_data):
+    return faulty_data
 
 
 @pytest.fixture(scope="module")

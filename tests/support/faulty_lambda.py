@@ -11,13 +11,13 @@ import os
 import time
 
 from perseid.aws.handlers import worker
-from perseid.errors import NotFound, StorageError
+from perseid.errors import BadModel, NotFound, StorageError
 from perseid.storage import Storage, split_url
 
 
 def handler(event, context):
     item = event["item"]
-    attempt = int(event.get("attempt_before") or 0)
+    attempt = int(event.get("attempt_before") or 0) + int(item["options"].get("attempts_before", 0))
     planned = plan(item["results_url"]).get(str(item["rank"]), [])
     fault = planned[attempt] if attempt < len(planned) else "work"
     if fault == "work":
@@ -26,6 +26,8 @@ def handler(event, context):
     print("PERSEID " + json.dumps({**said, "request": context.aws_request_id}), flush=True)
     if fault == "raise":
         raise StorageError(f"rank {item['rank']} cannot read its partition")
+    if fault == "bad model":
+        raise BadModel("the model has no output")
     if fault == "exit":
         os._exit(7)
     if fault == "hang":

@@ -229,6 +229,16 @@ def _mapped(
     )
 
 
+def child_states(attempts: Sequence[Attempt]) -> int:
+    """States that the map's children went through, as Standard children are billed.
+
+    One an attempt; after a failed one it is counted, judged, and waited or given up.
+    """
+    failed = sum(attempt.ending not in (Ending.DONE, Ending.BAD_INPUT) for attempt in attempts)
+    once = sum(attempt.ending is Ending.BAD_INPUT for attempt in attempts)
+    return len(attempts) + 3 * failed + once
+
+
 def most_at_once(attempts: Iterable[Attempt]) -> int:
     """How many attempts went on at one moment, at most."""
     moments = [(a.started, 1) for a in attempts]
@@ -250,7 +260,7 @@ def _engine(
     counts = [_map_counts(calls, execution) for execution in executions]
     express = any(entry.get("children") == "EXPRESS" for entry in counts)
     billed = sum(attempt.duration_ms for attempt in mapped.attempts) / 1e3
-    children = len(mapped.attempts)
+    children = child_states(mapped.attempts)
     states = sum(execution.transitions for execution in executions)
     return mapped.to_json() | {
         "engine": "aws",

@@ -35,6 +35,11 @@ def items_of(execution: str) -> str:
     return f"items.{execution}.json"
 
 
+def is_items(key: str) -> bool:
+    """Whether it holds the items of an execution: the run's first, or one that went on."""
+    return key == ITEMS or (key.startswith("items.") and key.endswith(".json"))
+
+
 def record(rank: int) -> str:
     """A rank's record: written last of its objects, so its presence means they are whole."""
     return f"{rank}.json"

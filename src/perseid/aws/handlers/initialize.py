@@ -26,8 +26,8 @@ EXPRESS_SECONDS = 240
 (https://docs.aws.amazon.com/step-functions/latest/dg/choosing-workflow-type.html)."""
 SLACK_SECONDS = 15
 """That a state waits longer than the function's own time limit."""
-ATTEMPTS = 3
-"""Of a rank, as the state machine's Retry has it."""
+WAIT_SECONDS = 5
+"""Longest that the state machine waits before another attempt."""
 
 
 def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
@@ -74,23 +74,33 @@ def _resume(url: str, execution: str, request_id: str) -> dict[str, Any]:
     _log_start(manifest.run_id, execution, request_id)
     if execution == manifest.run_id:
         raise RunError(f"{url} is the run of this very execution: resume it by another one")
-    items = [_again(storage, manifest.item(rank)) for rank in missing_ranks(storage, manifest)]
-    storage.delete([layout.MERGED])  # what was merged is not what there will be
     key = layout.items_of(execution)
+    before = _attempts(manifest.settings["options"]) * _executions(storage, key)
+    items = [_again(manifest.item(rank), before) for rank in missing_ranks(storage, manifest)]
+    storage.delete([layout.MERGED])  # what was merged is not what there will be
     storage.put(key, json.dumps([item.to_json() for item in items], indent=1).encode())
     return _state(manifest, items, key, execution)
 
 
-def _again(storage: Storage, item: WorkItem) -> WorkItem:
+def _again(item: WorkItem, before: int) -> WorkItem:
     """The item of a rank that was tried before: its attempts are counted on.
 
     It meets nobody: the ranks that are done will not come again.
     """
-    try:
-        before = int(json.loads(storage.get(layout.record(item.rank)))["attempt"])
-    except (NotFound, ValueError, KeyError, TypeError):
-        before = ATTEMPTS
     return replace(item, transport=STORE, options={**item.options, "attempts_before": before})
+
+
+def _executions(storage: Storage, own: str) -> int:
+    """How many executions worked on the run before the one whose items have the key `own`.
+
+    Each may have used up all attempts of a rank, and one that is killed leaves no trace: so their
+    numbers go on after the highest that there can have been.
+    """
+    return sum(layout.is_items(name) and name != own for name in storage.names())
+
+
+def _attempts(options: Mapping[str, Any]) -> int:
+    return 1 + int(options.get("retries", 2))
 
 
 def _state(
@@ -103,7 +113,9 @@ def _state(
     # At the function's own limit Lambda's error says more than the state's would.
     state_timeout = timeout + SLACK_SECONDS if timeout == limit else timeout
     bucket, _, prefix = manifest.results_url.removeprefix("s3://").partition("/")
-    express = not talks and timeout * ATTEMPTS <= EXPRESS_SECONDS
+    attempts = _attempts(options)
+    longest = attempts * timeout + (attempts - 1) * WAIT_SECONDS
+    express = not talks and longest <= EXPRESS_SECONDS
     return {
         "ok": True,
         "run_id": manifest.run_id,
@@ -118,6 +130,7 @@ def _state(
         # An EXPRESS child may run twice at once: ranks that talk to each other must not.
         "children": "EXPRESS" if express else "STANDARD",
         "timeout_seconds": max(1, round(state_timeout)),
+        "retries": attempts - 1,
         "tolerated_failure_percentage": float(options.get("tolerated_failures", 100.0)),
     }
 
