@@ -433,11 +433,13 @@ def algorithms(comm):
         expected = sum(data(r, length, "int64", length) for r in range(size))
         for algorithm in [allreduce.ring] + [allreduce.halving] * (size & (size - 1) == 0):
             call = comm._group.call(8)
-            port = allreduce.ArrayPort(call, Op("sum", operator.add, True, True, np.add), mine)
-            flat = mine.copy()
-            if size > 1:
-                algorithm(port, flat)
-                np.testing.assert_array_equal(flat, expected)
+            op, kept = Op("sum", operator.add, True, True, np.add), mine.copy()
+            for into in (np.full_like(mine, -1), mine):
+                algorithm(call, op, mine, into)
+                np.testing.assert_array_equal(into, expected)
+                if into is not mine:
+                    np.testing.assert_array_equal(mine, kept)
+            mine = kept
         view = memoryview(bytearray(data(0, 1, "uint8", length).tobytes()))
         if rank:
             view[:] = bytes(length)
@@ -450,6 +452,42 @@ def algorithms(comm):
 def test_algorithms_for_large_arrays_at_any_length(size):
     run_threads(size, algorithms)
     assert min(allreduce.LARGE_BYTES, allgather.LARGE_BYTES, gather.LARGE_BYTES) > 0
+
+
+def spoil(left, right):
+    """A function that uses up what it is given."""
+    right += left
+    left[...] = -1
+    return right
+
+
+def memory(comm):
+    """Results may lie over the inputs; inputs stay as they are unless they do."""
+    rank, size = comm.rank, comm.world_size
+    for length in (1, 5, 20_000):
+        expected = sum(data(r, length, "int64", length) for r in range(size))
+        for op in ("sum", Op.custom(spoil), Op.custom(spoil, commutative=True, associative=True)):
+            mine = data(rank, length, "int64", length)
+            kept, into = mine.copy(), np.zeros_like(mine)
+            comm.Allreduce(mine, into, op)
+            np.testing.assert_array_equal(into, expected)
+            for root in (0, size - 1):
+                into = np.zeros_like(mine)
+                comm.Reduce(mine, into if rank == root else None, op, root)
+                if rank == root:
+                    np.testing.assert_array_equal(into, expected)
+                np.testing.assert_array_equal(mine, kept)
+            comm.Allreduce(mine, mine, op)
+            np.testing.assert_array_equal(mine, expected)
+            both = np.zeros(length + 1, np.int64)
+            both[:-1] = kept
+            comm.Allreduce(both[:-1], both[1:], op)
+            np.testing.assert_array_equal(both[1:], expected)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_inputs_are_kept_and_results_may_overlap_them(size):
+    run_threads(size, memory)
 
 
 def test_a_world_of_one_needs_no_server():

@@ -161,9 +161,10 @@ class ArrayCalls:
             into = arrays.like(into, array)
         call = self._group.call(Kind.REDUCE, root, op.code, code, array.size)
         mine = np.ascontiguousarray(array)
+        place = into if into is not None else np.empty_like(mine)
         algorithm = reduce.tree if op.tree else reduce.strict
-        result = algorithm(ArrayPort(call, op, mine), mine, root)
-        if into is not None and result is not None:
+        result = algorithm(ArrayPort(call, op, place), mine, root)
+        if into is not None and result is not None and result is not into:
             into[...] = result
 
     def Allreduce(self, array: Array, into: Array, op: AnyOp = SUM) -> None:
@@ -175,14 +176,13 @@ class ArrayCalls:
         arrays.like(into, array)
         call = self._group.call(Kind.ALLREDUCE, -1, op.code, code, array.size)
         mine = np.ascontiguousarray(array)
-        port = ArrayPort(call, op, mine)
-        large = op.tree and op.ufunc is not None and array.nbytes >= allreduce.LARGE_BYTES
-        if large and call.size > 1:
-            if into is not array:
-                into[...] = array
-            allreduce.large(port, into.reshape(-1))
-        else:
-            into[...] = self._small(op)(port, mine)
+        if self._divided(op, array):
+            flat = into.reshape(-1)
+            allreduce.large(call, op, flat if into is array else mine.reshape(-1), flat)
+            return
+        result = self._small(op)(ArrayPort(call, op, into), mine)
+        if result is not into:
+            into[...] = result
 
     def Reduce_scatter(
         self, array: Array, into: Array, op: AnyOp = SUM, counts: Sequence[int] | None = None
@@ -235,6 +235,11 @@ class ArrayCalls:
         if not op.tree:
             return allreduce.strict
         return allreduce.tree if self._group.engine.shared_cores else allreduce.doubling
+
+    def _divided(self, op: Op, array: Array) -> bool:
+        """Whether the work of an allreduce is divided among the ranks."""
+        large = array.nbytes >= allreduce.LARGE_BYTES and self.world_size > 1
+        return large and op.tree and op.ufunc is not None
 
     def _check(self) -> None:
         self._group.engine.check()

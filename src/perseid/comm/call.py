@@ -43,8 +43,11 @@ class Call:
     def need(self, peers: Iterable[int]) -> None:
         """Connect to these peers, in parallel, before the first byte is sent."""
         channels = self._channels
-        missing = [peer for peer in peers if channels[peer] is None and peer != self.rank]
-        if missing:
+        missing = None
+        for peer in peers:
+            if channels[peer] is None and peer != self.rank:
+                missing = [peer] if missing is None else [*missing, peer]
+        if missing is not None:
             self.group.connect(missing)
 
     def _channel(self, peer: int) -> Channel:
@@ -113,12 +116,28 @@ class Port(Generic[T]):
     def __init__(self, call: Call, op: Op) -> None:
         self.call, self.op = call, op
 
+    def begin(self, value: T) -> T:
+        """What this rank's value is gathered in: the value itself is never changed."""
+        raise NotImplementedError
+
     def send(self, peer: int, value: T, step: int = 0) -> None:
         """Send a value."""
         raise NotImplementedError
 
     def receive(self, peer: int, step: int = 0) -> T:
         """Receive a value."""
+        raise NotImplementedError
+
+    def take(self, peer: int, value: T, step: int = 0) -> T:
+        """Receive a value in place of one that is no longer needed."""
+        raise NotImplementedError
+
+    def fold(self, peer: int, value: T, step: int = 0) -> T:
+        """``value`` combined with a peer's, which is of higher ranks; ``value`` is used up."""
+        raise NotImplementedError
+
+    def trade(self, peer: int, value: T, lower: bool, step: int = 0) -> T:
+        """Both peers' values combined, on both; ``lower``: the peer is of lower ranks."""
         raise NotImplementedError
 
     def swap(self, peer: int, value: T, source: int, step: int = 0) -> T:
@@ -137,6 +156,10 @@ class Port(Generic[T]):
 class ObjectPort(Port[Any]):
     """Objects, pickled."""
 
+    def begin(self, value: Any) -> Any:
+        """Functions for objects make new ones."""
+        return value
+
     def send(self, peer: int, value: Any, step: int = 0) -> None:
         """Pickle and send."""
         self.call.send_blob(peer, dumps(value), step)
@@ -145,6 +168,19 @@ class ObjectPort(Port[Any]):
         """Receive and unpickle."""
         blob = self.call.receive_blob(peer, step)
         return loads(blob.parts, blob.pieces[0])
+
+    def take(self, peer: int, value: Any, step: int = 0) -> Any:
+        """Receive and unpickle."""
+        return self.receive(peer, step)
+
+    def fold(self, peer: int, value: Any, step: int = 0) -> Any:
+        """By the operation's function for objects."""
+        return self.op.function(value, self.receive(peer, step))
+
+    def trade(self, peer: int, value: Any, lower: bool, step: int = 0) -> Any:
+        """By the operation's function for objects."""
+        other = self.swap(peer, value, peer, step)
+        return self.op.function(other, value) if lower else self.op.function(value, other)
 
     def swap(self, peer: int, value: Any, source: int, step: int = 0) -> Any:
         """Both at once."""
@@ -168,25 +204,65 @@ def octets(array: Array) -> memoryview:
 
 
 class ArrayPort(Port[Array]):
-    """Contiguous arrays, all of the type and shape of ``like``."""
+    """Contiguous arrays, all of the type and shape of ``place``, in which results are gathered."""
 
-    def __init__(self, call: Call, op: Op, like: Array) -> None:
+    def __init__(self, call: Call, op: Op, place: Array) -> None:
         super().__init__(call, op)
-        self.like = like
+        self.place = place
+        self._octets = octets(place)
+        self._spare: Array | None = None
+        self._room = self._octets
+
+    def begin(self, value: Array) -> Array:
+        """In the place of the result."""
+        if value is not self.place:
+            self.place[...] = value
+        return self.place
 
     def send(self, peer: int, value: Array, step: int = 0) -> None:
         """Send the array's bytes."""
-        self.call.send(peer, octets(value), step)
+        self.call.send(peer, self._octets if value is self.place else octets(value), step)
 
     def receive(self, peer: int, step: int = 0) -> Array:
         """Receive into a new array."""
-        into = np.empty_like(self.like)
+        into = np.empty_like(self.place)
         self.call.receive_into(peer, octets(into), step)
         return into
 
+    def take(self, peer: int, value: Array, step: int = 0) -> Array:
+        """Receive into the array."""
+        self.call.receive_into(peer, self._octets if value is self.place else octets(value), step)
+        return value
+
+    def fold(self, peer: int, value: Array, step: int = 0) -> Array:
+        """In place."""
+        other = self._other()
+        self.call.receive_into(peer, self._room, step)
+        self.op.arrays(value, other, value)
+        return value
+
+    def trade(self, peer: int, value: Array, lower: bool, step: int = 0) -> Array:
+        """In place."""
+        other = self._other()
+        data = self._octets if value is self.place else octets(value)
+        self.call.swap(peer, data, peer, self._room, step)
+        if lower:
+            self.op.arrays(other, value, value)
+        else:
+            self.op.arrays(value, other, value)
+        return value
+
+    def _other(self) -> Array:
+        """Where a peer's value is received: kept from message to message, for NumPy's own
+        operations; a function of the user's may keep what it is given."""
+        if self._spare is None or self.op.ufunc is None:
+            self._spare = np.empty_like(self.place)
+            self._room = octets(self._spare)
+        return self._spare
+
     def swap(self, peer: int, value: Array, source: int, step: int = 0) -> Array:
         """Both at once."""
-        into = np.empty_like(self.like)
+        into = np.empty_like(self.place)
         self.call.swap(peer, octets(value), source, octets(into), step)
         return into
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,16 +30,15 @@ class Op:
     associative: bool = False
     ufunc: np.ufunc | None = None
     """For arrays, in place; None: ``function`` gets whole arrays."""
+    tree: bool = field(init=False)
+    """Whether it may be evaluated as a tree."""
+    code: int = field(init=False)
+    """Its number in a signature; all functions of users share one."""
 
-    @property
-    def tree(self) -> bool:
-        """Whether it may be evaluated as a tree."""
-        return self.commutative and self.associative
-
-    @property
-    def code(self) -> int:
-        """Its number in a signature; all functions of users share one."""
-        return CUSTOM if self.name == "custom" else reduction_code(self.name)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tree", self.commutative and self.associative)
+        code = CUSTOM if self.name == "custom" else reduction_code(self.name)
+        object.__setattr__(self, "code", code)
 
     @classmethod
     def custom(

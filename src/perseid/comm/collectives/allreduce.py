@@ -9,8 +9,11 @@ from __future__ import annotations
 import functools
 from typing import NamedTuple, TypeVar
 
-from perseid.comm.call import Array, ArrayPort, Call, Port, octets
+import numpy as np
+
+from perseid.comm.call import Array, Call, Port, octets
 from perseid.comm.collectives import allgather, reduce, trees
+from perseid.comm.ops import Op
 
 T = TypeVar("T")
 LARGE_BYTES = 64 * 1024
@@ -79,14 +82,14 @@ def doubling(port: Port[T], value: T) -> T:
     mine = plan(rank, call.size)
     call.need(mine.peers)
     if mine.passive:
-        port.send(rank - 1, value)
-        return port.receive(rank - 1, _LAST)
-    result = port.copy(value)
+        result = port.begin(value)
+        port.send(rank - 1, result)
+        return port.take(rank - 1, result, _LAST)
+    result = port.begin(value)
     if mine.folded:
-        result = port.combine(result, port.receive(rank + 1))
+        result = port.fold(rank + 1, result)
     for partner, step, lower in mine.rounds:
-        other = port.swap(partner, result, partner, step)
-        result = port.combine(other, result) if lower else port.combine(result, other)
+        result = port.trade(partner, result, lower, step)
     if mine.folded:
         port.send(rank + 1, result, _LAST)
     return result
@@ -95,11 +98,14 @@ def doubling(port: Port[T], value: T) -> T:
 def tree(port: Port[T], value: T) -> T:
     """Up a binomial tree and down again: the fewest messages, for ranks that share cores."""
     call = port.call
-    result = reduce.tree(port, value, 0)
     place = trees.branch(call.rank, call.size, 0)
+    call.need(place.near)
+    result = port.begin(value)
+    for child in reversed(place.children):
+        result = port.fold(child, result)
     if place.parent >= 0:
-        result = port.receive(place.parent, _LAST)
-    assert result is not None
+        port.send(place.parent, result)
+        result = port.take(place.parent, result, _LAST)
     for child in place.children:
         port.send(child, result, _LAST)
     return result
@@ -110,7 +116,7 @@ def strict(port: Port[T], value: T) -> T:
     call = port.call
     result = reduce.strict(port, value, 0)
     place = trees.branch(call.rank, call.size, 0)
-    call.need(trees.neighbours(call.rank, call.size, 0))
+    call.need(place.near)
     if place.parent >= 0:
         result = port.receive(place.parent, _LAST)
     assert result is not None
@@ -119,13 +125,19 @@ def strict(port: Port[T], value: T) -> T:
     return result
 
 
-def large(port: ArrayPort, flat: Array) -> None:
-    """In place, for operations that may be evaluated in any order."""
-    call = port.call
+def large(call: Call, op: Op, array: Array, into: Array) -> None:
+    """Of flat arrays, for operations that may be evaluated in any order.
+
+    ``into`` may be ``array`` itself. Nothing is copied beforehand: what is combined first is read
+    from ``array`` and written to ``into``.
+    """
+    if into is not array and np.may_share_memory(array, into):
+        into[...] = array
+        array = into
     if call.size & (call.size - 1):
-        ring(port, flat)
+        ring(call, op, array, into)
     else:
-        halving(port, flat)
+        halving(call, op, array, into)
 
 
 def cuts(length: int, parts: int) -> list[int]:
@@ -133,30 +145,31 @@ def cuts(length: int, parts: int) -> list[int]:
     return [length * part // parts for part in range(parts + 1)]
 
 
-def halving(port: ArrayPort, flat: Array) -> None:
+def halving(call: Call, op: Op, array: Array, into: Array) -> None:
     """Reduce-scatter by recursive halving, allgather by recursive doubling (Rabenseifner, 2004).
 
     For sizes that are powers of two.
     """
-    call = port.call
     rank, size = call.rank, call.size
     call.need(plan(rank, size).peers)
-    at = cuts(flat.size, size)
-    spare = call.group.scratch(flat.size - flat.size // 2 + size, flat.dtype)
+    at = cuts(into.size, size)
+    spare = call.group.scratch(into.size - into.size // 2 + size, into.dtype)
     low, high, bit = 0, size, size >> 1
     trail: list[tuple[int, int, int]] = []
+    have = array
     while bit:
         middle = (low + high) // 2
         trail.append((low, high, bit))
-        upper = bool(rank & bit)
-        give = flat[at[low] : at[middle]] if upper else flat[at[middle] : at[high]]
-        keep = flat[at[middle] : at[high]] if upper else flat[at[low] : at[middle]]
-        came = spare[: keep.size]
-        call.swap(rank ^ bit, octets(give), rank ^ bit, octets(came), bit)
-        port.op.arrays(*((came, keep) if upper else (keep, came)), keep)
-        low, high = (middle, high) if upper else (low, middle)
+        lower, upper = slice(at[low], at[middle]), slice(at[middle], at[high])
+        give, keep = (lower, upper) if rank & bit else (upper, lower)
+        mine = have[keep]
+        came = spare[: mine.size]
+        call.swap(rank ^ bit, octets(have[give]), rank ^ bit, octets(came), bit)
+        op.arrays(*((came, mine) if rank & bit else (mine, came)), into[keep])
+        low, high = (middle, high) if rank & bit else (low, middle)
         bit >>= 1
-    _collect(call, flat, at, trail)
+        have = into
+    _collect(call, into, at, trail)
 
 
 def _collect(call: Call, flat: Array, at: list[int], trail: list[tuple[int, int, int]]) -> None:
@@ -168,18 +181,21 @@ def _collect(call: Call, flat: Array, at: list[int], trail: list[tuple[int, int,
         call.swap(peer, octets(mine), peer, octets(other), bit | _LAST)
 
 
-def ring(port: ArrayPort, flat: Array) -> None:
+def ring(call: Call, op: Op, array: Array, into: Array) -> None:
     """Each part goes once round the ring to be reduced, and once more to be told: any size."""
-    call = port.call
     rank, size = call.rank, call.size
     after, before = (rank + 1) % size, (rank - 1) % size
     call.need([after, before])
-    at = cuts(flat.size, size)
-    parts = [flat[at[part] : at[part + 1]] for part in range(size)]
-    spare = call.group.scratch(max(part.size for part in parts), flat.dtype)
+    at = cuts(into.size, size)
+    inputs = [array[at[part] : at[part + 1]] for part in range(size)]
+    parts = [into[at[part] : at[part + 1]] for part in range(size)]
+    spare = call.group.scratch(max(part.size for part in parts), into.dtype)
+    give = inputs[(rank - 1) % size]
     for step in range(size - 1):
-        out, mine = parts[(rank - step - 1) % size], parts[(rank - step - 2) % size]
+        number = (rank - step - 2) % size
+        mine, result = inputs[number], parts[number]
         came = spare[: mine.size]
-        call.swap(after, octets(out), before, octets(came), step)
-        port.op.arrays(came, mine, mine)
+        call.swap(after, octets(give), before, octets(came), step)
+        op.arrays(came, mine, result)
+        give = result
     allgather.ring(call, [octets(part) for part in parts], _LAST)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from perseid.comm.call import Call
-from perseid.comm.collectives.trees import branch, neighbours
+from perseid.comm.collectives.trees import branch
 
 _EMPTY = memoryview(bytearray())
 
@@ -21,7 +21,7 @@ def dissemination(call: Call) -> None:
 def tree(call: Call) -> None:
     """Hear from the children, tell the parent; and back: the fewest messages."""
     place = branch(call.rank, call.size, 0)
-    call.need(neighbours(call.rank, call.size, 0))
+    call.need(place.near)
     for child in reversed(place.children):
         call.receive_into(child, _EMPTY)
     if place.parent >= 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from perseid.comm.call import Call
-from perseid.comm.collectives.trees import branch, neighbours
+from perseid.comm.collectives.trees import branch
 from perseid.comm.objects import Blob, Buffer
 
 LARGE_BYTES = 4 << 20
@@ -15,7 +15,7 @@ CHUNK_BYTES = 512 * 1024
 def blob(call: Call, value: Blob | None, root: int) -> Blob:
     """The root's payload, of a length that only the root knows, on every rank."""
     place = branch(call.rank, call.size, root)
-    call.need(neighbours(call.rank, call.size, root))
+    call.need(place.near)
     if place.parent >= 0:
         value = call.receive_blob(place.parent)
     assert value is not None
@@ -35,7 +35,7 @@ def into(call: Call, data: memoryview, root: int) -> None:
 def binomial(call: Call, data: memoryview, root: int) -> None:
     """Down a tree of whole messages."""
     place = branch(call.rank, call.size, root)
-    call.need(neighbours(call.rank, call.size, root))
+    call.need(place.near)
     if place.parent >= 0:
         call.receive_into(place.parent, data)
     for child in place.children:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from perseid.comm.call import Call
-from perseid.comm.collectives.trees import branch, neighbours
+from perseid.comm.collectives.trees import branch
 from perseid.comm.objects import Blob, bundle, unbundle
 
 LARGE_BYTES = 64 * 1024
@@ -18,7 +18,7 @@ _EMPTY = memoryview(bytearray())
 def blobs(call: Call, mine: Blob, root: int) -> list[Blob] | None:
     """Every rank's payload in rank order on the root, None elsewhere."""
     place = branch(call.rank, call.size, root)
-    call.need(neighbours(call.rank, call.size, root))
+    call.need(place.near)
     below: list[list[Blob]] = []
     for child in reversed(place.children):
         below.append(unbundle(call.receive_blob(child).flat()))

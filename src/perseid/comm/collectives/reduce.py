@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 from perseid.comm.call import Port
-from perseid.comm.collectives.trees import branch, neighbours
+from perseid.comm.collectives.trees import branch
 
 T = TypeVar("T")
 
@@ -14,10 +14,10 @@ def tree(port: Port[T], value: T, root: int) -> T | None:
     """For operations that may be evaluated in any order; the order is always the same."""
     call = port.call
     place = branch(call.rank, call.size, root)
-    call.need(neighbours(call.rank, call.size, root))
-    result = port.copy(value)
+    call.need(place.near)
+    result = port.begin(value) if place.children else value
     for child in reversed(place.children):
-        result = port.combine(result, port.receive(child))
+        result = port.fold(child, result)
     if place.parent < 0:
         return result
     port.send(place.parent, result)
@@ -32,11 +32,8 @@ def strict(port: Port[T], value: T, root: int) -> T | None:
         port.send(root, value)
         return None
     call.need(range(call.size))
-    result = _value(port, value, 0)
+    result = port.begin(value) if root == 0 else port.receive(0)
     for rank in range(1, call.size):
-        result = port.combine(result, _value(port, value, rank))
+        mine = rank == root
+        result = port.combine(result, port.copy(value)) if mine else port.fold(rank, result)
     return result
-
-
-def _value(port: Port[T], mine: T, rank: int) -> T:
-    return port.copy(mine) if rank == port.call.rank else port.receive(rank)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from perseid.comm.call import Call
-from perseid.comm.collectives.trees import branch, neighbours
+from perseid.comm.collectives.trees import branch
 from perseid.comm.objects import Blob, bundle, unbundle
 
 
 def blobs(call: Call, parts: Sequence[Blob] | None, root: int) -> Blob:
     """This rank's payload of those that the root has in rank order."""
     place = branch(call.rank, call.size, root)
-    call.need(neighbours(call.rank, call.size, root))
+    call.need(place.near)
     if parts is None:
         mine = unbundle(call.receive_blob(place.parent).flat())
     else:

@@ -21,6 +21,8 @@ class Branch(NamedTuple):
     """Ranks, the largest subtree first."""
     sizes: tuple[int, ...]
     """Ranks in the subtree of each child."""
+    near: tuple[int, ...]
+    """Parent and children."""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -36,10 +38,5 @@ def branch(rank: int, size: int, root: int) -> Branch:
             children.append((virtual + step + root) % size)
             sizes.append(min(step, size - virtual - step))
         step >>= 1
-    return Branch(parent, tuple(children), tuple(sizes))
-
-
-def neighbours(rank: int, size: int, root: int) -> tuple[int, ...]:
-    """Parent and children."""
-    place = branch(rank, size, root)
-    return place.children if place.parent < 0 else (place.parent, *place.children)
+    near = children if parent < 0 else [parent, *children]
+    return Branch(parent, tuple(children), tuple(sizes), tuple(near))
