@@ -20,7 +20,7 @@ from perseid.errors import BadInput, NotFound
 from perseid.measure.history import Execution, parse_history
 from perseid.measure.logruns import LoadOptions, common, invocation_runs, log_runs, number
 from perseid.measure.runs import MeasuredRun, ModelTime, Place, Span
-from perseid.measure.stored import read_stored
+from perseid.measure.stored import read_json, read_stored
 from perseid.measure.streams import LogEvent, trace
 from perseid.pipeline import layout
 from perseid.storage import Storage, split_url
@@ -147,7 +147,7 @@ def _load_tree(store: Storage, options: LoadOptions) -> Iterator[MeasuredRun]:
         if layout.MANIFEST in own:
             yield read_stored(inside, own, options.architecture)
         else:
-            records = json.loads(inside.get(layout.COMBINED))
+            records = read_json(inside, layout.COMBINED)
             yield combined_run(records, inside.where(), options, _execution_times(inside.where()))
     if homes:
         return

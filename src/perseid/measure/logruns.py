@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from perseid.errors import BadInput
 from perseid.measure.cost import Usage, map_transitions
 from perseid.measure.history import Execution
 from perseid.measure.logs import Invocation, read_log
@@ -24,6 +25,10 @@ class LoadOptions:
     """Ranks that should have left a result, over what the source says."""
     executions: tuple[Execution, ...] = ()
     """Executions of the state machine that the logs' functions may have worked for."""
+
+    def __post_init__(self) -> None:
+        if self.expected is not None and self.expected < 1:
+            raise BadInput(f"the number of expected ranks must be at least 1, not {self.expected}")
 
 
 def log_runs(text: str, source: str, options: LoadOptions | None = None) -> Iterator[MeasuredRun]:

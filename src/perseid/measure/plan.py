@@ -383,7 +383,7 @@ def _impossible(ask: Ask, calibration: Calibration) -> str:
     smallest = min(ask.partitions_mb)
     rows = smallest * MIB / calibration.row_bytes
     need = calibration.worker_mb(rows) / FULL
-    largest = max((m for m in ask.memories_mb if m <= ask.limits.memory_mb), default=0)
+    largest = min(max(ask.memories_mb), ask.limits.memory_mb)
     if need > largest:
         return (
             f"memory binds: a worker with one partition of {smallest:g} MB needs {need:,.0f} MB, "

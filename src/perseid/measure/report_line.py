@@ -68,7 +68,7 @@ class Report:
 
 
 def find_reports(text: str) -> Iterator[Report]:
-    """Every whole REPORT in a text, in order; broken ones are left out (`count_broken` counts).
+    """Every whole REPORT in a text, in order; broken ones are left out.
 
     Parameters
     ----------
@@ -83,11 +83,6 @@ def find_reports(text: str) -> Iterator[Report]:
         report = _from_json(line)
         if report is not None:
             yield report
-
-
-def count_broken(text: str) -> int:
-    """How many REPORT lines of a text lack a field that is billed by."""
-    return sum(_from_text(chunk) is None for chunk in _chunks(text))
 
 
 def parse_report(line: str) -> Report | None:

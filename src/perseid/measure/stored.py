@@ -237,18 +237,19 @@ def _usage(
         stored_bytes=float(sum(p.size for p in manifest.partitions)),
         stored_seconds=whole.seconds if whole else 0.0,
         log_bytes=float(sum(len(text.encode()) for text in logs.values())),
-        rendezvous=_rendezvous(records, whole, architecture),
+        rendezvous=_rendezvous(records, whole),
     )
 
 
-def _rendezvous(
-    records: Sequence[Mapping[str, Any]], whole: Span | None, architecture: str
-) -> Rendezvous | None:
-    """The server's task for as long as the run lasted, where ranks talked to each other."""
+def _rendezvous(records: Sequence[Mapping[str, Any]], whole: Span | None) -> Rendezvous | None:
+    """The server's task for as long as the run lasted, where ranks talked to each other.
+
+    It is an x86 one whatever the workers are: so the stack's template has it.
+    """
     used = {str(record.get("transport", "store")) for record in records}
     if whole is None or not used - {"store"}:
         return None
-    return Rendezvous(whole.seconds, architecture=architecture)
+    return Rendezvous(whole.seconds)
 
 
 def _notes(

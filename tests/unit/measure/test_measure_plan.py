@@ -142,6 +142,8 @@ def test_a_budget_binds() -> None:
 def test_nothing_is_possible() -> None:
     with pytest.raises(BadInput, match=r"memory binds: a worker .* needs 2,4"):
         advise(Ask(GB, limits=Limits(memory_mb=1769)), replace(PACE, base_mb=2048.0))
+    with pytest.raises(BadInput, match=r"needs 301 MB, but functions may have 128 MB"):
+        advise(Ask(GB, limits=Limits(memory_mb=128)), replace(PACE, base_mb=255.8))
     with pytest.raises(BadInput, match="the time-out binds"):
         advise(Ask(GB, limits=Limits(timeout=1)), PACE)
     with pytest.raises(BadInput, match="above 0"):

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from perseid.measure.report_line import (
     Report,
-    count_broken,
     find_reports,
     format_report,
     parse_report,
@@ -76,7 +75,6 @@ def test_what_is_no_whole_report_is_none() -> None:
     )
     assert parse_report("END RequestId: adbca9aa") is None
     assert parse_report(TABBED.split("\tMemory Size")[0]) is None
-    assert count_broken(TABBED.split("\tMemory Size")[0] + "\n" + TABBED) == 1
 
 
 def test_two_reports_in_one_line_do_not_mix() -> None:

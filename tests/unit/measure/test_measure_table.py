@@ -186,6 +186,9 @@ def test_a_run_that_talked_directly_pays_for_its_rendezvous(
     after = bill(load_runs([str(made.path)])[0], Prices())
     minute = (0.25 * 0.04048 + 0.5 * 0.004445 + 0.005) / 60
     assert after.total - before.total == pytest.approx(minute, rel=1e-6)
+    (arm,) = load_runs([str(made.path)], LoadOptions(architecture="arm"))
+    (task,) = [line for line in bill(arm, Prices()).lines if line.name == "Fargate vCPU"]
+    assert task.usd == pytest.approx(0.25 * 0.04048 / 60), "the stack's task is x86 in any case"
 
 
 def test_the_transport_and_what_the_collectives_took(make_run: Callable[..., object]) -> None:
@@ -224,6 +227,13 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("[")
     with pytest.raises(BadInput, match="not a list of records"):
         load_runs([str(tmp_path / "a.json")])
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "combined_data.json").write_text('[{"batch_size":')
+    with pytest.raises(BadInput, match=r"combined_data\.json is not JSON"):
+        load_runs([str(tmp_path / "tree")])
+    for number in (0, -3):
+        with pytest.raises(BadInput, match=f"at least 1, not {number}"):
+            LoadOptions(expected=number)
     times = tmp_path / "times.csv"
     times.write_text("a,b\n1,2\n")
     with pytest.raises(BadInput, match="not a table of execution times"):
