@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -74,7 +76,24 @@ def test_comm_run_ends_a_program_that_hangs(tmp_path):
     result = perseid("comm", "run", "-n", 2, "--timeout", 1, program)
     assert result.returncode == 128 + 15
     assert "was ended by signal 15" in result.stderr
+    assert "the 1 s of --timeout were over" in result.stderr
     assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_comm_run_that_is_ended_leaves_nothing_running(tmp_path, number):
+    text = "import os, time\nos.write(1, b'%d\\n' % os.getpid())\ntime.sleep(60)\n"
+    program = script(tmp_path, text)
+    command = [sys.executable, "-m", "perseid", "comm", "run", "-n", "2", str(program)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        ranks = [int(running.stdout.readline()) for _ in range(2)]
+        running.send_signal(number)
+        said = running.communicate(timeout=20)[1]
+    assert running.returncode == 128 + number
+    assert b"perseid: stopped" in said
+    for rank in ranks:
+        with pytest.raises(ProcessLookupError):
+            os.kill(rank, 0)
 
 
 def test_comm_model_prints_times_and_prices(tmp_path):

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -45,14 +46,22 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     from perseid.comm.launch import run_local
+    from perseid.engines.stopping import StopRequests
 
     if not Path(args.script).is_file():
         raise BadInput(f"there is no script {args.script}")
-    statuses = run_local([args.script, *args.arguments], args.ranks, timeout=args.timeout)
+    command, began = [args.script, *args.arguments], time.monotonic()
+    with StopRequests() as stop:
+        statuses = run_local(command, args.ranks, timeout=args.timeout, stopped=lambda: stop.count)
     failed = {rank: status for rank, status in statuses.items() if status}
     for rank, status in failed.items():
         how = f"was ended by signal {-status}" if status < 0 else f"exited with {status}"
         print(f"perseid: rank {rank} {how}", file=sys.stderr)
+    if stop.count:
+        print("perseid: stopped", file=sys.stderr)
+        return 128 + stop.number
+    if failed and args.timeout is not None and time.monotonic() - began > args.timeout:
+        print(f"perseid: the {args.timeout:g} s of --timeout were over", file=sys.stderr)
     first = next(iter(failed.values()), 0)
     return first if first >= 0 else 128 - first
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from perseid.errors import BadInput
 from perseid.rendezvous import Config, EmbeddedServer, job_key
@@ -24,6 +24,7 @@ def run_local(
     *,
     timeout: float | None = None,
     environment: Mapping[str, str] | None = None,
+    stopped: Callable[[], object] = lambda: False,
 ) -> dict[int, int]:
     """Start a Python program on every rank around an embedded rendezvous with a fresh key.
 
@@ -39,6 +40,8 @@ def run_local(
         Seconds for all; None: no limit.
     environment
         Variables added to this process' own.
+    stopped
+        Asked again and again; once it is true all ranks are ended.
 
     Returns
     -------
@@ -48,10 +51,12 @@ def run_local(
     Raises
     ------
     BadInput
-        Fewer than one rank.
+        Fewer than one rank, or no time.
     """
     if ranks < 1:
         raise BadInput(f"at least 1 rank is needed, not {ranks}")
+    if timeout is not None and not timeout > 0:
+        raise BadInput(f"the ranks need some time, not {timeout:g} s")
     secret, job = secrets.token_bytes(32), f"local-{os.getpid()}-{secrets.token_hex(4)}"
     # Without the second port nobody looks for NATs, which are not to be found on one machine.
     config = Config(host="127.0.0.1", port=0, http_port=None, tcpunch=False, secret=secret)
@@ -70,13 +75,17 @@ def run_local(
             for rank in range(ranks):
                 variables["PERSEID_RANK"] = str(rank)
                 processes.append(subprocess.Popen([sys.executable, *command], env=dict(variables)))
-            _wait(processes, timeout)
+            _wait(processes, timeout, stopped)
         finally:
             _end(processes)
     return {rank: process.returncode for rank, process in enumerate(processes)}
 
 
-def _wait(processes: Sequence[subprocess.Popen[bytes]], timeout: float | None) -> None:
+def _wait(
+    processes: Sequence[subprocess.Popen[bytes]],
+    timeout: float | None,
+    stopped: Callable[[], object],
+) -> None:
     end = None if timeout is None else time.monotonic() + timeout
     failed = False
     while any(process.poll() is None for process in processes):
@@ -84,7 +93,7 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]], timeout: float | None) -
             failed = True
             grace = time.monotonic() + GRACE_SECONDS
             end = grace if end is None else min(end, grace)
-        if end is not None and time.monotonic() > end:
+        if stopped() or (end is not None and time.monotonic() > end):
             return
         time.sleep(POLL_SECONDS)
 

@@ -17,6 +17,8 @@ class StopRequests:
     def __init__(self) -> None:
         self.count = 0
         """1: stop, leaving things in order; 2 or more: at once."""
+        self.number = 0
+        """The last signal that came; 0: none."""
         self._former: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -36,3 +38,4 @@ class StopRequests:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.count += 1
+        self.number = number
