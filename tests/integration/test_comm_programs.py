@@ -15,9 +15,16 @@ import pytest
 from ranks import run_threads
 
 from perseid.comm import Communicator
+from perseid.comm.model import Constants
 from perseid.compat import fmi
 from perseid.compat.fmi_config import load
-from perseid.errors import BadInput, MismatchedCollective, RendezvousTimeout
+from perseid.errors import (
+    BadInput,
+    MismatchedCollective,
+    PeerLost,
+    PerseidError,
+    RendezvousTimeout,
+)
 from perseid.rendezvous import EmbeddedServer
 from perseid.storage import Storage
 
@@ -103,8 +110,8 @@ def test_comm_model_prints_times_and_prices(tmp_path):
     assert "store" in result.stdout
     assert "USD" in result.stdout
     ways = tmp_path / "ways.json"
-    ways.write_text('{"direct": {"latency": 9.0}}')
-    slow = perseid("comm", "model", "barrier", "-n", 2, "-m", 0, "--ways", ways)
+    ways.write_text('{"ways": {"direct": {"latency": 9.0}}}')
+    slow = perseid("comm", "model", "barrier", "-n", 2, "-m", 0, "--constants", ways)
     assert "18 s" in slow.stdout
     assert "relay" in next(line for line in slow.stdout.splitlines() if "<-" in line)
     assert perseid("comm", "model", "sing").returncode == 2
@@ -129,6 +136,29 @@ def test_comm_bench_measures_this_machine(tmp_path):
     assert "allreduce 1e6 doubles" in result.stdout
 
 
+def test_comm_bench_measures_the_models_constants(tmp_path):
+    """What is written is what the model reads; nothing is left in the store."""
+    path = tmp_path / "constants.json"
+    more = ("--iterations", 20, "--store", tmp_path / "box")
+    result = perseid("comm", "bench", "--constants", path, *more)
+    assert result.returncode == 0, result.stderr
+    direct, relay, store = Constants.load(path).ways
+    assert 1e-6 < direct.latency < 0.05
+    assert 1e-6 < relay.latency < 0.1
+    assert 1e6 < relay.bandwidth <= relay.shared
+    assert 1e-5 < store.latency < 1
+    assert store.puts == 1
+    assert 1 <= store.gets < 20
+    assert not [entry for entry in (tmp_path / "box").rglob("*") if entry.is_file()]
+    for line in ("direct", "relay", "store", "measured on"):
+        assert line in result.stdout
+    estimate = perseid("comm", "model", "send", "-n", 2, "-m", 0, "--constants", path)
+    assert "constants: measured on" in estimate.stdout
+    alone = perseid("comm", "bench", "--store", tmp_path / "box")
+    assert alone.returncode == 2
+    assert "--constants" in alone.stderr
+
+
 # --- ways ------------------------------------------------------------------------------------
 
 
@@ -146,13 +176,13 @@ def test_everything_goes_through_the_relay_where_that_is_asked_for():
     assert set(routes[0].values()) == {"relay"}
 
 
-def through_store(store, size, function, timeout=20.0):
+def through_store(store, size, function, timeout=20.0, **more):
     results, errors = [None] * size, {}
 
     def work(rank):
         try:
             with Communicator.join(
-                "job", rank, size, transport="store", store=store, timeout=timeout
+                "job", rank, size, store=store, timeout=timeout, **{"transport": "store", **more}
             ) as comm:
                 results[rank] = function(comm)
         except BaseException as error:
@@ -328,3 +358,74 @@ def test_fmi_values_are_checked(tmp_path):
     with pytest.raises(BadInput):
         fmi.func(fmi.op.sum, lambda a, b: a)
     assert numbers.nbytes == 12
+
+
+# --- hints -----------------------------------------------------------------------------------
+
+
+def slow_post(tmp_path, **latencies):
+    """A file of constants in which ways have these latencies."""
+    path = tmp_path / "constants.json"
+    ways = {way: {"latency": seconds} for way, seconds in latencies.items()}
+    path.write_text(json.dumps({"ways": ways}))
+    return path
+
+
+def routed(comm):
+    values = exchange(comm)
+    return set(values.values()), comm.choice
+
+
+@pytest.mark.parametrize(
+    ("latencies", "way"),
+    [({"relay": 1.0}, "direct"), ({"direct": 9.0}, "relay"), ({"direct": 9, "relay": 9}, "store")],
+    ids=["direct", "relay", "store"],
+)
+def test_a_hint_has_all_ranks_take_the_way_that_the_model_prefers(tmp_path, latencies, way):
+    constants, store = slow_post(tmp_path, **latencies), Storage(tmp_path / "box")
+    results = run_threads(
+        3, routed, hint="fast", expects=("allgather", 4e5), constants=constants, store=store
+    )
+    assert [ways for ways, _ in results] == [{way}] * 3
+    assert [choice.way for _, choice in results] == [way] * 3
+    assert results[0][1].seconds > 0
+    assert bool(list((tmp_path / "box").rglob("*"))) == (way == "store")
+
+
+def test_a_hint_needs_no_rendezvous_where_there_is_a_store_and_one_rank_needs_nothing(tmp_path):
+    store = Storage(tmp_path / "box")
+    results, errors = through_store(store, 2, routed, hint="cheap", transport="auto")
+    assert not errors
+    assert [ways for ways, _ in results] == [{"store"}] * 2
+    with Communicator.join("alone", 0, 1, hint="fast") as comm:
+        assert (comm.allreduce(2), comm.choice) == (2, None)
+    with pytest.raises(BadInput, match="no way"):
+        Communicator.join("job", 0, 2, hint="fast")
+    with pytest.raises(BadInput, match="fast or cheap"):
+        Communicator.join("job", 0, 2, hint="good", store=store)
+
+
+def test_ranks_with_different_hints_find_out(tmp_path):
+    """One goes through the store, the other connects: an error at both, not a wait for ever."""
+    constants, store = slow_post(tmp_path, direct=9.0, relay=9.0), Storage(tmp_path / "box")
+    errors = {}
+
+    def work(rank, address):
+        more = {"constants": constants, "hint": "fast"} if rank else {}
+        try:
+            with Communicator.join("job", rank, 2, address, store=store, **more) as comm:
+                comm.allreduce(1)
+        except PerseidError as error:
+            errors[rank] = error
+
+    began = time.monotonic()
+    with EmbeddedServer() as server:
+        threads = [threading.Thread(target=work, args=(r, server.address)) for r in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+    assert time.monotonic() - began < 10
+    assert isinstance(errors[1], MismatchedCollective)
+    assert "the same transport, hint" in str(errors[1])
+    assert isinstance(errors[0], PeerLost)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -10,8 +11,19 @@ from hypothesis import strategies as st
 
 from perseid.comm.collectives.allreduce import cuts, fold, plan
 from perseid.comm.collectives.trees import branch
-from perseid.comm.model import OPERATIONS, WAYS, Rates, Way, choose, estimate
+from perseid.comm.model import (
+    OPERATIONS,
+    RATES,
+    WAYS,
+    Constants,
+    Rates,
+    Way,
+    choose,
+    estimate,
+    pick,
+)
 from perseid.errors import BadInput
+from perseid.measure.prices import Prices
 
 SIZES = st.integers(1, 300)
 
@@ -114,3 +126,82 @@ def test_the_hint_decides():
     ):
         with pytest.raises(BadInput):
             wrong()
+
+
+def test_the_shipped_prices_are_those_of_the_table():
+    prices = Prices()
+    server = 0.25 * prices.fargate_vcpu_hour_x86.usd + 0.5 * prices.fargate_gb_hour_x86.usd
+    expected = Rates(
+        2 * prices.lambda_gb_second_x86.usd,
+        (server + prices.ipv4_hour.usd) / 3600,
+        prices.s3_put.usd,
+        prices.s3_get.usd,
+    )
+    for name in ("worker_second", "server_second", "put", "get"):
+        assert getattr(RATES, name) == pytest.approx(getattr(expected, name), rel=1e-9)
+
+
+def test_constants_survive_their_file(tmp_path):
+    direct, relay, store = WAYS
+    mine = Constants(
+        (replace(direct, latency=1e-6), relay, replace(store, gets=1.5)),
+        replace(RATES, put=1.0),
+        "measured here",
+    )
+    mine.dump(tmp_path / "c.json")
+    assert Constants.load(tmp_path / "c.json") == mine
+    (tmp_path / "part.json").write_text('{"ways": {"relay": {"latency": 3}}}')
+    part = Constants.load(tmp_path / "part.json")
+    assert part.ways == (direct, replace(relay, latency=3.0), store)
+    assert part.rates == RATES
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "[]", "{", '{"ways": []}', '{"ways": {"pigeon": {}}}', '{"ways": {"relay": {"speed": 1}}}',
+        '{"ways": {"relay": {"latency": -1}}}', '{"ways": {"relay": {"bandwidth": 0}}}',
+        '{"ways": {"relay": {"latency": "soon"}}}', '{"rates": {"get": Infinity}}',
+        '{"ways": {"relay": {"name": "x"}}}', '{"rates": {"gold": 1}}',
+    ],
+)  # fmt: skip
+def test_constants_that_make_no_sense_are_refused(tmp_path, told):
+    (tmp_path / "c.json").write_text(told)
+    with pytest.raises(BadInput, match=r"c\.json"):
+        Constants.load(tmp_path / "c.json")
+
+
+EASY = {"rendezvous": True, "store": True}
+
+
+def test_a_hint_picks_among_what_a_job_can_use():
+    ways = (
+        Way("direct", 2.0, 1e9, server=True),
+        Way("relay", 1.0, 1e9, server=True),
+        Way("store", 9.0, 1e9, puts=1),
+    )
+    constants = Constants(ways, Rates(server_second=1.0, put=1e-9))
+
+    def way(hint, transport="auto", **more):
+        return pick(hint, transport, 2, ("send", 8), constants, **(EASY | more)).way
+
+    assert (way("fast"), way("cheap")) == ("relay", "store")
+    assert (way("fast", "direct"), way("cheap", "direct")) == ("direct", "store")
+    assert way("cheap", store=False) == "relay"
+    assert way("fast", rendezvous=False) == way("fast", "store") == "store"
+    with pytest.raises(BadInput, match="no way"):
+        way("fast", rendezvous=False, store=False)
+    with pytest.raises(BadInput, match="fast or cheap"):
+        way("nice")
+
+
+def test_what_the_job_expects_decides():
+    """Alltoall of large parts is more than a small relay passes on; the store has no such limit."""
+
+    def way(*expects):
+        return pick("fast", "relay", 100, expects, Constants(), **EASY).way
+
+    assert way("barrier", 0) == way("allreduce", 1000) == "relay"
+    assert way("alltoall", 1e7) == "store"
+    with pytest.raises(BadInput, match="operations are"):
+        way("sing", 1)

@@ -8,9 +8,14 @@ import os
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from perseid.errors import BadInput, PerseidError
+
+if TYPE_CHECKING:
+    from perseid.comm.model import Way
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -27,15 +32,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     bench.add_argument("--iterations", type=int, default=300, metavar="N")
     bench.add_argument("--peers", nargs="+", metavar="NAME", help="perseid mpi4py gloo")
     bench.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")
+    bench.add_argument(
+        "--constants", type=Path, metavar="FILE",
+        help="instead, measure the cost model's constants and write them here",
+    )  # fmt: skip
+    bench.add_argument(
+        "--store", metavar="URL", help="with --constants: a bucket or folder to measure, too"
+    )
     model = commands.add_parser("model", help="expected time and price of an operation")
     model.add_argument("operation")
     model.add_argument("-n", "--ranks", type=int, nargs="+", default=[8, 64, 517], metavar="N")
     model.add_argument("-m", "--bytes", type=float, nargs="+", default=[8.0, 1e6], metavar="BYTES")
-    model.add_argument("--memory", type=float, default=2048, metavar="MB", help="of one worker")
+    model.add_argument("--memory", type=float, metavar="MB",
+                       help="of one worker, on Lambda (default 2048)")  # fmt: skip
     model.add_argument("--hint", choices=("fast", "cheap"), default="fast")
     model.add_argument(
-        "--ways", type=Path, metavar="FILE",
-        help='other constants: {"direct": {"latency": seconds, "bandwidth": bytes_a_second}}',
+        "--constants", type=Path, metavar="FILE",
+        help="as `comm bench --constants` writes it (default: of Lambda and S3)",
     )  # fmt: skip
 
 
@@ -69,6 +82,10 @@ def _run(args: argparse.Namespace) -> int:
 def _bench(args: argparse.Namespace) -> int:
     from perseid.comm import measure
 
+    if args.constants is not None:
+        return _measure_constants(args)
+    if args.store is not None:
+        raise BadInput("--store is measured with --constants FILE")
     peers = args.peers or measure.installed()
     for name in ("mpi4py", "gloo"):
         if name not in peers:
@@ -102,29 +119,40 @@ def _print_columns(ranks: int, columns: dict[str, dict[str, float]]) -> None:
         print(f"{name:24s}" + "".join(f"{cell:>14s}" for cell in cells))
 
 
+def _measure_constants(args: argparse.Namespace) -> int:
+    from perseid.comm import pingpong
+    from perseid.storage import Storage
+
+    print(f"{'way':8s} {'latency':>10s} {'bandwidth':>12s} {'all together':>13s} {'requests':>10s}")
+    store = None if args.store is None else Storage(args.store)
+    constants = pingpong.measure(args.iterations, store, _print_way)
+    constants.dump(args.constants)
+    print(f"{constants.source}: {args.constants}")
+    return 0
+
+
+def _print_way(way: Way) -> None:
+    shared = f"{way.shared / 1e6:.4g} MB/s" if way.shared else "-"
+    requests = f"{way.puts + way.gets:.3g}" if way.puts else "-"
+    rate = f"{way.bandwidth / 1e6:.4g} MB/s"
+    print(f"{way.name:8s} {_time(way.latency):>10s} {rate:>12s} {shared:>13s} {requests:>10s}")
+
+
 def _model(args: argparse.Namespace) -> int:
-    from perseid.comm.model import WAYS, Rates, choose, estimate
+    from perseid.comm.model import Constants, choose, estimate
     from perseid.measure.prices import Prices
 
-    prices = Prices()
-    rates = Rates(
-        worker_second=args.memory / 1024 * prices.lambda_gb_second_x86.usd,
-        server_second=(
-            0.25 * prices.fargate_vcpu_hour_x86.usd
-            + 0.5 * prices.fargate_gb_hour_x86.usd
-            + prices.ipv4_hour.usd
-        )
-        / 3600,
-        put=prices.s3_put.usd,
-        get=prices.s3_get.usd,
-    )
-    ways = _ways(WAYS, args.ways)
-    print(f"{args.operation}: workers of {args.memory:g} MB, a server of 1/4 vCPU and 0.5 GB")
+    constants = Constants() if args.constants is None else Constants.load(args.constants)
+    rates = constants.rates
+    if args.memory is not None:
+        second = args.memory / 1024 * Prices().lambda_gb_second_x86.usd
+        rates = replace(rates, worker_second=second)
+    print(f"{args.operation}; constants: {constants.source}")
     print(f"{'ranks':>6s} {'bytes':>10s} {'way':>8s} {'time':>12s} {'price':>14s} {'messages':>9s}")
     for ranks in args.ranks:
         for nbytes in args.bytes:
-            best = choose(args.operation, ranks, nbytes, args.hint, ways, rates)
-            for way in ways:
+            best = choose(args.operation, ranks, nbytes, args.hint, constants.ways, rates)
+            for way in constants.ways:
                 one = estimate(args.operation, ranks, nbytes, way, rates)
                 mark = f" <- {args.hint}" if one.way == best.way else ""
                 print(
@@ -132,18 +160,6 @@ def _model(args: argparse.Namespace) -> int:
                     f"{one.usd:10.3g} USD {one.messages:9d}{mark}"
                 )
     return 0
-
-
-def _ways(known: tuple, path: Path | None) -> tuple:  # type: ignore[type-arg]
-    from dataclasses import replace
-
-    if path is None:
-        return known
-    try:
-        told = json.loads(path.read_text())
-        return tuple(replace(way, **told.get(way.name, {})) for way in known)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise BadInput(f"the constants in {path} cannot be used: {error}") from error
 
 
 def _time(seconds: object) -> str:

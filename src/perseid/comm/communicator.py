@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,6 +30,7 @@ from perseid.comm.collectives import (
 from perseid.comm.engine import Engine
 from perseid.comm.frames import HEADER_BYTES, OBJECT, Frame, Kind, header
 from perseid.comm.group import Group
+from perseid.comm.model import Constants, Estimate, pick
 from perseid.comm.objects import dumps, loads
 from perseid.comm.ops import SUM, as_op
 from perseid.comm.store import ObjectStore
@@ -40,6 +42,8 @@ JOIN_SECONDS = 60.0
 """How long a rank waits for the others to register."""
 CALL_SECONDS = 300.0
 """How long one call waits for another rank."""
+EXPECTED = ("allreduce", 1000.0)
+"""What a job is taken to do mostly, where a hint comes without more."""
 
 
 class Communicator(ArrayCalls):
@@ -52,9 +56,11 @@ class Communicator(ArrayCalls):
     call raises it.
     """
 
-    def __init__(self, group: Group, *, owner: bool) -> None:
+    def __init__(self, group: Group, *, owner: bool, choice: Estimate | None = None) -> None:
         super().__init__(group)
         self._owner = owner
+        self.choice = choice
+        """The way that a hint chose, with what the model expects of it; None without a hint."""
 
     @classmethod
     def join(
@@ -67,6 +73,9 @@ class Communicator(ArrayCalls):
         *,
         generation: int = 0,
         transport: str = "auto",
+        hint: str | None = None,
+        expects: tuple[str, float] = EXPECTED,
+        constants: Constants | str | Path | None = None,
         deadline: float = JOIN_SECONDS,
         timeout: float = CALL_SECONDS,
         heartbeat: float = HEARTBEAT_SECONDS,
@@ -92,6 +101,17 @@ class Communicator(ArrayCalls):
             ``direct``, ``relay``, ``store``, or ``auto``: direct where it can be had, else the
             relay, else the store, if there is one. ``store`` alone needs no rendezvous; without one
             a lost rank is noticed by the ``timeout`` only.
+        hint
+            ``fast`` or ``cheap``: have the cost model choose the way for the whole job, the one
+            that takes the least time or money for what the job ``expects``, among the store (where
+            one is given) and what ``transport`` allows. A pair that cannot connect that way goes on
+            to the next as ever. Give the same ``hint``, ``expects`` and ``constants`` on all ranks.
+        expects
+            What the job mostly does: an operation (`perseid.comm.model.OPERATIONS`) and the bytes
+            that each rank contributes.
+        constants
+            The model's, or the file that ``perseid comm bench --constants`` wrote; None: those
+            shipped, of AWS Lambda and S3.
         deadline
             Seconds until all ranks must have registered.
         timeout
@@ -110,7 +130,8 @@ class Communicator(ArrayCalls):
         Raises
         ------
         BadInput
-            A rank outside the world, or no rendezvous for a world of several.
+            A rank outside the world, no rendezvous for a world of several, another hint than
+            ``fast`` and ``cheap``.
         RendezvousUnreachable, RendezvousRefused, JobKeyRefused
             No server answered, or it said no.
         RendezvousTimeout
@@ -118,7 +139,12 @@ class Communicator(ArrayCalls):
         """
         if not 0 <= rank < world_size:
             raise BadInput(f"rank {rank} is not in a world of {world_size} ranks")
-        client = None
+        client = choice = None
+        if hint is not None and world_size > 1:
+            known = {"rendezvous": rendezvous is not None, "store": store is not None}
+            choice = pick(hint, transport, world_size, expects, _constants(constants), **known)
+            if choice.way != "direct":  # which falls back by itself as the transport allows
+                transport = choice.way
         if transport == "store" and store is None:
             raise BadInput("transport='store' needs a store to go through: give store=")
         if rendezvous is not None:
@@ -140,7 +166,7 @@ class Communicator(ArrayCalls):
         engine.shared_cores = shared_cores
         engine.store, engine.only_store = store, transport == "store"
         engine.prefix = f"{prefix}/{job}/{generation}"
-        return cls(Group(engine, 0, range(world_size)), owner=True)
+        return cls(Group(engine, 0, range(world_size)), owner=True, choice=choice)
 
     @classmethod
     def from_environment(cls, **options: Any) -> Self:
@@ -336,6 +362,12 @@ class Communicator(ArrayCalls):
                 f"rank {self.rank} must give one value for each of {self.world_size} ranks, "
                 f"not {have}"
             )
+
+
+def _constants(given: Constants | str | Path | None) -> Constants:
+    if given is None:
+        return Constants()
+    return given if isinstance(given, Constants) else Constants.load(given)
 
 
 def _register(rendezvous: str, deadline: float, **registration: Any) -> Client:

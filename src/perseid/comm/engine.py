@@ -308,11 +308,22 @@ class Engine:
         """Channels that others opened: their frames may say that something is wrong."""
         if self.client is None:
             return
-        fresh = [r for r in self.client.ways() if self.channels[r] is None]
+        ways = self.client.ways()
+        if self.only_store and ways:
+            self._disagreed(min(ways), ways[min(ways)])
+        fresh = [rank for rank in ways if self.channels[rank] is None]
         if fresh:
             with contextlib.suppress(RendezvousError):
                 for rank, link in self.client.connect(fresh, CONNECT_SLICE).items():
                     self.adopt(Channel(rank, link.sock, self, link.way))
+
+    def _disagreed(self, rank: int, way: str) -> NoReturn:
+        """A peer connects to this rank, which looks into the store alone."""
+        message = (
+            f"Rank {self.rank} goes through the store, but rank {rank} connects to it ({way}): "
+            "give all ranks the same transport, hint, expectation and constants."
+        )
+        self.fail(MismatchedCollective(message, "transport store", f"transport {way}", rank))
 
     def _drain(self, skip: Channel | None) -> None:
         """Take in what lies in the sockets, without waiting."""

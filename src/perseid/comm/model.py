@@ -2,14 +2,17 @@
 
 The time of a message is ``latency + bytes / bandwidth``; the time of a collective is that of its
 algorithm's longest path (Thakur, Rabenseifner and Gropp, 2005). The price is the workers' time
-while they wait, the server's share, and the requests to the store. Prices are given by the caller.
+while they wait, the server's share, and the requests to the store.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from math import ceil, log2
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from math import ceil, isfinite, log2
+from pathlib import Path
+from typing import Any
 
 from perseid.errors import BadInput
 
@@ -61,13 +64,73 @@ class Estimate:
 
 
 WAYS = (
-    Way("direct", 25e-6, 1.5e9, server=True),
-    Way("relay", 53e-6, 0.7e9, server=True, shared=0.7e9),
-    Way("store", 40e-3, 80e6, puts=1.0, gets=3.0),
+    Way("direct", 0.5e-3, 77.6e6, server=True),
+    Way("relay", 1.04e-3, 77.6e6, server=True, shared=175e6),
+    Way("store", 40.4e-3, 50e6, puts=1.0, gets=3.0),
 )
-"""Direct and relay: measured over the loopback of a two-core machine, `perseid comm bench`
-(November 2026). Store: a PUT and a GET of S3 of 20 ms each, a single stream of 80 MB/s, and two
-questions in vain: assumed, not measured here."""
+"""Between functions on AWS Lambda. Direct: published measurements between two functions, 621 Mbit/s
+and a round trip under 1 ms. Relay: assumed from them, twice the way and 40 us in the server, which
+on a quarter of a core passes on a quarter of the 0.7 GB/s that a core passed on over loopback.
+Store: FMI's constants for S3, 40.4 ms and 50 MB/s; two questions in vain a message are assumed.
+`perseid comm bench --constants FILE` measures all of them for the machine that it runs on."""
+RATES = Rates(2 * 0.0000166667, (0.25 * 0.04048 + 0.5 * 0.004445 + 0.005) / 3600, 5e-6, 4e-7)
+"""A Lambda worker of 2,048 MB (x86), a Fargate server of 1/4 vCPU and 0.5 GB with a public address,
+S3 requests, all in us-east-1: `perseid.measure.prices` names the sources."""
+HINTS = ("fast", "cheap")
+
+
+@dataclass(frozen=True, slots=True)
+class Constants:
+    """What the model knows of a place: its ways and its prices."""
+
+    ways: tuple[Way, ...] = WAYS
+    rates: Rates = RATES
+    source: str = "published figures of AWS Lambda and S3"
+    """Where the ways' numbers come from."""
+
+    @classmethod
+    def load(cls, path: str | Path) -> Constants:
+        """Read a file of `dump`; what it leaves out is as shipped.
+
+        Raises
+        ------
+        BadInput
+            It cannot be read, names another way or constant, or a number that makes no sense.
+        """
+        try:
+            told = json.loads(Path(path).read_text())
+            given = told.get("ways", {})
+            unknown = set(given) - {way.name for way in WAYS}
+            if unknown:
+                raise ValueError(f"no such way: {', '.join(sorted(unknown))}")
+            ways = tuple(_told(way, given.get(way.name, {})) for way in WAYS)
+            rates = replace(RATES, **_numbers(told.get("rates", {})))
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise BadInput(f"the constants in {path} cannot be used: {error}") from error
+        return cls(ways, rates, str(told.get("source", path)))
+
+    def dump(self, path: str | Path) -> None:
+        """Write them for `load`, as JSON."""
+        ways = {way.name: asdict(way) for way in self.ways}
+        for way in ways.values():
+            del way["name"]
+        told = {"source": self.source, "ways": ways, "rates": asdict(self.rates)}
+        Path(path).write_text(json.dumps(told, indent=1) + "\n")
+
+
+def _told(way: Way, told: Mapping[str, Any]) -> Way:
+    numbers = _numbers({name: value for name, value in told.items() if name != "server"})
+    if numbers.get("bandwidth") == 0:
+        raise ValueError(f"the bandwidth of {way.name} is 0")
+    return replace(way, **numbers, server=bool(told.get("server", way.server)))  # type: ignore[arg-type]
+
+
+def _numbers(told: Mapping[str, Any]) -> dict[str, float]:
+    numbers = {name: float(value) for name, value in told.items()}
+    for name, value in numbers.items():
+        if value < 0 or not isfinite(value):
+            raise ValueError(f"{name} is {value}")
+    return numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,9 +249,44 @@ def choose(
     BadInput
         The hint is neither ``fast`` nor ``cheap``, or there is no way.
     """
-    if hint not in ("fast", "cheap"):
+    if hint not in HINTS:
         raise BadInput(f"the hint is fast or cheap, not {hint!r}")
     found = [estimate(operation, ranks, nbytes, way, rates) for way in ways]
     if not found:
         raise BadInput("no way to choose from: enable one")
     return min(found, key=lambda one: (one.seconds if hint == "fast" else one.usd, one.seconds))
+
+
+def pick(
+    hint: str,
+    transport: str,
+    ranks: int,
+    expects: tuple[str, float],
+    constants: Constants,
+    *,
+    rendezvous: bool,
+    store: bool,
+) -> Estimate:
+    """The way for a whole job, the same on all ranks that ask with the same arguments.
+
+    Parameters
+    ----------
+    transport
+        What may be used besides the store: ``auto`` (``direct`` and ``relay``), one of the two, or
+        ``store`` for nothing else.
+    expects
+        What the job mostly does: an operation and its bytes, as `estimate` takes them.
+    rendezvous, store
+        Whether there is a server, and a store.
+
+    Raises
+    ------
+    BadInput
+        As `choose`; also where neither server nor store leaves a way.
+    """
+    others: dict[str, tuple[str, ...]] = {"auto": ("direct", "relay"), "store": ()}
+    names = others.get(transport, (transport,))
+    possible = (*(names if rendezvous else ()), *(("store",) if store else ()))
+    ways = [way for way in constants.ways if way.name in possible]
+    operation, nbytes = expects
+    return choose(operation, ranks, nbytes, hint, ways, constants.rates)

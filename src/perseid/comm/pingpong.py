@@ -1,0 +1,193 @@
+"""The cost model's constants of this machine, by messages that go to and fro.
+
+Also the program of its ranks: ``python -m perseid.comm.pingpong TRANSPORT OUT ITERATIONS``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import secrets
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from perseid.comm.communicator import Communicator
+from perseid.comm.launch import run_local
+from perseid.comm.model import WAYS, Constants, Way
+from perseid.comm.store import ObjectStore
+from perseid.errors import PerseidError
+
+COMMAND = ("-m", "perseid.comm.pingpong")
+RUN_SECONDS = 120.0
+"""Longest time of one way."""
+SMALL, LARGE = 8, 4 << 20
+"""Bytes of the messages whose times give latency and bandwidth."""
+LARGE_SHARE = 0.1
+"""Large messages a small one."""
+
+
+def one_way(comm: Communicator, nbytes: int, iterations: int) -> float:
+    """Median seconds of a message from one rank of a pair to the other.
+
+    Ranks 0 and 1, 2 and 3, … are pairs; all measure at the same time.
+    """
+    first, peer = comm.rank % 2 == 0, comm.rank ^ 1
+    data, times = np.zeros(nbytes, np.uint8), []
+    for _ in range(iterations + 1):
+        began = time.perf_counter()
+        if first:
+            comm.Send(data, peer)
+        comm.Recv(data, peer)
+        if not first:
+            comm.Send(data, peer)
+        times.append(time.perf_counter() - began)
+    return statistics.median(times[1:]) / 2
+
+
+def both(comm: Communicator, iterations: int) -> list[float]:
+    """`one_way` of a small and of a large message."""
+    counts = (iterations, max(3, int(iterations * LARGE_SHARE)))
+    return [one_way(comm, size, n) for size, n in zip((SMALL, LARGE), counts, strict=True)]
+
+
+def connected(transport: str, iterations: int) -> Way:
+    """``direct`` or ``relay`` over this machine's loopback, between processes.
+
+    Raises
+    ------
+    PerseidError
+        It did not finish.
+    """
+    way = _way(transport, _pairs(transport, 2, iterations))
+    if not way.shared:
+        return way
+    together = 2 * LARGE / _pairs(transport, 4, iterations)[1]
+    return replace(way, shared=max(together, way.bandwidth))
+
+
+def _pairs(transport: str, ranks: int, iterations: int) -> list[float]:
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "result.json"
+        run_local([*COMMAND, transport, str(out), str(iterations)], ranks, timeout=RUN_SECONDS)
+        if not out.exists():
+            raise PerseidError(f"the {transport} way gave no result within {RUN_SECONDS:g} s")
+        found: list[float] = json.loads(out.read_text())
+        return found
+
+
+def _way(name: str, seconds: Sequence[float]) -> Way:
+    small, large = seconds
+    shipped = next(way for way in WAYS if way.name == name)
+    # Of a very fast way, the two times may be the same but for noise.
+    return replace(shipped, latency=small, bandwidth=(LARGE - SMALL) / max(large - small, 1e-9))
+
+
+class _Counted:
+    """A store that counts what is billed; deletions are free."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store, self._lock = store, threading.Lock()
+        self.puts = self.gets = 0
+
+    def put(self, key: str, data: bytes) -> None:
+        with self._lock:
+            self.puts += 1
+        self._store.put(key, data)
+
+    def get(self, key: str) -> bytes:
+        with self._lock:
+            self.gets += 1
+        return self._store.get(key)
+
+    def delete(self, keys: Sequence[str]) -> None:
+        self._store.delete(keys)
+
+
+def through(store: ObjectStore, iterations: int) -> Way:
+    """A store, between two threads: they wait for it most of the time.
+
+    Raises
+    ------
+    PerseidError
+        It failed, or took too long.
+    """
+    counted, job = _Counted(store), f"bench-{secrets.token_hex(4)}"
+    found: dict[int, list[float]] = {}
+    errors: list[Exception] = []
+
+    def rank(number: int) -> None:
+        try:
+            with Communicator.join(
+                job, number, 2, transport="store", store=counted, timeout=RUN_SECONDS
+            ) as comm:
+                found[number] = both(comm, iterations)
+        except Exception as error:  # the other rank's thread is told by the time-out
+            errors.append(error)
+
+    threads = [threading.Thread(target=rank, args=(number,), daemon=True) for number in (0, 1)]
+    for thread in threads:
+        thread.start()
+    end = time.monotonic() + RUN_SECONDS
+    for thread in threads:
+        thread.join(max(0.0, end - time.monotonic()))
+        if errors:
+            raise errors[0]
+    if 0 not in found:
+        raise PerseidError(f"the store gave no result within {RUN_SECONDS:g} s")
+    messages = counted.puts
+    return replace(_way("store", found[0]), puts=1.0, gets=counted.gets / messages)
+
+
+def measure(
+    iterations: int, store: ObjectStore | None = None, report: Callable[[Way], None] | None = None
+) -> Constants:
+    """The constants of this machine; those of the store as shipped where none is given.
+
+    Parameters
+    ----------
+    iterations
+        Small messages to and fro on each way; a tenth as many large ones.
+    store
+        Measured too; its objects are deleted again.
+    report
+        Called with each way once it is measured.
+    """
+    ways = {way.name: way for way in WAYS}
+    for name in ways:
+        if name != "store":
+            ways[name] = connected(name, iterations)
+        elif store is not None:
+            ways[name] = through(store, max(5, iterations // 10))
+        else:
+            continue
+        if report is not None:
+            report(ways[name])
+    left = "" if store is not None else "; the store's are those shipped"
+    where = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}"
+    source = f"measured on {where}, {datetime.now(UTC):%Y-%m-%d}{left}"
+    return Constants(tuple(ways.values()), source=source)
+
+
+def main(arguments: list[str]) -> None:
+    """One rank: measure, and on rank 0 write the seconds."""
+    transport, out, iterations = arguments
+    with Communicator.from_environment(transport=transport, heartbeat=10.0) as comm:
+        comm.barrier()
+        seconds = both(comm, int(iterations))
+        comm.barrier()
+    if comm.rank == 0:
+        Path(out).write_text(json.dumps(seconds))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
