@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import statistics
 import sys
 import time
@@ -157,15 +158,51 @@ def operations(peer: Peer) -> dict[str, tuple[Callable[[], None], float]]:
         "gather 1 MiB each": (lambda: peer.gather(block, whole), 0.1),
         "scatter 1 MiB each": (lambda: peer.scatter(whole, block), 0.1),
     }
-    if peer.size == 2:
-        table |= _pair(peer)
     return table
 
 
-def _pair(peer: Peer) -> dict[str, tuple[Callable[[], None], float]]:
-    small, large = np.zeros(8, np.uint8), np.zeros(64 * MEBIBYTE, np.uint8)
+class PlainTcp:
+    """A blocking socket between the same two processes: what the round trips are compared with.
 
-    def there_and_back(array: Array) -> None:
+    Where the system puts two processes (on one core or on two) changes a round trip more than any
+    library does, so only what is measured in the same pair of processes can be compared.
+    """
+
+    def __init__(self, peer: Peer) -> None:
+        self.first = peer.rank == 0
+        port = np.zeros(1, np.int64)
+        if self.first:
+            with socket.create_server(("127.0.0.1", 0)) as server:
+                port[0] = server.getsockname()[1]
+                peer.send(port, 1)
+                self.sock, _ = server.accept()
+        else:
+            peer.receive(port, 0)
+            self.sock = socket.create_connection(("127.0.0.1", int(port[0])))
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def there_and_back(self, array: Array) -> None:
+        """To the other rank and back."""
+        if self.first:
+            self.sock.sendall(array.data)
+            self._receive(array.data)
+        else:
+            self._receive(array.data)
+            self.sock.sendall(array.data)
+
+    def _receive(self, view: memoryview) -> None:
+        have = 0
+        while have < len(view):
+            count = self.sock.recv_into(view[have:])
+            if not count:
+                raise ConnectionError("the other rank of the measurement has gone")
+            have += count
+
+
+def round_trips(peer: Peer, iterations: int) -> dict[str, float]:
+    """Median seconds of the library's and of a plain socket's round trips, taken in turn."""
+
+    def ours(array: Array) -> None:
         if peer.rank == 0:
             peer.send(array, 1)
             peer.receive(array, 1)
@@ -173,10 +210,26 @@ def _pair(peer: Peer) -> dict[str, tuple[Callable[[], None], float]]:
             peer.receive(array, 0)
             peer.send(array, 0)
 
-    return {
-        "round trip 8 B": (lambda: there_and_back(small), 1.0),
-        "round trip 64 MiB": (lambda: there_and_back(large), 0.02),
-    }
+    ways = {"round trip": ours, "plain TCP": PlainTcp(peer).there_and_back}
+    results: dict[str, float] = {}
+    for label, nbytes, blocks, count in (
+        ("8 B", 8, max(1, iterations // 50), 50),
+        ("64 MiB", 64 * MEBIBYTE, max(3, iterations // 50), 1),
+    ):
+        array = np.zeros(nbytes, np.uint8)
+        times: dict[str, list[float]] = {way: [] for way in ways}
+        for block in range(blocks + 1):
+            for way, call in ways.items():
+                taken = [_timed(call, array) for _ in range(count)]
+                times[way] += taken if block else []  # the first block warms up
+        results |= {f"{way} {label}": statistics.median(times[way]) for way in ways}
+    return results
+
+
+def _timed(call: Callable[[Array], None], array: Array) -> float:
+    began = time.perf_counter()
+    call(array)
+    return time.perf_counter() - began
 
 
 def measure(peer: Peer, iterations: int) -> dict[str, float]:
@@ -186,16 +239,16 @@ def measure(peer: Peer, iterations: int) -> dict[str, float]:
         count = max(3, int(iterations * share))
         call()
         times = []
-        alternating = name.startswith("round trip")  # in step by itself
         for _ in range(count):
-            if not alternating:
-                peer.barrier()
+            peer.barrier()
             began = time.perf_counter()
             call()
             times.append(time.perf_counter() - began)
         found = peer.collect(times)
         if found is not None:
             results[name] = statistics.median(max(column) for column in zip(*found, strict=True))
+    if peer.size == 2:
+        results |= round_trips(peer, iterations)
     return results
 
 
