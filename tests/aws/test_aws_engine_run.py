@@ -59,8 +59,23 @@ def test_few_requests_are_made(three):
     looks = calls["sfn.DescribeExecution"]
     assert looks <= 4 + seconds  # the first waits are one second, later ones five
     assert calls["sfn.DescribeMapRun"] <= looks + 1
-    assert calls["s3.GetObject"] <= 2 * 3
+    assert calls["s3.GetObject"] == 3 + 1  # the records, and all of them in one object
     assert calls["cloudwatch-logs.FilterLogEvents"] <= 6
+
+
+def test_a_record_is_read_once_from_here(ministack, stack, data, monkeypatch):
+    """What a proxy before S3 sees: this process' requests, not those of the functions."""
+    results = f"{stack.bucket}/runs/engine-once"
+    with flaky_proxy(ministack.endpoint) as proxy, monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        assert perseid("run", "--engine", "aws", "--data", data, "--out", results, "--quiet") == 0
+    asked = {(method, path.partition("/runs/engine-once/")[2]): number
+             for (method, path), number in proxy.seen.items() if "/runs/engine-once/" in path}  # fmt: skip
+    assert [asked["GET", f"{rank}.json"] for rank in range(3)] == [1, 1, 1]
+    assert asked["GET", "combined_data.json"] == 1
+    assert asked["GET", "manifest.json"] <= 3
+    engine = json.loads(Storage(results).get("engine.json"))
+    assert engine["api_calls"]["s3.GetObject"] == 4
 
 
 def test_the_table_of_a_run_is_as_billed_by_its_reports(three):

@@ -65,8 +65,7 @@ def collect(calls: Calls, place: Place, manifest: Manifest, arns: Sequence[str])
     """
     store = Storage(manifest.results_url)
     executions = tuple(read_executions(calls, list(arns)))
-    records, _ = read_records(store, manifest)
-    calls.add("s3.GetObject", manifest.world_size)
+    records = _records(calls, store, manifest, executions[-1])
     workers = _workers(calls, place, manifest, executions, len(records))
     around = _around(calls, place, manifest, executions)
     attempts = attempts_of(workers, place.memory_mb, records)
@@ -74,6 +73,18 @@ def collect(calls: Calls, place: Place, manifest: Manifest, arns: Sequence[str])
     engine = _engine(calls, place, mapped, executions, workers)
     _write(store, workers, around, engine)
     return Collected(mapped, executions, engine)
+
+
+def _records(
+    calls: Calls, store: Storage, manifest: Manifest, last: Execution
+) -> dict[int, dict[str, Any]]:
+    """Of all ranks that left one: in one object where the run was published, else each its own."""
+    if last.status == "SUCCEEDED" or last.error == "RunIncomplete":
+        calls.add("s3.GetObject")
+        records = json.loads(store.get(layout.COMBINED))
+        return {int(record["rank"]): record for record in records}
+    calls.add("s3.GetObject", manifest.world_size)
+    return read_records(store, manifest)[0]
 
 
 def collected_before(store: Storage, arns: Sequence[str]) -> MapResult | None:
