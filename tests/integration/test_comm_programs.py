@@ -136,6 +136,25 @@ def test_comm_bench_measures_this_machine(tmp_path):
     assert "allreduce 1e6 doubles" in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--peers", "pvm"], "'pvm' cannot be measured here, but perseid"),
+        (["--iterations", "0"], "must be at least 1"),
+        (["-n", "0"], "must be at least 1"),
+        (
+            ["-n", "1", "--iterations", "1", "--peers", "perseid", "--json", "/proc/no/such"],
+            "/proc/no/such cannot be written: No such file",
+        ),
+    ],
+)
+def test_comm_bench_that_cannot_be_is_refused_in_one_sentence(words, expected):
+    result = perseid("comm", "bench", *words)
+    assert result.returncode == 2
+    assert result.stderr.startswith("perseid: ")
+    assert expected in result.stderr
+
+
 def test_comm_bench_measures_the_models_constants(tmp_path):
     """What is written is what the model reads; nothing is left in the store."""
     path = tmp_path / "constants.json"

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,7 +86,9 @@ def _bench(args: argparse.Namespace) -> int:
         return _measure_constants(args)
     if args.store is not None:
         raise BadInput("--store is measured with --constants FILE")
-    peers = args.peers or measure.installed()
+    peers = _peers(args.peers, measure.installed())
+    if args.iterations < 1 or min(args.ranks) < 1:
+        raise BadInput("--ranks and --iterations must be at least 1")
     for name in ("mpi4py", "gloo"):
         if name not in peers:
             print(f"{name}: not measured (not installed or not asked for)")
@@ -96,6 +98,7 @@ def _bench(args: argparse.Namespace) -> int:
     }
     for name, seconds in results.items():
         print(f"{name:42s} {_time(seconds)}")
+    failed = False
     for ranks in args.ranks:
         columns: dict[str, dict[str, float]] = {}
         for peer in peers:
@@ -103,11 +106,27 @@ def _bench(args: argparse.Namespace) -> int:
                 columns[peer] = measure.run_peer(peer, ranks, args.iterations)
             except PerseidError as error:
                 print(f"perseid: {error}", file=sys.stderr)
+                failed = True
         results[str(ranks)] = columns
         _print_columns(ranks, columns)
     if args.json:
-        args.json.write_text(json.dumps(results, indent=1))
-    return 0
+        _write(args.json, results)
+    return int(failed)
+
+
+def _peers(asked: Sequence[str] | None, installed: Sequence[str]) -> Sequence[str]:
+    """What is measured: all there is, unless some were asked for."""
+    for name in asked or ():
+        if name not in installed:
+            raise BadInput(f"{name!r} cannot be measured here, but {', '.join(installed)} can be")
+    return asked or installed
+
+
+def _write(path: Path, results: Mapping[str, object]) -> None:
+    try:
+        path.write_text(json.dumps(results, indent=1))
+    except OSError as error:
+        raise BadInput(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _print_columns(ranks: int, columns: dict[str, dict[str, float]]) -> None:
