@@ -42,10 +42,17 @@ class Environment:
     log: Path
     events: queue.Queue[tuple[str, bytes, float]] = field(default_factory=queue.Queue)
     answers: queue.Queue[Answer] = field(default_factory=queue.Queue)
+    ready: threading.Event = field(default_factory=threading.Event)
+    """The handler is imported: it asked for its first event."""
 
-    def invoke(self, event: Any, seconds: float = 60.0, wait: float = 60.0) -> Answer:
-        """Hand over an event with so many seconds to live; the answer."""
-        self.events.put((str(uuid.uuid4()), json.dumps(event).encode(), seconds))
+    def invoke(
+        self, event: Any, seconds: float = 60.0, wait: float = 60.0, request: str = ""
+    ) -> Answer:
+        """Hand over an event with so many seconds to live; the answer.
+
+        Raises `TimeoutError` where there is none after `wait` seconds.
+        """
+        self.events.put((request or str(uuid.uuid4()), json.dumps(event).encode(), seconds))
         deadline = time.monotonic() + wait
         while time.monotonic() < deadline:
             try:
@@ -53,7 +60,7 @@ class Environment:
             except queue.Empty:
                 if self.process.poll() is not None and self.answers.empty():
                     return Answer("ended", self.process.returncode)
-        raise AssertionError(f"no answer in {wait} s:\n{self.log.read_text()[-2000:]}")
+        raise TimeoutError(f"no answer in {wait} s:\n{self.log.read_text()[-2000:]}")
 
 
 @contextmanager
@@ -101,6 +108,7 @@ def _handler(holder: list[Environment]) -> type[BaseHTTPRequestHandler]:
         disable_nagle_algorithm = True
 
         def do_GET(self) -> None:
+            holder[0].ready.set()
             name, event, seconds = holder[0].events.get()
             self._reply(200, event, {
                 "Lambda-Runtime-Aws-Request-Id": name,

@@ -56,7 +56,7 @@ def python() -> Path:
 @contextmanager
 def running(**settings: str) -> Iterator[Ministack]:
     """Start a server, give it settings as environment variables, kill it in the end."""
-    interpreter, port = python(), _free_port()
+    interpreter, port = python(), free_port()
     folder = Path(tempfile.mkdtemp(prefix="ministack-"))
     mine = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
     mine |= {"GATEWAY_PORT": str(port), "BIND_HOST": "127.0.0.1", "MINISTACK_REGION": REGION}
@@ -66,7 +66,7 @@ def running(**settings: str) -> Iterator[Ministack]:
     with open(log, "wb") as out:
         process = subprocess.Popen(
             [interpreter, "-m", "ministack.app"], cwd=folder, env=mine, stdout=out, stderr=out,
-            preexec_fn=_die_with_parent, start_new_session=True,
+            preexec_fn=die_with_parent, start_new_session=True,
         )  # fmt: skip
     endpoint = f"http://127.0.0.1:{port}"
     env = {
@@ -135,11 +135,11 @@ def _wait(endpoint: str, process: subprocess.Popen[bytes], log: Path) -> None:
     raise RuntimeError(f"ministack did not start:\n{log.read_text()[-2000:]}")
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)

@@ -1,0 +1,98 @@
+"""On moto: ranks that fail within what is tolerated and beyond, resumed runs, refusals."""
+
+from __future__ import annotations
+
+import json
+
+import faulty_stack
+import pytest
+from faulty_stack import endings, run
+from ministack import run_to_end
+
+from perseid.storage import Storage
+
+
+@pytest.fixture(scope="module")
+def faulty(moto):
+    return faulty_stack.make(moto)
+
+
+@pytest.fixture(scope="module")
+def data(moto, put_survey):
+    url = f"{moto.bucket}/faulty-data"
+    put_survey(url, 4, rows=8)
+    return url
+
+
+@pytest.fixture(scope="module")
+def within(moto, faulty, data):
+    """One rank is mended by another attempt, one of four fails for good, 30 % may."""
+    plan = {"0": ["raise"], "1": ["exit"] * 2}
+    return run(moto, faulty, data, "within", plan, tolerated_failures=30, retries=1)
+
+
+def test_a_failing_rank_within_what_is_tolerated(within):
+    _, started, result, _ = within
+    assert endings(result, 0) == [(1, "raised"), (2, "done")]
+    assert [how for _, how in endings(result, 1)] == ["no result"] * 2
+    assert endings(result, 2) == [(1, "done")]
+    assert "ranks 1 of 4" in result.incomplete
+    assert result.summary["rows"]["received"] == 24
+    (execution,) = json.loads(Storage(started.results_url).get("engine.json"))["executions"]
+    assert (execution["status"], execution["error"]) == ("FAILED", "RunIncomplete")
+    assert (execution["map"]["succeeded"], execution["map"]["failed"]) == (3, 1)
+    assert "ranks 1 of 4" in execution["cause"]
+
+
+def test_what_is_missing_is_resumed(within):
+    engine, started, _, _ = within
+    Storage(started.results_url.rpartition("/")[0]).put("within.faults.json", b"{}")
+    untouched = Storage(started.results_url).get("0.json")
+    again = engine.resume(started.results_url)
+    engine.watch(again, lambda now: None, first=0.5, longest=1.0)
+    result = engine.finish(again)
+    assert result.incomplete is None
+    assert result.summary["rows"]["received"] == 32
+    assert Storage(started.results_url).get("0.json") == untouched
+
+
+def test_a_failing_rank_beyond_what_is_tolerated_stops_the_map(moto, faulty, data):
+    """At once: ranks that still work are lost to it. The rest is published nevertheless."""
+    plan = {"1": ["exit"] * 2}
+    _, started, result, _ = run(
+        moto, faulty, data, "beyond", plan, tolerated_failures=10, retries=0
+    )
+    missing = [entry["rank"] for entry in result.summary["ranks"]["missing"]]
+    assert 1 in missing
+    assert f"ranks {missing[0]}" in result.incomplete
+    (execution,) = json.loads(Storage(started.results_url).get("engine.json"))["executions"]
+    assert (execution["status"], execution["error"]) == ("FAILED", "RunIncomplete")
+    events = moto.aws.client("stepfunctions").get_execution_history(executionArn=started.arn)
+    said = [event["mapRunFailedEventDetails"] for event in events["events"]
+            if "mapRunFailedEventDetails" in event]  # fmt: skip
+    assert [entry["error"] for entry in said] == ["States.ExceedToleratedFailureThreshold"]
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "says"),
+    [
+        ({"data_bucket": "b"}, "BadInput", "results"),
+        ({"resume": "s3://absent-bucket/r"}, "NotFound", "no run"),
+    ],
+)
+def test_what_cannot_be_run_is_said_in_one_sentence(moto, given, error, says):
+    client, machine = moto.aws.client("stepfunctions"), moto.outputs["StateMachineArn"]
+    done = run_to_end(client, machine, f"refused-{error}", given)
+    assert (done["status"], done["error"]) == ("FAILED", error)
+    assert says in done["cause"]
+    assert "Traceback" not in done["cause"]
+
+
+def test_a_worker_that_hangs_is_ended_at_its_time(moto, data):
+    """Lambda's own limit: the process is killed, its REPORT says so."""
+    slow = faulty_stack.make(moto, timeout=3, name="hanging")
+    _, _, result, _ = run(moto, slow, data, "hang", {"2": ["hang"]}, retries=1)
+    assert result.incomplete is None
+    assert endings(result, 2) == [(1, "timed out"), (2, "done")]
+    [first] = [a for a in result.mapped.attempts if (a.rank, a.attempt) == (2, 1)]
+    assert first.duration_ms == pytest.approx(3000, abs=1)
