@@ -313,6 +313,9 @@ def test_ping_says_what_to_mend(server, capsys):
     assert "is the port right" in capsys.readouterr().err
     assert main(["ping", "no-such-name.invalid"]) == 1
     assert "is not known" in capsys.readouterr().err
+    for seconds in ("0", "-1", "nan", "inf"):
+        assert main(["ping", "--timeout", seconds, server.address]) == 2
+        assert "--timeout must be a number of seconds above 0" in capsys.readouterr().err
 
 
 def test_logs_are_json_and_hold_no_bytes_of_clients():
@@ -351,6 +354,26 @@ def test_a_drain_lets_an_assembling_job_finish_and_refuses_new_ones():
         assert other.sock.recv(100) == b"links outlive the server"
         first.close()
         second.close()
+
+
+def test_a_drain_pairs_those_who_wait_and_takes_no_new_tcpunch_clients():
+    with ServerProcess("--open", "--drain", "10") as server:
+        with tcpunch_connect(server.port) as waiter:
+            waiter.sendall(b"begun")
+            mine = read_address(waiter)
+            server.signal(signal.SIGTERM)
+            end = time.monotonic() + 5
+            while server.get("/readyz")[0] != 503:
+                assert time.monotonic() < end
+            with tcpunch_connect(server.port) as late:
+                late.sendall(b"another")
+                assert late.recv(8) == b""
+            with tcpunch_connect(server.port) as partner:
+                partner.sendall(b"begun")
+                own = read_address(partner)
+                assert read_address(partner) == mine
+            assert read_address(waiter) == own
+        assert server.finish() == 0
 
 
 def test_a_drain_ends_at_its_limit():

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 
-from perseid.errors import RendezvousUnreachable
+from perseid.errors import BadInput, RendezvousUnreachable
 from perseid.rendezvous.dial import Endpoint
 from perseid.rendezvous.ping import Ping, ping
 from perseid.rendezvous.protocol import Mapping
@@ -31,6 +32,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Ping and say what was found: 0, or 1 with a sentence that says what to mend."""
     endpoint = Endpoint.parse(args.server)
+    if not 0 < args.timeout < math.inf:
+        raise BadInput(f"--timeout must be a number of seconds above 0, not {args.timeout:g}")
     try:
         found = ping(endpoint, args.timeout)
     except RendezvousUnreachable as error:

@@ -99,7 +99,7 @@ def dial(
     RendezvousUnreachable
         No address answered in time.
     """
-    failure = "it has no address"
+    failure = "none of its addresses could be tried in time"
     while True:
         try:
             found = resolve(endpoint)

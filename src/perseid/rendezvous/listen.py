@@ -67,7 +67,7 @@ def listening_sockets(host: str, port: int) -> list[socket.socket]:
     reason = failure.strerror if failure else "no such address"
     raise RendezvousError(
         f"The rendezvous cannot listen on {host or '*'} port {port}: {reason}; "
-        "choose another with --host or --port."
+        "choose another with --host, --port or --http-port."
     )
 
 

@@ -207,6 +207,10 @@ class Pairings(Generic[W]):
         del self._waiting[key]
         return waiter, None
 
+    def awaits(self, request: Request) -> bool:
+        """Whether somebody waits under this name."""
+        return (request.version, request.name) in self._waiting
+
     def withdraw(self, request: Request, handle: W) -> None:
         """Forget a waiter whose connection ended."""
         key = (request.version, request.name)

@@ -80,7 +80,7 @@ class TcpunchRole(Role):
         self._offer(connection, own, request)
 
     def _offer(self, connection: Connection, own: Address, request: tcpunch.Request) -> None:
-        if self.server.draining:
+        if self.server.draining and not self._pairings.awaits(request):
             connection.close()
             return
         connection.state = request
