@@ -9,6 +9,7 @@ DEMO_ROWS ?= 3000
 .PHONY: help demo test test-slow lint docs bench clean
 help:
 	@echo "make demo       set up, simulate a small survey, run the model over it, show the result"
+	@echo "make demo KILL=3  the same, and kill -9 the worker of rank 3 in the middle of a collective"
 	@echo "make test       set up, lint, type-check, build the docs, pass the tests"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make docs       build the documentation into site/"
@@ -33,7 +34,7 @@ $(VENV)/.slow: $(VENV)/.dev
 	@touch $@
 
 demo: $(VENV)/.demo
-	@$(BIN)/python scripts/demo.py --rows $(DEMO_ROWS) --out $(DEMO)
+	@$(BIN)/python scripts/demo.py --rows $(DEMO_ROWS) --out $(DEMO) $(if $(KILL),--kill-rank $(KILL))
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check src tests benchmarks scripts

@@ -1,7 +1,8 @@
 """The main job, shown: a survey in; a catalogue, a performance table and pictures out.
 
 Runs the real command line, prints each command before its output, and can be run again: the
-survey is made once, each call makes a new run.
+survey is made once, each call makes a new run. With ``--kill-rank 3`` the worker of rank 3 is
+killed while all ranks are in a collective: the run completes through the store, and says so.
 """
 
 from __future__ import annotations
@@ -14,12 +15,20 @@ import sys
 import time
 from pathlib import Path
 
+RANKS = "8"
+KILLED_RUN = Path(__file__).with_name("killed_run.py")
+
 
 def perseid(*words: str | Path) -> None:
     """Run one command as a user types it; stop the demo where it fails."""
     command = ["perseid", *map(str, words)]
-    print(f"\n$ {shlex.join(command)}", flush=True)
-    status = subprocess.run([sys.executable, "-m", *command]).returncode
+    call(shlex.join(command), "-m", *command)
+
+
+def call(shown: str, *command: str) -> None:
+    """Run a program of this interpreter."""
+    print(f"\n$ {shown}", flush=True)
+    status = subprocess.run([sys.executable, *command]).returncode
     if status:
         sys.exit(status)
 
@@ -30,6 +39,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=3000, help="objects to simulate")
     parser.add_argument("--seed", type=int, default=2026, help="seed of the survey")
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of the demo")
+    parser.add_argument("--kill-rank", type=int, metavar="RANK",
+                        help="kill this rank's worker in the middle of a collective")  # fmt: skip
     args = parser.parse_args()
     started = time.monotonic()
     home = args.out / f"{args.rows}-{args.seed}"
@@ -43,7 +54,12 @@ def main() -> None:
         perseid("split", survey, partitions, "--size", "2MB")
         (home / "split.done").touch()
     run = home / "runs" / time.strftime("%Y%m%d-%H%M%S")
-    perseid("run", "--data", partitions, "--out", run, "--world-size", "8")
+    what = ("--data", str(partitions), "--out", str(run), "--world-size", RANKS)
+    if args.kill_rank is None:
+        perseid("run", *what)
+    else:
+        command = (str(KILLED_RUN), "--kill-rank", str(args.kill_rank), *what)
+        call(shlex.join(["python", *command]), *command)
     perseid("table", run)
     perseid("report", run)
     print(f"\nThe demo took {time.monotonic() - started:.0f} s. Open {run / 'report.html'}")

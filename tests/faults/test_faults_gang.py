@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +16,8 @@ from engine import FAULTY_RUN, Lab
 
 from perseid.errors import Interrupted
 from perseid.pipeline import layout
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
 @pytest.fixture
@@ -88,6 +94,29 @@ def test_the_command_line_says_so(lab):
         "note: transport is auto, but statistics went through the store: the process of rank 3 was "
         "lost while the ranks met"
     ) in out
+
+
+def test_the_demo_with_a_killed_rank(lab):
+    """`make demo KILL=3`: its run is this program."""
+    lab.run(name="store", request={"transport": "store"})
+    where = ("--data", "survey", "--out", "run", "--model", "tiny.onnx", "--world-size", "5")
+    program = (sys.executable, str(SCRIPTS / "killed_run.py"))
+    status, out, err = lab.call("--kill-rank", "3", *where, command=program)
+    assert status == 0, err
+    killed = re.search(r"kill -9 (\d+) .*worker of rank 3", out)
+    assert int(killed[1]) not in lab.processes()
+    assert "complete: 5 of 5 ranks" in out
+    why = "the process of rank 3 was lost while the ranks met"
+    assert f"note: transport is auto, but statistics went through the store: {why}" in out
+    assert out.endswith(f"the run is complete, through the store: {why}\n")
+    same(lab, "run", "store")
+    make = ["make", "--dry-run", "demo", "KILL=3"]
+    shown = subprocess.run(make, cwd=SCRIPTS.parent, capture_output=True, text=True, check=True)
+    assert "scripts/demo.py --rows 3000 --out demo --kill-rank 3" in shown.stdout
+    demo = subprocess.run(
+        [sys.executable, SCRIPTS / "demo.py", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "--kill-rank" in demo.stdout
 
 
 def test_a_rank_that_stops_is_noticed_by_its_silence(lab):
