@@ -9,6 +9,7 @@ import time
 from perseid.comm.channel import Channel, Want, swap
 from perseid.comm.engine import Engine
 from perseid.comm.frames import HEADER_BYTES, SIGNATURE_BYTES, Kind, Signature, header
+from perseid.comm.group import Group
 from perseid.comm.store import StoreChannel
 from perseid.errors import NotFound, PerseidError
 
@@ -29,6 +30,11 @@ SIZE = 100
 """Bytes that it expects where it expects a number of them."""
 LONGEST = 4.0
 """Seconds that a call waits; one that reads a stream's end takes no time."""
+
+
+def begin(rank: Engine) -> None:
+    """Have this rank make its call, which a waiting peer's is compared with."""
+    assert Group(rank, 0, range(2)).call(Kind.BCAST, 0).signature == MINE
 
 
 def calls(channel: Channel) -> list:
@@ -63,7 +69,7 @@ def read_stream(data: bytes, choice: bytes = b"\0") -> PerseidError | None:
     rank = Engine(None, 0, 2, 0, timeout=LONGEST)
     channel = Channel(1, ours, rank, "direct")
     rank.adopt(channel)
-    rank.began(MINE, 0, 1)
+    begin(rank)
     theirs.setblocking(False)
     data = data[: theirs.send(data)] if data else data
     theirs.close()
@@ -110,7 +116,7 @@ def read_message(data: bytes) -> PerseidError | None:
     rank = Engine(None, 0, 2, 0, timeout=0.0)
     channel = StoreChannel(1, Box(data), "p", rank)
     rank.adopt(channel)
-    rank.began(MINE, 0, 1)
+    begin(rank)
     try:
         while channel.pump(True):
             if channel.digest(Want(MINE, 0, None)):
