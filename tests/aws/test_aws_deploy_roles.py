@@ -47,7 +47,7 @@ def strict(packages_folder):
         with zipfile.ZipFile(probe, "w") as archive:
             archive.writestr("probe.py", PROBE)
         client = boto3.client("lambda")
-        for part in ("Worker", "Summarize", "Ping"):
+        for part in ("Initialize", "Worker", "Summarize", "Ping"):
             name = done.outputs[f"{part}Function"]
             client.update_function_code(FunctionName=name, ZipFile=probe.getvalue())
             client.update_function_configuration(FunctionName=name, Handler="probe.handler")
@@ -102,6 +102,20 @@ def test_a_worker_may_do_its_work(strict):
 def test_a_worker_may_do_nothing_else(strict, service, call, arguments):
     said = attempt(strict, "Worker", service, call, **arguments)
     assert said in ("AccessDenied", "AccessDeniedException"), said
+
+
+@pytest.mark.parametrize("part", ["Initialize", "Worker", "Summarize"])
+def test_no_run_may_change_what_the_functions_and_the_task_execute(strict, part):
+    """A script of a run would else put its own server where the rendezvous' task fetches it."""
+    aws, outputs = strict
+    listed = aws.client("s3").list_objects_v2(Bucket=outputs["Bucket"], Prefix="perseid/")
+    keys = [entry["Key"] for entry in listed["Contents"]]
+    assert any("/code/tools-" in key for key in keys), keys
+    for key in (*keys, "perseid/another/code/tools-0.zip"):
+        where = {"Bucket": outputs["Bucket"], "Key": key}
+        refused = attempt(strict, part, "s3", "put_object", **where, Body="x")
+        assert refused == "AccessDenied", key
+        assert attempt(strict, part, "s3", "delete_object", **where) == "AccessDenied", key
 
 
 def test_summarize_may_not_read_the_secret_and_ping_may_do_nothing(strict):
