@@ -200,7 +200,9 @@ def octets(array: Array) -> memoryview:
     """The bytes of a contiguous array, shared."""
     if not array.size:
         return memoryview(bytearray())
-    return (array if array.ndim == 1 else array.reshape(-1)).view(np.uint8).data
+    if array.dtype.kind == "c":  # memoryview cannot cast complex numbers
+        return array.reshape(-1).view(np.uint8).data
+    return array.data.cast("B")
 
 
 class ArrayPort(Port[Array]):
@@ -209,9 +211,8 @@ class ArrayPort(Port[Array]):
     def __init__(self, call: Call, op: Op, place: Array) -> None:
         super().__init__(call, op)
         self.place = place
-        self._octets = octets(place)
+        self._small = place.nbytes <= JOINED_BYTES
         self._spare: Array | None = None
-        self._room = self._octets
 
     def begin(self, value: Array) -> Array:
         """In the place of the result."""
@@ -221,7 +222,7 @@ class ArrayPort(Port[Array]):
 
     def send(self, peer: int, value: Array, step: int = 0) -> None:
         """Send the array's bytes."""
-        self.call.send(peer, self._octets if value is self.place else octets(value), step)
+        self.call.send(peer, value.tobytes() if self._small else octets(value), step)
 
     def receive(self, peer: int, step: int = 0) -> Array:
         """Receive into a new array."""
@@ -231,25 +232,21 @@ class ArrayPort(Port[Array]):
 
     def take(self, peer: int, value: Array, step: int = 0) -> Array:
         """Receive into the array."""
-        self.call.receive_into(peer, self._octets if value is self.place else octets(value), step)
+        self.call.receive_into(peer, octets(value), step)
         return value
 
     def fold(self, peer: int, value: Array, step: int = 0) -> Array:
         """In place."""
         other = self._other()
-        self.call.receive_into(peer, self._room, step)
+        self.call.receive_into(peer, octets(other), step)
         self.op.arrays(value, other, value)
         return value
 
     def trade(self, peer: int, value: Array, lower: bool, step: int = 0) -> Array:
         """In place."""
         other = self._other()
-        data = self._octets if value is self.place else octets(value)
-        self.call.swap(peer, data, peer, self._room, step)
-        if lower:
-            self.op.arrays(other, value, value)
-        else:
-            self.op.arrays(value, other, value)
+        self.call.swap(peer, octets(value), peer, octets(other), step)
+        self.op.arrays(*((other, value) if lower else (value, other)), value)
         return value
 
     def _other(self) -> Array:
@@ -257,7 +254,6 @@ class ArrayPort(Port[Array]):
         operations; a function of the user's may keep what it is given."""
         if self._spare is None or self.op.ufunc is None:
             self._spare = np.empty_like(self.place)
-            self._room = octets(self._spare)
         return self._spare
 
     def swap(self, peer: int, value: Array, source: int, step: int = 0) -> Array:

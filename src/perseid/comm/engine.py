@@ -79,7 +79,7 @@ class Engine:
         self._news = threading.Condition()
         self._poller = select.poll()
         self._by_fd: dict[int, Channel] = {}
-        self._histories: dict[int, dict[int, bytes]] = {}
+        self._histories: dict[int, list[bytes]] = {}
         if client is not None:
             client.subscribe(self._notice)
             for gone in client.left():
@@ -263,10 +263,10 @@ class Engine:
             return
         self.fail(_told(bytes(frame.body), channel.rank, self.rank))
 
-    def began(self, signature: bytes, comm: int, sequence: int) -> None:
-        """Remember which call is being made, to compare it with those of waiting peers."""
-        history = self._histories.setdefault(comm, {})
-        history[sequence % HISTORY] = signature
+    def history(self, comm: int) -> list[bytes]:
+        """The last calls of a communicator, which are compared with those of waiting peers: the
+        signature of call n at ``n % HISTORY``."""
+        return self._histories.setdefault(comm, [b""] * HISTORY)
 
     def _compare(self, channel: Channel, theirs: bytes) -> None:
         """A peer waits for this rank in a call: is it the one that was made here?"""
@@ -274,8 +274,9 @@ class Engine:
             call = Signature.unpack(theirs)
         except FrameError as error:
             self.broken(channel, error)
-        mine = self._histories.get(call.comm, {}).get(call.sequence % HISTORY)
-        if mine is None or mine == theirs:
+        calls = self._histories.get(call.comm)
+        mine = calls[call.sequence % HISTORY] if calls else b""
+        if not mine or mine == theirs:
             return
         here = Signature.unpack(mine)
         if here.sequence == call.sequence:

@@ -9,7 +9,7 @@ import numpy as np
 
 from perseid.comm.call import Array, Call
 from perseid.comm.channel import Channel
-from perseid.comm.engine import Engine
+from perseid.comm.engine import HISTORY, Engine
 from perseid.comm.frames import SIGNATURE, Kind, Signature
 from perseid.errors import BadInput
 
@@ -34,6 +34,7 @@ class Group:
         self.channels: list[Channel | None] = [engine.channels[r] for r in self.ranks]
         self._points: dict[int, bytes] = {}
         self._sequence = 0
+        self._history = engine.history(comm)
         self._scratch = np.empty(0, np.uint8)
 
     def point(self, dtype: int) -> bytes:
@@ -66,7 +67,7 @@ class Group:
         signature = SIGNATURE.pack(
             b"Pc", kind, reduction, dtype, 1, 0, self.comm, engine.generation, sequence, root, count
         )
-        engine.began(signature, self.comm, sequence)
+        self._history[sequence % HISTORY] = signature
         return Call(self, signature)
 
     def scratch(self, count: int, dtype: np.dtype[Any]) -> Array:
