@@ -371,7 +371,7 @@ def uneven(comm):
     back = np.empty_like(mine)
     comm.Scatter(into if comm.rank == 1 else None, back, 1, counts)
     np.testing.assert_array_equal(back, mine)
-    comm.Allgather(mine, into, counts)
+    comm.Allgather(mine, into, np.array(counts))
     np.testing.assert_array_equal(into, expected)
 
 
@@ -472,8 +472,9 @@ def memory(comm):
             comm.Allreduce(mine, into, op)
             np.testing.assert_array_equal(into, expected)
             for root in (0, size - 1):
-                into = np.zeros_like(mine)
-                comm.Reduce(mine, into if rank == root else None, op, root)
+                into, unused = np.zeros_like(mine), np.full(2, -5.0)
+                comm.Reduce(mine, into if rank == root else unused, op, root)
+                np.testing.assert_array_equal(unused, -5.0)
                 if rank == root:
                     np.testing.assert_array_equal(into, expected)
                 np.testing.assert_array_equal(mine, kept)
@@ -503,12 +504,21 @@ def wrong_arguments(comm):
     array = np.zeros(4)
     wrong = [
         lambda: comm.bcast(1, root=comm.world_size),
+        lambda: comm.bcast(1, root=-1),
+        lambda: comm.Reduce(array, array, root=-2),
         lambda: comm.send(1, comm.rank),
         lambda: comm.send(1, 99),
         lambda: comm.Send([1, 2], 1 - comm.rank),
         lambda: comm.Send(np.array(["a"]), 1 - comm.rank),
         lambda: comm.Recv(np.zeros((4, 4))[:, 1], 1 - comm.rank),
         lambda: comm.Allreduce(array, np.zeros(3)),
+        lambda: comm.Allreduce(array, [0.0] * 4),
+        lambda: comm.Gather(array, [0.0] * 8, root=comm.rank),
+        lambda: comm.Alltoall([1.0, 2.0], np.zeros(2)),
+        lambda: comm.Gather(array, np.zeros(8), comm.rank, counts=[8]),
+        lambda: comm.Scatter(np.zeros(8), array, comm.rank, counts=[3, 5]),
+        lambda: comm.Allgather(array, np.zeros(8), counts=[9, -1]),
+        lambda: comm.Reduce_scatter(np.zeros(8), np.zeros(3), counts=[4, 4]),
         lambda: comm.Allreduce(array, np.zeros(4, np.float32)),
         lambda: comm.allreduce(1, "median"),
         lambda: comm.Allreduce(array, np.zeros(4), "minloc"),

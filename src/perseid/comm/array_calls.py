@@ -108,6 +108,7 @@ class ArrayCalls:
             Elements of each rank, where they differ; then given on all ranks.
         """
         data, code = arrays.to_send(array)
+        counts = self._counts(counts, array)
         parts = None
         if self.rank == root:
             parts = arrays.parts(into, array.dtype, counts or [array.size] * self.world_size)
@@ -130,6 +131,7 @@ class ArrayCalls:
     ) -> None:
         """Parts of the root's array into each rank's ``into``; ``counts`` as in ``Gather``."""
         place, code = arrays.to_receive(into)
+        counts = self._counts(counts, into)
         parts = None
         if self.rank == root:
             parts = arrays.parts(array, into.dtype, counts or [into.size] * self.world_size)
@@ -143,6 +145,7 @@ class ArrayCalls:
     def Allgather(self, array: Array, into: Array, counts: Sequence[int] | None = None) -> None:
         """Every rank's array one behind the other into every rank's ``into``."""
         data, code = arrays.to_send(array)
+        counts = self._counts(counts, array)
         parts = arrays.parts(into, array.dtype, counts or [array.size] * self.world_size)
         call = self._group.call(Kind.ALLGATHER, -1, 0, code, 0 if counts else array.size)
         if counts or len(data) >= allgather.LARGE_BYTES:
@@ -161,11 +164,11 @@ class ArrayCalls:
             into = arrays.like(into, array)
         call = self._group.call(Kind.REDUCE, root, op.code, code, array.size)
         mine = np.ascontiguousarray(array)
-        place = into if into is not None else np.empty_like(mine)
+        place = np.empty_like(mine) if into is None or self.rank != root else into
         algorithm = reduce.tree if op.tree else reduce.strict
         result = algorithm(ArrayPort(call, op, place), mine, root)
-        if into is not None and result is not None and result is not into:
-            into[...] = result
+        if result is not None and result is not place:
+            place[...] = result
 
     def Allreduce(self, array: Array, into: Array, op: AnyOp = SUM) -> None:
         """All ranks' arrays as one, element by element, into every rank's ``into``.
@@ -189,25 +192,25 @@ class ArrayCalls:
     ) -> None:
         """The reduction of all ranks' arrays, one part into each rank's ``into``."""
         op, code = arrays.reducible(as_op(op), array)
-        counts = counts or [into.size] * self.world_size
-        cut = arrays.pieces(array, into.dtype, counts)
         arrays.to_receive(into)
+        counts = self._counts(counts, into) or [into.size] * self.world_size
+        cut = arrays.pieces(array, into.dtype, counts)
         call = self._group.call(Kind.REDUCE_SCATTER, -1, op.code, code, array.size)
         reduce_scatter.into(call, cut, into.reshape(-1), op)
 
     def Alltoall(self, array: Array, into: Array) -> None:
         """The i-th part of each rank's array to rank i, in rank order; all parts equal."""
         size = self.world_size
+        code = arrays.to_send(array)[1]
+        arrays.to_receive(into)
         if array.size % size or into.size != array.size:
             raise BadInput(
                 f"Alltoall of {array.size} into {into.size} elements among {size} ranks: both "
                 "must be the same multiple of the number of ranks"
             )
         counts = [array.size // size] * size
-        arrays.to_receive(into)
         data = np.ascontiguousarray(array)
         parts, places = (arrays.parts(a, array.dtype, counts) for a in (data, into))
-        code = arrays.to_send(data)[1]
         call = self._group.call(Kind.ALLTOALL, -1, 0, code, array.size)
         alltoall.into(call, parts, places)
 
@@ -240,6 +243,18 @@ class ArrayCalls:
         """Whether the work of an allreduce is divided among the ranks."""
         large = array.nbytes >= allreduce.LARGE_BYTES and self.world_size > 1
         return large and op.tree and op.ufunc is not None
+
+    def _counts(self, counts: Sequence[int] | None, mine: Array) -> list[int] | None:
+        """The elements of each rank, as whole numbers; None where all have as many."""
+        if counts is None:
+            return None
+        whole = [int(count) for count in counts]
+        if len(whole) != self.world_size or min(whole) < 0 or whole[self.rank] != mine.size:
+            raise BadInput(
+                f"counts={whole} must give the elements of each of {self.world_size} ranks, and "
+                f"rank {self.rank} has {mine.size}"
+            )
+        return whole
 
     def _check(self) -> None:
         self._group.engine.check()

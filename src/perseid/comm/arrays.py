@@ -74,6 +74,8 @@ def parts(array: Array | None, dtype: np.dtype[Any], counts: Sequence[int]) -> l
 def pieces(array: Array | None, dtype: np.dtype[Any], counts: Sequence[int]) -> list[Array]:
     """Consecutive parts of an array; raises as ``parts``."""
     total = sum(counts)
+    if array is not None:
+        _code(array)
     if array is None or array.dtype != dtype or array.size != total:
         have = "none" if array is None else f"{array.size} of {array.dtype}"
         raise BadInput(f"an array of {total} elements of {dtype} is needed here, not {have}")
@@ -92,6 +94,8 @@ def like(into: Array | None, array: Array) -> Array:
     BadInput
         It cannot.
     """
+    if into is not None:
+        _code(into)
     if into is None or into.dtype != array.dtype or into.shape != array.shape:
         have = "none" if into is None else f"shape {into.shape} of {into.dtype}"
         raise BadInput(

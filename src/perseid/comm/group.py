@@ -13,6 +13,8 @@ from perseid.comm.engine import HISTORY, Engine
 from perseid.comm.frames import SIGNATURE, Kind, Signature
 from perseid.errors import BadInput
 
+_ROOTED = {int(kind) for kind in (Kind.BCAST, Kind.GATHER, Kind.SCATTER, Kind.REDUCE)}
+
 
 class Group:
     """The ranks of one communicator.
@@ -61,7 +63,7 @@ class Group:
         engine = self.engine
         if engine.error is not None:
             engine.check()
-        if root >= self.size:
+        if not 0 <= root < self.size and (root != -1 or kind in _ROOTED):
             raise BadInput(f"root {root} is not in a communicator of {self.size} ranks")
         self._sequence = sequence = (self._sequence + 1) & 0xFFFFFFFF
         signature = SIGNATURE.pack(
