@@ -491,6 +491,14 @@ def test_inputs_are_kept_and_results_may_overlap_them(size):
     run_threads(size, memory)
 
 
+@pytest.mark.parametrize("function", [lambda a, b: (a + b).sum(), lambda a, b: a / b])
+def test_a_function_keeps_shape_and_type(function):
+    left, right = np.arange(3), np.ones(3, int)
+    with pytest.raises(BadInput, match="must keep the shape and the type"):
+        Op.custom(function).arrays(left, right, left)
+    np.testing.assert_array_equal(left, [0, 1, 2])
+
+
 def test_a_world_of_one_needs_no_server():
     with Communicator.join("alone", 0, 1) as comm:
         for name in STEPS:
@@ -498,6 +506,8 @@ def test_a_world_of_one_needs_no_server():
         assert comm.routes == {}
     with pytest.raises(Closed):
         comm.barrier()
+    with pytest.raises(BadInput, match="transport is auto, direct, relay, store, not 'pigeon'"):
+        Communicator.join("alone", 0, 1, transport="pigeon")
 
 
 def wrong_arguments(comm):

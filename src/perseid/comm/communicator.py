@@ -38,6 +38,7 @@ from perseid.errors import BadInput, PerseidError
 from perseid.rendezvous import Client, parse_key
 from perseid.rendezvous.client import HEARTBEAT_SECONDS
 
+TRANSPORTS = ("auto", "direct", "relay", "store")
 JOIN_SECONDS = 60.0
 """How long a rank waits for the others to register."""
 CALL_SECONDS = 300.0
@@ -139,6 +140,8 @@ class Communicator(ArrayCalls):
         """
         if not 0 <= rank < world_size:
             raise BadInput(f"rank {rank} is not in a world of {world_size} ranks")
+        if transport not in TRANSPORTS:
+            raise BadInput(f"the transport is {', '.join(TRANSPORTS)}, not {transport!r}")
         client = choice = None
         if hint is not None and world_size > 1:
             known = {"rendezvous": rendezvous is not None, "store": store is not None}

@@ -53,16 +53,16 @@ class Op:
         Raises
         ------
         BadInput
-            The function gave another shape.
+            The function gave another shape, or numbers that ``out`` cannot hold.
         """
         if self.ufunc is not None:
             self.ufunc(left, right, out, casting="unsafe")
             return
         result = np.asarray(self.function(left, right))
-        if result.shape != out.shape:
+        if result.shape != out.shape or not np.can_cast(result.dtype, out.dtype, "same_kind"):
             raise BadInput(
-                f"the reduction's function made shape {result.shape} of two arrays of shape "
-                f"{out.shape}; it must keep the shape"
+                f"the reduction's function made shape {result.shape} of {result.dtype} of two "
+                f"arrays of shape {out.shape} of {out.dtype}; it must keep the shape and the type"
             )
         out[...] = result
 
