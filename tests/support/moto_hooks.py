@@ -4,7 +4,7 @@
 - CloudFormation makes the state machine in the backend that executes, with the definition that
   ``DefinitionS3Location`` and ``DefinitionSubstitutions`` say (moto ignores both). Children are
   STANDARD: moto's grammar has no word EXPRESS for them.
-- A stack made or changed by a change set has outputs, and knows the parameters it was given last.
+- A stack made or changed by a change set has outputs, and knows all its parameters, as text.
 - A distributed map fails beyond its tolerated failures, which moto reads and never looks at again.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 
 import moto.stepfunctions.models as machines
 from moto.awslambda.models import LambdaFunction
-from moto.cloudformation.models import CloudFormationBackend
+from moto.cloudformation.models import CloudFormationBackend, Stack
 from moto.core.config import default_user_config
 from moto.s3.models import s3_backends
 from moto.stepfunctions.parser import models as executing
@@ -54,6 +54,7 @@ def install(endpoint: str, interpreter: Path, at_once: int) -> None:
     CloudFormationBackend.execute_change_set = _with_outputs(
         CloudFormationBackend.execute_change_set
     )
+    Stack.parameter_list = property(_parameters)
     worker = maps.DistributedItemProcessorWorker
     worker._eval_job = _tolerating(worker._eval_job)
 
@@ -85,10 +86,20 @@ def _with_outputs(execute: Callable[..., Any]) -> Callable[..., Any]:
         execute(self, change_set_name, stack_name)
         done = self.describe_change_set(change_set_name)
         stack = self.stacks[done.stack_id]
-        stack.parameters, stack.template_dict = done.parameters, done.template_dict
+        stack.template_dict = done.template_dict
         stack.output_map = stack._create_output_map()
+        stack.parameters = {p["ParameterKey"]: p["ParameterValue"] for p in _parameters(stack)}
 
     return executed
+
+
+def _parameters(stack: Any) -> list[dict[str, str]]:
+    """moto shows lists as Python's repr."""
+    resolved = stack.resource_map.resolved_parameters
+    return [
+        {"ParameterKey": k, "ParameterValue": ",".join(v) if isinstance(v, list) else str(v)}
+        for k, v in resolved.items()
+    ]
 
 
 def _tolerating(one_item: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,6 +12,8 @@ from perseid.errors import AwsError, NotFound, NotInstalled
 
 CONNECT_SECONDS, READ_SECONDS, ATTEMPTS = 5, 60, 8
 """Of each call; AWS throttles its control plane, so there are several attempts."""
+LONGEST = 300
+"""Characters of an answer that are told."""
 _DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthorizationError")
 _BAD_CREDENTIALS = (
     "InvalidClientTokenId", "UnrecognizedClientException", "SignatureDoesNotMatch",
@@ -85,6 +87,7 @@ def aws_errors() -> Iterator[None]:
         NoCredentialsError,
         PartialCredentialsError,
     )
+    from botocore.parsers import ResponseParserError
 
     try:
         yield
@@ -96,7 +99,11 @@ def aws_errors() -> Iterator[None]:
             "AWS_PROFILE, or run `aws configure`"
         ) from error
     except BotoCoreError as error:
-        raise AwsError(f"AWS could not be asked: {error}") from error
+        raise AwsError(f"AWS could not be asked: {_line(error)}") from error
+    except ResponseParserError as error:
+        raise AwsError(
+            f"what answered is not AWS (a proxy, or a wrong AWS_ENDPOINT_URL?): {_line(error)}"
+        ) from error
 
 
 def error_code(error: BaseException) -> str:
@@ -108,7 +115,7 @@ def error_code(error: BaseException) -> str:
 
 def _of_client(error: Any) -> AwsError | NotFound:
     code = str(error.response.get("Error", {}).get("Code", ""))
-    text = str(error.response.get("Error", {}).get("Message", "")) or code
+    text = _line(error.response.get("Error", {}).get("Message", "")) or code
     call = error.operation_name
     if code in _BAD_CREDENTIALS:
         return AwsError(f"AWS does not accept these credentials ({code} in {call}): renew them")
@@ -120,6 +127,12 @@ def _of_client(error: Any) -> AwsError | NotFound:
     if code in _ABSENT:
         return NotFound(f"{call}: {text}")
     return AwsError(f"{call} failed: {text} ({code})")
+
+
+def _line(text: object) -> str:
+    """On one line: a proxy may answer with a whole page."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= LONGEST else line[:LONGEST] + " ..."
 
 
 def _boto3() -> Any:

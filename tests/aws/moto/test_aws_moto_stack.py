@@ -1,0 +1,96 @@
+"""The stack's life on moto: made, changed in place, deleted, by our deployer and command line."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+
+import pytest
+
+from perseid.aws import stack as stacks
+from perseid.aws.deploy import deploy
+from perseid.aws.template import Options
+from perseid.cli import main
+from perseid.errors import NotFound
+from perseid.storage import Storage
+
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def put(aws, folder, **options):
+    """Deploy the stack ``other``; the changes that were shown, and what came of them."""
+    shown = []
+    done = deploy(
+        aws, Options(name="other", python=PYTHON, **options), folder, lambda event: None,
+        lambda changes: shown.extend(changes) or True, compression=1,
+    )  # fmt: skip
+    return shown, done
+
+
+@pytest.fixture(scope="module")
+def other(moto, packages_folder):
+    """A second stack on the same account, in a VPC that is there; its changes and outputs."""
+    ec2 = moto.aws.client("ec2")
+    vpc = ec2.create_vpc(CidrBlock="10.9.0.0/24")["Vpc"]["VpcId"]
+    subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.9.0.0/26")["Subnet"]["SubnetId"]
+    return put(
+        moto.aws, packages_folder, memory_mb=512, read_buckets=("surveys-elsewhere",),
+        vpc=vpc, subnets=(subnet,),
+    )  # fmt: skip
+
+
+def test_the_whole_template_is_made(moto, other):
+    shown, done = other
+    assert {change.action for change in shown} == {"Add"}
+    made = moto.aws.client("cloudformation").list_stack_resources(StackName="other")
+    names = {r["LogicalResourceId"] for r in made["StackResourceSummaries"]}
+    assert {"Worker", "StateMachine", "Service", "TaskStarts", "AddressParameter"} <= names
+    assert "Vpc" not in names  # its condition is false
+    assert names - {""} <= {change.resource for change in shown}
+    assert done.outputs["WorkerMemory"] == "512"
+    assert done.outputs["StateMachineArn"].endswith(":other-run")
+
+
+def test_a_stack_is_updated_in_place_and_keeps_what_is_not_said(moto, other, packages_folder):
+    aws = moto.aws
+    _, same = put(aws, packages_folder)
+    assert not same.changed
+    _, changed = put(aws, packages_folder, timeout=60)
+    assert changed.changed
+    assert changed.outputs["WorkerTimeout"] == "60"
+    function = aws.client("lambda").get_function_configuration(FunctionName="other-worker")
+    assert (function["MemorySize"], function["Timeout"]) == (512, 60)
+    values = stacks.parameters(stacks.describe(aws, "other"))
+    assert values["ReadBuckets"].endswith("arn:aws:s3:::surveys-elsewhere")
+    assert stacks.describe(aws, "other")["StackStatus"] == "UPDATE_COMPLETE"
+
+
+def test_doctor_finds_what_moto_knows(moto, capsys):
+    main(["aws", "doctor"])
+    lines = {line[6:20].strip(): line for line in capsys.readouterr().out.splitlines()}
+    assert len(lines) == 13, lines  # a line each, whatever the answer was
+    for name in ("credentials", "region", "clock", "stack", "buckets", "roles", "state machine"):
+        assert lines[name].startswith("ok"), lines[name]
+
+
+def test_destroy_leaves_data_and_says_what_stays(moto, other, capsys):
+    aws, bucket = moto.aws, other[1].outputs["Bucket"]
+    storage = Storage(f"s3://{bucket}")
+    storage.put("survey/1.pt", b"data")
+    assert main(["aws", "destroy", "--stack", "other", "--yes"]) == 0
+    assert f"stays: s3://{bucket}" in capsys.readouterr().out
+    assert stacks.describe(aws, "other") is None
+    assert [info.key for info in storage.list()] == ["survey/1.pt"]
+    names = [f["FunctionName"] for f in aws.client("lambda").list_functions()["Functions"]]
+    assert not [name for name in names if name.startswith("other-")]
+    machines = aws.client("stepfunctions").list_state_machines()["stateMachines"]
+    assert "other-run" not in [machine["name"] for machine in machines]
+    with pytest.raises(aws.client("ssm").exceptions.ParameterNotFound):
+        aws.client("ssm").get_parameter(Name="/other/rendezvous-secret")
+    with pytest.raises(NotFound, match="perseid aws deploy"):
+        stacks.outputs(aws, "other")
+    assert main(["aws", "destroy", "--stack", "other", "--yes", "--delete-bucket"]) == 0
+    assert "stays" not in capsys.readouterr().out
+    with suppress(NotFound):
+        assert list(storage.list()) == []
+    assert bucket not in [b["Name"] for b in aws.client("s3").list_buckets()["Buckets"]]
