@@ -48,7 +48,8 @@ def test_every_way_out_of_the_machine_is_caught_or_has_a_cause():
         if state["Type"] in ("Task", "Map"):
             assert any("States.ALL" in catch["ErrorEquals"] for catch in state["Catch"]), name
         if state["Type"] == "Fail":
-            assert state["CausePath"].startswith("$.")
+            assert state.get("CausePath", "$.").startswith("$.")
+            assert state.get("CausePath") or state["Cause"]
     work = states["WorkersStandard"]["ItemProcessor"]["States"]["WorkStandard"]
     assert states["WorkersStandard"]["ResultPath"] is None  # 256 KiB would be 800 ranks
     [throttled] = work["Retry"]

@@ -68,6 +68,35 @@ def test_an_existing_payload_is_refused_in_one_sentence_where_its_data_is_missin
     assert "{" not in done["cause"]
 
 
+@pytest.mark.parametrize(("function", "begins"), [("perseid-ping", "give {"), ("absent", "")])
+def test_what_a_function_raised_is_the_cause_without_its_traceback(stack, function, begins):
+    client, arn = machine(stack)
+    found = client.describe_state_machine(stateMachineArn=arn)
+    definition = json.loads(found["definition"])
+    definition["States"]["Initialize"]["Parameters"]["FunctionName"] = function
+    made = client.create_state_machine(
+        name=f"raises-{function}", definition=json.dumps(definition), roleArn=found["roleArn"]
+    )
+    done = run_to_end(client, made["stateMachineArn"], "raises", {})
+    assert done["status"] == "FAILED"
+    assert done["cause"].startswith(begins)
+    assert done["cause"]
+    assert "errorMessage" not in done["cause"]
+
+
+def test_an_execution_without_anything_to_do_starts_no_map(stack, put_survey):
+    data, results = f"{stack.bucket}/whole", f"{stack.bucket}/runs/whole"
+    put_survey(data, 2)
+    first = run_to_end(*machine(stack), "whole", {"data": data, "results": results})
+    assert first["status"] == "SUCCEEDED", (first.get("error"), first.get("cause"))
+    again = run_to_end(*machine(stack), "whole-again", {"resume": results})
+    assert again["status"] == "SUCCEEDED", (again.get("error"), again.get("cause"))
+    assert again["output"]["summary"]["status"] == "complete"
+    client, _ = machine(stack)
+    runs = [client.list_map_runs(executionArn=e["executionArn"])["mapRuns"] for e in (first, again)]
+    assert [len(found) for found in runs] == [1, 0]
+
+
 def test_ranks_that_talk_to_each_other_meet_with_the_stacks_secret(stack, put_survey, tmp_path):
     data, results = f"{stack.bucket}/talk", f"{stack.bucket}/runs/talk"
     put_survey(data, 3)
