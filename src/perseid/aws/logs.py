@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -18,6 +19,8 @@ from perseid.measure.streams import LogEvent, Stream, Traced, trace
 GROUP = "/aws/lambda/"
 FOLLOW_SECONDS = 2.0
 """Between two looks at a log that is followed."""
+QUIET_LOOKS = 2
+"""After the run's end, until nothing more is waited for."""
 LATE_SECONDS = 60.0
 """Events may come to be seen so much later than they happened."""
 
@@ -96,17 +99,21 @@ def follow(
     *,
     seconds: float = 86_400.0,
 ) -> Iterator[tuple[int, str]]:
-    """Lines of a run until `ended` says so (and a little longer: lines come late), or `seconds`."""
-    seen: set[LogEvent] = set()
+    """Lines of a run until `ended` says so and no more come (lines come late), or `seconds`."""
+    seen: Counter[LogEvent] = Counter()
     deadline = time.monotonic() + seconds
-    since, last = start, False
+    since, over, quiet = start, False, 0
     while True:
-        for event in read_events(calls, group, since):
-            if event not in seen:
-                seen.add(event)
+        again: Counter[LogEvent] = Counter()  # a line may be there twice, at one moment even
+        for event in sorted(read_events(calls, group, since), key=lambda event: event.time):
+            again[event] += 1
+            if again[event] > seen[event]:
+                quiet = 0
                 yield from tail.feed(event)
-        if last or time.monotonic() > deadline:
+        seen = again  # what is older is not looked at any more
+        if quiet >= QUIET_LOOKS or time.monotonic() > deadline:
             return
-        last = ended()
+        over = over or ended()
+        quiet += over
         since = max(start, time.time() - LATE_SECONDS)
         time.sleep(FOLLOW_SECONDS)

@@ -55,7 +55,7 @@ class AwsProgress:
         if self._bar is not None and not now.ended:
             self._draw(self._bar, now)
         elif now.stage != self._stage or time.monotonic() >= self._next:
-            self._close()
+            self.close()
             self._console.print(line(now), markup=False, soft_wrap=True)
             self._next = time.monotonic() + LINE_SECONDS
         self._stage = now.stage
@@ -69,7 +69,14 @@ class AwsProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._close()
+        self.close()
+
+    def close(self) -> None:
+        """Take the live line away; while it is there, nothing without an end of line is shown."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, visible=False)
+            self._bar.stop()
+            self._task, self._bar = None, None
 
     def say(self, text: str) -> None:
         """A line of words."""
@@ -82,9 +89,3 @@ class AwsProgress:
             self._task = bar.add_task(line(now), total=1.0)
             bar.start()
         bar.update(self._task, completed=done, description=line(now), refresh=True)
-
-    def _close(self) -> None:
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, visible=False)
-            self._bar.stop()
-            self._task, self._bar = None, None

@@ -11,14 +11,37 @@ from perseid.aws.place import Place
 from perseid.aws.session import Aws
 from perseid.cli.awsprogress import AwsProgress
 from perseid.cli.outcome import show
-from perseid.errors import BadInput, Interrupted
+from perseid.errors import AwsError, BadInput, Interrupted, NotFound, NotInstalled
+from perseid.pipeline import layout
 from perseid.pipeline.request import RunRequest
+from perseid.storage import Storage
 
 
 def engine_of(args: argparse.Namespace) -> AwsEngine:
     """The engine of the stack that the arguments name."""
     aws = Aws(args.region, args.profile)
     return AwsEngine(Calls(aws), Place.of_stack(aws, args.stack))
+
+
+def find(args: argparse.Namespace) -> tuple[AwsEngine, Started]:
+    """The run on AWS that the arguments name, by its URL, its id or an execution's ARN.
+
+    Raises
+    ------
+    NotFound
+        It was named by a bare word, which is neither a run's folder here nor a run's id there.
+    """
+    try:
+        engine = engine_of(args)
+        return engine, engine.find(args.run)
+    except (AwsError, NotFound, NotInstalled) as error:
+        if args.run.startswith(("s3://", "arn:")):
+            raise
+        here = Storage(args.run).where(layout.MANIFEST)
+        raise NotFound(
+            f"there is no run {args.run} here (no {here}), nor can one of that id be found on AWS "
+            f"({error}); name a run on AWS by its s3:// URL, its id or an execution's ARN"
+        ) from error
 
 
 def run(args: argparse.Namespace, plain: dict[str, object]) -> int:
@@ -57,6 +80,7 @@ def _go_on(args: argparse.Namespace, engine: AwsEngine, started: Started) -> int
         try:
             engine.watch(started, progress)
         except KeyboardInterrupt:
+            progress.close()
             _interrupted(engine, started)
         progress.say("fetching logs and times")
         result = engine.finish(started)
@@ -76,6 +100,7 @@ def _interrupted(engine: AwsEngine, started: Started) -> None:
     """Ctrl-C: stop the execution, or leave it running; never returns."""
     if sys.stdin.isatty() and sys.stderr.isatty():
         print(f"\nstop the execution {started.name}, too? [y/N] ", end="", file=sys.stderr)
+        sys.stderr.flush()
         if sys.stdin.readline().strip().lower() in ("y", "yes"):
             engine.stop(started)
             raise Interrupted(

@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from perseid.cli.awsarguments import add_aws_arguments
-from perseid.errors import BadInput, NotFound
+from perseid.cli.status import is_here
+from perseid.errors import BadInput
 from perseid.pipeline import layout
 from perseid.pipeline.manifest import Manifest
 from perseid.storage import Storage
@@ -32,35 +33,34 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print them."""
-    stored = [] if args.run.startswith("arn:") or args.follow else _stored(args)
-    if stored:
-        for text in stored:
-            print(text, end="" if text.endswith("\n") else "\n")
+    if is_here(args.run):
+        _check(args, Manifest.load(Storage(args.run)))
+        if args.follow:
+            raise BadInput(f"--follow is for runs on AWS, and {args.run} is none: leave it out")
+        if not _show_stored(args, args.run):
+            raise BadInput(f"{args.run} kept no logs{_of(args.rank)}, or works on it still")
         return 0
-    if not args.run.startswith(("s3://", "arn:")):
-        here = Storage(args.run).exists(layout.MANIFEST)
-        if here or "/" in args.run:
-            Manifest.load(Storage(args.run))  # says so where there is none
-            raise BadInput(f"{args.run} has no logs{_of(args.rank)}: it runs here, or kept none")
-    from perseid.cli.awsrun import engine_of
+    if args.run.startswith("s3://") and not args.follow and _show_stored(args, args.run):
+        return 0
+    from perseid.cli.awsrun import find
 
-    engine = engine_of(args)
-    for rank, line in _from_aws(args, engine, engine.find(args.run)):
-        print(f"rank {rank} | {line}" if args.rank is None else line, flush=args.follow)
+    engine, started = find(args)
+    if args.follow or not _show_stored(args, started.results_url):
+        for rank, line in _from_aws(args, engine, started):
+            print(f"rank {rank} | {line}" if args.rank is None else line, flush=args.follow)
     return 0
 
 
-def _stored(args: argparse.Namespace) -> list[str]:
-    """Logs in the run's own folder, in order of the ranks."""
-    store = Storage(args.run)
-    if args.rank is not None:
-        try:
-            return [store.get(layout.log(args.rank)).decode("utf-8", "replace")]
-        except NotFound:
-            return []
-    keys = sorted((info.key for info in store.list(layout.LOGS)), key=natural_key)
+def _show_stored(args: argparse.Namespace, url: str) -> bool:
+    """Print the logs in the run's own folder, in order of the ranks; whether there are any."""
+    store = Storage(url)
+    wanted = None if args.rank is None else layout.log(args.rank)
+    keys = [info.key for info in store.list(layout.LOGS) if wanted in (None, info.key)]
     with ThreadPoolExecutor(READERS) as pool:
-        return [data.decode("utf-8", "replace") for data in pool.map(store.get, keys)]
+        for data in pool.map(store.get, sorted(keys, key=natural_key)):
+            text = data.decode("utf-8", "replace")
+            print(text, end="" if text.endswith("\n") else "\n")
+    return bool(keys)
 
 
 def _from_aws(
@@ -68,7 +68,9 @@ def _from_aws(
 ) -> Iterator[tuple[int, str]]:
     from perseid.aws.logs import Tail, follow, group_of, read_events
 
-    run_id = Manifest.load(Storage(started.results_url)).run_id
+    run_id = started.name  # of a run that has just begun there is no more than its name
+    if started.resumed:
+        run_id = Manifest.load(Storage(started.results_url)).run_id
     group, tail = group_of(engine.place.worker), Tail(run_id, args.rank)
     start = engine.began(started) - 1.0
     if args.follow:
@@ -77,6 +79,14 @@ def _from_aws(
         return
     for event in sorted(read_events(engine.calls, group, start), key=lambda e: e.time):
         yield from tail.feed(event)
+    _check(args, Manifest.load(Storage(started.results_url)))
+
+
+def _check(args: argparse.Namespace, manifest: Manifest) -> None:
+    if args.rank is not None and not 0 <= args.rank < manifest.world_size:
+        raise BadInput(
+            f"the run has no rank {args.rank}: it has the ranks 0 to {manifest.world_size - 1}"
+        )
 
 
 def _of(rank: int | None) -> str:

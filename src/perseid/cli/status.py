@@ -30,12 +30,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print it; exit status 3 where the run has ended and is incomplete."""
-    if _is_here(args.run):
+    if is_here(args.run):
         return _stored(args)
-    from perseid.cli.awsrun import engine_of
+    from perseid.cli.awsrun import find
 
-    engine = engine_of(args)
-    started = engine.find(args.run)
+    engine, started = find(args)
     if args.stop:
         engine.stop(started)
         print(f"stopped    {started.arn}")
@@ -43,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     return _on_aws(args, engine, started)
 
 
-def _is_here(run: str) -> bool:
+def is_here(run: str) -> bool:
     """Whether the run is of this machine, or has nothing left that only AWS knows."""
     if run.startswith("arn:"):
         return False
