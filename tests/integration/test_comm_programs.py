@@ -139,6 +139,22 @@ def test_comm_bench_measures_this_machine(tmp_path):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
+        (["-m", "nan"], "no estimate of 'bcast' for 8 ranks and nan bytes"),
+        (["--memory", "-1"], "a worker has some memory, not -1 MB"),
+        (["--constants", "no.json"], "no.json cannot be used: No such file"),
+    ],
+)
+def test_comm_model_refuses_what_makes_no_sense_in_one_sentence(words, expected):
+    result = perseid("comm", "model", "bcast", *words)
+    assert result.returncode == 2
+    assert result.stderr.startswith("perseid: ")
+    assert expected in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--constants", "/proc/no/such"], "/proc/no/such cannot be written: No such file"),
         (["--peers", "pvm"], "'pvm' cannot be measured here, but perseid"),
         (["--iterations", "0"], "must be at least 1"),
         (["-n", "0"], "must be at least 1"),

@@ -159,7 +159,8 @@ def test_constants_survive_their_file(tmp_path):
 @pytest.mark.parametrize(
     "told",
     [
-        "[]", "{", '{"ways": []}', '{"ways": {"pigeon": {}}}', '{"ways": {"relay": {"speed": 1}}}',
+        "[]", "{", '{"direct": {"latency": 1}}', '{"ways": []}',
+        '{"ways": {"pigeon": {}}}', '{"ways": {"relay": {"speed": 1}}}',
         '{"ways": {"relay": {"latency": -1}}}', '{"ways": {"relay": {"bandwidth": 0}}}',
         '{"ways": {"relay": {"latency": "soon"}}}', '{"rates": {"get": Infinity}}',
         '{"ways": {"relay": {"name": "x"}}}', '{"rates": {"gold": 1}}',

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
@@ -164,6 +165,8 @@ def _model(args: argparse.Namespace) -> int:
     constants = Constants() if args.constants is None else Constants.load(args.constants)
     rates = constants.rates
     if args.memory is not None:
+        if not 0 < args.memory < math.inf:
+            raise BadInput(f"a worker has some memory, not {args.memory:g} MB")
         second = args.memory / 1024 * Prices().lambda_gb_second_x86.usd
         rates = replace(rates, worker_second=second)
     print(f"{args.operation}; constants: {constants.source}")

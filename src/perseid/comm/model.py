@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from math import ceil, isfinite, log2
+from math import ceil, inf, isfinite, log2
 from pathlib import Path
 from typing import Any
 
@@ -100,22 +100,26 @@ class Constants:
         try:
             told = json.loads(Path(path).read_text())
             given = told.get("ways", {})
-            unknown = set(given) - {way.name for way in WAYS}
+            unknown = {*told} - {"source", "ways", "rates"} | {*given} - {way.name for way in WAYS}
             if unknown:
-                raise ValueError(f"no such way: {', '.join(sorted(unknown))}")
+                raise ValueError(f"no such constants: {', '.join(sorted(unknown))}")
             ways = tuple(_told(way, given.get(way.name, {})) for way in WAYS)
             rates = replace(RATES, **_numbers(told.get("rates", {})))
         except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise BadInput(f"the constants in {path} cannot be used: {error}") from error
+            why = error.strerror if isinstance(error, OSError) else error
+            raise BadInput(f"the constants in {path} cannot be used: {why}") from error
         return cls(ways, rates, str(told.get("source", path)))
 
     def dump(self, path: str | Path) -> None:
-        """Write them for `load`, as JSON."""
+        """Write them for `load`, as JSON; raises `BadInput` where that cannot be."""
         ways = {way.name: asdict(way) for way in self.ways}
         for way in ways.values():
             del way["name"]
         told = {"source": self.source, "ways": ways, "rates": asdict(self.rates)}
-        Path(path).write_text(json.dumps(told, indent=1) + "\n")
+        try:
+            Path(path).write_text(json.dumps(told, indent=1) + "\n")
+        except OSError as error:
+            raise BadInput(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _told(way: Way, told: Mapping[str, Any]) -> Way:
@@ -213,9 +217,9 @@ def estimate(
     Raises
     ------
     BadInput
-        Another operation, or no rank.
+        Another operation, no rank, or no number of bytes.
     """
-    if operation not in OPERATIONS or ranks < 1 or nbytes < 0:
+    if operation not in OPERATIONS or ranks < 1 or not 0 <= nbytes < inf:
         raise BadInput(
             f"no estimate of {operation!r} for {ranks} ranks and {nbytes} bytes; operations are "
             f"{', '.join(OPERATIONS)}"
