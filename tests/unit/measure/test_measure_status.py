@@ -42,7 +42,7 @@ def test_logs_of_a_run_and_of_a_rank(
     assert said.count("REPORT RequestId") == 1
     assert ids[11] in said
     assert main(["logs", str(made.path), "--rank", "99"]) == 2
-    assert "no logs of rank 99" in capsys.readouterr().err
+    assert "no rank 99: it has the ranks 0 to 11" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["status", "logs"])
