@@ -241,6 +241,7 @@ class Step:
         assert (lower is None) == bool(part.rank)
 
 
+SLOW = pytest.mark.slow
 STEPS = [name for name in vars(Step) if not name.startswith("_")
          and name not in ("of", "run", "everyone")]  # fmt: skip
 PROGRAMS = st.lists(
@@ -303,11 +304,11 @@ def every_root(comm):
     for root in range(comm.world_size):
         for name in ("bcast", "Bcast", "gather", "Gather", "scatter", "Scatter", "reduce",
                      "Reduce", "strictly"):  # fmt: skip
-            for size in (5, 20_000):
+            for size in (0, 5, 20_000):
                 getattr(Step(name, root, "int32", size, "sum", root), name)(comm, root)
 
 
-@pytest.mark.parametrize("size", [2, 5, 7])
+@pytest.mark.parametrize("size", [2, 3, 5, 7, 11, 16, 17, pytest.param(41, marks=SLOW)])
 def test_every_root(size):
     run_threads(size, every_root)
 

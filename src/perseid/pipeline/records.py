@@ -57,8 +57,9 @@ class RankRecord:
     cold_start: bool
     pixel_bits: int
     """Bits of images and magnitudes read, for `throughput_bps`."""
-    routes: Mapping[str, int] = field(default_factory=dict)
-    """Peers that this rank was connected to, by way: ``direct``, ``relay``."""
+    routes: Mapping[str, str] = field(default_factory=dict)
+    """Which way this rank was connected to each peer, by the peer's rank: ``direct``, ``relay``;
+    ``store`` where neither could be had."""
     transport_note: str = ""
     """Why the statistics went through the store although they were not to; else empty."""
     s3: Mapping[str, float] = field(default_factory=dict)

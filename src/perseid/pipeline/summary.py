@@ -147,12 +147,15 @@ def transports(
     ways = [str(r["transport"]) for r in records.values() if "transport" in r]
     ends: dict[str, int] = {}
     for record in records.values():
-        for way, count in record.get("routes", {}).items():
-            ends[way] = ends.get(way, 0) + int(count)
+        for way in record.get("routes", {}).values():
+            ends[way] = ends.get(way, 0) + 1
     stages = [r["stages"] for r in records.values() if "stages" in r]
     reason = None
     if used == STORE != asked:
-        notes = [r["transport_note"] for r in records.values() if r.get("transport_note")]
+        told = [r for r in records.values() if r.get("transport_note")]
+        # Who had no path to a peer knows why; the others only that it left.
+        told.sort(key=lambda record: STORE not in record.get("routes", {}).values())
+        notes = [record["transport_note"] for record in told]
         reason = note or (notes[0] if notes else "the ranks had no rendezvous to meet at")
     return {
         "asked": asked,

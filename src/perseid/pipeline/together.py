@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections import Counter
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from typing import Any
 
 from perseid.comm import Communicator
 from perseid.comm.ops import Op
-from perseid.errors import PerseidError, RunError
+from perseid.errors import NoPath, PerseidError, RunError
 from perseid.pipeline import columns, layout, merge
 from perseid.pipeline.columns import PartitionResult
 from perseid.pipeline.exchange import Exchange
@@ -102,19 +101,21 @@ def meet(left: Left, meeting: Meeting) -> Json:
     Never raises: what goes wrong is in ``transport_note`` of the record, and ``transport`` is
     ``store`` then. The record in the store is replaced.
     """
-    clock = Timeline()
+    clock, routes = Timeline(), dict[int, str]()
     try:
-        changes = _meet(left, meeting, clock)
+        changes = _meet(left, meeting, clock, routes)
     except Exception as error:  # the store has all that is needed; a retry would redo the inference
         said = str(error) if isinstance(error, PerseidError) else f"{type(error).__name__}: {error}"
-        changes = _changes(left, clock, STORE, {}, said)
+        if isinstance(error, NoPath):
+            routes |= dict.fromkeys(error.ranks, STORE)
+        changes = _changes(left, clock, STORE, routes, said)
     # A record that cannot be replaced says `store`, which is what summarize believes anyway.
     with contextlib.suppress(PerseidError):
         left.storage.put(layout.record(left.item.rank), _json(left.record | changes))
     return changes
 
 
-def _meet(left: Left, meeting: Meeting, clock: Timeline) -> Json:
+def _meet(left: Left, meeting: Meeting, clock: Timeline, routes: dict[int, str]) -> Json:
     item = left.item
     with clock.stage("rendezvous"):
         comm = Communicator.join(
@@ -129,10 +130,13 @@ def _meet(left: Left, meeting: Meeting, clock: Timeline) -> Json:
             heartbeat=meeting.heartbeat,
         )
     with comm:
-        with clock.stage("collectives"):
-            groups, parts = merged(comm, left)
-        ways = Counter(comm.routes.values())
-        changes = _changes(left, clock, "+".join(sorted(ways)) or ALONE, dict(ways), "")
+        try:
+            with clock.stage("collectives"):
+                groups, parts = merged(comm, left)
+        finally:
+            routes |= comm.routes
+        ways = "+".join(sorted(set(routes.values())))
+        changes = _changes(left, clock, ways or ALONE, routes, "")
         records = comm.gather(left.record | changes)
     if parts is not None and records is not None:
         publish(left, groups, parts, records, clock)
@@ -186,7 +190,7 @@ def publish(
 
 
 def _changes(
-    left: Left, clock: Timeline, transport: str, routes: Mapping[str, int], note: str
+    left: Left, clock: Timeline, transport: str, routes: Mapping[int, str], note: str
 ) -> Json:
     """What the meeting changes in a rank's record."""
     spent = {stage: clock.seconds(stage) for stage in ("rendezvous", "collectives")}
@@ -194,7 +198,7 @@ def _changes(
     stages["total"] = left.record["stages"]["total"] + sum(spent.values())
     return {
         "transport": transport,
-        "routes": dict(routes),
+        "routes": {str(peer): way for peer, way in sorted(routes.items())},
         "transport_note": note,
         "stages": stages,
         "timeline": [*left.record["timeline"], *clock.joined()],

@@ -1,0 +1,91 @@
+"""Communicators behind NATs: each pair takes the best way it can have, the store at the last."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rendezvous_processes import ServerProcess
+
+pytestmark = pytest.mark.nat
+
+PROGRAM = Path(__file__).parent.parent / "support" / "nat_rank.py"
+SECONDS = 60
+
+
+def join_all(net, sites, folder, *server_options, size=80_000, **options) -> list[dict]:
+    """A rank at each site, a server on a public address; what each rank printed."""
+    where = net.site("public", "open")
+    server = ServerProcess(
+        "--open", *server_options, host="", ports=(10000, 10001), preexec=where.gateway.enter
+    )
+    running = []
+    with server:
+        try:
+            for rank, site in enumerate(sites):
+                path = folder / f"rank-{rank}.json"
+                told = {
+                    "job": "behind-nats", "rank": rank, "world_size": len(sites), "size": size,
+                    "rendezvous": f"{where.address}:10000", "deadline": 30, "timeout": 30,
+                    "heartbeat": 10,
+                } | options  # fmt: skip
+                path.write_text(json.dumps(told))
+                running.append(
+                    subprocess.Popen(
+                        [sys.executable, str(PROGRAM), str(path)],
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.PIPE,
+                        text=True,
+                        preexec_fn=site.hosts[0].enter,
+                        env={**os.environ, "OMP_NUM_THREADS": "1"},
+                    )
+                )
+            ends = [process.communicate(timeout=SECONDS) for process in running]
+        finally:
+            for process in running:
+                process.kill()
+                process.wait(10)
+    assert [process.returncode for process in running] == [0] * len(sites), ends
+    return [json.loads(out) for out, _ in ends]
+
+
+KINDS = [("symmetric", "drop"), ("symmetric", "drop"), ("public", "open"), ("preserving", "drop")]
+
+
+def test_a_pair_without_any_path_goes_through_the_store_and_the_others_do_not(lab, tmp_path):
+    """A symmetric NAT reaches a public rank; nobody else reaches it, and there is no relay."""
+    net = lab()
+    sites = [net.site(*kind) for kind in KINDS]
+    box = tmp_path / "box"
+    answers = join_all(net, sites, tmp_path, "--no-relay", store=str(box))
+    assert [answer.get("routes") for answer in answers] == [
+        {"1": "store", "2": "direct", "3": "store"},
+        {"0": "store", "2": "direct", "3": "store"},
+        {"0": "direct", "1": "direct", "3": "direct"},
+        {"0": "store", "1": "store", "2": "direct"},
+    ], answers
+    pairs = {path.name for path in (box / "messages" / "behind-nats" / "0").iterdir()}
+    assert pairs <= {"0-1", "1-0", "0-3", "3-0", "1-3", "3-1"}, "nobody else wrote there"
+    assert not [path for path in box.rglob("*") if path.is_file()], "each was read and deleted"
+
+
+def test_without_a_store_either_it_is_an_error_that_says_so(lab, tmp_path):
+    net = lab()
+    answers = join_all(net, [net.site("symmetric") for _ in range(2)], tmp_path, "--no-relay")
+    assert {answer["error"] for answer in answers} <= {"NoPath", "PeerLost"}
+    assert any("cannot be reached" in answer["text"] for answer in answers), answers
+
+
+def test_a_relay_that_is_limited_is_slow_and_right(lab, tmp_path):
+    """Two ranks send each other 1 MB at 1 MB/s over all; the first 0.1 s or so are free."""
+    net = lab()
+    sites = [net.site("symmetric"), net.site("symmetric")]
+    size, rate = 1_000_000, 1e6
+    answers = join_all(net, sites, tmp_path, "--relay-rate", "1", size=size)
+    assert [answer["routes"] for answer in answers] == [{"1": "relay"}, {"0": "relay"}]
+    took = max(answer["seconds"] for answer in answers)
+    assert 2 * size / rate * 0.6 < took < 2 * size / rate * 3
