@@ -87,6 +87,19 @@ def test_comm_run_ends_a_program_that_hangs(tmp_path):
     assert time.monotonic() - began < 20
 
 
+def test_comm_run_does_not_wait_for_ranks_that_a_failed_one_left_behind(tmp_path):
+    program = script(
+        tmp_path,
+        "import os, sys, time\n"
+        "if os.environ['PERSEID_RANK'] == '1': sys.exit(3)\n"
+        "time.sleep(50)\n",
+    )
+    began = time.monotonic()
+    result = perseid("comm", "run", "-n", 3, program)
+    assert "rank 1 exited with 3" in result.stderr
+    assert time.monotonic() - began < 30
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_comm_run_that_is_ended_leaves_nothing_running(tmp_path, number):
     text = "import os, time\nos.write(1, b'%d\\n' % os.getpid())\ntime.sleep(60)\n"

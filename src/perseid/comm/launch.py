@@ -88,8 +88,8 @@ def _wait(
 ) -> None:
     end = None if timeout is None else time.monotonic() + timeout
     failed = False
-    while any(process.poll() is None for process in processes):
-        if not failed and any(process.returncode for process in processes):
+    while None in (statuses := [process.poll() for process in processes]):
+        if not failed and any(statuses):
             failed = True
             grace = time.monotonic() + GRACE_SECONDS
             end = grace if end is None else min(end, grace)
