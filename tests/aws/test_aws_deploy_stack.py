@@ -165,6 +165,28 @@ def test_a_failed_deployment_names_what_failed_first(stack, packages_folder):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        ({"memory_mb": 64}, "WorkerMemory"),
+        ({"reserved": -1}, "ReservedConcurrency"),
+        ({"log_days": 17}, "LogRetention"),
+        ({"read_buckets": ("s3://surveys/25MB",)}, "names of buckets"),
+        ({"write_buckets": ("Results_here",)}, "names of buckets"),
+    ],
+)
+def test_values_that_aws_would_refuse_late_are_refused_before_anything_is_made(
+    stack, packages_folder, options, said
+):
+    with pytest.raises(AwsError, match=said):
+        deploy(
+            stack.aws, Options(name="refused", python=PYTHON, **options), packages_folder,
+            lambda event: None, lambda changes: True, compression=1,
+        )  # fmt: skip
+    left = stacks.describe(stack.aws, "refused")
+    assert left is None or left["StackStatus"] == "REVIEW_IN_PROGRESS"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
         ({"name": "has_underscore"}, "letters, digits"),
         ({"name": "x" * 41}, "longer"),
         ({"vpc": "vpc-1"}, "--subnet"),
