@@ -90,9 +90,7 @@ def test_comm_run_ends_a_program_that_hangs(tmp_path):
 def test_comm_run_does_not_wait_for_ranks_that_a_failed_one_left_behind(tmp_path):
     program = script(
         tmp_path,
-        "import os, sys, time\n"
-        "if os.environ['PERSEID_RANK'] == '1': sys.exit(3)\n"
-        "time.sleep(50)\n",
+        "import os, sys, time\nif os.environ['PERSEID_RANK'] == '1': sys.exit(3)\ntime.sleep(50)\n",
     )
     began = time.monotonic()
     result = perseid("comm", "run", "-n", 3, program)
