@@ -11,7 +11,7 @@ import pytest
 
 from perseid.aws import stack as stacks
 from perseid.aws.deploy import deploy
-from perseid.aws.template import Options
+from perseid.aws.template import Options, default_bucket
 from perseid.errors import AwsError, BadInput, NotFound
 from perseid.storage import Storage
 
@@ -188,6 +188,9 @@ def test_values_that_aws_would_refuse_late_are_refused_before_anything_is_made(
     ("options", "said"),
     [
         ({"name": "has_underscore"}, "letters, digits"),
+        ({"name": "1st"}, "begin with a letter"),
+        ({"name": "open-"}, "end with a letter or digit"),
+        ({"name": ""}, "letters, digits"),
         ({"name": "x" * 41}, "longer"),
         ({"vpc": "vpc-1"}, "--subnet"),
         ({"zone": "Z1"}, "--record"),
@@ -196,6 +199,13 @@ def test_values_that_aws_would_refuse_late_are_refused_before_anything_is_made(
 def test_options_that_cannot_be_used(options, said):
     with pytest.raises(BadInput, match=said):
         Options(**options)
+
+
+def test_a_name_too_long_for_a_bucket_of_its_own_is_refused_in_time():
+    name, account = "x" * 29, "123456789012"
+    assert len(default_bucket(name, account, "eu-central-1")) == 63  # the longest that S3 takes
+    with pytest.raises(BadInput, match=r"at most 29 characters.*--bucket"):
+        default_bucket(name + "x", account, "eu-central-1")
 
 
 def test_policies_print_for_people_without_credentials(tmp_path):

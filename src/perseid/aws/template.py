@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,10 @@ from perseid.errors import BadInput
 NAME = "perseid"
 """Of the stack, unless the user gives another."""
 ARN = "arn:aws"
+BUCKET_CHARACTERS = 63
+"""Longest name of a bucket
+(https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html)."""
+_NAME = re.compile("[A-Za-z]([A-Za-z0-9-]*[A-Za-z0-9])?")
 
 
 @dataclass(frozen=True)
@@ -51,9 +56,11 @@ class Options:
     """Further parameters of the template."""
 
     def __post_init__(self) -> None:
-        plain = self.name.replace("-", "")
-        if not (plain.isascii() and plain.isalnum() and self.name[0].isalpha()):
-            raise BadInput(f"the stack's name {self.name!r} may hold letters, digits and - only")
+        if not _NAME.fullmatch(self.name):
+            raise BadInput(
+                f"the stack's name {self.name!r} may hold letters, digits and - only, must begin "
+                "with a letter and end with a letter or digit"
+            )
         if len(self.name) > 40:
             raise BadInput(f"the stack's name {self.name!r} is longer than 40 characters")
         if bool(self.vpc) != bool(self.subnets):
@@ -95,8 +102,18 @@ def new_secret() -> str:
 
 
 def default_bucket(name: str, account: str, region: str) -> str:
-    """The bucket that is made where none is given."""
-    return "-".join(["perseid", account, region, *([name] if name != NAME else [])]).lower()
+    """The bucket that is made where none is given.
+
+    Raises `BadInput` where the stack's name is too long for it.
+    """
+    found = "-".join(["perseid", account, region, *([name] if name != NAME else [])]).lower()
+    if len(found) > BUCKET_CHARACTERS:
+        most = len(name) - (len(found) - BUCKET_CHARACTERS)
+        raise BadInput(
+            f"the stack's name {name!r} makes the bucket's name {found} too long: take at most "
+            f"{most} characters, or give --bucket"
+        )
+    return found
 
 
 def prefix(name: str) -> str:
