@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 import threading
-import urllib.request
 from datetime import UTC, datetime, timedelta, timezone
 
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
+from moto_server import keep_tasks
 
 from perseid.aws.address import TTL, Names, newest_first, publish, read, recorded
 from perseid.aws.handlers import dns
@@ -31,13 +31,7 @@ def moto():
             patch.setenv(name, "test")
         for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
             patch.setenv(name, "us-east-1")
-        # Else moto's tasks come nearer to their end with each look at them.
-        stay = {"model_name": "ecs::task", "transition": {"progression": "manual", "times": 10_000}}
-        request = urllib.request.Request(
-            f"http://{host}:{port}/moto-api/state-manager/set-transition",
-            json.dumps(stay).encode(), {"Content-Type": "application/json"},
-        )  # fmt: skip
-        urllib.request.urlopen(request, timeout=10).close()
+        keep_tasks(f"http://{host}:{port}")
         yield
     server.stop()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -53,11 +54,22 @@ def running(at_once: int = 0) -> Iterator[Moto]:
     }  # fmt: skip
     try:
         _wait(endpoint, process, log)
+        keep_tasks(endpoint)
         yield Moto(endpoint, env, log)
     finally:
         os.killpg(process.pid, signal.SIGKILL)  # its Lambda processes, too
         process.wait(10)
         subprocess.run(["rm", "-rf", folder], check=False, timeout=60)
+
+
+def keep_tasks(endpoint: str) -> None:
+    """Else moto's tasks come nearer to their end with each look at them."""
+    stay = {"model_name": "ecs::task", "transition": {"progression": "manual", "times": 10_000}}
+    request = urllib.request.Request(
+        f"{endpoint}/moto-api/state-manager/set-transition",
+        json.dumps(stay).encode(), {"Content-Type": "application/json"},
+    )  # fmt: skip
+    urllib.request.urlopen(request, timeout=10).close()
 
 
 def serve(port: int, interpreter: Path, at_once: int) -> None:

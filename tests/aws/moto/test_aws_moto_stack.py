@@ -65,7 +65,9 @@ def test_a_stack_is_updated_in_place_and_keeps_what_is_not_said(moto, other, pac
     assert stacks.describe(aws, "other")["StackStatus"] == "UPDATE_COMPLETE"
 
 
+@pytest.mark.slow
 def test_doctor_finds_what_moto_knows(moto, capsys):
+    """Eight attempts at each of what moto answers with an error of its own."""
     main(["aws", "doctor"])
     lines = {line[6:20].strip(): line for line in capsys.readouterr().out.splitlines()}
     assert len(lines) == 13, lines  # a line each, whatever the answer was
