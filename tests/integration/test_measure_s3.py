@@ -5,10 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from flaky import flaky_proxy
 from tiny import tiny_model, tiny_survey
 
 from perseid.cli import main
+from perseid.engines.driver import start
+from perseid.engines.local import LocalEngine
+from perseid.engines.options import LocalOptions
 from perseid.measure.load import load_runs
+from perseid.pipeline.request import RunRequest
 from perseid.storage import Storage
 
 pytestmark = pytest.mark.s3
@@ -43,3 +48,39 @@ def test_a_run_in_a_bucket(
     page = Storage(place).get("report.html").decode()
     assert page.count("<img ") == 24
     assert "3 ranks and 3 partitions, none missing" in page
+
+
+def test_the_bill_counts_the_requests_that_were_made(
+    s3_server: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a proxy before the store saw, but for the local engine's own notes and logs."""
+    bucket = s3_server.bucket()
+    for name, value in s3_server.env.items():
+        monkeypatch.setenv(name, value)
+    tiny_survey(tmp_path / "data", rows=40, per_partition=10, suffix=".pt")
+    model = tiny_model(tmp_path / "model.onnx")
+    store = Storage(f"{bucket}/data")
+    for path in (tmp_path / "data").iterdir():
+        store.put(path.name, path)
+    request = RunRequest.parse(
+        {"data": f"{bucket}/data", "results": f"{bucket}/run", "model": str(model),
+         "transport": "store", "world_size": 3}
+    )  # fmt: skip
+    with flaky_proxy(s3_server.env["AWS_ENDPOINT_URL"]) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        with LocalEngine(LocalOptions(workers=1)) as engine:
+            start(request, engine, lambda event: None)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.env["AWS_ENDPOINT_URL"])
+    own = ("/driver.json", "/engine.json", ".log")
+    root = "/" + bucket.removeprefix("s3://")
+    gets = puts = 0
+    for (method, path), times in proxy.seen.items():
+        if path.rstrip("/") == root:
+            puts += times * (method == "GET")  # a listing
+        elif not path.endswith(own):
+            gets += times * (method in ("GET", "HEAD"))
+            puts += times * (method == "PUT")
+    (run,) = load_runs([f"{bucket}/run"])
+    # The local engine reads what it has published once more, and lists logs and results.
+    assert gets - 3 <= run.usage.s3_gets <= gets
+    assert puts - 4 <= run.usage.s3_puts <= puts

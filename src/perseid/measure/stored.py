@@ -20,6 +20,10 @@ OBJECTS_A_RANK = 4
 """Predictions, features, moments, record: what a rank PUTs; summarize GETs all but the first."""
 OBJECTS_A_RUN = 6
 """Manifest, items, payload, combined records, catalogue, summary."""
+LOOKS_A_PARTITION, LOOKS_A_RANK = 2, 2
+"""HEADs around reading a partition, and looks for a rank's record before and after its work."""
+READS_OF_A_RUN = 3
+"""Manifest and merged records by summarize, the items by the map."""
 KEYS_A_PAGE = 1000
 
 
@@ -232,13 +236,21 @@ def _usage(
         transitions=int(transitions),
         express_requests=int(engine.get("express_requests", 0)),
         express_gb_seconds=float(engine.get("express_gb_seconds", 0.0)),
-        s3_gets=counted + len(records) * (OBJECTS_A_RANK - 1) + 1,
-        s3_puts=len(records) * OBJECTS_A_RANK + OBJECTS_A_RUN + pages,
+        s3_gets=counted
+        + len(manifest.partitions) * LOOKS_A_PARTITION
+        + len(records) * (OBJECTS_A_RANK - 1 + LOOKS_A_RANK)
+        + READS_OF_A_RUN,
+        s3_puts=len(records) * OBJECTS_A_RANK + OBJECTS_A_RUN + pages + _fetched(engine, logs),
         stored_bytes=float(sum(p.size for p in manifest.partitions)),
         stored_seconds=whole.seconds if whole else 0.0,
         log_bytes=float(sum(len(text.encode()) for text in logs.values())),
         rendezvous=_rendezvous(records, whole),
     )
+
+
+def _fetched(engine: Mapping[str, Any], logs: Mapping[str, str]) -> int:
+    """Objects that fetching logs and times from AWS wrote; on this machine nothing is fetched."""
+    return len(logs) + 1 if engine.get("engine") == "aws" else 0
 
 
 def _rendezvous(records: Sequence[Mapping[str, Any]], whole: Span | None) -> Rendezvous | None:
