@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import faulty_stack
 import pytest
 from faulty_stack import endings, run
+from ministack import limited
 
 from perseid.aws.calls import Calls
 from perseid.aws.collect import collect
 from perseid.aws.engine import AwsEngine, Started
-from perseid.errors import Interrupted, PerseidError
+from perseid.errors import Interrupted, PerseidError, StorageError
 from perseid.measure.load import load_runs
 from perseid.pipeline import layout
 from perseid.pipeline.manifest import Manifest
@@ -91,17 +93,68 @@ def test_resume_does_only_what_is_missing(stack, survived):
     assert run.usage.transitions > 8
 
 
-@pytest.mark.parametrize("percent", [10, 25])
-def test_more_failures_than_tolerated_still_publish_what_there_is(stack, faulty, data, percent):
-    """One rank of four fails: with 10 % tolerated the map fails, with 25 % it does not."""
-    name = f"tolerated-{percent}"
-    *_, result, seen = run(
-        stack, faulty, data, name, {"3": ["exit"] * 9}, tolerated_failures=percent
-    )
-    assert result.summary["ranks"]["received"] < 4
-    assert 3 in [entry["rank"] for entry in result.summary["ranks"]["missing"]]
-    assert "is incomplete" in result.incomplete
-    assert seen[-1].failed >= 1
+def test_a_worker_without_memory_is_tried_again(stack, faulty, data):
+    """Asking for more than there is raises MemoryError; being killed by the kernel says nothing."""
+    plan = {"0": ["memory"], "1": ["kill"], "2": ["memory"] * 9}
+    *_, result, seen = run(stack, faulty, data, "memory", plan, retries=1)
+    assert [entry["rank"] for entry in result.summary["ranks"]["missing"]] == [2]
+    assert "it needed more memory than its 1769 MB" in result.incomplete
+    assert endings(result, 0) == [(1, "out of memory"), (2, "done")]
+    assert endings(result, 1) == [(1, "no result"), (2, "done")]
+    assert endings(result, 2) == [(1, "out of memory"), (2, "out of memory")]
+    assert (seen[-1].failed, seen[-1].retried) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("tolerated", "failing", "map_run"),
+    [(0, 0, "SUCCEEDED"), (0, 1, "FAILED"), (25, 1, "SUCCEEDED"), (24, 1, "FAILED"),
+     (25, 2, "FAILED"), (100, 4, "SUCCEEDED")],
+)  # fmt: skip
+def test_failures_up_to_what_is_tolerated_and_beyond(
+    stack, faulty, data, tolerated, failing, map_run
+):
+    """In each case what there is gets published, and the run says what is missing.
+
+    ministack takes the limit as a number only: it is put in place of the path.
+    """
+    client = stack.aws.client("stepfunctions")
+    machine = limited(client, faulty.place.state_machine, tolerated=tolerated)
+    limit = replace(faulty, place=replace(faulty.place, state_machine=machine))
+    plan = {str(rank): ["raise"] for rank in range(failing)}
+    name, keys = f"tolerated-{tolerated}-{failing}", {"retries": 0, "tolerated_failures": tolerated}
+    _, started, result, seen = run(stack, limit, data, name, plan, **keys)
+    [found] = client.list_map_runs(executionArn=started.arn)["mapRuns"]
+    assert client.describe_map_run(mapRunArn=found["mapRunArn"])["status"] == map_run
+    assert [entry["rank"] for entry in result.summary["ranks"]["missing"]] == [*range(failing)]
+    assert result.summary["rows"]["received"] == (4 - failing) * 8
+    assert (seen[-1].status, seen[-1].failed) == ("FAILED" if failing else "SUCCEEDED", failing)
+    assert (result.incomplete is None) == (failing == 0)
+
+
+@pytest.mark.parametrize("fault", ["raise", "exit before the summary"])
+def test_summarize_is_tried_again(stack, data, fault):
+    lame = faulty_stack.make(stack, name=f"lame-{fault[0]}", summarize=True)
+    name = f"lame-{fault[0]}"
+    *_, result, _ = run(stack, lame, data, name, {"summarize": [fault]})
+    assert result.incomplete is None
+    assert result.summary["rows"]["received"] == 4 * 8
+    names = {info.key for info in Storage(f"{stack.bucket}/runs").list()}
+    assert {f"{name}.call-0", f"{name}.call-1"} <= names
+    assert f"{name}.call-2" not in names
+
+
+def test_summarize_that_fails_for_good_is_resumed(stack, data):
+    """The execution fails with the sentence; nothing is lost: a resumption finds all ranks done."""
+    lame = faulty_stack.make(stack, name="lame", summarize=True)
+    with pytest.raises(StorageError, match="the records cannot be read"):
+        run(stack, lame, data, "lame", {"summarize": ["raise"] * 3})
+    engine = AwsEngine(Calls(stack.aws), lame.place)
+    again = engine.resume(f"{stack.bucket}/runs/lame")
+    assert engine.watch(again, lambda now: None, first=0.2, seconds=60).total == 0
+    result = engine.finish(again)
+    assert result.incomplete is None
+    assert result.summary["rows"]["received"] == 4 * 8
+    assert len(result.mapped.attempts) == 4  # of the first execution
 
 
 def test_a_stopped_run_says_how_to_go_on(stack, faulty, data):

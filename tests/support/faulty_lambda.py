@@ -1,4 +1,4 @@
-"""The worker's handler, failing as a plan beside the run says: a real function in a real zip.
+"""The worker's and summarize's handlers, failing as a plan beside the run says: in real zips.
 
 ``<results_url>.faults.json`` holds ``{"0": ["raise", "exit"]}``: what attempt 1, 2, … at rank 0
 does instead of its work; later attempts work.
@@ -6,16 +6,25 @@ does instead of its work; later attempts work.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import resource
+import signal
 import time
+from pathlib import Path
 
-from perseid.aws.handlers import worker
 from perseid.errors import BadModel, NotFound, StorageError
+from perseid.pipeline import layout
 from perseid.storage import Storage, split_url
+
+FREE = 8 << 20
+"""Bytes that a worker without memory may still take."""
 
 
 def handler(event, context):
+    from perseid.aws.handlers import worker
+
     item = event["item"]
     attempt = int(event.get("attempt_before") or 0) + int(item["options"].get("attempts_before", 0))
     planned = plan(item["results_url"]).get(str(item["rank"]), [])
@@ -30,9 +39,54 @@ def handler(event, context):
         raise BadModel("the model has no output")
     if fault == "exit":
         os._exit(7)
+    if fault == "kill":  # as the kernel does where memory is short
+        os.kill(os.getpid(), signal.SIGKILL)
+    if fault == "memory":
+        import onnxruntime  # noqa: F401 - what is short is memory, not a library
+
+        worker._runtime.cache_clear()  # else a warm environment has all that it needs
+        with little_memory():
+            return worker.handler(event, context)
     if fault == "hang":
         time.sleep(600)
     return None  # "nothing": it says that it is done, and is not
+
+
+@contextlib.contextmanager
+def little_memory():
+    """The process may take next to none beyond what it has: asking for more is a MemoryError."""
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (taken + FREE, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def summarize_handler(event, context):
+    """Summarize; its first so many calls, as planned, fail."""
+    from perseid.aws.handlers import summarize
+
+    url = event["state"]["results_url"]
+    folder, name = split_url(url)
+    calls = Storage(folder)
+    planned = plan(url).get("summarize", [])
+    before = sum(info.key.startswith(f"{name}.call-") for info in calls.list())
+    calls.put(f"{name}.call-{before}", b"")
+    fault = planned[before] if before < len(planned) else "work"
+    if fault == "raise":
+        raise StorageError("the records cannot be read")
+    if fault == "exit before the summary":
+        put = Storage.put
+
+        def put_or_die(self, key, *given, **named):
+            if key == layout.SUMMARY:
+                os._exit(7)
+            put(self, key, *given, **named)
+
+        Storage.put = put_or_die
+    return summarize.handler(event, context)
 
 
 def plan(results_url: str) -> dict[str, list[str]]:

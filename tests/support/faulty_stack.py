@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 BOOTSTRAP = """#!/bin/sh
 cd "$LAMBDA_TASK_ROOT"
 export PYTHONPATH="$LAMBDA_TASK_ROOT"
-exec {python} -m awslambdaric faulty_lambda.handler
+exec {python} -m awslambdaric "$_HANDLER"
 """
 """AWS's own runtime client: error names, exits and time-outs are as on Lambda."""
 
@@ -33,44 +33,56 @@ class FaultyStack:
     function: str
 
 
-def make(stack, *, timeout: int = 60, name: str = "faulty", at_once: int = 0) -> FaultyStack:
-    """Put the worker's zip with one more module up as a function, and the definition around it.
+def make(
+    stack, *, timeout: int = 60, name: str = "faulty", at_once: int = 0, summarize: bool = False
+) -> FaultyStack:
+    """Put functions up whose zips have one more module, and the definition around them.
 
-    With `at_once`, no more of the function's calls are let through at one moment; ministack names
+    With `at_once`, no more of the worker's calls are let through at one moment; ministack names
     that refusal Lambda.Unknown in executions, Step Functions Lambda.TooManyRequestsException.
+    With `summarize`, that function is a faulty one, too.
     """
     own = Place.of_outputs(stack.outputs, "perseid")
     lambdas, machines = stack.aws.client("lambda"), stack.aws.client("stepfunctions")
-    settings = lambdas.get_function_configuration(FunctionName=own.worker)
-    variables = settings.get("Environment", {}).get("Variables", {})
-    made = lambdas.create_function(
-        FunctionName=name,
-        Runtime="provided.al2023",
-        Handler="faulty_lambda.handler",
-        Role=settings["Role"],
-        Code={"ZipFile": code(stack.packages["worker"].path)},
-        MemorySize=own.memory_mb,
-        Timeout=timeout,
-        Environment={"Variables": variables | stack.server.env},
-    )
     given = machines.describe_state_machine(stateMachineArn=own.state_machine)
-    arn, worker = made["FunctionArn"], settings["FunctionArn"]
-    text = given["definition"].replace(worker, arn).replace(f'"{own.worker}"', f'"{arn}"')
-    assert arn in text
-    # As the template does: two first invocations at once would each make ministack's group anew.
-    stack.aws.client("logs").create_log_group(logGroupName=f"/aws/lambda/{name}")
+    parts = {own.worker: (name, "worker", "handler")}
+    if summarize:
+        parts[own.summarize] = (f"{name}-summarize", "control", "summarize_handler")
+    text = given["definition"]
+    for former, (new, package, handler) in parts.items():
+        settings = lambdas.get_function_configuration(FunctionName=former)
+        arn = _function(stack, settings, new, package, handler, timeout)
+        text = text.replace(settings["FunctionArn"], arn).replace(f'"{former}"', f'"{arn}"')
+        assert arn in text
     if at_once:
         lambdas.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=at_once)
         text = text.replace("Lambda.TooManyRequestsException", "Lambda.Unknown")
     machine = machines.create_state_machine(
         name=name, definition=text, roleArn=given["roleArn"], type="STANDARD"
     )
-    place = replace(own, state_machine=machine["stateMachineArn"], worker=name)
-    return FaultyStack(place, name)
+    return FaultyStack(replace(own, state_machine=machine["stateMachineArn"], worker=name), name)
+
+
+def _function(stack, settings, name, package, handler, timeout) -> str:
+    """A function as one of the stack's, with faults; its ARN."""
+    variables = settings.get("Environment", {}).get("Variables", {})
+    made = stack.aws.client("lambda").create_function(
+        FunctionName=name,
+        Runtime="provided.al2023",
+        Handler=f"faulty_lambda.{handler}",
+        Role=settings["Role"],
+        Code={"ZipFile": code(stack.packages[package].path)},
+        MemorySize=settings["MemorySize"],
+        Timeout=timeout,
+        Environment={"Variables": variables | stack.server.env},
+    )
+    # As the template does: two first invocations at once would each make ministack's group anew.
+    stack.aws.client("logs").create_log_group(logGroupName=f"/aws/lambda/{name}")
+    return str(made["FunctionArn"])
 
 
 def code(package: Path) -> bytes:
-    """The worker's zip with the faulty handler and AWS's bootstrap in it."""
+    """A function's zip with the faulty handler and AWS's bootstrap in it."""
     data = io.BytesIO(package.read_bytes())
     with zipfile.ZipFile(data, "a", zipfile.ZIP_STORED) as target:
         target.write(HERE / "faulty_lambda.py", "faulty_lambda.py")

@@ -312,3 +312,32 @@ def test_vnni_is_read_from_the_flags_of_all_cores(tmp_path):
 def test_model_bytes_are_the_same_every_time():
     weights = to_weights(random_network(MODELS["small"]))
     assert model_bytes(weights) == model_bytes(weights)
+
+
+LITTLE_MEMORY = """
+import resource, sys
+import numpy as np
+from perseid.model.runtime import ModelRuntime
+
+def leave(megabytes):
+    taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + (megabytes << 20), resource.RLIM_INFINITY))
+
+import onnxruntime
+if sys.argv[1] == "load":
+    leave(4)
+runtime = ModelRuntime.load("default", threads=1, micro_batch=2048)
+images, magnitudes = np.zeros((2048, 5, 32, 32), np.float32), np.zeros((2048, 5))
+leave(4)
+runtime.predict(images, magnitudes)
+"""
+
+
+@pytest.mark.parametrize("when", ["load", "predict"])
+def test_a_model_that_finds_no_memory_is_no_bad_model(when: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LITTLE_MEMORY, when], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    name = {"load": "default", "predict": "astromae-small"}[when]
+    assert done.stderr.splitlines()[-1] == f"MemoryError: the model {name} finds no memory"

@@ -203,9 +203,11 @@ def ending_of(traced: Traced) -> tuple[Ending, str]:
     kind = (report.error_type or "") if report else ""
     if invocation.died == "timeout" or (report is not None and report.status == "timeout"):
         return Ending.TIMED_OUT, "the function's time was over"
-    if "OutOfMemory" in kind:
-        return Ending.OUT_OF_MEMORY, f"it needed more than its {report.memory_mb:.0f} MB"  # type: ignore[union-attr]
     raised = _raised(traced)
+    no_memory = raised is not None and raised[0].endswith("MemoryError")  # numpy has one, too
+    if "OutOfMemory" in kind or no_memory or _killed_for_memory(traced):
+        limit = f"its {report.memory_mb:.0f} MB" if report else "it has"
+        return Ending.OUT_OF_MEMORY, f"it needed more memory than {limit}"
     if raised is not None:
         error, message = raised
         return Ending.BAD_INPUT if error in _NOT_AGAIN else Ending.RAISED, f"{error}: {message}"
@@ -216,6 +218,13 @@ def ending_of(traced: Traced) -> tuple[Ending, str]:
     if invocation.failed:
         return Ending.NO_RESULT, f"its process ended without a result ({kind or report.status})"
     return Ending.NO_RESULT, "it returned without a result"
+
+
+def _killed_for_memory(traced: Traced) -> bool:
+    """The kernel kills a process, and says no more than that, when its memory is used up."""
+    report = traced.invocation.report
+    full = report is not None and report.max_memory_mb >= report.memory_mb
+    return full and any("signal: killed" in line for line in traced.lines)
 
 
 def _raised(traced: Traced) -> tuple[str, str] | None:

@@ -29,6 +29,8 @@ MICRO_BATCH = 32
 """Rows a call of onnxruntime: larger ones are as fast a row and only cost memory."""
 PRECISIONS = ("float32", "int8")
 _BATCH_NAMES = ("n", "N", "batch", "batch_size")
+_NO_MEMORY = ("bad_alloc", "Failed to allocate memory")
+"""How onnxruntime says so."""
 _TYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64}
 
 
@@ -134,6 +136,8 @@ class ModelRuntime:
         ------
         BadModel
             The arrays have another shape than the model takes.
+        MemoryError
+            There is not enough of it.
         """
         self._fits(images, magnitudes)
         n, step = len(images), self.micro_batch
@@ -143,13 +147,18 @@ class ModelRuntime:
         for start in range(0, n, step):
             rows = slice(start, min(start + step, n))
             count = rows.stop - start
-            outputs = self._session.run(
-                self._ports.outputs, self._feed(images[rows], magnitudes[rows])
-            )
+            outputs = self._run(self._feed(images[rows], magnitudes[rows]))
             redshift[rows] = outputs[0].reshape(step)[:count]
             if features is not None:
                 features[rows] = outputs[1][:count]
         return Prediction(redshift, features)
+
+    def _run(self, feed: dict[str, Any]) -> Any:
+        try:
+            return self._session.run(self._ports.outputs, feed)
+        except Exception as error:
+            _raise_if_of_memory(error, self.signature.name)
+            raise
 
     def _feed(self, images: NDArray[np.float32], magnitudes: NDArray[Any]) -> dict[str, Any]:
         """One micro-batch: the rows in place where they can be, else copied and padded."""
@@ -306,8 +315,15 @@ def _session(path: str, name: str, threads: int, micro_batch: int) -> Any:
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common base
+        _raise_if_of_memory(error, name)
         reason = " ".join(str(error).split())[:300]
         raise BadModel(f"{name} is not a model that onnxruntime can load: {reason}") from error
+
+
+def _raise_if_of_memory(error: Exception, name: str) -> None:
+    """A model that finds no memory is not a bad model: elsewhere, or later, it may work."""
+    if any(words in str(error) for words in _NO_MEMORY):
+        raise MemoryError(f"the model {name} finds no memory") from error
 
 
 def _give_back() -> None:
