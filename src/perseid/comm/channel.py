@@ -29,13 +29,12 @@ if TYPE_CHECKING:
     from perseid.comm.engine import Engine
 
 TICK_SECONDS = 0.25
-"""How often a blocked call looks around: the time until a mismatch between two waiting ranks is
-found is a few of these."""
+"""How often a blocked call looks around (in larger worlds less often): the time until a mismatch
+between two waiting ranks is found is a few of these."""
 JOINED_BYTES = 16 * 1024
 """Payloads up to this are copied behind their header: cheaper than a scattered write."""
 MAX_PIECES = 512
 """Pieces of memory in one scattered write; the kernel takes 1024."""
-_TIMEVAL = struct.pack("@ll", int(TICK_SECONDS), int(TICK_SECONDS % 1 * 1e6))
 _POINT = int(Kind.POINT)
 _DONTWAIT = socket.MSG_DONTWAIT
 _WAITALL = socket.MSG_WAITALL
@@ -79,7 +78,9 @@ class Channel:
 
     def __init__(self, rank: int, sock: socket.socket, engine: Engine, way: str) -> None:
         sock.setblocking(True)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL)
+        whole, part = divmod(engine.tick_seconds, 1)
+        timeval = struct.pack("@ll", int(whole), int(part * 1e6))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
         with contextlib.suppress(OSError):  # a socket pair has no such option
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.rank, self.sock, self.engine, self.way = rank, sock, engine, way

@@ -36,6 +36,9 @@ CONNECT_SLICE = 0.5
 """Seconds after which a connecting call looks whether a rank was lost."""
 DRAIN_AFTER = 0.02
 """Seconds that a sender is blocked before it takes in what others send it."""
+MANY_RANKS = 64
+"""Larger worlds look around less often: hundreds of ranks that share few cores would use up their
+turns with waiting."""
 HISTORY = 64
 """Last calls of a communicator that a waiting peer's call is compared with."""
 
@@ -58,6 +61,8 @@ class Engine:
     ) -> None:
         self.client, self.rank, self.world_size = client, rank, world_size
         self.generation, self.timeout = generation, timeout
+        self.tick_seconds = TICK_SECONDS * max(1.0, world_size / MANY_RANKS)
+        """How often a blocked call looks around."""
         self.shared_cores = False
         """Whether small collectives take few messages rather than few rounds."""
         self.store: ObjectStore | None = None
@@ -287,7 +292,7 @@ class Engine:
     def tick(self, channel: Channel, want: Want, ticks: int) -> None:
         """Nothing came for a while: see whether something is wrong."""
         self.check()
-        if ticks * TICK_SECONDS >= self.timeout:
+        if ticks * self.tick_seconds >= self.timeout:
             self._too_late(channel, want)
         collective = want.what.kind != Kind.POINT
         if collective and ticks & (ticks - 1) == 0:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from perseid.comm.channel import TICK_SECONDS, Channel, Want
+from perseid.comm.channel import Channel, Want
 from perseid.comm.frames import (
     HEADER_BYTES,
     SIGNATURE_BYTES,
@@ -109,7 +109,7 @@ class StoreChannel(Channel):
 
     def pump(self, at_once: bool) -> bool:
         """Ask for the next message until it is there or the time of a tick is over."""
-        end = time.monotonic() + TICK_SECONDS
+        end = time.monotonic() + self.engine.tick_seconds
         while not self._fetch():
             self.engine.check()
             if at_once or time.monotonic() + self._wait > end:
