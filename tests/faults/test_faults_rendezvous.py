@@ -223,7 +223,6 @@ def test_a_dead_waiter_is_never_handed_out(server, reset):
         dead = tcpunch_connect(server.port)
         dead.sendall(name)
         read_address(dead)
-        address = dead.getsockname()
         if reset:
             dead.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         dead.close()
@@ -232,9 +231,7 @@ def test_a_dead_waiter_is_never_handed_out(server, reset):
             read_address(one)
             two.sendall(name)
             read_address(two)
-            peer = read_address(one)
-            assert peer != address
-            assert peer == two.getsockname()
+            assert read_address(one) == two.getsockname()
 
 
 def test_a_dead_rank_is_not_handed_out(server):

@@ -4,8 +4,8 @@ from perseid.rendezvous.auth import job_key, parse_key, read_secret
 from perseid.rendezvous.client import Client
 from perseid.rendezvous.dial import Endpoint
 from perseid.rendezvous.embedded import EmbeddedServer
-from perseid.rendezvous.punch import Link
-from perseid.rendezvous.registration import Notice
+from perseid.rendezvous.links import Link
+from perseid.rendezvous.roster import Notice
 from perseid.rendezvous.server import Config, Server
 
 __all__ = [

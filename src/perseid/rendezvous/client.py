@@ -20,6 +20,7 @@ from perseid.errors import (
 )
 from perseid.rendezvous import auth
 from perseid.rendezvous.dial import Endpoint
+from perseid.rendezvous.links import Link
 from perseid.rendezvous.protocol import (
     AskMissing,
     Departure,
@@ -27,15 +28,17 @@ from perseid.rendezvous.protocol import (
     Peer,
     Register,
 )
-from perseid.rendezvous.punch import Link
-from perseid.rendezvous.registration import WHY, Notice, Registration
-from perseid.rendezvous.streams import open_registration
+from perseid.rendezvous.registration import Registration
+from perseid.rendezvous.roster import WHY, Notice
+from perseid.rendezvous.streams import first_registration
 from perseid.rendezvous.wire import MAX_JOB_BYTES, MAX_WORLD, Address, as_ranges
 
 HEARTBEAT_SECONDS = 1.5
 """Silence after which the server gives a worker up, so that others know within 2 s."""
 MAX_HEARTBEAT_MS = 65_000
 """Longest heartbeat: its field has 16 bits."""
+ANSWER_SECONDS = 5.0
+"""Time for the server to say who is missing, once that is an error."""
 SMALL_WORLD = 64
 """Worlds up to this size are sent all addresses as they come, without asking."""
 
@@ -112,8 +115,8 @@ class Client(Registration):
         )
         _check(hello, transport)
         end = time.monotonic() + deadline
-        session = open_registration(endpoint, hello, key, end)
-        return cls(endpoint, hello, key, session, transport)
+        session, listener = first_registration(endpoint, hello, key, end)
+        return cls(endpoint, hello, key, session, listener, transport)
 
     def __enter__(self) -> Client:
         return self
@@ -146,28 +149,27 @@ class Client(Registration):
 
     def lost(self) -> Mapping[int, str]:
         """Ranks that were lost and have not registered again, with the reason."""
-        with self._changed:
-            return dict(self._lost)
+        with self._roster.changed:
+            return dict(self._roster.lost)
 
     def left(self) -> frozenset[int]:
         """Ranks that said goodbye and have not registered again."""
-        with self._changed:
-            return frozenset(self._left)
+        with self._roster.changed:
+            return frozenset(self._roster.left)
 
     def ways(self) -> dict[int, str]:
         """Which way each pair took, by rank: ``direct`` or ``relay``."""
-        with self._changed:
-            return dict(self._ways)
+        with self._roster.changed:
+            return dict(self._roster.ways)
 
     def peers(self) -> dict[int, Peer]:
         """What the server told of the others so far."""
-        with self._changed:
-            return dict(self._peers)
+        with self._roster.changed:
+            return dict(self._roster.peers)
 
     def subscribe(self, call: Callable[[Notice], None]) -> None:
         """Be called with each notice, in the registration's thread: return quickly, never wait."""
-        with self._changed:
-            self._subscribers.append(call)
+        self._roster.subscribe(call)
 
     # --- what waits --------------------------------------------------------------------------
 
@@ -183,16 +185,30 @@ class Client(Registration):
         Replaced, Closed, RendezvousRefused
             The registration is over.
         """
-        with self._changed:
-            if self._wait(lambda: self._complete, deadline):
+        with self._roster.changed:
+            if self._wait(lambda: self._roster.complete, deadline):
                 return
-        missing = self.missing(min(2.0, deadline))
-        names = ", ".join(map(str, missing[:20])) + (", …" if len(missing) > 20 else "")
-        raise RendezvousTimeout(
-            f"{len(missing)} of {self.world_size} ranks of job {self._hello.job!r} did not "
-            f"register within {deadline:g} s: {names}; see whether those workers started.",
-            missing,
+        missing = self._who_is_missing()
+        if missing == []:  # the last one came in this moment
+            return
+        many, names = (
+            str(len(missing or ())) if missing else "Some",
+            "which, the server did not say",
         )
+        if missing:
+            names = ", ".join(map(str, missing[:20])) + (", …" if len(missing) > 20 else "")
+        raise RendezvousTimeout(
+            f"{many} of {self.world_size} ranks of job {self._hello.job!r} did not "
+            f"register within {deadline:g} s: {names}; see whether those workers started.",
+            missing or (),
+        )
+
+    def _who_is_missing(self) -> list[int] | None:
+        """None: a server on a busy machine does not say in time."""
+        try:
+            return self.missing(ANSWER_SECONDS)
+        except RendezvousUnreachable:
+            return None
 
     def missing(self, deadline: float = 5.0) -> list[int]:
         """Ranks that are not registered now, as the server says.
@@ -202,14 +218,14 @@ class Client(Registration):
         RendezvousUnreachable
             The server did not answer within ``deadline`` seconds.
         """
-        with self._changed:
-            self._missing = None
+        with self._roster.changed:
+            self._roster.missing = None
             self._send_soon(AskMissing())
-            if not self._wait(lambda: self._missing is not None, deadline):
+            if not self._wait(lambda: self._roster.missing is not None, deadline):
                 raise RendezvousUnreachable(
                     f"The rendezvous at {self._endpoint} did not answer within {deadline:g} s."
                 )
-            return list(self._missing or ())
+            return list(self._roster.missing or ())
 
     def connect(self, ranks: Iterable[int], deadline: float) -> dict[int, Link]:
         """Connections to peers, made in parallel; those that exist already are given at once.
@@ -231,10 +247,10 @@ class Client(Registration):
         outside = [rank for rank in wanted if not 0 <= rank < self.world_size]
         if outside:
             raise BadInput(f"Rank {outside[0]} is not in a world of {self.world_size} ranks.")
-        with self._changed:
-            todo = [rank for rank in wanted if rank not in self._links]
+        with self._roster.changed:
+            todo = [rank for rank in wanted if rank not in self._roster.links]
             for rank in todo:
-                self._failed.pop(rank, None)
+                self._roster.failed.pop(rank, None)
         if todo:
             self._reactor.call(lambda: self._start(todo))
         return self._collect(wanted, deadline)
@@ -244,21 +260,23 @@ class Client(Registration):
             self._punch.start(rank)
 
     def _collect(self, wanted: list[int], deadline: float) -> dict[int, Link]:
+        roster = self._roster
+
         def gone(rank: int) -> bool:
-            return rank in self._lost or (rank in self._out_of_reach and rank not in self._links)
+            return rank in roster.lost or (rank in roster.out_of_reach and rank not in roster.links)
 
         def settled() -> bool:
-            return any(gone(r) or r in self._failed for r in wanted) or all(
-                r in self._links for r in wanted
+            return any(gone(r) or r in roster.failed for r in wanted) or all(
+                r in roster.links for r in wanted
             )
 
-        with self._changed:
+        with roster.changed:
             in_time = self._wait(settled, deadline)
             for rank in wanted:
                 if gone(rank):
-                    reason = self._lost.get(rank, WHY[Departure.LEFT])
+                    reason = roster.lost.get(rank, WHY[Departure.LEFT])
                     raise PeerLost(f"Rank {rank} is lost: {reason}.", rank)
-            failed = {rank: self._failed[rank] for rank in wanted if rank in self._failed}
+            failed = {rank: roster.failed[rank] for rank in wanted if rank in roster.failed}
             if failed:
                 first = min(failed)
                 raise NoPath(
@@ -267,23 +285,25 @@ class Client(Registration):
                     failed,
                 )
             if not in_time:
-                late = [rank for rank in wanted if rank not in self._links]
+                late = [rank for rank in wanted if rank not in roster.links]
                 raise RendezvousTimeout(
                     f"Ranks {late} were not reached within {deadline:g} s.", late
                 )
-            self._taken.update(wanted)
-            return {rank: self._links[rank] for rank in wanted}
+            roster.taken.update(wanted)
+            return {rank: roster.links[rank] for rank in wanted}
 
     def _wait(self, ready: Callable[[], bool], deadline: float) -> bool:
-        def over() -> bool:
-            return ready() or self._closed or self._fatal is not None
+        roster = self._roster
 
-        self._changed.wait_for(over, deadline)
+        def over() -> bool:
+            return ready() or roster.closed or roster.fatal is not None
+
+        roster.changed.wait_for(over, deadline)
         if ready():
             return True
-        if self._fatal is not None:
-            raise self._fatal
-        if self._closed:
+        if roster.fatal is not None:
+            raise roster.fatal
+        if roster.closed:
             raise Closed(f"The registration of rank {self.rank} is closed.")
         return False
 
@@ -292,16 +312,17 @@ class Client(Registration):
 
         Without a goodbye the others are told that this rank is lost.
         """
-        with self._changed:
-            if self._closed:
+        roster = self._roster
+        with roster.changed:
+            if roster.closed:
                 return
-            self._closed = True
-            self._changed.notify_all()
+            roster.closed = True
+            roster.changed.notify_all()
         self._reactor.call(self._leave if goodbye else self._break_off)
         self._reactor.stop()
-        with self._changed:
-            for link in self._links.values():
-                self._close_unless_taken(link)
+        with roster.changed:
+            for link in roster.links.values():
+                roster.close_unless_taken(link)
 
 
 def _check(hello: Register, transport: str) -> None:

@@ -1,158 +1,37 @@
 """Connections to peers: listen on and connect from the registered port, settle on one a pair.
 
-Everything here runs in the reactor's thread. What was learnt from the laboratory: both sides'
-first packets must be in flight at once, so refusals are answered by a random wait of about a round
-trip; a pending connection is never given up, its retransmissions are the kernel's; EADDRNOTAVAIL
-means that the peer's connection is being accepted; the lower rank decides, also when to fall back
-to the relay, so falling back is free of races.
+Everything here runs in the reactor's thread. The lower rank decides, also when to fall back to the
+relay, so falling back is free of races.
 """
 
 from __future__ import annotations
 
-import errno
-import logging
-import random
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from perseid.rendezvous.dial import reusable_socket
-from perseid.rendezvous.handshake import Handshake, HandshakeError, Identity, State
-from perseid.rendezvous.nat import candidates, hopeless, retry_wait
+from perseid.rendezvous.attempts import Attempt, Dialler
+from perseid.rendezvous.handshake import Handshake, Identity, State
+from perseid.rendezvous.links import Link, PeerConnection
+from perseid.rendezvous.nat import candidates, hopeless
 from perseid.rendezvous.protocol import Peer
-from perseid.rendezvous.reactor import READ, WRITE, Reactor, Timer
+from perseid.rendezvous.reactor import READ, Reactor
 from perseid.rendezvous.wire import Address
 
 PUNCH_SECONDS = 5.0
 """Time for a direct connection before the relay is asked (1.5 s was too short under loss)."""
-HANDSHAKE_SECONDS = 8.0
-"""Time for one connection's handshake: a lost segment costs the kernel a second or more."""
+SLOW_PEER_SECONDS = 10.0
+"""More time where the peer is connected and only slow to greet."""
 ATTEMPT_SECONDS = 60.0
 """Time for all means together, from when the peer's address is known."""
 CALL_SECONDS = 0.03
-"""Without success after this, the server asks the peer to connect as well."""
-ACCEPTING_WAIT = (0.03, 0.08)
-"""Seconds until the next try while the peer's own connection is being accepted."""
+"""Without a connection after this, the server asks the peer to connect as well."""
+CALL_SLOW_SECONDS = 0.5
+"""The same where a connection is there whose other end has not greeted."""
 MAX_STRANGERS = 256
-"""Accepted connections that have not greeted yet; beyond that the oldest is dropped."""
-BACKLOG = 512
-"""Connections that the kernel keeps for the listener."""
-
-log = logging.getLogger("perseid.rendezvous.client")
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A settled connection to a peer; whoever gets it owns the socket."""
-
-    rank: int
-    """The peer."""
-    sock: socket.socket
-    """Connected, blocking, TCP_NODELAY."""
-    way: str
-    """``direct`` or ``relay``."""
-    remote: Address
-    """The socket's other end."""
-    seconds: float
-    """From the first try to the settlement."""
-
-
-class PeerConnection:
-    """One connected socket and its handshake."""
-
-    def __init__(
-        self, punch: Punch, sock: socket.socket, shake: Handshake, way: str, tried: Address | None
-    ) -> None:
-        self.punch, self.sock, self.shake, self.way, self.tried = punch, sock, shake, way, tried
-        self._data = b""
-        self._timer = punch.reactor.later(HANDSHAKE_SECONDS, self._late)
-        punch.reactor.watch(sock, READ, self._readable)
-        self.send(shake.hello())
-
-    def send(self, frame: bytes) -> None:
-        """Send a handshake frame; it always fits an empty socket buffer."""
-        if not frame:
-            return
-        try:
-            sent = self.sock.send(frame)
-        except OSError:
-            sent = 0
-        if sent != len(frame):
-            self.punch.reactor.call(self.fail)
-
-    def _late(self) -> None:
-        self.fail()
-
-    def _readable(self, _events: int) -> None:
-        try:
-            data = self.sock.recv(self.shake.need - len(self._data))
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self.fail()
-            return
-        self._data += data
-        if len(self._data) < self.shake.need:
-            return
-        frame, self._data = self._data, b""
-        try:
-            state = self.shake.feed(frame)
-        except HandshakeError as error:
-            log.debug("connection dropped: %s", error)
-            self.fail()
-            return
-        self.punch.advanced(self, state)
-
-    def release(self) -> socket.socket:
-        """The socket, blocking, no longer watched."""
-        self._timer.cancel()
-        self.punch.reactor.forget(self.sock)
-        self.sock.setblocking(True)
-        return self.sock
-
-    def close(self) -> None:
-        """Drop it."""
-        self._timer.cancel()
-        if self.sock.fileno() >= 0:
-            self.punch.reactor.forget(self.sock)
-            self.sock.close()
-
-    def fail(self) -> None:
-        """Drop it and tell."""
-        if self.sock.fileno() >= 0:
-            self.close()
-            self.punch.dropped(self)
-
-
-@dataclass(slots=True)
-class Attempt:
-    """All that is done to reach one peer."""
-
-    rank: int
-    began: float
-    tries: dict[Address, int] = field(default_factory=dict)
-    """How often each candidate was refused."""
-    pending: dict[Address, socket.socket] = field(default_factory=dict)
-    """Connections on their way."""
-    waiting: dict[Address, Timer] = field(default_factory=dict)
-    """Candidates that will be tried again."""
-    connections: list[PeerConnection] = field(default_factory=list)
-    """Connected, in the handshake."""
-    selected: PeerConnection | None = None
-    relaying: bool = False
-    """Whether the relay was asked."""
-    going: bool = False
-    """Whether its time for a direct connection runs."""
-    calling: bool = False
-    """Whether the peer will be asked to connect as well."""
-    timers: list[Timer] = field(default_factory=list)
-
-    def settling(self) -> bool:
-        """Whether a connection has greeted validly."""
-        return any(one.shake.state is not State.GREETING for one in self.connections)
+"""Accepted connections that have not greeted yet, besides one a rank of the job; beyond that the
+oldest is dropped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,17 +53,24 @@ class Punch:
 
     Parameters
     ----------
+    world
+        Number of ranks that may connect at once.
     transport
         ``auto``: direct, then relay; ``direct``: never the relay; ``relay``: nothing else.
     """
 
     def __init__(
-        self, reactor: Reactor, me: Identity, key: bytes, hooks: Hooks, transport: str = "auto"
+        self,
+        reactor: Reactor,
+        me: Identity,
+        key: bytes,
+        hooks: Hooks,
+        world: int,
+        transport: str = "auto",
     ) -> None:
         self.reactor, self.me, self._key, self._hooks = reactor, me, key, hooks
         self._transport = transport
         self.can_relay = False
-        self.round_trip = 0.0
         self.self_peer: Peer | None = None
         """This worker as the server sees it."""
         self.peers: dict[int, Peer] = {}
@@ -194,18 +80,16 @@ class Punch:
         self._parked: dict[int, list[PeerConnection]] = {}
         self._settled: dict[int, bytes] = {}
         self._listener: socket.socket | None = None
-        self._port = 0
-        self._family = socket.AF_INET
+        self._max_strangers = MAX_STRANGERS + world
+        self.dialler = Dialler(reactor, self._connected)
 
     # --- listening ---------------------------------------------------------------------------
 
-    def listen(self, family: socket.AddressFamily, port: int) -> None:
-        """Accept on the registered port."""
-        self._family, self._port = family, port
-        self._listener = reusable_socket(family, port)
-        self._listener.listen(BACKLOG)
-        self._listener.setblocking(False)
-        self.reactor.watch(self._listener, READ, self._accept)
+    def listen(self, listener: socket.socket) -> None:
+        """Accept on the registered port, and connect from it."""
+        self.dialler.family, self.dialler.port = listener.family, listener.getsockname()[1]
+        self._listener = listener
+        self.reactor.watch(listener, READ, self._accept)
 
     def _accept(self, _events: int) -> None:
         while self._listener is not None:
@@ -214,9 +98,9 @@ class Punch:
             except OSError:
                 return
             sock.setblocking(False)
-            connection = PeerConnection(self, sock, Handshake(self.me, self._key), "direct", None)
+            connection = PeerConnection(self, sock, Handshake(self.me, self._key), "direct")
             self._strangers[connection] = None
-            if len(self._strangers) > MAX_STRANGERS:
+            if len(self._strangers) > self._max_strangers:
                 next(iter(self._strangers)).fail()
 
     # --- what the client asks ----------------------------------------------------------------
@@ -272,11 +156,9 @@ class Punch:
         """A peer is lost: nothing of it is kept."""
         self.peers.pop(rank, None)
         self._settled.pop(rank, None)
-        attempt = self._attempts.pop(rank, None)
+        attempt = self._attempts.get(rank)
         if attempt is not None:
-            self._reset(attempt)
-            for timer in attempt.timers:
-                timer.cancel()
+            self._drop_attempt(attempt)
 
     def close(self) -> None:
         """Drop everything but settled links."""
@@ -298,95 +180,67 @@ class Punch:
         later = self.reactor.later
         if not attempt.going:
             attempt.going = True
-            attempt.timers.append(later(PUNCH_SECONDS, lambda: self._fall_back(attempt)))
+            attempt.timers.append(later(PUNCH_SECONDS, lambda: self._direct_over(attempt)))
             attempt.timers.append(later(ATTEMPT_SECONDS, lambda: self._expired(attempt)))
         if calling and not attempt.calling:
             attempt.calling = True
-            attempt.timers.append(later(CALL_SECONDS, lambda: self._call(attempt)))
+            attempt.timers.append(
+                later(CALL_SECONDS, lambda: self._call(attempt, CALL_SLOW_SECONDS))
+            )
         if self._transport == "relay" or hopeless(me, peer):
             self._fall_back(attempt)
             return
-        found = candidates(me, peer)
-        if attempt.settling():
-            return
-        for address in found:
-            if address not in attempt.pending and address not in attempt.waiting:
-                self._try(attempt, address)
+        if not attempt.settling():
+            self.dialler.dial(attempt, candidates(me, peer))
 
-    def _call(self, attempt: Attempt) -> None:
-        if self._attempts.get(attempt.rank) is attempt and not attempt.settling():
+    def _call(self, attempt: Attempt, patience: float = 0.0) -> None:
+        if attempt.over or attempt.settling():
+            return
+        if patience and attempt.connected():  # a second connection would not be greeted sooner
+            attempt.timers.append(self.reactor.later(patience, lambda: self._call(attempt)))
+        else:
             self._hooks.call(attempt.rank)
 
-    def _try(self, attempt: Attempt, address: Address) -> None:
-        attempt.waiting.pop(address, None)
-        if self._attempts.get(attempt.rank) is not attempt:
-            return
-        if attempt.settling():
-            self._again(attempt, address, random.uniform(*ACCEPTING_WAIT))
-            return
-        try:
-            sock = reusable_socket(self._family, self._port)
-        except OSError as error:
-            self._refused(attempt, address, error.errno or 0)
-            return
-        sock.setblocking(False)
-        code = sock.connect_ex((address.host, address.port))
-        if code in (0, errno.EINPROGRESS):
-            attempt.pending[address] = sock
-            self.reactor.watch(sock, WRITE, lambda _: self._connected(attempt, address))
-        else:
-            sock.close()
-            self._refused(attempt, address, code)
-
-    def _connected(self, attempt: Attempt, address: Address) -> None:
-        sock = attempt.pending.pop(address, None)
-        if sock is None:  # dropped by another event of the same round
-            return
-        self.reactor.forget(sock)
-        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    def _connected(self, attempt: Attempt, address: Address, sock: socket.socket) -> None:
         peer = self.peers.get(attempt.rank)
-        if code or peer is None:
+        if peer is None:
             sock.close()
-            self._refused(attempt, address, code)
+            self.dialler.again(attempt, address)
             return
         shake = Handshake(self.me, self._key, attempt.rank, peer.instance)
         attempt.connections.append(PeerConnection(self, sock, shake, "direct", address))
 
-    def _refused(self, attempt: Attempt, address: Address, code: int) -> None:
-        tries = attempt.tries[address] = attempt.tries.get(address, 0) + 1
-        if code == errno.EADDRNOTAVAIL:
-            wait = random.uniform(*ACCEPTING_WAIT)
-        else:
-            wait = retry_wait(self.round_trip, tries, random.random())
-        self._again(attempt, address, wait)
-
-    def _again(self, attempt: Attempt, address: Address, wait: float) -> None:
-        attempt.waiting[address] = self.reactor.later(wait, lambda: self._try(attempt, address))
-
     def _reset(self, attempt: Attempt) -> None:
-        for sock in attempt.pending.values():
-            self.reactor.forget(sock)
-            sock.close()
-        for timer in attempt.waiting.values():
-            timer.cancel()
+        self.dialler.drop(attempt)
         for connection in attempt.connections:
             connection.close()
-        attempt.pending.clear()
-        attempt.waiting.clear()
         attempt.connections.clear()
         attempt.selected = None
 
-    def _fall_back(self, attempt: Attempt) -> None:
-        if self._attempts.get(attempt.rank) is not attempt or attempt.relaying:
+    def _direct_over(self, attempt: Attempt) -> None:
+        if attempt.over or attempt.relaying:
             return
-        if self._transport == "direct" or not self.can_relay:
+        # A peer on a busy machine is reached at once, by its kernel, and greets much later.
+        most = PUNCH_SECONDS + SLOW_PEER_SECONDS if self._may_relay() else ATTEMPT_SECONDS
+        if attempt.connected() and time.monotonic() - attempt.began < most:
+            attempt.timers.append(self.reactor.later(1.0, lambda: self._direct_over(attempt)))
+        else:
+            self._fall_back(attempt)
+
+    def _may_relay(self) -> bool:
+        return self._transport != "direct" and self.can_relay
+
+    def _fall_back(self, attempt: Attempt) -> None:
+        if attempt.over or attempt.relaying:
+            return
+        if not self._may_relay():
             self._fail(attempt, "no direct connection came about, and there is no relay")
         elif self.me.rank < attempt.rank:
             attempt.relaying = True
             self._hooks.relay(attempt.rank)
 
     def _expired(self, attempt: Attempt) -> None:
-        if self._attempts.get(attempt.rank) is attempt:
+        if not attempt.over:
             self._fail(attempt, f"not reached in {ATTEMPT_SECONDS:g} s")
 
     def _fail(self, attempt: Attempt, reason: str) -> None:
@@ -394,6 +248,7 @@ class Punch:
         self._hooks.failed(attempt.rank, reason)
 
     def _drop_attempt(self, attempt: Attempt) -> None:
+        attempt.over = True
         self._attempts.pop(attempt.rank, None)
         self._reset(attempt)
         for timer in attempt.timers:
@@ -409,7 +264,7 @@ class Punch:
             return
         sock.setblocking(False)
         shake = Handshake(self.me, self._key, rank, peer.instance)
-        attempt.connections.append(PeerConnection(self, sock, shake, "relay", None))
+        attempt.connections.append(PeerConnection(self, sock, shake, "relay"))
 
     def relay_failed(self, rank: int, reason: str) -> None:
         """No relay to this peer."""
@@ -489,4 +344,4 @@ class Punch:
         if connection.way == "relay":
             self.relay_failed(attempt.rank, "the stream broke in the handshake")
         elif connection.tried is not None:
-            self._again(attempt, connection.tried, random.uniform(*ACCEPTING_WAIT))
+            self.dialler.again(attempt, connection.tried)

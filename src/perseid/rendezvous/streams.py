@@ -10,7 +10,7 @@ from dataclasses import replace
 from perseid.errors import (
     RendezvousUnreachable,
 )
-from perseid.rendezvous.dial import Endpoint, dial
+from perseid.rendezvous.dial import Endpoint, dial, reusable_socket
 from perseid.rendezvous.protocol import (
     MAGIC,
     Observed,
@@ -26,26 +26,42 @@ RELAY_SECONDS = 15.0
 """Time for both ends to come to the relay."""
 GOODBYE_SECONDS = 1.0
 """Longest wait for the server to take a goodbye."""
+BACKLOG = 4096
+"""Connections that the kernel keeps until they are accepted (it caps this at somaxconn): all ranks
+may connect to one at once."""
 RECEIVE_BYTES = 256 * 1024
 """Bytes taken by one read of the control connection."""
 
 
-def open_registration(
-    endpoint: Endpoint,
-    hello: Register,
-    key: bytes | None,
-    deadline: float,
-    port: int = 0,
-    family: int = 0,
+def first_registration(
+    endpoint: Endpoint, hello: Register, key: bytes | None, deadline: float
+) -> tuple[Session, socket.socket]:
+    """Dial, listen on the same port, and only then register: a peer that hears of this worker and
+    connects at once is not refused."""
+    with contextlib.ExitStack() as undo:
+        sock = undo.enter_context(dial(endpoint, deadline))
+        listener = undo.enter_context(reusable_socket(sock.family, sock.getsockname()[1]))
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+        session = _register(sock, hello, key, deadline)
+        undo.pop_all()
+    return session, listener
+
+
+def register_again(
+    endpoint: Endpoint, hello: Register, key: bytes | None, deadline: float, port: int, family: int
 ) -> Session:
-    """Dial and register; the candidates are filled in once the local port is known."""
-    sock = dial(endpoint, deadline, port, family)
-    try:
-        local = Address(*sock.getsockname()[:2])
-        return open_session(sock, replace(hello, candidates=(local,)), key, deadline)
-    except BaseException:
-        sock.close()
-        raise
+    """The same process from the same port, after its connection broke."""
+    with contextlib.ExitStack() as undo:
+        sock = undo.enter_context(dial(endpoint, deadline, port, family))
+        session = _register(sock, hello, key, deadline)
+        undo.pop_all()
+    return session
+
+
+def _register(sock: socket.socket, hello: Register, key: bytes | None, deadline: float) -> Session:
+    local = Address(*sock.getsockname()[:2])
+    return open_session(sock, replace(hello, candidates=(local,)), key, deadline)
 
 
 def await_end(sock: socket.socket) -> None:
