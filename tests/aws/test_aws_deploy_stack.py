@@ -40,7 +40,8 @@ def put(aws, folder, **options):
 def test_dry_run_writes_everything_without_aws(tmp_path):
     bare = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
     bare |= {"HOME": os.environ["HOME"], "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
-    done = cli("aws", "deploy", "--dry-run", str(tmp_path), "--python", PYTHON, env=bare)
+    where = ("--zone", "/hostedzone/Z0123", "--record", "rendezvous.example.org")
+    done = cli("aws", "deploy", "--dry-run", str(tmp_path), "--python", PYTHON, *where, env=bare)
     names = {path.name for path in tmp_path.iterdir()}
     assert names >= {
         "template.yaml", "statemachine.asl.json", "parameters.json", "policy-deploy.json",
@@ -54,6 +55,7 @@ def test_dry_run_writes_everything_without_aws(tmp_path):
         for entry in json.loads((tmp_path / "parameters.json").read_text())
     }
     assert values["CodeBucket"] == "perseid-account-region"
+    assert values["HostedZoneId"] == "Z0123"  # whichever of its two forms Route 53 printed
     assert len(values["RendezvousStart"]) <= 4096  # CloudFormation's limit
     assert (tmp_path / "template.yaml").stat().st_size <= 51_200  # of a TemplateBody
     assert "of 250 MiB" in done.stdout

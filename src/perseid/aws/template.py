@@ -156,7 +156,7 @@ def parameters(
         "LogRetention": options.log_days,
         "VpcId": options.vpc,
         "SubnetIds": _list(options.subnets),
-        "HostedZoneId": options.zone,
+        "HostedZoneId": options.zone and options.zone.rpartition("/")[2],
         "RecordName": options.record,
         "RendezvousImage": options.image,
     }
