@@ -96,3 +96,17 @@ def test_a_worker_that_hangs_is_ended_at_its_time(moto, data):
     assert endings(result, 2) == [(1, "timed out"), (2, "done")]
     [first] = [a for a in result.mapped.attempts if (a.rank, a.attempt) == (2, 1)]
     assert first.duration_ms == pytest.approx(3000, abs=1)
+
+
+def test_what_a_function_raises_is_the_cause_without_its_traceback(moto):
+    """Another function in initialize's place, which takes none of its input."""
+    client = moto.aws.client("stepfunctions")
+    found = client.describe_state_machine(stateMachineArn=moto.outputs["StateMachineArn"])
+    first, other = moto.outputs["InitializeFunction"], moto.outputs["PingFunction"]
+    made = client.create_state_machine(
+        name="ping-first", definition=found["definition"].replace(first, other),
+        roleArn=found["roleArn"], type="STANDARD",
+    )  # fmt: skip
+    done = run_to_end(client, made["stateMachineArn"], "raised", {})
+    assert (done["status"], done["error"]) == ("FAILED", "BadInput")
+    assert done["cause"] == 'give {"rendezvous_endpoint": "HOST" or "HOST:PORT"}'
