@@ -59,6 +59,15 @@ def test_every_way_out_of_the_machine_is_caught_or_has_a_cause():
     assert (final["Next"], again["Next"]) == ("GiveUpStandard", "CountStandard")
 
 
+def test_states_wait_longer_than_their_functions():
+    """Lambda's own error of a time-out has a cause; that of the state has none."""
+    text = (DATA / "template.yaml").read_text()
+    for name in ("Initialize", "Summarize"):
+        function = text.split(f"\n  {name}:\n")[1].split("\n\n")[0]
+        limit = int(function.split("\n      Timeout: ")[1].split("\n")[0])
+        assert machine()["States"][name]["TimeoutSeconds"] > limit, name
+
+
 def test_errors_that_are_not_retried_are_errors_of_ours():
     states = machine()["States"]
     named = states["WorkersStandard"]["ItemProcessor"]["States"]["WorkStandard"]["Catch"][0]
