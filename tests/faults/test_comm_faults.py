@@ -224,7 +224,8 @@ def test_joining_names_the_ranks_that_did_not_come():
         for thread in threads:
             thread.join(10)
     assert sorted(errors) == [0, 2, 4]
-    assert set(errors[0].missing) >= {1, 3}
+    # Who gives up a moment later does not blame those who had come.
+    assert [list(error.missing) for error in errors.values()] == [[1, 3]] * 3
 
 
 def _late(comm):

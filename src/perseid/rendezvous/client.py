@@ -181,7 +181,8 @@ class Client(Registration):
         Raises
         ------
         RendezvousTimeout
-            Not all came within ``deadline`` seconds; ``missing`` names the ranks.
+            Not all came within ``deadline`` seconds; ``missing`` names the ranks, without those
+            that had come and gave up.
         Replaced, Closed, RendezvousRefused
             The registration is over.
         """
@@ -191,6 +192,8 @@ class Client(Registration):
         missing = self._who_is_missing()
         if missing == []:  # the last one came in this moment
             return
+        gave_up = self.left()
+        missing = [rank for rank in missing or () if rank not in gave_up] or missing
         many, names = (
             str(len(missing or ())) if missing else "Some",
             "which, the server did not say",
@@ -199,7 +202,7 @@ class Client(Registration):
             names = ", ".join(map(str, missing[:20])) + (", …" if len(missing) > 20 else "")
         raise RendezvousTimeout(
             f"{many} of {self.world_size} ranks of job {self._hello.job!r} did not "
-            f"register within {deadline:g} s: {names}; see whether those workers started.",
+            f"register within {deadline:.3g} s: {names}; see whether those workers started.",
             missing or (),
         )
 

@@ -154,6 +154,7 @@ class MemberRole(Role):
             member.interest = merged(member.interest, frame.ranges, member.job.world)
             connection.write(member.job.known(frame.ranges))
         elif isinstance(frame, AskMissing):
+            self._tell_news()  # first who has left: those did come
             connection.write(Missing(member.job.missing()).pack())
         elif isinstance(frame, TellNat):
             self.server.registry.update_nat(member, frame.nat)
