@@ -135,12 +135,13 @@ def test_comm_bench_measures_this_machine(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     numbers = json.loads(out.read_text())
-    assert 0 < numbers["plain TCP, round trip 8 B"] < 0.1
     columns = numbers["2"]["perseid"]
     assert {
         "barrier",
         "round trip 8 B",
         "round trip 64 MiB",
+        "plain TCP 8 B",
+        "plain TCP 64 MiB",
         "last start to first collective",
     } <= set(columns)
     assert all(0 < value < 60 for value in columns.values())

@@ -93,12 +93,7 @@ def _bench(args: argparse.Namespace) -> int:
     for name in ("mpi4py", "gloo"):
         if name not in peers:
             print(f"{name}: not measured (not installed or not asked for)")
-    results: dict[str, object] = {
-        "plain TCP, round trip 8 B": measure.plain_tcp(8, args.iterations),
-        "plain TCP, round trip 64 MiB": measure.plain_tcp(64 << 20, 5),
-    }
-    for name, seconds in results.items():
-        print(f"{name:42s} {_time(seconds)}")
+    results: dict[str, object] = {}
     failed = False
     for ranks in args.ranks:
         columns: dict[str, dict[str, float]] = {}

@@ -6,12 +6,9 @@ import importlib.util
 import json
 import os
 import shutil
-import socket
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -75,38 +72,3 @@ def _run_mpi(command: Sequence[str], ranks: int, environment: dict[str, str]) ->
     except subprocess.TimeoutExpired:
         raise PerseidError(f"mpi4py on {ranks} ranks took over {RUN_SECONDS:g} s") from None
 
-
-def plain_tcp(nbytes: int, iterations: int) -> float:
-    """Median seconds of a round trip over a plain blocking socket between two processes."""
-    code = (
-        "import socket,sys\n"
-        "s=socket.create_connection(('127.0.0.1',int(sys.argv[1])))\n"
-        "s.setsockopt(socket.IPPROTO_TCP,socket.TCP_NODELAY,1)\n"
-        "n=int(sys.argv[2]);b=memoryview(bytearray(n))\n"
-        "while True:\n"
-        "  k=0\n"
-        "  while k<n:\n"
-        "    c=s.recv_into(b[k:])\n"
-        "    if not c: sys.exit()\n"
-        "    k+=c\n"
-        "  s.sendall(b)\n"
-    )
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        child = subprocess.Popen([sys.executable, "-c", code, str(port), str(nbytes)])
-        sock, _ = server.accept()
-        with sock:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            times = [_round_trip(sock, nbytes) for _ in range(iterations + 1)][1:]
-        child.wait(10)
-    return statistics.median(times)
-
-
-def _round_trip(sock: socket.socket, nbytes: int) -> float:
-    buffer = memoryview(bytearray(nbytes))
-    began = time.perf_counter()
-    sock.sendall(buffer)
-    have = 0
-    while have < nbytes:
-        have += sock.recv_into(buffer[have:])
-    return time.perf_counter() - began
