@@ -71,4 +71,3 @@ def _run_mpi(command: Sequence[str], ranks: int, environment: dict[str, str]) ->
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise PerseidError(f"mpi4py on {ranks} ranks took over {RUN_SECONDS:g} s") from None
-
