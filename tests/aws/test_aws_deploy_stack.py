@@ -11,6 +11,7 @@ import pytest
 
 from perseid.aws import stack as stacks
 from perseid.aws.deploy import deploy
+from perseid.aws.place import Place
 from perseid.aws.template import Options, default_bucket
 from perseid.errors import AwsError, BadInput, NotFound
 from perseid.storage import Storage
@@ -70,7 +71,7 @@ def test_a_stack_is_updated_in_place_and_keeps_what_is_not_said(stack, packages_
     assert outputs["WorkerMemory"] == "512"
     same, _ = put(aws, packages_folder)
     assert same == []  # no change, nothing shown
-    changed, outputs = put(aws, packages_folder, timeout=60)
+    changed, outputs = put(aws, packages_folder, timeout=60, storage_mb=1024)
     assert [(c.action, c.resource, c.replacement) for c in changed if c.resource == "Worker"] == [
         ("Modify", "Worker", False)
     ]
@@ -78,6 +79,7 @@ def test_a_stack_is_updated_in_place_and_keeps_what_is_not_said(stack, packages_
         FunctionName=outputs["WorkerFunction"]
     )
     assert (function["MemorySize"], function["Timeout"]) == (512, 60)
+    assert Place.of_outputs(outputs, "other").tmp_mb == 1024
     values = stacks.parameters(stacks.describe(aws, "other"))
     assert values["ReadBuckets"].endswith("arn:aws:s3:::surveys-elsewhere")
 

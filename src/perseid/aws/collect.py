@@ -287,6 +287,7 @@ def _engine(
         "drivers": len(executions),
         "state_machine": place.state_machine,
         "architecture": place.architecture,
+        "tmp_mb": place.tmp_mb,
         "executions": [
             {
                 "arn": execution.arn,

@@ -28,6 +28,8 @@ class Place:
     """Of the worker."""
     architecture: str = "x86"
     """``x86`` or ``arm``."""
+    tmp_mb: int = 512
+    """/tmp of the worker."""
 
     @classmethod
     def of_stack(cls, aws: Aws, name: str = "perseid") -> Place:
@@ -46,6 +48,7 @@ class Place:
                 summarize=outputs["SummarizeFunction"],
                 memory_mb=int(outputs["WorkerMemory"]),
                 architecture=_ARCHITECTURES[outputs.get("Architecture", "x86_64")],
+                tmp_mb=int(outputs.get("WorkerStorage", 512)),
             )
         except (KeyError, ValueError) as error:
             raise BadInput(

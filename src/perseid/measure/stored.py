@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from perseid.errors import BadInput, NotFound
-from perseid.measure.cost import Rendezvous, Usage, map_transitions
+from perseid.measure.cost import FREE_TMP_MB, Rendezvous, Usage, map_transitions
 from perseid.measure.report_line import Report, find_reports
 from perseid.measure.runs import MeasuredRun, ModelTime, Place, Span, size_label
 from perseid.pipeline import layout
@@ -233,6 +233,7 @@ def _usage(
         reports=reports,
         other_reports=others,
         architecture=architecture,
+        tmp_mb=float(engine.get("tmp_mb", FREE_TMP_MB)),
         transitions=int(transitions),
         express_requests=int(engine.get("express_requests", 0)),
         express_gb_seconds=float(engine.get("express_gb_seconds", 0.0)),

@@ -192,6 +192,17 @@ def test_a_run_that_talked_directly_pays_for_its_rendezvous(
     assert task.usd == pytest.approx(0.25 * 0.04048 / 60), "the stack's task is x86 in any case"
 
 
+def test_storage_of_the_workers_on_aws_is_billed(make_run: Callable[..., object]) -> None:
+    """By hand: of 2,560 MB the first 512 are free; for the billed seconds, as memory is."""
+    made = make_run(ranks=3, rows=3)
+    (made.path / "engine.json").write_text(json.dumps({"engine": "aws", "tmp_mb": 2560}))
+    (run,) = load_runs([str(made.path)])
+    (line,) = [line for line in bill(run, Prices()).lines if "/tmp" in line.name]
+    seconds = sum(report.billed_ms for report in made.reports) / 1e3
+    assert line.quantity == pytest.approx(2 * seconds)
+    assert line.usd == pytest.approx(2 * seconds * 0.0000000309)
+
+
 def test_the_transport_and_what_the_collectives_took(make_run: Callable[..., object]) -> None:
     made = make_run(ranks=3, rows=3)
     (row,) = rows(run_table(load_runs([str(made.path)]), Prices()).render("csv"))
