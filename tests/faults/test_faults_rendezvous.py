@@ -355,18 +355,25 @@ def test_tcpunch_waiters_see_the_end_of_a_killed_server():
         assert sock.recv(1) == b""
 
 
-def test_a_stopped_server_blames_nobody_when_it_goes_on():
-    """Its own sleep is not the clients' silence."""
+@pytest.mark.parametrize("heartbeat", [1.3, 0.4])
+def test_a_stopped_server_blames_nobody_when_it_goes_on(heartbeat):
+    """Its own sleep is not the clients' silence, and no reason for them to hang up."""
     with ServerProcess() as server, contextlib.ExitStack() as stack:
         ones = [
-            stack.enter_context(Client.register(server.address, "asleep", r, 3)) for r in range(3)
+            stack.enter_context(
+                Client.register(server.address, "asleep", r, 3, heartbeat=heartbeat)
+            )
+            for r in range(3)
         ]
+        heard = []
         for one in ones:
             one.wait_complete(5)
+            one.subscribe(heard.append)
         server.signal(signal.SIGSTOP)
         time.sleep(2.5)
         server.signal(signal.SIGCONT)
         time.sleep(1.0)
+        assert heard == [], "nobody was lost, nobody hung up"
         assert all(one.lost() == {} for one in ones)
         assert ones[0].missing() == []
 

@@ -18,9 +18,10 @@ from perseid.engines.process import WorkerProcess
 from perseid.engines.stopping import StopRequests
 from perseid.errors import PerseidError, RunError
 from perseid.pipeline.items import WorkItem
-from perseid.pipeline.meeting import HEARTBEAT_SECONDS, Meeting
+from perseid.pipeline.meeting import Meeting
 from perseid.pipeline.records import STORE
 from perseid.rendezvous import Config, EmbeddedServer, job_key
+from perseid.rendezvous.client import HEARTBEAT_SECONDS
 
 MOST_RANKS = 128
 """A larger run of `auto` merges from the store: on one machine its ranks would share a few cores,

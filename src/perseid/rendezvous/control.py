@@ -14,6 +14,9 @@ from perseid.rendezvous.wire import Address, ProtocolError
 
 BEATS_A_HEARTBEAT = 4
 """Heartbeats sent in that time: three may be late."""
+SERVER_SILENCE_SECONDS = 10.0
+"""Shortest silence of the server after which a worker hangs up and registers again: a server that
+was only stopped would take the end of its connection for the worker's."""
 
 log = logging.getLogger("perseid.rendezvous.client")
 
@@ -112,7 +115,7 @@ class Control:
         if not self.open:
             return
         silent = time.monotonic() - self._heard
-        if silent > 3 * self._beat_seconds:
+        if silent > max(3 * self._beat_seconds, SERVER_SILENCE_SECONDS):
             log.warning("the rendezvous has been silent for %.1f s", silent)
             self._break()
             return

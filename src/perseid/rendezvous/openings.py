@@ -49,7 +49,7 @@ class Register:
     """8 random bytes of this process: the same after a reconnection, another after a retry."""
     nonce: bytes
     """16 fresh random bytes of this connection."""
-    heartbeat: int = 1500
+    heartbeat: int = 1300
     """Milliseconds of silence after which the rank counts as lost; 0: only a closed connection."""
     candidates: tuple[Address, ...] = ()
     """The worker's own addresses."""

@@ -1,0 +1,159 @@
+"""A rank that is killed, stopped or cut off at each of its steps: everyone else names it, soon."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import struct
+import threading
+import time
+
+import numpy as np
+import pytest
+from ranks import ranks
+
+from perseid.comm import Communicator
+from perseid.comm.channel import Channel
+from perseid.errors import PeerLost, RendezvousTimeout
+from perseid.rendezvous import Client, EmbeddedServer
+
+SIZE, VICTIM = 4, 2
+SOON = 2.0
+CALLS = ("start", "send", "send_blob", "receive", "receive_into")
+"""Where a channel begins to send or to receive: between two of them lies a message's boundary."""
+
+
+def reset(channels) -> None:
+    """End every connection with RST, as a crashed machine's successor would."""
+    for channel in channels:
+        if channel is not None:
+            linger = struct.pack("ii", 1, 0)
+            channel.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            os.close(channel.sock.detach())
+
+
+def die(how: str, channels, told) -> None:
+    told.send(time.monotonic())
+    if how == "reset":
+        reset(channels)
+        os._exit(1)
+    os.kill(os.getpid(), signal.SIGKILL if how == "kill" else signal.SIGSTOP)
+
+
+def program(comm) -> None:
+    """Small and large collectives of all shapes; the last one needs everybody."""
+    small, large = np.ones(3), np.ones(40_000)
+    into = np.empty_like(large)
+    for root in range(comm.world_size):
+        comm.gather(comm.rank, root)
+        comm.Bcast(large, root)
+    comm.Allreduce(large, into)
+    comm.alltoall([comm.rank] * comm.world_size)
+    comm.Allreduce(small, into[:3])
+    comm.allgather(bytes(30_000))
+    comm.barrier()
+
+
+def rank(comm, how, step, told) -> int:
+    """The program, over and over; the victim dies at its so manieth step. The number of steps."""
+    taken = 0
+
+    def counted(real):
+        def call(channel, *given):
+            nonlocal taken
+            if taken == step:
+                die(how, comm._group.engine.channels, told)
+            taken += 1
+            return real(channel, *given)
+
+        return call
+
+    if comm.rank == VICTIM:
+        for name in CALLS:
+            setattr(Channel, name, counted(getattr(Channel, name)))
+    program(comm)
+    if step is not None:
+        for _ in range(100):  # whatever the number of steps is, the victim comes to this one
+            program(comm)
+    return taken
+
+
+@pytest.mark.parametrize(
+    ("how", "steps"),
+    [("kill", range(0, 40, 3)), ("reset", range(1, 40, 3)), ("stop", (0, 7, 20))],
+    ids=["killed", "reset", "stopped"],
+)
+def test_a_rank_that_dies_at_any_step_is_named_by_all_others(how, steps):
+    for step in steps:
+        hears, told = multiprocessing.get_context("fork").Pipe(False)
+        with ranks(SIZE, rank, how, step, told, heartbeat=1.2 if how == "stop" else 5.0) as running:
+            outcomes = running.outcomes(20, without=(VICTIM,))
+            assert hears.poll(0), f"it never came to step {step}"
+            since = hears.recv()
+        for other, (kind, error, when) in outcomes.items():
+            where = f"step {step}, rank {other}: {error!r}"
+            assert kind == "error", where
+            assert isinstance(error, PeerLost), where
+            assert error.rank == VICTIM, where
+            assert when - since < SOON, where
+
+
+def test_the_program_has_that_many_steps():
+    with ranks(SIZE, rank, "never", None, None) as running:
+        outcomes = running.outcomes(20)
+    assert outcomes[VICTIM][1] > 20, "else the steps above were all of later rounds"
+
+
+# --- before the first message ----------------------------------------------------------------
+
+
+def registers_and_dies(address: str, ready) -> None:
+    client = Client.register(address, "stages", VICTIM, 3, heartbeat=1.0)
+    client.wait_complete(0.0) if ready is None else ready.set()
+    time.sleep(60)
+
+
+@pytest.mark.parametrize("when", ["alone", "all are there"])
+def test_a_rank_killed_before_its_first_message(when):
+    """After it registered, before the others have; and when all have, before it connects."""
+    fork = multiprocessing.get_context("fork")
+    errors = {}
+
+    def join(rank, address):
+        try:
+            with Communicator.join("stages", rank, 3, address, deadline=1.5) as comm:
+                joined.set()
+                if when != "alone":
+                    time.sleep(0.3)
+                comm.allreduce(1)
+        except (PeerLost, RendezvousTimeout) as error:
+            errors[rank] = error
+
+    joined = threading.Event()
+    with EmbeddedServer() as server:
+        ready = fork.Event()
+        victim = fork.Process(target=registers_and_dies, args=(server.address, ready))
+        victim.start()
+        assert ready.wait(20)
+        if when == "alone":
+            victim.kill()
+            victim.join(10)
+        threads = [threading.Thread(target=join, args=(r, server.address)) for r in range(2)]
+        for thread in threads:
+            thread.start()
+        if when != "alone":
+            assert joined.wait(10)
+            victim.kill()
+        began = time.monotonic()
+        for thread in threads:
+            thread.join(10)
+        took = time.monotonic() - began
+        victim.kill()
+        victim.join(10)
+    assert sorted(errors) == [0, 1]
+    for error in errors.values():
+        blamed = error.missing if isinstance(error, RendezvousTimeout) else [error.rank]
+        assert blamed == [VICTIM], error
+    assert took < 5.0
