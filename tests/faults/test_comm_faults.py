@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+from lateness import Lateness
 from ranks import ranks, run_ranks, run_threads
 
 from perseid.comm import Communicator
@@ -24,9 +25,10 @@ from perseid.errors import (
     RendezvousTimeout,
 )
 from perseid.rendezvous import Config, EmbeddedServer, job_key
+from perseid.rendezvous.client import HEARTBEAT_SECONDS as PROMISED
 
 SOON = 2.0
-"""Within this many seconds all ranks must know."""
+"""Within this many seconds all ranks must know, where the machine lets threads run at all."""
 
 
 def _loop(comm, name, ready):
@@ -49,12 +51,12 @@ def _loop(comm, name, ready):
             assert into[0] == into[-1] == comm.world_size, "a wrong value"
 
 
-def _blamed(outcomes, victim, since):
+def _blamed(outcomes, victim, since, lateness):
     for rank, (kind, error, when) in outcomes.items():
         assert kind == "error", (rank, kind, error)
         assert isinstance(error, PeerLost), (rank, error)
         assert error.rank == victim, (rank, error)
-        assert when - since < SOON, (rank, error, when - since)
+        assert when - since < SOON + lateness.allowance, (rank, error, when - since)
 
 
 @pytest.mark.parametrize("name", ["barrier", "allreduce", "Allreduce", "Bcast", "gather"])
@@ -63,13 +65,13 @@ def test_a_killed_rank_is_named_by_all_others(name):
 
     ready = multiprocessing.get_context("fork").Semaphore(0)
     victim = 3
-    with ranks(5, _loop, name, ready, heartbeat=1.5) as running:
+    with Lateness() as late, ranks(5, _loop, name, ready, heartbeat=PROMISED) as running:
         for _ in range(5):
             assert ready.acquire(timeout=30)
         time.sleep(0.05 + 0.01 * len(name))
         since = time.monotonic()
         running.processes[victim].kill()
-        _blamed(running.outcomes(20, without=(victim,)), victim, since)
+        _blamed(running.outcomes(20, without=(victim,)), victim, since, late)
 
 
 @pytest.mark.parametrize("name", ["barrier", "Allreduce"])
@@ -78,13 +80,13 @@ def test_a_stopped_rank_is_named_though_it_never_closed_its_connections(name):
 
     ready = multiprocessing.get_context("fork").Semaphore(0)
     victim = 1
-    with ranks(4, _loop, name, ready, heartbeat=1.2) as running:
+    with Lateness() as late, ranks(4, _loop, name, ready, heartbeat=PROMISED) as running:
         for _ in range(4):
             assert ready.acquire(timeout=30)
         time.sleep(0.1)
         since = time.monotonic()
         os.kill(running.processes[victim].pid, signal.SIGSTOP)
-        _blamed(running.outcomes(20, without=(victim,)), victim, since)
+        _blamed(running.outcomes(20, without=(victim,)), victim, since, late)
 
 
 def _one_fails(comm, victim):

@@ -12,12 +12,14 @@ import time
 
 import numpy as np
 import pytest
+from lateness import Lateness
 from ranks import ranks
 
 from perseid.comm import Communicator
 from perseid.comm.channel import Channel
 from perseid.errors import PeerLost, RendezvousTimeout
 from perseid.rendezvous import Client, EmbeddedServer
+from perseid.rendezvous.client import HEARTBEAT_SECONDS as PROMISED
 
 SIZE, VICTIM = 4, 2
 SOON = 2.0
@@ -88,7 +90,7 @@ def rank(comm, how, step, told) -> int:
 def test_a_rank_that_dies_at_any_step_is_named_by_all_others(how, steps):
     for step in steps:
         hears, told = multiprocessing.get_context("fork").Pipe(False)
-        with ranks(SIZE, rank, how, step, told, heartbeat=1.2 if how == "stop" else 5.0) as running:
+        with Lateness() as late, ranks(SIZE, rank, how, step, told, heartbeat=PROMISED) as running:
             outcomes = running.outcomes(20, without=(VICTIM,))
             assert hears.poll(0), f"it never came to step {step}"
             since = hears.recv()
@@ -97,7 +99,7 @@ def test_a_rank_that_dies_at_any_step_is_named_by_all_others(how, steps):
             assert kind == "error", where
             assert isinstance(error, PeerLost), where
             assert error.rank == VICTIM, where
-            assert when - since < SOON, where
+            assert when - since < SOON + late.allowance, where
 
 
 def test_the_program_has_that_many_steps():
