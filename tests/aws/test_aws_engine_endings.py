@@ -32,7 +32,7 @@ def lines(*more, used=400, status=""):
         (lines(used=1769, status="\tStatus: error\tError Type: Runtime.OutOfMemory"),
          "out of memory", "than its 1769 MB"),
         (lines("PERSEID " + json.dumps(FAILED | {"message": ""})), "out of memory", "1769 MB"),
-        (lines("[ERROR] _ArrayMemoryError: Unable to allocate 9 GiB", "Traceback (most recent call last):"),
+        (lines("[ERROR] _ArrayMemoryError: Unable to allocate 9 GiB"),
          "out of memory", "than its 1769 MB"),
         (lines(KILLED, "Runtime.ExitError", used=600,
                status="\tStatus: error\tError Type: Runtime.ExitError"),
