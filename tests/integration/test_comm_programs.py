@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from ranks import run_threads
 
-from perseid.comm import Communicator
+from perseid.comm import Communicator, pingpong
 from perseid.comm.model import Constants
 from perseid.compat import fmi
 from perseid.compat.fmi_config import load
@@ -405,6 +405,20 @@ def test_fmi_values_are_checked(tmp_path):
     with pytest.raises(BadInput):
         fmi.func(fmi.op.sum, lambda a, b: a)
     assert numbers.nbytes == 12
+
+
+@pytest.mark.s3
+def test_the_store_may_be_a_bucket(s3):
+    """Messages and the model's constants through a real S3 server; nothing stays there."""
+    bucket = Storage(s3.bucket())
+    results, errors = through_store(bucket, 3, exchange)
+    assert not errors
+    assert set(results[0].values()) == {"store"}
+    way = pingpong.through(bucket, 5)
+    assert 1e-4 < way.latency < 1
+    assert way.bandwidth > 1e5
+    assert way.puts == 1 <= way.gets
+    assert list(bucket.list()) == []
 
 
 # --- hints -----------------------------------------------------------------------------------
