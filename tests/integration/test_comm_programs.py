@@ -354,6 +354,36 @@ def test_a_program_of_fmi_runs_over_the_bucket_alone(tmp_path):
     check_fmi(run_fmi(tmp_path, {"backends": {"S3": s3}, "model": {}}, 3))
 
 
+def test_ranks_that_do_not_use_a_way_are_not_waited_for_there(tmp_path):
+    """Two ranks exchange much, which goes directly; all meet through the bucket."""
+    values = [float(number) for number in range(10_000)]
+    much, found = fmi.types(fmi.datatypes.double_list, len(values)), {}
+
+    def program(rank):
+        with fmi.Communicator(rank, 3, str(tmp_path / "fmi.json"), "two-ways") as comm:
+            if rank == 0:
+                comm.send(values, 1, much)
+            elif rank == 1:
+                found["values"] = comm.recv(0, much)
+            comm.barrier()
+            found[rank] = sorted(comm._open)
+
+    with EmbeddedServer() as server:
+        host, _, port = server.address.partition(":")
+        direct = {"enabled": True, "host": host, "port": int(port), "max_timeout": 10_000}
+        s3 = {"enabled": True, "bucket_name": str(tmp_path / "bucket")}
+        model = {"Direct": {"overhead": 50}, "S3": {"overhead": 1, "bandwidth": 0.01}}
+        config = {"backends": {"Direct": direct, "S3": s3}, "model": model}
+        (tmp_path / "fmi.json").write_text(json.dumps(config))
+        threads = [threading.Thread(target=program, args=(rank,)) for rank in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(40)
+    both = ["direct", "store"]
+    assert found == {"values": values, 0: both, 1: both, 2: ["store"]}
+
+
 def test_the_channel_is_chosen_by_the_hint_and_the_files_constants(tmp_path):
     path = tmp_path / "fmi.json"
     document = {

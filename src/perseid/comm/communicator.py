@@ -83,6 +83,7 @@ class Communicator(ArrayCalls):
         shared_cores: bool = False,
         store: ObjectStore | None = None,
         prefix: str = "messages",
+        wait: bool = True,
     ) -> Self:
         """Register with the rendezvous and wait until all ranks of the job have.
 
@@ -127,6 +128,9 @@ class Communicator(ArrayCalls):
             Where pairs that cannot connect exchange their messages: below
             ``prefix/job/generation``. The job's name must then never have been used before, and
             only its ranks may be able to write there, for messages are unpickled.
+        wait
+            False: return when this rank is registered; the others may come as calls need them,
+            within ``timeout``, or never.
 
         Raises
         ------
@@ -155,6 +159,7 @@ class Communicator(ArrayCalls):
             client = _register(
                 rendezvous,
                 deadline,
+                wait,
                 job=job,
                 rank=rank,
                 world_size=world_size,
@@ -373,11 +378,12 @@ def _constants(given: Constants | str | Path | None) -> Constants:
     return given if isinstance(given, Constants) else Constants.load(given)
 
 
-def _register(rendezvous: str, deadline: float, **registration: Any) -> Client:
+def _register(rendezvous: str, deadline: float, wait: bool, **registration: Any) -> Client:
     end = time.monotonic() + deadline
     client = Client.register(rendezvous, **registration, deadline=deadline)
     try:
-        client.wait_complete(max(0.0, end - time.monotonic()))
+        if wait:
+            client.wait_complete(max(0.0, end - time.monotonic()))
     except PerseidError:
         client.close()
         raise

@@ -191,7 +191,7 @@ class Communicator:
     def _join(self, way: str) -> OurCommunicator:
         config = self._config
         store = None
-        if way == "store" and config.bucket is not None:
+        if config.bucket is not None:
             if config.region:
                 os.environ.setdefault("AWS_REGION", config.region)
             store = Storage(config.bucket)
@@ -202,10 +202,11 @@ class Communicator:
             config.rendezvous if way == "direct" else None,
             os.environ.get("PERSEID_JOB_KEY"),
             transport="auto" if way == "direct" else "store",
-            prefix=f"fmi/{self._name}",
+            prefix=f"fmi/{self._name}/{way}",
             deadline=config.deadline,
             timeout=config.deadline,
             store=store,
+            wait=False,  # others may never use this way
         )
 
     # --- FMI's operations --------------------------------------------------------------------
