@@ -5,7 +5,8 @@
 
 The libraries take turns, each in fresh processes; a figure is the median over the turns of the
 median over the iterations. Plain TCP is measured between the same two processes as each library's
-round trip, block by block. Prints the table and, for each target, what was measured, as a ratio,
+round trip, block by block. Between ranks of one machine our connections use another congestion
+control than the system's, if that paces (it is printed); the others use the system's. Prints the table and, for each target, what was measured, as a ratio,
 and whether it is met. ``--profile`` adds where the time of small calls goes.
 """
 
@@ -24,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from perseid.comm import Communicator
+from perseid.comm.channel import LOCAL_CONGESTION
 from perseid.comm.measure import installed, run_peer
 from perseid.errors import PerseidError
 from perseid.rendezvous import EmbeddedServer
@@ -123,7 +125,12 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--profile", action="store_true")
     args = parser.parse_args()
-    print(f"{len(os.sched_getaffinity(0))} cores; load {os.getloadavg()[0]:.1f}")
+    control = Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
+    print(
+        f"{len(os.sched_getaffinity(0))} cores; load {os.getloadavg()[0]:.1f}; congestion control "
+        f"of the system: {control}, of ours between ranks of one machine: "
+        f"{LOCAL_CONGESTION.decode()}"
+    )
     by_ranks: dict[int, Columns] = {}
     for ranks in args.ranks:
         by_ranks[ranks] = in_turns(args.peers, ranks, args.iterations, args.repeat)

@@ -445,7 +445,7 @@ def algorithms(comm):
         if rank:
             view[:] = bytes(length)
         if length and size > 1:
-            bcast.pipeline(comm._group.call(3), view, 0, chunk=7)
+            bcast.pipeline(comm._group.call(3, 0), view, 0, chunk=7)
             assert bytes(view) == data(0, 1, "uint8", length).tobytes()
 
 
@@ -498,6 +498,39 @@ def test_a_function_keeps_shape_and_type(function):
     with pytest.raises(BadInput, match="must keep the shape and the type"):
         Op.custom(function).arrays(left, right, left)
     np.testing.assert_array_equal(left, [0, 1, 2])
+
+
+def out_of_order(comm):
+    """A large array is wanted while other messages come before it."""
+    size = 300_000
+    small, large = np.arange(5), np.arange(size)
+    got_small, got_large = np.zeros_like(small), np.zeros_like(large)
+    for first in (small, got_large, np.zeros(0, np.int64)):
+        if comm.rank == 0:
+            comm.Send(first, 1, tag=1)
+            comm.send("between", 1)
+            comm.Send(large, 1, tag=2)
+            comm.Bcast(large)
+            comm.Send(small, 1, tag=3)
+        else:
+            got_large[:] = -1
+            comm.Recv(got_large, 0, tag=2)
+            np.testing.assert_array_equal(got_large, large)
+            got_large[:] = -1
+            comm.Bcast(got_large)
+            np.testing.assert_array_equal(got_large, large)
+            comm.Recv(got_small, 0, tag=3)
+            np.testing.assert_array_equal(got_small, small)
+            again = np.zeros_like(first)
+            comm.Recv(again, 0, tag=1)
+            assert comm.recv(0) == "between"
+            if first is small:
+                np.testing.assert_array_equal(again, small)
+    return True
+
+
+def test_large_arrays_are_received_before_what_came_first():
+    assert run_ranks(2, out_of_order) == [True, True]
 
 
 def test_a_world_of_one_needs_no_server():

@@ -175,17 +175,22 @@ class ArrayCalls:
 
         ``into`` may be ``array`` itself.
         """
-        op, code = arrays.reducible(as_op(op), array)
-        arrays.like(into, array)
-        call = self._group.call(Kind.ALLREDUCE, -1, op.code, code, array.size)
-        mine = np.ascontiguousarray(array)
-        if self._divided(op, array):
+        op = op if type(op) is Op else as_op(op)
+        code = arrays.matching(op, array, into)
+        group = self._group
+        call = group.call(Kind.ALLREDUCE, -1, op.code, code, array.size)
+        ufunc = op.ufunc if op.tree else None
+        if ufunc is not None and array.nbytes >= allreduce.LARGE_BYTES and group.size > 1:
             flat = into.reshape(-1)
-            allreduce.large(call, op, flat if into is array else mine.reshape(-1), flat)
-            return
-        result = self._small(op)(ArrayPort(call, op, into), mine)
-        if result is not into:
-            into[...] = result
+            mine = flat if into is array else np.ascontiguousarray(array).reshape(-1)
+            allreduce.large(call, op, mine, flat)
+        elif ufunc is not None and group.engine.shared_cores:
+            allreduce.tree_in_place(call, ufunc, array, into)
+        else:
+            mine = np.ascontiguousarray(array)
+            result = self._small(op)(ArrayPort(call, op, into), mine)
+            if result is not into:
+                into[...] = result
 
     def Reduce_scatter(
         self, array: Array, into: Array, op: AnyOp = SUM, counts: Sequence[int] | None = None
@@ -238,11 +243,6 @@ class ArrayCalls:
         if not op.tree:
             return allreduce.strict
         return allreduce.tree if self._group.engine.shared_cores else allreduce.doubling
-
-    def _divided(self, op: Op, array: Array) -> bool:
-        """Whether the work of an allreduce is divided among the ranks."""
-        large = array.nbytes >= allreduce.LARGE_BYTES and self.world_size > 1
-        return large and op.tree and op.ufunc is not None
 
     def _counts(self, counts: Sequence[int] | None, mine: Array) -> list[int] | None:
         """The elements of each rank, as whole numbers; None where all have as many."""

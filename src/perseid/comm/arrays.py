@@ -116,3 +116,15 @@ def reducible(op: Op, array: Array) -> tuple[Op, int]:
     if op.name in ("minloc", "maxloc"):
         raise BadInput(f"{op.name} is of (value, place) pairs: use the lower-case method")
     return op, _code(array)
+
+
+def matching(op: Op, array: Array, into: Array) -> int:
+    """The type's code of an array and the place of its reduction; raises as ``like`` and
+    ``reducible``, of which this is the short way for what is usual."""
+    usual = type(array) is np.ndarray and type(into) is np.ndarray and op.ufunc is not None
+    if usual and into.dtype == array.dtype and into.shape == array.shape and into.flags.carray:
+        code = dtype_code(array.dtype)
+        if code is not None:
+            return code
+    like(into, array)
+    return reducible(op, array)[1]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Array = np.ndarray[Any, np.dtype[Any]]
+_NOWHERE = memoryview(bytearray())
 
 
 class Call:
@@ -31,18 +32,19 @@ class Call:
     ranks apart.
     """
 
-    __slots__ = ("_channels", "group", "rank", "signature", "size")
+    __slots__ = ("channels", "group", "rank", "signature", "size")
 
     def __init__(self, group: Group, signature: bytes) -> None:
         self.group = group
         self.rank = group.rank
         self.size = group.size
         self.signature = signature
-        self._channels: list[Channel | None] = group.channels
+        self.channels: list[Any] = group.channels
+        """By rank of the group; None where ``need`` has made none yet."""
 
     def need(self, peers: Iterable[int]) -> None:
         """Connect to these peers, in parallel, before the first byte is sent."""
-        channels = self._channels
+        channels = self.channels
         missing = None
         for peer in peers:
             if channels[peer] is None and peer != self.rank:
@@ -51,7 +53,7 @@ class Call:
             self.group.connect(missing)
 
     def _channel(self, peer: int) -> Channel:
-        return self._channels[peer] or self.group.connect_one(peer)
+        return self.channels[peer] or self.group.connect_one(peer)
 
     def send(self, peer: int, data: Buffer, step: int = 0) -> None:
         """Send bytes whose number the receiver knows."""
@@ -209,10 +211,11 @@ class ArrayPort(Port[Array]):
     """Contiguous arrays, all of the type and shape of ``place``, in which results are gathered."""
 
     def __init__(self, call: Call, op: Op, place: Array) -> None:
-        super().__init__(call, op)
-        self.place = place
+        self.call, self.op, self.place = call, op, place
+        self._channels, self._signature = call.channels, call.signature
         self._small = place.nbytes <= JOINED_BYTES
         self._spare: Array | None = None
+        self._room = _NOWHERE
 
     def begin(self, value: Array) -> Array:
         """In the place of the result."""
@@ -222,38 +225,41 @@ class ArrayPort(Port[Array]):
 
     def send(self, peer: int, value: Array, step: int = 0) -> None:
         """Send the array's bytes."""
-        self.call.send(peer, value.tobytes() if self._small else octets(value), step)
+        data = value.tobytes() if self._small else octets(value)
+        self._channel(peer).send(self._signature, step, data)
 
     def receive(self, peer: int, step: int = 0) -> Array:
         """Receive into a new array."""
-        into = np.empty_like(self.place)
-        self.call.receive_into(peer, octets(into), step)
-        return into
+        return self.take(peer, np.empty_like(self.place), step)
 
     def take(self, peer: int, value: Array, step: int = 0) -> Array:
         """Receive into the array."""
-        self.call.receive_into(peer, octets(value), step)
+        self._channel(peer).receive_into(self._signature, step, octets(value))
         return value
 
     def fold(self, peer: int, value: Array, step: int = 0) -> Array:
         """In place."""
         other = self._other()
-        self.call.receive_into(peer, octets(other), step)
+        self._channel(peer).receive_into(self._signature, step, self._room)
         self.op.arrays(value, other, value)
         return value
 
     def trade(self, peer: int, value: Array, lower: bool, step: int = 0) -> Array:
         """In place."""
         other = self._other()
-        self.call.swap(peer, octets(value), peer, octets(other), step)
+        self.call.swap(peer, octets(value), peer, self._room, step)
         self.op.arrays(*((other, value) if lower else (value, other)), value)
         return value
+
+    def _channel(self, peer: int) -> Channel:
+        return self._channels[peer] or self.call.group.connect_one(peer)
 
     def _other(self) -> Array:
         """Where a peer's value is received: kept from message to message, for NumPy's own
         operations; a function of the user's may keep what it is given."""
         if self._spare is None or self.op.ufunc is None:
             self._spare = np.empty_like(self.place)
+            self._room = octets(self._spare)
         return self._spare
 
     def swap(self, peer: int, value: Array, source: int, step: int = 0) -> Array:

@@ -112,7 +112,7 @@ class Engine:
         end = time.monotonic() + self.timeout
         while True:
             try:
-                links = self.client.connect(missing, CONNECT_SLICE)
+                links = self.client.connect(missing, max(CONNECT_SLICE, self.tick_seconds))
                 break
             except RendezvousTimeout as error:
                 self.check()

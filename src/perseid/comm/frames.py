@@ -257,15 +257,28 @@ class Receiver:
         self.start = start + HEADER_BYTES
         return True
 
-    def accept(self, into: memoryview | None = None) -> bool:
+    def put_back(self, data: memoryview) -> None:
+        """Bytes that were read elsewhere, and come behind those that are here."""
+        left = bytes(self.view[self.start : self.end])
+        if len(left) + len(data) > len(self.buffer):
+            self.buffer = bytearray(len(left) + len(data))
+            self.view = memoryview(self.buffer)
+        self.start, self.end = 0, len(left) + len(data)
+        self.view[: self.end] = left + data
+
+    def accept(self, into: memoryview | None = None, have: int = 0) -> bool:
         """Say where the payload goes (own memory by default); whether it is whole already.
 
         Parameters
         ----------
         into
             Writable bytes of exactly the payload's length.
+        have
+            So many of them are there already; then none is in the staging buffer.
         """
-        if self._body is None:
+        if have:
+            self._body, self._filled = into, have
+        elif self._body is None:
             self._body = allocate(self.nbytes) if into is None else into
             take = min(self.nbytes, self.end - self.start)
             self._body[:take] = self.view[self.start : self.start + take]

@@ -56,7 +56,7 @@ class Op:
             The function gave another shape, or numbers that ``out`` cannot hold.
         """
         if self.ufunc is not None:
-            self.ufunc(left, right, out, casting="unsafe")
+            self.ufunc(left, right, out=out, casting="unsafe")
             return
         result = np.asarray(self.function(left, right))
         if result.shape != out.shape or not np.can_cast(result.dtype, out.dtype, "same_kind"):

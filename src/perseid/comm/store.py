@@ -107,6 +107,9 @@ class StoreChannel(Channel):
         """Read a payload of any length."""
         return self.wait(Want(signature, step, None, any_step))
 
+    def _straight(self, want: Want, into: memoryview) -> None:
+        """Messages come as whole objects."""
+
     def pump(self, at_once: bool) -> bool:
         """Ask for the next message until it is there or the time of a tick is over."""
         end = time.monotonic() + self.engine.tick_seconds
