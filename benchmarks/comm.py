@@ -6,8 +6,9 @@
 The libraries take turns, each in fresh processes; a figure is the median over the turns of the
 median over the iterations. Plain TCP is measured between the same two processes as each library's
 round trip, block by block. Between ranks of one machine our connections use another congestion
-control than the system's, if that paces (it is printed); the others use the system's. Prints the table and, for each target, what was measured, as a ratio,
-and whether it is met. ``--profile`` adds where the time of small calls goes.
+control than the system's, if that paces (it is printed); the others use the system's. Prints the
+table and, for each target, what was measured, as a ratio, and whether it is met. ``--profile``
+adds where the time of small calls goes.
 """
 
 from __future__ import annotations
