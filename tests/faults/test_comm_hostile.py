@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 
 import pytest
-from hostile_peer import MINE, SIGNATURES, SIZE, read_message, read_stream, told, waiting
+from hostile_peer import LARGE, MINE, SIGNATURES, SIZE, read_message, read_stream, told, waiting
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,9 +25,9 @@ def _nobody_else_to_ask(monkeypatch):
 @st.composite
 def frames(draw):
     """A frame whose header makes sense, with any payload; its length may be a lie."""
-    body = draw(st.binary(max_size=200) | st.just(bytes(SIZE)))
+    body = draw(st.binary(max_size=200) | st.sampled_from([bytes(SIZE), bytes(LARGE)]))
     signature = draw(st.sampled_from(SIGNATURES))
-    length = draw(st.just(len(body)) | LENGTHS)
+    length = draw(st.just(len(body)) | st.just(LARGE) | LENGTHS)
     return signature + TAIL.pack(draw(st.integers(-1, 2)), draw(st.integers(0, 3)), length) + body
 
 

@@ -1,6 +1,6 @@
 """Coverage-guided fuzzing of all that the communicator reads from a peer; run by a slow test.
 
-    python fuzz_comm.py -max_total_time=600 -rss_limit_mb=512 -timeout=5
+    python fuzz_comm.py -max_total_time=600 -rss_limit_mb=512 -timeout=30
 
 A peer's bytes may end in an error of ours and in nothing else; libFuzzer watches time and memory.
 Pickles are left out: they may run code by design, and come from peers that proved the job's key.

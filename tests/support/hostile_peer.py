@@ -26,9 +26,9 @@ SIGNATURES = [
     Signature(Kind.BCAST, 1, 0, 1, 0).pack(),
 ]
 """Of frames that such a rank may receive."""
-SIZE = 100
+SIZE, LARGE = 100, 70_000
 """Bytes that it expects where it expects a number of them."""
-LONGEST = 4.0
+LONGEST = 30.0
 """Seconds that a call waits; one that reads a stream's end takes no time."""
 
 
@@ -53,6 +53,7 @@ def calls(channel: Channel) -> list:
     return [
         lambda: channel.receive(MINE, 0),
         lambda: channel.receive_into(MINE, 0, into),
+        lambda: channel.receive_into(MINE, 0, memoryview(bytearray(LARGE))),
         lambda: channel.receive(POINT, 0, True),
         lambda: channel.receive(POINT, 1),
         swapped,
