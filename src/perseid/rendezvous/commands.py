@@ -82,8 +82,8 @@ def _key(args: argparse.Namespace) -> int:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    if args.relay_rate < 0 or args.rate < 0 or args.drain < 0 or args.wait <= 0:
-        raise BadInput("--relay-rate, --rate, --drain and --wait cannot be negative.")
+    if not all(one >= 0 for one in (args.relay_rate, args.rate, args.drain)) or not args.wait > 0:
+        raise BadInput("--relay-rate, --rate and --drain cannot be negative; --wait is above 0.")
     config = Config(
         host=args.host,
         port=args.port,
