@@ -27,6 +27,9 @@ from moto.awslambda.exceptions import LambdaClientError
 INIT_SECONDS = 60.0
 """Longest wait for an environment; Lambda gives 10 s, on machines with more to give."""
 
+TAIL_SECONDS = 0.5
+"""Between two looks at what an invocation has written."""
+
 
 class TooMany(LambdaClientError):
     """As Lambda says it: https://docs.aws.amazon.com/lambda/latest/api/API_Invoke.html ."""
@@ -141,19 +144,29 @@ class _Invocation:
     def __init__(self, function: Any, running: Running) -> None:
         self.function, self.running = function, running
         self.request = str(uuid.uuid4())
+        self.over = threading.Event()
 
     def run(self, event: Any) -> Answer:
         began, clock = time.time(), time.monotonic()
         limit = float(self.function.timeout)
         start = f"START RequestId: {self.request} Version: $LATEST"
         self._log([start], began)
+        tail = threading.Thread(target=self._tail, daemon=True)
+        tail.start()
         try:
             done = self.running.environment.invoke(event, limit, limit, self.request)
         except TimeoutError:
             done = Answer("timeout")
+        self.over.set()
+        tail.join()
         seconds = min(time.monotonic() - clock, limit)
         self._log([*self._output(), *self._end(done, seconds)], time.time())
         return self._told(done)
+
+    def _tail(self) -> None:
+        """Lines of a long invocation are seen while it goes on."""
+        while not self.over.wait(TAIL_SECONDS):
+            self._log(self._output(), time.time())
 
     def _told(self, done: Answer) -> Answer:
         """What the caller gets for an environment that is gone.
@@ -209,6 +222,8 @@ class _Invocation:
         return text.decode(errors="replace").splitlines()
 
     def _log(self, lines: list[str], when: float) -> None:
+        if not lines:
+            return
         events = [{"timestamp": int(when * 1e3), "message": f"{line}\n"} for line in lines]
         self.function.logs_backend.put_log_events(
             self.function.logs_group_name, self.running.stream, events

@@ -132,9 +132,13 @@ def _workers(
     executions: Sequence[Execution],
     expected: int,
 ) -> list[Traced]:
-    """The run's workers; waits for REPORT lines that are still to come, but not without end."""
+    """The run's workers; waits for REPORT lines that are still to come, but not without end.
+
+    Not at all after a stop: functions go on then, for minutes. A later look fetches the rest.
+    """
     start, end = _window(executions)
-    group, deadline = group_of(place.worker), time.monotonic() + REPORT_SECONDS
+    patience = 0.0 if executions[-1].status == "ABORTED" else REPORT_SECONDS
+    group, deadline = group_of(place.worker), time.monotonic() + patience
     while True:
         try:
             found = invocations_of(calls, group, manifest.run_id, start, end)
