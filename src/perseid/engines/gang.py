@@ -30,6 +30,10 @@ JOIN_SECONDS = 30.0
 """Until all ranks must have come; they all start at once."""
 CALL_SECONDS = 60.0
 """That one call waits for another rank."""
+RANK_SECONDS = 0.1
+"""More of both for each rank: they share a machine's few cores with whatever else runs there."""
+MOST_HEARTBEAT = 60.0
+"""Longest silence that the rendezvous may be asked to bear."""
 SPARE_SECONDS = 60.0
 """Beyond both, for scoring and writing: whoever has not answered then is ended."""
 POLL_SECONDS = 0.05
@@ -126,8 +130,9 @@ class Gang:
     def _meeting(self, address: str, key: str, transport: str) -> Meeting:
         ranks = len(self._items)
         # Where many ranks share few cores, silence means less.
-        heartbeat = max(HEARTBEAT_SECONDS, 0.05 * ranks)
-        return Meeting(address, key, transport, JOIN_SECONDS, CALL_SECONDS, heartbeat)
+        heartbeat = min(MOST_HEARTBEAT, max(HEARTBEAT_SECONDS, RANK_SECONDS * ranks))
+        more = RANK_SECONDS * ranks
+        return Meeting(address, key, transport, JOIN_SECONDS + more, CALL_SECONDS + more, heartbeat)
 
     def _begin(self, meeting: Meeting) -> None:
         for process, ranks in self._table.ranks.items():
@@ -139,8 +144,9 @@ class Gang:
                 self._table.lost.append(process)
 
     def _listen(self, stop: StopRequests) -> None:
-        deadline = time.monotonic() + JOIN_SECONDS + CALL_SECONDS + SPARE_SECONDS
         table = self._table
+        both = JOIN_SECONDS + CALL_SECONDS + 2 * RANK_SECONDS * len(self._items)
+        deadline = time.monotonic() + both + SPARE_SECONDS
         with selectors.DefaultSelector() as selector:
             for process in table.waiting:
                 selector.register(process.channel, selectors.EVENT_READ, process)

@@ -11,9 +11,11 @@ from perseid.rendezvous.handshake import Handshake, HandshakeError, State
 from perseid.rendezvous.reactor import READ, Reactor
 from perseid.rendezvous.wire import Address
 
-HANDSHAKE_SECONDS = 20.0
-"""Time for one connection's handshake: a lost segment costs the kernel a second or more, a peer
-that shares few cores with hundreds of others its turn."""
+GREETING_SECONDS = 20.0
+"""Time for the greeting of who connected to us: a lost segment costs the kernel a second or more, a
+peer that shares few cores with hundreds of others its turn. After it, and where we connected
+ourselves, there is no limit but the attempt's: dialling again would help nobody, and the end that
+decides must not give up what the other may have settled on."""
 
 log = logging.getLogger("perseid.rendezvous.client")
 
@@ -69,7 +71,9 @@ class PeerConnection:
     ) -> None:
         self.owner, self.sock, self.shake, self.way, self.tried = owner, sock, shake, way, tried
         self._data = b""
-        self._timer = owner.reactor.later(HANDSHAKE_SECONDS, self.fail)
+        self._timer = owner.reactor.later(GREETING_SECONDS, self.fail)
+        if tried is not None:
+            self._timer.cancel()
         owner.reactor.watch(sock, READ, self._readable)
         self.send(shake.hello())
 
@@ -104,6 +108,7 @@ class PeerConnection:
             log.debug("connection dropped: %s", error)
             self.fail()
             return
+        self._timer.cancel()
         self.owner.advanced(self, state)
 
     def release(self) -> socket.socket:

@@ -345,3 +345,5 @@ class Punch:
             self.relay_failed(attempt.rank, "the stream broke in the handshake")
         elif connection.tried is not None:
             self.dialler.again(attempt, connection.tried)
+        elif attempt.going and attempt.rank in self.peers:
+            self._go(attempt, calling=True)  # it was accepted: nothing may be on its way from here

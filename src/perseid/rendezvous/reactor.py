@@ -108,9 +108,13 @@ class Reactor:
     def _run(self) -> None:
         try:
             while not self._stopping:
-                for key, events in self._selector.select(self._pause()):
+                happened = self._selector.select(self._pause())
+                # What a socket has to say counts before what a timer says of it, be this thread
+                # ever so late: a timer that ran out meanwhile waits for another look.
+                now = time.monotonic()
+                for key, events in happened:
                     self._guarded(lambda key=key, events=events: key.data(events))  # type: ignore[misc]
-                self._due()
+                self._due(now)
                 while self._calls:
                     self._guarded(self._calls.popleft())
         finally:
@@ -127,8 +131,7 @@ class Reactor:
             return None
         return max(0.0, self._timers[0][0] - time.monotonic())
 
-    def _due(self) -> None:
-        now = time.monotonic()
+    def _due(self, now: float) -> None:
         while self._timers and self._timers[0][0] <= now:
             self._guarded(heapq.heappop(self._timers)[2].fire)
 
