@@ -1,9 +1,10 @@
-"""Deploy and destroy: from this package to a stack that runs, and back."""
+"""Deploy: from this package to a stack that runs."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,9 @@ from typing import Any
 from perseid.aws import policy, stack, template
 from perseid.aws.packaging import Package, build
 from perseid.aws.session import Aws, aws_errors
-from perseid.aws.stack import Change, Tell
+from perseid.aws.stack import TAG, Change, Tell
 from perseid.aws.template import Options
 from perseid.errors import AwsError, NotFound
-
-TAG = "perseid:stack"
-"""On the bucket that we made."""
 
 
 @dataclass(frozen=True)
@@ -26,15 +24,6 @@ class Deployed:
     outputs: Mapping[str, str]
     changed: bool
     packages: Mapping[str, Package]
-
-
-@dataclass(frozen=True)
-class Remains:
-    """What is still there after `destroy`."""
-
-    name: str
-    """E.g. ``s3://perseid-123456789012-eu-central-1``."""
-    why: str
 
 
 def deploy(
@@ -61,11 +50,11 @@ def deploy(
     Raises
     ------
     BadInput
-        A package is too large, or an option is not usable.
+        A package is too large, an option is not usable, or the stack is not one of perseid's.
     AwsError
         AWS refuses; what was there before still is.
     """
-    former = stack.describe(aws, options.name)
+    former = stack.describe_ours(aws, options.name)
     previous = stack.parameters(former)
     bucket = options.bucket or previous.get("CodeBucket")
     bucket = bucket or template.default_bucket(options.name, aws.account, aws.region)
@@ -161,62 +150,6 @@ def upload(aws: Aws, bucket: str, name: str, packages: Mapping[str, Package], te
         Bucket=bucket, Key=f"{below}/{template.definition_key()}",
         Body=template.definition().encode(), ContentType="application/json",
     )  # fmt: skip
-
-
-def destroy(aws: Aws, name: str, tell: Tell, *, delete_bucket: bool = False) -> list[Remains]:
-    """Remove the stack, its packages and its secret; data stays unless `delete_bucket`.
-
-    Returns
-    -------
-    What is left, to be removed by the user or kept.
-    """
-    former = stack.describe(aws, name)
-    bucket = stack.parameters(former).get("CodeBucket") or template.default_bucket(
-        name, aws.account, aws.region
-    )
-    if former is not None:
-        stack.delete(aws, name, tell)
-    with aws_errors():
-        ssm = aws.client("ssm")
-        ssm.delete_parameters(Names=[template.secret_name(name)])
-        return _clear_bucket(aws, bucket, name, tell, delete_bucket)
-
-
-def _clear_bucket(
-    aws: Aws, bucket: str, name: str, tell: Tell, delete_bucket: bool
-) -> list[Remains]:
-    s3 = aws.client("s3")
-    try:
-        with aws_errors():
-            s3.head_bucket(Bucket=bucket)
-    except NotFound:
-        return []
-    ours = _tag(s3, bucket) == name
-    _delete_below(s3, bucket, "" if delete_bucket and ours else template.prefix(name) + "/")
-    if delete_bucket and ours:
-        s3.delete_bucket(Bucket=bucket)
-        tell(f"deleted the bucket {bucket} and all it held")
-        return []
-    why = "your data and results" if not ours else "made by deploy; holds your data and results"
-    if delete_bucket:
-        why = "not made by this stack, so it is not deleted"
-    return [Remains(f"s3://{bucket}", why)]
-
-
-def _delete_below(s3: Any, bucket: str, prefix: str) -> None:
-    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-        keys = [{"Key": entry["Key"]} for entry in page.get("Contents", ())]
-        if keys:
-            s3.delete_objects(Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
-
-
-def _tag(s3: Any, bucket: str) -> str:
-    try:
-        with aws_errors():
-            tags = s3.get_bucket_tagging(Bucket=bucket)["TagSet"]
-    except AwsError:  # it has none
-        return ""
-    return next((tag["Value"] for tag in tags if tag["Key"] == TAG), "")
 
 
 def _is_there(s3: Any, bucket: str, key: str) -> bool:

@@ -9,13 +9,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 from perseid.aws.session import Aws, aws_errors, error_code
-from perseid.errors import AwsError, NotFound
+from perseid.errors import AwsError, BadInput, NotFound
 
 POLL_SECONDS = 2.0
 """Between two looks at the stack's events."""
 CHANGE_SET_SECONDS = 300.0
 STACK_SECONDS = 1800.0
 """Longest wait for a stack to be made, changed or deleted."""
+TAG = "perseid:stack"
+"""On our stacks, and on the bucket that we made; its value is the stack's name."""
+DESCRIPTION = "perseid - "
+"""How the template's description begins: the mark of a stack that lost its tag."""
 _UNCHANGED = ("didn't contain changes", "No updates are to be performed")
 
 
@@ -58,6 +62,29 @@ def describe(aws: Aws, name: str) -> Mapping[str, Any] | None:
     return None if gone else dict(stacks[0])
 
 
+def describe_ours(aws: Aws, name: str) -> Mapping[str, Any] | None:
+    """The stack, or None where there is none.
+
+    Raises
+    ------
+    BadInput
+        A stack of this name is there, but it is not one of perseid's.
+    """
+    found = describe(aws, name)
+    # What is only under review holds nothing yet, and bears no mark.
+    if found is None or found["StackStatus"] == "REVIEW_IN_PROGRESS" or _is_ours(found, name):
+        return found
+    raise BadInput(
+        f"the stack {name} in {aws.region} is not perseid's: it has neither the tag {TAG} nor our "
+        "description; give another --stack"
+    )
+
+
+def _is_ours(found: Mapping[str, Any], name: str) -> bool:
+    tags = {entry["Key"]: entry["Value"] for entry in found.get("Tags", ())}
+    return tags.get(TAG) == name or str(found.get("Description", "")).startswith(DESCRIPTION)
+
+
 def outputs(aws: Aws, name: str) -> dict[str, str]:
     """The stack's outputs.
 
@@ -72,6 +99,11 @@ def outputs(aws: Aws, name: str) -> dict[str, str]:
             f"there is no stack {name} in {aws.region}: make it with `perseid aws deploy`, or give "
             "--region or --stack"
         )
+    return outputs_of(stack)
+
+
+def outputs_of(stack: Mapping[str, Any]) -> dict[str, str]:
+    """Outputs of a stack as it was described; none where it never was made whole."""
     return {entry["OutputKey"]: entry["OutputValue"] for entry in stack.get("Outputs", ())}
 
 
@@ -100,8 +132,10 @@ def change(
     ------
     AwsError
         It failed, with the first reason that CloudFormation gave, or took too long.
+    BadInput
+        The stack is not one of perseid's.
     """
-    former = describe(aws, name)
+    former = describe_ours(aws, name)
     if former is not None and former["StackStatus"] == "ROLLBACK_COMPLETE":
         tell(f"the stack {name} failed to be made before: its rest is removed first")
         delete(aws, name, tell)
@@ -116,26 +150,27 @@ def change(
             TemplateBody=body,
             Parameters=[{"ParameterKey": k, "ParameterValue": v} for k, v in values.items()],
             Capabilities=["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM"],
-            Tags=[{"Key": "perseid:stack", "Value": name}],
+            Tags=[{"Key": TAG, "Value": name}],
         )
-        changes = _changes(client, made["Id"])
+        this = {"StackName": name, "ChangeSetName": made["Id"]}  # the name, too: policies have it
+        changes = _changes(client, this)
         if changes is None:
-            client.delete_change_set(ChangeSetName=made["Id"])
+            client.delete_change_set(**this)
             return False
         if not confirm(changes):
-            client.delete_change_set(ChangeSetName=made["Id"])
+            client.delete_change_set(**this)
             if fresh:
                 client.delete_stack(StackName=name)
             return False
         began = datetime.now(UTC)
-        client.execute_change_set(ChangeSetName=made["Id"])
+        client.execute_change_set(**this)
         _wait(client, made["StackId"], began, tell)
     return True
 
 
 def delete(aws: Aws, name: str, tell: Tell) -> None:
-    """Delete the stack and wait until it is gone."""
-    stack = describe(aws, name)
+    """Delete the stack, which must be ours, and wait until it is gone."""
+    stack = describe_ours(aws, name)
     if stack is None:
         return
     client = aws.client("cloudformation")
@@ -145,11 +180,11 @@ def delete(aws: Aws, name: str, tell: Tell) -> None:
         _wait(client, stack["StackId"], began, tell)
 
 
-def _changes(client: Any, change_set: str) -> list[Change] | None:
+def _changes(client: Any, this: Mapping[str, str]) -> list[Change] | None:
     """What a change set would do, once CloudFormation knows; None where nothing."""
     deadline = time.monotonic() + CHANGE_SET_SECONDS
     while True:
-        found = client.describe_change_set(ChangeSetName=change_set)
+        found = client.describe_change_set(**this)
         if found["Status"] in ("CREATE_COMPLETE", "FAILED"):
             break
         if time.monotonic() > deadline:
@@ -162,7 +197,7 @@ def _changes(client: Any, change_set: str) -> list[Change] | None:
         raise AwsError(f"CloudFormation refuses the change: {reason}")
     entries = list(found.get("Changes", ()))
     while found.get("NextToken"):
-        found = client.describe_change_set(ChangeSetName=change_set, NextToken=found["NextToken"])
+        found = client.describe_change_set(**this, NextToken=found["NextToken"])
         entries += found.get("Changes", ())
     changes = [entry["ResourceChange"] for entry in entries]
     return [

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from perseid.aws import service
-from perseid.aws.deploy import Deployed, deploy, destroy, dry_run, to_json
+from perseid.aws.deploy import Deployed, deploy, dry_run, to_json
+from perseid.aws.destroy import destroy
 from perseid.aws.doctor import examine
 from perseid.aws.packaging import MIB, UNZIPPED_LIMIT, Package
 from perseid.aws.policy import deployer, runner, text
