@@ -11,13 +11,13 @@ import time
 
 import numpy as np
 import pytest
-from lateness import Lateness
 from ranks import ranks, run_ranks, run_threads
 
 from perseid.comm import Communicator
-from perseid.comm.channel import Channel, Want, swap
+from perseid.comm.channel import Channel, Want
 from perseid.comm.engine import Engine
 from perseid.comm.frames import Kind, Signature, header
+from perseid.comm.outgoing import swap
 from perseid.errors import (
     JobKeyRefused,
     MismatchedCollective,
@@ -51,12 +51,13 @@ def _loop(comm, name, ready):
             assert into[0] == into[-1] == comm.world_size, "a wrong value"
 
 
-def _blamed(outcomes, victim, since, lateness):
-    for rank, (kind, error, when) in outcomes.items():
+def _blamed(running, victim, since):
+    for rank, (kind, error, when) in running.outcomes(20, without=(victim,)).items():
         assert kind == "error", (rank, kind, error)
         assert isinstance(error, PeerLost), (rank, error)
         assert error.rank == victim, (rank, error)
-        assert when - since < SOON + lateness.allowance, (rank, error, when - since)
+        limit = SOON + running.starved(rank)
+        assert when - since < limit, (rank, error, when - since, limit)
 
 
 @pytest.mark.parametrize("name", ["barrier", "allreduce", "Allreduce", "Bcast", "gather"])
@@ -65,13 +66,14 @@ def test_a_killed_rank_is_named_by_all_others(name):
 
     ready = multiprocessing.get_context("fork").Semaphore(0)
     victim = 3
-    with Lateness() as late, ranks(5, _loop, name, ready, heartbeat=PROMISED) as running:
+    with ranks(5, _loop, name, ready, heartbeat=PROMISED) as running:
         for _ in range(5):
             assert ready.acquire(timeout=30)
         time.sleep(0.05 + 0.01 * len(name))
+        running.mark()
         since = time.monotonic()
         running.processes[victim].kill()
-        _blamed(running.outcomes(20, without=(victim,)), victim, since, late)
+        _blamed(running, victim, since)
 
 
 @pytest.mark.parametrize("name", ["barrier", "Allreduce"])
@@ -80,13 +82,14 @@ def test_a_stopped_rank_is_named_though_it_never_closed_its_connections(name):
 
     ready = multiprocessing.get_context("fork").Semaphore(0)
     victim = 1
-    with Lateness() as late, ranks(4, _loop, name, ready, heartbeat=PROMISED) as running:
+    with ranks(4, _loop, name, ready, heartbeat=PROMISED) as running:
         for _ in range(4):
             assert ready.acquire(timeout=30)
         time.sleep(0.1)
+        running.mark()
         since = time.monotonic()
         os.kill(running.processes[victim].pid, signal.SIGSTOP)
-        _blamed(running.outcomes(20, without=(victim,)), victim, since, late)
+        _blamed(running, victim, since)
 
 
 def _one_fails(comm, victim):

@@ -6,10 +6,11 @@ import json
 import socket
 import time
 
-from perseid.comm.channel import Channel, Want, swap
+from perseid.comm.channel import Channel, Want
 from perseid.comm.engine import Engine
 from perseid.comm.frames import HEADER_BYTES, SIGNATURE_BYTES, Kind, Signature, header
 from perseid.comm.group import Group
+from perseid.comm.outgoing import swap
 from perseid.comm.store import StoreChannel
 from perseid.errors import NotFound, PerseidError
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from perseid.comm import arrays
 from perseid.comm.call import Array, ArrayPort, Port
-from perseid.comm.channel import Want, swap
+from perseid.comm.channel import Want
 from perseid.comm.collectives import (
     allgather,
     allreduce,
@@ -29,6 +29,7 @@ from perseid.comm.collectives import (
 from perseid.comm.frames import HEADER_BYTES, Kind, header
 from perseid.comm.group import Group
 from perseid.comm.ops import SUM, Combine, Op, as_op
+from perseid.comm.outgoing import swap
 from perseid.errors import BadInput
 
 AnyOp = Op | str | Combine

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
-from perseid.comm.channel import JOINED_BYTES, MAX_PIECES, Want, swap
+from perseid.comm.channel import JOINED_BYTES, MAX_PIECES, Want
 from perseid.comm.frames import HEADER_BYTES, header
 from perseid.comm.objects import Blob, Buffer, dumps, loads
 from perseid.comm.ops import Op
+from perseid.comm.outgoing import swap
 
 if TYPE_CHECKING:
     from perseid.comm.channel import Channel

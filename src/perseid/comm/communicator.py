@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from perseid.comm.array_calls import AnyOp, ArrayCalls
 from perseid.comm.call import Call, ObjectPort
-from perseid.comm.channel import Want, swap
+from perseid.comm.channel import Want
 from perseid.comm.collectives import (
     allgather,
     alltoall,
@@ -33,6 +33,7 @@ from perseid.comm.group import Group
 from perseid.comm.model import Constants, Estimate, pick
 from perseid.comm.objects import dumps, loads
 from perseid.comm.ops import SUM, as_op
+from perseid.comm.outgoing import swap
 from perseid.comm.store import ObjectStore
 from perseid.errors import BadInput, PerseidError
 from perseid.rendezvous import Client, parse_key

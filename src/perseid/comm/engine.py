@@ -8,16 +8,18 @@ blocked call returns at once and raises.
 from __future__ import annotations
 
 import contextlib
-import json
 import select
 import threading
 import time
 from collections.abc import Iterable
 from typing import NoReturn
 
-from perseid.comm.channel import TICK_SECONDS, Channel, Outgoing, Want
+from perseid.comm import blame
+from perseid.comm.channel import TICK_SECONDS, Channel, Want
 from perseid.comm.frames import Frame, FrameError, Kind, Signature, header
+from perseid.comm.outgoing import Outgoing
 from perseid.comm.store import ObjectStore, StoreChannel
+from perseid.comm.watch import Watch
 from perseid.errors import (
     Closed,
     MismatchedCollective,
@@ -34,8 +36,6 @@ BLAME_SECONDS = 0.4
 """After a connection ended, how long the rendezvous may take to say who was really lost."""
 CONNECT_SLICE = 0.5
 """Seconds after which a connecting call looks whether a rank was lost."""
-DRAIN_AFTER = 0.02
-"""Seconds that a sender is blocked before it takes in what others send it."""
 MANY_RANKS = 64
 """Larger worlds look around less often: hundreds of ranks that share few cores would use up their
 turns with waiting."""
@@ -180,7 +180,7 @@ class Engine:
         with self._news:
             known = self.error
             first = known is None
-            if first or (_same_loss(known, error) and self._by_notice):
+            if first or (blame.same_loss(known, error) and self._by_notice):
                 self.error, self._by_notice = error, False  # the peer's own words say more
         if first and not isinstance(error, Closed):
             self._tell_all(error)
@@ -246,11 +246,7 @@ class Engine:
                 channel.interrupt()
 
     def _tell_all(self, error: PerseidError) -> None:
-        told = {"error": type(error).__name__, "message": str(error), "from": self.rank}
-        for name in ("rank", "missing", "mine", "theirs"):
-            if hasattr(error, name):
-                told[name] = getattr(error, name)
-        body = json.dumps(told).encode()
+        body = blame.to_bytes(error, self.rank)
         signature = Signature(Kind.ABORT, 0, self.generation).pack()
         frame = header(signature, 0, 0, len(body)) + body
         for channel in self.channels:
@@ -266,7 +262,7 @@ class Engine:
         if signature.kind == Kind.WAITING:
             self._compare(channel, bytes(frame.body))
             return
-        self.fail(_told(bytes(frame.body), channel.rank, self.rank))
+        self.fail(blame.from_frame(bytes(frame.body), channel.rank, self.rank))
 
     def history(self, comm: int) -> list[bytes]:
         """The last calls of a communicator, which are compared with those of waiting peers: the
@@ -349,7 +345,7 @@ class Engine:
         A sender that stays blocked takes in what all others send, so that ranks that send to each
         other at once all get on.
         """
-        watch = _Watch(out.channel, source)
+        watch = Watch(out.channel, source)
         quiet = 0.0
         while True:
             sent = out.push()
@@ -391,83 +387,3 @@ class Engine:
             # Who fails by itself is lost to all at once; who only heard of a loss leaves in peace,
             # lest it be blamed.
             self.client.close(goodbye=cause is None or failed)
-
-
-class _Watch:
-    """What a blocked sender polls: first its own two sockets, after a while all."""
-
-    def __init__(self, sender: Channel, source: Channel | None) -> None:
-        self._sender, self._source = sender, source
-        self._wide = False
-        self._channels: dict[int, Channel] = {}
-        self._poll = select.poll()
-        self._poll.register(sender.sock, select.POLLOUT)
-        if source is not None:
-            self._channels[source.sock.fileno()] = source
-            both = select.POLLOUT if source is sender else 0
-            self._poll.register(source.sock, select.POLLIN | both)
-
-    def drop_source(self) -> None:
-        """The wanted frame is there; what follows it may stay where it is."""
-        source, self._source = self._source, None
-        if source is None or self._wide:
-            return
-        del self._channels[source.sock.fileno()]
-        if source is self._sender:
-            self._poll.modify(source.sock, select.POLLOUT)
-        else:
-            self._poll.unregister(source.sock)
-
-    def wait(self, channels: list[Channel | None]) -> bool:
-        """Wait until something moves; False if nothing did for a tick."""
-        events = self._poll.poll(1000 * (TICK_SECONDS if self._wide else DRAIN_AFTER))
-        if not events and not self._wide:
-            self._widen(channels)
-            events = self._poll.poll(1000 * TICK_SECONDS)
-        for fd, event in events:
-            channel = self._channels.get(fd)
-            if channel is None or not event & ~select.POLLOUT:
-                continue
-            if channel is self._source:
-                channel.pump(True)
-            elif not channel.drain():
-                del self._channels[fd]
-                if channel is not self._sender:
-                    self._poll.unregister(fd)
-                else:
-                    self._poll.modify(fd, select.POLLOUT)
-        return bool(events)
-
-    def _widen(self, channels: list[Channel | None]) -> None:
-        self._wide = True
-        for channel in channels:
-            if channel is None or channel.way == "store":
-                continue
-            if not channel.closed and not channel.ended:
-                self._channels[channel.sock.fileno()] = channel
-                out = select.POLLOUT if channel is self._sender else 0
-                self._poll.register(channel.sock, select.POLLIN | out)
-
-
-def _same_loss(known: PerseidError | None, error: PerseidError) -> bool:
-    losses = isinstance(known, PeerLost) and isinstance(error, PeerLost)
-    return losses and getattr(known, "rank", -1) == getattr(error, "rank", -2)
-
-
-def _told(body: bytes, sender: int, me: int) -> PerseidError:
-    """The error that a neighbour reports."""
-    try:
-        told = json.loads(body)
-        message, name = str(told["message"]), told["error"]
-        if name == "MismatchedCollective":
-            rank, mine, theirs = int(told["rank"]), str(told["mine"]), str(told["theirs"])
-            if rank == me:
-                rank, mine, theirs = int(told["from"]), theirs, mine
-            return MismatchedCollective(message, mine, theirs, rank)
-        if name == "PeerLost":
-            return PeerLost(message, int(told["rank"]))
-        if name == "RendezvousTimeout":
-            return RendezvousTimeout(message, [int(rank) for rank in told["missing"]])
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        message = "it sent no reason that can be read"
-    return PeerLost(f"Rank {sender} gave up: {message}", sender)

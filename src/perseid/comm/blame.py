@@ -1,0 +1,41 @@
+"""What a failing rank tells its neighbours, as bytes and back."""
+
+from __future__ import annotations
+
+import json
+
+from perseid.errors import MismatchedCollective, PeerLost, PerseidError, RendezvousTimeout
+
+
+def to_bytes(error: PerseidError, sender: int) -> bytes:
+    """The payload of an ABORT frame."""
+    told = {"error": type(error).__name__, "message": str(error), "from": sender}
+    for name in ("rank", "missing", "mine", "theirs"):
+        if hasattr(error, name):
+            told[name] = getattr(error, name)
+    return json.dumps(told).encode()
+
+
+def from_frame(body: bytes, sender: int, me: int) -> PerseidError:
+    """The error that a neighbour reports."""
+    try:
+        told = json.loads(body)
+        message, name = str(told["message"]), told["error"]
+        if name == "MismatchedCollective":
+            rank, mine, theirs = int(told["rank"]), str(told["mine"]), str(told["theirs"])
+            if rank == me:
+                rank, mine, theirs = int(told["from"]), theirs, mine
+            return MismatchedCollective(message, mine, theirs, rank)
+        if name == "PeerLost":
+            return PeerLost(message, int(told["rank"]))
+        if name == "RendezvousTimeout":
+            return RendezvousTimeout(message, [int(rank) for rank in told["missing"]])
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        message = "it sent no reason that can be read"
+    return PeerLost(f"Rank {sender} gave up: {message}", sender)
+
+
+def same_loss(known: PerseidError | None, error: PerseidError) -> bool:
+    """Whether two errors are the loss of one rank."""
+    losses = isinstance(known, PeerLost) and isinstance(error, PeerLost)
+    return losses and getattr(known, "rank", -1) == getattr(error, "rank", -2)
