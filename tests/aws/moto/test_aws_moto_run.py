@@ -102,7 +102,9 @@ def test_more_ranks_than_may_run_at_once_wait_for_their_turn(moto, put_survey, t
     assert run(data, results) == 0
     assert refused(moto) - before > 0
     engine = read(results, "engine.json")
-    assert (len(engine["attempts"]), engine["concurrency"]) == (41, AT_ONCE)
+    assert len(engine["attempts"]) == 41
+    # Lines of a log have whole milliseconds: one may seem to begin before another's end.
+    assert AT_ONCE <= engine["concurrency"] <= AT_ONCE + 1
     assert {attempt["attempt"] for attempt in engine["attempts"]} == {1}
     assert [r["rank"] for r in read(results, "combined_data.json")] == list(range(41))
     assert same_catalogue(results, data, tmp_path / "of-41")
