@@ -310,6 +310,19 @@ def test_ping_tells_what_it_found(server, capsys):
     assert " ms" in out
 
 
+def test_ping_looks_at_both_families(capsys, monkeypatch):
+    both = [(socket.AF_INET6, "::1"), (socket.AF_INET, "127.0.0.1")]
+    monkeypatch.setattr("perseid.rendezvous.ping.resolve", lambda _: both)
+    monkeypatch.setattr("perseid.rendezvous.dial.resolve", lambda _: both)
+    with ServerProcess("--open", host="") as server:
+        assert main(["ping", f"rendezvous.example:{server.port}"]) == 0
+    out = capsys.readouterr().out
+    assert "rendezvous.example -> ::1, 127.0.0.1" in out
+    assert "seen as (IPv6)  [::1]:" in out
+    assert "seen as (IPv4)  127.0.0.1:" in out
+    assert out.count("none: the server sees this machine's own address") == 2
+
+
 def test_ping_says_what_to_mend(server, capsys):
     (nobody,) = free_ports(1)
     assert main(["ping", "--timeout", "0.5", f"127.0.0.1:{nobody}"]) == 1

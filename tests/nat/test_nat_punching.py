@@ -11,6 +11,9 @@ import pytest
 from nat_lab import Lab
 from rendezvous_processes import ServerProcess, all_do, workers
 
+from perseid.cli.ping import nat_words
+from perseid.rendezvous import dial, ping
+
 pytestmark = pytest.mark.nat
 
 SECONDS = 25
@@ -95,6 +98,34 @@ def test_the_kind_of_nat_is_recognised(lab, kind, inbound, expected):
     net = lab()
     with run(net, [net.site(kind, inbound)]) as (ones, _):
         assert kinds(ones) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("kind", "one_address", "two_addresses"),
+    [
+        ("independent", "one address cannot tell", "both ports and 2 addresses of the server see"),
+        ("by-address", "one address cannot tell", "symmetric (address-dependent)"),
+        ("symmetric", "symmetric: each port", "symmetric: each port"),
+    ],
+)
+def test_ping_compares_ports_and_addresses(lab, monkeypatch, kind, one_address, two_addresses):
+    net = lab()
+    sites = [net.site("public", "open") for _ in range(2)]
+    (host,) = net.site(kind).hosts
+    with contextlib.ExitStack() as stack:
+        for site in sites:
+            enter = site.gateway.enter
+            one = ServerProcess("--open", host="", ports=(10000, 10001), preexec=enter)
+            stack.enter_context(one)
+        for count, words in ((1, one_address), (2, two_addresses)):
+            found = [(socket.AF_INET, site.address) for site in sites[:count]]
+            monkeypatch.setattr(ping, "resolve", lambda _, found=found: found)
+            monkeypatch.setattr(
+                dial, "resolve", lambda to, found=found: [(socket.AF_INET, to.host)]
+                if to.host[0].isdigit() else found
+            )  # fmt: skip
+            seen = host.inside(lambda: ping.ping(dial.Endpoint("rendezvous.example"), 10))
+            assert words in nat_words(seen.views[0])
 
 
 COMBINATIONS = [

@@ -143,6 +143,8 @@ def nat_rule(kind: str, address: str) -> str:
         "preserving": "oifname wan masquerade",
         "independent": f"oifname wan ip protocol tcp snat to {address} : "
         "jhash ip saddr . tcp sport mod 60000 offset 5000",
+        "by-address": f"oifname wan ip protocol tcp snat to {address} : "
+        "jhash ip saddr . tcp sport . ip daddr mod 60000 offset 5000",
         "symmetric": "oifname wan masquerade fully-random",
     }[kind]
 
@@ -182,7 +184,8 @@ class Lab:
         Parameters
         ----------
         kind
-            ``public``, ``preserving``, ``independent``, ``symmetric`` or ``v6``.
+            ``public``, ``preserving``, ``independent``, ``by-address`` (its ports change with the
+            destination's address), ``symmetric`` (with its port, too) or ``v6``.
         inbound
             ``drop``, ``reset`` or ``kernel``; ``open`` for a public host without a filter.
         hosts

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from perseid.cli.ping import nat_words
 from perseid.errors import BadInput, JobKeyRefused
 from perseid.rendezvous import auth
 from perseid.rendezvous.dial import Endpoint
@@ -21,6 +22,7 @@ from perseid.rendezvous.handshake import (
     State,
 )
 from perseid.rendezvous.nat import MAX_WAIT, candidates, hopeless, mapping_kind, retry_wait
+from perseid.rendezvous.ping import View
 from perseid.rendezvous.protocol import Filter, Mapping, Nat, Peer
 from perseid.rendezvous.wire import Address
 
@@ -225,6 +227,37 @@ def test_the_mapping_is_told_by_two_observations():
     assert mapping_kind(local, one, None) is Mapping.UNKNOWN
     assert mapping_kind(local, one, one) is Mapping.INDEPENDENT
     assert mapping_kind(local, one, two) is Mapping.SYMMETRIC
+
+
+HERE, SEEN, OTHER = Address("10.0.0.2", 5), Address("192.0.2.1", 7), Address("192.0.2.1", 8)
+FIRST, PORT_2, HOST_2 = (
+    Address("203.0.113.1", 10000), Address("203.0.113.1", 10001), Address("203.0.113.2", 10000),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("seen", "others", "mapping", "words"),
+    [
+        (HERE, (), Mapping.NONE, "none: "),
+        (SEEN, (), Mapping.UNKNOWN, "unknown: "),
+        (SEEN, ((PORT_2, SEEN),), Mapping.INDEPENDENT, "not port-dependent: "),
+        (SEEN, ((PORT_2, OTHER),), Mapping.SYMMETRIC, "symmetric: each port"),
+        (SEEN, ((HOST_2, OTHER),), Mapping.SYMMETRIC, "symmetric (address-dependent): "),
+        (SEEN, ((HOST_2, SEEN),), Mapping.INDEPENDENT, "endpoint-independent: 2 addresses"),
+        (
+            SEEN, ((PORT_2, SEEN), (HOST_2, OTHER)), Mapping.SYMMETRIC,
+            "symmetric (address-dependent): ",
+        ),
+        (
+            SEEN, ((PORT_2, SEEN), (HOST_2, SEEN)), Mapping.INDEPENDENT,
+            "endpoint-independent: both ports and 2 addresses",
+        ),
+    ],
+)  # fmt: skip
+def test_ping_claims_no_more_than_was_compared(seen, others, mapping, words):
+    view = View(HERE, FIRST, seen, others)
+    assert view.mapping is mapping
+    assert nat_words(view).startswith(words)
 
 
 @given(st.floats(0, 1), st.integers(0, 10**6), st.floats(0, 1, exclude_max=True))

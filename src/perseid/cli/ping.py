@@ -8,19 +8,18 @@ import sys
 
 from perseid.errors import BadInput, RendezvousUnreachable
 from perseid.rendezvous.dial import Endpoint
-from perseid.rendezvous.ping import Ping, ping
+from perseid.rendezvous.ping import Ping, View, ping
 from perseid.rendezvous.protocol import Mapping
 
-_NAT = {
-    Mapping.NONE: "none: the server sees this machine's own address; workers here are dialled "
-    "directly",
-    Mapping.INDEPENDENT: "endpoint-independent: both ports see the same address; hole punching "
-    "works",
-    Mapping.SYMMETRIC: "symmetric: each destination sees another port; these workers reach open "
-    "peers directly and all others through the relay (serve with --relay)",
-    Mapping.UNKNOWN: "unknown: the server's second port did not answer; open it (--http-port) to "
-    "learn more",
-}
+_NONE = "none: the server sees this machine's own address; workers here are dialled directly"
+_SYMMETRIC = (
+    "; these workers reach open peers directly and all others through the relay "
+    "(serve with --relay)"
+)
+_UNKNOWN = (
+    "unknown: the server's second port did not answer and its name gives no second address; open "
+    "it (--http-port) to learn more"
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -45,9 +44,36 @@ def run(args: argparse.Namespace) -> int:
 
 def _show(endpoint: Endpoint, found: Ping) -> None:
     life = "" if found.ttl is None else f" (may be cached for {found.ttl} s)"
-    print(f"name        {endpoint.host} -> {', '.join(found.addresses)}{life}")
-    print(f"connected   {found.remote} in {found.connect_seconds * 1e3:.2f} ms")
-    print(f"round trip  {found.round_trip_seconds * 1e3:.3f} ms")
-    print(f"keys        {'needed' if found.keyed else 'none: an open server'}")
-    print(f"seen as     {found.observed}, here {found.local}")
-    print(f"NAT         {_NAT[found.mapping]}")
+    print(f"name            {endpoint.host} -> {', '.join(found.addresses)}{life}")
+    print(f"connected       {found.remote} in {found.connect_seconds * 1e3:.2f} ms")
+    print(f"round trip      {found.round_trip_seconds * 1e3:.3f} ms")
+    print(f"keys            {'needed' if found.keyed else 'none: an open server'}")
+    several = len({view.seen.family for view in found.views}) > 1
+    for view in found.views:
+        family = f" (IPv{view.seen.family})" if several else ""
+        print(f"{'seen as' + family:16}{view.seen}, here {view.local}")
+        print(f"{'NAT' + family:16}{nat_words(view)}")
+
+
+def nat_words(view: View) -> str:
+    """What was compared, what that tells of the NAT, and what follows for workers."""
+    by_port, by_address = view.by_port(), view.by_address()
+    if view.mapping is Mapping.NONE:
+        return _NONE
+    if by_port:
+        return f"symmetric: each port of the server sees another address{_SYMMETRIC}"
+    if by_address:
+        return f"symmetric (address-dependent): each address of the server sees another{_SYMMETRIC}"
+    if by_port is None and by_address is None:
+        return _UNKNOWN
+    if by_address is None:
+        return (
+            "not port-dependent: both ports of the server see the same address, so hole punching "
+            "should work; whether it changes with the server's address, one address cannot tell"
+        )
+    number = 1 + len({asked.host for asked, _ in view.others if asked.host != view.asked.host})
+    ports = "both ports and " if by_port is False else ""
+    return (
+        f"endpoint-independent: {ports}{number} addresses of the server see the same address; "
+        "hole punching works"
+    )

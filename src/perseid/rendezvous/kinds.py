@@ -17,9 +17,9 @@ class Mapping(enum.IntEnum):
     NONE = 1
     """The server sees the address that the worker itself has: no NAT."""
     INDEPENDENT = 2
-    """Two destinations see the same public port."""
+    """Two ports of the server see the same public port."""
     SYMMETRIC = 3
-    """Two destinations see two ports: a hole made for one does not serve another."""
+    """They see two: a hole made for one destination does not serve another."""
 
 
 class Filter(enum.IntEnum):
