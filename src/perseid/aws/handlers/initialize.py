@@ -12,7 +12,7 @@ from perseid.aws.handlers import log
 from perseid.engines.driver import missing_ranks
 from perseid.errors import AlreadyExists, BadInput, NotFound, PerseidError, RunError, StorageError
 from perseid.pipeline import layout
-from perseid.pipeline.initialize import initialize
+from perseid.pipeline.initialize import initialize, list_partitions
 from perseid.pipeline.items import WorkItem
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.records import STORE
@@ -28,6 +28,8 @@ SLACK_SECONDS = 15
 """That a state waits longer than the function's own time limit."""
 WAIT_SECONDS = 5
 """Longest that the state machine waits before another attempt."""
+NO_LIMIT = 1 << 31
+"""More ranks at once than there can be."""
 
 
 def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
@@ -57,7 +59,7 @@ def start(given: Any, execution: str, request_id: str) -> dict[str, Any]:
     _log_start(execution, execution, request_id)
     request = RunRequest.parse({k: v for k, v in given.items() if k not in CONTROL})
     _on_s3(request.results_url)
-    request = _with_endpoint(request)
+    request = _within_reserve(_with_endpoint(request))
     begun = initialize(request, replace=bool(given.get("replace")), run_id=execution)
     return _state(begun.manifest, begun.items, layout.ITEMS, execution)
 
@@ -106,8 +108,8 @@ def _attempts(options: Mapping[str, Any]) -> int:
 def _state(
     manifest: Manifest, items: Sequence[WorkItem], key: str, execution: str
 ) -> dict[str, Any]:
-    settings, options = manifest.settings, manifest.settings.get("options", {})
-    talks = settings["transport"] != "store"
+    options = manifest.settings.get("options", {})
+    talks = any(item.transport != STORE for item in items)
     limit = float(os.environ["WORKER_TIMEOUT"])
     timeout = min(float(options.get("timeout", limit)), limit)
     # At the function's own limit Lambda's error says more than the state's would.
@@ -115,7 +117,10 @@ def _state(
     bucket, _, prefix = manifest.results_url.removeprefix("s3://").partition("/")
     attempts = _attempts(options)
     longest = attempts * timeout + (attempts - 1) * WAIT_SECONDS
-    express = not talks and longest <= EXPRESS_SECONDS
+    at_once = _at_once(options)
+    # An EXPRESS child may run twice at once: ranks that talk to each other must not. And it has no
+    # time to wait for its turn.
+    express = not talks and longest <= EXPRESS_SECONDS and _all_fit(min(at_once, len(items)))
     return {
         "ok": True,
         "run_id": manifest.run_id,
@@ -126,13 +131,55 @@ def _state(
         "bucket": bucket,
         "items_key": "/".join(part for part in (prefix, key) if part),
         # A gang must run at once; otherwise as many as the account lets (0: no limit of ours).
-        "max_concurrency": manifest.world_size if talks else int(options.get("workers", 0)),
-        # An EXPRESS child may run twice at once: ranks that talk to each other must not.
+        "max_concurrency": manifest.world_size if talks else at_once % NO_LIMIT,
         "children": "EXPRESS" if express else "STANDARD",
         "timeout_seconds": max(1, round(state_timeout)),
         "retries": attempts - 1,
         "tolerated_failure_percentage": float(options.get("tolerated_failures", 100.0)),
     }
+
+
+def _reserve() -> int:
+    """Concurrency that is kept for workers; 0 where they share the account's."""
+    return int(os.environ.get("RESERVED_CONCURRENCY") or 0)
+
+
+def _at_once(options: Mapping[str, Any]) -> int:
+    """Ranks that may run at one moment: as asked, and no more than are let through."""
+    return min(int(options.get("workers", 0)) or NO_LIMIT, _reserve() or NO_LIMIT)
+
+
+def _all_fit(ranks: int) -> bool:
+    """Whether none of so many ranks at once has to wait for its turn."""
+    if _reserve():
+        return ranks <= _reserve()
+    import boto3  # the Lambda runtime has it
+    from botocore.config import Config
+
+    soon = Config(connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 3})
+    try:
+        limits = boto3.client("lambda", config=soon).get_account_settings()["AccountLimit"]
+        return ranks <= int(limits["UnreservedConcurrentExecutions"])
+    except Exception as error:  # STANDARD children can wait: right in any case, if dearer
+        log.write("account not known", message=str(error)[:500])
+        return False
+
+
+def _within_reserve(request: RunRequest) -> RunRequest:
+    """A gang that could never run at once is refused, or does without meeting if it may."""
+    reserve = _reserve()
+    if request.transport == STORE or not reserve:
+        return request
+    ranks = request.world_size or len(list_partitions(request).partitions)
+    if ranks <= reserve:
+        return request
+    if request.transport == "auto":
+        return RunRequest.parse({**request.given(), "transport": STORE})
+    raise BadInput(
+        f"{ranks} ranks are to meet (transport {request.transport}), but only {reserve} workers "
+        f"may run at once: reserve more with `perseid aws deploy --reserve {ranks}`, or take fewer "
+        "ranks (`world_size`), or leave `transport` at store"
+    )
 
 
 def _on_s3(url: str) -> None:
