@@ -12,7 +12,6 @@ import time
 
 import numpy as np
 import pytest
-from lateness import Lateness
 from ranks import ranks
 
 from perseid.comm import Communicator
@@ -99,16 +98,17 @@ def steps() -> int:
 def test_a_rank_that_dies_at_any_step_is_named_by_all_others(how, stride, steps):
     for step in range(0, steps, stride):
         hears, told = multiprocessing.get_context("fork").Pipe(False)
-        with Lateness() as late, ranks(SIZE, rank, how, step, told, heartbeat=PROMISED) as running:
-            outcomes = running.outcomes(20, without=(VICTIM,))
-            assert hears.poll(0), f"it never came to step {step}"
+        with ranks(SIZE, rank, how, step, told, heartbeat=PROMISED) as running:
+            assert hears.poll(20), f"it never came to step {step}"
             since = hears.recv()
+            running.mark()
+            outcomes = running.outcomes(20, without=(VICTIM,))
         for other, (kind, error, when) in outcomes.items():
             where = f"step {step}, rank {other}: {error!r}"
             assert kind == "error", where
             assert isinstance(error, PeerLost), where
             assert error.rank == VICTIM, where
-            assert when - since < SOON + late.allowance, where
+            assert when - since < SOON + running.starved(other), where
 
 
 # --- before the first message ----------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from perseid.comm import Communicator
@@ -26,15 +28,25 @@ def _child(pipe: Any, function: Callable[..., Any], rank: int, size: int, option
         keywords = {"heartbeat": 20.0, **keywords}
         with Communicator.join(job, rank, size, address, **keywords) as comm:
             result = function(comm, *arguments)
-        pipe.send(("value", result, time.monotonic()))
+        pipe.send(("value", result, time.monotonic(), delay(os.getpid())))
     except BaseException as error:
         try:
-            pipe.send(("error", error, time.monotonic()))
+            pipe.send(("error", error, time.monotonic(), delay(os.getpid())))
         except Exception:
-            pipe.send(("error", RuntimeError(traceback.format_exc()), time.monotonic()))
+            text = RuntimeError(traceback.format_exc())
+            pipe.send(("error", text, time.monotonic(), delay(os.getpid())))
     finally:
         pipe.close()
         os._exit(0)
+
+
+def delay(pid: int) -> float:
+    """Seconds in which threads of a process could have run and other processes had the cores."""
+    waited = 0
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):  # it has just ended
+            waited += int((thread / "schedstat").read_text().split()[1])
+    return waited * 1e-9
 
 
 class Ranks:
@@ -42,8 +54,21 @@ class Ranks:
 
     def __init__(self, size: int) -> None:
         self.size = size
+        self._before: dict[int, float] = {}
+        self._after: dict[int, float] = {}
         self.processes: list[Any] = []
         self.pipes: list[Any] = []
+
+    def mark(self) -> None:
+        """From now on ``starved`` counts."""
+        self._before = {rank: delay(one.pid) for rank, one in enumerate(self.processes)}
+        self._before[-1] = delay(os.getpid())
+
+    def starved(self, rank: int) -> float:
+        """Seconds since the mark that this rank and the server were denied a core: what a test
+        with a limit may add to it, and next to nothing on a machine that is not busy."""
+        mine = self._after[rank] - self._before[rank]
+        return mine + delay(os.getpid()) - self._before[-1]
 
     def outcomes(self, seconds: float = 60.0, without: tuple[int, ...] = ()) -> dict[int, Any]:
         """(kind, value or error, monotonic time) by rank."""
@@ -55,7 +80,7 @@ class Ranks:
             if not pipe.poll(max(0.0, end - time.monotonic())):
                 raise TimeoutError(f"rank {rank} of {self.size} hangs")
             try:
-                found[rank] = pipe.recv()
+                *found[rank], self._after[rank] = pipe.recv()
             except EOFError:
                 found[rank] = ("died", None, time.monotonic())
         return found
