@@ -78,9 +78,11 @@ def test_errors_that_are_not_retried_are_errors_of_ours():
 
 def test_policies_fit_iam_and_name_what_they_allow():
     for made in (
-        policy.deployer("perseid", "123456789012", "eu-central-1", "bucket"),
-        policy.runner("perseid", "123456789012", "eu-central-1", ["data"], ["results"]),
+        policy.deployer("perseid", "123456789012", "eu-central-1", "bucket", "Z0123456789"),
+        policy.runner("perseid", "123456789012", "eu-central-1", ["data"], ["results"], "Z012345"),
     ):
+        [record] = [s["Resource"] for s in made["Statement"] if "route53" in s["Action"][0]]
+        assert record[0].startswith("arn:aws:route53:::hostedzone/Z012345")
         size = len(json.dumps(made, separators=(",", ":")))
         assert size <= 6144, size  # a managed policy's limit
         for statement in made["Statement"]:

@@ -7,13 +7,17 @@ import json
 import sys
 import zipfile
 
-import boto3
 import ministack as doubles
 import pytest
 
+from perseid.aws import stack as stacks
 from perseid.aws.deploy import deploy
+from perseid.aws.policy import deployer, runner
 from perseid.aws.session import Aws
-from perseid.aws.template import Options
+from perseid.aws.template import Options, default_bucket
+from perseid.cli import main
+from perseid.rendezvous import Config, EmbeddedServer
+from perseid.storage import Storage
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 PROBE = '''
@@ -29,9 +33,12 @@ def handler(event, context):
 '''
 
 
+GAPS = ["states:DescribeMapRun", "ecs:DescribeServices", "ecs:ListTasks", "ecs:DescribeTasks"]
+
+
 @pytest.fixture(scope="module")
-def strict(packages_folder):
-    """A stack on a server that enforces IAM; the worker's code replaced by a probe of its role."""
+def deployed(packages_folder):
+    """A stack on a server that enforces IAM; this process is the account's root."""
     with (
         doubles.running(AUTH="true", LAMBDA_STRICT="0") as server,
         pytest.MonkeyPatch.context() as patch,
@@ -43,21 +50,120 @@ def strict(packages_folder):
             aws, Options(python=PYTHON), packages_folder, lambda event: None, lambda changes: True,
             compression=1,
         )  # fmt: skip
-        probe = io.BytesIO()
-        with zipfile.ZipFile(probe, "w") as archive:
-            archive.writestr("probe.py", PROBE)
-        client = boto3.client("lambda")
-        for part in ("Initialize", "Worker", "Summarize", "Ping"):
-            name = done.outputs[f"{part}Function"]
-            client.update_function_code(FunctionName=name, ZipFile=probe.getvalue())
-            client.update_function_configuration(FunctionName=name, Handler="probe.handler")
-        aws.client("s3").create_bucket(Bucket="somebody-elses")
-        for bucket in ("somebody-elses", done.outputs["Bucket"]):
-            aws.client("s3").put_object(Bucket=bucket, Key="object", Body=b"x")
         yield aws, dict(done.outputs)
 
 
-def attempt(strict, part, service, call, **arguments):
+@pytest.fixture(scope="module")
+def data(deployed, put_survey):
+    url = f"s3://{deployed[1]['Bucket']}/survey"
+    put_survey(url, 3)
+    return url
+
+
+def as_person(aws, patch, name, policy):
+    """From here on this process is a user with this policy and no other.
+
+    ministack takes another resource than IAM's reference says for a few calls: those are allowed.
+    """
+    iam = aws.client("iam")
+    policy["Statement"].append({"Effect": "Allow", "Action": GAPS, "Resource": "*"})
+    iam.create_user(UserName=name)
+    iam.put_user_policy(UserName=name, PolicyName="own", PolicyDocument=json.dumps(policy))
+    key = iam.create_access_key(UserName=name)["AccessKey"]
+    patch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
+    patch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
+
+
+def test_the_roles_let_a_whole_run_work(deployed, data, monkeypatch):
+    """Ranks that meet: address and secret of the stack are read, too. Then the run is replaced."""
+    aws, outputs = deployed
+    ssm, results = aws.client("ssm"), f"s3://{outputs['Bucket']}/runs/strict"
+    secret = ssm.get_parameter(Name=outputs["RendezvousSecretParameter"], WithDecryption=True)
+    config = Config(
+        host="127.0.0.1", port=0, http_port=None, secret=secret["Parameter"]["Value"].encode()
+    )
+    words = ["run", "--engine", "aws", "--data", data, "--out", results, "--quiet"]
+    with EmbeddedServer(config) as server:
+        ssm.put_parameter(
+            Name=outputs["RendezvousAddressParameter"], Overwrite=True,
+            Value=json.dumps({"address": str(server.address)}),
+        )  # fmt: skip
+        assert main([*words, "--transport", "direct"]) == 0
+    records = json.loads(Storage(results).get("combined_data.json"))
+    assert [record["transport"] for record in records] == ["direct"] * 3
+    assert main([*words, "--replace"]) == 0
+
+
+def test_the_policy_of_who_runs_is_enough_to_run_and_no_more(deployed, data, monkeypatch, capsys):
+    aws, outputs = deployed
+    bucket = outputs["Bucket"]
+    policy = runner("perseid", aws.account, aws.region, [bucket], [bucket])
+    as_person(aws, monkeypatch, "runs", policy)
+    results = f"s3://{bucket}/runs/person"
+    words = ["--engine", "aws", "--data", data, "--out", results]
+    assert main(["run", *words, "--detach", "--quiet"]) == 0, capsys.readouterr()
+    assert main(["logs", results, "--follow"]) == 0, capsys.readouterr()
+    assert main(["status", results, "--wait"]) == 0, capsys.readouterr()
+    assert "complete: 3 of 3 ranks" in capsys.readouterr().out
+    assert main(["table", results]) == 0
+    assert main(["resume", results, "--engine", "aws", "--quiet"]) == 0, capsys.readouterr()
+    assert main(["aws", "rendezvous", "status"]) == 0, capsys.readouterr()
+    assert main(["aws", "doctor"]) == 0, capsys.readouterr()
+    capsys.readouterr()
+    assert main(["aws", "destroy", "--yes"]) == 2
+    assert "these credentials may not call DeleteStack" in capsys.readouterr().err
+    assert stacks.describe(Aws(), "perseid") is not None
+
+
+def test_the_policy_of_who_deploys_is_enough_to_deploy_and_destroy(
+    deployed, packages_folder, monkeypatch, capsys
+):
+    aws, _ = deployed
+    bucket = default_bucket("theirs", aws.account, aws.region)
+    policy = deployer("theirs", aws.account, aws.region, bucket)
+    as_person(aws, monkeypatch, "deploys", policy)
+    mine = Aws()
+    for timeout in (900, 60):
+        done = deploy(
+            mine, Options(name="theirs", python=PYTHON, timeout=timeout), packages_folder,
+            lambda event: None, lambda changes: True, compression=1,
+        )  # fmt: skip
+        assert done.outputs["WorkerTimeout"] == str(timeout)
+    assert main(["aws", "destroy", "--stack", "perseid", "--yes"]) == 2
+    assert "may not call" in capsys.readouterr().err
+    assert main(["aws", "destroy", "--stack", "theirs", "--yes", "--delete-bucket"]) == 0
+    assert stacks.describe(aws, "theirs") is None
+
+
+@pytest.fixture(scope="module")
+def strict(deployed):
+    """The stack, the code of its functions replaced by a probe of their roles."""
+    aws, outputs = deployed
+    probe = io.BytesIO()
+    with zipfile.ZipFile(probe, "w") as archive:
+        archive.writestr("probe.py", PROBE)
+    client = aws.client("lambda")
+    for part in ("Initialize", "Worker", "Summarize", "Ping", "DnsUpdater"):
+        name = outputs[f"{part}Function"]
+        client.update_function_code(FunctionName=name, ZipFile=probe.getvalue())
+        client.update_function_configuration(FunctionName=name, Handler="probe.handler")
+    roles = {r["LogicalResourceId"]: r["PhysicalResourceId"]
+             for r in aws.client("cloudformation").list_stack_resources(StackName="perseid")[
+                 "StackResourceSummaries"]}  # fmt: skip
+    for part in ("StateMachine", "Task", "TaskExecution"):  # as if a function had it
+        role = aws.client("iam").get_role(RoleName=roles[f"{part}Role"])["Role"]["Arn"]
+        outputs[f"{part}Function"] = f"probe-{part}"
+        client.create_function(
+            FunctionName=f"probe-{part}", Runtime=f"python{PYTHON}", Handler="probe.handler",
+            Role=role, Code={"ZipFile": probe.getvalue()}, Timeout=60,
+        )  # fmt: skip
+    aws.client("s3").create_bucket(Bucket="somebody-elses")
+    for bucket in ("somebody-elses", outputs["Bucket"]):
+        aws.client("s3").put_object(Bucket=bucket, Key="object", Body=b"x")
+    return aws, outputs
+
+
+def attempt(strict, part, service, call, /, **arguments):
     """What the role of a function gets for an answer."""
     aws, outputs = strict
     event = {"service": service, "call": call, "with": arguments}
@@ -118,13 +224,82 @@ def test_no_run_may_change_what_the_functions_and_the_task_execute(strict, part)
         assert attempt(strict, part, "s3", "delete_object", **where) == "AccessDenied", key
 
 
-def test_summarize_may_not_read_the_secret_and_ping_may_do_nothing(strict):
-    bucket, secret = strict[1]["Bucket"], strict[1]["RendezvousSecretParameter"]
-    refused = ("AccessDenied", "AccessDeniedException")
-    assert attempt(strict, "Summarize", "s3", "get_object", Bucket=bucket, Key="object") == "ok"
-    assert (
-        attempt(strict, "Summarize", "s3", "delete_object", Bucket=bucket, Key="object") in refused
-    )
-    assert attempt(strict, "Summarize", "ssm", "get_parameter", Name=secret) in refused
-    assert attempt(strict, "Ping", "s3", "get_object", Bucket=bucket, Key="object") in refused
-    assert attempt(strict, "Ping", "ssm", "get_parameter", Name=secret) in refused
+REFUSED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
+OBJECT = {"Bucket": "{Bucket}", "Key": "object"}
+OTHER = {"Bucket": "somebody-elses", "Key": "object"}
+SECRET = {"Name": "{RendezvousSecretParameter}", "WithDecryption": True}
+NEW_SECRET = {"Name": "{RendezvousSecretParameter}", "Value": "x", "Overwrite": True}
+ADDRESS = {"Name": "{RendezvousAddressParameter}"}
+CLUSTER = {"cluster": "{RendezvousCluster}"}
+
+
+def filled(arguments, outputs):
+    return {key: value.format(**outputs) if isinstance(value, str) else value
+            for key, value in arguments.items()}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("part", "service", "call", "arguments"),
+    [
+        ("Initialize", "s3", "get_object", OBJECT),
+        ("Initialize", "s3", "put_object", OBJECT | {"Body": "x"}),
+        ("Initialize", "ssm", "get_parameter", ADDRESS),
+        ("Summarize", "s3", "get_object", OBJECT),
+        ("Summarize", "s3", "put_object", OBJECT | {"Body": "x"}),
+        ("DnsUpdater", "ec2", "describe_network_interfaces", {}),
+        ("DnsUpdater", "ssm", "get_parameter", ADDRESS),
+        ("DnsUpdater", "ssm", "put_parameter", ADDRESS | {"Value": "{{}}", "Overwrite": True}),
+        ("StateMachine", "s3", "get_object", OBJECT),
+        ("StateMachine", "lambda", "invoke", {"FunctionName": "{WorkerFunction}",
+                                              "InvocationType": "DryRun"}),
+    ],
+)  # fmt: skip
+def test_a_role_may_do_its_work(strict, part, service, call, arguments):
+    """ministack knows neither the condition of ListTasks nor the resource of GetParameters."""
+    said = attempt(strict, part, service, call, **filled(arguments, strict[1]))
+    assert said == "ok"
+
+
+@pytest.mark.parametrize(
+    ("part", "service", "call", "arguments"),
+    [
+        ("Initialize", "ssm", "get_parameter", SECRET),
+        ("Initialize", "s3", "get_object", OTHER),
+        ("Initialize", "lambda", "invoke", {"FunctionName": "perseid-worker"}),
+        ("Initialize", "ecs", "update_service", CLUSTER | {"service": "perseid-rendezvous"}),
+        ("Summarize", "s3", "delete_object", OBJECT),
+        ("Summarize", "s3", "put_object", OTHER | {"Body": "x"}),
+        ("Summarize", "ssm", "get_parameter", SECRET),
+        ("Summarize", "ssm", "get_parameter", ADDRESS),
+        ("Ping", "s3", "get_object", OBJECT),
+        ("Ping", "ssm", "get_parameter", SECRET),
+        ("Ping", "ssm", "get_parameter", ADDRESS),
+        ("DnsUpdater", "ssm", "get_parameter", SECRET),
+        ("DnsUpdater", "ssm", "put_parameter", NEW_SECRET),
+        ("DnsUpdater", "s3", "get_object", OBJECT),
+        ("DnsUpdater", "ecs", "update_service", CLUSTER | {"service": "perseid-rendezvous"}),
+        ("DnsUpdater", "route53", "list_hosted_zones", {}),
+        ("StateMachine", "lambda", "invoke", {"FunctionName": "{PingFunction}"}),
+        ("StateMachine", "s3", "put_object", OBJECT | {"Body": "x"}),
+        ("StateMachine", "s3", "get_object", OTHER),
+        ("StateMachine", "ssm", "get_parameter", SECRET),
+        ("Task", "s3", "get_object", OBJECT),
+        ("Task", "ssm", "get_parameter", SECRET),
+        ("TaskExecution", "s3", "get_object", OBJECT),
+        ("TaskExecution", "ssm", "get_parameter", SECRET),
+    ],
+)  # fmt: skip
+def test_a_role_may_do_nothing_else(strict, part, service, call, arguments):
+    said = attempt(strict, part, service, call, **filled(arguments, strict[1]))
+    assert said in REFUSED, said
+
+
+def test_the_rendezvous_task_may_fetch_its_package_alone(strict):
+    aws, outputs = strict
+    listed = aws.client("s3").list_objects_v2(Bucket=outputs["Bucket"], Prefix="perseid/")
+    keys = [entry["Key"] for entry in listed["Contents"]]
+    said = {key: attempt(strict, "Task", "s3", "get_object", Bucket=outputs["Bucket"], Key=key)
+            for key in keys}  # fmt: skip
+    allowed = [key for key, answer in said.items() if answer == "ok"]
+    assert len(allowed) == 1
+    assert "/tools-" in allowed[0]

@@ -86,10 +86,12 @@ def dry_run(
         "template.yaml": template.template(),
         "statemachine.asl.json": template.definition(),
         "parameters.json": template.as_json(values),
-        "policy-deploy.json": policy.text(policy.deployer(options.name, account, region, bucket)),
+        "policy-deploy.json": policy.text(
+            policy.deployer(options.name, account, region, bucket, options.zone or "")
+        ),
         "policy-run.json": policy.text(
             policy.runner(options.name, account, region, _names(values["ReadBuckets"]),
-                          _names(values["WriteBuckets"]))
+                          _names(values["WriteBuckets"]), options.zone or "")
         ),
     }  # fmt: skip
     for package in packages.values():

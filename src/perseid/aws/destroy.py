@@ -47,11 +47,20 @@ def destroy(aws: Aws, name: str, tell: Tell, *, delete_bucket: bool = False) -> 
         stack.delete(aws, name, tell)
         remains += _forget_record(aws, stack.outputs_of(former), tell)
     with aws_errors():
-        secret = aws.client("ssm").delete_parameters(Names=[template.secret_name(name)])
+        secret = _delete_secret(aws.client("ssm"), name)
         cleared, left = _clear_bucket(aws, bucket, name, tell, delete_bucket)
-    if former is None and not secret.get("DeletedParameters") and not cleared:
+    if former is None and not secret and not cleared:
         raise NotFound(f"there is no stack {name} in {aws.region}, and nothing was left of one")
     return remains + left
+
+
+def _delete_secret(ssm: Any, name: str) -> bool:
+    """Whether it was there."""
+    try:
+        ssm.delete_parameter(Name=template.secret_name(name))
+    except ssm.exceptions.ParameterNotFound:
+        return False
+    return True
 
 
 def _forget_record(aws: Aws, outputs: Mapping[str, str], tell: Tell) -> list[Remains]:

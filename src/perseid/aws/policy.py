@@ -18,7 +18,12 @@ def text(policy: Policy) -> str:
 
 
 def runner(
-    name: str, account: str, region: str, reads: Sequence[str], writes: Sequence[str]
+    name: str,
+    account: str,
+    region: str,
+    reads: Sequence[str],
+    writes: Sequence[str],
+    zone: str = "",
 ) -> Policy:
     """Start, watch and stop runs of one stack; read its logs, surveys and results.
 
@@ -28,6 +33,8 @@ def runner(
         Of the stack.
     reads, writes
         Names of the buckets with surveys, and with results.
+    zone
+        Id of the hosted zone with the rendezvous' record, if it has one.
     """
     here = f"{region}:{account}"
     return _policy(
@@ -78,7 +85,7 @@ def runner(
         _allow("Addresses", ["ec2:DescribeNetworkInterfaces"], ["*"]),
         _allow(
             "Address",
-            ["ssm:GetParameter"],
+            ["ssm:GetParameter", "ssm:PutParameter"],
             [f"arn:aws:ssm:{here}:parameter/{name}/rendezvous-address"],
         ),
         _allow(
@@ -88,10 +95,11 @@ def runner(
         ),
         _allow("WhereBuckets", ["s3:GetBucketLocation"], _buckets([*reads, *writes])),
         _allow("Quotas", ["lambda:GetAccountSettings", "servicequotas:ListServiceQuotas"], ["*"]),
+        *_record(zone),
     )  # fmt: skip
 
 
-def deployer(name: str, account: str, region: str, bucket: str) -> Policy:
+def deployer(name: str, account: str, region: str, bucket: str, zone: str = "") -> Policy:
     """Make, update and remove one stack, and what is made beside it."""
     here = f"{region}:{account}"
     functions = [f"arn:aws:lambda:{here}:function:{name}-*"]
@@ -238,13 +246,22 @@ def deployer(name: str, account: str, region: str, bucket: str) -> Policy:
             "Parameters",
             [
                 "ssm:PutParameter", "ssm:GetParameter", "ssm:GetParameters", "ssm:DeleteParameter",
-                "ssm:DeleteParameters", "ssm:AddTagsToResource", "ssm:RemoveTagsFromResource",
+                "ssm:AddTagsToResource", "ssm:RemoveTagsFromResource",
                 "ssm:ListTagsForResource",
             ],
             [f"arn:aws:ssm:{here}:parameter/{name}/*"],
         ),
         _allow("SeeParameters", ["ssm:DescribeParameters"], ["*"]),
+        *_record(zone),
     )  # fmt: skip
+
+
+def _record(zone: str) -> list[dict[str, Any]]:
+    """To publish the rendezvous' address, and to take it back."""
+    if not zone:
+        return []
+    actions = ["route53:ListResourceRecordSets", "route53:ChangeResourceRecordSets"]
+    return [_allow("Record", actions, [f"arn:aws:route53:::hostedzone/{zone}"])]
 
 
 def _policy(*statements: dict[str, Any]) -> Policy:

@@ -45,6 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     policy.add_argument(
         "--account", default="", metavar="NUMBER", help="default: of the credentials"
     )
+    policy.add_argument("--zone", default="", metavar="ID", help="hosted zone of the record")
     policy.set_defaults(act=_policy)
     rendezvous = commands.add_parser("rendezvous", help="start, stop or look at the service")
     rendezvous.add_argument("what", choices=("start", "stop", "status"))
@@ -236,9 +237,9 @@ def _policy(args: argparse.Namespace) -> int:
             account, region = account or "ACCOUNT", region or "REGION"
     buckets = args.bucket or [default_bucket(args.stack, account, region)]
     if args.who == "deploy":
-        print(text(deployer(args.stack, account, region, buckets[0])), end="")
+        print(text(deployer(args.stack, account, region, buckets[0], args.zone)), end="")
     else:
-        print(text(runner(args.stack, account, region, buckets, buckets)), end="")
+        print(text(runner(args.stack, account, region, buckets, buckets, args.zone)), end="")
     return 0
 
 
