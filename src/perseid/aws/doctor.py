@@ -12,7 +12,7 @@ from typing import Any
 
 from perseid.aws import service, stack
 from perseid.aws.session import Aws, aws_errors
-from perseid.errors import PerseidError
+from perseid.errors import AwsError, NotFound, PerseidError
 
 SKEW_SECONDS = 60.0
 """Of this clock against AWS's; a signature is refused from 300 s on."""
@@ -56,7 +56,8 @@ def examine(aws: Aws, name: str) -> Iterator[Check]:
         except _Note as note:
             yield Check(title, "note", str(note))
         except (_Bad, PerseidError) as bad:
-            yield Check(title, "bad", str(bad))
+            gone = isinstance(bad, NotFound) and "outputs" in facts
+            yield Check(title, "bad", f"{bad}: {service.REMAKE}" if gone else str(bad))
 
 
 def _credentials(aws: Aws, name: str, facts: dict[str, Any]) -> str:
@@ -86,9 +87,11 @@ def _stack(aws: Aws, name: str, facts: dict[str, Any]) -> str:
     facts["outputs"] = stack.outputs(aws, name)
     found = stack.describe(aws, name) or {}
     facts["parameters"] = stack.parameters(found)
-    if not str(found.get("StackStatus", "")).endswith(("CREATE_COMPLETE", "UPDATE_COMPLETE")):
-        raise _Bad(f"{name} is {found.get('StackStatus')}: run `perseid aws deploy` again")
-    return f"{name} is {found['StackStatus']}"
+    state = str(found.get("StackStatus", ""))
+    if not state.endswith(("CREATE_COMPLETE", "UPDATE_COMPLETE")):
+        again = "destroy" if state.startswith("DELETE") else "deploy"
+        raise _Bad(f"{name} is {state}: run `perseid aws {again}` again")
+    return f"{name} is {state}"
 
 
 def _concurrency(aws: Aws, name: str, facts: dict[str, Any]) -> str:
@@ -137,15 +140,35 @@ def _buckets(aws: Aws, name: str, facts: dict[str, Any]) -> str:
     values = facts.get("parameters")
     if values is None:
         raise _Skip("there is no stack")
-    found = []
-    for arn in values["ReadBuckets"].split(","):
-        bucket = arn.rpartition(":")[2]
-        with aws_errors():
-            where = aws.client("s3").get_bucket_location(Bucket=bucket)["LocationConstraint"]
+    found = [arn.rpartition(":")[2] for arn in values["ReadBuckets"].split(",")]
+    bad, notes = [], []
+    for bucket in found:
+        try:
+            with aws_errors():
+                where = aws.client("s3").get_bucket_location(Bucket=bucket)["LocationConstraint"]
+        except NotFound:
+            bad.append(f"{bucket} is gone: {_mend_bucket(bucket, values)}")
+            continue
+        except AwsError as error:
+            bad.append(f"{bucket}: {error}")
+            continue
         if (where or "us-east-1") != aws.region:
-            raise _Note(f"{bucket} is in {where or 'us-east-1'}: traffic between regions costs")
-        found.append(bucket)
+            notes.append(f"{bucket} is in {where or 'us-east-1'}: traffic between regions costs")
+    if bad:
+        raise _Bad("; ".join(bad + notes))
+    if notes:
+        raise _Note("; ".join(notes))
     return ", ".join(found)
+
+
+def _mend_bucket(bucket: str, values: Mapping[str, str]) -> str:
+    if bucket == values["CodeBucket"]:
+        return f"it held the packages; {service.REMAKE}"
+    if bucket in values["WriteBuckets"]:
+        return (
+            "make it again, or name those that are there by `perseid aws deploy --results-bucket`"
+        )
+    return "make it again, or name those that are there by `perseid aws deploy --data-bucket`"
 
 
 def _roles(aws: Aws, name: str, facts: dict[str, Any]) -> str:
@@ -158,9 +181,10 @@ def _roles(aws: Aws, name: str, facts: dict[str, Any]) -> str:
             found = aws.client("lambda").get_function_configuration(FunctionName=function)
         roles[function] = found["Role"]
         if found.get("State", "Active") not in ("Active", "Inactive"):
-            raise _Bad(f"{function} is {found['State']}: {found.get('StateReason', 'no reason')}")
+            why = found.get("StateReason", "no reason")
+            raise _Bad(f"{function} is {found['State']}: {why}; {service.REMAKE}")
     if len(set(roles.values())) != len(roles):
-        raise _Bad("functions share a role, which the template never does: deploy again")
+        raise _Bad(f"functions share a role, which the template never does; {service.REMAKE}")
     return f"{len(functions)} functions, a role each"
 
 
@@ -170,7 +194,7 @@ def _state_machine(aws: Aws, name: str, facts: dict[str, Any]) -> str:
             stateMachineArn=_outputs(facts)["StateMachineArn"]
         )
     if found["status"] != "ACTIVE":
-        raise _Bad(f"{found['name']} is {found['status']}")
+        raise _Bad(f"{found['name']} is {found['status']}: {service.REMAKE}")
     return str(found["name"])
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from perseid.aws import stack
 from perseid.aws.address import Names, Place, look, publish, read, recorded
 from perseid.aws.session import Aws, aws_errors
-from perseid.errors import AwsError, RendezvousUnreachable
+from perseid.errors import AwsError, NotFound, RendezvousUnreachable
 from perseid.rendezvous.dial import DEFAULT_PORT, Endpoint
 from perseid.rendezvous.ping import Ping, ping
 
@@ -18,6 +18,11 @@ START_SECONDS = 300.0
 """Longest wait for the task: image, start, address."""
 PING_SECONDS = 5.0
 POLL_SECONDS = 2.0
+REMAKE = (
+    "CloudFormation does not notice what was deleted or changed without it: another deploy would "
+    "do nothing: `perseid aws destroy` (data stays), then `perseid aws deploy`"
+)
+"""What to do where a part of a stack is missing."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,7 @@ def try_it(endpoint: Endpoint) -> Ping | str:
 
 
 def _want(aws: Aws, here: Names, count: int) -> None:
+    _service(aws, here)
     with aws_errors():
         aws.client("ecs").update_service(
             cluster=here.cluster, service=here.service, desiredCount=count
@@ -131,10 +137,17 @@ def _want(aws: Aws, here: Names, count: int) -> None:
 
 
 def _service(aws: Aws, here: Names) -> Mapping[str, Any]:
-    found = aws.client("ecs").describe_services(cluster=here.cluster, services=[here.service])
-    if not found["services"]:
-        raise AwsError(f"the service {here.service} is gone: `perseid aws deploy` makes it again")
-    return dict(found["services"][0])
+    """The service; one that was deleted is still told of for a while, as not active."""
+    try:
+        with aws_errors():
+            found = aws.client("ecs").describe_services(
+                cluster=here.cluster, services=[here.service]
+            )["services"]
+    except NotFound:  # the cluster
+        found = []
+    if not found or found[0].get("status", "ACTIVE") != "ACTIVE":
+        raise AwsError(f"the service {here.service} is gone: {REMAKE}")
+    return dict(found[0])
 
 
 def _last_event(aws: Aws, here: Names) -> str:
