@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from perseid.aws import service
 from perseid.aws.deploy import Deployed, deploy, dry_run, to_json
 from perseid.aws.destroy import destroy
-from perseid.aws.doctor import examine
+from perseid.aws.doctor import Check, examine
 from perseid.aws.packaging import MIB, UNZIPPED_LIMIT, Package
 from perseid.aws.policy import deployer, runner, text
 from perseid.aws.session import Aws
@@ -17,7 +18,7 @@ from perseid.aws.stack import Change, StackEvent
 from perseid.aws.template import NAME, Options, default_bucket
 from perseid.aws.wheels import MACHINES, PYTHONS, default_cache
 from perseid.cli.run import use_endpoint
-from perseid.errors import BadInput, PerseidError
+from perseid.errors import AwsError, BadInput, PerseidError
 
 SIGNS = {"ok": "ok  ", "note": "note", "bad": "BAD ", "skip": "-   "}
 
@@ -216,7 +217,7 @@ def _destroy(args: argparse.Namespace) -> int:
 def _doctor(args: argparse.Namespace) -> int:
     bad = 0
     colour = sys.stdout.isatty()
-    for check in examine(Aws(args.region, args.profile), args.stack):
+    for check in _checks(args):
         bad += check.state == "bad"
         sign = SIGNS[check.state]
         if colour:
@@ -224,6 +225,15 @@ def _doctor(args: argparse.Namespace) -> int:
             sign = f"\033[{codes[check.state]}m{sign}\033[0m"
         print(f"{sign}  {check.name:14} {check.text}", flush=True)
     return 1 if bad else 0
+
+
+def _checks(args: argparse.Namespace) -> Iterator[Check]:
+    try:
+        aws = Aws(args.region, args.profile)
+    except AwsError as error:  # no region, or no such profile
+        yield Check("configuration", "bad", str(error))
+        return
+    yield from examine(aws, args.stack)
 
 
 def _policy(args: argparse.Namespace) -> int:
