@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,10 @@ import numpy as np
 import pytest
 
 from perseid.aws.deploy import deploy
-from perseid.aws.packaging import Package
+from perseid.aws.packaging import Package, build
 from perseid.aws.session import Aws
 from perseid.aws.template import Options
+from perseid.aws.wheels import Target
 from perseid.storage import Storage
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.reader import write_cutouts
@@ -55,6 +57,25 @@ def ministack() -> Iterator[doubles.Ministack]:
 def packages_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the zips of the session are."""
     return tmp_path_factory.mktemp("packages")
+
+
+@pytest.fixture(scope="session")
+def packages(packages_folder: Path) -> dict[str, Package]:
+    """The zips, by name."""
+    return build(packages_folder, Target(python=PYTHON), compression=1)
+
+
+@pytest.fixture(scope="session")
+def unpacked(
+    packages: dict[str, Package], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """Folders as Lambda unpacks the zips, by name."""
+    folders = {}
+    for name, package in packages.items():
+        folders[name] = tmp_path_factory.mktemp(name)
+        with zipfile.ZipFile(package.path) as archive:
+            archive.extractall(folders[name])
+    return folders
 
 
 @pytest.fixture(scope="session")

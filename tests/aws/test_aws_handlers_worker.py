@@ -23,22 +23,6 @@ PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 WORKER = "perseid.aws.handlers.worker.handler"
 
 
-@pytest.fixture(scope="session")
-def packages(packages_folder):
-    return build(packages_folder, Target(python=PYTHON), compression=1)
-
-
-@pytest.fixture(scope="session")
-def unpacked(packages, tmp_path_factory):
-    """Folders as Lambda unpacks the zips, by name."""
-    folders = {}
-    for name, package in packages.items():
-        folders[name] = tmp_path_factory.mktemp(name)
-        with zipfile.ZipFile(package.path) as archive:
-            archive.extractall(folders[name])
-    return folders
-
-
 @pytest.fixture
 def items(put_survey, tmp_path):
     """Two ranks' items in folders of this machine."""
