@@ -533,6 +533,33 @@ def test_large_arrays_are_received_before_what_came_first():
     assert run_ranks(2, out_of_order) == [True, True]
 
 
+def in_rank_order(comm):
+    """ "sum" of strings and lists depends on the order, whatever the root is."""
+    size = comm.world_size
+    for root in range(size):
+        got = comm.reduce(str(comm.rank), "sum", root)
+        assert got == ("".join(map(str, range(size))) if comm.rank == root else None)
+    assert comm.allreduce([comm.rank], "sum") == list(range(size))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8])
+def test_sums_of_strings_are_in_rank_order(size):
+    run_threads(size, in_rank_order)
+
+
+def with_itself(comm):
+    array = np.arange(3.0)
+    into = np.zeros(3)
+    comm.Sendrecv(array, comm.rank, into, comm.rank)
+    np.testing.assert_array_equal(into, array)
+    return comm.sendrecv({"of": comm.rank}, comm.rank, comm.rank)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_ring_of_one_exchanges_with_itself(size):
+    assert run_threads(size, with_itself) == [{"of": rank} for rank in range(size)]
+
+
 def test_a_world_of_one_needs_no_server():
     with Communicator.join("alone", 0, 1) as comm:
         for name in STEPS:
@@ -568,6 +595,8 @@ def wrong_arguments(comm):
         lambda: comm.Allreduce(array, np.zeros(4), "minloc"),
         lambda: comm.Alltoall(np.zeros(3), np.zeros(3)),
         lambda: comm.alltoall([1]),
+        lambda: comm.send(1, 1 - comm.rank, tag=2**31),
+        lambda: comm.Recv(array, 1 - comm.rank, tag=-(2**31) - 1),
     ]
     for call in wrong:
         with pytest.raises(BadInput):

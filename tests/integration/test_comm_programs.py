@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -520,3 +521,28 @@ def test_ranks_with_different_hints_find_out(tmp_path):
     assert isinstance(errors[1], MismatchedCollective)
     assert "the same transport, hint" in str(errors[1])
     assert isinstance(errors[0], PeerLost)
+
+
+def test_a_killed_comm_run_leaves_no_rank_behind(tmp_path):
+    """The launcher is gone at once, without a chance to end its ranks."""
+    program = script(
+        tmp_path,
+        "import os, pathlib, time\n"
+        "pathlib.Path(os.environ['PERSEID_RANK']).write_text(f'{os.getpid()}\\n')\n"
+        "time.sleep(60)\n",
+    )
+    command = [sys.executable, "-m", "perseid", "comm", "run", "-n", "2", str(program)]
+    launcher = subprocess.Popen(command, cwd=tmp_path)
+    notes = [tmp_path / "0", tmp_path / "1"]
+    assert soon(lambda: all(note.exists() and note.read_text().endswith("\n") for note in notes))
+    launcher.kill()
+    launcher.wait(10)
+    folders = [Path("/proc", note.read_text().strip(), "cwd") for note in notes]
+    assert soon(lambda: not any(folder.exists() for folder in folders))
+
+
+def soon(condition, seconds=30.0):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
+    return condition()

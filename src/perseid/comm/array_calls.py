@@ -32,6 +32,8 @@ from perseid.comm.ops import SUM, Combine, Op, as_op
 from perseid.comm.outgoing import swap
 from perseid.errors import BadInput
 
+MIN_TAG, MAX_TAG = -(2**31), 2**31 - 1
+"""A tag has four bytes in a frame."""
 AnyOp = Op | str | Combine
 
 
@@ -59,13 +61,13 @@ class ArrayCalls:
         """Send an array's memory."""
         self._check()
         data, code = arrays.to_send(array)
-        self._channel(dest).send(self._group.point(code), tag, data)
+        self._channel(dest, tag).send(self._group.point(code), tag, data)
 
     def Recv(self, array: Array, source: int, tag: int = 0) -> None:
         """Receive into an array of the size and type that was sent."""
         self._check()
         into, code = arrays.to_receive(array)
-        self._channel(source).receive_into(self._group.point(code), tag, into)
+        self._channel(source, tag).receive_into(self._group.point(code), tag, into)
 
     def Sendrecv(
         self,
@@ -78,9 +80,12 @@ class ArrayCalls:
     ) -> None:
         """Send one array and receive another at the same time."""
         self._check()
-        out, back = self._channel(dest), self._channel(source)
         data, code = arrays.to_send(array)
         place, place_code = arrays.to_receive(into)
+        if dest == source == self.rank:
+            arrays.like(into, array)[...] = array
+            return
+        out, back = self._channel(dest, sendtag), self._channel(source, recvtag)
         head = header(self._group.point(code), sendtag, 0, len(data))
         want = Want(self._group.point(place_code), recvtag, place)
         swap(out, [head, data], HEADER_BYTES + len(data), back, want)
@@ -260,7 +265,9 @@ class ArrayCalls:
     def _check(self) -> None:
         self._group.engine.check()
 
-    def _channel(self, peer: int) -> Any:
+    def _channel(self, peer: int, tag: int = 0) -> Any:
+        if not MIN_TAG <= tag <= MAX_TAG:
+            raise BadInput(f"tag {tag} must be from {MIN_TAG} to {MAX_TAG}")
         group = self._group
         found = group.channels[peer] if 0 <= peer < group.size else None
         return found or group.connect_one(peer)

@@ -230,21 +230,27 @@ class Communicator(ArrayCalls):
     def send(self, value: Any, dest: int, tag: int = 0) -> None:
         """Send an object; returns when it is on its way."""
         self._check()
-        self._channel(dest).send_blob(self._group.point(OBJECT), tag, dumps(value))
+        self._channel(dest, tag).send_blob(self._group.point(OBJECT), tag, dumps(value))
 
     def recv(self, source: int, tag: int | None = None) -> Any:
         """Receive an object from a rank; without a tag the next one, whatever its tag."""
         self._check()
-        channel = self._channel(source)
+        channel = self._channel(source, tag or 0)
         frame = channel.receive(self._group.point(OBJECT), tag or 0, tag is None)
         return loads(frame.parts, frame.body)
 
     def sendrecv(
         self, value: Any, dest: int, source: int, sendtag: int = 0, recvtag: int | None = None
     ) -> Any:
-        """Send one object and receive another at the same time; each rank may do both first."""
+        """Send one object and receive another at the same time; each rank may do both first.
+
+        A rank may exchange with itself, so that a ring of one works.
+        """
         self._check()
-        out, back, blob = self._channel(dest), self._channel(source), dumps(value)
+        blob = dumps(value)
+        if dest == source == self.rank:
+            return loads(blob.parts, blob.flat())
+        out, back = self._channel(dest, sendtag), self._channel(source, recvtag or 0)
         point = self._group.point(OBJECT)
         want = Want(point, recvtag or 0, None, recvtag is None)
         head = header(point, sendtag, blob.parts, blob.nbytes)
@@ -308,7 +314,7 @@ class Communicator(ArrayCalls):
         """All ranks' objects as one on the root, None elsewhere."""
         op = as_op(op)
         call = self._group.call(Kind.REDUCE, root, op.code)
-        algorithm = reduce.tree if op.tree else reduce.strict
+        algorithm = reduce.by_rank if op.tree else reduce.strict
         return algorithm(ObjectPort(call, op), value, root)
 
     def allreduce(self, value: Any, op: AnyOp = SUM) -> Any:

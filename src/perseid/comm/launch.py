@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from perseid.errors import BadInput
+from perseid.lifetime import bound_to_parent
 from perseid.rendezvous import Config, EmbeddedServer, job_key
 
 GRACE_SECONDS = 5.0
@@ -61,6 +62,7 @@ def run_local(
     # Without the second port nobody looks for NATs, which are not to be found on one machine.
     config = Config(host="127.0.0.1", port=0, http_port=None, tcpunch=False, secret=secret)
     processes: list[subprocess.Popen[bytes]] = []
+    bind = bound_to_parent()
     with EmbeddedServer(config) as server:
         variables = {
             **os.environ,
@@ -74,7 +76,11 @@ def run_local(
         try:
             for rank in range(ranks):
                 variables["PERSEID_RANK"] = str(rank)
-                processes.append(subprocess.Popen([sys.executable, *command], env=dict(variables)))
+                processes.append(
+                    subprocess.Popen(
+                        [sys.executable, *command], env=dict(variables), preexec_fn=bind
+                    )
+                )
             _wait(processes, timeout, stopped)
         finally:
             _end(processes)

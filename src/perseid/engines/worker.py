@@ -6,10 +6,8 @@ socket, and ends with its parent.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
-import signal
 import socket
 import sys
 import tempfile
@@ -23,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from perseid.engines import memory
 from perseid.engines.channel import Channel
 from perseid.errors import BadInput, PerseidError, StorageError
+from perseid.lifetime import bound_to_parent
 from perseid.pipeline import layout
 from perseid.pipeline.events import Event, RankEvent, Report
 from perseid.pipeline.items import WorkItem
@@ -40,7 +39,6 @@ Setup = dict[str, Any]
 Work = Callable[[WorkItem, int, Report], Any]
 """(item, attempt, report): writes the rank's objects, the record last."""
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _PROGRESS_SECONDS = 0.2
 
 
@@ -79,8 +77,9 @@ def main(
 
 
 def die_with_parent(parent: int) -> None:
-    """Be killed by the kernel when the parent goes; prctl(2), PR_SET_PDEATHSIG."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    """Be killed by the kernel when the parent goes."""
+    if bind := bound_to_parent():
+        bind()
     if os.getppid() != parent:  # it went before we could ask
         sys.exit(0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

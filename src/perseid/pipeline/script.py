@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import resource
-import signal
 import subprocess
 import sys
 import tempfile
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from perseid.errors import BadInput, NotFound, WorkerFailed
+from perseid.lifetime import bound_to_parent
 from perseid.pipeline import layout
 from perseid.pipeline.items import WorkItem
 from perseid.pipeline.records import RankRecord
@@ -31,7 +30,6 @@ TAIL_LINES = 3
 """Last lines of a failed script's output that the error quotes."""
 LINE_CHARACTERS = 200
 """Of each of them."""
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def work(
@@ -89,7 +87,6 @@ def work(
 def _run(item: WorkItem, path: Path, environment: Mapping[str, str]) -> None:
     seconds = float(item.options.get("timeout", DEFAULT_TIMEOUT))
     tail: deque[str] = deque(maxlen=TAIL_LINES)
-    libc = ctypes.CDLL(None)  # loaded here: after the fork only a system call is safe
     with tempfile.TemporaryDirectory(prefix=f"perseid-rank-{item.rank}-") as own:
         process = subprocess.Popen(
             [sys.executable, str(path)],
@@ -98,7 +95,7 @@ def _run(item: WorkItem, path: Path, environment: Mapping[str, str]) -> None:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0),
+            preexec_fn=bound_to_parent(),
         )
         reader = threading.Thread(target=_pass_on, args=(process, tail), daemon=True)
         reader.start()

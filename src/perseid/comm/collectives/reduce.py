@@ -24,6 +24,20 @@ def tree(port: Port[T], value: T, root: int) -> T | None:
     return None
 
 
+def by_rank(port: Port[T], value: T, root: int) -> T | None:
+    """``tree``, but the operands stay in the order of their ranks whatever the root is: "sum" of
+    lists or strings depends on it. From rank 0 the result goes on to the root."""
+    if root == 0:
+        return tree(port, value, 0)
+    call = port.call
+    result = tree(port, value, 0)
+    if call.rank == 0:
+        assert result is not None
+        port.send(root, result, 1)
+        return None
+    return port.receive(0, 1) if call.rank == root else None
+
+
 def strict(port: Port[T], value: T, root: int) -> T | None:
     """``f(f(f(x0, x1), x2), x3)`` on the root; holds one value of another rank at a time."""
     call = port.call
