@@ -291,6 +291,54 @@ def test_ipv6_with_stateful_firewalls(lab):
         assert set(ways.values()) == {"direct"}
 
 
+@contextlib.contextmanager
+def run_dual(lab, hosts, first):
+    """Workers of a job whose server's name gives two addresses, IPv4 or IPv6 first."""
+    where = lab.site("public", "open", dual=True)
+    gives = [where.address, where.address6] if first == 4 else [where.address6, where.address]
+    enter = where.gateway.enter
+    server = ServerProcess("--open", host="", ports=(10000, 10001), preexec=enter)
+    with server, workers(len(hosts), preexec=lambda index: hosts[index].enter) as ones:
+        more = {"server": "dual.example:10000", "gives": gives, "job": "dual", "world": len(hosts)}
+        answers = all_do(ones, "register", SECONDS, rank=lambda i: i, deadline=20, **more)
+        assert all("port" in answer for answer in answers), answers
+        yield ones
+
+
+@pytest.mark.parametrize("first", [4, 6])
+def test_symmetric_nats_of_two_families_meet_by_ipv6(lab, first):
+    """IPv4 alone would need the relay; IPv6 is behind firewalls that can be punched."""
+    net = lab()
+    hosts = [net.site("symmetric", dual=True).hosts[0] for _ in range(2)]
+    with run_dual(net, hosts, first) as ones:
+        ways, seconds = mesh(ones)
+        assert set(ways.values()) == {"direct"}
+        assert max(seconds) < 4
+
+
+def test_a_name_that_promises_ipv6_in_vain_costs_little(lab):
+    """Its packets vanish: the worker registers without it, in a fraction of a second."""
+    net = lab()
+    where, one = net.site("public", "open"), net.site("public", "open", dual=True)
+    enter = where.gateway.enter
+    server = ServerProcess("--open", host="", ports=(10000, 10001), preexec=enter)
+    with server, workers(1, preexec=lambda _: one.gateway.enter) as (worker,):
+        gives = [where.address, "2001:db8:ffff::1"]
+        more = {"gives": gives, "job": "vain", "rank": 0, "world": 1}
+        began = time.monotonic()
+        assert "port" in worker.do("register", SECONDS, server="vain.example:10000", **more)
+        assert time.monotonic() - began < 2
+
+
+def test_a_worker_of_both_families_meets_those_of_one(lab):
+    """It registers by IPv6; the others have IPv4 alone, behind NATs of their own."""
+    net = lab()
+    sites = [net.site("independent", dual=True), net.site("preserving"), net.site("independent")]
+    with run_dual(net, [site.hosts[0] for site in sites], 6) as ones:
+        ways, _ = mesh(ones)
+        assert set(ways.values()) == {"direct"}
+
+
 MIXED = [
     ("public", "open"), ("public", "drop"), ("preserving", "drop"), ("preserving", "reset"),
     ("preserving", "kernel"), ("independent", "drop"), ("independent", "reset"),

@@ -127,6 +127,7 @@ class Site:
     address: str
     tun: int
     hosts: list[Namespace] = field(default_factory=list)
+    address6: str = ""
 
 
 INBOUND = {
@@ -178,7 +179,7 @@ class Lab:
         self._spaces.append(made)
         return made
 
-    def site(self, kind: str, inbound: str = "drop", hosts: int = 1) -> Site:
+    def site(self, kind: str, inbound: str = "drop", hosts: int = 1, dual: bool = False) -> Site:
         """A site.
 
         Parameters
@@ -190,6 +191,9 @@ class Lab:
             ``drop``, ``reset`` or ``kernel``; ``open`` for a public host without a filter.
         hosts
             How many workers live behind it.
+        dual
+            Whether the hosts have public IPv6 addresses, too, behind a stateful firewall (or, of a
+            public site, without one).
         """
         self._number += 1
         six = kind == "v6"
@@ -203,6 +207,8 @@ class Lab:
             self._behind(site, kind, hosts)
         if inbound != "open":
             self._filter(gateway, inbound)
+        if dual:
+            self._dual(site, kind == "public")
         family = socket.AF_INET6 if six else socket.AF_INET
         self._sites[socket.inet_pton(family, address)] = site
         self._epoll.register(site.tun, select.EPOLLIN)
@@ -252,6 +258,35 @@ class Lab:
             f"{nat_rule(kind, site.address)};\n}}\n}}"
         )
 
+    def _dual(self, site: Site, public: bool) -> None:
+        """IPv6 besides IPv4: of the gateway itself, or routed to the hosts behind it."""
+        net = f"2001:db8:{self._number:x}"
+        site.address6 = f"{net}::2"
+        self._sites[socket.inet_pton(socket.AF_INET6, site.address6)] = site
+        if public:
+            site.gateway.ip(
+                f"addr add {site.address6}/128 dev wan nodad",
+                "route add default dev wan",
+                family="-6",
+            )
+            return
+        for number, host in enumerate(site.hosts):
+            address = f"{net}::{number + 2:x}"
+            self._sites[socket.inet_pton(socket.AF_INET6, address)] = site
+            host.ip(
+                f"addr add {address}/64 dev eth0 nodad",
+                f"route add default via {net}::1",
+                family="-6",
+            )
+        site.gateway.sysctl("net/ipv6/conf/all/forwarding", "1")
+        site.gateway.ip(
+            f"addr add {net}::1/64 dev lan nodad", "route add default dev wan", family="-6"
+        )
+        site.gateway.nft(
+            "table ip6 wall { chain forward { type filter hook forward priority 0; "
+            "ct state established,related accept; iifname wan drop;\n}\n}"
+        )
+
     @staticmethod
     def _filter(space: Namespace, inbound: str) -> None:
         space.nft(
@@ -296,8 +331,8 @@ class Lab:
     def __exit__(self, *exc: object) -> None:
         self._stop = True
         self._thread.join(5)
-        for site in self._sites.values():
-            os.close(site.tun)
+        for tun in {site.tun for site in self._sites.values()}:
+            os.close(tun)
         for space in self._spaces:
             space.close()
         self._epoll.close()

@@ -204,6 +204,31 @@ def test_other_families_are_not_dialled_but_relayed():
 SYMMETRIC = Nat(Mapping.SYMMETRIC, Filter.FILTERED)
 
 
+def with_six(rank, public, six, nat=None):
+    """Registered by IPv4, with an IPv6 address (as the server and as it sees it) besides."""
+    four = peer(rank, public, nat=nat)
+    return Peer(rank, four.instance, four.nat, four.public, (*four.private, Address(six, 4000)))
+
+
+def test_both_families_are_dialled_where_both_have_them():
+    me, other = (with_six(n, f"192.0.2.{n}", f"2001:db8::{n}", SYMMETRIC) for n in (1, 2))
+    assert candidates(me, other) == [Address("192.0.2.2", 4001), Address("2001:db8::2", 4000)]
+    assert not hopeless(me, other)  # IPv6 may go where IPv4 cannot
+    assert not hopeless(other, me)
+
+
+def test_a_family_that_one_has_alone_is_not_dialled():
+    both = with_six(1, "192.0.2.1", "2001:db8::1", SYMMETRIC)
+    four, six = peer(2, "192.0.2.2", nat=SYMMETRIC), peer(3, "2001:db8::3", "2001:db8::3")
+    assert candidates(both, four) == [Address("192.0.2.2", 4001)]
+    assert hopeless(both, four)
+    assert hopeless(four, both)
+    assert candidates(six, both) == [Address("2001:db8::1", 4000)]
+    assert Address("2001:db8::3", 4001) in candidates(both, six)
+    assert not hopeless(six, both)
+    assert not hopeless(both, six)
+
+
 @pytest.mark.parametrize(
     ("mine", "theirs", "expected"),
     [

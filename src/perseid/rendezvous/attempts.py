@@ -73,8 +73,8 @@ class Dialler:
         self, reactor: Reactor, connected: Callable[[Attempt, Address, socket.socket], None]
     ) -> None:
         self._reactor, self._connected = reactor, connected
-        self.family: int = socket.AF_INET
-        self.port = 0
+        self.ports: dict[int, int] = {}
+        """Local port by address family."""
         self.round_trip = 0.0
 
     def dial(self, attempt: Attempt, addresses: Iterable[Address]) -> None:
@@ -108,7 +108,8 @@ class Dialler:
             self.again(attempt, address)
             return
         try:
-            sock = reusable_socket(self.family, self.port)
+            family = socket.AF_INET6 if address.family == 6 else socket.AF_INET
+            sock = reusable_socket(family, self.ports[family])
         except OSError as error:
             self._refused(attempt, address, error.errno or 0)
             return

@@ -116,8 +116,7 @@ class Client(Registration):
         )
         _check(hello, transport)
         end = time.monotonic() + deadline
-        session, listener = first_registration(endpoint, hello, key, end)
-        return cls(endpoint, hello, key, session, listener, transport)
+        return cls(endpoint, key, first_registration(endpoint, hello, key, end), transport)
 
     def __enter__(self) -> Client:
         return self

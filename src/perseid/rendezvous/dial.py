@@ -61,6 +61,15 @@ def resolve(endpoint: Endpoint) -> list[tuple[socket.AddressFamily, str]]:
     return list(dict.fromkeys((info[0], str(info[4][0])) for info in infos))
 
 
+def in_other_family(endpoint: Endpoint, family: int) -> tuple[socket.AddressFamily, str] | None:
+    """The first address of a server in another family than this one; None: it has none."""
+    try:
+        found = resolve(endpoint)
+    except OSError:
+        return None
+    return next((one for one in found if one[0] != family), None)
+
+
 def reusable_socket(family: int, port: int = 0, host: str = "") -> socket.socket:
     """A TCP socket bound so that its local port can be shared by a listener and by connections.
 
@@ -112,7 +121,9 @@ def dial(
             if left <= 0:
                 break
             try:
-                return _connect(kind, host, endpoint.port, local_port, min(left, ATTEMPT_SECONDS))
+                return connect_once(
+                    kind, host, endpoint.port, local_port, min(left, ATTEMPT_SECONDS)
+                )
             except OSError as error:
                 failure = f"{host}: {error.strerror or error}"
         pause = random.uniform(0.02, 0.2)
@@ -124,7 +135,16 @@ def dial(
         time.sleep(pause)
 
 
-def _connect(family: int, host: str, port: int, local_port: int, seconds: float) -> socket.socket:
+def connect_once(
+    family: int, host: str, port: int, local_port: int, seconds: float
+) -> socket.socket:
+    """One try at one address.
+
+    Raises
+    ------
+    OSError
+        It did not come about.
+    """
     sock = reusable_socket(family, local_port)
     try:
         sock.settimeout(seconds)

@@ -38,29 +38,38 @@ def candidates(me: Peer, peer: Peer) -> list[Address]:
     """Addresses of a peer that are worth dialling, the likeliest first.
 
     Private addresses only between workers with equal public ones (elsewhere they are somebody
-    else's), never an address of one's own, and only of the family that this worker registered by.
+    else's), never an address of one's own, and only of families in which both have one.
     """
     found: list[Address] = []
-    if peer.public.host == me.public.host:
-        found.extend(peer.private)
-    found.append(peer.public)
+    for family in (peer.public.family, 10 - peer.public.family):
+        mine, theirs = in_family(me, family), in_family(peer, family)
+        if mine and theirs:
+            public, *private = theirs
+            found.extend(private if public.host == mine[0].host else ())
+            found.append(public)
     own = {me.public, *me.private}
-    family = me.public.family
-    return [
-        address
-        for address in dict.fromkeys(found)
-        if address not in own and address.family == family
-    ]
+    return [address for address in dict.fromkeys(found) if address not in own]
+
+
+def in_family(peer: Peer, family: int) -> list[Address]:
+    """A worker's addresses of one family (4 or 6), the public one first.
+
+    Of the family that it did not register by, ``private`` holds the public one first.
+    """
+    return [one for one in (peer.public, *peer.private) if one.family == family]
 
 
 def hopeless(me: Peer, peer: Peer) -> bool:
     """Whether no direct connection can come about, computed alike at both ends.
 
     A symmetric NAT reaches only peers that accept unsolicited connections, or that sit behind the
-    same NAT; workers of two address families reach each other through the relay only.
+    same NAT; workers without a common address family reach each other through the relay only.
     """
-    if me.public.family != peer.public.family:
+    common = [family for family in (4, 6) if in_family(me, family) and in_family(peer, family)]
+    if not common:
         return True
+    if common != [me.public.family] or me.public.family != peer.public.family:
+        return False  # the kinds of NAT are known of the family that one registered by
     if me.public.host == peer.public.host:
         return False
     return _blocks(me.nat, peer.nat) or _blocks(peer.nat, me.nat)

@@ -79,22 +79,22 @@ class Punch:
         self._strangers: dict[PeerConnection, None] = {}
         self._parked: dict[int, list[PeerConnection]] = {}
         self._settled: dict[int, bytes] = {}
-        self._listener: socket.socket | None = None
+        self._listeners: list[socket.socket] = []
         self._max_strangers = MAX_STRANGERS + world
         self.dialler = Dialler(reactor, self._connected)
 
     # --- listening ---------------------------------------------------------------------------
 
     def listen(self, listener: socket.socket) -> None:
-        """Accept on the registered port, and connect from it."""
-        self.dialler.family, self.dialler.port = listener.family, listener.getsockname()[1]
-        self._listener = listener
-        self.reactor.watch(listener, READ, self._accept)
+        """Accept on a port, and connect from it to addresses of its family."""
+        self.dialler.ports[listener.family] = listener.getsockname()[1]
+        self._listeners.append(listener)
+        self.reactor.watch(listener, READ, lambda _: self._accept(listener))
 
-    def _accept(self, _events: int) -> None:
-        while self._listener is not None:
+    def _accept(self, listener: socket.socket) -> None:
+        while listener in self._listeners:
             try:
-                sock, _ = self._listener.accept()
+                sock, _ = listener.accept()
             except OSError:
                 return
             sock.setblocking(False)
@@ -162,10 +162,10 @@ class Punch:
 
     def close(self) -> None:
         """Drop everything but settled links."""
-        if self._listener is not None:
-            self.reactor.forget(self._listener)
-            self._listener.close()
-            self._listener = None
+        while self._listeners:
+            listener = self._listeners.pop()
+            self.reactor.forget(listener)
+            listener.close()
         for rank in list(self._attempts):
             self.forget(rank)
         for connection in list(self._strangers):

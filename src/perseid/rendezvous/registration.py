@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import random
-import socket
 import threading
 import time
 from dataclasses import replace
@@ -40,7 +39,6 @@ from perseid.rendezvous.protocol import (
     Nat,
     Peer,
     Peers,
-    Register,
     Relay,
     Superseded,
     TellNat,
@@ -50,7 +48,7 @@ from perseid.rendezvous.punch import Hooks, Punch
 from perseid.rendezvous.reactor import Reactor
 from perseid.rendezvous.roster import Notice, Roster
 from perseid.rendezvous.session import Session
-from perseid.rendezvous.streams import observe, register_again, relay_stream
+from perseid.rendezvous.streams import Opened, observe, register_again, relay_stream
 from perseid.rendezvous.wire import Address, ProtocolError, as_ranges
 
 REJOIN_SECONDS = 60.0
@@ -72,19 +70,14 @@ class Registration:
 
     Parameters
     ----------
-    session, listener
-        Of ``streams.first_registration``; both belong to this object from now on.
+    opened
+        Its sockets belong to this object from now on.
     """
 
     def __init__(
-        self,
-        endpoint: Endpoint,
-        hello: Register,
-        key: bytes | None,
-        session: Session,
-        listener: socket.socket,
-        transport: str,
+        self, endpoint: Endpoint, key: bytes | None, opened: Opened, transport: str
     ) -> None:
+        hello = opened.hello
         self._endpoint, self._hello, self._key = endpoint, hello, key
         self._roster = Roster()
         self._wanted: set[int] = set()
@@ -97,10 +90,11 @@ class Registration:
         peer_key = auth.peer_key(key, hello.job)
         self._punch = Punch(self._reactor, identity, peer_key, hooks, hello.world, transport)
         self._control: Control | None = None
-        self._port: int = listener.getsockname()[1]
-        self._family = listener.family
-        self._punch.listen(listener)
-        self._reactor.call(lambda: self._adopt(session))
+        self._port: int = opened.listeners[0].getsockname()[1]
+        self._family = opened.listeners[0].family
+        for listener in opened.listeners:
+            self._punch.listen(listener)
+        self._reactor.call(lambda: self._adopt(opened.session))
         self._reactor.start()
 
     @property
@@ -201,7 +195,8 @@ class Registration:
         if mapping is not Mapping.UNKNOWN:
             self._nat = self._nat._replace(mapping=mapping)
         hello = self._hello
-        self._punch.self_peer = Peer(hello.rank, hello.instance, self._nat, public, (self._local,))
+        own = (self._local, *hello.candidates)
+        self._punch.self_peer = Peer(hello.rank, hello.instance, self._nat, public, own)
         self._punch.reconsider()
 
     def _find_nat(self, public: Address, probe_port: int) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from perseid.errors import (
     RendezvousUnreachable,
 )
-from perseid.rendezvous.dial import Endpoint, dial, reusable_socket
+from perseid.rendezvous.dial import Endpoint, connect_once, dial, in_other_family, reusable_socket
 from perseid.rendezvous.protocol import (
     MAGIC,
     Observed,
@@ -26,6 +26,9 @@ RELAY_SECONDS = 15.0
 """Time for both ends to come to the relay."""
 GOODBYE_SECONDS = 1.0
 """Longest wait for the server to take a goodbye."""
+OTHER_FAMILY_SECONDS = 0.3
+"""Time for the server to answer in the other address family, too: a name may promise more than the
+network keeps."""
 BACKLOG = 4096
 """Connections that the kernel keeps until they are accepted (it caps this at somaxconn): all ranks
 may connect to one at once."""
@@ -33,25 +36,78 @@ RECEIVE_BYTES = 256 * 1024
 """Bytes taken by one read of the control connection."""
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A registration that stands."""
+
+    session: Session
+    hello: Register
+    """As it was said, its candidates being those of the other address family alone."""
+    listeners: tuple[socket.socket, ...]
+    """One an address family, that of the session first; non-blocking."""
+
+
 def first_registration(
     endpoint: Endpoint, hello: Register, key: bytes | None, deadline: float
-) -> tuple[Session, socket.socket]:
+) -> Opened:
     """Dial, listen on the same port, and only then register: a peer that hears of this worker and
     connects at once is not refused."""
     with contextlib.ExitStack() as undo:
         sock = undo.enter_context(dial(endpoint, deadline))
-        listener = undo.enter_context(reusable_socket(sock.family, sock.getsockname()[1]))
-        listener.listen(BACKLOG)
-        listener.setblocking(False)
+        port: int = sock.getsockname()[1]
+        listeners = [undo.enter_context(_listening(sock.family, port))]
+        other = _other_family(endpoint, sock.family, port, deadline)
+        if other is not None:
+            listeners.append(undo.enter_context(other[0]))
+            hello = replace(hello, candidates=other[1])
         session = _register(sock, hello, key, deadline)
         undo.pop_all()
-    return session, listener
+    return Opened(session, hello, tuple(listeners))
+
+
+def _listening(family: int, port: int) -> socket.socket:
+    listener = reusable_socket(family, port)
+    listener.listen(BACKLOG)
+    listener.setblocking(False)
+    return listener
+
+
+def _other_family(
+    endpoint: Endpoint, family: int, port: int, deadline: float
+) -> tuple[socket.socket, tuple[Address, ...]] | None:
+    """A listener in the address family that this worker does not register by, and its addresses:
+    first as the server sees it, then as this machine does; None where there is no way."""
+    found = in_other_family(endpoint, family)
+    if found is None:
+        return None
+    (kind, host), soon = found, min(deadline, time.monotonic() + OTHER_FAMILY_SECONDS)
+    with contextlib.ExitStack() as undo:
+        try:
+            listener = undo.enter_context(_listening_near(kind, port))
+            own: int = listener.getsockname()[1]
+            left = max(0.001, soon - time.monotonic())
+            with connect_once(kind, host, endpoint.port, own, left) as sock:
+                local = Address(*sock.getsockname()[:2])
+                seen = _ask(sock, endpoint, soon).address
+        except (RendezvousUnreachable, OSError):
+            return None
+        undo.pop_all()
+    return listener, tuple(dict.fromkeys((seen, local)))
+
+
+def _listening_near(family: int, port: int) -> socket.socket:
+    """On the same number if it is free in this family, too; else on any."""
+    try:
+        return _listening(family, port)
+    except OSError:
+        return _listening(family, 0)
 
 
 def register_again(
     endpoint: Endpoint, hello: Register, key: bytes | None, deadline: float, port: int, family: int
 ) -> Session:
-    """The same process from the same port, after its connection broke."""
+    """The same process from the same port, after its connection broke; ``hello`` names the other
+    family's addresses."""
     with contextlib.ExitStack() as undo:
         sock = undo.enter_context(dial(endpoint, deadline, port, family))
         session = _register(sock, hello, key, deadline)
@@ -61,7 +117,8 @@ def register_again(
 
 def _register(sock: socket.socket, hello: Register, key: bytes | None, deadline: float) -> Session:
     local = Address(*sock.getsockname()[:2])
-    return open_session(sock, replace(hello, candidates=(local,)), key, deadline)
+    candidates = (local, *hello.candidates)
+    return open_session(sock, replace(hello, candidates=candidates), key, deadline)
 
 
 def await_end(sock: socket.socket) -> None:
@@ -108,13 +165,17 @@ def observe(endpoint: Endpoint, port: int, family: int, seconds: float) -> Obser
     """
     deadline = time.monotonic() + seconds
     with dial(endpoint, deadline, port, family) as sock:
-        try:
-            sock.sendall(MAGIC + Probe().pack())
-            frame = receive_frame(sock, FrameReader(MAX_SERVER_FRAME), deadline)
-        except (OSError, ProtocolError) as error:
-            raise RendezvousUnreachable(
-                f"{endpoint} did not answer as a rendezvous server does: {error}."
-            ) from None
+        return _ask(sock, endpoint, deadline)
+
+
+def _ask(sock: socket.socket, endpoint: Endpoint, deadline: float) -> Observed:
+    try:
+        sock.sendall(MAGIC + Probe().pack())
+        frame = receive_frame(sock, FrameReader(MAX_SERVER_FRAME), deadline)
+    except (OSError, ProtocolError) as error:
+        raise RendezvousUnreachable(
+            f"{endpoint} did not answer as a rendezvous server does: {error}."
+        ) from None
     if not isinstance(frame, Observed):
         raise RendezvousUnreachable(f"{endpoint} answered a probe with something else.")
     return frame
