@@ -15,7 +15,7 @@ import pytest
 
 SUPPORT = Path(__file__).parents[1] / "support"
 SECONDS = int(os.environ.get("PERSEID_FUZZ_SECONDS", "300"))
-LIMITS = ("-rss_limit_mb=512", "-timeout=30", "-max_len=4096")
+LIMITS = ("-rss_limit_mb=512", "-timeout=60", "-report_slow_units=60", "-max_len=4096")
 """Memory of the whole process, seconds of one input, and its bytes."""
 PARSERS = ("rendezvous", "comm")
 

@@ -22,31 +22,41 @@ _JOBS = itertools.count()
 
 
 def _child(pipe: Any, function: Callable[..., Any], rank: int, size: int, options: Any) -> None:
-    address, job, keywords, arguments = options
+    job, keywords, arguments = options
+    waited: dict[str, float] = {}
     try:
+        address = pipe.recv()
         # Many ranks on two busy cores: only the tests of lost ranks count silence in seconds.
         keywords = {"heartbeat": 20.0, **keywords}
         with Communicator.join(job, rank, size, address, **keywords) as comm:
-            result = function(comm, *arguments)
-        pipe.send(("value", result, time.monotonic(), delay(os.getpid())))
+            try:
+                result = function(comm, *arguments)
+            finally:
+                waited = delays(os.getpid())  # before the communicator's threads end
+        pipe.send(("value", result, time.monotonic(), waited))
     except BaseException as error:
         try:
-            pipe.send(("error", error, time.monotonic(), delay(os.getpid())))
+            pipe.send(("error", error, time.monotonic(), waited))
         except Exception:
             text = RuntimeError(traceback.format_exc())
-            pipe.send(("error", text, time.monotonic(), delay(os.getpid())))
+            pipe.send(("error", text, time.monotonic(), waited))
     finally:
         pipe.close()
         os._exit(0)
 
 
-def delay(pid: int) -> float:
-    """Seconds in which threads of a process could have run and other processes had the cores."""
-    waited = 0
+def delays(pid: int) -> dict[str, float]:
+    """By thread: seconds in which it could have run and others had the cores."""
+    waited = {}
     for thread in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(OSError):  # it has just ended
-            waited += int((thread / "schedstat").read_text().split()[1])
-    return waited * 1e-9
+            waited[thread.name] = int((thread / "schedstat").read_text().split()[1]) * 1e-9
+    return waited
+
+
+def since(before: dict[str, float], after: dict[str, float]) -> float:
+    """What came to it, in all threads that there were in the end."""
+    return sum(seconds - before.get(thread, 0.0) for thread, seconds in after.items())
 
 
 class Ranks:
@@ -54,21 +64,21 @@ class Ranks:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._before: dict[int, float] = {}
-        self._after: dict[int, float] = {}
+        self._before: dict[int, dict[str, float]] = {}
+        self._after: dict[int, dict[str, float]] = {}
         self.processes: list[Any] = []
         self.pipes: list[Any] = []
 
     def mark(self) -> None:
         """From now on ``starved`` counts."""
-        self._before = {rank: delay(one.pid) for rank, one in enumerate(self.processes)}
-        self._before[-1] = delay(os.getpid())
+        self._before = {rank: delays(one.pid) for rank, one in enumerate(self.processes)}
+        self._before[-1] = delays(os.getpid())
 
     def starved(self, rank: int) -> float:
         """Seconds since the mark that this rank and the server were denied a core: what a test
         with a limit may add to it, and next to nothing on a machine that is not busy."""
-        mine = self._after[rank] - self._before[rank]
-        return mine + delay(os.getpid()) - self._before[-1]
+        mine = since(self._before[rank], self._after[rank])
+        return mine + since(self._before[-1], delays(os.getpid()))
 
     def outcomes(self, seconds: float = 60.0, without: tuple[int, ...] = ()) -> dict[int, Any]:
         """(kind, value or error, monotonic time) by rank."""
@@ -91,10 +101,10 @@ def ranks(
     size: int, function: Callable[..., Any], *arguments: Any, **keywords: Any
 ) -> Iterator[Ranks]:
     """Start ``function(comm, *arguments)`` on every rank; kills what is left at the end."""
-    with EmbeddedServer() as server:
-        running = Ranks(size)
-        job = f"job-{os.getpid()}-{next(_JOBS)}"
-        options = (server.address, job, keywords, arguments)
+    running = Ranks(size)
+    options = (f"job-{os.getpid()}-{next(_JOBS)}", keywords, arguments)
+    try:
+        # Before there is a server: a child that inherits one of its connections keeps it open.
         for rank in range(size):
             mine, theirs = _CONTEXT.Pipe()
             process = _CONTEXT.Process(target=_child, args=(theirs, function, rank, size, options))
@@ -102,12 +112,14 @@ def ranks(
             theirs.close()
             running.processes.append(process)
             running.pipes.append(mine)
-        try:
+        with EmbeddedServer() as server:
+            for pipe in running.pipes:
+                pipe.send(server.address)
             yield running
-        finally:
-            for process in running.processes:
-                process.kill()
-                process.join()
+    finally:
+        for process in running.processes:
+            process.kill()
+            process.join()
 
 
 def run_threads(size: int, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> list:
