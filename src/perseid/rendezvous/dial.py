@@ -47,7 +47,11 @@ class Endpoint:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def resolve(endpoint: Endpoint) -> list[tuple[socket.AddressFamily, str]]:
+Found = list[tuple[socket.AddressFamily, str]]
+"""What a name gives: address families and numeric addresses."""
+
+
+def resolve(endpoint: Endpoint) -> Found:
     """All addresses that the name gives now, in the system's order.
 
     Raises
@@ -59,15 +63,6 @@ def resolve(endpoint: Endpoint) -> list[tuple[socket.AddressFamily, str]]:
     host = endpoint.host.encode() if endpoint.host.isascii() else endpoint.host
     infos = socket.getaddrinfo(host, endpoint.port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys((info[0], str(info[4][0])) for info in infos))
-
-
-def in_other_family(endpoint: Endpoint, family: int) -> tuple[socket.AddressFamily, str] | None:
-    """The first address of a server in another family than this one; None: it has none."""
-    try:
-        found = resolve(endpoint)
-    except OSError:
-        return None
-    return next((one for one in found if one[0] != family), None)
 
 
 def reusable_socket(family: int, port: int = 0, host: str = "") -> socket.socket:
@@ -108,6 +103,13 @@ def dial(
     RendezvousUnreachable
         No address answered in time.
     """
+    return dial_and_tell(endpoint, deadline, local_port, family)[0]
+
+
+def dial_and_tell(
+    endpoint: Endpoint, deadline: float, local_port: int = 0, family: int = 0
+) -> tuple[socket.socket, Found]:
+    """The same, with all addresses that the name gave."""
     failure = "none of its addresses could be tried in time"
     while True:
         try:
@@ -121,9 +123,8 @@ def dial(
             if left <= 0:
                 break
             try:
-                return connect_once(
-                    kind, host, endpoint.port, local_port, min(left, ATTEMPT_SECONDS)
-                )
+                seconds = min(left, ATTEMPT_SECONDS)
+                return connect_once(kind, host, endpoint.port, local_port, seconds), found
             except OSError as error:
                 failure = f"{host}: {error.strerror or error}"
         pause = random.uniform(0.02, 0.2)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from perseid.errors import (
     RendezvousUnreachable,
 )
-from perseid.rendezvous.dial import Endpoint, connect_once, dial, in_other_family, reusable_socket
+from perseid.rendezvous.dial import Endpoint, connect_once, dial, dial_and_tell, reusable_socket
 from perseid.rendezvous.protocol import (
     MAGIC,
     Observed,
@@ -53,11 +53,12 @@ def first_registration(
     """Dial, listen on the same port, and only then register: a peer that hears of this worker and
     connects at once is not refused."""
     with contextlib.ExitStack() as undo:
-        sock = undo.enter_context(dial(endpoint, deadline))
+        sock, found = dial_and_tell(endpoint, deadline)
+        undo.enter_context(sock)
         port: int = sock.getsockname()[1]
         listeners = [undo.enter_context(_listening(sock.family, port))]
-        other = _other_family(endpoint, sock.family, port, deadline)
-        if other is not None:
+        others = [Endpoint(host, endpoint.port) for kind, host in found if kind != sock.family]
+        if others and (other := _other_family(others[0], port, deadline)):
             listeners.append(undo.enter_context(other[0]))
             hello = replace(hello, candidates=other[1])
         session = _register(sock, hello, key, deadline)
@@ -73,22 +74,20 @@ def _listening(family: int, port: int) -> socket.socket:
 
 
 def _other_family(
-    endpoint: Endpoint, family: int, port: int, deadline: float
+    server: Endpoint, port: int, deadline: float
 ) -> tuple[socket.socket, tuple[Address, ...]] | None:
     """A listener in the address family that this worker does not register by, and its addresses:
     first as the server sees it, then as this machine does; None where there is no way."""
-    found = in_other_family(endpoint, family)
-    if found is None:
-        return None
-    (kind, host), soon = found, min(deadline, time.monotonic() + OTHER_FAMILY_SECONDS)
+    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
+    soon = min(deadline, time.monotonic() + OTHER_FAMILY_SECONDS)
     with contextlib.ExitStack() as undo:
         try:
-            listener = undo.enter_context(_listening_near(kind, port))
+            listener = undo.enter_context(_listening_near(family, port))
             own: int = listener.getsockname()[1]
             left = max(0.001, soon - time.monotonic())
-            with connect_once(kind, host, endpoint.port, own, left) as sock:
+            with connect_once(family, server.host, server.port, own, left) as sock:
                 local = Address(*sock.getsockname()[:2])
-                seen = _ask(sock, endpoint, soon).address
+                seen = _ask(sock, server, soon).address
         except (RendezvousUnreachable, OSError):
             return None
         undo.pop_all()
