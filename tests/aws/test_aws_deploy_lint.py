@@ -12,6 +12,7 @@ import pytest
 
 import perseid.aws
 from perseid.aws import policy, template
+from perseid.aws.template import default_bucket
 
 DATA = Path(perseid.aws.__file__).parent / "data"
 ERRORS = Path(perseid.aws.__file__).parents[1] / "errors.py"
@@ -74,6 +75,13 @@ def test_errors_that_are_not_retried_are_errors_of_ours():
     ours = ERRORS.read_text()
     for name in named["ErrorEquals"]:
         assert f"class {name}(" in ours, name
+
+
+def test_long_names_fit_iam_too():
+    name, region = "x" * 20, "ap-southeast-1"
+    bucket = default_bucket(name, "1" * 12, region)
+    made = policy.deployer(name, "1" * 12, region, bucket, "Z" * 21)
+    assert len(json.dumps(made, separators=(",", ":"))) <= 6144
 
 
 def test_policies_fit_iam_and_name_what_they_allow():

@@ -16,6 +16,7 @@ from perseid.aws.policy import deployer, runner
 from perseid.aws.session import Aws
 from perseid.aws.template import Options, default_bucket
 from perseid.cli import main
+from perseid.errors import StorageError
 from perseid.rendezvous import Config, EmbeddedServer
 from perseid.storage import Storage
 
@@ -33,7 +34,8 @@ def handler(event, context):
 '''
 
 
-GAPS = ["states:DescribeMapRun", "ecs:DescribeServices", "ecs:ListTasks", "ecs:DescribeTasks"]
+GAPS = ["states:DescribeMapRun", "ecs:DescribeServices", "ecs:UpdateService", "ecs:ListTasks",
+        "ecs:DescribeTasks"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +76,15 @@ def as_person(aws, patch, name, policy):
     patch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
 
 
+def bad_findings(stack, capsys):
+    """Doctor's lines of what is not as it should be."""
+    capsys.readouterr()
+    main(["aws", "doctor", "--stack", stack])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 10
+    return [line for line in lines if line.startswith("BAD")]
+
+
 def test_the_roles_let_a_whole_run_work(deployed, data, monkeypatch):
     """Ranks that meet: address and secret of the stack are read, too. Then the run is replaced."""
     aws, outputs = deployed
@@ -108,8 +119,12 @@ def test_the_policy_of_who_runs_is_enough_to_run_and_no_more(deployed, data, mon
     assert main(["table", results]) == 0
     assert main(["resume", results, "--engine", "aws", "--quiet"]) == 0, capsys.readouterr()
     assert main(["aws", "rendezvous", "status"]) == 0, capsys.readouterr()
-    assert main(["aws", "doctor"]) == 0, capsys.readouterr()
-    capsys.readouterr()
+    assert main(["aws", "rendezvous", "stop"]) == 0, capsys.readouterr()
+    assert bad_findings("perseid", capsys) == []
+    listed = Storage(f"s3://{bucket}/perseid").list()
+    code = next(info.key for info in listed if "/code/tools-" in info.key)
+    with pytest.raises(StorageError, match="may not do this"):
+        Storage(f"s3://{bucket}/perseid").put(code, b"another server")
     assert main(["aws", "destroy", "--yes"]) == 2
     assert "these credentials may not call DeleteStack" in capsys.readouterr().err
     assert stacks.describe(Aws(), "perseid") is not None
@@ -129,6 +144,10 @@ def test_the_policy_of_who_deploys_is_enough_to_deploy_and_destroy(
             lambda event: None, lambda changes: True, compression=1,
         )  # fmt: skip
         assert done.outputs["WorkerTimeout"] == str(timeout)
+    assert bad_findings("theirs", capsys) == []
+    for what in ("status", "stop"):
+        assert main(["aws", "rendezvous", what, "--stack", "theirs"]) == 0, capsys.readouterr()
+    capsys.readouterr()
     assert main(["aws", "destroy", "--stack", "perseid", "--yes"]) == 2
     assert "may not call" in capsys.readouterr().err
     assert main(["aws", "destroy", "--stack", "theirs", "--yes", "--delete-bucket"]) == 0

@@ -87,7 +87,8 @@ def dry_run(
         "statemachine.asl.json": template.definition(),
         "parameters.json": template.as_json(values),
         "policy-deploy.json": policy.text(
-            policy.deployer(options.name, account, region, bucket, options.zone or "")
+            policy.deployer(options.name, account, region, bucket, options.zone or "",
+                            _names(values["ReadBuckets"]))
         ),
         "policy-run.json": policy.text(
             policy.runner(options.name, account, region, _names(values["ReadBuckets"]),

@@ -6,10 +6,120 @@ https://docs.aws.amazon.com/service-authorization/latest/reference/reference_pol
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 Policy = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """One statement, with ``{…}`` where names of the stack, the account and the region stand."""
+
+    sid: str
+    actions: str
+    """Words; one without a service is of the service of the word before it."""
+    resources: str
+    """Words: ARNs, ``*``, or ``buckets`` and ``objects`` with all of these in its place."""
+    condition: tuple[str, str, str] | None = None
+    """Operator, key, values (words)."""
+    effect: str = "Allow"
+
+
+_TASKS = _Rule("ListTasks", "ecs:ListTasks", "*",
+               ("ArnEquals", "ecs:cluster", "arn:aws:ecs:{here}:cluster/{name}"))  # fmt: skip
+_WHERE = _Rule("Where", "s3:GetBucketLocation", "buckets")
+
+_RUNNER = (
+    _Rule("Runs", "states:StartExecution ListExecutions DescribeStateMachine",
+          "arn:aws:states:{here}:stateMachine:{name}-run"),
+    _Rule("OneRun", "states:DescribeExecution GetExecutionHistory StopExecution ListMapRuns "
+          "DescribeMapRun RedriveExecution",
+          "arn:aws:states:{here}:execution:{name}-run:* "
+          "arn:aws:states:{here}:execution:{name}-run/* arn:aws:states:{here}:mapRun:{name}-run/*"),
+    _Rule("Children", "states:ListExecutions", "arn:aws:states:{here}:mapRun:{name}-run/*"),
+    _Rule("Surveys", "s3:GetObject", "objects"),
+    _Rule("Results", "s3:PutObject DeleteObject", "results"),
+    # As no run may: what the functions and the rendezvous' task execute lies there.
+    _Rule("KeepPackages", "s3:PutObject DeleteObject", "packages", effect="Deny"),
+    _Rule("Lists", "s3:ListBucket", "buckets"),
+    _Rule("Stack", "cloudformation:DescribeStacks", "arn:aws:cloudformation:{here}:stack/{name}/*"),
+    _Rule("Logs", "logs:FilterLogEvents GetLogEvents DescribeLogStreams",
+          "arn:aws:logs:{here}:log-group:/aws/lambda/{name}-*"),
+    _Rule("Rendezvous", "ecs:UpdateService DescribeServices DescribeTasks",
+          "arn:aws:ecs:{here}:service/{name}/{name}-rendezvous arn:aws:ecs:{here}:task/{name}/*"),
+    _Rule("Address", "ssm:GetParameter PutParameter",
+          "arn:aws:ssm:{here}:parameter/{name}/rendezvous-address"),
+    _Rule("Configuration", "lambda:GetFunctionConfiguration",
+          "arn:aws:lambda:{here}:function:{name}-*"),
+    _Rule("Look", "ec2:DescribeNetworkInterfaces lambda:GetAccountSettings "
+          "servicequotas:ListServiceQuotas", "*"),
+    _Rule("Ping", "lambda:InvokeFunction", "arn:aws:lambda:{here}:function:{name}-ping"),
+    _TASKS,
+    _WHERE,
+)  # fmt: skip
+
+_DEPLOYER = (
+    _Rule("Stack", "cloudformation:CreateChangeSet DescribeChangeSet ExecuteChangeSet "
+          "DeleteChangeSet DescribeStacks DescribeStackEvents DeleteStack TagResource",
+          "arn:aws:cloudformation:{here}:stack/{name}/*"),
+    _Rule("Bucket", "s3:CreateBucket ListBucket PutBucketTagging GetBucketTagging "
+          "PutBucketPublicAccessBlock DeleteBucket", "arn:aws:s3:::{bucket}"),
+    _Rule("Packages", "s3:GetObject PutObject DeleteObject", "arn:aws:s3:::{bucket}/*"),
+    _Rule("Functions", "lambda:CreateFunction DeleteFunction GetFunction GetFunctionConfiguration "
+          "UpdateFunctionCode UpdateFunctionConfiguration PutFunctionConcurrency "
+          "DeleteFunctionConcurrency AddPermission RemovePermission GetPolicy "
+          "GetFunctionCodeSigningConfig GetRuntimeManagementConfig GetFunctionRecursionConfig "
+          "TagResource UntagResource ListTags InvokeFunction",
+          "arn:aws:lambda:{here}:function:{name}-*"),
+    _Rule("Layers", "lambda:GetLayerVersion", "arn:aws:lambda:{region}:*:layer:*:*"),
+    _Rule("Roles", "iam:CreateRole DeleteRole GetRole PutRolePolicy DeleteRolePolicy GetRolePolicy "
+          "ListRolePolicies ListAttachedRolePolicies TagRole UntagRole UpdateAssumeRolePolicy",
+          "arn:aws:iam::{account}:role/{name}-*"),
+    _Rule("HandRolesToServices", "iam:PassRole", "arn:aws:iam::{account}:role/{name}-*",
+          ("StringEquals", "iam:PassedToService",
+           "lambda.amazonaws.com states.amazonaws.com ecs-tasks.amazonaws.com")),
+    _Rule("StateMachine", "states:CreateStateMachine UpdateStateMachine DeleteStateMachine "
+          "DescribeStateMachine TagResource UntagResource ListTagsForResource",
+          "arn:aws:states:{here}:stateMachine:{name}-run"),
+    _Rule("LogGroups", "logs:CreateLogGroup DeleteLogGroup PutRetentionPolicy "
+          "DeleteRetentionPolicy TagResource UntagResource ListTagsForResource",
+          "arn:aws:logs:{here}:log-group:/*/{name}-*"),
+    _Rule("Cluster", "ecs:CreateCluster DeleteCluster DescribeClusters UpdateCluster "
+          "PutClusterCapacityProviders CreateService UpdateService DeleteService "
+          "DescribeServices DescribeTasks TagResource UntagResource",
+          "arn:aws:ecs:{here}:cluster/{name} arn:aws:ecs:{here}:service/{name}/* "
+          "arn:aws:ecs:{here}:task/{name}/*"),
+    _Rule("FirstService", "iam:CreateServiceLinkedRole",
+          "arn:aws:iam::{account}:role/aws-service-role/ecs.amazonaws.com/AWSServiceRoleForECS",
+          ("StringEquals", "iam:AWSServiceName", "ecs.amazonaws.com")),
+    _Rule("Network", "ec2:CreateVpc DeleteVpc ModifyVpcAttribute CreateSubnet DeleteSubnet "
+          "CreateInternetGateway DeleteInternetGateway AttachInternetGateway "
+          "DetachInternetGateway CreateRouteTable DeleteRouteTable CreateRoute DeleteRoute "
+          "AssociateRouteTable DisassociateRouteTable CreateSecurityGroup DeleteSecurityGroup "
+          "AuthorizeSecurityGroupIngress RevokeSecurityGroupIngress AuthorizeSecurityGroupEgress "
+          "RevokeSecurityGroupEgress CreateTags DeleteTags DescribeVpcs DescribeVpcAttribute "
+          "DescribeSubnets DescribeInternetGateways DescribeRouteTables DescribeSecurityGroups "
+          "DescribeNetworkInterfaces DescribeAvailabilityZones DescribeAccountAttributes", "*",
+          ("StringEquals", "aws:RequestedRegion", "{region}")),
+    _Rule("Rule", "events:PutRule DeleteRule DescribeRule PutTargets RemoveTargets "
+          "ListTargetsByRule TagResource", "arn:aws:events:{here}:rule/{name}-rendezvous"),
+    _Rule("Parameters", "ssm:PutParameter GetParameter GetParameters DeleteParameter "
+          "AddTagsToResource RemoveTagsFromResource ListTagsForResource",
+          "arn:aws:ssm:{here}:parameter/{name}/*"),
+    # These know no narrower resource.
+    _Rule("TaskDefinitions", "ecs:RegisterTaskDefinition DeregisterTaskDefinition "
+          "DescribeTaskDefinition ListTagsForResource", "*"),
+    _Rule("Look", "logs:DescribeLogGroups ssm:DescribeParameters lambda:GetAccountSettings "
+          "servicequotas:ListServiceQuotas", "*"),
+    _TASKS,
+    _WHERE,
+)  # fmt: skip
+
+_RECORD = _Rule("Record", "route53:ListResourceRecordSets ChangeResourceRecordSets",
+                "arn:aws:route53:::hostedzone/{zone}")  # fmt: skip
+"""To publish the rendezvous' address, and to take it back."""
 
 
 def text(policy: Policy) -> str:
@@ -27,6 +137,8 @@ def runner(
 ) -> Policy:
     """Start, watch and stop runs of one stack; read its logs, surveys and results.
 
+    Also ``perseid aws doctor`` and ``perseid aws rendezvous``.
+
     Parameters
     ----------
     name
@@ -36,247 +148,78 @@ def runner(
     zone
         Id of the hosted zone with the rendezvous' record, if it has one.
     """
-    here = f"{region}:{account}"
-    return _policy(
-        _allow(
-            "Runs",
-            ["states:StartExecution", "states:ListExecutions", "states:DescribeStateMachine"],
-            [f"arn:aws:states:{here}:stateMachine:{name}-run"],
-        ),
-        _allow(
-            "OneRun",
-            [
-                "states:DescribeExecution", "states:GetExecutionHistory", "states:StopExecution",
-                "states:ListMapRuns", "states:DescribeMapRun", "states:RedriveExecution",
-            ],
-            [
-                f"arn:aws:states:{here}:execution:{name}-run:*",
-                f"arn:aws:states:{here}:execution:{name}-run/*",
-                f"arn:aws:states:{here}:mapRun:{name}-run/*",
-            ],
-        ),
-        _allow(
-            "Children",
-            ["states:ListExecutions"],
-            [f"arn:aws:states:{here}:mapRun:{name}-run/*"],
-        ),
-        _allow("Surveys", ["s3:GetObject"], _objects([*reads, *writes])),
-        _allow("Results", ["s3:PutObject", "s3:DeleteObject"], _objects(writes)),
-        _allow("Lists", ["s3:ListBucket"], _buckets([*reads, *writes])),
-        _allow("Stack", ["cloudformation:DescribeStacks"], [_stack(name, here)]),
-        _allow(
-            "Logs",
-            ["logs:FilterLogEvents", "logs:GetLogEvents", "logs:DescribeLogStreams"],
-            [f"arn:aws:logs:{here}:log-group:/aws/lambda/{name}-*"],
-        ),
-        _allow("Ping", ["lambda:InvokeFunction"], [f"arn:aws:lambda:{here}:function:{name}-ping"]),
-        _allow(
-            "Rendezvous",
-            ["ecs:UpdateService", "ecs:DescribeServices"],
-            [f"arn:aws:ecs:{here}:service/{name}/{name}-rendezvous"],
-        ),
-        _allow(
-            "RendezvousTask", ["ecs:DescribeTasks"], [f"arn:aws:ecs:{here}:task/{name}/*"]
-        ),
-        _allow(
-            "RendezvousTasks", ["ecs:ListTasks"], ["*"],
-            {"ArnEquals": {"ecs:cluster": f"arn:aws:ecs:{here}:cluster/{name}"}},
-        ),
-        _allow("Addresses", ["ec2:DescribeNetworkInterfaces"], ["*"]),
-        _allow(
-            "Address",
-            ["ssm:GetParameter", "ssm:PutParameter"],
-            [f"arn:aws:ssm:{here}:parameter/{name}/rendezvous-address"],
-        ),
-        _allow(
-            "Configuration",
-            ["lambda:GetFunctionConfiguration"],
-            [f"arn:aws:lambda:{here}:function:{name}-*"],
-        ),
-        _allow("WhereBuckets", ["s3:GetBucketLocation"], _buckets([*reads, *writes])),
-        _allow("Quotas", ["lambda:GetAccountSettings", "servicequotas:ListServiceQuotas"], ["*"]),
-        *_record(zone),
-    )  # fmt: skip
+    values = _values(name, account, region, zone)
+    lists = {
+        "buckets": _buckets([*reads, *writes]),
+        "objects": _objects([*reads, *writes]),
+        "results": _objects(writes),
+        "packages": [f"{arn}/perseid/*/code/*" for arn in _buckets(writes)],
+    }
+    return _policy((*_RUNNER, _RECORD) if zone else _RUNNER, values, lists)
 
 
-def deployer(name: str, account: str, region: str, bucket: str, zone: str = "") -> Policy:
-    """Make, update and remove one stack, and what is made beside it."""
-    here = f"{region}:{account}"
-    functions = [f"arn:aws:lambda:{here}:function:{name}-*"]
-    return _policy(
-        _allow(
-            "Stack",
-            [
-                "cloudformation:CreateChangeSet", "cloudformation:DescribeChangeSet",
-                "cloudformation:ExecuteChangeSet", "cloudformation:DeleteChangeSet",
-                "cloudformation:DescribeStacks", "cloudformation:DescribeStackEvents",
-                "cloudformation:DeleteStack", "cloudformation:TagResource",
-            ],
-            [_stack(name, here)],
-        ),
-        _allow(
-            "Bucket",
-            [
-                "s3:CreateBucket", "s3:ListBucket", "s3:PutBucketTagging", "s3:GetBucketTagging",
-                "s3:PutBucketPublicAccessBlock", "s3:DeleteBucket",
-            ],
-            _buckets([bucket]),
-        ),
-        _allow(
-            "Packages", ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"], _objects([bucket])
-        ),
-        _allow(
-            "Functions",
-            [
-                "lambda:CreateFunction", "lambda:DeleteFunction", "lambda:GetFunction",
-                "lambda:GetFunctionConfiguration", "lambda:UpdateFunctionCode",
-                "lambda:UpdateFunctionConfiguration", "lambda:PutFunctionConcurrency",
-                "lambda:DeleteFunctionConcurrency", "lambda:AddPermission",
-                "lambda:RemovePermission", "lambda:GetFunctionCodeSigningConfig",
-                "lambda:GetRuntimeManagementConfig", "lambda:GetFunctionRecursionConfig",
-                "lambda:TagResource", "lambda:UntagResource", "lambda:ListTags",
-            ],
-            functions,
-        ),
-        _allow(
-            "Layers", ["lambda:GetLayerVersion"], [f"arn:aws:lambda:{region}:*:layer:*:*"]
-        ),
-        _allow(
-            "Roles",
-            [
-                "iam:CreateRole", "iam:DeleteRole", "iam:GetRole", "iam:PutRolePolicy",
-                "iam:DeleteRolePolicy", "iam:GetRolePolicy", "iam:TagRole", "iam:UntagRole",
-                "iam:UpdateAssumeRolePolicy",
-            ],
-            [f"arn:aws:iam::{account}:role/{name}-*"],
-        ),
-        _allow(
-            "HandRolesToServices",
-            ["iam:PassRole"],
-            [f"arn:aws:iam::{account}:role/{name}-*"],
-            {
-                "StringEquals": {
-                    "iam:PassedToService": [
-                        "lambda.amazonaws.com", "states.amazonaws.com", "ecs-tasks.amazonaws.com",
-                    ]
-                }
-            },
-        ),
-        _allow(
-            "StateMachine",
-            [
-                "states:CreateStateMachine", "states:UpdateStateMachine",
-                "states:DeleteStateMachine", "states:DescribeStateMachine",
-                "states:TagResource", "states:UntagResource", "states:ListTagsForResource",
-            ],
-            [f"arn:aws:states:{here}:stateMachine:{name}-run"],
-        ),
-        _allow(
-            "LogGroups",
-            [
-                "logs:CreateLogGroup", "logs:DeleteLogGroup", "logs:PutRetentionPolicy",
-                "logs:DeleteRetentionPolicy", "logs:TagResource", "logs:UntagResource",
-                "logs:ListTagsForResource",
-            ],
-            [
-                f"arn:aws:logs:{here}:log-group:/aws/lambda/{name}-*",
-                f"arn:aws:logs:{here}:log-group:/perseid/{name}-*",
-            ],
-        ),
-        _allow("SeeLogGroups", ["logs:DescribeLogGroups"], ["*"]),
-        _allow(
-            "Cluster",
-            [
-                "ecs:CreateCluster", "ecs:DeleteCluster", "ecs:DescribeClusters",
-                "ecs:UpdateCluster", "ecs:PutClusterCapacityProviders", "ecs:CreateService",
-                "ecs:UpdateService", "ecs:DeleteService", "ecs:DescribeServices",
-                "ecs:TagResource", "ecs:UntagResource",
-            ],
-            [
-                f"arn:aws:ecs:{here}:cluster/{name}",
-                f"arn:aws:ecs:{here}:service/{name}/{name}-rendezvous",
-            ],
-        ),
-        _allow(
-            "TaskDefinitions",
-            [
-                "ecs:RegisterTaskDefinition", "ecs:DeregisterTaskDefinition",
-                "ecs:DescribeTaskDefinition", "ecs:ListTagsForResource",
-            ],
-            ["*"],
-        ),
-        _allow(
-            "FirstService",
-            ["iam:CreateServiceLinkedRole"],
-            [
-                f"arn:aws:iam::{account}:role/aws-service-role/ecs.amazonaws.com/"
-                "AWSServiceRoleForECS"
-            ],
-            {"StringEquals": {"iam:AWSServiceName": "ecs.amazonaws.com"}},
-        ),
-        _allow(
-            "Network",
-            [
-                "ec2:CreateVpc", "ec2:DeleteVpc", "ec2:ModifyVpcAttribute", "ec2:CreateSubnet",
-                "ec2:DeleteSubnet", "ec2:CreateInternetGateway", "ec2:DeleteInternetGateway",
-                "ec2:AttachInternetGateway", "ec2:DetachInternetGateway", "ec2:CreateRouteTable",
-                "ec2:DeleteRouteTable", "ec2:CreateRoute", "ec2:DeleteRoute",
-                "ec2:AssociateRouteTable", "ec2:DisassociateRouteTable",
-                "ec2:CreateSecurityGroup", "ec2:DeleteSecurityGroup",
-                "ec2:AuthorizeSecurityGroupIngress", "ec2:RevokeSecurityGroupIngress",
-                "ec2:AuthorizeSecurityGroupEgress", "ec2:RevokeSecurityGroupEgress",
-                "ec2:CreateTags", "ec2:DeleteTags",
-                "ec2:DescribeVpcs", "ec2:DescribeVpcAttribute", "ec2:DescribeSubnets",
-                "ec2:DescribeInternetGateways", "ec2:DescribeRouteTables",
-                "ec2:DescribeSecurityGroups", "ec2:DescribeNetworkInterfaces",
-                "ec2:DescribeAvailabilityZones", "ec2:DescribeAccountAttributes",
-            ],
-            ["*"],
-            {"StringEquals": {"aws:RequestedRegion": region}},
-        ),
-        _allow(
-            "Rule",
-            [
-                "events:PutRule", "events:DeleteRule", "events:DescribeRule", "events:PutTargets",
-                "events:RemoveTargets", "events:ListTargetsByRule", "events:TagResource",
-            ],
-            [f"arn:aws:events:{here}:rule/{name}-rendezvous"],
-        ),
-        _allow(
-            "Parameters",
-            [
-                "ssm:PutParameter", "ssm:GetParameter", "ssm:GetParameters", "ssm:DeleteParameter",
-                "ssm:AddTagsToResource", "ssm:RemoveTagsFromResource",
-                "ssm:ListTagsForResource",
-            ],
-            [f"arn:aws:ssm:{here}:parameter/{name}/*"],
-        ),
-        _allow("SeeParameters", ["ssm:DescribeParameters"], ["*"]),
-        *_record(zone),
-    )  # fmt: skip
+def deployer(
+    name: str, account: str, region: str, bucket: str, zone: str = "", others: Sequence[str] = ()
+) -> Policy:
+    """Make, update, examine and remove one stack, and what is made beside it.
+
+    Parameters
+    ----------
+    name
+        Of the stack.
+    bucket
+        Of its packages.
+    zone
+        As for `runner`.
+    others
+        Further buckets of the stack, with surveys or results.
+    """
+    values = _values(name, account, region, zone) | {"bucket": bucket}
+    lists = {"buckets": _buckets([bucket, *others])}
+    return _policy((*_DEPLOYER, _RECORD) if zone else _DEPLOYER, values, lists)
 
 
-def _record(zone: str) -> list[dict[str, Any]]:
-    """To publish the rendezvous' address, and to take it back."""
-    if not zone:
-        return []
-    actions = ["route53:ListResourceRecordSets", "route53:ChangeResourceRecordSets"]
-    return [_allow("Record", actions, [f"arn:aws:route53:::hostedzone/{zone}"])]
+def _values(name: str, account: str, region: str, zone: str) -> dict[str, str]:
+    return {
+        "name": name,
+        "account": account,
+        "region": region,
+        "here": f"{region}:{account}",
+        "zone": zone.rpartition("/")[2],
+    }
 
 
-def _policy(*statements: dict[str, Any]) -> Policy:
-    return {"Version": "2012-10-17", "Statement": list(statements)}
+def _policy(
+    rules: Iterable[_Rule], values: Mapping[str, str], lists: Mapping[str, list[str]]
+) -> Policy:
+    statements = [_statement(rule, values, lists) for rule in rules]
+    return {"Version": "2012-10-17", "Statement": statements}
 
 
-def _allow(
-    sid: str, actions: Sequence[str], resources: Sequence[str], condition: object = None
+def _statement(
+    rule: _Rule, values: Mapping[str, str], lists: Mapping[str, list[str]]
 ) -> dict[str, Any]:
-    plain = {"Sid": sid, "Effect": "Allow", "Action": list(actions), "Resource": list(resources)}
-    return plain if condition is None else {**plain, "Condition": condition}
+    words = rule.resources.split()
+    resources = [arn for word in words for arn in lists.get(word, [word.format(**values)])]
+    plain = {
+        "Sid": rule.sid, "Effect": rule.effect, "Action": _actions(rule.actions),
+        "Resource": resources,
+    }  # fmt: skip
+    if rule.condition is None:
+        return plain
+    operator, key, wanted = rule.condition
+    known = wanted.format(**values).split()
+    return {**plain, "Condition": {operator: {key: known if len(known) > 1 else known[0]}}}
 
 
-def _stack(name: str, here: str) -> str:
-    return f"arn:aws:cloudformation:{here}:stack/{name}/*"
+def _actions(words: str) -> list[str]:
+    """Each with its service: its own, or that of the word before it."""
+    found, service = [], ""
+    for word in words.split():
+        own, colon, action = word.rpartition(":")
+        service = own if colon else service
+        found.append(f"{service}:{action}")
+    return found
 
 
 def _buckets(names: Sequence[str]) -> list[str]:
@@ -284,4 +227,4 @@ def _buckets(names: Sequence[str]) -> list[str]:
 
 
 def _objects(names: Sequence[str]) -> list[str]:
-    return [f"arn:aws:s3:::{name}/*" for name in dict.fromkeys(names)]
+    return [f"{arn}/*" for arn in _buckets(names)]

@@ -247,7 +247,8 @@ def _policy(args: argparse.Namespace) -> int:
             account, region = account or "ACCOUNT", region or "REGION"
     buckets = args.bucket or [default_bucket(args.stack, account, region)]
     if args.who == "deploy":
-        print(text(deployer(args.stack, account, region, buckets[0], args.zone)), end="")
+        made = deployer(args.stack, account, region, buckets[0], args.zone, buckets[1:])
+        print(text(made), end="")
     else:
         print(text(runner(args.stack, account, region, buckets, buckets, args.zone)), end="")
     return 0
