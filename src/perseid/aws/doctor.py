@@ -180,9 +180,11 @@ def _roles(aws: Aws, name: str, facts: dict[str, Any]) -> str:
         with aws_errors():
             found = aws.client("lambda").get_function_configuration(FunctionName=function)
         roles[function] = found["Role"]
-        if found.get("State", "Active") not in ("Active", "Inactive"):
-            why = found.get("StateReason", "no reason")
-            raise _Bad(f"{function} is {found['State']}: {why}; {service.REMAKE}")
+        state, why = found.get("State", "Active"), found.get("StateReason", "no reason")
+        if state == "Pending":
+            raise _Note(f"{function} is not ready yet: {why}")
+        if state not in ("Active", "Inactive"):
+            raise _Bad(f"{function} is {state}: {why}; {service.REMAKE}")
     if len(set(roles.values())) != len(roles):
         raise _Bad(f"functions share a role, which the template never does; {service.REMAKE}")
     return f"{len(functions)} functions, a role each"
