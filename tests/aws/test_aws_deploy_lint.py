@@ -12,6 +12,7 @@ import pytest
 
 import perseid.aws
 from perseid.aws import policy, template
+from perseid.aws.collect import GIVEN_UP
 from perseid.aws.template import default_bucket
 
 DATA = Path(perseid.aws.__file__).parent / "data"
@@ -75,6 +76,7 @@ def test_errors_that_are_not_retried_are_errors_of_ours():
     ours = ERRORS.read_text()
     for name in named["ErrorEquals"]:
         assert f"class {name}(" in ours, name
+    assert set(named["ErrorEquals"]) == GIVEN_UP  # so they are billed
 
 
 def test_long_names_fit_iam_too():

@@ -20,7 +20,7 @@ from perseid.engines.mapping import autopsy
 from perseid.engines.owner import Owner, refuse_if_owned
 from perseid.engines.plan import makespan
 from perseid.errors import RunError
-from perseid.measure.report_line import parse_report
+from perseid.measure.report_line import find_reports
 from perseid.pipeline import layout
 from perseid.pipeline.events import RankEvent, RankState, StageEvent
 from perseid.storage import Storage
@@ -111,7 +111,7 @@ def test_a_log_has_the_lines_of_lambda():
 )
 def test_a_failed_attempt_says_how_in_its_log(ending, status, error, said):
     text = end_lines(attempt_of(ending, "it took 2000 MB"), "")
-    report = parse_report(text.splitlines()[-1])
+    [report] = find_reports(text.splitlines()[-1])
     assert (report.status, report.error_type) == (status, error)
     assert said in text
     assert not report.cold

@@ -16,8 +16,6 @@ TTL = 15
 """Seconds that resolvers may keep the address."""
 ROUNDS = 5
 """Looks at ECS until what was published is what it says."""
-NOWHERE = json.dumps({"address": None, "task": None, "started": None})
-"""The parameter's value while no task runs."""
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,10 @@ and the executions' times, ``logs/`` what the ranks and the two functions around
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
+from bisect import bisect
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
@@ -37,6 +39,11 @@ EXPRESS_GB = 0.0625
 _ERROR = re.compile(r"\[ERROR\]\s+([\w.]+): (.*)")
 """How the runtime of Lambda logs an exception that left the handler."""
 _NOT_AGAIN = frozenset({"BadInput", "BadPartition", "UnsafePickle", "BadModel", "NotInstalled"})
+GIVEN_UP = _NOT_AGAIN | {"JobKeyRefused", "MismatchedCollective", "PeerLost", "Replaced"}
+"""Errors after which the state machine tries no other attempt."""
+EXPRESS_STEP_MS = 100.0
+"""An EXPRESS execution's duration is billed in steps of it, rounded up
+(https://aws.amazon.com/step-functions/pricing/)."""
 
 
 @dataclass(frozen=True)
@@ -258,9 +265,24 @@ def child_states(attempts: Sequence[Attempt]) -> int:
 
     One an attempt; after a failed one it is counted, judged, and waited or given up.
     """
-    failed = sum(attempt.ending not in (Ending.DONE, Ending.BAD_INPUT) for attempt in attempts)
-    once = sum(attempt.ending is Ending.BAD_INPUT for attempt in attempts)
-    return len(attempts) + 3 * failed + once
+    failed = [attempt for attempt in attempts if attempt.ending is not Ending.DONE]
+    once = sum(attempt.message.partition(":")[0] in GIVEN_UP for attempt in failed)
+    return len(attempts) + 3 * (len(failed) - once) + once
+
+
+def express_seconds(attempts: Sequence[Attempt]) -> float:
+    """Seconds that EXPRESS children are billed for: each from its rank's first call to its last's
+    end, waits included."""
+    spans: dict[int, tuple[float, float]] = {}
+    for attempt in attempts:
+        ended = attempt.started + (attempt.duration_ms + (attempt.init_ms or 0.0)) / 1e3
+        first, last = spans.get(attempt.rank, (attempt.started, ended))
+        spans[attempt.rank] = (min(first, attempt.started), max(last, ended))
+    # Moments since 1970 are exact to less than a microsecond: that much is no further step.
+    steps = [
+        math.ceil((end - start) * 1e3 / EXPRESS_STEP_MS - 1e-5) for start, end in spans.values()
+    ]
+    return sum(steps) * EXPRESS_STEP_MS / 1e3
 
 
 def most_at_once(attempts: Iterable[Attempt]) -> int:
@@ -282,10 +304,6 @@ def _engine(
     workers: Sequence[Traced],
 ) -> dict[str, Any]:
     counts = [_map_counts(calls, execution) for execution in executions]
-    express = any(entry.get("children") == "EXPRESS" for entry in counts)
-    billed = sum(attempt.duration_ms for attempt in mapped.attempts) / 1e3
-    children = child_states(mapped.attempts)
-    states = sum(execution.transitions for execution in executions)
     return mapped.to_json() | {
         "engine": "aws",
         "drivers": len(executions),
@@ -307,11 +325,31 @@ def _engine(
             }
             for execution, entry in zip(executions, counts, strict=True)
         ],
-        "transitions": states if express else states + children,
-        "express_requests": sum(c.get("total", 0) for c in counts) if express else 0,
-        "express_gb_seconds": EXPRESS_GB * billed if express else 0.0,
+        **_workflow_usage(executions, counts, mapped.attempts),
         "unreported": sum(traced.invocation.report is None for traced in workers),
         "api_calls": dict(sorted(calls.counts.items())),
+    }
+
+
+def _workflow_usage(
+    executions: Sequence[Execution],
+    counts: Sequence[Mapping[str, Any]],
+    attempts: Sequence[Attempt],
+) -> dict[str, Any]:
+    """What Step Functions bills; each execution of the run has children of its own kind."""
+    states, requests, seconds = sum(execution.transitions for execution in executions), 0, 0.0
+    begun = [execution.started for execution in executions]
+    for place, entry in enumerate(counts):
+        own = [a for a in attempts if max(1, bisect(begun, a.started)) - 1 == place]
+        if entry.get("children") == "EXPRESS":
+            requests += int(entry.get("total", 0))
+            seconds += express_seconds(own)
+        else:
+            states += child_states(own)
+    return {
+        "transitions": states,
+        "express_requests": requests,
+        "express_gb_seconds": EXPRESS_GB * seconds,
     }
 
 

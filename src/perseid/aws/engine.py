@@ -18,7 +18,7 @@ from perseid.aws.collect import collect, collected_before
 from perseid.aws.place import Place
 from perseid.aws.progress import MapProgress, Watcher
 from perseid.aws.session import aws_errors
-from perseid.engines.driver import RunResult
+from perseid.engines.driver import RunResult, finished
 from perseid.errors import BadInput, Interrupted, NotFound, PerseidError, RunError
 from perseid.measure.history import moment
 from perseid.pipeline import layout
@@ -81,6 +81,13 @@ class AwsEngine:
         self._execute(name, payload_of(request) | ({"replace": True} if replace else {}))
         return Started(self.place.execution(name), request.results_url)
 
+    def finished(self, url: str) -> RunResult | None:
+        """What there is of a run that is complete, so that nothing is to be resumed; else None."""
+        url = normalise_url(url)
+        _on_s3("the run", url)
+        store = Storage(url)
+        return finished(store, Manifest.load(store))
+
     def resume(self, url: str) -> Started:
         """Start an execution that works on what is missing of a run; returns at once."""
         url = normalise_url(url)
@@ -106,7 +113,7 @@ class AwsEngine:
         RunError
             It has not ended within `seconds`; it goes on nevertheless.
         """
-        watcher = Watcher(self.calls, self.place, started.arn, started.results_url)
+        watcher = self._watcher(started)
         deadline, wait = time.monotonic() + seconds, first
         while True:
             now = watcher.look()
@@ -123,18 +130,30 @@ class AwsEngine:
 
     def look(self, started: Started) -> MapProgress:
         """How far it is now."""
-        return Watcher(self.calls, self.place, started.arn, started.results_url).look()
+        return self._watcher(started).look()
+
+    def _watcher(self, started: Started) -> Watcher:
+        run = Manifest.load(Storage(started.results_url)).run_id if started.resumed else None
+        return Watcher(
+            self.calls, self.place, started.arn, started.results_url, run or started.name
+        )
 
     def began(self, started: Started) -> float:
         """When it began, seconds since the epoch."""
         return moment(self._describe(started.arn)["startDate"])
 
-    def stop(self, started: Started) -> None:
-        """Stop the execution; ranks that work are told nothing and end by themselves."""
+    def stop(self, started: Started) -> bool:
+        """Stop the execution; ranks that work are told nothing and end by themselves.
+
+        Returns whether there was anything to stop.
+        """
+        if self._describe(started.arn)["status"] != "RUNNING":
+            return False
         with aws_errors():
             self.calls.client("stepfunctions").stop_execution(
                 executionArn=started.arn, error="Stopped", cause="stopped by the user"
             )
+        return True
 
     def finish(self, started: Started) -> RunResult:
         """Fetch logs and times of an ended execution, and what the run came to.

@@ -67,13 +67,16 @@ class Watcher:
         Of the execution.
     results_url
         The run's own prefix.
+    run_id
+        Of the run; records of another one, which may lie there, do not count.
     """
 
-    def __init__(self, calls: Calls, place: Place, arn: str, results_url: str) -> None:
+    def __init__(self, calls: Calls, place: Place, arn: str, results_url: str, run_id: str) -> None:
         self._calls = calls
         self._place = place
         self._arn = arn
         self._store = Storage(results_url)
+        self._run_id = run_id
         self._map_run: str | None = None
         self._records: dict[str, Mapping[str, Any]] = {}
         self._done = -1
@@ -134,7 +137,8 @@ class Watcher:
             value = json.loads(self._store.get(name))
         except (NotFound, StorageError, ValueError):
             return None
-        return value if isinstance(value, Mapping) else None
+        ours = isinstance(value, Mapping) and value.get("run_id") == self._run_id
+        return value if ours else None
 
     def _usd(self, began: float) -> float:
         """Workers of this execution; those of a former one are paid for already."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -49,15 +48,6 @@ class Target:
     def runtime(self) -> str:
         """Lambda's name of it."""
         return f"python{self.python}"
-
-    @property
-    def is_here(self) -> bool:
-        """Whether this very interpreter could run the package."""
-        return (
-            self.python == own_python()
-            and sys.platform == "linux"
-            and MACHINES[self.architecture] == platform.machine()
-        )
 
 
 def own_python() -> str:

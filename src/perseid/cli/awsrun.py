@@ -11,6 +11,7 @@ from perseid.aws.place import Place
 from perseid.aws.session import Aws
 from perseid.cli.awsprogress import AwsProgress
 from perseid.cli.outcome import show
+from perseid.engines.driver import NOTHING_TO_DO
 from perseid.errors import AwsError, BadInput, Interrupted, NotFound, NotInstalled
 from perseid.pipeline import layout
 from perseid.pipeline.request import RunRequest
@@ -57,7 +58,15 @@ def run(args: argparse.Namespace, plain: dict[str, object]) -> int:
 def resume(args: argparse.Namespace) -> int:
     """``perseid resume --engine aws``."""
     engine = engine_of(args)
-    return _go_on(args, engine, engine.resume(args.run))
+    done = engine.finished(args.run)
+    if done is None:
+        return _go_on(args, engine, engine.resume(args.run))
+    if args.detach:
+        print(done.manifest.results_url)
+        return 0
+    with AwsProgress(quiet=args.quiet or args.json) as progress:
+        progress.say(NOTHING_TO_DO)
+    return show(done, as_json=args.json, quiet=args.quiet)
 
 
 def _check_memory(args: argparse.Namespace, place: Place) -> None:

@@ -36,8 +36,8 @@ def run(args: argparse.Namespace) -> int:
 
     engine, started = find(args)
     if args.stop:
-        engine.stop(started)
-        print(f"stopped    {started.arn}")
+        running = engine.stop(started)
+        print(f"{'stopped   ' if running else 'had ended '} {started.arn}")
         return COMPLETE
     return _on_aws(args, engine, started)
 

@@ -23,6 +23,8 @@ from perseid.pipeline.request import RunRequest
 from perseid.pipeline.summarize import summarize
 from perseid.storage import Storage
 
+NOTHING_TO_DO = "the run is complete: nothing to do"
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -88,14 +90,24 @@ def resume(url: str, engine: Engine, report: Report) -> RunResult:
     """
     store = Storage(url)
     manifest = Manifest.load(store)
+    done = finished(store, manifest)
+    if done is not None:
+        report(StageEvent("resume", NOTHING_TO_DO))
+        return done
     ranks = missing_ranks(store, manifest)
-    last = _last_summary(store)
-    if not ranks and last.get("status") == "complete" and last.get("run_id") == manifest.run_id:
-        report(StageEvent("resume", "the run is complete: nothing to do"))
-        return RunResult(manifest, MapResult(), last, None)
     store.delete([layout.MERGED])  # what was merged is not what there will be
     report(StageEvent("resume", f"{len(ranks)} of {manifest.world_size} ranks are missing"))
     return _go_on(manifest, [manifest.item(rank) for rank in ranks], engine, report)
+
+
+def finished(store: Storage, manifest: Manifest) -> RunResult | None:
+    """What there is of a run that is complete and published; None where something is missing."""
+    last = _last_summary(store)
+    if last.get("status") != "complete" or last.get("run_id") != manifest.run_id:
+        return None
+    if missing_ranks(store, manifest):
+        return None
+    return RunResult(manifest, MapResult(), last, None)
 
 
 def missing_ranks(store: Storage, manifest: Manifest) -> list[int]:

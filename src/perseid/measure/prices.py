@@ -17,8 +17,8 @@ from perseid.errors import BadInput
 REGION = "us-east-1"
 DATE = "2026-11-22"
 """The date that the prices below are stated for. Those of Lambda compute and requests, Fargate,
-Step Functions and logs were compared with public statements of them; those of /tmp, S3, public
-IPv4 addresses and Route 53 are as commonly published and were not compared again."""
+Step Functions and logs were compared with public statements of them; those of /tmp, S3 and
+public IPv4 addresses are as commonly published and were not compared again."""
 
 ARCHITECTURES = ("x86", "arm")
 COURSE_GB_SECOND = 0.00001667
@@ -67,8 +67,6 @@ class Prices:
     fargate_vcpu_hour_arm: Price = Price(0.03238, "vCPU-hour, Linux, at least one minute", _FARGATE)
     fargate_gb_hour_arm: Price = Price(0.00356, "GB-hour, Linux", _FARGATE)
     ipv4_hour: Price = Price(0.005, "hour of a public IPv4 address", "aws.amazon.com/vpc/pricing")
-    dns_zone_month: Price = Price(0.50, "hosted zone and month", "aws.amazon.com/route53/pricing")
-    dns_query: Price = Price(0.40e-6, "query", "aws.amazon.com/route53/pricing")
     logs_gb: Price = Price(0.50, "GB of log ingested", "aws.amazon.com/cloudwatch/pricing")
 
     def lambda_gb_second(self, architecture: str) -> Price:

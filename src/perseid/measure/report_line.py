@@ -85,11 +85,6 @@ def find_reports(text: str) -> Iterator[Report]:
             yield report
 
 
-def parse_report(line: str) -> Report | None:
-    """The REPORT in one line, or None where the line has no whole one."""
-    return next(find_reports(line), None)
-
-
 def format_report(report: Report) -> str:
     """The line as Lambda writes it: tab-separated with a tab at the end, no newline."""
     parts = [

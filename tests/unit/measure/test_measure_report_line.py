@@ -13,7 +13,6 @@ from perseid.measure.report_line import (
     Report,
     find_reports,
     format_report,
-    parse_report,
 )
 
 TABBED = (
@@ -21,6 +20,11 @@ TABBED = (
     "Billed Duration: 40908 ms\tMemory Size: 10240 MB\tMax Memory Used: 5948 MB\t"
     "Init Duration: 663.81 ms\t"
 )
+
+
+def parse_report(line: str) -> Report | None:
+    """The REPORT in one line, or None where the line has no whole one."""
+    return next(find_reports(line), None)
 
 
 def test_the_published_log_gives_the_figures_read_off_by_hand(cai: Path) -> None:
