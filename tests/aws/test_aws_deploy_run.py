@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import time
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from ministack import limited, run_to_end
 
@@ -25,11 +27,18 @@ def machine(stack):
 
 def same_catalogue(one: str, other: str) -> bool:
     """Byte for byte but for the run's own name, which both carry (names of one length)."""
-    texts = []
+    texts, tables = [], []
     for url in (one, other):
         storage = Storage(url)
         name = json.loads(storage.get("manifest.json"))["run_id"].encode()
-        texts.append(storage.get("catalogue.parquet").replace(name, b"?"))
+        text = storage.get("catalogue.parquet")
+        tables.append(pq.read_table(pa.BufferReader(text)))
+        texts.append(text.replace(name, b"?"))
+    if texts[0] != texts[1]:
+        for column in tables[0].column_names:
+            found = zip(*(table[column].to_pylist() for table in tables), strict=True)
+            unequal = [(row, *pair) for row, pair in enumerate(found) if pair[0] != pair[1]]
+            print(f"{column} differs in {len(unequal)} rows, first in {unequal[:3]}")
     return texts[0] == texts[1]
 
 
