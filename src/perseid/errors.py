@@ -43,6 +43,10 @@ class NotFound(StorageError):
     """No such object or prefix."""
 
 
+class Forbidden(StorageError):
+    """The store refuses these credentials, or they may not do this."""
+
+
 class AlreadyExists(StorageError):
     """An object that must be new is there already."""
 

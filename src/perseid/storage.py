@@ -30,7 +30,7 @@ from obstore.exceptions import (
 )
 from obstore.store import LocalStore, MemoryStore, S3Store
 
-from perseid.errors import AlreadyExists, BadInput, NotFound, StorageError
+from perseid.errors import AlreadyExists, BadInput, Forbidden, NotFound, StorageError
 
 _MEMORY: dict[str, MemoryStore] = {}
 _SCHEMES = ("file", "s3", "memory")
@@ -334,7 +334,7 @@ class _sentences:
             and "403 Forbidden" in str(error)  # of a listing
             and _METADATA_ADDRESS not in str(error)
         ):
-            raise StorageError(
+            raise Forbidden(
                 f"{self.where}: the store refuses these credentials, or they may not do this"
             ) from error
         if isinstance(error, BaseError) and _METADATA_ADDRESS in str(error):

@@ -105,6 +105,22 @@ def test_the_roles_let_a_whole_run_work(deployed, data, monkeypatch):
     assert main([*words, "--replace"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("keys", "option"),
+    [({"data": "s3://locked/survey"}, "--data-bucket"),
+     ({"results": "s3://locked/runs/1"}, "--results-bucket")],
+)  # fmt: skip
+def test_a_bucket_that_the_roles_may_not_use_is_named_with_the_remedy(
+    deployed, data, capsys, keys, option
+):
+    aws, outputs = deployed
+    aws.client("s3").create_bucket(Bucket="locked")
+    given = {"data": data, "results": f"s3://{outputs['Bucket']}/runs/locked"} | keys
+    words = ["--data", given["data"], "--out", given["results"]]
+    assert main(["run", "--engine", "aws", *words, "--quiet"]) == 2
+    assert f"`perseid aws deploy {option} locked`" in capsys.readouterr().err
+
+
 def test_the_policy_of_who_runs_is_enough_to_run_and_no_more(deployed, data, monkeypatch, capsys):
     aws, outputs = deployed
     bucket = outputs["Bucket"]

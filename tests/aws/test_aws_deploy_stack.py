@@ -10,9 +10,11 @@ import sys
 import pytest
 
 from perseid.aws import stack as stacks
-from perseid.aws.deploy import deploy
+from perseid.aws.deploy import deploy, ensure_bucket
 from perseid.aws.place import Place
+from perseid.aws.session import Aws
 from perseid.aws.template import Options, default_bucket
+from perseid.cli import main
 from perseid.errors import AwsError, BadInput, NotFound
 from perseid.storage import Storage
 
@@ -223,3 +225,35 @@ def test_policies_print_for_people_without_credentials(tmp_path):
         for statement in policy["Statement"]:
             assert "*" not in statement["Action"]
         assert len(json.dumps(policy, separators=(",", ":"))) <= 6144  # IAM's limit
+
+
+def test_a_bucket_in_another_region_is_found_before_anything_is_made(stack, packages_folder):
+    stack.aws.client("s3").create_bucket(
+        Bucket="far-away", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"}
+    )
+    with pytest.raises(BadInput, match=r"far-away is in eu-west-1.*--region eu-west-1"):
+        deploy(
+            stack.aws, Options(name="far", python=PYTHON, bucket="far-away"), packages_folder,
+            lambda event: None, lambda changes: True, compression=1,
+        )  # fmt: skip
+    assert stacks.describe(stack.aws, "far") is None
+
+
+def test_a_bucket_named_after_this_account_must_be_this_accounts(stack):
+    """Anybody could have made it first. ministack lets all owners pass: the request is read."""
+    asked = []
+    aws, bucket = Aws(), stack.outputs["Bucket"]
+    events = aws.client("s3").meta.events
+    events.register("before-send.s3.HeadBucket", lambda request, **_: asked.append(request))
+    ensure_bucket(aws, bucket, "perseid", given=False, tell=lambda said: None)
+    assert asked[0].headers["x-amz-expected-bucket-owner"] == aws.account.encode()
+
+
+def test_a_file_that_is_no_model_is_refused_by_the_dry_run(tmp_path, capsys):
+    path = tmp_path / "notamodel.onnx"
+    path.write_text("no model")
+    words = ["--dry-run", str(tmp_path / "out"), "--python", PYTHON, "--model", str(path)]
+    assert main(["aws", "deploy", *words]) == 2
+    said = capsys.readouterr()
+    assert "notamodel.onnx is not a model" in said.err
+    assert "wrote" not in said.out

@@ -13,7 +13,7 @@ from perseid.aws.packaging import Package, build
 from perseid.aws.session import Aws, aws_errors
 from perseid.aws.stack import TAG, Change, Tell
 from perseid.aws.template import Options
-from perseid.errors import AwsError, NotFound
+from perseid.errors import AwsError, BadInput, NotFound
 
 
 @dataclass(frozen=True)
@@ -108,13 +108,17 @@ def ensure_bucket(aws: Aws, bucket: str, name: str, *, given: bool, tell: Tell) 
     s3 = aws.client("s3")
     try:
         with aws_errors():
-            s3.head_bucket(Bucket=bucket)
+            found = s3.head_bucket(Bucket=bucket, **template.expected_owner(bucket, aws.account))
+        _check_region(bucket, found.get("BucketRegion"), aws.region)
         return
     except NotFound:
         if given:
             raise NotFound(f"there is no bucket {bucket}: make it, or leave --bucket out") from None
     except AwsError as error:
-        raise AwsError(f"the bucket {bucket} is there but cannot be used: {error}") from error
+        raise AwsError(
+            f"the bucket {bucket} is there but cannot be used: {error}; where it is another "
+            "account's, give another --bucket"
+        ) from error
     tell(f"making the bucket {bucket}")
     where = {} if aws.region == "us-east-1" else {
         "CreateBucketConfiguration": {"LocationConstraint": aws.region}
@@ -125,6 +129,15 @@ def ensure_bucket(aws: Aws, bucket: str, name: str, *, given: bool, tell: Tell) 
         Bucket=bucket, PublicAccessBlockConfiguration=dict.fromkeys(closed, True)
     )
     s3.put_bucket_tagging(Bucket=bucket, Tagging={"TagSet": [{"Key": TAG, "Value": name}]})
+
+
+def _check_region(bucket: str, where: str | None, region: str) -> None:
+    """CloudFormation would find out after everything else is made."""
+    if where not in (None, region):
+        raise BadInput(
+            f"the bucket {bucket} is in {where}, but functions in {region} take their packages "
+            f"from a bucket there: give another --bucket, or --region {where}"
+        )
 
 
 def ensure_secret(aws: Aws, name: str) -> None:

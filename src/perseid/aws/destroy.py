@@ -109,7 +109,7 @@ def _clear_bucket(
     s3 = aws.client("s3")
     try:
         with aws_errors():
-            s3.head_bucket(Bucket=bucket)
+            s3.head_bucket(Bucket=bucket, **template.expected_owner(bucket, aws.account))
     except NotFound:
         return False, []
     ours = _tag(s3, bucket) == name

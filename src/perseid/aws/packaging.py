@@ -16,6 +16,7 @@ import perseid
 from perseid.aws.trim import LEFT_OUT, NUMPY_FOR_SCRIPTS, drop_symbols, left_out
 from perseid.aws.wheels import Target, fetch, own_python, pins
 from perseid.errors import BadInput
+from perseid.model.runtime import ModelRuntime
 
 MIB = 1 << 20
 UNZIPPED_LIMIT = 250 * MIB
@@ -94,6 +95,8 @@ def build(
 
     Raises
     ------
+    BadModel
+        `model` is no model that workers can load.
     BadInput
         A package is larger than Lambda takes, or there is no wheel for the target.
     """
@@ -158,6 +161,8 @@ def _of_model(model: Path | None) -> dict[str, Path]:
     source = model or Path(spec.origin).parent / "data" / "default.onnx"
     if not source.is_file():
         raise BadInput(f"the model {source} is not there: give the path of an exported .onnx file")
+    if model is not None:  # every rank would else find out
+        ModelRuntime.load(source, threads=1)
     small = source.with_name(f"{source.stem}.int8.onnx")
     found = {"perseid/model/data/default.onnx": source}
     if small.is_file():

@@ -116,6 +116,15 @@ def default_bucket(name: str, account: str, region: str) -> str:
     return found
 
 
+def expected_owner(bucket: str, account: str) -> dict[str, str]:
+    """An argument for calls of S3: a bucket named after this account must be this account's.
+
+    Anybody may guess the name, and make the bucket first.
+    """
+    named = bucket.startswith(f"perseid-{account}-")
+    return {"ExpectedBucketOwner": account} if named else {}
+
+
 def prefix(name: str) -> str:
     """Of everything that deploying puts into the bucket."""
     return f"perseid/{name}"

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from perseid.aws.handlers import log
 from perseid.engines.driver import missing_ranks
-from perseid.errors import AlreadyExists, BadInput, NotFound, PerseidError, RunError, StorageError
+from perseid.errors import (
+    AlreadyExists,
+    BadInput,
+    Forbidden,
+    NotFound,
+    PerseidError,
+    RunError,
+    StorageError,
+)
 from perseid.pipeline import layout
 from perseid.pipeline.initialize import initialize, list_partitions
 from perseid.pipeline.items import WorkItem
@@ -40,6 +49,8 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     """
     try:
         state = start(event["input"], str(event["execution"]), context.aws_request_id)
+    except Forbidden as error:  # rights that were just given may come late: tried again
+        raise _with_remedy(error, event["input"]) from error
     except PerseidError as error:
         transient = isinstance(error, StorageError)
         if transient and not isinstance(error, (NotFound, AlreadyExists)):
@@ -48,6 +59,21 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
         return {"ok": False, "error": type(error).__name__, "message": str(error)}
     log.write("initialized", **state)
     return state
+
+
+def _with_remedy(error: Forbidden, given: Any) -> Forbidden:
+    """The sentence, with what lets the functions into a bucket."""
+    found = re.match("s3://([a-z0-9.-]+)", str(error))
+    if found is None:
+        return error
+    results = given.get("results") if isinstance(given, Mapping) else None
+    option = "--data-bucket"
+    if str(results or "").startswith(f"s3://{found[1]}"):
+        option = "--results-bucket"
+    return Forbidden(
+        f"{error}; the stack's functions may, after `perseid aws deploy {option} {found[1]}` (name "
+        "further buckets of the stack beside it)"
+    )
 
 
 def start(given: Any, execution: str, request_id: str) -> dict[str, Any]:
