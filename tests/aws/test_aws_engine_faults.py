@@ -94,7 +94,11 @@ def test_resume_does_only_what_is_missing(stack, survived):
 
 
 def test_a_worker_without_memory_is_tried_again(stack, faulty, data):
-    """Asking for more than there is raises MemoryError; being killed by the kernel says nothing."""
+    """Asking for more than there is raises MemoryError; being killed by the kernel says nothing.
+
+    Environments are warm from a run before, as in a longer session of tests.
+    """
+    run(stack, faulty, data, "before-memory", {})
     plan = {"0": ["memory"], "1": ["kill"], "2": ["memory"] * 9}
     *_, result, seen = run(stack, faulty, data, "memory", plan, retries=1)
     assert [entry["rank"] for entry in result.summary["ranks"]["missing"]] == [2]
