@@ -71,11 +71,15 @@ def churn(port: int, who: int, count: int, go: Event, out: multiprocessing.Queue
     """Register, read the welcome, close; one after the other."""
     hello = [register_bytes(f"churn-{who}-{i % 50}", i % 16, 16, False) for i in range(64)]
     linger = b"\1\0\0\0\0\0\0\0"  # close with RST: no TIME_WAIT heaps up
+    # Without the conversions between numbers and enums of socket.socket: the load shares the cores
+    # with the server.
+    make, family, kind = socket.SocketType, int(socket.AF_INET), int(socket.SOCK_STREAM)
+    level, option, target = int(socket.SOL_SOCKET), int(socket.SO_LINGER), ("127.0.0.1", port)
     go.wait()
     for i in range(count):
-        sock = socket.socket()
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        sock.connect(("127.0.0.1", port))
+        sock = make(family, kind)
+        sock.setsockopt(level, option, linger)
+        sock.connect(target)
         sock.send(hello[i % 64])
         if sock.recv(4096)[0] != Welcome.KIND:
             raise SystemExit("no welcome")
