@@ -191,7 +191,7 @@ class ArrayCalls:
             mine = flat if into is array else np.ascontiguousarray(array).reshape(-1)
             allreduce.large(call, op, mine, flat)
         elif ufunc is not None and group.engine.shared_cores:
-            allreduce.tree_in_place(call, ufunc, array, into)
+            allreduce.in_place(call, ufunc, array, into)
         else:
             mine = np.ascontiguousarray(array)
             result = self._small(op)(ArrayPort(call, op, into), mine)

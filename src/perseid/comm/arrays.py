@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 
 from perseid.comm.call import Array, octets
-from perseid.comm.frames import dtype_code
+from perseid.comm.frames import CODES, dtype_code
 from perseid.comm.objects import Blob
 from perseid.comm.ops import Op
 from perseid.errors import BadInput
+
+_CODES_BY_ID = {id(dtype): code for dtype, code in CODES.items()}
+"""NumPy has one object for each native type: finding it by identity is the quickest."""
 
 
 def _code(array: Array) -> int:
@@ -121,10 +124,10 @@ def reducible(op: Op, array: Array) -> tuple[Op, int]:
 def matching(op: Op, array: Array, into: Array) -> int:
     """The type's code of an array and the place of its reduction; raises as ``like`` and
     ``reducible``, of which this is the short way for what is usual."""
-    usual = type(array) is np.ndarray and type(into) is np.ndarray and op.ufunc is not None
-    if usual and into.dtype == array.dtype and into.shape == array.shape and into.flags.carray:
-        code = dtype_code(array.dtype)
-        if code is not None:
+    if type(array) is np.ndarray and type(into) is np.ndarray and op.ufunc is not None:
+        dtype = array.dtype
+        code = _CODES_BY_ID.get(id(dtype))
+        if code and into.dtype is dtype and into.shape == array.shape and into.flags.carray:
             return code
     like(into, array)
     return reducible(op, array)[1]

@@ -79,7 +79,8 @@ _NAMES = (
 )  # fmt: skip
 OBJECT = 0
 BYTES = 1
-_CODES = {np.dtype(name): code for code, name in enumerate(_NAMES) if code > BYTES}
+CODES = {np.dtype(name): code for code, name in enumerate(_NAMES) if code > BYTES}
+"""The numbers of NumPy's types in a signature."""
 _REDUCTIONS = ("", "sum", "prod", "max", "min", "and", "or", "minloc", "maxloc")
 CUSTOM = 255
 """Reduction by a function of the user's."""
@@ -87,7 +88,7 @@ CUSTOM = 255
 
 def dtype_code(dtype: np.dtype[np.generic]) -> int | None:
     """The number of a NumPy type in a signature, or None where only pickling can carry it."""
-    return _CODES.get(dtype)
+    return CODES.get(dtype)
 
 
 def reduction_code(name: str) -> int:

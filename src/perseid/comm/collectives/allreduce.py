@@ -18,6 +18,9 @@ from perseid.comm.ops import Op
 T = TypeVar("T")
 LARGE_BYTES = 64 * 1024
 """From here on the work of reducing is divided among the ranks."""
+STRAIGHT_RANKS = 32
+"""Up to so many ranks that share cores send their value straight to rank 0: it adds them without
+falling asleep in between, and nobody is woken only to pass one on."""
 _LAST = 1 << 20
 """Step of the message that gives a folded rank its result."""
 
@@ -111,30 +114,57 @@ def tree(port: Port[T], value: T) -> T:
     return result
 
 
-def tree_in_place(call: Call, ufunc: np.ufunc, array: Array, into: Array) -> None:
-    """``tree`` for small arrays and operations of NumPy's: no call that need not be made.
+class Errand(NamedTuple):
+    """One rank's part where ranks share cores: to rank 0 at once, or up a tree; down a tree."""
 
-    Each function that a rank goes through costs more here than its own work, since the ranks that
-    take turns on a core find nothing of theirs in its caches.
+    sources: tuple[int, ...]
+    """Whose values are added here, in this order."""
+    up: int
+    """Who gets the sum of them; -1 on rank 0."""
+    parent: int
+    """Who tells the result; -1 on rank 0."""
+    children: tuple[int, ...]
+    """Whom it is told."""
+    peers: tuple[int, ...]
+    """All ranks that it exchanges messages with."""
+
+
+@functools.lru_cache(maxsize=4096)
+def errand(rank: int, size: int) -> Errand:
+    """The part of a rank in a world of any size."""
+    place = trees.branch(rank, size, 0)
+    if size > STRAIGHT_RANKS:
+        sources = place.children[::-1]
+        return Errand(sources, place.parent, place.parent, place.children, place.near)
+    if rank == 0:
+        others = tuple(range(1, size))
+        return Errand(others, -1, -1, place.children, others)
+    return Errand((), 0, place.parent, place.children, tuple({0, *place.near}))
+
+
+def in_place(call: Call, ufunc: np.ufunc, array: Array, into: Array) -> None:
+    """Of small arrays with an operation of NumPy's, for ranks that share cores.
+
+    Each function that a rank goes through, and each time that it falls asleep, costs more here
+    than its own work: ranks that take turns on a core find nothing of theirs in its caches.
     """
-    place = trees.branch(call.rank, call.size, 0)
-    call.need(place.near)
+    part = errand(call.rank, call.size)
+    call.need(part.peers)
     channels, signature = call.channels, call.signature
     if into is not array:
         into[...] = array
-    if place.children:
+    if part.sources:
         other = np.empty_like(into)
         room = octets(other)
-        for child in reversed(place.children):
-            channels[child].receive_into(signature, 0, room)
+        for source in part.sources:
+            channels[source].receive_into(signature, 0, room)
             ufunc(into, other, out=into, casting="unsafe")
-    if place.parent >= 0:
-        parent = channels[place.parent]
-        parent.send(signature, 0, into.tobytes())
-        parent.receive_into(signature, _LAST, octets(into))
-    if place.children:
+    if part.up >= 0:
+        channels[part.up].send(signature, 0, into.tobytes())
+        channels[part.parent].receive_into(signature, _LAST, octets(into))
+    if part.children:
         data = into.tobytes()
-        for child in place.children:
+        for child in part.children:
             channels[child].send(signature, _LAST, data)
 
 
