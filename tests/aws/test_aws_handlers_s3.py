@@ -106,7 +106,7 @@ def test_a_store_that_refuses_these_keys_is_a_sentence(bucket, s3_server, unpack
     given = {"data": f"{bucket}/survey", "results": f"{bucket}/runs/refused"}
     with environment(doubles.python(), unpacked["control"], handler, tmp_path, env) as function:
         answer = function.invoke({"input": given, "execution": RUN})
-    assert (answer.kind, answer.error_type) == ("error", "StorageError")
+    assert (answer.kind, answer.error_type) == ("error", "Forbidden")
     assert "refuses these credentials" in answer.body["errorMessage"]
 
 
