@@ -94,6 +94,7 @@ def test_the_histories_of_both_doubles_have_the_same_parts(three):
     assert execution["map"]["succeeded"] == 3
 
 
+@pytest.mark.slow
 def test_more_ranks_than_may_run_at_once_wait_for_their_turn(moto, put_survey, tmp_path):
     """41 ranks, 6 functions at once: calls beyond are refused with the name that AWS gives."""
     data, results = f"{moto.bucket}/of-41", f"{moto.bucket}/runs/of-41"
