@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -23,6 +21,7 @@ import obstore
 import pytest
 from obstore.store import S3Store
 
+from perseid.lifetime import bound_to_parent
 from perseid.survey.cutouts import Cutouts
 
 _PARTS = ("master", "volume", "filer", "s3")
@@ -68,7 +67,7 @@ def s3_server() -> Iterator[S3Server]:
             stdout=log,
             stderr=log,
             env={**os.environ, "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"},  # volumes a bucket
-            preexec_fn=_die_with_parent,
+            preexec_fn=bound_to_parent(),
         )
     env = {
         "AWS_ENDPOINT_URL": endpoint,
@@ -211,9 +210,3 @@ def _wait_until_ready(server: S3Server, process: subprocess.Popen[bytes], log: P
 def _address(server: S3Server) -> tuple[str, int]:
     host, port = server.endpoint.removeprefix("http://").rsplit(":", 1)
     return host, int(port)
-
-
-def _die_with_parent() -> None:
-    """Ask Linux to kill this process when its parent is gone, even if that one was killed."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)

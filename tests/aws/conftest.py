@@ -2,54 +2,27 @@
 
 from __future__ import annotations
 
-import sys
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import faulty_stack
 import ministack as doubles
 import numpy as np
 import pytest
+from double import PYTHON, Double, Stack, deployed, variables
 
-from perseid.aws.deploy import deploy
 from perseid.aws.packaging import Package, build
-from perseid.aws.session import Aws
-from perseid.aws.template import Options
 from perseid.aws.wheels import Target
 from perseid.storage import Storage
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.reader import write_cutouts
 
-PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-"""ministack runs functions with its own interpreter, whatever their runtime says."""
-UNSET = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "AWS_CONFIG_FILE")
-
-
-@dataclass(frozen=True)
-class Stack:
-    """A deployed stack on ministack."""
-
-    aws: Aws
-    outputs: dict[str, str]
-    server: doubles.Ministack
-    packages: dict[str, Package]
-
-    @property
-    def bucket(self) -> str:
-        """URL of the stack's own bucket."""
-        return f"s3://{self.outputs['Bucket']}"
-
 
 @pytest.fixture(scope="session")
-def ministack() -> Iterator[doubles.Ministack]:
+def ministack() -> Iterator[Double]:
     """A running ministack; this process' AWS variables point to it."""
-    with doubles.running() as server, pytest.MonkeyPatch.context() as patch:
-        for name in UNSET:
-            patch.delenv(name, raising=False)
-        for name, value in server.env.items():
-            patch.setenv(name, value)
+    with doubles.running() as server, variables(server.env):
         yield server
 
 
@@ -79,14 +52,9 @@ def unpacked(
 
 
 @pytest.fixture(scope="session")
-def stack(ministack: doubles.Ministack, packages_folder: Path) -> Stack:
-    """The stack ``perseid``, deployed by the deployer itself."""
-    aws = Aws()
-    done = deploy(
-        aws, Options(python=PYTHON), packages_folder, lambda event: None, lambda changes: True,
-        compression=1,
-    )  # fmt: skip
-    return Stack(aws, dict(done.outputs), ministack, dict(done.packages))
+def stack(ministack: Double, packages_folder: Path) -> Stack:
+    """The stack ``perseid`` on it."""
+    return deployed(ministack, packages_folder)
 
 
 @pytest.fixture(scope="session")

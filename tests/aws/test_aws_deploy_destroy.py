@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
+from double import PYTHON
 
 from perseid.aws import stack as stacks
 from perseid.aws.deploy import deploy
 from perseid.aws.template import Options
 from perseid.cli import main
 
-PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 FOREIGN = {
     "Resources": {"Own": {"Type": "AWS::SSM::Parameter", "Properties": {
         "Name": "/foreign/own", "Type": "String", "Value": "theirs"}}}

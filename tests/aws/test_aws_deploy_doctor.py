@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
+from double import PYTHON
 
 from perseid.aws.deploy import deploy
 from perseid.aws.doctor import examine
 from perseid.aws.template import Options
 from perseid.cli import main
 
-PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 HELPS = "`perseid aws destroy` (data stays), then `perseid aws deploy`"
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 import zipfile
 
 import ministack as doubles
 import pytest
+from double import PYTHON
 
 from perseid.aws import stack as stacks
 from perseid.aws.deploy import deploy
@@ -20,7 +20,6 @@ from perseid.errors import StorageError
 from perseid.rendezvous import Config, EmbeddedServer
 from perseid.storage import Storage
 
-PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 PROBE = '''
 import boto3
 def handler(event, context):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from double import PYTHON
 
 from perseid.aws import stack as stacks
 from perseid.aws.deploy import deploy, ensure_bucket
@@ -17,8 +18,6 @@ from perseid.aws.template import Options, default_bucket
 from perseid.cli import main
 from perseid.errors import AwsError, BadInput, NotFound
 from perseid.storage import Storage
-
-PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def cli(*words, check=True, env=None):

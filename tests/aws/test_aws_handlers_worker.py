@@ -11,6 +11,7 @@ from pathlib import Path
 
 import ministack as doubles
 import pytest
+from double import PYTHON
 from lambda_runtime import environment
 
 from perseid.aws.packaging import MIB, build
@@ -19,7 +20,6 @@ from perseid.pipeline.initialize import initialize
 from perseid.pipeline.request import RunRequest
 from perseid.storage import Storage
 
-PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 WORKER = "perseid.aws.handlers.worker.handler"
 
 

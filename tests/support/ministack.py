@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import json
-import os
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import double
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / ".venv-ministack"
 REQUIREMENTS = ("ministack==1.5.33", "boto3==1.43.106", "awslambdaric==4.2.2")
 """ministack pins botocore, so it does not fit beside ours; functions see boto3 as on Lambda."""
-REGION = "us-east-1"
-
-
-@dataclass(frozen=True)
-class Ministack:
-    """A running server; `env` is what a client process needs to talk to it."""
-
-    endpoint: str
-    env: dict[str, str]
-    log: Path
 
 
 def python() -> Path:
@@ -54,32 +38,15 @@ def python() -> Path:
 
 
 @contextmanager
-def running(**settings: str) -> Iterator[Ministack]:
+def running(**settings: str) -> Iterator[double.Double]:
     """Start a server, give it settings as environment variables, kill it in the end."""
-    interpreter, port = python(), free_port()
-    folder = Path(tempfile.mkdtemp(prefix="ministack-"))
-    mine = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
-    mine |= {"GATEWAY_PORT": str(port), "BIND_HOST": "127.0.0.1", "MINISTACK_REGION": REGION}
-    mine |= {"SFN_WAIT_SCALE": "0.05", "TMPDIR": str(folder), "LOG_LEVEL": "WARNING"}
-    mine |= {"LAMBDA_ACCOUNT_CONCURRENCY": "0", "PYTHONDONTWRITEBYTECODE": "1", **settings}
-    log = folder / "log"
-    with open(log, "wb") as out:
-        process = subprocess.Popen(
-            [interpreter, "-m", "ministack.app"], cwd=folder, env=mine, stdout=out, stderr=out,
-            preexec_fn=die_with_parent, start_new_session=True,
-        )  # fmt: skip
-    endpoint = f"http://127.0.0.1:{port}"
-    env = {
-        "AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": REGION, "AWS_DEFAULT_REGION": REGION,
-    }  # fmt: skip
-    try:
-        _wait(endpoint, process, log)
-        yield Ministack(endpoint, env, log)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)  # its Lambda processes, too
-        process.wait(10)
-        subprocess.run(["rm", "-rf", folder], check=False, timeout=60)
+    port = double.free_port()
+    env = {"GATEWAY_PORT": str(port), "BIND_HOST": "127.0.0.1", "MINISTACK_REGION": double.REGION}
+    env |= {"SFN_WAIT_SCALE": "0.05", "LOG_LEVEL": "WARNING"}
+    env |= {"LAMBDA_ACCOUNT_CONCURRENCY": "0", "PYTHONDONTWRITEBYTECODE": "1", **settings}
+    command = [python(), "-m", "ministack.app"]
+    with double.running(command, port, env, "/_ministack/health", 30) as server:
+        yield server
 
 
 def limited(client: Any, machine: str, at_once: int = 6, tolerated: float = 100.0) -> str:
@@ -119,27 +86,3 @@ def wait_for(client: Any, arn: str, seconds: float = 240) -> dict[str, Any]:
             return dict(found)
         time.sleep(0.1)
     raise AssertionError(f"{arn} still runs after {seconds} s")
-
-
-def _wait(endpoint: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            urllib.request.urlopen(f"{endpoint}/_ministack/health", timeout=1).close()
-        except urllib.error.HTTPError:  # it answers
-            return
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return
-    raise RuntimeError(f"ministack did not start:\n{log.read_text()[-2000:]}")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)

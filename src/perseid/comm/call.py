@@ -46,11 +46,8 @@ class Call:
     def need(self, peers: Iterable[int]) -> None:
         """Connect to these peers, in parallel, before the first byte is sent."""
         channels = self.channels
-        missing = None
-        for peer in peers:
-            if channels[peer] is None and peer != self.rank:
-                missing = [peer] if missing is None else [*missing, peer]
-        if missing is not None:
+        missing = [peer for peer in peers if channels[peer] is None and peer != self.rank]
+        if missing:
             self.group.connect(missing)
 
     def _channel(self, peer: int) -> Channel:

@@ -232,14 +232,7 @@ class Channel:
         if want.any_step or self.frames or not receiver.idle:
             return
         receiver.start = receiver.end = 0
-        try:
-            count = self._recvmsg_into([receiver.view[:HEADER_BYTES], into], 0, _WAITALL)[0]
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self.engine.broken(self, error)
-        if not count:
-            self.engine.broken(self, None)
+        count = self._arriving([receiver.view[:HEADER_BYTES], into], _WAITALL)
         receiver.end = min(count, HEADER_BYTES)
         came = max(0, count - HEADER_BYTES)
         if came and not receiver.buffer.startswith(
@@ -259,18 +252,22 @@ class Channel:
             The connection ended.
         """
         receiver = self.receiver
-        room = receiver.room()
         flags = _DONTWAIT if at_once else (_WAITALL if receiver.direct else 0)
+        count = self._arriving([receiver.room()], flags)
+        receiver.arrived(count)
+        return count > 0
+
+    def _arriving(self, places: list[memoryview], flags: int) -> int:
+        """Read into these places; 0 if nothing came in the time of a tick (or at once)."""
         try:
-            count = self._recv_into(room, 0, flags)
+            count: int = self._recvmsg_into(places, 0, flags)[0]
         except BlockingIOError:
-            return False
+            return 0
         except OSError as error:
             self.engine.broken(self, error)
         if not count:
             self.engine.broken(self, None)
-        receiver.arrived(count)
-        return True
+        return count
 
     def drain(self) -> bool:
         """Take in what is here without waiting; False once the peer will send no more.

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import socket
-import sys
 import threading
 from contextlib import ExitStack
 
 import pytest
+from double import PYTHON
 
 from perseid.aws import stack as stacks
 from perseid.aws.deploy import deploy
@@ -22,7 +22,6 @@ from perseid.rendezvous import Config, EmbeddedServer
 from perseid.rendezvous.dial import DEFAULT_PORT
 from perseid.storage import Storage
 
-PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 ADDRESS, NAME = "127.0.0.1", "localhost"
 """Of the task, and of the record: it must lead to the task on the machine that tests."""
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import suppress
 
 import pytest
+from double import PYTHON
 
 from perseid.aws import stack as stacks
 from perseid.aws.deploy import deploy
@@ -13,8 +13,6 @@ from perseid.aws.template import Options
 from perseid.cli import main
 from perseid.errors import NotFound
 from perseid.storage import Storage
-
-PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def put(aws, folder, **options):

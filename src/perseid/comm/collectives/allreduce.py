@@ -100,15 +100,17 @@ def doubling(port: Port[T], value: T) -> T:
 
 def tree(port: Port[T], value: T) -> T:
     """Up a binomial tree and down again: the fewest messages, for ranks that share cores."""
+    return _tell(port, reduce.tree(port, value, 0))
+
+
+def _tell(port: Port[T], result: T | None) -> T:
+    """What rank 0 has, down a tree."""
     call = port.call
     place = trees.branch(call.rank, call.size, 0)
     call.need(place.near)
-    result = port.begin(value)
-    for child in reversed(place.children):
-        result = port.fold(child, result)
     if place.parent >= 0:
-        port.send(place.parent, result)
-        result = port.take(place.parent, result, _LAST)
+        result = port.receive(place.parent, _LAST)
+    assert result is not None
     for child in place.children:
         port.send(child, result, _LAST)
     return result
@@ -170,16 +172,7 @@ def in_place(call: Call, ufunc: np.ufunc, array: Array, into: Array) -> None:
 
 def strict(port: Port[T], value: T) -> T:
     """Strictly by rank on rank 0, then down a tree."""
-    call = port.call
-    result = reduce.strict(port, value, 0)
-    place = trees.branch(call.rank, call.size, 0)
-    call.need(place.near)
-    if place.parent >= 0:
-        result = port.receive(place.parent, _LAST)
-    assert result is not None
-    for child in place.children:
-        port.send(child, result, _LAST)
-    return result
+    return _tell(port, reduce.strict(port, value, 0))
 
 
 def large(call: Call, op: Op, array: Array, into: Array) -> None:

@@ -27,10 +27,10 @@ def tree(port: Port[T], value: T, root: int) -> T | None:
 def by_rank(port: Port[T], value: T, root: int) -> T | None:
     """``tree``, but the operands stay in the order of their ranks whatever the root is: "sum" of
     lists or strings depends on it. From rank 0 the result goes on to the root."""
-    if root == 0:
-        return tree(port, value, 0)
     call = port.call
     result = tree(port, value, 0)
+    if root == 0:
+        return result
     if call.rank == 0:
         assert result is not None
         port.send(root, result, 1)
