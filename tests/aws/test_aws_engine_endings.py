@@ -10,7 +10,7 @@ import json
 import pytest
 
 from perseid.aws.collect import attempts_of
-from perseid.measure.streams import LogEvent, trace
+from perseid.measure.sources.streams import LogEvent, trace
 
 ID = "adbca9aa-0d4f-4f0e-a3a1-8f6e1c2b3d4e"
 START = f"START RequestId: {ID} Version: $LATEST"

@@ -14,7 +14,7 @@ from perseid.aws.calls import Calls
 from perseid.aws.collect import collect
 from perseid.aws.engine import AwsEngine, Started
 from perseid.errors import Interrupted, PerseidError, StorageError
-from perseid.measure.load import load_runs
+from perseid.measure.sources.load import load_runs
 from perseid.pipeline import layout
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.request import RunRequest

@@ -8,9 +8,9 @@ import pytest
 from flaky import flaky_proxy
 
 from perseid.cli import main
-from perseid.measure.load import load_runs
+from perseid.measure.present.table import bill
 from perseid.measure.prices import Prices
-from perseid.measure.table import bill
+from perseid.measure.sources.load import load_runs
 from perseid.storage import Storage
 
 

@@ -15,7 +15,7 @@ from perseid.aws.foreign import group_runs
 from perseid.aws.session import Aws
 from perseid.cli import main
 from perseid.errors import BadInput, NotFound
-from perseid.measure.logruns import LoadOptions
+from perseid.measure.sources.logruns import LoadOptions
 
 GROUP = "/aws/lambda/cosmic-executor"
 INIT = "/aws/lambda/cosmic-init"

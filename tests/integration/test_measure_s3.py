@@ -12,7 +12,7 @@ from perseid.cli import main
 from perseid.engines.driver import start
 from perseid.engines.local import LocalEngine
 from perseid.engines.options import LocalOptions
-from perseid.measure.load import load_runs
+from perseid.measure.sources.load import load_runs
 from perseid.pipeline.request import RunRequest
 from perseid.storage import Storage
 

@@ -10,8 +10,8 @@ import pytest
 from tiny import tiny_model, tiny_survey
 
 from perseid.cli import main
-from perseid.measure.load import load_runs
-from perseid.measure.page import render_report
+from perseid.measure.present.report import render_report
+from perseid.measure.sources.load import load_runs
 
 
 @pytest.fixture

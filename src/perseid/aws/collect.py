@@ -23,8 +23,8 @@ from perseid.aws.place import Place
 from perseid.aws.session import aws_errors
 from perseid.engines.base import Attempt, Ending, MapResult
 from perseid.errors import AwsError, NotFound
-from perseid.measure.history import Execution
-from perseid.measure.streams import Traced
+from perseid.measure.sources.history import Execution
+from perseid.measure.sources.streams import Traced
 from perseid.pipeline import layout
 from perseid.pipeline.collect import read_records
 from perseid.pipeline.manifest import Manifest

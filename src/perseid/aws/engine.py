@@ -20,7 +20,7 @@ from perseid.aws.progress import MapProgress, Watcher
 from perseid.aws.session import aws_errors
 from perseid.engines.driver import RunResult, finished
 from perseid.errors import BadInput, Interrupted, NotFound, PerseidError, RunError
-from perseid.measure.history import moment
+from perseid.measure.sources.history import moment
 from perseid.pipeline import layout
 from perseid.pipeline.initialize import new_run_id
 from perseid.pipeline.manifest import Manifest

@@ -9,9 +9,9 @@ from perseid.aws.calls import Calls
 from perseid.aws.history import executions_between, read_executions
 from perseid.aws.logs import LATE_SECONDS, read_events
 from perseid.errors import BadInput
-from perseid.measure.logruns import LoadOptions, invocation_runs
 from perseid.measure.runs import MeasuredRun
-from perseid.measure.streams import trace
+from perseid.measure.sources.logruns import LoadOptions, invocation_runs
+from perseid.measure.sources.streams import trace
 
 
 def group_runs(

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from perseid.aws.calls import Calls
 from perseid.aws.session import aws_errors
-from perseid.measure.history import Execution, moment, read_history
+from perseid.measure.sources.history import Execution, moment, read_history
 
 READERS = 4
 """Histories read at once: the service allows a few requests a second."""

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 from perseid.aws.calls import Calls
 from perseid.aws.session import aws_errors
-from perseid.measure.logs import Invocation
-from perseid.measure.streams import LogEvent, Stream, Traced, trace
+from perseid.measure.sources.logs import Invocation
+from perseid.measure.sources.streams import LogEvent, Stream, Traced, trace
 
 GROUP = "/aws/lambda/"
 FOLLOW_SECONDS = 2.0

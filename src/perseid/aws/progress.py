@@ -14,8 +14,8 @@ from perseid.aws.place import Place
 from perseid.aws.session import aws_errors
 from perseid.errors import NotFound, StorageError
 from perseid.measure.cost import MB_PER_GB
-from perseid.measure.history import moment
 from perseid.measure.prices import Prices
+from perseid.measure.sources.history import moment
 from perseid.storage import Storage
 
 READERS = 32

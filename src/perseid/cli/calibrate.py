@@ -10,7 +10,7 @@ from perseid.engines import calibrate as timing
 from perseid.engines.options import cores
 from perseid.errors import BadInput
 from perseid.measure.calibrate import Calibration, from_paces, from_runs
-from perseid.measure.load import load_runs
+from perseid.measure.sources.load import load_runs
 from perseid.pipeline.items import WorkItem
 from perseid.storage import normalise_url
 

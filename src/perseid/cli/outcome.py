@@ -132,9 +132,9 @@ def _plural(word: str, number: int) -> str:
 
 def _table(store: Storage) -> str:
     """The table that users make, with this run as its one row; `perseid table` has the notes."""
-    from perseid.measure.load import load_runs
+    from perseid.measure.present.table import run_table
     from perseid.measure.prices import Prices
-    from perseid.measure.table import run_table
+    from perseid.measure.sources.load import load_runs
 
     table = run_table(load_runs([store.where()]), Prices())
     columns = tuple(column for column in table.columns if column.key != "notes")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from perseid.cli.table import add_price_arguments, chosen_prices
 from perseid.errors import BadInput
-from perseid.measure.load import load_runs
-from perseid.measure.logruns import LoadOptions
-from perseid.measure.page import render_report
+from perseid.measure.present.report import render_report
+from perseid.measure.sources.load import load_runs
+from perseid.measure.sources.logruns import LoadOptions
 from perseid.storage import Storage, split_url
 
 NAME = "report.html"

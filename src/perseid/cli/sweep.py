@@ -12,11 +12,12 @@ from perseid.engines.driver import start
 from perseid.engines.local import LocalEngine
 from perseid.engines.options import LocalOptions
 from perseid.errors import BadInput
-from perseid.measure.load import load_runs
-from perseid.measure.logruns import LoadOptions
+from perseid.measure.grid import DEFAULT_BATCH, WHOLE, Cell, grid
+from perseid.measure.present.sweep import figures, render_sweep
+from perseid.measure.present.table import partition_table, run_table
 from perseid.measure.runs import MeasuredRun, size_mb
-from perseid.measure.sweeps import DEFAULT_BATCH, WHOLE, Cell, figures, grid, render_sweep
-from perseid.measure.table import partition_table, run_table
+from perseid.measure.sources.load import load_runs
+from perseid.measure.sources.logruns import LoadOptions
 from perseid.pipeline import layout
 from perseid.pipeline.events import Event
 from perseid.pipeline.request import RunRequest

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from perseid.cli import units
 from perseid.errors import BadInput
-from perseid.measure.load import load_runs
-from perseid.measure.logruns import LoadOptions
+from perseid.measure.present.table import partition_table, run_table, tables
+from perseid.measure.present.text import FORMATS, Table
 from perseid.measure.prices import ARCHITECTURES, Prices, load_prices
 from perseid.measure.runs import MeasuredRun
-from perseid.measure.table import partition_table, run_table, tables
-from perseid.measure.text import FORMATS, Table
+from perseid.measure.sources.load import load_runs
+from perseid.measure.sources.logruns import LoadOptions
 
 WHICH = ("both", "runs", "partitions")
 

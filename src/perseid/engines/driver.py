@@ -12,7 +12,7 @@ from perseid.engines.base import Engine, MapResult
 from perseid.engines.owner import Owner, refuse_if_owned
 from perseid.errors import Interrupted, NotFound, RunIncomplete
 from perseid.measure.cost import cost
-from perseid.measure.stored import read_stored
+from perseid.measure.sources.stored import read_stored
 from perseid.pipeline import layout
 from perseid.pipeline.collect import read_records
 from perseid.pipeline.events import Report, StageEvent

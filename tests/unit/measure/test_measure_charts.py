@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perseid.measure.charts import Lane, Series, density, distribution, lines, timeline
-from perseid.measure.svg import Scale, Svg, log_ticks, ticks
+from perseid.measure.present.charts import Lane, Series, density, distribution, lines, timeline
+from perseid.measure.present.svg import Scale, Svg, log_ticks, ticks
 
 NS = "{http://www.w3.org/2000/svg}"
 

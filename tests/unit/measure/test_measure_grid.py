@@ -9,10 +9,11 @@ import pytest
 
 from perseid.errors import BadInput
 from perseid.measure.cost import Usage
+from perseid.measure.grid import Cell, grid
+from perseid.measure.present.sweep import figures, render_sweep
 from perseid.measure.prices import Prices
 from perseid.measure.report_line import Report
 from perseid.measure.runs import MeasuredRun, ModelTime, Place, Span
-from perseid.measure.sweeps import Cell, figures, grid, render_sweep
 
 SIZES = ["25MB", "50MB", "75MB", "100MB"]
 DATA = ["1GB", "2GB", "4GB", "6GB", "8GB", "10GB", "12.6GB"]

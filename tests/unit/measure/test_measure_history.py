@@ -10,8 +10,8 @@ import pytest
 
 from perseid.cli import main
 from perseid.errors import BadInput
-from perseid.measure.history import moment, parse_history, read_history
-from perseid.measure.load import load_runs
+from perseid.measure.sources.history import moment, parse_history, read_history
+from perseid.measure.sources.load import load_runs
 
 START = datetime(2024, 11, 17, 2, 40, 30, tzinfo=UTC)
 

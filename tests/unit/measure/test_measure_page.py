@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from perseid.cli import main
-from perseid.measure.gallery import lupton, png
-from perseid.measure.load import load_runs
-from perseid.measure.page import DEFINITIONS, render_report
+from perseid.measure.present.gallery import lupton, png
+from perseid.measure.present.report import DEFINITIONS, render_report
+from perseid.measure.sources.load import load_runs
 from perseid.science import redshift_metrics
 
 SECTIONS = ["redshift", "timeline", "durations", "cost", "anomalies", "gallery", "request"]

@@ -17,11 +17,11 @@ from perseid.engines.calibrate import Pace
 from perseid.errors import BadInput
 from perseid.measure import plan as planning
 from perseid.measure.calibrate import Calibration, from_paces, from_runs, vcpus
-from perseid.measure.load import load_runs
 from perseid.measure.plan import Ask, Limits, advise, estimate
 from perseid.measure.prices import Prices
 from perseid.measure.report_line import Report
 from perseid.measure.runs import MIB
+from perseid.measure.sources.load import load_runs
 
 GB = 1024 * MIB
 PACE = Calibration(

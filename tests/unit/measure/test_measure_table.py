@@ -14,13 +14,13 @@ import pytest
 
 from perseid.cli import main
 from perseid.errors import BadInput, NotFound
-from perseid.measure.load import load_runs, read_execution_times
-from perseid.measure.logruns import LoadOptions
-from perseid.measure.page import render_report
+from perseid.measure.present.report import render_report
+from perseid.measure.present.table import bill, partition_table, run_table, tables
+from perseid.measure.present.text import Cell, Column, Table, dollars, plural, quantity, significant
 from perseid.measure.prices import Prices
 from perseid.measure.runs import MeasuredRun, Place, percentiles, size_label, size_mb
-from perseid.measure.table import bill, partition_table, run_table, tables
-from perseid.measure.text import Cell, Column, Table, dollars, plural, quantity, significant
+from perseid.measure.sources.load import load_runs, read_execution_times
+from perseid.measure.sources.logruns import LoadOptions
 
 
 def rows(text: str) -> list[dict[str, str]]:

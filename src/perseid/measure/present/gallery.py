@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perseid.errors import BadPartition, NotInstalled, PerseidError
-from perseid.measure.catalogue import Catalogue
+from perseid.measure.sources.catalogue import Catalogue
 from perseid.storage import Storage
 from perseid.survey.anomalies import ANOMALY_KINDS
 from perseid.survey.reader import PartitionReader, open_partition

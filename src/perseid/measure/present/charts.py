@@ -10,9 +10,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from perseid.measure.present.svg import CHARACTER, Frame, Svg, frame, label, ticks
+from perseid.measure.present.text import plural, seconds
 from perseid.measure.runs import percentiles
-from perseid.measure.svg import CHARACTER, Frame, Svg, frame, label, ticks
-from perseid.measure.text import plural, seconds
 
 STAGE_ORDER = ("init", "rendezvous", "fetch", "decode", "inference", "collectives", "publish")
 OVERLAPPED = ("fetch", "decode")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from perseid.measure.logs import Invocation, read_log
+from perseid.measure.sources.logs import Invocation, read_log
 
 _START = re.compile(r"(?<!\w)START RequestId:\s*(\S+)")
 _REPORT = re.compile(r"(?<![\w])REPORT\s+RequestId:\s*(\S+)")

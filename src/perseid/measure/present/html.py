@@ -7,7 +7,7 @@ from functools import cache
 from html import escape
 from importlib.resources import files
 
-from perseid.measure.text import Table
+from perseid.measure.present.text import Table
 
 WIDE, NARROW = 1000.0, 320.0
 """Width of a chart in a page's column, px: on a screen and on a phone."""
@@ -16,7 +16,7 @@ WIDE, NARROW = 1000.0, 320.0
 @cache
 def style() -> str:
     """The style sheet of all pages."""
-    return files("perseid.measure").joinpath("report.css").read_text(encoding="utf-8")
+    return files("perseid.measure.present").joinpath("report.css").read_text(encoding="utf-8")
 
 
 def page(title: str, head: str, sections: Iterable[str], foot: str) -> str:
@@ -114,7 +114,7 @@ def definitions(pairs: Mapping[str, str]) -> str:
 
 
 def from_table(source: Table) -> str:
-    """A table of `measure.text` as markup with its footnotes beneath."""
+    """A table of `present.text` as markup with its footnotes beneath."""
     words = {i for i, column in enumerate(source.columns) if not column.numeric} | {0}
     rows = [[escape(row[c.key].text) for c in source.columns] for row in source.rows]
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in source.footnotes)

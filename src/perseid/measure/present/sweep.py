@@ -7,79 +7,16 @@ from dataclasses import dataclass
 from html import escape
 from statistics import median
 
-from perseid.errors import BadInput
-from perseid.measure import html
-from perseid.measure.charts import Series, lines
+from perseid.measure.grid import DEFAULT_BATCH
+from perseid.measure.present import html
+from perseid.measure.present.charts import Series, lines
+from perseid.measure.present.table import bill, partition_table, run_table
+from perseid.measure.present.text import plural
 from perseid.measure.prices import Prices
 from perseid.measure.runs import MIB, MeasuredRun, Place, size_mb
-from perseid.measure.table import bill, partition_table, run_table
-from perseid.measure.text import plural
 from perseid.pipeline.manifest import Manifest
 
-DEFAULT_BATCH = 512
-WHOLE = "all"
-"""Data size that means the whole survey."""
 CHART_WIDTH = 490.0
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of the grid."""
-
-    partition: str
-    """Size, e.g. ``25MB``."""
-    data: str
-    """Size, e.g. ``1GB``, or ``all``."""
-    batch_size: int
-    world_size: int | None
-    """None: one rank a partition."""
-    repetition: int
-
-    @property
-    def path(self) -> str:
-        """``result-partition-25MB/1GB/1``, the published scheme; what differs from its defaults
-        (batch 512, one rank a partition) stands between data size and repetition."""
-        parts = [f"result-partition-{self.partition}", self.data]
-        if self.batch_size != DEFAULT_BATCH:
-            parts.append(f"batch-{self.batch_size}")
-        if self.world_size is not None:
-            parts.append(f"ranks-{self.world_size}")
-        return "/".join([*parts, str(self.repetition)])
-
-    @property
-    def files(self) -> int | None:
-        """Partitions it takes: ceil(data / partition), the published rule; None for all."""
-        data, partition = size_mb(self.data), size_mb(self.partition)
-        return None if data is None or not partition else -int(-data // partition)
-
-
-def grid(
-    partitions: Sequence[str],
-    data: Sequence[str],
-    batches: Sequence[int],
-    worlds: Sequence[int | None],
-    repeat: int,
-) -> list[Cell]:
-    """Every cell, repetitions outermost: what drifts in time does not fall on one cell.
-
-    Raises `BadInput` where a size is none, a number is below 1, or a value comes twice.
-    """
-    for size in (*partitions, *(d for d in data if d != WHOLE)):
-        if not size_mb(size):
-            raise BadInput(f"{size!r} is not a size: write it like 25MB or 1GB")
-    if any(number is not None and number < 1 for number in (*batches, *worlds, repeat)):
-        raise BadInput("batch sizes, world sizes and repetitions are whole numbers from 1")
-    cells = [
-        Cell(p, d, b, w, r)
-        for r in range(1, repeat + 1)
-        for p in partitions
-        for d in data
-        for b in batches
-        for w in worlds
-    ]
-    if len({cell.path for cell in cells}) != len(cells):
-        raise BadInput("a value of the grid is given twice: its runs would have one result path")
-    return cells
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from perseid.errors import BadInput, NotFound
-from perseid.measure.history import Execution, parse_history
-from perseid.measure.logruns import LoadOptions, common, invocation_runs, log_runs, number
 from perseid.measure.runs import MeasuredRun, ModelTime, Place, Span
-from perseid.measure.stored import read_json, read_stored
-from perseid.measure.streams import LogEvent, trace
+from perseid.measure.sources.history import Execution, parse_history
+from perseid.measure.sources.logruns import LoadOptions, common, invocation_runs, log_runs, number
+from perseid.measure.sources.stored import read_json, read_stored
+from perseid.measure.sources.streams import LogEvent, trace
 from perseid.pipeline import layout
 from perseid.storage import Storage, split_url
 from perseid.survey import natural_key

@@ -8,9 +8,9 @@ from typing import Any
 
 from perseid.errors import BadInput
 from perseid.measure.cost import Usage, map_transitions
-from perseid.measure.history import Execution
-from perseid.measure.logs import Invocation, read_log
 from perseid.measure.runs import MeasuredRun, Place, Span
+from perseid.measure.sources.history import Execution
+from perseid.measure.sources.logs import Invocation, read_log
 
 CLOCK_SECONDS = 1.0
 """The clocks of Lambda and Step Functions may differ so much."""

@@ -1,7 +1,7 @@
 """A few functions that write SVG: scales, axes, shapes. No colours: classes and a style sheet.
 
 All coordinates are pixels of the viewBox; text is drawn as it will be read, so a chart is made for
-the width it will have (`measure.charts` makes each for a screen and for a phone).
+the width it will have (`present.charts` makes each for a screen and for a phone).
 """
 
 from __future__ import annotations

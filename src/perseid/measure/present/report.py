@@ -8,14 +8,14 @@ from html import escape
 from typing import Any
 
 from perseid.errors import NotFound
-from perseid.measure import html
-from perseid.measure.catalogue import Catalogue, read_catalogue
-from perseid.measure.charts import Lane, density, distribution, stages_used, timeline
-from perseid.measure.gallery import Picture, gallery
+from perseid.measure.present import html
+from perseid.measure.present.charts import Lane, density, distribution, stages_used, timeline
+from perseid.measure.present.gallery import Picture, gallery
+from perseid.measure.present.table import USED_NOTE, bill
+from perseid.measure.present.text import dollars, plural, quantity, seconds, significant
 from perseid.measure.prices import Prices
 from perseid.measure.runs import MeasuredRun, percentiles
-from perseid.measure.table import USED_NOTE, bill
-from perseid.measure.text import dollars, plural, quantity, seconds, significant
+from perseid.measure.sources.catalogue import Catalogue, read_catalogue
 from perseid.pipeline import layout
 from perseid.pipeline.manifest import Manifest
 from perseid.science import Detection, RedshiftMetrics, detection, redshift_metrics
@@ -66,7 +66,7 @@ DEFINITIONS = {
 
 
 def render_report(run: MeasuredRun, prices: Prices | None = None) -> str:
-    """The page of a stored run (`measure.load.load_runs` of a run's folder).
+    """The page of a stored run (`measure.sources.load.load_runs` of a run's folder).
 
     What the run does not have (no catalogue yet, no labels, no redshifts, partitions that are
     gone) is said in its place.
