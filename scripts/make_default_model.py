@@ -40,11 +40,11 @@ from perseid.science import (
 )
 from perseid.science.metrics import nmad, scaled_error
 from perseid.survey import Cutouts, read_cutouts, write_cutouts
-from perseid.survey.anomalies import ANOMALY_KINDS
-from perseid.survey.objects import object_ids, render_objects, table_rows_of
-from perseid.survey.sdss import load_table
-from perseid.survey.sides import TEST, TRAIN, VALIDATION, split_of
-from perseid.survey.simulate import simulate
+from perseid.survey.simulation.anomalies import ANOMALY_KINDS
+from perseid.survey.simulation.objects import object_ids, render_objects, table_rows_of
+from perseid.survey.simulation.sdss import load_table
+from perseid.survey.simulation.simulate import simulate
+from perseid.survey.splits import TEST, TRAIN, VALIDATION, assign_split
 
 TRAINING_SEED, FRESH_SEED = 1, 3
 """Seed 2 was used to choose the features and weights of the anomaly score."""
@@ -124,7 +124,7 @@ def rendered(seed: int, number: int, *, held_out: bool) -> Cutouts:
     table = load_table()
     rows = len(table)
     ids = object_ids(seed, (number + 1) * rows, rows)[number * rows :]
-    ids = ids[(split_of(table_rows_of(ids)) == TEST) == held_out]
+    ids = ids[(assign_split(table_rows_of(ids)) == TEST) == held_out]
     parts: Sequence[np.ndarray] = np.array_split(ids, max(1, len(ids) // 512))
     render = partial(render_objects, seed, anomaly_rate=ANOMALY_RATE, table=table)
     context = multiprocessing.get_context("spawn")
@@ -161,7 +161,7 @@ def first_drawing(survey: Path, split: int) -> Cutouts:
         assert part.object_id is not None
         assert part.label is not None
         keys = table_rows_of(part.object_id)
-        parts.append(part[np.flatnonzero((split_of(keys) == split) & (part.label == 0))])
+        parts.append(part[np.flatnonzero((assign_split(keys) == split) & (part.label == 0))])
     columns = ("images", "magnitudes", "redshift", "object_id", "label")
     return Cutouts(*(np.concatenate([getattr(part, c) for part in parts]) for c in columns))
 
@@ -262,7 +262,7 @@ def int8_figures(out: Path, survey: Path, runtime: ModelRuntime) -> dict[str, An
 def describe(survey: Path) -> dict[str, Any]:
     """Counts for the card."""
     rows = len(load_table())
-    keys = split_of(np.arange(rows))
+    keys = assign_split(np.arange(rows))
     counts = {
         name: int((keys == side).sum())
         for name, side in (("training", TRAIN), ("validation", VALIDATION), ("test", TEST))

@@ -13,9 +13,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from astropy.visualization import make_lupton_rgb
 
-from perseid.survey import sdss
-from perseid.survey.anomalies import ANOMALY_KINDS
-from perseid.survey.objects import object_ids, render_objects
+from perseid.survey.simulation import sdss
+from perseid.survey.simulation.anomalies import ANOMALY_KINDS
+from perseid.survey.simulation.objects import object_ids, render_objects
 
 SEED = 7
 COLUMNS = 9

@@ -13,7 +13,7 @@ import pytest
 from perseid.cli import main
 from perseid.model.weights import load_weights
 from perseid.survey import Cutouts, write_cutouts
-from perseid.survey.sides import TEST, split_of
+from perseid.survey.splits import TEST, assign_split
 
 SMALL = ["--batch", "32", "--pretrain-epochs", "2", "--epochs", "3", "--threads", "1"]
 
@@ -74,7 +74,7 @@ def test_a_stopped_and_resumed_training_ends_with_the_same_bits(survey, tmp_path
     losses = [epoch["loss"] for epoch in history["epochs"]]
     assert losses[1] < losses[0]
     assert losses[4] < losses[2]
-    assert history["rows"]["held_out"] == int((split_of(np.arange(240)) == TEST).sum())
+    assert history["rows"]["held_out"] == int((assign_split(np.arange(240)) == TEST).sum())
     assert history["test"]["n"] == history["rows"]["held_out"]
     assert not list(tmp_path.glob("*/*.scratch"))
 

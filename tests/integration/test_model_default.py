@@ -10,9 +10,9 @@ import pytest
 import perseid.model
 from perseid.model.runtime import ModelRuntime
 from perseid.science import redshift_metrics
-from perseid.survey.objects import render_objects, table_rows_of
-from perseid.survey.sdss import load_table
-from perseid.survey.sides import TEST, split_of
+from perseid.survey.simulation.objects import render_objects, table_rows_of
+from perseid.survey.simulation.sdss import load_table
+from perseid.survey.splits import TEST, assign_split
 
 DATA = Path(perseid.model.__file__).parent / "data"
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -50,7 +50,7 @@ def test_it_beats_both_baselines_on_held_out_objects(figures):
 def test_held_out_objects_rendered_again_give_the_figures_of_the_card(figures):
     sample = figures["sample"]
     ids = np.array(sample["object_id"])
-    assert (split_of(table_rows_of(ids)) == TEST).all()
+    assert (assign_split(table_rows_of(ids)) == TEST).all()
     survey = render_objects(
         figures["data"]["training_seed"], ids, anomaly_rate=0.0, table=load_table()
     )

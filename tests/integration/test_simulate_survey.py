@@ -13,11 +13,11 @@ import pytest
 
 from perseid.errors import AlreadyExists, BadInput
 from perseid.storage import Storage
-from perseid.survey import sdss
-from perseid.survey.objects import render_objects, table_rows_of
 from perseid.survey.reader import read_cutouts
-from perseid.survey.sides import TEST, split_of
-from perseid.survey.simulate import simulate
+from perseid.survey.simulation import sdss
+from perseid.survey.simulation.objects import render_objects, table_rows_of
+from perseid.survey.simulation.simulate import simulate
+from perseid.survey.splits import TEST, assign_split
 
 
 def command(*words: object) -> list[str]:
@@ -230,4 +230,4 @@ def test_held_out_galaxies_only(tmp_path):
     assert done.only_held_out
     assert json.loads((tmp_path / "s" / "survey.json").read_text())["only_held_out"] is True
     ids = np.load(tmp_path / "s" / "1.npz")["object_id"]
-    assert (split_of(table_rows_of(ids)) == TEST).all()
+    assert (assign_split(table_rows_of(ids)) == TEST).all()

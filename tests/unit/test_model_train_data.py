@@ -6,7 +6,14 @@ import pytest
 from perseid.errors import BadInput
 from perseid.model.train_data import gather, object_keys
 from perseid.survey.cutouts import Cutouts
-from perseid.survey.sides import TEST, TEST_SHARE, TRAIN, VALIDATION, VALIDATION_SHARE, split_of
+from perseid.survey.splits import (
+    TEST,
+    TEST_SHARE,
+    TRAIN,
+    VALIDATION,
+    VALIDATION_SHARE,
+    assign_split,
+)
 
 
 def _cutouts(n: int, seed: int = 0, first: int = 0) -> Cutouts:
@@ -22,11 +29,11 @@ def _cutouts(n: int, seed: int = 0, first: int = 0) -> Cutouts:
 
 def test_the_shares_are_as_stated_and_an_id_always_falls_on_the_same_side():
     ids = np.arange(200_000)
-    split = split_of(ids)
+    split = assign_split(ids)
     assert np.mean(split == TEST) == pytest.approx(TEST_SHARE, abs=0.005)
     assert np.mean(split == VALIDATION) == pytest.approx(VALIDATION_SHARE, abs=0.005)
     some = np.array([7, 199_999, 12, 7])
-    assert split_of(some).tolist() == split[some].tolist()
+    assert assign_split(some).tolist() == split[some].tolist()
     # the shipped model's held-out objects are these: the rule must not change
     assert np.flatnonzero(split[:40] == TEST).tolist() == FIRST_HELD_OUT
 
@@ -56,7 +63,7 @@ def test_gather_keeps_order_and_drops_what_is_not_finite(tmp_path):
     np.testing.assert_array_equal(data.images[4], parts[0].images[5])
     np.testing.assert_array_equal(data.magnitudes[-1], parts[1].magnitudes[-1])
     ids = np.delete(np.arange(50), [4, 37])
-    assert data.split.tolist() == split_of(ids).tolist()
+    assert data.split.tolist() == assign_split(ids).tolist()
     supervised = data.rows(TRAIN, supervised=True)
     assert set(supervised) < set(data.rows(TRAIN, supervised=False))
     assert (data.label[supervised] == 0).all()

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from perseid.survey import anomalies, sdss
-from perseid.survey.anomalies import ANOMALY_KINDS
-from perseid.survey.galaxies import Star, draw_galaxy
-from perseid.survey.objects import draw_kind, object_ids, render_objects, streams
-from perseid.survey.render import render
+from perseid.survey.simulation import anomalies, sdss
+from perseid.survey.simulation.anomalies import ANOMALY_KINDS
+from perseid.survey.simulation.galaxies import Star, draw_galaxy
+from perseid.survey.simulation.objects import draw_kind, object_ids, render_objects, streams
+from perseid.survey.simulation.render import render
 
 SEEDS = range(12)
 

@@ -4,8 +4,8 @@ import galsim
 import numpy as np
 import pytest
 
-from perseid.survey import sdss
-from perseid.survey.galaxies import (
+from perseid.survey.simulation import sdss
+from perseid.survey.simulation.galaxies import (
     Points,
     Sersic,
     Star,
@@ -17,9 +17,9 @@ from perseid.survey.galaxies import (
     median_radius,
     star_flux,
 )
-from perseid.survey.objects import held_out, object_ids, render_objects, table_rows_of
-from perseid.survey.render import render
-from perseid.survey.sides import TEST, split_of
+from perseid.survey.simulation.objects import held_out, object_ids, render_objects, table_rows_of
+from perseid.survey.simulation.render import render
+from perseid.survey.splits import TEST, assign_split
 
 ARCSEC_TO_PIXEL = 1 / sdss.PIXEL
 
@@ -250,7 +250,7 @@ def test_the_same_real_galaxy_in_a_later_round_is_drawn_anew(table):
 def test_held_out_galaxies_are_the_test_side_of_the_split():
     rows = held_out(19_817)
     assert 0.19 < len(rows) / 19_817 < 0.21
-    assert (split_of(rows) == TEST).all()
+    assert (assign_split(rows) == TEST).all()
     ids = object_ids(4, len(rows) + 10, rows)
     assert np.isin(table_rows_of(ids), rows).all()
     assert len(np.unique(ids)) == len(ids)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from perseid.errors import BadPartition, PerseidError, UnsafePickle
 from perseid.survey import load_torch, read_cutouts, write_cutouts
-from perseid.survey.inert import Global, Placeholder, read_pickle
+from perseid.survey.safe_pickle import Global, Placeholder, read_pickle
 
 torch = pytest.importorskip("torch")
 

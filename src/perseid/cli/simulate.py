@@ -9,7 +9,7 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from perseid.survey.simulate import Simulated, simulate
+from perseid.survey.simulation.simulate import Simulated, simulate
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -20,7 +20,7 @@ from perseid.errors import BadModel, BadPartition
 from perseid.model.config import PUBLISHED, AstroMAEConfig
 from perseid.model.fold import BN_EPS, LN_EPS
 from perseid.model.weights import Weights, misfits
-from perseid.survey.inert import Placeholder
+from perseid.survey.safe_pickle import Placeholder
 from perseid.survey.torchfile import LazyTensor, load_torch
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")

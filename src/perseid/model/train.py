@@ -25,7 +25,7 @@ from perseid.model.train_options import Report, Stop, TrainEvent, TrainOptions, 
 from perseid.model.weights import Weights, save_weights
 from perseid.science.metrics import RedshiftMetrics, redshift_metrics
 from perseid.survey.cutouts import Cutouts
-from perseid.survey.sides import TEST, TRAIN, VALIDATION
+from perseid.survey.splits import TEST, TRAIN, VALIDATION
 
 WEIGHTS = "weights.npz"
 """The result in the output folder: the neutral weight file that ``perseid model export`` takes."""

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from perseid.errors import BadInput
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.reader import open_partition
-from perseid.survey.sides import split_of
 from perseid.survey.split import survey_files
+from perseid.survey.splits import assign_split
 
 IN_MEMORY = 2 << 30
 """Bytes of pixels kept in memory; larger surveys go to a scratch file that is memory-mapped."""
@@ -113,7 +113,7 @@ def gather(
             "finite): give a survey with cutouts"
         )
     magnitudes, redshift, label = (np.concatenate(column) for column in zip(*columns, strict=True))
-    split = split_of(object_keys(np.concatenate(ids), magnitudes))
+    split = assign_split(object_keys(np.concatenate(ids), magnitudes))
     return TrainingSet(store.whole(), magnitudes, redshift, label, split, dropped)
 
 

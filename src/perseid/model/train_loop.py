@@ -33,7 +33,7 @@ from perseid.model.train_steps import (
     redshift_loss,
     turned,
 )
-from perseid.survey.sides import TRAIN, VALIDATION
+from perseid.survey.splits import TRAIN, VALIDATION
 
 PHASES = ("pretrain", "redshift")
 CHECKPOINT_SECONDS = 60.0

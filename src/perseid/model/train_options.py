@@ -11,7 +11,7 @@ import numpy as np
 from perseid.errors import BadInput
 from perseid.model.config import PUBLISHED, SMALL, AstroMAEConfig
 from perseid.model.train_data import TrainingSet
-from perseid.survey.sides import TRAIN
+from perseid.survey.splits import TRAIN
 
 CONFIGS = {"small": SMALL, "published": replace(PUBLISHED, embedding=True, decoder_width=96)}
 """Networks by the name that ``perseid train --config`` takes; the published one with a decoder,

@@ -3,7 +3,7 @@
 The file is a zip archive of stored (uncompressed) entries: ``data.pkl``, the pickle of the object,
 and ``data/<key>``, the bytes of each tensor storage, aligned to 64 bytes so that they can be mapped
 (https://docs.pytorch.org/docs/stable/notes/serialization.html). The pickle is interpreted by
-`perseid.survey.inert`, which cannot call anything; tensors stay on the disk, or in the object
+`perseid.survey.safe_pickle`, which cannot call anything; tensors stay on the disk, or in the object
 store, until they are asked for.
 """
 
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from perseid.errors import BadPartition, UnsafePickle
 from perseid.storage import Storage, split_url
 from perseid.survey.bytesource import ByteSource, BytesSource, MapSource, open_source
-from perseid.survey.inert import Global, InertDict, Placeholder, read_pickle
+from perseid.survey.safe_pickle import Global, InertDict, Placeholder, read_pickle
 from perseid.survey.zipfiles import Entry, ZipArchive
 
 TENSOR_DATASET = Global("torch.utils.data.dataset", "TensorDataset")
@@ -211,7 +211,7 @@ def _root(archive: ZipArchive) -> str:
 
 
 class _TorchNames:
-    """What the names in a torch pickle mean; see `perseid.survey.inert.Names`."""
+    """What the names in a torch pickle mean; see `perseid.survey.safe_pickle.Names`."""
 
     def __init__(self, archive: ZipArchive, root: str, *, permissive: bool) -> None:
         self._archive, self._root, self._permissive = archive, root, permissive

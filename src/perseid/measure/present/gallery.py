@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from perseid.errors import BadPartition, NotInstalled, PerseidError
 from perseid.measure.sources.catalogue import Catalogue
 from perseid.storage import Storage
-from perseid.survey.anomalies import ANOMALY_KINDS
+from perseid.survey.kinds import ANOMALY_KINDS
 from perseid.survey.reader import PartitionReader, open_partition
 
 RGB_BANDS = (3, 2, 1)

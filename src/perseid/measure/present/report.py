@@ -20,7 +20,7 @@ from perseid.pipeline import layout
 from perseid.pipeline.manifest import Manifest
 from perseid.science import Detection, RedshiftMetrics, detection, redshift_metrics
 from perseid.storage import Storage
-from perseid.survey.anomalies import ANOMALY_KINDS
+from perseid.survey.kinds import ANOMALY_KINDS
 
 GALLERY = 24
 DENSITY_WIDTH = 480.0

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from perseid.errors import BadPartition
 from perseid.survey.bytesource import ByteSource
-from perseid.survey.inert import Placeholder
+from perseid.survey.safe_pickle import Placeholder
 from perseid.survey.table import Columns, ColumnWriter, RawArray, RawTable, Table, Writer
 from perseid.survey.torchfile import TENSOR_DATASET, LazyTensor, load_torch
 from perseid.survey.torchwrite import TorchZip

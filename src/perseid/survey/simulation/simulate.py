@@ -1,4 +1,4 @@
-"""A simulated survey on disk or in a bucket: real magnitudes and redshifts, simulated images."""
+"""Write a simulated survey to disk or to a bucket, with as many processes as wished."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from numpy.typing import NDArray
 from perseid import __version__
 from perseid.errors import AlreadyExists, BadInput, NotFound, RunError
 from perseid.storage import Storage
-from perseid.survey import sdss
-from perseid.survey.anomalies import ANOMALY_KINDS
 from perseid.survey.cutouts import UGRIZ, Cutouts
 from perseid.survey.formats import format_for
-from perseid.survey.objects import ROUND, held_out, object_ids, render_objects
 from perseid.survey.reader import write_cutouts
-from perseid.survey.render import galsim_module
+from perseid.survey.simulation import sdss
+from perseid.survey.simulation.anomalies import ANOMALY_KINDS
+from perseid.survey.simulation.objects import ROUND, held_out, object_ids, render_objects
+from perseid.survey.simulation.render import galsim_module
 
 BLOCK = 256
-"""Objects a task: half a second of work, so that progress and Ctrl-C are prompt."""
+"""Objects per task. A task takes about half a second, so progress is smooth and Ctrl-C prompt."""
 BLOCK_DEADLINE = 600.0
-"""Seconds within which a block must come."""
+"""Seconds to wait for one task before giving up."""
 SUMMARY = "survey.json"
-"""Written last: a folder that has it is a whole survey."""
+"""Written last: a folder that holds it holds a complete survey."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ class Simulated:
     rows: int
     seed: int
     anomaly_rate: float
-    """The chance of an object to be an anomaly."""
+    """Probability that an object is given an anomaly."""
     files: dict[str, int]
     """Name and rows of each file, in order."""
     labels: dict[str, int]
-    """How many objects there are of each kind, by name."""
+    """Number of objects of each kind, by name."""
     only_held_out: bool = False
     """Whether all galaxies are ones that the default model never saw in training."""
 
@@ -73,30 +73,31 @@ def simulate(
     """Write a simulated survey: numbered files of cutouts and ``survey.json``.
 
     The bits depend on `rows`, `seed` and `anomaly_rate` alone, not on the number of processes.
-    Interrupted or failed, it deletes what it wrote and leaves no process.
+    If it is interrupted or fails, it deletes what it wrote and leaves no process behind.
 
     Parameters
     ----------
     dest
         Folder or URL, empty or not there yet.
     rows
-        Objects; beyond the table's 19,817 the real galaxies come again, newly drawn.
+        Number of objects. Beyond the 19,817 of the table, real galaxies are used again, with
+        newly drawn shapes and noise.
     seed
         Not negative.
     anomaly_rate
-        Chance of an object to get one of the `ANOMALY_KINDS`, each as likely.
+        Probability that an object is given an anomaly; all kinds are equally likely.
     processes
-        Worker processes (started anew, so a script needs its ``__main__`` guard); the
-        processors of this machine by default.
+        Worker processes, by default one per processor. They are spawned, so a script that calls
+        this needs the ``__main__`` guard.
     rows_per_file
         5,113 rows are 100 MiB of pixels.
     suffix
         The format, see `perseid.survey.formats`.
     only_held_out
-        Draw only galaxies that the default model never saw in training: its figures are honest
-        on such a survey alone.
+        Draw only galaxies that the default model never saw in training. Only on such a survey
+        are its metrics unbiased.
     report
-        Called with rows done and rows in all.
+        Called with the number of rows done and the total number of rows.
 
     Raises
     ------
@@ -145,7 +146,7 @@ def _check(rows: int, seed: int, anomaly_rate: float, processes: int, rows_per_f
 
 @contextmanager
 def _all_or_nothing(store: Storage) -> Iterator[list[str]]:
-    """Refuse a place that holds something; delete the names in the list if the body fails."""
+    """Refuse a destination that is not empty; delete the listed files if the body fails."""
     folder = store.local_path()
     was_there = folder is not None and folder.exists()
     first = _first_key(store)
@@ -173,7 +174,7 @@ def _first_key(store: Storage) -> str | None:
 def _rendered(
     seed: int, ids: NDArray[np.int64], anomaly_rate: float, processes: int, rows_per_file: int
 ) -> Generator[Cutouts, None, None]:
-    """Blocks in order; none reaches over the end of a file."""
+    """Blocks in order; no block crosses a file boundary."""
     work = partial(_render_block, seed, anomaly_rate)
     tasks = (
         ids[begin : min(begin + BLOCK, file_begin + rows_per_file)]
@@ -196,7 +197,7 @@ def _files(
     rows_per_file: int,
     report: Callable[[int, int], None] | None,
 ) -> Iterator[Cutouts]:
-    """The blocks, joined into whole files."""
+    """Join consecutive blocks into whole files."""
     done = 0
     parts: list[Cutouts] = []
     for block in blocks:
@@ -217,7 +218,7 @@ def _joined(parts: list[Cutouts]) -> Cutouts:
 def _in_processes(
     work: Callable[[NDArray[np.int64]], Cutouts], tasks: Iterator[NDArray[np.int64]], count: int
 ) -> Generator[Cutouts, None, None]:
-    """Results in the order of the tasks, a few ahead; the pool is gone when this ends or fails."""
+    """Results in task order, computed a few tasks ahead; the pool is closed however this ends."""
     waiting: deque[Future[Cutouts]] = deque()
     pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _start_worker)
     try:
@@ -239,7 +240,7 @@ def _in_processes(
 
 @contextmanager
 def _no_interrupt() -> Iterator[None]:
-    """Hold Ctrl-C back: processes started meanwhile inherit that, only the parent acts on it."""
+    """Block SIGINT: worker processes inherit the mask, so only the parent handles Ctrl-C."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
@@ -248,11 +249,11 @@ def _no_interrupt() -> Iterator[None]:
 
 
 def _start_worker() -> None:
-    """A worker leaves with its parent, however that one dies."""
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    """Make a worker process exit when its parent exits, even if the parent is killed."""
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _leave_with_parent() -> None:
+def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

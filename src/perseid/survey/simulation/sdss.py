@@ -1,4 +1,4 @@
-"""What is known of the Sloan Digital Sky Survey: the real table, and the camera's constants.
+"""The Sloan Digital Sky Survey: the table of real galaxies, and the camera's constants.
 
 Sources: pixel scale, camera and drift scan, Gunn et al. 1998 (AJ 116, 3040); photometry and
 gain, Fukugita et al. 1996 (AJ 111, 1748) and the SDSS frame data model (camera column 3);
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PIXEL = 0.396
-"""Arcseconds a pixel."""
+"""Arcseconds per pixel."""
 SIZE = 32
 """Pixels on each side of a cutout."""
 BANDS = 5
@@ -22,31 +22,31 @@ BANDS = 5
 PSF_FWHM = (1.55, 1.43, 1.32, 1.25, 1.18)
 """Arcseconds in u, g, r, i, z: typical seeing of the imaging survey."""
 PSF_BETA = 3.0
-"""Moffat exponent: the wings of a real PSF, which a Gaussian has not."""
+"""Moffat exponent. Unlike a Gaussian, a Moffat profile has the wings of a real PSF."""
 BACKGROUND_SIGMA = np.array([0.053, 0.017, 0.028, 0.045, 0.197])
-"""Nanomaggies a pixel: sky, dark and read noise together."""
+"""Standard deviation per pixel, nanomaggies: sky, dark current and read noise together."""
 NMGY_PER_COUNT = np.array([0.0109, 0.00393, 0.00507, 0.00680, 0.0331])
-"""Nanomaggies a count (DN), typical frame."""
+"""Nanomaggies per count (DN) of a typical frame."""
 GAIN = np.array([1.59, 3.845, 4.72, 4.86, 4.885])
-"""Electrons a count (DN)."""
+"""Electrons per count (DN)."""
 DARK_VARIANCE = np.array([8.70, 1.32, 1.32, 4.62, 1.00])
-"""Read noise and dark current, counts squared a pixel."""
+"""Variance of read noise and dark current, counts squared per pixel."""
 FULL_SCALE = 65535.0
 """Counts at which the 16-bit converter saturates."""
 
 ELECTRONS = GAIN / NMGY_PER_COUNT
-"""Electrons a nanomaggy."""
+"""Electrons per nanomaggy."""
 READ_ELECTRONS = np.sqrt(DARK_VARIANCE) * GAIN
-"""Standard deviation of read noise and dark current, electrons a pixel."""
+"""Standard deviation of read noise and dark current, electrons per pixel."""
 SKY_ELECTRONS = np.maximum((BACKGROUND_SIGMA * ELECTRONS) ** 2 - READ_ELECTRONS**2, 0.0)
-"""Sky electrons a pixel: what the background's variance leaves beside the read noise."""
+"""Sky electrons per pixel: the part of the background variance that is not read noise."""
 SATURATION = FULL_SCALE * NMGY_PER_COUNT
-"""Nanomaggies a pixel at which a pixel saturates."""
+"""Flux at which a pixel saturates, nanomaggies."""
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """The real galaxies: one row each. See ``data/README.md`` for where they come from."""
+    """Real galaxies, one per row; ``data/README.md`` gives their provenance."""
 
     magnitudes: NDArray[np.float32]
     """(rows, 5), extinction-corrected model magnitudes u, g, r, i, z."""
@@ -66,7 +66,7 @@ class Table:
 
 
 def load_table() -> Table:
-    """The table that is shipped in the package: 19,817 rows."""
+    """Load the table shipped with the package, 19,817 rows."""
     path = resources.files("perseid.survey").joinpath("data/sdss_galaxies.npz")
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         return Table(**{name: arrays[name] for name in arrays.files})
@@ -83,15 +83,15 @@ def magnitude(nanomaggies: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def add_noise(expected: NDArray[np.floating], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Photon noise of object and sky, and read noise; the sky's mean is taken off again.
+    """Add photon noise of object and sky and read noise; the mean sky level is subtracted.
 
     Parameters
     ----------
     expected
-        (5, h, w) nanomaggies, without sky; small negative values (of the Fourier method) count
-        as no light.
+        (5, h, w) nanomaggies, without sky. Small negative values, which the Fourier method can
+        give, are treated as zero.
     rng
-        The only source of chance.
+        Source of all randomness.
 
     Returns
     -------

@@ -1,8 +1,8 @@
-"""Labelled anomalies: what can be wrong with, or remarkable about, a cutout.
+"""Labelled anomalies: rare objects and image defects.
 
-Three stages, as in nature: on the sky before the telescope (merger, ring, tidal stream), in the
-telescope before the detector counts (satellite, saturated star, misaligned band), and in the
-detector after it (cosmic ray, bad column, dead band).
+Each is applied at the stage where it arises: on the sky (merger, ring, tidal stream), in the
+optics before photons are counted (satellite trail, saturated star, misaligned band), or in the
+detector (cosmic ray, bad column, dead band).
 """
 
 from __future__ import annotations
@@ -12,10 +12,18 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from perseid.survey import sdss
-from perseid.survey.galaxies import Galaxy, Points, Scene, Sersic, Star, scaled, star_flux
 from perseid.survey.kinds import ANOMALY_KINDS as ANOMALY_KINDS
-from perseid.survey.render import render
+from perseid.survey.simulation import sdss
+from perseid.survey.simulation.galaxies import (
+    Galaxy,
+    Points,
+    Scene,
+    Sersic,
+    Star,
+    scaled,
+    star_flux,
+)
+from perseid.survey.simulation.render import render
 
 Image = NDArray[np.float64]
 _BLUE_ARC = np.array([0.55, 0.35, 0.0, -0.12, -0.15])
@@ -29,18 +37,18 @@ def observe(
     chance: np.random.Generator,
     noise: np.random.Generator,
 ) -> Image:
-    """One cutout as the survey would have it.
+    """Simulate the observation of one object.
 
     Parameters
     ----------
     galaxy, neighbours
-        What lies there; the same whether or not the object gets an anomaly.
+        Components of the scene; the same with and without an anomaly.
     kind
         A key of `ANOMALY_KINDS`.
     chance
-        Draws the anomaly; not used for a plain object.
+        Random numbers of the anomaly; unused for a plain object.
     noise
-        Draws the noise.
+        Random numbers of the noise.
 
     Returns
     -------
@@ -59,7 +67,7 @@ def observe(
 
 
 def merger(galaxy: Galaxy, rng: np.random.Generator) -> Scene:
-    """A second nucleus at 1.6 to 3.8 arcsec and a short tail; the total stays the real flux."""
+    """Add a second nucleus at 1.6 to 3.8 arcsec and a short tail; the total flux is unchanged."""
     ratio = rng.uniform(0.35, 1.0)
     apart = rng.uniform(1.6, 3.8)
     angle = rng.uniform(0.0, 2 * np.pi)
@@ -83,7 +91,7 @@ def merger(galaxy: Galaxy, rng: np.random.Generator) -> Scene:
 
 
 def ring(galaxy: Galaxy, rng: np.random.Generator) -> Scene:
-    """A blue ring or arc around the galaxy, as of a lensed background galaxy: added light."""
+    """Add a blue ring or arc around the galaxy, like that of a lensed background galaxy."""
     radius = float(np.clip(rng.uniform(1.0, 1.5) * galaxy.radius, 1.8, 4.5))
     span = float(rng.choice((1.0, rng.uniform(0.25, 0.7))))
     start = rng.uniform(0.0, 2 * np.pi)
@@ -102,7 +110,7 @@ def ring(galaxy: Galaxy, rng: np.random.Generator) -> Scene:
 
 
 def tidal_stream(galaxy: Galaxy, rng: np.random.Generator) -> Scene:
-    """A long curved stream out of the galaxy, with its colours; the total stays the real flux."""
+    """Add a long curved stream with the galaxy's colors; the total flux is unchanged."""
     share = float(np.clip(12.0 / galaxy.flux[2], rng.uniform(0.12, 0.28), 0.45))
     angle = rng.uniform(0.0, 2 * np.pi)
     begin = 0.7 * min(galaxy.radius, 3.0)
@@ -119,7 +127,7 @@ def tidal_stream(galaxy: Galaxy, rng: np.random.Generator) -> Scene:
 
 
 def satellite_trail(image: Image, rng: np.random.Generator) -> Image:
-    """A straight line across one band: the bands are exposed one after the other."""
+    """Add a straight line across one band (the bands are exposed one after the other)."""
     band = int(rng.integers(sdss.BANDS))
     angle = rng.uniform(0.0, np.pi)
     y, x = np.mgrid[: sdss.SIZE, : sdss.SIZE] - (sdss.SIZE - 1) / 2
@@ -132,7 +140,7 @@ def satellite_trail(image: Image, rng: np.random.Generator) -> Image:
 
 
 def saturated_star(image: Image, rng: np.random.Generator) -> Image:
-    """A star of r = 9.5 to 12.5 in the outer cutout; its charge bleeds along the columns."""
+    """Add a star of r = 9.5 to 12.5 off center, whose charge bleeds along the columns."""
     half = (sdss.SIZE / 2 - 1) * sdss.PIXEL
     while True:
         x, y = rng.uniform(-half, half, 2)
@@ -147,7 +155,7 @@ def saturated_star(image: Image, rng: np.random.Generator) -> Image:
 
 
 def cosmic_ray(image: Image, rng: np.random.Generator) -> Image:
-    """A sharp track of 1 to 12 pixels in one band: it never went through the optics."""
+    """Add a track of 1 to 12 pixels in one band, not blurred by the PSF."""
     band = int(rng.integers(sdss.BANDS))
     length = 1.0 + 11.0 * float(rng.random()) ** 2
     angle = rng.uniform(0.0, 2 * np.pi)
@@ -164,7 +172,7 @@ def cosmic_ray(image: Image, rng: np.random.Generator) -> Image:
 
 
 def bad_column(image: Image, rng: np.random.Generator) -> Image:
-    """One or two columns of one band hot, or cold, all the way."""
+    """Make one or two whole columns of one band hot or cold."""
     band = int(rng.integers(sdss.BANDS))
     first = int(rng.integers(2, sdss.SIZE - 3))
     columns = slice(first, first + int(rng.choice((1, 2), p=(0.7, 0.3))))
@@ -175,7 +183,7 @@ def bad_column(image: Image, rng: np.random.Generator) -> Image:
 
 
 def dead_band(image: Image, rng: np.random.Generator) -> Image:
-    """One band all zero, or zero from some row on, or with nothing but background in it."""
+    """Set one band to zero, to zero from some row on, or to pure background noise."""
     band = int(rng.integers(sdss.BANDS))
     what = rng.random()
     out = image.copy()
@@ -189,7 +197,7 @@ def dead_band(image: Image, rng: np.random.Generator) -> Image:
 
 
 def _band_shift(rng: np.random.Generator) -> NDArray[np.float64]:
-    """(5, 2) arcsec: one band lies 2 to 6 pixels off."""
+    """(5, 2) offsets in arcsec that displace one band by 2 to 6 pixels."""
     shift = np.zeros((sdss.BANDS, 2))
     angle = rng.uniform(0.0, 2 * np.pi)
     step = rng.uniform(2.0, 6.0) * sdss.PIXEL
@@ -200,7 +208,7 @@ def _band_shift(rng: np.random.Generator) -> NDArray[np.float64]:
 def _arc(
     x: float, y: float, direction: float, length: float, bend: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """60 points from (x, y) along `length` arcsec, turning by `bend` radians, ever fainter."""
+    """60 points on a fading arc of `length` arcsec from (x, y) that turns by `bend` radians."""
     share = np.linspace(0.0, 1.0, 60)
     turn = direction + bend * share
     step = length / len(share)
@@ -211,7 +219,7 @@ def _arc(
 
 
 def _bleed(column: NDArray[np.float64], limit: float) -> NDArray[np.float64]:
-    """Charge above `limit` flows up and down its column into pixels with room."""
+    """Spread the charge above `limit` up and down the column into unsaturated pixels."""
     excess = float(np.maximum(column - limit, 0.0).sum())
     if excess <= 0.0:
         return column

@@ -1,12 +1,12 @@
-"""From components to the light that falls on the pixels, in five bands, through GalSim.
+"""Compute the light of components on the pixels of five bands, with GalSim.
 
 GalSim (Rowe et al. 2015, Astronomy and Computing 10, 121) gives the Fourier transform of every
 profile and of the PSF. A profile's shape is the same in all bands, so its transform is taken
 once and used five times; PSF and pixel are prepared once. That is what `galsim.Convolve` and
 `drawImage` do for one band at a time, to 0.2 % of the peak in every pixel and 1 % of the light on
 the cutout (tested), and many times faster.
-Stars are summed from the Moffat formula itself: theirs is the light that a transform cut off at
-the pixels' frequency would make ring.
+Stars are computed from the Moffat formula directly, because a transform that is cut off at the
+pixel frequency would produce ringing around them.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perseid.errors import NotInstalled
-from perseid.survey import sdss
-from perseid.survey.galaxies import Points, Scene, Sersic, Star
+from perseid.survey.simulation import sdss
+from perseid.survey.simulation.galaxies import Points, Scene, Sersic, Star
 
 MIDDLE = (sdss.SIZE - 1) / 2 * sdss.PIXEL
 """Arcsec from the first pixel's centre to the middle of the cutout."""
 
 
 def galsim_module() -> Any:
-    """GalSim, or a sentence that says how to install it (`NotInstalled`)."""
+    """The module `galsim`; raises `NotInstalled` with the command that installs it."""
     try:
         import galsim
     except ImportError as error:
@@ -43,11 +43,11 @@ def render(scene: Scene, band_shift: NDArray[np.float64] | None = None) -> NDArr
     scene
         The components, in arcsec and nanomaggies.
     band_shift
-        (5, 2) arcsec by which each band's image lies off in x and y; none by default.
+        (5, 2) displacement of each band in x and y, arcsec; zero by default.
 
     Returns
     -------
-    (5, 32, 32) nanomaggies a pixel, [band, y, x].
+    (5, 32, 32) nanomaggies per pixel, [band, y, x].
     """
     shift = np.zeros((sdss.BANDS, 2)) if band_shift is None else band_shift
     stars = [part for part in scene if isinstance(part, Star)]
@@ -92,7 +92,7 @@ def _extended_image(
 
 
 def _grid_size(part: Sersic | Points) -> int:
-    """Pixels of the periodic grid: the next copy of the light must lie where it is faint."""
+    """Size of the periodic grid in pixels, large enough that light wrapping around is faint."""
     if isinstance(part, Points):
         return 64
     pixels = part.radius / sdss.PIXEL
@@ -108,7 +108,7 @@ def _transform(part: Sersic | Points, grid: int) -> NDArray[np.complex128]:
 
 
 def _sersic_transform(part: Sersic, grid: int) -> NDArray[np.float64]:
-    """The transform of a centred profile of flux 1, in the order of `numpy.fft.rfft2`."""
+    """Transform of a centered profile of unit flux, in the order of `numpy.fft.rfft2`."""
     galsim = galsim_module()
     profile = galsim.Sersic(part.index, half_light_radius=part.radius)
     profile = profile.shear(q=part.axis_ratio, beta=part.angle * galsim.radians)
@@ -150,7 +150,7 @@ def _k_step(grid: int) -> float:
 
 @cache
 def _wave_numbers(grid: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Wave numbers along y and x, radians an arcsec, in the order of `numpy.fft.rfft2`."""
+    """Wave numbers along y and x, radians per arcsec, in the order of `numpy.fft.rfft2`."""
     turn = 2.0 * np.pi / sdss.PIXEL
     ky, kx = turn * np.fft.fftfreq(grid), turn * np.fft.rfftfreq(grid)
     return ky.astype(np.float64), kx.astype(np.float64)

@@ -1,4 +1,4 @@
-"""Which side of a split an object falls on: training, validation, or held out for the test."""
+"""Assign objects to the training, validation and test sets."""
 
 from __future__ import annotations
 
@@ -7,13 +7,23 @@ from numpy.typing import NDArray
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 TEST_SHARE, VALIDATION_SHARE = 0.2, 0.08
-"""Shares of the objects; fixed, so that every model trained on a survey has the same test set."""
+"""Fractions of the objects. They are fixed, so every model trained on a survey has the same test
+set."""
 
 
-def split_of(key: NDArray[np.int64]) -> NDArray[np.int8]:
-    """TRAIN, VALIDATION or TEST of each object, from its id alone (SplitMix64 of the id).
+def assign_split(key: NDArray[np.int64]) -> NDArray[np.int8]:
+    """Assign each object to TRAIN, VALIDATION or TEST by a hash of its id (SplitMix64).
 
-    The same id falls on the same side in every survey and in every run.
+    The same id is assigned to the same set in every survey and in every run.
+
+    Parameters
+    ----------
+    key
+        (n,) int64 object ids.
+
+    Returns
+    -------
+    (n,) int8: TRAIN, VALIDATION or TEST.
     """
     with np.errstate(over="ignore"):
         x = key.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)

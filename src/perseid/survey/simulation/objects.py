@@ -1,7 +1,7 @@
-"""Any objects of a simulated survey, from its seed and their ids alone.
+"""Render any objects of a simulated survey from the survey's seed and the objects' ids.
 
-Each object has its own random streams, seeded by (survey seed, object id): workers may make any
-part of the survey in any order, and the bits are the same.
+Each object has its own random streams, seeded by (survey seed, object id), so any part of the
+survey can be rendered in any order and the result is the same bit for bit.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from perseid.survey import sdss
-from perseid.survey.anomalies import ANOMALY_KINDS, observe
 from perseid.survey.cutouts import Cutouts
-from perseid.survey.galaxies import draw_galaxy, draw_neighbours
-from perseid.survey.sides import TEST, split_of
+from perseid.survey.simulation import sdss
+from perseid.survey.simulation.anomalies import ANOMALY_KINDS, observe
+from perseid.survey.simulation.galaxies import draw_galaxy, draw_neighbours
+from perseid.survey.splits import TEST, assign_split
 
 ROUND = 100_000
 """An object id is ``round * 100000 + row of the real table``."""
 
 
 def object_ids(seed: int, rows: int, galaxies: int | NDArray[np.int64]) -> NDArray[np.int64]:
-    """(rows,) unique ids: every real galaxy once in random order, then all again, and so on.
+    """(rows,) unique ids: all real galaxies in random order, then all again, and so on.
 
-    `galaxies` is the number of rows of the real table, or (n,) those rows that are to be drawn.
+    `galaxies` is the number of rows of the real table, or the (n,) rows to draw from.
     """
     each = galaxies if isinstance(galaxies, int) else len(galaxies)
     rounds = [
@@ -35,13 +35,13 @@ def object_ids(seed: int, rows: int, galaxies: int | NDArray[np.int64]) -> NDArr
 
 
 def held_out(table_rows: int) -> NDArray[np.int64]:
-    """Rows of the real table that the default model never saw in training or validation."""
+    """Rows of the real table used neither for training nor for validation of the default model."""
     rows = np.arange(table_rows)
-    return np.asarray(rows[split_of(rows) == TEST])
+    return np.asarray(rows[assign_split(rows) == TEST])
 
 
 def table_rows_of(object_id: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(n,) rows of the real table: two objects with the same row show the same real galaxy."""
+    """(n,) rows of the real table; objects with the same row show the same real galaxy."""
     return np.asarray(object_id % ROUND)
 
 
@@ -58,15 +58,15 @@ def render_objects(
     Parameters
     ----------
     seed
-        Of the survey.
+        Seed of the survey.
     object_id
         (n,) ids, see `object_ids`.
     anomaly_rate
-        Chance of an object to get an anomaly; what lies on the sky is the same at every rate.
+        Probability of an anomaly. The galaxy and its neighbors do not depend on it.
     table
         The real galaxies.
     kinds
-        (n,) anomalies to give instead of chance ones.
+        (n,) anomalies to use instead of random ones.
 
     Returns
     -------
@@ -85,14 +85,14 @@ def render_objects(
 
 
 def draw_kind(chance: np.random.Generator, anomaly_rate: float) -> int:
-    """The kind of anomaly of one object, 0 for none; each kind is as likely as the others."""
+    """Draw the kind of anomaly of one object, 0 for none; all kinds are equally likely."""
     if chance.random() < anomaly_rate:
         return int(chance.integers(1, len(ANOMALY_KINDS)))
     return 0
 
 
 def streams(seed: int, number: int) -> list[np.random.Generator]:
-    """Four independent generators of one object: galaxy, neighbours, noise, anomaly."""
+    """Four independent generators of one object: galaxy, neighbors, noise, anomaly."""
     return [np.random.default_rng(s) for s in np.random.SeedSequence([seed, number]).spawn(4)]
 
 

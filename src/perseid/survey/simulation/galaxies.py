@@ -1,7 +1,7 @@
-"""What a galaxy of given magnitudes and redshift looks like before the telescope: components.
+"""Draw the components of a galaxy of given magnitudes and redshift.
 
 Magnitudes and redshift are real; everything drawn here (type, size, profile, angles, knots,
-neighbours) is simulated. Sizes: Shen et al. 2003 (MNRAS 343, 978), equations 14-16.
+neighbors) is simulated. Sizes: Shen et al. 2003 (MNRAS 343, 978), equations 14-16.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from perseid.survey import sdss
+from perseid.survey.simulation import sdss
 
 RED_RIDGE_Z = (0.0, 0.015, 0.045, 0.075, 0.105, 0.14, 0.18, 0.225, 0.275, 0.325, 0.375, 0.6)
 RED_RIDGE_GR = (0.75, 0.775, 0.83, 0.89, 0.98, 1.08, 1.22, 1.385, 1.55, 1.71, 1.75, 1.8)
-"""Observed g - r of the red sequence against redshift: the ridge of the shipped table."""
+"""Observed g - r of the red sequence at these redshifts: the ridge in the shipped table."""
 BULGE_REDDER = np.array([0.55, 0.22, 0.0, -0.07, -0.11])
-"""Magnitudes by which a bulge is fainter than its share in r, band by band."""
+"""Magnitudes by which a bulge is fainter than its share of the r flux, per band."""
 KNOTS_BLUER = np.array([-0.7, -0.35, 0.0, 0.15, 0.25])
-"""The same for knots of young stars in the arms."""
+"""As `BULGE_REDDER`, for knots of young stars in the arms."""
 HUBBLE = 70.0
 """km/s/Mpc, as in Shen et al. 2003, with OMEGA_M; flat."""
 OMEGA_M = 0.3
@@ -57,7 +57,7 @@ class Star:
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """Many equal round spots: knots in arms, the light along an arc."""
+    """Round spots of one size: knots in spiral arms, or the light along an arc."""
 
     x: NDArray[np.float64]
     """(k,) arcsec from the middle of the cutout."""
@@ -76,7 +76,7 @@ Scene = tuple[Component, ...]
 
 @dataclass(frozen=True, eq=False)
 class Galaxy:
-    """One galaxy as drawn: its components and what anomalies need to know of it."""
+    """One drawn galaxy: its components, and the quantities that anomalies depend on."""
 
     scene: Scene
     early: bool
@@ -90,14 +90,14 @@ class Galaxy:
 
 
 def scaled(scene: Scene, factor: float | NDArray[np.float64]) -> Scene:
-    """The scene with all fluxes times `factor`, a number or (5,)."""
+    """The scene with all fluxes multiplied by `factor`, a number or (5,)."""
     return tuple(replace(part, flux=part.flux * factor) for part in scene)
 
 
 def draw_galaxy(
     magnitudes: NDArray[np.floating], redshift: float, rng: np.random.Generator
 ) -> Galaxy:
-    """Draw what a galaxy with these magnitudes (5,) at this redshift may look like."""
+    """Draw a galaxy of these magnitudes (5,) at this redshift."""
     total = sdss.flux(magnitudes)
     early = bool(rng.random() < early_probability(float(magnitudes[1] - magnitudes[2]), redshift))
     radius = _draw_radius(float(magnitudes[2]), redshift, early, rng)
@@ -108,7 +108,7 @@ def draw_galaxy(
 
 
 def early_probability(g_minus_r: float, redshift: float) -> float:
-    """Chance of an early type: a smooth step 0.13 mag blueward of the red sequence."""
+    """Probability of an early type: a smooth step 0.13 mag blueward of the red sequence."""
     ridge = float(np.interp(redshift, RED_RIDGE_Z, RED_RIDGE_GR))
     return float(1.0 / (1.0 + np.exp(-(g_minus_r - ridge + 0.13) / 0.04)))
 
@@ -129,7 +129,7 @@ def median_radius(absolute: float, early: bool) -> tuple[float, float]:
 
 
 def angular_distance(redshift: float) -> float:
-    """Angular diameter distance, Mpc: flat, matter and a cosmological constant."""
+    """Angular diameter distance in Mpc, flat Lambda-CDM."""
     grid = np.linspace(0.0, redshift, 65)
     rate = 1.0 / np.sqrt(OMEGA_M * (1.0 + grid) ** 3 + 1.0 - OMEGA_M)
     comoving = LIGHT_KM_S / HUBBLE * float(np.trapezoid(rate, grid))
@@ -209,11 +209,11 @@ def _arm_knots(
 
 
 def draw_neighbours(table: sdss.Table, rng: np.random.Generator) -> Scene:
-    """Ordinary field galaxies and stars beside the object (also just outside the cutout).
+    """Draw field galaxies and stars around the object, some just outside the cutout.
 
-    About 0.3 galaxies and 0.1 stars a cutout to r = 23, as at high galactic latitude; number
-    counts rise as 10^(0.38 r) and 10^(0.15 r). Colours of galaxies are those of a random real
-    row; none lies nearer than 2 arcsec to the middle (that is the anomaly `merger`).
+    About 0.3 galaxies and 0.1 stars per cutout to r = 23, as at high galactic latitude; number
+    counts rise as 10^(0.38 r) and 10^(0.15 r). Galaxies take the colors of a random
+    real row. None lies within 2 arcsec of the center, where it would be the anomaly `merger`.
     """
     parts: list[Component] = []
     for _ in range(int(rng.poisson(0.42))):
@@ -257,7 +257,7 @@ def component_radii(
 
 
 def _enclosed(index: float, radii: float) -> float:
-    """Share of a Sersic profile's light inside `radii` half-light radii."""
+    """Fraction of a Sersic profile's light inside `radii` half-light radii."""
     grid, light = _curve_of_growth(index)
     return float(np.interp(np.log(radii), grid, light))
 
@@ -274,12 +274,12 @@ def _curve_of_growth(index: float) -> tuple[NDArray[np.float64], NDArray[np.floa
 
 
 def _bulge_flux(total: NDArray[np.float64], share: float, contrast: float) -> NDArray[np.float64]:
-    """Light of the bulge: its share in r, redder than the galaxy, below the total everywhere."""
+    """Flux of the bulge: its share of r, redder than the galaxy, always below the total."""
     return np.asarray(total * np.minimum(share * 10.0 ** (-0.4 * contrast * BULGE_REDDER), 0.98))
 
 
 def _rounded_index(value: float, low: float, high: float) -> float:
-    """A Sersic index in steps of 0.5: GalSim prepares tables once for each."""
+    """Round a Sersic index to steps of 0.5, because GalSim computes a table for each value."""
     return float(np.clip(np.round(2.0 * value) / 2.0, low, high))
 
 

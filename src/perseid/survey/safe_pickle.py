@@ -1,8 +1,8 @@
-"""Pickles as data: an interpreter of pickle opcodes that cannot call anything.
+"""Read pickles without running code: an interpreter of pickle opcodes that cannot call anything.
 
-Python's own unpickler, however restricted, calls what it is given. This one only builds lists,
-tuples, dicts and strings; a name stays a `Global` and what would be a call is handed to a `Names`
-object, which gives data or refuses. So no pickle can run code here, whatever it holds.
+Python's own unpickler calls functions even when it is restricted. This one only builds lists,
+tuples, dicts and strings. A name stays a `Global`, and an opcode that would call something is
+passed to a `Names` object, which returns data or refuses.
 
 Opcodes: https://docs.python.org/3/library/pickletools.html and PEP 307, 574, 3154.
 """
