@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from perseid.model.config import AstroMAEConfig
 from perseid.model.weights import Weights
+from perseid.science.fixed_order import product
 
 LN_EPS = 1e-6
 BN_EPS = 1e-5
@@ -38,7 +39,8 @@ class Affine:
 
     def after(self, first: Affine) -> Affine:
         """This one applied to the output of `first` (both linear)."""
-        return Affine(self.weight @ first.weight, self.weight @ first.bias + self.bias)
+        weight = product(self.weight, first.weight)
+        return Affine(weight, product(self.weight, first.bias[:, None])[:, 0] + self.bias)
 
 
 class Folder:
@@ -59,7 +61,8 @@ class Folder:
     def normed(self, norm: str, linear: Affine) -> Affine:
         """`linear` on the plain normalised input: the LayerNorm's scale and shift folded in."""
         scale, shift = self.array(f"{norm}.weight"), self.array(f"{norm}.bias")
-        return Affine(linear.weight * scale, linear.weight @ shift + linear.bias)
+        moved = product(linear.weight, shift[:, None])[:, 0]
+        return Affine(linear.weight * scale, moved + linear.bias)
 
     def batch_normed(self, conv: Affine, norm: str) -> Affine:
         """`conv` with the BatchNorm behind it folded in."""

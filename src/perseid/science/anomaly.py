@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from perseid.errors import BadInput
+from perseid.science.fixed_order import eigh, product, solve
 from perseid.science.moments import Moments
 
 GROUPS = ("both", "embedding", "residual")
@@ -54,6 +55,11 @@ class Metric:
         Constant features get weight zero.
         """
         covariance = moments.covariance()
+        if not np.isfinite(covariance).all():
+            raise BadInput(
+                "the features are too large for a covariance in float64: scale the model's "
+                "features, or run without the anomaly score"
+            )
         spread = np.sqrt(np.clip(np.diag(covariance), 0.0, None))
         alive = spread > DEAD * np.maximum(np.abs(moments.mean), DEAD)
         scale = np.where(alive, 1.0 / np.where(alive, spread, 1.0), 0.0)
@@ -80,8 +86,8 @@ class Metric:
         out = np.empty(len(array), np.float64)
         for start in range(0, len(array), BLOCK):
             centred = np.asarray(array[start : start + BLOCK], np.float64) - self.mean
-            white = centred @ self.matrix
-            out[start : start + BLOCK] = np.sqrt(np.einsum("ij,ij->i", white, white))
+            white = product(centred, self.matrix)
+            out[start : start + BLOCK] = np.sqrt(np.sum(white * white, axis=1))
         out[~np.isfinite(array).all(axis=1)] = np.nan
         return out
 
@@ -92,13 +98,13 @@ def _conditional(
     """(d, k): whitens what features `before` do not predict linearly of features `columns`."""
     given = correlation[np.ix_(before, before)] + EIGENVALUE_FLOOR * np.eye(len(before))
     across = correlation[np.ix_(before, columns)]
-    slope = np.linalg.solve(given, across)
-    left = correlation[np.ix_(columns, columns)] - across.T @ slope
-    values, vectors = np.linalg.eigh((left + left.T) / 2.0)
+    slope = solve(given, across)
+    left = correlation[np.ix_(columns, columns)] - product(across.T, slope)
+    values, vectors = eigh((left + left.T) / 2.0)
     white = vectors / np.sqrt(np.maximum(values, EIGENVALUE_FLOOR))
     block = np.zeros((len(correlation), len(columns)))
     block[columns] = white
-    block[before] = -slope @ white
+    block[before] = -product(slope, white)
     return block
 
 

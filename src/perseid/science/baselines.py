@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from perseid.errors import BadInput
+from perseid.science.fixed_order import product
 
 NEIGHBOURS = (5, 8, 10, 15, 20, 30, 40, 60)
 """Candidates for k."""
@@ -70,7 +71,7 @@ class NearestNeighbours:
         out = np.empty(len(wanted))
         for start in range(0, len(wanted), 256):
             part = wanted[start : start + 256]
-            distance = squares - 2.0 * part @ self.features.T  # plus a constant a row
+            distance = squares - 2.0 * product(part, self.features.T)  # plus a constant a row
             near = np.argpartition(distance, self.k - 1, axis=1)[:, : self.k]
             out[start : start + 256] = self.redshift[near].mean(axis=1)
         return out

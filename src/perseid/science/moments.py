@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from perseid.errors import BadInput
+from perseid.science import fixed_order
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +45,7 @@ class Moments:
             return cls.empty(array.shape[1])
         mean = rows.mean(axis=0)
         centred = rows - mean
-        return cls(len(rows), mean, centred.T @ centred)
+        return cls(len(rows), mean, fixed_order.gram(centred))
 
     def merge(self, other: Moments) -> Moments:
         """Those of both sets of rows together; raises `BadInput` where the widths differ."""
