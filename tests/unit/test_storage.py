@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from perseid.errors import AlreadyExists, BadInput, NotFound, StorageError
-from perseid.storage import Storage, join_url, normalise_url, split_url
+from perseid.storage import Location, Storage, join_url, normalise_url, split_url
 
 KEYS = [
     "1.pt",
@@ -136,3 +136,39 @@ def test_relative_paths_and_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 def test_other_urls_are_refused_in_a_sentence(url: str) -> None:
     with pytest.raises(BadInput, match=r"write|use a path"):
         Storage(url)
+
+
+@pytest.mark.parametrize(
+    ("given", "store", "key", "url", "shown"),
+    [
+        ("/data/x y/", "file://", "data/x y", "file:///data/x y", "/data/x y"),
+        ("file:///", "file://", "", "file:///", "/"),
+        ("s3://b", "s3://b", "", "s3://b", "s3://b"),
+        ("s3://b/p/ü%20#?.pt", "s3://b", "p/ü%20#?.pt", "s3://b/p/ü%20#?.pt", None),
+        ("memory://", "memory://", "", "memory://", "memory://"),
+        ("memory:///k", "memory://", "k", "memory:///k", "memory:///k"),
+        ("memory://n/k/l", "memory://n", "k/l", "memory://n/k/l", "memory://n/k/l"),
+    ],
+)
+def test_a_location_is_parsed_once(
+    given: str, store: str, key: str, url: str, shown: str | None
+) -> None:
+    place = Location.parse(given)
+    assert (place.store, place.key, place.url, str(place)) == (store, key, url, shown or url)
+    assert Location.parse(place.url) == Location.parse(place) == place
+    below = place / "a/b.pt"
+    assert Location.parse(below.url) == below
+    assert (below.name, below.parent, below.parent.parent) == ("b.pt", place / "a", place)
+
+
+def test_a_store_without_a_name_keeps_what_is_put_below_it() -> None:
+    name = uuid.uuid4().hex
+    Storage("memory://").at(name).put("k", b"v")
+    assert Storage("memory://").get(f"{name}/k") == b"v"
+
+
+def test_a_home_that_nobody_knows_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("os.getuid", lambda: 4_000_000)  # no such user in /etc/passwd
+    with pytest.raises(BadInput, match="HOME is not set"):
+        Location.parse("~/x")

@@ -2,7 +2,6 @@
 
 A plain path or ``file://`` is a directory, ``s3://bucket/prefix`` any S3 endpoint (credentials,
 region and endpoint from the usual ``AWS_*`` variables), ``memory://`` a store of this process.
-URLs are literal: nothing in them is percent-encoded, so a key is what stands after the URL.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ from obstore.exceptions import (
 from obstore.store import LocalStore, MemoryStore, S3Store
 
 from perseid.errors import AlreadyExists, BadInput, Forbidden, NotFound, StorageError
+from perseid.storage.location import Location
 
 _MEMORY: dict[str, MemoryStore] = {}
-_SCHEMES = ("file", "s3", "memory")
 _CONNECT_SECONDS = 3.0
 """How long a server that an endpoint names may take to accept a first connection."""
 _OTHER_CREDENTIALS = (
@@ -68,17 +67,22 @@ class Storage:
     Writes are atomic: an object is there whole or not at all.
     """
 
-    def __init__(self, url: str | Path) -> None:
-        self.url = normalise_url(url)
-        self._store, self._prefix = _connect(self.url)
+    def __init__(self, location: Location | str | Path) -> None:
+        self.location = Location.parse(location)
+        self._store, self._prefix = _connect(self.location), self.location.key
+
+    @property
+    def url(self) -> str:
+        """Of the location."""
+        return self.location.url
 
     def at(self, prefix: str) -> Storage:
         """The store of everything below `prefix`."""
-        return Storage(join_url(self.url, prefix))
+        return Storage(self.location / prefix)
 
     def where(self, key: str = "") -> str:
         """The full URL (a plain path on disk) of a key, for messages and records."""
-        return join_url(self.url, key).removeprefix("file://")
+        return str(self.location / key)
 
     def get(self, key: str) -> bytes:
         """The whole object."""
@@ -171,65 +175,21 @@ class Storage:
 
         Raises `BadInput` for a key that would leave the store.
         """
-        if not self.url.startswith("file://"):
-            return None
-        if ".." in key.split("/"):
+        path = (self.location / key).path
+        if path is not None and ".." in key.split("/"):
             raise BadInput(f"{key!r} leaves {self.url}: a key has no '..'")
-        return Path(self.url.removeprefix("file://")) / key.strip("/")
+        return path
 
     def _path(self, key: str) -> str:
         return "/".join(part for part in (self._prefix, key.strip("/")) if part)
 
 
-def normalise_url(url: str | Path) -> str:
-    """A URL with a scheme and no trailing slash; plain paths become absolute ``file://``.
-
-    Raises `BadInput` for another scheme, or where a bucket or an absolute path is missing.
-    """
-    text = str(url)
-    if "://" not in text:
-        return "file://" + os.path.abspath(os.path.expanduser(text))  # noqa: PTH100, PTH111
-    scheme, _, rest = text.partition("://")
-    if scheme not in _SCHEMES:
-        raise BadInput(f"no store for {text!r}: use a path, file://, s3:// or memory://")
-    if scheme == "file" and not rest.startswith("/"):
-        raise BadInput(f"{text!r} is not an absolute path: write file:///…")
-    if scheme == "s3" and not rest.strip("/"):
-        raise BadInput(f"{text!r} names no bucket: write s3://bucket/prefix")
-    if scheme == "file":
-        return "file://" + os.path.abspath(rest)  # noqa: PTH100 - no links resolved
-    return f"{scheme}://" + rest.rstrip("/")
-
-
-def join_url(url: str, key: str) -> str:
-    """`url` with `key` below it."""
-    key = key.strip("/")
-    if not key:
-        return url
-    return (url if url.endswith("://") else url.rstrip("/") + "/") + key
-
-
-def split_url(url: str | Path) -> tuple[str, str]:
-    """The URL of the folder and the last part: ``("s3://b/p", "1.pt")`` from ``s3://b/p/1.pt``.
-
-    The last part is empty where there is none (a bucket, the root of the disk).
-    """
-    whole = normalise_url(url)
-    scheme, _, rest = whole.partition("://")
-    base, slash, name = rest.rpartition("/")
-    if scheme != "file" and not slash:
-        return (f"{scheme}://", name) if scheme == "memory" else (whole, "")
-    return f"{scheme}://{base or '/'}" if scheme == "file" else f"{scheme}://{base}", name
-
-
-def _connect(url: str) -> tuple[Any, str]:
-    scheme, _, rest = url.partition("://")
-    if scheme == "file":
-        return LocalStore(), rest.strip("/")  # rooted at /, so that reading creates no folder
-    name, _, prefix = rest.partition("/")
-    if scheme == "memory":
-        return _MEMORY.setdefault(name, MemoryStore()), prefix.strip("/")
-    return _s3(name), prefix.strip("/")
+def _connect(location: Location) -> Any:
+    if location.scheme == "file":
+        return LocalStore()  # rooted at /, so that reading creates no folder
+    if location.scheme == "memory":
+        return _MEMORY.setdefault(location.bucket, MemoryStore())
+    return _s3(location.bucket)
 
 
 def _s3(bucket: str) -> S3Store:

@@ -1,0 +1,130 @@
+"""Where an object or a folder lies: a URL or a path of a disk, parsed once.
+
+URLs are literal: nothing in them is percent-encoded, so a key is what stands after the store.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from perseid.errors import BadInput
+
+_FILE, _S3, _MEMORY = "file", "s3", "memory"
+_SCHEMES = (_FILE, _S3, _MEMORY)
+
+
+@dataclass(frozen=True, order=True)
+class Location:
+    """A place in a store: an object, a prefix, or the whole store.
+
+    Examples
+    --------
+    >>> place = Location.parse("s3://survey/cutouts/") / "1.pt"
+    >>> place.store, place.key, place.name
+    ('s3://survey', 'cutouts/1.pt', '1.pt')
+    >>> print(place.parent)
+    s3://survey/cutouts
+    """
+
+    store: str
+    """``file://`` (the whole disk), ``s3://bucket``, or ``memory://name`` of this process."""
+    key: str = ""
+    """Parts joined by ``/``, without one at either end; empty for the whole store."""
+
+    @classmethod
+    def parse(cls, place: Location | str | Path) -> Location:
+        """The location that a URL or a path names; a relative path begins at the current folder.
+
+        Raises
+        ------
+        BadInput
+            The scheme is none of ``file``, ``s3`` and ``memory``, the bucket is missing, a
+            ``file://`` URL is not absolute, or ``~`` stands for a home that is not known.
+        """
+        if isinstance(place, Location):
+            return place
+        text = str(place)
+        if "://" not in text:
+            return cls("file://", _absolute(_expand_home(text)))
+        scheme, _, rest = text.partition("://")
+        if scheme not in _SCHEMES:
+            raise BadInput(f"no store for {text!r}: use a path, file://, s3:// or memory://")
+        if scheme == _FILE and not rest.startswith("/"):
+            raise BadInput(f"{text!r} is not an absolute path: write file:///…")
+        if scheme == _S3 and not rest.strip("/"):
+            raise BadInput(f"{text!r} names no bucket: write s3://bucket/prefix")
+        if scheme == _FILE:
+            return cls("file://", _absolute(rest))
+        name, _, key = rest.partition("/")
+        return cls(f"{scheme}://{name}", key.strip("/"))
+
+    @property
+    def scheme(self) -> str:
+        """``file``, ``s3`` or ``memory``."""
+        return self.store.partition("://")[0]
+
+    @property
+    def bucket(self) -> str:
+        """The bucket's name, or the memory store's; empty on a disk."""
+        return self.store.partition("://")[2]
+
+    @property
+    def url(self) -> str:
+        """The whole URL, without a ``/`` at its end."""
+        return f"{self.store}/{self.key}" if self.key or self.scheme == _FILE else self.store
+
+    @property
+    def path(self) -> Path | None:
+        """The path on this machine's disk, or None."""
+        return Path("/", self.key) if self.scheme == _FILE else None
+
+    @property
+    def name(self) -> str:
+        """The key's last part; empty for a whole store."""
+        return self.key.rpartition("/")[2]
+
+    @property
+    def parent(self) -> Location:
+        """The folder that it lies in; of a whole store the store itself."""
+        return Location(self.store, self.key.rpartition("/")[0])
+
+    def __truediv__(self, key: str) -> Location:
+        """The location of `key` below this one."""
+        return Location(self.store, "/".join(p for p in (self.key, key.strip("/")) if p))
+
+    def __str__(self) -> str:
+        """As people write it: a plain path on a disk, else the URL."""
+        return self.url.removeprefix("file://")
+
+
+def _expand_home(path: str) -> str:
+    expanded = os.path.expanduser(path)  # noqa: PTH111 - without a home it leaves the path as it is
+    if expanded == "~" or expanded.startswith("~/"):
+        raise BadInput(f"{path!r} begins at the home folder, but HOME is not set: write it in full")
+    return expanded
+
+
+def _absolute(path: str) -> str:
+    """Without the leading ``/``; ``.`` and ``..`` resolved, symbolic links kept."""
+    return os.path.abspath(path).strip("/")  # noqa: PTH100
+
+
+def normalise_url(url: str | Path) -> str:
+    """`Location.parse` as a URL."""
+    return Location.parse(url).url
+
+
+def join_url(url: str, key: str) -> str:
+    """`url` with `key` below it."""
+    return (Location.parse(url) / key).url
+
+
+def split_url(url: str | Path) -> tuple[str, str]:
+    """The URL of the folder and the last part: ``("s3://b/p", "1.pt")`` from ``s3://b/p/1.pt``.
+
+    The last part is empty where there is none (a bucket, the root of the disk).
+    """
+    whole = Location.parse(url)
+    return whole.parent.url, whole.name
