@@ -76,6 +76,21 @@ def test_a_run_gives_the_local_engines_catalogue(call, bucket, tmp_path):
     assert texts[0].replace(RUN.encode(), b"?") == texts[1].replace(own.encode(), b"?")
 
 
+def test_items_of_a_script_name_each_ranks_own_partitions(call, bucket):
+    name = bucket.removeprefix("s3://")
+    Storage(f"{bucket}/code").put("run.py", b"pass")
+    given = {
+        "bucket": name, "data_bucket": name, "data_prefix": "survey", "S3_object_name": "code",
+        "script": "/tmp/code/run.py", "result_path": "runs/script", "world_size": "2",
+        "data_path": "survey/1.pt",
+    }  # fmt: skip
+    begun = call("initialize", {"input": given, "execution": RUN + "s"}).body
+    items = json.loads(Storage(bucket).get(begun["items_key"]))
+    paths = [item["options"]["script"]["DATA_PATH"] for item in items]
+    assert paths == ['["survey/1.pt", "survey/2.pt"]', "survey/3.pt"]
+    assert json.loads(Storage(bucket).get("payload.json"))["data_path"] == "survey/1.pt"
+
+
 def test_the_same_place_is_taken_once(call, bucket):
     """By a conditional write: of two runs that begin at one place at one time one is refused."""
     given = {"data": f"{bucket}/survey", "results": f"{bucket}/runs/taken"}

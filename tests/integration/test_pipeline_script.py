@@ -111,7 +111,7 @@ def test_a_script_of_the_existing_kind(s3, name: str, capfd: pytest.CaptureFixtu
         "RANK": "1",
         "DATA_BUCKET": given["bucket"],
         "DATA_PREFIX": "25MB",
-        "DATA_PATH": "",
+        "DATA_PATH": "25MB/2.pt",
         "RESULT_PATH": given["result_path"],
         "BATCH_SIZE": "4",
     }
@@ -147,6 +147,22 @@ def test_the_script_sees_its_folder_and_its_own_temporary_folder(tmp_path: Path,
         assert record["made"]
     assert told[0]["tmp"] != told[1]["tmp"]
     assert not Path(told[0]["tmp"]).exists()
+
+
+@pytest.mark.parametrize("given", ["data/1.pt", ["data/1.pt"], {"0": "data/2.pt"}, "elsewhere"])
+def test_each_rank_is_told_its_own_share_whatever_the_request_says(
+    tmp_path: Path, name: str, given: object
+):
+    """As scripts of the message-passing variant read it: from DATA_PATH, not from the map."""
+    code = writes(tmp_path, "json.dumps({'read': os.environ['DATA_PATH']})")
+    begun = initialize(local_run(tmp_path, name, code, data_path=given))
+    assert any("`data_path` is kept for scripts" in said for said in begun.warnings)
+    for item in begun.items:
+        work(item)
+    told = [json.loads((tmp_path / f"bucket/results/1/{r}.json").read_text()) for r in (0, 1)]
+    assert [record["read"] for record in told] == ["data/1.pt", "data/2.pt"]
+    payload = json.loads((tmp_path / "bucket/payload.json").read_text())
+    assert payload["data_path"] == given
 
 
 @pytest.mark.parametrize(

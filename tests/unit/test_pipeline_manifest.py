@@ -50,6 +50,19 @@ def test_data_map_has_the_three_forms_that_scripts_read():
     assert manifest(1, 2).data_map() == {"0": "100MB/1.pt", "1": None}
 
 
+@given(st.integers(1, 40), st.integers(1, 50), st.sampled_from(["", "100MB/9.pt", '["x.pt"]']))
+def test_data_path_is_the_ranks_own_share(files: int, world_size: int, given_path: str):
+    """Old manifests hold the request's `data_path`: it must not reach a rank of theirs either."""
+    run = manifest(files, world_size, script={"SCRIPT": "run.py", "DATA_PATH": given_path})
+    shares = run.data_map()
+    for item in run.items():
+        text = item.options["script"]["DATA_PATH"]
+        own = json.loads(text) if text.startswith("[") else text or None
+        assert own == shares[str(item.rank)]
+        keys = [own] if isinstance(own, str) else own or []
+        assert keys == [ref.key for ref in item.partitions]
+
+
 @given(st.integers(1, 40), st.integers(1, 50))
 def test_every_partition_is_in_exactly_one_item(files: int, world_size: int):
     run = manifest(files, world_size)
@@ -63,7 +76,12 @@ def test_json_and_back():
     assert Manifest.from_json(json.loads(json.dumps(run.to_json()))) == run
     item = run.item(1)
     assert WorkItem.from_json(json.dumps(item.to_json())) == item
-    assert item.options["script"] == {"SCRIPT": "s.py", "WORLD_SIZE": "2", "RANK": "1"}
+    assert item.options["script"] == {
+        "SCRIPT": "s.py",
+        "WORLD_SIZE": "2",
+        "RANK": "1",
+        "DATA_PATH": '["100MB/4.pt", "100MB/5.pt"]',
+    }
     assert item.options["timeout"] == 3
 
 

@@ -48,9 +48,10 @@ def test_the_course_variant_with_its_further_keys():
     assert (request.world_size, request.fmi_enabled) == (4, True)
     assert request.given()["colour"] == "red"
     said = request.warnings()
-    assert len(said) == 2
+    assert len(said) == 3
     assert "'colour' is not known" in said[0]
     assert "data_map" in said[1]
+    assert "`data_path` is kept" in said[2]
 
 
 def test_a_file_of_json(tmp_path: Path):

@@ -262,7 +262,6 @@ def _check_model(request: RunRequest) -> None:
 
 def _environment(request: RunRequest) -> dict[str, str]:
     """The item keys of the existing executor that do not depend on the rank."""
-    path = request.data_path
     return {
         "S3_BUCKET": request.bucket or "",
         "S3_OBJECT_NAME": request.s3_object_name or "",
@@ -270,7 +269,6 @@ def _environment(request: RunRequest) -> dict[str, str]:
         "S3_OBJECT_TYPE": request.object_type,
         "DATA_BUCKET": request.data_bucket or "",
         "DATA_PREFIX": request.data_prefix or "",
-        "DATA_PATH": path if isinstance(path, str) else "" if path is None else json.dumps(path),
         "RESULT_PATH": request.result_path or "",
         "BATCH_SIZE": str(request.batch_size),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,12 @@ class PartitionRef:
     """Bytes."""
     etag: str | None = None
     """The store's entity tag when the run began; another one later means the file was changed."""
+
+
+def data_path(partitions: Sequence[PartitionRef]) -> str | list[str] | None:
+    """A rank's own share as the existing system writes it: one key, a list of keys, or None."""
+    keys = [ref.key for ref in partitions]
+    return keys if len(keys) > 1 else keys[0] if keys else None
 
 
 @dataclass(frozen=True)

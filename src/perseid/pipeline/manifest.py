@@ -9,7 +9,7 @@ from typing import Any
 
 from perseid.errors import BadInput, NotFound
 from perseid.pipeline import layout
-from perseid.pipeline.items import PartitionRef, WorkItem
+from perseid.pipeline.items import PartitionRef, WorkItem, data_path
 from perseid.storage import Storage
 
 ORDER = "natural"
@@ -59,8 +59,7 @@ class Manifest:
         """What the worker of this rank is told."""
         options = dict(self.settings.get("options", {}))
         if self.script is not None:
-            numbers = {"WORLD_SIZE": str(self.world_size), "RANK": str(rank)}
-            options["script"] = {**self.script, **numbers}
+            options["script"] = {**self.script, **self._variables(rank)}
         return WorkItem(
             run_id=self.run_id,
             rank=rank,
@@ -72,14 +71,19 @@ class Manifest:
             **{**self.settings, "options": options},
         )
 
+    def _variables(self, rank: int) -> dict[str, str]:
+        """The variables of a script that depend on its rank, whatever the request says of them."""
+        share = data_path(self.of_rank(rank))
+        text = json.dumps(share) if isinstance(share, list) else share or ""
+        return {"WORLD_SIZE": str(self.world_size), "RANK": str(rank), "DATA_PATH": text}
+
     def items(self) -> list[WorkItem]:
         """One item a rank."""
         return [self.item(rank) for rank in range(self.world_size)]
 
     def data_map(self) -> dict[str, str | list[str] | None]:
         """As existing scripts read it: rank to one key, several, or null."""
-        keys = [[p.key for p in self.of_rank(rank)] for rank in range(self.world_size)]
-        return {str(r): (k if len(k) > 1 else k[0] if k else None) for r, k in enumerate(keys)}
+        return {str(rank): data_path(self.of_rank(rank)) for rank in range(self.world_size)}
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

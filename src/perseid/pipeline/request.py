@@ -80,7 +80,9 @@ class RunRequest(BaseModel):
     )
     fmi_enabled: Annotated[bool | None, Blank] = Field(None, description="true or false")
     data_map: Any = Field(None, description="anything: it is made anew from the listing")
-    data_path: Any = Field(None, description="anything: scripts find it as DATA_PATH")
+    data_path: Any = Field(
+        None, description="anything: DATA_PATH is each rank's own share of the listing"
+    )
 
     # ours
     data: Annotated[str | list[str] | None, Blank] = Field(
@@ -185,6 +187,9 @@ class RunRequest(BaseModel):
             said.append("`script` is not run: the request has a `model`, so our runtime works")
         if self.data_map is not None:
             said.append("`data_map` is made anew from the listing; the one given is ignored")
+        if self.script_mode and self.data_path is not None:
+            said.append("`data_path` is kept for scripts in payload.json; DATA_PATH names each "
+                        "rank's own partitions")  # fmt: skip
         return tuple(said)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from perseid.errors import BadInput, NotFound, WorkerFailed
 from perseid.lifetime import bound_to_parent
 from perseid.pipeline import layout
-from perseid.pipeline.items import WorkItem
+from perseid.pipeline.items import WorkItem, data_path
 from perseid.pipeline.records import RankRecord
 from perseid.pipeline.scriptfolder import script_folder, script_key
 from perseid.pipeline.timeline import Timeline, peak_memory_mb
@@ -159,7 +159,6 @@ def _record(
     cold: bool,
     init_seconds: float,
 ) -> RankRecord:
-    keys = [ref.key for ref in item.partitions]
     seconds = _number(theirs, "total_cpu_time (seconds)")
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     stages = dict.fromkeys(("rendezvous", "decode", "collectives", "publish"), 0.0)
@@ -175,7 +174,7 @@ def _record(
         partitions=tuple({"key": p.key, "rows": None, "bytes": p.size} for p in item.partitions),
         failed_partitions=(),
         result_path=str(item.options.get("result_path", item.results_url)),
-        data_path=keys if len(keys) > 1 else keys[0] if keys else None,
+        data_path=data_path(item.partitions),
         batch_size=item.batch_size,
         micro_batch=0,
         num_batches=int(_number(theirs, "num_batches")),

@@ -16,7 +16,7 @@ from perseid.errors import NotFound
 from perseid.pipeline import layout
 from perseid.pipeline.events import RankEvent, RankState, Report
 from perseid.pipeline.inference import Inference
-from perseid.pipeline.items import WorkItem
+from perseid.pipeline.items import WorkItem, data_path
 from perseid.pipeline.meeting import Meeting
 from perseid.pipeline.rankfiles import RankFiles, temporary_folder
 from perseid.pipeline.records import STORE, RankRecord
@@ -186,7 +186,6 @@ def _record(
     cold: bool,
     init_seconds: float,
 ) -> RankRecord:
-    keys = [ref.key for ref in item.partitions]
     stages = {
         "init": clock.seconds("init"),
         "rendezvous": 0.0,
@@ -208,7 +207,7 @@ def _record(
         partitions=tuple(done.partitions),
         failed_partitions=tuple(done.failed),
         result_path=str(item.options.get("result_path", item.results_url)),
-        data_path=keys if len(keys) > 1 else keys[0] if keys else None,
+        data_path=data_path(item.partitions),
         batch_size=item.batch_size,
         micro_batch=runtime.micro_batch if runtime else 0,
         num_batches=done.batches,
