@@ -6,7 +6,32 @@ This module needs nothing but the standard library, so that every folder may imp
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
+
+FORMER_NAMES = {
+    "BadInputError": "BadInputError",
+    "BadPartitionError": "BadPartitionError",
+    "UnsafePickleError": "UnsafePickleError",
+    "BadModelError": "BadModelError",
+    "NotInstalledError": "NotInstalledError",
+    "NotFoundError": "NotFoundError",
+    "ForbiddenError": "ForbiddenError",
+    "AlreadyExistsError": "AlreadyExistsError",
+    "RunIncompleteError": "RunIncompleteError",
+    "WorkerFailedError": "WorkerFailedError",
+    "RunInterruptedError": "RunInterruptedError",
+    "RendezvousUnreachableError": "RendezvousUnreachableError",
+    "RendezvousRefusedError": "RendezvousRefusedError",
+    "JobKeyRefusedError": "JobKeyRefusedError",
+    "RendezvousTimeoutError": "RendezvousTimeoutError",
+    "NoPathError": "NoPathError",
+    "PeerLostError": "PeerLostError",
+    "ReplacedError": "ReplacedError",
+    "ClosedError": "ClosedError",
+    "MismatchedCollectiveError": "MismatchedCollectiveError",
+}
+"""Names of version 0.1, which can still be imported in 0.2 and are gone in 0.3."""
 
 
 class PerseidError(Exception):
@@ -15,23 +40,23 @@ class PerseidError(Exception):
     exit_code = 2
 
 
-class BadInput(PerseidError):
+class BadInputError(PerseidError):
     """What the user gave cannot be used: a request, an option, a file."""
 
 
-class BadPartition(BadInput):
+class BadPartitionError(BadInputError):
     """A partition file is corrupt, truncated, empty, or not of the shape that the model takes."""
 
 
-class UnsafePickle(BadPartition):
+class UnsafePickleError(BadPartitionError):
     """A pickle names something outside the allow-list; nothing of it was run."""
 
 
-class BadModel(BadInput):
+class BadModelError(BadInputError):
     """A model file cannot be loaded, or does not fit the survey."""
 
 
-class NotInstalled(BadInput):
+class NotInstalledError(BadInputError):
     """An optional extra is missing; the message names the ``pip install`` line."""
 
 
@@ -39,15 +64,15 @@ class StorageError(PerseidError):
     """The object store refused or failed; the message names bucket and key."""
 
 
-class NotFound(StorageError):
+class NotFoundError(StorageError):
     """No such object or prefix."""
 
 
-class Forbidden(StorageError):
+class ForbiddenError(StorageError):
     """The store refuses these credentials, or they may not do this."""
 
 
-class AlreadyExists(StorageError):
+class AlreadyExistsError(StorageError):
     """An object that must be new is there already."""
 
 
@@ -59,17 +84,17 @@ class RunError(PerseidError):
     """A run could not be started or finished."""
 
 
-class RunIncomplete(RunError):
+class RunIncompleteError(RunError):
     """A run ended with ranks or partitions missing; the message names them."""
 
     exit_code = 3
 
 
-class WorkerFailed(RunError):
+class WorkerFailedError(RunError):
     """A rank failed after all of its attempts."""
 
 
-class Interrupted(RunError):
+class RunInterruptedError(RunError):
     """The user stopped the run; ``perseid resume`` goes on."""
 
     exit_code = 130
@@ -79,19 +104,19 @@ class RendezvousError(PerseidError):
     """Workers could not find or reach each other; the message says why and what to do."""
 
 
-class RendezvousUnreachable(RendezvousError):
+class RendezvousUnreachableError(RendezvousError):
     """No address of the rendezvous server answered within the deadline."""
 
 
-class RendezvousRefused(RendezvousError):
+class RendezvousRefusedError(RendezvousError):
     """The rendezvous server said no: limits, a world size that differs, an old generation."""
 
 
-class JobKeyRefused(RendezvousRefused):
+class JobKeyRefusedError(RendezvousRefusedError):
     """The job key is missing or wrong, or the server could not prove that it has it."""
 
 
-class RendezvousTimeout(RendezvousError):
+class RendezvousTimeoutError(RendezvousError):
     """Ranks did not register, or could not be reached, within the deadline."""
 
     def __init__(self, message: str, missing: Iterable[int] = ()) -> None:
@@ -99,7 +124,7 @@ class RendezvousTimeout(RendezvousError):
         self.missing = sorted(missing)
 
 
-class NoPath(RendezvousError):
+class NoPathError(RendezvousError):
     """Neither a direct connection nor a relay to these ranks could be had; use the store."""
 
     def __init__(self, message: str, ranks: Iterable[int] = ()) -> None:
@@ -107,7 +132,7 @@ class NoPath(RendezvousError):
         self.ranks = sorted(ranks)
 
 
-class PeerLost(RendezvousError):
+class PeerLostError(RendezvousError):
     """A rank of the job died, stopped answering, or was replaced by a newer registration."""
 
     def __init__(self, message: str, rank: int = -1) -> None:
@@ -115,15 +140,15 @@ class PeerLost(RendezvousError):
         self.rank = rank
 
 
-class Replaced(RendezvousError):
+class ReplacedError(RendezvousError):
     """A newer registration of this very rank (or a newer generation of the job) took over."""
 
 
-class Closed(RendezvousError):
+class ClosedError(RendezvousError):
     """The registration or the communicator was closed already."""
 
 
-class MismatchedCollective(PerseidError):
+class MismatchedCollectiveError(PerseidError):
     """Ranks called different operations, or the same with other arguments; no value was given."""
 
     def __init__(self, message: str, mine: str = "", theirs: str = "", rank: int = -1) -> None:
@@ -131,3 +156,21 @@ class MismatchedCollective(PerseidError):
         self.mine = mine
         self.theirs = theirs
         self.rank = rank
+
+
+def current_name(name: str) -> str:
+    """The class name of today for one that an older deployed worker or a stored log reports."""
+    return FORMER_NAMES.get(name, name)
+
+
+def __getattr__(name: str) -> type[PerseidError]:
+    """A class by its name of version 0.1, with a warning that names the new one."""
+    if name not in FORMER_NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(
+        f"perseid.errors.{name} is now {FORMER_NAMES[name]}; the old name goes in version 0.3",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    found: type[PerseidError] = globals()[FORMER_NAMES[name]]
+    return found

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from perseid.aws.session import Aws, aws_errors
-from perseid.errors import AwsError, NotFound
+from perseid.errors import AwsError, NotFoundError
 
 PAGE = b"<!doctype html>\n<html>\n<h1>Please log in</h1>\n" + b"<p>to this network</p>\n" * 100
 
@@ -53,7 +53,7 @@ def proxy(monkeypatch):
 def test_a_page_in_place_of_an_answer(proxy, service, call, status):
     proxy.status = status
     client = Aws(region="us-east-1").client(service)
-    with pytest.raises((AwsError, NotFound)) as caught, aws_errors():
+    with pytest.raises((AwsError, NotFoundError)) as caught, aws_errors():
         getattr(client, call)()
     said = str(caught.value)
     assert len(said.splitlines()) == 1

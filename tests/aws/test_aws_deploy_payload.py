@@ -132,7 +132,7 @@ def test_a_rank_that_fails_is_named_published_without_and_resumed(stack, put_sur
     put_script(stack, folder_name, bad + SCRIPT)
     given = payload(stack, folder_name)
     done = execute(stack, given, at_once=4)
-    assert (done["status"], done["error"]) == ("FAILED", "RunIncomplete")
+    assert (done["status"], done["error"]) == ("FAILED", "RunIncompleteError")
     assert "ranks 1 of 3" in done["cause"]
     assert "out of luck" in done["cause"]  # the script's last words
     results = Storage(f"{stack.bucket}/{given['result_path']}")
@@ -151,15 +151,15 @@ def test_a_rank_that_fails_is_named_published_without_and_resumed(stack, put_sur
 @pytest.mark.parametrize(
     ("given", "error", "said"),
     [
-        ({"data_bucket": "b"}, "BadInput", "results"),
-        ({"data": "s3://b/x", "results": "/tmp/x"}, "BadInput", "Lambda cannot reach"),
+        ({"data_bucket": "b"}, "BadInputError", "results"),
+        ({"data": "s3://b/x", "results": "/tmp/x"}, "BadInputError", "Lambda cannot reach"),
         (
             {"data": "s3://absent-bucket/x", "results": "s3://absent-bucket/r"},
-            "NotFound",
+            "NotFoundError",
             "not there",
         ),
-        ({"resume": "s3://absent-bucket/r"}, "NotFound", "no run"),
-        ([1], "BadInput", "JSON object"),
+        ({"resume": "s3://absent-bucket/r"}, "NotFoundError", "no run"),
+        ([1], "BadInputError", "JSON object"),
     ],
 )
 def test_what_cannot_be_run_is_said_in_one_sentence(stack, given, error, said):

@@ -72,7 +72,7 @@ def test_an_existing_payload_is_refused_in_one_sentence_where_its_data_is_missin
         "data_bucket": stack.outputs["Bucket"], "data_prefix": "absent",
     }  # fmt: skip
     done = run_to_end(*machine(stack), "absent", payload)
-    assert (done["status"], done["error"]) == ("FAILED", "NotFound")
+    assert (done["status"], done["error"]) == ("FAILED", "NotFoundError")
     assert "is not there" in done["cause"]
     assert "{" not in done["cause"]
 

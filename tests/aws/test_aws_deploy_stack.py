@@ -16,7 +16,7 @@ from perseid.aws.place import Place
 from perseid.aws.session import Aws
 from perseid.aws.template import Options, default_bucket
 from perseid.cli import main
-from perseid.errors import AwsError, BadInput, NotFound
+from perseid.errors import AwsError, BadInputError, NotFoundError
 from perseid.storage import Storage
 
 
@@ -149,7 +149,7 @@ def test_destroy_leaves_data_and_says_what_stays(stack, packages_folder):
     assert [info.key for info in storage.list()] == ["survey/1.pt"]
     with pytest.raises(aws.client("ssm").exceptions.ParameterNotFound):
         aws.client("ssm").get_parameter(Name="/other/rendezvous-secret")
-    with pytest.raises(NotFound, match="perseid aws deploy"):
+    with pytest.raises(NotFoundError, match="perseid aws deploy"):
         stacks.outputs(aws, "other")
     again = cli("aws", "destroy", "--stack", "other", "--yes", "--delete-bucket")
     assert "stays" not in again.stdout
@@ -202,14 +202,14 @@ def test_values_that_aws_would_refuse_late_are_refused_before_anything_is_made(
     ],
 )
 def test_options_that_cannot_be_used(options, said):
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(BadInputError, match=said):
         Options(**options)
 
 
 def test_a_name_too_long_for_a_bucket_of_its_own_is_refused_in_time():
     name, account = "x" * 29, "123456789012"
     assert len(default_bucket(name, account, "eu-central-1")) == 63  # the longest that S3 takes
-    with pytest.raises(BadInput, match=r"at most 29 characters.*--bucket"):
+    with pytest.raises(BadInputError, match=r"at most 29 characters.*--bucket"):
         default_bucket(name + "x", account, "eu-central-1")
 
 
@@ -230,7 +230,7 @@ def test_a_bucket_in_another_region_is_found_before_anything_is_made(stack, pack
     stack.aws.client("s3").create_bucket(
         Bucket="far-away", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"}
     )
-    with pytest.raises(BadInput, match=r"far-away is in eu-west-1.*--region eu-west-1"):
+    with pytest.raises(BadInputError, match=r"far-away is in eu-west-1.*--region eu-west-1"):
         deploy(
             stack.aws, Options(name="far", python=PYTHON, bucket="far-away"), packages_folder,
             lambda event: None, lambda changes: True, compression=1,

@@ -82,10 +82,10 @@ def attempt(rank, ending, message="", started=0.0, ms=50.0):
     ("ending", "message", "states"),
     [
         (Ending.DONE, "", 1),
-        (Ending.BAD_INPUT, "BadPartition: 1.pt", 2),  # Work, GiveUp
-        (Ending.RAISED, "PeerLost: rank 2", 2),
-        (Ending.RAISED, "JobKeyRefused: no", 2),
-        (Ending.RAISED, "MismatchedCollective: sum", 2),
+        (Ending.BAD_INPUT, "BadPartitionError: 1.pt", 2),  # Work, GiveUp
+        (Ending.RAISED, "PeerLostError: rank 2", 2),
+        (Ending.RAISED, "JobKeyRefusedError: no", 2),
+        (Ending.RAISED, "MismatchedCollectiveError: sum", 2),
         (Ending.RAISED, "Replaced: by another", 2),
         (Ending.RAISED, "StorageError: 503", 4),  # Work, Count, Again, and Wait or GiveUp
         (Ending.TIMED_OUT, "the function's time was over", 4),

@@ -13,7 +13,7 @@ from ministack import limited
 from perseid.aws.calls import Calls
 from perseid.aws.collect import collect
 from perseid.aws.engine import AwsEngine, Started
-from perseid.errors import Interrupted, PerseidError, StorageError
+from perseid.errors import PerseidError, RunInterruptedError, StorageError
 from perseid.measure.sources.load import load_runs
 from perseid.pipeline import layout
 from perseid.pipeline.manifest import Manifest
@@ -168,7 +168,7 @@ def test_a_stopped_run_says_how_to_go_on(stack, faulty, data):
     engine.stop(started)
     ended = engine.watch(started, lambda seen: None, first=0.2, seconds=60)
     assert ended.status == "ABORTED"
-    with pytest.raises(Interrupted, match="perseid resume s3://"):
+    with pytest.raises(RunInterruptedError, match="perseid resume s3://"):
         engine.finish(started)
 
 

@@ -45,7 +45,7 @@ def test_no_second_attempt_where_none_is_asked_for(stack, faulty, faulty_data):
 def test_what_would_fail_again_is_tried_once(stack, faulty, faulty_data):
     _, _, result, _ = run(stack, faulty, faulty_data, "final", {"0": ["bad model"] * 9}, retries=7)
     assert endings(result, 0) == [(1, "bad input")]
-    assert "BadModel" in result.incomplete
+    assert "BadModelError" in result.incomplete
 
 
 def test_throttled_calls_wait_and_count_as_no_attempt(stack, faulty_data):

@@ -10,7 +10,7 @@ import pytest
 from perseid.aws.calls import Calls
 from perseid.aws.collect import REPORT_SECONDS
 from perseid.aws.engine import AwsEngine
-from perseid.errors import Interrupted
+from perseid.errors import RunInterruptedError
 from perseid.pipeline.request import RunRequest
 from perseid.storage import Storage
 
@@ -39,7 +39,7 @@ def test_a_stopped_run_ends_at_once_and_is_resumed(stack, faulty, faulty_data):
     engine.watch(started, lambda now: None, first=0.2, longest=0.5, seconds=60)
     say_that_it_began(stack, faulty.function, started.name)
     before = time.monotonic()
-    with pytest.raises(Interrupted, match="perseid resume"):
+    with pytest.raises(RunInterruptedError, match="perseid resume"):
         engine.finish(started)
     assert time.monotonic() - before < REPORT_SECONDS - 10
     again = engine.resume(results)

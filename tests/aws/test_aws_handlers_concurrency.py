@@ -92,7 +92,7 @@ def test_a_gang_runs_at_once_or_not_at_all(begin):
     fits = begin(reserve=PARTITIONS, **DIRECT)
     assert (fits["max_concurrency"], fits["children"]) == (PARTITIONS, "STANDARD")
     refused = begin(reserve=3, **DIRECT)
-    assert (refused["ok"], refused["error"]) == (False, "BadInput")
+    assert (refused["ok"], refused["error"]) == (False, "BadInputError")
     for words in ("4 ranks are to meet", "only 3 workers may run at once", "--reserve 4"):
         assert words in refused["message"]
     fewer = begin(reserve=3, world_size=3, **DIRECT)

@@ -18,7 +18,7 @@ from cfnlint.decode import cfn_yaml
 from lambda_runtime import environment
 
 from perseid.aws.template import template
-from perseid.errors import JobKeyRefused
+from perseid.errors import JobKeyRefusedError
 from perseid.rendezvous import Client, job_key
 from perseid.storage import Storage
 
@@ -124,7 +124,7 @@ def test_the_server_starts_is_healthy_and_keeps_its_secret(running, container, t
     key = job_key(SECRET.encode(), "job")
     with Client.register(f"127.0.0.1:{port}", "job", 0, 1, key=key):
         pass  # the job's key fits the secret
-    with pytest.raises(JobKeyRefused):
+    with pytest.raises(JobKeyRefusedError):
         Client.register(f"127.0.0.1:{port}", "job", 0, 1, key=bytes(32))
     assert SECRET not in log.read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["log"]  # nothing was written
@@ -152,5 +152,5 @@ def test_the_ping_function_reaches_it(running, stack, tmp_path):
         assert "receiving event: {'rendezvous_endpoint'" in said
         assert "successfully connected" in said
         nobody = ping.invoke({"rendezvous_endpoint": f"127.0.0.1:{free_ports()[0]}"})
-        assert (nobody.kind, nobody.error_type) == ("error", "RendezvousUnreachable")
-        assert ping.invoke({}).error_type == "BadInput"
+        assert (nobody.kind, nobody.error_type) == ("error", "RendezvousUnreachableError")
+        assert ping.invoke({}).error_type == "BadInputError"

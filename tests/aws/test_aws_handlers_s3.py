@@ -107,7 +107,7 @@ def test_what_is_missing_is_resumed(call, bucket):
     [first, *_] = json.loads(Storage(url).get("items.json"))
     assert call("worker", {"item": first, "attempt_before": 0}).kind == "response"
     part = call("summarize", {"state": state}).body
-    assert (part["ok"], part["error"]) == (False, "RunIncomplete")
+    assert (part["ok"], part["error"]) == (False, "RunIncompleteError")
     assert "ranks 1, 2 of 3" in part["message"]
     again = call("initialize", {"input": {"resume": url}, "execution": f"{RUN}-2"}).body
     assert (again["ranks"], again["items_key"]) == (2, f"runs/again/items.{RUN}-2.json")
@@ -121,7 +121,7 @@ def test_a_store_that_refuses_these_keys_is_a_sentence(bucket, s3_server, unpack
     given = {"data": f"{bucket}/survey", "results": f"{bucket}/runs/refused"}
     with environment(doubles.python(), unpacked["control"], handler, tmp_path, env) as function:
         answer = function.invoke({"input": given, "execution": RUN})
-    assert (answer.kind, answer.error_type) == ("error", "Forbidden")
+    assert (answer.kind, answer.error_type) == ("error", "ForbiddenError")
     assert "refuses these credentials" in answer.body["errorMessage"]
 
 

@@ -75,10 +75,10 @@ def test_errors_bear_the_names_that_the_state_machine_matches(worker, items):
     Path(items[1].results_url.removeprefix("file://"), "garbage.onnx").write_bytes(b"no model")
     broken = replace(items[0], model_url=f"{items[0].results_url}/garbage.onnx")
     answer = worker.invoke({"item": broken.to_json(), "attempt_before": 0})
-    assert (answer.kind, answer.error_type) == ("error", "BadModel")
-    assert lines(worker)[-1]["error"] == "BadModel"
+    assert (answer.kind, answer.error_type) == ("error", "BadModelError")
+    assert lines(worker)[-1]["error"] == "BadModelError"
     answer = worker.invoke({"item": {"rank": 0}})
-    assert answer.error_type == "BadInput"
+    assert answer.error_type == "BadInputError"
     fine = worker.invoke({"item": items[0].to_json(), "attempt_before": 0})
     assert fine.kind == "response"  # the environment goes on
 
@@ -107,7 +107,7 @@ def test_a_function_that_is_killed_ends_without_an_answer(worker, put_survey, tm
 def test_a_script_is_stopped_before_the_function_ends(worker, put_survey, tmp_path):
     [item] = script_items(tmp_path, put_survey, "import time; print('busy'); time.sleep(60)")
     answer = worker.invoke({"item": item.to_json(), "attempt_before": 0}, seconds=4)
-    assert answer.error_type == "WorkerFailed"
+    assert answer.error_type == "WorkerFailedError"
     assert "took more than" in answer.body["errorMessage"]
     assert "busy" in worker.log.read_text()
 

@@ -14,7 +14,7 @@ from perseid.aws.calls import Calls
 from perseid.aws.foreign import group_runs
 from perseid.aws.session import Aws
 from perseid.cli import main
-from perseid.errors import BadInput, NotFound
+from perseid.errors import BadInputError, NotFoundError
 from perseid.measure.sources.logruns import LoadOptions
 
 GROUP = "/aws/lambda/cosmic-executor"
@@ -104,7 +104,7 @@ def test_the_same_on_moto_page_by_page(monkeypatch):
         check(group_runs(calls, [GROUP], began - 1, time.time(), None, LoadOptions()))
         total = STREAMS * 2 * sum(len(lines_of(rank, "a/1")) for rank in range(RANKS)) / STREAMS
         assert calls.counts["cloudwatch-logs.FilterLogEvents"] >= total / EVENTS_A_CALL
-        with pytest.raises(NotFound):
+        with pytest.raises(NotFoundError):
             group_runs(calls, ["/aws/lambda/none"], 0, time.time(), None, LoadOptions())
     finally:
         server.stop()
@@ -191,5 +191,5 @@ def test_executions_of_others_give_the_times_of_their_steps(others):
 def test_no_invocation_at_all_is_a_sentence(ministack):
     client = boto3.client("logs")
     client.create_log_group(logGroupName="/aws/lambda/empty")
-    with pytest.raises(BadInput, match="no invocation was logged in /aws/lambda/empty"):
+    with pytest.raises(BadInputError, match="no invocation was logged in /aws/lambda/empty"):
         group_runs(Calls(Aws()), ["/aws/lambda/empty"], 0, time.time(), None, LoadOptions())

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from perseid.engines.worker import main
-from perseid.errors import BadPartition
+from perseid.errors import BadPartitionError
 
 
 def fault_of(rank: int, attempt: int) -> str:
@@ -38,7 +38,7 @@ def misbehave(fault: str) -> bool:
     if name == "raise":
         raise RuntimeError(value or "it broke")
     if name == "bad":
-        raise BadPartition(value or "1.pt is corrupt")
+        raise BadPartitionError(value or "1.pt is corrupt")
     if name == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if name == "segv":

@@ -19,10 +19,10 @@ from perseid.comm.engine import Engine
 from perseid.comm.frames import Kind, Signature, header
 from perseid.comm.outgoing import swap
 from perseid.errors import (
-    JobKeyRefused,
-    MismatchedCollective,
-    PeerLost,
-    RendezvousTimeout,
+    JobKeyRefusedError,
+    MismatchedCollectiveError,
+    PeerLostError,
+    RendezvousTimeoutError,
 )
 from perseid.rendezvous import Config, EmbeddedServer, job_key
 from perseid.rendezvous.client import HEARTBEAT_SECONDS as PROMISED
@@ -54,7 +54,7 @@ def _loop(comm, name, ready):
 def _blamed(running, victim, since):
     for rank, (kind, error, when) in running.outcomes(20, without=(victim,)).items():
         assert kind == "error", (rank, kind, error)
-        assert isinstance(error, PeerLost), (rank, error)
+        assert isinstance(error, PeerLostError), (rank, error)
         assert error.rank == victim, (rank, error)
         limit = SOON + running.starved(rank)
         assert when - since < limit, (rank, error, when - since, limit)
@@ -105,7 +105,7 @@ def test_a_rank_that_raises_is_named_with_its_error():
         outcomes = running.outcomes(20)
     assert isinstance(outcomes[2][1], ValueError)
     others = [outcomes[rank][1] for rank in (0, 1, 3, 4)]
-    assert all(isinstance(error, PeerLost) and error.rank == 2 for error in others), others
+    assert all(isinstance(error, PeerLostError) and error.rank == 2 for error in others), others
     assert any("no such star" in str(error) for error in others)
 
 
@@ -120,7 +120,7 @@ def test_a_rank_that_leaves_early_is_lost_to_those_who_need_it():
     with ranks(3, _one_leaves) as running:
         outcomes = running.outcomes(20)
     for rank in (1, 2):
-        assert isinstance(outcomes[rank][1], PeerLost), outcomes
+        assert isinstance(outcomes[rank][1], PeerLostError), outcomes
         assert outcomes[rank][1].rank == 0
 
 
@@ -201,10 +201,10 @@ def test_ranks_that_make_different_calls_get_an_error_and_no_value(name, size, o
         outcomes = running.outcomes(30)
     assert time.monotonic() - since < 15
     errors = [error for kind, error, _ in outcomes.values() if kind == "error"]
-    assert any(isinstance(error, MismatchedCollective) for error in errors), outcomes
+    assert any(isinstance(error, MismatchedCollectiveError) for error in errors), outcomes
     for error in errors:
-        assert isinstance(error, (MismatchedCollective, PeerLost)), error
-    told = next(error for error in errors if isinstance(error, MismatchedCollective))
+        assert isinstance(error, (MismatchedCollectiveError, PeerLostError)), error
+    told = next(error for error in errors if isinstance(error, MismatchedCollectiveError))
     assert told.mine != told.theirs
     assert 0 <= told.rank < size
     assert len(errors) == size, outcomes
@@ -220,7 +220,7 @@ def test_joining_names_the_ranks_that_did_not_come():
         def join(rank):
             try:
                 Communicator.join("lonely", rank, 5, server.address, deadline=0.7)
-            except RendezvousTimeout as error:
+            except RendezvousTimeoutError as error:
                 errors[rank] = error
 
         threads = [threading.Thread(target=join, args=(rank,)) for rank in (0, 2, 4)]
@@ -242,7 +242,7 @@ def _late(comm):
 def test_a_rank_that_does_not_come_to_a_call_is_named_after_the_timeout():
     with ranks(2, _late, timeout=1.0) as running:
         _, error, _ = running.outcomes(20)[0]
-    assert isinstance(error, RendezvousTimeout)
+    assert isinstance(error, RendezvousTimeoutError)
     assert error.missing == [1]
 
 
@@ -260,9 +260,9 @@ def test_a_wrong_key_is_refused():
     secret = b"s" * 32
     config = Config(host="127.0.0.1", port=0, http_port=0, tcpunch=False, secret=secret)
     with EmbeddedServer(config) as server:
-        with pytest.raises(JobKeyRefused):
+        with pytest.raises(JobKeyRefusedError):
             Communicator.join("job", 0, 1, server.address, key=b"x" * 32)
-        with pytest.raises(JobKeyRefused):
+        with pytest.raises(JobKeyRefusedError):
             Communicator.join("job", 0, 1, server.address)
         right = job_key(secret, "job")
         for key in (right, right.hex()):
@@ -352,10 +352,10 @@ def test_a_connection_that_ends_at_any_byte_is_a_lost_peer(cut, reset):
     into = memoryview(bytearray(1000))
     if cut == len(data):
         channel.receive_into(SIGNATURE, 0, into)
-    with pytest.raises(PeerLost) as caught:
+    with pytest.raises(PeerLostError) as caught:
         channel.receive_into(SIGNATURE, 0, into)
     assert caught.value.rank == 1
-    with pytest.raises(PeerLost):
+    with pytest.raises(PeerLostError):
         engine.check()
 
 
@@ -363,7 +363,7 @@ def test_a_connection_that_ends_at_any_byte_is_a_lost_peer(cut, reset):
 def test_rubbish_on_a_connection_ends_it(rubbish):
     channel, peer = _pair()
     peer.sendall(rubbish)
-    with pytest.raises(PeerLost):
+    with pytest.raises(PeerLostError):
         channel.receive(SIGNATURE, 0)
 
 

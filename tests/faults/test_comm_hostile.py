@@ -11,7 +11,12 @@ from hypothesis import strategies as st
 
 from perseid.comm import engine
 from perseid.comm.frames import MAX_PAYLOAD, TAIL, header
-from perseid.errors import MismatchedCollective, PeerLost, PerseidError, RendezvousTimeout
+from perseid.errors import (
+    MismatchedCollectiveError,
+    PeerLostError,
+    PerseidError,
+    RendezvousTimeoutError,
+)
 
 CHOICES = st.binary(min_size=1, max_size=1)
 LENGTHS = st.integers(0, 200) | st.integers(0, 2**64 - 1)
@@ -39,7 +44,7 @@ STREAMS = st.lists(frames() | st.binary(max_size=100), max_size=6).map(b"".join)
 def test_any_stream_ends_in_an_error_that_blames_the_peer(data, choice):
     error = read_stream(data, choice)
     assert error is None or isinstance(error, PerseidError)
-    if isinstance(error, MismatchedCollective):
+    if isinstance(error, MismatchedCollectiveError):
         assert error.mine != error.theirs or error.rank == 1
 
 
@@ -64,13 +69,13 @@ def test_a_length_that_lies_takes_no_memory(length):
 def test_a_length_for_which_there_is_no_memory(length):
     """64 GiB may be asked of the kernel; pages that nothing is written to are never given."""
     error = read_stream(MINE + TAIL.pack(0, 0, length) + bytes(100))
-    assert isinstance(error, PeerLost)
+    assert isinstance(error, PeerLostError)
     assert error.rank == 1
 
 
 def test_a_waiting_peer_whose_call_is_no_call():
     error = read_stream(waiting(b"x" * 32))
-    assert isinstance(error, PeerLost)
+    assert isinstance(error, PeerLostError)
     assert "is lost" in str(error)
 
 
@@ -87,15 +92,15 @@ def test_a_waiting_peer_whose_call_is_no_call():
 )  # fmt: skip
 def test_last_words_that_cannot_be_read_are_those_of_a_lost_peer(body):
     error = read_stream(header(SIGNATURES[2], 0, 0, len(body)) + body)
-    assert isinstance(error, PeerLost)
+    assert isinstance(error, PeerLostError)
     assert error.rank == 1
 
 
 def test_last_words_that_can_be_read_are_believed():
-    assert isinstance(read_stream(told("PeerLost", rank=1)), PeerLost)
+    assert isinstance(read_stream(told("PeerLost", rank=1)), PeerLostError)
     error = read_stream(told("RendezvousTimeout", missing=[1]))
-    assert isinstance(error, RendezvousTimeout)
+    assert isinstance(error, RendezvousTimeoutError)
     assert error.missing == [1]
     error = read_stream(told("MismatchedCollective", rank=0, mine="a", theirs="b"))
-    assert isinstance(error, MismatchedCollective)
+    assert isinstance(error, MismatchedCollectiveError)
     assert (error.rank, error.mine, error.theirs) == (1, "b", "a")

@@ -16,7 +16,7 @@ from ranks import ranks
 
 from perseid.comm import Communicator
 from perseid.comm.channel import Channel
-from perseid.errors import PeerLost, RendezvousTimeout
+from perseid.errors import PeerLostError, RendezvousTimeoutError
 from perseid.rendezvous import Client, EmbeddedServer
 from perseid.rendezvous.client import HEARTBEAT_SECONDS as PROMISED
 
@@ -106,7 +106,7 @@ def test_a_rank_that_dies_at_any_step_is_named_by_all_others(how, stride, steps)
         for other, (kind, error, when) in outcomes.items():
             where = f"step {step}, rank {other}: {error!r}"
             assert kind == "error", where
-            assert isinstance(error, PeerLost), where
+            assert isinstance(error, PeerLostError), where
             assert error.rank == VICTIM, where
             assert when - since < SOON + running.starved(other), where
 
@@ -133,7 +133,7 @@ def test_a_rank_killed_before_its_first_message(when):
                 if when != "alone":
                     time.sleep(0.3)
                 comm.allreduce(1)
-        except (PeerLost, RendezvousTimeout) as error:
+        except (PeerLostError, RendezvousTimeoutError) as error:
             errors[rank] = error
 
     joined = threading.Event()
@@ -159,6 +159,6 @@ def test_a_rank_killed_before_its_first_message(when):
         victim.join(10)
     assert sorted(errors) == [0, 1]
     for error in errors.values():
-        blamed = error.missing if isinstance(error, RendezvousTimeout) else [error.rank]
+        blamed = error.missing if isinstance(error, RendezvousTimeoutError) else [error.rank]
         assert blamed == [VICTIM], error
     assert took < 5.0

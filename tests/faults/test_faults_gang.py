@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from engine import FAULTY_RUN, Lab
 
-from perseid.errors import Interrupted
+from perseid.errors import RunInterruptedError
 from perseid.pipeline import layout
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -201,7 +201,7 @@ def test_ctrl_c_while_the_ranks_meet(lab):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert time.monotonic() - began < 8
-    assert process.returncode == Interrupted.exit_code
+    assert process.returncode == RunInterruptedError.exit_code
     assert "perseid resume" in err
     assert lab.none_left() == []
     status, out, err = lab.call("resume", "run")

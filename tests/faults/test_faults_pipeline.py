@@ -17,7 +17,7 @@ import torch
 from flaky import flaky_proxy
 from tiny import SIDE, tiny_cutouts, tiny_model, tiny_survey
 
-from perseid.errors import NotFound, RunIncomplete, StorageError
+from perseid.errors import NotFoundError, RunIncompleteError, StorageError
 from perseid.pipeline import layout
 from perseid.pipeline.initialize import Initialized, initialize
 from perseid.pipeline.items import WorkItem
@@ -55,7 +55,7 @@ def rows_of(*numbers: int) -> set[tuple[str, int]]:
 
 def incomplete(folder: Path, **more: object) -> tuple[str, dict]:
     """The error of an incomplete run and its summary."""
-    with pytest.raises(RunIncomplete) as caught:
+    with pytest.raises(RunIncompleteError) as caught:
         summarize(Storage(folder / "run"), **more)
     return str(caught.value), json.loads((folder / "run" / layout.SUMMARY).read_text())
 
@@ -346,7 +346,7 @@ def test_the_disk_of_the_results_is_full(survey, tmp_path: Path, small_disk: Pat
     with pytest.raises(StorageError, match="small/run") as caught:
         work_on(items)
     assert "\n" not in str(caught.value)
-    with pytest.raises((RunIncomplete, StorageError)):
+    with pytest.raises((RunIncompleteError, StorageError)):
         summarize(Storage(small_disk / "run"))
     (small_disk / "filler").unlink()
     subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
@@ -442,7 +442,7 @@ def test_storage_that_goes_away_fails_the_rank_not_its_partitions(
 
 def test_the_folder_of_the_data_is_gone(tmp_path: Path):
     tiny_model(tmp_path / "model.onnx")
-    with pytest.raises(NotFound, match="there is nothing at"):
+    with pytest.raises(NotFoundError, match="there is nothing at"):
         begin(tmp_path)
     assert not (tmp_path / "run").exists()
 

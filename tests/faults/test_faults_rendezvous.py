@@ -28,7 +28,12 @@ from rendezvous_processes import (
     workers,
 )
 
-from perseid.errors import JobKeyRefused, PeerLost, RendezvousRefused, RendezvousUnreachable
+from perseid.errors import (
+    JobKeyRefusedError,
+    PeerLostError,
+    RendezvousRefusedError,
+    RendezvousUnreachableError,
+)
 from perseid.rendezvous import Client, EmbeddedServer, dial, job_key
 from perseid.rendezvous.auth import client_proof, fresh_instance, fresh_nonce
 from perseid.rendezvous.connection import Connection
@@ -419,17 +424,17 @@ def keyed(tmp_path_factory):
 
 
 def test_two_runs_with_colliding_names(server, keyed):
-    refused = pytest.raises(RendezvousRefused, match="do two runs share its name")
+    refused = pytest.raises(RendezvousRefusedError, match="do two runs share its name")
     with Client.register(server.address, "same", 0, 2), refused:
         Client.register(server.address, "same", 1, 3)
-    with pytest.raises(JobKeyRefused):  # with keys, another job's workers stay outside
+    with pytest.raises(JobKeyRefusedError):  # with keys, another job's workers stay outside
         Client.register(keyed.address, "same", 0, 2, key=job_key(SECRET, "other"))
 
 
 @pytest.mark.parametrize("key", [None, bytes(32), job_key(SECRET, "other")])
 def test_a_missing_or_wrong_key(keyed, key):
     began = time.monotonic()
-    with pytest.raises(JobKeyRefused):
+    with pytest.raises(JobKeyRefusedError):
         Client.register(keyed.address, "keyed", 0, 1, key=key)
     assert time.monotonic() - began < 3
 
@@ -483,7 +488,7 @@ def test_a_lost_rank_is_told_to_all_others_within_two_seconds(server, number, se
             (when,) = [at for at, kind, _ in answer["notices"] if kind == "lost"]
             assert when - struck < seconds
         lost = survivors[0].do("connect", ranks=[2], deadline=5)
-        assert lost["error"] == PeerLost.__name__
+        assert lost["error"] == PeerLostError.__name__
         assert lost["rank"] == 2
 
 
@@ -497,7 +502,7 @@ def test_a_rank_that_comes_back_after_being_stopped_is_told(server):
             one.signal(signal.SIGCONT)
             eventually(lambda: "error" in one.do("wait_complete", deadline=0.2), 10)
             answer = one.do("wait_complete", deadline=0.2)
-            assert answer["error"] == "RendezvousRefused"
+            assert answer["error"] == "RendezvousRefusedError"
             assert "generation 0 of this job is over" in answer["text"]
     finally:
         one.stop()
@@ -523,7 +528,7 @@ def test_a_server_that_never_returns_is_an_error_not_a_hang(monkeypatch):
         client = Client.register(server.address, "gone", 0, 2)
         server.kill()
         began = time.monotonic()
-        with pytest.raises(RendezvousUnreachable):
+        with pytest.raises(RendezvousUnreachableError):
             client.wait_complete(20)
         assert time.monotonic() - began < 8
         client.close()

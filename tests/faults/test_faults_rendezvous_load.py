@@ -13,7 +13,7 @@ import time
 import pytest
 from rendezvous_processes import ServerProcess, workers
 
-from perseid.errors import RendezvousTimeout, RendezvousUnreachable
+from perseid.errors import RendezvousTimeoutError, RendezvousUnreachableError
 from perseid.rendezvous import Client
 from perseid.rendezvous.protocol import FROM_CLIENT, MAGIC, Register, decode
 from perseid.rendezvous.wire import FrameReader
@@ -33,7 +33,7 @@ def test_a_worker_listens_before_the_server_hears_of_it():
         def register():
             try:
                 Client.register(f"127.0.0.1:{door.getsockname()[1]}", "early", 0, 2, deadline=5)
-            except RendezvousUnreachable as error:
+            except RendezvousUnreachableError as error:
                 errors.append(error)
 
         thread = threading.Thread(target=register)
@@ -81,7 +81,7 @@ def test_a_server_that_does_not_say_who_is_missing_is_still_a_timeout(monkeypatc
         client = Client.register(server.address, "silent", 0, 2)
         server.signal(signal.SIGSTOP)
         try:
-            with pytest.raises(RendezvousTimeout, match="the server did not say") as late:
+            with pytest.raises(RendezvousTimeoutError, match="the server did not say") as late:
                 client.wait_complete(0.2)
             assert late.value.missing == []
         finally:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from perseid.errors import BadPartition, NotFound, StorageError
+from perseid.errors import BadPartitionError, NotFoundError, StorageError
 from perseid.storage import Storage
 from perseid.survey import Cutouts, open_partition, read_cutouts, suffixes, write_cutouts
 from perseid.survey.reader import creating
@@ -29,7 +29,7 @@ CHECKED = [".pt", ".npz", ".parquet"]
 
 def refused(path: Path) -> str:
     """The sentence with which a file is refused."""
-    with pytest.raises(BadPartition) as caught:
+    with pytest.raises(BadPartitionError) as caught:
         read_cutouts(path)
     sentence = str(caught.value)
     assert str(path) in sentence
@@ -119,7 +119,7 @@ def test_numbers_that_are_not_finite_are_read(suffix: str, tmp_path: Path) -> No
 def test_empty_files_and_missing_files(suffix: str, tmp_path: Path) -> None:
     (tmp_path / f"1{suffix}").write_bytes(b"")
     assert "is empty (0 bytes)" in refused(tmp_path / f"1{suffix}")
-    with pytest.raises(NotFound, match=f"2{suffix} is not there"):
+    with pytest.raises(NotFoundError, match=f"2{suffix} is not there"):
         read_cutouts(tmp_path / f"2{suffix}")
     (tmp_path / f"3{suffix}").mkdir()
     with pytest.raises(StorageError, match=f"3{suffix}"):
@@ -161,7 +161,7 @@ def test_damaged_files_are_refused_or_have_the_announced_shape(suffix, data, tmp
     path.write_bytes(damaged)
     try:
         read = read_cutouts(path)
-    except BadPartition as caught:
+    except BadPartitionError as caught:
         sentence = str(caught)
     else:
         assert read.images.ndim == 4
@@ -182,7 +182,7 @@ def test_a_flipped_pixel_is_found(suffix: str, place: float, tmp_path: Path, mak
     path.write_bytes(damaged)
     with (
         open_partition(Storage(tmp_path), path.name) as reader,
-        pytest.raises(BadPartition, match=rf"1\{suffix} is .*corrupt"),
+        pytest.raises(BadPartitionError, match=rf"1\{suffix} is .*corrupt"),
     ):
         list(reader.blocks(64))
     refused(path)
@@ -206,11 +206,11 @@ def limited(code: str, folder: Path) -> str:
 
 
 READ = """
-from perseid.errors import BadPartition
+from perseid.errors import BadPartitionError
 from perseid.survey import read_cutouts
 try:
     read_cutouts({name!r})
-except BadPartition as error:
+except BadPartitionError as error:
     print(error)
 """
 

@@ -13,7 +13,7 @@ from ranks import run_ranks, run_threads
 
 from perseid.comm import MAXLOC, MINLOC, Communicator, Op
 from perseid.comm.collectives import allgather, allreduce, bcast, gather
-from perseid.errors import BadInput, Closed
+from perseid.errors import BadInputError, ClosedError
 
 DTYPES = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint32", "float32", "float64",
           "complex64", "complex128"]  # fmt: skip
@@ -495,7 +495,7 @@ def test_inputs_are_kept_and_results_may_overlap_them(size):
 @pytest.mark.parametrize("function", [lambda a, b: (a + b).sum(), lambda a, b: a / b])
 def test_a_function_keeps_shape_and_type(function):
     left, right = np.arange(3), np.ones(3, int)
-    with pytest.raises(BadInput, match="must keep the shape and the type"):
+    with pytest.raises(BadInputError, match="must keep the shape and the type"):
         Op.custom(function).arrays(left, right, left)
     np.testing.assert_array_equal(left, [0, 1, 2])
 
@@ -565,9 +565,11 @@ def test_a_world_of_one_needs_no_server():
         for name in STEPS:
             Step(name, 0, "float64", 10, "sum", 3).run(comm)
         assert comm.routes == {}
-    with pytest.raises(Closed):
+    with pytest.raises(ClosedError):
         comm.barrier()
-    with pytest.raises(BadInput, match="transport is auto, direct, relay, store, not 'pigeon'"):
+    with pytest.raises(
+        BadInputError, match="transport is auto, direct, relay, store, not 'pigeon'"
+    ):
         Communicator.join("alone", 0, 1, transport="pigeon")
 
 
@@ -599,7 +601,7 @@ def wrong_arguments(comm):
         lambda: comm.Recv(array, 1 - comm.rank, tag=-(2**31) - 1),
     ]
     for call in wrong:
-        with pytest.raises(BadInput):
+        with pytest.raises(BadInputError):
             call()
     return comm.allreduce(1)
 

@@ -20,11 +20,11 @@ from perseid.comm.model import Constants
 from perseid.compat import fmi
 from perseid.compat.fmi_config import load
 from perseid.errors import (
-    BadInput,
-    MismatchedCollective,
-    PeerLost,
+    BadInputError,
+    MismatchedCollectiveError,
+    PeerLostError,
     PerseidError,
-    RendezvousTimeout,
+    RendezvousTimeoutError,
 )
 from perseid.rendezvous import EmbeddedServer
 from perseid.storage import Storage
@@ -75,7 +75,7 @@ def test_comm_run_tells_which_rank_failed_and_leaves_nothing_running(tmp_path):
     result = perseid("comm", "run", "-n", 3, program)
     assert result.returncode != 0
     assert "rank 1 exited with 7" in result.stderr
-    assert "PeerLost" in result.stderr
+    assert "PeerLostError" in result.stderr
 
 
 def test_comm_run_ends_a_program_that_hangs(tmp_path):
@@ -259,7 +259,7 @@ def test_through_the_store_mismatches_and_missing_ranks_are_errors_too(tmp_path)
         comm.barrier()
 
     _, errors = through_store(Storage(tmp_path / "one"), 2, disagree)
-    assert all(isinstance(error, MismatchedCollective) for error in errors.values()), errors
+    assert all(isinstance(error, MismatchedCollectiveError) for error in errors.values()), errors
     assert len(errors) == 2
 
     def late(comm):
@@ -267,14 +267,14 @@ def test_through_the_store_mismatches_and_missing_ranks_are_errors_too(tmp_path)
             comm.barrier()
 
     _, errors = through_store(Storage(tmp_path / "two"), 2, late, timeout=1.0)
-    assert isinstance(errors[0], RendezvousTimeout)
+    assert isinstance(errors[0], RendezvousTimeoutError)
     assert errors[0].missing == [1]
 
 
 def test_a_store_is_needed_to_go_through_one():
-    with pytest.raises(BadInput, match="store"):
+    with pytest.raises(BadInputError, match="store"):
         Communicator.join("job", 0, 2, transport="store")
-    with pytest.raises(BadInput, match="rendezvous"):
+    with pytest.raises(BadInputError, match="rendezvous"):
         Communicator.join("job", 0, 2)
 
 
@@ -418,7 +418,7 @@ def test_the_channel_is_chosen_by_the_hint_and_the_files_constants(tmp_path):
 def test_a_configuration_that_enables_nothing_is_refused(tmp_path, text):
     path = tmp_path / "fmi.json"
     path.write_text(text)
-    with pytest.raises(BadInput):
+    with pytest.raises(BadInputError):
         load(path, 128)
 
 
@@ -427,13 +427,13 @@ def test_fmi_values_are_checked(tmp_path):
     path.write_text('{"backends": {"Direct": {"enabled": true, "host": "localhost", "port": 1}}}')
     comm = fmi.Communicator(0, 1, str(path), "alone")
     numbers = fmi.types(fmi.datatypes.int_list, 3)
-    with pytest.raises(BadInput):
+    with pytest.raises(BadInputError):
         comm.send([1, 2], 0, numbers)
-    with pytest.raises(BadInput):
+    with pytest.raises(BadInputError):
         comm.send(["a", "b", "c"], 0, numbers)
-    with pytest.raises(BadInput):
+    with pytest.raises(BadInputError):
         fmi.func(fmi.op.custom)
-    with pytest.raises(BadInput):
+    with pytest.raises(BadInputError):
         fmi.func(fmi.op.sum, lambda a, b: a)
     assert numbers.nbytes == 12
 
@@ -491,9 +491,9 @@ def test_a_hint_needs_no_rendezvous_where_there_is_a_store_and_one_rank_needs_no
     assert [ways for ways, _ in results] == [{"store"}] * 2
     with Communicator.join("alone", 0, 1, hint="fast") as comm:
         assert (comm.allreduce(2), comm.choice) == (2, None)
-    with pytest.raises(BadInput, match="no way"):
+    with pytest.raises(BadInputError, match="no way"):
         Communicator.join("job", 0, 2, hint="fast")
-    with pytest.raises(BadInput, match="fast or cheap"):
+    with pytest.raises(BadInputError, match="fast or cheap"):
         Communicator.join("job", 0, 2, hint="good", store=store)
 
 
@@ -518,9 +518,9 @@ def test_ranks_with_different_hints_find_out(tmp_path):
         for thread in threads:
             thread.join(20)
     assert time.monotonic() - began < 10
-    assert isinstance(errors[1], MismatchedCollective)
+    assert isinstance(errors[1], MismatchedCollectiveError)
     assert "the same transport, hint" in str(errors[1])
-    assert isinstance(errors[0], PeerLost)
+    assert isinstance(errors[0], PeerLostError)
 
 
 def test_a_killed_comm_run_leaves_no_rank_behind(tmp_path):

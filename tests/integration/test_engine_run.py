@@ -11,7 +11,7 @@ from engine import Lab
 from perseid.engines import calibrate
 from perseid.engines.options import LocalOptions, cores
 from perseid.engines.plan import make_plan
-from perseid.errors import BadInput, BadModel, RunError
+from perseid.errors import BadInputError, BadModelError, RunError
 from perseid.measure.report_line import find_reports
 from perseid.pipeline.events import RankEvent, RankState, StageEvent
 from perseid.pipeline.initialize import plan
@@ -157,7 +157,7 @@ def test_calibration_names_a_model_that_is_none(lab):
     lab.survey()
     item = plan(lab.request()).item(0)
     (lab.folder / "tiny.onnx").write_bytes(b"no model")
-    with pytest.raises(BadModel, match=r"cannot be timed: .*tiny.onnx is not a model"):
+    with pytest.raises(BadModelError, match=r"cannot be timed: .*tiny.onnx is not a model"):
         calibrate.measure(item, 1)
 
 
@@ -166,7 +166,7 @@ def test_options_are_checked_and_default_to_the_cores():
     assert LocalOptions(threads=cores()).concurrency == 1
     assert LocalOptions(workers=7).concurrency == 7
     for name in ("workers", "threads", "memory_mb", "timeout"):
-        with pytest.raises(BadInput, match=f"{name} must be above 0, not 0"):
+        with pytest.raises(BadInputError, match=f"{name} must be above 0, not 0"):
             LocalOptions(**{name: 0})
 
 

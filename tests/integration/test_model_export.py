@@ -10,7 +10,7 @@ import pytest
 from networks import random_network, random_rows
 
 from perseid.cli import main
-from perseid.errors import BadInput, BadModel
+from perseid.errors import BadInputError, BadModelError
 from perseid.model.astromae import to_weights
 from perseid.model.compare import compare
 from perseid.model.config import SMALL
@@ -83,7 +83,7 @@ def test_without_vnni_the_model_runs_in_float32_and_says_so(exported, monkeypatc
 @needs_vnni
 def test_a_model_without_an_int8_form(exported, tmp_path):
     (tmp_path / "alone.onnx").write_bytes(exported.read_bytes())
-    with pytest.raises(BadModel, match=r"alone\.int8\.onnx"):
+    with pytest.raises(BadModelError, match=r"alone\.int8\.onnx"):
         ModelRuntime.load(tmp_path / "alone.onnx", precision="int8")
 
 
@@ -99,10 +99,10 @@ def test_calibration_covers_what_goes_into_each_product():
 
 def test_surveys_that_cannot_calibrate():
     weights = to_weights(random_network(CONFIG))
-    with pytest.raises(BadInput, match="no usable row"):
+    with pytest.raises(BadInputError, match="no usable row"):
         calibrate(weights, survey(3)[:0])
     other = Cutouts(np.zeros((2, 4, 32, 32), np.float32), np.zeros((2, 4)))
-    with pytest.raises(BadModel, match=r"\(4, 32, 32\)"):
+    with pytest.raises(BadModelError, match=r"\(4, 32, 32\)"):
         calibrate(weights, other)
 
 

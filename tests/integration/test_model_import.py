@@ -12,7 +12,7 @@ import torch
 from networks import random_network, random_rows
 
 from perseid.cli import main
-from perseid.errors import BadModel
+from perseid.errors import BadModelError
 from perseid.model.astromae import AstroMAE, from_weights, to_weights
 from perseid.model.config import PUBLISHED
 from perseid.model.importer import import_checkpoint
@@ -204,7 +204,7 @@ def test_code_in_a_checkpoint_is_not_run(checkpoint, network):
     ],
 )
 def test_what_does_not_fit_is_reported(checkpoint, kind, sentences):
-    with pytest.raises(BadModel) as caught:
+    with pytest.raises(BadModelError) as caught:
         import_checkpoint(checkpoint(kind))
     for sentence in sentences:
         assert sentence in str(caught.value)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from tiny import tiny_cutouts, tiny_model, tiny_redshift
 
-from perseid.errors import BadInput, NotFound, RunError
+from perseid.errors import BadInputError, NotFoundError, RunError
 from perseid.pipeline import layout
 from perseid.pipeline.initialize import initialize, list_partitions
 from perseid.pipeline.manifest import Manifest
@@ -73,7 +73,7 @@ def test_any_number_of_objects_in_natural_order(s3):
     url = s3.bucket()
     bucket = Storage(url)
     request = RunRequest.parse({"data": f"{url}/many", "results": f"{url}/run"})
-    with pytest.raises(NotFound, match="there is nothing at"):
+    with pytest.raises(NotFoundError, match="there is nothing at"):
         list_partitions(request)
     there = 0
     for count in (1, 999, 1000, 1001, 2001):
@@ -102,10 +102,10 @@ def test_unrelated_keys_are_left_out(s3):
     assert [ref.key for ref in mixed.partitions] == ["1.pt", "2.pt", "3.npz", "10.pt"]
     assert "several formats (npz, pt)" in mixed.warnings[0]
     other = RunRequest.parse({"data": f"{url}/data/sub/none", "results": f"{url}/run"})
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         list_partitions(other)
     bucket.put("texts/README.txt", b"x")
-    with pytest.raises(BadInput, match="holds no partition"):
+    with pytest.raises(BadInputError, match="holds no partition"):
         list_partitions(RunRequest.parse({"data": f"{url}/texts", "results": f"{url}/run"}))
 
 
@@ -119,7 +119,8 @@ def test_more_files_asked_for_than_there_are(s3):
 def test_a_bucket_that_is_not_there(s3):
     request = RunRequest.parse(payload("no-such-bucket-at-all"))
     with pytest.raises(
-        NotFound, match="s3://no-such-bucket-at-all/100MB is not there: there is no such bucket"
+        NotFoundError,
+        match="s3://no-such-bucket-at-all/100MB is not there: there is no such bucket",
     ):
         initialize(request)
 

@@ -21,7 +21,13 @@ import torch
 from flaky import flaky_proxy
 from tiny import WEIGHTS, tiny_cutouts, tiny_survey
 
-from perseid.errors import BadInput, NotFound, RunError, RunIncomplete, WorkerFailed
+from perseid.errors import (
+    BadInputError,
+    NotFoundError,
+    RunError,
+    RunIncompleteError,
+    WorkerFailedError,
+)
 from perseid.pipeline import layout
 from perseid.pipeline.initialize import Initialized, initialize
 from perseid.pipeline.request import RunRequest
@@ -181,9 +187,9 @@ def test_a_script_that_fails(tmp_path: Path, name: str, code: str, sentence: str
     if code.startswith("RESULT"):
         code = writes(tmp_path, code.removeprefix("RESULT = "))
     begun = initialize(local_run(tmp_path, name, code, timeout=1 if "sleep" in code else 60))
-    with pytest.raises(WorkerFailed, match=f"rank 0: .*{sentence}"):
+    with pytest.raises(WorkerFailedError, match=f"rank 0: .*{sentence}"):
         work(begun.items[0])
-    with pytest.raises(RunIncomplete, match="ranks 0, 1 of 2"):
+    with pytest.raises(RunIncompleteError, match="ranks 0, 1 of 2"):
         summarize(Storage(begun.manifest.results_url))
 
 
@@ -193,16 +199,16 @@ def test_the_result_of_a_former_attempt_does_not_count(tmp_path: Path, name: str
         tmp_path
     )
     begun = initialize(local_run(tmp_path, name, code + "sys.exit(1)\n"))
-    with pytest.raises(WorkerFailed, match="status 1"):
+    with pytest.raises(WorkerFailedError, match="status 1"):
         work(begun.items[0])
     flag.touch()
-    with pytest.raises(WorkerFailed, match="left no"):
+    with pytest.raises(WorkerFailedError, match="left no"):
         work(begun.items[0], attempt=2)
 
 
 def test_a_script_that_is_not_there(tmp_path: Path, name: str):
     request = local_run(tmp_path, name, "pass", script=f"/tmp/{name}/other.py")
-    with pytest.raises(NotFound, match=r"script .*other\.py' is not there"):
+    with pytest.raises(NotFoundError, match=r"script .*other\.py' is not there"):
         initialize(request)
     assert not (tmp_path / "bucket" / "results").exists()
     assert not (tmp_path / "bucket" / "payload.json").exists()
@@ -213,7 +219,7 @@ def test_a_script_that_is_not_there(tmp_path: Path, name: str):
 )
 def test_a_script_out_of_its_folder(tmp_path: Path, name: str, script: str):
     request = local_run(tmp_path, name, "pass", script=script.format(name))
-    with pytest.raises(BadInput, match="not inside its folder"):
+    with pytest.raises(BadInputError, match="not inside its folder"):
         initialize(request)
 
 
@@ -227,7 +233,7 @@ def test_links_in_the_folder_are_refused(tmp_path: Path, name: str):
     secret = tmp_path / "secret.txt"
     secret.write_text("secret")
     (tmp_path / "bucket" / name / "link.txt").symlink_to(secret)
-    with pytest.raises(BadInput, match=r"holds a link, .*link\.txt"):
+    with pytest.raises(BadInputError, match=r"holds a link, .*link\.txt"):
         work(begun.items[0])
     assert not Path("/tmp", name).exists()
 
@@ -236,7 +242,7 @@ def test_a_folder_that_is_a_link_is_refused(tmp_path: Path, name: str):
     begun = initialize(local_run(tmp_path, name, writes(tmp_path)))
     (tmp_path / "bucket" / name).rename(tmp_path / "elsewhere")
     (tmp_path / "bucket" / name).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(BadInput, match="holds a link"):
+    with pytest.raises(BadInputError, match="holds a link"):
         work(begun.items[0])
 
 
@@ -253,7 +259,7 @@ def test_keys_that_lead_out_of_the_folder_are_refused(
     with flaky_proxy(s3.endpoint, rewrite=(b"code/KEY", f"code/{key}".encode())) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         with (
-            pytest.raises(BadInput, match="leads out of it"),
+            pytest.raises(BadInputError, match="leads out of it"),
             script_folder(Storage(url), "code", root=tmp_path / "tmp"),
         ):
             pass
@@ -343,7 +349,7 @@ def test_the_lock_is_free_afterwards(tmp_path: Path):
 
 def test_an_empty_folder_has_a_sentence(tmp_path: Path):
     with (
-        pytest.raises(NotFound, match="there is no script folder"),
+        pytest.raises(NotFoundError, match="there is no script folder"),
         script_folder(Storage(tmp_path / "bucket"), "code", root=tmp_path),
     ):
         pass

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from tiny import SIDE, tiny_cutouts, tiny_model, tiny_redshift, tiny_survey
 
-from perseid.errors import BadInput, BadModel, NotFound, RunError
+from perseid.errors import BadInputError, BadModelError, NotFoundError, RunError
 from perseid.pipeline import layout
 from perseid.pipeline.events import RankEvent, RankState
 from perseid.pipeline.initialize import initialize, plan
@@ -245,7 +245,7 @@ def test_no_scores_where_none_are_asked_for_or_to_be_had(tmp_path: Path):
     assert "the model has no features" in summary["warnings"][0]
     given = {"data": str(tmp_path / "data"), "model": str(plain), "anomaly": "residual"}
     begun = initialize(RunRequest.parse(given | {"results": str(tmp_path / "x")}))
-    with pytest.raises(BadInput, match="the model has no 'residual' features"):
+    with pytest.raises(BadInputError, match="the model has no 'residual' features"):
         work(begun.items[0])
 
 
@@ -257,12 +257,12 @@ def test_partitions_named_one_by_one(tmp_path: Path):
     storage = Storage(tmp_path / "run")
     assert [p.key for p in Manifest.load(storage).partitions] == ["x/1.pt", "x/2.pt", "y/1.pt"]
     assert summary["rows"]["received"] == 30
-    with pytest.raises(BadInput, match="more than once"):
+    with pytest.raises(BadInputError, match="more than once"):
         initialize(RunRequest.parse({"data": [urls[0]] * 2, "results": "r"}))
-    with pytest.raises(NotFound, match=r"9\.pt is not there"):
+    with pytest.raises(NotFoundError, match=r"9\.pt is not there"):
         plan(RunRequest.parse({"data": [str(tmp_path / "9.pt")], "results": "r"}))
     for other in ("s3://b/1.pt", "/1.pt"):
-        with pytest.raises(BadInput, match="different stores, or without a common folder"):
+        with pytest.raises(BadInputError, match="different stores, or without a common folder"):
             plan(RunRequest.parse({"data": [urls[0], other], "results": "r"}))
 
 
@@ -281,7 +281,7 @@ def test_one_file_as_data(tmp_path: Path):
     tiny_survey(tmp_path / "data", rows=30, per_partition=10)
     _, summary = run(tmp_path, "run", str(tmp_path / "data" / "2.pt"))
     assert (summary["partitions"]["expected"], summary["rows"]["received"]) == (1, 10)
-    with pytest.raises(NotFound, match="there is nothing at"):
+    with pytest.raises(NotFoundError, match="there is nothing at"):
         plan(RunRequest.parse({"data": str(tmp_path / "4.pt"), "results": "r"}))
 
 
@@ -373,7 +373,7 @@ def test_a_model_that_is_none(tmp_path: Path):
             "model": str(tmp_path / "m.onnx"),
         }
     )
-    with pytest.raises(BadModel, match="not a model"):
+    with pytest.raises(BadModelError, match="not a model"):
         work(initialize(request).items[0])
 
 
@@ -395,10 +395,10 @@ def test_results_of_a_run_are_not_partitions_of_the_next(tmp_path: Path):
 
 
 def test_summarize_without_a_run(tmp_path: Path):
-    with pytest.raises(NotFound, match="there is no run at"):
+    with pytest.raises(NotFoundError, match="there is no run at"):
         summarize(Storage(tmp_path))
     (tmp_path / "manifest.json").write_text("{}")
-    with pytest.raises(BadInput, match="manifest"):
+    with pytest.raises(BadInputError, match="manifest"):
         summarize(Storage(tmp_path))
 
 

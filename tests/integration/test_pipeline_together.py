@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from tiny import tiny_model, tiny_survey
 
-from perseid.errors import RunIncomplete
+from perseid.errors import RunIncompleteError
 from perseid.pipeline import layout
 from perseid.pipeline.initialize import initialize
 from perseid.pipeline.items import WorkItem
@@ -96,7 +96,7 @@ def by_store(survey: Path) -> dict[str, dict[str, np.ndarray]]:
         _, storage = begin(survey, survey / f"store-{data}", 4, data, transport="store")
         try:
             summarize(storage)
-        except RunIncomplete:
+        except RunIncompleteError:
             assert data == "broken"
         found[data] = table(storage)
     return found
@@ -131,7 +131,7 @@ def test_the_catalogue_is_the_same(survey, tmp_path, address, by_store, ranks):
 def test_a_partition_that_fails_in_one_rank(survey, tmp_path, address, by_store):
     items, storage = begin(survey, tmp_path / "run", 5, "broken")
     all_meet(items, storage, address)
-    with pytest.raises(RunIncomplete, match=r"partitions broken/4\.pt|4\.pt"):
+    with pytest.raises(RunIncompleteError, match=r"partitions broken/4\.pt|4\.pt"):
         summarize(storage)
     same(table(storage), by_store["broken"])
     summary = json.loads(storage.get(layout.SUMMARY))
@@ -185,7 +185,7 @@ def test_a_rank_whose_objects_are_broken_is_named_by_the_store_path(survey, tmp_
     assert [changes[rank]["transport"] for rank in (0, 2)] == ["store", "store"]
     assert "is broken" in changes[2]["transport_note"]
     assert "Rank 2" in changes[0]["transport_note"]
-    with pytest.raises(RunIncomplete, match="ranks 2 of 4"):
+    with pytest.raises(RunIncompleteError, match="ranks 2 of 4"):
         summarize(storage)
     records = json.loads(storage.get(layout.COMBINED))
     assert [record["transport"] for record in records] == ["store"] * 3, "as it truly was"

@@ -9,15 +9,15 @@ import time
 import pytest
 
 from perseid.errors import (
-    BadInput,
-    Closed,
-    JobKeyRefused,
-    NoPath,
-    PeerLost,
-    RendezvousRefused,
-    RendezvousTimeout,
-    RendezvousUnreachable,
-    Replaced,
+    BadInputError,
+    ClosedError,
+    JobKeyRefusedError,
+    NoPathError,
+    PeerLostError,
+    RendezvousRefusedError,
+    RendezvousTimeoutError,
+    RendezvousUnreachableError,
+    ReplacedError,
 )
 from perseid.rendezvous import Client, Config, EmbeddedServer, job_key
 from perseid.rendezvous.protocol import Mapping
@@ -141,10 +141,10 @@ def test_connecting_waits_for_a_rank_that_comes_later(server):
 def test_who_is_missing_is_named(server):
     with join(server, 1, 5) as client, join(server, 3, 5):
         assert client.missing() == [0, 2, 4]
-        with pytest.raises(RendezvousTimeout, match=r"3 of 5 ranks .* 0, 2, 4") as late:
+        with pytest.raises(RendezvousTimeoutError, match=r"3 of 5 ranks .* 0, 2, 4") as late:
             client.wait_complete(0.2)
         assert late.value.missing == [0, 2, 4]
-        with pytest.raises(RendezvousTimeout) as late:
+        with pytest.raises(RendezvousTimeoutError) as late:
             client.connect([0, 3], 0.3)
         assert late.value.missing == [0]
 
@@ -164,7 +164,7 @@ def test_a_process_that_dies_is_told_at_once(server):
         clients[0].connect([1, 2], 5)
         clients[1]._reactor.call(clients[1]._control.close)  # as if its kernel had closed it
         eventually(lambda: 1 in clients[0].lost() and 1 in clients[2].lost(), 1.0)
-        with pytest.raises(PeerLost, match="Rank 1 is lost") as lost:
+        with pytest.raises(PeerLostError, match="Rank 1 is lost") as lost:
             clients[2].connect([1], 5)
         assert lost.value.rank == 1
         assert ("lost", 1) in [(notice.kind, notice.rank) for notice in heard]
@@ -190,28 +190,28 @@ def test_a_rank_that_left_cannot_be_reached_any_more(server):
         other = join(server, 1, 2)
         eventually(lambda: 1 in stays.peers())
         other.close()
-        with pytest.raises(PeerLost, match="said goodbye"):
+        with pytest.raises(PeerLostError, match="said goodbye"):
             stays.connect([1], 5)
 
 
 def test_the_newer_registration_of_a_rank_wins_and_the_older_is_told(server):
     with join(server, 0, 2) as first, join(server, 1, 2) as other, join(server, 0, 2) as newer:
-        with pytest.raises(Replaced, match="newer registration"):
+        with pytest.raises(ReplacedError, match="newer registration"):
             first.connect([1], 5)
         talk(newer.connect([1], 5)[1].sock, other.connect([0], 5)[0].sock)
 
 
 def test_a_newer_generation_ends_the_older(server):
     with join(server, 0, 2) as old, join(server, 1, 2, generation=1) as new:
-        with pytest.raises(Replaced, match="generation"):
+        with pytest.raises(ReplacedError, match="generation"):
             old.wait_complete(5)
-        with pytest.raises(RendezvousRefused, match="generation 0 of this job is over"):
+        with pytest.raises(RendezvousRefusedError, match="generation 0 of this job is over"):
             join(server, 0, 2)
         assert new.missing() == [0]
 
 
 def test_another_world_size_is_refused_with_the_reason(server):
-    with join(server, 0, 2), pytest.raises(RendezvousRefused, match="2 ranks, not 3"):
+    with join(server, 0, 2), pytest.raises(RendezvousRefusedError, match="2 ranks, not 3"):
         join(server, 1, 3)
 
 
@@ -224,7 +224,7 @@ def test_closing_is_final(server):
     client = join(server, 0, 2)
     client.close()
     client.close()
-    with pytest.raises(Closed):
+    with pytest.raises(ClosedError):
         client.connect([1], 1)
 
 
@@ -245,13 +245,13 @@ def test_closing_is_final(server):
 )
 def test_bad_input_is_said_before_connecting(wrong):
     given = {"job": "job", "rank": 0, "world_size": 2, "deadline": 0.1} | wrong
-    with pytest.raises(BadInput):
+    with pytest.raises(BadInputError):
         Client.register("127.0.0.1:9", **given)
 
 
 def test_nobody_listens():
     began = time.monotonic()
-    with pytest.raises(RendezvousUnreachable, match="No rendezvous server answers"):
+    with pytest.raises(RendezvousUnreachableError, match="No rendezvous server answers"):
         Client.register("127.0.0.1:9", "job", 0, 1, deadline=0.5)
     assert time.monotonic() - began < 2
 
@@ -259,7 +259,7 @@ def test_nobody_listens():
 def test_something_else_listens():
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
-        with pytest.raises(RendezvousUnreachable, match="as a rendezvous server does"):
+        with pytest.raises(RendezvousUnreachableError, match="as a rendezvous server does"):
             Client.register(address, "job", 0, 1, deadline=0.5)
 
 
@@ -278,13 +278,13 @@ def test_workers_with_the_key_meet(keyed):
 
 @pytest.mark.parametrize("key", [None, b"x" * 32, job_key(SECRET, "another job")])
 def test_without_the_right_key_nobody_joins(keyed, key):
-    with pytest.raises(JobKeyRefused):
+    with pytest.raises(JobKeyRefusedError):
         join(keyed, 0, 1, key=key)
     assert keyed.server.registry.members == 0
 
 
 def test_a_server_without_the_key_is_not_trusted(server):
-    with pytest.raises(JobKeyRefused, match="asks for none"):
+    with pytest.raises(JobKeyRefusedError, match="asks for none"):
         join(server, 0, 1, key=b"k" * 32)
 
 
@@ -293,7 +293,7 @@ def test_workers_with_another_key_between_them_never_link(server):
     clients = all_join(server, 2, transport="direct")
     clients[0]._punch._key = b"x" * 32
     try:
-        with pytest.raises(RendezvousTimeout):
+        with pytest.raises(RendezvousTimeoutError):
             clients[0].connect([1], 0.7)
     finally:
         close_all(clients)
@@ -390,7 +390,7 @@ def test_without_a_relay_there_is_no_path():
     with EmbeddedServer(Config("127.0.0.1", 0, 0, tcpunch=False, relay=False)) as server:
         clients = all_join(server, 2, transport="relay")
         try:
-            with pytest.raises(NoPath, match="go through the store") as none:
+            with pytest.raises(NoPathError, match="go through the store") as none:
                 clients[0].connect([1], 5)
             assert none.value.ranks == [1]
         finally:

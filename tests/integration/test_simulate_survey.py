@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perseid.errors import AlreadyExists, BadInput
+from perseid.errors import AlreadyExistsError, BadInputError
 from perseid.storage import Storage
 from perseid.survey.reader import read_cutouts
 from perseid.survey.simulation import sdss
@@ -140,15 +140,15 @@ def test_bad_options_are_one_sentence(tmp_path, options, sentence):
 
 
 def test_rate_that_is_no_number_and_empty_files_are_refused(tmp_path):
-    with pytest.raises(BadInput, match="between 0 and 1"):
+    with pytest.raises(BadInputError, match="between 0 and 1"):
         simulate(tmp_path / "x", 5, 1, anomaly_rate=float("nan"))
-    with pytest.raises(BadInput, match="a file needs at least 1 row"):
+    with pytest.raises(BadInputError, match="a file needs at least 1 row"):
         simulate(tmp_path / "x", 5, 1, rows_per_file=0)
 
 
 def test_a_place_that_holds_something_is_left_alone(tmp_path):
     (tmp_path / "1.pt").write_bytes(b"mine")
-    with pytest.raises(AlreadyExists, match=r"holds 1\.pt already"):
+    with pytest.raises(AlreadyExistsError, match=r"holds 1\.pt already"):
         simulate(tmp_path, 5, 1)
     assert (tmp_path / "1.pt").read_bytes() == b"mine"
 

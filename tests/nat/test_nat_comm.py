@@ -76,7 +76,7 @@ def test_a_pair_without_any_path_goes_through_the_store_and_the_others_do_not(la
 def test_without_a_store_either_it_is_an_error_that_says_so(lab, tmp_path):
     net = lab()
     answers = join_all(net, [net.site("symmetric") for _ in range(2)], tmp_path, "--no-relay")
-    assert {answer["error"] for answer in answers} <= {"NoPath", "PeerLost"}
+    assert {answer["error"] for answer in answers} <= {"NoPathError", "PeerLostError"}
     assert any("cannot be reached" in answer["text"] for answer in answers), answers
 
 

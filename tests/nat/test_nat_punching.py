@@ -183,7 +183,7 @@ def test_without_a_relay_symmetric_nats_are_told_to_use_the_store(lab):
     with run(net, [net.site("symmetric"), net.site("symmetric")], "--no-relay") as (ones, _):
         kinds(ones)
         for answer in all_do(ones, "connect", SECONDS, ranks=[0, 1], deadline=15):
-            assert answer["error"] == "NoPath"
+            assert answer["error"] == "NoPathError"
             assert "go through the store" in answer["text"]
 
 

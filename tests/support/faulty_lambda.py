@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from perseid.errors import BadModel, NotFound, StorageError
+from perseid.errors import BadModelError, NotFoundError, StorageError
 from perseid.pipeline import layout
 from perseid.storage import Storage, split_url
 
@@ -38,7 +38,7 @@ def handler(event, context):
     if fault == "raise":
         raise StorageError(f"rank {item['rank']} cannot read its partition")
     if fault == "bad model":
-        raise BadModel("the model has no output")
+        raise BadModelError("the model has no output")
     if fault == "exit":
         os._exit(7)
     if fault == "kill":  # as the kernel does where memory is short
@@ -118,5 +118,5 @@ def plan(results_url: str) -> dict[str, list[str]]:
     folder, name = split_url(results_url)
     try:
         return dict(json.loads(Storage(folder).get(f"{name}.faults.json")))
-    except NotFound:
+    except NotFoundError:
         return {}

@@ -11,7 +11,7 @@ from perseid.comm.frames import HEADER_BYTES, SIGNATURE_BYTES, Kind, Signature, 
 from perseid.comm.group import Group
 from perseid.comm.outgoing import swap
 from perseid.comm.store import StoreChannel
-from perseid.errors import NotFound, PerseidError
+from perseid.errors import NotFoundError, PerseidError
 
 MINE = Signature(Kind.BCAST, 0, 0, 1, 0).pack()
 """The call that this rank is in."""
@@ -108,7 +108,7 @@ class Box:
 
     def get(self, key: str) -> bytes:
         if self.data is None or key != "p/1-0/00000000":
-            raise NotFound(key)
+            raise NotFoundError(key)
         return self.data
 
     def delete(self, keys) -> None:

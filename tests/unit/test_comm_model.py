@@ -22,7 +22,7 @@ from perseid.comm.model import (
     estimate,
     pick,
 )
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 from perseid.measure.prices import Prices
 
 SIZES = st.integers(1, 300)
@@ -124,7 +124,7 @@ def test_the_hint_decides():
         lambda: estimate("sing", 8, 1e3, ways[0]),
         lambda: estimate("bcast", 0, 1e3, ways[0]),
     ):
-        with pytest.raises(BadInput):
+        with pytest.raises(BadInputError):
             wrong()
 
 
@@ -168,7 +168,7 @@ def test_constants_survive_their_file(tmp_path):
 )  # fmt: skip
 def test_constants_that_make_no_sense_are_refused(tmp_path, told):
     (tmp_path / "c.json").write_text(told)
-    with pytest.raises(BadInput, match=r"c\.json"):
+    with pytest.raises(BadInputError, match=r"c\.json"):
         Constants.load(tmp_path / "c.json")
 
 
@@ -190,9 +190,9 @@ def test_a_hint_picks_among_what_a_job_can_use():
     assert (way("fast", "direct"), way("cheap", "direct")) == ("direct", "store")
     assert way("cheap", store=False) == "relay"
     assert way("fast", rendezvous=False) == way("fast", "store") == "store"
-    with pytest.raises(BadInput, match="no way"):
+    with pytest.raises(BadInputError, match="no way"):
         way("fast", rendezvous=False, store=False)
-    with pytest.raises(BadInput, match="fast or cheap"):
+    with pytest.raises(BadInputError, match="fast or cheap"):
         way("nice")
 
 
@@ -204,5 +204,5 @@ def test_what_the_job_expects_decides():
 
     assert way("barrier", 0) == way("allreduce", 1000) == "relay"
     assert way("alltoall", 1e7) == "store"
-    with pytest.raises(BadInput, match="operations are"):
+    with pytest.raises(BadInputError, match="operations are"):
         way("sing", 1)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from perseid.engines.base import Attempt, Ending, MapResult
 from perseid.engines.retry import RetryPolicy, is_straggler
 from perseid.engines.schedule import Schedule
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 from perseid.pipeline.events import RankState
 
 
@@ -158,7 +158,7 @@ def test_straggler_rule(elapsed, finished, ranks, expected):
 
 def test_the_longest_wait_is_bounded_and_negative_retries_are_refused():
     assert RetryPolicy(retries=50).wait(40) == 30.0
-    with pytest.raises(BadInput, match="retries must be 0 or more, not -1"):
+    with pytest.raises(BadInputError, match="retries must be 0 or more, not -1"):
         RetryPolicy(retries=-1)
 
 

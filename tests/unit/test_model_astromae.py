@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from perseid.errors import BadModel
+from perseid.errors import BadModelError
 from perseid.model.astromae import AstroMAE, MaskedAutoencoder, from_weights, to_weights
 from perseid.model.config import (
     PUBLISHED,
@@ -211,14 +211,16 @@ def test_weights_that_do_not_fit_are_named():
     arrays = dict(to_weights(small_model()).arrays)
     arrays["cls_token"] = np.zeros((1, 1, 7), np.float32)
     arrays["spare"] = arrays.pop("head.bias")
-    with pytest.raises(BadModel, match=r"head.bias is missing; spare is unknown; cls_token is"):
+    with pytest.raises(
+        BadModelError, match=r"head.bias is missing; spare is unknown; cls_token is"
+    ):
         Weights(SMALL, arrays)
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip at all", b"PK\x03\x04 broken"])
 def test_a_file_that_is_no_weight_file(tmp_path, content):
     (tmp_path / "w.npz").write_bytes(content)
-    with pytest.raises(BadModel, match=r"w\.npz is no weight file"):
+    with pytest.raises(BadModelError, match=r"w\.npz is no weight file"):
         load_weights(tmp_path / "w.npz")
 
 
@@ -238,7 +240,7 @@ def test_a_file_that_is_no_weight_file(tmp_path, content):
     ],
 )
 def test_sizes_that_do_not_fit(changes):
-    with pytest.raises(BadModel, match="astromae-small"):
+    with pytest.raises(BadModelError, match="astromae-small"):
         dataclasses.replace(SMALL, **changes)
 
 
@@ -246,5 +248,5 @@ def test_config_round_trip():
     import json
 
     assert AstroMAEConfig.from_dict(json.loads(SMALL.to_json())) == SMALL
-    with pytest.raises(BadModel, match="colour"):
+    with pytest.raises(BadModelError, match="colour"):
         AstroMAEConfig.from_dict({"colour": 1})

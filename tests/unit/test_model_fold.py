@@ -10,7 +10,7 @@ import pytest
 import torch
 from networks import random_network, random_rows
 
-from perseid.errors import BadModel
+from perseid.errors import BadModelError
 from perseid.model.astromae import AstroMAE, to_weights
 from perseid.model.config import PUBLISHED, SMALL
 from perseid.model.export import export_model, model_bytes, signature_of
@@ -142,5 +142,5 @@ def test_groups_join_until_they_are_wide_enough():
 
 def test_weights_of_another_config_are_refused(tmp_path):
     weights = to_weights(random_network(dataclasses.replace(SMALL, depth=1)))
-    with pytest.raises(BadModel, match=r"blocks\.1\.norm1\.weight is missing"):
+    with pytest.raises(BadModelError, match=r"blocks\.1\.norm1\.weight is missing"):
         dataclasses.replace(weights, config=SMALL)

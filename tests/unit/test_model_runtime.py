@@ -13,7 +13,7 @@ import pytest
 from networks import random_network, random_rows
 from onnx import TensorProto, helper
 
-from perseid.errors import BadInput, BadModel, NotFound
+from perseid.errors import BadInputError, BadModelError, NotFoundError
 from perseid.model.astromae import to_weights
 from perseid.model.config import PUBLISHED, SMALL
 from perseid.model.export import export_model, model_bytes
@@ -143,36 +143,38 @@ def test_models_by_url(models):
     here = ModelRuntime.load(models["small"].as_uri()).predict(images, magnitudes)
     there = ModelRuntime.load("memory://models/m/small.onnx").predict(images, magnitudes)
     np.testing.assert_array_equal(here.redshift, there.redshift)
-    with pytest.raises(NotFound, match=r"memory://models/m/none\.onnx"):
+    with pytest.raises(NotFoundError, match=r"memory://models/m/none\.onnx"):
         ModelRuntime.load("memory://models/m/none.onnx")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model", b"\x08\x08" * 100])
 def test_a_file_that_is_no_model(tmp_path, content):
     (tmp_path / "m.onnx").write_bytes(content)
-    with pytest.raises(BadModel, match=r"m\.onnx is not a model that onnxruntime can load"):
+    with pytest.raises(BadModelError, match=r"m\.onnx is not a model that onnxruntime can load"):
         ModelRuntime.load(tmp_path / "m.onnx")
 
 
 def test_no_model_there(tmp_path):
-    with pytest.raises(BadModel, match=r"there is no model at .*gone\.onnx"):
+    with pytest.raises(BadModelError, match=r"there is no model at .*gone\.onnx"):
         ModelRuntime.load(tmp_path / "gone.onnx")
 
 
 def test_arrays_that_do_not_fit_the_model(models):
     runtime = ModelRuntime.load(models["small"])
     images, magnitudes = random_rows(2, SMALL)
-    with pytest.raises(BadModel, match=r"takes float32 images .* \(5, 32, 32\), not .*\(4, 32"):
+    with pytest.raises(
+        BadModelError, match=r"takes float32 images .* \(5, 32, 32\), not .*\(4, 32"
+    ):
         runtime.predict(images[:, :4], magnitudes[:, :4])
-    with pytest.raises(BadModel, match="float64"):
+    with pytest.raises(BadModelError, match="float64"):
         runtime.predict(images.astype(np.float64), magnitudes)
-    with pytest.raises(BadModel, match=r"takes magnitudes \(2, 5\), not \(2, 4\)"):
+    with pytest.raises(BadModelError, match=r"takes magnitudes \(2, 5\), not \(2, 4\)"):
         runtime.predict(images, magnitudes[:, :4])
 
 
 @pytest.mark.parametrize("options", [{"precision": "int4"}, {"threads": 0}, {"micro_batch": 0}])
 def test_options_that_mean_nothing(models, options):
-    with pytest.raises(BadInput):
+    with pytest.raises(BadInputError):
         ModelRuntime.load(models["small"], **options)
 
 
@@ -270,7 +272,7 @@ def test_a_model_of_images_alone(tmp_path):
     ],
 )
 def test_foreign_models_that_cannot_be_used(tmp_path, changes, sentence):
-    with pytest.raises(BadModel, match=sentence):
+    with pytest.raises(BadModelError, match=sentence):
         ModelRuntime.load(foreign_model(tmp_path / "m.onnx", **changes))
 
 

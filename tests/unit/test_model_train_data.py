@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 from perseid.model.train_data import gather, object_keys
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.splits import (
@@ -96,9 +96,9 @@ def test_surveys_without_redshift_or_labels_are_taken(tmp_path):
 
 
 def test_an_empty_or_mixed_survey_is_refused(tmp_path):
-    with pytest.raises(BadInput, match="no usable rows"):
+    with pytest.raises(BadInputError, match="no usable rows"):
         gather([], tmp_path / "s")
     c = _cutouts(4)
     small = Cutouts(np.ascontiguousarray(c.images[:, :, :16, :16]), c.magnitudes)
-    with pytest.raises(BadInput, match="of one shape"):
+    with pytest.raises(BadInputError, match="of one shape"):
         gather([c, small], tmp_path / "s")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 from perseid.model.astromae import AstroMAE
 from perseid.model.train_data import gather
 from perseid.model.train_options import TrainOptions, fitted_config
@@ -80,7 +80,7 @@ def test_the_running_mean_starts_at_the_values_and_follows_them():
     ],
 )
 def test_options_that_cannot_be_used_are_refused(wrong, phrase):
-    with pytest.raises(BadInput, match=phrase):
+    with pytest.raises(BadInputError, match=phrase):
         TrainOptions(**wrong)
 
 
@@ -107,7 +107,7 @@ def test_the_published_network_is_not_scaled(tmp_path):
 
 def test_cutouts_must_be_square(tmp_path):
     data = gather([Cutouts(np.zeros((4, 5, 32, 16), np.float32), np.zeros((4, 5)))], tmp_path / "s")
-    with pytest.raises(BadInput, match="32 x 16 pixels"):
+    with pytest.raises(BadInputError, match="32 x 16 pixels"):
         fitted_config(TrainOptions(), data)
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perseid.errors import BadInput, NotFound
+from perseid.errors import BadInputError, NotFoundError
 from perseid.pipeline import layout
 from perseid.pipeline.items import PartitionRef, WorkItem
 from perseid.pipeline.manifest import Manifest, assign
@@ -87,11 +87,11 @@ def test_json_and_back():
 
 def test_loading_what_is_no_manifest():
     storage = Storage("memory://manifest-test/run")
-    with pytest.raises(NotFound, match="no run at"):
+    with pytest.raises(NotFoundError, match="no run at"):
         Manifest.load(storage)
     for text in (b"{", b"[]", b"{}"):
         storage.put(layout.MANIFEST, text)
-        with pytest.raises(BadInput, match="manifest"):
+        with pytest.raises(BadInputError, match="manifest"):
             Manifest.load(storage)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 from perseid.pipeline.parquet import Column, Kind, ParquetWriter, Strings
 
 DTYPES = {Kind.INT32: "i4", Kind.INT64: "i8", Kind.FLOAT32: "f4", Kind.FLOAT64: "f8"}
@@ -128,5 +128,5 @@ def test_big_endian_and_strided_values():
     ],
 )
 def test_what_cannot_be_written(columns, group, sentence):
-    with pytest.raises(BadInput, match=sentence):
+    with pytest.raises(BadInputError, match=sentence):
         written(columns, [group])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 from perseid.pipeline.request import RunRequest
 
 PAYLOAD = {
@@ -59,12 +59,12 @@ def test_a_file_of_json(tmp_path: Path):
     path.write_text(json.dumps(PAYLOAD))
     assert RunRequest.parse(path) == RunRequest.parse(PAYLOAD)
     path.write_text("{nonsense")
-    with pytest.raises(BadInput, match="is not JSON"):
+    with pytest.raises(BadInputError, match="is not JSON"):
         RunRequest.parse(path)
     path.write_text("[1]")
-    with pytest.raises(BadInput, match="must be a JSON object"):
+    with pytest.raises(BadInputError, match="must be a JSON object"):
         RunRequest.parse(path)
-    with pytest.raises(BadInput, match="cannot be read"):
+    with pytest.raises(BadInputError, match="cannot be read"):
         RunRequest.parse(tmp_path / "nothing.json")
 
 
@@ -112,7 +112,7 @@ def test_buckets_as_folders(tmp_path: Path):
     ],
 )
 def test_one_sentence_for_a_bad_value(key: str, value: object, hint: str):
-    with pytest.raises(BadInput) as caught:
+    with pytest.raises(BadInputError) as caught:
         RunRequest.parse(PAYLOAD | {key: value})
     text = str(caught.value)
     assert text.startswith(f"{key} in the request is {value!r}: give ")
@@ -135,7 +135,7 @@ def test_whatever_is_given_is_taken_or_refused_by_a_sentence(keys: dict):
     for base in (PAYLOAD, OURS):
         try:
             request = RunRequest.parse(base | keys)
-        except BadInput as error:
+        except BadInputError as error:
             text = str(error)
             assert text
             assert "pydantic" not in text
@@ -146,7 +146,7 @@ def test_whatever_is_given_is_taken_or_refused_by_a_sentence(keys: dict):
 
 
 def test_several_bad_values_are_all_named():
-    with pytest.raises(BadInput, match=r"file_limit .*; batch_size "):
+    with pytest.raises(BadInputError, match=r"file_limit .*; batch_size "):
         RunRequest.parse(PAYLOAD | {"file_limit": "x", "batch_size": "y"})
 
 
@@ -160,12 +160,12 @@ def test_several_bad_values_are_all_named():
     ],
 )
 def test_what_a_request_must_have(keys: dict, sentence: str):
-    with pytest.raises(BadInput, match=sentence):
+    with pytest.raises(BadInputError, match=sentence):
         RunRequest.parse(keys)
 
 
 def test_a_list_of_partitions():
     request = RunRequest.parse({"data": ["a/1.pt", "a/2.pt"], "results": "r"})
     assert request.data == ["a/1.pt", "a/2.pt"]
-    with pytest.raises(BadInput, match="data in the request"):
+    with pytest.raises(BadInputError, match="data in the request"):
         RunRequest.parse({"data": [1, 2], "results": "r"})

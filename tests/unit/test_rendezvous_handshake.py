@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perseid.cli.ping import nat_words
-from perseid.errors import BadInput, JobKeyRefused
+from perseid.errors import BadInputError, JobKeyRefusedError
 from perseid.rendezvous import auth
 from perseid.rendezvous.dial import Endpoint
 from perseid.rendezvous.dns import DnsError, pack_query, unpack_ttl
@@ -160,16 +160,16 @@ def test_key_files(tmp_path):
     good.write_text("0123456789abcdef0123\nsecond line\n")
     short.write_text("secret\n")
     assert auth.read_secret(good) == b"0123456789abcdef0123"
-    with pytest.raises(BadInput, match="6 bytes"):
+    with pytest.raises(BadInputError, match="6 bytes"):
         auth.read_secret(short)
-    with pytest.raises(BadInput, match="cannot be read"):
+    with pytest.raises(BadInputError, match="cannot be read"):
         auth.read_secret(tmp_path / "none")
 
 
 def test_keys_in_hexadecimal():
     assert auth.parse_key(KEY.hex() + "\n") == KEY
     for text in ("", "zz", "00" * 31):
-        with pytest.raises(JobKeyRefused):
+        with pytest.raises(JobKeyRefusedError):
             auth.parse_key(text)
 
 
@@ -312,7 +312,7 @@ def test_what_is_no_server_is_said(text):
     if text == "host:":
         assert Endpoint.parse(text) == Endpoint("host")
         return
-    with pytest.raises(BadInput):
+    with pytest.raises(BadInputError):
         Endpoint.parse(text)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 from perseid.science import (
     Metric,
     Moments,
@@ -97,12 +97,12 @@ def test_moments_travel_bit_for_bit(tmp_path):
 
 @pytest.mark.parametrize("broken", [{}, {"count": 1, "mean": [1, 2], "scatter": [[1.0]]}])
 def test_broken_moments_are_refused(broken):
-    with pytest.raises(BadInput):
+    with pytest.raises(BadInputError):
         Moments.from_arrays(broken)
 
 
 def test_different_models_cannot_be_merged():
-    with pytest.raises(BadInput, match="of 7 and of 6 features"):
+    with pytest.raises(BadInputError, match="of 7 and of 6 features"):
         Moments.of(_features(9)).merge(Moments.of(_features(9, 6)))
 
 
@@ -157,9 +157,9 @@ def test_each_group_can_be_taken_alone():
     direct = mahalanobis(features[:, 4:], Moments.of(features[:, 4:]), {"residual": 3})
     np.testing.assert_allclose(alone, direct, rtol=1e-10)
     assert group_columns(GROUPS, "embedding").tolist() == [0, 1, 2, 3]
-    with pytest.raises(BadInput, match="no 'residual' features"):
+    with pytest.raises(BadInputError, match="no 'residual' features"):
         group_columns({"embedding": 4}, "residual")
-    with pytest.raises(BadInput, match="not known"):
+    with pytest.raises(BadInputError, match="not known"):
         group_columns(GROUPS, "pixels")
 
 
@@ -217,7 +217,7 @@ def test_auc_and_ap_agree_with_sklearn_also_on_ties(rows):
 def test_one_class_only_has_no_auc():
     assert np.isnan(roc_auc([True, True], [1, 2]))
     assert np.isnan(average_precision([False, False], [1, 2]))
-    with pytest.raises(BadInput, match="1 scores are NaN"):
+    with pytest.raises(BadInputError, match="1 scores are NaN"):
         roc_auc([True, False], [1, np.nan])
 
 

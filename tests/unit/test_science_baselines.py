@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsRegressor
 
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 from perseid.science import NearestNeighbours, bootstrap_difference, redshift_metrics
 
 
@@ -43,7 +43,7 @@ def test_tuning_takes_the_best_on_the_validation_objects():
 
 def test_more_neighbours_than_objects_are_refused():
     m, z = _sky(5, 0)
-    with pytest.raises(BadInput, match="k is 6: use 1 to 5"):
+    with pytest.raises(BadInputError, match="k is 6: use 1 to 5"):
         NearestNeighbours.of(m, z, 6, colours=True)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import perseid
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 from perseid.science import Metric, Moments, fixed_order
 
 pytestmark = pytest.mark.numbers
@@ -66,7 +66,7 @@ def test_eigenvectors_of_degenerate_matrices(matrix):
 def test_values_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="not finite"):
         fixed_order.eigh(np.full((3, 3), np.nan))
-    with pytest.raises(BadInput, match="too large for a covariance"):
+    with pytest.raises(BadInputError, match="too large for a covariance"):
         Metric.of(Moments.of(np.array([[1e200, 0.0], [-1e200, 1.0]])))
 
 

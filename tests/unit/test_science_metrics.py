@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 from perseid.science import redshift_metrics, scaled_error
 
 
@@ -55,5 +55,5 @@ def test_r2_of_equal_redshifts_is_nan():
 
 
 def test_lengths_must_agree():
-    with pytest.raises(BadInput, match="3 predicted and 2 spectroscopic"):
+    with pytest.raises(BadInputError, match="3 predicted and 2 spectroscopic"):
         scaled_error([1, 2, 3], [1, 2])

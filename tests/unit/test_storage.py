@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from perseid.errors import AlreadyExists, BadInput, NotFound, StorageError
+from perseid.errors import AlreadyExistsError, BadInputError, NotFoundError, StorageError
 from perseid.storage import Location, Storage, join_url, normalise_url, split_url
 
 KEYS = [
@@ -56,7 +56,7 @@ def test_a_listing_is_by_whole_parts_of_the_path(store: Storage) -> None:
 
 def test_an_object_that_must_be_new_is_not_replaced(store: Storage) -> None:
     store.put("claim", b"first", new=True)
-    with pytest.raises(AlreadyExists, match=r"claim is there already"):
+    with pytest.raises(AlreadyExistsError, match=r"claim is there already"):
         store.put("claim", b"second", new=True)
     assert store.get("claim") == b"first"
     store.put("claim", b"third")
@@ -65,7 +65,7 @@ def test_an_object_that_must_be_new_is_not_replaced(store: Storage) -> None:
 
 def test_what_is_missing_is_named_in_full(store: Storage) -> None:
     for call in (store.get, store.size, store.info):
-        with pytest.raises(NotFound) as caught:
+        with pytest.raises(NotFoundError) as caught:
             call("no/such.pt")
         assert store.where("no/such.pt") in str(caught.value)
         assert str(caught.value).count("\n") == 0
@@ -82,9 +82,9 @@ def test_a_view_of_an_old_version_is_refused(store: Storage) -> None:
 
 @pytest.mark.parametrize("key", ["../outside", "a/../../outside", ".."])
 def test_a_key_cannot_leave_its_store(store: Storage, key: str) -> None:
-    with pytest.raises((BadInput, StorageError)):
+    with pytest.raises((BadInputError, StorageError)):
         store.put(key, b"x")
-    with pytest.raises((BadInput, StorageError)):
+    with pytest.raises((BadInputError, StorageError)):
         store.get(key)
 
 
@@ -134,7 +134,7 @@ def test_relative_paths_and_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 @pytest.mark.parametrize("url", ["http://example.org/x", "s3://", "gs://b", "file://relative"])
 def test_other_urls_are_refused_in_a_sentence(url: str) -> None:
-    with pytest.raises(BadInput, match=r"write|use a path"):
+    with pytest.raises(BadInputError, match=r"write|use a path"):
         Storage(url)
 
 
@@ -170,5 +170,5 @@ def test_a_store_without_a_name_keeps_what_is_put_below_it() -> None:
 def test_a_home_that_nobody_knows_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("os.getuid", lambda: 4_000_000)  # no such user in /etc/passwd
-    with pytest.raises(BadInput, match="HOME is not set"):
+    with pytest.raises(BadInputError, match="HOME is not set"):
         Location.parse("~/x")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from perseid.errors import AlreadyExists, BadInput, NotFound, StorageError
+from perseid.errors import AlreadyExistsError, BadInputError, NotFoundError, StorageError
 from perseid.storage import Storage
 
 pytestmark = pytest.mark.s3
@@ -40,7 +40,7 @@ def test_every_page_is_listed_and_deleted(s3, count: int) -> None:
 def test_an_object_that_must_be_new_is_not_replaced(s3) -> None:
     store = Storage(s3.bucket())
     store.put("claim", b"first", new=True)
-    with pytest.raises(AlreadyExists, match="claim"):
+    with pytest.raises(AlreadyExistsError, match="claim"):
         store.put("claim", b"second", new=True)
     assert store.get("claim") == b"first"
 
@@ -65,7 +65,7 @@ def test_large_files_are_put_in_parts(s3, tmp_path: Path) -> None:
 
 
 def test_missing_keys_and_buckets_are_named(s3) -> None:
-    with pytest.raises(NotFound, match=r"no/such\.pt is not there"):
+    with pytest.raises(NotFoundError, match=r"no/such\.pt is not there"):
         Storage(s3.bucket()).get("no/such.pt")
     with pytest.raises(StorageError, match="never-made"):
         Storage("s3://never-made").get("k")
@@ -104,5 +104,5 @@ def test_an_endpoint_where_nothing_listens_is_said_quickly(
         Storage("s3://bucket")
     assert time.monotonic() - began < 8
     monkeypatch.setenv("AWS_ENDPOINT_URL", "localhost:8333")
-    with pytest.raises(BadInput, match="is not a URL"):
+    with pytest.raises(BadInputError, match="is not a URL"):
         Storage("s3://bucket")

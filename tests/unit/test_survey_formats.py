@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 from perseid.storage import Storage
 from perseid.survey import Cutouts, open_partition, read_cutouts, suffixes, write_cutouts
 from perseid.survey.reader import creating
@@ -213,17 +213,17 @@ def test_a_file_appears_whole_or_not_at_all(suffix: str, tmp_path: Path, make_cu
     ):
         _ = [writer.write(cutouts[:2]), 1 // 0]
     with (
-        pytest.raises(BadInput, match="2 of 4 rows"),
+        pytest.raises(BadInputError, match="2 of 4 rows"),
         creating(store, f"1{suffix}", Columns.of(cutouts)) as writer,
     ):
         writer.write(cutouts[:2])
     with (
-        pytest.raises(BadInput, match="5 rows are too many: 4"),
+        pytest.raises(BadInputError, match="5 rows are too many: 4"),
         creating(store, f"1{suffix}", Columns.of(cutouts)) as writer,
     ):
         writer.write(make_cutouts(5))
     with (
-        pytest.raises(BadInput, match="these rows have 3 bands"),
+        pytest.raises(BadInputError, match="these rows have 3 bands"),
         creating(store, f"1{suffix}", Columns.of(cutouts)) as writer,
     ):
         writer.write(make_cutouts(2, 3))
@@ -231,7 +231,7 @@ def test_a_file_appears_whole_or_not_at_all(suffix: str, tmp_path: Path, make_cu
 
 
 def test_an_unknown_suffix_is_named_with_the_known_ones(tmp_path: Path, make_cutouts) -> None:
-    with pytest.raises(BadInput, match=r"1\.tiff.*known: \.pt"):
+    with pytest.raises(BadInputError, match=r"1\.tiff.*known: \.pt"):
         write_cutouts(make_cutouts(1), tmp_path / "1.tiff")
-    with pytest.raises(BadInput, match=r"1\.tiff"):
+    with pytest.raises(BadInputError, match=r"1\.tiff"):
         read_cutouts(tmp_path / "1.tiff")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 from perseid.survey import natural_key, parse_size, rows_per_partition
 
 SDSS = (5, 32, 32)
@@ -26,7 +26,7 @@ def test_the_published_rows_and_numbers_of_partitions(size, rows, partitions) ->
 def test_other_shapes() -> None:
     assert rows_per_partition(parse_size("1MB"), (3, 8, 8)) == (1 << 20) // (3 * 64 * 4 + 12 + 8)
     assert rows_per_partition(20_508, SDSS) == 1
-    with pytest.raises(BadInput, match="holds no row: a row has 20508 bytes"):
+    with pytest.raises(BadInputError, match="holds no row: a row has 20508 bytes"):
         rows_per_partition(20_507, SDSS)
 
 
@@ -40,7 +40,7 @@ def test_sizes(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "25", "MB", "-1MB", "0MB", "1TBs", "1e3MB", "25MB please"])
 def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(BadInput, match="such as 25MB"):
+    with pytest.raises(BadInputError, match="such as 25MB"):
         parse_size(text)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perseid.errors import BadInput, NotFound
+from perseid.errors import BadInputError, NotFoundError
 from perseid.storage import Storage
 from perseid.survey import open_partition, read_cutouts, write_cutouts
 from perseid.survey.bytesource import BytesSource, FetchStats, MapSource, RangeSource
@@ -72,7 +72,7 @@ def test_parquet_and_compressed_archives_over_s3(s3, make_cutouts, same_bits) ->
 @pytest.mark.s3
 def test_a_missing_object_is_named(s3) -> None:
     url = s3.bucket()
-    with pytest.raises(NotFound, match=f"{url}/no/1.pt is not there"):
+    with pytest.raises(NotFoundError, match=f"{url}/no/1.pt is not there"):
         open_partition(Storage(url), "no/1.pt")
 
 
@@ -129,7 +129,7 @@ def test_the_next_rows_are_fetched_while_the_caller_computes(make_cutouts) -> No
 def test_a_block_has_at_least_one_row(tmp_path: Path, make_cutouts) -> None:
     write_cutouts(make_cutouts(3), tmp_path / "1.pt")
     with open_partition(Storage(tmp_path), "1.pt") as reader:
-        with pytest.raises(BadInput, match="at least one row, not 0"):
+        with pytest.raises(BadInputError, match="at least one row, not 0"):
             next(reader.blocks(0))
         assert [len(block) for block in reader.blocks(10**9)] == [3]
 

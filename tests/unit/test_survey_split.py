@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from perseid.cli import main
-from perseid.errors import BadInput, BadPartition, NotFound
+from perseid.errors import BadInputError, BadPartitionError, NotFoundError
 from perseid.storage import Storage
 from perseid.survey import (
     Cutouts,
@@ -105,7 +105,7 @@ def test_a_destination_in_use_is_refused(survey, tmp_path: Path, same_bits) -> N
     split(folder, tmp_path / "parts", rows=30)
     (tmp_path / "parts" / "notes.txt").write_text("mine")
     (tmp_path / "parts" / ".4.123-456.part").write_bytes(b"left by a killed split")
-    with pytest.raises(BadInput, match=r"parts is not empty \(it has .*--overwrite"):
+    with pytest.raises(BadInputError, match=r"parts is not empty \(it has .*--overwrite"):
         split(folder, tmp_path / "parts", rows=100)
     split(folder, tmp_path / "parts", rows=100, overwrite=True)
     assert (tmp_path / "parts" / "notes.txt").read_text() == "mine"
@@ -120,9 +120,9 @@ def test_the_source_is_never_written_into(dest: str, survey, tmp_path: Path) -> 
     folder, _ = survey
     (tmp_path / "link").symlink_to(folder)
     before = sorted(path.name for path in folder.iterdir())
-    with pytest.raises(BadInput, match="where the survey lies"):
+    with pytest.raises(BadInputError, match="where the survey lies"):
         split(folder, tmp_path / dest, overwrite=True)
-    with pytest.raises(BadInput, match="where the survey lies"):
+    with pytest.raises(BadInputError, match="where the survey lies"):
         split(folder / "part2.npz", folder, overwrite=True)
     assert sorted(path.name for path in folder.iterdir()) == before
 
@@ -136,7 +136,9 @@ def test_files_that_differ_are_named(tmp_path: Path, make_cutouts) -> None:
         (make_cutouts(5, label=False), r"int64\)"),
     ):
         write_cutouts(other, tmp_path / "survey/2.pt")
-        with pytest.raises(BadPartition, match=rf"2\.pt has .*{says}.*but .*1\.pt has 5 bands"):
+        with pytest.raises(
+            BadPartitionError, match=rf"2\.pt has .*{says}.*but .*1\.pt has 5 bands"
+        ):
             split(tmp_path / "survey", tmp_path / "parts")
         assert not (tmp_path / "parts").exists()
 
@@ -147,7 +149,7 @@ def test_a_file_that_breaks_on_the_way_leaves_whole_partitions(tmp_path, make_cu
     damaged = bytearray((tmp_path / "survey/2.pt").read_bytes())
     damaged[len(damaged) // 2] ^= 1
     (tmp_path / "survey/2.pt").write_bytes(damaged)
-    with pytest.raises(BadPartition, match=r"survey/2\.pt is corrupt"):
+    with pytest.raises(BadPartitionError, match=r"survey/2\.pt is corrupt"):
         split(tmp_path / "survey", tmp_path / "parts", rows=25)
     left = sorted(path.name for path in (tmp_path / "parts").iterdir())
     assert left == ["1.pt", "2.pt"]
@@ -155,9 +157,9 @@ def test_a_file_that_breaks_on_the_way_leaves_whole_partitions(tmp_path, make_cu
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match=r"no file of cutouts at .*nowhere"):
+    with pytest.raises(NotFoundError, match=r"no file of cutouts at .*nowhere"):
         split(tmp_path / "nowhere", tmp_path / "parts")
-    with pytest.raises(NotFound, match=r"nowhere\.pt"):
+    with pytest.raises(NotFoundError, match=r"nowhere\.pt"):
         split(tmp_path / "nowhere.pt", tmp_path / "parts")
 
 
@@ -167,7 +169,7 @@ def test_what_is_not_there(tmp_path: Path) -> None:
      ({"size": "1B"}, "holds no row")],
 )  # fmt: skip
 def test_options_that_make_no_sense(options, says: str, survey, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=says):
+    with pytest.raises(BadInputError, match=says):
         split(survey[0], tmp_path / "parts", **options)
     assert not (tmp_path / "parts").exists()
 

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from perseid.errors import BadPartition, PerseidError, UnsafePickle
+from perseid.errors import BadPartitionError, PerseidError, UnsafePickleError
 from perseid.survey import load_torch, read_cutouts, write_cutouts
 from perseid.survey.safe_pickle import Global, Placeholder, read_pickle
 
@@ -73,7 +73,7 @@ def dataset(tmp_path: Path) -> Path:
 def test_a_pickle_that_would_run_a_command_does_not(tmp_path: Path) -> None:
     touched, path = tmp_path / "touched", tmp_path / "1.pt"
     torch.save(Evil(touched), path)
-    with pytest.raises(UnsafePickle) as caught:
+    with pytest.raises(UnsafePickleError) as caught:
         read_cutouts(path)
     assert str(path) in str(caught.value)
     assert "posix.system" in str(caught.value)
@@ -88,7 +88,7 @@ def test_harm_hidden_beside_good_tensors_is_refused(tmp_path: Path) -> None:
     good = torch.utils.data.TensorDataset(torch.rand(2, 5, 8, 8), torch.rand(2, 5), torch.rand(2))
     good.hook = Evil(tmp_path / "touched")
     torch.save(good, tmp_path / "1.pt")
-    with pytest.raises(UnsafePickle, match=r"posix\.system"):
+    with pytest.raises(UnsafePickleError, match=r"posix\.system"):
         read_cutouts(tmp_path / "1.pt")
     assert not (tmp_path / "touched").exists()
 
@@ -108,7 +108,7 @@ def test_any_other_name_is_refused(names: str, how: str, dataset: Path, tmp_path
         + b"\x8c" + bytes([len(name)]) + name + b"\x93.",
     }  # fmt: skip
     path = repack(dataset, tmp_path / "2.pt", data__pkl=opcodes[how])
-    with pytest.raises(UnsafePickle, match=names.replace(" ", r"\.")):
+    with pytest.raises(UnsafePickleError, match=names.replace(" ", r"\.")):
         load_torch(path)
 
 
@@ -123,7 +123,7 @@ def test_any_other_name_is_refused(names: str, how: str, dataset: Path, tmp_path
     ],
 )
 def test_opcodes_that_no_partition_needs_are_refused(opcodes: bytes) -> None:
-    with pytest.raises(UnsafePickle):
+    with pytest.raises(UnsafePickleError):
         read_pickle(opcodes, Permissive(), "there")
 
 
@@ -172,7 +172,7 @@ def test_shared_and_cyclic_data() -> None:
 def test_every_prefix_of_a_pickle_is_refused() -> None:
     data = pickle.dumps({"a": [1, (2, 3)], "b": b"xyz" * 100, "c": 2**200}, 4)
     for length in range(len(data)):
-        with pytest.raises(BadPartition):
+        with pytest.raises(BadPartitionError):
             read_pickle(data[:length], Permissive(), "there")
 
 
@@ -181,7 +181,7 @@ def test_every_prefix_of_a_pickle_is_refused() -> None:
 def test_random_bytes_give_a_value_or_our_error(data: bytes) -> None:
     try:
         read_pickle(data, Permissive(), "there")
-    except BadPartition as caught:
+    except BadPartitionError as caught:
         sentence = str(caught)
     else:
         return
@@ -192,11 +192,11 @@ def test_deep_nesting_and_great_length_are_survived() -> None:
     deep = b"\x80\x02" + b")" + b"\x85" * 200_000 + b"."
     read_pickle(deep, Permissive(), "there")
     as_key = b"\x80\x02}" + b")" + b"\x85" * 200_000 + b"K\x01s."
-    with pytest.raises(BadPartition, match="key"):
+    with pytest.raises(BadPartitionError, match="key"):
         read_pickle(as_key, Permissive(), "there")
-    with pytest.raises(BadPartition, match="at most 1000"):
+    with pytest.raises(BadPartitionError, match="at most 1000"):
         read_pickle(bytes(1001), Permissive(), "there", largest=1000)
-    with pytest.raises(BadPartition):  # a string that claims 4 GiB
+    with pytest.raises(BadPartitionError):  # a string that claims 4 GiB
         read_pickle(b"\x80\x02X\xff\xff\xff\xff.", Permissive(), "there")
 
 
@@ -223,7 +223,9 @@ def test_weights_are_taken_out_of_a_whole_pickled_module(tmp_path: Path) -> None
     layers = OrderedDict(first=torch.nn.Linear(3, 4), norm=torch.nn.BatchNorm1d(4))
     model = torch.nn.DataParallel(torch.nn.Sequential(layers))
     torch.save(model, tmp_path / "model.pt")
-    with pytest.raises(UnsafePickle, match=r"torch\.nn\.parallel\.data_parallel\.DataParallel"):
+    with pytest.raises(
+        UnsafePickleError, match=r"torch\.nn\.parallel\.data_parallel\.DataParallel"
+    ):
         load_torch(tmp_path / "model.pt")
     root = load_torch((tmp_path / "model.pt").read_bytes(), unknown="placeholder")
     assert root.kind == Global("torch.nn.parallel.data_parallel", "DataParallel")
@@ -257,16 +259,18 @@ def test_files_without_checksums_are_read(tmp_path: Path, dataset: Path) -> None
 def test_other_layouts_say_what_to_do(dataset: Path, tmp_path: Path) -> None:
     legacy = tmp_path / "legacy.pt"
     torch.save(torch.rand(3), legacy, _use_new_zipfile_serialization=False)
-    with pytest.raises(BadPartition, match=r"legacy\.pt is in the format of torch before 1\.6"):
+    with pytest.raises(
+        BadPartitionError, match=r"legacy\.pt is in the format of torch before 1\.6"
+    ):
         load_torch(legacy)
-    with pytest.raises(BadPartition, match="is big-endian"):
+    with pytest.raises(BadPartitionError, match="is big-endian"):
         load_torch(repack(dataset, tmp_path / "big.pt", byteorder=b"big"))
     (tmp_path / "plain.pt").write_bytes(pickle.dumps([1, 2]))
-    with pytest.raises(BadPartition, match="no zip archive"):
+    with pytest.raises(BadPartitionError, match="no zip archive"):
         load_torch(tmp_path / "plain.pt")
     with zipfile.ZipFile(tmp_path / "zip.pt", "w") as other:
         other.writestr("readme.txt", "hello")
-    with pytest.raises(BadPartition, match=r"not one that torch\.save wrote"):
+    with pytest.raises(BadPartitionError, match=r"not one that torch\.save wrote"):
         load_torch(tmp_path / "zip.pt")
 
 
@@ -277,13 +281,13 @@ def test_compressed_and_encrypted_entries_are_refused(dataset: Path, tmp_path: P
     ):
         for info in old.infolist():
             new.writestr(info.filename, old.read(info))
-    with pytest.raises(BadPartition, match="compressed"):
+    with pytest.raises(BadPartitionError, match="compressed"):
         read_cutouts(tmp_path / "c.pt")
     data = bytearray(dataset.read_bytes())
     at = data.index(b"PK\x01\x02")
     data[at + 8] |= 1  # the flag of encryption in the directory
     (tmp_path / "e.pt").write_bytes(data)
-    with pytest.raises(BadPartition, match="encrypted"):
+    with pytest.raises(BadPartitionError, match="encrypted"):
         read_cutouts(tmp_path / "e.pt")
 
 
@@ -320,7 +324,7 @@ def test_a_tensor_cannot_reach_beyond_its_storage(offset, shape, stride, dataset
     stream = io.BytesIO()
     Pickler(stream, 2).dump(Tensor())
     path = repack(dataset, tmp_path / "2.pt", data__pkl=stream.getvalue())
-    with pytest.raises(BadPartition, match=r"2\.pt"):
+    with pytest.raises(BadPartitionError, match=r"2\.pt"):
         load_torch(path)
 
 

@@ -22,7 +22,7 @@ from perseid.aws.logs import group_of, invocations_of
 from perseid.aws.place import Place
 from perseid.aws.session import aws_errors
 from perseid.engines.base import Attempt, Ending, MapResult
-from perseid.errors import AwsError, NotFound
+from perseid.errors import AwsError, NotFoundError, current_name
 from perseid.measure.sources.history import Execution
 from perseid.measure.sources.streams import Traced
 from perseid.pipeline import layout
@@ -38,8 +38,21 @@ EXPRESS_GB = 0.0625
 """Memory that an EXPRESS execution of a few small states is billed with: 64 MB."""
 _ERROR = re.compile(r"\[ERROR\]\s+([\w.]+): (.*)")
 """How the runtime of Lambda logs an exception that left the handler."""
-_NOT_AGAIN = frozenset({"BadInput", "BadPartition", "UnsafePickle", "BadModel", "NotInstalled"})
-GIVEN_UP = _NOT_AGAIN | {"JobKeyRefused", "MismatchedCollective", "PeerLost", "Replaced"}
+_NOT_AGAIN = frozenset(
+    {
+        "BadInputError",
+        "BadPartitionError",
+        "UnsafePickleError",
+        "BadModelError",
+        "NotInstalledError",
+    }
+)
+GIVEN_UP = _NOT_AGAIN | {
+    "JobKeyRefusedError",
+    "MismatchedCollectiveError",
+    "PeerLostError",
+    "ReplacedError",
+}
 """Errors after which the state machine tries no other attempt."""
 EXPRESS_STEP_MS = 100.0
 """An EXPRESS execution's duration is billed in steps of it, rounded up
@@ -86,7 +99,7 @@ def _records(
     calls: Calls, store: Storage, manifest: Manifest, last: Execution
 ) -> dict[int, dict[str, Any]]:
     """Of all ranks that left one: in one object where the run was published, else each its own."""
-    if last.status == "SUCCEEDED" or last.error == "RunIncomplete":
+    if last.status == "SUCCEEDED" or current_name(last.error or "") == "RunIncompleteError":
         calls.add("s3.GetObject")
         records = json.loads(store.get(layout.COMBINED))
         return {int(record["rank"]): record for record in records}
@@ -102,7 +115,7 @@ def collected_before(store: Storage, arns: Sequence[str]) -> MapResult | None:
         names = {field.name for field in fields(Attempt)}
         plain = [{k: v for k, v in a.items() if k in names} for a in engine["attempts"]]
         attempts = [Attempt(**a | {"ending": Ending(a["ending"])}) for a in plain]
-    except (NotFound, ValueError, KeyError, TypeError):
+    except (NotFoundError, ValueError, KeyError, TypeError):
         return None
     ended = all(execution["status"] != "RUNNING" for execution in engine["executions"])
     if had != list(arns) or engine["unreported"] or not ended:
@@ -149,7 +162,7 @@ def _workers(
     while True:
         try:
             found = invocations_of(calls, group, manifest.run_id, start, end)
-        except NotFound:
+        except NotFoundError:
             found = []  # no worker was ever called
         reported = {t.mark("rank") for t in found if t.invocation.report is not None}
         whole = len(reported) >= expected and all(t.invocation.report for t in found)
@@ -168,7 +181,7 @@ def _around(
         try:
             group = group_of(function)
             found[name] = invocations_of(calls, group, manifest.run_id, start, end)
-        except NotFound:
+        except NotFoundError:
             continue
     return found
 
@@ -242,8 +255,9 @@ def _raised(traced: Traced) -> tuple[str, str] | None:
     """Class and message of what the handler raised, by its own line or Lambda's."""
     failed = next((mark for mark in traced.marks if mark.get("event") == "failed"), None)
     if failed is not None:
-        return str(failed.get("error")), str(failed.get("message"))
-    return next((m.group(1, 2) for m in map(_ERROR.search, traced.lines) if m), None)  # type: ignore[return-value]
+        return current_name(str(failed.get("error"))), str(failed.get("message"))
+    found = next((m for m in map(_ERROR.search, traced.lines) if m), None)
+    return (current_name(found[1]), found[2]) if found else None
 
 
 def _mapped(
@@ -266,7 +280,7 @@ def child_states(attempts: Sequence[Attempt]) -> int:
     One an attempt; after a failed one it is counted, judged, and waited or given up.
     """
     failed = [attempt for attempt in attempts if attempt.ending is not Ending.DONE]
-    once = sum(attempt.message.partition(":")[0] in GIVEN_UP for attempt in failed)
+    once = sum(current_name(attempt.message.partition(":")[0]) in GIVEN_UP for attempt in failed)
     return len(attempts) + 3 * (len(failed) - once) + once
 
 
@@ -366,7 +380,7 @@ def _map_counts(calls: Calls, execution: Execution) -> dict[str, Any]:
             if arn is None:  # older histories do not name it
                 arn = client.list_map_runs(executionArn=execution.arn)["mapRuns"][0]["mapRunArn"]
             found = client.describe_map_run(mapRunArn=arn)
-    except (AwsError, NotFound, IndexError):
+    except (AwsError, NotFoundError, IndexError):
         return {"children": kind}
     return {"children": kind, **{k: int(v) for k, v in found["itemCounts"].items()}}
 

@@ -13,7 +13,7 @@ from perseid.aws.packaging import Package, build
 from perseid.aws.session import Aws, aws_errors
 from perseid.aws.stack import TAG, Change, Tell
 from perseid.aws.template import Options
-from perseid.errors import AwsError, BadInput, NotFound
+from perseid.errors import AwsError, BadInputError, NotFoundError
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def deploy(
 
     Raises
     ------
-    BadInput
+    BadInputError
         A package is too large, an option is not usable, or the stack is not one of perseid's.
     AwsError
         AWS refuses; what was there before still is.
@@ -111,9 +111,11 @@ def ensure_bucket(aws: Aws, bucket: str, name: str, *, given: bool, tell: Tell) 
             found = s3.head_bucket(Bucket=bucket, **template.expected_owner(bucket, aws.account))
         _check_region(bucket, found.get("BucketRegion"), aws.region)
         return
-    except NotFound:
+    except NotFoundError:
         if given:
-            raise NotFound(f"there is no bucket {bucket}: make it, or leave --bucket out") from None
+            raise NotFoundError(
+                f"there is no bucket {bucket}: make it, or leave --bucket out"
+            ) from None
     except AwsError as error:
         raise AwsError(
             f"the bucket {bucket} is there but cannot be used: {error}; where it is another "
@@ -134,7 +136,7 @@ def ensure_bucket(aws: Aws, bucket: str, name: str, *, given: bool, tell: Tell) 
 def _check_region(bucket: str, where: str | None, region: str) -> None:
     """CloudFormation would find out after everything else is made."""
     if where not in (None, region):
-        raise BadInput(
+        raise BadInputError(
             f"the bucket {bucket} is in {where}, but functions in {region} take their packages "
             f"from a bucket there: give another --bucket, or --region {where}"
         )
@@ -171,7 +173,7 @@ def _is_there(s3: Any, bucket: str, key: str) -> bool:
     try:
         with aws_errors():
             s3.head_object(Bucket=bucket, Key=key)
-    except NotFound:
+    except NotFoundError:
         return False
     return True
 
@@ -183,7 +185,7 @@ def _wanted_tasks(aws: Aws, name: str) -> int:
             found = aws.client("ecs").describe_services(
                 cluster=name, services=[f"{name}-rendezvous"]
             )
-    except (AwsError, NotFound):
+    except (AwsError, NotFoundError):
         return 0
     return max((int(entry["desiredCount"]) for entry in found["services"]), default=0)
 

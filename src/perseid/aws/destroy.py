@@ -10,7 +10,7 @@ from perseid.aws import service, stack, template
 from perseid.aws.address import TTL, Names
 from perseid.aws.session import Aws, aws_errors
 from perseid.aws.stack import TAG, Tell
-from perseid.errors import AwsError, NotFound
+from perseid.errors import AwsError, NotFoundError
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ def destroy(aws: Aws, name: str, tell: Tell, *, delete_bucket: bool = False) -> 
 
     Raises
     ------
-    NotFound
+    NotFoundError
         There is no such stack, and nothing was left of one.
-    BadInput
+    BadInputError
         The stack is not one of perseid's.
     """
     former = stack.describe_ours(aws, name)
@@ -50,7 +50,9 @@ def destroy(aws: Aws, name: str, tell: Tell, *, delete_bucket: bool = False) -> 
         secret = _delete_secret(aws.client("ssm"), name)
         cleared, left = _clear_bucket(aws, bucket, name, tell, delete_bucket)
     if former is None and not secret and not cleared:
-        raise NotFound(f"there is no stack {name} in {aws.region}, and nothing was left of one")
+        raise NotFoundError(
+            f"there is no stack {name} in {aws.region}, and nothing was left of one"
+        )
     return remains + left
 
 
@@ -85,7 +87,7 @@ def _forget_record(aws: Aws, outputs: Mapping[str, str], tell: Tell) -> list[Rem
             client.change_resource_record_sets(
                 HostedZoneId=here.zone, ChangeBatch={"Changes": [change]}
             )
-    except (AwsError, NotFound) as error:  # the stack is gone: nobody could do this again
+    except (AwsError, NotFoundError) as error:  # the stack is gone: nobody could do this again
         return [Remains(left.name, f"{left.why}: {error}")]
     tell(f"deleted the DNS record {here.record}")
     return []
@@ -110,7 +112,7 @@ def _clear_bucket(
     try:
         with aws_errors():
             s3.head_bucket(Bucket=bucket, **template.expected_owner(bucket, aws.account))
-    except NotFound:
+    except NotFoundError:
         return False, []
     ours = _tag(s3, bucket) == name
     whole = delete_bucket and ours

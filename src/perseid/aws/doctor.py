@@ -12,7 +12,7 @@ from typing import Any
 
 from perseid.aws import service, stack
 from perseid.aws.session import Aws, aws_errors
-from perseid.errors import AwsError, NotFound, PerseidError
+from perseid.errors import AwsError, NotFoundError, PerseidError
 
 SKEW_SECONDS = 60.0
 """Of this clock against AWS's; a signature is refused from 300 s on."""
@@ -56,7 +56,7 @@ def examine(aws: Aws, name: str) -> Iterator[Check]:
         except _Note as note:
             yield Check(title, "note", str(note))
         except (_Bad, PerseidError) as bad:
-            gone = isinstance(bad, NotFound) and "outputs" in facts
+            gone = isinstance(bad, NotFoundError) and "outputs" in facts
             yield Check(title, "bad", f"{bad}: {service.REMAKE}" if gone else str(bad))
 
 
@@ -146,7 +146,7 @@ def _buckets(aws: Aws, name: str, facts: dict[str, Any]) -> str:
         try:
             with aws_errors():
                 where = aws.client("s3").get_bucket_location(Bucket=bucket)["LocationConstraint"]
-        except NotFound:
+        except NotFoundError:
             bad.append(f"{bucket} is gone: {_mend_bucket(bucket, values)}")
             continue
         except AwsError as error:

@@ -19,7 +19,7 @@ from perseid.aws.place import Place
 from perseid.aws.progress import MapProgress, Watcher
 from perseid.aws.session import aws_errors
 from perseid.engines.driver import RunResult, finished
-from perseid.errors import BadInput, Interrupted, NotFound, PerseidError, RunError
+from perseid.errors import BadInputError, NotFoundError, PerseidError, RunError, RunInterruptedError
 from perseid.measure.sources.history import moment
 from perseid.pipeline import layout
 from perseid.pipeline.initialize import new_run_id
@@ -74,7 +74,7 @@ class AwsEngine:
 
         Raises
         ------
-        BadInput
+        BadInputError
             Data, model or results do not lie on S3.
         """
         name = new_run_id(time.time())
@@ -164,7 +164,7 @@ class AwsEngine:
         ------
         PerseidError
             The execution failed otherwise than by missing ranks: its own error and sentence.
-        Interrupted
+        RunInterruptedError
             It was stopped.
         """
         found = self._describe(started.arn)
@@ -198,7 +198,7 @@ class AwsEngine:
 
         Raises
         ------
-        NotFound
+        NotFoundError
             There is no such run or execution.
         """
         if run.startswith("s3://"):
@@ -219,7 +219,7 @@ class AwsEngine:
                 continue
             arn = str(entry["executionArn"])
             given = json.loads(self._describe(arn).get("input") or "{}")
-            with contextlib.suppress(BadInput):
+            with contextlib.suppress(BadInputError):
                 if _results_of(given, arn) == url:
                     return Started(arn, url, resumed=bool(given.get("resume")))
         arns = self.executions(url)
@@ -241,7 +241,9 @@ class AwsEngine:
 def payload_of(request: RunRequest) -> dict[str, Any]:
     """The input of the state machine: the request as it was given, if all its places are on S3."""
     if request.bucket_root:
-        raise BadInput("bucket_root is for runs on this machine: leave it out with --engine aws")
+        raise BadInputError(
+            "bucket_root is for runs on this machine: leave it out with --engine aws"
+        )
     payload = request.given()
     data = [request.data] if isinstance(request.data, str) else request.data or []
     for url in data:
@@ -262,7 +264,7 @@ def default_results(place: Place, data: Any) -> str:
 
 def _on_s3(what: str, url: str) -> None:
     if not url.startswith("s3://"):
-        raise BadInput(
+        raise BadInputError(
             f"{what} is {url}, which workers on AWS cannot reach: give an s3:// URL (upload it "
             "with `perseid split SURVEY s3://…` or `aws s3 cp`)"
         )
@@ -275,8 +277,8 @@ def _results_of(given: Mapping[str, Any], arn: str) -> str:
     request = {k: v for k, v in given.items() if k != "replace"}
     try:
         return RunRequest.parse(request).results_url
-    except BadInput as error:
-        raise BadInput(f"{arn} is not a run of perseid: {error}") from error
+    except BadInputError as error:
+        raise BadInputError(f"{arn} is not a run of perseid: {error}") from error
 
 
 def _with_reasons(store: Storage, failures: Mapping[int, str]) -> dict[str, Any]:
@@ -302,17 +304,20 @@ def _with_reasons(store: Storage, failures: Mapping[int, str]) -> dict[str, Any]
 def _failure(found: Mapping[str, Any], started: Started) -> PerseidError | None:
     """The error of an execution that ended without a published result; None where there is one."""
     status = str(found["status"])
-    if status == "SUCCEEDED" or found.get("error") == "RunIncomplete":
+    if (
+        status == "SUCCEEDED"
+        or errors.current_name(str(found.get("error"))) == "RunIncompleteError"
+    ):
         return None
     if status == "RUNNING":
         return RunError(f"{started.name} is still running")
     if status == "ABORTED":
-        return Interrupted(
+        return RunInterruptedError(
             f"{started.name} was stopped; `perseid resume {started.results_url} --engine aws` goes "
             "on with what is missing"
         )
     name, cause = str(found.get("error") or status), str(found.get("cause") or "no cause was given")
-    kind = getattr(errors, name, RunError)
+    kind = getattr(errors, errors.current_name(name), RunError)
     if isinstance(kind, type) and issubclass(kind, PerseidError):
         return kind(cause)
     return RunError(f"the execution {started.name} failed: {cause} ({name})")
@@ -320,10 +325,10 @@ def _failure(found: Mapping[str, Any], started: Started) -> PerseidError | None:
 
 def _left_a_run(started: Started, error: PerseidError) -> bool:
     """Whether the failed execution's run has begun, so that its logs can be told apart."""
-    if isinstance(error, BadInput):
+    if isinstance(error, BadInputError):
         return False
     try:
         manifest = Manifest.load(Storage(started.results_url))
-    except (NotFound, BadInput):
+    except (NotFoundError, BadInputError):
         return False
     return started.resumed or manifest.run_id == started.name

@@ -8,7 +8,7 @@ from dataclasses import replace
 from perseid.aws.calls import Calls
 from perseid.aws.history import executions_between, read_executions
 from perseid.aws.logs import LATE_SECONDS, read_events
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 from perseid.measure.runs import MeasuredRun
 from perseid.measure.sources.logruns import LoadOptions, invocation_runs
 from perseid.measure.sources.streams import trace
@@ -31,9 +31,9 @@ def group_runs(
 
     Raises
     ------
-    NotFound
+    NotFoundError
         There is no such log group or state machine.
-    BadInput
+    BadInputError
         The groups hold no invocation of that time.
     """
     if state_machine is not None:
@@ -49,7 +49,7 @@ def group_runs(
         invocations = [t.invocation for t in traced]
         found += invocation_runs(invocations, group, size, options) if invocations else ()
     if not found:
-        raise BadInput(
+        raise BadInputError(
             f"no invocation was logged in {', '.join(groups)} in that time: check --from and --to "
             "(UTC)"
         )

@@ -18,7 +18,7 @@ def read_execution(calls: Calls, arn: str) -> Execution:
 
     Raises
     ------
-    NotFound
+    NotFoundError
         There is no such execution, or it is older than the service keeps (90 days).
     """
     client = calls.client("stepfunctions")

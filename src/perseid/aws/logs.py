@@ -37,7 +37,7 @@ def read_events(
 
     Raises
     ------
-    NotFound
+    NotFoundError
         There is no such group.
     """
     times = {"startTime": int(start * 1e3)}

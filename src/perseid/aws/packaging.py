@@ -15,7 +15,7 @@ from pathlib import Path
 import perseid
 from perseid.aws.trim import LEFT_OUT, NUMPY_FOR_SCRIPTS, drop_symbols, left_out
 from perseid.aws.wheels import Target, fetch, own_python, pins
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 from perseid.model.runtime import ModelRuntime
 
 MIB = 1 << 20
@@ -95,9 +95,9 @@ def build(
 
     Raises
     ------
-    BadModel
+    BadModelError
         `model` is no model that workers can load.
-    BadInput
+    BadInputError
         A package is larger than Lambda takes, or there is no wheel for the target.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -160,7 +160,9 @@ def _of_model(model: Path | None) -> dict[str, Path]:
     assert spec.origin is not None
     source = model or Path(spec.origin).parent / "data" / "default.onnx"
     if not source.is_file():
-        raise BadInput(f"the model {source} is not there: give the path of an exported .onnx file")
+        raise BadInputError(
+            f"the model {source} is not there: give the path of an exported .onnx file"
+        )
     if model is not None:  # every rank would else find out
         ModelRuntime.load(source, threads=1)
     small = source.with_name(f"{source.stem}.int8.onnx")
@@ -236,7 +238,7 @@ def _cached(inside: str) -> str:
 
 def _check_size(package: Package) -> None:
     if package.unzipped > UNZIPPED_LIMIT:
-        raise BadInput(
+        raise BadInputError(
             f"the {package.name} package is {package.unzipped / MIB:.0f} MiB unzipped, but Lambda "
             f"takes {UNZIPPED_LIMIT // MIB} MiB: put the model into the bucket instead and name it "
             "by `model` in the request"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from perseid.aws import stack
 from perseid.aws.session import Aws
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 
 _ARCHITECTURES = {"x86_64": "x86", "arm64": "arm", "x86": "x86", "arm": "arm"}
 
@@ -33,12 +33,12 @@ class Place:
 
     @classmethod
     def of_stack(cls, aws: Aws, name: str = "perseid") -> Place:
-        """From the outputs of a stack; raises `NotFound` where there is none."""
+        """From the outputs of a stack; raises `NotFoundError` where there is none."""
         return cls.of_outputs(stack.outputs(aws, name), name)
 
     @classmethod
     def of_outputs(cls, outputs: Mapping[str, str], name: str) -> Place:
-        """From a stack's outputs; raises `BadInput` where it is not one of ours."""
+        """From a stack's outputs; raises `BadInputError` where it is not one of ours."""
         try:
             return cls(
                 state_machine=outputs["StateMachineArn"],
@@ -51,7 +51,7 @@ class Place:
                 tmp_mb=int(outputs.get("WorkerStorage", 512)),
             )
         except (KeyError, ValueError) as error:
-            raise BadInput(
+            raise BadInputError(
                 f"the stack {name} has no output {error}: deploy it again with `perseid aws deploy`"
             ) from error
 

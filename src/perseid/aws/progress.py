@@ -12,7 +12,7 @@ from typing import Any
 from perseid.aws.calls import Calls
 from perseid.aws.place import Place
 from perseid.aws.session import aws_errors
-from perseid.errors import NotFound, StorageError
+from perseid.errors import NotFoundError, StorageError
 from perseid.measure.cost import MB_PER_GB
 from perseid.measure.prices import Prices
 from perseid.measure.sources.history import moment
@@ -135,7 +135,7 @@ class Watcher:
     def _record(self, name: str) -> Mapping[str, Any] | None:
         try:
             value = json.loads(self._store.get(name))
-        except (NotFound, StorageError, ValueError):
+        except (NotFoundError, StorageError, ValueError):
             return None
         ours = isinstance(value, Mapping) and value.get("run_id") == self._run_id
         return value if ours else None

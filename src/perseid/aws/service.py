@@ -10,7 +10,7 @@ from typing import Any
 from perseid.aws import stack
 from perseid.aws.address import Names, Place, look, publish, read, recorded
 from perseid.aws.session import Aws, aws_errors
-from perseid.errors import AwsError, NotFound, RendezvousUnreachable
+from perseid.errors import AwsError, NotFoundError, RendezvousUnreachableError
 from perseid.rendezvous.dial import DEFAULT_PORT, Endpoint
 from perseid.rendezvous.ping import Ping, ping
 
@@ -124,7 +124,7 @@ def try_it(endpoint: Endpoint) -> Ping | str:
     """What a ping from this machine finds, or the sentence why there is none."""
     try:
         return ping(endpoint, PING_SECONDS)
-    except RendezvousUnreachable as error:
+    except RendezvousUnreachableError as error:
         return str(error)
 
 
@@ -143,7 +143,7 @@ def _service(aws: Aws, here: Names) -> Mapping[str, Any]:
             found = aws.client("ecs").describe_services(
                 cluster=here.cluster, services=[here.service]
             )["services"]
-    except NotFound:  # the cluster
+    except NotFoundError:  # the cluster
         found = []
     if not found or found[0].get("status", "ACTIVE") != "ACTIVE":
         raise AwsError(f"the service {here.service} is gone: {REMAKE}")

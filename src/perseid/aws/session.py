@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from perseid.errors import AwsError, NotFound, NotInstalled
+from perseid.errors import AwsError, NotFoundError, NotInstalledError
 
 CONNECT_SECONDS, READ_SECONDS, ATTEMPTS = 5, 60, 8
 """Of each call; AWS throttles its control plane, so there are several attempts."""
@@ -35,7 +35,7 @@ class Aws:
 
     Raises
     ------
-    NotInstalled
+    NotInstalledError
         boto3 is missing.
     AwsError
         No region, or no such profile.
@@ -79,7 +79,7 @@ class Aws:
 
 @contextmanager
 def aws_errors() -> Iterator[None]:
-    """Raise `AwsError` (`NotFound` where a thing is not there) in place of botocore's errors."""
+    """Raise `AwsError`, or `NotFoundError` for what is not there, in place of botocore's errors."""
     _boto3()
     from botocore.exceptions import (
         BotoCoreError,
@@ -113,7 +113,7 @@ def error_code(error: BaseException) -> str:
     return str(response.get("Error", {}).get("Code", ""))
 
 
-def _of_client(error: Any) -> AwsError | NotFound:
+def _of_client(error: Any) -> AwsError | NotFoundError:
     code = str(error.response.get("Error", {}).get("Code", ""))
     text = _line(error.response.get("Error", {}).get("Message", "")) or code
     call = error.operation_name
@@ -125,7 +125,7 @@ def _of_client(error: Any) -> AwsError | NotFound:
             "needed"
         )
     if code in _ABSENT:
-        return NotFound(f"{call}: {text}")
+        return NotFoundError(f"{call}: {text}")
     return AwsError(f"{call} failed: {text} ({code})")
 
 
@@ -139,5 +139,5 @@ def _boto3() -> Any:
     try:
         import boto3
     except ImportError as error:
-        raise NotInstalled("AWS needs boto3: pip install 'perseid[aws]'") from error
+        raise NotInstalledError("AWS needs boto3: pip install 'perseid[aws]'") from error
     return boto3

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from perseid.aws.session import Aws, aws_errors, error_code
-from perseid.errors import AwsError, BadInput, NotFound
+from perseid.errors import AwsError, BadInputError, NotFoundError
 
 POLL_SECONDS = 2.0
 """Between two looks at the stack's events."""
@@ -67,14 +67,14 @@ def describe_ours(aws: Aws, name: str) -> Mapping[str, Any] | None:
 
     Raises
     ------
-    BadInput
+    BadInputError
         A stack of this name is there, but it is not one of perseid's.
     """
     found = describe(aws, name)
     # What is only under review holds nothing yet, and bears no mark.
     if found is None or found["StackStatus"] == "REVIEW_IN_PROGRESS" or _is_ours(found, name):
         return found
-    raise BadInput(
+    raise BadInputError(
         f"the stack {name} in {aws.region} is not perseid's: it has neither the tag {TAG} nor our "
         "description; give another --stack"
     )
@@ -90,12 +90,12 @@ def outputs(aws: Aws, name: str) -> dict[str, str]:
 
     Raises
     ------
-    NotFound
+    NotFoundError
         There is no such stack here.
     """
     stack = describe(aws, name)
     if stack is None or stack["StackStatus"] == "REVIEW_IN_PROGRESS":
-        raise NotFound(
+        raise NotFoundError(
             f"there is no stack {name} in {aws.region}: make it with `perseid aws deploy`, or give "
             "--region or --stack"
         )
@@ -132,7 +132,7 @@ def change(
     ------
     AwsError
         It failed, with the first reason that CloudFormation gave, or took too long.
-    BadInput
+    BadInputError
         The stack is not one of perseid's.
     """
     former = describe_ours(aws, name)
@@ -256,7 +256,7 @@ def _new_events(client: Any, stack_id: str, began: datetime, seen: set[str]) -> 
                         fresh.append(_event(entry))
                 if len(entries) < len(page["StackEvents"]):
                     break
-    except (AwsError, NotFound):  # a deleted stack may have none
+    except (AwsError, NotFoundError):  # a deleted stack may have none
         return []
     return fresh[::-1]
 

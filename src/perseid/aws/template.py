@@ -13,7 +13,7 @@ from importlib import resources
 
 from perseid.aws.packaging import Package
 from perseid.aws.wheels import Target
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 
 NAME = "perseid"
 """Of the stack, unless the user gives another."""
@@ -57,16 +57,18 @@ class Options:
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
-            raise BadInput(
+            raise BadInputError(
                 f"the stack's name {self.name!r} may hold letters, digits and - only, must begin "
                 "with a letter and end with a letter or digit"
             )
         if len(self.name) > 40:
-            raise BadInput(f"the stack's name {self.name!r} is longer than 40 characters")
+            raise BadInputError(f"the stack's name {self.name!r} is longer than 40 characters")
         if bool(self.vpc) != bool(self.subnets):
-            raise BadInput("give --vpc and --subnet together: public subnets of that VPC")
+            raise BadInputError("give --vpc and --subnet together: public subnets of that VPC")
         if bool(self.zone) != bool(self.record):
-            raise BadInput("give --zone and --record together: the hosted zone and a name in it")
+            raise BadInputError(
+                "give --zone and --record together: the hosted zone and a name in it"
+            )
 
     def target(self, previous: Mapping[str, str]) -> Target:
         """What the functions run on."""
@@ -104,12 +106,12 @@ def new_secret() -> str:
 def default_bucket(name: str, account: str, region: str) -> str:
     """The bucket that is made where none is given.
 
-    Raises `BadInput` where the stack's name is too long for it.
+    Raises `BadInputError` where the stack's name is too long for it.
     """
     found = "-".join(["perseid", account, region, *([name] if name != NAME else [])]).lower()
     if len(found) > BUCKET_CHARACTERS:
         most = len(name) - (len(found) - BUCKET_CHARACTERS)
-        raise BadInput(
+        raise BadInputError(
             f"the stack's name {name!r} makes the bucket's name {found} too long: take at most "
             f"{most} characters, or give --bucket"
         )

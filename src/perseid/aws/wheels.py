@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from perseid.errors import BadInput, NotInstalled, StorageError
+from perseid.errors import BadInputError, NotInstalledError, StorageError
 
 GLIBC_OLDEST, GLIBC_NEWEST = 17, 34
 """Minor versions of glibc whose wheels run on Amazon Linux 2023, which has 2.34; pip takes tags
@@ -38,11 +38,13 @@ class Target:
 
     def __post_init__(self) -> None:
         if self.architecture not in MACHINES:
-            raise BadInput(f"architecture {self.architecture!r} is none: x86_64 or arm64")
+            raise BadInputError(f"architecture {self.architecture!r} is none: x86_64 or arm64")
         if not self.python:
             object.__setattr__(self, "python", own_python() if own_python() in PYTHONS else "3.12")
         if self.python not in PYTHONS:
-            raise BadInput(f"python {self.python!r} is not one of {', '.join(sorted(PYTHONS))}")
+            raise BadInputError(
+                f"python {self.python!r} is not one of {', '.join(sorted(PYTHONS))}"
+            )
 
     @property
     def runtime(self) -> str:
@@ -66,9 +68,9 @@ def fetch(requirements: Sequence[str], target: Target, cache: Path | None = None
 
     Raises
     ------
-    BadInput
+    BadInputError
         There is no wheel of a requirement for the target.
-    NotInstalled
+    NotInstalledError
         This Python has no pip.
     """
     cache = cache or default_cache() / "wheels"
@@ -119,18 +121,18 @@ def _pip(requirements: Sequence[str], target: Target, folder: Path) -> None:
             [*command, *requirements], capture_output=True, text=True, timeout=PIP_SECONDS
         )
     except subprocess.TimeoutExpired:
-        raise BadInput(
+        raise BadInputError(
             f"pip took more than {PIP_SECONDS:g} s: is the package index slow?"
         ) from None
     if done.returncode:
         shutil.rmtree(folder, ignore_errors=True)
         if "No module named pip" in done.stderr:
-            raise NotInstalled(
+            raise NotInstalledError(
                 "packaging needs pip, which this Python has not: python -m ensurepip, or "
                 "`uv pip install pip`"
             )
         last = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        raise BadInput(
+        raise BadInputError(
             f"pip found no wheels for {target.runtime} on {target.architecture}: "
             f"{'; '.join(last) or done.stderr.strip()[-500:]}"
         )

@@ -18,7 +18,7 @@ from perseid.aws.stack import Change, StackEvent
 from perseid.aws.template import NAME, Options, default_bucket
 from perseid.aws.wheels import MACHINES, PYTHONS, default_cache
 from perseid.cli.run import use_endpoint
-from perseid.errors import AwsError, BadInput, PerseidError
+from perseid.errors import AwsError, BadInputError, PerseidError
 
 SIGNS = {"ok": "ok  ", "note": "note", "bad": "BAD ", "skip": "-   "}
 
@@ -194,7 +194,7 @@ def _confirm(changes: list[Change], yes: bool) -> bool:
 
 def _ask(question: str) -> bool:
     if not sys.stdin.isatty():
-        raise BadInput(f"{question} Nobody can answer here: give --yes")
+        raise BadInputError(f"{question} Nobody can answer here: give --yes")
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 

@@ -12,7 +12,13 @@ from perseid.aws.session import Aws
 from perseid.cli.awsprogress import AwsProgress
 from perseid.cli.outcome import show
 from perseid.engines.driver import NOTHING_TO_DO
-from perseid.errors import AwsError, BadInput, Interrupted, NotFound, NotInstalled
+from perseid.errors import (
+    AwsError,
+    BadInputError,
+    NotFoundError,
+    NotInstalledError,
+    RunInterruptedError,
+)
 from perseid.pipeline import layout
 from perseid.pipeline.request import RunRequest
 from perseid.storage import Storage
@@ -29,17 +35,17 @@ def find(args: argparse.Namespace) -> tuple[AwsEngine, Started]:
 
     Raises
     ------
-    NotFound
+    NotFoundError
         It was named by a bare word, which is neither a run's folder here nor a run's id there.
     """
     try:
         engine = engine_of(args)
         return engine, engine.find(args.run)
-    except (AwsError, NotFound, NotInstalled) as error:
+    except (AwsError, NotFoundError, NotInstalledError) as error:
         if args.run.startswith(("s3://", "arn:")):
             raise
         here = Storage(args.run).where(layout.MANIFEST)
-        raise NotFound(
+        raise NotFoundError(
             f"there is no run {args.run} here (no {here}), nor can one of that id be found on AWS "
             f"({error}); name a run on AWS by its s3:// URL, its id or an execution's ARN"
         ) from error
@@ -71,7 +77,7 @@ def resume(args: argparse.Namespace) -> int:
 
 def _check_memory(args: argparse.Namespace, place: Place) -> None:
     if args.memory not in (None, place.memory_mb):
-        raise BadInput(
+        raise BadInputError(
             f"the stack's workers have {place.memory_mb} MB, not {args.memory}: set it by "
             f"`perseid aws deploy --memory {args.memory}`"
         )
@@ -112,11 +118,11 @@ def _interrupted(engine: AwsEngine, started: Started) -> None:
         sys.stderr.flush()
         if sys.stdin.readline().strip().lower() in ("y", "yes"):
             engine.stop(started)
-            raise Interrupted(
+            raise RunInterruptedError(
                 f"stopped; `perseid resume {started.results_url} --engine aws` goes on with what "
                 "is missing"
             )
-    raise Interrupted(
+    raise RunInterruptedError(
         f"{started.name} goes on without you; `perseid status {started.results_url}` says how far "
         f"it is, `perseid status {started.results_url} --stop` stops it"
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from perseid.engines import calibrate as timing
 from perseid.engines.options import cores
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 from perseid.measure.calibrate import Calibration, from_paces, from_runs
 from perseid.measure.sources.load import load_runs
 from perseid.pipeline.items import WorkItem
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
             args.out.parent.mkdir(parents=True, exist_ok=True)
             args.out.write_text(text, encoding="utf-8")
         except OSError as error:
-            raise BadInput(
+            raise BadInputError(
                 f"the calibration cannot be written to {args.out}: {error.strerror}"
             ) from error
         if not args.json:

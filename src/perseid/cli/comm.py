@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perseid.errors import BadInput, PerseidError
+from perseid.errors import BadInputError, PerseidError
 
 if TYPE_CHECKING:
     from perseid.comm.model import Way
@@ -63,7 +63,7 @@ def _run(args: argparse.Namespace) -> int:
     from perseid.engines.stopping import StopRequests
 
     if not Path(args.script).is_file():
-        raise BadInput(f"there is no script {args.script}")
+        raise BadInputError(f"there is no script {args.script}")
     command, began = [args.script, *args.arguments], time.monotonic()
     with StopRequests() as stop:
         statuses = run_local(command, args.ranks, timeout=args.timeout, stopped=lambda: stop.count)
@@ -86,10 +86,10 @@ def _bench(args: argparse.Namespace) -> int:
     if args.constants is not None:
         return _measure_constants(args)
     if args.store is not None:
-        raise BadInput("--store is measured with --constants FILE")
+        raise BadInputError("--store is measured with --constants FILE")
     peers = _peers(args.peers, measure.installed())
     if args.iterations < 1 or min(args.ranks) < 1:
-        raise BadInput("--ranks and --iterations must be at least 1")
+        raise BadInputError("--ranks and --iterations must be at least 1")
     for name in ("mpi4py", "gloo"):
         if name not in peers:
             print(f"{name}: not measured (not installed or not asked for)")
@@ -114,7 +114,9 @@ def _peers(asked: Sequence[str] | None, installed: Sequence[str]) -> Sequence[st
     """What is measured: all there is, unless some were asked for."""
     for name in asked or ():
         if name not in installed:
-            raise BadInput(f"{name!r} cannot be measured here, but {', '.join(installed)} can be")
+            raise BadInputError(
+                f"{name!r} cannot be measured here, but {', '.join(installed)} can be"
+            )
     return asked or installed
 
 
@@ -122,7 +124,7 @@ def _write(path: Path, results: Mapping[str, object]) -> None:
     try:
         path.write_text(json.dumps(results, indent=1))
     except OSError as error:
-        raise BadInput(f"{path} cannot be written: {error.strerror}") from error
+        raise BadInputError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _print_columns(ranks: int, columns: dict[str, dict[str, float]]) -> None:
@@ -161,7 +163,7 @@ def _model(args: argparse.Namespace) -> int:
     rates = constants.rates
     if args.memory is not None:
         if not 0 < args.memory < math.inf:
-            raise BadInput(f"a worker has some memory, not {args.memory:g} MB")
+            raise BadInputError(f"a worker has some memory, not {args.memory:g} MB")
         second = args.memory / 1024 * Prices().lambda_gb_second_x86.usd
         rates = replace(rates, worker_second=second)
     print(f"{args.operation}; constants: {constants.source}")

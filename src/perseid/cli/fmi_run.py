@@ -8,7 +8,7 @@ import runpy
 import sys
 from pathlib import Path
 
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
 
     script = Path(args.script)
     if not script.is_file():
-        raise BadInput(f"there is no script {script}")
+        raise BadInputError(f"there is no script {script}")
     paths = [str(PATH), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(part for part in paths if part)
     sys.path[:0] = [str(script.parent.resolve()), str(PATH)]

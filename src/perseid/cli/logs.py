@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from perseid.cli.awsarguments import add_aws_arguments
 from perseid.cli.status import is_here
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 from perseid.pipeline import layout
 from perseid.pipeline.manifest import Manifest
 from perseid.storage import Storage
@@ -36,9 +36,11 @@ def run(args: argparse.Namespace) -> int:
     if is_here(args.run):
         _check(args, Manifest.load(Storage(args.run)))
         if args.follow:
-            raise BadInput(f"--follow is for runs on AWS, and {args.run} is none: leave it out")
+            raise BadInputError(
+                f"--follow is for runs on AWS, and {args.run} is none: leave it out"
+            )
         if not _show_stored(args, args.run):
-            raise BadInput(f"{args.run} kept no logs{_of(args.rank)}, or works on it still")
+            raise BadInputError(f"{args.run} kept no logs{_of(args.rank)}, or works on it still")
         return 0
     if args.run.startswith("s3://") and not args.follow and _show_stored(args, args.run):
         return 0
@@ -84,7 +86,7 @@ def _from_aws(
 
 def _check(args: argparse.Namespace, manifest: Manifest) -> None:
     if args.rank is not None and not 0 <= args.rank < manifest.world_size:
-        raise BadInput(
+        raise BadInputError(
             f"the run has no rank {args.rank}: it has the ranks 0 to {manifest.world_size - 1}"
         )
 

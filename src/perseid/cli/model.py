@@ -60,11 +60,13 @@ def _import(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from perseid.errors import BadInput
+    from perseid.errors import BadInputError
     from perseid.model.export import export_int8, export_model
 
     if args.int8 and not (args.calibrate or args.check):
-        raise BadInput("--int8 needs --calibrate SURVEY: its rows set the ranges of the integers")
+        raise BadInputError(
+            "--int8 needs --calibrate SURVEY: its rows set the ranges of the integers"
+        )
     signature = export_model(args.weights, args.out)
     groups = ", ".join(f"{n} ({w})" for n, w in signature.feature_groups.items()) or "no features"
     print(f"{args.out}: {signature.name}, redshift and {groups}")
@@ -108,7 +110,7 @@ def _info(args: argparse.Namespace) -> int:
 
 def _cutouts(url: str) -> Cutouts:
     """The first rows of a file of cutouts, or of a folder's files in natural order."""
-    from perseid.errors import BadInput
+    from perseid.errors import BadInputError
     from perseid.storage import Storage, split_url
     from perseid.survey import natural_key, open_partition, suffix_of
 
@@ -116,7 +118,9 @@ def _cutouts(url: str) -> Cutouts:
     store = Storage(base) if suffix_of(name) else Storage(url)
     keys = [name] if suffix_of(name) else [o.key for o in store.list() if suffix_of(o.key)]
     if not keys:
-        raise BadInput(f"no cutouts at {store.where()}: give a file, or a folder of partitions")
+        raise BadInputError(
+            f"no cutouts at {store.where()}: give a file, or a folder of partitions"
+        )
     parts: list[Cutouts] = []
     for key in sorted(keys, key=natural_key):
         with open_partition(store, key) as reader:

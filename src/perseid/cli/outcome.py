@@ -10,11 +10,11 @@ from typing import Any
 
 from perseid.cli.progress import duration
 from perseid.engines.driver import RunResult
-from perseid.errors import RunIncomplete
+from perseid.errors import RunIncompleteError
 from perseid.pipeline import layout
 from perseid.storage import Storage
 
-COMPLETE, INCOMPLETE = 0, RunIncomplete.exit_code
+COMPLETE, INCOMPLETE = 0, RunIncompleteError.exit_code
 NAMED = 20
 """Missing ranks and partitions that are listed."""
 

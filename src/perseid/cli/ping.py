@@ -6,7 +6,7 @@ import argparse
 import math
 import sys
 
-from perseid.errors import BadInput, RendezvousUnreachable
+from perseid.errors import BadInputError, RendezvousUnreachableError
 from perseid.rendezvous.dial import Endpoint
 from perseid.rendezvous.ping import Ping, View, ping
 from perseid.rendezvous.protocol import Mapping
@@ -32,10 +32,10 @@ def run(args: argparse.Namespace) -> int:
     """Ping and say what was found: 0, or 1 with a sentence that says what to mend."""
     endpoint = Endpoint.parse(args.server)
     if not 0 < args.timeout < math.inf:
-        raise BadInput(f"--timeout must be a number of seconds above 0, not {args.timeout:g}")
+        raise BadInputError(f"--timeout must be a number of seconds above 0, not {args.timeout:g}")
     try:
         found = ping(endpoint, args.timeout)
-    except RendezvousUnreachable as error:
+    except RendezvousUnreachableError as error:
         print(f"perseid: {error}", file=sys.stderr)
         return 1
     _show(endpoint, found)

@@ -11,7 +11,7 @@ from pathlib import Path
 from perseid.cli import units
 from perseid.cli.progress import duration
 from perseid.cli.table import chosen_prices
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 from perseid.measure.calibrate import Calibration
 from perseid.measure.plan import MEMORIES_MB, PARTITIONS_MB, Advice, Ask, Limits, Option, advise
 from perseid.measure.prices import ARCHITECTURES, Prices
@@ -82,12 +82,14 @@ def _data(text: str) -> float:
     """A size, or the bytes of what lies in a folder."""
     try:
         return units.size_bytes(text)
-    except BadInput as error:
+    except BadInputError as error:
         if "://" not in text and not Path(text).exists():
-            raise BadInput(f"{text!r} is neither a size such as 12.6GB nor a folder") from error
+            raise BadInputError(
+                f"{text!r} is neither a size such as 12.6GB nor a folder"
+            ) from error
     stored = float(sum(info.size for info in Storage(text).list()))
     if not stored:
-        raise BadInput(f"there is nothing at {text}")
+        raise BadInputError(f"there is nothing at {text}")
     return stored
 
 
@@ -101,7 +103,7 @@ def _calibration(args: argparse.Namespace) -> Calibration:
     if args.rate is None:
         return found
     if not args.rate > 0:
-        raise BadInput(f"--rate is {args.rate:g}: give rows a second, above 0")
+        raise BadInputError(f"--rate is {args.rate:g}: give rows a second, above 0")
     return replace(found, rows_per_second=args.rate, source=f"{found.source}; pace as given")
 
 

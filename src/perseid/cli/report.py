@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from perseid.cli.table import add_price_arguments, chosen_prices
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 from perseid.measure.present.report import render_report
 from perseid.measure.sources.load import load_runs
 from perseid.measure.sources.logruns import LoadOptions
@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     """Write the page and say where it is."""
     found = load_runs([args.run], LoadOptions(args.arch))
     if len(found) != 1 or "manifest" not in found[0].extra:
-        raise BadInput(
+        raise BadInputError(
             f"{args.run} is not one run of perseid (there are {len(found)} in it): name the folder "
             "that holds its manifest.json"
         )
@@ -48,5 +48,5 @@ def _write(path: Path, text: str) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise BadInput(f"the report cannot be written to {path}: {error.strerror}") from error
+        raise BadInputError(f"the report cannot be written to {path}: {error.strerror}") from error
     return str(path)

@@ -17,7 +17,7 @@ from perseid.engines.driver import start
 from perseid.engines.local import LocalEngine
 from perseid.engines.options import LocalOptions
 from perseid.engines.retry import RetryPolicy
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 from perseid.pipeline.request import RunRequest, read_keys
 from perseid.storage import normalise_url
 
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     if args.engine == "aws":
         return _on_aws(args)
     if args.detach:
-        raise BadInput("--detach is for --engine aws: here, the run ends with this command")
+        raise BadInputError("--detach is for --engine aws: here, the run ends with this command")
     request = request_of(args)
     options = options_of(request)
     if args.dry_run:
@@ -96,7 +96,9 @@ def _on_aws(args: argparse.Namespace) -> int:
     from perseid.cli import awsrun
 
     if args.dry_run:
-        raise BadInput("--dry-run plans a run of this machine: `perseid plan` plans one on AWS")
+        raise BadInputError(
+            "--dry-run plans a run of this machine: `perseid plan` plans one on AWS"
+        )
     return awsrun.run(args, plain_of(args))
 
 
@@ -105,7 +107,7 @@ def use_endpoint(endpoint: str | None) -> None:
     if endpoint is None:
         return
     if not endpoint.startswith(("http://", "https://")):
-        raise BadInput(f"--endpoint is {endpoint!r}: give a URL such as http://127.0.0.1:8333")
+        raise BadInputError(f"--endpoint is {endpoint!r}: give a URL such as http://127.0.0.1:8333")
     os.environ["AWS_ENDPOINT_URL"] = endpoint
     os.environ.pop("AWS_ENDPOINT_URL_S3", None)
 
@@ -124,7 +126,9 @@ def plain_of(args: argparse.Namespace) -> dict[str, Any]:
     if args.request is not None:
         plain = dict(read_keys(args.request))
     elif args.data is None:
-        raise BadInput("nothing to run: give a request file, or --data with a folder of partitions")
+        raise BadInputError(
+            "nothing to run: give a request file, or --data with a folder of partitions"
+        )
     plain |= {key: getattr(args, key) for key in KEYS if getattr(args, key) is not None}
     if args.memory is not None:
         plain["memory_mb"] = args.memory

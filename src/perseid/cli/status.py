@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from perseid.cli.awsarguments import add_aws_arguments
 from perseid.cli.outcome import COMPLETE, INCOMPLETE, show
-from perseid.errors import BadInput, NotFound
+from perseid.errors import BadInputError, NotFoundError
 from perseid.pipeline import layout
 from perseid.pipeline.manifest import Manifest
 from perseid.storage import Storage
@@ -56,7 +56,7 @@ def is_here(run: str) -> bool:
 def _engine(store: Storage) -> dict[str, object]:
     try:
         return dict(json.loads(store.get(layout.ENGINE)))
-    except (NotFound, ValueError):
+    except (NotFoundError, ValueError):
         return {}
 
 
@@ -79,7 +79,9 @@ def _on_aws(args: argparse.Namespace, engine: AwsEngine, started: Started) -> in
 def _stored(args: argparse.Namespace) -> int:
     """A run of this machine: what its summary says, else how many ranks have a record."""
     if args.stop:
-        raise BadInput(f"{args.run} is no run on AWS: stop it with Ctrl-C where it was started")
+        raise BadInputError(
+            f"{args.run} is no run on AWS: stop it with Ctrl-C where it was started"
+        )
     store = Storage(args.run)
     manifest = Manifest.load(store)
     names = set(store.names())

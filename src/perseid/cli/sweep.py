@@ -11,7 +11,7 @@ from perseid.cli.table import add_price_arguments, chosen_prices
 from perseid.engines.driver import start
 from perseid.engines.local import LocalEngine
 from perseid.engines.options import LocalOptions
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 from perseid.measure.grid import DEFAULT_BATCH, WHOLE, Cell, grid
 from perseid.measure.present.sweep import figures, render_sweep
 from perseid.measure.present.table import partition_table, run_table
@@ -98,14 +98,14 @@ def run(args: argparse.Namespace) -> int:
 def _partitioned(survey: str, out: Path, size: str) -> Path:
     """The survey in partitions of a size, cut once for all runs of the sweep."""
     if not size_mb(size):
-        raise BadInput(f"{size!r} is not a size: write it like 25MB or 1GB")
+        raise BadInputError(f"{size!r} is not a size: write it like 25MB or 1GB")
     folder = out / PARTITIONS / size
     mark = folder / DONE
     source = normalise_url(survey)
     if mark.is_file():
         known = json.loads(mark.read_text())["survey"]
         if known != source:
-            raise BadInput(
+            raise BadInputError(
                 f"{folder} holds partitions of {known}, not of {source}: choose another --out"
             )
         return folder
@@ -116,10 +116,10 @@ def _partitioned(survey: str, out: Path, size: str) -> Path:
 
 
 def _check(cell: Cell, folder: Path) -> None:
-    """Raise `BadInput` where the survey is smaller than a cell wants."""
+    """Raise `BadInputError` where the survey is smaller than a cell wants."""
     have = json.loads((folder / DONE).read_text())["files"]
     if cell.files is not None and cell.files > have:
-        raise BadInput(
+        raise BadInputError(
             f"{cell.data} in partitions of {cell.partition} are {cell.files} files, and the survey "
             f"has {have}: leave {cell.data} out of --data-sizes"
         )

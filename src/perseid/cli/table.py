@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from perseid.cli import units
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 from perseid.measure.present.table import partition_table, run_table, tables
 from perseid.measure.present.text import FORMATS, Table
 from perseid.measure.prices import ARCHITECTURES, Prices, load_prices
@@ -69,14 +69,16 @@ def run(args: argparse.Namespace) -> int:
 def _runs(args: argparse.Namespace, options: LoadOptions) -> list[MeasuredRun]:
     """Those of the sources, then those of the log groups."""
     if not args.runs and not args.log_group:
-        raise BadInput("nothing to measure: name a run, a log file, or --log-group with --from")
+        raise BadInputError(
+            "nothing to measure: name a run, a log file, or --log-group with --from"
+        )
     found = load_runs(args.runs, options) if args.runs else []
     if not args.log_group:
         if args.since or args.state_machine:
-            raise BadInput("--from and --state-machine go with --log-group: name one")
+            raise BadInputError("--from and --state-machine go with --log-group: name one")
         return found
     if args.since is None:
-        raise BadInput("--log-group needs --from: from when on, e.g. --from 2h")
+        raise BadInputError("--log-group needs --from: from when on, e.g. --from 2h")
     from perseid.aws.calls import Calls
     from perseid.aws.foreign import group_runs
     from perseid.aws.session import Aws
@@ -84,7 +86,7 @@ def _runs(args: argparse.Namespace, options: LoadOptions) -> list[MeasuredRun]:
     calls = Calls(Aws(args.region, args.profile))
     start, end = units.moment(args.since), units.moment(args.to)
     if not start < end:
-        raise BadInput(f"--from {args.since} is not before --to {args.to}")
+        raise BadInputError(f"--from {args.since} is not before --to {args.to}")
     return found + group_runs(calls, args.log_group, start, end, args.state_machine, options)
 
 
@@ -105,5 +107,5 @@ def _write(out: Path, chosen: list[Table], form: str) -> list[Path]:
         for path, text in files.items():
             path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise BadInput(f"the table cannot be written to {out}: {error.strerror}") from error
+        raise BadInputError(f"the table cannot be written to {out}: {error.strerror}") from error
     return list(files)

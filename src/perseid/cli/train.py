@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from perseid.errors import BadInput, NotInstalled
+from perseid.errors import BadInputError, NotInstalledError
 
 if TYPE_CHECKING:
     from perseid.model.train import TrainEvent, TrainResult
@@ -65,7 +65,7 @@ def _train(args: argparse.Namespace, chosen: dict[str, Any]) -> TrainResult:
     try:
         import torch
     except ImportError as error:
-        raise NotInstalled(
+        raise NotInstalledError(
             "training needs torch, which is not installed: pip install 'perseid[train]'"
         ) from error
     from perseid.model.train import TrainOptions, train
@@ -74,10 +74,10 @@ def _train(args: argparse.Namespace, chosen: dict[str, Any]) -> TrainResult:
 
     if args.threads is not None:
         if args.threads < 1:
-            raise BadInput(f"--threads is {args.threads}: at least 1 is needed")
+            raise BadInputError(f"--threads is {args.threads}: at least 1 is needed")
         torch.set_num_threads(args.threads)
     if args.rows is not None and args.rows < 1:
-        raise BadInput(f"--rows is {args.rows}: at least 1 is needed")
+        raise BadInputError(f"--rows is {args.rows}: at least 1 is needed")
     _make_folder(args.out)
     options = TrainOptions(**chosen)
     start = load_weights(args.start) if args.start else None
@@ -98,11 +98,11 @@ def _train(args: argparse.Namespace, chosen: dict[str, Any]) -> TrainResult:
 
 def _make_folder(out: Path) -> None:
     if out.exists() and not out.is_dir():
-        raise BadInput(f"{out} is a file: OUT must be a folder")
+        raise BadInputError(f"{out} is a file: OUT must be a folder")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadInput(f"the folder {out} cannot be made: {error.strerror}") from error
+        raise BadInputError(f"the folder {out} cannot be made: {error.strerror}") from error
 
 
 @contextmanager

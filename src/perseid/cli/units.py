@@ -6,7 +6,7 @@ import re
 import time
 from datetime import UTC, datetime
 
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 from perseid.measure.runs import MIB, size_mb
 
 _TIME = re.compile(r"([0-9.]+)\s*(ms|s|sec|min|m|h)?", re.IGNORECASE)
@@ -15,37 +15,37 @@ _MONEY = re.compile(r"\$?\s*([0-9.]+)\s*(?:USD|\$|dollars?)?", re.IGNORECASE)
 
 
 def size_bytes(text: str) -> float:
-    """``12.6GB``, ``25MB``: bytes, MB of 2^20 as in the published sizes; raises `BadInput`."""
+    """``12.6GB``, ``25MB``: bytes, MB of 2^20 as in the published sizes; raises `BadInputError`."""
     try:
         size = size_mb(text)
     except ValueError:
         size = None
     if size is None:
-        raise BadInput(f"{text!r} is not a size: give one such as 12.6GB or 25MB")
+        raise BadInputError(f"{text!r} is not a size: give one such as 12.6GB or 25MB")
     return size * MIB
 
 
 def seconds(text: str) -> float:
-    """``60``, ``60s``, ``2min``, ``1.5h``: seconds; raises `BadInput`."""
+    """``60``, ``60s``, ``2min``, ``1.5h``: seconds; raises `BadInputError`."""
     match = _TIME.fullmatch(text.strip())
     try:
         return float(match[1]) * _SECONDS[(match[2] or "s").lower()]  # type: ignore[index]
     except (TypeError, ValueError) as error:
-        raise BadInput(f"{text!r} is not a time: give one such as 60s, 2min or 1h") from error
+        raise BadInputError(f"{text!r} is not a time: give one such as 60s, 2min or 1h") from error
 
 
 def usd(text: str) -> float:
-    """``1USD``, ``$0.50``, ``2``: USD; raises `BadInput`."""
+    """``1USD``, ``$0.50``, ``2``: USD; raises `BadInputError`."""
     match = _MONEY.fullmatch(text.strip())
     try:
         return float(match[1])  # type: ignore[index]
     except (TypeError, ValueError) as error:
-        raise BadInput(f"{text!r} is not a sum: give one such as 1USD") from error
+        raise BadInputError(f"{text!r} is not a sum: give one such as 1USD") from error
 
 
 def moment(text: str) -> float:
     """``2026-11-22T10:15``, ``2026-11-22 10:15:00+01:00`` (UTC without a zone), ``now``, or how
-    long ago: ``2h``, ``30min``. Seconds since the epoch; raises `BadInput`."""
+    long ago: ``2h``, ``30min``. Seconds since the epoch; raises `BadInputError`."""
     text = text.strip()
     if text == "now":
         return time.time()
@@ -54,8 +54,8 @@ def moment(text: str) -> float:
     except ValueError:
         try:
             return time.time() - seconds(text)
-        except BadInput as error:
-            raise BadInput(
+        except BadInputError as error:
+            raise BadInputError(
                 f"{text!r} is not a time: give one such as 2026-11-22T10:15 (UTC), or how long "
                 "ago: 2h"
             ) from error

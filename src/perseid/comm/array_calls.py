@@ -1,8 +1,8 @@
 """The communicator's upper-case methods: arrays whose memory is sent and received into.
 
 Arrays may be of bool, integers, floats and complex numbers; those that are received into must be
-contiguous. Each method may raise what ``Communicator`` says, and ``BadInput`` for an array that
-does not fit, before anything is sent.
+contiguous. Each method may raise what ``Communicator`` says, and ``BadInputError`` for an array
+that does not fit, before anything is sent.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from perseid.comm.frames import HEADER_BYTES, Kind, header
 from perseid.comm.group import Group
 from perseid.comm.ops import SUM, Combine, Op, as_op
 from perseid.comm.outgoing import swap
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 
 MIN_TAG, MAX_TAG = -(2**31), 2**31 - 1
 """A tag has four bytes in a frame."""
@@ -215,7 +215,7 @@ class ArrayCalls:
         code = arrays.to_send(array)[1]
         arrays.to_receive(into)
         if array.size % size or into.size != array.size:
-            raise BadInput(
+            raise BadInputError(
                 f"Alltoall of {array.size} into {into.size} elements among {size} ranks: both "
                 "must be the same multiple of the number of ranks"
             )
@@ -256,7 +256,7 @@ class ArrayCalls:
             return None
         whole = [int(count) for count in counts]
         if len(whole) != self.world_size or min(whole) < 0 or whole[self.rank] != mine.size:
-            raise BadInput(
+            raise BadInputError(
                 f"counts={whole} must give the elements of each of {self.world_size} ranks, and "
                 f"rank {self.rank} has {mine.size}"
             )
@@ -267,7 +267,7 @@ class ArrayCalls:
 
     def _channel(self, peer: int, tag: int = 0) -> Any:
         if not MIN_TAG <= tag <= MAX_TAG:
-            raise BadInput(f"tag {tag} must be from {MIN_TAG} to {MAX_TAG}")
+            raise BadInputError(f"tag {tag} must be from {MIN_TAG} to {MAX_TAG}")
         group = self._group
         found = group.channels[peer] if 0 <= peer < group.size else None
         return found or group.connect_one(peer)

@@ -12,7 +12,7 @@ from perseid.comm.call import Array, octets
 from perseid.comm.frames import CODES, dtype_code
 from perseid.comm.objects import Blob
 from perseid.comm.ops import Op
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 
 _CODES_BY_ID = {id(dtype): code for dtype, code in CODES.items()}
 """NumPy has one object for each native type: finding it by identity is the quickest."""
@@ -20,10 +20,10 @@ _CODES_BY_ID = {id(dtype): code for dtype, code in CODES.items()}
 
 def _code(array: Array) -> int:
     if not isinstance(array, np.ndarray):
-        raise BadInput(f"an array is needed here, not {type(array).__name__}: use lower case")
+        raise BadInputError(f"an array is needed here, not {type(array).__name__}: use lower case")
     code = dtype_code(array.dtype)
     if code is None:
-        raise BadInput(f"arrays of {array.dtype} cannot be sent as memory: use lower case")
+        raise BadInputError(f"arrays of {array.dtype} cannot be sent as memory: use lower case")
     return code
 
 
@@ -32,7 +32,7 @@ def to_send(array: Array) -> tuple[memoryview, int]:
 
     Raises
     ------
-    BadInput
+    BadInputError
         It is no array, or of a type that only pickling can carry.
     """
     code = _code(array)
@@ -44,7 +44,7 @@ def to_receive(array: Array) -> tuple[memoryview, int]:
 
     Raises
     ------
-    BadInput
+    BadInputError
         It has gaps, or may not be written.
     """
     code = _code(array)
@@ -55,7 +55,7 @@ def to_receive(array: Array) -> tuple[memoryview, int]:
 def _check_place(array: Array) -> None:
     flags = array.flags
     if not (flags.c_contiguous and flags.writeable):
-        raise BadInput("an array that is received into must be contiguous and writable")
+        raise BadInputError("an array that is received into must be contiguous and writable")
 
 
 def blob(data: memoryview) -> Blob:
@@ -68,7 +68,7 @@ def parts(array: Array | None, dtype: np.dtype[Any], counts: Sequence[int]) -> l
 
     Raises
     ------
-    BadInput
+    BadInputError
         The array is missing, of another type, or not of the parts' total size.
     """
     return [octets(piece) for piece in pieces(array, dtype, counts)]
@@ -81,9 +81,9 @@ def pieces(array: Array | None, dtype: np.dtype[Any], counts: Sequence[int]) -> 
         _code(array)
     if array is None or array.dtype != dtype or array.size != total:
         have = "none" if array is None else f"{array.size} of {array.dtype}"
-        raise BadInput(f"an array of {total} elements of {dtype} is needed here, not {have}")
+        raise BadInputError(f"an array of {total} elements of {dtype} is needed here, not {have}")
     if not array.flags.c_contiguous:
-        raise BadInput("an array that is cut into parts must be contiguous")
+        raise BadInputError("an array that is cut into parts must be contiguous")
     flat = array.reshape(-1)
     ends = np.cumsum([0, *counts])
     return [flat[start:end] for start, end in itertools.pairwise(ends)]
@@ -94,14 +94,14 @@ def like(into: Array | None, array: Array) -> Array:
 
     Raises
     ------
-    BadInput
+    BadInputError
         It cannot.
     """
     if into is not None:
         _code(into)
     if into is None or into.dtype != array.dtype or into.shape != array.shape:
         have = "none" if into is None else f"shape {into.shape} of {into.dtype}"
-        raise BadInput(
+        raise BadInputError(
             f"the result needs an array of shape {array.shape} of {array.dtype}, not {have}"
         )
     _check_place(into)
@@ -113,11 +113,11 @@ def reducible(op: Op, array: Array) -> tuple[Op, int]:
 
     Raises
     ------
-    BadInput
+    BadInputError
         The operation is of (value, place) pairs.
     """
     if op.name in ("minloc", "maxloc"):
-        raise BadInput(f"{op.name} is of (value, place) pairs: use the lower-case method")
+        raise BadInputError(f"{op.name} is of (value, place) pairs: use the lower-case method")
     return op, _code(array)
 
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import json
 
-from perseid.errors import MismatchedCollective, PeerLost, PerseidError, RendezvousTimeout
+from perseid.errors import (
+    MismatchedCollectiveError,
+    PeerLostError,
+    PerseidError,
+    RendezvousTimeoutError,
+)
 
 
 def to_bytes(error: PerseidError, sender: int) -> bytes:
@@ -25,17 +30,17 @@ def from_frame(body: bytes, sender: int, me: int) -> PerseidError:
             rank, mine, theirs = int(told["rank"]), str(told["mine"]), str(told["theirs"])
             if rank == me:
                 rank, mine, theirs = int(told["from"]), theirs, mine
-            return MismatchedCollective(message, mine, theirs, rank)
+            return MismatchedCollectiveError(message, mine, theirs, rank)
         if name == "PeerLost":
-            return PeerLost(message, int(told["rank"]))
+            return PeerLostError(message, int(told["rank"]))
         if name == "RendezvousTimeout":
-            return RendezvousTimeout(message, [int(rank) for rank in told["missing"]])
+            return RendezvousTimeoutError(message, [int(rank) for rank in told["missing"]])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         message = "it sent no reason that can be read"
-    return PeerLost(f"Rank {sender} gave up: {message}", sender)
+    return PeerLostError(f"Rank {sender} gave up: {message}", sender)
 
 
 def same_loss(known: PerseidError | None, error: PerseidError) -> bool:
     """Whether two errors are the loss of one rank."""
-    losses = isinstance(known, PeerLost) and isinstance(error, PeerLost)
+    losses = isinstance(known, PeerLostError) and isinstance(error, PeerLostError)
     return losses and getattr(known, "rank", -1) == getattr(error, "rank", -2)

@@ -159,9 +159,9 @@ class Channel:
 
         Raises
         ------
-        MismatchedCollective
+        MismatchedCollectiveError
             The peer is in another call, or sends another length.
-        PeerLost, RendezvousTimeout, Closed
+        PeerLostError, RendezvousTimeoutError, ClosedError
             Nothing will come.
         """
         receiver = self.receiver
@@ -248,7 +248,7 @@ class Channel:
 
         Raises
         ------
-        PeerLost
+        PeerLostError
             The connection ended.
         """
         receiver = self.receiver
@@ -301,7 +301,7 @@ class Channel:
     def digest(self, want: Want | None) -> bool:
         """Go through the bytes that are here; whether the wanted frame is whole.
 
-        Frames that are not wanted are kept. Raises ``MismatchedCollective`` where what came
+        Frames that are not wanted are kept. Raises ``MismatchedCollectiveError`` where what came
         shows that the peer will never send what is wanted.
         """
         if want is not None and self.frames and self._kept(want):

@@ -35,7 +35,7 @@ from perseid.comm.objects import dumps, loads
 from perseid.comm.ops import SUM, as_op
 from perseid.comm.outgoing import swap
 from perseid.comm.store import ObjectStore
-from perseid.errors import BadInput, PerseidError
+from perseid.errors import BadInputError, PerseidError
 from perseid.rendezvous import Client, parse_key
 from perseid.rendezvous.client import HEARTBEAT_SECONDS
 
@@ -52,10 +52,10 @@ class Communicator(ArrayCalls):
     """A rank's membership in a group of ranks; a context manager.
 
     Make one with ``Communicator.join``, smaller ones of it with ``split``. It belongs to one
-    thread. Every method may raise ``PeerLost`` (a rank died, or stopped answering: all others are
-    told within 2 s), ``MismatchedCollective`` (ranks made different calls), ``RendezvousTimeout``
-    (a rank did not come within the deadline) and ``Closed``; after the first error every further
-    call raises it.
+    thread. Every method may raise ``PeerLostError`` (a rank died, or stopped answering: all others
+    are told within 2 s), ``MismatchedCollectiveError`` (ranks made different calls),
+    ``RendezvousTimeoutError`` (a rank did not come within the deadline) and ``ClosedError``; after
+    the first error every further call raises it.
     """
 
     def __init__(self, group: Group, *, owner: bool, choice: Estimate | None = None) -> None:
@@ -135,18 +135,18 @@ class Communicator(ArrayCalls):
 
         Raises
         ------
-        BadInput
+        BadInputError
             A rank outside the world, no rendezvous for a world of several, another hint than
             ``fast`` and ``cheap``.
-        RendezvousUnreachable, RendezvousRefused, JobKeyRefused
+        RendezvousUnreachableError, RendezvousRefusedError, JobKeyRefusedError
             No server answered, or it said no.
-        RendezvousTimeout
+        RendezvousTimeoutError
             Not all ranks came; ``missing`` names them.
         """
         if not 0 <= rank < world_size:
-            raise BadInput(f"rank {rank} is not in a world of {world_size} ranks")
+            raise BadInputError(f"rank {rank} is not in a world of {world_size} ranks")
         if transport not in TRANSPORTS:
-            raise BadInput(f"the transport is {', '.join(TRANSPORTS)}, not {transport!r}")
+            raise BadInputError(f"the transport is {', '.join(TRANSPORTS)}, not {transport!r}")
         client = choice = None
         if hint is not None and world_size > 1:
             known = {"rendezvous": rendezvous is not None, "store": store is not None}
@@ -154,7 +154,7 @@ class Communicator(ArrayCalls):
             if choice.way != "direct":  # which falls back by itself as the transport allows
                 transport = choice.way
         if transport == "store" and store is None:
-            raise BadInput("transport='store' needs a store to go through: give store=")
+            raise BadInputError("transport='store' needs a store to go through: give store=")
         if rendezvous is not None:
             secret = parse_key(key) if isinstance(key, str) else key
             client = _register(
@@ -170,7 +170,9 @@ class Communicator(ArrayCalls):
                 heartbeat=heartbeat,
             )
         elif world_size > 1 and transport != "store":
-            raise BadInput(f"{world_size} ranks need a rendezvous: give rendezvous='HOST:PORT'")
+            raise BadInputError(
+                f"{world_size} ranks need a rendezvous: give rendezvous='HOST:PORT'"
+            )
         engine = Engine(client, rank, world_size, generation, timeout)
         engine.shared_cores = shared_cores
         engine.store, engine.only_store = store, transport == "store"
@@ -189,7 +191,9 @@ class Communicator(ArrayCalls):
         try:
             rank, size = int(env.get("PERSEID_RANK", "0")), int(env.get("PERSEID_WORLD_SIZE", "1"))
         except ValueError:
-            raise BadInput("PERSEID_RANK and PERSEID_WORLD_SIZE must be whole numbers") from None
+            raise BadInputError(
+                "PERSEID_RANK and PERSEID_WORLD_SIZE must be whole numbers"
+            ) from None
         options.setdefault("shared_cores", env.get("PERSEID_SHARED_CORES") == "1")
         job, where = env.get("PERSEID_JOB", "job"), env.get("PERSEID_RENDEZVOUS")
         return cls.join(job, rank, size, where, env.get("PERSEID_JOB_KEY"), **options)
@@ -373,7 +377,7 @@ class Communicator(ArrayCalls):
     def _one_each(self, values: Sequence[Any] | None) -> None:
         if values is None or len(values) != self.world_size:
             have = "none" if values is None else str(len(values))
-            raise BadInput(
+            raise BadInputError(
                 f"rank {self.rank} must give one value for each of {self.world_size} ranks, "
                 f"not {have}"
             )

@@ -21,14 +21,14 @@ from perseid.comm.outgoing import Outgoing
 from perseid.comm.store import ObjectStore, StoreChannel
 from perseid.comm.watch import Watch
 from perseid.errors import (
-    Closed,
-    MismatchedCollective,
-    NoPath,
-    PeerLost,
+    ClosedError,
+    MismatchedCollectiveError,
+    NoPathError,
+    PeerLostError,
     PerseidError,
     RendezvousError,
-    RendezvousTimeout,
-    Replaced,
+    RendezvousTimeoutError,
+    ReplacedError,
 )
 from perseid.rendezvous import Client, Notice
 
@@ -99,7 +99,7 @@ class Engine:
 
         Raises
         ------
-        PeerLost, NoPath, RendezvousTimeout, Replaced, Closed
+        PeerLostError, NoPathError, RendezvousTimeoutError, ReplacedError, ClosedError
             Some cannot be had.
         """
         missing = [r for r in ranks if r != self.rank and self.channels[r] is None]
@@ -114,33 +114,37 @@ class Engine:
             try:
                 links = self.client.connect(missing, max(CONNECT_SLICE, self.tick_seconds))
                 break
-            except RendezvousTimeout as error:
+            except RendezvousTimeoutError as error:
                 self.check()
                 self._connect_failed(missing, error, end)
-            except NoPath as error:
+            except NoPathError as error:
                 if self.store is None or not error.ranks:
                     self.fail(error)
                 self._through_store(error.ranks)
                 missing = [rank for rank in missing if rank not in error.ranks]
-            except (PeerLost, Replaced) as error:
+            except (PeerLostError, ReplacedError) as error:
                 self.fail(error)
         for rank, link in links.items():
             self.adopt(Channel(rank, link.sock, self, link.way))
 
     def _through_store(self, ranks: Iterable[int]) -> None:
         if self.store is None:
-            raise Closed("This communicator has neither a rendezvous nor a store to go through.")
+            raise ClosedError(
+                "This communicator has neither a rendezvous nor a store to go through."
+            )
         for rank in ranks:
             self.adopt(StoreChannel(rank, self.store, self.prefix, self))
 
-    def _connect_failed(self, missing: list[int], error: RendezvousTimeout, end: float) -> None:
+    def _connect_failed(
+        self, missing: list[int], error: RendezvousTimeoutError, end: float
+    ) -> None:
         with self._news:
             left = [rank for rank in missing if rank in self._left]
         if left:
-            self.fail(PeerLost(f"Rank {left[0]} has left: {self._left[left[0]]}.", left[0]))
+            self.fail(PeerLostError(f"Rank {left[0]} has left: {self._left[left[0]]}.", left[0]))
         if time.monotonic() >= end:
             self.fail(
-                RendezvousTimeout(
+                RendezvousTimeoutError(
                     f"Ranks {error.missing} were not reached within {self.timeout:g} s.",
                     error.missing,
                 )
@@ -163,7 +167,7 @@ class Engine:
         """Raise what has gone wrong already."""
         if self.error is None:
             return
-        if self._by_notice and isinstance(self.error, PeerLost):
+        if self._by_notice and isinstance(self.error, PeerLostError):
             channel = self.channels[self.error.rank]
             if channel is not None:
                 self._ask_why(channel)
@@ -182,7 +186,7 @@ class Engine:
             first = known is None
             if first or (blame.same_loss(known, error) and self._by_notice):
                 self.error, self._by_notice = error, False  # the peer's own words say more
-        if first and not isinstance(error, Closed):
+        if first and not isinstance(error, ClosedError):
             self._tell_all(error)
         self._interrupt_all()
         raise self.error or error
@@ -200,7 +204,7 @@ class Engine:
             self.check()
             why = self._left.get(channel.rank)
         reason = why or (f"its connection broke ({cause})" if cause else "its connection ended")
-        self.fail(PeerLost(f"Rank {channel.rank} is lost: {reason}.", channel.rank))
+        self.fail(PeerLostError(f"Rank {channel.rank} is lost: {reason}.", channel.rank))
 
     def mismatch(self, channel: Channel, mine: Signature, theirs: Signature) -> NoReturn:
         """The peer is in another call."""
@@ -217,7 +221,7 @@ class Engine:
             f"Rank {self.rank} is in {mine}, but rank {rank} is in {theirs}: all ranks must make "
             "the same calls in the same order with fitting arguments."
         )
-        self.fail(MismatchedCollective(message, mine, theirs, rank))
+        self.fail(MismatchedCollectiveError(message, mine, theirs, rank))
 
     def _notice(self, notice: Notice) -> None:
         """News from the registration's thread."""
@@ -227,9 +231,9 @@ class Engine:
                 self._left[notice.rank] = notice.reason
             return
         if notice.kind == "lost":
-            error = PeerLost(f"Rank {notice.rank} is lost: {notice.reason}.", notice.rank)
+            error = PeerLostError(f"Rank {notice.rank} is lost: {notice.reason}.", notice.rank)
         elif notice.kind == "replaced":
-            error = Replaced(notice.reason)
+            error = ReplacedError(notice.reason)
         elif notice.kind == "refused":
             error = RendezvousError(notice.reason)
         else:
@@ -300,7 +304,7 @@ class Engine:
 
     def _too_late(self, channel: Channel, want: Want) -> NoReturn:
         self.fail(
-            RendezvousTimeout(
+            RendezvousTimeoutError(
                 f"Rank {channel.rank} did not come to {want.what} within {self.timeout:g} s.",
                 [channel.rank],
             )
@@ -325,7 +329,7 @@ class Engine:
             f"Rank {self.rank} goes through the store, but rank {rank} connects to it ({way}): "
             "give all ranks the same transport, hint, expectation and constants."
         )
-        self.fail(MismatchedCollective(message, "transport store", f"transport {way}", rank))
+        self.fail(MismatchedCollectiveError(message, "transport store", f"transport {way}", rank))
 
     def _drain(self, skip: Channel | None) -> None:
         """Take in what lies in the sockets, without waiting."""
@@ -364,7 +368,7 @@ class Engine:
 
     def _not_taken(self, channel: Channel) -> NoReturn:
         self.fail(
-            RendezvousTimeout(
+            RendezvousTimeoutError(
                 f"Rank {channel.rank} did not take what rank {self.rank} sent within "
                 f"{self.timeout:g} s.",
                 [channel.rank],
@@ -376,10 +380,10 @@ class Engine:
         with self._news:
             failed = self.error is not None
             if not failed:
-                self.error = Closed(f"The communicator of rank {self.rank} is closed.")
+                self.error = ClosedError(f"The communicator of rank {self.rank} is closed.")
         if cause is not None and not failed:
             what = f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
-            self._tell_all(PeerLost(f"Rank {self.rank} failed with {what[:400]}", self.rank))
+            self._tell_all(PeerLostError(f"Rank {self.rank} failed with {what[:400]}", self.rank))
         for channel in self.channels:
             if channel is not None:
                 channel.close()

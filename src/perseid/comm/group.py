@@ -11,7 +11,7 @@ from perseid.comm.call import Array, Call
 from perseid.comm.channel import Channel
 from perseid.comm.engine import HISTORY, Engine
 from perseid.comm.frames import SIGNATURE, Kind, Signature
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 
 _ROOTED = {int(kind) for kind in (Kind.BCAST, Kind.GATHER, Kind.SCATTER, Kind.REDUCE)}
 
@@ -55,7 +55,7 @@ class Group:
 
         Raises
         ------
-        BadInput
+        BadInputError
             The root is not in the group.
         PerseidError
             Whatever ended the communicator.
@@ -64,7 +64,7 @@ class Group:
         if engine.error is not None:
             engine.check()
         if not 0 <= root < self.size and (root != -1 or kind in _ROOTED):
-            raise BadInput(f"root {root} is not in a communicator of {self.size} ranks")
+            raise BadInputError(f"root {root} is not in a communicator of {self.size} ranks")
         self._sequence = sequence = (self._sequence + 1) & 0xFFFFFFFF
         signature = SIGNATURE.pack(
             b"Pc", kind, reduction, dtype, 1, 0, self.comm, engine.generation, sequence, root, count
@@ -91,11 +91,11 @@ class Group:
 
         Raises
         ------
-        BadInput
+        BadInputError
             It is this rank itself, or not in the group.
         """
         if peer == self.rank or not 0 <= peer < self.size:
-            raise BadInput(f"rank {self.rank} of {self.size} cannot send to rank {peer}")
+            raise BadInputError(f"rank {self.rank} of {self.size} cannot send to rank {peer}")
         self.connect([peer])
         channel = self.channels[peer]
         assert channel is not None

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 from perseid.lifetime import bound_to_parent
 from perseid.rendezvous import Config, EmbeddedServer, job_key
 
@@ -51,13 +51,13 @@ def run_local(
 
     Raises
     ------
-    BadInput
+    BadInputError
         Fewer than one rank, or no time.
     """
     if ranks < 1:
-        raise BadInput(f"at least 1 rank is needed, not {ranks}")
+        raise BadInputError(f"at least 1 rank is needed, not {ranks}")
     if timeout is not None and not timeout > 0:
-        raise BadInput(f"the ranks need some time, not {timeout:g} s")
+        raise BadInputError(f"the ranks need some time, not {timeout:g} s")
     secret, job = secrets.token_bytes(32), f"local-{os.getpid()}-{secrets.token_hex(4)}"
     # Without the second port nobody looks for NATs, which are not to be found on one machine.
     config = Config(host="127.0.0.1", port=0, http_port=None, tcpunch=False, secret=secret)

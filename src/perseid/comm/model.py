@@ -14,7 +14,7 @@ from math import ceil, inf, isfinite, log2
 from pathlib import Path
 from typing import Any
 
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class Constants:
 
         Raises
         ------
-        BadInput
+        BadInputError
             It cannot be read, names another way or constant, or a number that makes no sense.
         """
         try:
@@ -107,11 +107,11 @@ class Constants:
             rates = replace(RATES, **_numbers(told.get("rates", {})))
         except (OSError, ValueError, TypeError, AttributeError) as error:
             why = error.strerror if isinstance(error, OSError) else error
-            raise BadInput(f"the constants in {path} cannot be used: {why}") from error
+            raise BadInputError(f"the constants in {path} cannot be used: {why}") from error
         return cls(ways, rates, str(told.get("source", path)))
 
     def dump(self, path: str | Path) -> None:
-        """Write them for `load`, as JSON; raises `BadInput` where that cannot be."""
+        """Write them for `load`, as JSON; raises `BadInputError` where that cannot be."""
         ways = {way.name: asdict(way) for way in self.ways}
         for way in ways.values():
             del way["name"]
@@ -119,7 +119,7 @@ class Constants:
         try:
             Path(path).write_text(json.dumps(told, indent=1) + "\n")
         except OSError as error:
-            raise BadInput(f"{path} cannot be written: {error.strerror}") from error
+            raise BadInputError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _told(way: Way, told: Mapping[str, Any]) -> Way:
@@ -216,11 +216,11 @@ def estimate(
 
     Raises
     ------
-    BadInput
+    BadInputError
         Another operation, no rank, or no number of bytes.
     """
     if operation not in OPERATIONS or ranks < 1 or not 0 <= nbytes < inf:
-        raise BadInput(
+        raise BadInputError(
             f"no estimate of {operation!r} for {ranks} ranks and {nbytes} bytes; operations are "
             f"{', '.join(OPERATIONS)}"
         )
@@ -250,14 +250,14 @@ def choose(
 
     Raises
     ------
-    BadInput
+    BadInputError
         The hint is neither ``fast`` nor ``cheap``, or there is no way.
     """
     if hint not in HINTS:
-        raise BadInput(f"the hint is fast or cheap, not {hint!r}")
+        raise BadInputError(f"the hint is fast or cheap, not {hint!r}")
     found = [estimate(operation, ranks, nbytes, way, rates) for way in ways]
     if not found:
-        raise BadInput("no way to choose from: enable one")
+        raise BadInputError("no way to choose from: enable one")
     return min(found, key=lambda one: (one.seconds if hint == "fast" else one.usd, one.seconds))
 
 
@@ -285,7 +285,7 @@ def pick(
 
     Raises
     ------
-    BadInput
+    BadInputError
         As `choose`; also where neither server nor store leaves a way.
     """
     others: dict[str, tuple[str, ...]] = {"auto": ("direct", "relay"), "store": ()}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from perseid.comm.frames import CUSTOM, reduction_code
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 
 Combine = Callable[[Any, Any], Any]
 
@@ -52,7 +52,7 @@ class Op:
 
         Raises
         ------
-        BadInput
+        BadInputError
             The function gave another shape, or numbers that ``out`` cannot hold.
         """
         if self.ufunc is not None:
@@ -60,7 +60,7 @@ class Op:
             return
         result = np.asarray(self.function(left, right))
         if result.shape != out.shape or not np.can_cast(result.dtype, out.dtype, "same_kind"):
-            raise BadInput(
+            raise BadInputError(
                 f"the reduction's function made shape {result.shape} of {result.dtype} of two "
                 f"arrays of shape {out.shape} of {out.dtype}; it must keep the shape and the type"
             )
@@ -122,7 +122,7 @@ def as_op(op: Op | str | Combine) -> Op:
 
     Raises
     ------
-    BadInput
+    BadInputError
         It is neither.
     """
     if isinstance(op, Op):
@@ -131,4 +131,4 @@ def as_op(op: Op | str | Combine) -> Op:
         return _BY_NAME[op]
     if callable(op):
         return Op.custom(op)
-    raise BadInput(f"{op!r} is no reduction; use one of {', '.join(_BY_NAME)}, or a function")
+    raise BadInputError(f"{op!r} is no reduction; use one of {', '.join(_BY_NAME)}, or a function")

@@ -24,7 +24,7 @@ from perseid.comm.frames import (
     Signature,
 )
 from perseid.comm.objects import Blob, Buffer
-from perseid.errors import NotFound
+from perseid.errors import NotFoundError
 
 if TYPE_CHECKING:
     from perseid.comm.engine import Engine
@@ -42,7 +42,7 @@ class ObjectStore(Protocol):
         """Write an object whole."""
 
     def get(self, key: str) -> bytes:
-        """Read an object; raises `NotFound`."""
+        """Read an object; raises `NotFoundError`."""
 
     def delete(self, keys: Sequence[str]) -> None:
         """Delete objects; those already gone do not matter."""
@@ -131,7 +131,7 @@ class StoreChannel(Channel):
         key = f"{self._from}/{self._read:08d}"
         try:
             data = memoryview(bytearray(self._store.get(key)))
-        except NotFound:
+        except NotFoundError:
             return False
         self._read += 1
         self._store.delete([key])

@@ -22,7 +22,7 @@ from perseid.comm import MAX, MIN, PROD, SUM, Op
 from perseid.comm import Communicator as OurCommunicator
 from perseid.comm.model import choose
 from perseid.compat.fmi_config import FmiConfig, load
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 from perseid.storage import Storage
 
 
@@ -80,7 +80,7 @@ class types:
 
         Raises
         ------
-        BadInput
+        BadInputError
             It is of another type or length.
         """
         try:
@@ -88,10 +88,10 @@ class types:
                 return self.element(value)
             found = [self.element(one) for one in value]
         except (TypeError, ValueError):
-            raise BadInput(f"{value!r} is no {self.datatype.name}") from None
+            raise BadInputError(f"{value!r} is no {self.datatype.name}") from None
         expected = self.length if length is None else length
         if len(found) != expected:
-            raise BadInput(f"a list of {len(found)} elements where the type says {expected}")
+            raise BadInputError(f"a list of {len(found)} elements where the type says {expected}")
         return found
 
 
@@ -106,7 +106,7 @@ class func:
 
     def __post_init__(self) -> None:
         if (self.op.name == "custom") != (self.function is not None):
-            raise BadInput("fmi.func takes a function with fmi.op.custom, and only with it")
+            raise BadInputError("fmi.func takes a function with fmi.op.custom, and only with it")
 
     def ours(self, type_: types) -> Op:
         """The operation for values of a type: on lists element by element."""
@@ -240,7 +240,7 @@ class Communicator:
     def scatter(self, obj: Sequence[Any] | None, root: int, type: types) -> Any:
         """This worker's part of the root's list, whose whole length the type names."""
         if not type.is_list or type.length % self._peers:
-            raise BadInput(
+            raise BadInputError(
                 f"scatter needs a list whose length {self._peers} workers can share, not {type}"
             )
         size = type.length // self._peers

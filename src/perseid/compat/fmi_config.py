@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from perseid.comm.model import WAYS, Rates, Way
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 
 MILLISECOND = 1e-3
 MEGABYTE = 1e6
@@ -41,19 +41,19 @@ def load(path: str | Path, faas_memory: int) -> FmiConfig:
 
     Raises
     ------
-    BadInput
+    BadInputError
         It cannot be read, or enables neither Direct nor S3.
     """
     try:
         document = json.loads(Path(path).read_text())
     except (OSError, ValueError) as error:
-        raise BadInput(f"the FMI configuration {path} cannot be read: {error}") from error
+        raise BadInputError(f"the FMI configuration {path} cannot be read: {error}") from error
     if not isinstance(document, dict):
-        raise BadInput(f"the FMI configuration {path} must be a JSON object")
+        raise BadInputError(f"the FMI configuration {path} must be a JSON object")
     backends, model = _part(document, "backends"), _part(document, "model")
     direct, s3 = _backend(backends, "Direct"), _backend(backends, "S3")
     if not direct and not s3:
-        raise BadInput(f"the FMI configuration {path} must enable the backend Direct or S3")
+        raise BadInputError(f"the FMI configuration {path} must enable the backend Direct or S3")
     waits = [float(one.get("max_timeout", 0) or 0) for one in (direct, s3) if one]
     return FmiConfig(
         rendezvous=f"{direct['host']}:{direct.get('port', 10000)}" if direct else None,
@@ -68,7 +68,7 @@ def load(path: str | Path, faas_memory: int) -> FmiConfig:
 def _part(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     found = document.get(name, {})
     if not isinstance(found, dict):
-        raise BadInput(f"{name!r} in the FMI configuration must be an object")
+        raise BadInputError(f"{name!r} in the FMI configuration must be an object")
     return found
 
 
@@ -78,7 +78,7 @@ def _backend(backends: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if not _true(found.get("enabled", False)):
         return {}
     if not found.get(needed):
-        raise BadInput(f"the backend {name} of the FMI configuration needs {needed!r}")
+        raise BadInputError(f"the backend {name} of the FMI configuration needs {needed!r}")
     return found
 
 
@@ -125,6 +125,6 @@ def _number(told: Mapping[str, Any], name: str, otherwise: float) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
-        raise BadInput(
+        raise BadInputError(
             f"{name!r} in the FMI configuration must be a number, not {value!r}"
         ) from None

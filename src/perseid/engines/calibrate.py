@@ -15,7 +15,7 @@ from typing import Any
 
 from perseid.engines import memory
 from perseid.engines.process import worker_environment
-from perseid.errors import BadInput, BadModel, PerseidError
+from perseid.errors import BadInputError, BadModelError, PerseidError
 from perseid.pipeline.items import WorkItem
 
 SECONDS = 1.0
@@ -43,7 +43,7 @@ def measure(item: WorkItem, threads: int) -> Pace:
 
     Raises
     ------
-    BadModel
+    BadModelError
         The model cannot be loaded, or no answer came within two minutes.
     """
     setup = {"item": item.to_json(), "threads": threads, "started": time.time()}
@@ -58,17 +58,19 @@ def measure(item: WorkItem, threads: int) -> Pace:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise BadModel(f"the model {item.model_url} did not answer in {TIMEOUT:.0f} s") from error
+        raise BadModelError(
+            f"the model {item.model_url} did not answer in {TIMEOUT:.0f} s"
+        ) from error
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
-        raise BadModel(f"the model {item.model_url} cannot be timed: {last[0]}")
+        raise BadModelError(f"the model {item.model_url} cannot be timed: {last[0]}")
     return Pace(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def at_rate(pace: Pace, rows_per_second: float) -> Pace:
-    """The same worker at another rate; raises `BadInput` for one that is not above 0."""
+    """The same worker at another rate; raises `BadInputError` for one that is not above 0."""
     if not rows_per_second > 0:
-        raise BadInput(f"--rate is {rows_per_second}: give rows a second, above 0")
+        raise BadInputError(f"--rate is {rows_per_second}: give rows a second, above 0")
     return replace(pace, rows_per_second=rows_per_second)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from perseid.engines.base import Engine, MapResult
 from perseid.engines.owner import Owner, refuse_if_owned
-from perseid.errors import Interrupted, NotFound, RunIncomplete
+from perseid.errors import NotFoundError, RunIncompleteError, RunInterruptedError
 from perseid.measure.cost import cost
 from perseid.measure.sources.stored import read_stored
 from perseid.pipeline import layout
@@ -57,10 +57,10 @@ def start(
 
     Raises
     ------
-    BadInput, StorageError, RunError
+    BadInputError, StorageError, RunError
         As `perseid.pipeline.initialize.initialize`; also where another process works on the run
         that is to be replaced.
-    Interrupted
+    RunInterruptedError
         The user stopped it; `resume` goes on.
     """
     report(StageEvent("initialize"))
@@ -81,11 +81,11 @@ def resume(url: str, engine: Engine, report: Report) -> RunResult:
 
     Raises
     ------
-    NotFound
+    NotFoundError
         There is no run at this prefix.
     RunError
         Another process of this machine works on it.
-    Interrupted
+    RunInterruptedError
         The user stopped it again.
     """
     store = Storage(url)
@@ -126,7 +126,7 @@ def _last_summary(store: Storage) -> dict[str, Any]:
     try:
         summary = json.loads(store.get(layout.SUMMARY))
         summary["ranks"]["missing"]
-    except (NotFound, ValueError, KeyError, TypeError):
+    except (NotFoundError, ValueError, KeyError, TypeError):
         return {"ranks": {"missing": []}}
     return dict(summary)
 
@@ -151,7 +151,7 @@ def _go_on(
                 transport_note=mapped.transport_note,
                 extra={"engine": {k: v for k, v in measured.items() if k != "attempts"}},
             )
-        except RunIncomplete as error:  # after publishing what there is
+        except RunIncompleteError as error:  # after publishing what there is
             incomplete = str(error)
             summary = json.loads(store.get(layout.SUMMARY))
         summary["cost"] = bill(store)
@@ -174,7 +174,7 @@ def _resumable(store: Storage) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise Interrupted(
+        raise RunInterruptedError(
             f"stopped; `perseid resume {store.where()}` goes on with what is missing"
         ) from None
 
@@ -197,6 +197,6 @@ def _keep(store: Storage, name: str, mapped: MapResult) -> dict[str, Any]:
 def _former(store: Storage) -> dict[str, Any] | None:
     try:
         former = json.loads(store.get(layout.ENGINE))
-    except (NotFound, ValueError):
+    except (NotFoundError, ValueError):
         return None
     return former if isinstance(former, dict) and "attempts" in former else None

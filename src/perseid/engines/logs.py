@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from perseid.engines.base import Attempt, Ending
-from perseid.errors import NotFound, StorageError
+from perseid.errors import NotFoundError, StorageError
 from perseid.measure.report_line import Report, format_report
 from perseid.pipeline import layout
 from perseid.storage import Storage
@@ -106,7 +106,7 @@ class RankLogs:
                 continue
             try:
                 text = self._store.get(info.key).decode("utf-8", "replace")
-            except NotFound:
+            except NotFoundError:
                 continue
             self._texts[int(name)] = text if not text or text.endswith("\n") else text + "\n"
             found[int(name)] = attempts_in(text)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from perseid.engines.process import WORKER
 from perseid.engines.retry import RetryPolicy
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class LocalOptions:
         for name in ("workers", "threads", "memory_mb", "timeout", "init_timeout"):
             value = getattr(self, name)
             if value is not None and value <= 0:
-                raise BadInput(f"{name} must be above 0, not {value}")
+                raise BadInputError(f"{name} must be above 0, not {value}")
 
     @property
     def concurrency(self) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from perseid.errors import NotFound, RunError, StorageError
+from perseid.errors import NotFoundError, RunError, StorageError
 from perseid.pipeline import layout
 from perseid.storage import Storage
 
@@ -64,7 +64,7 @@ def refuse_if_owned(store: Storage) -> None:
 def _read(store: Storage) -> dict[str, Any] | None:
     try:
         mark = json.loads(store.get(layout.DRIVER))
-    except (NotFound, ValueError):
+    except (NotFoundError, ValueError):
         return None
     return mark if isinstance(mark, dict) and "pid" in mark else None
 

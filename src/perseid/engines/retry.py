@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from perseid.engines.base import Ending
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 
 FINAL = frozenset({Ending.DONE, Ending.BAD_INPUT})
 """Endings that another attempt cannot change."""
@@ -28,7 +28,7 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         if self.retries < 0:
-            raise BadInput(f"retries must be 0 or more, not {self.retries}")
+            raise BadInputError(f"retries must be 0 or more, not {self.retries}")
 
     def wait(self, failures: int) -> float:
         """Seconds to wait after so many failed attempts (1 or more)."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from perseid.engines import memory
 from perseid.engines.channel import Channel
-from perseid.errors import BadInput, PerseidError, StorageError
+from perseid.errors import BadInputError, PerseidError, StorageError
 from perseid.lifetime import bound_to_parent
 from perseid.pipeline import layout
 from perseid.pipeline.events import Event, RankEvent, Report
@@ -197,7 +197,7 @@ def _failure(error: Exception) -> dict[str, Any]:
         "message": str(error) if told else f"{type(error).__name__}: {error}",
         "no_result": isinstance(error, _NoResult),
         # The same input fails in the same way again; a store may have recovered.
-        "final": isinstance(error, BadInput) and not isinstance(error, StorageError),
+        "final": isinstance(error, BadInputError) and not isinstance(error, StorageError),
         # An error that we did not foresee may have left the process in any state.
         "clean": ours,
     }

@@ -12,7 +12,7 @@ from statistics import median, stdev
 from typing import Any
 
 from perseid.engines.calibrate import Pace
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 from perseid.measure.runs import MeasuredRun
 
 MB_A_VCPU = 1769.0
@@ -66,11 +66,11 @@ class Calibration:
     def __post_init__(self) -> None:
         for name in ("rows_per_second", "base_mb", "row_bytes", "network_mb_s", "doubt"):
             if not getattr(self, name) > 0:
-                raise BadInput(
+                raise BadInputError(
                     f"{name} of a calibration must be above 0, not {getattr(self, name)}"
                 )
         if not 1.0 <= self.scaling <= 2.0:
-            raise BadInput(f"scaling of a calibration must be from 1 to 2, not {self.scaling}")
+            raise BadInputError(f"scaling of a calibration must be from 1 to 2, not {self.scaling}")
 
     def rate(self, memory_mb: float) -> float:
         """Rows a second of a function with so much memory; below one vCPU its share of one."""
@@ -89,15 +89,17 @@ class Calibration:
 
     @classmethod
     def load(cls, path: str | Path) -> Calibration:
-        """From a file that ``perseid calibrate --out`` wrote; raises `BadInput`."""
+        """From a file that ``perseid calibrate --out`` wrote; raises `BadInputError`."""
         try:
             plain = json.loads(Path(path).read_text(encoding="utf-8"))
             known = {field.name for field in fields(cls)}
             return cls(**{key: value for key, value in plain.items() if key in known})
         except OSError as error:
-            raise BadInput(f"the calibration {path} cannot be read: {error.strerror}") from error
+            raise BadInputError(
+                f"the calibration {path} cannot be read: {error.strerror}"
+            ) from error
         except (ValueError, TypeError, AttributeError) as error:
-            raise BadInput(f"the calibration {path} cannot be read: {error}") from error
+            raise BadInputError(f"the calibration {path} cannot be read: {error}") from error
 
 
 def vcpus(memory_mb: float) -> float:
@@ -139,7 +141,7 @@ def from_runs(runs: Sequence[MeasuredRun], memory_mb: float | None = None) -> Ca
 
     Raises
     ------
-    BadInput
+    BadInputError
         No run has the record of a rank with at least 40 rows, or nothing says what memory
         (and so what share of a processor) its workers had.
     """
@@ -147,7 +149,7 @@ def from_runs(runs: Sequence[MeasuredRun], memory_mb: float | None = None) -> Ca
     paces = [(cpus, rate) for cpus, rate, _ in found]
     if not paces:
         names = ", ".join(run.name for run in runs)
-        raise BadInput(
+        raise BadInputError(
             f"nothing to calibrate from in {names}: no rank with {FEWEST_ROWS} rows or more has "
             "left a record; run some more rows"
         )
@@ -189,7 +191,7 @@ def _cpus(run: MeasuredRun, memory_mb: float | None) -> float:
         return float(manifest.settings.get("options", {}).get("threads", 1))
     configured = memory_mb or max((r.memory_mb for r in run.reports), default=None)
     if configured is None:
-        raise BadInput(
+        raise BadInputError(
             f"{run.name} does not say what memory its workers had: give --memory MB "
             "(10240 in the published runs)"
         )

@@ -100,7 +100,7 @@ class Cost:
 def cost(usage: Usage, prices: Prices | None = None) -> Cost:
     """The bill for some usage; lines that would be zero stay, so that every bill has the same.
 
-    Raises `BadInput` for an unknown architecture.
+    Raises `BadInputError` for an unknown architecture.
     """
     prices = prices or Prices()
     lines = (

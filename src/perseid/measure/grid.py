@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 from perseid.measure.runs import size_mb
 
 DEFAULT_BATCH = 512
@@ -53,13 +53,13 @@ def grid(
 ) -> list[Cell]:
     """Every cell, repetitions outermost: what drifts in time does not fall on one cell.
 
-    Raises `BadInput` where a size is none, a number is below 1, or a value comes twice.
+    Raises `BadInputError` where a size is none, a number is below 1, or a value comes twice.
     """
     for size in (*partitions, *(d for d in data if d != WHOLE)):
         if not size_mb(size):
-            raise BadInput(f"{size!r} is not a size: write it like 25MB or 1GB")
+            raise BadInputError(f"{size!r} is not a size: write it like 25MB or 1GB")
     if any(number is not None and number < 1 for number in (*batches, *worlds, repeat)):
-        raise BadInput("batch sizes, world sizes and repetitions are whole numbers from 1")
+        raise BadInputError("batch sizes, world sizes and repetitions are whole numbers from 1")
     cells = [
         Cell(p, d, b, w, r)
         for r in range(1, repeat + 1)
@@ -69,5 +69,7 @@ def grid(
         for w in worlds
     ]
     if len({cell.path for cell in cells}) != len(cells):
-        raise BadInput("a value of the grid is given twice: its runs would have one result path")
+        raise BadInputError(
+            "a value of the grid is given twice: its runs would have one result path"
+        )
     return cells

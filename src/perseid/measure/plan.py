@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 from perseid.measure.calibrate import Calibration, vcpus
 from perseid.measure.cost import Usage, cost, map_transitions
 from perseid.measure.prices import Prices
@@ -64,7 +64,7 @@ class Limits:
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             if not value > 0:
-                raise BadInput(f"{name} must be above 0, not {value}")
+                raise BadInputError(f"{name} must be above 0, not {value}")
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Ask:
         for name in ("data_bytes", "deadline", "budget"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise BadInput(f"{name.replace('_', ' ')} must be above 0, not {value:g}")
+                raise BadInputError(f"{name.replace('_', ' ')} must be above 0, not {value:g}")
 
 
 @dataclass(frozen=True)
@@ -160,14 +160,14 @@ def advise(ask: Ask, calibration: Calibration, prices: Prices | None = None) -> 
 
     Raises
     ------
-    BadInput
+    BadInputError
         No memory on offer is enough for a worker, or no partition is small enough for the
         time-out.
     """
     prices = prices or Prices()
     options = list(_options(ask, calibration, prices))
     if not options:
-        raise BadInput(_impossible(ask, calibration))
+        raise BadInputError(_impossible(ask, calibration))
     fastest = min(options, key=lambda o: (o.seconds.expected, o.usd.expected))
     cheapest = min(options, key=lambda o: (o.usd.expected, o.seconds.expected))
     chosen = _choose(ask, options)

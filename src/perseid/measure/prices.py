@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 
 REGION = "us-east-1"
 DATE = "2026-11-22"
@@ -70,7 +70,7 @@ class Prices:
     logs_gb: Price = Price(0.50, "GB of log ingested", "aws.amazon.com/cloudwatch/pricing")
 
     def lambda_gb_second(self, architecture: str) -> Price:
-        """The compute price of ``x86`` or ``arm``; raises `BadInput` for another word."""
+        """The compute price of ``x86`` or ``arm``; raises `BadInputError` for another word."""
         return self._of("lambda_gb_second", architecture)
 
     def fargate_vcpu_hour(self, architecture: str) -> Price:
@@ -94,7 +94,7 @@ class Prices:
 
     def _of(self, name: str, architecture: str) -> Price:
         if architecture not in ARCHITECTURES:
-            raise BadInput(f"no prices for {architecture!r}: the architecture is x86 or arm")
+            raise BadInputError(f"no prices for {architecture!r}: the architecture is x86 or arm")
         price: Price = getattr(self, f"{name}_{architecture}")
         return price
 
@@ -107,21 +107,23 @@ def load_prices(path: str | Path) -> Prices:
 
     Raises
     ------
-    BadInput
+    BadInputError
         The file is missing or no JSON object, or a key or a value is not a price.
     """
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise BadInput(f"the prices {path} cannot be read: {error.strerror}") from error
+        raise BadInputError(f"the prices {path} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise BadInput(f"the prices {path} cannot be read: {error}") from error
+        raise BadInputError(f"the prices {path} cannot be read: {error}") from error
     if not isinstance(values, Mapping):
-        raise BadInput(f"the prices {path} must be a JSON object of names and prices")
+        raise BadInputError(f"the prices {path} must be a JSON object of names and prices")
     prices, known = Prices(), dict(Prices())
     for name, value in values.items():
         if name not in known:
-            raise BadInput(f"{path}: no price is called {name!r}; known are {', '.join(known)}")
+            raise BadInputError(
+                f"{path}: no price is called {name!r}; known are {', '.join(known)}"
+            )
         prices = replace(prices, **{name: _override(known[name], value, f"{path}: {name}")})
     return prices
 
@@ -132,5 +134,5 @@ def _override(price: Price, value: object, where: str) -> Price:
     unknown = set(changes) - {field.name for field in fields(Price)}
     usd = changes.get("usd", price.usd)
     if unknown or isinstance(usd, bool) or not isinstance(usd, (int, float)) or not usd >= 0:
-        raise BadInput(f"{where} must be a number of USD a {price.unit}, not {value!r}")
+        raise BadInputError(f"{where} must be a number of USD a {price.unit}, not {value!r}")
     return replace(price, **{**changes, "usd": float(usd)})

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from perseid.errors import BadModel
+from perseid.errors import BadModelError
 from perseid.model.config import (
     CLIP,
     MAGNITUDE_CLIP,
@@ -409,5 +409,5 @@ def from_weights(weights: Weights) -> AstroMAE:
     missing = model.load_state_dict(tensors, strict=False)
     left = [n for n in missing.missing_keys if not n.endswith("num_batches_tracked")]
     if left or missing.unexpected_keys:
-        raise BadModel(f"the weights and the network differ: {left + missing.unexpected_keys}")
+        raise BadModelError(f"the weights and the network differ: {left + missing.unexpected_keys}")
     return model.eval()

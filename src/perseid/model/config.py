@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from perseid.errors import BadModel
+from perseid.errors import BadModelError
 
 CLIP = 1e6
 """Scaled pixels (image / softening) are clipped here, so that asinh stays below 14.5."""
@@ -34,7 +34,7 @@ the logarithm: about the noise of a faint galaxy's centre."""
 class AstroMAEConfig:
     """Sizes of the network; the defaults are the published one.
 
-    Raises `BadModel` where the sizes do not fit each other.
+    Raises `BadModelError` where the sizes do not fit each other.
     """
 
     name: str = "astromae"
@@ -79,7 +79,7 @@ class AstroMAEConfig:
     def __post_init__(self) -> None:
         for wrong, sentence in self._conflicts():
             if wrong:
-                raise BadModel(f"model {self.name!r}: {sentence}")
+                raise BadModelError(f"model {self.name!r}: {sentence}")
 
     def _conflicts(self) -> list[tuple[bool, str]]:
         per_band = (self.softening, self.magnitude_centre, self.magnitude_scale)
@@ -161,14 +161,14 @@ class AstroMAEConfig:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> AstroMAEConfig:
-        """From JSON; raises `BadModel` on unknown keys or sizes that do not fit."""
+        """From JSON; raises `BadModelError` on unknown keys or sizes that do not fit."""
         values: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()
         }
         try:
             return cls(**values)
         except TypeError as error:
-            raise BadModel(f"not the sizes of an AstroMAE model: {error}") from error
+            raise BadModelError(f"not the sizes of an AstroMAE model: {error}") from error
 
     def to_json(self) -> str:
         """The JSON text that a weight file carries."""

@@ -20,7 +20,8 @@ from perseid.survey.cutouts import UGRIZ, Cutouts
 def export_model(weights: Weights | str | Path, out: str | Path) -> ModelSignature:
     """Write the folded float32 graph to a path or URL.
 
-    Raises `BadModel` where the weights do not fit, `NotInstalled` without the ``export`` extra.
+    Raises `BadModelError` where the weights do not fit, `NotInstalledError` without the ``export``
+    extra.
     """
     if not isinstance(weights, Weights):
         weights = load_weights(weights)
@@ -53,8 +54,8 @@ def signature_of(config: AstroMAEConfig) -> ModelSignature:
 def export_int8(weights: Weights | str | Path, model: str | Path, survey: Cutouts) -> str:
     """Write the int8 form of an exported model beside it (`int8_url`) and give its URL.
 
-    See `perseid.model.quantise`. Raises `BadInput` where `survey` holds no usable row, `BadModel`
-    where it has not the shape that the model takes.
+    See `perseid.model.quantise`. Raises `BadInputError` where `survey` holds no usable row,
+    `BadModelError` where it has not the shape that the model takes.
     """
     if not isinstance(weights, Weights):
         weights = load_weights(weights)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from perseid.errors import NotInstalled
+from perseid.errors import NotInstalledError
 
 OPSET = 17
 """Oldest that has LayerNormalization; every operator used here keeps its meaning in it."""
@@ -161,5 +161,7 @@ def _onnx() -> Any:
         import onnx.helper
         import onnx.numpy_helper
     except ImportError as error:
-        raise NotInstalled("exporting a model needs onnx: pip install 'perseid[export]'") from error
+        raise NotInstalledError(
+            "exporting a model needs onnx: pip install 'perseid[export]'"
+        ) from error
     return onnx

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from perseid.errors import BadModel, BadPartition
+from perseid.errors import BadModelError, BadPartitionError
 from perseid.model.config import PUBLISHED, AstroMAEConfig
 from perseid.model.fold import BN_EPS, LN_EPS
 from perseid.model.weights import Weights, misfits
@@ -44,10 +44,10 @@ def import_checkpoint(file: str | Path, config: AstroMAEConfig = PUBLISHED) -> I
 
     Raises
     ------
-    BadModel
+    BadModelError
         It is no checkpoint, or a name, shape or setting is not that of `config`; the message
         lists what does not fit.
-    NotFound, StorageError
+    NotFoundError, StorageError
         It cannot be had.
     """
     try:
@@ -59,8 +59,8 @@ def import_checkpoint(file: str | Path, config: AstroMAEConfig = PUBLISHED) -> I
         found = {name: tensor.shape for name, tensor in names.items()}
         _report(file, settings + misfits(config, found))
         arrays = {name: _float32(name, tensor) for name, tensor in names.items()}
-    except BadPartition as error:
-        raise BadModel(f"no weights can be read from {file}: {error}") from error
+    except BadPartitionError as error:
+        raise BadModelError(f"no weights can be read from {file}: {error}") from error
     classes = tuple(sorted(set(_classes(root)))) if module else ()
     return Imported(Weights(config, arrays), "module" if module else "state_dict", classes)
 
@@ -78,7 +78,7 @@ def _unwrapped(root: Any, file: str | Path) -> Any:
                     return root
                 break
             root = inner
-    raise BadModel(
+    raise BadModelError(
         f"{file} holds a {_kind(root)}, neither a module nor a dictionary of tensors: save the "
         "model or its state_dict() with torch.save"
     )
@@ -91,7 +91,7 @@ def _kind(value: Any) -> str:
 def _modules(root: Placeholder, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
     """Every module of the tree with its dotted name; the root's is empty."""
     if depth > 32:
-        raise BadModel("modules are nested more than 32 deep: no network of this kind")
+        raise BadModelError("modules are nested more than 32 deep: no network of this kind")
     yield prefix, root
     for name, child in _dict(root, "_modules").items():
         if isinstance(child, Placeholder):
@@ -111,7 +111,7 @@ def _state_tensors(root: Mapping[Any, Any]) -> Iterator[tuple[str, LazyTensor]]:
     for name, value in root.items():
         tensor = _tensor(value)
         if tensor is None:
-            raise BadModel(f"{name} in the checkpoint is a {_kind(value)}, not a tensor")
+            raise BadModelError(f"{name} in the checkpoint is a {_kind(value)}, not a tensor")
         yield str(name), tensor
 
 
@@ -140,10 +140,10 @@ def _without_prefix(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
 def _float32(name: str, tensor: LazyTensor) -> NDArray[np.float32]:
     array = tensor.numpy()
     if array.dtype.kind != "f":
-        raise BadModel(f"{name} is {array.dtype}, not floating point")
+        raise BadModelError(f"{name} is {array.dtype}, not floating point")
     array = array.astype(np.float32)
     if not np.isfinite(array).all():
-        raise BadModel(f"{name} holds numbers that are not finite")
+        raise BadModelError(f"{name} holds numbers that are not finite")
     return array
 
 
@@ -185,6 +185,6 @@ def _classes(root: Placeholder) -> Iterator[str]:
 def _report(file: str | Path, problems: list[str]) -> None:
     if problems:
         rest = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise BadModel(
+        raise BadModelError(
             f"{file} is not the published AstroMAE network: {'; '.join(problems[:_SHOWN])}{rest}"
         )

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from perseid.errors import BadInput, BadModel
+from perseid.errors import BadInputError, BadModelError
 from perseid.model.folded import FoldedGraph
 from perseid.model.graph import Range
 from perseid.model.weights import Weights
@@ -28,13 +28,14 @@ _ROWS_A_CALL = 64
 def calibrate(weights: Weights, survey: Cutouts) -> dict[int, Range]:
     """Range of the input of every quantised product, by its number in the graph.
 
-    Raises `BadInput` where `survey` holds no row, `BadModel` where its shape does not fit.
+    Raises `BadInputError` where `survey` holds no row, `BadModelError` where its shape does not
+    fit.
     """
     c = weights.config
     if not len(survey):
-        raise BadInput("no usable row to calibrate int8 with: give a survey that has some")
+        raise BadInputError("no usable row to calibrate int8 with: give a survey that has some")
     if survey.images.shape[1:] != (c.bands, c.size, c.size):
-        raise BadModel(
+        raise BadModelError(
             f"model {c.name!r} takes images of (bands, height, width) = "
             f"{(c.bands, c.size, c.size)}, not {survey.images.shape[1:]}"
         )

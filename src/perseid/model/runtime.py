@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from perseid.errors import BadInput, BadModel
+from perseid.errors import BadInputError, BadModelError
 from perseid.model.processor import has_int8_products, usable_threads
 from perseid.model.signature import METADATA_KEY, ModelSignature
 from perseid.storage import Storage, join_url, split_url
@@ -90,17 +90,21 @@ class ModelRuntime:
 
         Raises
         ------
-        BadModel
+        BadModelError
             It is no ONNX file, or has not the inputs and outputs of `ModelSignature`.
-        BadInput
+        BadInputError
             `precision`, `threads` or `micro_batch` is not usable.
-        NotFound, StorageError
+        NotFoundError, StorageError
             It cannot be had.
         """
         if precision not in PRECISIONS:
-            raise BadInput(f"precision {precision!r} is unknown: use {' or '.join(PRECISIONS)}")
+            raise BadInputError(
+                f"precision {precision!r} is unknown: use {' or '.join(PRECISIONS)}"
+            )
         if micro_batch < 1 or (threads is not None and threads < 1):
-            raise BadInput(f"threads {threads} and micro_batch {micro_batch} must be at least 1")
+            raise BadInputError(
+                f"threads {threads} and micro_batch {micro_batch} must be at least 1"
+            )
         note = ""
         if precision == "int8" and not has_int8_products():
             precision = "float32"
@@ -134,7 +138,7 @@ class ModelRuntime:
 
         Raises
         ------
-        BadModel
+        BadModelError
             The arrays have another shape than the model takes.
         MemoryError
             There is not enough of it.
@@ -179,12 +183,12 @@ class ModelRuntime:
         s = self.signature
         wanted = (s.bands, s.height, s.width)
         if images.dtype != np.float32 or images.shape[1:] != wanted:
-            raise BadModel(
+            raise BadModelError(
                 f"model {s.name!r} takes float32 images of (bands, height, width) = {wanted}, not "
                 f"{images.dtype} {images.shape[1:]}: give a model for such images"
             )
         if magnitudes.shape != (len(images), s.bands):
-            raise BadModel(
+            raise BadModelError(
                 f"model {s.name!r} takes magnitudes ({len(images)}, {s.bands}), "
                 f"not {magnitudes.shape}"
             )
@@ -218,19 +222,19 @@ class _Ports:
         image = _pick(inputs, "image", 4)
         magnitude = _pick(inputs, "magnitude", 2)
         if image is None or image.type != "tensor(float)":
-            raise BadModel(
+            raise BadModelError(
                 f"{name} has no float32 input image (n, bands, height, width); it takes "
                 f"{_listed(inputs)}"
             )
         shape = tuple(image.shape[1:])
         if not all(isinstance(side, int) for side in shape):
-            raise BadModel(
+            raise BadModelError(
                 f"{name} does not say how large its images are ({image.name} {image.shape}): "
                 "export it with fixed bands, height and width"
             )
         unknown = set(inputs) - {image.name, magnitude.name if magnitude else ""}
         if unknown or (magnitude and _TYPES.get(magnitude.type) is None):
-            raise BadModel(
+            raise BadModelError(
                 f"{name} takes {_listed(inputs)}; a worker gives only image (n, bands, height, "
                 "width) and magnitude (n, bands), float32 or float64"
             )
@@ -239,7 +243,7 @@ class _Ports:
             and magnitude.shape[1] not in (shape[0], None)
             and isinstance(magnitude.shape[1], int)
         ):
-            raise BadModel(f"{name} takes {shape[0]} bands but magnitudes {magnitude.shape}")
+            raise BadModelError(f"{name} takes {shape[0]} bands but magnitudes {magnitude.shape}")
         batch = image.shape[0] if isinstance(image.shape[0], int) else micro_batch
         return cls(
             image.name,
@@ -269,7 +273,9 @@ def _outputs(session: Any, name: str) -> list[str]:
         or redshift.type != "tensor(float)"
         or (len(redshift.shape), redshift.shape[-1:]) not in ((2, [1]), (1, redshift.shape[-1:]))
     ):
-        raise BadModel(f"{name} has no float32 output redshift (n,): it gives {_listed(outputs)}")
+        raise BadModelError(
+            f"{name} has no float32 output redshift (n,): it gives {_listed(outputs)}"
+        )
     features = outputs.get("features")
     if features is None:
         return [redshift.name]
@@ -278,7 +284,7 @@ def _outputs(session: Any, name: str) -> list[str]:
         or len(features.shape) != 2
         or not isinstance(features.shape[1], int)
     ):
-        raise BadModel(f"{name}: features must be float32 (n, width), not {_listed(outputs)}")
+        raise BadModelError(f"{name}: features must be float32 (n, width), not {_listed(outputs)}")
     return [redshift.name, features.name]
 
 
@@ -295,7 +301,7 @@ def _signature(session: Any, ports: _Ports, name: str) -> ModelSignature:
     signature = ModelSignature.from_json(text)
     stated = (signature.bands, signature.height, signature.width, signature.features())
     if stated != (bands, height, width, features):
-        raise BadModel(
+        raise BadModelError(
             f"{name} says of itself (bands, height, width, features) = {stated}, but takes and "
             f"gives {(bands, height, width, features)}: export it again"
         )
@@ -317,7 +323,7 @@ def _session(path: str, name: str, threads: int, micro_batch: int) -> Any:
     except Exception as error:  # onnxruntime's errors have no common base
         _raise_if_of_memory(error, name)
         reason = " ".join(str(error).split())[:300]
-        raise BadModel(f"{name} is not a model that onnxruntime can load: {reason}") from error
+        raise BadModelError(f"{name} is not a model that onnxruntime can load: {reason}") from error
 
 
 def _raise_if_of_memory(error: Exception, name: str) -> None:
@@ -339,7 +345,7 @@ def _on_disk(url: str | Path) -> Iterator[tuple[str, str]]:
         file = resources.files("perseid.model") / "data" / f"{url}.onnx"
         with resources.as_file(file) as path:
             if not path.is_file():
-                raise BadModel(f"this installation has no {url} model: give the path of one")
+                raise BadModelError(f"this installation has no {url} model: give the path of one")
             yield str(path), str(url)
         return
     base, key = split_url(url)
@@ -347,7 +353,7 @@ def _on_disk(url: str | Path) -> Iterator[tuple[str, str]]:
     local = store.local_path(key)
     if local is not None:
         if not local.is_file():
-            raise BadModel(f"there is no model at {local}")
+            raise BadModelError(f"there is no model at {local}")
         yield str(local), str(local)
         return
     with tempfile.NamedTemporaryFile(suffix=".onnx", prefix="perseid-") as file_:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from perseid.errors import BadModel
+from perseid.errors import BadModelError
 
 METADATA_KEY = "perseid.signature"
 """Key of the JSON text in the ONNX file's ``metadata_props``."""
@@ -39,13 +39,13 @@ class ModelSignature:
 
     @classmethod
     def from_json(cls, text: str) -> ModelSignature:
-        """Raises `BadModel` where the text is not a signature."""
+        """Raises `BadModelError` where the text is not a signature."""
         try:
             plain: dict[str, Any] = json.loads(text)
             plain["band_names"] = tuple(plain.get("band_names", ()))
             return cls(**plain)
         except (ValueError, TypeError) as error:
-            raise BadModel(f"the model's {METADATA_KEY} cannot be read: {error}") from error
+            raise BadModelError(f"the model's {METADATA_KEY} cannot be read: {error}") from error
 
     def features(self) -> int:
         """Width of the ``features`` output; 0 where there is none."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 from perseid.model.astromae import AstroMAE, from_weights, to_weights
 from perseid.model.train_checkpoint import check_same, load_checkpoint, save_checkpoint
 from perseid.model.train_data import TrainingSet, gather
@@ -84,9 +84,9 @@ def train(
 
     Raises
     ------
-    BadInput
+    BadInputError
         Options, survey or checkpoint cannot be used.
-    Interrupted
+    RunInterruptedError
         `stop` said so; the checkpoint holds everything.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ def _begun(options: TrainOptions, data: TrainingSet, start: Weights | None, warm
     _check_rows(data, options)
     learnt = options.pretrain_epochs or not options.frozen or options.magnitudes_only
     if start is None and options.epochs and not learnt:
-        raise BadInput(
+        raise BadInputError(
             "the encoder would stay as it was drawn at random: give pretrain epochs, a start, or "
             "unfreeze it"
         )
@@ -150,7 +150,7 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():
-        raise BadInput("device cuda: torch sees no GPU here; use --device cpu")
+        raise BadInputError("device cuda: torch sees no GPU here; use --device cpu")
     return torch.device(name)
 
 
@@ -162,7 +162,7 @@ def _check_rows(data: TrainingSet, options: TrainOptions) -> None:
         if have < least:
             what = "plain objects with a redshift" if supervised else "usable rows"
             held_out = len(data.rows(TEST, supervised=supervised))
-            raise BadInput(
+            raise BadInputError(
                 f"the survey has {have} {what} for {name} (and {held_out} held out), at least "
                 f"{least} are needed (batch {options.batch}): give a larger survey (one made with "
                 "--held-out has none to train on), a smaller batch, or --epochs 0 to pre-train only"

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 
 CHECKPOINT = "checkpoint.pt"
 """Name in the output folder."""
@@ -26,7 +26,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """The folder's checkpoint, None where there is none; raises `BadInput` on a broken one."""
+    """The folder's checkpoint, None where there is none; raises `BadInputError` on a broken one."""
     path = folder / CHECKPOINT
     if not path.exists():
         return None
@@ -34,17 +34,17 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError) as error:
         first = (str(error).strip().splitlines() or [repr(error)])[0]
-        raise BadInput(
+        raise BadInputError(
             f"the checkpoint {path} cannot be read ({first}): train without --resume"
         ) from error
     return state
 
 
 def check_same(state: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
-    """Raise `BadInput` where a checkpoint is of another training than `wanted` describes."""
+    """Raise `BadInputError` where a checkpoint is of another training than `wanted` describes."""
     for key, value in wanted.items():
         if state.get(key) != value:
-            raise BadInput(
+            raise BadInputError(
                 f"the checkpoint in {folder} is of a training with {key} {state.get(key)!r}, not "
                 f"{value!r}: resume with the same options and survey, or choose another folder"
             )

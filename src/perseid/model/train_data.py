@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.reader import open_partition
 from perseid.survey.split import survey_files
@@ -89,7 +89,7 @@ def gather(
 
     Raises
     ------
-    BadInput
+    BadInputError
         No usable rows, or partitions of different shapes.
     """
     store = _Pixels(scratch, limit)
@@ -108,7 +108,7 @@ def gather(
         if rows is not None and store.rows >= rows:
             break
     if not store.rows:
-        raise BadInput(
+        raise BadInputError(
             f"the survey has no usable rows ({dropped} with pixels or magnitudes that are not "
             "finite): give a survey with cutouts"
         )
@@ -150,7 +150,7 @@ class _Pixels:
 
     def append(self, images: NDArray[np.float32], good: NDArray[np.int64]) -> None:
         if self.shape not in (None, images.shape[1:]):
-            raise BadInput(
+            raise BadInputError(
                 f"partitions of cutouts {self.shape} and {images.shape[1:]} cannot be trained on "
                 "together: give a survey of one shape"
             )

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from perseid.errors import Interrupted
+from perseid.errors import RunInterruptedError
 from perseid.model.astromae import AstroMAE, MaskedAutoencoder
 from perseid.model.train_data import TrainingSet
 from perseid.model.train_options import Report, Stop, TrainEvent, TrainOptions
@@ -98,7 +98,7 @@ class Trainer:
         self._begin_phase()
 
     def run(self, report: Report, stop: Stop, save: Save) -> None:
-        """Train until done; raises `Interrupted`, with a checkpoint, when `stop` says so."""
+        """Train until done; raises `RunInterruptedError`, with a checkpoint, if `stop` says so."""
         while self.progress.phase < len(PHASES):
             while self.progress.epoch < self._epochs():
                 self._epoch(report, stop, save)
@@ -203,7 +203,7 @@ class Trainer:
         while p.step < steps:
             if stop():
                 save(self)
-                raise Interrupted(
+                raise RunInterruptedError(
                     f"training stopped in epoch {p.epoch + 1} of {self._phase}: --resume goes on"
                 )
             part = order[p.step * self.options.batch : (p.step + 1) * self.options.batch]

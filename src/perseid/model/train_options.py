@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 from perseid.model.config import PUBLISHED, SMALL, AstroMAEConfig
 from perseid.model.train_data import TrainingSet
 from perseid.survey.splits import TRAIN
@@ -22,7 +22,7 @@ which its checkpoints lack, so that it can be pre-trained and score anomalies.""
 class TrainOptions:
     """All that decides the result of a training, beside the data.
 
-    Raises `BadInput` where a value cannot be used.
+    Raises `BadInputError` where a value cannot be used.
     """
 
     config: str = "small"
@@ -54,10 +54,12 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         if self.config not in CONFIGS:
-            raise BadInput(f"config {self.config!r} is not known: choose from {sorted(CONFIGS)}")
+            raise BadInputError(
+                f"config {self.config!r} is not known: choose from {sorted(CONFIGS)}"
+            )
         for name in ("pretrain_epochs", "epochs", "seed", "weight_decay", "jitter", "image_lr"):
             if getattr(self, name) < 0:
-                raise BadInput(f"{name} is {getattr(self, name)}: it must not be negative")
+                raise BadInputError(f"{name} is {getattr(self, name)}: it must not be negative")
         for name, least, most in (
             ("batch", 2, 1 << 16),
             ("lr", 1e-9, 1.0),
@@ -66,7 +68,7 @@ class TrainOptions:
             ("ema", 0.0, 0.99999),
         ):
             if not least <= getattr(self, name) <= most:
-                raise BadInput(f"{name} is {getattr(self, name)}: use {least} to {most}")
+                raise BadInputError(f"{name} is {getattr(self, name)}: use {least} to {most}")
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -105,7 +107,7 @@ def fitted_config(options: TrainOptions, data: TrainingSet) -> AstroMAEConfig:
     base = CONFIGS[options.config]
     _, bands, height, width = data.images.shape
     if height != width:
-        raise BadInput(f"cutouts are {height} x {width} pixels: the network takes square ones")
+        raise BadInputError(f"cutouts are {height} x {width} pixels: the network takes square ones")
     if base.softening is None:
         return replace(base, bands=bands, size=height)
     rows = data.rows(TRAIN, supervised=False)[:4096]

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from perseid.errors import BadModel
+from perseid.errors import BadModelError
 from perseid.model.config import AstroMAEConfig
 from perseid.storage import Storage, split_url
 
@@ -26,7 +26,7 @@ Arrays = Mapping[str, NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Weights:
-    """A config and its arrays by parameter name; raises `BadModel` where they do not fit."""
+    """A config and its arrays by parameter name; raises `BadModelError` where they do not fit."""
 
     config: AstroMAEConfig
     arrays: Arrays
@@ -35,7 +35,7 @@ class Weights:
     def __post_init__(self) -> None:
         problems = misfits(self.config, {k: v.shape for k, v in self.arrays.items()})
         if problems:
-            raise BadModel(
+            raise BadModelError(
                 f"the weights do not fit model {self.config.name!r}: "
                 + "; ".join(problems[:8])
                 + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
@@ -57,7 +57,7 @@ def save_weights(weights: Weights, url: str | Path) -> None:
 
 
 def load_weights(url: str | Path) -> Weights:
-    """Read the file at a path or URL; raises `BadModel` where it is not one or does not fit."""
+    """Read the file at a path or URL; raises `BadModelError` where it is none or does not fit."""
     base, name = split_url(url)
     store = Storage(base)
     try:
@@ -65,7 +65,7 @@ def load_weights(url: str | Path) -> Weights:
             members = {key: archive[key] for key in archive.files}
         config = json.loads(members.pop(CONFIG_MEMBER).tobytes())
     except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise BadModel(
+        raise BadModelError(
             f"{store.where(name)} is no weight file: give one that perseid model import or "
             "perseid train made"
         ) from error

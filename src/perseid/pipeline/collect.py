@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from perseid.errors import BadInput, NotFound, RunError
+from perseid.errors import BadInputError, NotFoundError, RunError
 from perseid.pipeline import columns, layout
 from perseid.pipeline.columns import PartitionResult, Stamp
 from perseid.pipeline.manifest import Manifest
@@ -39,7 +39,7 @@ def read_records(storage: Storage, manifest: Manifest) -> tuple[dict[int, Json],
     def read(rank: int) -> Json | str:
         try:
             return _record(storage, manifest, rank)
-        except NotFound:
+        except NotFoundError:
             return "it left no record"
         except RunError as error:
             return str(error)
@@ -68,7 +68,7 @@ def read_merged(storage: Storage, manifest: Manifest) -> tuple[dict[int, Json], 
         size = storage.size(layout.CATALOGUE)
         if not whole or (rows, size) != (merged["found"]["rows"], merged["catalogue_bytes"]):
             return None
-    except (NotFound, RunError, ValueError, KeyError, TypeError, AttributeError):
+    except (NotFoundError, RunError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return records, merged
 
@@ -121,7 +121,7 @@ def _objects(
     def get(rank: int) -> tuple[int, bytes]:
         try:
             return rank, storage.get(key(rank))
-        except NotFound as error:
+        except NotFoundError as error:
             raise BrokenRank(rank, f"its record is there, but {error}") from error
 
     return ahead(get, _with_data(records), window)
@@ -186,7 +186,7 @@ def _keys(record: Json) -> list[str]:
 def _whole(rank: int, read: Callable[[bytes, str], T], data: bytes, where: str) -> T:
     try:
         return read(data, where)
-    except (RunError, BadInput, TypeError) as error:
+    except (RunError, BadInputError, TypeError) as error:
         raise BrokenRank(rank, str(error)) from error
 
 

@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from perseid.errors import BadInput, BadPartition, NotFound, StorageError
+from perseid.errors import BadInputError, BadPartitionError, NotFoundError, StorageError
 from perseid.model.signature import ModelSignature
 from perseid.pipeline.items import PartitionRef
 from perseid.storage import Storage
@@ -123,7 +123,7 @@ class Feed:
             with contextlib.suppress(queue.Empty):
                 return self._queue.get(timeout=_POLL)
             if not self._thread.is_alive() and self._queue.empty():
-                return BadPartition("the reading thread ended without a word")
+                return BadPartitionError("the reading thread ended without a word")
 
     def _run(self) -> None:
         last: BaseException | None = None
@@ -149,7 +149,7 @@ class Feed:
                 self._blocks(ref, reader)
                 self._unchanged(ref)
                 self._put(Ended(reader.stats))
-        except (BadInput, NotFound) as error:
+        except (BadInputError, NotFoundError) as error:
             self._put(Failed(ref, str(error)))
         except StorageError as error:
             # A reader that saw the object change under it fails as if the store had.
@@ -162,7 +162,7 @@ class Feed:
         where = self._storage.where(ref.key)
         local = self._storage.local_path(ref.key) is not None
         if not reader.rows:
-            raise BadPartition(f"{where} holds no rows: take it out of the survey")
+            raise BadPartitionError(f"{where} holds no rows: take it out of the survey")
         self._put(Begun(ref, reader.rows))
         blocks = iter(reader.blocks(self._rows))
         while True:
@@ -183,7 +183,7 @@ class Feed:
     def _fits(self, where: str, cutouts: Cutouts) -> None:
         wanted = (self._signature.bands, self._signature.height, self._signature.width)
         if cutouts.images.shape[1:] != wanted:
-            raise BadPartition(
+            raise BadPartitionError(
                 f"{where} has images of (bands, height, width) = {cutouts.images.shape[1:]}, but "
                 f"the model {self._signature.name!r} takes {wanted}: give a model for such images"
             )
@@ -191,7 +191,7 @@ class Feed:
     def _unchanged(self, ref: PartitionRef) -> None:
         change = self._change(ref)
         if change is not None:
-            raise BadPartition(change)
+            raise BadPartitionError(change)
 
     def _change(self, ref: PartitionRef) -> str | None:
         """A sentence, if the object is not the one that the run began with."""

@@ -27,7 +27,7 @@ Progress = Callable[[int], None]
 class Inference:
     """What one attempt at a rank predicts, and its tally.
 
-    Raises `BadInput` where the model has no features of the kind that the item scores by.
+    Raises `BadInputError` where the model has no features of the kind that the item scores by.
     """
 
     def __init__(self, item: WorkItem, runtime: ModelRuntime | None, clock: Timeline) -> None:

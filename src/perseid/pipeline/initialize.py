@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from perseid import __version__
-from perseid.errors import AlreadyExists, BadInput, BadModel, NotFound, RunError
+from perseid.errors import AlreadyExistsError, BadInputError, BadModelError, NotFoundError, RunError
 from perseid.pipeline import layout
 from perseid.pipeline.collect import READERS
 from perseid.pipeline.items import PartitionRef, WorkItem
@@ -66,11 +66,11 @@ def initialize(
 
     Raises
     ------
-    NotFound
+    NotFoundError
         No such data.
-    BadModel
+    BadModelError
         No such model.
-    BadInput
+    BadInputError
         The data holds no partition.
     RunError
         Another run, or what is left of one, is at the prefix.
@@ -96,7 +96,7 @@ def _begun(storage: Storage, run_id: str) -> Manifest | None:
     """The manifest at the prefix, if it is of this very run."""
     try:
         manifest = Manifest.load(storage)
-    except (NotFound, BadInput):
+    except (NotFoundError, BadInputError):
         return None
     return manifest if manifest.run_id == run_id else None
 
@@ -129,9 +129,9 @@ def list_partitions(request: RunRequest) -> Listing:
 
     Raises
     ------
-    NotFound
+    NotFoundError
         The folder (or one of the listed files) is not there.
-    BadInput
+    BadInputError
         The folder holds no partition, or the list names one twice.
     """
     if isinstance(request.data, list):
@@ -179,9 +179,11 @@ def _folder(url: str, prefix: str) -> Listing:
             continue
         partitions.append(PartitionRef(info.key, info.size, info.etag))
     if not partitions and not others:
-        raise NotFound(f"there is nothing at {storage.where(prefix)}: check the bucket and prefix")
+        raise NotFoundError(
+            f"there is nothing at {storage.where(prefix)}: check the bucket and prefix"
+        )
     if not partitions:
-        raise BadInput(
+        raise BadInputError(
             f"{storage.where(prefix)} holds no partition ({', '.join(known)}), only {others} other "
             "objects: name the folder that the partitions lie in"
         )
@@ -207,18 +209,18 @@ def _mixed(partitions: Sequence[PartitionRef]) -> tuple[str, ...]:
 def _named(urls: Sequence[str]) -> Listing:
     """Partitions by name: their keys are relative to the deepest folder that holds all."""
     if not urls:
-        raise BadInput("`data` is an empty list: name at least one partition")
+        raise BadInputError("`data` is an empty list: name at least one partition")
     full = [normalise_url(url) for url in urls]
     twice = sorted({url for url in full if full.count(url) > 1})
     if twice:
-        raise BadInput(f"`data` names {twice[0]} more than once: name each partition once")
+        raise BadInputError(f"`data` names {twice[0]} more than once: name each partition once")
     folders = [split_url(url)[0].split("/") for url in full]
     shared = folders[0]
     for folder in folders[1:]:
         same = [a == b for a, b in zip(shared, folder, strict=False)]
         shared = shared[: same.index(False) if False in same else len(same)]
     if len(shared) < (4 if shared[:1] == ["file:"] else 3):
-        raise BadInput(
+        raise BadInputError(
             "`data` names partitions of different stores, or without a common folder: a run reads "
             "from one bucket or one folder and those in it"
         )
@@ -257,7 +259,7 @@ def _check_model(request: RunRequest) -> None:
     base, key = split_url(str(request.model))
     storage = Storage(base)
     if not storage.exists(key):
-        raise BadModel(f"there is no model at {storage.where(key)}")
+        raise BadModelError(f"there is no model at {storage.where(key)}")
 
 
 def _environment(request: RunRequest) -> dict[str, str]:
@@ -282,7 +284,7 @@ def _check_script(request: RunRequest) -> None:
     bucket = Storage(request.bucket_url(request.bucket or ""))
     key = f"{folder}/{script_key(folder, script)}"
     if not bucket.exists(key):
-        raise NotFound(
+        raise NotFoundError(
             f"script {script!r} is not there: {bucket.where(key)} does not exist; check `script` "
             "and `S3_object_name`, or give `model` to use our runtime instead"
         )
@@ -302,7 +304,7 @@ def _claim(storage: Storage, manifest: Manifest) -> None:
         raise _taken(storage, left)
     try:
         storage.put(layout.MANIFEST, _json(manifest.to_json()), new=True)
-    except AlreadyExists as error:
+    except AlreadyExistsError as error:
         raise _taken(storage, layout.MANIFEST) from error
 
 
@@ -310,7 +312,7 @@ def _taken(storage: Storage, key: str) -> RunError:
     where = storage.where()
     try:
         manifest = Manifest.load(storage)
-    except (NotFound, BadInput):
+    except (NotFoundError, BadInputError):
         return RunError(
             f"{where} holds results of a former run ({key}): choose another place for results, "
             "or remove them with --replace"

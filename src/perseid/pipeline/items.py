@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,10 @@ class WorkItem:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any] | str) -> WorkItem:
-        """The reverse of `to_json`; raises `BadInput` naming the key that is wrong."""
+        """The reverse of `to_json`; raises `BadInputError` naming the key that is wrong."""
         plain = dict(json.loads(value) if isinstance(value, str) else value)
         try:
             partitions = tuple(PartitionRef(**p) for p in plain.pop("partitions"))
             return cls(partitions=partitions, **plain)
         except (KeyError, TypeError) as error:
-            raise BadInput(f"this work item cannot be read: {error}") from error
+            raise BadInputError(f"this work item cannot be read: {error}") from error

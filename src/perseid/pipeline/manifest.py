@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from perseid.errors import BadInput, NotFound
+from perseid.errors import BadInputError, NotFoundError
 from perseid.pipeline import layout
 from perseid.pipeline.items import PartitionRef, WorkItem, data_path
 from perseid.storage import Storage
@@ -92,7 +92,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Manifest:
-        """The reverse of `to_json`; raises `BadInput` naming what is wrong."""
+        """The reverse of `to_json`; raises `BadInputError` naming what is wrong."""
         plain = dict(value)
         try:
             partitions = tuple(PartitionRef(**p) for p in plain.pop("partitions"))
@@ -100,7 +100,7 @@ class Manifest:
                 plain[name] = tuple(plain[name])
             return cls(partitions=partitions, **plain)
         except (KeyError, TypeError) as error:
-            raise BadInput(f"this manifest cannot be read: {error}") from error
+            raise BadInputError(f"this manifest cannot be read: {error}") from error
 
     @classmethod
     def load(cls, storage: Storage) -> Manifest:
@@ -108,21 +108,21 @@ class Manifest:
 
         Raises
         ------
-        NotFound
+        NotFoundError
             No run was started there.
-        BadInput
+        BadInputError
             What lies there is not a manifest.
         """
         try:
             text = storage.get(layout.MANIFEST)
-        except NotFound as error:
-            raise NotFound(
+        except NotFoundError as error:
+            raise NotFoundError(
                 f"there is no run at {storage.where()}: it holds no {layout.MANIFEST}"
             ) from error
         try:
             manifest = cls.from_json(json.loads(text))
         except (ValueError, AttributeError) as error:
-            raise BadInput(f"{storage.where(layout.MANIFEST)} is not a manifest") from error
+            raise BadInputError(f"{storage.where(layout.MANIFEST)} is not a manifest") from error
         return replace(manifest, results_url=storage.url)  # the run may have been moved
 
 

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 
 MAGIC = b"PAR1"
 CREATED_BY = "perseid"
@@ -84,7 +84,7 @@ class ParquetWriter:
         self, file: BinaryIO, columns: Sequence[Column], metadata: Mapping[str, str] | None = None
     ) -> None:
         if not columns:
-            raise BadInput("a Parquet table needs at least one column")
+            raise BadInputError("a Parquet table needs at least one column")
         self._file = file
         self._columns = tuple(columns)
         self._metadata = dict(metadata or {})
@@ -98,12 +98,12 @@ class ParquetWriter:
 
         Raises
         ------
-        BadInput
+        BadInputError
             A column is missing, or its length is not that of the others.
         """
         lengths = {c.name: _length(c, values) for c in self._columns}
         if len(set(lengths.values())) != 1:
-            raise BadInput(f"the columns of a table must be equally long, not {lengths}")
+            raise BadInputError(f"the columns of a table must be equally long, not {lengths}")
         rows = next(iter(lengths.values()))
         if not rows:
             return
@@ -187,12 +187,12 @@ class ParquetWriter:
 
 def _length(column: Column, values: Mapping[str, Values]) -> int:
     if column.name not in values:
-        raise BadInput(f"the table has no column {column.name!r}")
+        raise BadInputError(f"the table has no column {column.name!r}")
     given = values[column.name]
     if isinstance(given, Strings) != (column.kind is Kind.UTF8):
-        raise BadInput(f"the values of column {column.name!r} are not {column.kind.name}")
+        raise BadInputError(f"the values of column {column.name!r} are not {column.kind.name}")
     if not column.optional and np.ma.is_masked(given):
-        raise BadInput(f"column {column.name!r} is not optional, but values are missing")
+        raise BadInputError(f"column {column.name!r} is not optional, but values are missing")
     return len(given.codes if isinstance(given, Strings) else given)
 
 

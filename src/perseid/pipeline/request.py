@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 from perseid.storage import join_url, normalise_url
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
@@ -145,14 +145,14 @@ class RunRequest(BaseModel):
 
         Raises
         ------
-        BadInput
+        BadInputError
             One sentence a bad value: the key, the value and what to give instead.
         """
         plain = dict(source) if isinstance(source, Mapping) else read_keys(Path(source))
         try:
             request = cls.model_validate(plain)
         except ValidationError as error:
-            raise BadInput(_sentences(error)) from error
+            raise BadInputError(_sentences(error)) from error
         request._given = plain
         return request
 
@@ -194,15 +194,17 @@ class RunRequest(BaseModel):
 
 
 def read_keys(path: Path) -> dict[str, Any]:
-    """The keys of a request file; raises `BadInput` where it is no JSON object."""
+    """The keys of a request file; raises `BadInputError` where it is no JSON object."""
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise BadInput(f"the request {path} cannot be read: {error.strerror}") from error
+        raise BadInputError(f"the request {path} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise BadInput(f"the request {path} is not JSON: {error}") from error
+        raise BadInputError(f"the request {path} is not JSON: {error}") from error
     if not isinstance(plain, dict):
-        raise BadInput(f"the request {path} must be a JSON object, not a {type(plain).__name__}")
+        raise BadInputError(
+            f"the request {path} must be a JSON object, not a {type(plain).__name__}"
+        )
     return plain
 
 

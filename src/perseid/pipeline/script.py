@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from perseid.errors import BadInput, NotFound, WorkerFailed
+from perseid.errors import BadInputError, NotFoundError, WorkerFailedError
 from perseid.lifetime import bound_to_parent
 from perseid.pipeline import layout
 from perseid.pipeline.items import WorkItem, data_path
@@ -54,9 +54,9 @@ def work(
 
     Raises
     ------
-    BadInput
+    BadInputError
         The script or its folder is not there, or leads out of its place.
-    WorkerFailed
+    WorkerFailedError
         The script failed, took too long, or left no result though the rank has data.
     """
     clock = Timeline()
@@ -70,7 +70,7 @@ def work(
             folder = stack.enter_context(script_folder(bucket, prefix))
         path = folder / inner
         if not path.is_file():
-            raise BadInput(
+            raise BadInputError(
                 f"script {environment['SCRIPT']!r} is not there: {bucket.where(prefix)} holds no "
                 f"{inner!r}; check `script` and `S3_object_name`"
             )
@@ -102,7 +102,7 @@ def _run(item: WorkItem, path: Path, environment: Mapping[str, str]) -> None:
         try:
             status = process.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise WorkerFailed(
+            raise WorkerFailedError(
                 f"rank {item.rank}: the script took more than {seconds:g} s and was stopped: give "
                 "the run a longer `timeout`, or the rank less data"
             ) from None
@@ -113,7 +113,7 @@ def _run(item: WorkItem, path: Path, environment: Mapping[str, str]) -> None:
     if status:
         how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
         said = " / ".join(line[:LINE_CHARACTERS] for line in tail) or "nothing"
-        raise WorkerFailed(f"rank {item.rank}: the script {how}; its last words: {said}")
+        raise WorkerFailedError(f"rank {item.rank}: the script {how}; its last words: {said}")
 
 
 def _pass_on(process: subprocess.Popen[bytes], tail: deque[str]) -> None:
@@ -133,19 +133,19 @@ def _result(item: WorkItem, storage: Storage) -> dict[str, Any]:
     key = layout.record(item.rank)
     try:
         value = json.loads(storage.get(key))
-    except NotFound as error:
+    except NotFoundError as error:
         if not item.partitions:
             return {}
-        raise WorkerFailed(
+        raise WorkerFailedError(
             f"rank {item.rank}: the script ended without an error but left no "
             f"{storage.where(key)}: it must write its result there"
         ) from error
     except ValueError as error:
-        raise WorkerFailed(
+        raise WorkerFailedError(
             f"rank {item.rank}: {storage.where(key)}, which the script wrote, is not JSON"
         ) from error
     if not isinstance(value, dict):
-        raise WorkerFailed(
+        raise WorkerFailedError(
             f"rank {item.rank}: {storage.where(key)}, which the script wrote, is not a JSON object"
         )
     return value

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from perseid.errors import BadInput, NotFound, RunError, StorageError
+from perseid.errors import BadInputError, NotFoundError, RunError, StorageError
 from perseid.storage import ObjectInfo, Storage
 
 ROOT = Path("/tmp")
@@ -44,14 +44,14 @@ def script_key(folder: str, script: str, root: Path = ROOT) -> str:
 
     Raises
     ------
-    BadInput
+    BadInputError
         The script is not inside the folder.
     """
     path = PurePosixPath(script)
     if path.is_absolute() and path.is_relative_to(root / folder):
         path = path.relative_to(root / folder)
     if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in script:
-        raise BadInput(
+        raise BadInputError(
             f"script is {script!r}, which is not inside its folder: give {root / folder}/… with "
             "the path that the script has below S3_object_name"
         )
@@ -73,9 +73,9 @@ def script_folder(
 
     Raises
     ------
-    NotFound
+    NotFoundError
         The prefix holds nothing.
-    BadInput
+    BadInputError
         An object's key leads out of the folder, or is a link.
     RunError
         The place is taken: by another run's scripts for too long, or by somebody's own folder.
@@ -111,7 +111,9 @@ def _objects(storage: Storage, prefix: str) -> list[ObjectInfo]:
             raise _leads_out(storage.where(prefix), str(error)) from error
         raise
     if not found:
-        raise NotFound(f"there is no script folder at {storage.where(prefix)}: it holds nothing")
+        raise NotFoundError(
+            f"there is no script folder at {storage.where(prefix)}: it holds nothing"
+        )
     for info in found:
         inner = PurePosixPath(info.key).relative_to(prefix)
         if info.key.startswith("/") or ".." in inner.parts or "\\" in info.key or "\0" in info.key:
@@ -121,8 +123,8 @@ def _objects(storage: Storage, prefix: str) -> list[ObjectInfo]:
     return [info for info in found if info.key not in folders | {prefix}]  # no "folder" objects
 
 
-def _leads_out(where: str, key: str) -> BadInput:
-    return BadInput(
+def _leads_out(where: str, key: str) -> BadInputError:
+    return BadInputError(
         f"the script folder {where} holds a key that leads out of it ({key}): remove it"
     )
 
@@ -131,7 +133,9 @@ def _no_link(storage: Storage, key: str) -> None:
     path, base = storage.local_path(key), storage.local_path()
     while path is not None and path != base:
         if path.is_symlink():
-            raise BadInput(f"the script folder holds a link, {path}: put the file itself there")
+            raise BadInputError(
+                f"the script folder holds a link, {path}: put the file itself there"
+            )
         path = path.parent
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from perseid.errors import RunIncomplete
+from perseid.errors import RunIncompleteError
 from perseid.pipeline import collect, layout, merge
 from perseid.pipeline.collect import BrokenRank, Json
 from perseid.pipeline.manifest import Manifest
@@ -69,9 +69,9 @@ def summarize(
 
     Raises
     ------
-    RunIncomplete
+    RunIncompleteError
         Ranks or partitions are missing, after publishing all that is there; names them.
-    NotFound
+    NotFoundError
         There is no run at the prefix.
     """
     began = time.time()
@@ -96,7 +96,7 @@ def summarize(
     summary = dict(strict(summary))
     storage.put(layout.SUMMARY, dump(summary))
     if state["status"] != "complete":
-        raise RunIncomplete(missing_sentence(storage.where(), state))
+        raise RunIncompleteError(missing_sentence(storage.where(), state))
     return summary
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from perseid.comm import Communicator
 from perseid.comm.ops import Op
-from perseid.errors import NoPath, PerseidError, RunError
+from perseid.errors import NoPathError, PerseidError, RunError
 from perseid.pipeline import columns, layout, merge
 from perseid.pipeline.columns import PartitionResult
 from perseid.pipeline.exchange import Exchange
@@ -106,7 +106,7 @@ def meet(left: Left, meeting: Meeting) -> Json:
         changes = _meet(left, meeting, clock, routes)
     except Exception as error:  # the store has all that is needed; a retry would redo the inference
         said = str(error) if isinstance(error, PerseidError) else f"{type(error).__name__}: {error}"
-        if isinstance(error, NoPath):
+        if isinstance(error, NoPathError):
             routes |= dict.fromkeys(error.ranks, STORE)
         changes = _changes(left, clock, STORE, routes, said)
     # A record that cannot be replaced says `store`, which is what summarize believes anyway.

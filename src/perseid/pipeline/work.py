@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perseid.errors import NotFound
+from perseid.errors import NotFoundError
 from perseid.pipeline import layout
 from perseid.pipeline.events import RankEvent, RankState, Report
 from perseid.pipeline.inference import Inference
@@ -72,11 +72,11 @@ def work(
     ------
     StorageError
         The store or this machine's disk failed; another attempt may succeed.
-    BadModel
+    BadModelError
         The model cannot be loaded.
-    BadInput
+    BadInputError
         The model has no features of the kind that the item scores by.
-    WorkerFailed
+    WorkerFailedError
         Script mode: the script failed, or left no result.
     """
     storage = storage or Storage(item.results_url)
@@ -173,7 +173,7 @@ def _superseded(storage: Storage, item: WorkItem, attempt: int) -> bool:
     try:
         record = json.loads(storage.get(layout.record(item.rank)))
         return bool(record["run_id"] == item.run_id and record["attempt"] > attempt)
-    except (NotFound, ValueError, KeyError, TypeError):
+    except (NotFoundError, ValueError, KeyError, TypeError):
         return False
 
 

@@ -12,7 +12,7 @@ import hmac
 import secrets
 from pathlib import Path
 
-from perseid.errors import BadInput, JobKeyRefused
+from perseid.errors import BadInputError, JobKeyRefusedError
 from perseid.rendezvous.wire import INSTANCE_BYTES, NONCE_BYTES
 
 KEY_BYTES = 32
@@ -41,16 +41,16 @@ def read_secret(path: str | Path) -> bytes:
 
     Raises
     ------
-    BadInput
+    BadInputError
         The file cannot be read or is too short.
     """
     try:
         lines = Path(path).read_bytes().splitlines()
     except OSError as error:
-        raise BadInput(f"The key file {path} cannot be read: {error.strerror}.") from None
+        raise BadInputError(f"The key file {path} cannot be read: {error.strerror}.") from None
     secret = lines[0].strip() if lines else b""
     if len(secret) < MIN_SECRET_BYTES:
-        raise BadInput(
+        raise BadInputError(
             f"The key file {path} holds {len(secret)} bytes in its first line, at least "
             f"{MIN_SECRET_BYTES} are needed; make one with "
             "`python -c 'import secrets; print(secrets.token_hex(32))'`."
@@ -63,7 +63,7 @@ def parse_key(text: str) -> bytes:
 
     Raises
     ------
-    JobKeyRefused
+    JobKeyRefusedError
         It is no such text.
     """
     try:
@@ -71,7 +71,7 @@ def parse_key(text: str) -> bytes:
     except ValueError:
         key = b""
     if len(key) != KEY_BYTES:
-        raise JobKeyRefused(
+        raise JobKeyRefusedError(
             f"A job key has {2 * KEY_BYTES} hexadecimal digits, not {len(text.strip())} "
             "characters; `perseid rendezvous key --key-file FILE JOB` prints it."
         )

@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 from perseid.errors import (
-    BadInput,
-    Closed,
-    NoPath,
-    PeerLost,
-    RendezvousTimeout,
-    RendezvousUnreachable,
+    BadInputError,
+    ClosedError,
+    NoPathError,
+    PeerLostError,
+    RendezvousTimeoutError,
+    RendezvousUnreachableError,
 )
 from perseid.rendezvous import auth
 from perseid.rendezvous.dial import Endpoint
@@ -94,9 +94,9 @@ class Client(Registration):
 
         Raises
         ------
-        BadInput
+        BadInputError
             A rank outside the world, an empty or over-long job name, an unknown transport.
-        RendezvousUnreachable, RendezvousRefused, JobKeyRefused
+        RendezvousUnreachableError, RendezvousRefusedError, JobKeyRefusedError
             No server answered in time, or it said no.
         """
         endpoint = server if isinstance(server, Endpoint) else Endpoint.parse(server)
@@ -180,10 +180,10 @@ class Client(Registration):
 
         Raises
         ------
-        RendezvousTimeout
+        RendezvousTimeoutError
             Not all came within ``deadline`` seconds; ``missing`` names the ranks, without those
             that had come and gave up.
-        Replaced, Closed, RendezvousRefused
+        ReplacedError, ClosedError, RendezvousRefusedError
             The registration is over.
         """
         with self._roster.changed:
@@ -200,7 +200,7 @@ class Client(Registration):
         )
         if missing:
             names = ", ".join(map(str, missing[:20])) + (", …" if len(missing) > 20 else "")
-        raise RendezvousTimeout(
+        raise RendezvousTimeoutError(
             f"{many} of {self.world_size} ranks of job {self._hello.job!r} did not "
             f"register within {deadline:.3g} s: {names}; see whether those workers started.",
             missing or (),
@@ -210,7 +210,7 @@ class Client(Registration):
         """None: a server on a busy machine does not say in time."""
         try:
             return self.missing(ANSWER_SECONDS)
-        except RendezvousUnreachable:
+        except RendezvousUnreachableError:
             return None
 
     def missing(self, deadline: float = 5.0) -> list[int]:
@@ -218,14 +218,14 @@ class Client(Registration):
 
         Raises
         ------
-        RendezvousUnreachable
+        RendezvousUnreachableError
             The server did not answer within ``deadline`` seconds.
         """
         with self._roster.changed:
             self._roster.missing = None
             self._send_soon(AskMissing())
             if not self._wait(lambda: self._roster.missing is not None, deadline):
-                raise RendezvousUnreachable(
+                raise RendezvousUnreachableError(
                     f"The rendezvous at {self._endpoint} did not answer within {deadline:g} s."
                 )
             return list(self._roster.missing or ())
@@ -237,19 +237,19 @@ class Client(Registration):
 
         Raises
         ------
-        PeerLost
+        PeerLostError
             One of them is lost.
-        NoPath
+        NoPathError
             Neither a direct connection nor a relay could be had to some.
-        RendezvousTimeout
+        RendezvousTimeoutError
             Some were not reached within ``deadline`` seconds; ``missing`` names them.
-        Replaced, Closed, RendezvousRefused
+        ReplacedError, ClosedError, RendezvousRefusedError
             The registration is over.
         """
         wanted = sorted(set(ranks) - {self.rank})
         outside = [rank for rank in wanted if not 0 <= rank < self.world_size]
         if outside:
-            raise BadInput(f"Rank {outside[0]} is not in a world of {self.world_size} ranks.")
+            raise BadInputError(f"Rank {outside[0]} is not in a world of {self.world_size} ranks.")
         with self._roster.changed:
             todo = [rank for rank in wanted if rank not in self._roster.links]
             for rank in todo:
@@ -278,18 +278,18 @@ class Client(Registration):
             for rank in wanted:
                 if gone(rank):
                     reason = roster.lost.get(rank, WHY[Departure.LEFT])
-                    raise PeerLost(f"Rank {rank} is lost: {reason}.", rank)
+                    raise PeerLostError(f"Rank {rank} is lost: {reason}.", rank)
             failed = {rank: roster.failed[rank] for rank in wanted if rank in roster.failed}
             if failed:
                 first = min(failed)
-                raise NoPath(
+                raise NoPathError(
                     f"Ranks {sorted(failed)} cannot be reached (rank {first}: {failed[first]}); "
                     "go through the store.",
                     failed,
                 )
             if not in_time:
                 late = [rank for rank in wanted if rank not in roster.links]
-                raise RendezvousTimeout(
+                raise RendezvousTimeoutError(
                     f"Ranks {late} were not reached within {deadline:g} s.", late
                 )
             roster.taken.update(wanted)
@@ -307,7 +307,7 @@ class Client(Registration):
         if roster.fatal is not None:
             raise roster.fatal
         if roster.closed:
-            raise Closed(f"The registration of rank {self.rank} is closed.")
+            raise ClosedError(f"The registration of rank {self.rank} is closed.")
         return False
 
     def close(self, goodbye: bool = True) -> None:
@@ -331,14 +331,14 @@ class Client(Registration):
 def _check(hello: Register, transport: str) -> None:
     job, world = hello.job.encode(), hello.world
     if not 0 < world <= MAX_WORLD:
-        raise BadInput(f"A job has 1 to {MAX_WORLD} ranks, not {world}.")
+        raise BadInputError(f"A job has 1 to {MAX_WORLD} ranks, not {world}.")
     if not 0 <= hello.rank < world:
-        raise BadInput(f"Rank {hello.rank} is not in a world of {world} ranks.")
+        raise BadInputError(f"Rank {hello.rank} is not in a world of {world} ranks.")
     if not 0 < len(job) <= MAX_JOB_BYTES:
-        raise BadInput(f"A job's name has 1 to {MAX_JOB_BYTES} bytes, not {len(job)}.")
+        raise BadInputError(f"A job's name has 1 to {MAX_JOB_BYTES} bytes, not {len(job)}.")
     if not 0 <= hello.generation < 1 << 32:
-        raise BadInput(f"A generation is 0 to 4294967295, not {hello.generation}.")
+        raise BadInputError(f"A generation is 0 to 4294967295, not {hello.generation}.")
     if not 0 <= hello.heartbeat <= MAX_HEARTBEAT_MS:
-        raise BadInput(f"A heartbeat is 0 to 65 s, not {hello.heartbeat / 1000:g} s.")
+        raise BadInputError(f"A heartbeat is 0 to 65 s, not {hello.heartbeat / 1000:g} s.")
     if transport not in ("auto", "direct", "relay"):
-        raise BadInput(f"The transport is auto, direct or relay, not {transport!r}.")
+        raise BadInputError(f"The transport is auto, direct or relay, not {transport!r}.")

@@ -11,7 +11,7 @@ import asyncio
 import signal
 import sys
 
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 from perseid.rendezvous.auth import job_key, read_secret
 from perseid.rendezvous.dial import DEFAULT_PORT
 from perseid.rendezvous.logs import logging_to_stdout
@@ -83,7 +83,9 @@ def _key(args: argparse.Namespace) -> int:
 
 def _serve(args: argparse.Namespace) -> int:
     if not all(one >= 0 for one in (args.relay_rate, args.rate, args.drain)) or not args.wait > 0:
-        raise BadInput("--relay-rate, --rate and --drain cannot be negative; --wait is above 0.")
+        raise BadInputError(
+            "--relay-rate, --rate and --drain cannot be negative; --wait is above 0."
+        )
     config = Config(
         host=args.host,
         port=args.port,

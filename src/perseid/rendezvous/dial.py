@@ -7,7 +7,7 @@ import socket
 import time
 from dataclasses import dataclass
 
-from perseid.errors import BadInput, RendezvousUnreachable
+from perseid.errors import BadInputError, RendezvousUnreachableError
 
 DEFAULT_PORT = 10000
 """Where a rendezvous listens unless told otherwise."""
@@ -30,7 +30,7 @@ class Endpoint:
 
         Raises
         ------
-        BadInput
+        BadInputError
             It is none of these.
         """
         host, port = text.strip(), ""
@@ -40,7 +40,7 @@ class Endpoint:
         elif host.count(":") == 1:
             host, _, port = host.partition(":")
         if not host or (port and not (port.isdigit() and 0 < int(port) < 65536)):
-            raise BadInput(f"{text!r} is no server; write HOST, HOST:PORT or [IPV6]:PORT.")
+            raise BadInputError(f"{text!r} is no server; write HOST, HOST:PORT or [IPV6]:PORT.")
         return cls(host, int(port) if port else default_port)
 
     def __str__(self) -> str:
@@ -100,7 +100,7 @@ def dial(
 
     Raises
     ------
-    RendezvousUnreachable
+    RendezvousUnreachableError
         No address answered in time.
     """
     return dial_and_tell(endpoint, deadline, local_port, family)[0]
@@ -129,7 +129,7 @@ def dial_and_tell(
                 failure = f"{host}: {error.strerror or error}"
         pause = random.uniform(0.02, 0.2)
         if time.monotonic() + pause >= deadline:
-            raise RendezvousUnreachable(
+            raise RendezvousUnreachableError(
                 f"No rendezvous server answers at {endpoint}: {failure}; "
                 "is it running, is the port right, and does the firewall let it through?"
             )

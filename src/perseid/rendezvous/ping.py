@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from perseid.errors import RendezvousUnreachable
+from perseid.errors import RendezvousUnreachableError
 from perseid.rendezvous.dial import Endpoint, dial, resolve
 from perseid.rendezvous.dns import time_to_live
 from perseid.rendezvous.protocol import (
@@ -111,14 +111,14 @@ def ping(endpoint: Endpoint, seconds: float) -> Ping:
 
     Raises
     ------
-    RendezvousUnreachable
+    RendezvousUnreachableError
         The name is not known, nothing answers, or it is no rendezvous; the message says which.
     """
     deadline = time.monotonic() + seconds
     try:
         found = resolve(endpoint)
     except OSError as error:
-        raise RendezvousUnreachable(
+        raise RendezvousUnreachableError(
             f"The name {endpoint.host} is not known ({error.strerror}); is it spelled right, and "
             "was the record of the running server published?"
         ) from None
@@ -130,7 +130,7 @@ def ping(endpoint: Endpoint, seconds: float) -> Ping:
         remote, family = Address(*sock.getpeername()[:2]), sock.family
         views = [_view(sock, answer, _hosts(found, family), deadline)]
     for other in {kind for kind, _ in found} - {family}:
-        with contextlib.suppress(RendezvousUnreachable):
+        with contextlib.suppress(RendezvousUnreachableError):
             views.append(_other_family(endpoint, other, _hosts(found, other), deadline))
     addresses = tuple(host for _, host in found)
     return Ping(
@@ -156,7 +156,7 @@ def _view(sock: socket.socket, answer: Observed, hosts: list[str], deadline: flo
     others: list[tuple[Address, Address]] = []
     for one in more if answer.address != local else ():
         left = max(0.1, min(PROBE_SECONDS, deadline - time.monotonic()))
-        with contextlib.suppress(RendezvousUnreachable):
+        with contextlib.suppress(RendezvousUnreachableError):
             seen = observe(Endpoint(one.host, one.port), local.port, sock.family, left)
             others.append((one, seen.address))
     return View(local, asked, answer.address, tuple(others))
@@ -180,12 +180,12 @@ def _speak(
             _expect_beat(receive_frame(sock, reader, deadline), token)
             trips.append(time.perf_counter() - began)
     except (OSError, ProtocolError) as error:
-        raise RendezvousUnreachable(
+        raise RendezvousUnreachableError(
             f"Something listens at {endpoint} but does not answer as a rendezvous server does "
             f"({error}); is the port right, and is it ours (not an HTTP or TCPunch server)?"
         ) from None
     if not isinstance(seen, Observed):
-        raise RendezvousUnreachable(f"{endpoint} answered a probe with something else.")
+        raise RendezvousUnreachableError(f"{endpoint} answered a probe with something else.")
     return seen, statistics.median(trips or [0.0])
 
 

@@ -14,9 +14,9 @@ from functools import partial
 
 from perseid.errors import (
     RendezvousError,
-    RendezvousRefused,
-    RendezvousUnreachable,
-    Replaced,
+    RendezvousRefusedError,
+    RendezvousUnreachableError,
+    ReplacedError,
 )
 from perseid.rendezvous import auth
 from perseid.rendezvous.control import Control
@@ -176,7 +176,7 @@ class Registration:
     def _superseded(self, frame: Superseded) -> None:
         what = "rank" if frame.generation == self._hello.generation else "generation"
         self._end(
-            Replaced(
+            ReplacedError(
                 f"Rank {self.rank} of job {self._hello.job!r} was replaced by a newer "
                 f"registration (a new {what}); this worker is an abandoned attempt."
             ),
@@ -250,11 +250,11 @@ class Registration:
                 session = register_again(
                     self._endpoint, hello, self._key, soon, self._port, self._family
                 )
-            except RendezvousUnreachable as unreachable:
+            except RendezvousUnreachableError as unreachable:
                 if time.monotonic() < end:
                     continue
                 self._reactor.call(partial(self._end, unreachable, "refused"))
-            except RendezvousRefused as refused:
+            except RendezvousRefusedError as refused:
                 self._reactor.call(partial(self._end, refused, "refused"))
             else:
                 self._reactor.call(partial(self._returned, session))

@@ -6,7 +6,7 @@ import socket
 import time
 from dataclasses import dataclass
 
-from perseid.errors import JobKeyRefused, RendezvousRefused, RendezvousUnreachable
+from perseid.errors import JobKeyRefusedError, RendezvousRefusedError, RendezvousUnreachableError
 from perseid.rendezvous import auth
 from perseid.rendezvous.protocol import (
     FROM_SERVER,
@@ -65,7 +65,7 @@ class Opener:
 
         Raises
         ------
-        JobKeyRefused, RendezvousRefused
+        JobKeyRefusedError, RendezvousRefusedError
             The server said no, or has not the key itself.
         ProtocolError
             It answered something else.
@@ -74,7 +74,7 @@ class Opener:
             raise refusal(frame, self._job)
         if isinstance(frame, Challenge) and self._nonce is None:
             if self._key is None:
-                raise JobKeyRefused(
+                raise JobKeyRefusedError(
                     f"The rendezvous asks for the key of job {self._job!r}, and none was given; "
                     "`perseid rendezvous key` prints it."
                 )
@@ -89,22 +89,22 @@ class Opener:
         if self._key is None:
             return
         if self._nonce is None:
-            raise JobKeyRefused(
+            raise JobKeyRefusedError(
                 f"A key was given for job {self._job!r}, but this rendezvous asks for none; "
                 "is it another server, or one that was started with --open?"
             )
         expected = auth.server_proof(self._key, self._opening, self._nonce)
         if not auth.same(expected, welcome.mac):
-            raise JobKeyRefused(
+            raise JobKeyRefusedError(
                 f"The rendezvous could not prove that it has the key of job {self._job!r}."
             )
 
 
-def refusal(frame: Refused, job: str) -> RendezvousRefused:
+def refusal(frame: Refused, job: str) -> RendezvousRefusedError:
     """The error for a server's no."""
     if frame.code is Refusal.KEY:
-        return JobKeyRefused(f"The rendezvous refused the key of job {job!r}: {frame.reason}.")
-    return RendezvousRefused(
+        return JobKeyRefusedError(f"The rendezvous refused the key of job {job!r}: {frame.reason}.")
+    return RendezvousRefusedError(
         f"The rendezvous refused job {job!r}: {frame.reason} ({frame.code.name.lower()})."
     )
 
@@ -121,9 +121,9 @@ def open_session(
 
     Raises
     ------
-    JobKeyRefused, RendezvousRefused
+    JobKeyRefusedError, RendezvousRefusedError
         The server said no.
-    RendezvousUnreachable
+    RendezvousUnreachableError
         It did not answer in time, closed, or speaks another protocol.
     """
     opener = Opener(hello, key)
@@ -141,7 +141,7 @@ def open_session(
             _send(sock, answer, deadline)
     except (ProtocolError, OSError) as error:
         name = sock.getpeername() if _connected(sock) else ("the server",)
-        raise RendezvousUnreachable(
+        raise RendezvousUnreachableError(
             f"{name[0]} did not answer as a rendezvous server does: {error}; is the port right?"
         ) from None
 

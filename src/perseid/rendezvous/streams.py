@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, replace
 
 from perseid.errors import (
-    RendezvousUnreachable,
+    RendezvousUnreachableError,
 )
 from perseid.rendezvous.dial import Endpoint, connect_once, dial, dial_and_tell, reusable_socket
 from perseid.rendezvous.protocol import (
@@ -88,7 +88,7 @@ def _other_family(
             with connect_once(family, server.host, server.port, own, left) as sock:
                 local = Address(*sock.getsockname()[:2])
                 seen = _ask(sock, server, soon).address
-        except (RendezvousUnreachable, OSError):
+        except (RendezvousUnreachableError, OSError):
             return None
         undo.pop_all()
     return listener, tuple(dict.fromkeys((seen, local)))
@@ -159,7 +159,7 @@ def observe(endpoint: Endpoint, port: int, family: int, seconds: float) -> Obser
 
     Raises
     ------
-    RendezvousUnreachable
+    RendezvousUnreachableError
         No answer within ``seconds``.
     """
     deadline = time.monotonic() + seconds
@@ -172,9 +172,9 @@ def _ask(sock: socket.socket, endpoint: Endpoint, deadline: float) -> Observed:
         sock.sendall(MAGIC + Probe().pack())
         frame = receive_frame(sock, FrameReader(MAX_SERVER_FRAME), deadline)
     except (OSError, ProtocolError) as error:
-        raise RendezvousUnreachable(
+        raise RendezvousUnreachableError(
             f"{endpoint} did not answer as a rendezvous server does: {error}."
         ) from None
     if not isinstance(frame, Observed):
-        raise RendezvousUnreachable(f"{endpoint} answered a probe with something else.")
+        raise RendezvousUnreachableError(f"{endpoint} answered a probe with something else.")
     return frame

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 from perseid.science.fixed_order import eigh, product, solve
 from perseid.science.moments import Moments
 
@@ -56,7 +56,7 @@ class Metric:
         """
         covariance = moments.covariance()
         if not np.isfinite(covariance).all():
-            raise BadInput(
+            raise BadInputError(
                 "the features are too large for a covariance in float64: scale the model's "
                 "features, or run without the anomaly score"
             )
@@ -82,7 +82,7 @@ class Metric:
         """Score (n,) of (n, d) features, about 1 for a plain object; NaN where not finite."""
         array = np.asarray(features)
         if array.ndim != 2 or array.shape[1] != len(self.mean):
-            raise BadInput(f"features {array.shape} do not fit moments of {len(self.mean)}")
+            raise BadInputError(f"features {array.shape} do not fit moments of {len(self.mean)}")
         out = np.empty(len(array), np.float64)
         for start in range(0, len(array), BLOCK):
             centred = np.asarray(array[start : start + BLOCK], np.float64) - self.mean
@@ -111,13 +111,17 @@ def _conditional(
 def group_columns(groups: Mapping[str, int], use: str = "both") -> NDArray[np.int64]:
     """Columns of the features that `use` names, from a model's `feature_groups` in order.
 
-    Raises `BadInput` where the model has no such group.
+    Raises `BadInputError` where the model has no such group.
     """
     if use not in GROUPS:
-        raise BadInput(f"anomaly features {use!r} are not known: choose one of {', '.join(GROUPS)}")
+        raise BadInputError(
+            f"anomaly features {use!r} are not known: choose one of {', '.join(GROUPS)}"
+        )
     if use != "both" and use not in groups:
         have = ", ".join(groups) or "none"
-        raise BadInput(f"the model has no {use!r} features (it has: {have}): choose another group")
+        raise BadInputError(
+            f"the model has no {use!r} features (it has: {have}): choose another group"
+        )
     starts = np.cumsum([0, *groups.values()])
     parts = [
         np.arange(start, start + width)

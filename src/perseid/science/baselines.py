@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 from perseid.science.fixed_order import product
 
 NEIGHBOURS = (5, 8, 10, 15, 20, 30, 40, 60)
@@ -36,7 +36,7 @@ class NearestNeighbours:
         """From training objects: magnitudes (n, bands) and redshift (n,)."""
         raw = _features(magnitudes, colours)
         if not 1 <= k <= len(raw):
-            raise BadInput(f"k is {k}: use 1 to {len(raw)}, the number of training objects")
+            raise BadInputError(f"k is {k}: use 1 to {len(raw)}, the number of training objects")
         centre, scale = raw.mean(axis=0), np.maximum(raw.std(axis=0), 1e-9)
         true = np.asarray(redshift, np.float64)
         return cls(k, colours, (raw - centre) / scale, true, centre, scale)
@@ -61,7 +61,7 @@ class NearestNeighbours:
                 if best is None or mae < best[0]:
                     best = (mae, model)
         if best is None:
-            raise BadInput("there are fewer training objects than neighbours to take")
+            raise BadInputError("there are fewer training objects than neighbours to take")
         return best[1]
 
     def predict(self, magnitudes: ArrayLike) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,9 @@ def detection(scores: ArrayLike, label: ArrayLike, kinds: Mapping[int, str]) -> 
     """
     score, labels = np.asarray(scores, np.float64), np.asarray(label)
     if score.shape != labels.shape:
-        raise BadInput(f"scores {score.shape} and labels {labels.shape} do not belong together")
+        raise BadInputError(
+            f"scores {score.shape} and labels {labels.shape} do not belong together"
+        )
     good = np.isfinite(score)
     score, labels = score[good], labels[good]
     wanted = [("all", labels != 0)]
@@ -104,7 +106,9 @@ def _checked(
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
     truth, score = np.asarray(positive, np.bool_), np.asarray(scores, np.float64)
     if truth.shape != score.shape or truth.ndim != 1:
-        raise BadInput(f"truth {truth.shape} and scores {score.shape} must both be (n,)")
+        raise BadInputError(f"truth {truth.shape} and scores {score.shape} must both be (n,)")
     if np.isnan(score).any():
-        raise BadInput(f"{int(np.isnan(score).sum())} scores are NaN: leave those rows out first")
+        raise BadInputError(
+            f"{int(np.isnan(score).sum())} scores are NaN: leave those rows out first"
+        )
     return truth, score

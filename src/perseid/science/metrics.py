@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 
 NMAD_SCALE = 1.48
 """As published; 1.4826 would make NMAD the sigma of a Gaussian exactly."""
@@ -58,7 +58,7 @@ def scaled_error(z_pred: ArrayLike, z_spec: ArrayLike) -> NDArray[np.float64]:
     predicted = np.asarray(z_pred, np.float64).reshape(-1)
     true = np.asarray(z_spec, np.float64).reshape(-1)
     if predicted.shape != true.shape:
-        raise BadInput(
+        raise BadInputError(
             f"{predicted.size} predicted and {true.size} spectroscopic redshifts do not belong "
             "together: give one of each an object"
         )
@@ -79,7 +79,7 @@ def redshift_metrics(
 
     Raises
     ------
-    BadInput
+    BadInputError
         The two have different lengths.
     """
     dz = scaled_error(z_pred, z_spec)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 from perseid.science import fixed_order
 
 
@@ -38,7 +38,7 @@ class Moments:
         """Of (n, d) features; rows that are not finite, or not in `keep` (n,), do not count."""
         array = np.asarray(features)
         if array.ndim != 2:
-            raise BadInput(f"features must be (n, d), not {array.shape}")
+            raise BadInputError(f"features must be (n, d), not {array.shape}")
         good = np.isfinite(array).all(axis=1)
         rows = np.asarray(array[good if keep is None else good & keep], np.float64)
         if not len(rows):
@@ -48,9 +48,9 @@ class Moments:
         return cls(len(rows), mean, fixed_order.gram(centred))
 
     def merge(self, other: Moments) -> Moments:
-        """Those of both sets of rows together; raises `BadInput` where the widths differ."""
+        """Those of both sets of rows together; raises `BadInputError` where the widths differ."""
         if self.width != other.width:
-            raise BadInput(
+            raise BadInputError(
                 f"moments of {self.width} and of {other.width} features cannot be merged: "
                 "all partitions of a run must go through one model"
             )
@@ -66,7 +66,7 @@ class Moments:
     def total(parts: Iterable[Moments]) -> Moments:
         """Merged as the one tree over their places (`Partial`); the order decides the bits.
 
-        Raises `BadInput` where there is none.
+        Raises `BadInputError` where there is none.
         """
         return Partial.of(enumerate(parts)).total()
 
@@ -97,16 +97,18 @@ class Moments:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Any]) -> Moments:
-        """The reverse of `to_arrays` and of `to_json`; raises `BadInput` where a part is missing
-        or the shapes do not belong together."""
+        """The reverse of `to_arrays` and of `to_json`; raises `BadInputError` where a part is
+        missing or the shapes do not belong together."""
         try:
             count = int(arrays["count"])
             mean = np.asarray(arrays["mean"], np.float64)
             scatter = np.asarray(arrays["scatter"], np.float64)
         except (KeyError, TypeError, ValueError) as error:
-            raise BadInput(f"these moments cannot be read: {error!r}") from error
+            raise BadInputError(f"these moments cannot be read: {error!r}") from error
         if mean.ndim != 1 or scatter.reshape(-1).size != mean.size**2:
-            raise BadInput(f"moments with mean {mean.shape} and scatter {scatter.shape} are broken")
+            raise BadInputError(
+                f"moments with mean {mean.shape} and scatter {scatter.shape} are broken"
+            )
         return cls(count, mean, scatter.reshape(mean.size, mean.size))
 
 
@@ -138,12 +140,12 @@ class Partial:
         return Partial(nodes)
 
     def total(self) -> Moments:
-        """All of it as one; raises `BadInput` where there is nothing."""
+        """All of it as one; raises `BadInputError` where there is nothing."""
         whole: Moments | None = None
         for _, part in sorted(self.nodes.items(), key=_place, reverse=True):
             whole = part if whole is None else part.merge(whole)
         if whole is None:
-            raise BadInput("there are no moments to merge: the run has no partition with rows")
+            raise BadInputError("there are no moments to merge: the run has no partition with rows")
         return whole
 
 

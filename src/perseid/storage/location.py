@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 
 _FILE, _S3, _MEMORY = "file", "s3", "memory"
 _SCHEMES = (_FILE, _S3, _MEMORY)
@@ -39,7 +39,7 @@ class Location:
 
         Raises
         ------
-        BadInput
+        BadInputError
             The scheme is none of ``file``, ``s3`` and ``memory``, the bucket is missing, a
             ``file://`` URL is not absolute, or ``~`` stands for a home that is not known.
         """
@@ -50,11 +50,11 @@ class Location:
             return cls("file://", _absolute(_expand_home(text)))
         scheme, _, rest = text.partition("://")
         if scheme not in _SCHEMES:
-            raise BadInput(f"no store for {text!r}: use a path, file://, s3:// or memory://")
+            raise BadInputError(f"no store for {text!r}: use a path, file://, s3:// or memory://")
         if scheme == _FILE and not rest.startswith("/"):
-            raise BadInput(f"{text!r} is not an absolute path: write file:///…")
+            raise BadInputError(f"{text!r} is not an absolute path: write file:///…")
         if scheme == _S3 and not rest.strip("/"):
-            raise BadInput(f"{text!r} names no bucket: write s3://bucket/prefix")
+            raise BadInputError(f"{text!r} names no bucket: write s3://bucket/prefix")
         if scheme == _FILE:
             return cls("file://", _absolute(rest))
         name, _, key = rest.partition("/")
@@ -102,7 +102,9 @@ class Location:
 def _expand_home(path: str) -> str:
     expanded = os.path.expanduser(path)  # noqa: PTH111 - without a home it leaves the path as it is
     if expanded == "~" or expanded.startswith("~/"):
-        raise BadInput(f"{path!r} begins at the home folder, but HOME is not set: write it in full")
+        raise BadInputError(
+            f"{path!r} begins at the home folder, but HOME is not set: write it in full"
+        )
     return expanded
 
 

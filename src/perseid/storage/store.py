@@ -20,8 +20,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import obstore
+from obstore.exceptions import AlreadyExistsError as KeyTakenError
 from obstore.exceptions import (
-    AlreadyExistsError,
     BaseError,
     PermissionDeniedError,
     PreconditionError,
@@ -29,7 +29,13 @@ from obstore.exceptions import (
 )
 from obstore.store import LocalStore, MemoryStore, S3Store
 
-from perseid.errors import AlreadyExists, BadInput, Forbidden, NotFound, StorageError
+from perseid.errors import (
+    AlreadyExistsError,
+    BadInputError,
+    ForbiddenError,
+    NotFoundError,
+    StorageError,
+)
 from perseid.storage.location import Location
 
 _MEMORY: dict[str, MemoryStore] = {}
@@ -63,7 +69,7 @@ class ObjectInfo:
 class Storage:
     """All objects below one URL; keys are relative to it.
 
-    Each method raises `NotFound`, `AlreadyExists` or `StorageError`, naming URL and key.
+    Each method raises `NotFoundError`, `AlreadyExistsError` or `StorageError`, naming URL and key.
     Writes are atomic: an object is there whole or not at all.
     """
 
@@ -114,7 +120,7 @@ class Storage:
             return [bytes(part) for part in parts]
 
     def put(self, key: str, data: bytes | memoryview | Path, *, new: bool = False) -> None:
-        """Write an object; `new` refuses to replace one (`AlreadyExists`)."""
+        """Write an object; `new` refuses to replace one (`AlreadyExistsError`)."""
         with _sentences(self, key):
             obstore.put(
                 self._store,
@@ -138,7 +144,7 @@ class Storage:
         """Whether there is such an object."""
         try:
             self.size(key)
-        except NotFound:
+        except NotFoundError:
             return False
         return True
 
@@ -167,17 +173,17 @@ class Storage:
             try:
                 with _sentences(self, part[0]):
                     obstore.delete(self._store, [self._path(key) for key in part])
-            except NotFound:
+            except NotFoundError:
                 continue
 
     def local_path(self, key: str = "") -> Path | None:
         """Where the object lies on this machine's disk, or None: for memory maps.
 
-        Raises `BadInput` for a key that would leave the store.
+        Raises `BadInputError` for a key that would leave the store.
         """
         path = (self.location / key).path
         if path is not None and ".." in key.split("/"):
-            raise BadInput(f"{key!r} leaves {self.url}: a key has no '..'")
+            raise BadInputError(f"{key!r} leaves {self.url}: a key has no '..'")
         return path
 
     def _path(self, key: str) -> str:
@@ -236,7 +242,9 @@ def _profile() -> dict[str, str]:
         found.read(env.get("AWS_SHARED_CREDENTIALS_FILE", home / "credentials"))
         settings |= dict(found[name]) if name in found else {}
     except configparser.Error as error:
-        raise BadInput(f"the AWS profile {name} cannot be read: {_first_line(error)}") from error
+        raise BadInputError(
+            f"the AWS profile {name} cannot be read: {_first_line(error)}"
+        ) from error
     default = env.get("AWS_DEFAULT_REGION") or settings.get("region", "us-east-1")
     options = {} if env.get("AWS_REGION") else {"region": default}
     if any(env.get(other) for other in _OTHER_CREDENTIALS):
@@ -255,7 +263,7 @@ def _reachable(endpoint: str) -> None:
     """
     parts = urlsplit(endpoint)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise BadInput(f"the endpoint {endpoint!r} is not a URL such as http://localhost:8333")
+        raise BadInputError(f"the endpoint {endpoint!r} is not a URL such as http://localhost:8333")
     address = (parts.hostname, parts.port or (443 if parts.scheme == "https" else 80))
     deadline = time.monotonic() + _CONNECT_SECONDS
     while True:
@@ -282,11 +290,11 @@ class _sentences:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, FileNotFoundError):
-            raise NotFound(f"{self.where} is not there") from error
+            raise NotFoundError(f"{self.where} is not there") from error
         if isinstance(error, BaseError) and "NoSuchBucket" in str(error):  # of a listing
-            raise NotFound(f"{self.where} is not there: there is no such bucket") from error
-        if isinstance(error, AlreadyExistsError):
-            raise AlreadyExists(f"{self.where} is there already") from error
+            raise NotFoundError(f"{self.where} is not there: there is no such bucket") from error
+        if isinstance(error, KeyTakenError):
+            raise AlreadyExistsError(f"{self.where} is there already") from error
         if isinstance(error, PreconditionError):
             raise StorageError(f"{self.where} was replaced while it was being read") from error
         if isinstance(error, (PermissionDeniedError, UnauthenticatedError)) or (
@@ -294,7 +302,7 @@ class _sentences:
             and "403 Forbidden" in str(error)  # of a listing
             and _METADATA_ADDRESS not in str(error)
         ):
-            raise Forbidden(
+            raise ForbiddenError(
                 f"{self.where}: the store refuses these credentials, or they may not do this"
             ) from error
         if isinstance(error, BaseError) and _METADATA_ADDRESS in str(error):

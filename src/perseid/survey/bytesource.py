@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from perseid.errors import BadPartition, NotFound, StorageError
+from perseid.errors import BadPartitionError, NotFoundError, StorageError
 from perseid.storage import Storage
 
 END_BYTES = (64 << 10, 1 << 20)
@@ -116,14 +116,14 @@ class ByteSource(ABC):
         self.stats = FetchStats()
 
     def read(self, start: int, length: int) -> memoryview:
-        """Exactly `length` bytes from `start`; raises `BadPartition` where the file ends before."""
+        """Exactly `length` bytes from `start`; `BadPartitionError` where the file ends before."""
         if start < 0 or length < 0 or start + length > self.size:
-            raise BadPartition(
+            raise BadPartitionError(
                 f"{self.name} is truncated or corrupt: it points to bytes {start} to "
                 f"{start + length} but has {self.size}"
             )
         if length > LARGEST_READ and not self.mapped:
-            raise BadPartition(
+            raise BadPartitionError(
                 f"{self.name}: {length} bytes at {start} are too much for one read; split the file"
             )
         return self._read(start, length) if length else memoryview(b"")
@@ -147,7 +147,7 @@ class MapSource(ByteSource):
                 size = file.seek(0, io.SEEK_END)
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else None
         except FileNotFoundError as error:
-            raise NotFound(f"{path} is not there") from error
+            raise NotFoundError(f"{path} is not there") from error
         except OSError as error:
             raise StorageError(f"{path} cannot be read: {error.strerror}") from error
         super().__init__(name or str(path), size, mapped=True)
@@ -251,7 +251,7 @@ class SourceFile(io.RawIOBase):
         return len(data)
 
 
-def corrupt(source: ByteSource, library: str, error: Exception) -> BadPartition:
+def corrupt(source: ByteSource, library: str, error: Exception) -> BadPartitionError:
     """The sentence for a file that a format's library cannot read; `error` is what it says."""
     first = (str(error).splitlines() or [type(error).__name__])[0]
-    return BadPartition(f"{source.name} is truncated or corrupt: {library} says: {first}")
+    return BadPartitionError(f"{source.name} is truncated or corrupt: {library} says: {first}")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from perseid.errors import BadPartition
+from perseid.errors import BadPartitionError
 
 UGRIZ = ("u", "g", "r", "i", "z")
 
@@ -18,7 +18,7 @@ UGRIZ = ("u", "g", "r", "i", "z")
 class Cutouts:
     """Some objects of a survey: one row an object, the same order in every array.
 
-    Raises `BadPartition` where the arrays do not belong together.
+    Raises `BadPartitionError` where the arrays do not belong together.
     """
 
     images: NDArray[np.float32]
@@ -34,19 +34,19 @@ class Cutouts:
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.dtype != np.float32:
-            raise BadPartition(
+            raise BadPartitionError(
                 f"images must be float32 (n, bands, height, width), not {self.images.dtype} "
                 f"{self.images.shape}"
             )
         if self.magnitudes.shape != self.images.shape[:2]:
-            raise BadPartition(
+            raise BadPartitionError(
                 f"magnitudes must be (n, bands) = {self.images.shape[:2]}, "
                 f"not {self.magnitudes.shape}"
             )
         for name in ("redshift", "object_id", "label"):
             array = getattr(self, name)
             if array is not None and array.shape != (len(self),):
-                raise BadPartition(f"{name} must be ({len(self)},), not {array.shape}")
+                raise BadPartitionError(f"{name} must be ({len(self)},), not {array.shape}")
 
     def __len__(self) -> int:
         return int(self.images.shape[0])

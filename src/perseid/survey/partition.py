@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 
 _UNITS = {"B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
 _UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
@@ -14,12 +14,12 @@ _UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 def parse_size(text: str) -> int:
     """Bytes of a size such as ``25MB``; as published, a MB is 1,048,576 bytes (a MiB).
 
-    Raises `BadInput` where it is not a positive number with a unit.
+    Raises `BadInputError` where it is not a positive number with a unit.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text)
     unit = _UNITS.get(match[2].upper()) if match else None
     if match is None or unit is None or float(match[1]) <= 0:
-        raise BadInput(f"{text!r} is not a size: give a number and a unit, such as 25MB")
+        raise BadInputError(f"{text!r} is not a size: give a number and a unit, such as 25MB")
     return int(float(match[1]) * unit)
 
 
@@ -30,11 +30,11 @@ def rows_per_partition(size: int, shape: tuple[int, int, int]) -> int:
     whatever the file's format and dtypes are: 20,508 bytes for 5 bands of 32 x 32. That gives
     1,278, 2,556, 3,834 and 5,113 rows for 25, 50, 75 and 100 MB and so the published numbers of
     partitions of 659,817 rows: 517, 259, 173 and 130 (Cloud-based Astronomy Inference,
-    arXiv:2501.06249). Raises `BadInput` where not even one row fits.
+    arXiv:2501.06249). Raises `BadInputError` where not even one row fits.
     """
     row = math.prod(shape) * 4 + shape[0] * 4 + 8
     if size < row:
-        raise BadInput(f"a partition of {size} bytes holds no row: a row has {row} bytes")
+        raise BadInputError(f"a partition of {size} bytes holds no row: a row has {row} bytes")
     return size // row
 
 

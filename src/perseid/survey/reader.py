@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from perseid.errors import BadInput, StorageError
+from perseid.errors import BadInputError, StorageError
 from perseid.storage import Storage, split_url
 from perseid.survey.bytesource import ByteSource, FetchStats, open_source
 from perseid.survey.cutouts import Cutouts
@@ -29,7 +29,7 @@ against 160 ms at 50 MB/s), small enough that two blocks are little memory."""
 class PartitionReader:
     """An opened partition; a context manager.
 
-    Raises `BadPartition` from the constructor, `blocks` and `read`, naming the file.
+    Raises `BadPartitionError` from the constructor, `blocks` and `read`, naming the file.
     """
 
     columns: Columns
@@ -127,7 +127,7 @@ class PartitionReader:
 
     def _rows_fetched(self, rows_per_block: int | None) -> int:
         if rows_per_block is not None and rows_per_block < 1:
-            raise BadInput(f"a block has at least one row, not {rows_per_block}")
+            raise BadInputError(f"a block has at least one row, not {rows_per_block}")
         rows = max(1, BLOCK_BYTES // self.columns.image_bytes)
         step = rows_per_block or rows
         return max(1, rows // step) * step
@@ -148,11 +148,11 @@ def open_partition(storage: Storage, key: str) -> PartitionReader:
 
     Raises
     ------
-    BadPartition
+    BadPartitionError
         It is corrupt, truncated, empty, or has wrong columns, shapes or dtypes.
-    BadInput
+    BadInputError
         Its suffix tells no known format.
-    NotFound, StorageError
+    NotFoundError, StorageError
         It cannot be had.
     """
     format_for(key)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from perseid.errors import BadPartition, PerseidError, UnsafePickle
+from perseid.errors import BadPartitionError, PerseidError, UnsafePickleError
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Names(Protocol):
     """What names, calls and persistent ids of a pickle mean."""
 
     def find(self, name: Global) -> Global:
-        """Give the name back, or raise `UnsafePickle`."""
+        """Give the name back, or raise `UnsafePickleError`."""
 
     def call(self, name: Global, args: tuple[Any, ...], kwargs: dict[Any, Any]) -> Any:
         """Data in place of the result of a call."""
@@ -87,13 +87,15 @@ def read_pickle(data: bytes, names: Names, where: str, *, largest: int = 64 << 2
 
     Raises
     ------
-    UnsafePickle
+    UnsafePickleError
         It names or calls something that `names` refuses. Nothing was run.
-    BadPartition
+    BadPartitionError
         It is corrupt or too large.
     """
     if len(data) > largest:
-        raise BadPartition(f"{where} is a pickle of {len(data)} bytes; at most {largest} are read")
+        raise BadPartitionError(
+            f"{where} is a pickle of {len(data)} bytes; at most {largest} are read"
+        )
     machine = _Machine(names, where)
     try:
         for opcode, argument, _ in pickletools.genops(data):
@@ -103,8 +105,8 @@ def read_pickle(data: bytes, names: Names, where: str, *, largest: int = 64 << 2
     except PerseidError:
         raise
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, struct.error) as error:
-        raise BadPartition(f"{where} is not a whole pickle: {error}") from error
-    raise BadPartition(f"{where} is not a whole pickle: it has no end")
+        raise BadPartitionError(f"{where} is not a whole pickle: {error}") from error
+    raise BadPartitionError(f"{where} is not a whole pickle: it has no end")
 
 
 # fmt: off
@@ -133,7 +135,9 @@ class _Machine:
             return
         method: Callable[[Any], None] | None = getattr(self, "do_" + opcode.lower(), None)
         if method is None:
-            raise UnsafePickle(f"{self.where} uses the pickle opcode {opcode}, which is refused")
+            raise UnsafePickleError(
+                f"{self.where} uses the pickle opcode {opcode}, which is refused"
+            )
         method(argument)
 
     def pop(self) -> Any:
@@ -270,7 +274,7 @@ class _Machine:
         state = self.pop()
         target = self.stack[-1]
         if not isinstance(target, (Placeholder, InertDict)):
-            raise UnsafePickle(f"{self.where} sets the state of a {type(target).__name__}")
+            raise UnsafePickleError(f"{self.where} sets the state of a {type(target).__name__}")
         target.state = state
 
     def do_binpersid(self, _: Any) -> None:
@@ -283,7 +287,7 @@ class _Machine:
 
     def _call(self, kind: Any, args: Any, kwargs: Any) -> None:
         if not isinstance(kind, Global):
-            raise UnsafePickle(f"{self.where} calls a {type(kind).__name__}; nothing was run")
+            raise UnsafePickleError(f"{self.where} calls a {type(kind).__name__}; nothing was run")
         if not isinstance(args, tuple) or not isinstance(kwargs, dict):
             raise TypeError(f"the arguments of {kind} are not a tuple")
         self.push(self.names.call(kind, args, kwargs))

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from perseid.errors import BadInput, BadPartition, NotFound
+from perseid.errors import BadInputError, BadPartitionError, NotFoundError
 from perseid.storage import Storage, normalise_url, split_url
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.formats import suffix_of, suffixes
@@ -81,21 +81,21 @@ def split(
 
     Raises
     ------
-    BadInput
+    BadInputError
         The destination is not empty, or lies in the source; the size is too small.
-    BadPartition
+    BadPartitionError
         A file of the survey cannot be read, or differs from the first one in shape or columns.
     """
     store, keys = survey_files(survey)
     target = Storage(dest)
     suffix = "." + format.lstrip(".").lower()
     if suffix not in suffixes():
-        raise BadInput(f"no format {format!r} of partitions (known: {' '.join(suffixes())})")
+        raise BadInputError(f"no format {format!r} of partitions (known: {' '.join(suffixes())})")
     _check_destination(survey, store, target, overwrite=overwrite)
     columns = _columns(store, keys)
     many = rows if rows is not None else rows_per_partition(_bytes(size), columns.shape)
     if many < 1:
-        raise BadInput(f"a partition has at least one row, not {many}")
+        raise BadInputError(f"a partition has at least one row, not {many}")
     if overwrite:
         target.delete([info.key for info in target.list() if _NUMBERED.fullmatch(info.key)])
     total = max(1, -(-columns.rows // many))
@@ -108,7 +108,7 @@ def split(
 def survey_files(survey: str | Path) -> tuple[Storage, list[str]]:
     """The store and the keys of a survey's files, in natural order.
 
-    Raises `NotFound` where there are none.
+    Raises `NotFoundError` where there are none.
     """
     base, name = split_url(survey)
     if suffix_of(name):
@@ -119,7 +119,7 @@ def survey_files(survey: str | Path) -> tuple[Storage, list[str]]:
     store = Storage(survey)
     found = {info.key: info.size for info in store.list() if suffix_of(info.key)}
     if not found:
-        raise NotFound(
+        raise NotFoundError(
             f"there is no file of cutouts at {store.where()}: give a file, a folder or a URL of "
             f"files ending in {' '.join(suffixes())}"
         )
@@ -131,7 +131,7 @@ def _bytes(size: str | int) -> int:
 
 
 def _columns(store: Storage, keys: list[str]) -> Columns:
-    """The columns of all files together; raises `BadPartition` where they differ."""
+    """The columns of all files together; raises `BadPartitionError` where they differ."""
     first: Columns | None = None
     rows = 0
     for key in keys:
@@ -139,7 +139,7 @@ def _columns(store: Storage, keys: list[str]) -> Columns:
             has = reader.columns
         first = first or has
         if (has.shape, dict(has.dtypes)) != (first.shape, dict(first.dtypes)):
-            raise BadPartition(
+            raise BadPartitionError(
                 f"{store.where(key)} has {has.describe()}, "
                 f"but {store.where(keys[0])} has {first.describe()}"
             )
@@ -161,14 +161,14 @@ def _check_destination(
     whole = _real(Storage(survey)) if normalise_url(survey) != store.url else source
     inside = place == source if whole != source else (place + "/").startswith(source + "/")
     if inside or (source + "/").startswith(place + "/"):
-        raise BadInput(
+        raise BadInputError(
             f"the partitions would be written to {target.where()}, where the survey lies; "
             "choose another folder"
         )
     if not overwrite:
         there = next(target.list(), None)
         if there is not None:
-            raise BadInput(
+            raise BadInputError(
                 f"{target.where()} is not empty (it has {there.key}); "
                 "choose another folder or give --overwrite"
             )

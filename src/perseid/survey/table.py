@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from perseid.errors import BadInput, BadPartition
+from perseid.errors import BadInputError, BadPartitionError
 from perseid.survey.bytesource import ByteSource
 from perseid.survey.cutouts import Cutouts
 
@@ -109,27 +109,29 @@ def check_columns(
 
     Raises
     ------
-    BadPartition
+    BadPartitionError
         A column is missing, or one has a wrong dtype, shape or length.
     """
     for name in REQUIRED:
         if name not in found:
             there = ", ".join(sorted(found)) or "nothing"
-            raise BadPartition(f"{where} has no {name} column (it has {there})")
+            raise BadPartitionError(f"{where} has no {name} column (it has {there})")
     shape = found["image"][1]
     if len(shape) != 4 or 0 in shape[1:] or math.prod(shape[1:]) > MOST_PIXELS:
-        raise BadPartition(f"{where}: image must be (n, bands, height, width), not {_shape(shape)}")
+        raise BadPartitionError(
+            f"{where}: image must be (n, bands, height, width), not {_shape(shape)}"
+        )
     rows, bands, height, width = shape
     columns = Columns(rows, (bands, height, width), {})
     dtypes: dict[str, np.dtype[Any]] = {}
     for name, (dtype, has) in found.items():
         if dtype.newbyteorder("=").name not in _TAKEN[name]:
-            raise BadPartition(
+            raise BadPartitionError(
                 f"{where}: {name} must be {' or '.join(_TAKEN[name][:2])}, not {dtype}"
             )
         wanted = (rows, *columns.row_shape(name))
         if has != wanted:
-            raise BadPartition(f"{where}: {name} must be {_shape(wanted)}, not {_shape(has)}")
+            raise BadPartitionError(f"{where}: {name} must be {_shape(wanted)}, not {_shape(has)}")
         dtypes[name] = _KEPT.get(name, np.dtype(dtype.newbyteorder("=")))
     return Columns(rows, (bands, height, width), {n: dtypes[n] for n in NAMES if n in dtypes})
 
@@ -141,7 +143,7 @@ def native(array: NDArray[Any], dtype: np.dtype[Any], where: str) -> NDArray[Any
     if array.dtype != dtype:
         limits = np.iinfo(dtype)
         if array.size and (array.min() < limits.min or array.max() > limits.max):
-            raise BadPartition(f"{where}: a label or object_id does not fit into {dtype}")
+            raise BadPartitionError(f"{where}: a label or object_id does not fit into {dtype}")
         array = array.astype(dtype)
     return np.require(array, requirements=["A"])
 
@@ -154,7 +156,7 @@ class Table(ABC):
 
     @abstractmethod
     def read(self, start: int, stop: int) -> Cutouts:
-        """Rows `start` to `stop`; reading in order is the fast way. Raises `BadPartition`."""
+        """Rows `start` to `stop`; reading in order is the fast way. Raises `BadPartitionError`."""
 
     def release(self, start: int, stop: int) -> None:  # noqa: B027 - optional
         """Tell that these rows are not needed again soon."""
@@ -199,7 +201,7 @@ class RawTable(Table):
         super().__init__(source, columns)
         for name, array in arrays.items():
             if array.start < 0 or array.start + array.num_bytes > source.size:
-                raise BadPartition(
+                raise BadPartitionError(
                     f"{where} is truncated: its {name} column ends at byte "
                     f"{array.start + array.num_bytes} of {source.size}"
                 )
@@ -225,7 +227,9 @@ class RawTable(Table):
     def _whole(self, name: str, array: RawArray) -> NDArray[Any]:
         data = self.source.read(array.start, array.num_bytes)
         if array.crc and zlib.crc32(data) != array.crc:
-            raise BadPartition(f"{self.source.name} is corrupt: the checksum of {name} differs")
+            raise BadPartitionError(
+                f"{self.source.name} is corrupt: the checksum of {name} differs"
+            )
         values = np.frombuffer(data, array.dtype).reshape(array.shape)
         return native(values, self.columns.dtypes[name], self.source.name)
 
@@ -235,7 +239,7 @@ class RawTable(Table):
         self._crc = zlib.crc32(data, self._crc if start else 0)
         self._crc_row = stop
         if stop == self.columns.rows and self._crc != self._images.crc:
-            raise BadPartition(f"{self.source.name} is corrupt: the checksum of image differs")
+            raise BadPartitionError(f"{self.source.name} is corrupt: the checksum of image differs")
 
 
 class Writer(ABC):
@@ -248,14 +252,14 @@ class Writer(ABC):
         self.columns, self.written = columns, 0
 
     def write(self, block: Cutouts) -> None:
-        """Append rows; raises `BadInput` where they are not what was announced."""
+        """Append rows; raises `BadInputError` where they are not what was announced."""
         has = Columns.of(block)
         if (has.shape, dict(has.dtypes)) != (self.columns.shape, dict(self.columns.dtypes)):
-            raise BadInput(
+            raise BadInputError(
                 f"these rows have {has.describe()}, the file takes {self.columns.describe()}"
             )
         if self.written + len(block) > self.columns.rows:
-            raise BadInput(
+            raise BadInputError(
                 f"{self.written + len(block)} rows are too many: {self.columns.rows} were announced"
             )
         if len(block):
@@ -263,9 +267,9 @@ class Writer(ABC):
         self.written += len(block)
 
     def close(self) -> None:
-        """Finish the file; raises `BadInput` where rows are missing."""
+        """Finish the file; raises `BadInputError` where rows are missing."""
         if self.written != self.columns.rows:
-            raise BadInput(f"{self.written} of {self.columns.rows} rows were written")
+            raise BadInputError(f"{self.written} of {self.columns.rows} rows were written")
         self._finish()
 
     def abort(self) -> None:  # noqa: B027 - optional

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from perseid.errors import BadPartition, UnsafePickle
+from perseid.errors import BadPartitionError, UnsafePickleError
 from perseid.storage import Storage, split_url
 from perseid.survey.bytesource import ByteSource, BytesSource, MapSource, open_source
 from perseid.survey.safe_pickle import Global, InertDict, Placeholder, read_pickle
@@ -78,7 +78,7 @@ class LazyStorage:
         """All bytes, their checksum verified."""
         data = self.source.read(self.entry.start, self.count * self.dtype.itemsize)
         if len(data) == self.entry.size and self.entry.crc and zlib.crc32(data) != self.entry.crc:
-            raise BadPartition(
+            raise BadPartitionError(
                 f"{self.source.name} is corrupt: the checksum of {self.entry.name} differs"
             )
         return data
@@ -120,7 +120,7 @@ class LazyTensor:
     def numpy(self) -> NDArray[Any]:
         """The whole tensor: a read-only view of the memory map, or of the bytes fetched.
 
-        Raises `BadPartition` where its checksum differs.
+        Raises `BadPartitionError` where its checksum differs.
         """
         dtype = self.storage.dtype
         count = math.prod(self.shape)
@@ -152,15 +152,15 @@ def load_torch(
     source
         A `ByteSource`, a path or URL, or the bytes of the file.
     unknown
-        ``refuse``: names outside of what a TensorDataset needs raise `UnsafePickle`.
+        ``refuse``: names outside of what a TensorDataset needs raise `UnsafePickleError`.
         ``placeholder``: they become placeholders, so that weights can be taken out of a whole
         pickled module.
 
     Raises
     ------
-    UnsafePickle
+    UnsafePickleError
         A name outside the allow-list; the message has the name and the file.
-    BadPartition
+    BadPartitionError
         Not such a file: corrupt, truncated, legacy, big-endian, encrypted or compressed.
     """
     source = _source(source)
@@ -168,11 +168,13 @@ def load_torch(
     root = _root(archive)
     byteorder = archive.entries.get(root + "byteorder")
     if byteorder is not None and bytes(archive.read(byteorder)) != b"little":
-        raise BadPartition(f"{source.name} is big-endian; save it again on a little-endian machine")
+        raise BadPartitionError(
+            f"{source.name} is big-endian; save it again on a little-endian machine"
+        )
     names = _TorchNames(archive, root, permissive=unknown == "placeholder")
     pickle = archive.entries[root + "data.pkl"]
     if pickle.size > LARGEST_PICKLE[unknown]:
-        raise BadPartition(
+        raise BadPartitionError(
             f"{source.name}: data.pkl has {pickle.size} bytes; "
             f"at most {LARGEST_PICKLE[unknown]} are read"
         )
@@ -194,7 +196,7 @@ def _source(source: ByteSource | Path | str | bytes) -> ByteSource:
 def _archive(source: ByteSource) -> ZipArchive:
     start = bytes(source.read(0, min(source.size, len(LEGACY_MAGIC))))
     if start == LEGACY_MAGIC:
-        raise BadPartition(
+        raise BadPartitionError(
             f"{source.name} is in the format of torch before 1.6; "
             "load it with torch and save it again"
         )
@@ -206,7 +208,9 @@ def _root(archive: ZipArchive) -> str:
     pickles = [name for name in archive.entries if name.count("/") <= 1]
     roots = [name.removesuffix("data.pkl") for name in pickles if name.endswith("data.pkl")]
     if len(roots) != 1 or roots[0] not in ("", roots[0].rstrip("/") + "/"):
-        raise BadPartition(f"{archive.name} is a zip archive but not one that torch.save wrote")
+        raise BadPartitionError(
+            f"{archive.name} is a zip archive but not one that torch.save wrote"
+        )
     return roots[0]
 
 
@@ -227,7 +231,7 @@ class _TorchNames:
     def find(self, name: Global) -> Global:
         if self._permissive or str(name) in _ALLOWED:
             return name
-        raise UnsafePickle(
+        raise UnsafePickleError(
             f"{self._archive.name} names {name}, which a partition has no use for; "
             "nothing of it was run"
         )
@@ -244,7 +248,9 @@ class _TorchNames:
             raise ValueError("a persistent id is not that of a tensor storage")
         dtype = _STORAGES.get(kind.name)
         if kind.module != "torch" or dtype is None:
-            raise BadPartition(f"{self._archive.name} has tensors of {kind}, which are not read")
+            raise BadPartitionError(
+                f"{self._archive.name} has tensors of {kind}, which are not read"
+            )
         known = self._storages.get((key, kind.name))
         if known is None:
             known = self._storage(kind.name, key, np.dtype(dtype), int(count))
@@ -254,9 +260,9 @@ class _TorchNames:
     def _storage(self, kind: str, key: str, dtype: np.dtype[Any], count: int) -> LazyStorage:
         entry = self._archive.entries.get(f"{self._root}data/{key}")
         if entry is None:
-            raise BadPartition(f"{self._archive.name} lacks the tensor data data/{key}")
+            raise BadPartitionError(f"{self._archive.name} lacks the tensor data data/{key}")
         if entry.method or count < 0 or count * dtype.itemsize > entry.size:
-            raise BadPartition(
+            raise BadPartitionError(
                 f"{self._archive.name}: data/{key} has {entry.size} bytes, "
                 f"not {count} elements of {dtype}" + (" (it is compressed)" if entry.method else "")
             )
@@ -272,7 +278,7 @@ class _TorchNames:
             raise ValueError(f"a tensor has the shape {shape}, strides {stride}")
         last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
         if math.prod(shape) > storage.count or (math.prod(shape) and last >= storage.count):
-            raise BadPartition(
+            raise BadPartitionError(
                 f"{self._archive.name}: a tensor of shape {tuple(shape)} reaches beyond the "
                 f"{storage.count} elements of {storage.entry.name}"
             )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import IO, Any, cast
 
-from perseid.errors import BadPartition, PerseidError
+from perseid.errors import BadPartitionError, PerseidError
 from perseid.survey.bytesource import ByteSource, SourceFile
 
 STREAM_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError)
@@ -37,12 +37,12 @@ class Entry:
     def start(self) -> int:
         """Byte of the archive where its content begins.
 
-        Raises `BadPartition` where there is no local header, or the content is not all there.
+        Raises `BadPartitionError` where there is no local header, or the content is not all there.
         """
         magic, name, extra = _LOCAL_HEADER.unpack(self.source.read(self.header, 30))
         start = self.header + 30 + int(name) + int(extra)
         if magic != b"PK\x03\x04" or start + self.stored_size > self.source.size:
-            raise BadPartition(
+            raise BadPartitionError(
                 f"{self.source.name} is corrupt: its entry {self.name} is not where the "
                 "directory of the archive says"
             )
@@ -52,33 +52,35 @@ class Entry:
 class ZipArchive:
     """The entries of a zip archive, of which nothing but the directory has been read.
 
-    Raises `BadPartition` where it is none, is cut short, or has encrypted entries.
+    Raises `BadPartitionError` where it is none, is cut short, or has encrypted entries.
     """
 
     def __init__(self, source: ByteSource) -> None:
         self.source, self.name = source, source.name
         if source.size == 0:
-            raise BadPartition(f"{source.name} is empty (0 bytes)")
+            raise BadPartitionError(f"{source.name} is empty (0 bytes)")
         try:
             self._zip = zipfile.ZipFile(cast(Any, SourceFile(source)))
         except PerseidError:
             raise
         except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError) as error:
-            raise BadPartition(
+            raise BadPartitionError(
                 f"{source.name} is truncated or corrupt: no zip archive can be read from its "
                 f"{source.size} bytes ({error})"
             ) from error
         except (struct.error, OSError, EOFError) as error:
-            raise BadPartition(f"{source.name} is corrupt: {error}") from error
+            raise BadPartitionError(f"{source.name} is corrupt: {error}") from error
         self.entries = {info.filename: self._entry(info) for info in self._zip.infolist()}
 
     def read(self, entry: Entry) -> memoryview:
-        """The content of a stored entry, its checksum verified; raises `BadPartition`."""
+        """The content of a stored entry, its checksum verified; raises `BadPartitionError`."""
         if entry.method:
-            raise BadPartition(f"{self.name}: {entry.name} is compressed; store it uncompressed")
+            raise BadPartitionError(
+                f"{self.name}: {entry.name} is compressed; store it uncompressed"
+            )
         data = self.source.read(entry.start, entry.size)
         if entry.crc and zlib.crc32(data) != entry.crc:
-            raise BadPartition(f"{self.name} is corrupt: the checksum of {entry.name} differs")
+            raise BadPartitionError(f"{self.name} is corrupt: the checksum of {entry.name} differs")
         return data
 
     def stream(self, entry: Entry) -> IO[bytes]:
@@ -89,13 +91,13 @@ class ZipArchive:
         try:
             return self._zip.open(entry.name)
         except (zipfile.BadZipFile, NotImplementedError, struct.error, EOFError) as error:
-            raise BadPartition(f"{self.name} is corrupt: {entry.name}: {error}") from error
+            raise BadPartitionError(f"{self.name} is corrupt: {entry.name}: {error}") from error
 
     def _entry(self, info: zipfile.ZipInfo) -> Entry:
         if info.flag_bits & 0x1:
-            raise BadPartition(f"{self.name}: {info.filename} is encrypted, which is not read")
+            raise BadPartitionError(f"{self.name}: {info.filename} is encrypted, which is not read")
         if info.compress_type == 0 and info.compress_size != info.file_size:
-            raise BadPartition(f"{self.name} is corrupt: {info.filename} has two sizes")
+            raise BadPartitionError(f"{self.name} is corrupt: {info.filename} has two sizes")
         return Entry(
             self.source,
             info.filename,

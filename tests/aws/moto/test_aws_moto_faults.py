@@ -39,7 +39,7 @@ def test_a_failing_rank_within_what_is_tolerated(within):
     assert "ranks 1 of 4" in result.incomplete
     assert result.summary["rows"]["received"] == 24
     (execution,) = json.loads(Storage(started.results_url).get("engine.json"))["executions"]
-    assert (execution["status"], execution["error"]) == ("FAILED", "RunIncomplete")
+    assert (execution["status"], execution["error"]) == ("FAILED", "RunIncompleteError")
     assert (execution["map"]["succeeded"], execution["map"]["failed"]) == (3, 1)
     assert "ranks 1 of 4" in execution["cause"]
 
@@ -66,7 +66,7 @@ def test_a_failing_rank_beyond_what_is_tolerated_stops_the_map(moto, faulty, dat
     assert 1 in missing
     assert f"ranks {missing[0]}" in result.incomplete
     (execution,) = json.loads(Storage(started.results_url).get("engine.json"))["executions"]
-    assert (execution["status"], execution["error"]) == ("FAILED", "RunIncomplete")
+    assert (execution["status"], execution["error"]) == ("FAILED", "RunIncompleteError")
     events = moto.aws.client("stepfunctions").get_execution_history(executionArn=started.arn)
     said = [event["mapRunFailedEventDetails"] for event in events["events"]
             if "mapRunFailedEventDetails" in event]  # fmt: skip
@@ -76,8 +76,8 @@ def test_a_failing_rank_beyond_what_is_tolerated_stops_the_map(moto, faulty, dat
 @pytest.mark.parametrize(
     ("given", "error", "says"),
     [
-        ({"data_bucket": "b"}, "BadInput", "results"),
-        ({"resume": "s3://absent-bucket/r"}, "NotFound", "no run"),
+        ({"data_bucket": "b"}, "BadInputError", "results"),
+        ({"resume": "s3://absent-bucket/r"}, "NotFoundError", "no run"),
     ],
 )
 def test_what_cannot_be_run_is_said_in_one_sentence(moto, given, error, says):
@@ -108,5 +108,5 @@ def test_what_a_function_raises_is_the_cause_without_its_traceback(moto):
         roleArn=found["roleArn"], type="STANDARD",
     )  # fmt: skip
     done = run_to_end(client, made["stateMachineArn"], "raised", {})
-    assert (done["status"], done["error"]) == ("FAILED", "BadInput")
+    assert (done["status"], done["error"]) == ("FAILED", "BadInputError")
     assert done["cause"] == 'give {"rendezvous_endpoint": "HOST" or "HOST:PORT"}'

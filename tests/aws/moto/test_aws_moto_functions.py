@@ -50,7 +50,7 @@ def test_ping_answers_from_where_the_workers_are(moto):
     assert failed is None
     assert said["perseid"]
     failed, said = invoke(moto, "PingFunction", {})
-    assert (failed, said["errorType"]) == ("Unhandled", "BadInput")
+    assert (failed, said["errorType"]) == ("Unhandled", "BadInputError")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from perseid.aws import stack as stacks
 from perseid.aws.deploy import deploy
 from perseid.aws.template import Options
 from perseid.cli import main
-from perseid.errors import NotFound
+from perseid.errors import NotFoundError
 from perseid.storage import Storage
 
 
@@ -87,10 +87,10 @@ def test_destroy_leaves_data_and_says_what_stays(moto, other, capsys):
     assert "other-run" not in [machine["name"] for machine in machines]
     with pytest.raises(aws.client("ssm").exceptions.ParameterNotFound):
         aws.client("ssm").get_parameter(Name="/other/rendezvous-secret")
-    with pytest.raises(NotFound, match="perseid aws deploy"):
+    with pytest.raises(NotFoundError, match="perseid aws deploy"):
         stacks.outputs(aws, "other")
     assert main(["aws", "destroy", "--stack", "other", "--yes", "--delete-bucket"]) == 0
     assert "stays" not in capsys.readouterr().out
-    with suppress(NotFound):
+    with suppress(NotFoundError):
         assert list(storage.list()) == []
     assert bucket not in [b["Name"] for b in aws.client("s3").list_buckets()["Buckets"]]

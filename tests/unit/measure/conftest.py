@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from perseid.errors import RunIncomplete
+from perseid.errors import RunIncompleteError
 from perseid.measure.report_line import Report, format_report
 from perseid.pipeline import layout
 from perseid.pipeline.columns import PartitionResult, Stamp
@@ -93,7 +93,7 @@ def build_run(
             continue
         _work(item, store, rng, made, home, twice=item.rank in retried)
     if finish:
-        with contextlib.suppress(RunIncomplete):
+        with contextlib.suppress(RunIncompleteError):
             summarize(store, map_seconds=12.5)
     return made
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 from perseid.measure.cost import Cost, Rendezvous, Usage, cost, map_transitions
 from perseid.measure.prices import Prices, load_prices
 from perseid.measure.report_line import Report
@@ -70,7 +70,7 @@ def test_arm_is_cheaper_by_its_list_price() -> None:
     reports = [Report("a", 1000, 1000, 1024, 100)]
     arm = cost(Usage(reports, architecture="arm"))
     assert of(arm, "Lambda compute") == pytest.approx(0.0000133334)
-    with pytest.raises(BadInput, match="architecture is x86 or arm"):
+    with pytest.raises(BadInputError, match="architecture is x86 or arm"):
         cost(Usage(reports, architecture="riscv"))
 
 
@@ -122,7 +122,7 @@ def test_prices_of_another_region(tmp_path: Path) -> None:
 def test_bad_prices_are_one_sentence(tmp_path: Path, text: str, says: str) -> None:
     path = tmp_path / "prices.json"
     path.write_text(text)
-    with pytest.raises(BadInput, match=says):
+    with pytest.raises(BadInputError, match=says):
         load_prices(path)
-    with pytest.raises(BadInput, match="cannot be read"):
+    with pytest.raises(BadInputError, match="cannot be read"):
         load_prices(tmp_path / "none.json")

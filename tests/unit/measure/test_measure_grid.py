@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 from perseid.measure.cost import Usage
 from perseid.measure.grid import Cell, grid
 from perseid.measure.present.sweep import figures, render_sweep
@@ -53,7 +53,7 @@ def test_a_grid_that_cannot_be(change: dict[str, object], says: str) -> None:
     usual = {
         "partitions": ["25MB"], "data": ["1GB"], "batches": [512], "worlds": [None], "repeat": 1,
     }  # fmt: skip
-    with pytest.raises(BadInput, match=says):
+    with pytest.raises(BadInputError, match=says):
         grid(**{**usual, **change})
 
 

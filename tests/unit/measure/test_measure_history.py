@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from perseid.cli import main
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 from perseid.measure.sources.history import moment, parse_history, read_history
 from perseid.measure.sources.load import load_runs
 
@@ -103,7 +103,7 @@ def test_times_in_all_forms() -> None:
 
 @pytest.mark.parametrize("text", ["[]", "{}", "no", '{"events": [{"id": 2, "type": "X"}]}'])
 def test_what_is_no_history(text: str) -> None:
-    with pytest.raises(BadInput, match="history"):
+    with pytest.raises(BadInputError, match="history"):
         parse_history(text, "x.json")
 
 

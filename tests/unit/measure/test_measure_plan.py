@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from perseid.cli import main, units
 from perseid.engines.calibrate import Pace
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 from perseid.measure import plan as planning
 from perseid.measure.calibrate import Calibration, from_paces, from_runs, vcpus
 from perseid.measure.plan import Ask, Limits, advise, estimate
@@ -140,13 +140,13 @@ def test_a_budget_binds() -> None:
 
 
 def test_nothing_is_possible() -> None:
-    with pytest.raises(BadInput, match=r"memory binds: a worker .* needs 2,4"):
+    with pytest.raises(BadInputError, match=r"memory binds: a worker .* needs 2,4"):
         advise(Ask(GB, limits=Limits(memory_mb=1769)), replace(PACE, base_mb=2048.0))
-    with pytest.raises(BadInput, match=r"needs 301 MB, but functions may have 128 MB"):
+    with pytest.raises(BadInputError, match=r"needs 301 MB, but functions may have 128 MB"):
         advise(Ask(GB, limits=Limits(memory_mb=128)), replace(PACE, base_mb=255.8))
-    with pytest.raises(BadInput, match="the time-out binds"):
+    with pytest.raises(BadInputError, match="the time-out binds"):
         advise(Ask(GB, limits=Limits(timeout=1)), PACE)
-    with pytest.raises(BadInput, match="above 0"):
+    with pytest.raises(BadInputError, match="above 0"):
         Ask(0)
 
 
@@ -172,13 +172,13 @@ def test_a_calibration_from_runs_of_ours(make_run: Callable[..., object]) -> Non
     assert found.doubt == 2.0  # another machine than a vCPU of Lambda
     stored = sum(path.stat().st_size for path in made.data.iterdir())
     assert found.row_bytes == pytest.approx(stored / 300)
-    with pytest.raises(BadInput, match="nothing to calibrate from"):
+    with pytest.raises(BadInputError, match="nothing to calibrate from"):
         from_runs([replace(run, extra={**run.extra, "records": records[:0]})])
 
 
 def test_two_memory_sizes_tell_how_the_pace_grows(cai: Path) -> None:
     (run,) = load_runs([str(cai / "result-partition-25MB")])
-    with pytest.raises(BadInput, match="give --memory"):
+    with pytest.raises(BadInputError, match="give --memory"):
         from_runs([run])
     slow = [dict(r) for r in run.extra["records"]]
     for record in slow:
@@ -208,7 +208,7 @@ def test_words() -> None:
         60, 60, 120, 5400, 0.25]  # fmt: skip
     assert [units.usd(text) for text in ("1USD", "$0.50", "2", "0.1 usd")] == [1, 0.5, 2, 0.1]
     for read, text in ((units.size_bytes, "12"), (units.seconds, "soon"), (units.usd, "a lot")):
-        with pytest.raises(BadInput, match="give one such as"):
+        with pytest.raises(BadInputError, match="give one such as"):
             read(text)
 
 

@@ -82,7 +82,7 @@ def test_ways_to_end() -> None:
         exited=invocation("4", 4, end="RequestId: 4 Error: Runtime exited with error",
                           report="Status: error\tError Type: Runtime.ExitError"),
         raised=invocation("5", 5, end="[ERROR] StorageError: the disk is full\nTraceback …"),
-        bad=invocation("6", 6, end=mark(event="failed", run="R", rank=6, error="BadModel",
+        bad=invocation("6", 6, end=mark(event="failed", run="R", rank=6, error="BadModelError",
                                         message="no such file")),
         silent=invocation("7", 7, end=""),
         cut=invocation("8", 8)[:2],

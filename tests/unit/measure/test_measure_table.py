@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from perseid.cli import main
-from perseid.errors import BadInput, NotFound
+from perseid.errors import BadInputError, NotFoundError
 from perseid.measure.present.report import render_report
 from perseid.measure.present.table import bill, partition_table, run_table, tables
 from perseid.measure.present.text import Cell, Column, Table, dollars, plural, quantity, significant
@@ -172,7 +172,7 @@ def test_objects_of_a_run_that_are_broken_are_named(make_run: Callable[..., obje
         path = made.path / name
         whole = path.read_text()
         path.write_text(whole[: len(whole) // 2])
-        with pytest.raises(BadInput, match=name):
+        with pytest.raises(BadInputError, match=name):
             load_runs([str(made.path)])
         path.write_text(whole)
 
@@ -224,31 +224,31 @@ def test_the_transport_and_what_the_collectives_took(make_run: Callable[..., obj
 
 
 def test_sources_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="is not there"):
+    with pytest.raises(NotFoundError, match="is not there"):
         load_runs([str(tmp_path / "nowhere")])
-    with pytest.raises(NotFound, match="nothing matches"):
+    with pytest.raises(NotFoundError, match="nothing matches"):
         load_runs([str(tmp_path / "*.log")])
-    with pytest.raises(BadInput, match="there is no run in"):
+    with pytest.raises(BadInputError, match="there is no run in"):
         load_runs([str(tmp_path)])
     (tmp_path / "a.json").write_text("[1, 2]")
-    with pytest.raises(BadInput, match="not a list of rank records"):
+    with pytest.raises(BadInputError, match="not a list of rank records"):
         load_runs([str(tmp_path / "a.json")])
     (tmp_path / "a.json").write_text('[{"batch_size": 1}]')
-    with pytest.raises(BadInput, match="total_cpu_time"):
+    with pytest.raises(BadInputError, match="total_cpu_time"):
         load_runs([str(tmp_path / "a.json")])
     (tmp_path / "a.json").write_text("[")
-    with pytest.raises(BadInput, match="not a list of records"):
+    with pytest.raises(BadInputError, match="not a list of records"):
         load_runs([str(tmp_path / "a.json")])
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "combined_data.json").write_text('[{"batch_size":')
-    with pytest.raises(BadInput, match=r"combined_data\.json is not JSON"):
+    with pytest.raises(BadInputError, match=r"combined_data\.json is not JSON"):
         load_runs([str(tmp_path / "tree")])
     for number in (0, -3):
-        with pytest.raises(BadInput, match=f"at least 1, not {number}"):
+        with pytest.raises(BadInputError, match=f"at least 1, not {number}"):
             LoadOptions(expected=number)
     times = tmp_path / "times.csv"
     times.write_text("a,b\n1,2\n")
-    with pytest.raises(BadInput, match="not a table of execution times"):
+    with pytest.raises(BadInputError, match="not a table of execution times"):
         read_execution_times(times)
 
 
@@ -295,7 +295,7 @@ def test_the_three_forms_say_the_same(make_run: Callable[..., object]) -> None:
     assert set(row) == {column.head for column in table.columns}
     assert markdown.count("|") == (len(table.columns) + 1) * 3
     assert all(note in markdown for note in table.footnotes)
-    with pytest.raises(BadInput, match="no table format"):
+    with pytest.raises(BadInputError, match="no table format"):
         table.render("pdf")
 
 

@@ -12,10 +12,10 @@ from typing import Any
 from perseid.aws.handlers import log
 from perseid.engines.driver import missing_ranks
 from perseid.errors import (
-    AlreadyExists,
-    BadInput,
-    Forbidden,
-    NotFound,
+    AlreadyExistsError,
+    BadInputError,
+    ForbiddenError,
+    NotFoundError,
     PerseidError,
     RunError,
     StorageError,
@@ -49,11 +49,11 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     """
     try:
         state = start(event["input"], str(event["execution"]), context.aws_request_id)
-    except Forbidden as error:  # rights that were just given may come late: tried again
+    except ForbiddenError as error:  # rights that were just given may come late: tried again
         raise _with_remedy(error, event["input"]) from error
     except PerseidError as error:
         transient = isinstance(error, StorageError)
-        if transient and not isinstance(error, (NotFound, AlreadyExists)):
+        if transient and not isinstance(error, (NotFoundError, AlreadyExistsError)):
             raise
         log.write("refused", run=event["execution"], error=type(error).__name__, message=str(error))
         return {"ok": False, "error": type(error).__name__, "message": str(error)}
@@ -61,7 +61,7 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     return state
 
 
-def _with_remedy(error: Forbidden, given: Any) -> Forbidden:
+def _with_remedy(error: ForbiddenError, given: Any) -> ForbiddenError:
     """The sentence, with what lets the functions into a bucket."""
     found = re.match("s3://([a-z0-9.-]+)", str(error))
     if found is None:
@@ -70,7 +70,7 @@ def _with_remedy(error: Forbidden, given: Any) -> Forbidden:
     option = "--data-bucket"
     if str(results or "").startswith(f"s3://{found[1]}"):
         option = "--results-bucket"
-    return Forbidden(
+    return ForbiddenError(
         f"{error}; the stack's functions may, after `perseid aws deploy {option} {found[1]}` (name "
         "further buckets of the stack beside it)"
     )
@@ -79,7 +79,7 @@ def _with_remedy(error: Forbidden, given: Any) -> Forbidden:
 def start(given: Any, execution: str, request_id: str) -> dict[str, Any]:
     """The state after this step. Doing it again (a retried request) changes nothing."""
     if not isinstance(given, Mapping):
-        raise BadInput(f"the input of the state machine must be a JSON object, not {given!r}")
+        raise BadInputError(f"the input of the state machine must be a JSON object, not {given!r}")
     if given.get("resume"):
         return _resume(str(given["resume"]), execution, request_id)
     _log_start(execution, execution, request_id)
@@ -201,7 +201,7 @@ def _within_reserve(request: RunRequest) -> RunRequest:
         return request
     if request.transport == "auto":
         return RunRequest.parse({**request.given(), "transport": STORE})
-    raise BadInput(
+    raise BadInputError(
         f"{ranks} ranks are to meet (transport {request.transport}), but only {reserve} workers "
         f"may run at once: reserve more with `perseid aws deploy --reserve {ranks}`, or take fewer "
         "ranks (`world_size`), or leave `transport` at store"
@@ -210,7 +210,9 @@ def _within_reserve(request: RunRequest) -> RunRequest:
 
 def _on_s3(url: str) -> None:
     if not url.startswith("s3://"):
-        raise BadInput(f"results are to go to {url}, which Lambda cannot reach: name an s3:// URL")
+        raise BadInputError(
+            f"results are to go to {url}, which Lambda cannot reach: name an s3:// URL"
+        )
 
 
 def _with_endpoint(request: RunRequest) -> RunRequest:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from perseid.aws.handlers import log
-from perseid.errors import BadInput, RendezvousUnreachable
+from perseid.errors import BadInputError, RendezvousUnreachableError
 from perseid.rendezvous.dial import Endpoint, dial
 from perseid.rendezvous.ping import ping
 
@@ -20,14 +20,14 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
 
     Raises
     ------
-    BadInput
+    BadInputError
         The event names no endpoint.
-    RendezvousUnreachable
+    RendezvousUnreachableError
         Nothing answers there.
     """
     log.write_text(f"receiving event: {dict(event)}")
     if not event.get("rendezvous_endpoint"):
-        raise BadInput('give {"rendezvous_endpoint": "HOST" or "HOST:PORT"}')
+        raise BadInputError('give {"rendezvous_endpoint": "HOST" or "HOST:PORT"}')
     endpoint = Endpoint.parse(str(event["rendezvous_endpoint"]))
     began = time.monotonic()
     with dial(endpoint, began + SECONDS) as sock:
@@ -37,7 +37,7 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     found = {"endpoint": str(endpoint), "address": remote, "connect_seconds": seconds}
     try:
         seen = ping(endpoint, SECONDS)
-    except RendezvousUnreachable as error:  # it may be a server of another kind
+    except RendezvousUnreachableError as error:  # it may be a server of another kind
         return {**found, "perseid": False, "message": str(error)}
     return {
         **found,

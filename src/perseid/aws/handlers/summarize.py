@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from perseid.aws.handlers import log
-from perseid.errors import RunIncomplete, StorageError
+from perseid.errors import RunIncompleteError, StorageError
 from perseid.pipeline import layout
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.summarize import summarize
@@ -54,8 +54,8 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     try:
         failures = Failures(storage, state["run_id"])
         summary = summarize(storage, failures=failures, extra={"engine": engine})
-    except RunIncomplete as error:
-        said = {"error": "RunIncomplete", "message": str(error)}
+    except RunIncompleteError as error:
+        said = {"error": "RunIncompleteError", "message": str(error)}
         log.write("incomplete", run=state["run_id"], **said)
         return {**state, "ok": False, **said}
     short = {

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from perseid.errors import BadPartition, NotInstalled, PerseidError
+from perseid.errors import BadPartitionError, NotInstalledError, PerseidError
 from perseid.measure.sources.catalogue import Catalogue
 from perseid.storage import Storage
 from perseid.survey.kinds import ANOMALY_KINDS
@@ -54,7 +54,7 @@ def gallery(catalogue: Catalogue, data: Storage, count: int = 24) -> list[Pictur
 
     A partition that is gone or cannot be read leaves its objects without a picture, and says so.
 
-    Raises `NotInstalled` where there is no astropy.
+    Raises `NotInstalledError` where there is no astropy.
     """
     chosen = catalogue.most_anomalous(count)
     images, problems = _cutouts(catalogue, chosen, data)
@@ -80,7 +80,9 @@ def _cutouts(
 
 def _image(reader: PartitionReader, row: int) -> NDArray[np.float32]:
     if row >= reader.rows:
-        raise BadPartition(f"{reader.name} has {reader.rows} rows, and the catalogue names {row}")
+        raise BadPartitionError(
+            f"{reader.name} has {reader.rows} rows, and the catalogue names {row}"
+        )
     return np.array(reader.rows_at(row, row + 1).images[0])
 
 
@@ -116,12 +118,12 @@ def lupton(image: NDArray[np.float32], bands: Sequence[int] = RGB_BANDS) -> NDAr
     stretch follows the cutout: the sky (the median) a little above black, its noise (of the mean
     of the three bands) at a fifteenth of full brightness, the 99.5 % quantile near full brightness.
 
-    Raises `NotInstalled` where there is no astropy.
+    Raises `NotInstalledError` where there is no astropy.
     """
     try:
         from astropy.visualization import make_lupton_rgb
     except ImportError as error:
-        raise NotInstalled(
+        raise NotInstalledError(
             "colour composites need astropy: pip install 'perseid[report]'"
         ) from error
     count = image.shape[0]

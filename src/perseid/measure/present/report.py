@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from html import escape
 from typing import Any
 
-from perseid.errors import NotFound
+from perseid.errors import NotFoundError
 from perseid.measure.present import html
 from perseid.measure.present.charts import Lane, density, distribution, stages_used, timeline
 from perseid.measure.present.gallery import Picture, gallery
@@ -73,7 +73,7 @@ def render_report(run: MeasuredRun, prices: Prices | None = None) -> str:
 
     Raises
     ------
-    NotInstalled
+    NotInstalledError
         pyarrow or astropy is missing.
     """
     manifest: Manifest = run.extra["manifest"]
@@ -99,7 +99,7 @@ def _catalogue(run: MeasuredRun) -> Catalogue | None:
         return None
     try:
         return read_catalogue(store)
-    except NotFound:
+    except NotFoundError:
         return None
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from textwrap import fill, wrap
 
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 
 FORMATS = ("text", "markdown", "csv")
 MISSING = "–"
@@ -51,11 +51,11 @@ class Table:
     def render(self, form: str) -> str:
         """As ``text``, ``markdown`` or ``csv`` (without title and footnotes); ends in a newline.
 
-        Raises `BadInput` for another form.
+        Raises `BadInputError` for another form.
         """
         renderers = {"text": _text, "markdown": _markdown, "csv": _csv}
         if form not in renderers:
-            raise BadInput(f"no table format {form!r}: use one of {', '.join(FORMATS)}")
+            raise BadInputError(f"no table format {form!r}: use one of {', '.join(FORMATS)}")
         return renderers[form](self)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from perseid.errors import BadInput, NotInstalled
+from perseid.errors import BadInputError, NotInstalledError
 from perseid.pipeline import layout
 from perseid.storage import Storage
 
@@ -51,18 +51,18 @@ def read_catalogue(store: Storage) -> Catalogue:
 
     Raises
     ------
-    NotFound
+    NotFoundError
         The run has none (yet).
-    BadInput
+    BadInputError
         The object is not such a table.
-    NotInstalled
+    NotInstalledError
         There is no pyarrow.
     """
     try:
         import pyarrow as arrow
         from pyarrow import parquet
     except ImportError as error:
-        raise NotInstalled(
+        raise NotInstalledError(
             "reading a catalogue needs pyarrow: pip install 'perseid[report]'"
         ) from error
     data = store.get(layout.CATALOGUE)
@@ -70,10 +70,12 @@ def read_catalogue(store: Storage) -> Catalogue:
     try:
         table = parquet.read_table(io.BytesIO(data))
     except (arrow.ArrowException, OSError) as error:
-        raise BadInput(f"{where} is not a Parquet file: {error}") from error
+        raise BadInputError(f"{where} is not a Parquet file: {error}") from error
     missing = {"partition", "row", "z_pred"} - set(table.column_names)
     if missing:
-        raise BadInput(f"{where} has no column {', '.join(sorted(missing))}: it is no catalogue")
+        raise BadInputError(
+            f"{where} has no column {', '.join(sorted(missing))}: it is no catalogue"
+        )
     return Catalogue(
         partition=np.asarray(table["partition"].to_pylist(), object),
         row=_whole(table, "row"),

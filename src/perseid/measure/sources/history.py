@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 
 _ENDS = {
     "ExecutionSucceeded": "SUCCEEDED",
@@ -84,12 +84,12 @@ def read_history(events: Iterable[Mapping[str, Any]], arn: str = "") -> Executio
 
     Raises
     ------
-    BadInput
+    BadInputError
         They do not begin with the start of the execution.
     """
     ordered = sorted(events, key=lambda event: int(event["id"]))
     if not ordered or ordered[0]["type"] != "ExecutionStarted":
-        raise BadInput(f"the history of {arn or 'the execution'} does not hold its start")
+        raise BadInputError(f"the history of {arn or 'the execution'} does not hold its start")
     first, last = ordered[0], ordered[-1]
     status = _ENDS.get(last["type"], "RUNNING")
     details = [v for k, v in last.items() if k.endswith("EventDetails")]
@@ -111,13 +111,13 @@ def read_history(events: Iterable[Mapping[str, Any]], arn: str = "") -> Executio
 
 
 def parse_history(text: str, source: str) -> Execution:
-    """From the JSON that the AWS command line writes; raises `BadInput` naming the source."""
+    """From the JSON that the AWS command line writes; raises `BadInputError` naming the source."""
     try:
         plain = json.loads(text)
         events = plain["events"] if isinstance(plain, Mapping) else plain
         return read_history(events, source)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"{source} is not an execution's history: {error!r}") from error
+        raise BadInputError(f"{source} is not an execution's history: {error!r}") from error
 
 
 def moment(value: datetime | float | str) -> float:

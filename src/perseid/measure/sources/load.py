@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from perseid.errors import BadInput, NotFound
+from perseid.errors import BadInputError, NotFoundError
 from perseid.measure.runs import MeasuredRun, ModelTime, Place, Span
 from perseid.measure.sources.history import Execution, parse_history
 from perseid.measure.sources.logruns import LoadOptions, common, invocation_runs, log_runs, number
@@ -38,9 +38,9 @@ def load_runs(sources: Iterable[str], options: LoadOptions | None = None) -> lis
 
     Raises
     ------
-    BadInput
+    BadInputError
         A source has no run in it, or is neither a log nor a list of records.
-    NotFound
+    NotFoundError
         There is no such source.
     """
     options = options or LoadOptions()
@@ -53,7 +53,7 @@ def load_runs(sources: Iterable[str], options: LoadOptions | None = None) -> lis
         if one not in histories:
             runs = list(_load(one, options))
             if not runs:
-                raise BadInput(
+                raise BadInputError(
                     f"there is no run in {one}: no {layout.MANIFEST}, no {layout.COMBINED} and no "
                     "REPORT line; name a run's folder, a result tree or a log file"
                 )
@@ -78,7 +78,7 @@ def _globbed(source: str) -> list[str]:
         return [source]
     matches = sorted(glob.glob(source, recursive=True), key=natural_key)  # noqa: PTH207 (absolute too)
     if not matches:
-        raise NotFound(f"nothing matches {source}")
+        raise NotFoundError(f"nothing matches {source}")
     return matches
 
 
@@ -88,7 +88,7 @@ def _load(source: str, options: LoadOptions) -> Iterator[MeasuredRun]:
         yield from _load_file(path, options)
         return
     if "://" not in source and not path.exists():
-        raise NotFound(f"{source} is not there")
+        raise NotFoundError(f"{source} is not there")
     if "://" in source and source.endswith((".json", ".log", ".txt")):
         folder, name = split_url(source)
         yield from _from_text(Storage(folder).get(name).decode(), source, options)
@@ -110,7 +110,7 @@ def _from_text(text: str, source: str, options: LoadOptions) -> Iterator[Measure
         try:
             records = json.loads(text)
         except ValueError as error:
-            raise BadInput(f"{source} is not a list of records: {error}") from error
+            raise BadInputError(f"{source} is not a list of records: {error}") from error
         yield combined_run(records, source, options, _execution_times(source))
         return
     if text.lstrip().startswith("{") and '"logStreamName"' in text[:4096]:
@@ -130,7 +130,7 @@ def _events(text: str, source: str) -> list[LogEvent]:
             for e in json.loads(text)["events"]
         ]
     except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{source} is not a list of log events: {error!r}") from error
+        raise BadInputError(f"{source} is not a list of log events: {error!r}") from error
 
 
 def _load_tree(store: Storage, options: LoadOptions) -> Iterator[MeasuredRun]:
@@ -171,7 +171,7 @@ def combined_run(
     """
     options = options or LoadOptions()
     if not isinstance(records, list) or not all(isinstance(r, Mapping) for r in records):
-        raise BadInput(f"{source} is not a list of rank records")
+        raise BadInputError(f"{source} is not a list of rank records")
     place = Place.of(source.removesuffix(layout.COMBINED))
     said = Place.of(str(records[0].get("result_path", ""))) if records else None
     place = place or said
@@ -221,7 +221,9 @@ def _model_time(record: Mapping[str, Any]) -> ModelTime:
         seconds = float(record["total_cpu_time (seconds)"])
         return ModelTime(seconds, float(record["throughput_bps"]) * seconds)
     except (KeyError, TypeError, ValueError) as error:
-        raise BadInput(f"a rank record cannot be read: {error!r} is wrong or missing") from error
+        raise BadInputError(
+            f"a rank record cannot be read: {error!r} is wrong or missing"
+        ) from error
 
 
 def _rows(record: Mapping[str, Any]) -> int:
@@ -242,7 +244,7 @@ def _execution_times(source: str) -> dict[tuple[str, str, str], float]:
 def read_execution_times(path: Path) -> dict[tuple[str, str, str], float]:
     """Seconds by (partition, data, repetition), e.g. ``("25MB", "1GB", "1")``.
 
-    Raises `BadInput` where the file is not such a table.
+    Raises `BadInputError` where the file is not such a table.
     """
     times: dict[tuple[str, str, str], float] = {}
     try:
@@ -254,5 +256,5 @@ def read_execution_times(path: Path) -> dict[tuple[str, str, str], float]:
                 key = (f"{row['partition(MB)']}MB", data, row["run"])
                 times[key] = 60 * float(minutes) + float(seconds)
     except (KeyError, ValueError, AttributeError) as error:
-        raise BadInput(f"{path} is not a table of execution times: {error!r}") from error
+        raise BadInputError(f"{path} is not a table of execution times: {error!r}") from error
     return times

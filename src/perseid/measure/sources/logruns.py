@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from perseid.errors import BadInput
+from perseid.errors import BadInputError
 from perseid.measure.cost import Usage, map_transitions
 from perseid.measure.runs import MeasuredRun, Place, Span
 from perseid.measure.sources.history import Execution
@@ -28,7 +28,9 @@ class LoadOptions:
 
     def __post_init__(self) -> None:
         if self.expected is not None and self.expected < 1:
-            raise BadInput(f"the number of expected ranks must be at least 1, not {self.expected}")
+            raise BadInputError(
+                f"the number of expected ranks must be at least 1, not {self.expected}"
+            )
 
 
 def log_runs(text: str, source: str, options: LoadOptions | None = None) -> Iterator[MeasuredRun]:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from perseid.errors import BadInput, NotFound
+from perseid.errors import BadInputError, NotFoundError
 from perseid.measure.cost import FREE_TMP_MB, Rendezvous, Usage, map_transitions
 from perseid.measure.report_line import Report, find_reports
 from perseid.measure.runs import MeasuredRun, ModelTime, Place, Span, size_label
@@ -39,7 +39,7 @@ def read_stored(store: Storage, keys: Collection[str], architecture: str = "x86"
 
     Raises
     ------
-    BadInput
+    BadInputError
         Its manifest, or an object that goes with it, cannot be read.
     """
     manifest = Manifest.load(store)
@@ -88,11 +88,11 @@ def read_stored(store: Storage, keys: Collection[str], architecture: str = "x86"
 
 
 def read_json(store: Storage, key: str) -> Any:
-    """A JSON object; raises `BadInput` naming it where it is none."""
+    """A JSON object; raises `BadInputError` naming it where it is none."""
     try:
         return json.loads(store.get(key))
     except ValueError as error:
-        raise BadInput(f"{store.where(key)} is not JSON: {error}") from error
+        raise BadInputError(f"{store.where(key)} is not JSON: {error}") from error
 
 
 def _records(store: Storage, keys: Collection[str], manifest: Manifest) -> list[Mapping[str, Any]]:
@@ -124,7 +124,7 @@ def _logs(store: Storage, keys: Collection[str]) -> dict[str, str]:
 def _text(store: Storage, key: str) -> str:
     try:
         return store.get(key).decode("utf-8", "replace")
-    except NotFound:
+    except NotFoundError:
         return ""
 
 

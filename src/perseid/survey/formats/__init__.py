@@ -9,7 +9,7 @@ import importlib
 from pathlib import Path, PurePosixPath
 from typing import Protocol, cast
 
-from perseid.errors import BadInput, BadPartition
+from perseid.errors import BadInputError, BadPartitionError
 from perseid.survey.bytesource import ByteSource
 from perseid.survey.table import Columns, Table, Writer
 
@@ -29,7 +29,7 @@ class Format(Protocol):
     """What a format's module offers."""
 
     def open_table(self, source: ByteSource) -> Table:
-        """Read the layout; raises `BadPartition`."""
+        """Read the layout; raises `BadPartitionError`."""
 
     def create(self, path: Path, columns: Columns) -> Writer:
         """Begin a file on disk."""
@@ -47,17 +47,17 @@ def suffix_of(name: str) -> str:
 
 
 def format_for(name: str) -> Format:
-    """The format of a file's name; raises `BadInput` for an unknown suffix."""
+    """The format of a file's name; raises `BadInputError` for an unknown suffix."""
     suffix = suffix_of(name)
     if not suffix:
         known = " ".join(_MODULES)
-        raise BadInput(f"{name}: the suffix tells no format of cutouts (known: {known})")
+        raise BadInputError(f"{name}: the suffix tells no format of cutouts (known: {known})")
     module = importlib.import_module(f"{__name__}.{_MODULES[suffix]}")
     return cast(Format, module)
 
 
 def open_table(source: ByteSource) -> Table:
-    """Open a file by its suffix; raises `BadPartition` where it is not such a file."""
+    """Open a file by its suffix; raises `BadPartitionError` where it is not such a file."""
     if source.size == 0:
-        raise BadPartition(f"{source.name} is empty (0 bytes)")
+        raise BadPartitionError(f"{source.name} is empty (0 bytes)")
     return format_for(source.name).open_table(source)

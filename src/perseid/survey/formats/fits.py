@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from perseid.errors import BadPartition, NotInstalled, PerseidError
+from perseid.errors import BadPartitionError, NotInstalledError, PerseidError
 from perseid.survey.bytesource import ByteSource, SourceFile
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.table import (
@@ -45,7 +45,7 @@ def open_table(source: ByteSource) -> Table:
         raise
     except Exception as error:  # astropy raises many kinds on corrupt headers
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BadPartition(f"{source.name} is truncated or corrupt: {first}") from error
+        raise BadPartitionError(f"{source.name} is truncated or corrupt: {first}") from error
 
 
 def create(path: Path, columns: Columns) -> Writer:
@@ -57,7 +57,7 @@ def _astropy() -> Any:
     try:
         from astropy.io import fits
     except ImportError as error:
-        raise NotInstalled("FITS needs astropy: pip install 'perseid[formats]'") from error
+        raise NotInstalledError("FITS needs astropy: pip install 'perseid[formats]'") from error
     return fits
 
 
@@ -72,16 +72,16 @@ def _find(fits: Any, hdus: Any, source: ByteSource) -> Table:
         for name, column in used.items():
             definition = hdu.columns[column]
             if definition.bscale not in ("", None, 1) or definition.bzero not in ("", None, 0):
-                raise BadPartition(f"{source.name}: {name} is scaled (TSCAL, TZERO)")
+                raise BadPartitionError(f"{source.name}: {name} is scaled (TSCAL, TZERO)")
         start = int(hdu.fileinfo()["datLoc"])
         row = hdu.columns.dtype.newbyteorder(">")
         if row.itemsize != hdu.header["NAXIS1"]:
-            raise BadPartition(
+            raise BadPartitionError(
                 f"{source.name}: rows have {hdu.header['NAXIS1']} bytes, "
                 f"their columns {row.itemsize}"
             )
         return _Rows(source, start, int(hdu.header["NAXIS2"]), row, used)
-    raise BadPartition(f"{source.name} has no binary table with an image column")
+    raise BadPartitionError(f"{source.name} has no binary table with an image column")
 
 
 class _Rows(Table):
@@ -99,7 +99,7 @@ class _Rows(Table):
         super().__init__(source, check_columns(source.name, found))
         self._start, self._row, self._used = start, row, used
         if rows < 0 or start + rows * row.itemsize > source.size:
-            raise BadPartition(
+            raise BadPartitionError(
                 f"{source.name} is truncated: {rows} rows end at byte "
                 f"{start + rows * row.itemsize} of {source.size}"
             )

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from perseid.errors import BadPartition, NotInstalled, PerseidError
+from perseid.errors import BadPartitionError, NotInstalledError, PerseidError
 from perseid.survey.bytesource import LARGEST_READ, ByteSource, SourceFile, corrupt
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.table import (
@@ -60,7 +60,7 @@ def _h5py() -> Any:
     try:
         import h5py
     except ImportError as error:
-        raise NotInstalled("HDF5 needs h5py: pip install 'perseid[formats]'") from error
+        raise NotInstalledError("HDF5 needs h5py: pip install 'perseid[formats]'") from error
     return h5py
 
 
@@ -71,12 +71,12 @@ def _datasets(h5py: Any, file: Any, where: str) -> dict[str, Any]:
         if name not in NAMES:
             continue
         if not isinstance(file.get(key, getlink=True), h5py.HardLink):
-            raise BadPartition(f"{where}: {key} is a link, which is not followed")
+            raise BadPartitionError(f"{where}: {key} is a link, which is not followed")
         dataset = file[key]
         if not isinstance(dataset, h5py.Dataset):
-            raise BadPartition(f"{where}: {key} is a group, not a dataset")
+            raise BadPartitionError(f"{where}: {key} is a group, not a dataset")
         if dataset.external or dataset.is_virtual or dataset.shape is None:
-            raise BadPartition(f"{where}: {key} lies in another file or is empty")
+            raise BadPartitionError(f"{where}: {key} lies in another file or is empty")
         found[name] = dataset
     return found
 
@@ -99,7 +99,7 @@ class _Datasets(Table):
         for name, dataset in datasets.items():
             chunk = np.prod(dataset.chunks or (1,), dtype=np.float64) * dataset.dtype.itemsize
             if chunk > LARGEST_READ:
-                raise BadPartition(f"{source.name}: {name} has chunks of {chunk:.0f} bytes")
+                raise BadPartitionError(f"{source.name}: {name} has chunks of {chunk:.0f} bytes")
         self._small = {name: self._part(name, 0, columns.rows) for name in columns.small}
 
     def read(self, start: int, stop: int) -> Cutouts:
@@ -113,7 +113,7 @@ class _Datasets(Table):
     def _part(self, name: str, start: int, stop: int) -> NDArray[Any]:
         dataset = self._datasets[name]
         if (stop - start) * np.prod(dataset.shape[1:]) * dataset.dtype.itemsize > LARGEST_READ:
-            raise BadPartition(f"{self.source.name}: {name} is too large for one read")
+            raise BadPartitionError(f"{self.source.name}: {name} is too large for one read")
         try:
             array = dataset[start:stop]
         except (OSError, RuntimeError, ValueError) as error:

@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from perseid.errors import BadPartition
+from perseid.errors import BadPartitionError
 from perseid.survey.bytesource import LARGEST_READ, ByteSource
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.table import (
@@ -89,9 +89,9 @@ class _Member:
 def _member(archive: ZipArchive, entry: Entry) -> _Member:
     where = f"{archive.name}: {entry.name}"
     if entry.method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise BadPartition(f"{where} is compressed by method {entry.method}, not deflate")
+        raise BadPartitionError(f"{where} is compressed by method {entry.method}, not deflate")
     if entry.method and entry.size > entry.stored_size * _MOST_DEFLATE + 1024:
-        raise BadPartition(f"{where} claims {entry.size} bytes out of {entry.stored_size}")
+        raise BadPartitionError(f"{where} claims {entry.size} bytes out of {entry.stored_size}")
     try:
         with archive.stream(entry) as file:
             head = io.BytesIO(file.read(_LONGEST_HEADER + 12))
@@ -102,14 +102,14 @@ def _member(archive: ZipArchive, entry: Entry) -> _Member:
         shape, fortran, dtype = read(head, max_header_size=_LONGEST_HEADER)
     except (ValueError, TypeError, SyntaxError, RecursionError, *STREAM_ERRORS) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BadPartition(f"{where} is not an array: {first}") from error
+        raise BadPartitionError(f"{where} is not an array: {first}") from error
     if dtype.hasobject or dtype.names is not None:
-        raise BadPartition(f"{where} has dtype {dtype}; pickled arrays are not read")
+        raise BadPartitionError(f"{where} has dtype {dtype}; pickled arrays are not read")
     if fortran and len(shape) > 1 and 0 not in shape:
-        raise BadPartition(f"{where} is in Fortran order; save it in C order")
+        raise BadPartitionError(f"{where} is in Fortran order; save it in C order")
     member = _Member(entry, head.tell(), dtype, tuple(int(n) for n in shape))
     if member.header + member.num_bytes != entry.size:
-        raise BadPartition(
+        raise BadPartitionError(
             f"{where} is truncated or corrupt: {entry.size - member.header} bytes "
             f"for {dtype} {member.shape}"
         )
@@ -150,7 +150,7 @@ class _Compressed(Table):
     def _whole(self, name: str) -> NDArray[Any]:
         member = self._members[name]
         if member.num_bytes > LARGEST_READ:
-            raise BadPartition(f"{self.source.name}: {name} has {member.num_bytes} bytes")
+            raise BadPartitionError(f"{self.source.name}: {name} has {member.num_bytes} bytes")
         with self._begin(name) as file:
             array = np.frombuffer(self._take(file, member.num_bytes, name), member.dtype)
         return native(array.reshape(member.shape), self.columns.dtypes[name], self.source.name)
@@ -165,9 +165,9 @@ class _Compressed(Table):
         try:
             data = file.read(length or 1)
         except STREAM_ERRORS as error:
-            raise BadPartition(f"{self.source.name} is corrupt: {name}: {error}") from error
+            raise BadPartitionError(f"{self.source.name} is corrupt: {name}: {error}") from error
         if len(data) != length:
-            raise BadPartition(f"{self.source.name} is truncated: {name} ends early")
+            raise BadPartitionError(f"{self.source.name} is truncated: {name} ends early")
         return data
 
 

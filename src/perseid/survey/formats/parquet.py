@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from perseid.errors import BadPartition, NotInstalled, PerseidError
+from perseid.errors import BadPartitionError, NotInstalledError, PerseidError
 from perseid.survey.bytesource import LARGEST_READ, ByteSource, SourceFile, corrupt
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.table import (
@@ -59,7 +59,7 @@ def _pyarrow() -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise NotInstalled("Parquet needs pyarrow: pip install 'perseid[formats]'") from error
+        raise NotInstalledError("Parquet needs pyarrow: pip install 'perseid[formats]'") from error
     return pyarrow
 
 
@@ -75,7 +75,7 @@ class _Groups(Table):
             kind = schema.field(field).type
             inner = kind.value_type if pa.types.is_fixed_size_list(kind) else kind
             if pa.types.is_nested(inner) or not pa.types.is_primitive(inner):
-                raise BadPartition(f"{source.name}: {name} is {kind}, not a fixed-size list")
+                raise BadPartitionError(f"{source.name}: {name} is {kind}, not a fixed-size list")
             length = (kind.list_size,) if inner is not kind else ()
             found[name] = (np.dtype(inner.to_pandas_dtype()), (metadata.num_rows, *length))
         if "image" in found and "magnitude" in found:
@@ -84,7 +84,7 @@ class _Groups(Table):
         self._file = file
         groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
         if any(group.total_byte_size > LARGEST_READ for group in groups):
-            raise BadPartition(f"{source.name}: a row group has over {LARGEST_READ} bytes")
+            raise BadPartitionError(f"{source.name}: a row group has over {LARGEST_READ} bytes")
         self._ends = np.cumsum([group.num_rows for group in groups], dtype=np.int64)
         self._loaded: tuple[int, dict[str, NDArray[Any]]] = (-1, {})
 
@@ -124,7 +124,7 @@ class _Groups(Table):
             except (OSError, ValueError, TypeError, NotImplementedError) as error:
                 raise corrupt(self.source, "Parquet", error) from error
             if any(len(array) != rows for array in arrays.values()):
-                raise BadPartition(f"{self.source.name} is corrupt: a row group lacks rows")
+                raise BadPartitionError(f"{self.source.name} is corrupt: a row group lacks rows")
             self._loaded = (index, arrays)
         return self._loaded[1]
 
@@ -137,7 +137,7 @@ class _Groups(Table):
             nulls += values.values.null_count
             values = values.flatten()
         if nulls:
-            raise BadPartition(f"{self.source.name}: {name} has {nulls} null values")
+            raise BadPartitionError(f"{self.source.name}: {name} has {nulls} null values")
         array = values.to_numpy(zero_copy_only=True)
         array = native(array, self.columns.dtypes[name], self.source.name)
         return array.reshape(-1, *self.columns.row_shape(name))
@@ -157,7 +157,7 @@ def _shaped(
         shape = [bands, side, side]
     whole = isinstance(shape, list) and all(type(size) is int and size > 0 for size in shape)
     if not whole or len(shape) != 3 or math.prod(shape) != pixels:
-        raise BadPartition(f"{where}: {pixels} pixels an image do not have the shape {shape}")
+        raise BadPartitionError(f"{where}: {pixels} pixels an image do not have the shape {shape}")
     return dtype, (rows, *shape)
 
 

@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from perseid.errors import BadPartition
+from perseid.errors import BadPartitionError
 from perseid.survey.bytesource import ByteSource
 from perseid.survey.safe_pickle import Placeholder
 from perseid.survey.table import Columns, ColumnWriter, RawArray, RawTable, Table, Writer
@@ -38,12 +38,12 @@ def create(path: Path, columns: Columns) -> Writer:
 
 def _tensors(dataset: Any, where: str) -> dict[str, LazyTensor]:
     if not isinstance(dataset, Placeholder) or dataset.kind != TENSOR_DATASET:
-        raise BadPartition(f"{where} holds a {_called(dataset)}, not a TensorDataset")
+        raise BadPartitionError(f"{where} holds a {_called(dataset)}, not a TensorDataset")
     state = dataset.state if isinstance(dataset.state, dict) else {}
     tensors = state.get("tensors")
     if not isinstance(tensors, (tuple, list)) or len(tensors) not in (2, 3):
         count = len(tensors) if isinstance(tensors, (tuple, list)) else "no"
-        raise BadPartition(
+        raise BadPartitionError(
             f"{where} has {count} tensors; a partition has image, magnitude and redshift"
         )
     found = dict(zip(_TENSORS, tensors, strict=False))
@@ -52,13 +52,13 @@ def _tensors(dataset: Any, where: str) -> dict[str, LazyTensor]:
         found.pop("redshift", None)
     for name, tensor in found.items():
         if not isinstance(tensor, LazyTensor):
-            raise BadPartition(f"{where}: {name} is a {_called(tensor)}, not a tensor")
+            raise BadPartitionError(f"{where}: {name} is a {_called(tensor)}, not a tensor")
     return cast(dict[str, LazyTensor], found)
 
 
 def _raw(name: str, tensor: LazyTensor, where: str) -> RawArray:
     if not tensor.contiguous:
-        raise BadPartition(
+        raise BadPartitionError(
             f"{where}: {name} is not contiguous (strides {tensor.stride}); "
             "call .contiguous() before saving"
         )

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from perseid.errors import BadPartition
+from perseid.errors import BadPartitionError
 from perseid.survey.bytesource import ByteSource
 from perseid.survey.table import (
     NAMES,
@@ -40,10 +40,10 @@ def open_table(source: ByteSource) -> Table:
     """Read the header; see `perseid.survey.formats`."""
     where = source.name
     if source.size < 8:
-        raise BadPartition(f"{where} is truncated: {source.size} bytes")
+        raise BadPartitionError(f"{where} is truncated: {source.size} bytes")
     (length,) = struct.unpack("<Q", source.read(0, 8))
     if length > min(_LONGEST_HEADER, source.size - 8):
-        raise BadPartition(f"{where} is corrupt: a header of {length} bytes")
+        raise BadPartitionError(f"{where} is corrupt: a header of {length} bytes")
     try:
         header = json.loads(bytes(source.read(8, length)))
         entries = {canonical(name): spec for name, spec in header.items()}
@@ -53,7 +53,9 @@ def open_table(source: ByteSource) -> Table:
             if name in entries
         }
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise BadPartition(f"{where} is corrupt: its header cannot be read ({error})") from error
+        raise BadPartitionError(
+            f"{where} is corrupt: its header cannot be read ({error})"
+        ) from error
     return RawTable(source, arrays)
 
 
@@ -64,14 +66,14 @@ def create(path: Path, columns: Columns) -> Writer:
 
 def _raw(spec: dict[str, Any], base: int, where: str) -> RawArray:
     if spec["dtype"] not in _DTYPES:
-        raise BadPartition(f"{where} has dtype {spec['dtype']}, which is not read")
+        raise BadPartitionError(f"{where} has dtype {spec['dtype']}, which is not read")
     begin, end = spec["data_offsets"]
     numbers = [*spec["shape"], begin, end]
     if not all(type(number) is int and number >= 0 for number in numbers):
         raise ValueError(f"sizes {numbers}")
     array = RawArray(base + begin, np.dtype(_DTYPES[spec["dtype"]]), tuple(spec["shape"]))
     if array.num_bytes != end - begin:
-        raise BadPartition(f"{where} has {end - begin} bytes for {array.dtype} {array.shape}")
+        raise BadPartitionError(f"{where} has {end - begin} bytes for {array.dtype} {array.shape}")
     return array
 
 

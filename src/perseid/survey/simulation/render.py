@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from perseid.errors import NotInstalled
+from perseid.errors import NotInstalledError
 from perseid.survey.simulation import sdss
 from perseid.survey.simulation.galaxies import Points, Scene, Sersic, Star
 
@@ -27,11 +27,13 @@ MIDDLE = (sdss.SIZE - 1) / 2 * sdss.PIXEL
 
 
 def galsim_module() -> Any:
-    """The module `galsim`; raises `NotInstalled` with the command that installs it."""
+    """The module `galsim`; raises `NotInstalledError` with the command that installs it."""
     try:
         import galsim
     except ImportError as error:
-        raise NotInstalled("simulating needs GalSim: pip install 'perseid[simulate]'") from error
+        raise NotInstalledError(
+            "simulating needs GalSim: pip install 'perseid[simulate]'"
+        ) from error
     return galsim
 
 

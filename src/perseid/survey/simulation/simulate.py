@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perseid import __version__
-from perseid.errors import AlreadyExists, BadInput, NotFound, RunError
+from perseid.errors import AlreadyExistsError, BadInputError, NotFoundError, RunError
 from perseid.storage import Storage
 from perseid.survey.cutouts import UGRIZ, Cutouts
 from perseid.survey.formats import format_for
@@ -101,11 +101,11 @@ def simulate(
 
     Raises
     ------
-    BadInput
+    BadInputError
         An argument is out of range, or there is no such format.
-    AlreadyExists
+    AlreadyExistsError
         `dest` holds something.
-    NotInstalled
+    NotInstalledError
         GalSim, or what the format needs, is missing.
     """
     processes = len(os.sched_getaffinity(0)) if processes is None else processes
@@ -133,15 +133,15 @@ def simulate(
 
 def _check(rows: int, seed: int, anomaly_rate: float, processes: int, rows_per_file: int) -> None:
     if rows < 1:
-        raise BadInput(f"a survey needs at least 1 row, not {rows}")
+        raise BadInputError(f"a survey needs at least 1 row, not {rows}")
     if seed < 0:
-        raise BadInput(f"the seed must not be negative, it is {seed}")
+        raise BadInputError(f"the seed must not be negative, it is {seed}")
     if not 0.0 <= anomaly_rate <= 1.0:
-        raise BadInput(f"the anomaly rate must lie between 0 and 1, it is {anomaly_rate}")
+        raise BadInputError(f"the anomaly rate must lie between 0 and 1, it is {anomaly_rate}")
     if processes < 1:
-        raise BadInput(f"simulating needs at least 1 process, not {processes}")
+        raise BadInputError(f"simulating needs at least 1 process, not {processes}")
     if rows_per_file < 1:
-        raise BadInput(f"a file needs at least 1 row, not {rows_per_file}")
+        raise BadInputError(f"a file needs at least 1 row, not {rows_per_file}")
 
 
 @contextmanager
@@ -151,7 +151,7 @@ def _all_or_nothing(store: Storage) -> Iterator[list[str]]:
     was_there = folder is not None and folder.exists()
     first = _first_key(store)
     if first is not None:
-        raise AlreadyExists(
+        raise AlreadyExistsError(
             f"{store.where()} holds {first} already: give an empty place, or delete it first"
         )
     written: list[str] = []
@@ -167,7 +167,7 @@ def _all_or_nothing(store: Storage) -> Iterator[list[str]]:
 def _first_key(store: Storage) -> str | None:
     try:
         return next((info.key for info in store.list()), None)
-    except NotFound:
+    except NotFoundError:
         return None
 
 

@@ -1,0 +1,32 @@
+"""The error classes: their names, the built-ins they inherit, and the names of version 0.1."""
+
+import importlib
+
+import pytest
+
+from perseid import errors
+
+CLASSES = [
+    value
+    for value in vars(errors).values()
+    if isinstance(value, type) and value.__module__ == errors.__name__
+]
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+def test_every_class_ends_in_error_and_is_a_perseid_error(kind):
+    assert kind.__name__.endswith("Error")
+    assert issubclass(kind, errors.PerseidError)
+    assert str(kind("one sentence")) == "one sentence"
+
+
+@pytest.mark.parametrize(("former", "name"), errors.FORMER_NAMES.items())
+def test_a_former_name_is_the_class_of_today_with_a_warning(former, name):
+    with pytest.warns(DeprecationWarning, match=name):
+        assert getattr(importlib.import_module("perseid.errors"), former) is getattr(errors, name)
+    assert errors.current_name(former) == errors.current_name(name) == name
+
+
+def test_another_name_is_no_attribute():
+    with pytest.raises(AttributeError, match="Unknown"):
+        errors.Unknown  # noqa: B018
