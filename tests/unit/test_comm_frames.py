@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import tracemalloc
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from perseid.comm import blame
 from perseid.comm.frames import (
     HEADER_BYTES,
     MAX_PAYLOAD,
@@ -23,6 +25,7 @@ from perseid.comm.frames import (
     header,
 )
 from perseid.comm.objects import Blob, bundle, dumps, loads, unbundle
+from perseid.errors import MismatchedCollectiveError, PeerLostError, RendezvousTimeoutError
 
 SIGNATURES = st.builds(
     Signature,
@@ -210,3 +213,19 @@ def test_a_table_that_does_not_fit_is_refused_before_anything_is_unpickled(parts
     lengths = struct.pack("<Q", 1 << 40)
     with pytest.raises(FrameError):
         loads(parts, lengths + data)
+
+
+@pytest.mark.parametrize(
+    ("error", "word"),
+    [
+        (PeerLostError("gone", 2), "PeerLost"),
+        (RendezvousTimeoutError("late", [1, 2]), "RendezvousTimeout"),
+        (MismatchedCollectiveError("other calls", "bcast", "reduce", 2), "MismatchedCollective"),
+    ],
+)
+def test_an_abort_keeps_its_words_and_comes_back_as_the_same_error(error, word):
+    """Ranks of 0.1 read the words; ranks of today raise what the sender raised."""
+    body = blame.to_bytes(error, sender=0)
+    assert json.loads(body)["error"] == word
+    back = blame.from_frame(body, sender=0, me=1)
+    assert (type(back), str(back), vars(back)) == (type(error), str(error), vars(error))

@@ -11,10 +11,18 @@ from perseid.errors import (
     RendezvousTimeoutError,
 )
 
+_ON_THE_WIRE = {
+    MismatchedCollectiveError: "MismatchedCollective",
+    PeerLostError: "PeerLost",
+    RendezvousTimeoutError: "RendezvousTimeout",
+}
+"""The words of an ABORT frame, which stay when a class of ours is renamed."""
+
 
 def to_bytes(error: PerseidError, sender: int) -> bytes:
     """The payload of an ABORT frame."""
-    told = {"error": type(error).__name__, "message": str(error), "from": sender}
+    word = _ON_THE_WIRE.get(type(error), type(error).__name__)
+    told = {"error": word, "message": str(error), "from": sender}
     for name in ("rank", "missing", "mine", "theirs"):
         if hasattr(error, name):
             told[name] = getattr(error, name)
