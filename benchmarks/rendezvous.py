@@ -23,9 +23,9 @@ import time
 import urllib.request
 from multiprocessing.synchronize import Event
 
-from perseid.rendezvous.auth import fresh_instance, fresh_nonce
 from perseid.rendezvous.protocol import MAGIC, Complete, Peers, Register, Welcome
-from perseid.rendezvous.wire import MAX_SERVER_FRAME, FrameReader
+from perseid.rendezvous.protocol.auth import fresh_instance, fresh_nonce
+from perseid.rendezvous.protocol.wire import MAX_SERVER_FRAME, FrameReader
 
 
 class ServerProcess:

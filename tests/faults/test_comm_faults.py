@@ -25,7 +25,7 @@ from perseid.errors import (
     RendezvousTimeoutError,
 )
 from perseid.rendezvous import Config, EmbeddedServer, job_key
-from perseid.rendezvous.client import HEARTBEAT_SECONDS as PROMISED
+from perseid.rendezvous.client.client import HEARTBEAT_SECONDS as PROMISED
 
 SOON = 2.0
 """Within this many seconds all ranks must know, where the machine lets threads run at all."""

@@ -18,7 +18,7 @@ from perseid.comm import Communicator
 from perseid.comm.channel import Channel
 from perseid.errors import PeerLostError, RendezvousTimeoutError
 from perseid.rendezvous import Client, EmbeddedServer
-from perseid.rendezvous.client import HEARTBEAT_SECONDS as PROMISED
+from perseid.rendezvous.client.client import HEARTBEAT_SECONDS as PROMISED
 
 SIZE, VICTIM = 4, 2
 SOON = 2.0

@@ -34,9 +34,8 @@ from perseid.errors import (
     RendezvousRefusedError,
     RendezvousUnreachableError,
 )
-from perseid.rendezvous import Client, EmbeddedServer, dial, job_key
-from perseid.rendezvous.auth import client_proof, fresh_instance, fresh_nonce
-from perseid.rendezvous.connection import Connection
+from perseid.rendezvous import Client, EmbeddedServer, job_key
+from perseid.rendezvous.net import dialing
 from perseid.rendezvous.protocol import (
     FROM_SERVER,
     MAGIC,
@@ -51,8 +50,10 @@ from perseid.rendezvous.protocol import (
     Welcome,
     decode,
 )
-from perseid.rendezvous.registry import Member
-from perseid.rendezvous.wire import MAX_SERVER_FRAME, FrameReader
+from perseid.rendezvous.protocol.auth import client_proof, fresh_instance, fresh_nonce
+from perseid.rendezvous.protocol.wire import MAX_SERVER_FRAME, FrameReader
+from perseid.rendezvous.server.connection import Connection
+from perseid.rendezvous.server.registry import Member
 
 RESET = struct.pack("ii", 1, 0)
 """SO_LINGER: close with RST."""
@@ -396,7 +397,7 @@ def test_a_name_that_points_to_a_dead_address_first(server, monkeypatch):
         return [(socket.AF_INET, address)]
 
     name = "rendezvous.example"
-    monkeypatch.setattr(dial, "resolve", resolve)
+    monkeypatch.setattr(dialing, "resolve", resolve)
     with Client.register(f"{name}:{server.port}", "dns", 0, 1, deadline=10) as client:
         client.wait_complete(5)
     assert asked.count(name) == 3
@@ -404,7 +405,9 @@ def test_a_name_that_points_to_a_dead_address_first(server, monkeypatch):
 
 def test_the_first_of_two_addresses_is_dead(server, monkeypatch):
     monkeypatch.setattr(
-        dial, "resolve", lambda _: [(socket.AF_INET, "127.0.0.99"), (socket.AF_INET, "127.0.0.1")]
+        dialing,
+        "resolve",
+        lambda _: [(socket.AF_INET, "127.0.0.99"), (socket.AF_INET, "127.0.0.1")],
     )
     with Client.register(f"x.example:{server.port}", "dns2", 0, 1, deadline=5) as client:
         client.wait_complete(5)
@@ -509,7 +512,7 @@ def test_a_rank_that_comes_back_after_being_stopped_is_told(server):
 
 
 def test_ranks_that_do_not_return_after_a_restart_are_lost(monkeypatch):
-    monkeypatch.setattr("perseid.rendezvous.registration.RETURN_SECONDS", 0.5)
+    monkeypatch.setattr("perseid.rendezvous.client.membership.RETURN_SECONDS", 0.5)
     with ServerProcess() as server:
         mine = Client.register(server.address, "noreturn", 0, 2)
         other = WorkerProcess().ready()
@@ -523,7 +526,7 @@ def test_ranks_that_do_not_return_after_a_restart_are_lost(monkeypatch):
 
 
 def test_a_server_that_never_returns_is_an_error_not_a_hang(monkeypatch):
-    monkeypatch.setattr("perseid.rendezvous.registration.REJOIN_SECONDS", 0.5)
+    monkeypatch.setattr("perseid.rendezvous.client.membership.REJOIN_SECONDS", 0.5)
     with ServerProcess() as server:
         client = Client.register(server.address, "gone", 0, 2)
         server.kill()

@@ -16,7 +16,7 @@ from rendezvous_processes import ServerProcess, workers
 from perseid.errors import RendezvousTimeoutError, RendezvousUnreachableError
 from perseid.rendezvous import Client
 from perseid.rendezvous.protocol import FROM_CLIENT, MAGIC, Register, decode
-from perseid.rendezvous.wire import FrameReader
+from perseid.rendezvous.protocol.wire import FrameReader
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_a_worker_listens_before_the_server_hears_of_it():
 @pytest.mark.parametrize("stopped", [0, 1], ids=["lower", "higher"])
 def test_a_peer_that_is_slow_to_greet_is_waited_for(server, monkeypatch, stopped):
     """Its kernel accepts at once; there is no relay to fall back to."""
-    monkeypatch.setattr("perseid.rendezvous.punch.PUNCH_SECONDS", 0.3)
+    monkeypatch.setattr("perseid.rendezvous.punch.punch.PUNCH_SECONDS", 0.3)
     job, mine = f"slow-{stopped}", 1 - stopped
     with (
         workers(1) as (slow,),
@@ -76,7 +76,7 @@ def test_a_peer_that_is_slow_to_greet_is_waited_for(server, monkeypatch, stopped
 
 
 def test_a_server_that_does_not_say_who_is_missing_is_still_a_timeout(monkeypatch):
-    monkeypatch.setattr("perseid.rendezvous.client.ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr("perseid.rendezvous.client.client.ANSWER_SECONDS", 0.3)
     with ServerProcess() as server:
         client = Client.register(server.address, "silent", 0, 2)
         server.signal(signal.SIGSTOP)

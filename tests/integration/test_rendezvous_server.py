@@ -26,7 +26,7 @@ from rendezvous_processes import (
 import perseid
 from perseid.cli import main
 from perseid.rendezvous import Client
-from perseid.rendezvous import tcpunch as t
+from perseid.rendezvous.protocol import tcpunch as t
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +252,7 @@ def test_a_port_in_use_is_one_sentence(server):
 
 def test_the_server_imports_nothing_but_the_standard_library():
     program = (
-        "import sys, perseid.rendezvous, perseid.rendezvous.commands; "
+        "import sys, perseid.rendezvous, perseid.rendezvous.server.commands; "
         "names = {name.partition('.')[0] for name in sys.modules}; "
         "print(sorted(names - set(sys.stdlib_module_names) - {'perseid', '__main__'}))"
     )
@@ -312,8 +312,8 @@ def test_ping_tells_what_it_found(server, capsys):
 
 def test_ping_looks_at_both_families(capsys, monkeypatch):
     both = [(socket.AF_INET6, "::1"), (socket.AF_INET, "127.0.0.1")]
-    monkeypatch.setattr("perseid.rendezvous.ping.resolve", lambda _: both)
-    monkeypatch.setattr("perseid.rendezvous.dial.resolve", lambda _: both)
+    monkeypatch.setattr("perseid.rendezvous.client.connectivity.resolve", lambda _: both)
+    monkeypatch.setattr("perseid.rendezvous.net.dialing.resolve", lambda _: both)
     with ServerProcess("--open", host="") as server:
         assert main(["ping", f"rendezvous.example:{server.port}"]) == 0
     out = capsys.readouterr().out

@@ -12,7 +12,8 @@ from nat_lab import Lab
 from rendezvous_processes import ServerProcess, all_do, workers
 
 from perseid.cli.ping import nat_words
-from perseid.rendezvous import dial, ping
+from perseid.rendezvous.client import connectivity
+from perseid.rendezvous.net import Endpoint, dialing
 
 pytestmark = pytest.mark.nat
 
@@ -119,12 +120,12 @@ def test_ping_compares_ports_and_addresses(lab, monkeypatch, kind, one_address, 
             stack.enter_context(one)
         for count, words in ((1, one_address), (2, two_addresses)):
             found = [(socket.AF_INET, site.address) for site in sites[:count]]
-            monkeypatch.setattr(ping, "resolve", lambda _, found=found: found)
+            monkeypatch.setattr(connectivity, "resolve", lambda _, found=found: found)
             monkeypatch.setattr(
-                dial, "resolve", lambda to, found=found: [(socket.AF_INET, to.host)]
+                dialing, "resolve", lambda to, found=found: [(socket.AF_INET, to.host)]
                 if to.host[0].isdigit() else found
             )  # fmt: skip
-            seen = host.inside(lambda: ping.ping(dial.Endpoint("rendezvous.example"), 10))
+            seen = host.inside(lambda: connectivity.ping(Endpoint("rendezvous.example"), 10))
             assert words in nat_words(seen.views[0])
 
 

@@ -12,8 +12,11 @@ import sys
 import atheris
 
 with atheris.instrument_imports():
-    from perseid.rendezvous import dns, handshake, metrics, protocol, tcpunch
-    from perseid.rendezvous.wire import MAX_CLIENT_FRAME, FrameReader, ProtocolError
+    from perseid.rendezvous import protocol
+    from perseid.rendezvous.net import dns
+    from perseid.rendezvous.protocol import handshake, tcpunch
+    from perseid.rendezvous.protocol.wire import MAX_CLIENT_FRAME, FrameReader, ProtocolError
+    from perseid.rendezvous.server import http
 
 ME = handshake.Identity("job", 0, 2, bytes(8))
 
@@ -46,7 +49,7 @@ def one(data: bytes) -> None:
             case b"\x04":
                 dns.unpack_ttl(rest, 1, 7)
             case _:
-                metrics.request_path(rest)
+                http.request_path(rest)
     except (ProtocolError, tcpunch.TcpunchError, handshake.HandshakeError, dns.DnsError):
         pass
     except ValueError:

@@ -12,7 +12,8 @@ import time
 from typing import Any
 
 from perseid.errors import PerseidError
-from perseid.rendezvous import Client, dial, parse_key
+from perseid.rendezvous import Client, parse_key
+from perseid.rendezvous.net import dialing
 
 
 class Worker:
@@ -26,8 +27,8 @@ class Worker:
         if gives is not None:
             families = {4: socket.AF_INET, 6: socket.AF_INET6}
             found = [(families[6 if ":" in host else 4], host) for host in gives]
-            plain = dial.resolve
-            dial.resolve = lambda to: found if server.startswith(to.host) else plain(to)
+            plain = dialing.resolve
+            dialing.resolve = lambda to: found if server.startswith(to.host) else plain(to)
         self.client = Client.register(
             server, job, rank, world, key=parse_key(key) if key else None, deadline=deadline, **more
         )

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from perseid.cli.ping import nat_words
 from perseid.errors import BadInputError, JobKeyRefusedError
-from perseid.rendezvous import auth
-from perseid.rendezvous.dial import Endpoint
-from perseid.rendezvous.dns import DnsError, pack_query, unpack_ttl
-from perseid.rendezvous.handshake import (
+from perseid.rendezvous import read_secret
+from perseid.rendezvous.client.connectivity import View
+from perseid.rendezvous.net.dns import DnsError, pack_query, unpack_ttl
+from perseid.rendezvous.net.endpoint import Endpoint
+from perseid.rendezvous.protocol import Filter, Mapping, Nat, Peer, auth
+from perseid.rendezvous.protocol.handshake import (
     DECISION_BYTES,
     HELLO_BYTES,
     Handshake,
@@ -21,10 +23,8 @@ from perseid.rendezvous.handshake import (
     Identity,
     State,
 )
-from perseid.rendezvous.nat import MAX_WAIT, candidates, hopeless, mapping_kind, retry_wait
-from perseid.rendezvous.ping import View
-from perseid.rendezvous.protocol import Filter, Mapping, Nat, Peer
-from perseid.rendezvous.wire import Address
+from perseid.rendezvous.protocol.wire import Address
+from perseid.rendezvous.punch.nat import MAX_WAIT, candidates, hopeless, mapping_kind, retry_wait
 
 KEY = b"k" * 32
 LOW, HIGH = (Identity("job", 0, rank, bytes([rank]) * 8) for rank in (1, 2))
@@ -159,11 +159,11 @@ def test_key_files(tmp_path):
     good, short = tmp_path / "good", tmp_path / "short"
     good.write_text("0123456789abcdef0123\nsecond line\n")
     short.write_text("secret\n")
-    assert auth.read_secret(good) == b"0123456789abcdef0123"
+    assert read_secret(good) == b"0123456789abcdef0123"
     with pytest.raises(BadInputError, match="6 bytes"):
-        auth.read_secret(short)
+        read_secret(short)
     with pytest.raises(BadInputError, match="cannot be read"):
-        auth.read_secret(tmp_path / "none")
+        read_secret(tmp_path / "none")
 
 
 def test_keys_in_hexadecimal():

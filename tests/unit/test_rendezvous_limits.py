@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perseid.rendezvous.logs import JsonFormatter, NeverWaiting, TextFormatter
-from perseid.rendezvous.metrics import HELP, MAX_REQUEST, Counters, render, request_path, response
-from perseid.rendezvous.relay import BURST_SECONDS, CHUNK, Throttle
-from perseid.rendezvous.server import Deadlines, RateLimit
+from perseid.rendezvous.server.http import MAX_REQUEST, request_path, response
+from perseid.rendezvous.server.limits import Deadlines, RateLimit
+from perseid.rendezvous.server.log_output import JsonFormatter, NeverWaiting, TextFormatter
+from perseid.rendezvous.server.prometheus import HELP, Counters, render
+from perseid.rendezvous.server.relay import BURST_SECONDS, CHUNK, Throttle
 
 
 def test_the_rate_of_one_address_is_limited_and_others_are_not():

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perseid.rendezvous import protocol as p
-from perseid.rendezvous.wire import (
+from perseid.rendezvous.protocol.wire import (
     MAX_CLIENT_FRAME,
     MAX_WORLD,
     Address,

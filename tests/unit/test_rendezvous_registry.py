@@ -19,9 +19,8 @@ from perseid.rendezvous.protocol import (
     Register,
     decode,
 )
-from perseid.rendezvous.registry import Limits, Refusing, Registry
-from perseid.rendezvous.roles.members import merged
-from perseid.rendezvous.wire import Address, FrameReader
+from perseid.rendezvous.protocol.wire import Address, FrameReader, merge_ranges
+from perseid.rendezvous.server.registry import Limits, Refusing, Registry
 
 PUBLIC = Address("192.0.2.1", 4000)
 
@@ -207,6 +206,6 @@ RANGE = st.tuples(st.integers(0, 30), st.integers(0, 10)).map(lambda x: range(x[
 
 @given(st.lists(RANGE, max_size=4), st.lists(RANGE, max_size=4))
 def test_merged_interests_hold_all_ranks_of_both(one, two):
-    found = merged(tuple(one), tuple(two), 35)
+    found = merge_ranges(tuple(one), tuple(two), 35)
     expected = {rank for part in (*one, *two) for rank in part if rank < 35}
     assert [rank for part in found for rank in part] == sorted(expected)

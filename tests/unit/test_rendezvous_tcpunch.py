@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perseid.rendezvous import tcpunch as t
-from perseid.rendezvous.wire import Address
+from perseid.rendezvous.protocol import tcpunch as t
+from perseid.rendezvous.protocol.wire import Address
 
 TOKEN = "0b6b4ad6-6b3b-4f0c-9a52-1f2f8f3d7f10"
 

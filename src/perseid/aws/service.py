@@ -11,8 +11,8 @@ from perseid.aws import stack
 from perseid.aws.address import Names, Place, look, publish, read, recorded
 from perseid.aws.session import Aws, aws_errors
 from perseid.errors import AwsError, NotFoundError, RendezvousUnreachableError
-from perseid.rendezvous.dial import DEFAULT_PORT, Endpoint
-from perseid.rendezvous.ping import Ping, ping
+from perseid.rendezvous.client.connectivity import Ping, ping
+from perseid.rendezvous.net import DEFAULT_PORT, Endpoint
 
 START_SECONDS = 300.0
 """Longest wait for the task: image, start, address."""

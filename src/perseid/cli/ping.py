@@ -7,8 +7,8 @@ import math
 import sys
 
 from perseid.errors import BadInputError, RendezvousUnreachableError
-from perseid.rendezvous.dial import Endpoint
-from perseid.rendezvous.ping import Ping, View, ping
+from perseid.rendezvous.client.connectivity import Ping, View, ping
+from perseid.rendezvous.net.endpoint import Endpoint
 from perseid.rendezvous.protocol import Mapping
 
 _NONE = "none: the server sees this machine's own address; workers here are dialled directly"

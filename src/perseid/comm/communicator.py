@@ -37,7 +37,7 @@ from perseid.comm.outgoing import swap
 from perseid.comm.store import ObjectStore
 from perseid.errors import BadInputError, PerseidError
 from perseid.rendezvous import Client, parse_key
-from perseid.rendezvous.client import HEARTBEAT_SECONDS
+from perseid.rendezvous.client.client import HEARTBEAT_SECONDS
 
 TRANSPORTS = ("auto", "direct", "relay", "store")
 JOIN_SECONDS = 60.0

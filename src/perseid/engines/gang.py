@@ -21,7 +21,7 @@ from perseid.pipeline.items import WorkItem
 from perseid.pipeline.meeting import Meeting
 from perseid.pipeline.records import STORE
 from perseid.rendezvous import Config, EmbeddedServer, job_key
-from perseid.rendezvous.client import HEARTBEAT_SECONDS
+from perseid.rendezvous.client.client import HEARTBEAT_SECONDS
 
 MOST_RANKS = 128
 """A larger run of `auto` merges from the store: on one machine its ranks would share a few cores,

@@ -10,7 +10,7 @@ from typing import Any
 
 from perseid.pipeline.items import WorkItem
 from perseid.pipeline.records import STORE
-from perseid.rendezvous.client import HEARTBEAT_SECONDS
+from perseid.rendezvous.client.client import HEARTBEAT_SECONDS
 
 
 @dataclass(frozen=True)

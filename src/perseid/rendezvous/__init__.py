@@ -1,12 +1,10 @@
-"""How workers find each other: server, client, punching and relay; standard library only."""
+"""How workers find each other: server, client, hole punching and relay; standard library only."""
 
-from perseid.rendezvous.auth import job_key, parse_key, read_secret
-from perseid.rendezvous.client import Client
-from perseid.rendezvous.dial import Endpoint
-from perseid.rendezvous.embedded import EmbeddedServer
-from perseid.rendezvous.links import Link
-from perseid.rendezvous.roster import Notice
-from perseid.rendezvous.server import Config, Server
+from perseid.rendezvous.client import Client, Notice
+from perseid.rendezvous.net import Endpoint
+from perseid.rendezvous.protocol.auth import job_key, parse_key
+from perseid.rendezvous.punch import Link
+from perseid.rendezvous.server import Config, EmbeddedServer, Server, read_secret
 
 __all__ = [
     "Client",

@@ -19,7 +19,7 @@ from perseid.aws.deploy import deploy
 from perseid.aws.template import Options
 from perseid.cli import main
 from perseid.rendezvous import Config, EmbeddedServer
-from perseid.rendezvous.dial import DEFAULT_PORT
+from perseid.rendezvous.net.endpoint import DEFAULT_PORT
 from perseid.storage import Storage
 
 ADDRESS, NAME = "127.0.0.1", "localhost"

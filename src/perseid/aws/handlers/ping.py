@@ -8,8 +8,8 @@ from typing import Any
 
 from perseid.aws.handlers import log
 from perseid.errors import BadInputError, RendezvousUnreachableError
-from perseid.rendezvous.dial import Endpoint, dial
-from perseid.rendezvous.ping import ping
+from perseid.rendezvous.client.connectivity import ping
+from perseid.rendezvous.net import Endpoint, dial
 
 SECONDS = 5.0
 """For each of the two connections."""

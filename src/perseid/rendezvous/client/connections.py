@@ -1,0 +1,181 @@
+"""Connections to the server: to register, to be relayed, to probe; blocking, with deadlines."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from dataclasses import dataclass, replace
+
+from perseid.errors import (
+    RendezvousUnreachableError,
+)
+from perseid.rendezvous.client.session import Session, open_session, receive_frame
+from perseid.rendezvous.net.dialing import connect_once, dial, dial_and_tell, reusable_socket
+from perseid.rendezvous.net.endpoint import Endpoint
+from perseid.rendezvous.protocol import (
+    MAGIC,
+    Observed,
+    Probe,
+    Register,
+    Relay,
+    RelayReady,
+)
+from perseid.rendezvous.protocol.wire import MAX_SERVER_FRAME, Address, FrameReader, ProtocolError
+
+RELAY_SECONDS = 15.0
+"""Time for both ends to come to the relay."""
+GOODBYE_SECONDS = 1.0
+"""Longest wait for the server to take a goodbye."""
+OTHER_FAMILY_SECONDS = 0.3
+"""Time for the server to answer in the other address family, too: a name may promise more than the
+network keeps."""
+BACKLOG = 4096
+"""Connections that the kernel keeps until they are accepted (it caps this at somaxconn): all ranks
+may connect to one at once."""
+RECEIVE_BYTES = 256 * 1024
+"""Bytes taken by one read of the control connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A registration that stands."""
+
+    session: Session
+    hello: Register
+    """As it was said, its candidates being those of the other address family alone."""
+    listeners: tuple[socket.socket, ...]
+    """One an address family, that of the session first; non-blocking."""
+
+
+def first_registration(
+    endpoint: Endpoint, hello: Register, key: bytes | None, deadline: float
+) -> Opened:
+    """Dial, listen on the same port, and only then register: a peer that hears of this worker and
+    connects at once is not refused."""
+    with contextlib.ExitStack() as undo:
+        sock, found = dial_and_tell(endpoint, deadline)
+        undo.enter_context(sock)
+        port: int = sock.getsockname()[1]
+        listeners = [undo.enter_context(_listening(sock.family, port))]
+        others = [Endpoint(host, endpoint.port) for kind, host in found if kind != sock.family]
+        if others and (other := _other_family(others[0], port, deadline)):
+            listeners.append(undo.enter_context(other[0]))
+            hello = replace(hello, candidates=other[1])
+        session = _register(sock, hello, key, deadline)
+        undo.pop_all()
+    return Opened(session, hello, tuple(listeners))
+
+
+def _listening(family: int, port: int) -> socket.socket:
+    listener = reusable_socket(family, port)
+    listener.listen(BACKLOG)
+    listener.setblocking(False)
+    return listener
+
+
+def _other_family(
+    server: Endpoint, port: int, deadline: float
+) -> tuple[socket.socket, tuple[Address, ...]] | None:
+    """A listener in the address family that this worker does not register by, and its addresses:
+    first as the server sees it, then as this machine does; None where there is no way."""
+    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
+    soon = min(deadline, time.monotonic() + OTHER_FAMILY_SECONDS)
+    with contextlib.ExitStack() as undo:
+        try:
+            listener = undo.enter_context(_listening_near(family, port))
+            own: int = listener.getsockname()[1]
+            left = max(0.001, soon - time.monotonic())
+            with connect_once(family, server.host, server.port, own, left) as sock:
+                local = Address(*sock.getsockname()[:2])
+                seen = _ask(sock, server, soon).address
+        except (RendezvousUnreachableError, OSError):
+            return None
+        undo.pop_all()
+    return listener, tuple(dict.fromkeys((seen, local)))
+
+
+def _listening_near(family: int, port: int) -> socket.socket:
+    """On the same number if it is free in this family, too; else on any."""
+    try:
+        return _listening(family, port)
+    except OSError:
+        return _listening(family, 0)
+
+
+def register_again(
+    endpoint: Endpoint, hello: Register, key: bytes | None, deadline: float, port: int, family: int
+) -> Session:
+    """The same process from the same port, after its connection broke; ``hello`` names the other
+    family's addresses."""
+    with contextlib.ExitStack() as undo:
+        sock = undo.enter_context(dial(endpoint, deadline, port, family))
+        session = _register(sock, hello, key, deadline)
+        undo.pop_all()
+    return session
+
+
+def _register(sock: socket.socket, hello: Register, key: bytes | None, deadline: float) -> Session:
+    local = Address(*sock.getsockname()[:2])
+    candidates = (local, *hello.candidates)
+    return open_session(sock, replace(hello, candidates=candidates), key, deadline)
+
+
+def await_end(sock: socket.socket) -> None:
+    """Read until the server closes: closing with unread bytes would reset the connection, and
+    the server would lose the goodbye."""
+    end = time.monotonic() + GOODBYE_SECONDS
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_WR)
+        while (left := end - time.monotonic()) > 0:
+            sock.settimeout(left)
+            if not sock.recv(RECEIVE_BYTES):
+                return
+
+
+def relay_stream(server: Endpoint, family: int, request: Relay, key: bytes | None) -> socket.socket:
+    """A stream to the peer once both ends have come to the relay."""
+    deadline = time.monotonic() + RELAY_SECONDS
+    sock = dial(server, deadline, family=family)
+    try:
+        session = open_session(sock, request, key, deadline)
+        frame = receive_frame(sock, session.reader, deadline)
+        if not isinstance(frame, RelayReady):
+            raise ProtocolError(getattr(frame, "reason", f"a {type(frame).__name__}"))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def observe(endpoint: Endpoint, port: int, family: int, seconds: float) -> Observed:
+    """Which address one of the server's ports sees when asked from a local port.
+
+    Parameters
+    ----------
+    port
+        Local port to ask from; 0: any.
+    family
+        Address family; 0: any.
+
+    Raises
+    ------
+    RendezvousUnreachableError
+        No answer within ``seconds``.
+    """
+    deadline = time.monotonic() + seconds
+    with dial(endpoint, deadline, port, family) as sock:
+        return _ask(sock, endpoint, deadline)
+
+
+def _ask(sock: socket.socket, endpoint: Endpoint, deadline: float) -> Observed:
+    try:
+        sock.sendall(MAGIC + Probe().pack())
+        frame = receive_frame(sock, FrameReader(MAX_SERVER_FRAME), deadline)
+    except (OSError, ProtocolError) as error:
+        raise RendezvousUnreachableError(
+            f"{endpoint} did not answer as a rendezvous server does: {error}."
+        ) from None
+    if not isinstance(frame, Observed):
+        raise RendezvousUnreachableError(f"{endpoint} answered a probe with something else.")
+    return frame

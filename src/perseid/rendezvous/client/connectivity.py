@@ -1,0 +1,195 @@
+"""Can this machine use that rendezvous? Name, connection, hello, round trip, kind of NAT.
+
+What a NAT makes of one local port is compared over the server's two ports and over all addresses
+that its name gives, for each address family. Two ports of one address tell a mapping that depends
+on the port; one that depends on the address alone shows at a second address only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import statistics
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from perseid.errors import RendezvousUnreachableError
+from perseid.rendezvous.client.connections import observe
+from perseid.rendezvous.client.session import receive_frame
+from perseid.rendezvous.net.dialing import dial, resolve
+from perseid.rendezvous.net.dns import time_to_live
+from perseid.rendezvous.net.endpoint import Endpoint
+from perseid.rendezvous.protocol import (
+    MAGIC,
+    Beat,
+    Frame,
+    Mapping,
+    Observed,
+    Probe,
+)
+from perseid.rendezvous.protocol.wire import MAX_SERVER_FRAME, Address, FrameReader, ProtocolError
+
+ROUNDS = 5
+"""Heartbeats that are timed."""
+MORE_ADDRESSES = 3
+"""Further addresses of the server that are asked in each family."""
+PROBE_SECONDS = 2.0
+"""Time for each of these questions."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What one local port looks like from the server, in one address family."""
+
+    local: Address
+    """This side, as it sees itself."""
+    asked: Address
+    """The server's address and port that were asked first."""
+    seen: Address
+    """This side, as the server sees it there."""
+    others: tuple[tuple[Address, Address], ...] = ()
+    """Further ports and addresses of the server, and what each sees."""
+
+    @property
+    def mapping(self) -> Mapping:
+        """Kind of NAT, as workers take it; UNKNOWN where nothing could be compared."""
+        if self.seen == self.local:
+            return Mapping.NONE
+        if not self.others:
+            return Mapping.UNKNOWN
+        same = all(seen == self.seen for _, seen in self.others)
+        return Mapping.INDEPENDENT if same else Mapping.SYMMETRIC
+
+    def by_port(self) -> bool | None:
+        """Whether the mapping changes with the server's port; None: not compared."""
+        return self._varies(seen for asked, seen in self.others if asked.host == self.asked.host)
+
+    def by_address(self) -> bool | None:
+        """Whether it changes with the server's address, the port being the same; None: likewise."""
+        return self._varies(seen for asked, seen in self.others if asked.host != self.asked.host)
+
+    def _varies(self, seen: Iterable[Address]) -> bool | None:
+        found = list(seen)
+        return any(one != self.seen for one in found) if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """What one ping found."""
+
+    addresses: tuple[str, ...]
+    """What the name gives."""
+    ttl: int | None
+    """Seconds that the name may be cached; None: not known (a numeric address, /etc/hosts)."""
+    remote: Address
+    """The address that answered."""
+    connect_seconds: float
+    """Time to connect."""
+    round_trip_seconds: float
+    """Median of the heartbeats' round trips."""
+    views: tuple[View, ...]
+    """How this machine looks from there; of the family of ``remote`` first, then of the other where
+    the name gives addresses of both and they answer."""
+    second_port: int
+    """The server's second port; 0: it has none."""
+    keyed: bool
+    """Whether registrations need a job key."""
+
+    @property
+    def observed(self) -> Address:
+        """This side, as the server sees it."""
+        return self.views[0].seen
+
+    @property
+    def mapping(self) -> Mapping:
+        """Kind of NAT; UNKNOWN where nothing could be compared."""
+        return self.views[0].mapping
+
+
+def ping(endpoint: Endpoint, seconds: float) -> Ping:
+    """Try a server.
+
+    Raises
+    ------
+    RendezvousUnreachableError
+        The name is not known, nothing answers, or it is no rendezvous; the message says which.
+    """
+    deadline = time.monotonic() + seconds
+    try:
+        found = resolve(endpoint)
+    except OSError as error:
+        raise RendezvousUnreachableError(
+            f"The name {endpoint.host} is not known ({error.strerror}); is it spelled right, and "
+            "was the record of the running server published?"
+        ) from None
+    ttl = time_to_live(endpoint.host, found[0][0]) if found[0][1] != endpoint.host else None
+    began = time.monotonic()
+    with dial(endpoint, deadline) as sock:
+        took = time.monotonic() - began
+        answer, round_trip = _speak(sock, endpoint, deadline)
+        remote, family = Address(*sock.getpeername()[:2]), sock.family
+        views = [_view(sock, answer, _hosts(found, family), deadline)]
+    for other in {kind for kind, _ in found} - {family}:
+        with contextlib.suppress(RendezvousUnreachableError):
+            views.append(_other_family(endpoint, other, _hosts(found, other), deadline))
+    addresses = tuple(host for _, host in found)
+    return Ping(
+        addresses, ttl, remote, took, round_trip, tuple(views), answer.probe_port, answer.keyed
+    )
+
+
+def _hosts(found: list[tuple[socket.AddressFamily, str]], family: int) -> list[str]:
+    return [host for kind, host in found if kind == family]
+
+
+def _other_family(endpoint: Endpoint, family: int, hosts: list[str], deadline: float) -> View:
+    soon = min(deadline, time.monotonic() + PROBE_SECONDS)
+    with dial(endpoint, soon, family=family) as sock:
+        return _view(sock, _probe(sock, endpoint, soon), hosts, deadline)
+
+
+def _view(sock: socket.socket, answer: Observed, hosts: list[str], deadline: float) -> View:
+    local, asked = Address(*sock.getsockname()[:2]), Address(*sock.getpeername()[:2])
+    more = [Address(host, asked.port) for host in hosts if host != asked.host][:MORE_ADDRESSES]
+    if answer.probe_port:
+        more.insert(0, Address(asked.host, answer.probe_port))
+    others: list[tuple[Address, Address]] = []
+    for one in more if answer.address != local else ():
+        left = max(0.1, min(PROBE_SECONDS, deadline - time.monotonic()))
+        with contextlib.suppress(RendezvousUnreachableError):
+            seen = observe(Endpoint(one.host, one.port), local.port, sock.family, left)
+            others.append((one, seen.address))
+    return View(local, asked, answer.address, tuple(others))
+
+
+def _probe(sock: socket.socket, endpoint: Endpoint, deadline: float) -> Observed:
+    return _speak(sock, endpoint, deadline, rounds=0)[0]
+
+
+def _speak(
+    sock: socket.socket, endpoint: Endpoint, deadline: float, rounds: int = ROUNDS
+) -> tuple[Observed, float]:
+    reader = FrameReader(MAX_SERVER_FRAME)
+    trips: list[float] = []
+    try:
+        sock.sendall(MAGIC + Probe().pack())
+        seen = receive_frame(sock, reader, deadline)
+        for token in range(rounds):
+            began = time.perf_counter()
+            sock.sendall(Beat(token).pack())
+            _expect_beat(receive_frame(sock, reader, deadline), token)
+            trips.append(time.perf_counter() - began)
+    except (OSError, ProtocolError) as error:
+        raise RendezvousUnreachableError(
+            f"Something listens at {endpoint} but does not answer as a rendezvous server does "
+            f"({error}); is the port right, and is it ours (not an HTTP or TCPunch server)?"
+        ) from None
+    if not isinstance(seen, Observed):
+        raise RendezvousUnreachableError(f"{endpoint} answered a probe with something else.")
+    return seen, statistics.median(trips or [0.0])
+
+
+def _expect_beat(frame: Frame, token: int) -> None:
+    if frame != Beat(token):
+        raise ProtocolError(f"a {type(frame).__name__} instead of a heartbeat's echo")

@@ -1,0 +1,178 @@
+"""The blocking opening of a connection to the server: hello, challenge, proof, welcome."""
+
+from __future__ import annotations
+
+import socket
+import time
+from dataclasses import dataclass
+
+from perseid.errors import JobKeyRefusedError, RendezvousRefusedError, RendezvousUnreachableError
+from perseid.rendezvous.protocol import (
+    FROM_SERVER,
+    MAGIC,
+    Challenge,
+    Frame,
+    Proof,
+    Refusal,
+    Refused,
+    Register,
+    Relay,
+    Welcome,
+    auth,
+    decode,
+)
+from perseid.rendezvous.protocol.wire import MAX_SERVER_FRAME, FrameReader, ProtocolError
+
+RECEIVE_BYTES = 64 * 1024
+"""Bytes taken by one read."""
+
+
+@dataclass(slots=True)
+class Session:
+    """An opened control connection."""
+
+    sock: socket.socket
+    """Blocking until its owner says otherwise."""
+    welcome: Welcome
+    reader: FrameReader
+    round_trip: float
+    """Seconds from hello to the server's first answer."""
+
+
+class Opener:
+    """Sans-IO: what to send, and what the server's answers mean.
+
+    Parameters
+    ----------
+    hello
+        The opening frame.
+    key
+        The job's key, or None.
+    """
+
+    def __init__(self, hello: Register | Relay, key: bytes | None) -> None:
+        self._key = key
+        self._opening = hello.pack()
+        self._job = hello.job
+        self._nonce: bytes | None = None
+
+    def first(self) -> bytes:
+        """The first bytes of the connection."""
+        return MAGIC + self._opening
+
+    def answer(self, frame: Frame) -> bytes | Welcome:
+        """Bytes to send, or the welcome that ends the opening.
+
+        Raises
+        ------
+        JobKeyRefusedError, RendezvousRefusedError
+            The server said no, or has not the key itself.
+        ProtocolError
+            It answered something else.
+        """
+        if isinstance(frame, Refused):
+            raise refusal(frame, self._job)
+        if isinstance(frame, Challenge) and self._nonce is None:
+            if self._key is None:
+                raise JobKeyRefusedError(
+                    f"The rendezvous asks for the key of job {self._job!r}, and none was given; "
+                    "`perseid rendezvous key` prints it."
+                )
+            self._nonce = frame.nonce
+            return Proof(auth.client_proof(self._key, self._opening, frame.nonce)).pack()
+        if isinstance(frame, Welcome):
+            self._check_server(frame)
+            return frame
+        raise ProtocolError(f"the server answered with {type(frame).__name__}")
+
+    def _check_server(self, welcome: Welcome) -> None:
+        if self._key is None:
+            return
+        if self._nonce is None:
+            raise JobKeyRefusedError(
+                f"A key was given for job {self._job!r}, but this rendezvous asks for none; "
+                "is it another server, or one that was started with --open?"
+            )
+        expected = auth.server_proof(self._key, self._opening, self._nonce)
+        if not auth.same(expected, welcome.mac):
+            raise JobKeyRefusedError(
+                f"The rendezvous could not prove that it has the key of job {self._job!r}."
+            )
+
+
+def refusal(frame: Refused, job: str) -> RendezvousRefusedError:
+    """The error for a server's no."""
+    if frame.code is Refusal.KEY:
+        return JobKeyRefusedError(f"The rendezvous refused the key of job {job!r}: {frame.reason}.")
+    return RendezvousRefusedError(
+        f"The rendezvous refused job {job!r}: {frame.reason} ({frame.code.name.lower()})."
+    )
+
+
+def open_session(
+    sock: socket.socket, hello: Register | Relay, key: bytes | None, deadline: float
+) -> Session:
+    """Say hello on a connected socket and wait for the welcome.
+
+    Parameters
+    ----------
+    deadline
+        On ``time.monotonic``'s clock.
+
+    Raises
+    ------
+    JobKeyRefusedError, RendezvousRefusedError
+        The server said no.
+    RendezvousUnreachableError
+        It did not answer in time, closed, or speaks another protocol.
+    """
+    opener = Opener(hello, key)
+    reader = FrameReader(MAX_SERVER_FRAME)
+    began = time.monotonic()
+    round_trip = 0.0
+    try:
+        _send(sock, opener.first(), deadline)
+        while True:
+            frame = receive_frame(sock, reader, deadline)
+            round_trip = round_trip or time.monotonic() - began
+            answer = opener.answer(frame)
+            if isinstance(answer, Welcome):
+                return Session(sock, answer, reader, round_trip)
+            _send(sock, answer, deadline)
+    except (ProtocolError, OSError) as error:
+        name = sock.getpeername() if _connected(sock) else ("the server",)
+        raise RendezvousUnreachableError(
+            f"{name[0]} did not answer as a rendezvous server does: {error}; is the port right?"
+        ) from None
+
+
+def _connected(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
+
+
+def _send(sock: socket.socket, data: bytes, deadline: float) -> None:
+    sock.settimeout(max(0.001, deadline - time.monotonic()))
+    sock.sendall(data)
+
+
+def receive_frame(sock: socket.socket, reader: FrameReader, deadline: float) -> Frame:
+    """The next frame and not a byte beyond it, for a stream may follow.
+
+    Raises
+    ------
+    ProtocolError
+        The server closed, or sent no frame of ours.
+    OSError
+        The deadline passed, or the connection broke.
+    """
+    while True:
+        sock.settimeout(max(0.001, deadline - time.monotonic()))
+        data = sock.recv(min(reader.need, RECEIVE_BYTES))
+        if not data:
+            raise ProtocolError("it closed the connection")
+        for kind, body in reader.feed(data):
+            return decode(FROM_SERVER, kind, body)

@@ -1,0 +1,122 @@
+"""From a server's name to a connected socket: resolved anew for each attempt, with a deadline."""
+
+from __future__ import annotations
+
+import random
+import socket
+import time
+
+from perseid.errors import RendezvousUnreachableError
+from perseid.rendezvous.net.endpoint import Endpoint
+
+ATTEMPT_SECONDS = 2.0
+"""Time for one address before the next is tried: a dead one must not use up the deadline."""
+
+
+Found = list[tuple[socket.AddressFamily, str]]
+"""What a name gives: address families and numeric addresses."""
+
+
+def resolve(endpoint: Endpoint) -> Found:
+    """All addresses that the name gives now, in the system's order.
+
+    Raises
+    ------
+    OSError
+        The name is not known.
+    """
+    # As bytes: Python would load its codec for international names, milliseconds at every start.
+    host = endpoint.host.encode() if endpoint.host.isascii() else endpoint.host
+    infos = socket.getaddrinfo(host, endpoint.port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys((info[0], str(info[4][0])) for info in infos))
+
+
+def reusable_socket(family: int, port: int = 0, host: str = "") -> socket.socket:
+    """A TCP socket bound so that its local port can be shared by a listener and by connections.
+
+    Bound before connecting: thousands of TIME_WAIT sockets then do no harm.
+    """
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.bind((host, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def dial(
+    endpoint: Endpoint, deadline: float, local_port: int = 0, family: int = 0
+) -> socket.socket:
+    """Connect to a server; every round resolves its name again.
+
+    Parameters
+    ----------
+    deadline
+        On ``time.monotonic``'s clock.
+    local_port
+        Port to connect from; 0: any free one.
+    family
+        Only this address family; 0: all.
+
+    Raises
+    ------
+    RendezvousUnreachableError
+        No address answered in time.
+    """
+    return dial_and_tell(endpoint, deadline, local_port, family)[0]
+
+
+def dial_and_tell(
+    endpoint: Endpoint, deadline: float, local_port: int = 0, family: int = 0
+) -> tuple[socket.socket, Found]:
+    """The same, with all addresses that the name gave."""
+    failure = "none of its addresses could be tried in time"
+    while True:
+        try:
+            found = resolve(endpoint)
+        except OSError as error:
+            found, failure = [], f"its name is not known ({error.strerror})"
+        for kind, host in found:
+            if family and kind != family:
+                continue
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            try:
+                seconds = min(left, ATTEMPT_SECONDS)
+                return connect_once(kind, host, endpoint.port, local_port, seconds), found
+            except OSError as error:
+                failure = f"{host}: {error.strerror or error}"
+        pause = random.uniform(0.02, 0.2)
+        if time.monotonic() + pause >= deadline:
+            raise RendezvousUnreachableError(
+                f"No rendezvous server answers at {endpoint}: {failure}; "
+                "is it running, is the port right, and does the firewall let it through?"
+            )
+        time.sleep(pause)
+
+
+def connect_once(
+    family: int, host: str, port: int, local_port: int, seconds: float
+) -> socket.socket:
+    """One try at one address.
+
+    Raises
+    ------
+    OSError
+        It did not come about.
+    """
+    sock = reusable_socket(family, local_port)
+    try:
+        sock.settimeout(seconds)
+        sock.connect((host, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock

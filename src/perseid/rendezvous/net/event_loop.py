@@ -1,0 +1,144 @@
+"""One thread with a selector and timers: the worker's side of the rendezvous runs on it.
+
+No asyncio: the blocking client may be used from any thread, inside or outside a running loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import logging
+import os
+import selectors
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+READ = selectors.EVENT_READ
+WRITE = selectors.EVENT_WRITE
+
+log = logging.getLogger("perseid.rendezvous.client.client")
+
+
+class Timer:
+    """A call that will be made unless it is cancelled."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call: Callable[[], None] | None = call
+
+    def cancel(self) -> None:
+        """Do not make the call."""
+        self._call = None
+
+    def fire(self) -> None:
+        """Make it, once."""
+        call, self._call = self._call, None
+        if call is not None:
+            call()
+
+
+class Reactor:
+    """A daemon thread that waits for sockets and timers.
+
+    All methods but ``call``, ``start`` and ``stop`` belong to its own thread.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._selector.register(self._wake, READ, self._woken)
+        self._calls: deque[Callable[[], None]] = deque()
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._order = itertools.count()
+        self._stopping = False
+        self._ended = False
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self, deadline: float = 5.0) -> None:
+        """End the thread, waiting at most ``deadline`` seconds; further calls are dropped."""
+
+        def end() -> None:
+            self._stopping = True
+
+        self.call(end)
+        if threading.current_thread() is not self._thread:
+            self._thread.join(deadline)
+
+    def call(self, call: Callable[[], None]) -> None:
+        """Run something in the reactor's thread; safe from every thread."""
+        with self._lock:
+            if self._ended:
+                return
+            self._calls.append(call)
+            if threading.current_thread() is not self._thread:
+                os.eventfd_write(self._wake, 1)
+
+    def later(self, seconds: float, call: Callable[[], None]) -> Timer:
+        """Run something after a while."""
+        timer = Timer(call)
+        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._order), timer))
+        return timer
+
+    def watch(self, sock: socket.socket, events: int, call: Callable[[int], None]) -> None:
+        """Call with the events that happen on a socket; again to wait for others."""
+        if sock.fileno() in self._selector.get_map():
+            self._selector.modify(sock, events, call)
+        else:
+            self._selector.register(sock, events, call)
+
+    def forget(self, sock: socket.socket) -> None:
+        """Stop watching, before the socket is closed or given away."""
+        if sock.fileno() >= 0 and sock.fileno() in self._selector.get_map():
+            self._selector.unregister(sock)
+
+    def _woken(self, _events: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                happened = self._selector.select(self._pause())
+                # What a socket has to say counts before what a timer says of it, be this thread
+                # ever so late: a timer that ran out meanwhile waits for another look.
+                now = time.monotonic()
+                for key, events in happened:
+                    self._guarded(lambda key=key, events=events: key.data(events))  # type: ignore[misc]
+                self._due(now)
+                while self._calls:
+                    self._guarded(self._calls.popleft())
+        finally:
+            # Nobody may write to the descriptor's number once it can be another file's.
+            with self._lock:
+                self._ended = True
+            self._selector.close()
+            os.close(self._wake)
+
+    def _pause(self) -> float | None:
+        if self._calls:
+            return 0.0
+        if not self._timers:
+            return None
+        return max(0.0, self._timers[0][0] - time.monotonic())
+
+    def _due(self, now: float) -> None:
+        while self._timers and self._timers[0][0] <= now:
+            self._guarded(heapq.heappop(self._timers)[2].fire)
+
+    @staticmethod
+    def _guarded(call: Callable[[], None]) -> None:
+        # One connection's failure must not end the thread that keeps all others alive.
+        try:
+            call()
+        except Exception:
+            log.exception("a callback failed")

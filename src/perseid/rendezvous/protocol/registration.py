@@ -1,0 +1,254 @@
+"""Frames that open a connection: hello, challenge, proof, welcome or refusal."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import ClassVar
+
+from perseid.rendezvous.protocol.types import Fixed, Refusal
+from perseid.rendezvous.protocol.wire import (
+    MAC_BYTES,
+    MAX_CANDIDATES,
+    MAX_JOB_BYTES,
+    MAX_WORLD,
+    NONCE_BYTES,
+    U16,
+    Address,
+    ProtocolError,
+    Reader,
+    pack_address,
+    pack_frame,
+    pack_ranges,
+    pack_text,
+)
+
+VERSION = 1
+"""Version of the opening frames; a server refuses those that it does not speak."""
+
+
+# --- opening frames, client to server -------------------------------------------------------
+
+_REGISTER = struct.Struct("!BBIIIH8s16s")
+
+
+@dataclass(frozen=True, slots=True)
+class Register:
+    """One worker's registration."""
+
+    KIND: ClassVar[int] = 0x01
+    job: str
+    """Name of the job, at most ``MAX_JOB_BYTES`` of UTF-8."""
+    rank: int
+    """0 to ``world - 1``."""
+    world: int
+    """Number of ranks of the job."""
+    generation: int
+    """Attempt of the whole job; a newer one ends the older."""
+    instance: bytes
+    """8 random bytes of this process: the same after a reconnection, another after a retry."""
+    nonce: bytes
+    """16 fresh random bytes of this connection."""
+    heartbeat: int = 1300
+    """Milliseconds of silence after which the rank counts as lost; 0: only a closed connection."""
+    candidates: tuple[Address, ...] = ()
+    """The worker's own addresses."""
+    interest: tuple[range, ...] = ()
+    """Ranks whose addresses are to be sent as they come."""
+    version: int = VERSION
+
+    def pack(self) -> bytes:
+        """The frame as it travels."""
+        fixed = _REGISTER.pack(
+            self.version,
+            len(self.candidates),
+            self.world,
+            self.rank,
+            self.generation,
+            self.heartbeat,
+            self.instance,
+            self.nonce,
+        )
+        addresses = b"".join(map(pack_address, self.candidates))
+        body = fixed + pack_text(self.job) + addresses + pack_ranges(self.interest)
+        return pack_frame(self.KIND, body)
+
+    @classmethod
+    def unpack(cls, body: bytes) -> Register:
+        """Check lengths and bounds."""
+        reader = Reader(body, "registration")
+        fixed = _REGISTER.unpack(reader.take(_REGISTER.size, "fixed part"))
+        version, count, world, rank, generation, heartbeat, instance, nonce = fixed
+        if count > MAX_CANDIDATES:
+            raise ProtocolError(f"registration: {count} candidates, at most {MAX_CANDIDATES}")
+        if not 0 < world <= MAX_WORLD or rank >= world:
+            raise ProtocolError(f"registration: rank {rank} in a world of {world}")
+        job = reader.text("job", MAX_JOB_BYTES)
+        if not job:
+            raise ProtocolError("registration: the job has no name")
+        candidates = tuple([reader.address("candidate") for _ in range(count)])
+        interest = reader.ranges("interest")
+        reader.end()
+        return cls(
+            job, rank, world, generation, instance, nonce, heartbeat, candidates, interest, version
+        )
+
+
+_RELAY = struct.Struct("!BIII8s16s")
+
+
+@dataclass(frozen=True, slots=True)
+class Relay:
+    """Ask for a stream to a peer through the server; both of the pair ask."""
+
+    KIND: ClassVar[int] = 0x02
+    job: str
+    rank: int
+    """Of who asks; it must be registered with this instance."""
+    peer: int
+    """Rank at the other end."""
+    generation: int
+    instance: bytes
+    nonce: bytes
+    version: int = VERSION
+
+    def pack(self) -> bytes:
+        """The frame as it travels."""
+        fixed = _RELAY.pack(
+            self.version, self.rank, self.peer, self.generation, self.instance, self.nonce
+        )
+        return pack_frame(self.KIND, fixed + pack_text(self.job))
+
+    @classmethod
+    def unpack(cls, body: bytes) -> Relay:
+        """Check lengths and bounds."""
+        reader = Reader(body, "relay request")
+        version, rank, peer, generation, instance, nonce = _RELAY.unpack(
+            reader.take(_RELAY.size, "fixed part")
+        )
+        if rank == peer:
+            raise ProtocolError(f"relay request: rank {rank} asks for itself")
+        job = reader.text("job", MAX_JOB_BYTES)
+        reader.end()
+        return cls(job, rank, peer, generation, instance, nonce, version)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe(Fixed):
+    """Ask which address the server sees; answered by ``Observed`` on either port."""
+
+    KIND: ClassVar[int] = 0x03
+    WHAT: ClassVar[str] = "probe"
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("!B")
+    version: int = VERSION
+
+
+# --- the handshake --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge(Fixed):
+    """The server's nonce: prove that you have the job's key."""
+
+    KIND: ClassVar[int] = 0x10
+    WHAT: ClassVar[str] = "challenge"
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct(f"{NONCE_BYTES}s")
+    nonce: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Proof(Fixed):
+    """HMAC over the opening frame and both nonces (see ``auth``)."""
+
+    KIND: ClassVar[int] = 0x11
+    WHAT: ClassVar[str] = "proof"
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct(f"{MAC_BYTES}s")
+    mac: bytes
+
+
+_WELCOME = struct.Struct("!BHH32s")
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """The registration stands."""
+
+    KIND: ClassVar[int] = 0x12
+    address: Address
+    """The worker's public address: what the server sees."""
+    mac: bytes = bytes(MAC_BYTES)
+    """The server's own proof; zeros in open mode."""
+    relay: bool = False
+    """Whether this server relays."""
+    probe_port: int = 0
+    """A second port that answers ``Probe``; 0: none."""
+    heartbeat: int = 0
+    """Milliseconds of silence after which the rank counts as lost, as the server grants it."""
+
+    def pack(self) -> bytes:
+        """The frame as it travels."""
+        fixed = _WELCOME.pack(self.relay, self.probe_port, self.heartbeat, self.mac)
+        return pack_frame(self.KIND, fixed + pack_address(self.address))
+
+    @classmethod
+    def unpack(cls, body: bytes) -> Welcome:
+        """Fixed part, then the address."""
+        reader = Reader(body, "welcome")
+        relay, probe_port, heartbeat, mac = _WELCOME.unpack(
+            reader.take(_WELCOME.size, "fixed part")
+        )
+        address = reader.address("address")
+        reader.end()
+        return cls(address, mac, bool(relay), probe_port, heartbeat)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """No, with the reason; the connection ends."""
+
+    KIND: ClassVar[int] = 0x13
+    code: Refusal
+    reason: str
+    """One sentence, at most 255 bytes of UTF-8."""
+
+    def pack(self) -> bytes:
+        """The frame as it travels."""
+        return pack_frame(self.KIND, bytes((self.code,)) + pack_text(self.reason))
+
+    @classmethod
+    def unpack(cls, body: bytes) -> Refused:
+        """Code and sentence."""
+        reader = Reader(body, "refusal")
+        code = reader.byte("code")
+        reason = reader.text("reason", 255)
+        reader.end()
+        known = {member.value for member in Refusal}
+        return cls(Refusal(code) if code in known else Refusal.MALFORMED, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """Answer to ``Probe``."""
+
+    KIND: ClassVar[int] = 0x04
+    address: Address
+    """What the server sees."""
+    probe_port: int = 0
+    """Its second port; 0: none."""
+    keyed: bool = False
+    """Whether registrations need a job key."""
+
+    def pack(self) -> bytes:
+        """The frame as it travels."""
+        body = bytes((self.keyed,)) + U16.pack(self.probe_port) + pack_address(self.address)
+        return pack_frame(self.KIND, body)
+
+    @classmethod
+    def unpack(cls, body: bytes) -> Observed:
+        """Flag, port, address."""
+        reader = Reader(body, "observed address")
+        keyed = bool(reader.byte("keyed"))
+        port = reader.number(U16, "probe port")
+        address = reader.address("address")
+        reader.end()
+        return cls(address, port, keyed)

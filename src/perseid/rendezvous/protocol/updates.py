@@ -1,0 +1,293 @@
+"""Frames after the welcome: who is there, who is lost, heartbeats, calls."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+from perseid.rendezvous.protocol.types import Departure, Filter, Fixed, Nat
+from perseid.rendezvous.protocol.wire import (
+    MAX_RANGES,
+    MAX_WORLD,
+    RANGE,
+    U32,
+    Address,
+    ProtocolError,
+    Reader,
+    exactly,
+    pack_address,
+    pack_frame,
+    pack_ranges,
+)
+
+# --- after the handshake --------------------------------------------------------------------
+
+_PEER = struct.Struct("!I8sBB")
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """What the server tells of a rank; one record of ``Peers``."""
+
+    rank: int
+    instance: bytes
+    nat: Nat
+    public: Address
+    """As the server sees it."""
+    private: tuple[Address, ...] = ()
+    """As the worker sees itself."""
+
+    def pack(self) -> bytes:
+        """One record, without a frame's header."""
+        fixed = _PEER.pack(self.rank, self.instance, self.nat.to_byte(), len(self.private))
+        return fixed + pack_address(self.public) + b"".join(map(pack_address, self.private))
+
+    @classmethod
+    def read(cls, reader: Reader) -> Peer:
+        """The record at the cursor."""
+        rank, instance, nat, count = _PEER.unpack(reader.take(_PEER.size, "record"))
+        public = reader.address("public address")
+        private = tuple(reader.address("private address") for _ in range(count))
+        return cls(rank, instance, Nat.from_byte(nat), public, private)
+
+
+@dataclass(frozen=True, slots=True)
+class Peers:
+    """Ranks of the job that are registered."""
+
+    KIND: ClassVar[int] = 0x14
+    peers: tuple[Peer, ...]
+
+    def pack(self) -> bytes:
+        """The frame as it travels."""
+        return pack_peers([peer.pack() for peer in self.peers])
+
+    @classmethod
+    def unpack(cls, body: bytes) -> Peers:
+        """Four bytes of count, then records."""
+        reader = Reader(body, "peers")
+        count = reader.number(U32, "count")
+        if count > MAX_WORLD:
+            raise ProtocolError(f"peers: {count} records, at most {MAX_WORLD}")
+        peers = tuple(Peer.read(reader) for _ in range(count))
+        reader.end()
+        return cls(peers)
+
+
+def pack_peers(records: list[bytes]) -> bytes:
+    """``Peers`` from packed records, as the server keeps them."""
+    return pack_frame(Peers.KIND, U32.pack(len(records)) + b"".join(records))
+
+
+_GONE = struct.Struct("!I8sB")
+
+
+class Gone(NamedTuple):
+    """One rank that is no longer registered."""
+
+    rank: int
+    instance: bytes
+    reason: Departure
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Ranks that are no longer registered, told to all others of the job."""
+
+    KIND: ClassVar[int] = 0x15
+    gone: tuple[Gone, ...]
+
+    def pack(self) -> bytes:
+        """The frame as it travels."""
+        return pack_frame(self.KIND, b"".join(_GONE.pack(*one) for one in self.gone))
+
+    @classmethod
+    def unpack(cls, body: bytes) -> Lost:
+        """Records of 13 bytes."""
+        if len(body) % _GONE.size:
+            raise ProtocolError(f"lost ranks: {len(body)} bytes are no multiple of {_GONE.size}")
+        known = {member.value for member in Departure}
+        return cls(
+            tuple(
+                Gone(rank, instance, Departure(why) if why in known else Departure.CLOSED)
+                for rank, instance, why in _GONE.iter_unpack(body)
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """Send these ranks' addresses: those registered now, the others as they come."""
+
+    KIND: ClassVar[int] = 0x16
+    ranges: tuple[range, ...]
+
+    def pack(self) -> bytes:
+        """The frame as it travels."""
+        return pack_frame(self.KIND, pack_ranges(self.ranges))
+
+    @classmethod
+    def unpack(cls, body: bytes) -> Want:
+        """Ranges of ranks."""
+        reader = Reader(body, "wanted ranks")
+        ranges = reader.ranges("ranges")
+        reader.end()
+        return cls(ranges)
+
+
+@dataclass(frozen=True, slots=True)
+class AskMissing(Fixed):
+    """Who is not registered? Answered by ``Missing``."""
+
+    KIND: ClassVar[int] = 0x17
+    WHAT: ClassVar[str] = "question for missing ranks"
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """The ranks that are not registered now."""
+
+    KIND: ClassVar[int] = 0x18
+    ranges: tuple[range, ...]
+
+    def pack(self) -> bytes:
+        """The frame as it travels."""
+        parts = [RANGE.pack(part.start, len(part)) for part in self.ranges]
+        return pack_frame(self.KIND, b"".join(parts))
+
+    @classmethod
+    def unpack(cls, body: bytes) -> Missing:
+        """(first, count) pairs up to the end."""
+        if len(body) % RANGE.size:
+            raise ProtocolError(f"missing ranks: {len(body)} bytes are no multiple of 8")
+        pairs = RANGE.iter_unpack(body)
+        return cls(tuple(range(first, first + count) for first, count in pairs))
+
+
+@dataclass(frozen=True, slots=True)
+class Complete(Fixed):
+    """All ranks of the job are registered now."""
+
+    KIND: ClassVar[int] = 0x19
+    WHAT: ClassVar[str] = "completeness"
+    LAYOUT: ClassVar[struct.Struct] = U32
+    world: int
+
+
+@dataclass(frozen=True, slots=True)
+class Superseded(Fixed):
+    """A newer registration took this rank, or a newer generation the job; the connection ends."""
+
+    KIND: ClassVar[int] = 0x1A
+    WHAT: ClassVar[str] = "replacement"
+    LAYOUT: ClassVar[struct.Struct] = U32
+    generation: int
+    """Of the newer registration."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beat(Fixed):
+    """I am alive; sent by the client, echoed by the server."""
+
+    KIND: ClassVar[int] = 0x1B
+    WHAT: ClassVar[str] = "heartbeat"
+    LAYOUT: ClassVar[struct.Struct] = U32
+    token: int = 0
+    """Any number; the echo bears the same, so the client can measure the round trip."""
+
+
+@dataclass(frozen=True, slots=True)
+class TellNat:
+    """The worker found out behind which kind of NAT it sits."""
+
+    KIND: ClassVar[int] = 0x1C
+    nat: Nat
+
+    def pack(self) -> bytes:
+        """The frame as it travels."""
+        return pack_frame(self.KIND, bytes((self.nat.to_byte(),)))
+
+    @classmethod
+    def unpack(cls, body: bytes) -> TellNat:
+        """One byte."""
+        return cls(Nat.from_byte(exactly(body, 1, "NAT kind")[0]))
+
+
+@dataclass(frozen=True, slots=True)
+class AskBack(Fixed):
+    """Connect to my public address, to see whether that is open; answered by ``Back``."""
+
+    KIND: ClassVar[int] = 0x1D
+    WHAT: ClassVar[str] = "request to connect back"
+
+
+@dataclass(frozen=True, slots=True)
+class Back:
+    """What became of the server's connection to the worker."""
+
+    KIND: ClassVar[int] = 0x1E
+    filter: Filter
+
+    def pack(self) -> bytes:
+        """The frame as it travels."""
+        return pack_frame(self.KIND, bytes((self.filter,)))
+
+    @classmethod
+    def unpack(cls, body: bytes) -> Back:
+        """One byte."""
+        value = exactly(body, 1, "result of connecting back")[0]
+        return cls(Filter(value) if value <= 2 else Filter.UNKNOWN)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Client to server: I am connecting to these ranks; server to each: this rank calls you."""
+
+    KIND: ClassVar[int] = 0x1F
+    ranks: tuple[int, ...]
+
+    def pack(self) -> bytes:
+        """The frame as it travels."""
+        return pack_frame(self.KIND, b"".join(map(U32.pack, self.ranks)))
+
+    @classmethod
+    def unpack(cls, body: bytes) -> Call:
+        """Ranks of four bytes up to the end."""
+        if len(body) % 4 or len(body) > 4 * MAX_RANGES:
+            raise ProtocolError(f"call: {len(body)} bytes are no list of ranks")
+        return cls(tuple(rank for (rank,) in U32.iter_unpack(body)))
+
+
+@dataclass(frozen=True, slots=True)
+class Invite(Fixed):
+    """The peer waits for you at the relay."""
+
+    KIND: ClassVar[int] = 0x20
+    WHAT: ClassVar[str] = "invitation"
+    LAYOUT: ClassVar[struct.Struct] = U32
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class RelayReady(Fixed):
+    """Both ends are there; all bytes that follow are the peer's."""
+
+    KIND: ClassVar[int] = 0x21
+    WHAT: ClassVar[str] = "relay's readiness"
+
+
+@dataclass(frozen=True, slots=True)
+class Leave(Fixed):
+    """Goodbye: the rank is done, not lost."""
+
+    KIND: ClassVar[int] = 0x22
+    WHAT: ClassVar[str] = "goodbye"
+
+
+@dataclass(frozen=True, slots=True)
+class Draining(Fixed):
+    """The server is going down; connections between workers stay."""
+
+    KIND: ClassVar[int] = 0x23
+    WHAT: ClassVar[str] = "drain notice"

@@ -1,0 +1,143 @@
+"""The tries to reach one peer: its addresses, dialled from the registered port again and again.
+
+Both sides' first packets must be in flight at once, so refusals are answered by a random wait of
+about a round trip; a pending connection is never given up, its retransmissions are the kernel's;
+EADDRNOTAVAIL means that the peer's connection is being accepted.
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+import socket
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from perseid.rendezvous.net.dialing import reusable_socket
+from perseid.rendezvous.net.event_loop import WRITE, Reactor, Timer
+from perseid.rendezvous.protocol.handshake import State
+from perseid.rendezvous.protocol.wire import Address
+from perseid.rendezvous.punch.links import PeerConnection
+from perseid.rendezvous.punch.nat import retry_wait
+
+ACCEPTING_WAIT = (0.03, 0.08)
+"""Seconds until the next try while the peer's own connection is being accepted."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """All that is done to reach one peer."""
+
+    rank: int
+    began: float
+    tries: dict[Address, int] = field(default_factory=dict)
+    """How often each candidate was refused."""
+    pending: dict[Address, socket.socket] = field(default_factory=dict)
+    """Connections on their way."""
+    waiting: dict[Address, Timer] = field(default_factory=dict)
+    """Candidates that will be tried again."""
+    connections: list[PeerConnection] = field(default_factory=list)
+    """Connected, in the handshake."""
+    selected: PeerConnection | None = None
+    accepting: bool = False
+    """Whether the peer's connection was here when it was last dialled."""
+    relaying: bool = False
+    """Whether the relay was asked."""
+    going: bool = False
+    """Whether its time for a direct connection runs."""
+    calling: bool = False
+    """Whether the peer will be asked to connect as well."""
+    over: bool = False
+    """Whether it is settled, failed or forgotten: nothing more is tried."""
+    timers: list[Timer] = field(default_factory=list)
+
+    def settling(self) -> bool:
+        """Whether a connection has greeted validly."""
+        return any(one.shake.state is not State.GREETING for one in self.connections)
+
+    def connected(self) -> bool:
+        """Whether a direct way is there, be the peer ever so slow to greet."""
+        return self.accepting or any(one.way == "direct" for one in self.connections)
+
+
+class Dialler:
+    """Connects from the registered port.
+
+    Parameters
+    ----------
+    connected
+        Given each connected socket, non-blocking, with the address that was dialled.
+    """
+
+    def __init__(
+        self, reactor: Reactor, connected: Callable[[Attempt, Address, socket.socket], None]
+    ) -> None:
+        self._reactor, self._connected = reactor, connected
+        self.ports: dict[int, int] = {}
+        """Local port by address family."""
+        self.round_trip = 0.0
+
+    def dial(self, attempt: Attempt, addresses: Iterable[Address]) -> None:
+        """Try those that are not being tried already."""
+        for address in addresses:
+            if address not in attempt.pending and address not in attempt.waiting:
+                self._try(attempt, address)
+
+    def again(self, attempt: Attempt, address: Address, wait: float | None = None) -> None:
+        """Try after a while; None: that of a connection that is being accepted."""
+        if wait is None:
+            wait = random.uniform(*ACCEPTING_WAIT)
+        later = self._reactor.later(wait, lambda: self._try(attempt, address))
+        attempt.waiting[address] = later
+
+    def drop(self, attempt: Attempt) -> None:
+        """Give up all that is on its way; what is connected already is the caller's."""
+        for sock in attempt.pending.values():
+            self._reactor.forget(sock)
+            sock.close()
+        for timer in attempt.waiting.values():
+            timer.cancel()
+        attempt.pending.clear()
+        attempt.waiting.clear()
+
+    def _try(self, attempt: Attempt, address: Address) -> None:
+        attempt.waiting.pop(address, None)
+        if attempt.over:
+            return
+        if attempt.settling():
+            self.again(attempt, address)
+            return
+        try:
+            family = socket.AF_INET6 if address.family == 6 else socket.AF_INET
+            sock = reusable_socket(family, self.ports[family])
+        except OSError as error:
+            self._refused(attempt, address, error.errno or 0)
+            return
+        sock.setblocking(False)
+        code = sock.connect_ex((address.host, address.port))
+        if code in (0, errno.EINPROGRESS):
+            attempt.pending[address] = sock
+            self._reactor.watch(sock, WRITE, lambda _: self._writable(attempt, address))
+        else:
+            sock.close()
+            self._refused(attempt, address, code)
+
+    def _writable(self, attempt: Attempt, address: Address) -> None:
+        sock = attempt.pending.pop(address, None)
+        if sock is None:  # dropped by another event of the same round
+            return
+        self._reactor.forget(sock)
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            sock.close()
+            self._refused(attempt, address, code)
+        else:
+            self._connected(attempt, address, sock)
+
+    def _refused(self, attempt: Attempt, address: Address, code: int) -> None:
+        tries = attempt.tries[address] = attempt.tries.get(address, 0) + 1
+        attempt.accepting = code == errno.EADDRNOTAVAIL
+        if attempt.accepting:
+            self.again(attempt, address)
+        else:
+            self.again(attempt, address, retry_wait(self.round_trip, tries, random.random()))

@@ -1,0 +1,71 @@
+"""What a server is started with: its settings and its secret."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from perseid.errors import BadInputError
+from perseid.rendezvous.net.endpoint import DEFAULT_PORT
+from perseid.rendezvous.server.registry import Limits
+
+MIN_SECRET_BYTES = 16
+"""Shortest secret that a server accepts: 128 bits, beyond any search (RFC 4086, section 8.2)."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one server."""
+
+    host: str = ""
+    """Address to listen on; empty: all, IPv4 and IPv6."""
+    port: int = DEFAULT_PORT
+    """Port for workers and TCPunch clients; 0: any free port."""
+    http_port: int | None = DEFAULT_PORT + 1
+    """Health and metrics, and second port for probes; None: none; 0: any free port."""
+    secret: bytes | None = None
+    """Job keys are derived from it; None: an open server, without keys."""
+    tcpunch: bool = True
+    """Whether TCPunch clients are served (their protocol has no keys)."""
+    relay: bool = True
+    """Whether pairs that cannot connect directly are relayed."""
+    relay_rate: float = 0.0
+    """Bytes per second over all relayed pairs; 0: unlimited."""
+    hello_seconds: float = 5.0
+    """Time from accepting a connection to the end of its handshake."""
+    waiting_seconds: float = 900.0
+    """Longest wait of a TCPunch client for its partner: the longest life of a Lambda function."""
+    relay_wait_seconds: float = 15.0
+    """Longest wait at the relay for the other end."""
+    min_heartbeat: float = 0.2
+    """Shortest heartbeat time-out, in seconds, that is granted to a client."""
+    rate: float = 2000.0
+    """New connections per second from one address (loopback excepted); 0: unlimited."""
+    burst: float = 8000.0
+    """New connections at once from one address: a whole run behind one NAT gateway."""
+    clients: int = 0
+    """Most connections; 0: as many as the limit of open files allows."""
+    limits: Limits = field(default_factory=Limits)
+    """Most jobs and ranks."""
+
+
+def read_secret(path: str | Path) -> bytes:
+    """The server's secret: the first line of a file, at least 16 bytes.
+
+    Raises
+    ------
+    BadInputError
+        The file cannot be read or is too short.
+    """
+    try:
+        lines = Path(path).read_bytes().splitlines()
+    except OSError as error:
+        raise BadInputError(f"The key file {path} cannot be read: {error.strerror}.") from None
+    secret = lines[0].strip() if lines else b""
+    if len(secret) < MIN_SECRET_BYTES:
+        raise BadInputError(
+            f"The key file {path} holds {len(secret)} bytes in its first line, at least "
+            f"{MIN_SECRET_BYTES} are needed; make one with "
+            "`python -c 'import secrets; print(secrets.token_hex(32))'`."
+        )
+    return secret

@@ -1,0 +1,54 @@
+"""What the roles of one server share: settings, counters, state, poller, time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from perseid.rendezvous.protocol import Observed
+from perseid.rendezvous.protocol.wire import Address
+from perseid.rendezvous.server.config import Config
+from perseid.rendezvous.server.connection import Connection, Poller
+from perseid.rendezvous.server.limits import Deadlines
+from perseid.rendezvous.server.prometheus import Counters
+from perseid.rendezvous.server.registry import Registry
+
+
+class Clock:
+    """Time and timers of the server's event loop."""
+
+    __slots__ = ("call_later", "now")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.now: Callable[[], float] = loop.time
+        """The loop's monotonic clock, in seconds."""
+        self.call_later = loop.call_later
+        """``call_later(seconds, function, *arguments)``."""
+
+
+@dataclass(slots=True)
+class ServerContext:
+    """Given to each role; a role reaches nothing else of the server."""
+
+    config: Config
+    counters: Counters
+    registry: Registry
+    """Registered ranks of all jobs."""
+    poller: Poller
+    clock: Clock
+    hello_deadlines: Deadlines
+    """Connections that must finish their handshake, or read our last answer and close."""
+    draining: bool = False
+    """Whether the server is shutting down: no new job is admitted."""
+    probe_port: int = 0
+    """The second port that answers ``Probe``; 0: none."""
+
+    def observed(self, connection: Connection) -> Observed:
+        """The answer to a probe on this connection."""
+        address = Address(connection.host, connection.port)
+        return Observed(address, self.probe_port, self.config.secret is not None)
+
+    def restart_deadline(self, connection: Connection) -> None:
+        """Give a connection another ``hello_seconds`` before it is closed."""
+        self.hello_deadlines.add(connection, self.clock.now())

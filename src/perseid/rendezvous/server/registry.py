@@ -1,0 +1,289 @@
+"""Who is registered: jobs, ranks, generations; pure state, no socket, no clock of its own.
+
+Rules
+-----
+- A job exists while it has members; the first of them sets its world size.
+- A rank has one member. A newer registration of the rank replaces the older one, which is told;
+  the same instance coming again (after a broken connection) replaces itself silently.
+- A registration of a newer generation ends the older generation; one of an older is refused.
+- Members are told of others in batches: ``flush`` gives what each is to be sent. Losses are told
+  to all members; addresses to those that are interested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from perseid.rendezvous.protocol import (
+    Complete,
+    Departure,
+    Gone,
+    Lost,
+    Nat,
+    Peer,
+    Refusal,
+    Register,
+    pack_peers,
+)
+from perseid.rendezvous.protocol.wire import Address, as_ranges
+
+
+class Refusing(Exception):
+    """A registration cannot stand."""
+
+    def __init__(self, code: Refusal, reason: str) -> None:
+        super().__init__(reason)
+        self.code, self.reason = code, reason
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the registry takes at most."""
+
+    jobs: int = 10_000
+    """Jobs at once."""
+    members: int = 100_000
+    """Registered ranks at once, all jobs together (descriptors limit it further)."""
+
+
+class Member:
+    """One registered rank."""
+
+    __slots__ = (
+        "_record",
+        "deadline",
+        "handle",
+        "heartbeat",
+        "instance",
+        "interest",
+        "job",
+        "nat",
+        "private",
+        "public",
+        "rank",
+    )
+
+    def __init__(self, job: Job, hello: Register, public: Address, handle: object) -> None:
+        self.job = job
+        self.rank = hello.rank
+        self.instance = hello.instance
+        self.public = public
+        self.private = hello.candidates
+        self.nat = Nat()
+        self.interest = hello.interest
+        self.handle = handle
+        """Whatever the server finds its connection by."""
+        self.heartbeat = hello.heartbeat / 1000
+        """Seconds of silence after which it is lost; 0: never."""
+        self.deadline = 0.0
+        """When it will be lost; the server moves it on."""
+        self._record = b""
+
+    @property
+    def record(self) -> bytes:
+        """What others get, packed when the first of them asks."""
+        if not self._record:
+            peer = Peer(self.rank, self.instance, self.nat, self.public, self.private)
+            self._record = peer.pack()
+        return self._record
+
+    def as_peers(self) -> bytes:
+        """A ``Peers`` frame with this member alone."""
+        return pack_peers([self.record])
+
+    def set_nat(self, nat: Nat) -> None:
+        """Remember the NAT kind in the record that others get."""
+        self.nat, self._record = nat, b""
+
+    def wants_all(self) -> bool:
+        """Whether one range covers the world (most of the members then share one frame)."""
+        return len(self.interest) == 1 and len(self.interest[0]) >= self.job.world
+
+    def wants(self, rank: int) -> bool:
+        """Whether it is interested in a rank."""
+        return any(rank in part for part in self.interest)
+
+
+@dataclass(slots=True)
+class Job:
+    """One job's members and what they have not been told yet."""
+
+    name: str
+    world: int
+    generation: int
+    members: dict[int, Member] = field(default_factory=dict)
+    fresh: dict[int, Member] = field(default_factory=dict)
+    """Members of which the others have not heard, or whose NAT kind is news."""
+    joined: set[int] = field(default_factory=set)
+    """Ranks that have not been sent anything yet."""
+    gone: list[Gone] = field(default_factory=list)
+    """Losses of which the others have not heard."""
+    completed: bool = False
+    """Whether ``Complete`` was told since the last loss."""
+    scheduled: bool = False
+    """Whether the server will call ``flush``."""
+
+    def missing(self) -> tuple[range, ...]:
+        """Ranks that are not registered."""
+        return as_ranges(rank for rank in range(self.world) if rank not in self.members)
+
+    def pending(self) -> bool:
+        """Whether ``flush`` has something to tell."""
+        return bool(self.fresh or self.gone)
+
+    def flush(self) -> Iterator[tuple[Member, bytes]]:
+        """What each member is to be sent: losses, addresses as wanted, completeness."""
+        fresh, self.fresh = self.fresh, {}
+        joined, self.joined = self.joined, set()
+        gone, self.gone = self.gone, []
+        lost = Lost(tuple(gone)).pack() if gone else b""
+        tail = b""
+        if not self.completed and len(self.members) == self.world:
+            self.completed = True
+            tail = Complete(self.world).pack()
+        news = everyone = b""
+        for member in list(self.members.values()):
+            told = b""
+            if not member.interest:
+                pass
+            elif member.rank in joined:
+                if member.wants_all():
+                    everyone = everyone or self._everyone()
+                    told = everyone
+                else:
+                    told = self.known(member.interest)
+            elif fresh:
+                if member.wants_all():
+                    news = news or pack_peers([one.record for one in fresh.values()])
+                    told = news
+                else:
+                    told = self._wanted(member, fresh)
+            message = lost + told + tail
+            if message:
+                yield member, message
+
+    @staticmethod
+    def _wanted(member: Member, fresh: dict[int, Member]) -> bytes:
+        records = [one.record for one in fresh.values() if member.wants(one.rank)]
+        return pack_peers(records) if records else b""
+
+    def _everyone(self) -> bytes:
+        return pack_peers([one.record for one in self.members.values()])
+
+    def known(self, ranges: Iterable[range]) -> bytes:
+        """``Peers`` of those in the ranges that are registered; empty bytes if none is."""
+        members = self.members
+        found: dict[int, bytes] = {}
+        for part in ranges:
+            if len(part) > len(members):
+                found.update((r, m.record) for r, m in members.items() if r in part)
+            else:
+                found.update((r, members[r].record) for r in part if r in members)
+        return pack_peers(list(found.values())) if found else b""
+
+
+class Registry:
+    """All jobs of one server."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self.jobs: dict[str, Job] = {}
+        self.members = 0
+
+    def register(
+        self, hello: Register, public: Address, handle: object
+    ) -> tuple[Member, list[Member]]:
+        """Take a registration.
+
+        Returns
+        -------
+        member, replaced
+            The new member, and the members that it replaced (to be told and closed).
+
+        Raises
+        ------
+        Refusing
+            Another world size, an old generation, or a limit is reached.
+        """
+        job = self.jobs.get(hello.job)
+        replaced: list[Member] = []
+        if job is None:
+            if len(self.jobs) >= self.limits.jobs:
+                raise Refusing(Refusal.LIMIT, f"{len(self.jobs)} jobs are registered already")
+            self._check_room()
+            job = self.jobs[hello.job] = Job(hello.job, hello.world, hello.generation)
+        else:
+            _check_same_run(job, hello)
+            self._check_room()
+            if hello.generation > job.generation:
+                replaced = self._end_generation(job, hello)
+            elif (old := job.members.get(hello.rank)) is not None:
+                replaced = [old]
+                self._forget(old, Departure.REPLACED, hello.instance)
+        member = Member(job, hello, public, handle)
+        job.members[hello.rank] = member
+        job.fresh[hello.rank] = member
+        job.joined.add(hello.rank)
+        self.members += 1
+        return member, replaced
+
+    def _check_room(self) -> None:
+        if self.members >= self.limits.members:
+            raise Refusing(Refusal.LIMIT, f"{self.members} ranks are registered already")
+
+    def _end_generation(self, job: Job, hello: Register) -> list[Member]:
+        ended = list(job.members.values())
+        self.members -= len(ended)
+        job.members.clear()
+        job.fresh.clear()
+        job.joined.clear()
+        job.gone.clear()
+        job.world, job.generation, job.completed = hello.world, hello.generation, False
+        return ended
+
+    def remove(self, member: Member, why: Departure) -> bool:
+        """Forget a member; False if it was replaced or removed before."""
+        job = member.job
+        if job.members.get(member.rank) is not member:
+            return False
+        self._forget(member, why)
+        if not job.members:
+            del self.jobs[job.name]
+        return True
+
+    def _forget(self, member: Member, why: Departure, successor: bytes = b"") -> None:
+        job = member.job
+        del job.members[member.rank]
+        self.members -= 1
+        job.completed = False
+        job.fresh.pop(member.rank, None)
+        job.joined.discard(member.rank)
+        if member.instance != successor:
+            job.gone.append(Gone(member.rank, member.instance, why))
+
+    def update_nat(self, member: Member, nat: Nat) -> None:
+        """Remember a member's NAT kind; those interested will be told."""
+        if member.job.members.get(member.rank) is member and nat != member.nat:
+            member.set_nat(nat)
+            member.job.fresh.setdefault(member.rank, member)
+
+    def find(self, job: str, generation: int, rank: int) -> Member | None:
+        """The registered member, if any."""
+        found = self.jobs.get(job)
+        if found is None or found.generation != generation:
+            return None
+        return found.members.get(rank)
+
+
+def _check_same_run(job: Job, hello: Register) -> None:
+    if hello.generation < job.generation:
+        raise Refusing(
+            Refusal.STALE,
+            f"generation {hello.generation} of this job is over, {job.generation} is registered",
+        )
+    if hello.generation == job.generation and hello.world != job.world:
+        raise Refusing(
+            Refusal.WORLD,
+            f"this job has {job.world} ranks, not {hello.world}; do two runs share its name?",
+        )

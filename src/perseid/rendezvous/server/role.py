@@ -1,0 +1,42 @@
+"""Base of the roles: what an accepted connection can turn out to be, one module each.
+
+One role object serves all its connections and keeps what it needs to know of each of them in
+``connection.state``.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from perseid.rendezvous.protocol import Refusal, Refused
+from perseid.rendezvous.server.connection import Connection
+from perseid.rendezvous.server.context import ServerContext
+
+log = logging.getLogger("perseid.rendezvous")
+
+
+class Role:
+    """What all roles can do: refuse a client, and drop one that speaks no known protocol."""
+
+    def __init__(self, context: ServerContext) -> None:
+        self.context = context
+
+    def refuse(self, connection: Connection, code: Refusal, reason: str) -> None:
+        """Send a refusal, then close."""
+        counters = self.context.counters
+        if code is Refusal.KEY:
+            counters.refused_key += 1
+        elif code is Refusal.LIMIT:
+            counters.refused_limit += 1
+        else:
+            counters.refused_other += 1
+        log.info("refused", extra={"data": {"from": connection.host, "code": code.name}})
+        connection.write(Refused(code, reason).pack())
+        self.context.restart_deadline(connection)
+        connection.finish()
+
+    def malformed(self, connection: Connection, error: Exception) -> None:
+        """Close a connection that sent invalid bytes; they are not logged."""
+        self.context.counters.malformed += 1
+        log.info("malformed", extra={"data": {"from": connection.host, "why": str(error)}})
+        connection.close()

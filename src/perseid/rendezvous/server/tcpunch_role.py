@@ -1,0 +1,125 @@
+"""TCPunch clients."""
+
+from __future__ import annotations
+
+from perseid.rendezvous.protocol import tcpunch
+from perseid.rendezvous.protocol.wire import Address
+from perseid.rendezvous.server.connection import Connection
+from perseid.rendezvous.server.context import ServerContext
+from perseid.rendezvous.server.role import Role
+
+
+class TcpunchRole(Role):
+    """Clients of the TCPunch protocol, both versions."""
+
+    def __init__(self, context: ServerContext) -> None:
+        super().__init__(context)
+        self._pairings: tcpunch.Pairings[Connection] = tcpunch.Pairings()
+
+    def __len__(self) -> int:
+        return len(self._pairings)
+
+    def first_bytes(self, connection: Connection, data: bytes) -> None:
+        """The first bytes that are not our own protocol's."""
+        if not self.context.config.tcpunch:
+            self._reject(connection, tcpunch.TcpunchError("TCPunch clients are not served here"))
+            return
+        if ":" in connection.host:
+            self._reject(connection, tcpunch.TcpunchError("TCPunch knows IPv4 only"))
+            return
+        connection.handler = self
+        connection.state = b""
+        self.received(connection, data)
+
+    def received(self, connection: Connection, data: bytes) -> None:
+        """More of a request; bytes after it are ignored."""
+        if not isinstance(connection.state, bytes):
+            return
+        connection.state += data
+        try:
+            version = tcpunch.reads_as(connection.state)
+        except tcpunch.TcpunchError as error:
+            self._reject(connection, error)
+            return
+        if version == 2:
+            self._request(connection, connection.state)
+        elif version == 1:
+            clock = self.context.clock
+            clock.call_later(tcpunch.GRACE, self._settled, connection, len(connection.state))
+
+    def _settled(self, connection: Connection, length: int) -> None:
+        raw = connection.state
+        if not connection.closed and isinstance(raw, bytes) and len(raw) == length:
+            self._request(connection, raw)
+
+    def _request(self, connection: Connection, raw: bytes) -> None:
+        own = Address(connection.host, connection.port)
+        try:
+            if len(raw) == tcpunch.REQUEST_BYTES:
+                request = tcpunch.parse_v2(raw)
+            else:
+                request = tcpunch.parse_v1(raw)
+        except tcpunch.TcpunchError as error:
+            if len(raw) == tcpunch.REQUEST_BYTES:
+                connection.write(tcpunch.pack_v2(tcpunch.Status.ERROR, own, None, ""))
+            self._reject(connection, error)
+            return
+        if request.version == 2 and not request.token:
+            request = tcpunch.Request(2, request.name, tcpunch.new_token())
+        self.context.hello_deadlines.drop(connection)
+        self._offer(connection, own, request)
+
+    def _offer(self, connection: Connection, own: Address, request: tcpunch.Request) -> None:
+        if self.context.draining and not self._pairings.awaits(request):
+            connection.close()
+            return
+        connection.state = request
+        if request.version == 1:
+            connection.write(tcpunch.pack_v1(own))
+        comer = tcpunch.Waiter(request, connection, self.context.clock.now())
+        partner, ousted = self._pairings.offer(comer, lambda other: other.alive())
+        if ousted is not None:
+            self.context.counters.tcpunch_dead_waiters += 1
+            ousted.handle.close()
+        if partner is not None:
+            self.context.counters.tcpunch_pairs += 1
+            self._pair(partner, comer)
+        elif request.version == 2:
+            waiting = tcpunch.pack_v2(tcpunch.Status.WAITING, own, None, request.token)
+            connection.write(waiting)
+
+    def _pair(self, one: tcpunch.Waiter[Connection], two: tcpunch.Waiter[Connection]) -> None:
+        for me, other in ((one, two), (two, one)):
+            own = Address(me.handle.host, me.handle.port)
+            peer = Address(other.handle.host, other.handle.port)
+            if me.request.version == 1:
+                me.handle.write(tcpunch.pack_v1(peer))
+            else:
+                paired = tcpunch.Status.PAIRED
+                me.handle.write(tcpunch.pack_v2(paired, own, peer, me.request.token))
+        self._finish(one.handle)
+        self._finish(two.handle)
+
+    def _finish(self, connection: Connection) -> None:
+        self.context.restart_deadline(connection)
+        connection.finish()
+
+    def _reject(self, connection: Connection, error: tcpunch.TcpunchError) -> None:
+        self.context.hello_deadlines.drop(connection)
+        self.malformed(connection, error)
+
+    def ended(self, connection: Connection) -> None:
+        """A waiter died: it will not be handed out."""
+        self.context.hello_deadlines.drop(connection)
+        if isinstance(connection.state, tcpunch.Request):
+            self._pairings.withdraw(connection.state, connection)
+
+    def sweep(self, now: float) -> None:
+        """Send away those that waited too long."""
+        for waiter in self._pairings.older_than(now - self.context.config.waiting_seconds):
+            connection = waiter.handle
+            if waiter.request.version == 2:
+                own = Address(connection.host, connection.port)
+                timeout = tcpunch.Status.TIMEOUT
+                connection.write(tcpunch.pack_v2(timeout, own, None, waiter.request.token))
+            self._finish(connection)
