@@ -2,29 +2,31 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEMO ?= demo
 DEMO_ROWS ?= 3000
 
-.PHONY: help demo test test-slow lint docs bench clean
+.PHONY: help demo test test-slow test-numbers lint docs bench pins clean
 help:
 	@echo "make demo       set up, simulate a small survey, run the model over it, show the result"
 	@echo "make demo KILL=3  the same, and kill -9 the worker of rank 3 in the middle of a collective"
 	@echo "make test       set up, lint, type-check, build the docs, pass the tests"
 	@echo "make test-slow  the tests that take minutes"
+	@echo "make test-numbers  what must not depend on threads, cores or kernels, under four settings"
 	@echo "make docs       build the documentation into site/"
 	@echo "make bench      the benchmarks (leave the machine alone meanwhile)"
+	@echo "make pins       raise the pinned versions in constraints.txt"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 11) and f"perseid needs Python >= 3.11, but {sys.executable} is {v}: make PYTHON=/path/to/python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.demo: pyproject.toml | $(BIN)/python
+$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing perseid and what the demo needs into $(VENV) (about a minute) ..."
 	@$(PIP) -e ".[simulate,report,formats]"
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml | $(BIN)/python
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing perseid and what development needs, torch among it, into $(VENV) (minutes) ..."
 	@$(PIP) -e ".[dev]"
 	@touch $@ $(VENV)/.demo
@@ -50,6 +52,16 @@ test: lint docs
 
 test-slow: lint docs $(VENV)/.slow
 	PERSEID_FUZZ_SECONDS=600 $(BIN)/python -m pytest -m slow --timeout 1800
+
+NUMBERS := $(BIN)/python -m pytest -m "numbers and not slow" -n 2
+test-numbers: $(VENV)/.dev
+	taskset -c 0 $(NUMBERS)
+	OPENBLAS_NUM_THREADS=1 $(NUMBERS)
+	OPENBLAS_NUM_THREADS=2 $(NUMBERS)
+	OPENBLAS_CORETYPE=Haswell $(NUMBERS)
+
+pins:
+	$(PYTHON) scripts/pins.py
 
 bench: $(VENV)/.slow
 	$(BIN)/python benchmarks/worker.py
