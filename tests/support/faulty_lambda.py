@@ -18,7 +18,7 @@ from pathlib import Path
 
 from perseid.errors import BadModelError, NotFoundError, StorageError
 from perseid.pipeline import layout
-from perseid.storage import Storage, split_url
+from perseid.storage import Storage
 
 FREE = 8 << 20
 """Bytes that a worker without memory may still take."""
@@ -94,8 +94,7 @@ def summarize_handler(event, context):
     from perseid.aws.handlers import summarize
 
     url = event["state"]["results_url"]
-    folder, name = split_url(url)
-    calls = Storage(folder)
+    calls, name = Storage.holding(url)
     planned = plan(url).get("summarize", [])
     before = sum(info.key.startswith(f"{name}.call-") for info in calls.list())
     calls.put(f"{name}.call-{before}", b"")
@@ -115,8 +114,8 @@ def summarize_handler(event, context):
 
 
 def plan(results_url: str) -> dict[str, list[str]]:
-    folder, name = split_url(results_url)
+    runs, name = Storage.holding(results_url)
     try:
-        return dict(json.loads(Storage(folder).get(f"{name}.faults.json")))
+        return dict(json.loads(runs.get(f"{name}.faults.json")))
     except NotFoundError:
         return {}

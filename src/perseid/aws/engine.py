@@ -26,7 +26,7 @@ from perseid.pipeline.initialize import new_run_id
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.request import RunRequest
 from perseid.pipeline.summary import missing_sentence
-from perseid.storage import Storage, join_url, normalise_url
+from perseid.storage import Location, Storage
 
 FIRST_WAIT, LONGEST_WAIT, LONGER = 1.0, 5.0, 1.25
 """Seconds between two looks: short at first, longer by this factor each time."""
@@ -83,14 +83,14 @@ class AwsEngine:
 
     def finished(self, url: str) -> RunResult | None:
         """What there is of a run that is complete, so that nothing is to be resumed; else None."""
-        url = normalise_url(url)
+        url = Location.parse(url).url
         _on_s3("the run", url)
         store = Storage(url)
         return finished(store, Manifest.load(store))
 
     def resume(self, url: str) -> Started:
         """Start an execution that works on what is missing of a run; returns at once."""
-        url = normalise_url(url)
+        url = Location.parse(url).url
         _on_s3("the run", url)
         Manifest.load(Storage(url))
         name = new_run_id(time.time())
@@ -202,7 +202,7 @@ class AwsEngine:
             There is no such run or execution.
         """
         if run.startswith("s3://"):
-            return self._newest(normalise_url(run))
+            return self._newest(Location.parse(run).url)
         arn = run if run.startswith("arn:") else self.place.execution(run)
         given = json.loads(self._describe(arn)["input"])
         return Started(arn, _results_of(given, arn), resumed=bool(given.get("resume")))
@@ -258,12 +258,12 @@ def payload_of(request: RunRequest) -> dict[str, Any]:
 def default_results(place: Place, data: Any) -> str:
     """Where a run without a place for its results goes: a fresh prefix in the stack's bucket."""
     first = data[0] if isinstance(data, list) and data else data
-    stem = str(first).rstrip("/").rpartition("/")[2] or "run"
-    return join_url(f"s3://{place.bucket}", f"runs/{stem}-{new_run_id(time.time())}")
+    stem = Location.parse(str(first)).name or "run"
+    return (Location(f"s3://{place.bucket}") / f"runs/{stem}-{new_run_id(time.time())}").url
 
 
 def _on_s3(what: str, url: str) -> None:
-    if not url.startswith("s3://"):
+    if Location.parse(url).scheme != "s3":
         raise BadInputError(
             f"{what} is {url}, which workers on AWS cannot reach: give an s3:// URL (upload it "
             "with `perseid split SURVEY s3://…` or `aws s3 cp`)"
@@ -273,7 +273,7 @@ def _on_s3(what: str, url: str) -> None:
 def _results_of(given: Mapping[str, Any], arn: str) -> str:
     """The run's prefix from an execution's input."""
     if given.get("resume"):
-        return normalise_url(str(given["resume"]))
+        return Location.parse(str(given["resume"])).url
     request = {k: v for k, v in given.items() if k != "replace"}
     try:
         return RunRequest.parse(request).results_url

@@ -12,7 +12,7 @@ from perseid.errors import BadInputError
 from perseid.measure.calibrate import Calibration, from_paces, from_runs
 from perseid.measure.sources.load import load_runs
 from perseid.pipeline.items import WorkItem
-from perseid.storage import normalise_url
+from perseid.storage import Location
 
 REPETITIONS = 3
 FEW_ROWS = 500
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
 def here(model: str | None = None) -> Calibration:
     """Time the model on this machine: three times with one thread, and with two if it has them."""
-    url = normalise_url(model) if model and model != "default" else "default"
+    url = Location.parse(model).url if model and model != "default" else "default"
     place = "memory://calibration"
     item = WorkItem("calibration", 0, 1, place, place, (), model_url=url)
     one = [timing.measure(item, 1) for _ in range(REPETITIONS)]

@@ -111,12 +111,14 @@ def _info(args: argparse.Namespace) -> int:
 def _cutouts(url: str) -> Cutouts:
     """The first rows of a file of cutouts, or of a folder's files in natural order."""
     from perseid.errors import BadInputError
-    from perseid.storage import Storage, split_url
+    from perseid.storage import Storage
     from perseid.survey import natural_key, open_partition, suffix_of
 
-    base, name = split_url(url)
-    store = Storage(base) if suffix_of(name) else Storage(url)
-    keys = [name] if suffix_of(name) else [o.key for o in store.list() if suffix_of(o.key)]
+    store, name = Storage.holding(url)
+    keys = [name]
+    if not suffix_of(name):
+        store = Storage(url)
+        keys = [info.key for info in store.list() if suffix_of(info.key)]
     if not keys:
         raise BadInputError(
             f"no cutouts at {store.where()}: give a file, or a folder of partitions"

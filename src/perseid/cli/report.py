@@ -10,7 +10,7 @@ from perseid.errors import BadInputError
 from perseid.measure.present.report import render_report
 from perseid.measure.sources.load import load_runs
 from perseid.measure.sources.logruns import LoadOptions
-from perseid.storage import Storage, split_url
+from perseid.storage import Location, Storage
 
 NAME = "report.html"
 
@@ -33,10 +33,11 @@ def run(args: argparse.Namespace) -> int:
             "that holds its manifest.json"
         )
     text = render_report(found[0], chosen_prices(args))
-    home, name = split_url(args.out) if args.out else (Storage(found[0].name).url, NAME)
     if not args.out or "://" in args.out:
-        Storage(home).put(name, text.encode())
-        where = Storage(home).where(name)
+        place = Location.parse(args.out) if args.out else Location.parse(found[0].name) / NAME
+        store, name = Storage.holding(place)
+        store.put(name, text.encode())
+        where = store.where(name)
     else:
         where = _write(Path(args.out), text)
     print(f"report: {where} ({len(text.encode()) / 1e6:.2f} MB)")

@@ -19,7 +19,7 @@ from perseid.engines.options import LocalOptions
 from perseid.engines.retry import RetryPolicy
 from perseid.errors import BadInputError
 from perseid.pipeline.request import RunRequest, read_keys
-from perseid.storage import normalise_url
+from perseid.storage import Location
 
 KEYS = (
     "world_size", "batch_size", "model", "precision", "anomaly", "top", "file_limit", "transport",
@@ -144,7 +144,7 @@ def plain_of(args: argparse.Namespace) -> dict[str, Any]:
 def default_place(data: Any) -> str:
     """``runs/<the data's name>-<now>`` in the current folder."""
     first = data[0] if isinstance(data, list) and data else data
-    name = normalise_url(str(first)).rstrip("/").rpartition("/")[2] or "run"
+    name = Location.parse(str(first)).name or "run"
     return str(Path("runs") / f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%S}")
 
 

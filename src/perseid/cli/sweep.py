@@ -21,7 +21,7 @@ from perseid.measure.sources.logruns import LoadOptions
 from perseid.pipeline import layout
 from perseid.pipeline.events import Event
 from perseid.pipeline.request import RunRequest
-from perseid.storage import normalise_url
+from perseid.storage import Location
 from perseid.survey import split
 
 PARTITIONS = "partitions"
@@ -101,7 +101,7 @@ def _partitioned(survey: str, out: Path, size: str) -> Path:
         raise BadInputError(f"{size!r} is not a size: write it like 25MB or 1GB")
     folder = out / PARTITIONS / size
     mark = folder / DONE
-    source = normalise_url(survey)
+    source = Location.parse(survey).url
     if mark.is_file():
         known = json.loads(mark.read_text())["survey"]
         if known != source:

@@ -13,7 +13,7 @@ from perseid.model.quantise import calibrate
 from perseid.model.runtime import int8_url
 from perseid.model.signature import METADATA_KEY, ModelSignature
 from perseid.model.weights import Weights, load_weights
-from perseid.storage import Storage, split_url
+from perseid.storage import Storage
 from perseid.survey.cutouts import UGRIZ, Cutouts
 
 
@@ -68,5 +68,5 @@ def export_int8(weights: Weights | str | Path, model: str | Path, survey: Cutout
 
 
 def _put(url: str | Path, data: bytes) -> None:
-    base, name = split_url(url)
-    Storage(base).put(name, data)
+    store, name = Storage.holding(url)
+    store.put(name, data)

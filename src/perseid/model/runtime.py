@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from perseid.errors import BadInputError, BadModelError
 from perseid.model.processor import has_int8_products, usable_threads
 from perseid.model.signature import METADATA_KEY, ModelSignature
-from perseid.storage import Storage, join_url, split_url
+from perseid.storage import Storage
 
 DEFAULT = "default"
 """Name of the model that is shipped in the package."""
@@ -348,8 +348,7 @@ def _on_disk(url: str | Path) -> Iterator[tuple[str, str]]:
                 raise BadModelError(f"this installation has no {url} model: give the path of one")
             yield str(path), str(url)
         return
-    base, key = split_url(url)
-    store = Storage(base)
+    store, key = Storage.holding(url)
     local = store.local_path(key)
     if local is not None:
         if not local.is_file():
@@ -359,4 +358,4 @@ def _on_disk(url: str | Path) -> Iterator[tuple[str, str]]:
     with tempfile.NamedTemporaryFile(suffix=".onnx", prefix="perseid-") as file_:
         file_.write(store.get(key))
         file_.flush()
-        yield file_.name, join_url(store.url, key)
+        yield file_.name, store.where(key)

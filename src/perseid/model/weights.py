@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from perseid.errors import BadModelError
 from perseid.model.config import AstroMAEConfig
-from perseid.storage import Storage, split_url
+from perseid.storage import Storage
 
 CONFIG_MEMBER = "perseid.config"
 Arrays = Mapping[str, NDArray[np.float32]]
@@ -52,14 +52,13 @@ def save_weights(weights: Weights, url: str | Path) -> None:
     text = np.frombuffer(weights.config.to_json().encode(), np.uint8)
     members = {name: np.asarray(a, np.float32) for name, a in sorted(weights.arrays.items())}
     np.savez(buffer, allow_pickle=False, **{CONFIG_MEMBER: text}, **members)
-    base, name = split_url(url)
-    Storage(base).put(name, buffer.getvalue())
+    store, name = Storage.holding(url)
+    store.put(name, buffer.getvalue())
 
 
 def load_weights(url: str | Path) -> Weights:
     """Read the file at a path or URL; raises `BadModelError` where it is none or does not fit."""
-    base, name = split_url(url)
-    store = Storage(base)
+    store, name = Storage.holding(url)
     try:
         with np.load(io.BytesIO(store.get(name)), allow_pickle=False) as archive:
             members = {key: archive[key] for key in archive.files}

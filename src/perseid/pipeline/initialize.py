@@ -18,7 +18,7 @@ from perseid.pipeline.items import PartitionRef, WorkItem
 from perseid.pipeline.manifest import Manifest, assign
 from perseid.pipeline.request import RunRequest
 from perseid.pipeline.scriptfolder import script_key
-from perseid.storage import Storage, join_url, normalise_url, split_url
+from perseid.storage import Location, Storage
 from perseid.survey.formats import suffixes
 from perseid.survey.partition import natural_key
 
@@ -139,7 +139,7 @@ def list_partitions(request: RunRequest) -> Listing:
     elif request.data and _is_file(request.data):
         listing = _named([request.data])
     elif request.data:
-        listing = _folder(normalise_url(request.data), "")
+        listing = _folder(request.data, "")
     else:
         listing = _folder(request.bucket_url(request.data_bucket or ""), request.data_prefix or "")
     limit, found = request.file_limit, len(listing.partitions)
@@ -188,15 +188,15 @@ def _folder(url: str, prefix: str) -> Listing:
             "objects: name the folder that the partitions lie in"
         )
     partitions.sort(key=lambda ref: natural_key(ref.key))
-    return Listing(url, tuple(partitions), _mixed(partitions))
+    return Listing(storage.url, tuple(partitions), _mixed(partitions))
 
 
 def _is_file(url: str) -> bool:
     """Whether `data` names one partition rather than a folder."""
     if not url.lower().endswith(tuple(suffixes())):
         return False
-    base, name = split_url(url)
-    return Storage(base).exists(name)
+    storage, name = Storage.holding(url)
+    return storage.exists(name)
 
 
 def _mixed(partitions: Sequence[PartitionRef]) -> tuple[str, ...]:
@@ -210,26 +210,26 @@ def _named(urls: Sequence[str]) -> Listing:
     """Partitions by name: their keys are relative to the deepest folder that holds all."""
     if not urls:
         raise BadInputError("`data` is an empty list: name at least one partition")
-    full = [normalise_url(url) for url in urls]
-    twice = sorted({url for url in full if full.count(url) > 1})
+    places = [Location.parse(url) for url in urls]
+    twice = sorted({place for place in places if places.count(place) > 1})
     if twice:
-        raise BadInputError(f"`data` names {twice[0]} more than once: name each partition once")
-    folders = [split_url(url)[0].split("/") for url in full]
-    shared = folders[0]
-    for folder in folders[1:]:
-        same = [a == b for a, b in zip(shared, folder, strict=False)]
-        shared = shared[: same.index(False) if False in same else len(same)]
-    if len(shared) < (4 if shared[:1] == ["file:"] else 3):
+        raise BadInputError(f"`data` names {twice[0].url} more than once: name each partition once")
+    storage = Storage(_shared_folder(places))
+    found = [storage.info(place.key_below(storage.location)) for place in places]
+    refs = [PartitionRef(info.key, info.size, info.etag) for info in found]
+    refs.sort(key=lambda ref: natural_key(ref.key))
+    return Listing(storage.url, tuple(refs), _mixed(refs))
+
+
+def _shared_folder(places: Sequence[Location]) -> Location:
+    """The deepest folder that holds all of them; on a disk not the root."""
+    shared = Location.common_folder(places)
+    if shared is None or (shared.scheme == "file" and not shared.key):
         raise BadInputError(
             "`data` names partitions of different stores, or without a common folder: a run reads "
             "from one bucket or one folder and those in it"
         )
-    base = "/".join(shared)
-    storage = Storage(base)
-    found = [storage.info(url.removeprefix(base).strip("/")) for url in full]
-    refs = [PartitionRef(info.key, info.size, info.etag) for info in found]
-    refs.sort(key=lambda ref: natural_key(ref.key))
-    return Listing(base, tuple(refs), _mixed(refs))
+    return shared
 
 
 def _settings(request: RunRequest) -> dict[str, object]:
@@ -242,7 +242,7 @@ def _settings(request: RunRequest) -> dict[str, object]:
     if request.script_mode:
         options["bucket_url"] = request.bucket_url(request.bucket or "")
     return {
-        "model_url": model if model == "default" else normalise_url(model),
+        "model_url": model if model == "default" else Location.parse(model).url,
         "precision": request.precision,
         "batch_size": request.batch_size,
         "anomaly": request.anomaly,
@@ -256,8 +256,7 @@ def _check_model(request: RunRequest) -> None:
     """Refuse a model that is not there before there is a run that nobody can finish."""
     if request.script_mode or request.model in (None, "default"):
         return
-    base, key = split_url(str(request.model))
-    storage = Storage(base)
+    storage, key = Storage.holding(str(request.model))
     if not storage.exists(key):
         raise BadModelError(f"there is no model at {storage.where(key)}")
 
@@ -293,7 +292,7 @@ def _check_script(request: RunRequest) -> None:
 def _script_warnings(request: RunRequest) -> tuple[str, ...]:
     if not request.script_mode:
         return ()
-    root = join_url(request.bucket_url(request.bucket or ""), layout.PAYLOAD)
+    root = (Location.parse(request.bucket_url(request.bucket or "")) / layout.PAYLOAD).url
     return (f"{root} is shared by all script runs of the bucket: run them one after the other",)
 
 

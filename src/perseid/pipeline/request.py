@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from perseid.errors import BadInputError
-from perseid.storage import join_url, normalise_url
+from perseid.storage import Location
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 
@@ -165,14 +165,12 @@ class RunRequest(BaseModel):
     def results_url(self) -> str:
         """The run's own prefix."""
         if self.results:
-            return normalise_url(self.results)
-        return join_url(self.bucket_url(self.bucket or ""), self.result_path or "")
+            return Location.parse(self.results).url
+        return (Location.parse(self.bucket_url(self.bucket or "")) / (self.result_path or "")).url
 
     def bucket_url(self, name: str) -> str:
         """Where a bucket is: on S3, or a folder of `bucket_root`."""
-        return (
-            join_url(normalise_url(self.bucket_root), name) if self.bucket_root else f"s3://{name}"
-        )
+        return (Location.parse(self.bucket_root) / name).url if self.bucket_root else f"s3://{name}"
 
     def given(self) -> dict[str, Any]:
         """The keys and values as they were given, unknown ones included: scripts read them so."""

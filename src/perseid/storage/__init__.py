@@ -1,6 +1,6 @@
 """Objects by URL, the same on a disk, in S3 and in memory: see ``docs/reference/storage.md``."""
 
-from perseid.storage.location import Location, join_url, normalise_url, split_url
+from perseid.storage.location import Location
 from perseid.storage.store import ObjectInfo, Storage
 
-__all__ = ["Location", "ObjectInfo", "Storage", "join_url", "normalise_url", "split_url"]
+__all__ = ["Location", "ObjectInfo", "Storage"]

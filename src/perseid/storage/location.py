@@ -5,7 +5,9 @@ URLs are literal: nothing in them is percent-encoded, so a key is what stands af
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,6 +92,19 @@ class Location:
         """The folder that it lies in; of a whole store the store itself."""
         return Location(self.store, self.key.rpartition("/")[0])
 
+    @classmethod
+    def common_folder(cls, places: Sequence[Location]) -> Location | None:
+        """The deepest folder that holds all of them; None where their stores differ."""
+        if len({place.store for place in places}) != 1:
+            return None
+        folders = [place.parent.key.split("/") for place in places]
+        same = itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*folders, strict=False))
+        return cls(places[0].store, "/".join(parts[0] for parts in same))
+
+    def key_below(self, folder: Location) -> str:
+        """The key of this place in a folder that holds it."""
+        return self.key.removeprefix(folder.key).strip("/")
+
     def __truediv__(self, key: str) -> Location:
         """The location of `key` below this one."""
         return Location(self.store, "/".join(p for p in (self.key, key.strip("/")) if p))
@@ -111,22 +126,3 @@ def _expand_home(path: str) -> str:
 def _absolute(path: str) -> str:
     """Without the leading ``/``; ``.`` and ``..`` resolved, symbolic links kept."""
     return os.path.abspath(path).strip("/")  # noqa: PTH100
-
-
-def normalise_url(url: str | Path) -> str:
-    """`Location.parse` as a URL."""
-    return Location.parse(url).url
-
-
-def join_url(url: str, key: str) -> str:
-    """`url` with `key` below it."""
-    return (Location.parse(url) / key).url
-
-
-def split_url(url: str | Path) -> tuple[str, str]:
-    """The URL of the folder and the last part: ``("s3://b/p", "1.pt")`` from ``s3://b/p/1.pt``.
-
-    The last part is empty where there is none (a bucket, the root of the disk).
-    """
-    whole = Location.parse(url)
-    return whole.parent.url, whole.name

@@ -82,6 +82,12 @@ class Storage:
         """Of the location."""
         return self.location.url
 
+    @classmethod
+    def holding(cls, place: Location | str | Path) -> tuple[Storage, str]:
+        """The store of the folder that an object lies in, and the object's key in it."""
+        location = Location.parse(place)
+        return cls(location.parent), location.name
+
     def at(self, prefix: str) -> Storage:
         """The store of everything below `prefix`."""
         return Storage(self.location / prefix)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from perseid.errors import BadInputError, StorageError
-from perseid.storage import Storage, split_url
+from perseid.storage import Storage
 from perseid.survey.bytesource import ByteSource, FetchStats, open_source
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.formats import format_for, open_table
@@ -166,8 +166,7 @@ def open_partition(storage: Storage, key: str) -> PartitionReader:
 
 def read_cutouts(url: str | Path) -> Cutouts:
     """A whole file of cutouts, by path or URL; see `open_partition` for what is raised."""
-    base, name = split_url(url)
-    with open_partition(Storage(base), name) as reader:
+    with open_partition(*Storage.holding(url)) as reader:
         return reader.read()
 
 
@@ -176,8 +175,7 @@ def write_cutouts(cutouts: Cutouts, url: str | Path) -> None:
 
     Little-endian native arrays as they are, bit for bit; the file appears whole or not at all.
     """
-    base, name = split_url(url)
-    with creating(Storage(base), name, Columns.of(cutouts)) as writer:
+    with creating(*Storage.holding(url), Columns.of(cutouts)) as writer:
         writer.write(cutouts)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from perseid.errors import BadInputError, BadPartitionError, NotFoundError
-from perseid.storage import Storage, normalise_url, split_url
+from perseid.storage import Location, Storage
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.formats import suffix_of, suffixes
 from perseid.survey.partition import natural_key, parse_size, rows_per_partition
@@ -110,9 +110,8 @@ def survey_files(survey: str | Path) -> tuple[Storage, list[str]]:
 
     Raises `NotFoundError` where there are none.
     """
-    base, name = split_url(survey)
-    if suffix_of(name):
-        store = Storage(base)
+    if suffix_of(Location.parse(survey).name):
+        store, name = Storage.holding(survey)
         path = store.local_path(name)
         if store.exists(name) if path is None else path.is_file():
             return store, [name]
@@ -158,7 +157,7 @@ def _check_destination(
     survey: str | Path, store: Storage, target: Storage, *, overwrite: bool
 ) -> None:
     source, place = _real(store), _real(target)
-    whole = _real(Storage(survey)) if normalise_url(survey) != store.url else source
+    whole = _real(Storage(survey)) if Location.parse(survey) != store.location else source
     inside = place == source if whole != source else (place + "/").startswith(source + "/")
     if inside or (source + "/").startswith(place + "/"):
         raise BadInputError(

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perseid.errors import BadPartitionError, UnsafePickleError
-from perseid.storage import Storage, split_url
+from perseid.storage import Storage
 from perseid.survey.bytesource import ByteSource, BytesSource, MapSource, open_source
 from perseid.survey.safe_pickle import Global, InertDict, Placeholder, read_pickle
 from perseid.survey.zipfiles import Entry, ZipArchive
@@ -189,8 +189,7 @@ def _source(source: ByteSource | Path | str | bytes) -> ByteSource:
         return BytesSource(source)
     if isinstance(source, Path):
         return MapSource(source)
-    base, name = split_url(source)
-    return open_source(Storage(base), name)
+    return open_source(*Storage.holding(source))
 
 
 def _archive(source: ByteSource) -> ZipArchive:

@@ -26,7 +26,7 @@ from perseid.pipeline.items import WorkItem
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.records import STORE
 from perseid.pipeline.request import RunRequest
-from perseid.storage import Storage
+from perseid.storage import Location, Storage
 
 CONTROL = ("replace", "resume")
 """Keys of the input that are not of the request."""
@@ -68,7 +68,7 @@ def _with_remedy(error: ForbiddenError, given: Any) -> ForbiddenError:
         return error
     results = given.get("results") if isinstance(given, Mapping) else None
     option = "--data-bucket"
-    if str(results or "").startswith(f"s3://{found[1]}"):
+    if results and Location.parse(str(results)).bucket == found[1]:
         option = "--results-bucket"
     return ForbiddenError(
         f"{error}; the stack's functions may, after `perseid aws deploy {option} {found[1]}` (name "
@@ -140,7 +140,7 @@ def _state(
     timeout = min(float(options.get("timeout", limit)), limit)
     # At the function's own limit Lambda's error says more than the state's would.
     state_timeout = timeout + SLACK_SECONDS if timeout == limit else timeout
-    bucket, _, prefix = manifest.results_url.removeprefix("s3://").partition("/")
+    results = Location.parse(manifest.results_url)
     attempts = _attempts(options)
     longest = attempts * timeout + (attempts - 1) * WAIT_SECONDS
     at_once = _at_once(options)
@@ -154,8 +154,8 @@ def _state(
         "results_url": manifest.results_url,
         "world_size": manifest.world_size,
         "ranks": len(items),
-        "bucket": bucket,
-        "items_key": "/".join(part for part in (prefix, key) if part),
+        "bucket": results.bucket,
+        "items_key": (results / key).key,
         # A gang must run at once; otherwise as many as the account lets (0: no limit of ours).
         "max_concurrency": manifest.world_size if talks else at_once % NO_LIMIT,
         "children": "EXPRESS" if express else "STANDARD",
@@ -209,7 +209,7 @@ def _within_reserve(request: RunRequest) -> RunRequest:
 
 
 def _on_s3(url: str) -> None:
-    if not url.startswith("s3://"):
+    if Location.parse(url).scheme != "s3":
         raise BadInputError(
             f"results are to go to {url}, which Lambda cannot reach: name an s3:// URL"
         )

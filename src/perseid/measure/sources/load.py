@@ -23,7 +23,7 @@ from perseid.measure.sources.logruns import LoadOptions, common, invocation_runs
 from perseid.measure.sources.stored import read_json, read_stored
 from perseid.measure.sources.streams import LogEvent, trace
 from perseid.pipeline import layout
-from perseid.storage import Storage, split_url
+from perseid.storage import Storage
 from perseid.survey import natural_key
 
 MODEL_TIME = "model time (total_cpu_time)"
@@ -90,8 +90,8 @@ def _load(source: str, options: LoadOptions) -> Iterator[MeasuredRun]:
     if "://" not in source and not path.exists():
         raise NotFoundError(f"{source} is not there")
     if "://" in source and source.endswith((".json", ".log", ".txt")):
-        folder, name = split_url(source)
-        yield from _from_text(Storage(folder).get(name).decode(), source, options)
+        store, name = Storage.holding(source)
+        yield from _from_text(store.get(name).decode(), source, options)
         return
     yield from _load_tree(Storage(source), options)
 
