@@ -62,6 +62,8 @@ class RankRecord:
     ``store`` where neither could be had."""
     transport_note: str = ""
     """Why the statistics went through the store although they were not to; else empty."""
+    environment: Mapping[str, object] = field(default_factory=dict)
+    """What computed: `environment.RankEnvironment` as JSON; empty for a script."""
     s3: Mapping[str, float] = field(default_factory=dict)
     """num_requests, total_time, avg_time, min_time, max_time, first_request_time,
     last_response_time: prefixed with ``s3_`` in the JSON."""

@@ -10,6 +10,7 @@ from typing import Any
 from perseid.errors import RunIncompleteError
 from perseid.pipeline import collect, layout, merge
 from perseid.pipeline.collect import BrokenRank, Json
+from perseid.pipeline.environment import differences
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.publish import NOTHING, dump, findings, publish_catalogue, strict
 from perseid.pipeline.records import STORE
@@ -180,4 +181,5 @@ def _remarks(manifest: Manifest, merged: Merged, transport: Json) -> list[str]:
     other = sum(r.get("precision", wanted) != wanted for r in records.values())
     if other:
         said.append(f"{other} ranks did not work in {wanted}: see `precision` in their records")
-    return said
+    computed = {rank: r["environment"] for rank, r in records.items() if r.get("environment")}
+    return [*said, *differences(computed)]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from perseid.errors import NotFoundError
 from perseid.pipeline import layout
+from perseid.pipeline.environment import RankEnvironment
 from perseid.pipeline.events import RankEvent, RankState, Report
 from perseid.pipeline.inference import Inference
 from perseid.pipeline.items import WorkItem, data_path
@@ -221,5 +222,6 @@ def _record(
         peak_memory_mb=peak_memory_mb(),
         cold_start=cold,
         pixel_bits=done.bits,
+        environment=RankEnvironment.here().to_json(),
         s3={name.removeprefix("s3_"): value for name, value in done.fetched.as_record().items()},
     )
