@@ -52,6 +52,22 @@ class S3Server:
         return f"s3://{name}"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What runs one after the other in one process of pytest-xdist: the tests of a file, all that
+    share an emulator of AWS, all that make network namespaces."""
+    for item in items:
+        names = getattr(item, "fixturenames", ())
+        if "moto_stack" in names:
+            group = "moto"
+        elif "ministack" in names:
+            group = "ministack"
+        elif item.get_closest_marker("nat"):
+            group = "nat"
+        else:
+            group = item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
     """The server process, killed at the end of the session."""
