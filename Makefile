@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 DEMO ?= demo
 DEMO_ROWS ?= 3000
 
-.PHONY: help demo test test-slow test-numbers lint docs bench pins clean
+.PHONY: help demo test test-slow test-numbers lint docs package bench pins clean
 help:
 	@echo "make demo       set up, simulate a small survey, run the model over it, show the result"
 	@echo "make demo KILL=3  the same, and kill -9 the worker of rank 3 in the middle of a collective"
@@ -15,6 +15,7 @@ help:
 	@echo "make test-numbers  what must not depend on threads, cores or kernels, under four settings"
 	@echo "make docs       build the documentation into site/"
 	@echo "make bench      the benchmarks (leave the machine alone meanwhile)"
+	@echo "make package    build wheel and sdist, check them, install the wheel into an empty environment"
 	@echo "make pins       raise the pinned versions in constraints.txt"
 
 $(BIN)/python:
@@ -23,7 +24,7 @@ $(BIN)/python:
 
 $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing perseid and what the demo needs into $(VENV) (about a minute) ..."
-	@$(PIP) -e ".[simulate,report,formats]"
+	@$(PIP) -e .
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
@@ -46,6 +47,14 @@ lint: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/mkdocs build --strict --quiet
+
+package: $(VENV)/.dev
+	rm -rf dist build/empty
+	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m build --outdir dist . >/dev/null
+	$(BIN)/python -m twine check --strict dist/*
+	$(PYTHON) -m venv build/empty
+	build/empty/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.whl
+	cd build && empty/bin/perseid --version
 
 test: lint docs
 	$(BIN)/python -m pytest -m "not slow"
