@@ -1,6 +1,9 @@
 """Every error that perseid raises on purpose; each message is one sentence that says what to do.
 
 ``PerseidError`` is the root: the command line prints its message and exits with ``exit_code``.
+Each class is also the built-in error that a Python programmer would catch: a `NotFoundError` is a
+``FileNotFoundError``. So a handler of ``OSError`` or ``ValueError`` around code of ours comes after
+one of ``PerseidError`` that raises it on.
 This module needs nothing but the standard library, so that every folder may import it.
 """
 
@@ -40,7 +43,7 @@ class PerseidError(Exception):
     exit_code = 2
 
 
-class BadInputError(PerseidError):
+class BadInputError(PerseidError, ValueError):
     """What the user gave cannot be used: a request, an option, a file."""
 
 
@@ -56,31 +59,31 @@ class BadModelError(BadInputError):
     """A model file cannot be loaded, or does not fit the survey."""
 
 
-class NotInstalledError(BadInputError):
+class NotInstalledError(BadInputError, ImportError):
     """An optional extra is missing; the message names the ``pip install`` line."""
 
 
-class StorageError(PerseidError):
+class StorageError(PerseidError, OSError):
     """The object store refused or failed; the message names bucket and key."""
 
 
-class NotFoundError(StorageError):
+class NotFoundError(StorageError, FileNotFoundError):
     """No such object or prefix."""
 
 
-class ForbiddenError(StorageError):
+class ForbiddenError(StorageError, PermissionError):
     """The store refuses these credentials, or they may not do this."""
 
 
-class AlreadyExistsError(StorageError):
+class AlreadyExistsError(StorageError, FileExistsError):
     """An object that must be new is there already."""
 
 
-class AwsError(PerseidError):
+class AwsError(PerseidError, RuntimeError):
     """AWS refused or failed; the message names the call and what to do."""
 
 
-class RunError(PerseidError):
+class RunError(PerseidError, RuntimeError):
     """A run could not be started or finished."""
 
 
@@ -100,7 +103,7 @@ class RunInterruptedError(RunError):
     exit_code = 130
 
 
-class RendezvousError(PerseidError):
+class RendezvousError(PerseidError, ConnectionError):
     """Workers could not find or reach each other; the message says why and what to do."""
 
 
@@ -108,15 +111,15 @@ class RendezvousUnreachableError(RendezvousError):
     """No address of the rendezvous server answered within the deadline."""
 
 
-class RendezvousRefusedError(RendezvousError):
+class RendezvousRefusedError(RendezvousError, ConnectionRefusedError):
     """The rendezvous server said no: limits, a world size that differs, an old generation."""
 
 
-class JobKeyRefusedError(RendezvousRefusedError):
+class JobKeyRefusedError(RendezvousRefusedError, PermissionError):
     """The job key is missing or wrong, or the server could not prove that it has it."""
 
 
-class RendezvousTimeoutError(RendezvousError):
+class RendezvousTimeoutError(RendezvousError, TimeoutError):
     """Ranks did not register, or could not be reached, within the deadline."""
 
     def __init__(self, message: str, missing: Iterable[int] = ()) -> None:
@@ -140,7 +143,7 @@ class PeerLostError(RendezvousError):
         self.rank = rank
 
 
-class ReplacedError(RendezvousError):
+class ReplacedError(RendezvousError, ConnectionAbortedError):
     """A newer registration of this very rank (or a newer generation of the job) took over."""
 
 
@@ -148,7 +151,7 @@ class ClosedError(RendezvousError):
     """The registration or the communicator was closed already."""
 
 
-class MismatchedCollectiveError(PerseidError):
+class MismatchedCollectiveError(PerseidError, ValueError):
     """Ranks called different operations, or the same with other arguments; no value was given."""
 
     def __init__(self, message: str, mine: str = "", theirs: str = "", rank: int = -1) -> None:

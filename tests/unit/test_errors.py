@@ -1,6 +1,7 @@
 """The error classes: their names, the built-ins they inherit, and the names of version 0.1."""
 
 import importlib
+import pickle
 
 import pytest
 
@@ -30,3 +31,36 @@ def test_a_former_name_is_the_class_of_today_with_a_warning(former, name):
 def test_another_name_is_no_attribute():
     with pytest.raises(AttributeError, match="Unknown"):
         errors.Unknown  # noqa: B018
+
+
+BUILT_IN = {
+    errors.BadInputError: ValueError,
+    errors.BadPartitionError: ValueError,
+    errors.BadModelError: ValueError,
+    errors.NotInstalledError: ImportError,
+    errors.StorageError: OSError,
+    errors.NotFoundError: FileNotFoundError,
+    errors.ForbiddenError: PermissionError,
+    errors.AlreadyExistsError: FileExistsError,
+    errors.RendezvousError: ConnectionError,
+    errors.RendezvousRefusedError: ConnectionRefusedError,
+    errors.JobKeyRefusedError: PermissionError,
+    errors.RendezvousTimeoutError: TimeoutError,
+    errors.PeerLostError: ConnectionError,
+    errors.MismatchedCollectiveError: ValueError,
+}
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+def test_every_class_is_a_built_in_error_and_survives_pickling(kind):
+    """A rank of another process raises the same error, with the same sentence."""
+    assert issubclass(kind, BUILT_IN.get(kind, (ValueError, OSError, RuntimeError))) or (
+        kind is errors.PerseidError
+    )
+    again = pickle.loads(pickle.dumps(kind("one sentence")))
+    assert (type(again), str(again), vars(again)) == (kind, "one sentence", vars(kind("")))
+
+
+def test_fields_of_an_error_survive_pickling():
+    error = pickle.loads(pickle.dumps(errors.PeerLostError("rank 2 is lost", 2)))
+    assert (str(error), error.rank) == ("rank 2 is lost", 2)

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from perseid.errors import BadInputError
+from perseid.errors import BadInputError, StorageError
 from perseid.storage import Storage
 from perseid.survey import Cutouts, open_partition, read_cutouts, suffixes, write_cutouts
+from perseid.survey.bytesource import ByteSource, BytesSource
+from perseid.survey.formats import open_table
 from perseid.survey.reader import creating
 from perseid.survey.table import Columns
 
@@ -235,3 +237,34 @@ def test_an_unknown_suffix_is_named_with_the_known_ones(tmp_path: Path, make_cut
         write_cutouts(make_cutouts(1), tmp_path / "1.tiff")
     with pytest.raises(BadInputError, match=r"1\.tiff"):
         read_cutouts(tmp_path / "1.tiff")
+
+
+class _Failing(ByteSource):
+    """A file of which the read number `at` fails, as that of a store that is lost for a while."""
+
+    def __init__(self, whole: BytesSource, name: str, at: int) -> None:
+        super().__init__(name, whole.size)
+        self._whole, self._left = whole, at
+
+    def _read(self, start: int, length: int) -> memoryview:
+        self._left -= 1
+        if self._left < 0:
+            raise StorageError("the store went away")
+        return self._whole.read(start, length)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_store_that_fails_is_no_corrupt_file(suffix: str, tmp_path: Path, make_cutouts) -> None:
+    """Whichever read fails: zipfile, astropy, h5py and pyarrow catch OSError and ValueError."""
+    path = tmp_path / f"1{suffix}"
+    write_cutouts(make_cutouts(37), path)
+    whole = BytesSource(path.read_bytes())
+    for at in range(200):
+        source = _Failing(whole, path.name, at)
+        try:
+            open_table(source).read(0, 37)
+        except StorageError as error:
+            assert str(error) == "the store went away"  # noqa: PT017
+        else:
+            break
+    assert 0 < at < 199

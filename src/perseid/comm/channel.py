@@ -291,12 +291,14 @@ class Channel:
     def last_words(self) -> None:
         """Read what the peer sent before its end; raises the failure that it reported, if any."""
         receiver = self.receiver
-        with contextlib.suppress(OSError):
-            while not self.ended:
+        while not self.ended:
+            try:
                 count = self._recv_into(receiver.room(), 0, _DONTWAIT)
-                self.ended = not count
-                receiver.arrived(count)
-                self.digest(None)
+            except OSError:
+                return
+            self.ended = not count
+            receiver.arrived(count)
+            self.digest(None)
 
     def digest(self, want: Want | None) -> bool:
         """Go through the bytes that are here; whether the wanted frame is whole.

@@ -94,6 +94,8 @@ class Calibration:
             plain = json.loads(Path(path).read_text(encoding="utf-8"))
             known = {field.name for field in fields(cls)}
             return cls(**{key: value for key, value in plain.items() if key in known})
+        except BadInputError:
+            raise
         except OSError as error:
             raise BadInputError(
                 f"the calibration {path} cannot be read: {error.strerror}"

@@ -59,8 +59,9 @@ def save_weights(weights: Weights, url: str | Path) -> None:
 def load_weights(url: str | Path) -> Weights:
     """Read the file at a path or URL; raises `BadModelError` where it is none or does not fit."""
     store, name = Storage.holding(url)
+    data = store.get(name)
     try:
-        with np.load(io.BytesIO(store.get(name)), allow_pickle=False) as archive:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             members = {key: archive[key] for key in archive.files}
         config = json.loads(members.pop(CONFIG_MEMBER).tobytes())
     except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:

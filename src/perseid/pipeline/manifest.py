@@ -121,6 +121,8 @@ class Manifest:
             ) from error
         try:
             manifest = cls.from_json(json.loads(text))
+        except BadInputError:
+            raise
         except (ValueError, AttributeError) as error:
             raise BadInputError(f"{storage.where(layout.MANIFEST)} is not a manifest") from error
         return replace(manifest, results_url=storage.url)  # the run may have been moved

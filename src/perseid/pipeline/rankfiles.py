@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from perseid.errors import StorageError
+from perseid.errors import PerseidError, StorageError
 from perseid.pipeline import columns, layout
 from perseid.pipeline.columns import NpzWriter, PartitionResult, Stamp
 from perseid.pipeline.parquet import ParquetWriter
@@ -31,6 +31,8 @@ def temporary_folder(who: str, keep: Path | None = None) -> Iterator[Path]:
             return
         with tempfile.TemporaryDirectory(prefix="perseid-") as folder:
             yield Path(folder)
+    except PerseidError:
+        raise
     except OSError as error:
         place = os.environ.get("TMPDIR", "/tmp")
         raise StorageError(

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from perseid.errors import BadInputError, NotFoundError, RunError, StorageError
+from perseid.errors import BadInputError, NotFoundError, PerseidError, RunError, StorageError
 from perseid.storage import ObjectInfo, Storage
 
 ROOT = Path("/tmp")
@@ -197,6 +197,8 @@ def _replace(
         if target.exists():
             shutil.rmtree(target)
         fresh.rename(target)
+    except PerseidError:
+        raise
     except OSError as error:
         raise StorageError(
             f"the script folder cannot be copied to {target}: {error.strerror or error}"

@@ -34,6 +34,7 @@ from perseid.errors import (
     BadInputError,
     ForbiddenError,
     NotFoundError,
+    PerseidError,
     StorageError,
 )
 from perseid.storage.location import Location
@@ -295,6 +296,8 @@ class _sentences:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, PerseidError):
+            return
         if isinstance(error, FileNotFoundError):
             raise NotFoundError(f"{self.where} is not there") from error
         if isinstance(error, BaseError) and "NoSuchBucket" in str(error):  # of a listing

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from perseid.errors import BadPartitionError, NotFoundError, StorageError
+from perseid.errors import BadPartitionError, NotFoundError, PerseidError, StorageError
 from perseid.storage import Storage
 
 END_BYTES = (64 << 10, 1 << 20)
@@ -114,6 +114,8 @@ class ByteSource(ABC):
     def __init__(self, name: str, size: int, *, mapped: bool = False) -> None:
         self.name, self.size, self.mapped = name, size, mapped
         self.stats = FetchStats()
+        self.failure: PerseidError | None = None
+        """The first error of a read through `SourceFile`, which a library may have swallowed."""
 
     def read(self, start: int, length: int) -> memoryview:
         """Exactly `length` bytes from `start`; `BadPartitionError` where the file ends before."""
@@ -241,7 +243,11 @@ class SourceFile(io.RawIOBase):
     def read(self, size: int | None = -1) -> bytes:  # noqa: D102
         left = max(0, self._source.size - self._at)
         length = left if size is None or size < 0 else min(size, left)
-        data = bytes(self._source.read(self._at, length))
+        try:
+            data = bytes(self._source.read(self._at, length))
+        except PerseidError as error:
+            self._source.failure = self._source.failure or error
+            raise
         self._at += length
         return data
 
@@ -251,7 +257,12 @@ class SourceFile(io.RawIOBase):
         return len(data)
 
 
-def corrupt(source: ByteSource, library: str, error: Exception) -> BadPartitionError:
-    """The sentence for a file that a format's library cannot read; `error` is what it says."""
+def corrupt(source: ByteSource, library: str, error: Exception) -> PerseidError:
+    """The error for a file that a format's library cannot read; `error` is what it says.
+
+    Where a read of ours failed first, that is the error: the library knows less of it.
+    """
     first = (str(error).splitlines() or [type(error).__name__])[0]
-    return BadPartitionError(f"{source.name} is truncated or corrupt: {library} says: {first}")
+    return source.failure or BadPartitionError(
+        f"{source.name} is truncated or corrupt: {library} says: {first}"
+    )

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from perseid.errors import BadInputError, StorageError
+from perseid.errors import BadInputError, PerseidError, StorageError
 from perseid.storage import Storage
 from perseid.survey.bytesource import ByteSource, FetchStats, open_source
 from perseid.survey.cutouts import Cutouts
@@ -198,6 +198,8 @@ def creating(storage: Storage, key: str, columns: Columns) -> Iterator[Writer]:
             temporary.replace(path)
         else:
             storage.put(key, temporary)
+    except PerseidError:
+        raise
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error).split("\n")[0]
         raise StorageError(f"{storage.where(key)} cannot be written: {reason}") from error

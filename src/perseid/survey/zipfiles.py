@@ -64,7 +64,7 @@ class ZipArchive:
         except PerseidError:
             raise
         except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError) as error:
-            raise BadPartitionError(
+            raise source.failure or BadPartitionError(
                 f"{source.name} is truncated or corrupt: no zip archive can be read from its "
                 f"{source.size} bytes ({error})"
             ) from error

@@ -116,6 +116,8 @@ def parse_history(text: str, source: str) -> Execution:
         plain = json.loads(text)
         events = plain["events"] if isinstance(plain, Mapping) else plain
         return read_history(events, source)
+    except BadInputError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInputError(f"{source} is not an execution's history: {error!r}") from error
 

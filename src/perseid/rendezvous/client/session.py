@@ -6,7 +6,12 @@ import socket
 import time
 from dataclasses import dataclass
 
-from perseid.errors import JobKeyRefusedError, RendezvousRefusedError, RendezvousUnreachableError
+from perseid.errors import (
+    JobKeyRefusedError,
+    RendezvousError,
+    RendezvousRefusedError,
+    RendezvousUnreachableError,
+)
 from perseid.rendezvous.protocol import (
     FROM_SERVER,
     MAGIC,
@@ -139,6 +144,8 @@ def open_session(
             if isinstance(answer, Welcome):
                 return Session(sock, answer, reader, round_trip)
             _send(sock, answer, deadline)
+    except RendezvousError:
+        raise
     except (ProtocolError, OSError) as error:
         name = sock.getpeername() if _connected(sock) else ("the server",)
         raise RendezvousUnreachableError(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perseid.errors import BadPartitionError, NotInstalledError, PerseidError
-from perseid.survey.bytesource import ByteSource, SourceFile
+from perseid.survey.bytesource import ByteSource, SourceFile, corrupt
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.table import (
     NAMES,
@@ -44,8 +44,7 @@ def open_table(source: ByteSource) -> Table:
     except PerseidError:
         raise
     except Exception as error:  # astropy raises many kinds on corrupt headers
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BadPartitionError(f"{source.name} is truncated or corrupt: {first}") from error
+        raise corrupt(source, "astropy", error) from error
 
 
 def create(path: Path, columns: Columns) -> Writer:
@@ -81,7 +80,9 @@ def _find(fits: Any, hdus: Any, source: ByteSource) -> Table:
                 f"their columns {row.itemsize}"
             )
         return _Rows(source, start, int(hdu.header["NAXIS2"]), row, used)
-    raise BadPartitionError(f"{source.name} has no binary table with an image column")
+    raise source.failure or BadPartitionError(
+        f"{source.name} has no binary table with an image column"
+    )
 
 
 class _Rows(Table):

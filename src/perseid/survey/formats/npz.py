@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from perseid.errors import BadPartitionError
+from perseid.errors import BadPartitionError, PerseidError
 from perseid.survey.bytesource import LARGEST_READ, ByteSource
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.table import (
@@ -100,6 +100,8 @@ def _member(archive: ZipArchive, entry: Entry) -> _Member:
             version, np.lib.format.read_array_header_2_0
         )
         shape, fortran, dtype = read(head, max_header_size=_LONGEST_HEADER)
+    except PerseidError:
+        raise
     except (ValueError, TypeError, SyntaxError, RecursionError, *STREAM_ERRORS) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise BadPartitionError(f"{where} is not an array: {first}") from error

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from perseid.errors import BadPartitionError
+from perseid.errors import BadPartitionError, PerseidError
 from perseid.survey.bytesource import ByteSource
 from perseid.survey.table import (
     NAMES,
@@ -52,6 +52,8 @@ def open_table(source: ByteSource) -> Table:
             for name in NAMES
             if name in entries
         }
+    except PerseidError:
+        raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise BadPartitionError(
             f"{where} is corrupt: its header cannot be read ({error})"
