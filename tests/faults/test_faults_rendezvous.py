@@ -41,9 +41,9 @@ from perseid.rendezvous.protocol import (
     MAGIC,
     Challenge,
     Complete,
-    Leave,
+    Deregister,
     Proof,
-    Refusal,
+    RefusalCode,
     Refused,
     Register,
     Superseded,
@@ -348,7 +348,7 @@ def test_killed_and_restarted_while_ranks_wait():
         assert first.port == port
         assert [one.kind for one in heard if "server" in one.kind] == ["server-lost", "server-back"]
         assert first.lost() == {}
-        assert first.connect([2], 5)[2].way == "direct"
+        assert first.connect([2], 5)[2].transport == "direct"
         for client in (first, second, third):
             client.close()
 
@@ -452,7 +452,7 @@ def test_a_replayed_hello_is_refused(keyed):
     with Raw(keyed, opening) as replay:
         assert replay.until(Challenge).nonce != nonce
         replay.sock.sendall(proof.pack())
-        assert replay.until(Refused).code is Refusal.KEY
+        assert replay.until(Refused).code is RefusalCode.KEY
         assert replay.next() is None
     with socket.create_connection(("127.0.0.1", keyed.port), 5) as blind:
         blind.sendall(MAGIC + opening.pack() + proof.pack())  # before any challenge was read
@@ -581,7 +581,7 @@ def test_the_server_keeps_nothing_of_those_who_are_gone():
                     one.until(Welcome)
                     with contextlib.ExitStack() as stack:
                         if rank == 1:
-                            one.sock.sendall(Leave().pack())
+                            one.sock.sendall(Deregister().pack())
                         elif rank == 2:
                             one.sock.sendall(b"\xee\0\0\0\0")
                         elif rank == 3:

@@ -71,7 +71,7 @@ def test_a_peer_that_is_slow_to_greet_is_waited_for(server, monkeypatch, stopped
         began = time.monotonic()
         link = client.connect([stopped], 20)[stopped]
         assert 1.5 < time.monotonic() - began < 10
-        assert link.way == "direct"
+        assert link.transport == "direct"
         link.sock.close()
 
 

@@ -20,7 +20,7 @@ from perseid.errors import (
     ReplacedError,
 )
 from perseid.rendezvous import Client, Config, EmbeddedServer, job_key
-from perseid.rendezvous.protocol import Mapping
+from perseid.rendezvous.protocol import NatMapping
 
 SECRET = b"a secret of the tests, long enough"
 
@@ -103,7 +103,7 @@ def test_all_register_and_reach_all(server, world):
             assert sorted(mine) == [other for other in range(world) if other != rank]
             for other in range(rank + 1, world):
                 talk(mine[other].sock, links[other][rank].sock)
-        assert all(way == "direct" for client in clients for way in client.ways().values())
+        assert all(way == "direct" for client in clients for way in client.transports().values())
     finally:
         close_all(clients)
 
@@ -132,7 +132,7 @@ def test_connecting_waits_for_a_rank_that_comes_later(server):
         clients = []
         late.start()
         began = time.monotonic()
-        assert first.connect([1], 5)[1].way == "direct"
+        assert first.connect([1], 5)[1].transport == "direct"
         assert 0.25 < time.monotonic() - began < 2
         late.join()
         close_all(clients)
@@ -151,7 +151,7 @@ def test_who_is_missing_is_named(server):
 
 def test_no_network_address_translation_is_recognised(server):
     with join(server, 0, 1) as client:
-        eventually(lambda: client.nat.mapping is Mapping.NONE)
+        eventually(lambda: client.nat.mapping is NatMapping.NONE)
         assert client.public.host == "127.0.0.1"
         assert client.public.port == client.port
 
@@ -162,7 +162,9 @@ def test_a_process_that_dies_is_told_at_once(server):
     clients[0].subscribe(heard.append)
     try:
         clients[0].connect([1, 2], 5)
-        clients[1]._reactor.call(clients[1]._control.close)  # as if its kernel had closed it
+        clients[1]._loop.call_threadsafe(
+            clients[1]._control.close
+        )  # as if its kernel had closed it
         eventually(lambda: 1 in clients[0].lost() and 1 in clients[2].lost(), 1.0)
         with pytest.raises(PeerLostError, match="Rank 1 is lost") as lost:
             clients[2].connect([1], 5)
@@ -309,7 +311,7 @@ def test_the_relay_carries_large_streams_both_ways(server):
     try:
         links = pair_up(clients)
         one, two = links[0][1], links[1][0]
-        assert (one.way, two.way) == ("relay", "relay")
+        assert (one.transport, two.transport) == ("relay", "relay")
         got = in_parallel(
             [
                 lambda: one.sock.sendall(data),
@@ -401,7 +403,7 @@ def test_a_lost_rank_ends_its_relayed_streams(server):
     clients = all_join(server, 2, transport="relay")
     try:
         links = pair_up(clients)
-        clients[1]._reactor.call(clients[1]._control.close)
+        clients[1]._loop.call_threadsafe(clients[1]._control.close)
         links[0][1].sock.settimeout(3)
         assert links[0][1].sock.recv(10) == b""
     finally:
@@ -461,7 +463,7 @@ def test_workers_of_two_address_families_meet_at_the_relay():
             Client.register(f"[::1]:{port}", "job", 1, 2) as six,
         ):
             links = pair_up([four, six])
-            assert links[0][1].way == "relay"
+            assert links[0][1].transport == "relay"
             talk(links[0][1].sock, links[1][0].sock)
 
 

@@ -47,13 +47,13 @@ def mesh(ones, deadline=20):
     for rank, answer in enumerate(all_do(ones, "talk", SECONDS)):
         expected = {str(other): other for other in ranks if other != rank}
         assert answer["heard"] == expected, f"rank {rank}"
-    ways = {
+    transports = {
         (rank, int(other)): way
         for rank, answer in enumerate(answers)
         for other, way in answer["ways"].items()
     }
-    assert all(ways[one, two] == ways[two, one] for one, two in ways)
-    return ways, [answer["seconds"] for answer in answers]
+    assert all(transports[one, two] == transports[two, one] for one, two in transports)
+    return transports, [answer["seconds"] for answer in answers]
 
 
 def kinds(ones, seconds=3.0):
@@ -151,8 +151,8 @@ COMBINATIONS = [
 def test_pairs_that_can_be_punched_are(lab, one, two):
     net = lab()
     with run(net, [net.site(*one), net.site(*two)]) as (ones, _):
-        ways, _ = mesh(ones)
-        assert set(ways.values()) == {"direct"}
+        transports, _ = mesh(ones)
+        assert set(transports.values()) == {"direct"}
 
 
 def test_one_side_alone_asks_and_the_other_is_called(lab):
@@ -174,8 +174,8 @@ def test_symmetric_nats_take_the_relay_at_once(lab, one, two):
     net = lab()
     with run(net, [net.site(*one), net.site(*two)]) as (ones, _):
         kinds(ones)
-        ways, seconds = mesh(ones)
-        assert set(ways.values()) == {"relay"}
+        transports, seconds = mesh(ones)
+        assert set(transports.values()) == {"relay"}
         assert max(seconds) < 4, "both know by class; nobody waits for the 5 s of punching"
 
 
@@ -193,8 +193,8 @@ def test_two_behind_one_nat_meet_inside(lab, kind):
     net = lab()
     with run(net, [net.site(kind, hosts=2)]) as (ones, _):
         began = time.monotonic()
-        ways, _ = mesh(ones)
-        assert set(ways.values()) == {"direct"}
+        transports, _ = mesh(ones)
+        assert set(transports.values()) == {"direct"}
         assert time.monotonic() - began < 5
 
 
@@ -203,8 +203,8 @@ def test_overlapping_private_networks_do_not_connect_to_themselves(lab):
     net = lab()
     sites = [net.site("preserving", hosts=2), net.site("independent", hosts=2)]
     with run(net, sites) as (ones, _):
-        ways, _ = mesh(ones)
-        assert set(ways.values()) == {"direct"}
+        transports, _ = mesh(ones)
+        assert set(transports.values()) == {"direct"}
 
 
 @pytest.mark.parametrize("delay", [0.0025, 0.05, 0.1], ids=["5 ms", "100 ms", "200 ms"])
@@ -212,8 +212,8 @@ def test_round_trips(lab, delay):
     net = lab(delay=delay)
     sites = [net.site("independent"), net.site("preserving", "reset"), net.site("public", "drop")]
     with run(net, sites) as (ones, _):
-        ways, _ = mesh(ones)
-        assert set(ways.values()) == {"direct"}
+        transports, _ = mesh(ones)
+        assert set(transports.values()) == {"direct"}
 
 
 @pytest.mark.parametrize("loss", [0.01, 0.05, 0.2])
@@ -222,9 +222,9 @@ def test_loss(lab, loss):
     net = lab(delay=0.01, loss=loss)
     sites = [net.site("independent"), net.site("preserving"), net.site("public", "drop")]
     with run(net, sites) as (ones, _):
-        ways, _ = mesh(ones)
+        transports, _ = mesh(ones)
         if loss < 0.02:
-            assert set(ways.values()) == {"direct"}
+            assert set(transports.values()) == {"direct"}
 
 
 def test_ranks_that_start_seconds_apart(lab):
@@ -258,8 +258,8 @@ def test_both_at_once_one_connection_survives(lab):
     net = lab()
     sites = [net.site("public", "open") for _ in range(6)]
     with run(net, sites) as (ones, _):
-        ways, _ = mesh(ones)
-        assert len(ways) == 30
+        transports, _ = mesh(ones)
+        assert len(transports) == 30
 
 
 def test_a_stranger_at_the_door(lab):
@@ -278,8 +278,8 @@ def test_a_stranger_at_the_door(lab):
             return socks
 
         socks = bad.gateway.inside(knock)
-        ways, _ = mesh(ones)
-        assert ways == {(0, 1): "direct", (1, 0): "direct"}
+        transports, _ = mesh(ones)
+        assert transports == {(0, 1): "direct", (1, 0): "direct"}
         for sock in socks:
             sock.close()
 
@@ -288,8 +288,8 @@ def test_ipv6_with_stateful_firewalls(lab):
     net = lab()
     sites = [net.site("v6", "drop") for _ in range(4)]
     with run(net, sites) as (ones, _):
-        ways, _ = mesh(ones)
-        assert set(ways.values()) == {"direct"}
+        transports, _ = mesh(ones)
+        assert set(transports.values()) == {"direct"}
 
 
 @contextlib.contextmanager
@@ -312,8 +312,8 @@ def test_symmetric_nats_of_two_families_meet_by_ipv6(lab, first):
     net = lab()
     hosts = [net.site("symmetric", dual=True).hosts[0] for _ in range(2)]
     with run_dual(net, hosts, first) as ones:
-        ways, seconds = mesh(ones)
-        assert set(ways.values()) == {"direct"}
+        transports, seconds = mesh(ones)
+        assert set(transports.values()) == {"direct"}
         assert max(seconds) < 4
 
 
@@ -336,8 +336,8 @@ def test_a_worker_of_both_families_meets_those_of_one(lab):
     net = lab()
     sites = [net.site("independent", dual=True), net.site("preserving"), net.site("independent")]
     with run_dual(net, [site.hosts[0] for site in sites], 6) as ones:
-        ways, _ = mesh(ones)
-        assert set(ways.values()) == {"direct"}
+        transports, _ = mesh(ones)
+        assert set(transports.values()) == {"direct"}
 
 
 MIXED = [
@@ -352,12 +352,12 @@ def test_sixteen_ranks_behind_nats_of_nine_kinds(lab):
     chosen = [MIXED[index % len(MIXED)] for index in range(16)]
     with run(net, [net.site(*one) for one in chosen]) as (ones, _):
         found = kinds(ones)
-        ways, seconds = mesh(ones, 22)
+        transports, seconds = mesh(ones, 22)
         symmetric = {rank for rank, (mapping, _) in enumerate(found) if mapping == "SYMMETRIC"}
         opened = {rank for rank, (_, filtering) in enumerate(found) if filtering == "OPEN"}
         assert symmetric == {r for r, one in enumerate(chosen) if one[0] == "symmetric"}
         assert opened == {r for r, one in enumerate(chosen) if one == ("public", "open")}
-        for (one, two), way in ways.items():
+        for (one, two), way in transports.items():
             relayed = ({one, two} & symmetric) and not ({one, two} & opened)
             assert way == ("relay" if relayed else "direct"), (chosen[one], chosen[two])
         assert max(seconds) < 15

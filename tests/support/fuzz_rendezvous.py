@@ -29,7 +29,7 @@ def frames(table, data: bytes) -> None:
             frame = protocol.decode(table, kind, body)
             again = type(frame).unpack(frame.pack()[5:])
             assert again == frame, (frame, again)
-    assert len(reader.rest) <= MAX_CLIENT_FRAME + 5
+    assert len(reader.unfinished) <= MAX_CLIENT_FRAME + 5
 
 
 def one(data: bytes) -> None:
@@ -41,7 +41,7 @@ def one(data: bytes) -> None:
             case b"\x01":
                 frames(protocol.FROM_SERVER, rest)
             case b"\x02":
-                version = tcpunch.reads_as(rest)
+                version = tcpunch.request_version(rest)
                 if version is not None:
                     (tcpunch.parse_v2 if version == 2 else tcpunch.parse_v1)(rest)
             case b"\x03":

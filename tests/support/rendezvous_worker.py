@@ -49,8 +49,8 @@ class Worker:
         began = time.monotonic()
         links = self.client.connect(ranks, deadline)
         self.links.update(links)
-        ways = {rank: link.way for rank, link in links.items()}
-        return {"ways": ways, "seconds": time.monotonic() - began}
+        transports = {rank: link.transport for rank, link in links.items()}
+        return {"ways": transports, "seconds": time.monotonic() - began}
 
     def talk(self):
         """Say my rank to each link and hear its rank: the right peer is at the other end."""

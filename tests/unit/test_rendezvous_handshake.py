@@ -14,17 +14,23 @@ from perseid.rendezvous import read_secret
 from perseid.rendezvous.client.connectivity import View
 from perseid.rendezvous.net.dns import DnsError, pack_query, unpack_ttl
 from perseid.rendezvous.net.endpoint import Endpoint
-from perseid.rendezvous.protocol import Filter, Mapping, Nat, Peer, auth
+from perseid.rendezvous.protocol import NatBehavior, NatFiltering, NatMapping, PeerRecord, auth
 from perseid.rendezvous.protocol.handshake import (
     DECISION_BYTES,
     HELLO_BYTES,
     Handshake,
     HandshakeError,
+    HandshakeState,
     Identity,
-    State,
 )
 from perseid.rendezvous.protocol.wire import Address
-from perseid.rendezvous.punch.nat import MAX_WAIT, candidates, hopeless, mapping_kind, retry_wait
+from perseid.rendezvous.punch.nat import (
+    MAX_WAIT,
+    dial_candidates,
+    direct_impossible,
+    mapping_kind,
+    retry_wait,
+)
 
 KEY = b"k" * 32
 LOW, HIGH = (Identity("job", 0, rank, bytes([rank]) * 8) for rank in (1, 2))
@@ -38,15 +44,15 @@ def settle(low, high):
     """Both greet; the lower selects; the higher acknowledges."""
     first = low.hello()
     if first:
-        assert high.feed(first) is State.GREETED
+        assert high.feed(first) is HandshakeState.HELLO_RECEIVED
     second = high.hello()
-    assert low.feed(second) is State.GREETED
+    assert low.feed(second) is HandshakeState.HELLO_RECEIVED
     late = low.hello()
     if late:
-        assert high.feed(late) is State.GREETED
-    assert high.feed(low.select()) is State.CHOSEN
-    assert low.feed(high.acknowledge()) is State.DONE
-    assert high.state is State.DONE
+        assert high.feed(late) is HandshakeState.HELLO_RECEIVED
+    assert high.feed(low.select()) is HandshakeState.SELECT_RECEIVED
+    assert low.feed(high.acknowledge()) is HandshakeState.DONE
+    assert high.state is HandshakeState.DONE
 
 
 def test_both_dialled():
@@ -60,19 +66,19 @@ def test_the_higher_accepted():
 def test_the_lower_accepted():
     low, high = Handshake(LOW, KEY), dialled(HIGH, LOW)
     assert low.hello() == b""
-    assert low.feed(high.hello()) is State.GREETED
-    assert high.feed(low.hello()) is State.GREETED
-    assert high.feed(low.select()) is State.CHOSEN
-    assert low.feed(high.acknowledge()) is State.DONE
+    assert low.feed(high.hello()) is HandshakeState.HELLO_RECEIVED
+    assert high.feed(low.hello()) is HandshakeState.HELLO_RECEIVED
+    assert high.feed(low.select()) is HandshakeState.SELECT_RECEIVED
+    assert low.feed(high.acknowledge()) is HandshakeState.DONE
 
 
 def test_frames_have_fixed_sizes():
     low, high = dialled(), dialled(HIGH, LOW)
     greeting = low.hello()
-    assert len(greeting) == HELLO_BYTES == high.need
+    assert len(greeting) == HELLO_BYTES == high.needed
     high.feed(greeting)
     low.feed(high.hello())
-    assert len(low.select()) == DECISION_BYTES == high.need
+    assert len(low.select()) == DECISION_BYTES == high.needed
 
 
 @pytest.mark.parametrize(
@@ -106,7 +112,7 @@ def test_a_recorded_greeting_gets_nobody_in():
     select = low.select()
     again = dialled(HIGH, LOW)
     again.hello()
-    assert again.feed(greeting) is State.GREETED  # it is a valid greeting …
+    assert again.feed(greeting) is HandshakeState.HELLO_RECEIVED  # it is a valid greeting …
     with pytest.raises(HandshakeError, match="not authentic"):
         again.feed(select)  # … but the choice answers another nonce
 
@@ -178,80 +184,88 @@ def test_keys_in_hexadecimal():
 
 def peer(rank, public, private="10.0.0.2", nat=None, port=4000):
     own = (Address(private, port),)
-    return Peer(rank, bytes([rank]) * 8, nat or Nat(), Address(public, port + 1), own)
+    return PeerRecord(rank, bytes([rank]) * 8, nat or NatBehavior(), Address(public, port + 1), own)
 
 
 def test_private_addresses_only_behind_the_same_nat():
     me, near, far = peer(0, "192.0.2.1"), peer(1, "192.0.2.1", "10.0.0.3"), peer(2, "192.0.2.9")
-    assert candidates(me, near) == [Address("10.0.0.3", 4000)]  # the public one is also my own
+    assert dial_candidates(me, near) == [Address("10.0.0.3", 4000)]  # the public one is also my own
     near = peer(1, "192.0.2.1", "10.0.0.3", port=5000)
-    assert candidates(me, near) == [Address("10.0.0.3", 5000), Address("192.0.2.1", 5001)]
-    assert candidates(me, far) == [Address("192.0.2.9", 4001)]
+    assert dial_candidates(me, near) == [Address("10.0.0.3", 5000), Address("192.0.2.1", 5001)]
+    assert dial_candidates(me, far) == [Address("192.0.2.9", 4001)]
 
 
 def test_ones_own_address_is_never_dialled():
     me = peer(0, "192.0.2.1", "10.0.0.2")
-    twin = Peer(1, bytes(8), Nat(), Address("192.0.2.1", 9), (Address("10.0.0.2", 4000),))
-    assert candidates(me, twin) == [Address("192.0.2.1", 9)]
+    twin = PeerRecord(
+        1, bytes(8), NatBehavior(), Address("192.0.2.1", 9), (Address("10.0.0.2", 4000),)
+    )
+    assert dial_candidates(me, twin) == [Address("192.0.2.1", 9)]
 
 
 def test_other_families_are_not_dialled_but_relayed():
     me, six = peer(0, "192.0.2.1"), peer(1, "2001:db8::1", "2001:db8::1")
-    assert candidates(me, six) == []
-    assert hopeless(me, six)
+    assert dial_candidates(me, six) == []
+    assert direct_impossible(me, six)
 
 
-SYMMETRIC = Nat(Mapping.SYMMETRIC, Filter.FILTERED)
+SYMMETRIC = NatBehavior(NatMapping.SYMMETRIC, NatFiltering.FILTERED)
 
 
 def with_six(rank, public, six, nat=None):
     """Registered by IPv4, with an IPv6 address (as the server and as it sees it) besides."""
     four = peer(rank, public, nat=nat)
-    return Peer(rank, four.instance, four.nat, four.public, (*four.private, Address(six, 4000)))
+    return PeerRecord(
+        rank, four.instance, four.nat, four.public, (*four.private, Address(six, 4000))
+    )
 
 
 def test_both_families_are_dialled_where_both_have_them():
     me, other = (with_six(n, f"192.0.2.{n}", f"2001:db8::{n}", SYMMETRIC) for n in (1, 2))
-    assert candidates(me, other) == [Address("192.0.2.2", 4001), Address("2001:db8::2", 4000)]
-    assert not hopeless(me, other)  # IPv6 may go where IPv4 cannot
-    assert not hopeless(other, me)
+    assert dial_candidates(me, other) == [Address("192.0.2.2", 4001), Address("2001:db8::2", 4000)]
+    assert not direct_impossible(me, other)  # IPv6 may go where IPv4 cannot
+    assert not direct_impossible(other, me)
 
 
 def test_a_family_that_one_has_alone_is_not_dialled():
     both = with_six(1, "192.0.2.1", "2001:db8::1", SYMMETRIC)
     four, six = peer(2, "192.0.2.2", nat=SYMMETRIC), peer(3, "2001:db8::3", "2001:db8::3")
-    assert candidates(both, four) == [Address("192.0.2.2", 4001)]
-    assert hopeless(both, four)
-    assert hopeless(four, both)
-    assert candidates(six, both) == [Address("2001:db8::1", 4000)]
-    assert Address("2001:db8::3", 4001) in candidates(both, six)
-    assert not hopeless(six, both)
-    assert not hopeless(both, six)
+    assert dial_candidates(both, four) == [Address("192.0.2.2", 4001)]
+    assert direct_impossible(both, four)
+    assert direct_impossible(four, both)
+    assert dial_candidates(six, both) == [Address("2001:db8::1", 4000)]
+    assert Address("2001:db8::3", 4001) in dial_candidates(both, six)
+    assert not direct_impossible(six, both)
+    assert not direct_impossible(both, six)
 
 
 @pytest.mark.parametrize(
     ("mine", "theirs", "expected"),
     [
         (SYMMETRIC, SYMMETRIC, True),
-        (SYMMETRIC, Nat(Mapping.INDEPENDENT, Filter.FILTERED), True),
-        (SYMMETRIC, Nat(Mapping.NONE, Filter.OPEN), False),
-        (SYMMETRIC, Nat(), False),
-        (Nat(Mapping.INDEPENDENT, Filter.FILTERED), Nat(Mapping.NONE, Filter.FILTERED), False),
+        (SYMMETRIC, NatBehavior(NatMapping.INDEPENDENT, NatFiltering.FILTERED), True),
+        (SYMMETRIC, NatBehavior(NatMapping.NONE, NatFiltering.OPEN), False),
+        (SYMMETRIC, NatBehavior(), False),
+        (
+            NatBehavior(NatMapping.INDEPENDENT, NatFiltering.FILTERED),
+            NatBehavior(NatMapping.NONE, NatFiltering.FILTERED),
+            False,
+        ),
     ],
 )
 def test_hopeless_pairs_are_known_alike_at_both_ends(mine, theirs, expected):
     one, two = peer(0, "192.0.2.1", nat=mine), peer(1, "192.0.2.2", nat=theirs)
-    assert hopeless(one, two) is expected
-    assert hopeless(two, one) is expected
-    assert hopeless(one, peer(1, "192.0.2.1", nat=theirs)) is False
+    assert direct_impossible(one, two) is expected
+    assert direct_impossible(two, one) is expected
+    assert direct_impossible(one, peer(1, "192.0.2.1", nat=theirs)) is False
 
 
 def test_the_mapping_is_told_by_two_observations():
     local, one, two = Address("10.0.0.2", 4), Address("192.0.2.1", 4), Address("192.0.2.1", 5)
-    assert mapping_kind(local, local, None) is Mapping.NONE
-    assert mapping_kind(local, one, None) is Mapping.UNKNOWN
-    assert mapping_kind(local, one, one) is Mapping.INDEPENDENT
-    assert mapping_kind(local, one, two) is Mapping.SYMMETRIC
+    assert mapping_kind(local, local, None) is NatMapping.NONE
+    assert mapping_kind(local, one, None) is NatMapping.UNKNOWN
+    assert mapping_kind(local, one, one) is NatMapping.INDEPENDENT
+    assert mapping_kind(local, one, two) is NatMapping.SYMMETRIC
 
 
 HERE, SEEN, OTHER = Address("10.0.0.2", 5), Address("192.0.2.1", 7), Address("192.0.2.1", 8)
@@ -263,18 +277,18 @@ FIRST, PORT_2, HOST_2 = (
 @pytest.mark.parametrize(
     ("seen", "others", "mapping", "words"),
     [
-        (HERE, (), Mapping.NONE, "none: "),
-        (SEEN, (), Mapping.UNKNOWN, "unknown: "),
-        (SEEN, ((PORT_2, SEEN),), Mapping.INDEPENDENT, "not port-dependent: "),
-        (SEEN, ((PORT_2, OTHER),), Mapping.SYMMETRIC, "symmetric: each port"),
-        (SEEN, ((HOST_2, OTHER),), Mapping.SYMMETRIC, "symmetric (address-dependent): "),
-        (SEEN, ((HOST_2, SEEN),), Mapping.INDEPENDENT, "endpoint-independent: 2 addresses"),
+        (HERE, (), NatMapping.NONE, "none: "),
+        (SEEN, (), NatMapping.UNKNOWN, "unknown: "),
+        (SEEN, ((PORT_2, SEEN),), NatMapping.INDEPENDENT, "not port-dependent: "),
+        (SEEN, ((PORT_2, OTHER),), NatMapping.SYMMETRIC, "symmetric: each port"),
+        (SEEN, ((HOST_2, OTHER),), NatMapping.SYMMETRIC, "symmetric (address-dependent): "),
+        (SEEN, ((HOST_2, SEEN),), NatMapping.INDEPENDENT, "endpoint-independent: 2 addresses"),
         (
-            SEEN, ((PORT_2, SEEN), (HOST_2, OTHER)), Mapping.SYMMETRIC,
+            SEEN, ((PORT_2, SEEN), (HOST_2, OTHER)), NatMapping.SYMMETRIC,
             "symmetric (address-dependent): ",
         ),
         (
-            SEEN, ((PORT_2, SEEN), (HOST_2, SEEN)), Mapping.INDEPENDENT,
+            SEEN, ((PORT_2, SEEN), (HOST_2, SEEN)), NatMapping.INDEPENDENT,
             "endpoint-independent: both ports and 2 addresses",
         ),
     ],

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from perseid.rendezvous.server.http import MAX_REQUEST, request_path, response
 from perseid.rendezvous.server.limits import Deadlines, RateLimit
-from perseid.rendezvous.server.log_output import JsonFormatter, NeverWaiting, TextFormatter
+from perseid.rendezvous.server.log_output import DroppingQueueHandler, JsonFormatter, TextFormatter
 from perseid.rendezvous.server.prometheus import HELP, Counters, render
 from perseid.rendezvous.server.relay import BURST_SECONDS, CHUNK, Throttle
 
@@ -88,7 +88,7 @@ def test_log_lines_as_json_and_for_people():
 
 def test_a_log_that_nobody_reads_drops_lines_and_never_waits():
     lines: queue.Queue = queue.Queue(2)
-    handler = NeverWaiting(lines)
+    handler = DroppingQueueHandler(lines)
     for rank in range(5):
         handler.emit(record(rank=rank))
     assert lines.qsize() == 2

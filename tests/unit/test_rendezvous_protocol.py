@@ -18,8 +18,8 @@ from perseid.rendezvous.protocol.wire import (
     Address,
     FrameReader,
     ProtocolError,
-    as_ranges,
     pack_frame,
+    to_ranges,
 )
 
 ADDRESS = st.builds(
@@ -35,8 +35,9 @@ RANGES = st.lists(
     max_size=5,
 ).map(tuple)
 JOB = st.text(st.characters(codec="utf-8"), min_size=1, max_size=50)
-NAT = st.builds(p.Nat, st.sampled_from(p.Mapping), st.sampled_from(p.Filter))
+NAT = st.builds(p.NatBehavior, st.sampled_from(p.NatMapping), st.sampled_from(p.NatFiltering))
 RANK = st.integers(0, 2**32 - 1)
+RANKS = st.lists(RANK, max_size=9).map(tuple)
 BYTES8, NONCE, MAC = (st.binary(min_size=n, max_size=n) for n in (8, 16, 32))
 WORLD_AND_RANK = st.integers(1, MAX_WORLD).flatmap(
     lambda world: st.tuples(st.just(world), st.integers(0, world - 1))
@@ -52,25 +53,24 @@ def registers(draw):
     )  # fmt: skip
 
 
-PEER = st.builds(p.Peer, RANK, BYTES8, NAT, ADDRESS, st.lists(ADDRESS, max_size=3).map(tuple))
-RELAY = st.builds(p.Relay, JOB, st.integers(0, 9), st.integers(10, 20), RANK, BYTES8, NONCE)
+PEER = st.builds(p.PeerRecord, RANK, BYTES8, NAT, ADDRESS, st.lists(ADDRESS, max_size=3).map(tuple))
+RELAY = st.builds(p.RelayRequest, JOB, st.integers(0, 9), st.integers(10, 20), RANK, BYTES8, NONCE)
 FROM_CLIENT = st.one_of(
-    registers(), RELAY, st.just(p.Probe()), st.builds(p.Proof, MAC), st.builds(p.Want, RANGES),
-    st.just(p.AskMissing()), st.builds(p.Beat, RANK), st.builds(p.TellNat, NAT),
-    st.just(p.AskBack()), st.builds(p.Call, st.lists(RANK, max_size=9).map(tuple)),
-    st.just(p.Leave()),
+    registers(), RELAY, st.just(p.Probe()), st.builds(p.Proof, MAC), st.builds(p.Subscribe, RANGES),
+    st.just(p.MissingRequest()), st.builds(p.Heartbeat, RANK), st.builds(p.NatReport, NAT),
+    st.just(p.ReachabilityRequest()), st.builds(p.ConnectRequest, RANKS), st.just(p.Deregister()),
 )  # fmt: skip
-GONE = st.builds(p.Gone, RANK, BYTES8, st.sampled_from(p.Departure))
+GONE = st.builds(p.Departure, RANK, BYTES8, st.sampled_from(p.DepartureReason))
 FROM_SERVER = st.one_of(
     st.builds(p.Challenge, NONCE),
     st.builds(p.Welcome, ADDRESS, MAC, st.booleans(), st.integers(0, 65535), st.integers(0, 65535)),
-    st.builds(p.Refused, st.sampled_from(p.Refusal), st.text(st.characters(codec="ascii"))),
-    st.builds(p.Observed, ADDRESS, st.integers(0, 65535), st.booleans()),
+    st.builds(p.Refused, st.sampled_from(p.RefusalCode), st.text(st.characters(codec="ascii"))),
+    st.builds(p.ObservedAddress, ADDRESS, st.integers(0, 65535), st.booleans()),
     st.builds(p.Peers, st.lists(PEER, max_size=5).map(tuple)),
-    st.builds(p.Lost, st.lists(GONE, max_size=5).map(tuple)),
-    st.builds(p.Missing, RANGES), st.builds(p.Complete, RANK), st.builds(p.Superseded, RANK),
-    st.builds(p.Beat, RANK), st.builds(p.Back, st.sampled_from(p.Filter)),
-    st.builds(p.Call, st.lists(RANK, max_size=9).map(tuple)), st.builds(p.Invite, RANK),
+    st.builds(p.Departures, st.lists(GONE, max_size=5).map(tuple)),
+    st.builds(p.MissingRanks, RANGES), st.builds(p.Complete, RANK), st.builds(p.Superseded, RANK),
+    st.builds(p.Heartbeat, RANK), st.builds(p.ReachabilityResult, st.sampled_from(p.NatFiltering)),
+    st.builds(p.ConnectRequest, RANKS), st.builds(p.RelayInvite, RANK),
     st.just(p.RelayReady()), st.just(p.Draining()),
 )  # fmt: skip
 
@@ -99,7 +99,7 @@ def test_frames_in_pieces_are_the_same_frames(frames, data):
     for start, stop in zip([0, *cuts], [*cuts, len(raw)], strict=True):
         found += reader.feed(raw[start:stop])
     assert [p.decode(p.FROM_CLIENT, *one) for one in found] == frames
-    assert reader.rest == b""
+    assert reader.unfinished == b""
 
 
 @given(FROM_CLIENT)
@@ -107,7 +107,7 @@ def test_reading_just_what_is_needed_ends_at_the_frame(frame):
     raw = frame.pack() + b"the peer's own bytes"
     reader, pos = FrameReader(MAX_CLIENT_FRAME), 0
     while True:
-        part = raw[pos : pos + reader.need]
+        part = raw[pos : pos + reader.needed]
         pos += len(part)
         found = reader.feed(part)
         if found:
@@ -123,7 +123,7 @@ def test_random_bytes_never_crash_the_reader(data, table):
     with contextlib.suppress(ProtocolError):
         for kind, body in reader.feed(data):
             p.decode(table, kind, body)
-    assert len(reader.rest) <= len(data)
+    assert len(reader.unfinished) <= len(data)
 
 
 @settings(max_examples=300)
@@ -141,7 +141,7 @@ def test_a_damaged_body_is_an_error_or_another_frame(frame, data):
 def test_an_oversize_frame_is_refused_at_its_header():
     reader = FrameReader(100)
     with pytest.raises(ProtocolError, match="101 bytes, at most 100"):
-        reader.feed(pack_frame(p.Want.KIND, bytes(101))[:5])
+        reader.feed(pack_frame(p.Subscribe.KIND, bytes(101))[:5])
 
 
 def test_kinds_are_unique_in_each_direction():
@@ -179,18 +179,18 @@ def test_the_layout_of_a_registration_is_the_documented_one():
 
 @given(st.sets(st.integers(0, 60)))
 def test_ranges_hold_the_same_ranks_and_never_touch(ranks):
-    found = as_ranges(ranks)
+    found = to_ranges(ranks)
     assert [rank for part in found for rank in part] == sorted(ranks)
     assert all(one.stop < two.start for one, two in itertools.pairwise(found))
 
 
 @given(NAT)
 def test_nat_kinds_fit_one_byte(nat):
-    assert p.Nat.from_byte(nat.to_byte()) == nat
+    assert p.NatBehavior.from_byte(nat.to_byte()) == nat
 
 
 def test_a_newer_nat_kind_reads_as_unknown():
-    assert p.Nat.from_byte(0xFF) == p.Nat()
+    assert p.NatBehavior.from_byte(0xFF) == p.NatBehavior()
 
 
 @given(ADDRESS)

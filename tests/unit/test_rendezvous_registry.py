@@ -9,18 +9,18 @@ from hypothesis import strategies as st
 from perseid.rendezvous.protocol import (
     FROM_SERVER,
     Complete,
-    Departure,
-    Filter,
-    Lost,
-    Mapping,
-    Nat,
+    DepartureReason,
+    Departures,
+    NatBehavior,
+    NatFiltering,
+    NatMapping,
     Peers,
-    Refusal,
+    RefusalCode,
     Register,
     decode,
 )
 from perseid.rendezvous.protocol.wire import Address, FrameReader, merge_ranges
-from perseid.rendezvous.server.registry import Limits, Refusing, Registry
+from perseid.rendezvous.server.registry import Registry, RegistryLimits, RegistryRefusalError
 
 PUBLIC = Address("192.0.2.1", 4000)
 
@@ -80,10 +80,10 @@ def test_a_newer_registration_replaces_the_older_and_the_others_hear_of_it():
     new, replaced = registry.register(hello(0, instance=b"retried!"), PUBLIC, "new")
     assert replaced == [old]
     news = told(new.job)
-    (lost,) = [frame for frame in news[1] if isinstance(frame, Lost)]
-    assert lost.gone == ((0, bytes(8), Departure.REPLACED),)
+    (lost,) = [frame for frame in news[1] if isinstance(frame, Departures)]
+    assert lost.departures == ((0, bytes(8), DepartureReason.REPLACED),)
     assert ranks_of(news[1]) == [0]
-    assert registry.remove(old, Departure.CLOSED) is False
+    assert registry.remove(old, DepartureReason.CLOSED) is False
     assert registry.members == 2
 
 
@@ -94,17 +94,17 @@ def test_the_same_process_coming_again_is_no_loss():
     told(member.job)
     _, replaced = registry.register(hello(0), PUBLIC, "after")
     assert [one.handle for one in replaced] == ["before"]
-    assert not any(isinstance(frame, Lost) for frame in told(member.job)[1])
+    assert not any(isinstance(frame, Departures) for frame in told(member.job)[1])
 
 
 def test_a_lost_rank_is_told_to_all_and_then_missing():
     registry = Registry()
     members = [registry.register(hello(rank, interest=()), PUBLIC, rank)[0] for rank in range(3)]
     told(members[0].job)
-    assert registry.remove(members[1], Departure.SILENT)
+    assert registry.remove(members[1], DepartureReason.SILENT)
     news = told(members[0].job)
     for rank in (0, 2):
-        assert news[rank] == [Lost(((1, b"\1" * 8, Departure.SILENT),))]
+        assert news[rank] == [Departures(((1, b"\1" * 8, DepartureReason.SILENT),))]
     assert members[0].job.missing() == (range(1, 2),)
     registry.register(hello(1, instance=b"retried!"), PUBLIC, "again")
     assert Complete(3) in told(members[0].job)[0]
@@ -116,33 +116,33 @@ def test_a_newer_generation_ends_the_older_and_an_older_is_refused():
     _, replaced = registry.register(hello(0, world=5, generation=1), PUBLIC, "new")
     assert replaced == old
     assert registry.members == 1
-    with pytest.raises(Refusing) as refusal:
+    with pytest.raises(RegistryRefusalError) as refusal:
         registry.register(hello(1, generation=0), PUBLIC, "late")
-    assert refusal.value.code is Refusal.STALE
+    assert refusal.value.code is RefusalCode.STALE
 
 
 def test_another_world_size_is_refused():
     registry = Registry()
     registry.register(hello(0, world=3), PUBLIC, 0)
-    with pytest.raises(Refusing, match="3 ranks, not 4") as refusal:
+    with pytest.raises(RegistryRefusalError, match="3 ranks, not 4") as refusal:
         registry.register(hello(1, world=4), PUBLIC, 1)
-    assert refusal.value.code is Refusal.WORLD
+    assert refusal.value.code is RefusalCode.WORLD
 
 
 def test_limits_of_jobs_and_members():
-    registry = Registry(Limits(jobs=1, members=2))
+    registry = Registry(RegistryLimits(jobs=1, members=2))
     registry.register(hello(0), PUBLIC, 0)
-    with pytest.raises(Refusing):
+    with pytest.raises(RegistryRefusalError):
         registry.register(hello(0, job="other"), PUBLIC, 1)
     registry.register(hello(1), PUBLIC, 1)
-    with pytest.raises(Refusing):
+    with pytest.raises(RegistryRefusalError):
         registry.register(hello(2), PUBLIC, 2)
 
 
 def test_nothing_is_remembered_of_jobs_without_members():
     registry = Registry()
     member, _ = registry.register(hello(0), PUBLIC, 0)
-    registry.remove(member, Departure.CLOSED)
+    registry.remove(member, DepartureReason.CLOSED)
     assert registry.jobs == {}
     assert registry.members == 0
 
@@ -152,7 +152,7 @@ def test_a_nat_kind_is_passed_on():
     member, _ = registry.register(hello(0), PUBLIC, 0)
     registry.register(hello(1), PUBLIC, 1)
     told(member.job)
-    nat = Nat(Mapping.SYMMETRIC, Filter.FILTERED)
+    nat = NatBehavior(NatMapping.SYMMETRIC, NatFiltering.FILTERED)
     registry.update_nat(member, nat)
     (peers,) = told(member.job)[1]
     assert peers.peers[0].nat == nat
@@ -176,8 +176,8 @@ def test_whoever_is_interested_knows_exactly_the_registered_ranks(actions):
                 view = views[member.handle]
                 for kind, body in FrameReader(1 << 20).feed(message):
                     frame = decode(FROM_SERVER, kind, body)
-                    if isinstance(frame, Lost):
-                        for gone in frame.gone:
+                    if isinstance(frame, Departures):
+                        for gone in frame.departures:
                             if view.get(gone.rank) == gone.instance:
                                 del view[gone.rank]
                     elif isinstance(frame, Peers):
@@ -191,7 +191,7 @@ def test_whoever_is_interested_knows_exactly_the_registered_ranks(actions):
             alive[rank] = member
             views[instance] = {}
         elif action == "lose" and rank in alive:
-            registry.remove(alive.pop(rank), Departure.CLOSED)
+            registry.remove(alive.pop(rank), DepartureReason.CLOSED)
         elif action == "flush":
             flush()
     flush()

@@ -35,13 +35,13 @@ def test_the_v2_reply_has_50_bytes():
 
 
 def test_versions_are_told_apart_by_length_and_nul():
-    assert t.reads_as(b"fmi_pair0_1") == 1
-    assert t.reads_as(b"x" * 100) == 1
-    assert t.reads_as(b"x" * 101) is None
-    assert t.reads_as(v2()) == 2
-    assert t.reads_as(v2()[:50]) is None
+    assert t.request_version(b"fmi_pair0_1") == 1
+    assert t.request_version(b"x" * 100) == 1
+    assert t.request_version(b"x" * 101) is None
+    assert t.request_version(v2()) == 2
+    assert t.request_version(v2()[:50]) is None
     with pytest.raises(t.TcpunchError):
-        t.reads_as(v2() + b"x")
+        t.request_version(v2() + b"x")
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_v2_requests_are_read():
 @given(st.binary(max_size=200))
 def test_random_bytes_never_crash_the_reader(data):
     with contextlib.suppress(t.TcpunchError):
-        version = t.reads_as(data)
+        version = t.request_version(data)
         if version is not None:
             request = t.parse_v2(data) if version == 2 else t.parse_v1(data)
             assert 0 < len(request.name.encode()) <= t.NAME_BYTES
@@ -98,10 +98,10 @@ def test_names_and_versions_do_not_mix():
 def test_a_dead_waiter_is_never_handed_out():
     pairings: t.Pairings[str] = t.Pairings()
     pairings.offer(waiter("n", "dead"), bool)
-    partner, ousted = pairings.offer(waiter("n", "b"), lambda handle: handle != "dead")
+    partner, replaced = pairings.offer(waiter("n", "b"), lambda handle: handle != "dead")
     assert partner is None
-    assert ousted is not None
-    assert ousted.handle == "dead"
+    assert replaced is not None
+    assert replaced.handle == "dead"
     partner, _ = pairings.offer(waiter("n", "c"), bool)
     assert partner is not None
     assert partner.handle == "b"
@@ -110,10 +110,10 @@ def test_a_dead_waiter_is_never_handed_out():
 def test_the_same_token_replaces_its_former_try_instead_of_pairing_with_its_ghost():
     pairings: t.Pairings[str] = t.Pairings()
     pairings.offer(waiter("n", "first", TOKEN, 2), bool)
-    partner, ousted = pairings.offer(waiter("n", "again", TOKEN, 2), bool)
+    partner, replaced = pairings.offer(waiter("n", "again", TOKEN, 2), bool)
     assert partner is None
-    assert ousted is not None
-    assert ousted.handle == "first"
+    assert replaced is not None
+    assert replaced.handle == "first"
 
 
 def test_withdrawing_and_expiring():

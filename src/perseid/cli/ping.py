@@ -9,7 +9,7 @@ import sys
 from perseid.errors import BadInputError, RendezvousUnreachableError
 from perseid.rendezvous.client.connectivity import Ping, View, ping
 from perseid.rendezvous.net.endpoint import Endpoint
-from perseid.rendezvous.protocol import Mapping
+from perseid.rendezvous.protocol import NatMapping
 
 _NONE = "none: the server sees this machine's own address; workers here are dialled directly"
 _SYMMETRIC = (
@@ -58,7 +58,7 @@ def _show(endpoint: Endpoint, found: Ping) -> None:
 def nat_words(view: View) -> str:
     """What was compared, what that tells of the NAT, and what follows for workers."""
     by_port, by_address = view.by_port(), view.by_address()
-    if view.mapping is Mapping.NONE:
+    if view.mapping is NatMapping.NONE:
         return _NONE
     if by_port:
         return f"symmetric: each port of the server sees another address{_SYMMETRIC}"

@@ -125,7 +125,7 @@ class Engine:
             except (PeerLostError, ReplacedError) as error:
                 self.fail(error)
         for rank, link in links.items():
-            self.adopt(Channel(rank, link.sock, self, link.way))
+            self.adopt(Channel(rank, link.sock, self, link.transport))
 
     def _through_store(self, ranks: Iterable[int]) -> None:
         if self.store is None:
@@ -314,14 +314,14 @@ class Engine:
         """Channels that others opened: their frames may say that something is wrong."""
         if self.client is None:
             return
-        ways = self.client.ways()
+        ways = self.client.transports()
         if self.only_store and ways:
             self._disagreed(min(ways), ways[min(ways)])
         fresh = [rank for rank in ways if self.channels[rank] is None]
         if fresh:
             with contextlib.suppress(RendezvousError):
                 for rank, link in self.client.connect(fresh, CONNECT_SLICE).items():
-                    self.adopt(Channel(rank, link.sock, self, link.way))
+                    self.adopt(Channel(rank, link.sock, self, link.transport))
 
     def _disagreed(self, rank: int, way: str) -> NoReturn:
         """A peer connects to this rank, which looks into the store alone."""

@@ -18,19 +18,19 @@ from perseid.errors import (
     RendezvousTimeoutError,
     RendezvousUnreachableError,
 )
-from perseid.rendezvous.client.connections import first_registration
-from perseid.rendezvous.client.membership import Registration
-from perseid.rendezvous.client.peer_table import WHY, Notice
+from perseid.rendezvous.client.connections import register
+from perseid.rendezvous.client.membership import Membership
+from perseid.rendezvous.client.peer_table import DEPARTURE_TEXT, Notice
 from perseid.rendezvous.net.endpoint import Endpoint
 from perseid.rendezvous.protocol import (
-    AskMissing,
-    Departure,
-    Nat,
-    Peer,
+    DepartureReason,
+    MissingRequest,
+    NatBehavior,
+    PeerRecord,
     Register,
     auth,
 )
-from perseid.rendezvous.protocol.wire import MAX_JOB_BYTES, MAX_WORLD, Address, as_ranges
+from perseid.rendezvous.protocol.wire import MAX_JOB_BYTES, MAX_WORLD, Address, to_ranges
 from perseid.rendezvous.punch.links import Link
 
 HEARTBEAT_SECONDS = 1.3
@@ -44,7 +44,7 @@ SMALL_WORLD = 64
 """Worlds up to this size are sent all addresses as they come, without asking."""
 
 
-class Client(Registration):
+class Client(Membership):
     """One worker's registration with a rendezvous server; a context manager.
 
     Use ``Client.register``. Links that were handed out belong to the caller and outlive it.
@@ -101,7 +101,7 @@ class Client(Registration):
         """
         endpoint = server if isinstance(server, Endpoint) else Endpoint.parse(server)
         if interest is not None:
-            ranges = as_ranges(interest)
+            ranges = to_ranges(interest)
         else:
             ranges = (range(world_size),) if world_size <= SMALL_WORLD else ()
         hello = Register(
@@ -116,7 +116,7 @@ class Client(Registration):
         )
         _check(hello, transport)
         end = time.monotonic() + deadline
-        return cls(endpoint, key, first_registration(endpoint, hello, key, end), transport)
+        return cls(endpoint, key, register(endpoint, hello, key, end), transport)
 
     def __enter__(self) -> Client:
         return self
@@ -137,7 +137,7 @@ class Client(Registration):
         return self._port
 
     @property
-    def nat(self) -> Nat:
+    def nat(self) -> NatBehavior:
         """The kind of NAT, as far as it is known yet."""
         return self._nat
 
@@ -149,27 +149,27 @@ class Client(Registration):
 
     def lost(self) -> Mapping[int, str]:
         """Ranks that were lost and have not registered again, with the reason."""
-        with self._roster.changed:
-            return dict(self._roster.lost)
+        with self._table.changed:
+            return dict(self._table.lost)
 
     def left(self) -> frozenset[int]:
         """Ranks that said goodbye and have not registered again."""
-        with self._roster.changed:
-            return frozenset(self._roster.left)
+        with self._table.changed:
+            return frozenset(self._table.left)
 
-    def ways(self) -> dict[int, str]:
+    def transports(self) -> dict[int, str]:
         """Which way each pair took, by rank: ``direct`` or ``relay``."""
-        with self._roster.changed:
-            return dict(self._roster.ways)
+        with self._table.changed:
+            return dict(self._table.transports)
 
-    def peers(self) -> dict[int, Peer]:
+    def peers(self) -> dict[int, PeerRecord]:
         """What the server told of the others so far."""
-        with self._roster.changed:
-            return dict(self._roster.peers)
+        with self._table.changed:
+            return dict(self._table.peers)
 
     def subscribe(self, call: Callable[[Notice], None]) -> None:
         """Be called with each notice, in the registration's thread: return quickly, never wait."""
-        self._roster.subscribe(call)
+        self._table.subscribe(call)
 
     # --- what waits --------------------------------------------------------------------------
 
@@ -186,10 +186,10 @@ class Client(Registration):
         ReplacedError, ClosedError, RendezvousRefusedError
             The registration is over.
         """
-        with self._roster.changed:
-            if self._wait(lambda: self._roster.complete, deadline):
+        with self._table.changed:
+            if self._wait(lambda: self._table.complete, deadline):
                 return
-        missing = self._who_is_missing()
+        missing = self._ask_missing()
         if missing == []:  # the last one came in this moment
             return
         gave_up = self.left()
@@ -206,7 +206,7 @@ class Client(Registration):
             missing or (),
         )
 
-    def _who_is_missing(self) -> list[int] | None:
+    def _ask_missing(self) -> list[int] | None:
         """None: a server on a busy machine does not say in time."""
         try:
             return self.missing(ANSWER_SECONDS)
@@ -221,14 +221,14 @@ class Client(Registration):
         RendezvousUnreachableError
             The server did not answer within ``deadline`` seconds.
         """
-        with self._roster.changed:
-            self._roster.missing = None
-            self._send_soon(AskMissing())
-            if not self._wait(lambda: self._roster.missing is not None, deadline):
+        with self._table.changed:
+            self._table.missing = None
+            self._send_soon(MissingRequest())
+            if not self._wait(lambda: self._table.missing is not None, deadline):
                 raise RendezvousUnreachableError(
                     f"The rendezvous at {self._endpoint} did not answer within {deadline:g} s."
                 )
-            return list(self._roster.missing or ())
+            return list(self._table.missing or ())
 
     def connect(self, ranks: Iterable[int], deadline: float) -> dict[int, Link]:
         """Connections to peers, made in parallel; those that exist already are given at once.
@@ -250,12 +250,12 @@ class Client(Registration):
         outside = [rank for rank in wanted if not 0 <= rank < self.world_size]
         if outside:
             raise BadInputError(f"Rank {outside[0]} is not in a world of {self.world_size} ranks.")
-        with self._roster.changed:
-            todo = [rank for rank in wanted if rank not in self._roster.links]
+        with self._table.changed:
+            todo = [rank for rank in wanted if rank not in self._table.links]
             for rank in todo:
-                self._roster.failed.pop(rank, None)
+                self._table.failed.pop(rank, None)
         if todo:
-            self._reactor.call(lambda: self._start(todo))
+            self._loop.call_threadsafe(lambda: self._start(todo))
         return self._collect(wanted, deadline)
 
     def _start(self, ranks: list[int]) -> None:
@@ -263,23 +263,23 @@ class Client(Registration):
             self._punch.start(rank)
 
     def _collect(self, wanted: list[int], deadline: float) -> dict[int, Link]:
-        roster = self._roster
+        table = self._table
 
         def gone(rank: int) -> bool:
-            return rank in roster.lost or (rank in roster.out_of_reach and rank not in roster.links)
+            return rank in table.lost or (rank in table.unreachable and rank not in table.links)
 
         def settled() -> bool:
-            return any(gone(r) or r in roster.failed for r in wanted) or all(
-                r in roster.links for r in wanted
+            return any(gone(r) or r in table.failed for r in wanted) or all(
+                r in table.links for r in wanted
             )
 
-        with roster.changed:
+        with table.changed:
             in_time = self._wait(settled, deadline)
             for rank in wanted:
                 if gone(rank):
-                    reason = roster.lost.get(rank, WHY[Departure.LEFT])
+                    reason = table.lost.get(rank, DEPARTURE_TEXT[DepartureReason.LEFT])
                     raise PeerLostError(f"Rank {rank} is lost: {reason}.", rank)
-            failed = {rank: roster.failed[rank] for rank in wanted if rank in roster.failed}
+            failed = {rank: table.failed[rank] for rank in wanted if rank in table.failed}
             if failed:
                 first = min(failed)
                 raise NoPathError(
@@ -288,25 +288,25 @@ class Client(Registration):
                     failed,
                 )
             if not in_time:
-                late = [rank for rank in wanted if rank not in roster.links]
+                late = [rank for rank in wanted if rank not in table.links]
                 raise RendezvousTimeoutError(
                     f"Ranks {late} were not reached within {deadline:g} s.", late
                 )
-            roster.taken.update(wanted)
-            return {rank: roster.links[rank] for rank in wanted}
+            table.handed_out.update(wanted)
+            return {rank: table.links[rank] for rank in wanted}
 
     def _wait(self, ready: Callable[[], bool], deadline: float) -> bool:
-        roster = self._roster
+        table = self._table
 
         def over() -> bool:
-            return ready() or roster.closed or roster.fatal is not None
+            return ready() or table.closed or table.fatal is not None
 
-        roster.changed.wait_for(over, deadline)
+        table.changed.wait_for(over, deadline)
         if ready():
             return True
-        if roster.fatal is not None:
-            raise roster.fatal
-        if roster.closed:
+        if table.fatal is not None:
+            raise table.fatal
+        if table.closed:
             raise ClosedError(f"The registration of rank {self.rank} is closed.")
         return False
 
@@ -315,17 +315,17 @@ class Client(Registration):
 
         Without a goodbye the others are told that this rank is lost.
         """
-        roster = self._roster
-        with roster.changed:
-            if roster.closed:
+        table = self._table
+        with table.changed:
+            if table.closed:
                 return
-            roster.closed = True
-            roster.changed.notify_all()
-        self._reactor.call(self._leave if goodbye else self._break_off)
-        self._reactor.stop()
-        with roster.changed:
-            for link in roster.links.values():
-                roster.close_unless_taken(link)
+            table.closed = True
+            table.changed.notify_all()
+        self._loop.call_threadsafe(self._deregister if goodbye else self._disconnect)
+        self._loop.stop()
+        with table.changed:
+            for link in table.links.values():
+                table.close_unless_handed_out(link)
 
 
 def _check(hello: Register, transport: str) -> None:

@@ -15,11 +15,11 @@ from perseid.rendezvous.net.dialing import connect_once, dial, dial_and_tell, re
 from perseid.rendezvous.net.endpoint import Endpoint
 from perseid.rendezvous.protocol import (
     MAGIC,
-    Observed,
+    ObservedAddress,
     Probe,
     Register,
-    Relay,
     RelayReady,
+    RelayRequest,
 )
 from perseid.rendezvous.protocol.wire import MAX_SERVER_FRAME, Address, FrameReader, ProtocolError
 
@@ -38,7 +38,7 @@ RECEIVE_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class OpenedRegistration:
     """A registration that stands."""
 
     session: Session
@@ -48,9 +48,9 @@ class Opened:
     """One an address family, that of the session first; non-blocking."""
 
 
-def first_registration(
+def register(
     endpoint: Endpoint, hello: Register, key: bytes | None, deadline: float
-) -> Opened:
+) -> OpenedRegistration:
     """Dial, listen on the same port, and only then register: a peer that hears of this worker and
     connects at once is not refused."""
     with contextlib.ExitStack() as undo:
@@ -64,7 +64,7 @@ def first_registration(
             hello = replace(hello, candidates=other[1])
         session = _register(sock, hello, key, deadline)
         undo.pop_all()
-    return Opened(session, hello, tuple(listeners))
+    return OpenedRegistration(session, hello, tuple(listeners))
 
 
 def _listening(family: int, port: int) -> socket.socket:
@@ -103,7 +103,7 @@ def _listening_near(family: int, port: int) -> socket.socket:
         return _listening(family, 0)
 
 
-def register_again(
+def reregister(
     endpoint: Endpoint, hello: Register, key: bytes | None, deadline: float, port: int, family: int
 ) -> Session:
     """The same process from the same port, after its connection broke; ``hello`` names the other
@@ -121,7 +121,7 @@ def _register(sock: socket.socket, hello: Register, key: bytes | None, deadline:
     return open_session(sock, replace(hello, candidates=candidates), key, deadline)
 
 
-def await_end(sock: socket.socket) -> None:
+def read_until_closed(sock: socket.socket) -> None:
     """Read until the server closes: closing with unread bytes would reset the connection, and
     the server would lose the goodbye."""
     end = time.monotonic() + GOODBYE_SECONDS
@@ -133,7 +133,9 @@ def await_end(sock: socket.socket) -> None:
                 return
 
 
-def relay_stream(server: Endpoint, family: int, request: Relay, key: bytes | None) -> socket.socket:
+def relay_stream(
+    server: Endpoint, family: int, request: RelayRequest, key: bytes | None
+) -> socket.socket:
     """A stream to the peer once both ends have come to the relay."""
     deadline = time.monotonic() + RELAY_SECONDS
     sock = dial(server, deadline, family=family)
@@ -148,7 +150,7 @@ def relay_stream(server: Endpoint, family: int, request: Relay, key: bytes | Non
     return sock
 
 
-def observe(endpoint: Endpoint, port: int, family: int, seconds: float) -> Observed:
+def observe(endpoint: Endpoint, port: int, family: int, seconds: float) -> ObservedAddress:
     """Which address one of the server's ports sees when asked from a local port.
 
     Parameters
@@ -168,7 +170,7 @@ def observe(endpoint: Endpoint, port: int, family: int, seconds: float) -> Obser
         return _ask(sock, endpoint, deadline)
 
 
-def _ask(sock: socket.socket, endpoint: Endpoint, deadline: float) -> Observed:
+def _ask(sock: socket.socket, endpoint: Endpoint, deadline: float) -> ObservedAddress:
     try:
         sock.sendall(MAGIC + Probe().pack())
         frame = receive_frame(sock, FrameReader(MAX_SERVER_FRAME), deadline)
@@ -176,6 +178,6 @@ def _ask(sock: socket.socket, endpoint: Endpoint, deadline: float) -> Observed:
         raise RendezvousUnreachableError(
             f"{endpoint} did not answer as a rendezvous server does: {error}."
         ) from None
-    if not isinstance(frame, Observed):
+    if not isinstance(frame, ObservedAddress):
         raise RendezvousUnreachableError(f"{endpoint} answered a probe with something else.")
     return frame

@@ -22,10 +22,10 @@ from perseid.rendezvous.net.dns import time_to_live
 from perseid.rendezvous.net.endpoint import Endpoint
 from perseid.rendezvous.protocol import (
     MAGIC,
-    Beat,
-    Frame,
-    Mapping,
-    Observed,
+    ControlFrame,
+    Heartbeat,
+    NatMapping,
+    ObservedAddress,
     Probe,
 )
 from perseid.rendezvous.protocol.wire import MAX_SERVER_FRAME, Address, FrameReader, ProtocolError
@@ -52,14 +52,14 @@ class View:
     """Further ports and addresses of the server, and what each sees."""
 
     @property
-    def mapping(self) -> Mapping:
+    def mapping(self) -> NatMapping:
         """Kind of NAT, as workers take it; UNKNOWN where nothing could be compared."""
         if self.seen == self.local:
-            return Mapping.NONE
+            return NatMapping.NONE
         if not self.others:
-            return Mapping.UNKNOWN
-        same = all(seen == self.seen for _, seen in self.others)
-        return Mapping.INDEPENDENT if same else Mapping.SYMMETRIC
+            return NatMapping.UNKNOWN
+        macs_equal = all(seen == self.seen for _, seen in self.others)
+        return NatMapping.INDEPENDENT if macs_equal else NatMapping.SYMMETRIC
 
     def by_port(self) -> bool | None:
         """Whether the mapping changes with the server's port; None: not compared."""
@@ -102,7 +102,7 @@ class Ping:
         return self.views[0].seen
 
     @property
-    def mapping(self) -> Mapping:
+    def mapping(self) -> NatMapping:
         """Kind of NAT; UNKNOWN where nothing could be compared."""
         return self.views[0].mapping
 
@@ -149,7 +149,7 @@ def _other_family(endpoint: Endpoint, family: int, hosts: list[str], deadline: f
         return _view(sock, _probe(sock, endpoint, soon), hosts, deadline)
 
 
-def _view(sock: socket.socket, answer: Observed, hosts: list[str], deadline: float) -> View:
+def _view(sock: socket.socket, answer: ObservedAddress, hosts: list[str], deadline: float) -> View:
     local, asked = Address(*sock.getsockname()[:2]), Address(*sock.getpeername()[:2])
     more = [Address(host, asked.port) for host in hosts if host != asked.host][:MORE_ADDRESSES]
     if answer.probe_port:
@@ -163,13 +163,13 @@ def _view(sock: socket.socket, answer: Observed, hosts: list[str], deadline: flo
     return View(local, asked, answer.address, tuple(others))
 
 
-def _probe(sock: socket.socket, endpoint: Endpoint, deadline: float) -> Observed:
+def _probe(sock: socket.socket, endpoint: Endpoint, deadline: float) -> ObservedAddress:
     return _speak(sock, endpoint, deadline, rounds=0)[0]
 
 
 def _speak(
     sock: socket.socket, endpoint: Endpoint, deadline: float, rounds: int = ROUNDS
-) -> tuple[Observed, float]:
+) -> tuple[ObservedAddress, float]:
     reader = FrameReader(MAX_SERVER_FRAME)
     trips: list[float] = []
     try:
@@ -177,19 +177,19 @@ def _speak(
         seen = receive_frame(sock, reader, deadline)
         for token in range(rounds):
             began = time.perf_counter()
-            sock.sendall(Beat(token).pack())
-            _expect_beat(receive_frame(sock, reader, deadline), token)
+            sock.sendall(Heartbeat(token).pack())
+            _expect_echo(receive_frame(sock, reader, deadline), token)
             trips.append(time.perf_counter() - began)
     except (OSError, ProtocolError) as error:
         raise RendezvousUnreachableError(
             f"Something listens at {endpoint} but does not answer as a rendezvous server does "
             f"({error}); is the port right, and is it ours (not an HTTP or TCPunch server)?"
         ) from None
-    if not isinstance(seen, Observed):
+    if not isinstance(seen, ObservedAddress):
         raise RendezvousUnreachableError(f"{endpoint} answered a probe with something else.")
     return seen, statistics.median(trips or [0.0])
 
 
-def _expect_beat(frame: Frame, token: int) -> None:
-    if frame != Beat(token):
+def _expect_echo(frame: ControlFrame, token: int) -> None:
+    if frame != Heartbeat(token):
         raise ProtocolError(f"a {type(frame).__name__} instead of a heartbeat's echo")

@@ -6,13 +6,13 @@ import logging
 import time
 from collections.abc import Callable
 
-from perseid.rendezvous.client.connections import RECEIVE_BYTES, await_end
+from perseid.rendezvous.client.connections import RECEIVE_BYTES, read_until_closed
 from perseid.rendezvous.client.session import Session
-from perseid.rendezvous.net.event_loop import READ, Reactor
-from perseid.rendezvous.protocol import FROM_SERVER, Beat, Frame, Leave, decode
+from perseid.rendezvous.net.event_loop import READ, EventLoopThread
+from perseid.rendezvous.protocol import FROM_SERVER, ControlFrame, Deregister, Heartbeat, decode
 from perseid.rendezvous.protocol.wire import Address, ProtocolError
 
-BEATS_A_HEARTBEAT = 4
+HEARTBEATS_PER_TIMEOUT = 4
 """Heartbeats sent in that time: three may be late."""
 SERVER_SILENCE_SECONDS = 10.0
 """Shortest silence of the server after which a worker hangs up and registers again: a server that
@@ -21,7 +21,7 @@ was only stopped would take the end of its connection for the worker's."""
 log = logging.getLogger("perseid.rendezvous.client.client")
 
 
-class Control:
+class ControlConnection:
     """One connection, from its welcome to its end.
 
     Parameters
@@ -36,27 +36,27 @@ class Control:
 
     def __init__(
         self,
-        reactor: Reactor,
+        loop: EventLoopThread,
         session: Session,
-        received: Callable[[Frame], None],
+        received: Callable[[ControlFrame], None],
         ended: Callable[[], None],
     ) -> None:
-        self._reactor, self._received, self._ended = reactor, received, ended
+        self._loop, self._received, self._ended = loop, received, ended
         self._sock, self._reader = session.sock, session.reader
         self._unsent = b""
-        self._heard = time.monotonic()
-        self._beat_seconds = session.welcome.heartbeat / 1000
+        self._last_received = time.monotonic()
+        self._heartbeat_seconds = session.welcome.heartbeat / 1000
         self.local = Address(*self._sock.getsockname()[:2])
         """This side."""
         self.server = Address(*self._sock.getpeername()[:2])
         """The other."""
         self.open = True
         self._sock.setblocking(False)
-        reactor.watch(self._sock, READ, self._readable)
-        if self._beat_seconds:
-            self._beat()
+        loop.watch(self._sock, READ, self._readable)
+        if self._heartbeat_seconds:
+            self._send_heartbeat()
 
-    def send(self, frame: Frame) -> None:
+    def send(self, frame: ControlFrame) -> None:
         """Send, if the connection stands."""
         if not self.open:
             return
@@ -77,15 +77,15 @@ class Control:
         """End it without a word."""
         if self.open:
             self.open = False
-            self._reactor.forget(self._sock)
+            self._loop.unwatch(self._sock)
             self._sock.close()
 
-    def leave(self) -> None:
+    def deregister(self) -> None:
         """Say goodbye and see it arrive."""
-        self.send(Leave())
+        self.send(Deregister())
         if self.open:
-            self._reactor.forget(self._sock)
-            await_end(self._sock)
+            self._loop.unwatch(self._sock)
+            read_until_closed(self._sock)
         self.close()
 
     def _break(self) -> None:
@@ -103,7 +103,7 @@ class Control:
         if not data:
             self._break()
             return
-        self._heard = time.monotonic()
+        self._last_received = time.monotonic()
         try:
             for kind, body in self._reader.feed(data):
                 self._received(decode(FROM_SERVER, kind, body))
@@ -111,13 +111,15 @@ class Control:
             log.warning("the server sent what cannot be read: %s", error)
             self._break()
 
-    def _beat(self) -> None:
+    def _send_heartbeat(self) -> None:
         if not self.open:
             return
-        silent = time.monotonic() - self._heard
-        if silent > max(3 * self._beat_seconds, SERVER_SILENCE_SECONDS):
+        silent = time.monotonic() - self._last_received
+        if silent > max(3 * self._heartbeat_seconds, SERVER_SILENCE_SECONDS):
             log.warning("the rendezvous has been silent for %.1f s", silent)
             self._break()
             return
-        self.send(Beat())
-        self._reactor.later(self._beat_seconds / BEATS_A_HEARTBEAT, self._beat)
+        self.send(Heartbeat())
+        self._loop.call_later(
+            self._heartbeat_seconds / HEARTBEATS_PER_TIMEOUT, self._send_heartbeat
+        )

@@ -1,6 +1,6 @@
 """What the registration's own thread does: notices, registering again, punching, finding the NAT.
 
-``Client`` adds the calls that wait; all that both touch is in the ``Roster``.
+``Client`` adds the calls that wait; all that both touch is in the ``PeerTable``.
 """
 
 from __future__ import annotations
@@ -18,38 +18,43 @@ from perseid.errors import (
     RendezvousUnreachableError,
     ReplacedError,
 )
-from perseid.rendezvous.client.connections import Opened, observe, register_again, relay_stream
-from perseid.rendezvous.client.control import Control
-from perseid.rendezvous.client.peer_table import Notice, Roster
+from perseid.rendezvous.client.connections import (
+    OpenedRegistration,
+    observe,
+    relay_stream,
+    reregister,
+)
+from perseid.rendezvous.client.control import ControlConnection
+from perseid.rendezvous.client.peer_table import Notice, PeerTable
 from perseid.rendezvous.client.session import Session
 from perseid.rendezvous.net.endpoint import Endpoint
-from perseid.rendezvous.net.event_loop import Reactor
+from perseid.rendezvous.net.event_loop import EventLoopThread
 from perseid.rendezvous.protocol import (
-    AskBack,
-    Back,
-    Call,
     Complete,
+    ConnectRequest,
+    ControlFrame,
     Departure,
-    Filter,
-    Frame,
-    Gone,
-    Invite,
-    Lost,
-    Mapping,
-    Missing,
-    Nat,
-    Peer,
+    DepartureReason,
+    Departures,
+    MissingRanks,
+    NatBehavior,
+    NatFiltering,
+    NatMapping,
+    NatReport,
+    PeerRecord,
     Peers,
-    Relay,
+    ReachabilityRequest,
+    ReachabilityResult,
+    RelayInvite,
+    RelayRequest,
+    Subscribe,
     Superseded,
-    TellNat,
-    Want,
     auth,
 )
 from perseid.rendezvous.protocol.handshake import Identity
-from perseid.rendezvous.protocol.wire import Address, ProtocolError, as_ranges
+from perseid.rendezvous.protocol.wire import Address, ProtocolError, to_ranges
 from perseid.rendezvous.punch.nat import mapping_kind
-from perseid.rendezvous.punch.punch import Hooks, Punch
+from perseid.rendezvous.punch.punch import Callbacks, HolePuncher
 
 REJOIN_SECONDS = 60.0
 """How long a worker tries to register again after its connection broke."""
@@ -65,7 +70,7 @@ LAST_LINK_SECONDS = 0.5
 log = logging.getLogger("perseid.rendezvous.client.client")
 
 
-class Registration:
+class Membership:
     """The thread's side of one worker's registration.
 
     Parameters
@@ -75,27 +80,29 @@ class Registration:
     """
 
     def __init__(
-        self, endpoint: Endpoint, key: bytes | None, opened: Opened, transport: str
+        self, endpoint: Endpoint, key: bytes | None, opened: OpenedRegistration, transport: str
     ) -> None:
         hello = opened.hello
         self._endpoint, self._hello, self._key = endpoint, hello, key
-        self._roster = Roster()
-        self._wanted: set[int] = set()
+        self._table = PeerTable()
+        self._subscribed: set[int] = set()
         self._unconfirmed: set[int] = set()
-        self._nat = Nat()
-        self._reactor = Reactor(f"perseid-rendezvous-{hello.rank}")
+        self._nat = NatBehavior()
+        self._loop = EventLoopThread(f"perseid-rendezvous-{hello.rank}")
         identity = Identity(hello.job, hello.generation, hello.rank, hello.instance)
-        roster = self._roster
-        hooks = Hooks(roster.linked, roster.no_path, self._call, self._want, self._open_relay)
+        table = self._table
+        hooks = Callbacks(
+            table.linked, table.no_path, self._request_connect, self._subscribe, self._open_relay
+        )
         peer_key = auth.peer_key(key, hello.job)
-        self._punch = Punch(self._reactor, identity, peer_key, hooks, hello.world, transport)
-        self._control: Control | None = None
+        self._punch = HolePuncher(self._loop, identity, peer_key, hooks, hello.world, transport)
+        self._control: ControlConnection | None = None
         self._port: int = opened.listeners[0].getsockname()[1]
         self._family = opened.listeners[0].family
         for listener in opened.listeners:
             self._punch.listen(listener)
-        self._reactor.call(lambda: self._adopt(opened.session))
-        self._reactor.start()
+        self._loop.call_threadsafe(lambda: self._session_opened(opened.session))
+        self._loop.start()
 
     @property
     def rank(self) -> int:
@@ -104,74 +111,78 @@ class Registration:
 
     # --- the control connection (in the reactor's thread from here on) -----------------------
 
-    def _adopt(self, session: Session) -> None:
+    def _session_opened(self, session: Session) -> None:
         welcome = session.welcome
-        self._punch.dialler.round_trip = session.round_trip
+        self._punch.dialer.round_trip = session.round_trip
         self._punch.can_relay = welcome.relay
-        self._control = Control(self._reactor, session, self._frame, self._disconnected)
+        self._control = ControlConnection(
+            self._loop, session, self._handle_frame, self._disconnected
+        )
         self._local, self._server = self._control.local, self._control.server
         self._set_self(welcome.address)
-        self._send(TellNat(self._nat))
-        self._find_nat(welcome.address, welcome.probe_port)
-        self._roster.tell(Notice("server-back"))
+        self._send(NatReport(self._nat))
+        self._detect_nat(welcome.address, welcome.probe_port)
+        self._table.notify(Notice("server-back"))
 
-    def _send(self, frame: Frame) -> None:
+    def _send(self, frame: ControlFrame) -> None:
         if self._control is not None:
             self._control.send(frame)
 
-    def _send_soon(self, frame: Frame) -> None:
-        self._reactor.call(lambda: self._send(frame))
+    def _send_soon(self, frame: ControlFrame) -> None:
+        self._loop.call_threadsafe(lambda: self._send(frame))
 
     def _drop_control(self) -> None:
         if self._control is not None:
             self._control.close()
             self._control = None
 
-    def _frame(self, frame: Frame) -> None:
+    def _handle_frame(self, frame: ControlFrame) -> None:
         if isinstance(frame, Peers):
             for peer in frame.peers:
-                self._learn(peer)
-        elif isinstance(frame, Lost):
-            for gone in frame.gone:
-                self._lose(gone)
-        elif isinstance(frame, Missing):
-            self._roster.not_here([rank for part in frame.ranges for rank in part])
+                self._peer_registered(peer)
+        elif isinstance(frame, Departures):
+            for departure in frame.departures:
+                self._peer_departed(departure)
+        elif isinstance(frame, MissingRanks):
+            self._table.set_missing([rank for part in frame.ranges for rank in part])
         elif isinstance(frame, Complete):
-            self._roster.all_came()
-        elif isinstance(frame, Call):
+            self._table.set_complete()
+        elif isinstance(frame, ConnectRequest):
             for rank in frame.ranks:
-                self._punch.called(rank)
-        elif isinstance(frame, Invite):
-            self._punch.invited(frame.rank)
-        elif isinstance(frame, Back):
-            self._learn_nat(filtering=frame.filter)
+                self._punch.connect_requested(rank)
+        elif isinstance(frame, RelayInvite):
+            self._punch.relay_invited(frame.rank)
+        elif isinstance(frame, ReachabilityResult):
+            self._nat_detected(filtering=frame.filter)
         elif isinstance(frame, Superseded):
             self._superseded(frame)
 
     # --- the others --------------------------------------------------------------------------
 
-    def _learn(self, peer: Peer) -> None:
+    def _peer_registered(self, peer: PeerRecord) -> None:
         if peer.rank == self.rank:
             return
-        known = self._roster.peers.get(peer.rank)
+        known = self._table.peers.get(peer.rank)
         if known is not None and known.instance != peer.instance:
-            self._lose(Gone(peer.rank, known.instance, Departure.REPLACED))
+            self._peer_departed(Departure(peer.rank, known.instance, DepartureReason.REPLACED))
         self._unconfirmed.discard(peer.rank)
-        self._roster.add(peer)
-        self._punch.learnt(peer)
+        self._table.add(peer)
+        self._punch.peer_updated(peer)
 
-    def _lose(self, gone: Gone) -> None:
-        known = self._roster.peers.get(gone.rank)
-        if gone.rank == self.rank or (known is not None and known.instance != gone.instance):
+    def _peer_departed(self, departure: Departure) -> None:
+        known = self._table.peers.get(departure.rank)
+        if departure.rank == self.rank or (
+            known is not None and known.instance != departure.instance
+        ):
             return
-        if gone.reason is Departure.LEFT:
+        if departure.reason is DepartureReason.LEFT:
             # A quick rank connects, sends and leaves; its goodbye may come before the handshake's
             # end.
-            later = partial(self._roster.no_more_of, gone.rank)
-            self._reactor.later(LAST_LINK_SECONDS, later)
+            later = partial(self._table.set_unreachable, departure.rank)
+            self._loop.call_later(LAST_LINK_SECONDS, later)
         else:
-            self._punch.forget(gone.rank)
-        self._roster.remove(gone)
+            self._punch.forget(departure.rank)
+        self._table.remove(departure)
 
     def _superseded(self, frame: Superseded) -> None:
         what = "rank" if frame.generation == self._hello.generation else "generation"
@@ -184,25 +195,25 @@ class Registration:
         )
 
     def _end(self, error: RendezvousError, kind: str) -> None:
-        self._roster.end(error)
-        self._break_off()
-        self._roster.tell(Notice(kind, self.rank, str(error)))
+        self._table.end(error)
+        self._disconnect()
+        self._table.notify(Notice(kind, self.rank, str(error)))
 
     # --- this worker's own kind of NAT -------------------------------------------------------
 
     def _set_self(self, public: Address) -> None:
         mapping = mapping_kind(self._local, public, None)
-        if mapping is not Mapping.UNKNOWN:
+        if mapping is not NatMapping.UNKNOWN:
             self._nat = self._nat._replace(mapping=mapping)
         hello = self._hello
         own = (self._local, *hello.candidates)
-        self._punch.self_peer = Peer(hello.rank, hello.instance, self._nat, public, own)
-        self._punch.reconsider()
+        self._punch.self_peer = PeerRecord(hello.rank, hello.instance, self._nat, public, own)
+        self._punch.own_nat_updated()
 
-    def _find_nat(self, public: Address, probe_port: int) -> None:
-        if self._nat.filter is Filter.UNKNOWN and not _loopback(public):
-            self._send(AskBack())
-        if self._nat.mapping is not Mapping.UNKNOWN or not probe_port:
+    def _detect_nat(self, public: Address, probe_port: int) -> None:
+        if self._nat.filter is NatFiltering.UNKNOWN and not _loopback(public):
+            self._send(ReachabilityRequest())
+        if self._nat.mapping is not NatMapping.UNKNOWN or not probe_port:
             return
         target = Endpoint(self._server.host, probe_port)
 
@@ -213,84 +224,86 @@ class Registration:
                 log.debug("no second observation: %s", error)
                 return
             kind = mapping_kind(self._local, public, seen.address)
-            self._reactor.call(lambda: self._learn_nat(mapping=kind))
+            self._loop.call_threadsafe(lambda: self._nat_detected(mapping=kind))
 
         threading.Thread(target=probe, name="perseid-probe", daemon=True).start()
 
-    def _learn_nat(self, mapping: Mapping | None = None, filtering: Filter | None = None) -> None:
-        self._nat = Nat(mapping or self._nat.mapping, filtering or self._nat.filter)
+    def _nat_detected(
+        self, mapping: NatMapping | None = None, filtering: NatFiltering | None = None
+    ) -> None:
+        self._nat = NatBehavior(mapping or self._nat.mapping, filtering or self._nat.filter)
         if self._punch.self_peer is not None:
             self._set_self(self._punch.self_peer.public)
-        self._send(TellNat(self._nat))
+        self._send(NatReport(self._nat))
 
     # --- registering again -------------------------------------------------------------------
 
     def _disconnected(self) -> None:
         self._control = None
-        roster = self._roster
-        if roster.closed or roster.fatal is not None:
+        table = self._table
+        if table.closed or table.fatal is not None:
             return
-        roster.tell(Notice("server-lost", -1, "the connection to the rendezvous ended"))
-        self._unconfirmed = set(roster.peers)
-        with roster.changed:
-            roster.complete = False
-        threading.Thread(target=self._rejoin, name="perseid-rejoin", daemon=True).start()
+        table.notify(Notice("server-lost", -1, "the connection to the rendezvous ended"))
+        self._unconfirmed = set(table.peers)
+        with table.changed:
+            table.complete = False
+        threading.Thread(target=self._reregister, name="perseid-rejoin", daemon=True).start()
 
-    def _rejoin(self) -> None:
+    def _reregister(self) -> None:
         end = time.monotonic() + REJOIN_SECONDS
-        roster = self._roster
-        with roster.changed:
-            wanted = as_ranges((self._wanted | set(roster.peers)) - {self.rank})
+        table = self._table
+        with table.changed:
+            wanted = to_ranges((self._subscribed | set(table.peers)) - {self.rank})
         interest = tuple({*self._hello.interest, *wanted})
-        while not roster.closed:
+        while not table.closed:
             time.sleep(random.uniform(0.01, 0.1))
             hello = replace(self._hello, nonce=auth.fresh_nonce(), interest=interest)
             soon = min(end, time.monotonic() + REJOIN_TRY_SECONDS)
             try:
-                session = register_again(
+                session = reregister(
                     self._endpoint, hello, self._key, soon, self._port, self._family
                 )
             except RendezvousUnreachableError as unreachable:
                 if time.monotonic() < end:
                     continue
-                self._reactor.call(partial(self._end, unreachable, "refused"))
+                self._loop.call_threadsafe(partial(self._end, unreachable, "refused"))
             except RendezvousRefusedError as refused:
-                self._reactor.call(partial(self._end, refused, "refused"))
+                self._loop.call_threadsafe(partial(self._end, refused, "refused"))
             else:
-                self._reactor.call(partial(self._returned, session))
-                if roster.closed:  # the thread that would take it has ended
+                self._loop.call_threadsafe(partial(self._reregistered, session))
+                if table.closed:  # the thread that would take it has ended
                     session.sock.close()
             return
 
-    def _returned(self, session: Session) -> None:
-        if self._roster.closed:
+    def _reregistered(self, session: Session) -> None:
+        if self._table.closed:
             session.sock.close()
             return
-        self._adopt(session)
-        self._reactor.later(RETURN_SECONDS, self._give_up_unconfirmed)
+        self._session_opened(session)
+        self._loop.call_later(RETURN_SECONDS, self._give_up_unconfirmed)
 
     def _give_up_unconfirmed(self) -> None:
         if self._control is None:
             return
-        peers = self._roster.peers
+        peers = self._table.peers
         for rank in self._unconfirmed & set(peers):
-            self._lose(Gone(rank, peers[rank].instance, Departure.CLOSED))
+            self._peer_departed(Departure(rank, peers[rank].instance, DepartureReason.CLOSED))
         self._unconfirmed = set()
 
     # --- what punching asks for --------------------------------------------------------------
 
-    def _call(self, rank: int) -> None:
-        self._send(Call((rank,)))
+    def _request_connect(self, rank: int) -> None:
+        self._send(ConnectRequest((rank,)))
 
-    def _want(self, rank: int) -> None:
-        covered = any(rank in part for part in self._hello.interest) or rank in self._wanted
+    def _subscribe(self, rank: int) -> None:
+        covered = any(rank in part for part in self._hello.interest) or rank in self._subscribed
         if not covered:
-            self._wanted.add(rank)
-            self._send(Want((range(rank, rank + 1),)))
+            self._subscribed.add(rank)
+            self._send(Subscribe((range(rank, rank + 1),)))
 
     def _open_relay(self, rank: int) -> None:
         hello = self._hello
-        request = Relay(
+        request = RelayRequest(
             hello.job, hello.rank, rank, hello.generation, hello.instance, auth.fresh_nonce()
         )
         server, family = Endpoint(self._server.host, self._server.port), self._family
@@ -300,22 +313,22 @@ class Registration:
                 sock = relay_stream(server, family, request, self._key)
             except (RendezvousError, ProtocolError, OSError) as error:
                 reason = str(error)
-                self._reactor.call(lambda: self._punch.relay_failed(rank, reason))
+                self._loop.call_threadsafe(lambda: self._punch.relay_failed(rank, reason))
             else:
-                self._reactor.call(lambda: self._punch.relayed(rank, sock))
+                self._loop.call_threadsafe(lambda: self._punch.relayed(rank, sock))
 
         threading.Thread(target=open_it, name="perseid-relay", daemon=True).start()
 
     # --- the end -----------------------------------------------------------------------------
 
-    def _break_off(self) -> None:
+    def _disconnect(self) -> None:
         self._drop_control()
         self._punch.close()
 
-    def _leave(self) -> None:
+    def _deregister(self) -> None:
         if self._control is not None:
-            self._control.leave()
-        self._break_off()
+            self._control.deregister()
+        self._disconnect()
 
 
 def _loopback(address: Address) -> bool:

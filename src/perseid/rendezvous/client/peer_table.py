@@ -11,14 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from perseid.errors import RendezvousError
-from perseid.rendezvous.protocol import Departure, Gone, Peer
+from perseid.rendezvous.protocol import Departure, DepartureReason, PeerRecord
 from perseid.rendezvous.punch.links import Link
 
-WHY = {
-    Departure.LEFT: "it said goodbye",
-    Departure.CLOSED: "its connection to the rendezvous ended",
-    Departure.SILENT: "its heartbeat stopped",
-    Departure.REPLACED: "a newer registration of this rank took over",
+DEPARTURE_TEXT = {
+    DepartureReason.LEFT: "it said goodbye",
+    DepartureReason.CLOSED: "its connection to the rendezvous ended",
+    DepartureReason.SILENT: "its heartbeat stopped",
+    DepartureReason.REPLACED: "a newer registration of this rank took over",
 }
 """Why a rank is gone, as a clause for people."""
 
@@ -38,22 +38,22 @@ class Notice:
     """One clause for people."""
 
 
-class Roster:
+class PeerTable:
     """The state that the registration's thread and its callers share."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
-        self.peers: dict[int, Peer] = {}
+        self.peers: dict[int, PeerRecord] = {}
         """Registered ranks that this one was told of."""
         self.lost: dict[int, str] = {}
         """Ranks that are gone without a goodbye, with the reason."""
         self.left: set[int] = set()
-        self.out_of_reach: set[int] = set()
+        self.unreachable: set[int] = set()
         """Ranks that left so long ago that no connection of theirs is still on its way."""
         self.links: dict[int, Link] = {}
-        self.taken: set[int] = set()
+        self.handed_out: set[int] = set()
         """Ranks whose links were handed out: their sockets belong to the caller."""
-        self.ways: dict[int, str] = {}
+        self.transports: dict[int, str] = {}
         self.failed: dict[int, str] = {}
         """Ranks that could not be reached, with the reason."""
         self.missing: list[int] | None = None
@@ -65,60 +65,60 @@ class Roster:
         """Why the registration is over."""
         self._subscribers: list[Callable[[Notice], None]] = []
 
-    def add(self, peer: Peer) -> None:
+    def add(self, peer: PeerRecord) -> None:
         """A rank is registered."""
         with self.changed:
             joined = peer.rank not in self.peers
             self.peers[peer.rank] = peer
             self.lost.pop(peer.rank, None)
             self.left.discard(peer.rank)
-            self.out_of_reach.discard(peer.rank)
+            self.unreachable.discard(peer.rank)
         if joined:
-            self.tell(Notice("joined", peer.rank))
+            self.notify(Notice("joined", peer.rank))
 
-    def remove(self, gone: Gone) -> None:
+    def remove(self, departure: Departure) -> None:
         """A rank is no longer registered; links of lost ones that nobody took are closed."""
-        left, reason = gone.reason is Departure.LEFT, WHY[gone.reason]
+        left, reason = departure.reason is DepartureReason.LEFT, DEPARTURE_TEXT[departure.reason]
         with self.changed:
-            self.peers.pop(gone.rank, None)
+            self.peers.pop(departure.rank, None)
             if left:
-                self.left.add(gone.rank)
+                self.left.add(departure.rank)
             else:
-                self.lost[gone.rank] = reason
-                self.close_unless_taken(self.links.pop(gone.rank, None))
+                self.lost[departure.rank] = reason
+                self.close_unless_handed_out(self.links.pop(departure.rank, None))
             self.changed.notify_all()
-        self.tell(Notice("left" if left else "lost", gone.rank, reason))
+        self.notify(Notice("left" if left else "lost", departure.rank, reason))
 
-    def no_more_of(self, rank: int) -> None:
+    def set_unreachable(self, rank: int) -> None:
         """A rank left so long ago that it will not be reached any more."""
         with self.changed:
             if rank in self.left:
-                self.out_of_reach.add(rank)
+                self.unreachable.add(rank)
                 self.changed.notify_all()
 
     def linked(self, link: Link) -> None:
         """A rank is connected."""
         with self.changed:
             self.links[link.rank] = link
-            self.ways[link.rank] = link.way
+            self.transports[link.rank] = link.transport
             self.changed.notify_all()
-        self.tell(Notice("linked", link.rank, link.way))
+        self.notify(Notice("linked", link.rank, link.transport))
 
     def no_path(self, rank: int, reason: str) -> None:
         """A rank cannot be reached."""
         with self.changed:
             self.failed[rank] = reason
             self.changed.notify_all()
-        self.tell(Notice("no-path", rank, reason))
+        self.notify(Notice("no-path", rank, reason))
 
-    def all_came(self) -> None:
+    def set_complete(self) -> None:
         """All ranks are registered."""
         with self.changed:
             self.complete = True
             self.changed.notify_all()
-        self.tell(Notice("complete"))
+        self.notify(Notice("complete"))
 
-    def not_here(self, ranks: list[int]) -> None:
+    def set_missing(self, ranks: list[int]) -> None:
         """The server's answer: who is missing."""
         with self.changed:
             self.missing = ranks
@@ -130,19 +130,19 @@ class Roster:
             self.fatal = error
             self.changed.notify_all()
 
-    def close_unless_taken(self, link: Link | None) -> None:
+    def close_unless_handed_out(self, link: Link | None) -> None:
         """Close a link that belongs to nobody."""
-        if link is not None and link.rank not in self.taken:
+        if link is not None and link.rank not in self.handed_out:
             link.sock.close()
         elif link is not None:
-            self.taken.discard(link.rank)
+            self.handed_out.discard(link.rank)
 
     def subscribe(self, call: Callable[[Notice], None]) -> None:
         """Call with each notice from now on."""
         with self.changed:
             self._subscribers.append(call)
 
-    def tell(self, notice: Notice) -> None:
+    def notify(self, notice: Notice) -> None:
         """Give a notice to all subscribers."""
         for call in list(self._subscribers):
             try:

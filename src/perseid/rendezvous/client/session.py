@@ -16,12 +16,12 @@ from perseid.rendezvous.protocol import (
     FROM_SERVER,
     MAGIC,
     Challenge,
-    Frame,
+    ControlFrame,
     Proof,
-    Refusal,
+    RefusalCode,
     Refused,
     Register,
-    Relay,
+    RelayRequest,
     Welcome,
     auth,
     decode,
@@ -44,7 +44,7 @@ class Session:
     """Seconds from hello to the server's first answer."""
 
 
-class Opener:
+class ServerHandshake:
     """Sans-IO: what to send, and what the server's answers mean.
 
     Parameters
@@ -55,7 +55,7 @@ class Opener:
         The job's key, or None.
     """
 
-    def __init__(self, hello: Register | Relay, key: bytes | None) -> None:
+    def __init__(self, hello: Register | RelayRequest, key: bytes | None) -> None:
         self._key = key
         self._opening = hello.pack()
         self._job = hello.job
@@ -65,7 +65,7 @@ class Opener:
         """The first bytes of the connection."""
         return MAGIC + self._opening
 
-    def answer(self, frame: Frame) -> bytes | Welcome:
+    def answer(self, frame: ControlFrame) -> bytes | Welcome:
         """Bytes to send, or the welcome that ends the opening.
 
         Raises
@@ -99,7 +99,7 @@ class Opener:
                 "is it another server, or one that was started with --open?"
             )
         expected = auth.server_proof(self._key, self._opening, self._nonce)
-        if not auth.same(expected, welcome.mac):
+        if not auth.macs_equal(expected, welcome.mac):
             raise JobKeyRefusedError(
                 f"The rendezvous could not prove that it has the key of job {self._job!r}."
             )
@@ -107,7 +107,7 @@ class Opener:
 
 def refusal(frame: Refused, job: str) -> RendezvousRefusedError:
     """The error for a server's no."""
-    if frame.code is Refusal.KEY:
+    if frame.code is RefusalCode.KEY:
         return JobKeyRefusedError(f"The rendezvous refused the key of job {job!r}: {frame.reason}.")
     return RendezvousRefusedError(
         f"The rendezvous refused job {job!r}: {frame.reason} ({frame.code.name.lower()})."
@@ -115,7 +115,7 @@ def refusal(frame: Refused, job: str) -> RendezvousRefusedError:
 
 
 def open_session(
-    sock: socket.socket, hello: Register | Relay, key: bytes | None, deadline: float
+    sock: socket.socket, hello: Register | RelayRequest, key: bytes | None, deadline: float
 ) -> Session:
     """Say hello on a connected socket and wait for the welcome.
 
@@ -131,7 +131,7 @@ def open_session(
     RendezvousUnreachableError
         It did not answer in time, closed, or speaks another protocol.
     """
-    opener = Opener(hello, key)
+    opener = ServerHandshake(hello, key)
     reader = FrameReader(MAX_SERVER_FRAME)
     began = time.monotonic()
     round_trip = 0.0
@@ -166,7 +166,7 @@ def _send(sock: socket.socket, data: bytes, deadline: float) -> None:
     sock.sendall(data)
 
 
-def receive_frame(sock: socket.socket, reader: FrameReader, deadline: float) -> Frame:
+def receive_frame(sock: socket.socket, reader: FrameReader, deadline: float) -> ControlFrame:
     """The next frame and not a byte beyond it, for a stream may follow.
 
     Raises
@@ -178,7 +178,7 @@ def receive_frame(sock: socket.socket, reader: FrameReader, deadline: float) -> 
     """
     while True:
         sock.settimeout(max(0.001, deadline - time.monotonic()))
-        data = sock.recv(min(reader.need, RECEIVE_BYTES))
+        data = sock.recv(min(reader.needed, RECEIVE_BYTES))
         if not data:
             raise ProtocolError("it closed the connection")
         for kind, body in reader.feed(data):

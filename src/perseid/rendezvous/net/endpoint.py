@@ -30,8 +30,8 @@ class Endpoint:
         """
         host, port = text.strip(), ""
         if host.startswith("["):
-            host, _, rest = host[1:].partition("]")
-            port = rest.removeprefix(":")
+            host, _, unfinished = host[1:].partition("]")
+            port = unfinished.removeprefix(":")
         elif host.count(":") == 1:
             host, _, port = host.partition(":")
         if not host or (port and not (port.isdigit() and 0 < int(port) < 65536)):

@@ -1,6 +1,7 @@
-"""One thread with a selector and timers: the worker's side of the rendezvous runs on it.
+"""A thread with a selector and timers: the worker's side of the rendezvous runs in it.
 
-No asyncio: the blocking client may be used from any thread, inside or outside a running loop.
+It is no asyncio loop, so that the blocking client can be used from any thread, inside or outside
+a running asyncio loop.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from collections.abc import Callable
 READ = selectors.EVENT_READ
 WRITE = selectors.EVENT_WRITE
 
-log = logging.getLogger("perseid.rendezvous.client.client")
+log = logging.getLogger("perseid.rendezvous.client")
 
 
 class Timer:
-    """A call that will be made unless it is cancelled."""
+    """A call that is due later unless it is canceled."""
 
     __slots__ = ("_call",)
 
@@ -32,20 +33,25 @@ class Timer:
         self._call: Callable[[], None] | None = call
 
     def cancel(self) -> None:
-        """Do not make the call."""
+        """Drop the call; harmless once it was made."""
         self._call = None
 
     def fire(self) -> None:
-        """Make it, once."""
+        """Make the call now, unless it was made or canceled before."""
         call, self._call = self._call, None
         if call is not None:
             call()
 
 
-class Reactor:
+class EventLoopThread:
     """A daemon thread that waits for sockets and timers.
 
-    All methods but ``call``, ``start`` and ``stop`` belong to its own thread.
+    Only ``call_threadsafe``, ``start`` and ``stop`` may be used from other threads.
+
+    Parameters
+    ----------
+    name
+        Name of the thread.
     """
 
     def __init__(self, name: str) -> None:
@@ -61,21 +67,21 @@ class Reactor:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self, deadline: float = 5.0) -> None:
-        """End the thread, waiting at most ``deadline`` seconds; further calls are dropped."""
+        """End the thread, waiting at most ``deadline`` seconds; later calls are dropped."""
 
         def end() -> None:
             self._stopping = True
 
-        self.call(end)
+        self.call_threadsafe(end)
         if threading.current_thread() is not self._thread:
             self._thread.join(deadline)
 
-    def call(self, call: Callable[[], None]) -> None:
-        """Run something in the reactor's thread; safe from every thread."""
+    def call_threadsafe(self, call: Callable[[], None]) -> None:
+        """Run a function in the loop's thread, soon; may be called from any thread."""
         with self._lock:
             if self._ended:
                 return
@@ -83,21 +89,24 @@ class Reactor:
             if threading.current_thread() is not self._thread:
                 os.eventfd_write(self._wake, 1)
 
-    def later(self, seconds: float, call: Callable[[], None]) -> Timer:
-        """Run something after a while."""
+    def call_later(self, seconds: float, call: Callable[[], None]) -> Timer:
+        """Run a function after ``seconds``."""
         timer = Timer(call)
         heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._order), timer))
         return timer
 
     def watch(self, sock: socket.socket, events: int, call: Callable[[int], None]) -> None:
-        """Call with the events that happen on a socket; again to wait for others."""
+        """Call with the events (``READ``, ``WRITE``) that happen on a socket.
+
+        A second call for the same socket replaces the first.
+        """
         if sock.fileno() in self._selector.get_map():
             self._selector.modify(sock, events, call)
         else:
             self._selector.register(sock, events, call)
 
-    def forget(self, sock: socket.socket) -> None:
-        """Stop watching, before the socket is closed or given away."""
+    def unwatch(self, sock: socket.socket) -> None:
+        """Stop watching; call it before the socket is closed or given away."""
         if sock.fileno() >= 0 and sock.fileno() in self._selector.get_map():
             self._selector.unregister(sock)
 
@@ -109,16 +118,17 @@ class Reactor:
         try:
             while not self._stopping:
                 happened = self._selector.select(self._pause())
-                # What a socket has to say counts before what a timer says of it, be this thread
-                # ever so late: a timer that ran out meanwhile waits for another look.
+                # Socket events are handled before timers of the same round. If this thread was
+                # late, an answer that has arrived in time must not lose against its own time-out.
                 now = time.monotonic()
                 for key, events in happened:
                     self._guarded(lambda key=key, events=events: key.data(events))  # type: ignore[misc]
-                self._due(now)
+                self._fire_due(now)
                 while self._calls:
                     self._guarded(self._calls.popleft())
         finally:
-            # Nobody may write to the descriptor's number once it can be another file's.
+            # After this no thread may write to the descriptor: its number can be reused by
+            # another file.
             with self._lock:
                 self._ended = True
             self._selector.close()
@@ -131,7 +141,7 @@ class Reactor:
             return None
         return max(0.0, self._timers[0][0] - time.monotonic())
 
-    def _due(self, now: float) -> None:
+    def _fire_due(self, now: float) -> None:
         while self._timers and self._timers[0][0] <= now:
             self._guarded(heapq.heappop(self._timers)[2].fire)
 

@@ -74,6 +74,6 @@ def peer_key(key: bytes | None, job: str) -> bytes:
     return hmac.digest(key, b"perseid peers\0" + job.encode(), "sha256")
 
 
-def same(one: bytes, other: bytes) -> bool:
+def macs_equal(one: bytes, other: bytes) -> bool:
     """Compare in constant time."""
     return hmac.compare_digest(one, other)

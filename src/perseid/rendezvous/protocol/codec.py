@@ -1,8 +1,8 @@
-"""The wire format of the rendezvous: bytes in, frames out; no socket anywhere.
+"""Which frames exist, and how the bytes of each become an object.
 
-A connection opens with ``MAGIC`` and one opening frame (``Register``, ``Relay`` or ``Probe``);
-from then on both sides send frames: one byte of type, four bytes of length, the body. Numbers are
-in network byte order. docs/reference/rendezvous-protocol.md describes each byte.
+A connection starts with ``MAGIC`` and one of ``Register``, ``RelayRequest`` or ``Probe``. From
+then on both sides send frames: one byte of type, four bytes of length, the body. Numbers are in
+network byte order. docs/reference/rendezvous-protocol.md describes each byte.
 """
 
 from __future__ import annotations
@@ -11,48 +11,49 @@ from collections.abc import Callable
 
 from perseid.rendezvous.protocol.registration import (
     Challenge,
-    Observed,
+    ObservedAddress,
     Probe,
     Proof,
     Refused,
     Register,
-    Relay,
+    RelayRequest,
     Welcome,
 )
-from perseid.rendezvous.protocol.types import Frame
+from perseid.rendezvous.protocol.types import ControlFrame
 from perseid.rendezvous.protocol.updates import (
-    AskBack,
-    AskMissing,
-    Back,
-    Beat,
-    Call,
     Complete,
+    ConnectRequest,
+    Departures,
+    Deregister,
     Draining,
-    Invite,
-    Leave,
-    Lost,
-    Missing,
+    Heartbeat,
+    MissingRanks,
+    MissingRequest,
+    NatReport,
     Peers,
+    ReachabilityRequest,
+    ReachabilityResult,
+    RelayInvite,
     RelayReady,
+    Subscribe,
     Superseded,
-    TellNat,
-    Want,
 )
 from perseid.rendezvous.protocol.wire import ProtocolError
 
 MAGIC = b"\x93PERSEID"
 """The first bytes of each connection; 0x93 cannot begin UTF-8 text, so no pairing name does."""
 
-_FROM_CLIENT: tuple[type[Frame], ...] = (
-    Register, Relay, Probe, Proof, Want, AskMissing, Beat, TellNat, AskBack, Call, Leave,
+_FROM_CLIENT: tuple[type[ControlFrame], ...] = (
+    Register, RelayRequest, Probe, Proof, Subscribe, MissingRequest, Heartbeat, NatReport,
+    ReachabilityRequest, ConnectRequest, Deregister,
 )  # fmt: skip
-_FROM_SERVER: tuple[type[Frame], ...] = (
-    Observed, Challenge, Welcome, Refused, Peers, Lost, Missing, Complete, Superseded, Beat,
-    Back, Call, Invite, RelayReady, Draining,
+_FROM_SERVER: tuple[type[ControlFrame], ...] = (
+    ObservedAddress, Challenge, Welcome, Refused, Peers, Departures, MissingRanks, Complete,
+    Superseded, Heartbeat, ReachabilityResult, ConnectRequest, RelayInvite, RelayReady, Draining,
 )  # fmt: skip
 
 
-def _table(kinds: tuple[type[Frame], ...]) -> dict[int, Callable[[bytes], Frame]]:
+def _table(kinds: tuple[type[ControlFrame], ...]) -> dict[int, Callable[[bytes], ControlFrame]]:
     return {kind.KIND: kind.unpack for kind in kinds}
 
 
@@ -62,7 +63,9 @@ FROM_SERVER = _table(_FROM_SERVER)
 """How a client reads each type of frame."""
 
 
-def decode(table: dict[int, Callable[[bytes], Frame]], kind: int, body: bytes) -> Frame:
+def decode(
+    table: dict[int, Callable[[bytes], ControlFrame]], kind: int, body: bytes
+) -> ControlFrame:
     """The frame of one type.
 
     Raises

@@ -15,7 +15,7 @@ import hmac
 import struct
 from dataclasses import dataclass
 
-from perseid.rendezvous.protocol.auth import fresh_nonce, same
+from perseid.rendezvous.protocol.auth import fresh_nonce, macs_equal
 
 HELLO_MAGIC = b"PPH1"
 SELECT_MAGIC = b"PPS1"
@@ -46,16 +46,16 @@ class Identity:
         return hashlib.sha256(self.job.encode()).digest()[:16]
 
 
-class State(enum.Enum):
+class HandshakeState(enum.Enum):
     """Where a handshake stands."""
 
-    GREETING = "greeting"
+    AWAITING_HELLO = "greeting"
     """Waiting for the other side's HELLO."""
-    GREETED = "greeted"
+    HELLO_RECEIVED = "greeted"
     """The HELLO is valid; the lower rank may select, the higher waits for it."""
-    SELECTED = "selected"
+    SELECT_SENT = "selected"
     """The lower rank has sent SELECT and waits for ACK."""
-    CHOSEN = "chosen"
+    SELECT_RECEIVED = "chosen"
     """The higher rank has a valid SELECT and owes ACK."""
     DONE = "done"
 
@@ -84,65 +84,65 @@ class Handshake:
     ) -> None:
         self.me, self._key = me, key
         self.peer, self.instance = expect, instance
-        self.state = State.GREETING
-        self._mine = b""
-        self._theirs = b""
+        self.state = HandshakeState.AWAITING_HELLO
+        self._own_hello = b""
+        self._peer_hello = b""
 
     @property
-    def need(self) -> int:
+    def needed(self) -> int:
         """How many bytes the next frame has; read no more than these."""
-        return HELLO_BYTES if self.state is State.GREETING else DECISION_BYTES
+        return HELLO_BYTES if self.state is HandshakeState.AWAITING_HELLO else DECISION_BYTES
 
     @property
-    def lower(self) -> bool:
+    def decides(self) -> bool:
         """Whether this side decides."""
         return self.peer is not None and self.me.rank < self.peer
 
     def hello(self) -> bytes:
         """This side's greeting; empty if it was sent already, or if nobody is known to greet."""
-        if self._mine or self.peer is None or self.instance is None:
+        if self._own_hello or self.peer is None or self.instance is None:
             return b""
         fixed = _HELLO.pack(
             HELLO_MAGIC, self.me.digest(), self.me.generation, self.me.rank, self.peer,
             self.me.instance, self.instance, fresh_nonce(),
         )  # fmt: skip
-        self._mine = fixed + hmac.digest(self._key, fixed, "sha256")
-        return self._mine
+        self._own_hello = fixed + hmac.digest(self._key, fixed, "sha256")
+        return self._own_hello
 
-    def feed(self, frame: bytes) -> State:
-        """Take one whole frame of ``need`` bytes; the new state.
+    def feed(self, frame: bytes) -> HandshakeState:
+        """Take one whole frame of ``needed`` bytes; the new state.
 
         Raises
         ------
         HandshakeError
             It is not valid: close the connection.
         """
-        if self.state is State.GREETING:
-            self._greeted(frame)
-        elif self.state is State.GREETED and not self.lower:
+        if self.state is HandshakeState.AWAITING_HELLO:
+            self._hello_received(frame)
+        elif self.state is HandshakeState.HELLO_RECEIVED and not self.decides:
             self._check(frame, SELECT_MAGIC)
-            self.state = State.CHOSEN
-        elif self.state is State.SELECTED:
+            self.state = HandshakeState.SELECT_RECEIVED
+        elif self.state is HandshakeState.SELECT_SENT:
             self._check(frame, ACK_MAGIC)
-            self.state = State.DONE
+            self.state = HandshakeState.DONE
         else:
             raise HandshakeError("bytes before the connection was settled")
         return self.state
 
     def select(self) -> bytes:
         """The lower rank's choice of this connection."""
-        self.state = State.SELECTED
+        self.state = HandshakeState.SELECT_SENT
         return SELECT_MAGIC + self._mac(SELECT_MAGIC)
 
     def acknowledge(self) -> bytes:
         """The higher rank's consent."""
-        self.state = State.DONE
+        self.state = HandshakeState.DONE
         return ACK_MAGIC + self._mac(ACK_MAGIC)
 
-    def _greeted(self, frame: bytes) -> None:
+    def _hello_received(self, frame: bytes) -> None:
         fixed, mac = frame[: _HELLO.size], frame[_HELLO.size :]
         magic, digest, generation, rank, meant, instance, mine, _nonce = _HELLO.unpack(fixed)
-        if magic != HELLO_MAGIC or not same(mac, hmac.digest(self._key, fixed, "sha256")):
+        if magic != HELLO_MAGIC or not macs_equal(mac, hmac.digest(self._key, fixed, "sha256")):
             raise HandshakeError("this is no greeting of a worker that has the job's key")
         if digest != self.me.digest() or generation != self.me.generation:
             raise HandshakeError("the greeting is for another job or generation")
@@ -151,15 +151,15 @@ class Handshake:
         if self.peer not in (None, rank) or self.instance not in (None, instance):
             raise HandshakeError(f"rank {rank} answered instead of rank {self.peer}")
         self.peer, self.instance = rank, instance
-        self._theirs = frame
-        self.state = State.GREETED
+        self._peer_hello = frame
+        self.state = HandshakeState.HELLO_RECEIVED
 
     def _mac(self, label: bytes) -> bytes:
-        first, second = (self._mine, self._theirs)
-        if not self.lower:
+        first, second = (self._own_hello, self._peer_hello)
+        if not self.decides:
             first, second = second, first
         return hmac.digest(self._key, label + first + second, "sha256")
 
     def _check(self, frame: bytes, label: bytes) -> None:
-        if frame[:4] != label or not same(frame[4:], self._mac(label)):
+        if frame[:4] != label or not macs_equal(frame[4:], self._mac(label)):
             raise HandshakeError("the choice of this connection is not authentic")

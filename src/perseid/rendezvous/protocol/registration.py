@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 from typing import ClassVar
 
-from perseid.rendezvous.protocol.types import Fixed, Refusal
+from perseid.rendezvous.protocol.types import FixedLayoutFrame, RefusalCode
 from perseid.rendezvous.protocol.wire import (
     MAC_BYTES,
     MAX_CANDIDATES,
@@ -15,8 +15,8 @@ from perseid.rendezvous.protocol.wire import (
     NONCE_BYTES,
     U16,
     Address,
+    BodyReader,
     ProtocolError,
-    Reader,
     pack_address,
     pack_frame,
     pack_ranges,
@@ -76,7 +76,7 @@ class Register:
     @classmethod
     def unpack(cls, body: bytes) -> Register:
         """Check lengths and bounds."""
-        reader = Reader(body, "registration")
+        reader = BodyReader(body, "registration")
         fixed = _REGISTER.unpack(reader.take(_REGISTER.size, "fixed part"))
         version, count, world, rank, generation, heartbeat, instance, nonce = fixed
         if count > MAX_CANDIDATES:
@@ -98,7 +98,7 @@ _RELAY = struct.Struct("!BIII8s16s")
 
 
 @dataclass(frozen=True, slots=True)
-class Relay:
+class RelayRequest:
     """Ask for a stream to a peer through the server; both of the pair ask."""
 
     KIND: ClassVar[int] = 0x02
@@ -120,9 +120,9 @@ class Relay:
         return pack_frame(self.KIND, fixed + pack_text(self.job))
 
     @classmethod
-    def unpack(cls, body: bytes) -> Relay:
+    def unpack(cls, body: bytes) -> RelayRequest:
         """Check lengths and bounds."""
-        reader = Reader(body, "relay request")
+        reader = BodyReader(body, "relay request")
         version, rank, peer, generation, instance, nonce = _RELAY.unpack(
             reader.take(_RELAY.size, "fixed part")
         )
@@ -134,11 +134,11 @@ class Relay:
 
 
 @dataclass(frozen=True, slots=True)
-class Probe(Fixed):
-    """Ask which address the server sees; answered by ``Observed`` on either port."""
+class Probe(FixedLayoutFrame):
+    """Ask which address the server sees; answered by ``ObservedAddress`` on either port."""
 
     KIND: ClassVar[int] = 0x03
-    WHAT: ClassVar[str] = "probe"
+    LABEL: ClassVar[str] = "probe"
     LAYOUT: ClassVar[struct.Struct] = struct.Struct("!B")
     version: int = VERSION
 
@@ -147,21 +147,21 @@ class Probe(Fixed):
 
 
 @dataclass(frozen=True, slots=True)
-class Challenge(Fixed):
+class Challenge(FixedLayoutFrame):
     """The server's nonce: prove that you have the job's key."""
 
     KIND: ClassVar[int] = 0x10
-    WHAT: ClassVar[str] = "challenge"
+    LABEL: ClassVar[str] = "challenge"
     LAYOUT: ClassVar[struct.Struct] = struct.Struct(f"{NONCE_BYTES}s")
     nonce: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Proof(Fixed):
+class Proof(FixedLayoutFrame):
     """HMAC over the opening frame and both nonces (see ``auth``)."""
 
     KIND: ClassVar[int] = 0x11
-    WHAT: ClassVar[str] = "proof"
+    LABEL: ClassVar[str] = "proof"
     LAYOUT: ClassVar[struct.Struct] = struct.Struct(f"{MAC_BYTES}s")
     mac: bytes
 
@@ -193,7 +193,7 @@ class Welcome:
     @classmethod
     def unpack(cls, body: bytes) -> Welcome:
         """Fixed part, then the address."""
-        reader = Reader(body, "welcome")
+        reader = BodyReader(body, "welcome")
         relay, probe_port, heartbeat, mac = _WELCOME.unpack(
             reader.take(_WELCOME.size, "fixed part")
         )
@@ -207,7 +207,7 @@ class Refused:
     """No, with the reason; the connection ends."""
 
     KIND: ClassVar[int] = 0x13
-    code: Refusal
+    code: RefusalCode
     reason: str
     """One sentence, at most 255 bytes of UTF-8."""
 
@@ -218,16 +218,16 @@ class Refused:
     @classmethod
     def unpack(cls, body: bytes) -> Refused:
         """Code and sentence."""
-        reader = Reader(body, "refusal")
+        reader = BodyReader(body, "refusal")
         code = reader.byte("code")
         reason = reader.text("reason", 255)
         reader.end()
-        known = {member.value for member in Refusal}
-        return cls(Refusal(code) if code in known else Refusal.MALFORMED, reason)
+        known = {member.value for member in RefusalCode}
+        return cls(RefusalCode(code) if code in known else RefusalCode.MALFORMED, reason)
 
 
 @dataclass(frozen=True, slots=True)
-class Observed:
+class ObservedAddress:
     """Answer to ``Probe``."""
 
     KIND: ClassVar[int] = 0x04
@@ -244,9 +244,9 @@ class Observed:
         return pack_frame(self.KIND, body)
 
     @classmethod
-    def unpack(cls, body: bytes) -> Observed:
+    def unpack(cls, body: bytes) -> ObservedAddress:
         """Flag, port, address."""
-        reader = Reader(body, "observed address")
+        reader = BodyReader(body, "observed address")
         keyed = bool(reader.byte("keyed"))
         port = reader.number(U16, "probe port")
         address = reader.address("address")

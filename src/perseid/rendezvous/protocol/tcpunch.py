@@ -57,7 +57,7 @@ class Request:
     """Version 2: the reconnect token of a former try, or empty."""
 
 
-def reads_as(data: bytes) -> int | None:
+def request_version(data: bytes) -> int | None:
     """Version of the request that begins with ``data``, as far as can be told.
 
     Returns
@@ -180,7 +180,7 @@ class Pairings(Generic[W]):
         return len(self._waiting)
 
     def offer(
-        self, comer: Waiter[W], alive: Callable[[W], bool]
+        self, newcomer: Waiter[W], alive: Callable[[W], bool]
     ) -> tuple[Waiter[W] | None, Waiter[W] | None]:
         """Take a newcomer.
 
@@ -195,14 +195,16 @@ class Pairings(Generic[W]):
             The partner (else the newcomer waits), and a waiter that the newcomer replaced: it is
             dead, or the same client's former try by its token.
         """
-        key = (comer.request.version, comer.request.name)
+        key = (newcomer.request.version, newcomer.request.name)
         waiter = self._waiting.get(key)
         if waiter is None:
-            self._waiting[key] = comer
+            self._waiting[key] = newcomer
             return None, None
-        same_client = bool(comer.request.token) and waiter.request.token == comer.request.token
+        same_client = (
+            bool(newcomer.request.token) and waiter.request.token == newcomer.request.token
+        )
         if same_client or not alive(waiter.handle):
-            self._waiting[key] = comer
+            self._waiting[key] = newcomer
             return None, waiter
         del self._waiting[key]
         return waiter, None

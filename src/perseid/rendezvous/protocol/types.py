@@ -7,10 +7,10 @@ import struct
 from dataclasses import dataclass, fields
 from typing import ClassVar, NamedTuple, Protocol, Self
 
-from perseid.rendezvous.protocol.wire import exactly, pack_frame
+from perseid.rendezvous.protocol.wire import expect_length, pack_frame
 
 
-class Mapping(enum.IntEnum):
+class NatMapping(enum.IntEnum):
     """What a NAT does to the local port."""
 
     UNKNOWN = 0
@@ -22,7 +22,7 @@ class Mapping(enum.IntEnum):
     """They see two: a hole made for one destination does not serve another."""
 
 
-class Filter(enum.IntEnum):
+class NatFiltering(enum.IntEnum):
     """What happens to an unsolicited connection from outside."""
 
     UNKNOWN = 0
@@ -30,27 +30,27 @@ class Filter(enum.IntEnum):
     FILTERED = 2
 
 
-class Nat(NamedTuple):
+class NatBehavior(NamedTuple):
     """The kind of NAT that a worker sits behind; one byte on the wire."""
 
-    mapping: Mapping = Mapping.UNKNOWN
-    filter: Filter = Filter.UNKNOWN
+    mapping: NatMapping = NatMapping.UNKNOWN
+    filter: NatFiltering = NatFiltering.UNKNOWN
 
     def to_byte(self) -> int:
         """Mapping in the low four bits, filter in the high four."""
         return self.mapping | self.filter << 4
 
     @classmethod
-    def from_byte(cls, value: int) -> Nat:
+    def from_byte(cls, value: int) -> NatBehavior:
         """Unknown values of a newer peer read as UNKNOWN."""
         mapping, filtering = value & 15, value >> 4
         return cls(
-            Mapping(mapping) if mapping <= 3 else Mapping.UNKNOWN,
-            Filter(filtering) if filtering <= 2 else Filter.UNKNOWN,
+            NatMapping(mapping) if mapping <= 3 else NatMapping.UNKNOWN,
+            NatFiltering(filtering) if filtering <= 2 else NatFiltering.UNKNOWN,
         )
 
 
-class Refusal(enum.IntEnum):
+class RefusalCode(enum.IntEnum):
     """Why a server said no."""
 
     MALFORMED = 1
@@ -66,7 +66,7 @@ class Refusal(enum.IntEnum):
     """No relay for this pair: switched off, or one of the two is not registered."""
 
 
-class Departure(enum.IntEnum):
+class DepartureReason(enum.IntEnum):
     """Why a rank is no longer registered."""
 
     LEFT = 0
@@ -79,7 +79,7 @@ class Departure(enum.IntEnum):
     """Another process registered the same rank."""
 
 
-class Frame(Protocol):
+class ControlFrame(Protocol):
     """What every frame can do."""
 
     KIND: ClassVar[int]
@@ -89,17 +89,17 @@ class Frame(Protocol):
         ...
 
     @classmethod
-    def unpack(cls, body: bytes) -> Frame:
+    def unpack(cls, body: bytes) -> ControlFrame:
         """Read one body; ``ProtocolError`` if it does not fit."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Fixed:
+class FixedLayoutFrame:
     """Base of the frames whose body is one struct: their fields in order, or nothing."""
 
     KIND: ClassVar[int]
-    WHAT: ClassVar[str]
+    LABEL: ClassVar[str]
     """What the frame is called in errors."""
     LAYOUT: ClassVar[struct.Struct] = struct.Struct("")
 
@@ -111,4 +111,4 @@ class Fixed:
     @classmethod
     def unpack(cls, body: bytes) -> Self:
         """Read one body; ``ProtocolError`` if its length does not fit."""
-        return cls(*cls.LAYOUT.unpack(exactly(body, cls.LAYOUT.size, cls.WHAT)))
+        return cls(*cls.LAYOUT.unpack(expect_length(body, cls.LAYOUT.size, cls.LABEL)))

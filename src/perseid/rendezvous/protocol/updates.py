@@ -6,16 +6,21 @@ import struct
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from perseid.rendezvous.protocol.types import Departure, Filter, Fixed, Nat
+from perseid.rendezvous.protocol.types import (
+    DepartureReason,
+    FixedLayoutFrame,
+    NatBehavior,
+    NatFiltering,
+)
 from perseid.rendezvous.protocol.wire import (
     MAX_RANGES,
     MAX_WORLD,
     RANGE,
     U32,
     Address,
+    BodyReader,
     ProtocolError,
-    Reader,
-    exactly,
+    expect_length,
     pack_address,
     pack_frame,
     pack_ranges,
@@ -27,12 +32,12 @@ _PEER = struct.Struct("!I8sBB")
 
 
 @dataclass(frozen=True, slots=True)
-class Peer:
+class PeerRecord:
     """What the server tells of a rank; one record of ``Peers``."""
 
     rank: int
     instance: bytes
-    nat: Nat
+    nat: NatBehavior
     public: Address
     """As the server sees it."""
     private: tuple[Address, ...] = ()
@@ -44,12 +49,12 @@ class Peer:
         return fixed + pack_address(self.public) + b"".join(map(pack_address, self.private))
 
     @classmethod
-    def read(cls, reader: Reader) -> Peer:
+    def read(cls, reader: BodyReader) -> PeerRecord:
         """The record at the cursor."""
         rank, instance, nat, count = _PEER.unpack(reader.take(_PEER.size, "record"))
         public = reader.address("public address")
         private = tuple(reader.address("private address") for _ in range(count))
-        return cls(rank, instance, Nat.from_byte(nat), public, private)
+        return cls(rank, instance, NatBehavior.from_byte(nat), public, private)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,7 @@ class Peers:
     """Ranks of the job that are registered."""
 
     KIND: ClassVar[int] = 0x14
-    peers: tuple[Peer, ...]
+    peers: tuple[PeerRecord, ...]
 
     def pack(self) -> bytes:
         """The frame as it travels."""
@@ -66,11 +71,11 @@ class Peers:
     @classmethod
     def unpack(cls, body: bytes) -> Peers:
         """Four bytes of count, then records."""
-        reader = Reader(body, "peers")
+        reader = BodyReader(body, "peers")
         count = reader.number(U32, "count")
         if count > MAX_WORLD:
             raise ProtocolError(f"peers: {count} records, at most {MAX_WORLD}")
-        peers = tuple(Peer.read(reader) for _ in range(count))
+        peers = tuple(PeerRecord.read(reader) for _ in range(count))
         reader.end()
         return cls(peers)
 
@@ -83,41 +88,43 @@ def pack_peers(records: list[bytes]) -> bytes:
 _GONE = struct.Struct("!I8sB")
 
 
-class Gone(NamedTuple):
+class Departure(NamedTuple):
     """One rank that is no longer registered."""
 
     rank: int
     instance: bytes
-    reason: Departure
+    reason: DepartureReason
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class Departures:
     """Ranks that are no longer registered, told to all others of the job."""
 
     KIND: ClassVar[int] = 0x15
-    gone: tuple[Gone, ...]
+    departures: tuple[Departure, ...]
 
     def pack(self) -> bytes:
         """The frame as it travels."""
-        return pack_frame(self.KIND, b"".join(_GONE.pack(*one) for one in self.gone))
+        return pack_frame(self.KIND, b"".join(_GONE.pack(*one) for one in self.departures))
 
     @classmethod
-    def unpack(cls, body: bytes) -> Lost:
+    def unpack(cls, body: bytes) -> Departures:
         """Records of 13 bytes."""
         if len(body) % _GONE.size:
             raise ProtocolError(f"lost ranks: {len(body)} bytes are no multiple of {_GONE.size}")
-        known = {member.value for member in Departure}
+        known = {member.value for member in DepartureReason}
         return cls(
             tuple(
-                Gone(rank, instance, Departure(why) if why in known else Departure.CLOSED)
+                Departure(
+                    rank, instance, DepartureReason(why) if why in known else DepartureReason.CLOSED
+                )
                 for rank, instance, why in _GONE.iter_unpack(body)
             )
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Want:
+class Subscribe:
     """Send these ranks' addresses: those registered now, the others as they come."""
 
     KIND: ClassVar[int] = 0x16
@@ -128,24 +135,24 @@ class Want:
         return pack_frame(self.KIND, pack_ranges(self.ranges))
 
     @classmethod
-    def unpack(cls, body: bytes) -> Want:
+    def unpack(cls, body: bytes) -> Subscribe:
         """Ranges of ranks."""
-        reader = Reader(body, "wanted ranks")
+        reader = BodyReader(body, "wanted ranks")
         ranges = reader.ranges("ranges")
         reader.end()
         return cls(ranges)
 
 
 @dataclass(frozen=True, slots=True)
-class AskMissing(Fixed):
-    """Who is not registered? Answered by ``Missing``."""
+class MissingRequest(FixedLayoutFrame):
+    """Who is not registered? Answered by ``MissingRanks``."""
 
     KIND: ClassVar[int] = 0x17
-    WHAT: ClassVar[str] = "question for missing ranks"
+    LABEL: ClassVar[str] = "question for missing ranks"
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
+class MissingRanks:
     """The ranks that are not registered now."""
 
     KIND: ClassVar[int] = 0x18
@@ -157,7 +164,7 @@ class Missing:
         return pack_frame(self.KIND, b"".join(parts))
 
     @classmethod
-    def unpack(cls, body: bytes) -> Missing:
+    def unpack(cls, body: bytes) -> MissingRanks:
         """(first, count) pairs up to the end."""
         if len(body) % RANGE.size:
             raise ProtocolError(f"missing ranks: {len(body)} bytes are no multiple of 8")
@@ -166,82 +173,82 @@ class Missing:
 
 
 @dataclass(frozen=True, slots=True)
-class Complete(Fixed):
+class Complete(FixedLayoutFrame):
     """All ranks of the job are registered now."""
 
     KIND: ClassVar[int] = 0x19
-    WHAT: ClassVar[str] = "completeness"
+    LABEL: ClassVar[str] = "completeness"
     LAYOUT: ClassVar[struct.Struct] = U32
     world: int
 
 
 @dataclass(frozen=True, slots=True)
-class Superseded(Fixed):
+class Superseded(FixedLayoutFrame):
     """A newer registration took this rank, or a newer generation the job; the connection ends."""
 
     KIND: ClassVar[int] = 0x1A
-    WHAT: ClassVar[str] = "replacement"
+    LABEL: ClassVar[str] = "replacement"
     LAYOUT: ClassVar[struct.Struct] = U32
     generation: int
     """Of the newer registration."""
 
 
 @dataclass(frozen=True, slots=True)
-class Beat(Fixed):
+class Heartbeat(FixedLayoutFrame):
     """I am alive; sent by the client, echoed by the server."""
 
     KIND: ClassVar[int] = 0x1B
-    WHAT: ClassVar[str] = "heartbeat"
+    LABEL: ClassVar[str] = "heartbeat"
     LAYOUT: ClassVar[struct.Struct] = U32
     token: int = 0
     """Any number; the echo bears the same, so the client can measure the round trip."""
 
 
 @dataclass(frozen=True, slots=True)
-class TellNat:
+class NatReport:
     """The worker found out behind which kind of NAT it sits."""
 
     KIND: ClassVar[int] = 0x1C
-    nat: Nat
+    nat: NatBehavior
 
     def pack(self) -> bytes:
         """The frame as it travels."""
         return pack_frame(self.KIND, bytes((self.nat.to_byte(),)))
 
     @classmethod
-    def unpack(cls, body: bytes) -> TellNat:
+    def unpack(cls, body: bytes) -> NatReport:
         """One byte."""
-        return cls(Nat.from_byte(exactly(body, 1, "NAT kind")[0]))
+        return cls(NatBehavior.from_byte(expect_length(body, 1, "NAT kind")[0]))
 
 
 @dataclass(frozen=True, slots=True)
-class AskBack(Fixed):
-    """Connect to my public address, to see whether that is open; answered by ``Back``."""
+class ReachabilityRequest(FixedLayoutFrame):
+    """Try to connect to my public address; answered by ``ReachabilityResult``."""
 
     KIND: ClassVar[int] = 0x1D
-    WHAT: ClassVar[str] = "request to connect back"
+    LABEL: ClassVar[str] = "request to connect back"
 
 
 @dataclass(frozen=True, slots=True)
-class Back:
+class ReachabilityResult:
     """What became of the server's connection to the worker."""
 
     KIND: ClassVar[int] = 0x1E
-    filter: Filter
+    filter: NatFiltering
 
     def pack(self) -> bytes:
         """The frame as it travels."""
         return pack_frame(self.KIND, bytes((self.filter,)))
 
     @classmethod
-    def unpack(cls, body: bytes) -> Back:
+    def unpack(cls, body: bytes) -> ReachabilityResult:
         """One byte."""
-        value = exactly(body, 1, "result of connecting back")[0]
-        return cls(Filter(value) if value <= 2 else Filter.UNKNOWN)
+        value = expect_length(body, 1, "result of connecting back")[0]
+        return cls(NatFiltering(value) if value <= 2 else NatFiltering.UNKNOWN)
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ConnectRequest:
     """Client to server: I am connecting to these ranks; server to each: this rank calls you."""
 
     KIND: ClassVar[int] = 0x1F
@@ -252,7 +259,7 @@ class Call:
         return pack_frame(self.KIND, b"".join(map(U32.pack, self.ranks)))
 
     @classmethod
-    def unpack(cls, body: bytes) -> Call:
+    def unpack(cls, body: bytes) -> ConnectRequest:
         """Ranks of four bytes up to the end."""
         if len(body) % 4 or len(body) > 4 * MAX_RANGES:
             raise ProtocolError(f"call: {len(body)} bytes are no list of ranks")
@@ -260,34 +267,34 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Invite(Fixed):
+class RelayInvite(FixedLayoutFrame):
     """The peer waits for you at the relay."""
 
     KIND: ClassVar[int] = 0x20
-    WHAT: ClassVar[str] = "invitation"
+    LABEL: ClassVar[str] = "invitation"
     LAYOUT: ClassVar[struct.Struct] = U32
     rank: int
 
 
 @dataclass(frozen=True, slots=True)
-class RelayReady(Fixed):
+class RelayReady(FixedLayoutFrame):
     """Both ends are there; all bytes that follow are the peer's."""
 
     KIND: ClassVar[int] = 0x21
-    WHAT: ClassVar[str] = "relay's readiness"
+    LABEL: ClassVar[str] = "relay's readiness"
 
 
 @dataclass(frozen=True, slots=True)
-class Leave(Fixed):
+class Deregister(FixedLayoutFrame):
     """Goodbye: the rank is done, not lost."""
 
     KIND: ClassVar[int] = 0x22
-    WHAT: ClassVar[str] = "goodbye"
+    LABEL: ClassVar[str] = "goodbye"
 
 
 @dataclass(frozen=True, slots=True)
-class Draining(Fixed):
+class Draining(FixedLayoutFrame):
     """The server is going down; connections between workers stay."""
 
     KIND: ClassVar[int] = 0x23
-    WHAT: ClassVar[str] = "drain notice"
+    LABEL: ClassVar[str] = "drain notice"

@@ -52,7 +52,7 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-class Reader:
+class BodyReader:
     """Cursor over one frame's body; every read checks the length first."""
 
     __slots__ = ("data", "pos", "what")
@@ -148,7 +148,7 @@ def pack_ranges(ranges: Iterable[range]) -> bytes:
     return U16.pack(len(parts)) + b"".join(parts)
 
 
-def as_ranges(ranks: Iterable[int]) -> tuple[range, ...]:
+def to_ranges(ranks: Iterable[int]) -> tuple[range, ...]:
     """Ranks in ascending order as the fewest ranges of step 1."""
     found: list[range] = []
     for rank in sorted(set(ranks)):
@@ -217,7 +217,7 @@ class FrameReader:
         return frames
 
     @property
-    def need(self) -> int:
+    def needed(self) -> int:
         """Bytes to the end of the header or frame that is being read: never reads too far."""
         if len(self._buffer) < _HEADER.size:
             return _HEADER.size - len(self._buffer)
@@ -225,12 +225,12 @@ class FrameReader:
         return _HEADER.size + length - len(self._buffer)
 
     @property
-    def rest(self) -> bytes:
+    def unfinished(self) -> bytes:
         """Bytes of an unfinished frame."""
         return self._buffer
 
 
-def exactly(body: bytes, count: int, what: str) -> bytes:
+def expect_length(body: bytes, count: int, what: str) -> bytes:
     """``body``, which must have ``count`` bytes."""
     if len(body) != count:
         raise ProtocolError(f"{what}: {len(body)} bytes instead of {count}")

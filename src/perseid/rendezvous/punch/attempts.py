@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from perseid.rendezvous.net.dialing import reusable_socket
-from perseid.rendezvous.net.event_loop import WRITE, Reactor, Timer
-from perseid.rendezvous.protocol.handshake import State
+from perseid.rendezvous.net.event_loop import WRITE, EventLoopThread, Timer
+from perseid.rendezvous.protocol.handshake import HandshakeState
 from perseid.rendezvous.protocol.wire import Address
 from perseid.rendezvous.punch.links import PeerConnection
 from perseid.rendezvous.punch.nat import retry_wait
@@ -25,7 +25,7 @@ ACCEPTING_WAIT = (0.03, 0.08)
 
 
 @dataclass(slots=True)
-class Attempt:
+class ConnectionAttempt:
     """All that is done to reach one peer."""
 
     rank: int
@@ -43,24 +43,26 @@ class Attempt:
     """Whether the peer's connection was here when it was last dialled."""
     relaying: bool = False
     """Whether the relay was asked."""
-    going: bool = False
+    started: bool = False
     """Whether its time for a direct connection runs."""
-    calling: bool = False
+    request_scheduled: bool = False
     """Whether the peer will be asked to connect as well."""
     over: bool = False
     """Whether it is settled, failed or forgotten: nothing more is tried."""
     timers: list[Timer] = field(default_factory=list)
 
-    def settling(self) -> bool:
+    def handshaking(self) -> bool:
         """Whether a connection has greeted validly."""
-        return any(one.shake.state is not State.GREETING for one in self.connections)
+        return any(
+            one.handshake.state is not HandshakeState.AWAITING_HELLO for one in self.connections
+        )
 
     def connected(self) -> bool:
         """Whether a direct way is there, be the peer ever so slow to greet."""
-        return self.accepting or any(one.way == "direct" for one in self.connections)
+        return self.accepting or any(one.transport == "direct" for one in self.connections)
 
 
-class Dialler:
+class Dialer:
     """Connects from the registered port.
 
     Parameters
@@ -70,42 +72,46 @@ class Dialler:
     """
 
     def __init__(
-        self, reactor: Reactor, connected: Callable[[Attempt, Address, socket.socket], None]
+        self,
+        loop: EventLoopThread,
+        connected: Callable[[ConnectionAttempt, Address, socket.socket], None],
     ) -> None:
-        self._reactor, self._connected = reactor, connected
+        self._loop, self._connected = loop, connected
         self.ports: dict[int, int] = {}
         """Local port by address family."""
         self.round_trip = 0.0
 
-    def dial(self, attempt: Attempt, addresses: Iterable[Address]) -> None:
+    def dial(self, attempt: ConnectionAttempt, addresses: Iterable[Address]) -> None:
         """Try those that are not being tried already."""
         for address in addresses:
             if address not in attempt.pending and address not in attempt.waiting:
                 self._try(attempt, address)
 
-    def again(self, attempt: Attempt, address: Address, wait: float | None = None) -> None:
+    def retry(
+        self, attempt: ConnectionAttempt, address: Address, wait: float | None = None
+    ) -> None:
         """Try after a while; None: that of a connection that is being accepted."""
         if wait is None:
             wait = random.uniform(*ACCEPTING_WAIT)
-        later = self._reactor.later(wait, lambda: self._try(attempt, address))
+        later = self._loop.call_later(wait, lambda: self._try(attempt, address))
         attempt.waiting[address] = later
 
-    def drop(self, attempt: Attempt) -> None:
+    def drop(self, attempt: ConnectionAttempt) -> None:
         """Give up all that is on its way; what is connected already is the caller's."""
         for sock in attempt.pending.values():
-            self._reactor.forget(sock)
+            self._loop.unwatch(sock)
             sock.close()
         for timer in attempt.waiting.values():
             timer.cancel()
         attempt.pending.clear()
         attempt.waiting.clear()
 
-    def _try(self, attempt: Attempt, address: Address) -> None:
+    def _try(self, attempt: ConnectionAttempt, address: Address) -> None:
         attempt.waiting.pop(address, None)
         if attempt.over:
             return
-        if attempt.settling():
-            self.again(attempt, address)
+        if attempt.handshaking():
+            self.retry(attempt, address)
             return
         try:
             family = socket.AF_INET6 if address.family == 6 else socket.AF_INET
@@ -117,16 +123,16 @@ class Dialler:
         code = sock.connect_ex((address.host, address.port))
         if code in (0, errno.EINPROGRESS):
             attempt.pending[address] = sock
-            self._reactor.watch(sock, WRITE, lambda _: self._writable(attempt, address))
+            self._loop.watch(sock, WRITE, lambda _: self._writable(attempt, address))
         else:
             sock.close()
             self._refused(attempt, address, code)
 
-    def _writable(self, attempt: Attempt, address: Address) -> None:
+    def _writable(self, attempt: ConnectionAttempt, address: Address) -> None:
         sock = attempt.pending.pop(address, None)
         if sock is None:  # dropped by another event of the same round
             return
-        self._reactor.forget(sock)
+        self._loop.unwatch(sock)
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
             sock.close()
@@ -134,10 +140,10 @@ class Dialler:
         else:
             self._connected(attempt, address, sock)
 
-    def _refused(self, attempt: Attempt, address: Address, code: int) -> None:
+    def _refused(self, attempt: ConnectionAttempt, address: Address, code: int) -> None:
         tries = attempt.tries[address] = attempt.tries.get(address, 0) + 1
         attempt.accepting = code == errno.EADDRNOTAVAIL
         if attempt.accepting:
-            self.again(attempt, address)
+            self.retry(attempt, address)
         else:
-            self.again(attempt, address, retry_wait(self.round_trip, tries, random.random()))
+            self.retry(attempt, address, retry_wait(self.round_trip, tries, random.random()))

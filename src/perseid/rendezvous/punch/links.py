@@ -7,11 +7,11 @@ import socket
 from dataclasses import dataclass
 from typing import Protocol
 
-from perseid.rendezvous.net.event_loop import READ, Reactor
-from perseid.rendezvous.protocol.handshake import Handshake, HandshakeError, State
+from perseid.rendezvous.net.event_loop import READ, EventLoopThread
+from perseid.rendezvous.protocol.handshake import Handshake, HandshakeError, HandshakeState
 from perseid.rendezvous.protocol.wire import Address
 
-GREETING_SECONDS = 20.0
+HELLO_SECONDS = 20.0
 """Time for the greeting of who connected to us: a lost segment costs the kernel a second or more, a
 peer that shares few cores with hundreds of others its turn. After it, and where we connected
 ourselves, there is no limit but the attempt's: dialling again would help nobody, and the end that
@@ -28,7 +28,7 @@ class Link:
     """The peer."""
     sock: socket.socket
     """Connected, blocking, TCP_NODELAY."""
-    way: str
+    transport: str
     """``direct`` or ``relay``."""
     remote: Address
     """The socket's other end."""
@@ -36,12 +36,12 @@ class Link:
     """From the first try to the settlement."""
 
 
-class Owner(Protocol):
+class ConnectionOwner(Protocol):
     """What a connection tells of itself."""
 
-    reactor: Reactor
+    loop: EventLoopThread
 
-    def advanced(self, connection: PeerConnection, state: State) -> None:
+    def advanced(self, connection: PeerConnection, state: HandshakeState) -> None:
         """Its handshake moved on."""
         ...
 
@@ -63,19 +63,25 @@ class PeerConnection:
 
     def __init__(
         self,
-        owner: Owner,
+        owner: ConnectionOwner,
         sock: socket.socket,
-        shake: Handshake,
-        way: str,
-        tried: Address | None = None,
+        handshake: Handshake,
+        transport: str,
+        dialed: Address | None = None,
     ) -> None:
-        self.owner, self.sock, self.shake, self.way, self.tried = owner, sock, shake, way, tried
+        self.owner, self.sock, self.handshake, self.transport, self.dialed = (
+            owner,
+            sock,
+            handshake,
+            transport,
+            dialed,
+        )
         self._data = b""
-        self._timer = owner.reactor.later(GREETING_SECONDS, self.fail)
-        if tried is not None:
+        self._timer = owner.loop.call_later(HELLO_SECONDS, self.fail)
+        if dialed is not None:
             self._timer.cancel()
-        owner.reactor.watch(sock, READ, self._readable)
-        self.send(shake.hello())
+        owner.loop.watch(sock, READ, self._readable)
+        self.send(handshake.hello())
 
     def send(self, frame: bytes) -> None:
         """Send a handshake frame; it always fits an empty socket buffer."""
@@ -86,11 +92,11 @@ class PeerConnection:
         except OSError:
             sent = 0
         if sent != len(frame):
-            self.owner.reactor.call(self.fail)
+            self.owner.loop.call_threadsafe(self.fail)
 
     def _readable(self, _events: int) -> None:
         try:
-            data = self.sock.recv(self.shake.need - len(self._data))
+            data = self.sock.recv(self.handshake.needed - len(self._data))
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -99,11 +105,11 @@ class PeerConnection:
             self.fail()
             return
         self._data += data
-        if len(self._data) < self.shake.need:
+        if len(self._data) < self.handshake.needed:
             return
         frame, self._data = self._data, b""
         try:
-            state = self.shake.feed(frame)
+            state = self.handshake.feed(frame)
         except HandshakeError as error:
             log.debug("connection dropped: %s", error)
             self.fail()
@@ -114,7 +120,7 @@ class PeerConnection:
     def release(self) -> socket.socket:
         """The socket, blocking, no longer watched."""
         self._timer.cancel()
-        self.owner.reactor.forget(self.sock)
+        self.owner.loop.unwatch(self.sock)
         self.sock.setblocking(True)
         return self.sock
 
@@ -122,7 +128,7 @@ class PeerConnection:
         """Drop it."""
         self._timer.cancel()
         if self.sock.fileno() >= 0:
-            self.owner.reactor.forget(self.sock)
+            self.owner.loop.unwatch(self.sock)
             self.sock.close()
 
     def fail(self) -> None:

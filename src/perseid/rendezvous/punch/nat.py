@@ -6,7 +6,7 @@ names the kinds), not behind any cloud's NAT.
 
 from __future__ import annotations
 
-from perseid.rendezvous.protocol import Filter, Mapping, Nat, Peer
+from perseid.rendezvous.protocol import NatBehavior, NatFiltering, NatMapping, PeerRecord
 from perseid.rendezvous.protocol.wire import Address
 
 MAX_WAIT = 0.005
@@ -17,7 +17,7 @@ MIN_ROUND_TRIP = 0.0005
 """Seconds; on loopback the measured round trip would make the loop spin."""
 
 
-def mapping_kind(local: Address, first: Address, second: Address | None) -> Mapping:
+def mapping_kind(local: Address, first: Address, second: Address | None) -> NatMapping:
     """The mapping that two observations of one local port show.
 
     Parameters
@@ -28,13 +28,13 @@ def mapping_kind(local: Address, first: Address, second: Address | None) -> Mapp
         What the server saw on its two ports; ``second`` None: it was asked on one only.
     """
     if first == local:
-        return Mapping.NONE
+        return NatMapping.NONE
     if second is None:
-        return Mapping.UNKNOWN
-    return Mapping.INDEPENDENT if second == first else Mapping.SYMMETRIC
+        return NatMapping.UNKNOWN
+    return NatMapping.INDEPENDENT if second == first else NatMapping.SYMMETRIC
 
 
-def candidates(me: Peer, peer: Peer) -> list[Address]:
+def dial_candidates(me: PeerRecord, peer: PeerRecord) -> list[Address]:
     """Addresses of a peer that are worth dialling, the likeliest first.
 
     Private addresses only between workers with equal public ones (elsewhere they are somebody
@@ -51,7 +51,7 @@ def candidates(me: Peer, peer: Peer) -> list[Address]:
     return [address for address in dict.fromkeys(found) if address not in own]
 
 
-def in_family(peer: Peer, family: int) -> list[Address]:
+def in_family(peer: PeerRecord, family: int) -> list[Address]:
     """A worker's addresses of one family (4 or 6), the public one first.
 
     Of the family that it did not register by, ``private`` holds the public one first.
@@ -59,7 +59,7 @@ def in_family(peer: Peer, family: int) -> list[Address]:
     return [one for one in (peer.public, *peer.private) if one.family == family]
 
 
-def hopeless(me: Peer, peer: Peer) -> bool:
+def direct_impossible(me: PeerRecord, peer: PeerRecord) -> bool:
     """Whether no direct connection can come about, computed alike at both ends.
 
     A symmetric NAT reaches only peers that accept unsolicited connections, or that sit behind the
@@ -75,8 +75,8 @@ def hopeless(me: Peer, peer: Peer) -> bool:
     return _blocks(me.nat, peer.nat) or _blocks(peer.nat, me.nat)
 
 
-def _blocks(one: Nat, other: Nat) -> bool:
-    return one.mapping is Mapping.SYMMETRIC and other.filter is Filter.FILTERED
+def _blocks(one: NatBehavior, other: NatBehavior) -> bool:
+    return one.mapping is NatMapping.SYMMETRIC and other.filter is NatFiltering.FILTERED
 
 
 def retry_wait(round_trip: float, tries: int, chance: float) -> float:

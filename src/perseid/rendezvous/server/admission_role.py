@@ -8,14 +8,14 @@ from perseid.rendezvous.protocol import (
     FROM_CLIENT,
     MAGIC,
     VERSION,
-    Beat,
     Challenge,
-    Frame,
+    ControlFrame,
+    Heartbeat,
     Probe,
     Proof,
-    Refusal,
+    RefusalCode,
     Register,
-    Relay,
+    RelayRequest,
     auth,
     decode,
 )
@@ -45,7 +45,7 @@ class Applicant:
     """What was received before the protocol was known."""
     reader: FrameReader | None = None
     """Set once the connection began with ``MAGIC``."""
-    hello: Register | Relay | None = None
+    hello: Register | RelayRequest | None = None
     """The request that was answered with a challenge."""
     raw: bytes = b""
     """That request as received: the proof covers it."""
@@ -112,12 +112,12 @@ class AdmissionRole(Role):
         version = getattr(frame, "version", VERSION)
         if version != VERSION:
             reason = f"this server speaks version {VERSION}, not {version}"
-            self.refuse(connection, Refusal.VERSION, reason)
-        elif isinstance(frame, Beat):
+            self.refuse(connection, RefusalCode.VERSION, reason)
+        elif isinstance(frame, Heartbeat):
             connection.write(frame.pack())
         elif applicant.hello is not None:
-            self._proved(connection, applicant, applicant.hello, frame)
-        elif isinstance(frame, (Register, Relay)):
+            self._check_proof(connection, applicant, applicant.hello, frame)
+        elif isinstance(frame, (Register, RelayRequest)):
             if self.context.config.secret is None:
                 self._admit(connection, applicant, frame, NO_MAC)
             else:
@@ -129,26 +129,34 @@ class AdmissionRole(Role):
 
     @staticmethod
     def _challenge(
-        connection: Connection, applicant: Applicant, hello: Register | Relay, raw: bytes
+        connection: Connection, applicant: Applicant, hello: Register | RelayRequest, raw: bytes
     ) -> None:
         applicant.hello, applicant.raw, applicant.nonce = hello, raw, auth.fresh_nonce()
         connection.write(Challenge(applicant.nonce).pack())
 
-    def _proved(
-        self, connection: Connection, applicant: Applicant, hello: Register | Relay, proof: Frame
+    def _check_proof(
+        self,
+        connection: Connection,
+        applicant: Applicant,
+        hello: Register | RelayRequest,
+        proof: ControlFrame,
     ) -> None:
         secret = self.context.config.secret
         if secret is None or not isinstance(proof, Proof):
             raise ProtocolError(f"a {type(proof).__name__} instead of a proof")
         key = auth.job_key(secret, hello.job)
-        if not auth.same(auth.client_proof(key, applicant.raw, applicant.nonce), proof.mac):
-            self.refuse(connection, Refusal.KEY, "the job key is wrong")
+        if not auth.macs_equal(auth.client_proof(key, applicant.raw, applicant.nonce), proof.mac):
+            self.refuse(connection, RefusalCode.KEY, "the job key is wrong")
             return
         mac = auth.server_proof(key, applicant.raw, applicant.nonce)
         self._admit(connection, applicant, hello, mac)
 
     def _admit(
-        self, connection: Connection, applicant: Applicant, hello: Register | Relay, mac: bytes
+        self,
+        connection: Connection,
+        applicant: Applicant,
+        hello: Register | RelayRequest,
+        mac: bytes,
     ) -> None:
         if isinstance(hello, Register):
             self._members.admit(connection, hello, mac, applicant.reader)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from perseid.errors import BadInputError
 from perseid.rendezvous.net.endpoint import DEFAULT_PORT
-from perseid.rendezvous.server.registry import Limits
+from perseid.rendezvous.server.registry import RegistryLimits
 
 MIN_SECRET_BYTES = 16
 """Shortest secret that a server accepts: 128 bits, beyond any search (RFC 4086, section 8.2)."""
@@ -45,7 +45,7 @@ class Config:
     """New connections at once from one address: a whole run behind one NAT gateway."""
     clients: int = 0
     """Most connections; 0: as many as the limit of open files allows."""
-    limits: Limits = field(default_factory=Limits)
+    limits: RegistryLimits = field(default_factory=RegistryLimits)
     """Most jobs and ranks."""
 
 

@@ -60,7 +60,7 @@ class Poller:
         if self._owners.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
-    def soon(self, call: Callable[[], None]) -> None:
+    def call_soon(self, call: Callable[[], None]) -> None:
         """Call after the events at hand: cheaper than the loop's, and once for many events."""
         if not self._in_round and not self._soon:
             self._loop.call_soon(self._call_soon)

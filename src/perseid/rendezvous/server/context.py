@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from perseid.rendezvous.protocol import Observed
+from perseid.rendezvous.protocol import ObservedAddress
 from perseid.rendezvous.protocol.wire import Address
 from perseid.rendezvous.server.config import Config
 from perseid.rendezvous.server.connection import Connection, Poller
@@ -44,10 +44,10 @@ class ServerContext:
     probe_port: int = 0
     """The second port that answers ``Probe``; 0: none."""
 
-    def observed(self, connection: Connection) -> Observed:
+    def observed(self, connection: Connection) -> ObservedAddress:
         """The answer to a probe on this connection."""
         address = Address(connection.host, connection.port)
-        return Observed(address, self.probe_port, self.config.secret is not None)
+        return ObservedAddress(address, self.probe_port, self.config.secret is not None)
 
     def restart_deadline(self, connection: Connection) -> None:
         """Give a connection another ``hello_seconds`` before it is closed."""

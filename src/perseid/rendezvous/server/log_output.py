@@ -42,7 +42,7 @@ class TextFormatter(logging.Formatter):
         return line + (f"\n{self.formatException(record.exc_info)}" if record.exc_info else "")
 
 
-class NeverWaiting(logging.handlers.QueueHandler):
+class DroppingQueueHandler(logging.handlers.QueueHandler):
     """Hands lines to another thread: a full pipe behind the log must not stop the server."""
 
     def enqueue(self, record: logging.LogRecord) -> None:
@@ -69,7 +69,7 @@ def logging_to_stdout(form: str, level: str) -> Iterator[None]:
     writer = logging.StreamHandler(sys.stdout)
     writer.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     lines: queue.Queue[logging.LogRecord | None] = queue.Queue(MAX_QUEUED)
-    handler = NeverWaiting(lines)
+    handler = DroppingQueueHandler(lines)
     thread = threading.Thread(target=_write, args=(lines, writer), name="log", daemon=True)
     logger = logging.getLogger("perseid.rendezvous")
     logger.addHandler(handler)

@@ -8,21 +8,21 @@ from dataclasses import dataclass
 
 from perseid.rendezvous.protocol import (
     FROM_CLIENT,
-    AskBack,
-    AskMissing,
-    Back,
-    Beat,
-    Call,
-    Departure,
-    Filter,
-    Frame,
-    Leave,
-    Missing,
-    Refusal,
+    ConnectRequest,
+    ControlFrame,
+    DepartureReason,
+    Deregister,
+    Heartbeat,
+    MissingRanks,
+    MissingRequest,
+    NatFiltering,
+    NatReport,
+    ReachabilityRequest,
+    ReachabilityResult,
+    RefusalCode,
     Register,
+    Subscribe,
     Superseded,
-    TellNat,
-    Want,
     Welcome,
     decode,
 )
@@ -36,7 +36,7 @@ from perseid.rendezvous.protocol.wire import (
 from perseid.rendezvous.server.connection import Connection
 from perseid.rendezvous.server.context import ServerContext
 from perseid.rendezvous.server.reachability import ReachabilityCheck
-from perseid.rendezvous.server.registry import Job, Member, Refusing
+from perseid.rendezvous.server.registry import Job, Member, RegistryRefusalError
 from perseid.rendezvous.server.role import Role
 
 SMALL_JOB = 64
@@ -45,22 +45,22 @@ BATCH_SECONDS_A_MEMBER = 20e-6
 """A batch waits this long for each member to be told, so that telling stays a part of the work."""
 MAX_BATCH_SECONDS = 0.05
 """Longest wait of a batch."""
-LEFT_SECONDS = 0.25
+DEREGISTRATION_BATCH_SECONDS = 0.25
 """A batch of peaceful goodbyes in a larger job waits this long: n ranks that end together would
 else be told n x n times while some still work."""
-BEAT_FRAME = Beat(0).pack()[:5]
+HEARTBEAT_HEADER = Heartbeat(0).pack()[:5]
 """Header of a heartbeat: the one frame that is answered without being decoded."""
 
 log = logging.getLogger("perseid.rendezvous")
 
 
 @dataclass(slots=True)
-class Joined:
+class MemberState:
     """A registered worker's connection."""
 
     member: Member
     reader: FrameReader
-    backs: int = 0
+    reachability_requests: int = 0
     """Times that it asked to be connected back to."""
 
 
@@ -76,8 +76,8 @@ class MemberRole(Role):
     def __init__(self, context: ServerContext, on_lost: Callable[[Member], None]) -> None:
         super().__init__(context)
         self._on_lost = on_lost
-        self._watched: set[Connection] = set()
-        self._to_tell: list[Job] = []
+        self._connections: set[Connection] = set()
+        self._pending_jobs: list[Job] = []
 
     def admit(
         self, connection: Connection, hello: Register, mac: bytes, reader: FrameReader | None
@@ -85,12 +85,12 @@ class MemberRole(Role):
         """Register a worker that has proved its key."""
         context = self.context
         if context.draining and hello.job not in context.registry.jobs:
-            self.refuse(connection, Refusal.DRAINING, "this server is going down")
+            self.refuse(connection, RefusalCode.DRAINING, "this server is going down")
             return
         public = Address(connection.host, connection.port)
         try:
             member, replaced = context.registry.register(hello, public, connection)
-        except Refusing as refusal:
+        except RegistryRefusalError as refusal:
             self.refuse(connection, refusal.code, refusal.reason)
             return
         for old in replaced:
@@ -100,8 +100,8 @@ class MemberRole(Role):
         context.hello_deadlines.drop(connection)
         context.counters.registrations += 1
         connection.handler = self
-        connection.state = Joined(member, reader or FrameReader(MAX_CLIENT_FRAME))
-        self._watched.add(connection)
+        connection.state = MemberState(member, reader or FrameReader(MAX_CLIENT_FRAME))
+        self._connections.add(connection)
         member.deadline = context.clock.now() + member.heartbeat
         relay, beat = context.config.relay, round(member.heartbeat * 1000)
         connection.write(Welcome(public, mac, relay, context.probe_port, beat).pack())
@@ -112,7 +112,7 @@ class MemberRole(Role):
         connection = old.handle
         if isinstance(connection, Connection):
             connection.state = None
-            self._watched.discard(connection)
+            self._connections.discard(connection)
             connection.write(Superseded(generation).pack())
             self.context.restart_deadline(connection)
             connection.finish()
@@ -120,52 +120,52 @@ class MemberRole(Role):
     def received(self, connection: Connection, data: bytes) -> None:
         """Frames of a registered worker."""
         state = connection.state
-        if connection.closing or not isinstance(state, Joined):
+        if connection.closing or not isinstance(state, MemberState):
             return
         state.member.deadline = self.context.clock.now() + state.member.heartbeat
-        if len(data) == 9 and data.startswith(BEAT_FRAME) and not state.reader.rest:
+        if len(data) == 9 and data.startswith(HEARTBEAT_HEADER) and not state.reader.unfinished:
             connection.write(data)
             return
         try:
             self.frames(connection, state.reader.feed(data))
         except ProtocolError as error:
-            self._gone(connection, Departure.CLOSED)
+            self._departed(connection, DepartureReason.CLOSED)
             self.malformed(connection, error)
 
     def frames(self, connection: Connection, frames: list[tuple[int, bytes]]) -> None:
         """Handle complete frames."""
         state = connection.state
         for kind, body in frames:
-            if connection.closed or connection.closing or not isinstance(state, Joined):
+            if connection.closed or connection.closing or not isinstance(state, MemberState):
                 return
             self._frame(connection, state, decode(FROM_CLIENT, kind, body))
 
-    def _frame(self, connection: Connection, state: Joined, frame: Frame) -> None:
+    def _frame(self, connection: Connection, state: MemberState, frame: ControlFrame) -> None:
         member = state.member
-        if isinstance(frame, Beat):
+        if isinstance(frame, Heartbeat):
             connection.write(frame.pack())
-        elif isinstance(frame, Want):
+        elif isinstance(frame, Subscribe):
             member.interest = merge_ranges(member.interest, frame.ranges, member.job.world)
-            connection.write(member.job.known(frame.ranges))
-        elif isinstance(frame, AskMissing):
-            self._tell_news()  # first who has left: those did come
-            connection.write(Missing(member.job.missing()).pack())
-        elif isinstance(frame, TellNat):
+            connection.write(member.job.peers_in(frame.ranges))
+        elif isinstance(frame, MissingRequest):
+            self._flush_pending()  # first who has left: those did come
+            connection.write(MissingRanks(member.job.missing()).pack())
+        elif isinstance(frame, NatReport):
             self.context.registry.update_nat(member, frame.nat)
             self._schedule(member.job)
-        elif isinstance(frame, Call):
-            self._call(member, frame.ranks)
-        elif isinstance(frame, AskBack):
-            self._connect_back(connection, state)
-        elif isinstance(frame, Leave):
-            self._gone(connection, Departure.LEFT)
+        elif isinstance(frame, ConnectRequest):
+            self._forward_connect_request(member, frame.ranks)
+        elif isinstance(frame, ReachabilityRequest):
+            self._check_reachability(connection, state)
+        elif isinstance(frame, Deregister):
+            self._departed(connection, DepartureReason.LEFT)
             connection.close()
         else:
             raise ProtocolError(f"a {type(frame).__name__} after the registration")
 
     @staticmethod
-    def _call(member: Member, ranks: tuple[int, ...]) -> None:
-        message = Call((member.rank,)).pack()
+    def _forward_connect_request(member: Member, ranks: tuple[int, ...]) -> None:
+        message = ConnectRequest((member.rank,)).pack()
         for rank in ranks:
             other = member.job.members.get(rank)
             if other is not None and isinstance(other.handle, Connection):
@@ -173,48 +173,50 @@ class MemberRole(Role):
 
     def ended(self, connection: Connection) -> None:
         """The process died, or its network."""
-        self._gone(connection, Departure.CLOSED)
+        self._departed(connection, DepartureReason.CLOSED)
 
-    def _gone(self, connection: Connection, why: Departure) -> None:
-        self._watched.discard(connection)
+    def _departed(self, connection: Connection, why: DepartureReason) -> None:
+        self._connections.discard(connection)
         self.context.hello_deadlines.drop(connection)
         state, connection.state = connection.state, None
         # Member, connection and this state held each other: now they are freed at once.
-        if not isinstance(state, Joined) or not self.context.registry.remove(state.member, why):
+        if not isinstance(state, MemberState) or not self.context.registry.remove(
+            state.member, why
+        ):
             return
         counters = self.context.counters
-        if why is Departure.LEFT:
+        if why is DepartureReason.LEFT:
             counters.left += 1
-        elif why is Departure.SILENT:
+        elif why is DepartureReason.SILENT:
             counters.lost_silent += 1
         else:
             counters.lost_closed += 1
         member = state.member
-        if why is not Departure.LEFT:
+        if why is not DepartureReason.LEFT:
             if log.isEnabledFor(logging.INFO):
                 data = {"job": member.job.name, "rank": member.rank, "why": why.name}
                 log.info("rank lost", extra={"data": data})
             self._on_lost(member)
-        self._schedule(member.job, peaceful=why is Departure.LEFT)
+        self._schedule(member.job, peaceful=why is DepartureReason.LEFT)
 
     def sweep(self, now: float, grace: float) -> None:
         """Give up those whose heartbeat stopped; ``grace``: seconds the server itself slept."""
         silent: list[Connection] = []
-        for connection in self._watched:
+        for connection in self._connections:
             state = connection.state
-            if not isinstance(state, Joined) or not state.member.heartbeat:
+            if not isinstance(state, MemberState) or not state.member.heartbeat:
                 continue
             if grace:
                 state.member.deadline += grace
             if state.member.deadline < now:
                 silent.append(connection)
         for connection in silent:
-            self._gone(connection, Departure.SILENT)
+            self._departed(connection, DepartureReason.SILENT)
             connection.close()
 
-    def tell_all(self, message: bytes) -> None:
+    def broadcast(self, message: bytes) -> None:
         """The same to every registered worker."""
-        for connection in list(self._watched):
+        for connection in list(self._connections):
             connection.write(message)
 
     def _schedule(self, job: Job, *, peaceful: bool = False) -> None:
@@ -223,16 +225,16 @@ class MemberRole(Role):
             return
         job.scheduled = True
         if many <= SMALL_JOB:
-            if not self._to_tell:
-                self.context.poller.soon(self._tell_news)
-            self._to_tell.append(job)
+            if not self._pending_jobs:
+                self.context.poller.call_soon(self._flush_pending)
+            self._pending_jobs.append(job)
         else:
-            soon = min(MAX_BATCH_SECONDS, many * BATCH_SECONDS_A_MEMBER)
-            delay = LEFT_SECONDS if peaceful else soon
+            call_soon = min(MAX_BATCH_SECONDS, many * BATCH_SECONDS_A_MEMBER)
+            delay = DEREGISTRATION_BATCH_SECONDS if peaceful else call_soon
             self.context.clock.call_later(delay, self._flush, job)
 
-    def _tell_news(self) -> None:
-        jobs, self._to_tell = self._to_tell, []
+    def _flush_pending(self) -> None:
+        jobs, self._pending_jobs = self._pending_jobs, []
         for job in jobs:
             self._flush(job)
 
@@ -242,14 +244,14 @@ class MemberRole(Role):
             if isinstance(member.handle, Connection):
                 member.handle.write(message)
 
-    def _connect_back(self, connection: Connection, state: Joined) -> None:
-        state.backs += 1
-        if state.backs > 3:
+    def _check_reachability(self, connection: Connection, state: MemberState) -> None:
+        state.reachability_requests += 1
+        if state.reachability_requests > 3:
             raise ProtocolError("too many requests to connect back")
         target = Address(connection.host, connection.port)
 
-        def report(result: Filter) -> None:
-            connection.write(Back(result).pack())
+        def report(result: NatFiltering) -> None:
+            connection.write(ReachabilityResult(result).pack())
 
         context = self.context
         ReachabilityCheck(context.poller, context.clock, target, connection.sock.family, report)

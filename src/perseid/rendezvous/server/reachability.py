@@ -6,7 +6,7 @@ import select
 import socket
 from collections.abc import Callable
 
-from perseid.rendezvous.protocol import Filter
+from perseid.rendezvous.protocol import NatFiltering
 from perseid.rendezvous.protocol.wire import Address
 from perseid.rendezvous.server.connection import Poller
 from perseid.rendezvous.server.context import Clock
@@ -30,21 +30,21 @@ class ReachabilityCheck:
         clock: Clock,
         target: Address,
         family: socket.AddressFamily | int,
-        report: Callable[[Filter], None],
+        report: Callable[[NatFiltering], None],
     ) -> None:
         self._poller, self._report = poller, report
         self._sock = socket.socket(family, socket.SOCK_STREAM)
         self._sock.setblocking(False)
         self._sock.connect_ex((target.host, target.port))
         self._poller.add(self._sock.fileno(), self, select.EPOLLOUT)
-        self._timer = clock.call_later(CHECK_SECONDS, self._done, Filter.FILTERED)
+        self._timer = clock.call_later(CHECK_SECONDS, self._done, NatFiltering.FILTERED)
 
     def on_event(self, mask: int) -> None:
         """The connection was made or failed."""
         failed = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        self._done(Filter.FILTERED if failed else Filter.OPEN)
+        self._done(NatFiltering.FILTERED if failed else NatFiltering.OPEN)
 
-    def _done(self, result: Filter) -> None:
+    def _done(self, result: NatFiltering) -> None:
         if self._sock.fileno() >= 0:
             self._timer.cancel()
             self._poller.remove(self._sock.fileno())

@@ -18,27 +18,27 @@ from dataclasses import dataclass, field
 from perseid.rendezvous.protocol import (
     Complete,
     Departure,
-    Gone,
-    Lost,
-    Nat,
-    Peer,
-    Refusal,
+    DepartureReason,
+    Departures,
+    NatBehavior,
+    PeerRecord,
+    RefusalCode,
     Register,
     pack_peers,
 )
-from perseid.rendezvous.protocol.wire import Address, as_ranges
+from perseid.rendezvous.protocol.wire import Address, to_ranges
 
 
-class Refusing(Exception):
+class RegistryRefusalError(Exception):
     """A registration cannot stand."""
 
-    def __init__(self, code: Refusal, reason: str) -> None:
+    def __init__(self, code: RefusalCode, reason: str) -> None:
         super().__init__(reason)
         self.code, self.reason = code, reason
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class RegistryLimits:
     """What the registry takes at most."""
 
     jobs: int = 10_000
@@ -70,7 +70,7 @@ class Member:
         self.instance = hello.instance
         self.public = public
         self.private = hello.candidates
-        self.nat = Nat()
+        self.nat = NatBehavior()
         self.interest = hello.interest
         self.handle = handle
         """Whatever the server finds its connection by."""
@@ -84,7 +84,7 @@ class Member:
     def record(self) -> bytes:
         """What others get, packed when the first of them asks."""
         if not self._record:
-            peer = Peer(self.rank, self.instance, self.nat, self.public, self.private)
+            peer = PeerRecord(self.rank, self.instance, self.nat, self.public, self.private)
             self._record = peer.pack()
         return self._record
 
@@ -92,15 +92,15 @@ class Member:
         """A ``Peers`` frame with this member alone."""
         return pack_peers([self.record])
 
-    def set_nat(self, nat: Nat) -> None:
+    def set_nat(self, nat: NatBehavior) -> None:
         """Remember the NAT kind in the record that others get."""
         self.nat, self._record = nat, b""
 
-    def wants_all(self) -> bool:
+    def subscribes_to_all(self) -> bool:
         """Whether one range covers the world (most of the members then share one frame)."""
         return len(self.interest) == 1 and len(self.interest[0]) >= self.job.world
 
-    def wants(self, rank: int) -> bool:
+    def subscribes_to(self, rank: int) -> bool:
         """Whether it is interested in a rank."""
         return any(rank in part for part in self.interest)
 
@@ -113,11 +113,11 @@ class Job:
     world: int
     generation: int
     members: dict[int, Member] = field(default_factory=dict)
-    fresh: dict[int, Member] = field(default_factory=dict)
+    updated: dict[int, Member] = field(default_factory=dict)
     """Members of which the others have not heard, or whose NAT kind is news."""
-    joined: set[int] = field(default_factory=set)
+    newcomers: set[int] = field(default_factory=set)
     """Ranks that have not been sent anything yet."""
-    gone: list[Gone] = field(default_factory=list)
+    departed: list[Departure] = field(default_factory=list)
     """Losses of which the others have not heard."""
     completed: bool = False
     """Whether ``Complete`` was told since the last loss."""
@@ -126,18 +126,18 @@ class Job:
 
     def missing(self) -> tuple[range, ...]:
         """Ranks that are not registered."""
-        return as_ranges(rank for rank in range(self.world) if rank not in self.members)
+        return to_ranges(rank for rank in range(self.world) if rank not in self.members)
 
     def pending(self) -> bool:
         """Whether ``flush`` has something to tell."""
-        return bool(self.fresh or self.gone)
+        return bool(self.updated or self.departed)
 
     def flush(self) -> Iterator[tuple[Member, bytes]]:
         """What each member is to be sent: losses, addresses as wanted, completeness."""
-        fresh, self.fresh = self.fresh, {}
-        joined, self.joined = self.joined, set()
-        gone, self.gone = self.gone, []
-        lost = Lost(tuple(gone)).pack() if gone else b""
+        updated, self.updated = self.updated, {}
+        newcomers, self.newcomers = self.newcomers, set()
+        departed, self.departed = self.departed, []
+        lost = Departures(tuple(departed)).pack() if departed else b""
         tail = b""
         if not self.completed and len(self.members) == self.world:
             self.completed = True
@@ -147,31 +147,31 @@ class Job:
             told = b""
             if not member.interest:
                 pass
-            elif member.rank in joined:
-                if member.wants_all():
+            elif member.rank in newcomers:
+                if member.subscribes_to_all():
                     everyone = everyone or self._everyone()
                     told = everyone
                 else:
-                    told = self.known(member.interest)
-            elif fresh:
-                if member.wants_all():
-                    news = news or pack_peers([one.record for one in fresh.values()])
+                    told = self.peers_in(member.interest)
+            elif updated:
+                if member.subscribes_to_all():
+                    news = news or pack_peers([one.record for one in updated.values()])
                     told = news
                 else:
-                    told = self._wanted(member, fresh)
+                    told = self._subscribed_records(member, updated)
             message = lost + told + tail
             if message:
                 yield member, message
 
     @staticmethod
-    def _wanted(member: Member, fresh: dict[int, Member]) -> bytes:
-        records = [one.record for one in fresh.values() if member.wants(one.rank)]
+    def _subscribed_records(member: Member, updated: dict[int, Member]) -> bytes:
+        records = [one.record for one in updated.values() if member.subscribes_to(one.rank)]
         return pack_peers(records) if records else b""
 
     def _everyone(self) -> bytes:
         return pack_peers([one.record for one in self.members.values()])
 
-    def known(self, ranges: Iterable[range]) -> bytes:
+    def peers_in(self, ranges: Iterable[range]) -> bytes:
         """``Peers`` of those in the ranges that are registered; empty bytes if none is."""
         members = self.members
         found: dict[int, bytes] = {}
@@ -186,8 +186,8 @@ class Job:
 class Registry:
     """All jobs of one server."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
-        self.limits = limits or Limits()
+    def __init__(self, limits: RegistryLimits | None = None) -> None:
+        self.limits = limits or RegistryLimits()
         self.jobs: dict[str, Job] = {}
         self.members = 0
 
@@ -210,7 +210,9 @@ class Registry:
         replaced: list[Member] = []
         if job is None:
             if len(self.jobs) >= self.limits.jobs:
-                raise Refusing(Refusal.LIMIT, f"{len(self.jobs)} jobs are registered already")
+                raise RegistryRefusalError(
+                    RefusalCode.LIMIT, f"{len(self.jobs)} jobs are registered already"
+                )
             self._check_room()
             job = self.jobs[hello.job] = Job(hello.job, hello.world, hello.generation)
         else:
@@ -220,29 +222,31 @@ class Registry:
                 replaced = self._end_generation(job, hello)
             elif (old := job.members.get(hello.rank)) is not None:
                 replaced = [old]
-                self._forget(old, Departure.REPLACED, hello.instance)
+                self._forget(old, DepartureReason.REPLACED, hello.instance)
         member = Member(job, hello, public, handle)
         job.members[hello.rank] = member
-        job.fresh[hello.rank] = member
-        job.joined.add(hello.rank)
+        job.updated[hello.rank] = member
+        job.newcomers.add(hello.rank)
         self.members += 1
         return member, replaced
 
     def _check_room(self) -> None:
         if self.members >= self.limits.members:
-            raise Refusing(Refusal.LIMIT, f"{self.members} ranks are registered already")
+            raise RegistryRefusalError(
+                RefusalCode.LIMIT, f"{self.members} ranks are registered already"
+            )
 
     def _end_generation(self, job: Job, hello: Register) -> list[Member]:
         ended = list(job.members.values())
         self.members -= len(ended)
         job.members.clear()
-        job.fresh.clear()
-        job.joined.clear()
-        job.gone.clear()
+        job.updated.clear()
+        job.newcomers.clear()
+        job.departed.clear()
         job.world, job.generation, job.completed = hello.world, hello.generation, False
         return ended
 
-    def remove(self, member: Member, why: Departure) -> bool:
+    def remove(self, member: Member, why: DepartureReason) -> bool:
         """Forget a member; False if it was replaced or removed before."""
         job = member.job
         if job.members.get(member.rank) is not member:
@@ -252,21 +256,21 @@ class Registry:
             del self.jobs[job.name]
         return True
 
-    def _forget(self, member: Member, why: Departure, successor: bytes = b"") -> None:
+    def _forget(self, member: Member, why: DepartureReason, successor: bytes = b"") -> None:
         job = member.job
         del job.members[member.rank]
         self.members -= 1
         job.completed = False
-        job.fresh.pop(member.rank, None)
-        job.joined.discard(member.rank)
+        job.updated.pop(member.rank, None)
+        job.newcomers.discard(member.rank)
         if member.instance != successor:
-            job.gone.append(Gone(member.rank, member.instance, why))
+            job.departed.append(Departure(member.rank, member.instance, why))
 
-    def update_nat(self, member: Member, nat: Nat) -> None:
+    def update_nat(self, member: Member, nat: NatBehavior) -> None:
         """Remember a member's NAT kind; those interested will be told."""
         if member.job.members.get(member.rank) is member and nat != member.nat:
             member.set_nat(nat)
-            member.job.fresh.setdefault(member.rank, member)
+            member.job.updated.setdefault(member.rank, member)
 
     def find(self, job: str, generation: int, rank: int) -> Member | None:
         """The registered member, if any."""
@@ -278,12 +282,12 @@ class Registry:
 
 def _check_same_run(job: Job, hello: Register) -> None:
     if hello.generation < job.generation:
-        raise Refusing(
-            Refusal.STALE,
+        raise RegistryRefusalError(
+            RefusalCode.STALE,
             f"generation {hello.generation} of this job is over, {job.generation} is registered",
         )
     if hello.generation == job.generation and hello.world != job.world:
-        raise Refusing(
-            Refusal.WORLD,
+        raise RegistryRefusalError(
+            RefusalCode.WORLD,
             f"this job has {job.world} ranks, not {hello.world}; do two runs share its name?",
         )

@@ -38,8 +38,8 @@ class Throttle:
         """Bytes that may pass now."""
         if not self.rate:
             return CHUNK
-        fresh = (now - self._at) * self.rate
-        self._tokens = min(self._tokens + fresh, self.rate * BURST_SECONDS)
+        updated = (now - self._at) * self.rate
+        self._tokens = min(self._tokens + updated, self.rate * BURST_SECONDS)
         self._at = now
         return max(0, min(CHUNK, int(self._tokens)))
 
@@ -53,15 +53,15 @@ class Throttle:
         return max(0.001, min(BURST_SECONDS / 2, CHUNK / self.rate))
 
 
-class _End:
+class _Side:
     """One side of a pair: what is read here is sent to the other side."""
 
     __slots__ = ("eof", "mask", "other", "pair", "paused", "sock", "unsent")
 
-    def __init__(self, sock: socket.socket, pair: Pair) -> None:
+    def __init__(self, sock: socket.socket, pair: RelayedPair) -> None:
         self.sock = sock
         self.pair = pair
-        self.other: _End = self
+        self.other: _Side = self
         self.unsent = memoryview(b"")
         """Read from the other side, not yet taken by this one."""
         self.eof = False
@@ -76,7 +76,7 @@ class _End:
             self.pair.forward(self)
 
 
-class Pair:
+class RelayedPair:
     """Two sockets joined.
 
     Parameters
@@ -91,18 +91,18 @@ class Pair:
         poller: Poller,
         socks: tuple[socket.socket, socket.socket],
         throttle: Throttle,
-        ended: Callable[[Pair], None],
+        ended: Callable[[RelayedPair], None],
     ) -> None:
         self._clock, self._poller, self._throttle, self._ended = clock, poller, throttle, ended
-        self.passed = 0
-        first, second = (_End(sock, self) for sock in socks)
+        self.relayed_bytes = 0
+        first, second = (_Side(sock, self) for sock in socks)
         first.other, second.other = second, first
         self._ends = (first, second)
         self._buffer = bytearray(CHUNK)
         for end in self._ends:
             poller.add(end.sock.fileno(), end)
 
-    def forward(self, end: _End) -> None:
+    def forward(self, end: _Side) -> None:
         """Read from one side, send to the other."""
         if end.other.unsent or end.paused or end.eof:
             self._watch(end)
@@ -122,10 +122,10 @@ class Pair:
             self._half_close(end)
             return
         self._throttle.spend(count)
-        self.passed += count
+        self.relayed_bytes += count
         self._send(end.other, memoryview(self._buffer)[:count])
 
-    def _send(self, end: _End, data: memoryview) -> None:
+    def _send(self, end: _Side, data: memoryview) -> None:
         try:
             sent = end.sock.send(data)
         except (BlockingIOError, InterruptedError):
@@ -138,7 +138,7 @@ class Pair:
             self._watch(end)
             self._watch(end.other)
 
-    def flush(self, end: _End) -> None:
+    def flush(self, end: _Side) -> None:
         """Go on sending to a side that takes again."""
         data, end.unsent = end.unsent, memoryview(b"")
         if data:
@@ -149,7 +149,7 @@ class Pair:
             self._watch(end)
             self._watch(end.other)
 
-    def _half_close(self, end: _End) -> None:
+    def _half_close(self, end: _Side) -> None:
         end.eof = True
         if not end.other.unsent:
             self._shut(end.other)
@@ -158,7 +158,7 @@ class Pair:
         else:
             self._watch(end)
 
-    def _shut(self, end: _End) -> None:
+    def _shut(self, end: _Side) -> None:
         try:
             end.sock.shutdown(socket.SHUT_WR)
         except OSError:
@@ -167,17 +167,17 @@ class Pair:
         if all(one.eof for one in self._ends) and not any(one.unsent for one in self._ends):
             self.close()
 
-    def _pause(self, end: _End) -> None:
+    def _pause(self, end: _Side) -> None:
         end.paused = True
         self._watch(end)
         self._clock.call_later(self._throttle.wait(), self._resume, end)
 
-    def _resume(self, end: _End) -> None:
+    def _resume(self, end: _Side) -> None:
         end.paused = False
         if end.sock.fileno() >= 0:
             self._watch(end)
 
-    def _watch(self, end: _End) -> None:
+    def _watch(self, end: _Side) -> None:
         if end.sock.fileno() < 0:
             return
         reading = not (end.eof or end.paused or end.other.unsent)

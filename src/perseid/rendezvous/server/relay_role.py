@@ -6,10 +6,10 @@ import logging
 from dataclasses import dataclass
 
 from perseid.rendezvous.protocol import (
-    Invite,
-    Refusal,
-    Relay,
+    RefusalCode,
+    RelayInvite,
     RelayReady,
+    RelayRequest,
     Welcome,
 )
 from perseid.rendezvous.protocol.wire import (
@@ -20,14 +20,14 @@ from perseid.rendezvous.server.connection import Connection
 from perseid.rendezvous.server.context import ServerContext
 from perseid.rendezvous.server.limits import Deadlines
 from perseid.rendezvous.server.registry import Member
-from perseid.rendezvous.server.relay import Pair, Throttle
+from perseid.rendezvous.server.relay import RelayedPair, Throttle
 from perseid.rendezvous.server.role import Role
 
 log = logging.getLogger("perseid.rendezvous")
 
 
 @dataclass(slots=True)
-class AtRelay:
+class RelayWaiter:
     """A connection that waits for the other end of its pair."""
 
     key: tuple[str, int, int, int]
@@ -40,27 +40,27 @@ class RelayRole(Role):
 
     def __init__(self, context: ServerContext) -> None:
         super().__init__(context)
-        self.pairs: set[Pair] = set()
+        self.pairs: set[RelayedPair] = set()
         """Streams that are open now."""
         self._throttle = Throttle(context.config.relay_rate)
         self._deadlines = Deadlines(context.config.relay_wait_seconds)
         self._waiting: dict[tuple[str, int, int, int], Connection] = {}
-        self._members: dict[Pair, tuple[Member, Member]] = {}
+        self._members: dict[RelayedPair, tuple[Member, Member]] = {}
 
-    def admit(self, connection: Connection, hello: Relay, mac: bytes) -> None:
+    def admit(self, connection: Connection, hello: RelayRequest, mac: bytes) -> None:
         """Take one end; the other is invited, or waits already."""
         context = self.context
         mine = context.registry.find(hello.job, hello.generation, hello.rank)
         other = context.registry.find(hello.job, hello.generation, hello.peer)
         if not context.config.relay:
-            self.refuse(connection, Refusal.RELAY, "this server relays nothing")
+            self.refuse(connection, RefusalCode.RELAY, "this server relays nothing")
         elif mine is None or mine.instance != hello.instance or other is None:
-            self.refuse(connection, Refusal.RELAY, "one of the two ranks is not registered")
+            self.refuse(connection, RefusalCode.RELAY, "one of the two ranks is not registered")
         else:
             self._take(connection, hello, mac, mine, other)
 
     def _take(
-        self, connection: Connection, hello: Relay, mac: bytes, mine: Member, other: Member
+        self, connection: Connection, hello: RelayRequest, mac: bytes, mine: Member, other: Member
     ) -> None:
         low, high = sorted((hello.rank, hello.peer))
         key = (hello.job, hello.generation, low, high)
@@ -68,10 +68,10 @@ class RelayRole(Role):
         public = Address(connection.host, connection.port)
         connection.write(Welcome(public, mac, True).pack())
         connection.handler = self
-        connection.state = AtRelay(key, hello.rank)
+        connection.state = RelayWaiter(key, hello.rank)
         waiting = self._waiting.get(key)
         state = waiting.state if waiting else None
-        if waiting is not None and isinstance(state, AtRelay) and state.rank != hello.rank:
+        if waiting is not None and isinstance(state, RelayWaiter) and state.rank != hello.rank:
             del self._waiting[key]
             self._deadlines.drop(waiting)
             self._join(waiting, connection, (mine, other))
@@ -81,7 +81,7 @@ class RelayRole(Role):
         self._waiting[key] = connection
         self._deadlines.add(connection, self.context.clock.now())
         if isinstance(other.handle, Connection):
-            other.handle.write(mine.as_peers() + Invite(hello.rank).pack())
+            other.handle.write(mine.as_peers() + RelayInvite(hello.rank).pack())
 
     def _join(self, one: Connection, two: Connection, members: tuple[Member, Member]) -> None:
         ready = RelayReady().pack()
@@ -93,15 +93,15 @@ class RelayRole(Role):
             return
         context = self.context
         socks = (one.detach(), two.detach())
-        pair = Pair(context.clock, context.poller, socks, self._throttle, self._pair_ended)
+        pair = RelayedPair(context.clock, context.poller, socks, self._throttle, self._pair_ended)
         self.pairs.add(pair)
         context.counters.relay_pairs += 1
         self._members[pair] = members
 
-    def _pair_ended(self, pair: Pair) -> None:
+    def _pair_ended(self, pair: RelayedPair) -> None:
         self.pairs.discard(pair)
         self._members.pop(pair, None)
-        self.context.counters.relay_bytes += pair.passed
+        self.context.counters.relay_bytes += pair.relayed_bytes
 
     def cut(self, member: Member) -> None:
         """End the streams of a lost member."""
@@ -117,7 +117,7 @@ class RelayRole(Role):
         """It gave up waiting."""
         self._deadlines.drop(connection)
         state = connection.state
-        if isinstance(state, AtRelay) and self._waiting.get(state.key) is connection:
+        if isinstance(state, RelayWaiter) and self._waiting.get(state.key) is connection:
             del self._waiting[state.key]
 
     def sweep(self, now: float) -> None:
@@ -128,4 +128,4 @@ class RelayRole(Role):
     def _expired(self, connection: Connection) -> None:
         self.ended(connection)
         if not connection.closed:
-            self.refuse(connection, Refusal.RELAY, "the other rank did not come to the relay")
+            self.refuse(connection, RefusalCode.RELAY, "the other rank did not come to the relay")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 
-from perseid.rendezvous.protocol import Refusal, Refused
+from perseid.rendezvous.protocol import RefusalCode, Refused
 from perseid.rendezvous.server.connection import Connection
 from perseid.rendezvous.server.context import ServerContext
 
@@ -21,12 +21,12 @@ class Role:
     def __init__(self, context: ServerContext) -> None:
         self.context = context
 
-    def refuse(self, connection: Connection, code: Refusal, reason: str) -> None:
+    def refuse(self, connection: Connection, code: RefusalCode, reason: str) -> None:
         """Send a refusal, then close."""
         counters = self.context.counters
-        if code is Refusal.KEY:
+        if code is RefusalCode.KEY:
             counters.refused_key += 1
-        elif code is Refusal.LIMIT:
+        elif code is RefusalCode.LIMIT:
             counters.refused_limit += 1
         else:
             counters.refused_other += 1

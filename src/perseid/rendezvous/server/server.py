@@ -22,7 +22,7 @@ from perseid.rendezvous.server.limits import Deadlines
 from perseid.rendezvous.server.member_role import MemberRole
 from perseid.rendezvous.server.prometheus import Counters, render
 from perseid.rendezvous.server.registry import Registry
-from perseid.rendezvous.server.relay import Pair
+from perseid.rendezvous.server.relay import RelayedPair
 from perseid.rendezvous.server.relay_role import RelayRole
 from perseid.rendezvous.server.tcpunch_role import TcpunchRole
 
@@ -115,7 +115,7 @@ class Server:
         poller.close()
 
     @property
-    def relays(self) -> frozenset[Pair]:
+    def relays(self) -> frozenset[RelayedPair]:
         """Relayed streams that are open now."""
         return frozenset(self._relays.pairs)
 
@@ -148,7 +148,7 @@ class Server:
         end = context.clock.now() + seconds
         while context.clock.now() < end and self._busy():
             await asyncio.sleep(SWEEP_SECONDS)
-        self._members.tell_all(Draining().pack())
+        self._members.broadcast(Draining().pack())
         log.info("drained", extra={"data": {"ranks": self.registry.members}})
 
     def _busy(self) -> bool:

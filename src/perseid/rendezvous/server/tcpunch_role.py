@@ -37,7 +37,7 @@ class TcpunchRole(Role):
             return
         connection.state += data
         try:
-            version = tcpunch.reads_as(connection.state)
+            version = tcpunch.request_version(connection.state)
         except tcpunch.TcpunchError as error:
             self._reject(connection, error)
             return
@@ -76,14 +76,14 @@ class TcpunchRole(Role):
         connection.state = request
         if request.version == 1:
             connection.write(tcpunch.pack_v1(own))
-        comer = tcpunch.Waiter(request, connection, self.context.clock.now())
-        partner, ousted = self._pairings.offer(comer, lambda other: other.alive())
-        if ousted is not None:
+        newcomer = tcpunch.Waiter(request, connection, self.context.clock.now())
+        partner, replaced = self._pairings.offer(newcomer, lambda other: other.alive())
+        if replaced is not None:
             self.context.counters.tcpunch_dead_waiters += 1
-            ousted.handle.close()
+            replaced.handle.close()
         if partner is not None:
             self.context.counters.tcpunch_pairs += 1
-            self._pair(partner, comer)
+            self._pair(partner, newcomer)
         elif request.version == 2:
             waiting = tcpunch.pack_v2(tcpunch.Status.WAITING, own, None, request.token)
             connection.write(waiting)
