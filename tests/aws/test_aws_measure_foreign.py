@@ -15,7 +15,7 @@ from perseid.aws.foreign import group_runs
 from perseid.aws.session import Aws
 from perseid.cli import main
 from perseid.errors import BadInputError, NotFoundError
-from perseid.measure.sources.logruns import LoadOptions
+from perseid.measure.sources.options import LoadOptions
 
 GROUP = "/aws/lambda/cosmic-executor"
 INIT = "/aws/lambda/cosmic-init"
@@ -179,7 +179,7 @@ def test_executions_of_others_give_the_times_of_their_steps(others):
     runs = group_runs(calls, [INIT], began - 5, time.time(), others, LoadOptions())
     assert len(runs) == 2
     for run in runs:
-        execution = run.extra["execution"]
+        execution = run.execution
         assert run.whole.seconds == pytest.approx(execution.seconds)
         assert run.whole.what == "whole execution"
         assert 0 < run.map.seconds <= run.whole.seconds

@@ -23,7 +23,7 @@ from perseid.aws.place import Place
 from perseid.aws.session import aws_errors
 from perseid.engines.base import Attempt, Ending, MapResult
 from perseid.errors import AwsError, NotFoundError, current_name
-from perseid.measure.sources.history import Execution
+from perseid.measure.execution import Execution
 from perseid.measure.sources.streams import Traced
 from perseid.pipeline import layout
 from perseid.pipeline.collect import read_records

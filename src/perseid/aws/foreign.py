@@ -10,7 +10,8 @@ from perseid.aws.history import executions_between, read_executions
 from perseid.aws.logs import LATE_SECONDS, read_events
 from perseid.errors import BadInputError
 from perseid.measure.runs import MeasuredRun
-from perseid.measure.sources.logruns import LoadOptions, invocation_runs
+from perseid.measure.sources.logruns import invocation_runs
+from perseid.measure.sources.options import LoadOptions
 from perseid.measure.sources.streams import trace
 
 

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from perseid.aws.calls import Calls
 from perseid.aws.session import aws_errors
-from perseid.measure.sources.history import Execution, moment, read_history
+from perseid.measure.execution import Execution
+from perseid.measure.sources.history import moment, read_history
 
 READERS = 4
 """Histories read at once: the service allows a few requests a second."""

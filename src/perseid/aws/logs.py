@@ -105,7 +105,7 @@ def follow(
     since, over, quiet = start, False, 0
     while True:
         again: Counter[LogEvent] = Counter()  # a line may be there twice, at one moment even
-        for event in sorted(read_events(calls, group, since), key=lambda event: event.time):
+        for event in sorted(read_events(calls, group, since), key=lambda event: event.time or 0.0):
             again[event] += 1
             if again[event] > seen[event]:
                 quiet = 0

@@ -79,7 +79,7 @@ def _from_aws(
         ended = lambda: engine.look(started).ended  # noqa: E731
         yield from follow(engine.calls, group, tail, start, ended)
         return
-    for event in sorted(read_events(engine.calls, group, start), key=lambda e: e.time):
+    for event in sorted(read_events(engine.calls, group, start), key=lambda e: e.time or 0.0):
         yield from tail.feed(event)
     _check(args, Manifest.load(Storage(started.results_url)))
 

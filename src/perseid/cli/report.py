@@ -9,7 +9,7 @@ from perseid.cli.table import add_price_arguments, chosen_prices
 from perseid.errors import BadInputError
 from perseid.measure.present.report import render_report
 from perseid.measure.sources.load import load_runs
-from perseid.measure.sources.logruns import LoadOptions
+from perseid.measure.sources.options import LoadOptions
 from perseid.storage import Location, Storage
 
 NAME = "report.html"
@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the page and say where it is."""
     found = load_runs([args.run], LoadOptions(args.arch))
-    if len(found) != 1 or "manifest" not in found[0].extra:
+    if len(found) != 1 or found[0].folder is None:
         raise BadInputError(
             f"{args.run} is not one run of perseid (there are {len(found)} in it): name the folder "
             "that holds its manifest.json"

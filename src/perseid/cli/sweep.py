@@ -17,7 +17,7 @@ from perseid.measure.present.sweep import figures, render_sweep
 from perseid.measure.present.table import partition_table, run_table
 from perseid.measure.runs import MeasuredRun, size_mb
 from perseid.measure.sources.load import load_runs
-from perseid.measure.sources.logruns import LoadOptions
+from perseid.measure.sources.options import LoadOptions
 from perseid.pipeline import layout
 from perseid.pipeline.events import Event
 from perseid.pipeline.request import RunRequest

@@ -13,7 +13,7 @@ from perseid.measure.present.text import FORMATS, Table
 from perseid.measure.prices import ARCHITECTURES, Prices, load_prices
 from perseid.measure.runs import MeasuredRun
 from perseid.measure.sources.load import load_runs
-from perseid.measure.sources.logruns import LoadOptions
+from perseid.measure.sources.options import LoadOptions
 
 WHICH = ("both", "runs", "partitions")
 

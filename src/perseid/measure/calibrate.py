@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +13,8 @@ from typing import Any
 
 from perseid.engines.calibrate import Pace
 from perseid.errors import BadInputError
+from perseid.measure.fields import Fields
+from perseid.measure.folder import RankMeasures
 from perseid.measure.runs import MeasuredRun
 
 MB_A_VCPU = 1769.0
@@ -156,7 +158,7 @@ def from_runs(runs: Sequence[MeasuredRun], memory_mb: float | None = None) -> Ca
             "left a record; run some more rows"
         )
     scaling, one = _scaling(paces)
-    records = [record for run in runs for record in run.extra.get("records", ())]
+    records = [record for run in runs for record in run.records]
     on_aws = any(_on_aws(run) for run in runs)
     return Calibration(
         rows_per_second=one,
@@ -178,19 +180,17 @@ def from_runs(runs: Sequence[MeasuredRun], memory_mb: float | None = None) -> Ca
 def _paces(run: MeasuredRun, memory_mb: float | None) -> list[tuple[float, float, float]]:
     """(vCPUs, rows a second, rows) of each rank with enough rows."""
     found = []
-    for record in run.extra.get("records", ()):
-        seconds = float(record.get("total_cpu_time (seconds)", 0) or 0)
-        rows = float(record.get("sample_persec", 0) or 0) * seconds
-        if rows >= FEWEST_ROWS and seconds > 0:
-            found.append((rows / seconds, rows))
+    for record in run.records:
+        seconds = record.model_seconds or 0.0
+        if record.rows >= FEWEST_ROWS and seconds > 0:
+            found.append((record.rows / seconds, float(record.rows)))
     return [(_cpus(run, memory_mb), rate, rows) for rate, rows in found]
 
 
 def _cpus(run: MeasuredRun, memory_mb: float | None) -> float:
     """The processors that a worker of this run had."""
-    manifest = run.extra.get("manifest")
-    if manifest is not None and not _on_aws(run):
-        return float(manifest.settings.get("options", {}).get("threads", 1))
+    if run.folder is not None and not _on_aws(run):
+        return Fields(run.folder.manifest.settings).inner("options").number("threads") or 1.0
     configured = memory_mb or max((r.memory_mb for r in run.reports), default=None)
     if configured is None:
         raise BadInputError(
@@ -201,8 +201,7 @@ def _cpus(run: MeasuredRun, memory_mb: float | None) -> float:
 
 
 def _on_aws(run: MeasuredRun) -> bool:
-    engine = run.extra.get("engine") or {}
-    return "manifest" not in run.extra or engine.get("engine") == "aws"
+    return run.folder is None or run.folder.engine.on_aws
 
 
 def _scaling(paces: Sequence[tuple[float, float]]) -> tuple[float, float]:
@@ -224,24 +223,26 @@ def _speed(cpus: float, scaling: float) -> float:
 
 def _ready(runs: Sequence[MeasuredRun]) -> list[float]:
     """Cold starts: the environment's init, and the loading of the model where that is apart."""
-    records = [record for run in runs for record in run.extra.get("records", ())]
-    loads = [float(r["stages"]["init"]) for r in records if r.get("cold_start") and "stages" in r]
+    records = [record for run in runs for record in run.records]
+    loads = [r.stages["init"] for r in records if r.cold and "init" in r.stages]
     inits = [r.init_ms / 1e3 for run in runs for r in run.reports if r.init_ms is not None]
     return [max(_median_of(loads, 0.0), _median_of(inits, 0.0))] if loads or inits else []
 
 
-def _own(records: Sequence[Mapping[str, Any]]) -> list[float]:
+def _own(records: Sequence[RankMeasures]) -> list[float]:
+    """Seconds of each rank beside its init, its fetching and its inference."""
     found = []
-    for record in records:
-        stages = record.get("stages")
-        if stages:
-            rest = stages["total"] - stages["init"] - max(stages["inference"], stages["fetch"])
-            found.append(max(0.0, float(rest)))
+    for stages in (record.stages for record in records):
+        if "total" in stages:
+            init, inference, fetch = (
+                stages.get(name, 0.0) for name in ("init", "inference", "fetch")
+            )
+            found.append(max(0.0, stages["total"] - init - max(inference, fetch)))
     return found
 
 
 def _base(runs: Sequence[MeasuredRun]) -> float:
-    rows = [float(r.get("rows", 0)) for run in runs for r in run.extra.get("records", ())]
+    rows = [float(record.rows) for run in runs for record in run.records]
     peak = max((r.max_memory_mb for run in runs for r in run.reports), default=0.0)
     return max(64.0, peak - max(rows, default=0.0) * FEATURE_BYTES / 2**20) if peak else 256.0
 
@@ -250,18 +251,18 @@ def _row_bytes(runs: Sequence[MeasuredRun]) -> float:
     stored = 0.0
     rows = 0
     for run in runs:
-        manifest = run.extra.get("manifest")
-        if manifest is not None and run.rows and run.is_complete:
-            stored += sum(ref.size for ref in manifest.partitions)
+        if run.folder is not None and run.rows and run.is_complete:
+            stored += sum(ref.size for ref in run.folder.manifest.partitions)
             rows += run.rows
     return stored / rows if rows and stored else SDSS_ROW_BYTES
 
 
-def _network(records: Sequence[Mapping[str, Any]]) -> float:
+def _network(records: Sequence[RankMeasures]) -> float:
+    """Median MB/s at which the ranks fetched their partitions."""
     speeds = [
-        sum(float(p["bytes"]) for p in r.get("partitions", ())) / 1e6 / r["stages"]["fetch"]
-        for r in records
-        if r.get("stages", {}).get("fetch")
+        sum(part.bytes or 0.0 for part in record.partitions) / 1e6 / record.stages["fetch"]
+        for record in records
+        if record.stages.get("fetch")
     ]
     return max(1.0, _median_of(speeds, NETWORK_MB_S))
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from perseid.measure.fields import Fields
+
 _REQUEST = re.compile(r"(?<![\w])REPORT\s+RequestId:\s*(\S+)")
 _NUMBER = r":\s*([0-9]+(?:\.[0-9]+)?)\s*"
 _FIELDS = {
@@ -136,19 +138,29 @@ def _from_json(line: str) -> Report | None:
     if start < 0 or "platform.report" not in line:
         return None
     try:
-        record = json.loads(line[start:])["record"]
-        metrics = record["metrics"]
-        return Report(
-            request_id=str(record["requestId"]),
-            duration_ms=float(metrics["durationMs"]),
-            billed_ms=float(metrics["billedDurationMs"]),
-            memory_mb=float(metrics["memorySizeMB"]),
-            max_memory_mb=float(metrics["maxMemoryUsedMB"]),
-            init_ms=metrics.get("initDurationMs"),
-            restore_ms=metrics.get("restoreDurationMs"),
-            billed_restore_ms=metrics.get("billedRestoreDurationMs"),
-            status=str(record.get("status", "success")).lower(),
-            error_type=record.get("errorType"),
-        )
-    except (ValueError, KeyError, TypeError):
+        return report_of_event(Fields(json.loads(line[start:])))
+    except (ValueError, RecursionError):
         return None
+
+
+def report_of_event(event: Fields) -> Report | None:
+    """The report in a ``platform.report`` event; None where it lacks what every report has."""
+    record = event.inner("record")
+    metrics = record.inner("metrics")
+    request = record.text("requestId")
+    duration, billed = metrics.number("durationMs"), metrics.number("billedDurationMs")
+    memory, used = metrics.number("memorySizeMB"), metrics.number("maxMemoryUsedMB")
+    if request is None or duration is None or billed is None or memory is None or used is None:
+        return None
+    return Report(
+        request_id=request,
+        duration_ms=duration,
+        billed_ms=billed,
+        memory_mb=memory,
+        max_memory_mb=used,
+        init_ms=metrics.number("initDurationMs"),
+        restore_ms=metrics.number("restoreDurationMs"),
+        billed_restore_ms=metrics.number("billedRestoreDurationMs"),
+        status=(record.text("status") or "success").lower(),
+        error_type=record.text("errorType"),
+    )

@@ -4,55 +4,89 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from perseid.measure.cost import Usage
+from perseid.measure.execution import Execution
+from perseid.measure.folder import RankMeasures, RunFolder
 from perseid.measure.report_line import Report
+
+T = TypeVar("T", bound=Hashable)
 
 MIB = 2.0**20
 GRID_TOTAL_GB = 12.6
 """What ``total`` means in a published ``result-partition-…/total/…`` path."""
 PERCENTILES = (50, 90, 99, 100)
-_PLACE = re.compile(r"result-partition-([^/]+)/([^/]+)/(?:[^/]+/)*?([^/]+?)/?$")
+_PLACE = re.compile(r"result-partition-([^/]+)/([^/]+)/((?:[^/]+/)*?)(?:run )?([^/]+?)/?$")
 _SIZE = re.compile(r"^([0-9.]+)\s*(KB|MB|GB|TB)$", re.IGNORECASE)
 _UNITS = {"KB": 1 / 1024, "MB": 1.0, "GB": 1024.0, "TB": 1024.0**2}
+_BATCH = re.compile(r"(?:^|/)(?:Batches/|batch-)(\d+)(?:/|$)")
 
 
 @dataclass(frozen=True)
 class Place:
-    """What a published result path says: partition size / data size / repetition."""
+    """What a published result path says: partition size / data size / … / repetition."""
 
     partition: str
     """E.g. ``25MB``."""
     data: str
-    """E.g. ``1GB``; ``total`` is 12.6 GB."""
+    """E.g. ``1GB``; ``total`` is 12.6 GB; ``total100GB`` re-uses its files up to 100 GB."""
     repetition: str
+    variant: str = ""
+    """What stands between data size and repetition, e.g. ``Batches/32``."""
 
     @classmethod
     def of(cls, path: str) -> Place | None:
         """The last such place in a path, or None."""
         match = _PLACE.search(path.rstrip("/"))
-        return cls(*match.groups()) if match else None
+        if match is None:
+            return None
+        return cls(match[1], match[2], match[4], match[3].strip("/"))
+
+    @property
+    def batch_size(self) -> int | None:
+        """Of a sweep over batch sizes; None for a plain run."""
+        match = _BATCH.search(self.variant)
+        return int(match[1]) if match else None
+
+    @property
+    def is_whole_survey(self) -> bool:
+        """Whether the run read every file of the published survey exactly once."""
+        return self.data in ("total", f"{GRID_TOTAL_GB:g}GB")
 
     @property
     def data_gb(self) -> float | None:
         """Size of the data, GB of 1024 MB."""
         if self.data == "total":
             return GRID_TOTAL_GB
-        size = size_mb(self.data)
+        size = size_mb(self.data.removeprefix("total"))
         return None if size is None else size / 1024
 
     @property
     def workers(self) -> int | None:
-        """The published rule: ceil(GB x 1024 / MB), one worker a partition."""
+        """The published rule: ceil(GB x 1024 / MB), one worker a partition.
+
+        None where the data size is none, or where files were used more than once.
+        """
         gb, mb = self.data_gb, size_mb(self.partition)
-        if gb is None or not mb:
+        if gb is None or not mb or (self.data != "total" and self.data.startswith("total")):
             return None
         return math.ceil(round(gb * 1024 / mb, 6))
+
+    @property
+    def fewest_workers(self) -> int | None:
+        """Partitions in the same data where a GB is counted as 1000 MB, as some runs did.
+
+        The whole survey has one number of files, whatever a GB is.
+        """
+        gb, mb, most = self.data_gb, size_mb(self.partition), self.workers
+        if most is None or gb is None or not mb or self.is_whole_survey:
+            return most
+        return math.floor(round(gb * 1000 / mb, 6)) if self.data.upper().endswith("GB") else most
 
 
 @dataclass(frozen=True)
@@ -114,20 +148,24 @@ class MeasuredRun:
     bits: float | None = None
     """All bits of images and magnitudes that were read."""
     notes: tuple[str, ...] = ()
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    """What the pages need beyond: manifest, summary, records."""
+    records: tuple[RankMeasures, ...] = ()
+    """What the ranks wrote, in rank order."""
+    folder: RunFolder | None = None
+    """Of a run of perseid: what else its pages are made from."""
+    execution: Execution | None = None
+    """Of the state machine, where its history is at hand."""
 
     @property
     def transport(self) -> str | None:
         """Which ways the ranks' statistics went; None where the source does not say."""
-        ways = {str(r["transport"]) for r in self.extra.get("records", ()) if r.get("transport")}
+        ways = {record.transport for record in self.records if record.transport}
         return ", ".join(sorted(ways)) or None
 
     @property
     def collectives_seconds(self) -> float | None:
         """Of the slowest rank; None where ranks did not meet, or the source does not say."""
-        stages = [r["stages"] for r in self.extra.get("records", ()) if r.get("stages")]
-        return max((float(s.get("collectives", 0.0)) for s in stages), default=0.0) or None
+        times = (record.stages.get("collectives", 0.0) for record in self.records)
+        return max(times, default=0.0) or None
 
     @property
     def is_complete(self) -> bool | None:
@@ -196,3 +234,9 @@ def size_label(size_bytes: float) -> str:
             value = size_bytes / MIB / _UNITS[unit]
             return f"{value:.{2 if value < 9.95 else 3}g}{unit}"
     return "0KB"
+
+
+def common(values: Iterable[T | None]) -> T | None:
+    """The one value that all have that have any; else None."""
+    distinct = {value for value in values if value is not None}
+    return distinct.pop() if len(distinct) == 1 else None

@@ -128,4 +128,7 @@ def test_the_sample_log_with_an_execution(cai: Path, tmp_path: Path, capsys) -> 
 def test_another_runs_execution_takes_nothing(cai: Path, tmp_path: Path) -> None:
     (tmp_path / "history.json").write_text(json.dumps({"events": distributed("elsewhere/1")}))
     runs = load_runs([str(cai / "log_example.txt"), str(tmp_path / "history.json")])
-    assert all(run.whole is None for run in runs)
+    *logged, alone = runs
+    assert all(run.whole is None for run in logged)
+    assert (alone.whole.seconds, alone.map.seconds, alone.reports) == (60.5, 50, ())
+    assert "no log of its workers was given" in alone.notes

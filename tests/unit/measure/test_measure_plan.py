@@ -152,7 +152,7 @@ def test_nothing_is_possible() -> None:
 
 def test_the_published_system_is_within_the_plan(cai: Path) -> None:
     """From one published run of 41 workers: the map of 517, published as 28.08 s (26.5 to 30.5)."""
-    found = from_runs(load_runs([str(cai / "result-partition-25MB")]), 10_240)
+    found = from_runs(load_runs([str(cai / "result-partition-25MB" / "1GB" / "1")]), 10_240)
     assert found.ranks == 41
     option = estimate(Ask(12.6 * GB), found, Prices(), 25.0, 517, 517, 10_240, "x86")
     around = option.parts["initialize"] + option.parts["summarize"]
@@ -173,18 +173,15 @@ def test_a_calibration_from_runs_of_ours(make_run: Callable[..., object]) -> Non
     stored = sum(path.stat().st_size for path in made.data.iterdir())
     assert found.row_bytes == pytest.approx(stored / 300)
     with pytest.raises(BadInputError, match="nothing to calibrate from"):
-        from_runs([replace(run, extra={**run.extra, "records": records[:0]})])
+        from_runs([replace(run, records=())])
 
 
 def test_two_memory_sizes_tell_how_the_pace_grows(cai: Path) -> None:
-    (run,) = load_runs([str(cai / "result-partition-25MB")])
+    (run,) = load_runs([str(cai / "result-partition-25MB" / "1GB" / "1")])
     with pytest.raises(BadInputError, match="give --memory"):
         from_runs([run])
-    slow = [dict(r) for r in run.extra["records"]]
-    for record in slow:
-        record["total_cpu_time (seconds)"] *= 1.5
-        record["sample_persec"] /= 1.5
-    half = replace(run, extra={"records": slow}, reports=_reports(5120))
+    slow = tuple(replace(r, model_seconds=1.5 * r.model_seconds) for r in run.records)
+    half = replace(run, records=slow, reports=_reports(5120))
     full = replace(run, reports=_reports(10_240))
     assert from_runs([half, full]).scaling == pytest.approx(1.5, rel=1e-6)
 

@@ -19,8 +19,9 @@ from perseid.measure.present.table import bill, partition_table, run_table, tabl
 from perseid.measure.present.text import Cell, Column, Table, dollars, plural, quantity, significant
 from perseid.measure.prices import Prices
 from perseid.measure.runs import MeasuredRun, Place, percentiles, size_label, size_mb
-from perseid.measure.sources.load import load_runs, read_execution_times
-from perseid.measure.sources.logruns import LoadOptions
+from perseid.measure.sources.load import load_runs
+from perseid.measure.sources.options import LoadOptions
+from perseid.measure.sources.published import read_times
 
 
 def rows(text: str) -> list[dict[str, str]]:
@@ -30,7 +31,8 @@ def rows(text: str) -> list[dict[str, str]]:
 def test_the_incomplete_published_run_says_what_is_missing(cai: Path) -> None:
     (run,) = load_runs([str(cai / "result-partition-100MB" / "total" / "2")])
     assert (run.received, run.expected, run.is_complete) == (8, 130, False)
-    assert run.whole is None, "its records are not those of the timed execution"
+    assert run.whole.seconds == 63.12, "of the execution that its records name: timing/2"
+    assert run.map.seconds == 58.47
     (row,) = rows(run_table([run], Prices()).render("csv"))
     assert row["Ranks received / expected"] == "8/130"
     assert "INCOMPLETE" in row["Notes"]
@@ -40,22 +42,87 @@ def test_the_incomplete_published_run_says_what_is_missing(cai: Path) -> None:
 
 def test_the_published_tree_with_its_hand_kept_times(cai: Path) -> None:
     found = {tuple(run.name.split("/")[-3:]): run for run in load_runs([str(cai)])}
-    assert len(found) == 5
+    assert len(found) == 9
     run = found["result-partition-25MB", "1GB", "1"]
     assert (run.received, run.expected, run.batch_size) == (41, 41, 512)
     assert run.whole.seconds == 26.642
-    values = [r["total_cpu_time (seconds)"] for r in run.extra["records"]]
+    values = [record.model_seconds for record in run.records]
     assert run.durations == tuple(values)
     assert percentiles(values) == pytest.approx(
         (np.median(values), np.percentile(values, 90), np.percentile(values, 99), max(values))
     )
-    bits = sum(r["throughput_bps"] * r["total_cpu_time (seconds)"] for r in run.extra["records"])
+    bits = sum(record.bits for record in run.records)
     by = run.throughput()
-    assert by["a"] == pytest.approx(sum(r["throughput_bps"] for r in run.extra["records"]) / 1e9)
+    assert by["a"] == pytest.approx(sum(r.bits / r.model_seconds for r in run.records) / 1e9)
     assert by["c"] == pytest.approx(bits / 26.642 / 1e9)
     assert "b" not in by
     slow = found["result-partition-100MB", "1GB", "1"]
     assert any("sources disagree" in note for note in slow.notes)
+
+
+def test_times_belong_to_the_run_that_they_were_taken_of(cai: Path, tmp_path: Path) -> None:
+    """Plain runs and the batch sweep have repetitions of the same numbers; scaling runs too."""
+    tree = tmp_path / "aws"
+    shutil.copytree(cai, tree)
+    names = ["result-partition-25MB/1GB/1", "result-partition-25MB/1GB/Batches/32/1",
+             "result-partition-25MB/1GB/Batches/512/1",
+             "result-partition-100MB/total100GB/1"]  # fmt: skip
+    sources = [str(tree / name) for name in names]
+    plain, swept, usual, scaled = load_runs(sources)
+    assert plain.whole.seconds == 26.642
+    assert swept.whole is usual.whole is None, "no table there has the batch sweep"
+    assert (scaled.whole.seconds, scaled.map.seconds) == (116.81, 65.13), "983GB/1"
+    logs = tree / "results" / "state_machine_logs.csv"
+    shutil.copy(tree / "results" / "state_machine_logs.branch-AAAI.csv", logs)
+    plain, swept, usual, scaled = load_runs(sources)
+    assert plain.whole.seconds == 26.642
+    assert any("state_machine_logs.csv says 20.02 s" in note for note in plain.notes)
+    assert [run.whole.seconds for run in (swept, usual)] == [39.2, 21.44]
+    assert [run.map.seconds for run in (swept, usual)] == [31.59, 16.1]
+    assert scaled.whole is None
+
+
+def test_ranks_that_the_published_paths_do_not_tell(cai: Path, tmp_path: Path) -> None:
+    (scaled,) = load_runs([str(cai / "result-partition-100MB" / "total100GB")])
+    assert (scaled.received, scaled.expected, scaled.is_complete) == (983, None, None)
+    assert scaled.rows == 4_987_095
+    names = ("total100GB", "total1000GB")
+    for name in names:
+        home = tmp_path / "result-partition-100MB" / name / "1"
+        home.mkdir(parents=True)
+        shutil.copy(cai / "result-partition-100MB/total100GB/1/combined_data.json", home)
+    again = load_runs([str(tmp_path)])
+    sizes = rows(partition_table(again, Prices()).render("csv"))
+    assert [(row["Data Size"], row["Ranks received / expected"]) for row in sizes] == [
+        ("total100GB", "983/?"), ("total1000GB", "983/?")]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "received", "expected"),
+    [
+        ("25MB/1GB/3", 40, None),  # 1 GB may be 40 files of 25 MB, or 41
+        ("25MB/1GB/3", 41, 41),
+        ("25MB/1GB/3", 39, 41),
+        ("25MB/10GB/1", 400, None),
+        ("100MB/8GB/Batches/128/run 1", 80, None),
+        ("100MB/total/1", 122, 130),  # the survey has 130 files, whatever a GB is
+        ("100MB/12.6GB/1", 126, 130),
+        ("100MB/total256GB/1", 1000, None),
+    ],
+)
+def test_incomplete_is_said_only_where_the_number_of_ranks_is_known(
+    cai: Path, tmp_path: Path, path: str, received: int, expected: int | None
+) -> None:
+    home = tmp_path / f"result-partition-{path}"
+    home.mkdir(parents=True)
+    (one, *_) = json.loads((cai / "result-partition-100MB/1GB/1/combined_data.json").read_text())
+    del one["result_path"]
+    (home / "combined_data.json").write_text(json.dumps([one] * received))
+    (run,) = load_runs([str(home)])
+    assert (run.received, run.expected) == (received, expected)
+    (row,) = rows(run_table([run], Prices()).render("csv"))
+    assert ("INCOMPLETE" in row["Notes"]) == (expected is not None and received < expected)
+    assert ("completeness not known" in row["Notes"]) == (expected is None)
 
 
 def test_the_sample_log_by_hand(cai: Path) -> None:
@@ -249,7 +316,7 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
     times = tmp_path / "times.csv"
     times.write_text("a,b\n1,2\n")
     with pytest.raises(BadInputError, match="not a table of execution times"):
-        read_execution_times(times)
+        read_times(times)
 
 
 def test_places_follow_the_published_grid() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from html import escape
-from typing import Any
 
-from perseid.errors import NotFoundError
+from perseid.errors import BadInputError, NotFoundError
+from perseid.measure.folder import RunFolder
 from perseid.measure.present import html
 from perseid.measure.present.charts import Lane, density, distribution, stages_used, timeline
 from perseid.measure.present.gallery import Picture, gallery
@@ -76,7 +76,8 @@ def render_report(run: MeasuredRun, prices: Prices | None = None) -> str:
     NotInstalledError
         pyarrow or astropy is missing.
     """
-    manifest: Manifest = run.extra["manifest"]
+    folder = _folder(run)
+    manifest = folder.manifest
     prices = prices or Prices()
     catalogue = _catalogue(run)
     sections = [
@@ -93,12 +94,18 @@ def render_report(run: MeasuredRun, prices: Prices | None = None) -> str:
     return html.page(title, _head(run, manifest, prices), sections, foot)
 
 
+def _folder(run: MeasuredRun) -> RunFolder:
+    if run.folder is None:
+        raise BadInputError(f"{run.name} is no run of perseid: there is no page of it")
+    return run.folder
+
+
 def _catalogue(run: MeasuredRun) -> Catalogue | None:
-    store: Storage = run.extra["store"]
-    if layout.CATALOGUE not in run.extra["keys"]:
+    folder = _folder(run)
+    if layout.CATALOGUE not in folder.keys:
         return None
     try:
-        return read_catalogue(store)
+        return read_catalogue(folder.store)
     except NotFoundError:
         return None
 
@@ -134,7 +141,7 @@ def _status(run: MeasuredRun, manifest: Manifest) -> str:
     if lost:
         words += f" Missing partitions: {_listed(list(lost))} (first reason: "
         words += f"{next(iter(lost.values()))})."
-    if not run.extra["summary"]:
+    if _folder(run).summary is None:
         words += " The run has no summary: it was not finished."
     return (
         f'<p class="status incomplete" role="status"><strong>Incomplete</strong> '
@@ -144,10 +151,10 @@ def _status(run: MeasuredRun, manifest: Manifest) -> str:
 
 def _lost_partitions(run: MeasuredRun, manifest: Manifest) -> dict[str, str]:
     """Partitions that were not read, in natural order, each with the reason that is known."""
-    summary = run.extra["summary"]
-    if summary:
-        return {p["key"]: str(p["reason"]) for p in summary["partitions"]["missing"]}
-    read = {p["key"] for r in run.extra["records"] for p in r.get("partitions", ())}
+    summary = _folder(run).summary
+    if summary is not None:
+        return dict(summary.lost)
+    read = {part.key for record in run.records for part in record.partitions}
     return {ref.key: "no record" for ref in manifest.partitions if ref.key not in read}
 
 
@@ -159,8 +166,7 @@ def _listed(names: list[str], most: int = 24) -> str:
 def _tiles(run: MeasuredRun, manifest: Manifest, prices: Prices) -> list[tuple[str, str, str]]:
     cost = bill(run, prices)
     span = run.duration
-    records = run.extra["records"]
-    flagged = sum(int(r.get("rows_flagged", 0)) for r in records)
+    flagged = sum(record.flagged for record in run.records)
     cold = sum(report.cold for report in run.reports)
     return [
         (
@@ -185,7 +191,7 @@ def _billing(run: MeasuredRun) -> str:
 
 
 def _on_aws(run: MeasuredRun) -> bool:
-    return bool(run.extra["engine"].get("engine") == "aws")
+    return _folder(run).engine.on_aws
 
 
 def _throughput_tiles(run: MeasuredRun) -> list[tuple[str, str, str]]:
@@ -270,13 +276,11 @@ def _timeline_section(run: MeasuredRun) -> str:
 
 def _lanes(run: MeasuredRun) -> list[Lane]:
     """A lane for every expected rank, in seconds since the first moment of all."""
-    found: dict[int, list[Any]] = {
-        int(r["rank"]): r.get("timeline", []) for r in run.extra["records"]
-    }
-    starts = [float(start) for bars in found.values() for _, start, _ in bars]
+    found = {record.rank: record.timeline for record in run.records}
+    starts = [start for bars in found.values() for _, start, _ in bars]
     zero = min(starts, default=0.0)
     return [
-        Lane(rank, tuple((s, float(a) - zero, float(b) - zero) for s, a, b in found.get(rank, ())))
+        Lane(rank, tuple((s, a - zero, b - zero) for s, a, b in found.get(rank, ())))
         for rank in range(run.expected or 0)
     ]
 
@@ -296,9 +300,9 @@ def _duration_section(run: MeasuredRun) -> str:
 
 def _stage_table(run: MeasuredRun) -> str:
     rows = []
-    records = [r["stages"] for r in run.extra["records"] if r.get("stages")]
+    records = [record.stages for record in run.records if record.stages]
     for stage in records[0] if records else ():
-        p50, p90, p99, top = percentiles([float(stages.get(stage, 0.0)) for stages in records])
+        p50, p90, p99, top = percentiles([stages.get(stage, 0.0) for stages in records])
         if top > 0:
             rows.append([stage, *(seconds(value).text for value in (p50, p90, p99, top))])
     if not rows:

@@ -14,7 +14,6 @@ from perseid.measure.present.table import bill, partition_table, run_table
 from perseid.measure.present.text import plural
 from perseid.measure.prices import Prices
 from perseid.measure.runs import MIB, MeasuredRun, Place, size_mb
-from perseid.pipeline.manifest import Manifest
 
 CHART_WIDTH = 490.0
 
@@ -183,8 +182,9 @@ def data_mb(run: MeasuredRun) -> float | None:
     nominal = Place("", run.data or "", "").data_gb
     if nominal is not None:
         return round(nominal * 1024, 3)
-    manifest: Manifest | None = run.extra.get("manifest")
-    return None if manifest is None else round(sum(r.size for r in manifest.partitions) / MIB, 1)
+    if run.folder is None:
+        return None
+    return round(sum(ref.size for ref in run.folder.manifest.partitions) / MIB, 1)
 
 
 def _largest(runs: Iterable[MeasuredRun]) -> float:
@@ -203,8 +203,9 @@ def _usual_batch(runs: Sequence[MeasuredRun]) -> int:
 
 def _one_a_file(run: MeasuredRun) -> bool:
     """Whether it had a rank for each partition."""
-    manifest: Manifest | None = run.extra.get("manifest")
-    return manifest is None or manifest.world_size == len(manifest.partitions)
+    if run.folder is None:
+        return True
+    return run.folder.manifest.world_size == len(run.folder.manifest.partitions)
 
 
 def render_sweep(runs: Sequence[MeasuredRun], prices: Prices | None = None) -> str:

@@ -32,6 +32,7 @@ RUN_COLUMNS = (
 )
 PARTITION_COLUMNS = (
     Column("partition", "Partition"),
+    Column("data", "Data Size"),
     Column("batch", "Batch Size"),
     Column("world", "World Size"),
     Column("ranks", "Ranks received / expected"),
@@ -74,10 +75,11 @@ def run_table(runs: Sequence[MeasuredRun], prices: Prices) -> Table:
 
 
 def partition_table(runs: Sequence[MeasuredRun], prices: Prices) -> Table:
-    """One row for each partition size, world size and batch size; repetitions together."""
-    groups: dict[tuple[str | None, int | None, int | None], list[MeasuredRun]] = {}
+    """One row for each partition size, data size, world size and batch size."""
+    groups: dict[tuple[str | None, str | None, int | None, int | None], list[MeasuredRun]] = {}
     for run in runs:
-        groups.setdefault((run.partition, run.expected, run.batch_size), []).append(run)
+        key = (run.partition, run.data, run.expected, run.batch_size)
+        groups.setdefault(key, []).append(run)
     rows = tuple(_partition_row(group, prices) for group in groups.values())
     return Table("Partition sizes", PARTITION_COLUMNS, rows, _partition_notes(runs, prices))
 
@@ -90,7 +92,7 @@ def bill(run: MeasuredRun, prices: Prices) -> Cost | None:
 def _run_row(run: MeasuredRun, prices: Prices) -> Mapping[str, Cell]:
     span = run.duration
     return {
-        "data": word(f"{GRID_TOTAL_GB:g}GB" if run.data == "total" else run.data),
+        "data": _data(run),
         "batch": whole(run.batch_size),
         "world": whole(run.expected),
         "ranks": _ranks([run]),
@@ -112,6 +114,7 @@ def _partition_row(group: Sequence[MeasuredRun], prices: Prices) -> Mapping[str,
     requests = [len(run.reports) for run in group if run.reports]
     return {
         "partition": word(group[0].partition),
+        "data": _data(group[0]),
         "batch": whole(group[0].batch_size),
         "world": whole(group[0].expected),
         "ranks": _ranks(group),
@@ -122,6 +125,10 @@ def _partition_row(group: Sequence[MeasuredRun], prices: Prices) -> Mapping[str,
         **_worker_cells(durations),
         **_cost_cells(group, prices),
     }
+
+
+def _data(run: MeasuredRun) -> Cell:
+    return word(f"{GRID_TOTAL_GB:g}GB" if run.data == "total" else run.data)
 
 
 def _worker_cells(durations: Sequence[float]) -> dict[str, Cell]:

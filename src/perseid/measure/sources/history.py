@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from perseid.errors import BadInputError
+from perseid.measure.execution import Execution, ExecutionInput, Step
+from perseid.measure.fields import Fields
+from perseid.measure.sources.documents import Document, document
+from perseid.measure.sources.logs import MILLISECONDS_FROM
 
 _ENDS = {
     "ExecutionSucceeded": "SUCCEEDED",
@@ -22,61 +25,6 @@ _ENDS = {
     "ExecutionTimedOut": "TIMED_OUT",
 }
 _MAP_ENDS = ("MapStateExited", "MapStateFailed", "MapStateAborted", "MapRunFailed", "MapRunAborted")
-
-
-@dataclass(frozen=True)
-class Step:
-    """One state of the state machine, as the execution went through it."""
-
-    name: str
-    kind: str
-    """``Task``, ``Map``, ``Choice``, …"""
-    started: float
-    """Seconds since the epoch."""
-    ended: float | None = None
-    """None: it had not ended where the history ends, or it failed."""
-
-
-@dataclass(frozen=True)
-class Execution:
-    """One execution of a state machine."""
-
-    arn: str
-    status: str
-    """``RUNNING``, ``SUCCEEDED``, ``FAILED``, ``ABORTED`` or ``TIMED_OUT``."""
-    started: float
-    ended: float | None = None
-    input: Mapping[str, Any] = field(default_factory=dict)
-    steps: tuple[Step, ...] = ()
-    """Top-level states in order; those inside a map are not among them."""
-    transitions: int = 0
-    """States that this execution entered; children of a distributed map have their own."""
-    map_run: str | None = None
-    """ARN of its (last) distributed map."""
-    error: str = ""
-    cause: str = ""
-
-    @property
-    def seconds(self) -> float | None:
-        """The whole execution; None while it runs."""
-        return None if self.ended is None else self.ended - self.started
-
-    @property
-    def map(self) -> Step | None:
-        """The map state; where there are several, the one that took longest."""
-        maps = [step for step in self.steps if step.kind == "Map"]
-        return max(maps, key=lambda s: (s.ended or s.started) - s.started, default=None)
-
-    def part(self, which: str) -> float | None:
-        """Seconds ``before``, in (``map``) or ``after`` the map state; None where not known."""
-        middle = self.map
-        if middle is None or middle.ended is None:
-            return None
-        if which == "before":
-            return middle.started - self.started
-        if which == "map":
-            return middle.ended - middle.started
-        return None if self.ended is None else self.ended - middle.ended
 
 
 def read_history(events: Iterable[Mapping[str, Any]], arn: str = "") -> Execution:
@@ -101,7 +49,7 @@ def read_history(events: Iterable[Mapping[str, Any]], arn: str = "") -> Executio
         status=status,
         started=moment(first["timestamp"]),
         ended=moment(last["timestamp"]) if status != "RUNNING" else None,
-        input=_object(first.get("executionStartedEventDetails", {}).get("input")),
+        input=_input(first.get("executionStartedEventDetails", {}).get("input")),
         steps=_steps(ordered),
         transitions=sum(event["type"].endswith("StateEntered") for event in ordered),
         map_run=runs[-1] if runs else None,
@@ -111,15 +59,19 @@ def read_history(events: Iterable[Mapping[str, Any]], arn: str = "") -> Executio
 
 
 def parse_history(text: str, source: str) -> Execution:
-    """From the JSON that the AWS command line writes; raises `BadInputError` naming the source."""
+    """From a file that the AWS command line wrote; raises `BadInputError` naming the source."""
+    return history_of(document(text, source))
+
+
+def history_of(found: Document) -> Execution:
+    """From a file that was read; raises `BadInputError` naming it where it is no history."""
+    events: list[Any] = found.events
     try:
-        plain = json.loads(text)
-        events = plain["events"] if isinstance(plain, Mapping) else plain
-        return read_history(events, source)
+        return read_history(events, found.source)
     except BadInputError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInputError(f"{source} is not an execution's history: {error!r}") from error
+        raise BadInputError(f"{found.source} is not an execution's history: {error!r}") from error
 
 
 def moment(value: datetime | float | str) -> float:
@@ -129,7 +81,7 @@ def moment(value: datetime | float | str) -> float:
     if isinstance(value, str):
         found = datetime.fromisoformat(value)
         return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
-    return float(value)
+    return float(value) / 1e3 if value > MILLISECONDS_FROM else float(value)
 
 
 def _steps(events: Sequence[Mapping[str, Any]]) -> tuple[Step, ...]:
@@ -159,9 +111,13 @@ def _ended(step: Step, when: float) -> Step:
     return Step(step.name, step.kind, step.started, when)
 
 
-def _object(text: Any) -> Mapping[str, Any]:
+def _input(text: Any) -> ExecutionInput:
     try:
-        value = json.loads(text)
-    except (TypeError, ValueError):
-        return {}
-    return value if isinstance(value, Mapping) else {}
+        given = Fields(json.loads(text))
+    except (TypeError, ValueError, RecursionError):
+        return ExecutionInput()
+    return ExecutionInput(
+        result_path=given.text("result_path"),
+        batch_size=given.count("batch_size"),
+        world_size=given.count("world_size"),
+    )

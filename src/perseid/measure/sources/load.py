@@ -7,30 +7,42 @@ one type, `MeasuredRun`.
 
 from __future__ import annotations
 
-import csv
 import glob
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from perseid.errors import BadInputError, NotFoundError
-from perseid.measure.runs import MeasuredRun, ModelTime, Place, Span
-from perseid.measure.sources.history import Execution, parse_history
-from perseid.measure.sources.logruns import LoadOptions, common, invocation_runs, log_runs, number
-from perseid.measure.sources.stored import read_json, read_stored
-from perseid.measure.sources.streams import LogEvent, trace
+from perseid.measure.execution import Execution
+from perseid.measure.runs import MeasuredRun
+from perseid.measure.sources.documents import Document, document, read_document
+from perseid.measure.sources.exports import LogText, invocations_of, read_log_text
+from perseid.measure.sources.history import history_of
+from perseid.measure.sources.logruns import execution_run, invocation_runs
+from perseid.measure.sources.options import LoadOptions
+from perseid.measure.sources.published import combined_run, time_tables
+from perseid.measure.sources.stored import READERS, read_json, read_stored
 from perseid.pipeline import layout
 from perseid.storage import Storage
 from perseid.survey import natural_key
+from perseid.textfile import decode
 
-MODEL_TIME = "model time (total_cpu_time)"
-EXECUTION_TIMES = "total_execution_time.csv"
-"""Hand-kept times of whole executions, as published beside the result trees."""
-READERS = 16
-"""Objects read at once: collecting one by one costs 50 ms each on S3."""
+_FILE = re.compile(r"\.(json|jsonl|ndjson|log|txt|csv|tsv|ya?ml|md)(\.gz)?$|\.gz$", re.IGNORECASE)
+"""Names of objects that are read as files; other URLs are folders."""
+_MORE_RECORDS = re.compile(r"combined_data_\d+\.json")
+"""Further files of records that the published tree has; they were never part of its figures."""
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A source that was named, and its text where it is a file."""
+
+    name: str
+    document: Document | None = None
+    execution: Execution | None = None
+    """Where the file is the history of one."""
 
 
 def load_runs(sources: Iterable[str], options: LoadOptions | None = None) -> list[MeasuredRun]:
@@ -44,33 +56,23 @@ def load_runs(sources: Iterable[str], options: LoadOptions | None = None) -> lis
         There is no such source.
     """
     options = options or LoadOptions()
+    opened = [_open(name) for source in sources for name in _globbed(source)]
+    executions = [one.execution for one in opened if one.execution is not None]
+    options = replace(options, executions=(*options.executions, *executions))
     found: list[MeasuredRun] = []
-    names = [one for source in sources for one in _globbed(source)]
-    read = {name: _history(name) for name in names}
-    histories = {name: execution for name, execution in read.items() if execution is not None}
-    options = replace(options, executions=(*options.executions, *histories.values()))
-    for one in names:
-        if one not in histories:
+    for one in opened:
+        if one.execution is None:
             runs = list(_load(one, options))
             if not runs:
-                raise BadInputError(
-                    f"there is no run in {one}: no {layout.MANIFEST}, no {layout.COMBINED} and no "
-                    "REPORT line; name a run's folder, a result tree or a log file"
-                )
+                raise BadInputError(_nothing_in(one))
             found += runs
+    accounted = {run.execution.arn for run in found if run.execution is not None}
+    found += [
+        execution_run(one.execution, one.name)
+        for one in opened
+        if one.execution is not None and one.execution.arn not in accounted
+    ]
     return found
-
-
-def _history(source: str) -> Execution | None:
-    """The execution of a history file; None where it is none."""
-    path = Path(source)
-    if "://" in source or path.suffix != ".json" or not path.is_file():
-        return None
-    with path.open(encoding="utf-8", errors="replace") as file:
-        head = file.read(4096)
-    if '"events"' not in head or '"message"' in head or '"type"' not in head:
-        return None
-    return parse_history(path.read_text(encoding="utf-8"), source)
 
 
 def _globbed(source: str) -> list[str]:
@@ -82,55 +84,50 @@ def _globbed(source: str) -> list[str]:
     return matches
 
 
-def _load(source: str, options: LoadOptions) -> Iterator[MeasuredRun]:
+def _open(source: str) -> _Source:
+    """Read a source that is a file; a folder and a run's own records stay closed."""
     path = Path(source)
-    if "://" not in source and path.is_file():
-        yield from _load_file(path, options)
-        return
-    if "://" not in source and not path.exists():
-        raise NotFoundError(f"{source} is not there")
-    if "://" in source and source.endswith((".json", ".log", ".txt")):
-        store, name = Storage.holding(source)
-        yield from _from_text(store.get(name).decode(), source, options)
-        return
-    yield from _load_tree(Storage(source), options)
+    if "://" not in source:
+        if not path.exists():
+            raise NotFoundError(f"{source} is not there")
+        if path.is_dir() or (path.parent / layout.MANIFEST).exists():
+            return _Source(source)
+    elif not _FILE.search(source):
+        return _Source(source)
+    found = read_document(source)
+    return _Source(source, found, history_of(found) if found.is_history else None)
 
 
-def _load_file(path: Path, options: LoadOptions) -> Iterator[MeasuredRun]:
-    if path.name == layout.COMBINED and (path.parent / layout.MANIFEST).exists():
-        yield from _load_tree(Storage(path.parent), options)
-        return
-    text = path.read_text(encoding="utf-8", errors="replace")
-    yield from _from_text(text, str(path), options)
+def _load(source: _Source, options: LoadOptions) -> Iterator[MeasuredRun]:
+    if source.document is None:
+        path = Path(source.name)
+        inside = "://" not in source.name and path.is_file()  # a file of a run's own folder
+        yield from _load_tree(Storage(path.parent if inside else source.name), options)
+    elif source.document.is_records:
+        values = (source.document.values or ((),))[0]
+        yield combined_run(values, source.name, options, time_tables(source.name))
+    else:
+        log = read_log_text(source.document.text, source.document.values, source.name)
+        yield from _runs_of([log], source.name, options)
 
 
-def _from_text(text: str, source: str, options: LoadOptions) -> Iterator[MeasuredRun]:
-    """A list of records, or else a log."""
-    if text.lstrip().startswith("["):
-        try:
-            records = json.loads(text)
-        except ValueError as error:
-            raise BadInputError(f"{source} is not a list of records: {error}") from error
-        yield combined_run(records, source, options, _execution_times(source))
-        return
-    if text.lstrip().startswith("{") and '"logStreamName"' in text[:4096]:
-        events = _events(text, source)
-        size = float(sum(len(event.text) for event in events))
-        traced = [traced.invocation for traced in trace(events)]
-        yield from invocation_runs(traced, source, size, options)
-        return
-    yield from log_runs(text, source, options)
+def _nothing_in(source: _Source) -> str:
+    found = source.document
+    if found is not None and found.why_not:
+        return f"{source.name} is not a list of records, nor a log: {found.why_not}"
+    return (
+        f"there is no run in {source.name}: no {layout.MANIFEST}, no {layout.COMBINED} and no "
+        "REPORT line; name a run's folder, a result tree or a log file"
+    )
 
 
-def _events(text: str, source: str) -> list[LogEvent]:
-    """What ``aws logs filter-log-events`` writes."""
-    try:
-        return [
-            LogEvent(str(e["logStreamName"]), float(e["timestamp"]) / 1e3, str(e["message"]))
-            for e in json.loads(text)["events"]
-        ]
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadInputError(f"{source} is not a list of log events: {error!r}") from error
+def _runs_of(
+    logs: Sequence[LogText], source: str, options: LoadOptions, notes: tuple[str, ...] = ()
+) -> Iterator[MeasuredRun]:
+    invocations = invocations_of(logs)
+    size = sum(log.size for log in logs)
+    for run in invocation_runs(invocations, source, size, options):
+        yield replace(run, notes=(*run.notes, *notes))
 
 
 def _load_tree(store: Storage, options: LoadOptions) -> Iterator[MeasuredRun]:
@@ -141,120 +138,50 @@ def _load_tree(store: Storage, options: LoadOptions) -> Iterator[MeasuredRun]:
         if key.rpartition("/")[2] in (layout.MANIFEST, layout.COMBINED)
     }
     for home in sorted(homes, key=natural_key):
-        inside = store.at(home) if home else store
         prefix = f"{home}/" if home else ""
         own = {key.removeprefix(prefix) for key in keys if key.startswith(prefix)}
-        if layout.MANIFEST in own:
-            yield read_stored(inside, own, options.architecture)
-        else:
-            records = read_json(inside, layout.COMBINED)
-            yield combined_run(records, inside.where(), options, _execution_times(inside.where()))
-    if homes:
-        return
-    logs = sorted((key for key in keys if key.endswith((".log", ".txt"))), key=natural_key)
-    with ThreadPoolExecutor(READERS) as pool:  # a stream a file: together they are one log
-        texts = [data.decode("utf-8", "replace") for data in pool.map(store.get, logs)]
-    yield from log_runs("\n".join(texts), store.where(), options)
+        try:
+            yield _load_home(store.at(home) if home else store, own, options)
+        except BadInputError as error:
+            if len(homes) == 1:
+                raise
+            name = store.where(home)
+            yield MeasuredRun(name, complete=False, notes=(f"it cannot be read: {error}",))
+    if not homes:
+        yield from _load_logs(store, keys, options)
 
 
-def combined_run(
-    records: Sequence[Mapping[str, Any]],
-    source: str,
-    options: LoadOptions | None = None,
-    times: Mapping[tuple[str, str, str], float] | None = None,
-) -> MeasuredRun:
-    """A run of the existing system, of which only the rank records are left.
-
-    They hold model time and nothing of what Lambda billed: duration is model time, and there is
-    neither a peak of memory nor a cost. How many ranks there should have been follows from the
-    published rule for the path (partition size / data size), if `options` does not say.
-    """
-    options = options or LoadOptions()
-    if not isinstance(records, list) or not all(isinstance(r, Mapping) for r in records):
-        raise BadInputError(f"{source} is not a list of rank records")
-    place = Place.of(source.removesuffix(layout.COMBINED))
-    said = Place.of(str(records[0].get("result_path", ""))) if records else None
-    place = place or said
-    expected, why = options.expected, "given"
-    if expected is None:
-        expected, why = number(common(r.get("world_size") for r in records)), "its records"
-    if expected is None and place is not None:
-        expected, why = place.workers, "published rule: ceil(GB x 1024 / MB)"
-    notes, whole = [], None
-    if place and said and said != place:
-        notes.append(f"its records name another place: {records[0]['result_path']}")
-    elif place and times:
-        seconds = times.get((place.partition, place.data, place.repetition))
-        whole = Span(seconds, "whole run") if seconds else None
-    model = tuple(_model_time(record) for record in records)
-    if whole is not None:
-        notes.append(f"whole run from {EXECUTION_TIMES}")
-        if max(part.seconds for part in model) > whole.seconds:
-            notes.append("its slowest worker took longer than that: the sources disagree")
-    return MeasuredRun(
-        name=source.removesuffix("/" + layout.COMBINED),
-        partition=place.partition if place else None,
-        data=place.data if place else None,
-        batch_size=common(record.get("batch_size") for record in records),
-        expected=expected,
-        expected_from=why if expected is not None else "",
-        received=len({str(_who(record, i)) for i, record in enumerate(records)}),
-        rows=sum(_rows(record) for record in records),
-        whole=whole,
-        durations=tuple(part.seconds for part in model),
-        duration_of=MODEL_TIME,
-        model=model,
-        function="inference worker",
-        bits=sum(part.bits for part in model),
-        notes=tuple(notes),
-        extra={"records": list(records)},
+def _load_home(store: Storage, own: set[str], options: LoadOptions) -> MeasuredRun:
+    if layout.MANIFEST in own:
+        return read_stored(store, own, options.architecture)
+    tables = time_tables(store.where(layout.COMBINED))
+    run = combined_run(
+        read_json(store, layout.COMBINED), store.where(layout.COMBINED), options, tables
     )
+    more = sorted(key for key in own if _MORE_RECORDS.fullmatch(key))
+    notes = [f"{', '.join(more)} beside it, of other executions, left out"] if more else []
+    return replace(run, notes=(*run.notes, *notes, *tables.notes))
 
 
-def _who(record: Mapping[str, Any], place: int) -> Any:
-    """What tells a rank from the others: its number, else the partitions it took."""
-    return record.get("rank", record.get("data_path") or place)
+def _load_logs(store: Storage, keys: set[str], options: LoadOptions) -> Iterator[MeasuredRun]:
+    """Files of logs in a folder, a stream each or in parts: together they are one log."""
+    names = sorted((key for key in keys if _FILE.search(key)), key=natural_key)
+    with ThreadPoolExecutor(READERS) as pool:
+        found = list(pool.map(lambda name: _read_log(store, name), names))
+    notes = tuple(one for one in found if isinstance(one, str))
+    logs = [one for one in found if isinstance(one, LogText)]
+    if notes and not logs:
+        raise BadInputError(notes[0])
+    yield from _runs_of(logs, store.where(), options, notes)
 
 
-def _model_time(record: Mapping[str, Any]) -> ModelTime:
+def _read_log(store: Storage, key: str) -> LogText | str:
+    """One file of a log, or why it cannot be read."""
+    where = store.where(key)
     try:
-        seconds = float(record["total_cpu_time (seconds)"])
-        return ModelTime(seconds, float(record["throughput_bps"]) * seconds)
-    except (KeyError, TypeError, ValueError) as error:
-        raise BadInputError(
-            f"a rank record cannot be read: {error!r} is wrong or missing"
-        ) from error
-
-
-def _rows(record: Mapping[str, Any]) -> int:
-    return round(float(record["sample_persec"]) * float(record["total_cpu_time (seconds)"]))
-
-
-def _execution_times(source: str) -> dict[tuple[str, str, str], float]:
-    """The published table of whole executions, where it lies beside the result tree."""
-    if "://" in source:
-        return {}
-    for parent in Path(source).absolute().parents:
-        path = parent / EXECUTION_TIMES
-        if path.is_file():
-            return read_execution_times(path)
-    return {}
-
-
-def read_execution_times(path: Path) -> dict[tuple[str, str, str], float]:
-    """Seconds by (partition, data, repetition), e.g. ``("25MB", "1GB", "1")``.
-
-    Raises `BadInputError` where the file is not such a table.
-    """
-    times: dict[tuple[str, str, str], float] = {}
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                minutes, _, seconds = row["duration"].partition(":")
-                label = f"{float(row['data(GB)']):g}GB"
-                data = "total" if label == "12.6GB" else label
-                key = (f"{row['partition(MB)']}MB", data, row["run"])
-                times[key] = 60 * float(minutes) + float(seconds)
-    except (KeyError, ValueError, AttributeError) as error:
-        raise BadInputError(f"{path} is not a table of execution times: {error!r}") from error
-    return times
+        found = document(decode(store.get(key), where), where)
+    except BadInputError as error:
+        return str(error)
+    if found.is_history or found.is_records:
+        return LogText()
+    return read_log_text(found.text, found.values, where)

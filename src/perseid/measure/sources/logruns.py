@@ -2,35 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from perseid.errors import BadInputError
 from perseid.measure.cost import Usage, map_transitions
-from perseid.measure.runs import MeasuredRun, Place, Span
-from perseid.measure.sources.history import Execution
+from perseid.measure.execution import Execution
+from perseid.measure.runs import MeasuredRun, Place, Span, common
 from perseid.measure.sources.logs import Invocation, read_log
+from perseid.measure.sources.options import LoadOptions
 
 CLOCK_SECONDS = 1.0
 """The clocks of Lambda and Step Functions may differ so much."""
+PART_OF_A_RUN = "the log does not hold the whole run"
 
 
 @dataclass(frozen=True)
-class LoadOptions:
-    """What the sources themselves do not say."""
+class _Group:
+    """Invocations that worked for one run."""
 
-    architecture: str = "x86"
-    expected: int | None = None
-    """Ranks that should have left a result, over what the source says."""
-    executions: tuple[Execution, ...] = ()
-    """Executions of the state machine that the logs' functions may have worked for."""
+    name: str
+    path: str
+    """Its result path; empty where nothing says it."""
+    invocations: tuple[Invocation, ...]
+    log_bytes: float
+    execution: Execution | None = None
 
-    def __post_init__(self) -> None:
-        if self.expected is not None and self.expected < 1:
-            raise BadInputError(
-                f"the number of expected ranks must be at least 1, not {self.expected}"
-            )
+    @property
+    def said(self) -> bool:
+        """Whether any of them says what it received."""
+        return any(one.event.known for one in self.invocations)
+
+    @property
+    def received(self) -> int:
+        """Ranks that succeeded; an invocation that does not name its rank is one of its own."""
+        return len(
+            {
+                one.event.rank or one.request_id
+                for one in self.invocations
+                if one.report and not one.failed
+            }
+        )
 
 
 def log_runs(text: str, source: str, options: LoadOptions | None = None) -> Iterator[MeasuredRun]:
@@ -51,21 +62,32 @@ def invocation_runs(
     that do not say what they received are one run together.
     """
     options = options or LoadOptions()
+    for group in _groups(invocations, source, log_bytes, options.executions):
+        yield _log_run(group, options)
+
+
+def _groups(
+    invocations: Sequence[Invocation],
+    source: str,
+    log_bytes: float,
+    executions: Sequence[Execution],
+) -> Iterator[_Group]:
     left = list(invocations)
-    for execution in options.executions:
-        own = [one for one in left if _works_for(one, execution)]
-        left = [one for one in left if one not in own]
+    for execution in executions:
+        own = tuple(one for one in left if _works_for(one, execution))
+        taken = {id(one) for one in own}
+        left = [one for one in left if id(one) not in taken]
         if own:
             name = execution.arn.rpartition(":")[2] or source
             share = log_bytes * len(own) / len(invocations)
-            path = str(execution.input.get("result_path", ""))
-            yield _log_run(own, f"{source} · {name}", path, share, options, execution)
-    groups: dict[str, list[Invocation]] = {}
+            path = execution.input.result_path or ""
+            yield _Group(f"{source} · {name}", path, own, share, execution)
+    by_path: dict[str, list[Invocation]] = {}
     for invocation in left:
-        groups.setdefault(str(invocation.event.get("RESULT_PATH", "")), []).append(invocation)
-    for path, group in groups.items():
-        name = f"{source} · {path}" if path and len(groups) > 1 else source
-        yield _log_run(group, name, path, log_bytes * len(group) / len(invocations), options)
+        by_path.setdefault(invocation.event.result_path or "", []).append(invocation)
+    for path, found in by_path.items():
+        name = f"{source} · {path}" if path and len(by_path) > 1 else source
+        yield _Group(name, path, tuple(found), log_bytes * len(found) / len(invocations))
 
 
 def _works_for(invocation: Invocation, execution: Execution) -> bool:
@@ -74,73 +96,80 @@ def _works_for(invocation: Invocation, execution: Execution) -> bool:
         return False
     if execution.ended is not None and began > execution.ended + CLOCK_SECONDS:
         return False
-    path = invocation.event.get("RESULT_PATH")
-    return path is None or path == execution.input.get("result_path", path)
+    theirs, its = invocation.event.result_path, execution.input.result_path
+    return theirs is None or its is None or theirs == its
 
 
-def _log_run(
-    group: Sequence[Invocation],
-    name: str,
-    path: str,
-    log_bytes: float,
-    options: LoadOptions,
-    execution: Execution | None = None,
-) -> MeasuredRun:
-    reports = tuple(i.report for i in group if i.report is not None)
-    place = Place.of(path)
-    events = [i.event for i in group if i.event]
-    expected, why = options.expected, "given"
+def _log_run(group: _Group, options: LoadOptions) -> MeasuredRun:
+    events = [one.event for one in group.invocations if one.event.known]
+    reports = tuple(one.report for one in group.invocations if one.report is not None)
+    place = Place.of(group.path)
+    expected, why = options.expected, "what was given"
     if expected is None:
-        expected, why = number(common(e.get("WORLD_SIZE") for e in events)), "WORLD_SIZE"
-    done = {str(i.event.get("RANK", i.request_id)) for i in group if i.report and not i.failed}
-    received = len(done)
-    whole_map = expected is not None and received >= expected
-    usage = Usage(
-        reports=reports,
-        architecture=options.architecture,
-        transitions=_transitions(group, received, execution, bool(events)),
-        log_bytes=log_bytes,
-    )
+        expected, why = common(event.world_size for event in events), "WORLD_SIZE"
+    complete = expected is not None and group.received >= expected
+    execution = group.execution
     return MeasuredRun(
-        name=name,
-        partition=place.partition if place else common(e.get("DATA_PREFIX") for e in events),
+        name=group.name,
+        partition=place.partition if place else common(event.data_prefix for event in events),
         data=place.data if place else None,
-        batch_size=number(common(e.get("BATCH_SIZE") for e in events)),
+        batch_size=common(event.batch_size for event in events),
         expected=expected,
         expected_from=why if expected is not None else "",
-        received=received,
-        whole=_execution_span(execution, None),
-        map=_execution_span(execution, "map") or (_span(group) if whole_map else None),
-        durations=tuple(i.seconds for i in group if i.seconds is not None),
+        received=group.received,
+        whole=_whole(execution),
+        map=_map(execution) or (_span(group.invocations) if complete else None),
+        durations=tuple(one.seconds for one in group.invocations if one.seconds is not None),
         reports=reports,
-        unreported=sum(i.report is None for i in group),
-        usage=usage,
-        function=_function(events),
-        notes=(*_log_notes(bool(events), whole_map), *execution_notes(execution)),
-        extra={"execution": execution} if execution else {},
+        unreported=sum(one.report is None for one in group.invocations),
+        usage=Usage(
+            reports=reports,
+            architecture=options.architecture,
+            transitions=_transitions(group),
+            log_bytes=group.log_bytes,
+        ),
+        function=next((event.function for event in events if event.function), ""),
+        notes=(
+            *([PART_OF_A_RUN] if group.said and not complete else ()),
+            *execution_notes(execution),
+        ),
+        execution=execution,
     )
 
 
-def _log_notes(known: bool, whole_map: bool) -> tuple[str, ...]:
-    return () if whole_map or not known else ("the log does not hold the whole run",)
+def execution_run(execution: Execution, source: str) -> MeasuredRun:
+    """A run of which only the execution's history is at hand: its times, and nothing else."""
+    path = execution.input.result_path or ""
+    place = Place.of(path)
+    return MeasuredRun(
+        name=f"{source} · {path}" if path else source,
+        partition=place.partition if place else None,
+        data=place.data if place else None,
+        batch_size=execution.input.batch_size,
+        expected=execution.input.world_size,
+        expected_from="the execution's input" if execution.input.world_size else "",
+        whole=_whole(execution),
+        map=_map(execution),
+        notes=("no log of its workers was given", *execution_notes(execution)),
+        execution=execution,
+    )
 
 
-def _transitions(
-    group: Sequence[Invocation], received: int, execution: Execution | None, known: bool
-) -> int:
+def _transitions(group: _Group) -> int:
     """States entered: by the execution itself, and one an invocation in a distributed map."""
-    if execution is None:
-        return map_transitions(len(group), received) if known else 0
-    inline = execution.map_run is None
-    return execution.transitions + (0 if inline else len(group))
+    if group.execution is None:
+        return map_transitions(len(group.invocations), group.received) if group.said else 0
+    inline = group.execution.map_run is None
+    return group.execution.transitions + (0 if inline else len(group.invocations))
 
 
-def _execution_span(execution: Execution | None, part: str | None) -> Span | None:
-    if execution is None:
-        return None
-    if part is None:
-        return None if execution.seconds is None else Span(execution.seconds, "whole execution")
-    seconds = execution.part(part)
+def _whole(execution: Execution | None) -> Span | None:
+    seconds = execution.seconds if execution else None
+    return None if seconds is None else Span(seconds, "whole execution")
+
+
+def _map(execution: Execution | None) -> Span | None:
+    seconds = execution.part("map") if execution else None
     return None if seconds is None else Span(seconds, "map state")
 
 
@@ -157,30 +186,8 @@ def execution_notes(execution: Execution | None) -> tuple[str, ...]:
 
 
 def _span(group: Sequence[Invocation]) -> Span | None:
-    starts = [i.started for i in group if i.started is not None]
-    ends = [i.ended for i in group if i.ended is not None]
+    starts = [one.started for one in group if one.started is not None]
+    ends = [one.ended for one in group if one.ended is not None]
     if not starts or not ends:
         return None
-    return Span(max(ends) - min(starts), "map")
-
-
-def _function(events: Sequence[Mapping[str, Any]]) -> str:
-    if any("SCRIPT" in event for event in events):
-        return "inference worker"
-    if any("rendezvous_endpoint" in event and "bucket" not in event for event in events):
-        return "connection test"
-    return ""
-
-
-def common(values: Iterable[Any]) -> Any:
-    """The one value that all have, else None."""
-    distinct = {value for value in values if value is not None}
-    return distinct.pop() if len(distinct) == 1 else None
-
-
-def number(value: Any) -> int | None:
-    """A count that may have been written as text; None where it is none."""
-    try:
-        return None if value is None else int(value)
-    except (TypeError, ValueError):
-        return None
+    return Span(max(0.0, max(ends) - min(starts)), "map")

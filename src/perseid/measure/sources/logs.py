@@ -14,14 +14,55 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from perseid.measure.fields import Fields
 from perseid.measure.report_line import Report, find_reports
+from perseid.measure.sources.lambda_lines import text_lines
 
 _START = re.compile(r"(?<!\w)START RequestId:\s*(\S+)")
 _END = re.compile(r"(?<!\w)END RequestId:\s*(\S+)")
 _RECEIVED = re.compile(r"receiv(?:ed|ing event):\s*(\{.*\})")
 _TIMED_OUT = re.compile(r"(\S+) Task timed out after ([0-9.]+) seconds")
 _DIED = re.compile(r"RequestId:\s*(\S+)\s+(?:Error:\s*)?(Runtime exited|Process exited)")
+MILLISECONDS_FROM = 1e11
+"""A larger number counts milliseconds: as seconds it would lie after the year 5000."""
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:[.,](\d{1,6}))?\s*(Z|[+-]\d\d:?\d\d)?")
+
+
+@dataclass(frozen=True)
+class Received:
+    """What a function says it received; None where it does not say."""
+
+    rank: str | None = None
+    world_size: int | None = None
+    batch_size: int | None = None
+    result_path: str | None = None
+    data_prefix: str | None = None
+    function: str = ""
+    """What kind of function receives such things; empty where nothing tells."""
+    known: bool = False
+    """Whether it said anything at all."""
+
+    @classmethod
+    def of(cls, event: Fields) -> Received:
+        """From the item that a worker gets, or what the connection test gets."""
+        function = ""
+        if "SCRIPT" in event:
+            function = "inference worker"
+        elif "rendezvous_endpoint" in event and "bucket" not in event:
+            function = "connection test"
+        rank = event.number("RANK")
+        return cls(
+            rank=event.text("RANK") if rank is None else f"{rank:g}",
+            world_size=event.count("WORLD_SIZE"),
+            batch_size=event.count("BATCH_SIZE"),
+            result_path=event.text("RESULT_PATH"),
+            data_prefix=event.text("DATA_PREFIX"),
+            function=function,
+            known=bool(event),
+        )
+
+
+NOTHING = Received()
 
 
 @dataclass(frozen=True)
@@ -35,8 +76,8 @@ class Invocation:
     """END line, or the REPORT's."""
     report: Report | None = None
     """None: the log has no REPORT of it (still running, or the log is cut)."""
-    event: Mapping[str, Any] = field(default_factory=dict)
-    """What the function received, where it says so: RANK, RESULT_PATH, …"""
+    event: Received = field(default_factory=lambda: NOTHING)
+    """What the function received, where it says so."""
     died: str = ""
     """``timeout`` or ``error`` where a line of its own says so."""
 
@@ -57,24 +98,30 @@ def read_log(text: str) -> list[Invocation]:
     Parameters
     ----------
     text
-        One stream or several interleaved ones; each line may begin with a time, a stream name.
+        One stream or several interleaved ones, in Lambda's text or JSON format; each line may
+        begin with a time, a stream name.
     """
     found: dict[str, Invocation] = {}
     open_ids: list[str] = []
-    for line in text.splitlines():
-        _take_line(line, found, open_ids)
+    above: float | None = None  # the console copies each event's time as a line above it
+    for line in text_lines(text):
+        if _TIME.fullmatch(line.strip()):
+            above = timestamp(line)
+            continue
+        _take_line(line, timestamp(line) or above, found, open_ids)
     return list(found.values())
 
 
-def _take_line(line: str, found: dict[str, Invocation], open_ids: list[str]) -> None:
-    when = timestamp(line)
+def _take_line(
+    line: str, when: float | None, found: dict[str, Invocation], open_ids: list[str]
+) -> None:
     if match := _START.search(line):
         _update(found, match[1], started=when)
         open_ids.append(match[1])
     elif match := _RECEIVED.search(line):
         request = _owner(line, found, open_ids)
         if request:
-            _update(found, request, event=_literal(match[1]))
+            _update(found, request, event=Received.of(_literal(match[1])))
     elif match := _TIMED_OUT.search(line):
         _update(found, match[1], died="timeout")
     elif match := _DIED.search(line):
@@ -94,23 +141,23 @@ def _update(found: dict[str, Invocation], request: str, **changes: Any) -> None:
 
 def _owner(line: str, found: Mapping[str, Invocation], open_ids: Iterable[str]) -> str | None:
     """Whose line this is: the id it names, else the only open invocation without an event."""
-    waiting = [request for request in open_ids if not found[request].event]
+    waiting = [request for request in open_ids if not found[request].event.known]
     named = [request for request in waiting if request in line]
     if named:
         return named[0]
     return waiting[0] if len(waiting) == 1 else None
 
 
-def _literal(text: str) -> Mapping[str, Any]:
+def _literal(text: str) -> Fields:
     """A dict as Python's repr or as JSON prints it; empty where it is neither."""
     for read in (json.loads, ast.literal_eval):
         try:
             value = read(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
             continue
         if isinstance(value, Mapping):
-            return dict(value)
-    return {}
+            return Fields(value)
+    return Fields(None)
 
 
 def timestamp(line: str) -> float | None:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import dataclass
 
 from perseid.errors import BadInputError, NotFoundError
 from perseid.measure.cost import FREE_TMP_MB, Rendezvous, Usage, map_transitions
+from perseid.measure.fields import Fields
+from perseid.measure.folder import (
+    EngineMeasures,
+    ExecutionTimes,
+    RankMeasures,
+    RunFolder,
+    SummaryMeasures,
+)
 from perseid.measure.report_line import Report, find_reports
 from perseid.measure.runs import MeasuredRun, ModelTime, Place, Span, size_label
+from perseid.measure.sources.records import read_record
 from perseid.pipeline import layout
 from perseid.pipeline.manifest import Manifest
 from perseid.storage import Storage
+from perseid.textfile import decode, parse_json
 
 READERS = 16
 OBJECTS_A_RANK = 4
@@ -25,6 +34,19 @@ LOOKS_A_PARTITION, LOOKS_A_RANK = 2, 2
 READS_OF_A_RUN = 3
 """Manifest and merged records by summarize, the items by the map."""
 KEYS_A_PAGE = 1000
+
+
+@dataclass(frozen=True)
+class _Logs:
+    """The logs that lie in a run's folder."""
+
+    ranks: tuple[Report, ...]
+    """REPORTs of the workers."""
+    others: tuple[Report, ...]
+    """Those of initialize and summarize."""
+    count: int
+    """Files."""
+    bytes: float
 
 
 def read_stored(store: Storage, keys: Collection[str], architecture: str = "x86") -> MeasuredRun:
@@ -40,92 +62,163 @@ def read_stored(store: Storage, keys: Collection[str], architecture: str = "x86"
     Raises
     ------
     BadInputError
-        Its manifest, or an object that goes with it, cannot be read.
+        Its manifest, its records or its summary cannot be read. An engine's report or a log that
+        cannot be read is a note.
     """
-    manifest = Manifest.load(store)
-    summary = read_json(store, layout.SUMMARY) if layout.SUMMARY in keys else {}
-    engine = read_json(store, layout.ENGINE) if layout.ENGINE in keys else {}
-    records = _records(store, keys, manifest)
-    logs = _logs(store, keys)
-    reports = _reports(text for key, text in logs.items() if _of_rank(key))
-    reports = reports or _engine_reports(engine)
-    others = _reports(text for key, text in logs.items() if not _of_rank(key))
-    received = sorted({int(r["rank"]) for r in records if "rank" in r})
-    missing = tuple(sorted(set(range(manifest.world_size)) - set(received)))
-    partition, data = _labels(manifest)
-    model = tuple(_model_time(record) for record in records)
+    notes: list[str] = []
+    folder = RunFolder(
+        store,
+        frozenset(keys),
+        Manifest.load(store),
+        _summary(store, keys),
+        _engine(store, keys, notes),
+    )
+    records = _records(folder)
+    logs = _logs(folder, notes)
+    reports = _reports_of(folder.engine, logs)
+    received = {record.rank for record in records if record.rank is not None}
+    missing = tuple(sorted(set(range(folder.manifest.world_size)) - received))
+    partition, data = _labels(folder.manifest)
+    model = tuple(ModelTime(record.model_seconds or 0.0, record.bits) for record in records)
     return MeasuredRun(
         name=store.where(),
         partition=partition,
         data=data,
-        batch_size=int(manifest.settings.get("batch_size", 0)) or None,
-        expected=manifest.world_size,
+        batch_size=Fields(folder.manifest.settings).count("batch_size") or None,
+        expected=folder.manifest.world_size,
         expected_from="manifest",
         received=len(received),
-        complete=_complete(summary, missing),
+        complete=folder.summary is not None and folder.summary.complete and not missing,
         missing=missing,
-        rows=sum(int(r.get("rows", 0)) for r in records),
-        whole=_whole(summary, engine),
-        map=_map(summary, engine, records),
+        rows=sum(record.rows for record in records),
+        whole=_whole(folder),
+        map=_map(folder, records),
         durations=_durations(records, reports),
         duration_of="REPORT Duration" if reports else "total of the rank's record",
         model=model,
         reports=reports,
-        usage=_usage(manifest, records, reports, others, logs, summary, engine, architecture),
-        function="script" if manifest.script else "inference worker",
+        usage=_usage(folder, records, reports, logs, architecture) if reports else None,
+        function="script" if folder.manifest.script else "inference worker",
         bits=sum(part.bits for part in model),
-        notes=_notes(summary, engine, reports, manifest),
-        unreported=int(engine.get("unreported", 0)),
-        extra={
-            "manifest": manifest,
-            "summary": summary,
-            "engine": engine,
-            "records": records,
-            "store": store,
-            "keys": frozenset(keys),
-        },
+        notes=(*_notes(folder, reports), *notes),
+        unreported=folder.engine.unreported,
+        records=records,
+        folder=folder,
     )
 
 
-def read_json(store: Storage, key: str) -> Any:
-    """A JSON object; raises `BadInputError` naming it where it is none."""
+def read_json(store: Storage, key: str) -> object:
+    """The value of a JSON object; raises `BadInputError` naming it where it is none."""
+    where = store.where(key)
+    return parse_json(decode(store.get(key), where), where)
+
+
+def _summary(store: Storage, keys: Collection[str]) -> SummaryMeasures | None:
+    if layout.SUMMARY not in keys:
+        return None
+    summary = Fields(read_json(store, layout.SUMMARY))
+    lost = summary.inner("partitions").rows("missing")
+    timing = summary.inner("timing")
+    return SummaryMeasures(
+        complete=summary.text("status") == "complete",
+        lost={part.text("key") or "?": part.text("reason") or "no reason" for part in lost},
+        total_seconds=timing.number("total"),
+        map_seconds=timing.number("map"),
+        engine=summary.inner("engine").text("engine") or "",
+        warnings=summary.texts("warnings") if "warnings" in summary else None,
+    )
+
+
+def _engine(store: Storage, keys: Collection[str], notes: list[str]) -> EngineMeasures:
+    if layout.ENGINE not in keys:
+        return EngineMeasures()
     try:
-        return json.loads(store.get(key))
-    except ValueError as error:
-        raise BadInputError(f"{store.where(key)} is not JSON: {error}") from error
+        engine = Fields(read_json(store, layout.ENGINE))
+    except (BadInputError, NotFoundError) as error:
+        notes.append(str(error))
+        return EngineMeasures()
+    times = [
+        ExecutionTimes(one.number("seconds"), one.number("map_seconds"))
+        for one in engine.rows("executions")
+    ]
+    reports = (_attempt(one) for one in engine.rows("attempts"))
+    return EngineMeasures(
+        name=engine.text("engine") or "",
+        executions=tuple(times),
+        attempts=tuple(report for report in reports if report is not None),
+        wall_seconds=engine.number("wall_seconds"),
+        unreported=engine.count("unreported") or 0,
+        notes=engine.texts("notes"),
+        architecture=engine.text("architecture"),
+        tmp_mb=engine.number("tmp_mb"),
+        transitions=engine.count("transitions"),
+        express_requests=engine.count("express_requests") or 0,
+        express_gb_seconds=engine.number("express_gb_seconds") or 0.0,
+    )
 
 
-def _records(store: Storage, keys: Collection[str], manifest: Manifest) -> list[Mapping[str, Any]]:
+def _attempt(one: Fields) -> Report | None:
+    """An attempt as Lambda would report it; None where the engine's report is incomplete."""
+    duration, billed = one.number("duration_ms"), one.number("billed_ms")
+    memory, used = one.number("memory_mb"), one.number("max_memory_mb")
+    if duration is None or billed is None or memory is None or used is None:
+        return None
+    return Report(
+        request_id=one.text("request_id") or "",
+        duration_ms=duration,
+        billed_ms=billed,
+        memory_mb=memory,
+        max_memory_mb=used,
+        init_ms=one.number("init_ms"),
+        status="success" if one.text("ending") == "done" else "error",
+    )
+
+
+def _records(folder: RunFolder) -> tuple[RankMeasures, ...]:
     """The newest of the run's own records, in rank order; from the ranks where none combined."""
-    if layout.COMBINED in keys:
+    store, manifest = folder.store, folder.manifest
+    if layout.COMBINED in folder.keys:
         found = read_json(store, layout.COMBINED)
+        if not isinstance(found, list):
+            raise BadInputError(f"{store.where(layout.COMBINED)} is not a list of rank records")
+        records = [read_record(plain) for plain in found]
     else:
-        names = [layout.record(rank) for rank in range(manifest.world_size)]
-        names = [name for name in names if name in keys]
+        ranks = [r for r in range(manifest.world_size) if layout.record(r) in folder.keys]
         with ThreadPoolExecutor(READERS) as pool:
-            found = list(pool.map(lambda name: _named(store, name), names))
-    own = [r for r in found if r.get("run_id", manifest.run_id) == manifest.run_id]
-    return sorted(own, key=lambda r: int(r.get("rank", 0)))
+            plain = list(pool.map(lambda rank: read_json(store, layout.record(rank)), ranks))
+        records = [read_record(one, rank) for one, rank in zip(plain, ranks, strict=True)]
+    own = [record for record in records if record.run_id in (None, manifest.run_id)]
+    return tuple(sorted(own, key=lambda record: record.rank or 0))
 
 
-def _named(store: Storage, name: str) -> Mapping[str, Any]:
-    """A rank's record; scripts write theirs without the rank, which then is in the name."""
-    record = read_json(store, name)
-    return {"rank": int(name.removesuffix(".json")), **record}
-
-
-def _logs(store: Storage, keys: Collection[str]) -> dict[str, str]:
-    wanted = sorted(key for key in keys if key.startswith(layout.LOGS + "/"))
+def _logs(folder: RunFolder, notes: list[str]) -> _Logs:
+    wanted = sorted(key for key in folder.keys if key.startswith(layout.LOGS + "/"))
     with ThreadPoolExecutor(READERS) as pool:
-        texts = pool.map(lambda key: _text(store, key), wanted)
-        return dict(zip(wanted, texts, strict=True))
+        texts = list(pool.map(lambda key: _text(folder.store, key), wanted))
+    notes += [text.reason for text in texts if text.reason]
+    of_rank = [_of_rank(key) for key in wanted]
+    return _Logs(
+        ranks=_reports(t.text for t, ours in zip(texts, of_rank, strict=True) if ours),
+        others=_reports(t.text for t, ours in zip(texts, of_rank, strict=True) if not ours),
+        count=len(wanted),
+        bytes=float(sum(len(text.text.encode()) for text in texts)),
+    )
 
 
-def _text(store: Storage, key: str) -> str:
+@dataclass(frozen=True)
+class _LogFile:
+    text: str
+    reason: str = ""
+    """Why it cannot be read."""
+
+
+def _text(store: Storage, key: str) -> _LogFile:
     try:
-        return store.get(key).decode("utf-8", "replace")
+        return _LogFile(decode(store.get(key), store.where(key)))
     except NotFoundError:
-        return ""
+        return _LogFile("")
+    except BadInputError as error:
+        return _LogFile("", str(error))
 
 
 def _reports(texts: Iterable[str]) -> tuple[Report, ...]:
@@ -137,20 +230,15 @@ def _of_rank(key: str) -> bool:
     return key.removeprefix(layout.LOGS + "/").removesuffix(".log").isdecimal()
 
 
-def _engine_reports(engine: Mapping[str, Any]) -> tuple[Report, ...]:
-    """The engine's attempts, where no logs were kept."""
-    return tuple(
-        Report(
-            request_id=str(a["request_id"]),
-            duration_ms=float(a["duration_ms"]),
-            billed_ms=float(a["billed_ms"]),
-            memory_mb=float(a["memory_mb"]),
-            max_memory_mb=float(a["max_memory_mb"]),
-            init_ms=a.get("init_ms"),
-            status="success" if a.get("ending") == "done" else "error",
-        )
-        for a in engine.get("attempts", ())
-    )
+def _reports_of(engine: EngineMeasures, logs: _Logs) -> tuple[Report, ...]:
+    """The workers' REPORTs.
+
+    A local engine measured its attempts itself; the ranks' logs hold what scripts printed, too,
+    and that may look like a REPORT.
+    """
+    if engine.name == "local" and engine.attempts:
+        return engine.attempts
+    return logs.ranks or engine.attempts
 
 
 def _labels(manifest: Manifest) -> tuple[str | None, str | None]:
@@ -162,120 +250,93 @@ def _labels(manifest: Manifest) -> tuple[str | None, str | None]:
     return (size_label(max(sizes)) if sizes else None), size_label(sum(sizes))
 
 
-def _complete(summary: Mapping[str, Any], missing: Sequence[int]) -> bool:
-    """Complete only where the summary says so; a run without one is not."""
-    return str(summary.get("status", "")) == "complete" and not missing
-
-
-def _whole(summary: Mapping[str, Any], engine: Mapping[str, Any]) -> Span | None:
+def _whole(folder: RunFolder) -> Span | None:
     """Of all executions together on AWS; elsewhere what the summary says."""
-    executions = [e.get("seconds") for e in engine.get("executions", ())]
-    if executions and all(executions):
-        return Span(float(sum(executions)), "whole execution")
-    seconds = summary.get("timing", {}).get("total")
-    return Span(float(seconds), "whole run") if seconds else None
+    seconds = [execution.seconds for execution in folder.engine.executions]
+    known = [value for value in seconds if value]
+    if seconds and len(known) == len(seconds):
+        return Span(sum(known), "whole execution")
+    total = folder.summary.total_seconds if folder.summary else None
+    return Span(total, "whole run") if total else None
 
 
-def _map(
-    summary: Mapping[str, Any], engine: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
-) -> Span | None:
-    states = [e.get("map_seconds") for e in engine.get("executions", ())]
-    if states and all(states):
-        return Span(float(sum(states)), "map state")
-    seconds = summary.get("timing", {}).get("map") or engine.get("wall_seconds")
+def _map(folder: RunFolder, records: Sequence[RankMeasures]) -> Span | None:
+    states = [execution.map_seconds for execution in folder.engine.executions]
+    known = [value for value in states if value]
+    if states and len(known) == len(states):
+        return Span(sum(known), "map state")
+    told = folder.summary.map_seconds if folder.summary else None
+    seconds = told or folder.engine.wall_seconds
     if seconds:
-        return Span(float(seconds), "map")
-    moments = [(entry[1], entry[2]) for r in records for entry in r.get("timeline", ())]
+        return Span(seconds, "map")
+    moments = [(start, end) for record in records for _, start, end in record.timeline]
     if not moments:
         return None
-    first, last = min(start for start, _ in moments), max(end for _, end in moments)
-    return Span(last - first, "map")
+    return Span(max(end for _, end in moments) - min(start for start, _ in moments), "map")
 
 
-def _model_time(record: Mapping[str, Any]) -> ModelTime:
-    seconds = float(record.get("total_cpu_time (seconds)", 0.0))
-    return ModelTime(seconds, float(record.get("throughput_bps", 0.0)) * seconds)
-
-
-def _durations(
-    records: Sequence[Mapping[str, Any]], reports: Sequence[Report]
-) -> tuple[float, ...]:
+def _durations(records: Sequence[RankMeasures], reports: Sequence[Report]) -> tuple[float, ...]:
     """Every invocation's time where there are REPORTs, else every record's."""
     if reports:
         return tuple(report.duration_ms / 1e3 for report in reports)
-    totals = [r.get("stages", {}).get("total") for r in records]
-    return tuple(float(total) for total in totals if total is not None)
+    totals = (record.stages.get("total") for record in records)
+    return tuple(total for total in totals if total is not None)
 
 
 def _usage(
-    manifest: Manifest,
-    records: Sequence[Mapping[str, Any]],
+    folder: RunFolder,
+    records: Sequence[RankMeasures],
     reports: Sequence[Report],
-    others: Sequence[Report],
-    logs: Mapping[str, str],
-    summary: Mapping[str, Any],
-    engine: Mapping[str, Any],
+    logs: _Logs,
     architecture: str,
-) -> Usage | None:
+) -> Usage:
     """What the run used; S3 requests of a local run are those the same run makes on S3."""
-    if not reports:
-        return None
-    counted = sum(
-        max(int(r.get("s3_num_requests", 0)), len(r.get("partitions", ()))) for r in records
-    )
+    engine, manifest = folder.engine, folder.manifest
+    counted = sum(max(record.requests, len(record.partitions)) for record in records)
     pages = -(-len(manifest.partitions) // KEYS_A_PAGE) or 1
-    whole = _whole(summary, engine)
-    transitions = engine.get("transitions")
+    fetched = logs.count + 1 if engine.on_aws else 0  # what fetching logs and times wrote
+    whole, transitions = _whole(folder), engine.transitions
     if transitions is None:
         transitions = map_transitions(len(reports), manifest.world_size)
-    architecture = str(engine.get("architecture", architecture))
     return Usage(
         reports=reports,
-        other_reports=others,
-        architecture=architecture,
-        tmp_mb=float(engine.get("tmp_mb", FREE_TMP_MB)),
-        transitions=int(transitions),
-        express_requests=int(engine.get("express_requests", 0)),
-        express_gb_seconds=float(engine.get("express_gb_seconds", 0.0)),
+        other_reports=logs.others,
+        architecture=engine.architecture or architecture,
+        tmp_mb=FREE_TMP_MB if engine.tmp_mb is None else engine.tmp_mb,
+        transitions=transitions,
+        express_requests=engine.express_requests,
+        express_gb_seconds=engine.express_gb_seconds,
         s3_gets=counted
         + len(manifest.partitions) * LOOKS_A_PARTITION
         + len(records) * (OBJECTS_A_RANK - 1 + LOOKS_A_RANK)
         + READS_OF_A_RUN,
-        s3_puts=len(records) * OBJECTS_A_RANK + OBJECTS_A_RUN + pages + _fetched(engine, logs),
+        s3_puts=len(records) * OBJECTS_A_RANK + OBJECTS_A_RUN + pages + fetched,
         stored_bytes=float(sum(p.size for p in manifest.partitions)),
         stored_seconds=whole.seconds if whole else 0.0,
-        log_bytes=float(sum(len(text.encode()) for text in logs.values())),
+        log_bytes=logs.bytes,
         rendezvous=_rendezvous(records, whole),
     )
 
 
-def _fetched(engine: Mapping[str, Any], logs: Mapping[str, str]) -> int:
-    """Objects that fetching logs and times from AWS wrote; on this machine nothing is fetched."""
-    return len(logs) + 1 if engine.get("engine") == "aws" else 0
-
-
-def _rendezvous(records: Sequence[Mapping[str, Any]], whole: Span | None) -> Rendezvous | None:
+def _rendezvous(records: Sequence[RankMeasures], whole: Span | None) -> Rendezvous | None:
     """The server's task for as long as the run lasted, where ranks talked to each other.
 
     It is an x86 one whatever the workers are: so the stack's template has it.
     """
-    used = {str(record.get("transport", "store")) for record in records}
+    used = {record.transport or "store" for record in records}
     if whole is None or not used - {"store"}:
         return None
     return Rendezvous(whole.seconds)
 
 
-def _notes(
-    summary: Mapping[str, Any],
-    engine: Mapping[str, Any],
-    reports: Sequence[Report],
-    manifest: Manifest,
-) -> tuple[str, ...]:
+def _notes(folder: RunFolder, reports: Sequence[Report]) -> tuple[str, ...]:
+    summary, engine = folder.summary, folder.engine
     notes = [] if summary else ["no summary: the run is not finished"]
-    if not engine and summary.get("engine", {}).get("engine") == "aws":
+    if not engine.name and summary and summary.engine == "aws":
         notes.append("its logs were not fetched: `perseid status` does so")
-    notes += engine.get("notes", ())
+    notes += engine.notes
     failed = sum(not report.succeeded for report in reports)
     if failed:
         notes.append(f"{failed} of {len(reports)} invocations failed")
-    return tuple(notes + list(summary.get("warnings", manifest.warnings)))
+    warnings = summary.warnings if summary else None
+    return tuple(notes) + (folder.manifest.warnings if warnings is None else warnings)

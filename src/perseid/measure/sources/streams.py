@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from perseid.measure.sources.lambda_lines import text_lines
 from perseid.measure.sources.logs import Invocation, read_log
 
 _START = re.compile(r"(?<!\w)START RequestId:\s*(\S+)")
@@ -25,10 +26,17 @@ class LogEvent:
     """One event of a log stream."""
 
     stream: str
-    time: float
-    """Seconds since the epoch."""
+    time: float | None
+    """Seconds since the epoch; None where an export leaves it out."""
     text: str
     """One line, or several."""
+
+    @property
+    def stamp(self) -> str:
+        """The time in front of each of its lines; empty where it is not known."""
+        if self.time is None:
+            return ""
+        return datetime.fromtimestamp(self.time, UTC).isoformat(timespec="milliseconds") + " "
 
 
 @dataclass(frozen=True)
@@ -67,14 +75,14 @@ class Stream:
 
     def add(self, event: LogEvent) -> Iterator[Traced]:
         """Take an event in; yields an invocation where this one ends it."""
-        stamp = datetime.fromtimestamp(event.time, UTC).isoformat(timespec="milliseconds")
-        for line in event.text.splitlines():
+        stamp = event.stamp
+        for line in text_lines(event.text):
             start = _START.search(line)
             if start is not None:
                 if self.request is not None:
                     yield self.close()
                 self.request = start[1]
-            self.lines.append(f"{stamp} {line}")
+            self.lines.append(f"{stamp}{line}")
             if (mark := read_mark(line)) is not None:
                 self.marks.append(mark)
             report = _REPORT.search(line)
@@ -104,7 +112,7 @@ def trace(events: Iterable[LogEvent]) -> list[Traced]:
     """
     streams: dict[str, Stream] = {}
     found: list[Traced] = []
-    for event in sorted(events, key=lambda event: event.time):
+    for event in sorted(events, key=lambda event: event.time or 0.0):
         stream = streams.setdefault(event.stream, Stream(event.stream))
         found += stream.add(event)
     found += [stream.close() for stream in streams.values() if stream.request is not None]

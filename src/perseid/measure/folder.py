@@ -1,0 +1,110 @@
+"""What a run's folder says, typed: its ranks' records, its summary and its engine's report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from perseid.measure.report_line import Report
+from perseid.pipeline.manifest import Manifest
+from perseid.storage import Storage
+
+Bar = tuple[str, float, float]
+"""(stage, start, end), seconds since the epoch."""
+
+
+@dataclass(frozen=True)
+class PartitionRead:
+    """One partition that a rank read."""
+
+    key: str
+    bytes: float | None = None
+    """Size of the file."""
+
+
+@dataclass(frozen=True)
+class RankMeasures:
+    """What one rank's record says of its work. None or empty: the record does not say."""
+
+    rank: int | None = None
+    run_id: str | None = None
+    rows: int = 0
+    """All rows that went through the model, flagged ones included."""
+    flagged: int = 0
+    """Rows of these that are in the catalogue without a prediction."""
+    model_seconds: float | None = None
+    """Inside the model's calls."""
+    bits: float = 0.0
+    """Of the images and magnitudes that went through the model."""
+    batch_size: int | None = None
+    world_size: int | None = None
+    transport: str | None = None
+    stages: Mapping[str, float] = field(default_factory=dict)
+    """Wall-clock seconds by stage."""
+    timeline: tuple[Bar, ...] = ()
+    partitions: tuple[PartitionRead, ...] = ()
+    requests: int = 0
+    """Read requests to the store."""
+    cold: bool = False
+    """Whether its process was started for it."""
+    result_path: str | None = None
+    """As the rank was told; a published record may lie elsewhere."""
+
+
+@dataclass(frozen=True)
+class SummaryMeasures:
+    """What ``summary.json`` says."""
+
+    complete: bool
+    lost: Mapping[str, str] = field(default_factory=dict)
+    """Why each missing partition is missing, by its key, in natural order."""
+    total_seconds: float | None = None
+    map_seconds: float | None = None
+    engine: str = ""
+    warnings: tuple[str, ...] | None = None
+    """None: the summary has none of its own."""
+
+
+@dataclass(frozen=True)
+class ExecutionTimes:
+    """One of the executions of a run on AWS."""
+
+    seconds: float | None
+    map_seconds: float | None
+
+
+@dataclass(frozen=True)
+class EngineMeasures:
+    """What ``engine.json`` says; all of it as for a local run where it says nothing."""
+
+    name: str = ""
+    """``local``, ``aws``, …; empty where there is no such file."""
+    executions: tuple[ExecutionTimes, ...] = ()
+    attempts: tuple[Report, ...] = ()
+    wall_seconds: float | None = None
+    unreported: int = 0
+    """Invocations whose log has no REPORT."""
+    notes: tuple[str, ...] = ()
+    architecture: str | None = None
+    tmp_mb: float | None = None
+    transitions: int | None = None
+    express_requests: int = 0
+    express_gb_seconds: float = 0.0
+
+    @property
+    def on_aws(self) -> bool:
+        """Whether the run was billed by AWS."""
+        return self.name == "aws"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The objects below a run's prefix that pages and calibrations look into."""
+
+    store: Storage
+    keys: frozenset[str]
+    """All keys below the prefix."""
+    manifest: Manifest
+    summary: SummaryMeasures | None
+    """None: the run has no summary, or one that cannot be read."""
+    engine: EngineMeasures

@@ -1,0 +1,231 @@
+"""Log events out of every form in which they leave CloudWatch: the one reader of exported logs.
+
+The command line writes JSON, YAML, text and tables of ``filter-log-events``, ``get-log-events``,
+``get-query-results`` and ``tail``; the console writes CSV, JSON, Markdown and tables in ASCII;
+export tasks and subscriptions write lines and JSON, compressed
+(https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/). Whatever is none of them is plain text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from perseid.errors import BadInputError
+from perseid.measure.fields import Fields, as_number
+from perseid.measure.sources.logs import MILLISECONDS_FROM, Invocation, read_log, timestamp
+from perseid.measure.sources.streams import LogEvent, trace
+from perseid.textfile import csv_rows
+
+_YAML = re.compile(
+    r"^(?:---\n)?(?:events|results|searchedLogStreams|next\w*Token):\s", re.MULTILINE
+)
+_TEXT_EVENT = re.compile(
+    r"^EVENTS\t(?:\d{20,}\t)?\d{13}\t(?:(\S*\[\S+)\t)?(.*?)\t(\d{13})$", re.MULTILINE | re.DOTALL
+)
+"""``--output text``: values by their keys' names, the message may have tabs and line breaks."""
+_TAIL = re.compile(r"^(\d{4}-\d\d-\d\dT\S+) (\d{4}/\d\d/\d\d/\S*\[[^\]\s]+\]\S+) (.*)$", re.DOTALL)
+"""``aws logs tail``: time, stream, message."""
+_MESSAGE = ("message", "@message")
+_TIME = ("timestamp", "@timestamp")
+_STREAM = ("logStreamName", "@logStream", "logStream", "log stream name")
+_EVENT_KEYS = {*_TIME, *_STREAM, "eventId", "ingestionTime", "@ptr", "id"}
+_HEAD_LINES = 12
+
+
+@dataclass(frozen=True)
+class LogText:
+    """One file of a log, read."""
+
+    events: tuple[LogEvent, ...] = ()
+    """Where the file is an export of events."""
+    lines: str = ""
+    """Where it is plain text."""
+
+    @property
+    def size(self) -> float:
+        """Characters of the messages, about what was ingested."""
+        return float(len(self.lines) + sum(len(event.text) for event in self.events))
+
+
+def read_log_text(text: str, values: Sequence[object] | None, source: str) -> LogText:
+    """A log in any of its forms.
+
+    Parameters
+    ----------
+    text
+        The file, decoded.
+    values
+        The JSON values that the file consists of; None where it does not.
+    source
+        Its name, for errors.
+    """
+    if values is not None:
+        return LogText(events=tuple(_of_values(values)))
+    head = text.lstrip()[:_MAX_HEAD].split("\n")[:_HEAD_LINES]
+    if head[0].startswith("EVENTS\t"):
+        found = _TEXT_EVENT.finditer(text)
+        return LogText(events=tuple(LogEvent(m[1] or "", _time(m[3]), m[2]) for m in found))
+    if _is_head(head[0]) or (head[0].lower().startswith("sep=") and _is_head("".join(head[1:2]))):
+        return LogText(events=tuple(_of_rows(csv_rows(text, source))))
+    if any(line.lstrip().startswith("|") and _is_head(line) for line in head):
+        return LogText(events=tuple(_of_rows(_table_rows(text))))
+    if _TAIL.match(head[0]):
+        return LogText(events=tuple(_of_tail(text)))
+    return LogText(lines=text)
+
+
+_MAX_HEAD = 20_000
+
+
+def yaml_values(text: str, source: str) -> list[object] | None:
+    """The value of a file that ``--output yaml`` wrote; None where it is none.
+
+    Raises `BadInputError` where the file is broken.
+    """
+    if not _YAML.search(text[:_MAX_HEAD]):
+        return None
+    import yaml  # slow to import, and few need it
+
+    try:
+        return [yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))]
+    except yaml.YAMLError as error:
+        raise BadInputError(f"{source} is not YAML: {' '.join(str(error).split())}") from error
+
+
+def invocations_of(texts: Iterable[LogText]) -> list[Invocation]:
+    """All invocations that some files of a log tell of.
+
+    Events that name their stream are put together by it; all others by their request ids, as
+    plain text is.
+    """
+    lines: list[str] = []
+    named: list[LogEvent] = []
+    for one in texts:
+        lines.append(one.lines)
+        for event in one.events:
+            if event.stream:
+                named.append(event)
+            else:
+                lines += [f"{event.stamp}{line}" for line in event.text.splitlines()]
+    found = read_log("\n".join(lines))
+    return found + [traced.invocation for traced in trace(named)]
+
+
+def _of_values(values: Iterable[object], stream: str = "") -> Iterator[LogEvent]:
+    for value in values:
+        if isinstance(value, str):
+            yield LogEvent(stream, None, value)
+        elif isinstance(value, Mapping):
+            yield from _of_object(value, stream)
+        elif isinstance(value, list):
+            yield from _of_list(value, stream)
+
+
+def _of_object(value: Mapping[str, object], stream: str) -> Iterator[LogEvent]:
+    fields = Fields(value)
+    stream = _first_text(fields, _STREAM) or stream
+    for name in ("events", "logEvents", "results"):
+        if name in fields:
+            yield from _of_values(fields.items(name), stream)
+            return
+    message = next((name for name in _MESSAGE if name in fields), None)
+    if message is None or "level" in fields or not _EVENT_KEYS & set(fields.names()):
+        yield LogEvent(stream, None, json.dumps(value, default=str))  # a line of a log in JSON
+        return
+    text = fields.text(message)
+    when = next((_time(value[name]) for name in _TIME if name in fields), None)
+    yield LogEvent(stream, when, fields.json(message) if text is None else text)
+
+
+def _of_list(value: list[object], stream: str) -> Iterator[LogEvent]:
+    """A row of an Insights query, a row of chosen values, or a list of events."""
+    if value and all(isinstance(item, Mapping) and "field" in item for item in value):
+        row = {str(item["field"]): item.get("value") for item in value if isinstance(item, Mapping)}
+        yield from _of_object(row, stream)
+        return
+    texts = [item for item in value if isinstance(item, str)]
+    times = [item for item in value if isinstance(item, (int, float))]
+    if texts and len(times) == 1:
+        yield LogEvent(stream, _time(times[0]), max(texts, key=len))
+        return
+    yield from _of_values(value, stream)
+
+
+def _of_rows(rows: Iterable[Mapping[str, str]]) -> Iterator[LogEvent]:
+    for row in rows:
+        fields = Fields(row)
+        text = _first_text(fields, _MESSAGE)
+        if text is not None:
+            when = _time(_first_text(fields, _TIME) or "")
+            yield LogEvent(_first_text(fields, _STREAM) or "", when, text)
+
+
+def _of_tail(text: str) -> Iterator[LogEvent]:
+    """Lines without a time and a stream of their own belong to the event before them."""
+    open_one: LogEvent | None = None
+    for line in text.split("\n"):
+        match = _TAIL.match(line)
+        if match is None:
+            if open_one is not None:
+                open_one = LogEvent(open_one.stream, open_one.time, f"{open_one.text}\n{line}")
+            continue
+        if open_one is not None:
+            yield open_one
+        open_one = LogEvent(match[2], timestamp(match[1]), match[3])
+    if open_one is not None:
+        yield open_one
+
+
+def _is_head(line: str) -> bool:
+    """Whether a line names the columns of a table of log events."""
+    names = {name.strip(' "|\t') for name in re.split(r"[,;\t|]", line)}
+    return bool(names & set(_MESSAGE)) and bool(names & {*_TIME, *_STREAM, "@ptr"})
+
+
+def _table_rows(text: str) -> Iterator[dict[str, str]]:
+    """Rows of a table that is drawn with ``|``, ``-`` and ``+``; a cell may have line breaks."""
+    names: list[str] = []
+    for line in _table_lines(text):
+        inner = line.strip().strip("|")
+        if not inner.strip("-+:| "):
+            continue
+        if not names:
+            cells = [cell.strip() for cell in inner.split("|")]
+            names = cells if _is_head(line) else []
+            continue
+        last = len(names) - 1 - next(i for i, name in enumerate(names) if name in _MESSAGE)
+        yield dict(zip(names, _cells(inner, len(names), last), strict=False))
+
+
+def _cells(line: str, count: int, after: int) -> list[str]:
+    """Cells of a row, of which the message may hold the separator: `after` cells follow it."""
+    parts = line.split("|")
+    before = count - after - 1
+    end = len(parts) - after
+    middle = "|".join(parts[before:end])
+    return [part.strip() for part in (*parts[:before], middle, *parts[end:])]
+
+
+def _table_lines(text: str) -> Iterator[str]:
+    held = ""
+    for line in text.split("\n"):
+        held = f"{held}\n{line}" if held else line
+        if not held.lstrip().startswith("|") or held.rstrip().endswith("|"):
+            if held.lstrip().startswith("|"):
+                yield held
+            held = ""
+
+
+def _first_text(fields: Fields, names: Sequence[str]) -> str | None:
+    return next((text for name in names if (text := fields.text(name)) is not None), None)
+
+
+def _time(value: object) -> float | None:
+    """Seconds since the epoch from milliseconds, seconds or a written time."""
+    number = as_number(value)
+    if number is None:
+        return timestamp(str(value))
+    return number / 1e3 if abs(number) >= MILLISECONDS_FROM else number

@@ -1,0 +1,242 @@
+"""Runs of the existing system of which only rank records are left, and the times kept by hand.
+
+The published repository has its trees ``result-partition-<size>/<data>/…/<repetition>`` beside a
+folder ``results`` with ``total_execution_time.csv`` (plain runs) and ``state_machine_logs.csv``
+(whole execution and map state, also of the batch sweep and of the scaling runs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from perseid.errors import BadInputError
+from perseid.measure.folder import RankMeasures
+from perseid.measure.runs import MeasuredRun, ModelTime, Place, Span, common
+from perseid.measure.sources.options import LoadOptions
+from perseid.measure.sources.records import published_records
+from perseid.pipeline import layout
+from perseid.textfile import csv_rows, decimal, read_text
+
+MODEL_TIME = "model time (total_cpu_time)"
+EXECUTION_TIMES = "total_execution_time.csv"
+STATE_MACHINE_LOGS = "state_machine_logs.csv"
+TIME_TABLES = (EXECUTION_TIMES, STATE_MACHINE_LOGS)
+"""The first that knows a run counts."""
+RESULTS = "results"
+"""Folder beside the trees in which the published repository keeps its tables."""
+LISTED = 1000
+"""Records that the existing summarizer saw at most: one page of a listing."""
+DISAGREE = 0.05
+"""Relative difference from which two tables are said to differ."""
+TimeKey = tuple[str, str, int | None, str]
+"""(partition, data, batch size of a batch sweep or None, repetition)."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """What a table says of one run."""
+
+    whole: float
+    """Seconds of the whole execution."""
+    map: float | None
+    """Seconds of the map state, where the table has them."""
+    table: str
+    """Name of the file."""
+
+
+@dataclass(frozen=True)
+class TimeTables:
+    """All tables that belong to a result tree."""
+
+    times: tuple[Mapping[TimeKey, Times], ...] = ()
+    """One a table, those that count first."""
+    notes: tuple[str, ...] = ()
+    """Tables that could not be read."""
+
+    def of(self, place: Place | None) -> list[Times]:
+        """What the tables say of the run at a place, the one that counts first."""
+        if place is None:
+            return []
+        keys = _keys(place)
+        return [table[key] for table in self.times for key in keys if key in table]
+
+
+def combined_run(
+    values: object,
+    source: str,
+    options: LoadOptions | None = None,
+    tables: TimeTables | None = None,
+) -> MeasuredRun:
+    """A run of the existing system, from its ``combined_data.json``.
+
+    The records hold model time and nothing of what Lambda billed: duration is model time, and
+    there is neither a peak of memory nor a cost.
+
+    Raises `BadInputError` where `values` is no list of rank records.
+    """
+    options, tables = options or LoadOptions(), tables or TimeTables()
+    records = published_records(values, source)
+    home = Place.of(source.removesuffix(layout.COMBINED))
+    said = Place.of(records[0].result_path or "") if records else None
+    place = home or said
+    received = len({_who(record, i) for i, record in enumerate(records)})
+    expected, why, doubt = _expected(records, place, received, options)
+    known = tables.of(said or home)
+    model = tuple(ModelTime(record.model_seconds or 0.0, record.bits) for record in records)
+    return MeasuredRun(
+        name=source.removesuffix("/" + layout.COMBINED),
+        partition=place.partition if place else None,
+        data=place.data if place else None,
+        batch_size=common(record.batch_size for record in records),
+        expected=expected,
+        expected_from=why,
+        received=received,
+        rows=sum(record.rows for record in records),
+        whole=Span(known[0].whole, "whole execution") if known else None,
+        map=Span(known[0].map, "map state") if known and known[0].map else None,
+        durations=tuple(part.seconds for part in model),
+        duration_of=MODEL_TIME,
+        model=model,
+        function="inference worker",
+        bits=sum(part.bits for part in model),
+        notes=(*doubt, *_place_notes(home, said, records), *_time_notes(known, model)),
+        records=records,
+    )
+
+
+def time_tables(source: str) -> TimeTables:
+    """The tables of times that lie above a result, or in a folder ``results`` there.
+
+    A table that cannot be read is a note: the runs are there without it.
+    """
+    if "://" in source:
+        return TimeTables()
+    found: list[Mapping[TimeKey, Times]] = []
+    notes: list[str] = []
+    for name in TIME_TABLES:
+        path = _above(Path(source).absolute(), name)
+        if path is None:
+            continue
+        try:
+            found.append(read_times(path))
+        except BadInputError as error:
+            notes.append(str(error))
+    return TimeTables(tuple(found), tuple(notes))
+
+
+def read_times(path: Path) -> dict[TimeKey, Times]:
+    """A table of either kind; raises `BadInputError` where the file is not such a table."""
+    times: dict[TimeKey, Times] = {}
+    where = str(path)
+    for row in csv_rows(read_text(path, ""), where):
+        cells = {_plain(name): value.strip() for name, value in row.items()}
+        try:
+            times[_row_key(cells)] = _row_times(cells, path.name)
+        except (KeyError, ValueError) as error:
+            raise BadInputError(f"{where} is not a table of execution times: {error!r}") from error
+    return times
+
+
+def _expected(
+    records: Iterable[RankMeasures], place: Place | None, received: int, options: LoadOptions
+) -> tuple[int | None, str, list[str]]:
+    """How many ranks there should have been, what says so, and what is not known about it."""
+    if options.expected is not None:
+        return options.expected, "what was given", []
+    told = common(record.world_size for record in records)
+    if told is not None:
+        return told, "its records", []
+    most, fewest = (place.workers, place.fewest_workers) if place else (None, None)
+    if place is None or most is None or fewest is None:
+        page = ["its 1,000 records are the most that the existing summarizer could list"]
+        return None, "", page if received == LISTED else []
+    if fewest <= received < most:
+        words = f"{place.data} may be {fewest} partitions (GB of 1,000 MB) or {most} (of 1,024 MB)"
+        return None, "", [words]
+    return most, "published rule: ceil(GB x 1024 / MB)", []
+
+
+def _who(record: RankMeasures, place: int) -> tuple[str, int]:
+    """What tells a rank from the others; records without a rank were each an object of its own."""
+    return ("record", place) if record.rank is None else ("rank", record.rank)
+
+
+def _place_notes(
+    home: Place | None, said: Place | None, records: tuple[RankMeasures, ...]
+) -> list[str]:
+    if home is None or said is None or said == home:
+        return []
+    return [f"its records name another place: {records[0].result_path}"]
+
+
+def _time_notes(known: list[Times], model: tuple[ModelTime, ...]) -> list[str]:
+    if not known:
+        return []
+    first = known[0]
+    notes = [f"whole execution from {first.table}"]
+    for other in known[1:]:
+        if abs(other.whole - first.whole) > DISAGREE * first.whole:
+            notes.append(f"{other.table} says {other.whole:g} s")
+    if model and max(part.seconds for part in model) > first.whole:
+        notes.append("its slowest worker took longer than that: the sources disagree")
+    return notes
+
+
+def _above(path: Path, name: str) -> Path | None:
+    """The nearest file of a name above a path, or in a folder ``results`` there."""
+    for parent in path.parents:
+        for candidate in (parent / name, parent / RESULTS / name):
+            if candidate.is_file():
+                return candidate
+    return None
+
+
+def _keys(place: Place) -> list[TimeKey]:
+    """The keys under which a table may have a run; scaling runs are named by what follows."""
+    if place.batch_size is not None:
+        return [(place.partition, place.data, place.batch_size, place.repetition)]
+    if place.variant:
+        return [(place.partition, place.variant, None, place.repetition)]
+    return [(place.partition, place.data, None, place.repetition)]
+
+
+def _plain(head: str) -> str:
+    """``partition (MB)`` and ``partition(MB)`` are one column."""
+    return head.replace(" ", "").lower()
+
+
+def _row_key(cells: Mapping[str, str]) -> TimeKey:
+    partition = cells["partition(mb)"]
+    batch = None
+    if cells.get("batch_varying", "").lower() == "true":
+        batch = int(cells["batch_size"])
+    size = partition if partition.upper().endswith("MB") else f"{decimal(partition):g}MB"
+    return size, _data_label(cells["data(gb)"]), batch, cells["run"].removeprefix("run ")
+
+
+def _data_label(text: str) -> str:
+    """``12.6`` -> ``total``; ``1.0`` -> ``1GB``; ``768GB`` and ``timing`` as they are."""
+    try:
+        value = decimal(text)
+    except ValueError:
+        return text
+    return "total" if f"{value:g}" == "12.6" else f"{value:g}GB"
+
+
+def _row_times(cells: Mapping[str, str], table: str) -> Times:
+    if "duration" in cells:
+        return Times(_clock(cells["duration"]), None, table)
+    inference = cells.get("inference_duration(s)", "")
+    return Times(
+        decimal(cells["total_duration(s)"]), decimal(inference) if inference else None, table
+    )
+
+
+def _clock(text: str) -> float:
+    """Seconds of ``00:26.642`` or ``1:02:03.5``."""
+    total = 0.0
+    for part in text.split(":"):
+        total = 60 * total + decimal(part)
+    return total

@@ -1,0 +1,163 @@
+"""Text that other tools wrote: byte-order marks, UTF-16, Windows code pages, CRLF, gzip, ``;``.
+
+Every request, price list, history, table and log that a user gives is read through here, so that
+all of them accept the same files.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from perseid.errors import BadInputError
+
+MAX_BYTES = 1 << 30
+"""Longest text that is unpacked from a compressed file."""
+_GZIP_MAGIC = b"\x1f\x8b"
+_MARKS = (
+    (b"\xff\xfe\x00\x00", "utf-32"),
+    (b"\x00\x00\xfe\xff", "utf-32"),
+    (b"\xef\xbb\xbf", "utf-8-sig"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
+)
+"""Byte-order marks (Unicode standard, 2.6); the longer ones first."""
+_SAMPLE = 4096
+_UNPRINTABLE = bytes({*range(32)} - set(b"\t\n\r\f\b\x1b"))
+_DELIMITERS = ",;\t|"
+csv.field_size_limit(16 << 20)  # CloudWatch messages are larger than the module's default
+
+
+def read_text(path: str | Path, what: str = "the file") -> str:
+    """The text of a file, whatever tool wrote it; lines end in ``\\n``.
+
+    Parameters
+    ----------
+    what
+        What the file is to the user, for the error's sentence.
+
+    Raises
+    ------
+    BadInputError
+        The file cannot be read, or is not text.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise BadInputError(f"{what} {path} cannot be read: {error.strerror}") from error
+    return decode(data, f"{what} {path}" if what else str(path))
+
+
+def decode(data: bytes, where: str) -> str:
+    """The text of some bytes: gzip is unpacked, the encoding found, lines end in ``\\n``.
+
+    The encoding is that of the byte-order mark; without one UTF-16 is told by its zero bytes, and
+    what is not UTF-8 is taken for Windows-1252. Single broken bytes in UTF-8 become U+FFFD.
+
+    Raises
+    ------
+    BadInputError
+        The bytes are a damaged gzip file, or not text; the sentence begins with `where`.
+    """
+    while data.startswith(_GZIP_MAGIC):
+        data = _unpacked(data, where)
+    return _characters(data, where).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def parse_json(text: str, where: str) -> object:
+    """The value of a JSON text; raises `BadInputError` naming `where` and what is wrong with it."""
+    try:
+        value: object = json.loads(text)
+    except RecursionError:
+        raise BadInputError(
+            f"{where} is not JSON that can be read: it is nested too deeply"
+        ) from None
+    except ValueError as error:
+        raise BadInputError(f"{where} is not JSON: {error}") from error
+    return value
+
+
+def csv_rows(text: str, where: str) -> Iterator[dict[str, str]]:
+    """Rows of a table with a head, by column name; ``,``, ``;``, tab or ``|`` between the cells.
+
+    A first line ``sep=;`` as spreadsheets write it is obeyed. Missing cells are empty.
+
+    Raises
+    ------
+    BadInputError
+        The text is not such a table; the sentence names `where`.
+    """
+    first, _, rest = text.partition("\n")
+    chosen = None
+    if first.lower().startswith("sep=") and len(first) >= 5:
+        chosen, text = first[4], rest
+    head = text.partition("\n")[0]
+    delimiter = chosen or max(_DELIMITERS, key=head.count)
+    try:
+        lines = csv.reader(io.StringIO(text), delimiter=delimiter)
+        names = [name.strip() for name in next(lines, [])]
+        for cells in lines:
+            if any(cell.strip() for cell in cells):
+                padded = [*cells, *[""] * (len(names) - len(cells))]
+                yield dict(zip(names, padded, strict=False))
+    except csv.Error as error:
+        raise BadInputError(f"{where} is not a table: {error}") from error
+
+
+def decimal(text: str) -> float:
+    """A number as people write it: ``1234.5``, ``1234,5``, ``1.234,5`` or ``1,234.5``.
+
+    Raises `ValueError` where it is none.
+    """
+    text = text.strip()
+    comma, point = text.rfind(","), text.rfind(".")
+    if comma > point:
+        text = text.replace(".", "").replace(",", ".")
+    elif comma >= 0:
+        text = text.replace(",", "")
+    return float(text)
+
+
+def _unpacked(data: bytes, where: str) -> bytes:
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            text = file.read(MAX_BYTES + 1)
+    except (EOFError, OSError, zlib.error) as error:
+        raise BadInputError(f"{where} is a damaged gzip file ({error}): fetch it again") from error
+    if len(text) > MAX_BYTES:
+        raise BadInputError(f"{where} is more than {MAX_BYTES >> 30} GiB of text when unpacked")
+    return text
+
+
+def _characters(data: bytes, where: str) -> str:
+    for mark, codec in _MARKS:
+        if data.startswith(mark):
+            return data.decode(codec, "replace")
+    unmarked = _utf16(data[:_SAMPLE])
+    if unmarked is not None:
+        return data.decode(unmarked, "replace")
+    sample = data[:_SAMPLE]
+    if len(sample) - len(sample.translate(None, _UNPRINTABLE)) > len(sample) // 20:
+        raise BadInputError(f"{where} is not text")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        text = data.decode("utf-8", "replace")
+    broken = text.count("\ufffd")
+    whole = sum(character > "\x7f" for character in text) - broken
+    return text if whole >= broken else data.decode("cp1252", "replace")
+
+
+def _utf16(sample: bytes) -> str | None:
+    """The byte order of UTF-16 without a mark: every other byte of Latin text is zero."""
+    pairs = len(sample) // 2
+    if pairs and sample[1::2].count(0) > 0.4 * pairs and sample[::2].count(0) < 0.1 * pairs:
+        return "utf-16-le"
+    if pairs and sample[::2].count(0) > 0.4 * pairs and sample[1::2].count(0) < 0.1 * pairs:
+        return "utf-16-be"
+    return None
