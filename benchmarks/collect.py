@@ -99,7 +99,7 @@ def _member(address: str, rank: int, ranks: int, url: str, times: dict[str, list
     from perseid.storage import Storage
 
     marks = [time.monotonic()]
-    with Communicator.join("collect", rank, ranks, address, heartbeat=60, deadline=120) as comm:
+    with Communicator.join("collect", rank, ranks, address, deadline=120) as comm:
         marks.append(time.monotonic())
         comm.reduce(rank)  # as in a run: the tree's connections are there before the records go
         comm.bcast("go")

@@ -97,7 +97,7 @@ def profile_small_calls(calls: int = 5000) -> str:
     with EmbeddedServer() as server:
         child = os.fork()
         rank = 0 if child else 1
-        with Communicator.join("profile", rank, 2, server.address, heartbeat=10.0) as comm:
+        with Communicator.join("profile", rank, 2, server.address) as comm:
             data = np.zeros(8, np.uint8)
             if rank:
                 for _ in range(calls):

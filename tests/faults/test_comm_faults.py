@@ -25,8 +25,9 @@ from perseid.errors import (
     RendezvousTimeoutError,
 )
 from perseid.rendezvous import Config, EmbeddedServer, job_key
-from perseid.rendezvous.client.client import HEARTBEAT_SECONDS as PROMISED
 
+SILENCE = 1.3
+"""A silence short enough to be waited for."""
 SOON = 2.0
 """Within this many seconds all ranks must know, where the machine lets threads run at all."""
 
@@ -66,7 +67,7 @@ def test_a_killed_rank_is_named_by_all_others(name):
 
     ready = multiprocessing.get_context("fork").Semaphore(0)
     victim = 3
-    with ranks(5, _loop, name, ready, heartbeat=PROMISED) as running:
+    with ranks(5, _loop, name, ready, silence_timeout=SILENCE) as running:
         for _ in range(5):
             assert ready.acquire(timeout=30)
         time.sleep(0.05 + 0.01 * len(name))
@@ -82,7 +83,7 @@ def test_a_stopped_rank_is_named_though_it_never_closed_its_connections(name):
 
     ready = multiprocessing.get_context("fork").Semaphore(0)
     victim = 1
-    with ranks(4, _loop, name, ready, heartbeat=PROMISED) as running:
+    with ranks(4, _loop, name, ready, silence_timeout=SILENCE) as running:
         for _ in range(4):
             assert ready.acquire(timeout=30)
         time.sleep(0.1)

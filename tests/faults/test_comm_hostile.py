@@ -24,7 +24,7 @@ LENGTHS = st.integers(0, 200) | st.integers(0, 2**64 - 1)
 
 @pytest.fixture(autouse=True)
 def _nobody_else_to_ask(monkeypatch):
-    monkeypatch.setattr(engine, "BLAME_SECONDS", 0.0)
+    monkeypatch.setattr(engine, "BLAME_SHARE", 0.0)
 
 
 @st.composite

@@ -18,10 +18,10 @@ from perseid.comm import Communicator
 from perseid.comm.channel import Channel
 from perseid.errors import PeerLostError, RendezvousTimeoutError
 from perseid.rendezvous import Client, EmbeddedServer
-from perseid.rendezvous.client.client import HEARTBEAT_SECONDS as PROMISED
 
 SIZE, VICTIM = 4, 2
 SOON = 2.0
+SILENCE = 1.3
 CALLS = ("start", "send", "send_blob", "receive", "receive_into")
 """Where a channel begins to send or to receive: between two of them lies a message's boundary."""
 
@@ -98,7 +98,7 @@ def steps() -> int:
 def test_a_rank_that_dies_at_any_step_is_named_by_all_others(how, stride, steps):
     for step in range(0, steps, stride):
         hears, told = multiprocessing.get_context("fork").Pipe(False)
-        with ranks(SIZE, rank, how, step, told, heartbeat=PROMISED) as running:
+        with ranks(SIZE, rank, how, step, told, silence_timeout=SILENCE) as running:
             assert hears.poll(20), f"it never came to step {step}"
             since = hears.recv()
             running.mark()
@@ -115,7 +115,7 @@ def test_a_rank_that_dies_at_any_step_is_named_by_all_others(how, stride, steps)
 
 
 def registers_and_dies(address: str, ready) -> None:
-    client = Client.register(address, "stages", VICTIM, 3, heartbeat=1.0)
+    client = Client.register(address, "stages", VICTIM, 3, silence_timeout=1.0)
     client.wait_complete(0.0) if ready is None else ready.set()
     time.sleep(60)
 

@@ -120,10 +120,10 @@ def test_the_demo_with_a_killed_rank(lab):
 
 
 def test_a_rank_that_stops_is_noticed_by_its_silence(lab):
-    """SIGSTOP: no end of a stream; its heartbeat is missed."""
+    """SIGSTOP: no end of a stream; its process gives no sign of life."""
     meeting_faults(lab, {2: "gather stop"})
     lab.monkeypatch.setattr("perseid.engines.gang.SPARE_SECONDS", -85.0)  # 5 s in all
-    result = lab.run(workers=5)
+    result = lab.run(workers=5, request={"silence_timeout": 1.3})
     assert result.summary["transport"]["used"] == "store"
     assert result.summary["transport"]["reason"] == (
         "1 ranks did not come to an end with their meeting in time"

@@ -361,13 +361,13 @@ def test_tcpunch_waiters_see_the_end_of_a_killed_server():
         assert sock.recv(1) == b""
 
 
-@pytest.mark.parametrize("heartbeat", [1.3, 0.4])
-def test_a_stopped_server_blames_nobody_when_it_goes_on(heartbeat):
+@pytest.mark.parametrize("silence", [1.3, 0.4])
+def test_a_stopped_server_blames_nobody_when_it_goes_on(silence):
     """Its own sleep is not the clients' silence, and no reason for them to hang up."""
     with ServerProcess() as server, contextlib.ExitStack() as stack:
         ones = [
             stack.enter_context(
-                Client.register(server.address, "asleep", r, 3, heartbeat=heartbeat)
+                Client.register(server.address, "asleep", r, 3, silence_timeout=silence)
             )
             for r in range(3)
         ]
@@ -472,8 +472,9 @@ def test_a_lost_rank_is_told_to_all_others_within_two_seconds(server, number, se
     with workers(4) as ones:
         job = f"lost-{number}"
         answers = all_do(
-            ones, "register", server=server.address, job=job, rank=lambda i: i, world=4
-        )
+            ones, "register", server=server.address, job=job, rank=lambda i: i, world=4,
+            silence_timeout=1.3,
+        )  # fmt: skip
         assert all("port" in answer for answer in answers)
         all_do(ones, "wait_complete", deadline=10)
         time.sleep(0.3)
@@ -498,7 +499,9 @@ def test_a_lost_rank_is_told_to_all_others_within_two_seconds(server, number, se
 def test_a_rank_that_comes_back_after_being_stopped_is_told(server):
     one = WorkerProcess().ready()
     try:
-        one.do("register", server=server.address, job="zombie", rank=0, world=2)
+        one.do(
+            "register", server=server.address, job="zombie", rank=0, world=2, silence_timeout=1.0
+        )
         one.signal(signal.SIGSTOP)
         eventually(lambda: server.metric("lost_silent_total") > 0 and server.metric("ranks") == 0)
         with Client.register(server.address, "zombie", 0, 2, generation=1):

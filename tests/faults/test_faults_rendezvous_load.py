@@ -61,10 +61,10 @@ def test_a_peer_that_is_slow_to_greet_is_waited_for(server, monkeypatch, stopped
     job, mine = f"slow-{stopped}", 1 - stopped
     with (
         workers(1) as (slow,),
-        Client.register(server.address, job, mine, 2, heartbeat=0) as client,
+        Client.register(server.address, job, mine, 2, silence_timeout=0) as client,
     ):
         told = {"server": server.address, "job": job, "rank": stopped, "world": 2}
-        slow.do("register", heartbeat=0, **told)
+        slow.do("register", silence_timeout=0, **told)
         client.wait_complete(5)
         slow.signal(signal.SIGSTOP)
         threading.Timer(2.0, slow.signal, [signal.SIGCONT]).start()
@@ -104,7 +104,7 @@ def connect_all(address, ranks, world, met, results):
     def one(rank):
         try:
             with Client.register(
-                address, "busy", rank, world, heartbeat=30, deadline=60, transport="direct"
+                address, "busy", rank, world, silence_timeout=30, deadline=60, transport="direct"
             ) as client:
                 client.wait_complete(60)
                 peers = {(rank + (1 << k)) % world for k in range(0, 10, 3)}

@@ -69,7 +69,7 @@ def all_meet(
 ) -> list[Any]:  # fmt: skip
     """Every rank in a thread of its own."""
     key = job_key(SECRET, items[0].run_id).hex()
-    meeting = Meeting(address, key, **({"deadline": 20.0, "heartbeat": 20.0} | how))
+    meeting = Meeting(address, key, **({"deadline": 20.0} | how))
     lock = threading.Lock()
     with ThreadPoolExecutor(len(items)) as pool:
         lefts = [Left.of_store(item, storage, lock) for item in items]

@@ -336,10 +336,18 @@ def test_ping_says_what_to_mend(server, capsys):
         assert "--timeout must be a number of seconds above 0" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [("--rate", "nan"), ("--drain", "-1"), ("--wait", "0")])
-def test_limits_that_make_no_sense_are_refused(words, capsys):
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--rate", "nan"), "cannot be negative"),
+        (("--drain", "-1"), "cannot be negative"),
+        (("--wait", "0"), "must be above 0"),
+        (("--link-timeout", "nan"), "must be above 0"),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused(words, said, capsys):
     assert main(["rendezvous", "serve", "--open", "--port", "0", *words]) == 2
-    assert "--wait is above 0" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
 
 
 def test_logs_are_json_and_hold_no_bytes_of_clients():

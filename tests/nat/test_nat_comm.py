@@ -31,7 +31,7 @@ def join_all(net, sites, folder, *server_options, size=80_000, **options) -> lis
                 told = {
                     "job": "behind-nats", "rank": rank, "world_size": len(sites), "size": size,
                     "rendezvous": f"{where.address}:10000", "deadline": 30, "timeout": 30,
-                    "heartbeat": 10,
+                    "silence_timeout": 10,
                 } | options  # fmt: skip
                 path.write_text(json.dumps(told))
                 running.append(

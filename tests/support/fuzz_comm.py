@@ -17,7 +17,7 @@ with atheris.instrument_imports(include=["perseid"]):
 
     from perseid.comm import engine, frames, objects
 
-engine.BLAME_SECONDS = 0.0  # nobody else could say who was lost
+engine.BLAME_SHARE = 0.0  # nobody else could say who was lost
 
 LIMIT = 1 << 16
 

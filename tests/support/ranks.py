@@ -26,8 +26,6 @@ def _child(pipe: Any, function: Callable[..., Any], rank: int, size: int, option
     waited: dict[str, float] = {}
     try:
         address = pipe.recv()
-        # Many ranks on two busy cores: only the tests of lost ranks count silence in seconds.
-        keywords = {"heartbeat": 20.0, **keywords}
         with Communicator.join(job, rank, size, address, **keywords) as comm:
             try:
                 result = function(comm, *arguments)
@@ -129,9 +127,8 @@ def run_threads(size: int, function: Callable[..., Any], *arguments: Any, **keyw
     errors: dict[int, BaseException] = {}
 
     def work(rank: int, address: str) -> None:
-        options = {"heartbeat": 20.0, **keywords}
         try:
-            with Communicator.join(job, rank, size, address, **options) as comm:
+            with Communicator.join(job, rank, size, address, **keywords) as comm:
                 results[rank] = function(comm, *arguments)
         except BaseException as error:
             errors[rank] = error

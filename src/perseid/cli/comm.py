@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from perseid.comm.model import Way
 
 
+LOSSES = {
+    "death": "until all ranks know that a process ended (default 2)",
+    "link": "until a rank is lost whose host answers nothing (default 15)",
+    "silence": "until a rank is lost that is stopped, or computes without a pause (default 60)",
+}
+"""Options that say after how long a rank counts as lost."""
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """The three commands and their options."""
     commands = parser.add_subparsers(dest="what", metavar="COMMAND", required=True)
@@ -26,6 +34,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     run_.add_argument("-n", "--ranks", type=int, default=os.cpu_count() or 1, metavar="N",
                       help="processes (default: cores)")  # fmt: skip
     run_.add_argument("--timeout", type=float, metavar="SECONDS", help="end all after this time")
+    for name, what in LOSSES.items():
+        run_.add_argument(f"--{name}-timeout", type=float, metavar="SECONDS", help=what)
     run_.add_argument("script", metavar="SCRIPT.py", help="a program that uses perseid.comm")
     run_.add_argument("arguments", nargs=argparse.REMAINDER, help="its own arguments")
     bench = commands.add_parser("bench", help="measure on this machine, beside mpi4py and gloo")
@@ -61,12 +71,23 @@ def run(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace) -> int:
     from perseid.comm.launch import run_local
     from perseid.engines.stopping import StopRequests
+    from perseid.rendezvous import LossTimeouts
 
     if not Path(args.script).is_file():
         raise BadInputError(f"there is no script {args.script}")
+    given = {f"{name}_timeout": getattr(args, f"{name}_timeout") for name in LOSSES}
+    given = {name: seconds for name, seconds in given.items() if seconds is not None}
+    LossTimeouts(**{name.removesuffix("_timeout"): seconds for name, seconds in given.items()})
+    variables = {f"PERSEID_{name.upper()}": str(seconds) for name, seconds in given.items()}
     command, began = [args.script, *args.arguments], time.monotonic()
     with StopRequests() as stop:
-        statuses = run_local(command, args.ranks, timeout=args.timeout, stopped=lambda: stop.count)
+        statuses = run_local(
+            command,
+            args.ranks,
+            timeout=args.timeout,
+            environment=variables,
+            stopped=lambda: stop.count,
+        )
     failed = {rank: status for rank, status in statuses.items() if status}
     for rank, status in failed.items():
         how = f"was ended by signal {-status}" if status < 0 else f"exited with {status}"

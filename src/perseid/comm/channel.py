@@ -25,6 +25,7 @@ from perseid.comm.frames import (
 )
 from perseid.comm.objects import Blob, Buffer
 from perseid.comm.outgoing import Outgoing
+from perseid.rendezvous.net.liveness import watch_link
 
 if TYPE_CHECKING:
     from perseid.comm.engine import Engine
@@ -90,6 +91,7 @@ class Channel:
         whole, part = divmod(engine.tick_seconds, 1)
         timeval = struct.pack("@ll", int(whole), int(part * 1e6))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
+        watch_link(sock, engine.losses.link)
         with contextlib.suppress(OSError):  # a socket pair has no such option
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if _CONGESTION and sock.getsockname()[0] == sock.getpeername()[0]:

@@ -36,8 +36,7 @@ from perseid.comm.ops import SUM, as_op
 from perseid.comm.outgoing import swap
 from perseid.comm.store import ObjectStore
 from perseid.errors import BadInputError, PerseidError
-from perseid.rendezvous import Client, parse_key
-from perseid.rendezvous.client.client import HEARTBEAT_SECONDS
+from perseid.rendezvous import Client, LossTimeouts, parse_key
 
 TRANSPORTS = ("auto", "direct", "relay", "store")
 JOIN_SECONDS = 60.0
@@ -52,8 +51,8 @@ class Communicator(ArrayCalls):
     """A rank's membership in a group of ranks; a context manager.
 
     Make one with ``Communicator.join``, smaller ones of it with ``split``. It belongs to one
-    thread. Every method may raise ``PeerLostError`` (a rank died, or stopped answering: all others
-    are told within 2 s), ``MismatchedCollectiveError`` (ranks made different calls),
+    thread. Every method may raise ``PeerLostError`` (a rank died, or stopped answering:
+    ``join`` says after how long), ``MismatchedCollectiveError`` (ranks made different calls),
     ``RendezvousTimeoutError`` (a rank did not come within the deadline) and ``ClosedError``; after
     the first error every further call raises it.
     """
@@ -80,7 +79,9 @@ class Communicator(ArrayCalls):
         constants: Constants | str | Path | None = None,
         deadline: float = JOIN_SECONDS,
         timeout: float = CALL_SECONDS,
-        heartbeat: float = HEARTBEAT_SECONDS,
+        death_timeout: float = LossTimeouts.death,
+        link_timeout: float = LossTimeouts.link,
+        silence_timeout: float = LossTimeouts.silence,
         shared_cores: bool = False,
         store: ObjectStore | None = None,
         prefix: str = "messages",
@@ -119,9 +120,16 @@ class Communicator(ArrayCalls):
             Seconds until all ranks must have registered.
         timeout
             Seconds that one call may wait for another rank.
-        heartbeat
-            Seconds of silence after which the others count this rank as lost; more where many
-            ranks share few cores.
+        death_timeout
+            Seconds from the end of a rank's process until all others know. A fifth of it is how
+            long a rank whose connection ended waits for the rendezvous to say who ended first.
+        link_timeout
+            Seconds without any answer of a rank's host after which it counts as lost: the host is
+            dead, or the link is cut. It does not matter what the rank itself does.
+        silence_timeout
+            Seconds after which a rank counts as lost whose host answers while its process gives no
+            sign of life, because it was stopped or is in one long call that holds the
+            interpreter's lock; 0: never.
         shared_cores
             Whether more ranks than cores run on each machine, the same on all ranks: small
             collectives then take few messages rather than few rounds.
@@ -143,6 +151,7 @@ class Communicator(ArrayCalls):
         RendezvousTimeoutError
             Not all ranks came; ``missing`` names them.
         """
+        losses = LossTimeouts(death_timeout, link_timeout, silence_timeout)
         if not 0 <= rank < world_size:
             raise BadInputError(f"rank {rank} is not in a world of {world_size} ranks")
         if transport not in TRANSPORTS:
@@ -167,13 +176,14 @@ class Communicator(ArrayCalls):
                 key=secret,
                 generation=generation,
                 transport="auto" if transport == "store" else transport,
-                heartbeat=heartbeat,
+                link_timeout=link_timeout,
+                silence_timeout=silence_timeout,
             )
         elif world_size > 1 and transport != "store":
             raise BadInputError(
                 f"{world_size} ranks need a rendezvous: give rendezvous='HOST:PORT'"
             )
-        engine = Engine(client, rank, world_size, generation, timeout)
+        engine = Engine(client, rank, world_size, generation, timeout, losses)
         engine.shared_cores = shared_cores
         engine.store, engine.only_store = store, transport == "store"
         engine.prefix = f"{prefix}/{job}/{generation}"
@@ -184,7 +194,8 @@ class Communicator(ArrayCalls):
         """The communicator of a program that ``perseid comm run`` started.
 
         Reads ``PERSEID_JOB``, ``PERSEID_RANK``, ``PERSEID_WORLD_SIZE``, ``PERSEID_RENDEZVOUS``,
-        ``PERSEID_JOB_KEY`` and ``PERSEID_SHARED_CORES``; ``options`` go to ``join``. Without them
+        ``PERSEID_JOB_KEY``, ``PERSEID_SHARED_CORES`` and the three
+        ``PERSEID_*_TIMEOUT``; ``options`` go to ``join``. Without them
         it is a world of one rank, so that a program also runs alone.
         """
         env = os.environ
@@ -195,6 +206,9 @@ class Communicator(ArrayCalls):
                 "PERSEID_RANK and PERSEID_WORLD_SIZE must be whole numbers"
             ) from None
         options.setdefault("shared_cores", env.get("PERSEID_SHARED_CORES") == "1")
+        for name in ("death_timeout", "link_timeout", "silence_timeout"):
+            if (given := env.get(f"PERSEID_{name.upper()}")) is not None:
+                options.setdefault(name, _seconds(f"PERSEID_{name.upper()}", given))
         job, where = env.get("PERSEID_JOB", "job"), env.get("PERSEID_RENDEZVOUS")
         return cls.join(job, rank, size, where, env.get("PERSEID_JOB_KEY"), **options)
 
@@ -381,6 +395,13 @@ class Communicator(ArrayCalls):
                 f"rank {self.rank} must give one value for each of {self.world_size} ranks, "
                 f"not {have}"
             )
+
+
+def _seconds(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise BadInputError(f"{name} must be a number of seconds, not {text!r}") from None
 
 
 def _constants(given: Constants | str | Path | None) -> Constants:

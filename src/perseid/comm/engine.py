@@ -30,10 +30,12 @@ from perseid.errors import (
     RendezvousTimeoutError,
     ReplacedError,
 )
-from perseid.rendezvous import Client, Notice
+from perseid.rendezvous import Client, LossTimeouts, Notice
+from perseid.rendezvous.net.liveness import unanswered_for
 
-BLAME_SECONDS = 0.4
-"""After a connection ended, how long the rendezvous may take to say who was really lost."""
+BLAME_SHARE = 0.2
+"""After a connection ended, the share of `LossTimeouts.death` that the rendezvous may take to say
+who was really lost."""
 CONNECT_SLICE = 0.5
 """Seconds after which a connecting call looks whether a rank was lost."""
 MANY_RANKS = 64
@@ -54,13 +56,22 @@ class Engine:
         Attempt of the job; part of every frame.
     timeout
         Seconds that one call may wait for another rank.
+    losses
+        After how long a rank counts as lost.
     """
 
     def __init__(
-        self, client: Client | None, rank: int, world_size: int, generation: int, timeout: float
+        self,
+        client: Client | None,
+        rank: int,
+        world_size: int,
+        generation: int,
+        timeout: float,
+        losses: LossTimeouts | None = None,
     ) -> None:
         self.client, self.rank, self.world_size = client, rank, world_size
         self.generation, self.timeout = generation, timeout
+        self.losses = losses or LossTimeouts()
         self.tick_seconds = TICK_SECONDS * max(1.0, world_size / MANY_RANKS)
         """How often a blocked call looks around."""
         self.shared_cores = False
@@ -200,7 +211,7 @@ class Engine:
         if not isinstance(cause, FrameError):
             channel.last_words()
         with self._news:
-            self._news.wait_for(lambda: self.error is not None, BLAME_SECONDS)
+            self._news.wait_for(lambda: self.error is not None, BLAME_SHARE * self.losses.death)
             self.check()
             why = self._left.get(channel.rank)
         reason = why or (f"its connection broke ({cause})" if cause else "its connection ended")
@@ -292,6 +303,7 @@ class Engine:
     def tick(self, channel: Channel, want: Want, ticks: int) -> None:
         """Nothing came for a while: see whether something is wrong."""
         self.check()
+        self._check_link(channel)
         if ticks * self.tick_seconds >= self.timeout:
             self._too_late(channel, want)
         collective = want.what.kind != Kind.POINT
@@ -301,6 +313,14 @@ class Engine:
             channel.control_frame(header(signature, 0, 0, len(body)) + body)
         self._adopt_incoming()
         self._drain(skip=channel)
+
+    def _check_link(self, channel: Channel) -> None:
+        """Raise if the peer's host has not acknowledged what is in flight to it for too long."""
+        if channel.way == "store":
+            return
+        silent = unanswered_for(channel.sock)
+        if silent > self.losses.link:
+            self.broken(channel, OSError(f"its host has not answered for {silent:.0f} s"))
 
     def _too_late(self, channel: Channel, want: Want) -> NoReturn:
         self.fail(
@@ -361,6 +381,7 @@ class Engine:
             if not watch.wait(self.channels):
                 quiet += TICK_SECONDS
                 self.check()
+                self._check_link(out.channel)
                 if quiet >= self.timeout:
                     self._not_taken(out.channel)
         if source is not None and want is not None:

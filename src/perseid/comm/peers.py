@@ -58,7 +58,7 @@ class Ours:
     """This package."""
 
     def __init__(self) -> None:
-        self.comm = Communicator.from_environment(heartbeat=10.0)
+        self.comm = Communicator.from_environment()
         self.rank, self.size = self.comm.rank, self.comm.world_size
         self.barrier, self.bcast, self.allreduce = (
             self.comm.barrier, self.comm.Bcast, self.comm.Allreduce,

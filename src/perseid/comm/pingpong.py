@@ -181,7 +181,7 @@ def measure(
 def main(arguments: list[str]) -> None:
     """One rank: measure, and on rank 0 write the seconds."""
     transport, out, iterations = arguments
-    with Communicator.from_environment(transport=transport, heartbeat=10.0) as comm:
+    with Communicator.from_environment(transport=transport) as comm:
         comm.barrier()
         seconds = both(comm, int(iterations))
         comm.barrier()

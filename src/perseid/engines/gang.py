@@ -18,10 +18,9 @@ from perseid.engines.process import WorkerProcess
 from perseid.engines.stopping import StopRequests
 from perseid.errors import PerseidError, RunError
 from perseid.pipeline.items import WorkItem
-from perseid.pipeline.meeting import Meeting
+from perseid.pipeline.meeting import Meeting, loss_timeouts
 from perseid.pipeline.records import STORE
 from perseid.rendezvous import Config, EmbeddedServer, job_key
-from perseid.rendezvous.client.client import HEARTBEAT_SECONDS
 
 MOST_RANKS = 128
 """A larger run of `auto` merges from the store: on one machine its ranks would share a few cores,
@@ -32,8 +31,6 @@ CALL_SECONDS = 60.0
 """That one call waits for another rank."""
 RANK_SECONDS = 0.1
 """More of both for each rank: they share a machine's few cores with whatever else runs there."""
-MOST_HEARTBEAT = 60.0
-"""Longest silence that the rendezvous may be asked to bear."""
 SPARE_SECONDS = 60.0
 """Beyond both, for scoring and writing: whoever has not answered then is ended."""
 POLL_SECONDS = 0.05
@@ -119,7 +116,7 @@ class Gang:
         try:
             with EmbeddedServer(config) as server:
                 key = job_key(secret, first.run_id).hex()
-                self._begin(self._meeting(server.address, key, first.transport))
+                self._begin(self._meeting(server.address, key, first))
                 self._listen(stop)
         except (PerseidError, OSError) as error:
             return Met(f"no rendezvous could be started: {error}", time.monotonic() - began)
@@ -127,12 +124,10 @@ class Gang:
         seconds, lost = time.monotonic() - began, (*table.lost, *table.waiting)
         return Met(self._note(), seconds, lost, bool(stop.count and table.waiting))
 
-    def _meeting(self, address: str, key: str, transport: str) -> Meeting:
-        ranks = len(self._items)
-        # Where many ranks share few cores, silence means less.
-        heartbeat = min(MOST_HEARTBEAT, max(HEARTBEAT_SECONDS, RANK_SECONDS * ranks))
-        more = RANK_SECONDS * ranks
-        return Meeting(address, key, transport, JOIN_SECONDS + more, CALL_SECONDS + more, heartbeat)
+    def _meeting(self, address: str, key: str, item: WorkItem) -> Meeting:
+        more = RANK_SECONDS * len(self._items)
+        join, call = JOIN_SECONDS + more, CALL_SECONDS + more
+        return Meeting(address, key, item.transport, join, call, loss_timeouts(item))
 
     def _begin(self, meeting: Meeting) -> None:
         for process, ranks in self._table.ranks.items():

@@ -239,6 +239,8 @@ def _settings(request: RunRequest) -> dict[str, object]:
     options |= {"rendezvous_endpoint": request.rendezvous_endpoint}
     options |= {"result_path": request.result_path, "workers": request.workers}
     options |= {"tolerated_failures": request.tolerated_failures}
+    options |= {"death_timeout": request.death_timeout, "link_timeout": request.link_timeout}
+    options |= {"silence_timeout": request.silence_timeout}
     if request.script_mode:
         options["bucket_url"] = request.bucket_url(request.bucket or "")
     return {

@@ -10,7 +10,7 @@ from typing import Any
 
 from perseid.pipeline.items import WorkItem
 from perseid.pipeline.records import STORE
-from perseid.rendezvous.client.client import HEARTBEAT_SECONDS
+from perseid.rendezvous import LossTimeouts
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Meeting:
     """Seconds until all ranks must have come."""
     timeout: float = 120.0
     """Seconds that a call waits for another rank."""
-    heartbeat: float = HEARTBEAT_SECONDS
-    """Seconds of silence after which a rank counts as lost."""
+    losses: LossTimeouts = field(default_factory=LossTimeouts)
+    """After how long a rank counts as lost."""
 
     @classmethod
     def of_item(cls, item: WorkItem) -> Meeting | None:
@@ -50,6 +50,7 @@ class Meeting:
             item.transport,
             min(seconds, left / 2),
             min(seconds, left / 4),
+            loss_timeouts(item),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -59,4 +60,12 @@ class Meeting:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Meeting:
         """The reverse of `to_json`."""
-        return cls(**value)
+        return cls(**{**value, "losses": LossTimeouts(**value["losses"])})
+
+
+def loss_timeouts(item: WorkItem) -> LossTimeouts:
+    """After how long a rank counts as lost, as the request said."""
+    given = {name: item.options.get(f"{name}_timeout") for name in ("death", "link", "silence")}
+    return LossTimeouts(
+        **{name: float(value) for name, value in given.items() if value is not None}
+    )

@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from perseid.errors import BadInputError
+from perseid.rendezvous import LONGEST_SILENCE
 from perseid.storage import Location
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
@@ -106,6 +107,15 @@ class RunRequest(BaseModel):
     )
     transport: Literal["store", "direct", "relay", "auto"] = Field(
         "store", description="store, direct, relay or auto"
+    )
+    silence_timeout: Annotated[float | None, Field(ge=0, le=LONGEST_SILENCE), Blank] = Field(
+        None, description="seconds from 0 (no limit) to 5350, or leave it out for 60"
+    )
+    link_timeout: Annotated[float | None, Field(gt=0, le=3600), Blank] = Field(
+        None, description="seconds above 0, or leave it out for 15"
+    )
+    death_timeout: Annotated[float | None, Field(gt=0, le=3600), Blank] = Field(
+        None, description="seconds above 0, or leave it out for 2"
     )
     memory_mb: Annotated[int, Field(ge=128, le=10_240)] = Field(
         1769, description="MB a worker, from 128 to 10240 as on Lambda"

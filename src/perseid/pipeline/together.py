@@ -127,7 +127,9 @@ def _meet(left: Left, meeting: Meeting, clock: Timeline, routes: dict[int, str])
             transport=meeting.transport,
             deadline=meeting.deadline,
             timeout=meeting.timeout,
-            heartbeat=meeting.heartbeat,
+            death_timeout=meeting.losses.death,
+            link_timeout=meeting.losses.link,
+            silence_timeout=meeting.losses.silence,
         )
     with comm:
         try:

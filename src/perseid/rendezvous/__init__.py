@@ -3,6 +3,7 @@
 from perseid.rendezvous.client import Client, Notice
 from perseid.rendezvous.net import Endpoint
 from perseid.rendezvous.protocol.auth import job_key, parse_key
+from perseid.rendezvous.protocol.liveness import LONGEST_SILENCE, LossTimeouts
 from perseid.rendezvous.punch import Link
 from perseid.rendezvous.server import Config, EmbeddedServer, Server, read_secret
 
@@ -11,7 +12,9 @@ __all__ = [
     "Config",
     "EmbeddedServer",
     "Endpoint",
+    "LONGEST_SILENCE",
     "Link",
+    "LossTimeouts",
     "Notice",
     "Server",
     "job_key",

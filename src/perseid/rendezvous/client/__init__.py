@@ -1,7 +1,7 @@
 """A worker's side of the rendezvous: registration, updates, connections to peers."""
 
-from perseid.rendezvous.client.client import HEARTBEAT_SECONDS, Client
+from perseid.rendezvous.client.client import Client
 from perseid.rendezvous.client.connectivity import Ping, View, ping
 from perseid.rendezvous.client.peer_table import Notice
 
-__all__ = ["HEARTBEAT_SECONDS", "Client", "Notice", "Ping", "View", "ping"]
+__all__ = ["Client", "Notice", "Ping", "View", "ping"]

@@ -30,14 +30,15 @@ from perseid.rendezvous.protocol import (
     Register,
     auth,
 )
+from perseid.rendezvous.protocol.liveness import (
+    LINK_SECONDS,
+    SILENCE_SECONDS,
+    LossTimeouts,
+    pack_silence,
+)
 from perseid.rendezvous.protocol.wire import MAX_JOB_BYTES, MAX_WORLD, Address, to_ranges
 from perseid.rendezvous.punch.links import Link
 
-HEARTBEAT_SECONDS = 1.3
-"""Silence after which the server gives a worker up: 1.4 s at the latest with the server's own look
-around, so that others know within 2 s also on a busy machine."""
-MAX_HEARTBEAT_MS = 65_000
-"""Longest heartbeat: its field has 16 bits."""
 ANSWER_SECONDS = 5.0
 """Time for the server to say who is missing, once that is an error."""
 SMALL_WORLD = 64
@@ -63,7 +64,8 @@ class Client(Membership):
         key: bytes | None = None,
         generation: int = 0,
         interest: Iterable[int] | None = None,
-        heartbeat: float = HEARTBEAT_SECONDS,
+        silence_timeout: float = SILENCE_SECONDS,
+        link_timeout: float = LINK_SECONDS,
         transport: str = "auto",
         deadline: float = 10.0,
     ) -> Client:
@@ -84,9 +86,12 @@ class Client(Membership):
         interest
             Ranks whose addresses are wanted as they come; None: all in a world of up to
             ``SMALL_WORLD`` ranks. ``connect`` asks for what it needs by itself.
-        heartbeat
-            Seconds of silence after which this worker counts as lost; 0: only when its
-            connection ends.
+        silence_timeout
+            Seconds without a sign of life after which this worker counts as lost, although its
+            host answers; 0: only when its connection ends.
+        link_timeout
+            Seconds without any answer of the server's host after which the connection counts as
+            cut, and is made anew.
         transport
             ``auto``, ``direct`` or ``relay``.
         deadline
@@ -104,6 +109,7 @@ class Client(Membership):
             ranges = to_ranges(interest)
         else:
             ranges = (range(world_size),) if world_size <= SMALL_WORLD else ()
+        timeouts = LossTimeouts(link=link_timeout, silence=silence_timeout)
         hello = Register(
             job,
             rank,
@@ -111,12 +117,13 @@ class Client(Membership):
             generation,
             auth.fresh_instance(),
             auth.fresh_nonce(),
-            round(heartbeat * 1000),
+            pack_silence(timeouts.silence),
             interest=ranges,
         )
         _check(hello, transport)
         end = time.monotonic() + deadline
-        return cls(endpoint, key, register(endpoint, hello, key, end), transport)
+        opened = register(endpoint, hello, key, end)
+        return cls(endpoint, key, opened, transport, timeouts.link)
 
     def __enter__(self) -> Client:
         return self
@@ -338,7 +345,5 @@ def _check(hello: Register, transport: str) -> None:
         raise BadInputError(f"A job's name has 1 to {MAX_JOB_BYTES} bytes, not {len(job)}.")
     if not 0 <= hello.generation < 1 << 32:
         raise BadInputError(f"A generation is 0 to 4294967295, not {hello.generation}.")
-    if not 0 <= hello.heartbeat <= MAX_HEARTBEAT_MS:
-        raise BadInputError(f"A heartbeat is 0 to 65 s, not {hello.heartbeat / 1000:g} s.")
     if transport not in ("auto", "direct", "relay"):
         raise BadInputError(f"The transport is auto, direct or relay, not {transport!r}.")

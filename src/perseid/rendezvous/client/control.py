@@ -9,11 +9,15 @@ from collections.abc import Callable
 from perseid.rendezvous.client.connections import RECEIVE_BYTES, read_until_closed
 from perseid.rendezvous.client.session import Session
 from perseid.rendezvous.net.event_loop import READ, EventLoopThread
+from perseid.rendezvous.net.liveness import end_unanswered, watch_link
 from perseid.rendezvous.protocol import FROM_SERVER, ControlFrame, Deregister, Heartbeat, decode
+from perseid.rendezvous.protocol.liveness import unpack_silence
 from perseid.rendezvous.protocol.wire import Address, ProtocolError
 
 HEARTBEATS_PER_TIMEOUT = 4
-"""Heartbeats sent in that time: three may be late."""
+"""Heartbeats sent in the time after which silence is a loss: three may be late."""
+LONGEST_HEARTBEAT_SECONDS = 5.0
+"""Between two heartbeats at most: they also keep a NAT's mapping alive."""
 SERVER_SILENCE_SECONDS = 10.0
 """Shortest silence of the server after which a worker hangs up and registers again: a server that
 was only stopped would take the end of its connection for the worker's."""
@@ -32,6 +36,8 @@ class ControlConnection:
         Called with each frame.
     ended
         Called once when the connection broke; not after ``close``.
+    link_timeout
+        Seconds without an answer of the server's host after which the connection counts as cut.
     """
 
     def __init__(
@@ -40,18 +46,23 @@ class ControlConnection:
         session: Session,
         received: Callable[[ControlFrame], None],
         ended: Callable[[], None],
+        link_timeout: float,
     ) -> None:
         self._loop, self._received, self._ended = loop, received, ended
         self._sock, self._reader = session.sock, session.reader
         self._unsent = b""
-        self._last_received = time.monotonic()
-        self._heartbeat_seconds = session.welcome.heartbeat / 1000
+        self._unanswered_since: float | None = None
+        silence = unpack_silence(session.welcome.heartbeat)
+        self._server_silence = max(silence, SERVER_SILENCE_SECONDS)
+        self._heartbeat_seconds = min(silence / HEARTBEATS_PER_TIMEOUT, LONGEST_HEARTBEAT_SECONDS)
         self.local = Address(*self._sock.getsockname()[:2])
         """This side."""
         self.server = Address(*self._sock.getpeername()[:2])
         """The other."""
         self.open = True
         self._sock.setblocking(False)
+        watch_link(self._sock, link_timeout)
+        end_unanswered(self._sock, link_timeout)
         loop.watch(self._sock, READ, self._readable)
         if self._heartbeat_seconds:
             self._send_heartbeat()
@@ -103,7 +114,7 @@ class ControlConnection:
         if not data:
             self._break()
             return
-        self._last_received = time.monotonic()
+        self._unanswered_since = None
         try:
             for kind, body in self._reader.feed(data):
                 self._received(decode(FROM_SERVER, kind, body))
@@ -114,12 +125,15 @@ class ControlConnection:
     def _send_heartbeat(self) -> None:
         if not self.open:
             return
-        silent = time.monotonic() - self._last_received
-        if silent > max(3 * self._heartbeat_seconds, SERVER_SILENCE_SECONDS):
+        # Counted from the first heartbeat without an answer: what this process could not send
+        # while it was stopped, or computed, is not the server's silence.
+        now = time.monotonic()
+        if self._unanswered_since is None:
+            self._unanswered_since = now
+        silent = now - self._unanswered_since
+        if silent > self._server_silence:
             log.warning("the rendezvous has been silent for %.1f s", silent)
             self._break()
             return
         self.send(Heartbeat())
-        self._loop.call_later(
-            self._heartbeat_seconds / HEARTBEATS_PER_TIMEOUT, self._send_heartbeat
-        )
+        self._loop.call_later(self._heartbeat_seconds, self._send_heartbeat)

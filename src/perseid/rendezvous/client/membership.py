@@ -80,10 +80,16 @@ class Membership:
     """
 
     def __init__(
-        self, endpoint: Endpoint, key: bytes | None, opened: OpenedRegistration, transport: str
+        self,
+        endpoint: Endpoint,
+        key: bytes | None,
+        opened: OpenedRegistration,
+        transport: str,
+        link_timeout: float,
     ) -> None:
         hello = opened.hello
         self._endpoint, self._hello, self._key = endpoint, hello, key
+        self._link_timeout = link_timeout
         self._table = PeerTable()
         self._subscribed: set[int] = set()
         self._unconfirmed: set[int] = set()
@@ -116,7 +122,7 @@ class Membership:
         self._punch.dialer.round_trip = session.round_trip
         self._punch.can_relay = welcome.relay
         self._control = ControlConnection(
-            self._loop, session, self._handle_frame, self._disconnected
+            self._loop, session, self._handle_frame, self._disconnected, self._link_timeout
         )
         self._local, self._server = self._control.local, self._control.server
         self._set_self(welcome.address)

@@ -17,7 +17,7 @@ from perseid.rendezvous.punch.links import Link
 DEPARTURE_TEXT = {
     DepartureReason.LEFT: "it said goodbye",
     DepartureReason.CLOSED: "its connection to the rendezvous ended",
-    DepartureReason.SILENT: "its heartbeat stopped",
+    DepartureReason.SILENT: "its process gave no sign of life for its silence_timeout",
     DepartureReason.REPLACED: "a newer registration of this rank took over",
 }
 """Why a rank is gone, as a clause for people."""

@@ -9,6 +9,7 @@ import resource
 import socket
 
 from perseid.errors import RendezvousError
+from perseid.rendezvous.net.liveness import end_unanswered, watch_link
 
 BACKLOG = 4096
 """Connections that the kernel keeps until they are accepted (it caps this at somaxconn)."""
@@ -35,8 +36,10 @@ def raise_descriptor_limit() -> int:
     return max(1, most - SPARE_DESCRIPTORS)
 
 
-def listening_sockets(host: str, port: int) -> list[socket.socket]:
+def listening_sockets(host: str, port: int, link_timeout: float) -> list[socket.socket]:
     """One socket for each address family of ``host`` on the same port; IPv6 only where there is.
+
+    Accepted connections break when the other host answers nothing for ``link_timeout`` seconds.
 
     Raises
     ------
@@ -50,7 +53,7 @@ def listening_sockets(host: str, port: int) -> list[socket.socket]:
         failure: OSError | None = None
         for family, address in families:
             try:
-                sock = _listening(family, address, chosen)
+                sock = _listening(family, address, chosen, link_timeout)
             except OSError as error:
                 if family == socket.AF_INET6 and not host and error.errno != errno.EADDRINUSE:
                     continue  # a machine without IPv6
@@ -81,14 +84,16 @@ def _families(host: str) -> list[tuple[socket.AddressFamily, str]]:
     return list(dict.fromkeys((info[0], str(info[4][0])) for info in infos))
 
 
-def _listening(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
+def _listening(
+    family: socket.AddressFamily, address: str, port: int, link_timeout: float
+) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Accepted sockets inherit these from the listener.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
+        watch_link(sock, link_timeout)
+        end_unanswered(sock, link_timeout)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((address, port))

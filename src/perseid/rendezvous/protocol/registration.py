@@ -49,8 +49,9 @@ class Register:
     """8 random bytes of this process: the same after a reconnection, another after a retry."""
     nonce: bytes
     """16 fresh random bytes of this connection."""
-    heartbeat: int = 1300
-    """Milliseconds of silence after which the rank counts as lost; 0: only a closed connection."""
+    heartbeat: int = 60_000
+    """Silence after which the rank counts as lost, as `liveness.pack_silence` writes it; 0: only
+    a closed connection."""
     candidates: tuple[Address, ...] = ()
     """The worker's own addresses."""
     interest: tuple[range, ...] = ()
@@ -183,7 +184,7 @@ class Welcome:
     probe_port: int = 0
     """A second port that answers ``Probe``; 0: none."""
     heartbeat: int = 0
-    """Milliseconds of silence after which the rank counts as lost, as the server grants it."""
+    """Silence after which the rank counts as lost, as the server grants it."""
 
     def pack(self) -> bytes:
         """The frame as it travels."""

@@ -74,7 +74,8 @@ class DepartureReason(enum.IntEnum):
     CLOSED = 1
     """Its connection ended without a goodbye: the process died."""
     SILENT = 2
-    """Its heartbeat stopped: the process is stopped or unreachable."""
+    """No heartbeat came for its silence timeout: the process is stopped, or computes and lets no
+    other thread run."""
     REPLACED = 3
     """Another process registered the same rank."""
 

@@ -62,7 +62,9 @@ class Acceptor:
         RendezvousError
             The address or port cannot be listened on.
         """
-        socks = listening_sockets(self._context.config.host, port)
+        socks = listening_sockets(
+            self._context.config.host, port, self._context.config.link_timeout
+        )
         for sock in socks:
             listener = Listener(sock, self, handler)
             self._listeners.append(listener)

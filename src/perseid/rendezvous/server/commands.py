@@ -56,6 +56,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="longest wait of a TCPunch client for its partner (default: %(default)g s)",
     )
+    serve.add_argument(
+        "--link-timeout",
+        type=float,
+        default=Config.link_timeout,
+        metavar="S",
+        help="a worker whose host answers nothing for so long is lost (default: %(default)g s)",
+    )
     serve.add_argument("--drain", type=float, default=DRAIN_SECONDS, metavar="S")
     serve.add_argument("--log", choices=("text", "json"), default="text")
     serve.add_argument("--log-level", choices=("debug", "info", "warning"), default="info")
@@ -83,10 +90,10 @@ def _key(args: argparse.Namespace) -> int:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    if not all(one >= 0 for one in (args.relay_rate, args.rate, args.drain)) or not args.wait > 0:
-        raise BadInputError(
-            "--relay-rate, --rate and --drain cannot be negative; --wait is above 0."
-        )
+    if not all(one >= 0 for one in (args.relay_rate, args.rate, args.drain)):
+        raise BadInputError("--relay-rate, --rate and --drain cannot be negative.")
+    if not (args.wait > 0 and args.link_timeout > 0):
+        raise BadInputError("--wait and --link-timeout must be above 0 seconds.")
     config = Config(
         host=args.host,
         port=args.port,
@@ -97,6 +104,7 @@ def _serve(args: argparse.Namespace) -> int:
         relay_rate=args.relay_rate * 1e6,
         rate=args.rate,
         waiting_seconds=args.wait,
+        link_timeout=args.link_timeout,
     )
     with logging_to_stdout(args.log, args.log_level):
         asyncio.run(_until_signal(config, args.drain))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from perseid.errors import BadInputError
 from perseid.rendezvous.net.endpoint import DEFAULT_PORT
+from perseid.rendezvous.protocol.liveness import LINK_SECONDS
 from perseid.rendezvous.server.registry import RegistryLimits
 
 MIN_SECRET_BYTES = 16
@@ -38,7 +39,9 @@ class Config:
     relay_wait_seconds: float = 15.0
     """Longest wait at the relay for the other end."""
     min_heartbeat: float = 0.2
-    """Shortest heartbeat time-out, in seconds, that is granted to a client."""
+    """Shortest silence time-out, in seconds, that is granted to a client."""
+    link_timeout: float = LINK_SECONDS
+    """Seconds without any answer of a worker's host after which its connection counts as cut."""
     rate: float = 2000.0
     """New connections per second from one address (loopback excepted); 0: unlimited."""
     burst: float = 8000.0

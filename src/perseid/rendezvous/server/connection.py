@@ -13,6 +13,8 @@ import socket
 from collections.abc import Callable
 from typing import Protocol
 
+from perseid.rendezvous.net.liveness import end_unanswered
+
 RECEIVE_BYTES = 8 * 1024
 """Bytes taken by one read of a connection that is no relay: most are single small frames."""
 MAX_UNSENT = 4 * 1024 * 1024
@@ -214,6 +216,7 @@ class Connection:
         self._poller.remove(self.sock.fileno())
         given = socket.socket(self.sock.family, socket.SOCK_STREAM, fileno=self.sock.detach())
         given.setblocking(False)
+        end_unanswered(given, 0)  # who gets the bytes may compute instead of reading them
         return given
 
     def close(self) -> None:

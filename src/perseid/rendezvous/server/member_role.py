@@ -26,6 +26,7 @@ from perseid.rendezvous.protocol import (
     Welcome,
     decode,
 )
+from perseid.rendezvous.protocol.liveness import pack_silence
 from perseid.rendezvous.protocol.wire import (
     MAX_CLIENT_FRAME,
     Address,
@@ -103,8 +104,8 @@ class MemberRole(Role):
         connection.state = MemberState(member, reader or FrameReader(MAX_CLIENT_FRAME))
         self._connections.add(connection)
         member.deadline = context.clock.now() + member.heartbeat
-        relay, beat = context.config.relay, round(member.heartbeat * 1000)
-        connection.write(Welcome(public, mac, relay, context.probe_port, beat).pack())
+        relay, silence = context.config.relay, pack_silence(member.heartbeat)
+        connection.write(Welcome(public, mac, relay, context.probe_port, silence).pack())
         self._schedule(member.job)
 
     def _supersede(self, old: Member, generation: int) -> None:
@@ -200,7 +201,7 @@ class MemberRole(Role):
         self._schedule(member.job, peaceful=why is DepartureReason.LEFT)
 
     def sweep(self, now: float, grace: float) -> None:
-        """Give up those whose heartbeat stopped; ``grace``: seconds the server itself slept."""
+        """Give up those that gave no sign of life; ``grace``: seconds the server itself slept."""
         silent: list[Connection] = []
         for connection in self._connections:
             state = connection.state

@@ -33,7 +33,7 @@ HELP: dict[str, str] = {
     "registrations": "Registrations that stood.",
     "replaced": "Registrations replaced by newer ones.",
     "lost_closed": "Registered ranks whose connection ended without a goodbye.",
-    "lost_silent": "Registered ranks whose heartbeat stopped.",
+    "lost_silent": "Registered ranks that gave no sign of life for their silence timeout.",
     "left": "Registered ranks that said goodbye.",
     "tcpunch_pairs": "Pairs of TCPunch clients.",
     "tcpunch_dead_waiters": "TCPunch clients found dead when their partner came.",

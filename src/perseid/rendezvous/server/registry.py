@@ -26,6 +26,7 @@ from perseid.rendezvous.protocol import (
     Register,
     pack_peers,
 )
+from perseid.rendezvous.protocol.liveness import unpack_silence
 from perseid.rendezvous.protocol.wire import Address, to_ranges
 
 
@@ -74,7 +75,7 @@ class Member:
         self.interest = hello.interest
         self.handle = handle
         """Whatever the server finds its connection by."""
-        self.heartbeat = hello.heartbeat / 1000
+        self.heartbeat = unpack_silence(hello.heartbeat)
         """Seconds of silence after which it is lost; 0: never."""
         self.deadline = 0.0
         """When it will be lost; the server moves it on."""
