@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 import time
 import uuid
@@ -56,7 +57,8 @@ def folder_name():
     name = f"Anomaly Detection {uuid.uuid4().hex[:8]}"
     yield name
     shutil.rmtree(Path("/tmp") / name, ignore_errors=True)
-    lock = f".perseid-{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock"
+    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+    lock = f".perseid-{os.geteuid()}-{digest}.lock"
     with contextlib.suppress(OSError):
         Path("/tmp", lock).unlink()
 

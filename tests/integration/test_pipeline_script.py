@@ -46,8 +46,8 @@ def name() -> Iterator[str]:
     name = f"Anomaly Detection {uuid.uuid4().hex[:8]}"
     yield name
     shutil.rmtree(Path("/tmp") / name, ignore_errors=True)
-    lock = f".perseid-{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock"
-    Path("/tmp", lock).unlink(missing_ok=True)
+    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+    Path("/tmp", f".perseid-{os.geteuid()}-{digest}.lock").unlink(missing_ok=True)
 
 
 def local_run(root: Path, name: str, code: str, **more: object) -> RunRequest:
@@ -271,7 +271,7 @@ def test_an_encoded_slash_is_no_slash(s3, tmp_path: Path):
     url = s3.bucket()
     Storage(url).put("code/..%2fevil.py", b"pass")
     with script_folder(Storage(url), "code", root=tmp_path / "tmp") as folder:
-        assert sorted(p.name for p in folder.iterdir()) == ["..%2fevil.py", MARK]
+        assert sorted(p.name for p in folder.copy.iterdir()) == ["..%2fevil.py", MARK]
     assert [path.name for path in tmp_path.rglob("*evil.py")] == ["..%2fevil.py"]
 
 
@@ -310,7 +310,7 @@ def test_two_versions_of_a_folder_wait_for_each_other(tmp_path: Path):
 
     def second() -> None:
         with script_folder(two, "code", root=root, seconds=30) as folder:
-            seen.append((folder / "v.txt").read_text())
+            seen.append((folder.copy / "v.txt").read_text())
 
     with script_folder(one, "code", root=root) as folder:
         with script_folder(one, "code", root=root) as again:  # the same version is shared
@@ -324,7 +324,7 @@ def test_two_versions_of_a_folder_wait_for_each_other(tmp_path: Path):
         thread.start()
         time.sleep(0.3)
         assert not seen
-        assert (folder / "v.txt").read_text() == "one"
+        assert (folder.copy / "v.txt").read_text() == "one"
     thread.join(30)
     assert seen == ["twos"]
 
@@ -334,8 +334,8 @@ def test_a_copy_that_broke_off_is_made_again(tmp_path: Path):
     (root / "code").mkdir(parents=True)
     (root / "code" / MARK).write_text("half of it")
     with script_folder(one, "code", root=root) as folder:
-        assert (folder / "v.txt").read_text() == "one"
-    assert sorted(p.name for p in folder.iterdir()) == sorted([MARK, "v.txt"])
+        assert (folder.copy / "v.txt").read_text() == "one"
+    assert sorted(p.name for p in folder.copy.iterdir()) == sorted([MARK, "v.txt"])
 
 
 def test_the_lock_is_free_afterwards(tmp_path: Path):

@@ -10,17 +10,18 @@ import sys
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from perseid.errors import BadInputError, NotFoundError, WorkerFailedError
+from perseid.errors import BadInputError, NotFoundError, RunError, WorkerFailedError
 from perseid.lifetime import bound_to_parent
 from perseid.pipeline import layout
 from perseid.pipeline.items import WorkItem, data_path
+from perseid.pipeline.privatepath import entering
 from perseid.pipeline.records import RankRecord
-from perseid.pipeline.scriptfolder import script_folder, script_key
+from perseid.pipeline.scriptfolder import ScriptFolder, script_folder, script_key
 from perseid.pipeline.timeline import Timeline, peak_memory_mb
 from perseid.storage import Storage
 
@@ -68,14 +69,13 @@ def work(
     with ExitStack() as stack:
         with clock.stage("fetch"):
             folder = stack.enter_context(script_folder(bucket, prefix))
-        path = folder / inner
-        if not path.is_file():
+        if not (folder.copy / inner).is_file():
             raise BadInputError(
                 f"script {environment['SCRIPT']!r} is not there: {bucket.where(prefix)} holds no "
                 f"{inner!r}; check `script` and `S3_object_name`"
             )
         with clock.stage("inference"):
-            _run(item, path, environment)
+            _run(item, folder, inner, environment)
     theirs = _result(item, storage)
     ours = _record(item, theirs, clock, attempt, cold, init_seconds)
     mine = ours.to_json()
@@ -84,19 +84,11 @@ def work(
     return ours
 
 
-def _run(item: WorkItem, path: Path, environment: Mapping[str, str]) -> None:
+def _run(item: WorkItem, folder: ScriptFolder, inner: str, environment: Mapping[str, str]) -> None:
     seconds = float(item.options.get("timeout", DEFAULT_TIMEOUT))
     tail: deque[str] = deque(maxlen=TAIL_LINES)
     with tempfile.TemporaryDirectory(prefix=f"perseid-rank-{item.rank}-") as own:
-        process = subprocess.Popen(
-            [sys.executable, str(path)],
-            cwd=path.parent,
-            env={**os.environ, **environment, "TMPDIR": own, "PYTHONUNBUFFERED": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            preexec_fn=bound_to_parent(),
-        )
+        process = _start(item, folder, inner, {**environment, "TMPDIR": own})
         reader = threading.Thread(target=_pass_on, args=(process, tail), daemon=True)
         reader.start()
         try:
@@ -114,6 +106,56 @@ def _run(item: WorkItem, path: Path, environment: Mapping[str, str]) -> None:
         how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
         said = " / ".join(line[:LINE_CHARACTERS] for line in tail) or "nothing"
         raise WorkerFailedError(f"rank {item.rank}: the script {how}; its last words: {said}")
+
+
+def _start(
+    item: WorkItem, folder: ScriptFolder, inner: str, environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    """The script's process; in the script's own folder, as `environment` and our own say."""
+    path = folder.path / inner
+    variables = {**os.environ, **environment, "PYTHONUNBUFFERED": "1"}
+    before = bound_to_parent()
+    if folder.private is not None:
+        _refuse_hidden(item, folder)
+        variables["TMPDIR"] = str(folder.root)  # it is this rank's alone
+        before = _in_turn(entering(folder.private, folder.root, path.parent), before)
+    try:
+        return subprocess.Popen(
+            [sys.executable, str(path)],
+            cwd=(folder.copy / inner).parent,
+            env=variables,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            preexec_fn=before,
+        )
+    except subprocess.SubprocessError as error:
+        raise _not_safe(folder, "this system gives no process a folder of its own there") from error
+
+
+def _in_turn(first: Callable[[], None], then: Callable[[], None] | None) -> Callable[[], None]:
+    def both() -> None:
+        first()  # a new user namespace takes away the binding to the parent, so that comes after
+        if then is not None:
+            then()
+
+    return both
+
+
+def _refuse_hidden(item: WorkItem, folder: ScriptFolder) -> None:
+    """A script with a root of its own does not see what else lies there."""
+    urls = (item.results_url, item.data_url, str(item.options["bucket_url"]))
+    places = [Path(sys.executable), *(Storage(url).local_path() for url in urls)]
+    for place in places:
+        if place is not None and place.is_relative_to(folder.root):
+            raise _not_safe(folder, f"the script needs {place}, which is in {folder.root} too")
+
+
+def _not_safe(folder: ScriptFolder, but: str) -> RunError:
+    return RunError(
+        f"{folder.why}, so the script's folder would not be safe from other users; and {but}: have "
+        f"it removed, or give the folder of the scripts another name"
+    )
 
 
 def _pass_on(process: subprocess.Popen[bytes], tail: deque[str]) -> None:

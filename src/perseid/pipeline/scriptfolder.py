@@ -2,7 +2,8 @@
 
 It lies at the very path that scripts know, ``/tmp/<S3_object_name>``. Whoever comes first copies
 it under an exclusive lock; everyone holds the lock shared while a script runs; a run with another
-version of the folder waits until nobody does, then replaces it.
+version of the folder waits until nobody does, then replaces it. Where another local user owns a
+part of that path or could write there, each rank has a copy of its own at the same path.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from perseid.errors import BadInputError, NotFoundError, PerseidError, RunError, StorageError
+from perseid.pipeline.privatepath import why_open, why_shared
 from perseid.storage import ObjectInfo, Storage
 
 ROOT = Path("/tmp")
@@ -58,11 +61,30 @@ def script_key(folder: str, script: str, root: Path = ROOT) -> str:
     return str(path)
 
 
+@dataclass(frozen=True)
+class ScriptFolder:
+    """A copied script folder, for as long as a script runs."""
+
+    path: Path
+    """Where the script finds it: ``/tmp/<S3_object_name>``."""
+    copy: Path
+    """Where this process finds it."""
+    root: Path
+    """The folder that `path` is in, e.g. ``/tmp``."""
+    private: Path | None = None
+    """What the script's process sees at `root`; None: what everybody sees there."""
+    why: str = ""
+    """Why it has a root of its own."""
+
+
 @contextmanager
 def script_folder(
     storage: Storage, prefix: str, *, root: Path = ROOT, seconds: float = LOCK_SECONDS
-) -> Iterator[Path]:
+) -> Iterator[ScriptFolder]:
     """The folder ``root/prefix``, holding every object below `prefix`, while the block runs.
+
+    Where another local user could change what lies there, it is copied to a folder that only this
+    user can enter, which is to be the script's `root`.
 
     Parameters
     ----------
@@ -81,25 +103,65 @@ def script_folder(
         The place is taken: by another run's scripts for too long, or by somebody's own folder.
     """
     objects = _objects(storage, prefix)
-    version = _version(storage, prefix, objects)
     target = root / prefix
+    with _place(root, prefix) as (lock, why):
+        if lock is not None:
+            _hold(storage, prefix, objects, target, lock, seconds)
+            yield ScriptFolder(target, target, root)
+            return
+        with tempfile.TemporaryDirectory(prefix="perseid-script-") as private:
+            copy = Path(private, prefix)
+            _copy_all(storage, prefix, objects, copy)
+            yield ScriptFolder(target, copy, root, Path(private), why)
+
+
+@contextmanager
+def _place(root: Path, prefix: str) -> Iterator[tuple[int | None, str]]:
+    """The lock of the shared place, or None and why that place is not safe from other users."""
+    digest = hashlib.sha256(prefix.encode()).hexdigest()[:16]
+    path = root / f".perseid-{os.geteuid()}-{digest}.lock"
+    with ExitStack() as stack:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            why = why_shared(root, prefix)
+        except OSError as error:
+            raise StorageError(f"{root / prefix} cannot be made: {error.strerror}") from error
+        lock = None
+        if why is None:
+            try:
+                lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+                stack.callback(os.close, lock)
+                why = why_open(path, os.fstat(lock))
+            except OSError as error:
+                why = f"{path} cannot be opened ({error.strerror})"
+        yield (None, why) if why else (lock, "")
+
+
+def _hold(
+    storage: Storage,
+    prefix: str,
+    objects: Sequence[ObjectInfo],
+    target: Path,
+    lock: int,
+    seconds: float,
+) -> None:
+    """Have the folder of all ranks hold this version of the objects; the lock is shared then."""
+    version = _version(storage, prefix, objects)
     deadline = time.monotonic() + seconds
-    with _lock_file(root, prefix) as lock:
-        while True:
-            if _try(lock, fcntl.LOCK_SH) and _holds(target, version):
-                break
-            fcntl.flock(lock, fcntl.LOCK_UN)
-            if _try(lock, fcntl.LOCK_EX):
-                if not _holds(target, version):
-                    _replace(storage, prefix, objects, version, target)
-                continue  # the shared lock comes by the next round
-            if time.monotonic() > deadline:
-                raise RunError(
-                    f"{target} has been in use by scripts of another run for {seconds:.0f} s: "
-                    "runs with other versions of one script folder go one after the other"
-                )
-            time.sleep(_POLL)
-        yield target
+    while True:
+        if _try(lock, fcntl.LOCK_SH) and _holds(target, version):
+            return
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        if _try(lock, fcntl.LOCK_EX):
+            if not _holds(target, version):
+                _replace(storage, prefix, objects, version, target)
+            continue  # the shared lock comes by the next round
+        if time.monotonic() > deadline:
+            raise RunError(
+                f"{target} has been in use by scripts of another run for {seconds:.0f} s: "
+                "runs with other versions of one script folder go one after the other"
+            )
+        time.sleep(_POLL)
 
 
 def _objects(storage: Storage, prefix: str) -> list[ObjectInfo]:
@@ -145,20 +207,6 @@ def _version(storage: Storage, prefix: str, objects: Sequence[ObjectInfo]) -> st
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-@contextmanager
-def _lock_file(root: Path, prefix: str) -> Iterator[int]:
-    name = f".perseid-{hashlib.sha256(prefix.encode()).hexdigest()[:16]}.lock"
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        lock = os.open(root / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StorageError(f"{root / name} cannot be opened: {error.strerror}") from error
-    try:
-        yield lock
-    finally:
-        os.close(lock)
-
-
 def _try(lock: int, how: int) -> bool:
     try:
         fcntl.flock(lock, how | fcntl.LOCK_NB)
@@ -170,29 +218,34 @@ def _try(lock: int, how: int) -> bool:
 def _holds(target: Path, version: str) -> bool:
     """Whether the folder is there, ours, and of this version."""
     try:
-        ours = not target.is_symlink() and target.stat().st_uid == os.getuid()
+        ours = not target.is_symlink() and why_open(target, target.stat()) is None
         return ours and (target / MARK).read_text() == version
     except OSError:
         return False
+
+
+def _is_replaceable(target: Path) -> bool:
+    """Whether it is empty, or made by us."""
+    if target.is_symlink() or not target.is_dir():
+        return not target.is_symlink() and not target.exists()
+    return (target / MARK).is_file() or not any(target.iterdir())
 
 
 def _replace(
     storage: Storage, prefix: str, objects: Sequence[ObjectInfo], version: str, target: Path
 ) -> None:
     """Copy the objects beside the target, then put the copy in its place."""
-    if target.is_symlink() or (target.exists() and not (target / MARK).is_file()):
+    if not _is_replaceable(target):
         raise RunError(
             f"{target} is there already and was not made by perseid: move it away, scripts need "
             "this very path"
         )
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=".perseid-", dir=target.parent))
     except OSError as error:
         raise StorageError(f"{target.parent} cannot be written: {error.strerror}") from error
     try:
-        with ThreadPoolExecutor(COPIES) as pool:
-            list(pool.map(lambda info: _copy(storage, prefix, info.key, fresh), objects))
+        _copy_all(storage, prefix, objects, fresh)
         (fresh / MARK).write_text(version)
         if target.exists():
             shutil.rmtree(target)
@@ -200,11 +253,25 @@ def _replace(
     except PerseidError:
         raise
     except OSError as error:
-        raise StorageError(
-            f"the script folder cannot be copied to {target}: {error.strerror or error}"
-        ) from error
+        raise _not_copied(target, error) from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _copy_all(storage: Storage, prefix: str, objects: Sequence[ObjectInfo], folder: Path) -> None:
+    try:
+        with ThreadPoolExecutor(COPIES) as pool:
+            list(pool.map(lambda info: _copy(storage, prefix, info.key, folder), objects))
+    except PerseidError:  # the store's own: it is an OSError, too
+        raise
+    except OSError as error:
+        raise _not_copied(folder, error) from error
+
+
+def _not_copied(folder: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"the script folder cannot be copied to {folder}: {error.strerror or error}"
+    )
 
 
 def _copy(storage: Storage, prefix: str, key: str, folder: Path) -> None:
