@@ -166,9 +166,9 @@ def prepare(folder: Path, partitions: dict[str, int]) -> None:
     import numpy as np
     import torch
 
-    from perseid.model.astromae import AstroMAE, to_weights
     from perseid.model.config import PUBLISHED
-    from perseid.model.export import export_int8, export_model
+    from perseid.model.export.exporter import export_int8, export_model
+    from perseid.model.training.astromae import AstroMAE, to_weights
     from perseid.survey.cutouts import Cutouts
     from perseid.survey.reader import write_cutouts
 
@@ -380,7 +380,7 @@ def measure_all(
     folder: Path, partitions: dict[str, int], repeat: int
 ) -> dict[str, dict[str, list[Measured]]]:
     """All programs one after another, again and again, so that drifts of the machine hit all."""
-    from perseid.model.processor import has_int8_products
+    from perseid.model.runtime.processor import has_int8_products
 
     largest = list(partitions)[-1]
     plain = dict(os.environ)

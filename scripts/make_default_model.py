@@ -24,11 +24,11 @@ import numpy as np
 import torch
 from default_model_card import card
 
-from perseid.model.compare import compare
-from perseid.model.export import export_int8, export_model
+from perseid.model.export.compare import compare
+from perseid.model.export.exporter import export_int8, export_model
 from perseid.model.runtime import ModelRuntime
-from perseid.model.train import WEIGHTS, TrainEvent, TrainOptions, train
-from perseid.model.train_data import blocks
+from perseid.model.training.data import blocks
+from perseid.model.training.train import WEIGHTS, TrainEvent, TrainOptions, train
 from perseid.model.weights import load_weights
 from perseid.science import (
     Moments,

@@ -88,7 +88,7 @@ def ignoring(root: Path, patterns: Sequence[str]) -> Callable[[str, list[str]], 
 def make_models(folder: Path) -> dict[str, Path]:
     """The shipped model, and one of the published size with random weights."""
     from perseid.model.config import PUBLISHED
-    from perseid.model.export import export_model
+    from perseid.model.export.exporter import export_model
     from perseid.model.weights import Weights, expected_shapes
 
     rng = np.random.default_rng(0)

@@ -11,13 +11,13 @@ from networks import random_network, random_rows
 
 from perseid.cli import main
 from perseid.errors import BadInputError, BadModelError
-from perseid.model.astromae import to_weights
-from perseid.model.compare import compare
 from perseid.model.config import SMALL
-from perseid.model.export import export_int8, export_model
-from perseid.model.processor import has_int8_products
-from perseid.model.quantise import calibrate
+from perseid.model.export.compare import compare
+from perseid.model.export.exporter import export_int8, export_model
+from perseid.model.export.quantize import calibrate
 from perseid.model.runtime import ModelRuntime
+from perseid.model.runtime.processor import has_int8_products
+from perseid.model.training.astromae import to_weights
 from perseid.model.weights import save_weights
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.reader import write_cutouts
@@ -74,7 +74,7 @@ def test_int8_bits_do_not_depend_on_the_place_of_a_row(exported):
 
 
 def test_without_vnni_the_model_runs_in_float32_and_says_so(exported, monkeypatch):
-    monkeypatch.setattr("perseid.model.runtime.has_int8_products", lambda: False)
+    monkeypatch.setattr("perseid.model.runtime.model_runtime.has_int8_products", lambda: False)
     runtime = ModelRuntime.load(exported, precision="int8")
     assert runtime.precision == "float32"
     assert "VNNI" in runtime.note

@@ -13,9 +13,9 @@ from networks import random_network, random_rows
 
 from perseid.cli import main
 from perseid.errors import BadModelError
-from perseid.model.astromae import AstroMAE, from_weights, to_weights
 from perseid.model.config import PUBLISHED
-from perseid.model.importer import import_checkpoint
+from perseid.model.export.importer import import_checkpoint
+from perseid.model.training.astromae import AstroMAE, from_weights, to_weights
 from perseid.model.weights import load_weights
 
 PROGRAM = '''

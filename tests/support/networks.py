@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from perseid.model.astromae import AstroMAE
 from perseid.model.config import AstroMAEConfig
+from perseid.model.training.astromae import AstroMAE
 
 
 def random_network(config: AstroMAEConfig, seed: int = 0) -> AstroMAE:

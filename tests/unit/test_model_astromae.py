@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from perseid.errors import BadModelError
-from perseid.model.astromae import AstroMAE, MaskedAutoencoder, from_weights, to_weights
 from perseid.model.config import (
     PUBLISHED,
     SMALL,
@@ -17,7 +16,8 @@ from perseid.model.config import (
     scoring_masks,
     sincos_positions,
 )
-from perseid.model.residuals import (
+from perseid.model.training.astromae import AstroMAE, MaskedAutoencoder, from_weights, to_weights
+from perseid.model.training.residuals import (
     lopsided_statistics,
     residual_names,
     residual_statistics,

@@ -11,15 +11,15 @@ import torch
 from networks import random_network, random_rows
 
 from perseid.errors import BadModelError
-from perseid.model.astromae import AstroMAE, to_weights
 from perseid.model.config import PUBLISHED, SMALL
-from perseid.model.export import export_model, model_bytes, signature_of
-from perseid.model.fold import batched
-from perseid.model.folded import FoldedGraph
-from perseid.model.folded_blocks import joined_groups
-from perseid.model.operations import allocated_bytes_per_row
+from perseid.model.export.exporter import export_model, model_bytes, signature_of
+from perseid.model.export.fold import batched
+from perseid.model.export.folded import FoldedGraph
+from perseid.model.export.folded_blocks import joined_groups
+from perseid.model.export.operations import allocated_bytes_per_row
 from perseid.model.runtime import ModelRuntime
 from perseid.model.signature import METADATA_KEY, ModelSignature
+from perseid.model.training.astromae import AstroMAE, to_weights
 
 CONFIGS = {
     "published": PUBLISHED,

@@ -14,12 +14,12 @@ from networks import random_network, random_rows
 from onnx import TensorProto, helper
 
 from perseid.errors import BadInputError, BadModelError, NotFoundError
-from perseid.model.astromae import to_weights
 from perseid.model.config import PUBLISHED, SMALL
-from perseid.model.export import export_model, model_bytes
-from perseid.model.processor import has_int8_products, usable_threads
+from perseid.model.export.exporter import export_model, model_bytes
 from perseid.model.runtime import MICRO_BATCH, ModelRuntime, int8_url
+from perseid.model.runtime.processor import has_int8_products, usable_threads
 from perseid.model.signature import METADATA_KEY
+from perseid.model.training.astromae import to_weights
 from perseid.storage import Storage
 
 MODELS = {

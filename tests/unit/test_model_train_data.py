@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from perseid.errors import BadInputError
-from perseid.model.train_data import gather, object_keys
+from perseid.model.training.data import gather, object_keys
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.splits import (
     TEST,

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from perseid.errors import BadInputError
-from perseid.model.astromae import AstroMAE
-from perseid.model.train_data import gather
-from perseid.model.train_options import TrainOptions, fitted_config
-from perseid.model.train_steps import (
+from perseid.model.training.astromae import AstroMAE
+from perseid.model.training.data import gather
+from perseid.model.training.options import TrainOptions, fitted_config
+from perseid.model.training.steps import (
     LOSS_SCALE,
     SYMMETRIES,
     RunningMean,

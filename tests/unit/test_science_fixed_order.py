@@ -17,8 +17,7 @@ from perseid.science import Metric, Moments, fixed_order
 
 pytestmark = pytest.mark.numbers
 SOURCE = Path(perseid.__file__).parent
-RESULTS = ("science", "pipeline", "model/fold.py", "model/folded.py", "model/folded_blocks.py",
-           "model/folded_residual.py", "model/runtime.py", "survey")  # fmt: skip
+RESULTS = ("science", "pipeline", "model/export", "model/runtime", "survey")
 """Where numbers of a catalogue, or of a model that is written, are computed."""
 LIBRARY_CALLS = {"dot", "vdot", "inner", "matmul", "tensordot", "linalg", "polyfit", "cov",
                  "corrcoef", "convolve", "correlate"}  # fmt: skip
@@ -106,9 +105,10 @@ def test_the_bits_are_the_same_whatever_the_library_does():
 def test_no_result_goes_through_a_linear_algebra_library():
     """The kind of fault: any call below whose sums a BLAS or LAPACK may split by its threads."""
     found = []
+    reports = {SOURCE / "model/export/compare.py"}  # prints how two models differ, writes nothing
     for part in RESULTS:
         place = SOURCE / part
-        for path in [place] if place.is_file() else sorted(place.rglob("*.py")):
+        for path in [place] if place.is_file() else sorted({*place.rglob("*.py")} - reports):
             for node in ast.walk(ast.parse(path.read_text())):
                 product = isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult)
                 call = isinstance(node, ast.Attribute) and node.attr in LIBRARY_CALLS

@@ -30,8 +30,7 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
     "obstore": ("fsspec.py", "auth"),
     "perseid": (
         "cli", "aws", "measure", "engines", "survey/data", "model/data", "__main__.py",
-        "model/train*", "model/astromae.py", "model/residuals.py", "model/export.py",
-        "model/fold*.py", "model/graph.py", "model/quantise.py", "model/importer.py",
+        "model/training", "model/export",
         "survey/simulation",
     ),
 }  # fmt: skip

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _import(args: argparse.Namespace) -> int:
-    from perseid.model.importer import import_checkpoint
+    from perseid.model.export.importer import import_checkpoint
     from perseid.model.weights import save_weights
 
     found = import_checkpoint(args.file)
@@ -61,7 +61,7 @@ def _import(args: argparse.Namespace) -> int:
 
 def _export(args: argparse.Namespace) -> int:
     from perseid.errors import BadInputError
-    from perseid.model.export import export_int8, export_model
+    from perseid.model.export.exporter import export_int8, export_model
 
     if args.int8 and not (args.calibrate or args.check):
         raise BadInputError(
@@ -79,7 +79,7 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _check(model: str, survey: Cutouts) -> None:
-    from perseid.model.compare import compare
+    from perseid.model.export.compare import compare
     from perseid.model.runtime import ModelRuntime
 
     before = ModelRuntime.load(model)

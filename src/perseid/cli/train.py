@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from perseid.errors import BadInputError, NotInstalledError
 
 if TYPE_CHECKING:
-    from perseid.model.train import TrainEvent, TrainResult
+    from perseid.model.training.train import TrainEvent, TrainResult
 
 OPTIONS = (
     ("pretrain-epochs", int, "epochs of the masked autoencoder (default 30)"),
@@ -68,8 +68,8 @@ def _train(args: argparse.Namespace, chosen: dict[str, Any]) -> TrainResult:
         raise NotInstalledError(
             "training needs torch, which is not installed: pip install 'perseid[train]'"
         ) from error
-    from perseid.model.train import TrainOptions, train
-    from perseid.model.train_data import blocks
+    from perseid.model.training.data import blocks
+    from perseid.model.training.train import TrainOptions, train
     from perseid.model.weights import load_weights
 
     if args.threads is not None:

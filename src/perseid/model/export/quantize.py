@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from perseid.errors import BadInputError, BadModelError
-from perseid.model.folded import FoldedGraph
-from perseid.model.graph import Range
+from perseid.model.export.folded import FoldedGraph
+from perseid.model.export.graph import Range
 from perseid.model.weights import Weights
 from perseid.survey.cutouts import Cutouts
 

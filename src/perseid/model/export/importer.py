@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from perseid.errors import BadModelError, BadPartitionError
 from perseid.model.config import PUBLISHED, AstroMAEConfig
-from perseid.model.fold import BN_EPS, LN_EPS
+from perseid.model.export.fold import BN_EPS, LN_EPS
 from perseid.model.weights import Weights, misfits
 from perseid.survey.safe_pickle import Placeholder
 from perseid.survey.torchfile import LazyTensor, load_torch

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from perseid.model.fold import LN_EPS, Affine, Array, Folder
-from perseid.model.graph import MICROSOFT, GraphBuilder
+from perseid.model.export.fold import LN_EPS, Affine, Array, Folder
+from perseid.model.export.graph import MICROSOFT, GraphBuilder
 
 PCM_INPUTS = 16
 """The convolution branch's groups are joined until each takes so many channels, if it can be."""

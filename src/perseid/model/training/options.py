@@ -10,7 +10,7 @@ import numpy as np
 
 from perseid.errors import BadInputError
 from perseid.model.config import PUBLISHED, SMALL, AstroMAEConfig
-from perseid.model.train_data import TrainingSet
+from perseid.model.training.data import TrainingSet
 from perseid.survey.splits import TRAIN
 
 CONFIGS = {"small": SMALL, "published": replace(PUBLISHED, embedding=True, decoder_width=96)}

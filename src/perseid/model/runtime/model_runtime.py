@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perseid.errors import BadInputError, BadModelError
-from perseid.model.processor import has_int8_products, usable_threads
+from perseid.model.runtime.processor import has_int8_products, usable_threads
 from perseid.model.signature import METADATA_KEY, ModelSignature
 from perseid.storage import Storage
 

@@ -1,6 +1,6 @@
 """The masked autoencoder's decoder and residual statistics in the folded graph.
 
-The torch twin is `perseid.model.residuals` with `MaskedAutoencoder.scoring_residual`.
+The torch twin is `perseid.model.training.residuals` with `MaskedAutoencoder.scoring_residual`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from perseid.model.config import (
     moment_weights,
     scoring_masks,
 )
-from perseid.model.fold import Affine, Array, Folder
-from perseid.model.folded_blocks import Blocks
-from perseid.model.graph import GraphBuilder
+from perseid.model.export.fold import Affine, Array, Folder
+from perseid.model.export.folded_blocks import Blocks
+from perseid.model.export.graph import GraphBuilder
 
 
 class ResidualGraph:
@@ -122,7 +122,7 @@ class ResidualGraph:
         return g.op("ReduceMean", x, axes=[2], keepdims=0)
 
     def _statistics(self, residual: str) -> str:
-        """See `perseid.model.residuals.residual_statistics`, step by step the same."""
+        """See `perseid.model.training.residuals.residual_statistics`, step by step the same."""
         c, g = self.config, self.graph
         absolute = g.op("Abs", residual)
         square = g.op("Mul", residual, residual)
@@ -163,7 +163,7 @@ class ResidualGraph:
         return g.reshape(self._reduce("Mean", cube, 1, 2, 3), -1, 1)
 
     def _dipoles(self, residual: str) -> str:
-        """(n, bands), see `perseid.model.residuals.lopsided_statistics`; so is `_shifts`."""
+        """(n, bands): see `training.residuals.lopsided_statistics`, for `_shifts`, too."""
         g = self.graph
         window = moment_weights(self.config.size, DIPOLE_SIGMA)
         x, y = (

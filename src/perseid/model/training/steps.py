@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from perseid.model.astromae import AstroMAE
+from perseid.model.training.astromae import AstroMAE
 
 SYMMETRIES = 8
 """Flips and quarter turns of a square."""

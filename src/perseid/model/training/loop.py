@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from perseid.errors import RunInterruptedError
-from perseid.model.astromae import AstroMAE, MaskedAutoencoder
-from perseid.model.train_data import TrainingSet
-from perseid.model.train_options import Report, Stop, TrainEvent, TrainOptions
-from perseid.model.train_steps import (
+from perseid.model.training.astromae import AstroMAE, MaskedAutoencoder
+from perseid.model.training.data import TrainingSet
+from perseid.model.training.options import Report, Stop, TrainEvent, TrainOptions
+from perseid.model.training.steps import (
     SYMMETRIES,
     RunningMean,
     WhitenedLinear,

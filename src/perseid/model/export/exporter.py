@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from perseid.model.compare import finite_rows
 from perseid.model.config import AstroMAEConfig
-from perseid.model.folded import FoldedGraph
-from perseid.model.operations import allocated_bytes_per_row
-from perseid.model.quantise import calibrate
+from perseid.model.export.compare import finite_rows
+from perseid.model.export.folded import FoldedGraph
+from perseid.model.export.operations import allocated_bytes_per_row
+from perseid.model.export.quantize import calibrate
 from perseid.model.runtime import int8_url
 from perseid.model.signature import METADATA_KEY, ModelSignature
 from perseid.model.weights import Weights, load_weights
@@ -54,7 +54,7 @@ def signature_of(config: AstroMAEConfig) -> ModelSignature:
 def export_int8(weights: Weights | str | Path, model: str | Path, survey: Cutouts) -> str:
     """Write the int8 form of an exported model beside it (`int8_url`) and give its URL.
 
-    See `perseid.model.quantise`. Raises `BadInputError` where `survey` holds no usable row,
+    See `perseid.model.export.quantize`. Raises `BadInputError` where `survey` holds no usable row,
     `BadModelError` where it has not the shape that the model takes.
     """
     if not isinstance(weights, Weights):

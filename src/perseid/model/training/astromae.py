@@ -24,7 +24,7 @@ from perseid.model.config import (
     scoring_masks,
     sincos_positions,
 )
-from perseid.model.residuals import lopsided_statistics, residual_statistics
+from perseid.model.training.residuals import lopsided_statistics, residual_statistics
 from perseid.model.weights import Weights
 
 EPS = 1e-6

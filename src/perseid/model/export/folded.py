@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 
 from perseid.model.config import CLIP, MAGNITUDE_CLIP, AstroMAEConfig
-from perseid.model.fold import Affine, Folder, commuted, merge_units
-from perseid.model.folded_blocks import Blocks
-from perseid.model.folded_residual import ResidualGraph
-from perseid.model.graph import GraphBuilder, Range
+from perseid.model.export.fold import Affine, Folder, commuted, merge_units
+from perseid.model.export.folded_blocks import Blocks
+from perseid.model.export.folded_residual import ResidualGraph
+from perseid.model.export.graph import GraphBuilder, Range
 from perseid.model.weights import Weights, inception_positions
 
 
 class FoldedGraph:
     """Builds the ONNX graph of one weight file; ``build`` once.
 
-    `ranges`: see `GraphBuilder`; `perseid.model.quantise` finds them.
+    `ranges`: see `GraphBuilder`; `perseid.model.export.quantize` finds them.
     """
 
     def __init__(self, weights: Weights, ranges: Mapping[int, Range] | None = None) -> None:

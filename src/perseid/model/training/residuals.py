@@ -1,6 +1,6 @@
 """What the masked autoencoder could not predict, as a few robust numbers an image.
 
-The same arithmetic is exported to ONNX (`perseid.model.fold`); a test holds them together.
+The same arithmetic is exported to ONNX (`perseid.model.export.fold`); a test holds them together.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Training an AstroMAE, in torch: pre-training of the encoder, then redshifts."""
