@@ -88,13 +88,17 @@ class AwsEngine:
         store = Storage(url)
         return finished(store, Manifest.load(store))
 
-    def resume(self, url: str) -> Started:
-        """Start an execution that works on what is missing of a run; returns at once."""
+    def resume(self, url: str, allow_model_change: bool = False) -> Started:
+        """Start an execution that works on what is missing of a run; returns at once.
+
+        `allow_model_change`: see `perseid.engines.driver.resume`.
+        """
         url = Location.parse(url).url
         _on_s3("the run", url)
         Manifest.load(Storage(url))
         name = new_run_id(time.time())
-        self._execute(name, {"resume": url})
+        allowed = {"allow_model_change": True} if allow_model_change else {}
+        self._execute(name, {"resume": url, **allowed})
         return Started(self.place.execution(name), url, resumed=True)
 
     def watch(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import os
 import py_compile
 import tempfile
@@ -16,6 +17,8 @@ import perseid
 from perseid.aws.trim import LEFT_OUT, NUMPY_FOR_SCRIPTS, drop_symbols, left_out
 from perseid.aws.wheels import Target, fetch, own_python, pins
 from perseid.errors import BadInputError
+from perseid.model.files import local_files
+from perseid.model.identity import DEFAULT_IDENTITY, shipped_identity
 from perseid.model.runtime import ModelRuntime
 
 MIB = 1 << 20
@@ -33,6 +36,7 @@ _TOOLS = (
     "aws/handlers/dns.py",
 )  # fmt: skip
 _CONTROL_LEFT_OUT = ("cli", "survey/data", "model/data", "model/training", "__main__.py")
+_MODELS = "perseid/model/data"
 _WORKER_HANDLERS = (
     "aws/__init__.py", "aws/handlers/__init__.py", "aws/handlers/log.py", "aws/handlers/worker.py",
 )  # fmt: skip
@@ -109,13 +113,15 @@ def build(
     }
 
 
-def _files(name: str, wheels: Path | None, model: Path | None) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+def _files(name: str, wheels: Path | None, model: Path | None) -> dict[str, Path | bytes]:
+    found: dict[str, Path | bytes] = {}
     if wheels is not None:
         found |= dict(_of_wheels(wheels))
     found |= dict(_of_perseid(name))
     if name == "worker":
         found |= _of_model(model)
+    elif name == "control":
+        found[f"{_MODELS}/{DEFAULT_IDENTITY}"] = _identity(model)
     return found
 
 
@@ -155,25 +161,47 @@ def _matches(inside: str, patterns: tuple[str, ...]) -> bool:
 
 def _of_model(model: Path | None) -> dict[str, Path]:
     """The model in the package, float32 and int8, or the user's in its place."""
-    spec = importlib.util.find_spec("perseid.model")
-    assert spec is not None
-    assert spec.origin is not None
-    source = model or Path(spec.origin).parent / "data" / "default.onnx"
+    source = _source(model)
     if not source.is_file():
         raise BadInputError(
             f"the model {source} is not there: give the path of an exported .onnx file"
         )
     if model is not None:  # every rank would else find out
         ModelRuntime.load(source, threads=1)
-    small = source.with_name(f"{source.stem}.int8.onnx")
-    found = {"perseid/model/data/default.onnx": source}
-    if small.is_file():
-        found["perseid/model/data/default.int8.onnx"] = small
+    found = dict(_inside(source, "default.onnx"))
+    if (small := _int8(source)) is not None:
+        found |= dict(_inside(small, "default.int8.onnx"))
     return found
 
 
+def _inside(model: Path, name: str) -> Iterator[tuple[str, Path]]:
+    """A model under a new name, its external data under the names that the graph gives them."""
+    files = local_files(model)
+    yield f"{_MODELS}/{name}", files.path
+    for path in files.external:
+        yield f"{_MODELS}/{path.relative_to(files.path.parent).as_posix()}", path
+
+
+def _source(model: Path | None) -> Path:
+    spec = importlib.util.find_spec("perseid.model")
+    assert spec is not None
+    assert spec.origin is not None
+    return model or Path(spec.origin).parent / "data" / "default.onnx"
+
+
+def _int8(source: Path) -> Path | None:
+    small = source.with_name(f"{source.stem}.int8.onnx")
+    return small if small.is_file() else None
+
+
+def _identity(model: Path | None) -> bytes:
+    """Which model the workers have: their control functions hold none of it."""
+    source = _source(model)
+    return json.dumps(shipped_identity(source, _int8(source)).to_json(), indent=1).encode()
+
+
 def _write(
-    name: str, folder: Path, files: Mapping[str, Path], compiled: bool, compression: int
+    name: str, folder: Path, files: Mapping[str, Path | bytes], compiled: bool, compression: int
 ) -> Package:
     digest = hashlib.sha256(f"{name} bytecode={compiled}".encode())
     for inside, source in sorted(files.items()):
@@ -196,16 +224,20 @@ def _write(
     return package
 
 
-def _content(source: Path) -> bytes:
+def _content(source: Path | bytes) -> bytes:
+    if isinstance(source, bytes):
+        return source
     data = source.read_bytes()
     return drop_symbols(data) if ".so" in source.name else data
 
 
-def _write_zip(path: Path, files: Mapping[str, Path], compiled: bool, compression: int) -> None:
+def _write_zip(
+    path: Path, files: Mapping[str, Path | bytes], compiled: bool, compression: int
+) -> None:
     with zipfile.ZipFile(path, "w") as archive, tempfile.TemporaryDirectory() as temporary:
         for inside, source in sorted(files.items()):
             _add(archive, inside, _content(source), compression)
-            if compiled and inside.endswith(".py"):
+            if compiled and inside.endswith(".py") and isinstance(source, Path):
                 # Not part of the digest: the compiler's output may differ in ways that do nothing.
                 code = _compile(inside, source, Path(temporary) / "code.pyc")
                 if code is not None:

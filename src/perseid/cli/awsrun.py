@@ -66,7 +66,7 @@ def resume(args: argparse.Namespace) -> int:
     engine = engine_of(args)
     done = engine.finished(args.run)
     if done is None:
-        return _go_on(args, engine, engine.resume(args.run))
+        return _go_on(args, engine, engine.resume(args.run, args.allow_model_change))
     if args.detach:
         print(done.manifest.results_url)
         return 0

@@ -18,6 +18,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("run", metavar="RUN", help="the run's folder or URL")
     add_engine_arguments(parser)
+    parser.add_argument(
+        "--allow-model-change",
+        action="store_true",
+        help="go on though the model is another one than the run began with; the run is then "
+        "marked as mixed, never as complete",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         return awsrun.resume(args)
     options = options_of(request_of(args, Manifest.load(Storage(args.run))))
     with LocalEngine(options) as engine, RunProgress(quiet=args.quiet or args.json) as progress:
-        result = resume(args.run, engine, progress)
+        result = resume(args.run, engine, progress, allow_model_change=args.allow_model_change)
     return show(result, as_json=args.json, quiet=args.quiet)
 
 

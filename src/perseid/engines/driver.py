@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from perseid.engines.base import Engine, MapResult
 from perseid.engines.owner import Owner, refuse_if_owned
-from perseid.errors import NotFoundError, RunIncompleteError, RunInterruptedError
+from perseid.errors import BadModelError, NotFoundError, RunIncompleteError, RunInterruptedError
 from perseid.measure.cost import cost
 from perseid.measure.sources.stored import read_stored
+from perseid.model.identity import identify
 from perseid.pipeline import layout
 from perseid.pipeline.collect import read_records
 from perseid.pipeline.events import Report, StageEvent
@@ -23,6 +24,8 @@ from perseid.pipeline.request import RunRequest
 from perseid.pipeline.summarize import summarize
 from perseid.storage import Storage
 
+PARQUET_END = b"PAR1"
+"""Last bytes of every whole Parquet file."""
 NOTHING_TO_DO = "the run is complete: nothing to do"
 
 
@@ -74,13 +77,30 @@ def start(
     return _go_on(begun.manifest, begun.items, engine, report)
 
 
-def resume(url: str, engine: Engine, report: Report) -> RunResult:
+def resume(
+    url: str, engine: Engine, report: Report, *, allow_model_change: bool = False
+) -> RunResult:
     """Work on the ranks of a run that have no whole record of it, then summarize.
 
-    A run that is complete and published is left as it is.
+    A run that is complete and published is left as it is; a catalogue that was deleted or
+    shortened afterwards is made again.
+
+    Parameters
+    ----------
+    url
+        The run's prefix.
+    engine
+        Where the missing ranks work; open.
+    report
+        Called with each event.
+    allow_model_change
+        Go on where the model is not the one that the run began with; the run is ``mixed`` then,
+        never ``complete``.
 
     Raises
     ------
+    BadModelError
+        The model is not the one that the run began with, or is gone.
     NotFoundError
         There is no run at this prefix.
     RunError
@@ -95,9 +115,35 @@ def resume(url: str, engine: Engine, report: Report) -> RunResult:
         report(StageEvent("resume", NOTHING_TO_DO))
         return done
     ranks = missing_ranks(store, manifest)
+    items = items_of(manifest, ranks, allow_model_change=allow_model_change)
     store.delete([layout.MERGED])  # what was merged is not what there will be
     report(StageEvent("resume", f"{len(ranks)} of {manifest.world_size} ranks are missing"))
-    return _go_on(manifest, [manifest.item(rank) for rank in ranks], engine, report)
+    return _go_on(manifest, items, engine, report)
+
+
+def items_of(
+    manifest: Manifest, ranks: Sequence[int], *, allow_model_change: bool = False
+) -> list[WorkItem]:
+    """What the workers of these ranks are told when a run goes on, with the model as it is now.
+
+    Raises
+    ------
+    BadModelError
+        It is not the one that the run began with, or is gone.
+    """
+    items = [manifest.item(rank) for rank in ranks]
+    if not items or manifest.script is not None:
+        return items
+    now = identify(items[0].model_url, items[0].precision)
+    difference = manifest.model.difference(now) if manifest.model else ""
+    if difference and not allow_model_change:
+        where = Storage(manifest.results_url).where()
+        raise BadModelError(
+            f"the model {now.uri} is not the one that the run at {where} began with "
+            f"({difference}): put that one back, or go on with this one by "
+            "--allow-model-change, which marks the run as mixed"
+        )
+    return [replace(item, model=now, model_change=bool(difference)) for item in items]
 
 
 def finished(store: Storage, manifest: Manifest) -> RunResult | None:
@@ -105,7 +151,7 @@ def finished(store: Storage, manifest: Manifest) -> RunResult | None:
     last = _last_summary(store)
     if last.get("status") != "complete" or last.get("run_id") != manifest.run_id:
         return None
-    if missing_ranks(store, manifest):
+    if missing_ranks(store, manifest) or not has_catalogue(store, manifest):
         return None
     return RunResult(manifest, MapResult(), last, None)
 
@@ -120,6 +166,19 @@ def missing_ranks(store: Storage, manifest: Manifest) -> list[int]:
     partly = {rank for rank, record in records.items() if record.get("failed_partitions")}
     broken = {int(entry["rank"]) for entry in _last_summary(store)["ranks"]["missing"]}
     return sorted({*missing, *partly, *broken})
+
+
+def has_catalogue(store: Storage, manifest: Manifest) -> bool:
+    """Whether the run's catalogue is there and whole, as far as its size and its end tell."""
+    if manifest.script is not None:
+        return True
+    try:
+        size = store.size(layout.CATALOGUE)
+        end = store.get_range(layout.CATALOGUE, max(0, size - len(PARQUET_END)), len(PARQUET_END))
+    except NotFoundError:
+        return False
+    written = _last_summary(store).get("catalogue_bytes")
+    return end == PARQUET_END and written in (None, size)
 
 
 def _last_summary(store: Storage) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -44,8 +45,12 @@ class ModelSignature:
             plain: dict[str, Any] = json.loads(text)
             plain["band_names"] = tuple(plain.get("band_names", ()))
             return cls(**plain)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise BadModelError(f"the model's {METADATA_KEY} cannot be read: {error}") from error
+
+    def digest(self) -> str:
+        """``sha256:…`` of `to_json`: models of one digest are fed and read in the same way."""
+        return f"sha256:{hashlib.sha256(self.to_json().encode()).hexdigest()}"
 
     def features(self) -> int:
         """Width of the ``features`` output; 0 where there is none."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from perseid.errors import BadInputError, NotFoundError, RunError
+from perseid.model.identity import ModelIdentity
 from perseid.pipeline import columns, layout
 from perseid.pipeline.columns import PartitionResult, Stamp
 from perseid.pipeline.manifest import Manifest
@@ -47,7 +48,9 @@ def read_records(storage: Storage, manifest: Manifest) -> tuple[dict[int, Json],
     with ThreadPoolExecutor(READERS) as pool:
         found = dict(enumerate(pool.map(read, range(manifest.world_size))))
     records = {rank: value for rank, value in found.items() if isinstance(value, dict)}
-    return records, {rank: value for rank, value in found.items() if isinstance(value, str)}
+    missing = {rank: value for rank, value in found.items() if isinstance(value, str)}
+    others = _of_other_models(records, manifest)
+    return {rank: r for rank, r in records.items() if rank not in others}, missing | others
 
 
 def read_merged(storage: Storage, manifest: Manifest) -> tuple[dict[int, Json], Json] | None:
@@ -66,6 +69,8 @@ def read_merged(storage: Storage, manifest: Manifest) -> tuple[dict[int, Json], 
         rows = sum(record["rows"] for record in records.values())
         whole = [record["rank"] for record in records.values()] == list(range(manifest.world_size))
         size = storage.size(layout.CATALOGUE)
+        if _of_other_models(records, manifest):
+            return None
         if not whole or (rows, size) != (merged["found"]["rows"], merged["catalogue_bytes"]):
             return None
     except (NotFoundError, RunError, ValueError, KeyError, TypeError, AttributeError):
@@ -163,6 +168,47 @@ def _check(record: Json, manifest: Manifest, rank: int, key: str) -> None:
         assigned = [ref.key for ref in manifest.of_rank(rank)]
         if sorted(read + failed) != sorted(assigned):
             raise RunError(f"{key} does not account for each of its partitions once")
+        _check_settings(record, manifest, key)
+
+
+def _of_other_models(records: dict[int, Json], manifest: Manifest) -> dict[int, str]:
+    """Ranks whose model is not the run's, with a sentence each.
+
+    A run of an earlier version does not say with which model it began: the first rank that names
+    its model speaks for it. Records that the user let differ are kept; see `other_models`.
+    """
+    return {
+        rank: f"it used another model than the run ({difference})"
+        for rank, difference in other_models(records, manifest).items()
+        if not records[rank].get("model_change")
+    }
+
+
+def model_of(record: Json) -> ModelIdentity | None:
+    """The model that a record names; None in records of earlier versions."""
+    try:
+        return ModelIdentity.from_json(record.get("model"))
+    except BadInputError:
+        return None
+
+
+def other_models(records: Mapping[int, Json], manifest: Manifest) -> dict[int, str]:
+    """How the models of ranks that count differ from the run's: the user let them."""
+    found = {rank: model_of(record) for rank, record in sorted(records.items())}
+    wanted = manifest.model or next((m for m in found.values() if m is not None), None)
+    return {
+        rank: difference
+        for rank, model in found.items()
+        if model is not None and wanted is not None and (difference := wanted.difference(model))
+    }
+
+
+def _check_settings(record: Json, manifest: Manifest, key: str) -> None:
+    said = record.get("settings")
+    for name, value in said.items() if isinstance(said, dict) else ():
+        wanted = manifest.settings.get(name, value)
+        if wanted != value:
+            raise RunError(f"{key} was made with {name} {value!r}, but the run has {wanted!r}")
 
 
 def _json(storage: Storage, key: str) -> Json:

@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from perseid import __version__
-from perseid.errors import AlreadyExistsError, BadInputError, BadModelError, NotFoundError, RunError
+from perseid.errors import AlreadyExistsError, BadInputError, NotFoundError, RunError
+from perseid.model.files import DEFAULT
+from perseid.model.identity import identify
 from perseid.pipeline import layout
 from perseid.pipeline.collect import READERS
 from perseid.pipeline.items import PartitionRef, WorkItem
@@ -104,7 +106,7 @@ def _begun(storage: Storage, run_id: str) -> Manifest | None:
 def plan(request: RunRequest, created: float | None = None, run_id: str | None = None) -> Manifest:
     """What `initialize` would do, without writing anything (``--dry-run``)."""
     _check_script(request)
-    _check_model(request)
+    model = None if request.script_mode else identify(_model_url(request), request.precision)
     listing = list_partitions(request)
     files = len(listing.partitions)
     world_size = request.world_size or files
@@ -120,6 +122,7 @@ def plan(request: RunRequest, created: float | None = None, run_id: str | None =
         settings=_settings(request),
         request=request.given(),
         script=_environment(request) if request.script_mode else None,
+        model=model,
         warnings=(*request.warnings(), *listing.warnings, *_script_warnings(request)),
     )
 
@@ -233,7 +236,6 @@ def _shared_folder(places: Sequence[Location]) -> Location:
 
 
 def _settings(request: RunRequest) -> dict[str, object]:
-    model = request.model or "default"
     options: dict[str, object] = {"memory_mb": request.memory_mb, "timeout": request.timeout}
     options |= {"retries": request.retries, "threads": request.threads}
     options |= {"rendezvous_endpoint": request.rendezvous_endpoint}
@@ -244,7 +246,7 @@ def _settings(request: RunRequest) -> dict[str, object]:
     if request.script_mode:
         options["bucket_url"] = request.bucket_url(request.bucket or "")
     return {
-        "model_url": model if model == "default" else Location.parse(model).url,
+        "model_url": _model_url(request),
         "precision": request.precision,
         "batch_size": request.batch_size,
         "anomaly": request.anomaly,
@@ -254,13 +256,9 @@ def _settings(request: RunRequest) -> dict[str, object]:
     }
 
 
-def _check_model(request: RunRequest) -> None:
-    """Refuse a model that is not there before there is a run that nobody can finish."""
-    if request.script_mode or request.model in (None, "default"):
-        return
-    storage, key = Storage.holding(str(request.model))
-    if not storage.exists(key):
-        raise BadModelError(f"there is no model at {storage.where(key)}")
+def _model_url(request: RunRequest) -> str:
+    model = request.model or DEFAULT
+    return model if model == DEFAULT else Location.parse(model).url
 
 
 def _environment(request: RunRequest) -> dict[str, str]:

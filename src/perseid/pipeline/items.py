@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from perseid.errors import BadInputError
+from perseid.model.identity import ModelIdentity
+
+RESULT_SETTINGS = ("precision", "batch_size", "anomaly", "top")
+"""Fields of a `WorkItem` that change results; every record names them."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +63,21 @@ class WorkItem:
     """How ranks exchange statistics: ``store`` (by summarize), ``direct``, ``relay``, ``auto``."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Further options of an engine, e.g. the rendezvous' address."""
+    model: ModelIdentity | None = None
+    """The model that the rank must use; None in items of runs that do not name it by content."""
+    model_change: bool = False
+    """The user let this run go on with another model than it began with."""
+
+    def result_settings(self) -> dict[str, Any]:
+        """Every option that changes what a rank predicts or what is made of it, by name."""
+        return {name: getattr(self, name) for name in RESULT_SETTINGS}
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         plain = dict(self.__dict__)
         plain["partitions"] = [dict(p.__dict__) for p in self.partitions]
         plain["options"] = dict(self.options)
+        plain["model"] = self.model.to_json() if self.model else None
         return plain
 
     @classmethod
@@ -73,6 +86,8 @@ class WorkItem:
         plain = dict(json.loads(value) if isinstance(value, str) else value)
         try:
             partitions = tuple(PartitionRef(**p) for p in plain.pop("partitions"))
+            if plain.get("model") is not None:
+                plain["model"] = ModelIdentity.from_json(plain["model"])
             return cls(partitions=partitions, **plain)
         except (KeyError, TypeError) as error:
             raise BadInputError(f"this work item cannot be read: {error}") from error

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from perseid.errors import BadInputError, NotFoundError
+from perseid.model.identity import ModelIdentity
 from perseid.pipeline import layout
 from perseid.pipeline.items import PartitionRef, WorkItem, data_path
 from perseid.storage import Storage
@@ -42,6 +43,8 @@ class Manifest:
     """Script mode: the environment that all ranks share; None where our runtime works."""
     warnings: tuple[str, ...] = ()
     """One sentence each."""
+    model: ModelIdentity | None = None
+    """The model that the run began with; None in script mode, and in runs of earlier versions."""
     order: str = field(default=ORDER)
     """How `partitions` is sorted."""
 
@@ -68,6 +71,7 @@ class Manifest:
             data_url=self.data_url,
             partitions=self.of_rank(rank),
             first=sum(self.assignment[:rank]),
+            model=self.model,
             **{**self.settings, "options": options},
         )
 
@@ -88,6 +92,7 @@ class Manifest:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        plain["model"] = self.model.to_json() if self.model else None
         return plain | {"partitions": [dict(p.__dict__) for p in self.partitions]}
 
     @classmethod
@@ -98,6 +103,8 @@ class Manifest:
             partitions = tuple(PartitionRef(**p) for p in plain.pop("partitions"))
             for name in ("assignment", "warnings"):
                 plain[name] = tuple(plain[name])
+            if plain.get("model") is not None:
+                plain["model"] = ModelIdentity.from_json(plain["model"])
             return cls(partitions=partitions, **plain)
         except (KeyError, TypeError) as error:
             raise BadInputError(f"this manifest cannot be read: {error}") from error

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from perseid.model.identity import ModelIdentity
+
 STAGES = ("init", "rendezvous", "fetch", "decode", "inference", "collectives", "publish", "total")
 """Stages of a worker, in order; fetch and decode overlap with inference, so they do not add up."""
 
@@ -64,6 +66,12 @@ class RankRecord:
     """Why the statistics went through the store although they were not to; else empty."""
     environment: Mapping[str, object] = field(default_factory=dict)
     """What computed: `environment.RankEnvironment` as JSON; empty for a script."""
+    model: ModelIdentity | None = None
+    """The model that ran; None for a script."""
+    model_change: bool = False
+    """The user let the rank use another model than the run began with."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """The item's options that change results: see `WorkItem.result_settings`."""
     s3: Mapping[str, float] = field(default_factory=dict)
     """num_requests, total_time, avg_time, min_time, max_time, first_request_time,
     last_response_time: prefixed with ``s3_`` in the JSON."""
@@ -85,4 +93,5 @@ class RankRecord:
             **{f"s3_{name}": value for name, value in self.s3.items()},
         }
         ours = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "s3"}
+        ours["model"] = self.model.to_json() if self.model else None
         return existing | ours

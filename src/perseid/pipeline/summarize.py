@@ -71,7 +71,8 @@ def summarize(
     Raises
     ------
     RunIncompleteError
-        Ranks or partitions are missing, after publishing all that is there; names them.
+        Ranks or partitions are missing, or some ranks used another model; after publishing all
+        that is there. Names them.
     NotFoundError
         There is no run at the prefix.
     """
@@ -79,14 +80,16 @@ def summarize(
     manifest = Manifest.load(storage)
     merged = _of_communicator(storage, manifest) or _of_store(storage, manifest, failures or {})
     records, missing = merged.records, merged.missing
-    state = completeness(manifest, records, missing)
+    state = completeness(manifest, records, missing, collect.other_models(records, manifest))
     timing = timings(manifest, records, map_seconds, summarize_began=began)
     transport = transports(manifest, records, merged.used, transport_note)
     summary = {
         "run_id": manifest.run_id,
         "version": manifest.version,
+        "model": manifest.model.to_json() if manifest.model else None,
         **state,
         **{key: merged.found[key] for key in ("redshift", "anomaly", "top")},
+        "catalogue_bytes": storage.size(layout.CATALOGUE) if manifest.script is None else None,
         "timing": timing,
         "throughput": throughput(records, timing),
         "workers": workers(records),
@@ -177,6 +180,12 @@ def _remarks(manifest: Manifest, merged: Merged, transport: Json) -> list[str]:
         asked = transport["asked"]
         said.append(f"transport is {asked}, but statistics went through the store: "
                     f"{transport['reason']}")  # fmt: skip
+    unnamed = sum(collect.model_of(record) is None for record in records.values())
+    if manifest.script is None and 0 < unnamed < len(records):
+        said.append(
+            f"{unnamed} of {len(records)} ranks were made by an earlier version, which does not "
+            "tell models apart: whether all ranks used one model cannot be verified"
+        )
     wanted = manifest.settings["precision"]
     other = sum(r.get("precision", wanted) != wanted for r in records.values())
     if other:

@@ -24,9 +24,16 @@ NAMED = 10
 
 
 def completeness(
-    manifest: Manifest, records: Mapping[int, Json], missing: Mapping[int, str]
+    manifest: Manifest,
+    records: Mapping[int, Json],
+    missing: Mapping[int, str],
+    mixed: Mapping[int, str],
 ) -> dict[str, Any]:
-    """Status, and what was expected and received: ranks, partitions, rows."""
+    """Status, and what was expected and received: ranks, partitions, rows.
+
+    `mixed`: ranks that the user let use another model than the run began with. Such a run is never
+    complete.
+    """
     lost = {
         ref.key: f"rank {rank}: {reason}"
         for rank, reason in sorted(missing.items())
@@ -37,7 +44,7 @@ def completeness(
     rows = sum(record.get("rows", 0) for record in records.values())
     expected = len(manifest.partitions)
     return {
-        "status": "incomplete" if missing or lost else "complete",
+        "status": "incomplete" if missing or lost else "mixed" if mixed else "complete",
         "ranks": {
             "expected": manifest.world_size,
             "received": len(records),
@@ -52,6 +59,7 @@ def completeness(
                 if ref.key in lost
             ],
         },
+        "other_models": [{"rank": r, "difference": mixed[r]} for r in sorted(mixed)],
         # How many rows a partition holds is known only once it was read.
         "rows": {
             "expected": None if lost else rows,
@@ -65,6 +73,12 @@ def missing_sentence(where: str, state: Mapping[str, Any]) -> str:
     """What is missing of an incomplete run, and what to do."""
     ranks = [str(entry["rank"]) for entry in state["ranks"]["missing"]]
     parts = state["partitions"]["missing"]
+    if not ranks and not parts:
+        others = [str(entry["rank"]) for entry in state["other_models"]]
+        return (
+            f"the run at {where} is mixed: ranks {_list(others)} of {state['ranks']['expected']} "
+            "used another model than it began with; start a new run for a catalogue of one model"
+        )
     said = []
     if ranks:
         said.append(f"ranks {_list(ranks)} of {state['ranks']['expected']}")

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perseid.errors import NotFoundError
+from perseid.errors import BadModelError, NotFoundError
 from perseid.pipeline import layout
 from perseid.pipeline.environment import RankEnvironment
 from perseid.pipeline.events import RankEvent, RankState, Report
@@ -74,7 +74,7 @@ def work(
     StorageError
         The store or this machine's disk failed; another attempt may succeed.
     BadModelError
-        The model cannot be loaded.
+        The model cannot be loaded, or is not the one that the run began with.
     BadInputError
         The model has no features of the kind that the item scores by.
     WorkerFailedError
@@ -136,7 +136,11 @@ def _infer(
     def progress(rows: int) -> None:
         tell(RankEvent(item.rank, RankState.RUNNING, attempt, rows))
 
+    if runtime is not None:
+        _check_model(item, runtime)
     inference, files = _predict(item, runtime, clock, folder, progress)
+    if runtime is not None:
+        runtime.check_unchanged()
     superseded = _superseded(storage, item, attempt)
     if not superseded:
         with clock.stage("publish"):
@@ -145,6 +149,16 @@ def _infer(
     if not superseded:
         storage.put(layout.record(item.rank), json.dumps(record.to_json(), indent=1).encode())
     return record, not superseded
+
+
+def _check_model(item: WorkItem, runtime: ModelRuntime) -> None:
+    """Refuse another model than the run's: half of a catalogue must not come from it."""
+    difference = item.model.difference(runtime.identity) if item.model else ""
+    if difference:
+        raise BadModelError(
+            f"the model {item.model_url} is not the one that the run began with ({difference}): "
+            "put that one back and resume the run, or start a new run"
+        )
 
 
 def _meet(
@@ -223,5 +237,8 @@ def _record(
         cold_start=cold,
         pixel_bits=done.bits,
         environment=RankEnvironment.here().to_json(),
+        model=runtime.identity if runtime else item.model,
+        model_change=item.model_change,
+        settings=item.result_settings(),
         s3={name.removeprefix("s3_"): value for name, value in done.fetched.as_record().items()},
     )

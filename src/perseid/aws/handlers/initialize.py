@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from perseid.aws.handlers import log
-from perseid.engines.driver import missing_ranks
+from perseid.engines.driver import items_of, missing_ranks
 from perseid.errors import (
     AlreadyExistsError,
     BadInputError,
@@ -28,7 +28,7 @@ from perseid.pipeline.records import STORE
 from perseid.pipeline.request import RunRequest
 from perseid.storage import Location, Storage
 
-CONTROL = ("replace", "resume")
+CONTROL = ("replace", "resume", "allow_model_change")
 """Keys of the input that are not of the request."""
 EXPRESS_SECONDS = 240
 """Longest that a rank of an EXPRESS child may take with all its attempts: their limit is 300 s
@@ -81,7 +81,8 @@ def start(given: Any, execution: str, request_id: str) -> dict[str, Any]:
     if not isinstance(given, Mapping):
         raise BadInputError(f"the input of the state machine must be a JSON object, not {given!r}")
     if given.get("resume"):
-        return _resume(str(given["resume"]), execution, request_id)
+        allowed = bool(given.get("allow_model_change"))
+        return _resume(str(given["resume"]), execution, request_id, allow_model_change=allowed)
     _log_start(execution, execution, request_id)
     request = RunRequest.parse({k: v for k, v in given.items() if k not in CONTROL})
     _on_s3(request.results_url)
@@ -94,7 +95,9 @@ def _log_start(run: str, execution: str, request_id: str) -> None:
     log.write("start", function="initialize", run=run, execution=execution, request=request_id)
 
 
-def _resume(url: str, execution: str, request_id: str) -> dict[str, Any]:
+def _resume(
+    url: str, execution: str, request_id: str, *, allow_model_change: bool
+) -> dict[str, Any]:
     """Items of the ranks that are missing, under a key of this execution's own."""
     _on_s3(url)
     storage = Storage(url)
@@ -104,7 +107,9 @@ def _resume(url: str, execution: str, request_id: str) -> dict[str, Any]:
         raise RunError(f"{url} is the run of this very execution: resume it by another one")
     key = layout.items_of(execution)
     before = _attempts(manifest.settings["options"]) * _executions(storage, key)
-    items = [_again(manifest.item(rank), before) for rank in missing_ranks(storage, manifest)]
+    ranks = missing_ranks(storage, manifest)
+    items = items_of(manifest, ranks, allow_model_change=allow_model_change)
+    items = [_again(item, before) for item in items]
     storage.delete([layout.MERGED])  # what was merged is not what there will be
     storage.put(key, json.dumps([item.to_json() for item in items], indent=1).encode())
     return _state(manifest, items, key, execution)

@@ -60,8 +60,9 @@ def _work(item: WorkItem, attempt: int) -> int:
     cold, runtime, seconds = not _runtime.cache_info().currsize, None, 0.0
     if "script" not in item.options and item.partitions:
         began = time.monotonic()
+        digest = item.model.digest if item.model else ""  # a model may be replaced between runs
         runtime = _runtime(
-            item.model_url, item.precision, item.batch_size, item.options.get("threads")
+            item.model_url, item.precision, item.batch_size, item.options.get("threads"), digest
         )
         seconds = time.monotonic() - began
     storage = Storage(item.results_url)
@@ -111,7 +112,9 @@ def _secret(name: str) -> bytes:
 
 
 @functools.lru_cache(maxsize=1)
-def _runtime(model_url: str, precision: str, batch_size: int, threads: int | None) -> ModelRuntime:
+def _runtime(
+    model_url: str, precision: str, batch_size: int, threads: int | None, digest: str
+) -> ModelRuntime:
     """The model, kept for the next rank that comes to this environment."""
     item = WorkItem(
         run_id="",

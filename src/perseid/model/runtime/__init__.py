@@ -1,12 +1,7 @@
 """Running a model in a worker: numpy and onnxruntime, no torch."""
 
-from perseid.model.runtime.model_runtime import (
-    DEFAULT,
-    MICRO_BATCH,
-    PRECISIONS,
-    ModelRuntime,
-    Prediction,
-    int8_url,
-)
+from perseid.model.files import DEFAULT
+from perseid.model.identity import int8_url
+from perseid.model.runtime.model_runtime import MICRO_BATCH, PRECISIONS, ModelRuntime, Prediction
 
 __all__ = ["DEFAULT", "MICRO_BATCH", "PRECISIONS", "ModelRuntime", "Prediction", "int8_url"]

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perseid.errors import BadInputError, BadModelError
+from perseid.model.files import DEFAULT, ModelFiles, on_disk
+from perseid.model.identity import ModelIdentity, identity_of, int8_url
 from perseid.model.runtime.processor import has_int8_products, usable_threads
 from perseid.model.signature import METADATA_KEY, ModelSignature
-from perseid.storage import Storage
 
-DEFAULT = "default"
-"""Name of the model that is shipped in the package."""
 MICRO_BATCH = 32
 """Rows a call of onnxruntime: larger ones are as fast a row and only cost memory."""
 PRECISIONS = ("float32", "int8")
@@ -32,6 +28,10 @@ _BATCH_NAMES = ("n", "N", "batch", "batch_size")
 _NO_MEMORY = ("bad_alloc", "Failed to allocate memory")
 """How onnxruntime says so."""
 _TYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64}
+
+
+Versions = tuple[tuple[int, ...], ...]
+"""See `ModelFiles.versions`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,9 +55,19 @@ class ModelRuntime:
     """Threads that it computes with."""
     note: str
     """One sentence where the model runs otherwise than asked for, else empty."""
+    identity: ModelIdentity
+    """Which model it is, by content."""
 
-    def __init__(self, session: Any, signature: ModelSignature, ports: _Ports, note: str) -> None:
-        self.signature, self.note = signature, note
+    def __init__(
+        self,
+        session: Any,
+        signature: ModelSignature,
+        ports: _Ports,
+        identity: ModelIdentity,
+        note: str = "",
+    ) -> None:
+        self.signature, self.identity, self.note = signature, identity, note
+        self._source: tuple[ModelFiles, Versions] | None = None
         self._session, self._ports = session, ports
         self.micro_batch = ports.batch
         self.threads = int(session.get_session_options().intra_op_num_threads)
@@ -105,15 +115,32 @@ class ModelRuntime:
             raise BadInputError(
                 f"threads {threads} and micro_batch {micro_batch} must be at least 1"
             )
-        note = ""
-        if precision == "int8" and not has_int8_products():
-            precision = "float32"
+        note, small = "", precision == "int8"
+        if small and not has_int8_products():
+            small = False
             note = "this processor has no VNNI instructions: the model runs in float32"
-        with _on_disk(int8_url(url) if precision == "int8" else url) as (path, name):
-            session = _session(path, name, threads or usable_threads(), micro_batch)
+        with on_disk(int8_url(url) if small else url) as files:
+            versions, digest, name = files.versions(), files.digest(), files.name
+            session = _session(str(files.path), name, threads or usable_threads(), micro_batch)
+            _same(files, versions)
         _give_back()
         ports = _Ports.of(session, name, micro_batch)
-        return cls(session, _signature(session, ports, name), ports, note)
+        signature = _signature(session, ports, name)
+        identity = replace(identity_of(url, precision, digest), signature=signature.digest())
+        runtime = cls(session, signature, ports, identity, note)
+        if files.path.exists():  # fetched files are gone: nobody can change what was loaded
+            runtime._source = (files, versions)
+        return runtime
+
+    def check_unchanged(self) -> None:
+        """Raise `BadModelError` where the model's files were changed after it was loaded.
+
+        External data is mapped into memory: a file that is written in place changes the weights of
+        a model that is at work.
+        """
+        if self._source is not None:
+            files, versions = self._source
+            _same(files, versions, self.identity.digest)
 
     @property
     def precision(self) -> str:
@@ -192,14 +219,6 @@ class ModelRuntime:
                 f"model {s.name!r} takes magnitudes ({len(images)}, {s.bands}), "
                 f"not {magnitudes.shape}"
             )
-
-
-def int8_url(url: str | Path) -> str:
-    """Where the int8 form of a model lies: ``NAME.int8.onnx`` beside ``NAME.onnx``."""
-    text = str(url)
-    if text == DEFAULT or text.endswith(".int8.onnx"):
-        return "default.int8" if text == DEFAULT else text
-    return text.removesuffix(".onnx") + ".int8.onnx"
 
 
 @dataclass(frozen=True)
@@ -326,6 +345,19 @@ def _session(path: str, name: str, threads: int, micro_batch: int) -> Any:
         raise BadModelError(f"{name} is not a model that onnxruntime can load: {reason}") from error
 
 
+def _same(files: ModelFiles, versions: Versions, digest: str = "") -> None:
+    """Raise `BadModelError` unless the files are as they were, or have this content still."""
+    try:
+        same = files.versions() == versions or (digest != "" and files.digest() == digest)
+    except OSError:
+        same = False
+    if not same:
+        raise BadModelError(
+            f"the model {files.name} was changed while it was in use: put the former file back and "
+            "resume the run, or start a new run"
+        )
+
+
 def _raise_if_of_memory(error: Exception, name: str) -> None:
     """A model that finds no memory is not a bad model: elsewhere, or later, it may work."""
     if any(words in str(error) for words in _NO_MEMORY):
@@ -336,26 +368,3 @@ def _give_back() -> None:
     """Hand freed memory to the system: loading leaves 20 MB of it behind (glibc only)."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
-
-
-@contextlib.contextmanager
-def _on_disk(url: str | Path) -> Iterator[tuple[str, str]]:
-    """A path to load from, and the name for messages: a file costs less memory than its bytes."""
-    if str(url) in (DEFAULT, "default.int8"):
-        file = resources.files("perseid.model") / "data" / f"{url}.onnx"
-        with resources.as_file(file) as path:
-            if not path.is_file():
-                raise BadModelError(f"this installation has no {url} model: give the path of one")
-            yield str(path), str(url)
-        return
-    store, key = Storage.holding(url)
-    local = store.local_path(key)
-    if local is not None:
-        if not local.is_file():
-            raise BadModelError(f"there is no model at {local}")
-        yield str(local), str(local)
-        return
-    with tempfile.NamedTemporaryFile(suffix=".onnx", prefix="perseid-") as file_:
-        file_.write(store.get(key))
-        file_.flush()
-        yield file_.name, store.where(key)

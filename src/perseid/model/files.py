@@ -1,0 +1,251 @@
+"""The files of an ONNX model: the graph, and the external data that it names beside it.
+
+``torch.onnx.export`` keeps the weights of a larger model in ``NAME.onnx.data``. The graph names
+such files by paths relative to its own folder (https://onnx.ai/onnx/repo-docs/ExternalData.html);
+they are read here from the graph itself, so that nothing but numpy's neighbours is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import mmap
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path, PurePosixPath
+
+from perseid.errors import BadModelError, NotFoundError
+from perseid.storage import Storage
+
+DEFAULT = "default"
+"""Name of the model that is shipped in the package."""
+BUILT_IN = (DEFAULT, "default.int8")
+_CHUNK = 8 << 20
+"""Bytes that are hashed or copied at once."""
+
+_MODEL, _FUNCTION, _GRAPH, _NODE, _ATTRIBUTE, _SPARSE, _TENSOR, _ENTRY = range(8)
+_NESTED: dict[int, dict[int, int]] = {
+    _MODEL: {7: _GRAPH, 25: _FUNCTION},
+    _FUNCTION: {7: _NODE, 11: _ATTRIBUTE},
+    _GRAPH: {1: _NODE, 5: _TENSOR, 15: _SPARSE},
+    _NODE: {5: _ATTRIBUTE},
+    _ATTRIBUTE: {5: _TENSOR, 6: _GRAPH, 10: _TENSOR, 11: _GRAPH, 22: _SPARSE, 23: _SPARSE},
+    _SPARSE: {1: _TENSOR, 2: _TENSOR},
+    _TENSOR: {13: _ENTRY},
+}
+"""Numbers of the fields that can lead to a tensor, by message (onnx.proto3, IR version 10)."""
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model on this machine's disk."""
+
+    path: Path
+    """Of the graph."""
+    name: str
+    """What messages call it: its URL, or ``default``."""
+    external: tuple[Path, ...] = ()
+    """Files of its weights that lie beside it."""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All of its files, the graph first."""
+        return (self.path, *self.external)
+
+    def digest(self) -> str:
+        """``sha256:`` and the digest of the file; of all files and their names if several."""
+        if not self.external:
+            return f"sha256:{_sha256(self.path)}"
+        names = [path.relative_to(self.path.parent).as_posix() for path in self.external]
+        lines = [f"{_sha256(self.path)}\n"]
+        lines += [f"{_sha256(p)} {n}\n" for n, p in zip(names, self.external, strict=True)]
+        return f"sha256:{hashlib.sha256(''.join(lines).encode()).hexdigest()}"
+
+    def versions(self) -> tuple[tuple[int, ...], ...]:
+        """What changes when one of the files is written or replaced."""
+        found = [path.stat() for path in self.paths]
+        return tuple((s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in found)
+
+
+@contextlib.contextmanager
+def on_disk(url: str | Path) -> Iterator[ModelFiles]:
+    """A model's files, to be loaded within the block: a file costs less memory than its bytes.
+
+    Those of a store are fetched into a folder that nobody else may enter, so no file that another
+    user left in the temporary folder passes for the model's own.
+
+    Raises
+    ------
+    BadModelError
+        There is no such model on this disk, it is no ONNX file, or its external data is not there,
+        or lies outside the model's folder.
+    NotFoundError, StorageError
+        The store has no such model, or failed.
+    """
+    if str(url) in BUILT_IN:
+        file = resources.files("perseid.model") / "data" / f"{url}.onnx"
+        with resources.as_file(file) as path:
+            if not path.is_file():
+                raise BadModelError(f"this installation has no {url} model: give the path of one")
+            yield local_files(path, str(url))
+        return
+    store, key = Storage.holding(url)
+    local = store.local_path(key)
+    if local is not None:
+        yield local_files(local)
+        return
+    with tempfile.TemporaryDirectory(prefix="perseid-model-") as folder:
+        yield _fetched(store, key, Path(folder))
+
+
+def local_files(path: Path, name: str = "") -> ModelFiles:
+    """A model that lies on this machine's disk, called `name` in messages; see `on_disk`."""
+    name = name or str(path)
+    if not path.is_file():
+        raise BadModelError(f"there is no model at {path}")
+    allowed = (path.parent.resolve(), path.resolve().parent)
+    external = []
+    for location in external_data(path, name):
+        beside = path.parent / location
+        if not beside.is_file():
+            raise _without(name, location)
+        if not any(beside.resolve().is_relative_to(folder) for folder in allowed):
+            raise _outside(name, location)
+        external.append(beside)
+    return ModelFiles(path, name, tuple(external))
+
+
+def _fetched(store: Storage, key: str, folder: Path) -> ModelFiles:
+    name = store.where(key)
+    path = folder / "model.onnx"
+    _copy(store, key, path)
+    external = []
+    for location in external_data(path, name):
+        beside = folder / location
+        if beside == path:
+            raise _outside(name, location)
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _copy(store, location, beside)
+        except NotFoundError as error:
+            raise _without(name, location) from error
+        external.append(beside)
+    return ModelFiles(path, name, tuple(external))
+
+
+def _copy(store: Storage, key: str, path: Path) -> None:
+    """An object of a store as a file; a part at a time, all of one version of the object."""
+    info = store.info(key)
+    with path.open("xb") as file:
+        for start in range(0, info.size, _CHUNK):
+            length = min(_CHUNK, info.size - start)
+            file.write(store.view(key, start, length, etag=info.etag))
+
+
+def external_data(path: Path, name: str) -> tuple[str, ...]:
+    """Paths of the files that a graph's tensors lie in, relative to its folder; sorted.
+
+    Raises `BadModelError` where the file is no ONNX graph, or a path leads out of the folder.
+    """
+    with path.open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            raise BadModelError(f"{name} is not a model that onnxruntime can load: it is empty")
+        with _mapped(file.fileno(), name) as mapped:
+            view = memoryview(mapped)
+            try:
+                found = set(_locations(view))
+            except (ValueError, IndexError) as error:
+                raise BadModelError(
+                    f"{name} is not a model that onnxruntime can load: it is no ONNX file"
+                ) from error
+            finally:
+                view.release()
+    for location in found:
+        pure = PurePosixPath(location)
+        if not location or pure.is_absolute() or ".." in pure.parts or {"\\", "\0"} & {*location}:
+            raise _outside(name, location)
+    return tuple(sorted(str(PurePosixPath(location)) for location in found))
+
+
+def _mapped(descriptor: int, name: str) -> mmap.mmap:
+    try:
+        return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise MemoryError(f"the model {name} finds no memory") from error
+        raise
+
+
+def _outside(name: str, location: str) -> BadModelError:
+    return BadModelError(
+        f"the model {name} keeps its weights in {location!r}, outside its own folder, where they "
+        "are never read: export it again with its data file beside it"
+    )
+
+
+def _without(name: str, location: str) -> BadModelError:
+    return BadModelError(
+        f"the model {name} keeps its weights in {location}, which is not there: put that file "
+        "beside it, too"
+    )
+
+
+def _locations(model: memoryview) -> Iterator[str]:
+    """``location`` of every tensor's external data. Iterative: nesting costs no stack."""
+    left = [(_MODEL, 0, len(model))]
+    while left:
+        kind, start, end = left.pop()
+        for number, first, last in _messages(model, start, end):
+            inner = _NESTED[kind].get(number)
+            if inner == _ENTRY:
+                entry = {n: bytes(model[a:b]) for n, a, b in _messages(model, first, last)}
+                if entry.get(1) == b"location":
+                    yield entry.get(2, b"").decode()
+            elif inner is not None:
+                left.append((inner, first, last))
+
+
+def _messages(data: memoryview, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """(field number, start, end) of each length-delimited field of a message.
+
+    Raises `ValueError` where the bytes are no protocol buffer
+    (https://protobuf.dev/programming-guides/encoding/).
+    """
+    while start < end:
+        tag, start = _varint(data, start)
+        match tag & 7:
+            case 0:
+                _, start = _varint(data, start)
+            case 1:
+                start += 8
+            case 5:
+                start += 4
+            case 2:
+                length, start = _varint(data, start)
+                yield tag >> 3, start, start + length
+                start += length
+            case _:
+                raise ValueError("this wire type is not in use")
+    if start != end:
+        raise ValueError("a field ends outside of its message")
+
+
+def _varint(data: memoryview, start: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[start]
+        value |= (byte & 0x7F) << shift
+        start, shift = start + 1, shift + 7
+        if byte < 0x80:
+            return value, start
+        if shift > 63:
+            raise ValueError("a number is longer than 64 bits")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,150 @@
+"""Which model a run uses, told by content; neither a rank nor a resumption changes it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from importlib import resources
+from pathlib import Path
+
+from perseid import __version__
+from perseid.errors import BadInputError, BadModelError
+from perseid.model.files import BUILT_IN, DEFAULT, on_disk
+from perseid.storage import Location
+
+DEFAULT_IDENTITY = "identity.json"
+"""Beside the default model's place: its identity, in packages that do not hold the model itself."""
+CPU = "cpu"
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """Names a model by what it is; two models of one identity give the same answers.
+
+    Examples
+    --------
+    >>> ModelIdentity("onnx", "s3://b/z.onnx", "sha256:12").difference(
+    ...     ModelIdentity("onnx", "s3://other/z.onnx", "sha256:12"))
+    ''
+    """
+
+    kind: str
+    """``default`` (shipped with perseid), ``onnx`` (a file) or ``python``."""
+    uri: str
+    """Where it was taken from: a URL, or ``default``. A model that was moved stays the same."""
+    digest: str
+    """``sha256:…`` of the file; where it has external data, of all files and their names."""
+    int8_digest: str = ""
+    """Of the file that ranks load for ``int8``; empty where float32 was asked for."""
+    signature: str = ""
+    """``sha256:…`` of what it takes and gives; empty where nobody has loaded it yet."""
+    precision: str = "float32"
+    """As asked for: ``float32`` or ``int8``. A record's own `precision` says what ran."""
+    device: str = CPU
+    """What it computes on."""
+    version: str = ""
+    """Of the perseid that shipped the default model; else empty."""
+
+    def difference(self, other: ModelIdentity) -> str:
+        """What tells the other model from this one, in words; empty where they are the same.
+
+        The other may be what one rank loaded: for ``int8`` either of the two files.
+        """
+        mine = {self.digest, self.int8_digest} - {""}
+        theirs = {other.digest, other.int8_digest} - {""}
+        if not mine & theirs:
+            return f"{_short(other.digest)} instead of {_short(self.digest)}"
+        for name in ("precision", "device"):
+            one, two = getattr(self, name), getattr(other, name)
+            if one != two:
+                return f"{name} {two} instead of {one}"
+        if self.digest == other.digest and self.signature and other.signature:
+            return "" if self.signature == other.signature else "it takes or gives other values"
+        return ""
+
+    def to_json(self) -> dict[str, str]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: object) -> ModelIdentity:
+        """The reverse of `to_json`; raises `BadInputError` where it is none."""
+        known = {field.name for field in fields(cls)}
+        if not isinstance(value, dict) or not {"kind", "uri", "digest"} <= set(value):
+            raise BadInputError(f"this is not the identity of a model: {str(value)[:80]}")
+        return cls(**{name: str(text) for name, text in value.items() if name in known})
+
+
+def identify(url: str, precision: str = "float32") -> ModelIdentity:
+    """The model at a place as it is now, without loading it.
+
+    Raises
+    ------
+    BadModelError
+        There is no model, or no ``NAME.int8.onnx`` where int8 is asked for.
+    NotFoundError, StorageError
+        The store has no such model, or failed.
+    """
+    if url == DEFAULT and not _has_default():
+        return _shipped(precision)
+    found = identity_of(url, precision, _digest(url))
+    if precision == "int8":
+        found = replace(found, int8_digest=_digest(int8_url(url)))
+    return found
+
+
+def identity_of(url: str | Path, precision: str, digest: str) -> ModelIdentity:
+    """The identity of the model at a place, whose digest is known."""
+    if str(url) in BUILT_IN:
+        url = str(url)
+        return ModelIdentity(DEFAULT, url, digest, precision=precision, version=__version__)
+    return ModelIdentity("onnx", Location.parse(url).url, digest, precision=precision)
+
+
+def _digest(url: str) -> str:
+    with on_disk(url) as files:
+        return files.digest()
+
+
+def _data() -> Path:
+    return Path(str(resources.files("perseid.model") / "data"))
+
+
+def _has_default() -> bool:
+    return (_data() / f"{DEFAULT}.onnx").is_file()
+
+
+def _shipped(precision: str) -> ModelIdentity:
+    """The default model of the workers, where this package has only its identity."""
+    try:
+        text = (_data() / DEFAULT_IDENTITY).read_text(encoding="utf-8")
+    except OSError as error:
+        raise BadModelError(
+            "this installation has no default model: give the path of a model"
+        ) from error
+    found = ModelIdentity.from_json(json.loads(text))
+    if precision == "int8" and not found.int8_digest:
+        raise BadModelError(
+            "the default model of these workers has no int8 form: leave precision out"
+        )
+    return replace(
+        found, precision=precision, int8_digest=found.int8_digest if precision == "int8" else ""
+    )
+
+
+def shipped_identity(model: Path, int8: Path | None) -> ModelIdentity:
+    """The content of `DEFAULT_IDENTITY`: the default model, for packages that do not hold it."""
+    found = ModelIdentity(DEFAULT, DEFAULT, _digest(str(model)), version=__version__)
+    return replace(found, int8_digest=_digest(str(int8))) if int8 else found
+
+
+def int8_url(url: str | Path) -> str:
+    """Where the int8 form of a model lies: ``NAME.int8.onnx`` beside ``NAME.onnx``."""
+    text = str(url)
+    if text == DEFAULT or text.endswith(".int8.onnx"):
+        return "default.int8" if text == DEFAULT else text
+    return text.removesuffix(".onnx") + ".int8.onnx"
+
+
+def _short(digest: str) -> str:
+    return digest[: len("sha256:") + 12]
