@@ -57,7 +57,7 @@ def test_a_run_that_was_moved_is_resumed_where_it_is(data, tmp_path):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (("split", "nowhere.pt", "out"), "there is no file of cutouts at"),
+        (("split", "nowhere.pt", "out"), "there is nothing at"),
         (("split", "DATA", "/proc/there"), "cannot be written"),
         (("run", "--data", "DATA", "--out", "DATA/1.pt"), "Not a directory"),
         (("train", "DATA", "DATA/1.pt/below"), "cannot be made: Not a directory"),

@@ -157,7 +157,7 @@ def test_a_file_that_breaks_on_the_way_leaves_whole_partitions(tmp_path, make_cu
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match=r"no file of cutouts at .*nowhere"):
+    with pytest.raises(NotFoundError, match=r"there is nothing at .*nowhere"):
         split(tmp_path / "nowhere", tmp_path / "parts")
     with pytest.raises(NotFoundError, match=r"nowhere\.pt"):
         split(tmp_path / "nowhere.pt", tmp_path / "parts")

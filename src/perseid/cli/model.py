@@ -110,22 +110,15 @@ def _info(args: argparse.Namespace) -> int:
 
 def _cutouts(url: str) -> Cutouts:
     """The first rows of a file of cutouts, or of a folder's files in natural order."""
-    from perseid.errors import BadInputError
+    from perseid.cli.surveys import found
     from perseid.storage import Storage
-    from perseid.survey import natural_key, open_partition, suffix_of
+    from perseid.survey import open_partition
 
-    store, name = Storage.holding(url)
-    keys = [name]
-    if not suffix_of(name):
-        store = Storage(url)
-        keys = [info.key for info in store.list() if suffix_of(info.key)]
-    if not keys:
-        raise BadInputError(
-            f"no cutouts at {store.where()}: give a file, or a folder of partitions"
-        )
+    listing = found(url)
+    store = Storage(listing.location)
     parts: list[Cutouts] = []
-    for key in sorted(keys, key=natural_key):
-        with open_partition(store, key) as reader:
+    for partition in listing.partitions:
+        with open_partition(store, partition.key) as reader:
             parts.append(reader.read()[: CHECK_ROWS - sum(map(len, parts))])
         if sum(map(len, parts)) >= CHECK_ROWS:
             break

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from perseid.cli import units
 from perseid.cli.progress import duration
+from perseid.cli.surveys import found
 from perseid.cli.table import chosen_prices
 from perseid.errors import BadInputError
 from perseid.measure.calibrate import Calibration
 from perseid.measure.plan import MEMORIES_MB, PARTITIONS_MB, Advice, Ask, Limits, Option, advise
 from perseid.measure.prices import ARCHITECTURES, Prices
 from perseid.measure.runs import MIB, size_label
-from perseid.storage import Storage
 
 SHOWN = 6
 """Further options that are listed."""
@@ -79,7 +79,7 @@ def ask_of(args: argparse.Namespace) -> Ask:
 
 
 def _data(text: str) -> float:
-    """A size, or the bytes of what lies in a folder."""
+    """A size, or the bytes of a survey's files."""
     try:
         return units.size_bytes(text)
     except BadInputError as error:
@@ -87,10 +87,7 @@ def _data(text: str) -> float:
             raise BadInputError(
                 f"{text!r} is neither a size such as 12.6GB nor a folder"
             ) from error
-    stored = float(sum(info.size for info in Storage(text).list()))
-    if not stored:
-        raise BadInputError(f"there is nothing at {text}")
-    return stored
+    return float(sum(partition.size for partition in found(text).partitions))
 
 
 def _calibration(args: argparse.Namespace) -> Calibration:

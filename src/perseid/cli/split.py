@@ -9,6 +9,7 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from perseid.cli.surveys import print_notes
 from perseid.survey import SplitProgress, split, suffixes
 
 
@@ -66,4 +67,5 @@ def run(args: argparse.Namespace) -> int:
         f"partition{'s' * (done.partitions != 1)} of {done.rows_per_partition:,} rows "
         f"under {done.url} ({seconds:.1f} s)"
     )
+    print_notes(done.notes)
     return 0

@@ -22,7 +22,7 @@ from perseid.pipeline import layout
 from perseid.pipeline.events import Event
 from perseid.pipeline.request import RunRequest
 from perseid.storage import Location
-from perseid.survey import split
+from perseid.survey import discover, split
 
 PARTITIONS = "partitions"
 DONE = "split.json"
@@ -130,7 +130,7 @@ def _run_cell(cell: Cell, folder: Path, args: argparse.Namespace, options: Local
     place = args.out / cell.path
     if _is_complete(place):
         return "done before"
-    data = sorted_partitions(folder)[: cell.files]
+    data = [str(folder / info.key) for info in discover(folder).partitions[: cell.files]]
     request = RunRequest.parse(
         {
             "data": data,
@@ -148,12 +148,6 @@ def _run_cell(cell: Cell, folder: Path, args: argparse.Namespace, options: Local
         f"{result.summary['status']}, {ranks['received']} of {ranks['expected']} ranks, "
         f"{time.monotonic() - began:.1f} s"
     )
-
-
-def sorted_partitions(folder: Path) -> list[str]:
-    """The numbered partitions of a folder, by number."""
-    files = [path for path in folder.iterdir() if path.stem.isdecimal()]
-    return [str(path) for path in sorted(files, key=lambda path: int(path.stem))]
 
 
 def _quiet(event: Event) -> None:

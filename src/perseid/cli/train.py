@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from perseid.cli.surveys import found
 from perseid.errors import BadInputError, NotInstalledError
 
 if TYPE_CHECKING:
@@ -80,10 +81,11 @@ def _train(args: argparse.Namespace, chosen: dict[str, Any]) -> TrainResult:
         raise BadInputError(f"--rows is {args.rows}: at least 1 is needed")
     _make_folder(args.out)
     options = TrainOptions(**chosen)
+    listing = found(args.survey)
     start = load_weights(args.start) if args.start else None
     with _bar() as report, _stop_on_signal() as stop:
         return train(
-            blocks(args.survey),
+            blocks(listing),
             args.out,
             options,
             device=args.device,

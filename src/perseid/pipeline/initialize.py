@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -21,8 +20,7 @@ from perseid.pipeline.manifest import Manifest, assign
 from perseid.pipeline.request import RunRequest
 from perseid.pipeline.scriptfolder import script_key
 from perseid.storage import Location, Storage
-from perseid.survey.formats import suffixes
-from perseid.survey.partition import natural_key
+from perseid.survey.discovery import discover
 
 
 @dataclass(frozen=True)
@@ -137,21 +135,20 @@ def list_partitions(request: RunRequest) -> Listing:
     BadInputError
         The folder holds no partition, or the list names one twice.
     """
-    if isinstance(request.data, list):
-        listing = _named(request.data)
-    elif request.data and _is_file(request.data):
-        listing = _named([request.data])
-    elif request.data:
-        listing = _folder(request.data, "")
+    if request.data:
+        found = discover(request.data)
     else:
-        listing = _folder(request.bucket_url(request.data_bucket or ""), request.data_prefix or "")
-    limit, found = request.file_limit, len(listing.partitions)
-    if limit is None or limit == found:
+        bucket = Location.parse(request.bucket_url(request.data_bucket or ""))
+        found = discover(bucket / (request.data_prefix or ""), base=bucket)
+    refs = tuple(PartitionRef(info.key, info.size, info.etag) for info in found.partitions)
+    listing = Listing(found.location.url, refs, found.notes)
+    limit, count = request.file_limit, len(refs)
+    if limit is None or limit == count:
         return listing
-    if limit > found:
-        said = f"file_limit is {limit}, but there are only {found} partitions: all are used"
+    if limit > count:
+        said = f"file_limit is {limit}, but there are only {count} partitions: all are used"
         return replace(listing, warnings=(*listing.warnings, said))
-    return replace(listing, partitions=listing.partitions[:limit])
+    return replace(listing, partitions=refs[:limit])
 
 
 def new_run_id(now: float) -> str:
@@ -169,70 +166,6 @@ def remove_run(storage: Storage) -> int:
         list(pool.map(lambda key: storage.delete([key]), set(keys) - {layout.MANIFEST}))
     storage.delete([layout.MANIFEST])
     return len(keys)
-
-
-def _folder(url: str, prefix: str) -> Listing:
-    storage, known = Storage(url), tuple(suffixes())
-    below, others, partitions = prefix + "/" if prefix else "", 0, []
-    for info in storage.list(prefix):
-        name = info.key.removeprefix(below)
-        aside = "/" in name or name.startswith((".", "_")) or layout.is_of_run(name)
-        if aside or not name.lower().endswith(known):
-            others += 1
-            continue
-        partitions.append(PartitionRef(info.key, info.size, info.etag))
-    if not partitions and not others:
-        raise NotFoundError(
-            f"there is nothing at {storage.where(prefix)}: check the bucket and prefix"
-        )
-    if not partitions:
-        raise BadInputError(
-            f"{storage.where(prefix)} holds no partition ({', '.join(known)}), only {others} other "
-            "objects: name the folder that the partitions lie in"
-        )
-    partitions.sort(key=lambda ref: natural_key(ref.key))
-    return Listing(storage.url, tuple(partitions), _mixed(partitions))
-
-
-def _is_file(url: str) -> bool:
-    """Whether `data` names one partition rather than a folder."""
-    if not url.lower().endswith(tuple(suffixes())):
-        return False
-    storage, name = Storage.holding(url)
-    return storage.exists(name)
-
-
-def _mixed(partitions: Sequence[PartitionRef]) -> tuple[str, ...]:
-    kinds = sorted({ref.key.rpartition(".")[2].lower() for ref in partitions})
-    if len(kinds) == 1:
-        return ()
-    return (f"the partitions have several formats ({', '.join(kinds)}): all are used",)
-
-
-def _named(urls: Sequence[str]) -> Listing:
-    """Partitions by name: their keys are relative to the deepest folder that holds all."""
-    if not urls:
-        raise BadInputError("`data` is an empty list: name at least one partition")
-    places = [Location.parse(url) for url in urls]
-    twice = sorted({place for place in places if places.count(place) > 1})
-    if twice:
-        raise BadInputError(f"`data` names {twice[0].url} more than once: name each partition once")
-    storage = Storage(_shared_folder(places))
-    found = [storage.info(place.key_below(storage.location)) for place in places]
-    refs = [PartitionRef(info.key, info.size, info.etag) for info in found]
-    refs.sort(key=lambda ref: natural_key(ref.key))
-    return Listing(storage.url, tuple(refs), _mixed(refs))
-
-
-def _shared_folder(places: Sequence[Location]) -> Location:
-    """The deepest folder that holds all of them; on a disk not the root."""
-    shared = Location.common_folder(places)
-    if shared is None or (shared.scheme == "file" and not shared.key):
-        raise BadInputError(
-            "`data` names partitions of different stores, or without a common folder: a run reads "
-            "from one bucket or one folder and those in it"
-        )
-    return shared
 
 
 def _settings(request: RunRequest) -> dict[str, object]:

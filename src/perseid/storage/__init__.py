@@ -1,6 +1,7 @@
 """Objects by URL, the same on a disk, in S3 and in memory: see ``docs/reference/storage.md``."""
 
+from perseid.storage.listing import Scan, Skipped, scan
 from perseid.storage.location import Location
 from perseid.storage.store import ObjectInfo, Storage
 
-__all__ = ["Location", "ObjectInfo", "Storage"]
+__all__ = ["Location", "ObjectInfo", "Scan", "Skipped", "Storage", "scan"]

@@ -83,6 +83,11 @@ class Storage:
         """Of the location."""
         return self.location.url
 
+    @property
+    def client(self) -> Any:
+        """The obstore object below it, for this package alone."""
+        return self._store
+
     @classmethod
     def holding(cls, place: Location | str | Path) -> tuple[Storage, str]:
         """The store of the folder that an object lies in, and the object's key in it."""

@@ -1,6 +1,7 @@
 """What goes in: cutouts, one file a format, splitting into partitions, a simulated survey."""
 
 from perseid.survey.cutouts import UGRIZ, Cutouts
+from perseid.survey.discovery import Ignored, Layout, SurveyListing, discover
 from perseid.survey.formats import suffix_of, suffixes
 from perseid.survey.partition import natural_key, parse_size, rows_per_partition
 from perseid.survey.reader import PartitionReader, open_partition, read_cutouts, write_cutouts
@@ -10,9 +11,13 @@ from perseid.survey.torchfile import load_torch
 __all__ = [
     "UGRIZ",
     "Cutouts",
+    "Ignored",
+    "Layout",
     "PartitionReader",
     "SplitProgress",
     "SplitResult",
+    "SurveyListing",
+    "discover",
     "load_torch",
     "natural_key",
     "open_partition",

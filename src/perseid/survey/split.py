@@ -8,11 +8,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from perseid.errors import BadInputError, BadPartitionError, NotFoundError
-from perseid.storage import Location, Storage
+from perseid.errors import BadInputError, BadPartitionError
+from perseid.storage import Storage, scan
 from perseid.survey.cutouts import Cutouts
-from perseid.survey.formats import suffix_of, suffixes
-from perseid.survey.partition import natural_key, parse_size, rows_per_partition
+from perseid.survey.discovery import Layout, SurveyListing, discover, first_key
+from perseid.survey.formats import suffixes
+from perseid.survey.partition import parse_size, rows_per_partition
 from perseid.survey.reader import creating, open_partition
 from perseid.survey.table import Columns, Writer
 
@@ -44,6 +45,8 @@ class SplitResult:
     """Of all partitions but the last."""
     files: int
     """Files that the survey had."""
+    notes: tuple[str, ...] = ()
+    """What was not read of the survey's folder, one sentence each."""
 
 
 def split(
@@ -86,43 +89,25 @@ def split(
     BadPartitionError
         A file of the survey cannot be read, or differs from the first one in shape or columns.
     """
-    store, keys = survey_files(survey)
+    listing = discover(survey)
+    store, keys = Storage(listing.location), [info.key for info in listing.partitions]
     target = Storage(dest)
     suffix = "." + format.lstrip(".").lower()
     if suffix not in suffixes():
         raise BadInputError(f"no format {format!r} of partitions (known: {' '.join(suffixes())})")
-    _check_destination(survey, store, target, overwrite=overwrite)
+    _check_destination(listing, target, overwrite=overwrite)
     columns = _columns(store, keys)
     many = rows if rows is not None else rows_per_partition(_bytes(size), columns.shape)
     if many < 1:
         raise BadInputError(f"a partition has at least one row, not {many}")
     if overwrite:
-        target.delete([info.key for info in target.list() if _NUMBERED.fullmatch(info.key)])
+        there = scan(target).objects
+        target.delete([info.key for info in there if _NUMBERED.fullmatch(info.key)])
     total = max(1, -(-columns.rows // many))
     with _Partitions(target, suffix, columns, many, total, progress) as partitions:
         for block in _blocks(store, keys):
             partitions.write(block)
-    return SplitResult(target.where(), columns.rows, total, many, len(keys))
-
-
-def survey_files(survey: str | Path) -> tuple[Storage, list[str]]:
-    """The store and the keys of a survey's files, in natural order.
-
-    Raises `NotFoundError` where there are none.
-    """
-    if suffix_of(Location.parse(survey).name):
-        store, name = Storage.holding(survey)
-        path = store.local_path(name)
-        if store.exists(name) if path is None else path.is_file():
-            return store, [name]
-    store = Storage(survey)
-    found = {info.key: info.size for info in store.list() if suffix_of(info.key)}
-    if not found:
-        raise NotFoundError(
-            f"there is no file of cutouts at {store.where()}: give a file, a folder or a URL of "
-            f"files ending in {' '.join(suffixes())}"
-        )
-    return store, sorted(found, key=natural_key)
+    return SplitResult(target.where(), columns.rows, total, many, len(keys), listing.notes)
 
 
 def _bytes(size: str | int) -> int:
@@ -153,22 +138,19 @@ def _blocks(store: Storage, keys: list[str]) -> Iterator[Cutouts]:
             yield from reader.blocks()
 
 
-def _check_destination(
-    survey: str | Path, store: Storage, target: Storage, *, overwrite: bool
-) -> None:
-    source, place = _real(store), _real(target)
-    whole = _real(Storage(survey)) if Location.parse(survey) != store.location else source
-    inside = place == source if whole != source else (place + "/").startswith(source + "/")
-    if inside or (source + "/").startswith(place + "/"):
+def _check_destination(listing: SurveyListing, target: Storage, *, overwrite: bool) -> None:
+    source, place = _real(Storage(listing.location)), _real(target)
+    below = listing.layout is Layout.FOLDER and (place + "/").startswith(source + "/")
+    if below or place == source or (source + "/").startswith(place + "/"):
         raise BadInputError(
             f"the partitions would be written to {target.where()}, where the survey lies; "
             "choose another folder"
         )
     if not overwrite:
-        there = next(target.list(), None)
+        there = first_key(target)
         if there is not None:
             raise BadInputError(
-                f"{target.where()} is not empty (it has {there.key}); "
+                f"{target.where()} is not empty (it has {there}); "
                 "choose another folder or give --overwrite"
             )
 

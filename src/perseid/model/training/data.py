@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perseid.errors import BadInputError
+from perseid.storage import Storage
 from perseid.survey.cutouts import Cutouts
+from perseid.survey.discovery import SurveyListing, discover
 from perseid.survey.reader import open_partition
-from perseid.survey.split import survey_files
 from perseid.survey.splits import assign_split
 
 IN_MEMORY = 2 << 30
@@ -44,11 +45,16 @@ class TrainingSet:
         return np.flatnonzero(chosen)
 
 
-def blocks(survey: str | Path) -> Iterator[Cutouts]:
-    """A survey block by block, in natural order: a file of cutouts, a folder or a URL of files."""
-    store, keys = survey_files(survey)
-    for key in keys:
-        with open_partition(store, key) as reader:
+def blocks(survey: str | Path | SurveyListing) -> Iterator[Cutouts]:
+    """All rows of a survey in blocks, its files in natural order.
+
+    The files are those of `perseid.survey.discover`, which is also what this raises; see there
+    for what `survey` may be.
+    """
+    listing = discover(survey) if not isinstance(survey, SurveyListing) else survey
+    store = Storage(listing.location)
+    for partition in listing.partitions:
+        with open_partition(store, partition.key) as reader:
             yield from reader.blocks()
 
 

@@ -23,9 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perseid import __version__
-from perseid.errors import AlreadyExistsError, BadInputError, NotFoundError, RunError
+from perseid.errors import AlreadyExistsError, BadInputError, RunError
 from perseid.storage import Storage
 from perseid.survey.cutouts import UGRIZ, Cutouts
+from perseid.survey.discovery import first_key
 from perseid.survey.formats import format_for
 from perseid.survey.reader import write_cutouts
 from perseid.survey.simulation import sdss
@@ -149,7 +150,7 @@ def _all_or_nothing(store: Storage) -> Iterator[list[str]]:
     """Refuse a destination that is not empty; delete the listed files if the body fails."""
     folder = store.local_path()
     was_there = folder is not None and folder.exists()
-    first = _first_key(store)
+    first = first_key(store)
     if first is not None:
         raise AlreadyExistsError(
             f"{store.where()} holds {first} already: give an empty place, or delete it first"
@@ -162,13 +163,6 @@ def _all_or_nothing(store: Storage) -> Iterator[list[str]]:
         if folder is not None and folder.exists() and not was_there:
             folder.rmdir()
         raise
-
-
-def _first_key(store: Storage) -> str | None:
-    try:
-        return next((info.key for info in store.list()), None)
-    except NotFoundError:
-        return None
 
 
 def _rendered(

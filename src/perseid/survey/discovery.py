@@ -1,0 +1,250 @@
+"""Which files are the survey: one rule for every command, on a disk and in an object store.
+
+The rule, as in docs/reference/survey.md:
+
+1. A file that is named is taken, whatever its name is, if its suffix is that of a known format.
+2. Of a folder, the files right in it are taken whose suffix is that of a known format in any case,
+   except those whose name begins with ``.`` or ``_``, and a run's ``catalogue.parquet``.
+3. Files in sub-folders are not taken: they may be the same objects again.
+4. Partitions are in natural order of their keys: ``2.pt`` before ``10.pt``.
+
+What looks like data and is not taken is named in `SurveyListing.notes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
+
+from perseid.errors import BadInputError, NotFoundError
+from perseid.storage import Location, ObjectInfo, Storage, scan
+from perseid.survey.formats import suffix_of, suffixes
+from perseid.survey.partition import natural_key
+
+RUN_CATALOGUE = "catalogue.parquet"
+"""A run's results may lie beside its data; its catalogue has the suffix of a partition."""
+NAMED = 5
+"""Ignored files that a note names; it counts the others."""
+DATA_SUFFIXES = frozenset((
+    ".arrow", ".asdf", ".bz2", ".csv", ".ecsv", ".feather", ".fit", ".fits", ".fts", ".fz", ".gz",
+    ".h5", ".hdf", ".hdf5", ".he5", ".lance", ".msgpack", ".nc", ".npy", ".npz", ".parq",
+    ".parquet", ".pickle", ".pkl", ".pqt", ".pt", ".pth", ".safetensors", ".tar", ".tfrecord",
+    ".tgz", ".tsv", ".vot", ".votable", ".xz", ".zarr", ".zip", ".zst",
+))  # fmt: skip
+"""Suffixes of files that hold data, whether perseid reads them or not."""
+
+
+class Layout(StrEnum):
+    """How a survey's files lie."""
+
+    FILES = "files"
+    """One file, or several, by name."""
+    FOLDER = "folder"
+    """All files of a folder that the rule takes."""
+
+
+@dataclass(frozen=True)
+class Ignored:
+    """A file or folder in a survey's folder that is not part of the survey."""
+
+    key: str
+    """Below the listing's location; a folder ends in ``/``."""
+    reason: str
+    """To follow the key in a sentence: ``lies in a sub-folder``."""
+    is_data: bool
+    """Whether it looks like data, or cannot be looked at: a note names it."""
+
+
+@dataclass(frozen=True)
+class SurveyListing:
+    """The answer to "which files are the survey"."""
+
+    location: Location
+    """Keys are relative to it."""
+    layout: Layout
+    partitions: tuple[ObjectInfo, ...]
+    """Key, size in bytes and entity tag of each file, in natural order; never empty."""
+    ignored: tuple[Ignored, ...] = ()
+    """All other files of the folder, by key; folder markers do not count."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about what looks like data and is not read, and about mixed formats."""
+        kinds = sorted({PurePosixPath(p.key).suffix.lower().lstrip(".") for p in self.partitions})
+        notes = []
+        if len(kinds) > 1:
+            notes.append(f"the partitions have several formats ({', '.join(kinds)}): all are used")
+        data = [entry for entry in self.ignored if entry.is_data]
+        if data:
+            them = "looks like data and is" if len(data) == 1 else "look like data and are"
+            notes.append(f"{_counted(len(data), 'entry', 'entries')} in {self.location} {them} "
+                         f"not read: {_named(data)}")  # fmt: skip
+        return tuple(notes)
+
+
+def discover(
+    survey: Location | str | Path | Sequence[str], *, base: Location | None = None
+) -> SurveyListing:
+    """Find the files of a survey.
+
+    Parameters
+    ----------
+    survey
+        A file, a folder, a URL of either, or the URLs of several files.
+    base
+        For a folder: what keys are to be relative to, a location that holds it; the folder itself
+        by default.
+
+    Raises
+    ------
+    NotFoundError
+        There is nothing at that place, or one of the named files is missing.
+    BadInputError
+        The folder holds no partition; the list is empty or names a file twice.
+    ForbiddenError, StorageError
+        The place cannot be listed.
+
+    Examples
+    --------
+    >>> listing = discover("cutouts/")  # doctest: +SKIP
+    >>> [partition.key for partition in listing.partitions]  # doctest: +SKIP
+    ['1.pt', '2.pt', '10.pt']
+    """
+    if isinstance(survey, Sequence) and not isinstance(survey, str):
+        return _files([Location.parse(place) for place in survey])
+    place = Location.parse(survey)
+    worth_a_look = place.path is not None or suffix_of(place.name)  # elsewhere it is a request
+    if worth_a_look and _is_file(place):
+        return _files([place])
+    return _folder(place, place if base is None else base)
+
+
+def first_key(storage: Storage) -> str | None:
+    """The name of something that lies in a folder; None where the folder is empty or missing."""
+    found = scan(storage)
+    keys = [info.key for info in found.objects] + [skipped.key for skipped in found.skipped]
+    return min(keys, default=None)
+
+
+def _is_file(place: Location) -> bool:
+    if place.path is not None:
+        return place.path.is_file()
+    storage, name = Storage.holding(place)
+    return storage.exists(name)
+
+
+def _files(places: Sequence[Location]) -> SurveyListing:
+    if not places:
+        raise BadInputError("`data` is an empty list: name at least one partition")
+    twice = sorted({place for place in places if places.count(place) > 1})
+    if twice:
+        raise BadInputError(f"`data` names {twice[0].url} more than once: name each partition once")
+    folder = Location.common_folder(places)
+    if folder is None or (folder.scheme == "file" and not folder.key):
+        raise BadInputError(
+            "`data` names partitions of different stores, or without a common folder: a run reads "
+            "from one bucket or one folder and those in it"
+        )
+    unknown = next((place for place in places if not suffix_of(place.name)), None)
+    if unknown is not None:
+        raise _unknown_suffix(unknown)
+    storage = Storage(folder)
+    found = [storage.info(place.key_below(folder)) for place in places]
+    return SurveyListing(folder, Layout.FILES, _sorted(found))
+
+
+def _folder(place: Location, base: Location) -> SurveyListing:
+    storage = Storage(base)
+    below = place.key_below(base)
+    found = scan(storage, below)
+    prefix = below + "/" if below else ""
+    folders = {parent for info in found.objects for parent in _parents(info.key)}
+    partitions: list[ObjectInfo] = []
+    ignored: list[Ignored] = []
+    for info in found.objects:
+        reason = _why_not(info.key.removeprefix(prefix))
+        if info.size == 0 and (info.key in folders or _is_marker(storage, info, reason)):
+            continue
+        if reason:
+            ignored.append(Ignored(info.key, reason, _is_data(info.key)))
+        else:
+            partitions.append(info)
+    # A name that cannot be used says nothing about what the file holds, so it is always named.
+    ignored += [Ignored(skipped.key, skipped.reason, True) for skipped in found.skipped]
+    if not partitions:
+        raise _nothing(place, ignored)
+    ignored.sort(key=lambda entry: natural_key(entry.key))
+    return SurveyListing(base, Layout.FOLDER, _sorted(partitions), tuple(ignored))
+
+
+def _parents(key: str) -> Iterable[str]:
+    parts = key.split("/")
+    return ("/".join(parts[:depth]) for depth in range(1, len(parts)))
+
+
+def _is_marker(storage: Storage, info: ObjectInfo, reason: str) -> bool:
+    """Whether an empty object is a folder's marker, ``1.pt/``: the store's client drops the slash.
+
+    Asked of what would be a partition only, and never on a disk, where folders are folders.
+    """
+    return not reason and storage.local_path() is None and not storage.exists(info.key)
+
+
+def _why_not(name: str) -> str:
+    """Why a file of the folder is no partition of the survey; empty where it is one."""
+    if "/" in name:
+        return "lies in a sub-folder"
+    if name.startswith((".", "_")):
+        return f"begins with {name[0]}"
+    if name == RUN_CATALOGUE:
+        return "is the catalogue of a run"
+    if not suffix_of(name):
+        return "has a suffix that is not read"
+    return ""
+
+
+def _is_data(key: str) -> bool:
+    return any(suffix.lower() in DATA_SUFFIXES for suffix in PurePosixPath(key).suffixes[-2:])
+
+
+def _sorted(found: Iterable[ObjectInfo]) -> tuple[ObjectInfo, ...]:
+    return tuple(sorted(found, key=lambda info: natural_key(info.key)))
+
+
+def _nothing(place: Location, ignored: Sequence[Ignored]) -> BadInputError | NotFoundError:
+    if not ignored and _is_file(place):
+        return _unknown_suffix(place)
+    if not ignored:
+        where = "path" if place.path is not None else "bucket and prefix"
+        return NotFoundError(f"there is nothing at {place}: check the {where}")
+    shown = [entry for entry in ignored if entry.is_data] or ignored
+    return BadInputError(
+        f"{place} holds no partition ({', '.join(suffixes())}), only "
+        f"{_counted(len(ignored), 'other object', 'other objects')} ({_named(shown)}): name the "
+        "folder that the partitions lie in"
+    )
+
+
+def _unknown_suffix(place: Location) -> BadInputError:
+    return BadInputError(
+        f"{place} is not read: its suffix is none of {', '.join(suffixes())}; rename it to the "
+        "suffix of its format, or write it in one of these formats"
+    )
+
+
+def _named(entries: Sequence[Ignored]) -> str:
+    """The first few with their reasons, and how many more there are."""
+    said = [f"{_printable(entry.key)} {entry.reason}" for entry in entries[:NAMED]]
+    more = len(entries) - NAMED
+    return "; ".join(said) + (f"; and {more} more" if more > 0 else "")
+
+
+def _printable(key: str) -> str:
+    """Without control characters, which would reach the terminal."""
+    return key if key.isprintable() else repr(key)
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
