@@ -160,9 +160,8 @@ def _split(data: str, tmp_path: Path) -> int:
 
 
 def _train(data: str) -> int:
-    from perseid.model.train_data import blocks
-
     from perseid.cli.surveys import found
+    from perseid.model.training.data import blocks
 
     return sum(len(block) for block in blocks(found(data)))
 
