@@ -1,0 +1,89 @@
+"""The structure that the source keeps: no circle of files, no long or tangled function."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import perseid
+
+ROOT = Path(perseid.__file__).parent
+LONGEST_BODY = 40
+"""Lines of a function from its first statement after the docstring to its last."""
+Tree = ast.Module
+
+
+def modules() -> dict[str, Tree]:
+    """Dotted name -> syntax tree of every file of the package."""
+    found = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = ["perseid", *path.relative_to(ROOT).with_suffix("").parts]
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        found[name] = ast.parse(path.read_text())
+    return found
+
+
+def imports(name: str, tree: Tree, known: set[str]) -> Iterator[str]:
+    """Files that a file imports: anywhere in it, for types and inside functions included."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom) and node.module in known:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in known else node.module
+
+
+def components(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Strongly connected components of more than one node (Tarjan, 1972)."""
+    number: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(node: str) -> None:
+        number[node] = low[node] = len(number)
+        stack.append(node)
+        for other in sorted(graph[node]):
+            if other not in number:
+                visit(other)
+                low[node] = min(low[node], low[other])
+            elif other in stack:
+                low[node] = min(low[node], number[other])
+        if low[node] == number[node]:
+            place = stack.index(node)
+            part = stack[place:]
+            del stack[place:]
+            if len(part) > 1:
+                found.append(sorted(part))
+
+    for node in sorted(graph):
+        if node not in number:
+            visit(node)
+    return found
+
+
+def test_no_circle_of_files():
+    trees = modules()
+    graph = {
+        name: set(imports(name, tree, set(trees))) - {name, "perseid"}
+        for name, tree in trees.items()
+    }
+    assert sum(map(len, graph.values())) > 500, "the imports are read"
+    assert components(graph) == []
+
+
+def test_no_function_is_long():
+    long = []
+    for name, tree in modules().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                body = node.body
+                docstring = ast.get_docstring(node) is not None
+                if docstring and len(body) > 1:
+                    body = body[1:]
+                lines = (body[-1].end_lineno or 0) - body[0].lineno + 1
+                if lines > LONGEST_BODY:
+                    long.append(f"{name}.{node.name}: {lines} lines")
+    assert long == []
