@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from perseid.engines import memory
 from perseid.engines.channel import Channel
+from perseid.engines.scratch import ScratchFolder
 from perseid.errors import RunError
 
 WORKER = (sys.executable, "-m", "perseid.engines.worker")
@@ -41,12 +42,13 @@ class Guard:
 
     def __init__(self) -> None:
         try:
-            self.folder = Path(tempfile.mkdtemp(prefix="perseid-"))
+            self._scratch = ScratchFolder()
         except OSError as error:
             raise RunError(
                 f"no temporary folder can be made in {tempfile.gettempdir()} ({error.strerror}): "
                 "free some space there, or point TMPDIR elsewhere"
             ) from error
+        self.folder = self._scratch.path
         program = Path(__file__).with_name("guard.py")
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(program), str(self.folder)],
@@ -73,6 +75,7 @@ class Guard:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait(timeout=5)
+        self._scratch.release()
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,67 @@
+"""Temporary folders of runs: a new one for this process, and what killed processes left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+PREFIX = "perseid-run-"
+LOCK = "in-use"
+"""File in each folder that its process holds a lock on; the kernel releases it with the process."""
+UNLOCKED_SECONDS = 60.0
+"""Age at which a folder without a lock file counts as left behind, not as just being made."""
+
+
+class ScratchFolder:
+    """A folder that belongs to this process while the process lives.
+
+    Raises
+    ------
+    OSError
+        The folder for temporary files is full or cannot be written.
+    """
+
+    def __init__(self) -> None:
+        remove_abandoned()
+        self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
+        self._lock = os.open(self.path / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    def release(self) -> None:
+        """Give the lock back; whoever is responsible for it removes the folder."""
+        os.close(self._lock)
+
+
+def remove_abandoned() -> None:
+    """Remove folders of this user whose processes are gone, however they went.
+
+    Folders of other users, of living processes and links are left alone. Errors are, too: clearing
+    up after others is no reason to fail.
+    """
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(tempfile.gettempdir()):
+            if not entry.name.startswith(PREFIX):
+                continue
+            with contextlib.suppress(OSError):
+                ours = entry.stat(follow_symlinks=False).st_uid == os.getuid()
+                if ours and entry.is_dir(follow_symlinks=False) and _abandoned(Path(entry.path)):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+
+
+def _abandoned(folder: Path) -> bool:
+    try:
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return time.time() - folder.stat().st_mtime > UNLOCKED_SECONDS
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(lock)
+    return True
