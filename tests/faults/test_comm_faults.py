@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from ranks import ranks, run_ranks, run_threads
 
-from perseid.comm import Communicator
+from perseid.comm import Communicator, blame
 from perseid.comm.channel import Channel, Want
 from perseid.comm.engine import Engine
 from perseid.comm.frames import Kind, Signature, header
@@ -22,9 +22,11 @@ from perseid.errors import (
     JobKeyRefusedError,
     MismatchedCollectiveError,
     PeerLostError,
+    PerseidError,
     RendezvousTimeoutError,
 )
 from perseid.rendezvous import Config, EmbeddedServer, job_key
+from perseid.rendezvous.protocol import MAX_REPORT_BYTES
 
 SILENCE = 1.3
 """A silence short enough to be waited for."""
@@ -107,7 +109,7 @@ def test_a_rank_that_raises_is_named_with_its_error():
     assert isinstance(outcomes[2][1], ValueError)
     others = [outcomes[rank][1] for rank in (0, 1, 3, 4)]
     assert all(isinstance(error, PeerLostError) and error.rank == 2 for error in others), others
-    assert any("no such star" in str(error) for error in others)
+    assert all("no such star" in str(error) for error in others), others
 
 
 def _one_leaves(comm):
@@ -410,3 +412,72 @@ def test_communicators_do_not_mix():
     for rank, result in enumerate(results):
         pair = 1 if rank < 2 else 5
         assert result == [(pair, 4 * round_) for round_ in range(5)]
+
+
+# --- a rank's own reason reaches all -----------------------------------------------------------
+
+
+def _one_fails_early(comm, victim, how):
+    """Nobody has a connection to the victim, nor it to anybody."""
+    if comm.rank != victim:
+        comm.barrier()
+    elif how == "raises":
+        raise ValueError("no such star")
+    elif how == "late":
+        comm.recv((victim + 1) % comm.world_size)
+    return comm.allreduce(1)
+
+
+@pytest.mark.parametrize("size", [3, 9])
+@pytest.mark.parametrize("how", ["raises", "late"])
+def test_a_failing_ranks_own_reason_reaches_all_others(size, how):
+    with ranks(size, _one_fails_early, size - 2, how, timeout=2.0 if how == "late" else 60) as many:
+        outcomes = many.outcomes(40)
+    said = {str(outcomes[rank][1]) for rank in range(size) if rank != size - 2}
+    if how == "raises":
+        assert said == {f"Rank {size - 2} failed with ValueError: no such star"}, outcomes
+    else:
+        assert all(isinstance(error, RendezvousTimeoutError) for _, error, _ in outcomes.values())
+
+
+def test_a_reason_of_any_length_fits_a_report():
+    for text in ("x" * 5000, "\u2606" * 5000, '"\\' * 3000, ""):
+        for error in (
+            PeerLostError(text, 3),
+            MismatchedCollectiveError(text, text, text, 2),
+            RendezvousTimeoutError(text, range(10**6 - 10**3, 10**6)),
+            ValueErrorOfOurs(text),
+        ):
+            body = blame.to_bytes(error, 5)
+            assert len(body) <= MAX_REPORT_BYTES
+            back = blame.from_frame(body, 5, 0)
+            assert "cannot be read" not in str(back)
+            if not isinstance(error, ValueErrorOfOurs):
+                assert type(back) is type(error)
+
+
+class ValueErrorOfOurs(PerseidError):
+    """An error that the others do not know."""
+
+
+@pytest.mark.parametrize("forced", [0, 1, 2])
+def test_relay_is_forced_whatever_the_others_say(forced):
+    """Also where the other end is the one that decides, or that connects first."""
+    jobs, found = f"forced-{forced}", {}
+
+    def work(rank, address):
+        transport = "relay" if rank == forced else "auto"
+        with Communicator.join(jobs, rank, 3, address, transport=transport) as comm:
+            comm.alltoall([0] * 3)
+            found[rank] = comm.routes
+
+    with EmbeddedServer() as server:
+        threads = [threading.Thread(target=work, args=(rank, server.address)) for rank in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(40)
+    for rank, routes in found.items():
+        for other, way in routes.items():
+            assert way == ("relay" if forced in (rank, other) else "direct"), found
+    assert sorted(found) == [0, 1, 2]

@@ -59,11 +59,14 @@ FROM_CLIENT = st.one_of(
     registers(), RELAY, st.just(p.Probe()), st.builds(p.Proof, MAC), st.builds(p.Subscribe, RANGES),
     st.just(p.MissingRequest()), st.builds(p.Heartbeat, RANK), st.builds(p.NatReport, NAT),
     st.just(p.ReachabilityRequest()), st.builds(p.ConnectRequest, RANKS), st.just(p.Deregister()),
+    st.builds(p.FailureReport, st.binary(max_size=p.MAX_REPORT_BYTES)),
 )  # fmt: skip
 GONE = st.builds(p.Departure, RANK, BYTES8, st.sampled_from(p.DepartureReason))
 FROM_SERVER = st.one_of(
     st.builds(p.Challenge, NONCE),
-    st.builds(p.Welcome, ADDRESS, MAC, st.booleans(), st.integers(0, 65535), st.integers(0, 65535)),
+    st.builds(p.Welcome, ADDRESS, MAC, st.booleans(), st.integers(0, 65535), st.integers(0, 65535),
+              st.booleans()),
+    st.builds(p.RankFailure, RANK, BYTES8, st.binary(max_size=p.MAX_REPORT_BYTES)),
     st.builds(p.Refused, st.sampled_from(p.RefusalCode), st.text(st.characters(codec="ascii"))),
     st.builds(p.ObservedAddress, ADDRESS, st.integers(0, 65535), st.booleans()),
     st.builds(p.Peers, st.lists(PEER, max_size=5).map(tuple)),

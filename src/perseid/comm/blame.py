@@ -10,7 +10,10 @@ from perseid.errors import (
     PerseidError,
     RendezvousTimeoutError,
 )
+from perseid.rendezvous.protocol import MAX_REPORT_BYTES
 
+MAX_MISSING = 50
+"""Ranks that did not come which are named to the others."""
 _ON_THE_WIRE = {
     MismatchedCollectiveError: "MismatchedCollective",
     PeerLostError: "PeerLost",
@@ -20,13 +23,21 @@ _ON_THE_WIRE = {
 
 
 def to_bytes(error: PerseidError, sender: int) -> bytes:
-    """The payload of an ABORT frame."""
+    """What the others are told, as JSON that fits a report to the rendezvous."""
     word = _ON_THE_WIRE.get(type(error), type(error).__name__)
-    told = {"error": word, "message": str(error), "from": sender}
+    told: dict[str, object] = {"error": word, "message": str(error), "from": sender}
     for name in ("rank", "missing", "mine", "theirs"):
         if hasattr(error, name):
             told[name] = getattr(error, name)
-    return json.dumps(told).encode()
+    if isinstance(error, RendezvousTimeoutError):
+        told["missing"] = error.missing[:MAX_MISSING]
+    for most in (1000, 300, 100, 50):  # in JSON a character takes up to six bytes
+        for name in {"message", "mine", "theirs"} & told.keys():
+            told[name] = str(told[name])[:most]
+        body = json.dumps(told, ensure_ascii=False).encode(errors="replace")
+        if len(body) <= MAX_REPORT_BYTES:
+            break
+    return body
 
 
 def from_frame(body: bytes, sender: int, me: int) -> PerseidError:

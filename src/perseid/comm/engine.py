@@ -100,6 +100,8 @@ class Engine:
             client.subscribe(self._notice)
             for gone in client.left():
                 self._notice(Notice("left", gone, "it said goodbye"))
+            for gone, report in client.failures().items():
+                self._notice(Notice("failed", gone, report))
             for gone, reason in client.lost().items():
                 self._notice(Notice("lost", gone, reason))
 
@@ -190,15 +192,18 @@ class Engine:
             channel.last_words()
         self._by_notice = False
 
-    def fail(self, error: PerseidError) -> NoReturn:
-        """Tell the neighbours, end all connections, and raise the error."""
+    def fail(self, error: PerseidError, own: bool = True) -> NoReturn:
+        """Tell the others, end all connections, and raise the error.
+
+        ``own``: this rank found it, so the others hear of it from the rendezvous, too.
+        """
         with self._news:
             known = self.error
             first = known is None
             if first or (blame.same_loss(known, error) and self._by_notice):
                 self.error, self._by_notice = error, False  # the peer's own words say more
         if first and not isinstance(error, ClosedError):
-            self._tell_all(error)
+            self._tell_all(error, own)
         self._interrupt_all()
         raise self.error or error
 
@@ -236,13 +241,17 @@ class Engine:
 
     def _notice(self, notice: Notice) -> None:
         """News from the registration's thread."""
-        error: RendezvousError
+        error: PerseidError
+        by_notice = True
         if notice.kind == "left":
             with self._news:
                 self._left[notice.rank] = notice.reason
             return
         if notice.kind == "lost":
             error = PeerLostError(f"Rank {notice.rank} is lost: {notice.reason}.", notice.rank)
+        elif notice.kind == "failed":
+            error = blame.from_frame(notice.reason.encode(), notice.rank, self.rank)
+            by_notice = False  # it is the rank's own word
         elif notice.kind == "replaced":
             error = ReplacedError(notice.reason)
         elif notice.kind == "refused":
@@ -251,7 +260,7 @@ class Engine:
             return
         with self._news:
             if self.error is None:
-                self.error, self._by_notice = error, True
+                self.error, self._by_notice = error, by_notice
             self._news.notify_all()
         self._interrupt_all()
 
@@ -260,8 +269,10 @@ class Engine:
             if channel is not None:
                 channel.interrupt()
 
-    def _tell_all(self, error: PerseidError) -> None:
+    def _tell_all(self, error: PerseidError, own: bool = True) -> None:
         body = blame.to_bytes(error, self.rank)
+        if own and self.client is not None:
+            self.client.report_failure(body)
         signature = Signature(Kind.ABORT, 0, self.generation).pack()
         frame = header(signature, 0, 0, len(body)) + body
         for channel in self.channels:
@@ -277,7 +288,8 @@ class Engine:
         if signature.kind == Kind.WAITING:
             self._compare(channel, bytes(frame.body))
             return
-        self.fail(blame.from_frame(bytes(frame.body), channel.rank, self.rank))
+        error = blame.from_frame(bytes(frame.body), channel.rank, self.rank)
+        self.fail(error, own=False)
 
     def history(self, comm: int) -> list[bytes]:
         """The last calls of a communicator, which are compared with those of waiting peers: the

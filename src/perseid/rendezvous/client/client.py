@@ -159,6 +159,18 @@ class Client(Membership):
         with self._table.changed:
             return dict(self._table.lost)
 
+    def failures(self) -> Mapping[int, str]:
+        """What ranks that gave up reported, by rank."""
+        with self._table.changed:
+            return dict(self._table.failures)
+
+    def report_failure(self, report: bytes) -> None:
+        """Tell all other ranks why this one gives up: at most `MAX_REPORT_BYTES` of UTF-8.
+
+        A server of version 0.1 takes no reports; then nothing is sent.
+        """
+        self._loop.call_threadsafe(lambda: self._report(report))
+
     def left(self) -> frozenset[int]:
         """Ranks that said goodbye and have not registered again."""
         with self._table.changed:
@@ -328,7 +340,7 @@ class Client(Membership):
                 return
             table.closed = True
             table.changed.notify_all()
-        self._loop.call_threadsafe(self._deregister if goodbye else self._disconnect)
+        self._loop.call_threadsafe(lambda: self._leave(goodbye))
         self._loop.stop()
         with table.changed:
             for link in table.links.values():

@@ -91,9 +91,10 @@ class ControlConnection:
             self._loop.unwatch(self._sock)
             self._sock.close()
 
-    def deregister(self) -> None:
-        """Say goodbye and see it arrive."""
-        self.send(Deregister())
+    def finish(self, goodbye: bool) -> None:
+        """End it, and see that all that was sent arrives; without a goodbye this rank is lost."""
+        if goodbye:
+            self.send(Deregister())
         if self.open:
             self._loop.unwatch(self._sock)
             read_until_closed(self._sock)

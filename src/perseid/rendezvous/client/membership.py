@@ -30,12 +30,14 @@ from perseid.rendezvous.client.session import Session
 from perseid.rendezvous.net.endpoint import Endpoint
 from perseid.rendezvous.net.event_loop import EventLoopThread
 from perseid.rendezvous.protocol import (
+    MAX_REPORT_BYTES,
     Complete,
     ConnectRequest,
     ControlFrame,
     Departure,
     DepartureReason,
     Departures,
+    FailureReport,
     MissingRanks,
     NatBehavior,
     NatFiltering,
@@ -43,6 +45,7 @@ from perseid.rendezvous.protocol import (
     NatReport,
     PeerRecord,
     Peers,
+    RankFailure,
     ReachabilityRequest,
     ReachabilityResult,
     RelayInvite,
@@ -52,6 +55,7 @@ from perseid.rendezvous.protocol import (
     auth,
 )
 from perseid.rendezvous.protocol.handshake import Identity
+from perseid.rendezvous.protocol.liveness import unpack_silence
 from perseid.rendezvous.protocol.wire import Address, ProtocolError, to_ranges
 from perseid.rendezvous.punch.nat import mapping_kind
 from perseid.rendezvous.punch.punch import Callbacks, HolePuncher
@@ -93,6 +97,11 @@ class Membership:
         self._table = PeerTable()
         self._subscribed: set[int] = set()
         self._unconfirmed: set[int] = set()
+        self._takes_reports = False
+        self._awaiting_reports = False
+        """Whether the server may not know yet that this rank asks for reports: a rank that gave up
+        before is not called lost until its report is here."""
+        self._departures: list[Departure] = []
         self._nat = NatBehavior()
         self._loop = EventLoopThread(f"perseid-rendezvous-{hello.rank}")
         identity = Identity(hello.job, hello.generation, hello.rank, hello.instance)
@@ -101,7 +110,10 @@ class Membership:
             table.linked, table.no_path, self._request_connect, self._subscribe, self._open_relay
         )
         peer_key = auth.peer_key(key, hello.job)
-        self._punch = HolePuncher(self._loop, identity, peer_key, hooks, hello.world, transport)
+        patience = unpack_silence(hello.heartbeat)
+        self._punch = HolePuncher(
+            self._loop, identity, peer_key, hooks, hello.world, transport, patience
+        )
         self._control: ControlConnection | None = None
         self._port: int = opened.listeners[0].getsockname()[1]
         self._family = opened.listeners[0].family
@@ -126,6 +138,10 @@ class Membership:
         )
         self._local, self._server = self._control.local, self._control.server
         self._set_self(welcome.address)
+        self._takes_reports = self._awaiting_reports = welcome.reports
+        self._process_departures()
+        if welcome.reports:
+            self._send(FailureReport())
         self._send(NatReport(self._nat))
         self._detect_nat(welcome.address, welcome.probe_port)
         self._table.notify(Notice("server-back"))
@@ -147,8 +163,9 @@ class Membership:
             for peer in frame.peers:
                 self._peer_registered(peer)
         elif isinstance(frame, Departures):
-            for departure in frame.departures:
-                self._peer_departed(departure)
+            self._departures.extend(frame.departures)
+            if not self._awaiting_reports:
+                self._process_departures()
         elif isinstance(frame, MissingRanks):
             self._table.set_missing([rank for part in frame.ranges for rank in part])
         elif isinstance(frame, Complete):
@@ -160,8 +177,19 @@ class Membership:
             self._punch.relay_invited(frame.rank)
         elif isinstance(frame, ReachabilityResult):
             self._nat_detected(filtering=frame.filter)
+        elif isinstance(frame, RankFailure):
+            if frame.rank != self.rank:
+                self._table.set_failure(frame.rank, frame.report.decode(errors="replace"))
+            elif not frame.report:
+                self._awaiting_reports = False
+                self._process_departures()
         elif isinstance(frame, Superseded):
             self._superseded(frame)
+
+    def _process_departures(self) -> None:
+        departures, self._departures = self._departures, []
+        for departure in departures:
+            self._peer_departed(departure)
 
     # --- the others --------------------------------------------------------------------------
 
@@ -318,8 +346,9 @@ class Membership:
             try:
                 sock = relay_stream(server, family, request, self._key)
             except (RendezvousError, ProtocolError, OSError) as error:
-                reason = str(error)
-                self._loop.call_threadsafe(lambda: self._punch.relay_failed(rank, reason))
+                # A refusal stands; a peer that did not come may be busy, and come the next time.
+                reason, final = str(error), isinstance(error, RendezvousRefusedError)
+                self._loop.call_threadsafe(lambda: self._punch.relay_failed(rank, reason, final))
             else:
                 self._loop.call_threadsafe(lambda: self._punch.relayed(rank, sock))
 
@@ -327,13 +356,17 @@ class Membership:
 
     # --- the end -----------------------------------------------------------------------------
 
+    def _report(self, report: bytes) -> None:
+        if self._takes_reports:
+            self._send(FailureReport(report[:MAX_REPORT_BYTES]))
+
     def _disconnect(self) -> None:
         self._drop_control()
         self._punch.close()
 
-    def _deregister(self) -> None:
+    def _leave(self, goodbye: bool) -> None:
         if self._control is not None:
-            self._control.deregister()
+            self._control.finish(goodbye)
         self._disconnect()
 
 

@@ -30,12 +30,12 @@ class Notice:
     """Something that happened to the job; given to subscribers in the registration's thread."""
 
     kind: str
-    """``lost``, ``left``, ``joined``, ``complete``, ``linked``, ``no-path``, ``replaced``,
-    ``server-lost``, ``server-back`` or ``refused``."""
+    """``lost``, ``failed``, ``left``, ``joined``, ``complete``, ``linked``, ``no-path``,
+    ``replaced``, ``server-lost``, ``server-back`` or ``refused``."""
     rank: int = -1
     """The rank it is about; -1: none."""
     reason: str = ""
-    """One clause for people."""
+    """One clause for people; of ``failed``, the rank's report as it gave it."""
 
 
 class PeerTable:
@@ -47,6 +47,8 @@ class PeerTable:
         """Registered ranks that this one was told of."""
         self.lost: dict[int, str] = {}
         """Ranks that are gone without a goodbye, with the reason."""
+        self.failures: dict[int, str] = {}
+        """What ranks that gave up reported; the first report of each."""
         self.left: set[int] = set()
         self.unreachable: set[int] = set()
         """Ranks that left so long ago that no connection of theirs is still on its way."""
@@ -88,6 +90,12 @@ class PeerTable:
                 self.close_unless_handed_out(self.links.pop(departure.rank, None))
             self.changed.notify_all()
         self.notify(Notice("left" if left else "lost", departure.rank, reason))
+
+    def set_failure(self, rank: int, report: str) -> None:
+        """A rank gave up, and said why."""
+        with self.changed:
+            self.failures.setdefault(rank, report)
+        self.notify(Notice("failed", rank, report))
 
     def set_unreachable(self, rank: int) -> None:
         """A rank left so long ago that it will not be reached any more."""

@@ -26,11 +26,13 @@ from perseid.rendezvous.protocol.updates import (
     Departures,
     Deregister,
     Draining,
+    FailureReport,
     Heartbeat,
     MissingRanks,
     MissingRequest,
     NatReport,
     Peers,
+    RankFailure,
     ReachabilityRequest,
     ReachabilityResult,
     RelayInvite,
@@ -45,11 +47,12 @@ MAGIC = b"\x93PERSEID"
 
 _FROM_CLIENT: tuple[type[ControlFrame], ...] = (
     Register, RelayRequest, Probe, Proof, Subscribe, MissingRequest, Heartbeat, NatReport,
-    ReachabilityRequest, ConnectRequest, Deregister,
+    ReachabilityRequest, ConnectRequest, Deregister, FailureReport,
 )  # fmt: skip
 _FROM_SERVER: tuple[type[ControlFrame], ...] = (
     ObservedAddress, Challenge, Welcome, Refused, Peers, Departures, MissingRanks, Complete,
     Superseded, Heartbeat, ReachabilityResult, ConnectRequest, RelayInvite, RelayReady, Draining,
+    RankFailure,
 )  # fmt: skip
 
 

@@ -185,22 +185,25 @@ class Welcome:
     """A second port that answers ``Probe``; 0: none."""
     heartbeat: int = 0
     """Silence after which the rank counts as lost, as the server grants it."""
+    reports: bool = False
+    """Whether this server passes on `FailureReport`."""
 
     def pack(self) -> bytes:
         """The frame as it travels."""
-        fixed = _WELCOME.pack(self.relay, self.probe_port, self.heartbeat, self.mac)
+        flags = self.relay | self.reports << 1
+        fixed = _WELCOME.pack(flags, self.probe_port, self.heartbeat, self.mac)
         return pack_frame(self.KIND, fixed + pack_address(self.address))
 
     @classmethod
     def unpack(cls, body: bytes) -> Welcome:
         """Fixed part, then the address."""
         reader = BodyReader(body, "welcome")
-        relay, probe_port, heartbeat, mac = _WELCOME.unpack(
+        flags, probe_port, heartbeat, mac = _WELCOME.unpack(
             reader.take(_WELCOME.size, "fixed part")
         )
         address = reader.address("address")
         reader.end()
-        return cls(address, mac, bool(relay), probe_port, heartbeat)
+        return cls(address, mac, bool(flags & 1), probe_port, heartbeat, bool(flags & 2))
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,9 @@ from perseid.rendezvous.protocol.wire import (
     pack_ranges,
 )
 
+MAX_REPORT_BYTES = 2048
+"""Longest report of a failure."""
+
 # --- after the handshake --------------------------------------------------------------------
 
 _PEER = struct.Struct("!I8sBB")
@@ -298,3 +301,54 @@ class Draining(FixedLayoutFrame):
 
     KIND: ClassVar[int] = 0x23
     LABEL: ClassVar[str] = "drain notice"
+
+
+@dataclass(frozen=True, slots=True)
+class FailureReport:
+    """Why this rank gives up, for all others; empty: pass such reports on to me.
+
+    Sent only to a server whose ``Welcome`` says that it takes them.
+    """
+
+    KIND: ClassVar[int] = 0x24
+    report: bytes = b""
+    """At most `MAX_REPORT_BYTES`; what they mean is the ranks' business."""
+
+    def pack(self) -> bytes:
+        """The frame as it travels."""
+        return pack_frame(self.KIND, self.report)
+
+    @classmethod
+    def unpack(cls, body: bytes) -> FailureReport:
+        """Any bytes up to the limit."""
+        if len(body) > MAX_REPORT_BYTES:
+            raise ProtocolError(f"failure report: {len(body)} bytes, at most {MAX_REPORT_BYTES}")
+        return cls(body)
+
+
+_FAILURE = struct.Struct("!I8s")
+
+
+@dataclass(frozen=True, slots=True)
+class RankFailure:
+    """A rank gave up, and says why; only to members that asked with an empty `FailureReport`.
+
+    That is answered by all reports so far and then an empty one of the member itself.
+    """
+
+    KIND: ClassVar[int] = 0x25
+    rank: int
+    instance: bytes
+    report: bytes
+
+    def pack(self) -> bytes:
+        """The frame as it travels."""
+        return pack_frame(self.KIND, _FAILURE.pack(self.rank, self.instance) + self.report)
+
+    @classmethod
+    def unpack(cls, body: bytes) -> RankFailure:
+        """Rank and instance, then the report."""
+        if len(body) < _FAILURE.size:
+            raise ProtocolError(f"failure of a rank: {len(body)} bytes")
+        rank, instance = _FAILURE.unpack_from(body)
+        return cls(rank, instance, body[_FAILURE.size :])

@@ -25,6 +25,8 @@ SLOW_PEER_SECONDS = 10.0
 """More time where the peer is connected and only slow to greet."""
 ATTEMPT_SECONDS = 60.0
 """Time for all means together, from when the peer's address is known."""
+RELAY_RETRY_SECONDS = 0.5
+"""Between two tries of the relay: the peer may be too busy to come in the server's time."""
 REQUEST_SECONDS = 0.03
 """Without a connection after this, the server asks the peer to connect as well."""
 REQUEST_SLOW_SECONDS = 0.5
@@ -56,7 +58,10 @@ class HolePuncher:
     world
         Number of ranks that may connect at once.
     transport
-        ``auto``: direct, then relay; ``direct``: never the relay; ``relay``: nothing else.
+        ``auto``: direct, then relay; ``direct``: never the relay; ``relay``: nothing else,
+        whatever the other end would rather do.
+    patience
+        Seconds that a peer may be too busy to answer, if more than `ATTEMPT_SECONDS`.
     """
 
     def __init__(
@@ -67,9 +72,11 @@ class HolePuncher:
         hooks: Callbacks,
         world: int,
         transport: str = "auto",
+        patience: float = 0.0,
     ) -> None:
         self.loop, self.me, self._key, self._hooks = loop, me, key, hooks
         self._transport = transport
+        self._attempt_seconds = max(ATTEMPT_SECONDS, patience)
         self.can_relay = False
         self.self_peer: PeerRecord | None = None
         """This worker as the server sees it."""
@@ -181,7 +188,9 @@ class HolePuncher:
         if not attempt.started:
             attempt.started = True
             attempt.timers.append(later(DIRECT_SECONDS, lambda: self._direct_timeout(attempt)))
-            attempt.timers.append(later(ATTEMPT_SECONDS, lambda: self._attempt_timeout(attempt)))
+            attempt.timers.append(
+                later(self._attempt_seconds, lambda: self._attempt_timeout(attempt))
+            )
         if request_scheduled and not attempt.request_scheduled:
             attempt.request_scheduled = True
             attempt.timers.append(
@@ -223,7 +232,9 @@ class HolePuncher:
         if attempt.over or attempt.relaying:
             return
         # A peer on a busy machine is reached at once, by its kernel, and greets much later.
-        most = DIRECT_SECONDS + SLOW_PEER_SECONDS if self._may_relay() else ATTEMPT_SECONDS
+        most = self._attempt_seconds
+        if self._may_relay():
+            most = DIRECT_SECONDS + SLOW_PEER_SECONDS
         if attempt.connected() and time.monotonic() - attempt.began < most:
             attempt.timers.append(self.loop.call_later(1.0, lambda: self._direct_timeout(attempt)))
         else:
@@ -237,13 +248,13 @@ class HolePuncher:
             return
         if not self._may_relay():
             self._fail(attempt, "no direct connection came about, and there is no relay")
-        elif self.me.rank < attempt.rank:
+        elif self.me.rank < attempt.rank or self._transport == "relay":
             attempt.relaying = True
             self._hooks.relay(attempt.rank)
 
     def _attempt_timeout(self, attempt: ConnectionAttempt) -> None:
         if not attempt.over:
-            self._fail(attempt, f"not reached in {ATTEMPT_SECONDS:g} s")
+            self._fail(attempt, f"not reached in {self._attempt_seconds:g} s")
 
     def _fail(self, attempt: ConnectionAttempt, reason: str) -> None:
         self._drop_attempt(attempt)
@@ -268,13 +279,16 @@ class HolePuncher:
         handshake = Handshake(self.me, self._key, rank, peer.instance)
         attempt.connections.append(PeerConnection(self, sock, handshake, "relay"))
 
-    def relay_failed(self, rank: int, reason: str) -> None:
-        """No relay to this peer."""
+    def relay_failed(self, rank: int, reason: str, final: bool = False) -> None:
+        """No relay to this peer; unless that is final it is tried again."""
         attempt = self._attempts.get(rank)
         if attempt is None:
             return
         attempt.relaying = False
-        if self.me.rank < rank or self._transport == "relay":
+        if not final:
+            again = self.loop.call_later(RELAY_RETRY_SECONDS, lambda: self._fall_back(attempt))
+            attempt.timers.append(again)
+        elif self.me.rank < rank or self._transport == "relay":
             self._fail(attempt, f"no direct connection came about, and no relay: {reason}")
 
     # --- settling ----------------------------------------------------------------------------
@@ -293,6 +307,10 @@ class HolePuncher:
         handshake = connection.handshake
         rank = handshake.peer
         if rank is None or connection.sock.fileno() < 0:
+            return
+        if self._transport == "relay" and connection.transport == "direct":
+            connection.fail()
+            self.start(rank, request_scheduled=False)  # and meet the peer at the relay
             return
         peer = self.peers.get(rank)
         if peer is None:

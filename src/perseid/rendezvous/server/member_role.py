@@ -12,11 +12,13 @@ from perseid.rendezvous.protocol import (
     ControlFrame,
     DepartureReason,
     Deregister,
+    FailureReport,
     Heartbeat,
     MissingRanks,
     MissingRequest,
     NatFiltering,
     NatReport,
+    RankFailure,
     ReachabilityRequest,
     ReachabilityResult,
     RefusalCode,
@@ -105,7 +107,7 @@ class MemberRole(Role):
         self._connections.add(connection)
         member.deadline = context.clock.now() + member.heartbeat
         relay, silence = context.config.relay, pack_silence(member.heartbeat)
-        connection.write(Welcome(public, mac, relay, context.probe_port, silence).pack())
+        connection.write(Welcome(public, mac, relay, context.probe_port, silence, True).pack())
         self._schedule(member.job)
 
     def _supersede(self, old: Member, generation: int) -> None:
@@ -158,6 +160,8 @@ class MemberRole(Role):
             self._forward_connect_request(member, frame.ranks)
         elif isinstance(frame, ReachabilityRequest):
             self._check_reachability(connection, state)
+        elif isinstance(frame, FailureReport):
+            self._forward_failure(connection, member, frame.report)
         elif isinstance(frame, Deregister):
             self._departed(connection, DepartureReason.LEFT)
             connection.close()
@@ -171,6 +175,18 @@ class MemberRole(Role):
             other = member.job.members.get(rank)
             if other is not None and isinstance(other.handle, Connection):
                 other.handle.write(member.as_peers() + message)
+
+    @staticmethod
+    def _forward_failure(connection: Connection, member: Member, report: bytes) -> None:
+        if not report:
+            member.hears_failures = True
+            asked = RankFailure(member.rank, member.instance, b"").pack()
+            connection.write(b"".join(member.job.failures) + asked)
+            return
+        message = member.job.add_failure(member, report)
+        for other in member.job.members.values():
+            if other.hears_failures and isinstance(other.handle, Connection):
+                other.handle.write(message)
 
     def ended(self, connection: Connection) -> None:
         """The process died, or its network."""

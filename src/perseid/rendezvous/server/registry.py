@@ -22,12 +22,16 @@ from perseid.rendezvous.protocol import (
     Departures,
     NatBehavior,
     PeerRecord,
+    RankFailure,
     RefusalCode,
     Register,
     pack_peers,
 )
 from perseid.rendezvous.protocol.liveness import unpack_silence
 from perseid.rendezvous.protocol.wire import Address, to_ranges
+
+MAX_FAILURES = 8
+"""Reports of failures that a job passes on: the first of them ends it."""
 
 
 class RegistryRefusalError(Exception):
@@ -55,6 +59,7 @@ class Member:
         "_record",
         "deadline",
         "handle",
+        "hears_failures",
         "heartbeat",
         "instance",
         "interest",
@@ -79,6 +84,8 @@ class Member:
         """Seconds of silence after which it is lost; 0: never."""
         self.deadline = 0.0
         """When it will be lost; the server moves it on."""
+        self.hears_failures = False
+        """Whether it asked for the others' reports of failures."""
         self._record = b""
 
     @property
@@ -124,6 +131,15 @@ class Job:
     """Whether ``Complete`` was told since the last loss."""
     scheduled: bool = False
     """Whether the server will call ``flush``."""
+    failures: list[bytes] = field(default_factory=list)
+    """`RankFailure` frames of ranks that gave up."""
+
+    def add_failure(self, member: Member, report: bytes) -> bytes:
+        """Keep a rank's report; the frame for the others, empty once there are too many."""
+        if len(self.failures) >= MAX_FAILURES:
+            return b""
+        self.failures.append(RankFailure(member.rank, member.instance, report).pack())
+        return self.failures[-1]
 
     def missing(self) -> tuple[range, ...]:
         """Ranks that are not registered."""
@@ -244,6 +260,7 @@ class Registry:
         job.updated.clear()
         job.newcomers.clear()
         job.departed.clear()
+        job.failures.clear()
         job.world, job.generation, job.completed = hello.world, hello.generation, False
         return ended
 
