@@ -13,6 +13,7 @@ import pytest
 from onnx import numpy_helper
 from tiny import tiny_model, tiny_survey
 
+from perseid import __version__
 from perseid.cli import main
 from perseid.errors import BadModelError, RunIncompleteError
 from perseid.model.identity import ModelIdentity, identify
@@ -71,7 +72,7 @@ def test_the_identity_stands_in_the_manifest_and_in_each_record(begun, tmp_path:
 
 def test_the_default_model_is_stored_resolved():
     model = identify("default")
-    assert (model.kind, model.uri, model.version) == ("default", "default", "0.1.0")
+    assert (model.kind, model.uri, model.version) == ("default", "default", __version__)
     assert identify("default", "int8").int8_digest == identify("default.int8").digest
 
 
