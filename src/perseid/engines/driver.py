@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from perseid.engines.base import Engine, MapResult
 from perseid.engines.owner import Owner, refuse_if_owned
-from perseid.errors import BadModelError, NotFoundError, RunIncompleteError, RunInterruptedError
+from perseid.errors import NotFoundError, RunIncompleteError, RunInterruptedError
 from perseid.measure.cost import cost
 from perseid.measure.sources.stored import read_stored
-from perseid.model.identity import identify
 from perseid.pipeline import layout
 from perseid.pipeline.collect import read_records
 from perseid.pipeline.events import Report, StageEvent
@@ -21,11 +20,10 @@ from perseid.pipeline.initialize import initialize
 from perseid.pipeline.items import WorkItem
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.request import RunRequest
+from perseid.pipeline.resumption import has_catalogue, with_current_model
 from perseid.pipeline.summarize import summarize
 from perseid.storage import Storage
 
-PARQUET_END = b"PAR1"
-"""Last bytes of every whole Parquet file."""
 NOTHING_TO_DO = "the run is complete: nothing to do"
 
 
@@ -115,35 +113,11 @@ def resume(
         report(StageEvent("resume", NOTHING_TO_DO))
         return done
     ranks = missing_ranks(store, manifest)
-    items = items_of(manifest, ranks, allow_model_change=allow_model_change)
+    if ranks:
+        manifest = with_current_model(manifest, allow_model_change=allow_model_change)
     store.delete([layout.MERGED])  # what was merged is not what there will be
     report(StageEvent("resume", f"{len(ranks)} of {manifest.world_size} ranks are missing"))
-    return _go_on(manifest, items, engine, report)
-
-
-def items_of(
-    manifest: Manifest, ranks: Sequence[int], *, allow_model_change: bool = False
-) -> list[WorkItem]:
-    """What the workers of these ranks are told when a run goes on, with the model as it is now.
-
-    Raises
-    ------
-    BadModelError
-        It is not the one that the run began with, or is gone.
-    """
-    items = [manifest.item(rank) for rank in ranks]
-    if not items or manifest.script is not None:
-        return items
-    now = identify(items[0].model_url, items[0].precision)
-    difference = manifest.model.difference(now) if manifest.model else ""
-    if difference and not allow_model_change:
-        where = Storage(manifest.results_url).where()
-        raise BadModelError(
-            f"the model {now.uri} is not the one that the run at {where} began with "
-            f"({difference}): put that one back, or go on with this one by "
-            "--allow-model-change, which marks the run as mixed"
-        )
-    return [replace(item, model=now, model_change=bool(difference)) for item in items]
+    return _go_on(manifest, [manifest.item(rank) for rank in ranks], engine, report)
 
 
 def finished(store: Storage, manifest: Manifest) -> RunResult | None:
@@ -151,7 +125,9 @@ def finished(store: Storage, manifest: Manifest) -> RunResult | None:
     last = _last_summary(store)
     if last.get("status") != "complete" or last.get("run_id") != manifest.run_id:
         return None
-    if missing_ranks(store, manifest) or not has_catalogue(store, manifest):
+    if missing_ranks(store, manifest):
+        return None
+    if not has_catalogue(store, manifest, last.get("catalogue_bytes")):
         return None
     return RunResult(manifest, MapResult(), last, None)
 
@@ -166,19 +142,6 @@ def missing_ranks(store: Storage, manifest: Manifest) -> list[int]:
     partly = {rank for rank, record in records.items() if record.get("failed_partitions")}
     broken = {int(entry["rank"]) for entry in _last_summary(store)["ranks"]["missing"]}
     return sorted({*missing, *partly, *broken})
-
-
-def has_catalogue(store: Storage, manifest: Manifest) -> bool:
-    """Whether the run's catalogue is there and whole, as far as its size and its end tell."""
-    if manifest.script is not None:
-        return True
-    try:
-        size = store.size(layout.CATALOGUE)
-        end = store.get_range(layout.CATALOGUE, max(0, size - len(PARQUET_END)), len(PARQUET_END))
-    except NotFoundError:
-        return False
-    written = _last_summary(store).get("catalogue_bytes")
-    return end == PARQUET_END and written in (None, size)
 
 
 def _last_summary(store: Storage) -> dict[str, Any]:

@@ -45,6 +45,8 @@ class Manifest:
     """One sentence each."""
     model: ModelIdentity | None = None
     """The model that the run began with; None in script mode, and in runs of earlier versions."""
+    resumed_with: ModelIdentity | None = None
+    """Of a run that goes on: the model as it is now. Not written."""
     order: str = field(default=ORDER)
     """How `partitions` is sorted."""
 
@@ -71,7 +73,10 @@ class Manifest:
             data_url=self.data_url,
             partitions=self.of_rank(rank),
             first=sum(self.assignment[:rank]),
-            model=self.model,
+            model=self.resumed_with or self.model,
+            model_change=bool(
+                self.model and self.resumed_with and self.model.difference(self.resumed_with)
+            ),
             **{**self.settings, "options": options},
         )
 
@@ -93,6 +98,7 @@ class Manifest:
         """Plain JSON values."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
         plain["model"] = self.model.to_json() if self.model else None
+        del plain["resumed_with"]
         return plain | {"partitions": [dict(p.__dict__) for p in self.partitions]}
 
     @classmethod

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from perseid.aws.handlers import log
-from perseid.engines.driver import items_of, missing_ranks
+from perseid.engines.driver import missing_ranks
 from perseid.errors import (
     AlreadyExistsError,
     BadInputError,
@@ -26,6 +26,7 @@ from perseid.pipeline.items import WorkItem
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.records import STORE
 from perseid.pipeline.request import RunRequest
+from perseid.pipeline.resumption import with_current_model
 from perseid.storage import Location, Storage
 
 CONTROL = ("replace", "resume", "allow_model_change")
@@ -108,8 +109,9 @@ def _resume(
     key = layout.items_of(execution)
     before = _attempts(manifest.settings["options"]) * _executions(storage, key)
     ranks = missing_ranks(storage, manifest)
-    items = items_of(manifest, ranks, allow_model_change=allow_model_change)
-    items = [_again(item, before) for item in items]
+    if ranks:
+        manifest = with_current_model(manifest, allow_model_change=allow_model_change)
+    items = [_again(manifest.item(rank), before) for rank in ranks]
     storage.delete([layout.MERGED])  # what was merged is not what there will be
     storage.put(key, json.dumps([item.to_json() for item in items], indent=1).encode())
     return _state(manifest, items, key, execution)
