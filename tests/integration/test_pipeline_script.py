@@ -127,9 +127,13 @@ def test_a_script_of_the_existing_kind(s3, name: str, capfd: pytest.CaptureFixtu
     summary = summarize(results)
     assert (summary["status"], summary["rows"]["received"]) == ("complete", 20)
     combined = json.loads(results.get(layout.COMBINED))
-    assert [record["data_path"] for record in combined] == ["25MB/1.pt", "25MB/2.pt", None]
+    assert [record["data_path"] for record in combined] == ["25MB/1.pt", "25MB/2.pt"]
+    assert not results.exists(layout.record(2))  # a surplus rank leaves none, as it always was
+    assert summary["ranks"]["received"] == 3
+    assert summary["workers"]["stage_seconds"]["inference"]["p50"] > 0.1
+    assert not [said for said in summary["warnings"] if "float32" in said]
     assert combined[0]["total_cpu_memory (MB)"] == 12.5  # the script's own word
-    assert [record["num_batches"] for record in combined[:2]] == [3, 3]
+    assert [record["num_batches"] for record in combined] == [3, 3]
     assert all(record["run_id"] == begun.manifest.run_id for record in combined)
     assert records[0].rows == 10
     assert records[0].stages["inference"] > 0.1

@@ -99,7 +99,9 @@ def _records(
     calls: Calls, store: Storage, manifest: Manifest, last: Execution
 ) -> dict[int, dict[str, Any]]:
     """Of all ranks that left one: in one object where the run was published, else each its own."""
-    if last.status == "SUCCEEDED" or current_name(last.error or "") == "RunIncompleteError":
+    published = last.status == "SUCCEEDED"
+    published |= current_name(last.error or "") == "RunIncompleteError"
+    if published and manifest.script is None:  # a script may have changed what is said of it there
         calls.add("s3.GetObject")
         records = json.loads(store.get(layout.COMBINED))
         return {int(record["rank"]): record for record in records}

@@ -16,6 +16,7 @@ from perseid.errors import NotFoundError, StorageError
 from perseid.measure.cost import MB_PER_GB
 from perseid.measure.prices import Prices
 from perseid.measure.sources.history import moment
+from perseid.pipeline.recordcheck import wrong_key
 from perseid.storage import Storage
 
 READERS = 32
@@ -135,10 +136,10 @@ class Watcher:
     def _record(self, name: str) -> Mapping[str, Any] | None:
         try:
             value = json.loads(self._store.get(name))
-        except (NotFoundError, StorageError, ValueError):
+        except (NotFoundError, StorageError, ValueError, RecursionError):
             return None
         ours = isinstance(value, Mapping) and value.get("run_id") == self._run_id
-        return value if ours else None
+        return value if ours and wrong_key(value) is None else None
 
     def _usd(self, began: float) -> float:
         """Workers of this execution; those of a former one are paid for already."""
@@ -147,7 +148,7 @@ class Watcher:
         gb = self._place.memory_mb / MB_PER_GB
         each = prices.lambda_request.usd + prices.state_transition.usd
         seconds = [
-            float(record["stages"]["total"])
+            float(record["stages"].get("total", 0.0))
             for record in self._records.values()
             if "stages" in record and _start(record) >= began
         ]

@@ -84,8 +84,9 @@ def _stored(args: argparse.Namespace) -> int:
         )
     store = Storage(args.run)
     manifest = Manifest.load(store)
-    names = set(store.names())
-    done = sum(layout.record(rank) in names for rank in range(manifest.world_size))
+    names, script = {info.key for info in store.list()}, manifest.script is not None
+    keys = (layout.done_record(rank, script=script) for rank in range(manifest.world_size))
+    done = sum(key in names for key in keys)
     state = {"run_id": manifest.run_id, "status": "not ended", "ranks": manifest.world_size,
              "records": done, "results": store.where()}  # fmt: skip
     if layout.SUMMARY in names:

@@ -179,8 +179,9 @@ def _attempt(item: WorkItem, attempt: int, work: Work, channel: Channel) -> dict
 def _check_record(item: WorkItem) -> None:
     """A worker that calls itself done must have left a record of this run."""
     store = Storage(item.results_url)
-    if not store.exists(layout.record(item.rank)):
-        raise _NoResult(f"it ended without an error but left no {layout.record(item.rank)}")
+    key = layout.done_record(item.rank, script="script" in item.options)
+    if not store.exists(key):
+        raise _NoResult(f"it ended without an error but left no {key}")
 
 
 class _NoResult(Exception):

@@ -13,6 +13,7 @@ from perseid.model.identity import ModelIdentity
 from perseid.pipeline import columns, layout
 from perseid.pipeline.columns import PartitionResult, Stamp
 from perseid.pipeline.manifest import Manifest
+from perseid.pipeline.recordcheck import parse_result, wrong_key
 from perseid.science import Moments
 from perseid.storage import Storage
 
@@ -53,6 +54,29 @@ def read_records(storage: Storage, manifest: Manifest) -> tuple[dict[int, Json],
     return {rank: r for rank, r in records.items() if rank not in others}, missing | others
 
 
+def read_results(
+    storage: Storage, records: dict[int, Json]
+) -> tuple[dict[int, Json], dict[int, str]]:
+    """What scripts left, ours beside it, by rank; a sentence for each rank whose result is gone.
+
+    A rank without data that left nothing has none.
+    """
+
+    def read(rank: int) -> Json | str | None:
+        key = layout.record(rank)
+        try:
+            return {**records[rank], **parse_result(storage.get(key), key)}
+        except NotFoundError:
+            return "it left no record" if records[rank]["partitions"] else None
+        except RunError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(READERS) as pool:
+        found = dict(zip(records, pool.map(read, records), strict=True))
+    results = {rank: value for rank, value in found.items() if isinstance(value, dict)}
+    return results, {rank: value for rank, value in found.items() if isinstance(value, str)}
+
+
 def read_merged(storage: Storage, manifest: Manifest) -> tuple[dict[int, Json], Json] | None:
     """Records by rank, and what rank 0 of a communicator says of its merge.
 
@@ -73,7 +97,15 @@ def read_merged(storage: Storage, manifest: Manifest) -> tuple[dict[int, Json], 
             return None
         if not whole or (rows, size) != (merged["found"]["rows"], merged["catalogue_bytes"]):
             return None
-    except (NotFoundError, RunError, ValueError, KeyError, TypeError, AttributeError):
+    except (
+        NotFoundError,
+        RunError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ):
         return None
     return records, merged
 
@@ -150,11 +182,11 @@ def ahead(call: Callable[[T], R], over: Iterable[T], window: int) -> Iterator[R]
 
 def _record(storage: Storage, manifest: Manifest, rank: int) -> Json:
     """A rank's record, or `RunError` saying why it does not count."""
-    key = layout.record(rank)
+    key = layout.done_record(rank, script=manifest.script is not None)
     record = _json(storage, key)
-    if manifest.script is not None:  # the script owns the record; ours lies beside it
-        record = {**_json(storage, layout.script_record(rank)), **record}
     _check(record, manifest, rank, key)
+    if manifest.script is not None and manifest.assignment[rank]:
+        storage.size(layout.record(rank))  # the script's own result must be there, too
     return record
 
 
@@ -162,6 +194,9 @@ def _check(record: Json, manifest: Manifest, rank: int, key: str) -> None:
     """Whether a record counts; raises `RunError` saying why it does not."""
     if record.get("run_id") != manifest.run_id:
         raise RunError(f"{key} is of another run ({record.get('run_id', 'no run id')})")
+    wrong = wrong_key(record)
+    if wrong is not None or record.get("rank") != rank:
+        raise RunError(f"{key} is not a record of rank {rank}: {wrong or 'rank'!r} is wrong in it")
     if manifest.script is None:
         read = [p["key"] for p in record.get("partitions", ())]
         failed = [p["key"] for p in record.get("failed_partitions", ())]
@@ -214,7 +249,7 @@ def _check_settings(record: Json, manifest: Manifest, key: str) -> None:
 def _json(storage: Storage, key: str) -> Json:
     try:
         value = json.loads(storage.get(key))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{key} is not JSON") from error
     if not isinstance(value, dict):
         raise RunError(f"{key} is not a JSON object")

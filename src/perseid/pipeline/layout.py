@@ -50,6 +50,11 @@ def script_record(rank: int) -> str:
     return f"ranks/{rank}/script.json"
 
 
+def done_record(rank: int, *, script: bool) -> str:
+    """The record of ours that a rank leaves when it is done, whatever a script has left."""
+    return script_record(rank) if script else record(rank)
+
+
 def predictions(rank: int) -> str:
     """A rank's predictions (Parquet), rows in the order of its partitions."""
     return f"ranks/{rank}/predictions.parquet"

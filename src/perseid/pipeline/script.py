@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import subprocess
@@ -12,6 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from perseid.lifetime import bound_to_parent
 from perseid.pipeline import layout
 from perseid.pipeline.items import WorkItem, data_path
 from perseid.pipeline.privatepath import entering
+from perseid.pipeline.recordcheck import amount, parse_result
 from perseid.pipeline.records import RankRecord
 from perseid.pipeline.scriptfolder import ScriptFolder, script_folder, script_key
 from perseid.pipeline.timeline import Timeline, peak_memory_mb
@@ -51,7 +54,7 @@ def work(
     Returns
     -------
     What we measured; as written to ``ranks/<rank>/script.json``, and into ``<rank>.json`` beside
-    the script's own keys.
+    the script's own keys, where the script has left one.
 
     Raises
     ------
@@ -65,7 +68,8 @@ def work(
     prefix = environment["S3_OBJECT_NAME"]
     inner = script_key(prefix, environment["SCRIPT"])
     bucket = Storage(item.options["bucket_url"])
-    storage.delete([layout.record(item.rank)])  # of a former attempt: it must not pass for this one
+    for key in (layout.script_record(item.rank), layout.record(item.rank)):
+        storage.delete([key])  # of a former attempt: it must not pass for this one
     with ExitStack() as stack:
         with clock.stage("fetch"):
             folder = stack.enter_context(script_folder(bucket, prefix))
@@ -76,11 +80,31 @@ def work(
             )
         with clock.stage("inference"):
             _run(item, folder, inner, environment)
+    return leave_records(item, storage, Measured(clock, attempt, cold, init_seconds))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What we saw of a script from outside."""
+
+    clock: Timeline
+    attempt: int
+    cold: bool
+    init_seconds: float
+
+
+def leave_records(item: WorkItem, storage: Storage, measured: Measured) -> RankRecord:
+    """Write our record of a rank, and complete the script's own; a surplus rank has only ours.
+
+    Ours, which says that the rank is done, goes last. Nothing that the script wrote under one of
+    our keys is taken for ours, and what it wrote stays as it is in ``<rank>.json``.
+    """
     theirs = _result(item, storage)
-    ours = _record(item, theirs, clock, attempt, cold, init_seconds)
+    ours = _record(item, theirs or {}, measured)
     mine = ours.to_json()
+    if theirs is not None:
+        storage.put(layout.record(item.rank), _dump({**mine, **theirs}))
     storage.put(layout.script_record(item.rank), _dump(mine))
-    storage.put(layout.record(item.rank), _dump({**mine, **theirs}))
     return ours
 
 
@@ -170,75 +194,64 @@ def _pass_on(process: subprocess.Popen[bytes], tail: deque[str]) -> None:
                 tail.append(text.strip())
 
 
-def _result(item: WorkItem, storage: Storage) -> dict[str, Any]:
-    """What the script wrote; nothing is expected of a rank without data."""
+def _result(item: WorkItem, storage: Storage) -> dict[str, Any] | None:
+    """What the script wrote; None where it did not, as it may for a rank without data."""
     key = layout.record(item.rank)
     try:
-        value = json.loads(storage.get(key))
+        return parse_result(storage.get(key), storage.where(key))
     except NotFoundError as error:
         if not item.partitions:
-            return {}
+            return None
         raise WorkerFailedError(
             f"rank {item.rank}: the script ended without an error but left no "
             f"{storage.where(key)}: it must write its result there"
         ) from error
-    except ValueError as error:
-        raise WorkerFailedError(
-            f"rank {item.rank}: {storage.where(key)}, which the script wrote, is not JSON"
-        ) from error
-    if not isinstance(value, dict):
-        raise WorkerFailedError(
-            f"rank {item.rank}: {storage.where(key)}, which the script wrote, is not a JSON object"
-        )
-    return value
+    except RunError as error:
+        raise WorkerFailedError(f"rank {item.rank}: {error}") from error
 
 
-def _record(
-    item: WorkItem,
-    theirs: Mapping[str, Any],
-    clock: Timeline,
-    attempt: int,
-    cold: bool,
-    init_seconds: float,
-) -> RankRecord:
-    seconds = _number(theirs, "total_cpu_time (seconds)")
+def _record(item: WorkItem, theirs: Mapping[str, Any], measured: Measured) -> RankRecord:
+    clock, init = measured.clock, measured.init_seconds
+    seconds = amount(theirs.get("total_cpu_time (seconds)")) or 0.0
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     stages = dict.fromkeys(("rendezvous", "decode", "collectives", "publish"), 0.0)
-    stages |= {"init": init_seconds, "fetch": clock.seconds("fetch")}
-    stages |= {"inference": clock.seconds("inference"), "total": init_seconds + clock.elapsed()}
+    stages |= {"init": init, "fetch": clock.seconds("fetch")}
+    stages |= {"inference": clock.seconds("inference"), "total": init + clock.elapsed()}
     return RankRecord(
         run_id=item.run_id,
         rank=item.rank,
         world_size=item.world_size,
-        attempt=attempt,
-        rows=round(_number(theirs, "sample_persec") * seconds),  # rows / model time, by definition
+        attempt=measured.attempt,
+        rows=_times(theirs, "sample_persec", seconds),  # rows / model time, by definition
         rows_flagged=0,
         partitions=tuple({"key": p.key, "rows": None, "bytes": p.size} for p in item.partitions),
         failed_partitions=(),
         result_path=str(item.options.get("result_path", item.results_url)),
         data_path=data_path(item.partitions),
-        batch_size=item.batch_size,
+        batch_size=round(amount(theirs.get("batch_size")) or 0) or item.batch_size,
         micro_batch=0,
-        num_batches=int(_number(theirs, "num_batches")),
-        device=str(theirs.get("device", "unknown")),
+        num_batches=round(amount(theirs.get("num_batches")) or 0),
+        device=_text(theirs.get("device")),
         precision="script",
         transport="none",
         stages=stages,
         timeline=clock.joined(),
         model_seconds=seconds,
-        allocated_mb=_number(theirs, "total_cpu_memory (MB)"),
+        allocated_mb=amount(theirs.get("total_cpu_memory (MB)")) or 0.0,
         peak_memory_mb=max(children, peak_memory_mb()),
-        cold_start=cold,
-        pixel_bits=round(_number(theirs, "throughput_bps") * seconds),
+        cold_start=measured.cold,
+        pixel_bits=_times(theirs, "throughput_bps", seconds),
     )
 
 
-def _number(record: Mapping[str, Any], key: str) -> float:
-    """A number that the script wrote; 0 where it did not."""
-    try:
-        return float(record[key])
-    except (KeyError, TypeError, ValueError):
-        return 0.0
+def _times(record: Mapping[str, Any], rate: str, seconds: float) -> int:
+    """A rate that the script wrote times its seconds; 0 where there is no such number."""
+    product = (amount(record.get(rate)) or 0.0) * seconds
+    return round(product) if math.isfinite(product) else 0
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else "unknown"
 
 
 def _dump(value: object) -> bytes:

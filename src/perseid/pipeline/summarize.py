@@ -127,7 +127,12 @@ def _of_store(storage: Storage, manifest: Manifest, failures: Mapping[int, str])
         publish_catalogue(storage, survey, manifest.run_id, "summarize")
         settings, used = manifest.settings, STORE
         found = findings(survey, groups, settings["anomaly"], int(settings["top"]))
-    storage.put(layout.COMBINED, dump([records[rank] for rank in sorted(records)]))
+    combined = records
+    if manifest.script is not None:
+        combined, gone = collect.read_results(storage, records)
+        missing |= gone
+        records = {rank: record for rank, record in records.items() if rank not in gone}
+    storage.put(layout.COMBINED, dump([combined[rank] for rank in sorted(combined)]))
     return Merged(records, missing, found, used)
 
 
@@ -188,7 +193,7 @@ def _remarks(manifest: Manifest, merged: Merged, transport: Json) -> list[str]:
         )
     wanted = manifest.settings["precision"]
     other = sum(r.get("precision", wanted) != wanted for r in records.values())
-    if other:
+    if other and manifest.script is None:
         said.append(f"{other} ranks did not work in {wanted}: see `precision` in their records")
     computed = {rank: r["environment"] for rank, r in records.items() if r.get("environment")}
     return [*said, *differences(computed)]

@@ -131,12 +131,11 @@ def throughput(records: Mapping[int, Json], timing: Mapping[str, float]) -> dict
 
 
 def workers(records: Mapping[int, Json]) -> dict[str, Any]:
-    """Distribution over the ranks of the seconds of each stage, peak memory, cold starts."""
-    stages = {
-        stage: spread([float(r["stages"][stage]) for r in records.values() if "stages" in r])
-        for stage in STAGES
-    }
-    memory = [float(r["peak_memory_mb"]) for r in records.values() if "peak_memory_mb" in r]
+    """Distribution over the ranks with data of the seconds of each stage and of peak memory."""
+    working = [record for record in records.values() if record.get("partitions", True)]
+    times = [record["stages"] for record in working if "stages" in record]
+    stages = {stage: spread([float(t[stage]) for t in times if stage in t]) for stage in STAGES}
+    memory = [float(record["peak_memory_mb"]) for record in working if "peak_memory_mb" in record]
     return {
         "stage_seconds": stages,
         "peak_memory_mb": spread(memory),

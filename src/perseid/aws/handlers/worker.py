@@ -67,10 +67,10 @@ def _work(item: WorkItem, attempt: int) -> int:
         seconds = time.monotonic() - began
     storage = Storage(item.results_url)
     record = work(item, storage, runtime=runtime, attempt=attempt, cold=cold, init_seconds=seconds)
-    if not storage.exists(layout.record(item.rank)):  # a worker that says done must have left it
+    key = layout.done_record(item.rank, script="script" in item.options)
+    if not storage.exists(key):  # a worker that says done must have left it
         raise StorageError(
-            f"rank {item.rank} ended without an error but left no "
-            f"{storage.where(layout.record(item.rank))}"
+            f"rank {item.rank} ended without an error but left no {storage.where(key)}"
         )
     return record.rows
 

@@ -1,0 +1,94 @@
+"""Whether a record can be counted on: the store holds what anybody with its keys has written."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from perseid.errors import RunError
+
+MAX_DEPTH = 64
+"""Objects and lists inside each other in a script's result: more is no measurement."""
+
+
+def wrong_key(record: Mapping[str, Any]) -> str | None:
+    """The first key of ours whose value is not of its type; a key that is not there is right."""
+    return next((k for k, fits in _FITS.items() if k in record and not fits(record[k])), None)
+
+
+def parse_result(text: bytes, where: str) -> dict[str, Any]:
+    """What a script wrote as its result: any JSON object; raises `RunError` where it is none."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{where}, which the script wrote, is not JSON") from error
+    if not isinstance(value, dict):
+        raise RunError(f"{where}, which the script wrote, is not a JSON object")
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        inner = [entry.values() if isinstance(entry, dict) else entry for entry in level]
+        level = [e for entries in inner for e in entries if isinstance(e, (dict, list))]
+        if not level:
+            return value
+    raise RunError(f"{where}, which the script wrote, is nested more than {MAX_DEPTH} levels deep")
+
+
+def amount(value: object) -> float | None:
+    """A finite number of at least 0; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) and number >= 0 else None
+
+
+def _amount(value: object) -> bool:
+    return amount(value) is not None
+
+
+def _count(value: object) -> bool:
+    return isinstance(value, int) and amount(value) is not None
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _amounts(value: object) -> bool:
+    return isinstance(value, dict) and all(_amount(seconds) for seconds in value.values())
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(way, str) for way in value.values())
+
+
+def _spans(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(span, list) and len(span) == 3 and _text(span[0]) and all(map(_amount, span[1:]))
+        for span in value
+    )
+
+
+def _parts(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(part, dict) and _text(part.get("key")) and _text(part.get("error", ""))
+        for part in value
+    )
+
+
+_FITS: dict[str, Callable[[object], bool]] = {
+    **dict.fromkeys(
+        ("rank", "world_size", "attempt", "rows", "rows_flagged", "pixel_bits"), _count
+    ),
+    **dict.fromkeys(("throughput_bps", "peak_memory_mb"), _amount),
+    **dict.fromkeys(("run_id", "transport", "transport_note", "precision"), _text),
+    **dict.fromkeys(("partitions", "failed_partitions"), _parts),
+    "stages": _amounts,
+    "timeline": _spans,
+    "routes": _texts,
+    "environment": lambda value: isinstance(value, dict),
+}
