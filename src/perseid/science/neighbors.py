@@ -1,0 +1,99 @@
+"""Objects most similar to one: exact nearest neighbors among feature vectors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from perseid.errors import BadInputError
+
+BLOCK = 16384
+"""Rows compared at once: bounds the memory beside the features."""
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbors:
+    """What `nearest` found, nearest first; ties by row."""
+
+    rows: NDArray[np.int64]
+    """(n,): rows of the features."""
+    distance: NDArray[np.float64]
+    """(n,): Euclidean distance, in the unit of the features."""
+
+
+def nearest(features: NDArray[np.floating], query: ArrayLike, n: int) -> Neighbors:
+    """The n rows nearest to a query, exactly: no index, every row is compared.
+
+    A first pass in the features' own precision leaves the rows that can be among the n whatever was
+    rounded; their distances are then computed in float64 and decide.
+
+    Parameters
+    ----------
+    features
+        (rows, d), float32 or float64; rows with a value that is not finite are never near.
+    query
+        (d,).
+    n
+        How many, at most the rows that are finite.
+
+    Raises
+    ------
+    BadInputError
+        The widths differ, the query is not finite, or n is below 1.
+
+    Examples
+    --------
+    >>> nearest(np.array([[0.0], [3.0], [1.0]]), [0.9], 2).rows.tolist()
+    [2, 0]
+    """
+    center = np.asarray(query, np.float64)
+    if features.ndim != 2 or center.shape != features.shape[1:]:
+        raise BadInputError(f"a query {center.shape} does not fit features {features.shape}")
+    if n < 1:
+        raise BadInputError(f"n must be at least 1, not {n}")
+    if not np.isfinite(center).all():
+        raise BadInputError("the query has features that are not finite: choose another object")
+    near = center.astype(features.dtype)
+    rough = _squares(features, near)
+    finite = np.flatnonzero(np.isfinite(rough))
+    if len(finite) < min(n, len(features)):  # squares overflow, or rows are not finite
+        rough, near = _squares(features.astype(np.float64), center), center
+        finite = np.flatnonzero(np.isfinite(rough))
+    wanted = min(n, len(finite))
+    if not wanted:
+        return Neighbors(np.empty(0, np.int64), np.empty(0))
+    moved = float(np.sqrt(np.sum((center - near) ** 2)))
+    kept = finite[_candidates(rough[finite], wanted, features.shape[1], moved)]
+    exact = np.asarray(features[kept], np.float64) - center
+    distance = np.sqrt(np.sum(exact * exact, axis=1))
+    order = np.lexsort((kept, distance))[:wanted]
+    return Neighbors(kept[order], distance[order])
+
+
+def _squares(features: NDArray[np.floating], center: NDArray[np.floating]) -> NDArray[np.floating]:
+    """(rows,): squared distances in the features' own precision, a block at a time."""
+    out = np.empty(len(features), features.dtype)
+    difference = np.empty((min(BLOCK, len(features)), features.shape[1]), features.dtype)
+    for start in range(0, len(features), BLOCK):
+        rows = features[start : start + BLOCK]
+        part = difference[: len(rows)]
+        np.subtract(rows, center, out=part)
+        np.einsum("nd,nd->n", part, part, out=out[start : start + BLOCK], optimize=False)
+    return out
+
+
+def _candidates(
+    rough: NDArray[np.floating], wanted: int, width: int, moved: float
+) -> NDArray[np.int64]:
+    """Rows that can be among the nearest, given the rounding of their squared distances.
+
+    A sum of d products has a relative error below (d + 2) u (Higham 2002, section 3.1), the
+    differences themselves one of u each; a multiple of that, on both sides of the limit, is safe.
+    The query itself may have been `moved` when it was rounded to the features' precision.
+    """
+    distance = np.sqrt(rough)
+    slack = 8.0 * (width + 4) * float(np.finfo(rough.dtype).eps)
+    limit = float(np.partition(distance, wanted - 1)[wanted - 1]) * (1.0 + slack) + 2.0 * moved
+    return np.flatnonzero(distance <= limit * (1.0 + slack))
