@@ -49,8 +49,9 @@ def read_text(path: str | Path, what: str = "the file") -> str:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise BadInputError(f"{what} {path} cannot be read: {error.strerror}") from error
-    return decode(data, f"{what} {path}" if what else str(path))
+        where = f"{what} {path}".strip()
+        raise BadInputError(f"{where} cannot be read: {error.strerror}") from error
+    return decode(data, f"{what} {path}".strip())
 
 
 def decode(data: bytes, where: str) -> str:
@@ -79,6 +80,26 @@ def parse_json(text: str, where: str) -> object:
         ) from None
     except ValueError as error:
         raise BadInputError(f"{where} is not JSON: {error}") from error
+    return value
+
+
+def read_object(path: str | Path, what: str) -> dict[str, object]:
+    """The keys and values of a file with one JSON object.
+
+    Parameters
+    ----------
+    what
+        What the file is to the user, e.g. ``"the request"``.
+
+    Raises
+    ------
+    BadInputError
+        The file cannot be read, or holds no JSON object.
+    """
+    where = f"{what} {path}"
+    value = parse_json(read_text(path, what), where)
+    if not isinstance(value, dict):
+        raise BadInputError(f"{where} must be a JSON object, not a {type(value).__name__}")
     return value
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from perseid.comm.model import WAYS, Rates, Way
 from perseid.errors import BadInputError
+from perseid.textfile import read_object
 
 MILLISECOND = 1e-3
 MEGABYTE = 1e6
@@ -44,12 +44,7 @@ def load(path: str | Path, faas_memory: int) -> FmiConfig:
     BadInputError
         It cannot be read, or enables neither Direct nor S3.
     """
-    try:
-        document = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise BadInputError(f"the FMI configuration {path} cannot be read: {error}") from error
-    if not isinstance(document, dict):
-        raise BadInputError(f"the FMI configuration {path} must be a JSON object")
+    document = read_object(path, "the FMI configuration")
     backends, model = _part(document, "backends"), _part(document, "model")
     direct, s3 = _backend(backends, "Direct"), _backend(backends, "S3")
     if not direct and not s3:

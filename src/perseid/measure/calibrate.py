@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -16,6 +15,7 @@ from perseid.errors import BadInputError
 from perseid.measure.fields import Fields
 from perseid.measure.folder import RankMeasures
 from perseid.measure.runs import MeasuredRun
+from perseid.textfile import read_object
 
 MB_A_VCPU = 1769.0
 """Lambda gives one vCPU with this memory (AWS Lambda developer guide, "Configure memory")."""
@@ -92,16 +92,10 @@ class Calibration:
     @classmethod
     def load(cls, path: str | Path) -> Calibration:
         """From a file that ``perseid calibrate --out`` wrote; raises `BadInputError`."""
+        plain: dict[str, Any] = dict(read_object(path, "the calibration"))
+        known = {field.name for field in fields(cls)}
         try:
-            plain = json.loads(Path(path).read_text(encoding="utf-8"))
-            known = {field.name for field in fields(cls)}
             return cls(**{key: value for key, value in plain.items() if key in known})
-        except BadInputError:
-            raise
-        except OSError as error:
-            raise BadInputError(
-                f"the calibration {path} cannot be read: {error.strerror}"
-            ) from error
         except (ValueError, TypeError, AttributeError) as error:
             raise BadInputError(f"the calibration {path} cannot be read: {error}") from error
 

@@ -6,13 +6,14 @@ region, date or contract: a JSON file (`load_prices`), e.g. ``{"lambda_gb_second
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from perseid.errors import BadInputError
+from perseid.measure.fields import as_number
+from perseid.textfile import read_object
 
 REGION = "us-east-1"
 DATE = "2026-11-22"
@@ -110,14 +111,7 @@ def load_prices(path: str | Path) -> Prices:
     BadInputError
         The file is missing or no JSON object, or a key or a value is not a price.
     """
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInputError(f"the prices {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise BadInputError(f"the prices {path} cannot be read: {error}") from error
-    if not isinstance(values, Mapping):
-        raise BadInputError(f"the prices {path} must be a JSON object of names and prices")
+    values = read_object(path, "the prices")
     prices, known = Prices(), dict(Prices())
     for name, value in values.items():
         if name not in known:
@@ -132,7 +126,7 @@ def _override(price: Price, value: object, where: str) -> Price:
     changes: dict[str, Any] = dict(value) if isinstance(value, Mapping) else {"usd": value}
     changes = {"source": "given by the user"} | changes
     unknown = set(changes) - {field.name for field in fields(Price)}
-    usd = changes.get("usd", price.usd)
-    if unknown or isinstance(usd, bool) or not isinstance(usd, (int, float)) or not usd >= 0:
+    usd = as_number(changes.pop("usd", price.usd))
+    if unknown or usd is None or usd < 0 or not all(isinstance(v, str) for v in changes.values()):
         raise BadInputError(f"{where} must be a number of USD a {price.unit}, not {value!r}")
-    return replace(price, **{**changes, "usd": float(usd)})
+    return replace(price, **{**changes, "usd": usd})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from pydantic import (
 from perseid.errors import BadInputError
 from perseid.rendezvous import LONGEST_SILENCE
 from perseid.storage import Location
+from perseid.textfile import read_object
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 
@@ -203,17 +203,7 @@ class RunRequest(BaseModel):
 
 def read_keys(path: Path) -> dict[str, Any]:
     """The keys of a request file; raises `BadInputError` where it is no JSON object."""
-    try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInputError(f"the request {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise BadInputError(f"the request {path} is not JSON: {error}") from error
-    if not isinstance(plain, dict):
-        raise BadInputError(
-            f"the request {path} must be a JSON object, not a {type(plain).__name__}"
-        )
-    return plain
+    return read_object(path, "the request")
 
 
 def _sentences(error: ValidationError) -> str:

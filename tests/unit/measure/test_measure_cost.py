@@ -110,7 +110,7 @@ def test_prices_of_another_region(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("{", "cannot be read"),
+        ("{", "is not JSON"),
         ("[1]", "must be a JSON object"),
         ('{"gold": 1}', "no price is called 'gold'"),
         ('{"s3_get": "cheap"}', "must be a number of USD a GET request"),

@@ -68,10 +68,10 @@ def read_log_text(text: str, values: Sequence[object] | None, source: str) -> Lo
     if head[0].startswith("EVENTS\t"):
         found = _TEXT_EVENT.finditer(text)
         return LogText(events=tuple(LogEvent(m[1] or "", _time(m[3]), m[2]) for m in found))
-    if _is_head(head[0]) or (head[0].lower().startswith("sep=") and _is_head("".join(head[1:2]))):
-        return LogText(events=tuple(_of_rows(csv_rows(text, source))))
     if any(line.lstrip().startswith("|") and _is_head(line) for line in head):
         return LogText(events=tuple(_of_rows(_table_rows(text))))
+    if _is_head(head[0]) or (head[0].lower().startswith("sep=") and _is_head("".join(head[1:2]))):
+        return LogText(events=tuple(_of_rows(csv_rows(text, source))))
     if _TAIL.match(head[0]):
         return LogText(events=tuple(_of_tail(text)))
     return LogText(lines=text)

@@ -21,7 +21,7 @@ from perseid.measure.sources.lambda_lines import text_lines
 _START = re.compile(r"(?<!\w)START RequestId:\s*(\S+)")
 _END = re.compile(r"(?<!\w)END RequestId:\s*(\S+)")
 _RECEIVED = re.compile(r"receiv(?:ed|ing event):\s*(\{.*\})")
-_TIMED_OUT = re.compile(r"(\S+) Task timed out after ([0-9.]+) seconds")
+_TIMED_OUT = re.compile(r"(?<!\S)(\S+) Task timed out after ([0-9.]+) seconds")
 _DIED = re.compile(r"RequestId:\s*(\S+)\s+(?:Error:\s*)?(Runtime exited|Process exited)")
 MILLISECONDS_FROM = 1e11
 """A larger number counts milliseconds: as seconds it would lie after the year 5000."""

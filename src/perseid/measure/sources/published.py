@@ -130,7 +130,10 @@ def read_times(path: Path) -> dict[TimeKey, Times]:
     """A table of either kind; raises `BadInputError` where the file is not such a table."""
     times: dict[TimeKey, Times] = {}
     where = str(path)
-    for row in csv_rows(read_text(path, ""), where):
+    rows = list(csv_rows(read_text(path, ""), where))
+    if not rows:
+        raise BadInputError(f"{where} is not a table of execution times: it has no rows")
+    for row in rows:
         cells = {_plain(name): value.strip() for name, value in row.items()}
         try:
             times[_row_key(cells)] = _row_times(cells, path.name)

@@ -1,0 +1,215 @@
+"""Text of other tools: every encoding of every file that users give."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perseid.compat import fmi_config
+from perseid.errors import BadInputError
+from perseid.measure.calibrate import Calibration
+from perseid.measure.prices import load_prices
+from perseid.measure.sources.load import load_runs
+from perseid.measure.sources.published import read_times
+from perseid.pipeline.request import RunRequest
+from perseid.textfile import csv_rows, decimal, decode, parse_json, read_text
+
+CAI = Path(__file__).parents[1] / "data" / "cai"
+
+
+def crlf(text: str) -> str:
+    return text.replace("\n", "\r\n")
+
+
+ENCODINGS: dict[str, Callable[[str], bytes]] = {
+    "UTF-8": str.encode,
+    "UTF-8 with a mark": lambda text: text.encode("utf-8-sig"),
+    "UTF-8 with a mark, CRLF": lambda text: crlf(text).encode("utf-8-sig"),
+    "CR alone": lambda text: text.replace("\n", "\r").encode(),
+    "UTF-16": lambda text: crlf(text).encode("utf-16"),
+    "UTF-16, big end first": lambda text: b"\xfe\xff" + text.encode("utf-16-be"),
+    "UTF-16 without a mark": lambda text: text.encode("utf-16-le"),
+    "UTF-16 without a mark, big end first": lambda text: text.encode("utf-16-be"),
+    "UTF-32": lambda text: text.encode("utf-32"),
+    "Windows-1252": lambda text: text.encode("cp1252"),
+    "gzip": lambda text: gzip.compress(text.encode()),
+    "gzip of UTF-16": lambda text: gzip.compress(text.encode("utf-16")),
+    "gzip in two parts": lambda text: (
+        gzip.compress(text[:40].encode()) + gzip.compress(text[40:].encode())
+    ),
+}
+
+
+def request(path: Path) -> object:
+    return RunRequest.parse(path).data
+
+
+def prices(path: Path) -> object:
+    return load_prices(path).lambda_request
+
+
+def calibration(path: Path) -> object:
+    return Calibration.load(path)
+
+
+def configuration(path: Path) -> object:
+    return fmi_config.load(path, 1024).rendezvous
+
+
+def history(path: Path) -> object:
+    (run,) = load_runs([str(path)])
+    return run.whole, run.map, run.data
+
+
+def log(path: Path) -> object:
+    return [(run.data, run.durations, run.expected) for run in load_runs([str(path)])]
+
+
+def records(path: Path) -> object:
+    (run,) = load_runs([str(path)])
+    return run.rows, run.received, run.durations
+
+
+def times(path: Path) -> object:
+    return read_times(path)
+
+
+HISTORY = [
+    {"id": 1, "type": "ExecutionStarted", "timestamp": 1e9, "executionStartedEventDetails":
+     {"input": '{"result_path": "result-partition-25MB/1GB/é"}'}},
+    {"id": 2, "type": "MapStateEntered", "timestamp": 1e9 + 4,
+     "stateEnteredEventDetails": {"name": "é"}},
+    {"id": 3, "type": "MapStateExited", "timestamp": 1e9 + 54,
+     "stateExitedEventDetails": {"name": "é"}},
+    {"id": 4, "type": "ExecutionSucceeded", "timestamp": 1e9 + 60},
+]  # fmt: skip
+CALIBRATION = {
+    "rows_per_second": 100, "scaling": 1.8, "ready_seconds": 1, "rank_seconds": 1, "base_mb": 100,
+    "row_bytes": 20_000, "variation": 0.1, "doubt": 2, "source": "é", "measured": "now",
+}  # fmt: skip
+FMI = {"backends": {"Direct": {"enabled": True, "host": "é.example.org", "port": 7}}, "model": {}}
+INPUTS: dict[str, tuple[str, str, Callable[[Path], object]]] = {
+    "request": ("r.json", '{"data": "/daté", "results": "/r"}', request),
+    "prices": ("p.json", json.dumps({"lambda_request": {"usd": 3e-7, "source": "é"}}), prices),
+    "calibration": ("c.json", json.dumps(CALIBRATION, ensure_ascii=False), calibration),
+    "FMI configuration": ("f.json", json.dumps(FMI, ensure_ascii=False), configuration),
+    "history": ("h.json", json.dumps({"events": HISTORY}, ensure_ascii=False), history),
+    "log": ("l.log", (CAI / "log_example.txt").read_text() + "é\n", log),
+    "records": ("combined_data.json",
+                (CAI / "result-partition-100MB/1GB/1/combined_data.json").read_text(), records),
+    "times": ("t.csv", (CAI / "results/total_execution_time.csv").read_text(), times),
+    "times with ;": ("t.csv", (CAI / "results/total_execution_time.csv").read_text().replace(
+        ",", ";").replace(".", ","), times),
+    "times out of a spreadsheet": (
+        "t.csv", "sep=;\n" + (CAI / "results/state_machine_logs.csv").read_text().replace(
+            ",", ";").replace(".", ","), times),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_every_input_in_every_encoding(kind: str, encoding: str, tmp_path: Path) -> None:
+    name, text, read = INPUTS[kind]
+    plain, other = tmp_path / "plain" / name, tmp_path / "other" / name
+    for path in (plain, other):
+        path.parent.mkdir()
+    plain.write_bytes(text.encode())
+    other.write_bytes(ENCODINGS[encoding](text))
+    assert read(other) == read(plain)
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (bytes(range(256)) * 8, "is not text"),
+        (gzip.compress(b"[]" * 500)[:-9], "damaged gzip file"),
+        (b"\x1f\x8b\x08garbage", "damaged gzip file"),
+        (b'{"a":' * 100_000, "nested too deeply|not|no "),
+        (b"", "not|no "),
+    ],
+)
+def test_what_cannot_be_read_is_one_sentence(
+    kind: str, data: bytes, says: str, tmp_path: Path
+) -> None:
+    name, _, read = INPUTS[kind]
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(BadInputError, match=says) as caught:
+        read(path)
+    assert name in str(caught.value)
+
+
+def test_a_table_of_times_that_cannot_be_read_is_a_note(tmp_path: Path) -> None:
+    tree = tmp_path / "aws"
+    shutil.copytree(CAI, tree)
+    (tree / "results" / "total_execution_time.csv").write_bytes(bytes(range(256)) * 8)
+    (run,) = load_runs([str(tree / "result-partition-25MB" / "1GB" / "1")])
+    assert (run.received, run.whole) == (41, None)
+    assert any("total_execution_time.csv is not text" in note for note in run.notes)
+
+
+def test_one_broken_run_of_a_tree_is_a_row_that_says_so(tmp_path: Path) -> None:
+    tree = tmp_path / "result-partition-100MB" / "1GB"
+    shutil.copytree(CAI / "result-partition-100MB" / "1GB", tree)
+    (tree / "2" / "combined_data.json").write_text('[{"total_cpu')
+    first, second, third = load_runs([str(tmp_path)])
+    assert (first.received, third.received) == (11, 11)
+    assert second.is_complete is False
+    assert "it cannot be read" in second.notes[0]
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\r\0\ufeff"), min_size=1))
+def test_utf8_comes_back_as_it_was(text: str) -> None:
+    printable = "x" * 200 + text
+    assert decode(printable.encode(), "x") == printable
+    assert decode(gzip.compress(printable.encode("utf-8-sig")), "x") == printable
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_text_or_a_sentence(data: bytes) -> None:
+    with suppress(BadInputError):
+        assert "\r" not in decode(data, "the file")
+
+
+def test_one_broken_byte_does_not_change_the_rest() -> None:
+    assert decode("a é ü ".encode() + b"\xff z", "x") == "a é ü \ufffd z"
+    assert decode("naïve café".encode("cp1252"), "x") == "naïve café"
+
+
+@given(
+    st.lists(
+        st.lists(st.text(alphabet='ab",;|\t é', max_size=6), min_size=3, max_size=3), max_size=5
+    ),
+    st.sampled_from(",;\t|"),
+)
+def test_tables_come_back_whatever_separates_their_cells(rows: list[list[str]], mark: str) -> None:
+    out = io.StringIO()
+    csv.writer(out, delimiter=mark).writerows([["one", "two", "three"], *rows])
+    found = [list(row.values()) for row in csv_rows(out.getvalue(), "x")]
+    assert found == [row for row in rows if any(cell.strip() for cell in row)]
+
+
+def test_numbers_with_a_comma() -> None:
+    assert [decimal(text) for text in ("1.5", "1,5", " 26,642 ", "1.234,5", "1,234.5", "-3")] == [
+        1.5, 1.5, 26.642, 1234.5, 1234.5, -3]  # fmt: skip
+    with pytest.raises(ValueError, match="could not convert"):
+        decimal("many")
+
+
+def test_a_file_that_is_not_there_or_a_folder(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none"):
+        with pytest.raises(BadInputError, match="cannot be read"):
+            read_text(path)
+    with pytest.raises(BadInputError, match="nested too deeply"):
+        parse_json("[" * 200_000, "x")
