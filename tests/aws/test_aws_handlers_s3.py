@@ -122,7 +122,7 @@ def test_a_store_that_refuses_these_keys_is_a_sentence(bucket, s3_server, unpack
     with environment(doubles.python(), unpacked["control"], handler, tmp_path, env) as function:
         answer = function.invoke({"input": given, "execution": RUN})
     assert (answer.kind, answer.error_type) == ("error", "ForbiddenError")
-    assert "refuses these credentials" in answer.body["errorMessage"]
+    assert "SignatureDoesNotMatch" in answer.body["errorMessage"]
 
 
 def test_a_busy_store_is_asked_again(bucket, s3_server, unpacked, tmp_path):

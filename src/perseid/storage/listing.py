@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import stat
-import urllib.request
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +21,8 @@ from obstore.exceptions import BaseError, InvalidPathError
 from obstore.store import S3Store
 
 from perseid.errors import StorageError
+from perseid.storage.s3 import open_url
+from perseid.storage.settings import read_settings
 from perseid.storage.store import ObjectInfo, Storage
 
 _SECONDS = 60.0
@@ -192,7 +193,7 @@ def _page(storage: Storage, store: S3Store, begin: str, after: str) -> ElementTr
             credential_provider=store.credential_provider,
         )
         url = obstore.sign(signer, "GET", "list", timedelta(seconds=2 * _SECONDS))
-        with urllib.request.urlopen(url, timeout=_SECONDS) as answer:
+        with open_url(url, _SECONDS, read_settings()) as answer:
             page = ElementTree.fromstring(answer.read(_LARGEST_PAGE))
     except (BaseError, OSError, ValueError, ElementTree.ParseError) as error:
         raise StorageError(

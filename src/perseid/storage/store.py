@@ -1,58 +1,41 @@
 """Objects by URL: one small class over obstore, the same for a disk, S3 and memory.
 
-A plain path or ``file://`` is a directory, ``s3://bucket/prefix`` any S3 endpoint (credentials,
-region and endpoint from the usual ``AWS_*`` variables), ``memory://`` a store of this process.
+A plain path or ``file://`` is a directory, ``s3://bucket/prefix`` a bucket of AWS or of any server
+that speaks S3's language, ``memory://`` a store of this process.
 """
 
 from __future__ import annotations
 
-import configparser
-import functools
-import os
 import re
-import socket
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError as KeyTakenError
-from obstore.exceptions import (
-    BaseError,
-    PermissionDeniedError,
-    PreconditionError,
-    UnauthenticatedError,
-)
+from obstore.exceptions import BaseError
 from obstore.store import LocalStore, MemoryStore, S3Store
 
 from perseid.errors import (
     AlreadyExistsError,
     BadInputError,
-    ForbiddenError,
     NotFoundError,
     PerseidError,
     StorageError,
 )
 from perseid.storage.location import Location
+from perseid.storage.reasons import UNCONDITIONAL, answer_of, reason_of
+from perseid.storage.s3 import Bucket, open_bucket
 
+Data = bytes | memoryview | Path
+"""What an object is written from."""
 _MEMORY: dict[str, MemoryStore] = {}
-_CONNECT_SECONDS = 3.0
-"""How long a server that an endpoint names may take to accept a first connection."""
-_OTHER_CREDENTIALS = (
-    "AWS_ACCESS_KEY_ID",
-    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-    "AWS_WEB_IDENTITY_TOKEN_FILE",
-)
-"""Variables that say where credentials come from; a profile's keys give way to them."""
-_METADATA_ADDRESS = "169.254.169.254"
-"""Where EC2 keeps credentials; asked last, so an error there means that none were found."""
 _DELETED_AT_ONCE = 1000
 """Keys of one DeleteObjects request: S3's limit."""
+_CONFLICTS, _CONFLICT_SECONDS = 5, 0.2
+"""Attempts of a conditional write that meets another one under way, and the wait between them."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +53,29 @@ class ObjectInfo:
 class Storage:
     """All objects below one URL; keys are relative to it.
 
-    Each method raises `NotFoundError`, `AlreadyExistsError` or `StorageError`, naming URL and key.
-    Writes are atomic: an object is there whole or not at all.
+    Each method raises `NotFoundError`, `AlreadyExistsError` or `StorageError`, naming URL and key,
+    and of S3 the server's own code. Writes are atomic: an object is there whole or not at all.
+
+    Examples
+    --------
+    >>> store = Storage("memory://docs")
+    >>> store.put("a/1.pt", b"0123")
+    >>> [info.key for info in store.list()], store.get_range("a/1.pt", 1, 2)
+    (['a/1.pt'], b'12')
     """
 
     def __init__(self, location: Location | str | Path) -> None:
         self.location = Location.parse(location)
-        self._store, self._prefix = _connect(self.location), self.location.key
+        self._prefix = self.location.key
+        self._bucket: Bucket | None = None
+        self._store: LocalStore | MemoryStore | S3Store
+        if self.location.scheme == "file":
+            self._store = LocalStore()  # rooted at /, so that reading creates no folder
+        elif self.location.scheme == "memory":
+            self._store = _MEMORY.setdefault(self.location.bucket, MemoryStore())
+        else:
+            self._bucket = open_bucket(self.location.bucket)
+            self._store = self._bucket.store
 
     @property
     def url(self) -> str:
@@ -84,7 +83,7 @@ class Storage:
         return self.location.url
 
     @property
-    def client(self) -> Any:
+    def client(self) -> LocalStore | MemoryStore | S3Store:
         """The obstore object below it, for this package alone."""
         return self._store
 
@@ -104,49 +103,111 @@ class Storage:
 
     def get(self, key: str) -> bytes:
         """The whole object."""
-        with _sentences(self, key):
-            return bytes(obstore.get(self._store, self._path(key)).bytes())
+        with self._reasons(key):
+            found = obstore.get(self._store, self._path(key))
+            data = bytes(found.bytes())
+        self._doubt(key, not _is_s3_tag(found.meta.get("e_tag")))
+        return data
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """`length` bytes from `start`; fewer where the object ends before."""
-        with _sentences(self, key):
+        with self._reasons(key):
             return bytes(
                 obstore.get_range(self._store, self._path(key), start=start, length=length)
             )
 
     def view(self, key: str, start: int, length: int, *, etag: str | None = None) -> memoryview:
         """`get_range` without a copy; with `etag`, only of that very version of the object."""
-        options: dict[str, Any] = {"range": (start, start + length)}
-        if etag is not None:
-            options["if_match"] = etag
-        with _sentences(self, key):
-            result = obstore.get(self._store, self._path(key), options=options)  # type: ignore[arg-type]
+        with self._reasons(key):
+            if etag is None:
+                result = obstore.get(
+                    self._store, self._path(key), options={"range": (start, start + length)}
+                )
+            else:
+                result = obstore.get(
+                    self._store,
+                    self._path(key),
+                    options={"range": (start, start + length), "if_match": etag},
+                )
             return memoryview(result.bytes())
 
     def get_ranges(self, key: str, starts: Sequence[int], lengths: Sequence[int]) -> list[bytes]:
         """Several ranges, near ones joined into one request."""
-        with _sentences(self, key):
+        with self._reasons(key):
             parts = obstore.get_ranges(
                 self._store, self._path(key), starts=list(starts), lengths=list(lengths)
             )
             return [bytes(part) for part in parts]
 
-    def put(self, key: str, data: bytes | memoryview | Path, *, new: bool = False) -> None:
+    def put(self, key: str, data: Data, *, new: bool = False) -> None:
         """Write an object; `new` refuses to replace one (`AlreadyExistsError`)."""
-        with _sentences(self, key):
-            obstore.put(
-                self._store,
-                self._path(key),
-                data,
-                mode="create" if new else "overwrite",
-                use_multipart=False if new else None,
-            )
+        with self._reasons(key):
+            if not new:
+                obstore.put(self._store, self._path(key), data, mode="overwrite")
+            elif self._bucket is None:
+                self._create(self._store, key, data)
+            elif self._bucket.is_conditional:
+                self._create_in_bucket(self._bucket, key, data)
+            else:
+                self._create_unless_seen(key, data)
+
+    def _create(self, store: LocalStore | MemoryStore | S3Store, key: str,
+                data: Data) -> None:  # fmt: skip
+        obstore.put(store, self._path(key), data, mode="create", use_multipart=False)
+
+    def _create_in_bucket(self, bucket: Bucket, key: str, data: Data) -> None:
+        """The first attempt tells whether the server can do it; only then there are more."""
+        for attempt in range(_CONFLICTS):
+            try:
+                self._create(bucket.once, key, data)
+                return
+            except KeyTakenError as error:
+                # S3 says "conflict" of another write under way, which may fail and leave nothing.
+                if "409 Conflict" not in str(error) or self.exists(key):
+                    raise
+                time.sleep(_CONFLICT_SECONDS * (attempt + 1))
+            except BaseError as error:
+                answer = answer_of(error)
+                if answer.status == "501":
+                    raise UNCONDITIONAL.error(
+                        f"{self.where(key)}: {UNCONDITIONAL.advice}"
+                    ) from error
+                if answer.is_final:
+                    raise
+                self._create_again(bucket, key, data)
+                return
+        raise StorageError(
+            f"{self.where(key)}: other writes of it go on and on (ConditionalRequestConflict): try "
+            "again later"
+        )
+
+    def _create_again(self, bucket: Bucket, key: str, data: Data) -> None:
+        """After an attempt without an answer, which may have written nevertheless."""
+        try:
+            self._create(bucket.store, key, data)
+        except KeyTakenError:
+            whole = data.read_bytes() if isinstance(data, Path) else bytes(data)
+            if self.get(key) != whole:
+                raise
+
+    def _create_unless_seen(self, key: str, data: Data) -> None:
+        """Without the server's help: two writers at the same moment may both succeed."""
+        if self.exists(key):
+            raise AlreadyExistsError(f"{self.where(key)} is there already")
+        obstore.put(self._store, self._path(key), data, mode="overwrite")
 
     def info(self, key: str) -> ObjectInfo:
         """Size and entity tag of an object."""
-        with _sentences(self, key):
-            meta = obstore.head(self._store, self._path(key))
-            return ObjectInfo(key, int(meta["size"]), meta.get("e_tag"))
+        with self._reasons(key):
+            try:
+                meta = obstore.head(self._store, self._path(key))
+            except BaseError as error:
+                if self._bucket is not None and answer_of(error).status.startswith("4"):
+                    # The answer to HEAD has no body and so no code: this one has.
+                    obstore.get_range(self._store, self._path(key), start=0, length=1)
+                raise
+        self._doubt(key, not _is_s3_tag(meta.get("e_tag")))
+        return ObjectInfo(key, int(meta["size"]), meta.get("e_tag"))
 
     def size(self, key: str) -> int:
         """Bytes of an object."""
@@ -163,27 +224,31 @@ class Storage:
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Every object below `prefix` (a path prefix, whole parts), all pages, as a stream."""
         path = self._path(prefix)
-        with _sentences(self, prefix):
+        empty = True
+        with self._reasons(prefix):
             for page in obstore.list(self._store, path or None):
                 for meta in page:
+                    empty = False
                     key = meta["path"]
                     if self._prefix:
                         key = key.removeprefix(self._prefix + "/")
                     yield ObjectInfo(key, int(meta["size"]), meta.get("e_tag"))
+        self._doubt(prefix, empty)
 
     def names(self) -> Sequence[str]:
         """Keys right below the store's URL, those in folders left out; all pages."""
-        with _sentences(self, ""):
+        with self._reasons(""):
             found = obstore.list_with_delimiter(self._store, self._prefix or None)
+        self._doubt("", not found["objects"])
         return [str(meta["path"]).rpartition("/")[2] for meta in found["objects"]]
 
     def delete(self, keys: Sequence[str]) -> None:
         """Delete objects; those already gone do not matter."""
-        many = _DELETED_AT_ONCE if isinstance(self._store, S3Store) else 1
+        many = _DELETED_AT_ONCE if self._bucket is not None else 1
         for start in range(0, len(keys), many):
             part = keys[start : start + many]
             try:
-                with _sentences(self, part[0]):
+                with self._reasons(part[0]):
                     obstore.delete(self._store, [self._path(key) for key in part])
             except NotFoundError:
                 continue
@@ -201,145 +266,25 @@ class Storage:
     def _path(self, key: str) -> str:
         return "/".join(part for part in (self._prefix, key.strip("/")) if part)
 
+    def _doubt(self, key: str, doubtful: bool) -> None:
+        """See whether the server is one, where its answer might be any web page."""
+        if doubtful and self._bucket is not None:
+            self._bucket.check_genuine(self.where(key))
 
-def _connect(location: Location) -> Any:
-    if location.scheme == "file":
-        return LocalStore()  # rooted at /, so that reading creates no folder
-    if location.scheme == "memory":
-        return _MEMORY.setdefault(location.bucket, MemoryStore())
-    return _s3(location.bucket)
-
-
-def _s3(bucket: str) -> S3Store:
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    options: dict[str, Any] = {}
-    if endpoint:
-        _reachable(endpoint)
-        options = {"endpoint": endpoint, "virtual_hosted_style_request": False}
-    options |= _profile()
-    return S3Store(
-        bucket,
-        **options,
-        client_options={
-            "allow_http": bool(endpoint and endpoint.startswith("http://")),
-            "timeout": timedelta(seconds=60),
-            "connect_timeout": timedelta(seconds=5),
-        },
-        retry_config={
-            "max_retries": 10,
-            "backoff": {
-                "init_backoff": timedelta(milliseconds=100),
-                "max_backoff": timedelta(seconds=5),
-                "base": 2,
-            },
-            "retry_timeout": timedelta(seconds=120),
-        },
-    )
-
-
-def _profile() -> dict[str, str]:
-    """Region and keys of the AWS profile, where the environment does not give them.
-
-    The S3 client knows environment variables and the roles of Lambda, ECS and EC2, not the files
-    of ``aws configure`` (https://docs.aws.amazon.com/cli/latest/userguide/cli-configure-files.html).
-    """
-    env, home = os.environ, Path.home() / ".aws"
-    name = env.get("AWS_PROFILE", "default")
-    found = configparser.RawConfigParser()
-    try:
-        found.read(env.get("AWS_CONFIG_FILE", home / "config"))
-        settings = dict(found[section]) if (section := f"profile {name}") in found else {}
-        settings |= dict(found[name]) if name in found else {}
-        found.clear()
-        found.read(env.get("AWS_SHARED_CREDENTIALS_FILE", home / "credentials"))
-        settings |= dict(found[name]) if name in found else {}
-    except configparser.Error as error:
-        raise BadInputError(
-            f"the AWS profile {name} cannot be read: {_first_line(error)}"
-        ) from error
-    default = env.get("AWS_DEFAULT_REGION") or settings.get("region", "us-east-1")
-    options = {} if env.get("AWS_REGION") else {"region": default}
-    if any(env.get(other) for other in _OTHER_CREDENTIALS):
-        return options
-    keys = {"access_key_id": "aws_access_key_id", "secret_access_key": "aws_secret_access_key"}
-    keys |= {"session_token": "aws_session_token"}
-    return options | {ours: settings[key] for ours, key in keys.items() if key in settings}
-
-
-@functools.lru_cache(maxsize=64)
-def _reachable(endpoint: str) -> None:
-    """Raise `StorageError` where nothing listens at the endpoint.
-
-    The S3 client retries refused connections for half a minute, as it should in a run; a mistyped
-    endpoint is found here at once. Successes are remembered.
-    """
-    parts = urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise BadInputError(f"the endpoint {endpoint!r} is not a URL such as http://localhost:8333")
-    address = (parts.hostname, parts.port or (443 if parts.scheme == "https" else 80))
-    deadline = time.monotonic() + _CONNECT_SECONDS
-    while True:
+    @contextmanager
+    def _reasons(self, key: str) -> Iterator[None]:
+        """Raise errors of ours in place of the client's."""
         try:
-            socket.create_connection(address, timeout=_CONNECT_SECONDS).close()
-            return
-        except OSError as error:
-            if time.monotonic() > deadline:
-                raise StorageError(
-                    f"no S3 server answers at {endpoint} ({error.strerror or error}); "
-                    "check AWS_ENDPOINT_URL"
-                ) from error
-            time.sleep(0.1)
+            yield
+        except PerseidError:
+            raise
+        except (BaseError, OSError, ValueError, NotImplementedError) as error:
+            where, bucket = self.where(key), self._bucket
+            if bucket is None:
+                raise reason_of(error, where) from error
+            raise bucket.failure() or reason_of(error, where, bucket.region) from error
 
 
-class _sentences:
-    """Turn obstore's errors into ours, with the place in the message."""
-
-    def __init__(self, store: Storage, key: str) -> None:
-        self.where = store.where(key)
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, PerseidError):
-            return
-        if isinstance(error, FileNotFoundError):
-            raise NotFoundError(f"{self.where} is not there") from error
-        if isinstance(error, BaseError) and "NoSuchBucket" in str(error):  # of a listing
-            raise NotFoundError(f"{self.where} is not there: there is no such bucket") from error
-        if isinstance(error, KeyTakenError):
-            raise AlreadyExistsError(f"{self.where} is there already") from error
-        if isinstance(error, PreconditionError):
-            raise StorageError(f"{self.where} was replaced while it was being read") from error
-        if isinstance(error, (PermissionDeniedError, UnauthenticatedError)) or (
-            isinstance(error, BaseError)
-            and "403 Forbidden" in str(error)  # of a listing
-            and _METADATA_ADDRESS not in str(error)
-        ):
-            raise ForbiddenError(
-                f"{self.where}: the store refuses these credentials, or they may not do this"
-            ) from error
-        if isinstance(error, BaseError) and _METADATA_ADDRESS in str(error):
-            raise StorageError(
-                f"{self.where}: there are no AWS credentials; set AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-            ) from error
-        if isinstance(error, (BaseError, OSError, ValueError)):
-            raise StorageError(f"{self.where}: {_plainly(error)}") from error
-
-
-def _plainly(error: BaseException) -> str:
-    """The first line; of a disk's error what was tried and why it failed, without numbers."""
-    line = _first_line(error)
-    found = re.fullmatch(
-        r"Generic LocalFileSystem error: Unable to (.*): (.*) \(os error \d+\)", line
-    )
-    if found is None:
-        return line
-    tried = " ".join(found[1].split()[:2])
-    return f"cannot {tried} ({found[2]}); choose another place, or check its permissions"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else repr(error)
+def _is_s3_tag(etag: str | None) -> bool:
+    """Whether an entity tag looks like S3's; a web page has none, or one of another form."""
+    return re.fullmatch(r'"?[0-9a-f]{32}(-\d+)?"?', etag or "") is not None

@@ -31,8 +31,9 @@ OBJECTS_A_RUN = 6
 """Manifest, items, payload, combined records, catalogue, summary."""
 LOOKS_A_PARTITION, LOOKS_A_RANK = 2, 2
 """HEADs around reading a partition, and looks for a rank's record before and after its work."""
-READS_OF_A_RUN = 3
-"""Manifest and merged records by summarize, the items by the map."""
+READS_OF_A_RUN = 5
+"""Manifest and merged records by summarize, the items by the map; and each of initialize and
+summarize, like every cold worker, looks once whether the bucket is one (`Storage`)."""
 KEYS_A_PAGE = 1000
 
 
@@ -311,6 +312,7 @@ def _usage(
         s3_gets=counted
         + len(manifest.partitions) * LOOKS_A_PARTITION
         + len(records) * (OBJECTS_A_RANK - 1 + LOOKS_A_RANK)
+        + sum(report.cold for report in reports)
         + READS_OF_A_RUN,
         s3_puts=len(records) * OBJECTS_A_RANK + OBJECTS_A_RUN + pages + fetched,
         stored_bytes=float(sum(p.size for p in manifest.partitions)),

@@ -1,0 +1,160 @@
+"""Credentials of S3 requests: the AWS SDK's provider chain where botocore is installed.
+
+Keys that lie open in a variable or a profile are used without it: they are what the chain would
+give, and a worker need not import it. The rest of the order is ``docs/reference/storage.md``.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from perseid.errors import NotInstalledError, StorageError
+from perseid.storage.settings import AwsSettings, Keys, aws_folder
+
+if TYPE_CHECKING:
+    from obstore.store import S3Credential
+
+ASKED_EVERY = timedelta(minutes=1)
+"""How often the chain is asked again. It renews what ends within 10 minutes (botocore's limit)."""
+_RENEWED_BEFORE = timedelta(minutes=5)
+"""The S3 client asks for new credentials so long before they end."""
+NO_CREDENTIALS = (
+    "there are no AWS credentials: run `aws configure` or `aws sso login`, or set AWS_PROFILE, or "
+    "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; for a public bucket set AWS_SKIP_SIGNATURE=true"
+)
+Provider = Callable[[], "S3Credential"]
+
+
+def has_sdk() -> bool:
+    """Whether botocore is installed."""
+    return importlib.util.find_spec("botocore") is not None
+
+
+def provider_of(settings: AwsSettings) -> Provider | None:
+    """What the S3 client asks for credentials; None where it finds them itself.
+
+    It does so for keys in variables, and without botocore for a web identity, a container's role
+    and an EC2 instance's role.
+
+    Raises
+    ------
+    NotInstalledError
+        The profile's credentials can be had by the SDK only, which is missing.
+    StorageError
+        There are no credentials, or their source failed: a session has ended, a program stopped.
+    """
+    if settings.unsigned or settings.keys_from_environment:
+        return None
+    if settings.keys is not None:
+        return functools.partial(_as_they_are, settings.keys)
+    if has_sdk():
+        return _Chain(settings)
+    if settings.sdk_source:
+        raise NotInstalledError(
+            f"the AWS profile {settings.profile} takes its credentials {settings.sdk_source}, "
+            "which needs boto3: pip install 'perseid[aws]'"
+        )
+    return None
+
+
+def sdk_session(profile: str | None, region: str | None) -> Any:
+    """A botocore session that keeps temporary credentials where the AWS command line does.
+
+    So a role is assumed (and a code asked for) once, not once a worker. `profile` None is that of
+    the variables; botocore's own order, but that AWS_REGION counts.
+    """
+    import botocore.session
+    from botocore.credentials import create_credential_resolver
+    from botocore.utils import JSONFileCache
+
+    session = botocore.session.Session(profile=profile)
+    if region is not None:
+        session.set_config_variable("region", region)
+    folder = aws_folder()
+    cache = None if folder is None else JSONFileCache(str(folder / "cli" / "cache"))
+    resolver = create_credential_resolver(session, cache, session.get_config_variable("region"))
+    session.register_component("credential_provider", resolver)
+    return session
+
+
+def sdk_sentence(error: BaseException, profile: str) -> str:
+    """Why botocore's chain gives no credentials, and what to do."""
+    kind, text = type(error).__name__, " ".join(str(error).split())
+    if kind in ("NoCredentialsError", "NoneType"):
+        return NO_CREDENTIALS
+    if "SSO" in kind or kind == "TokenRetrievalError" or "SSOToken" in text:
+        return (
+            f"the sign-in session of the AWS profile {profile} has ended or was never begun "
+            f"({kind}): run `aws sso login --profile {profile}`"
+        )
+    if kind.startswith("Login"):
+        return f"the AWS profile {profile} is not logged in ({kind}): run `aws login`"
+    if kind == "CredentialRetrievalError":
+        reason = re.sub(r"^Error when retrieving credentials from \S+ ?", "", text).lstrip(": ")
+        return f"the source of credentials of the AWS profile {profile} failed: {reason}"
+    if isinstance(error, EOFError):
+        return (
+            f"the AWS profile {profile} asks for a code, and nobody can type it here: run "
+            f"`aws sts get-caller-identity --profile {profile}` in a terminal first"
+        )
+    if (code := _code(error)) is not None:
+        return f"the AWS profile {profile} may not take its role: {text} ({code})"
+    return f"the AWS profile {profile} gives no credentials: {text} ({kind})"
+
+
+class _Chain:
+    """Asks botocore's chain from time to time; its `failure` says why the last time went wrong."""
+
+    def __init__(self, settings: AwsSettings) -> None:
+        self.failure: StorageError | None = None
+        self._profile = settings.profile
+        self._session = sdk_session(None, settings.region)
+        self._credentials: Any = None
+        self()  # what is wrong with them is said now, not after the client's attempts
+
+    def __call__(self) -> S3Credential:
+        try:
+            keys = self._ask()
+        except Exception as error:  # whatever a provider of the chain raises
+            self.failure = StorageError(sdk_sentence(error, self._profile))
+            raise self.failure from error
+        self.failure = None
+        return {
+            "access_key_id": keys.access_key_id,
+            "secret_access_key": keys.secret_access_key,
+            "token": keys.session_token,
+            "expires_at": datetime.now(UTC) + _RENEWED_BEFORE + ASKED_EVERY,
+        }
+
+    def _ask(self) -> Keys:
+        from botocore.exceptions import NoCredentialsError
+
+        self._credentials = self._credentials or self._session.get_credentials()
+        if self._credentials is None:
+            raise NoCredentialsError
+        found = self._credentials.get_frozen_credentials()
+        return Keys(found.access_key, found.secret_key, found.token)
+
+
+def failure_of(provider: Provider | None) -> StorageError | None:
+    """The sentence of a provider that failed within the S3 client, which tells it less well."""
+    return provider.failure if isinstance(provider, _Chain) else None
+
+
+def _as_they_are(keys: Keys) -> S3Credential:
+    return {
+        "access_key_id": keys.access_key_id,
+        "secret_access_key": keys.secret_access_key,
+        "token": keys.session_token,
+        "expires_at": None,
+    }
+
+
+def _code(error: BaseException) -> str | None:
+    response = getattr(error, "response", None)
+    return str(response["Error"]["Code"]) if response and "Error" in response else None

@@ -1,0 +1,298 @@
+"""Why a store said no: what its client reports, as one sentence with the server's own code.
+
+The codes are S3's (https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html); servers
+that speak S3's language use the same. `CODES` is the only table of them.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from obstore.exceptions import AlreadyExistsError as KeyTakenError
+from obstore.exceptions import PreconditionError
+
+from perseid.errors import AlreadyExistsError, ForbiddenError, NotFoundError, StorageError
+from perseid.storage.credentials import NO_CREDENTIALS
+
+METADATA_ADDRESS = "169.254.169.254"
+"""Where EC2 keeps credentials; asked last, so an error there means that none were found."""
+LONGEST = 300
+"""Characters of a server's own words that are told."""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """What a code means for the user."""
+
+    error: type[StorageError]
+    """Raised for it."""
+    advice: str
+    """What is wrong, and what to do; ``{…}`` are parts of the answer, see `Answer.fill`."""
+
+
+_CLOCK = Reason(
+    ForbiddenError,
+    "the clock of this machine and the server's differ too much{times}: set the clock "
+    "(`timedatectl set-ntp true`) and try again",
+)
+_EXPIRED = Reason(
+    ForbiddenError,
+    "these temporary credentials have expired: get new ones (`aws sso login`, or where AWS_SESSION_"
+    "TOKEN came from) and try again; `perseid resume` goes on with a run",
+)
+_REGION = Reason(
+    StorageError,
+    "the bucket is not in the region {asked}{region}: name the right one with --region or "
+    "AWS_REGION",
+)
+_BUSY = Reason(
+    StorageError,
+    "the store was too busy, or failed, in all attempts: try again later, with fewer workers",
+)
+_ARCHIVED = Reason(
+    ForbiddenError,
+    "the object is archived{storage_class} and cannot be read until it is restored: `aws s3api "
+    "restore-object`, wait, and try again",
+)
+_DENIED = Reason(
+    ForbiddenError,
+    "these credentials may not do this ({action}){words}: ask whoever owns the bucket "
+    "for that right",
+)
+_FULL = Reason(StorageError, "the store has no room left: free some, or choose another place")
+_KEY = Reason(
+    ForbiddenError,
+    "the encryption key of the bucket cannot be used{words}: these credentials need kms:Decrypt "
+    "and kms:GenerateDataKey on it",
+)
+UNCONDITIONAL = Reason(
+    StorageError,
+    "this server cannot write on the condition that an object is new, which keeps two runs apart: "
+    "set AWS_CONDITIONAL_PUT=disabled to go without, and never start two runs at one place",
+)
+
+CODES: Mapping[str, Reason] = {
+    "AccessDenied": _DENIED,
+    "AllAccessDisabled": _DENIED,
+    "AccountProblem": _DENIED,
+    "UnauthorizedAccess": _DENIED,
+    "InvalidAccessKeyId": Reason(
+        ForbiddenError,
+        "the store does not know this access key: check AWS_ACCESS_KEY_ID or the profile",
+    ),
+    "SignatureDoesNotMatch": Reason(
+        ForbiddenError,
+        "the secret key does not fit the access key: check AWS_SECRET_ACCESS_KEY or the profile",
+    ),
+    "RequestTimeTooSkewed": _CLOCK,
+    "RequestExpired": _CLOCK,
+    "RequestInTheFuture": _CLOCK,
+    "ExpiredToken": _EXPIRED,
+    "TokenRefreshRequired": _EXPIRED,
+    "InvalidToken": Reason(
+        ForbiddenError,
+        "the session token does not belong to these keys: set AWS_SESSION_TOKEN anew, or unset it "
+        "where the keys are not temporary",
+    ),
+    "InvalidObjectState": _ARCHIVED,
+    "PermanentRedirect": _REGION,
+    "TemporaryRedirect": _REGION,
+    "AuthorizationHeaderMalformed": _REGION,
+    "IllegalLocationConstraintException": _REGION,
+    "NoSuchBucket": Reason(NotFoundError, "there is no such bucket: check its name"),
+    "NoSuchKey": Reason(NotFoundError, "there is no such object"),
+    "InvalidBucketName": Reason(
+        StorageError, "this cannot be the name of a bucket: check what stands after s3://"
+    ),
+    "NotImplemented": Reason(
+        StorageError, "this server cannot do what was asked{words}: use another S3 server"
+    ),
+    "MethodNotAllowed": Reason(
+        StorageError, "the server does not let this be done here{words}: check the endpoint"
+    ),
+    "SlowDown": _BUSY,
+    "ServiceUnavailable": _BUSY,
+    "InternalError": _BUSY,
+    "RequestTimeout": _BUSY,
+    "QuotaExceeded": _FULL,
+    "QuotaExceededException": _FULL,
+    "XMinioStorageFull": _FULL,
+    "EntityTooLarge": Reason(StorageError, "the object is larger than the store takes"),
+    "KMS.DisabledException": _KEY,
+    "KMS.NotFoundException": _KEY,
+    "KMS.AccessDeniedException": _KEY,
+    "KMS.KMSInvalidStateException": _KEY,
+}  # fmt: skip
+"""A server's code, and what it means."""
+
+_STATUS = {
+    "301": "PermanentRedirect", "307": "TemporaryRedirect", "401": "AccessDenied",
+    "429": "SlowDown", "408": "RequestTimeout",
+    "403": "AccessDenied", "405": "MethodNotAllowed", "500": "InternalError",
+    "501": "NotImplemented", "502": "ServiceUnavailable", "503": "ServiceUnavailable",
+    "504": "ServiceUnavailable", "507": "QuotaExceeded",
+}  # fmt: skip
+"""Codes of answers that carry none: those to HEAD have no body."""
+_EMPTY_WORDS = ("access denied", "access denied.", "forbidden")
+"""Messages that say no more than their code."""
+_FOREIGN = (
+    "invalid list response", "invalid DeleteObjects response", "ETag Header missing",
+    "non-partial response", "error following redirect",
+)  # fmt: skip
+"""What the client says of answers that S3 does not give."""
+_ACTIONS = (
+    ("list request", "s3:ListBucket"), ("performing PUT", "s3:PutObject"),
+    ("DELETE", "s3:DeleteObject"), ("?delete", "s3:DeleteObject"),
+    ("DeleteObjects", "s3:DeleteObject"), ("performing POST", "s3:PutObject"),
+    ("", "s3:GetObject"),
+)  # fmt: skip
+"""The right that a request needs, by what the client says of the request."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server said, taken out of the client's report."""
+
+    status: str
+    """HTTP status; empty where the report names none."""
+    code: str
+    """S3's code, or the one that stands for the status; empty where there is neither."""
+    body: str
+    """The server's own words, XML or whatever it was."""
+    report: str
+    """The first part of the client's report: method, URL, attempts."""
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it is a page of something that is not S3."""
+        body = self.body.lstrip().lower()
+        return body.startswith(("<!doctype html", "<html")) or self.status == "511"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether asking again would give the same answer."""
+        return self.status.startswith(("3", "4")) and self.status not in ("408", "429")
+
+    def tag(self, name: str) -> str:
+        """The text of an XML element of the body, on one line; empty where it is not there."""
+        found = re.search(rf"<{name}>([^<]*)</{name}>", self.body)
+        return " ".join(html.unescape(found[1]).split())[:LONGEST] if found else ""
+
+    def fill(self, advice: str, asked_region: str) -> str:
+        """A sentence of `CODES` with what the answer says of itself."""
+        words, region, kind = self.tag("Message"), self.tag("Region"), self.tag("StorageClass")
+        here, there = self.tag("RequestTime"), self.tag("ServerTime")
+        return advice.format(
+            asked=asked_region,
+            action=next(right for part, right in _ACTIONS if part in self.report),
+            region=f" but in {region}" if region else "",
+            storage_class=f" ({kind})" if kind else "",
+            times=f" (here {here}, there {there})" if here and there else "",
+            words=f", “{words}”" if words and words.lower() not in _EMPTY_WORDS else "",
+        )
+
+
+def answer_of(error: BaseException) -> Answer:
+    """Read the client's report of a failed request."""
+    report = str(error).partition("\n\nDebug source:")[0]
+    found = re.search(r"status code: (\d{3})[^:]*: ?(.*)", report, re.DOTALL)
+    status, body = (found[1], found[2]) if found else ("", "")
+    if "redirect without LOCATION" in report:
+        status = "301"
+    code = re.search(r"<Code>([\w.]+)</Code>", body) or re.search(r"\(code: ([\w.]+)\)", report)
+    return Answer(status, code[1] if code else _STATUS.get(status, ""), body, report)
+
+
+def reason_of(error: BaseException, where: str, region: str | None = None) -> StorageError:
+    """The error of ours for one of the client's; `region` is that of S3, None for other stores."""
+    if region is not None and answer_of(error).is_foreign:
+        return not_s3(where, f"a web page, status {answer_of(error).status}")
+    if "<Code>NoSuchBucket<" in str(error):
+        why = f"{CODES['NoSuchBucket'].advice} (NoSuchBucket)"
+        return NotFoundError(f"{where} is not there: {why}")
+    if isinstance(error, FileNotFoundError):
+        return NotFoundError(f"{where} is not there")
+    if isinstance(error, KeyTakenError):
+        return AlreadyExistsError(f"{where} is there already")
+    if isinstance(error, PreconditionError):
+        return StorageError(f"{where} was replaced while it was being read")
+    if region is not None:
+        return _s3_reason(error, where, region)
+    return StorageError(f"{where}: {_plainly(error)}")
+
+
+def _s3_reason(error: BaseException, where: str, region: str) -> StorageError:
+    if METADATA_ADDRESS in str(error):
+        return StorageError(f"{where}: {NO_CREDENTIALS}")
+    answer = answer_of(error)
+    named = answer.code and answer.code in answer.report
+    told = answer.code if named else f"status {answer.status}"
+    if (known := CODES.get(answer.code)) is not None:
+        return known.error(f"{where}: {answer.fill(known.advice, region)} ({told})")
+    if answer.code or answer.status:
+        words = answer.tag("Message") or "it gave no reason"
+        return StorageError(f"{where}: the store refuses: {words} ({told})")
+    if (network := network_reason(error)) is not None:
+        return StorageError(f"{where}: the server cannot be reached: {network}")
+    if found := next((part for part in _FOREIGN if part in answer.report), None):
+        return not_s3(where, found)
+    return StorageError(f"{where}: {_plainly(error)}")
+
+
+def not_s3(where: str, seen: str) -> StorageError:
+    """For what answers in a store's place: a network's log-in page, a proxy, another server."""
+    return StorageError(
+        f"{where}: what answered is not an S3 server ({seen}): log in to the network if it asks "
+        "for that in a browser, and check proxy and endpoint"
+    )
+
+
+def _plainly(error: BaseException) -> str:
+    """The first line; of a disk's error what was tried and why it failed, without numbers."""
+    line = next(iter(str(error).strip().splitlines()), repr(error))
+    found = re.fullmatch(
+        r"Generic LocalFileSystem error: Unable to (.*): (.*) \(os error \d+\)", line
+    )
+    if found is None:
+        return line
+    tried = " ".join(found[1].split()[:2])
+    return f"cannot {tried} ({found[2]}); choose another place, or check its permissions"
+
+
+_CERTIFICATES = (
+    ("UnknownIssuer", "is signed by an authority that this machine does not trust: name the file "
+     "of the authority's certificate in AWS_CA_BUNDLE"),
+    ("Expired", "has expired: have it renewed, or set the clock of this machine"),
+    ("NotValidYet", "is not valid yet: set the clock of this machine"),
+    ("NotValidForName", "is for another name: check the endpoint's host"),
+    ("Revoked", "was revoked: ask whoever runs the server"),
+)  # fmt: skip
+"""What is wrong with a certificate, as the TLS library names it."""
+
+
+def network_reason(error: BaseException) -> str | None:
+    """Why no answer came: name, connection, TLS, proxy; None where there was one."""
+    report = str(error)
+    if "HTTP error" not in report and "error sending request" not in report:
+        return None
+    if found := re.search(r"InvalidCertificate\(\s*(\w+)", report):
+        words = next((text for name, text in _CERTIFICATES if found[1].startswith(name)), None)
+        return f"its certificate {words or 'is refused: check AWS_CA_BUNDLE'} ({found[1]})"
+    if "InvalidMessage(" in report or "InvalidContentType" in report:
+        return "it does not speak TLS: write http:// for the endpoint, if the network is trusted"
+    if "AlertReceived(" in report or "HandshakeFailure" in report:
+        return "the TLS handshake failed: check the endpoint and its protocol versions"
+    if "dns error" in report:
+        return "its name cannot be looked up: check the endpoint, and the network"
+    if "ProxyAuthRequired" in report or "proxy authorization required" in report.lower():
+        return "the proxy asks for a user and a password: put them into HTTPS_PROXY"
+    if "unsuccessful" in report.lower() and "tunnel" in report.lower():
+        return "the proxy does not let it through: check HTTPS_PROXY and NO_PROXY"
+    if found := re.search(r'message: "([^"]+)"', report):
+        return f"{found[1].lower()}: check the endpoint, and the network"
+    if "TimedOut" in report or "kind: Timeout" in report:
+        return "it did not answer in time: check the endpoint, and the network"
+    return "the connection broke: check the endpoint, and the network"

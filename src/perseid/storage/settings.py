@@ -1,0 +1,239 @@
+"""What the environment and the AWS files say about S3 (``docs/reference/storage.md``).
+
+Region, endpoint and certificates are read here alike with and without boto3. Of credentials only
+those are that lie open in a variable or a file; the rest is `perseid.storage.credentials`.
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from perseid.errors import BadInputError
+
+_KEY, _SECRET, _TOKEN = "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"
+_OTHER_IDENTITIES = (
+    _KEY, _SECRET, _TOKEN, "AWS_SECURITY_TOKEN", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN",
+    "AWS_DEFAULT_PROFILE",
+)  # fmt: skip
+"""Variables that would win over ``AWS_PROFILE``."""
+_OF_THE_SDK = {
+    "role_arn": "from an assumed role (role_arn)",
+    "sso_session": "from IAM Identity Center (sso_session)",
+    "sso_start_url": "from IAM Identity Center (sso_start_url)",
+    "web_identity_token_file": "from a web identity (web_identity_token_file)",
+    "login_session": "from `aws login` (login_session)",
+    "credential_process": "from a program (credential_process)",
+}
+"""Settings of a profile that only the AWS SDK can follow, as a message names them."""
+_AFTER_KEYS = ("login_session", "credential_process")
+"""Of these, those that give way to keys in the credentials file."""
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Credentials as they are sent; never shown."""
+
+    access_key_id: str = field(repr=False)
+    """Names the identity."""
+    secret_access_key: str = field(repr=False)
+    """Signs the requests."""
+    session_token: str | None = field(default=None, repr=False)
+    """Of temporary credentials only."""
+
+
+@dataclass(frozen=True)
+class AwsSettings:
+    """What storage and every other AWS call of this process start from."""
+
+    profile: str
+    """Of the AWS files; ``default`` where none is named."""
+    region: str | None
+    """E.g. ``eu-central-1``; None where nothing says it."""
+    endpoint: str | None
+    """Of S3, where it is not AWS: a URL with ``http`` or ``https``."""
+    ca_bundle: str | None
+    """A file of certificates (PEM) that are trusted beside the system's."""
+    keys: Keys | None
+    """From the variables, else from the profile; None where something else gives them."""
+    keys_from_environment: bool
+    """Whether `keys` are those of the variables."""
+    unsigned: bool
+    """Requests carry no signature (``AWS_SKIP_SIGNATURE``): for public buckets."""
+    sdk_source: str
+    """Where only the SDK can get the profile's credentials from, in words; else empty."""
+
+
+def use_aws(
+    *, profile: str | None = None, region: str | None = None, endpoint: str | None = None
+) -> None:
+    """Choose the identity, the region and the server for this process and those that it starts.
+
+    Storage, AWS calls, workers and users' scripts all read the same variables, so that one command
+    never acts as two identities. What is None stays as it is.
+
+    Parameters
+    ----------
+    profile
+        Of the AWS files; wins over keys and roles in the environment.
+    region
+        E.g. ``eu-central-1``.
+    endpoint
+        URL of a server that takes the place of AWS.
+
+    Raises
+    ------
+    BadInputError
+        The endpoint is no URL.
+    """
+    if profile is not None:
+        for name in _OTHER_IDENTITIES:
+            os.environ.pop(name, None)
+        os.environ["AWS_PROFILE"] = profile
+    if region is not None:
+        os.environ["AWS_REGION"] = os.environ["AWS_DEFAULT_REGION"] = region
+    if endpoint is not None:
+        check_endpoint(endpoint, "--endpoint")
+        os.environ["AWS_ENDPOINT_URL"] = endpoint
+        os.environ.pop("AWS_ENDPOINT_URL_S3", None)
+
+
+def check_endpoint(endpoint: str, source: str) -> None:
+    """Raise `BadInputError` unless it is an ``http`` URL; `source` names the setting."""
+    scheme, _, rest = endpoint.partition("://")
+    if scheme not in ("http", "https") or not rest.strip("/"):
+        raise BadInputError(
+            f"{source} is {endpoint!r}, which is not a URL: write it like http://localhost:8333"
+        )
+
+
+def read_settings() -> AwsSettings:
+    """The settings of this moment.
+
+    Raises
+    ------
+    BadInputError
+        A named profile does not exist, a file cannot be parsed, or one of two keys is missing.
+    """
+    env = os.environ
+    named = env.get("AWS_DEFAULT_PROFILE") or env.get("AWS_PROFILE")
+    profile, services = _profile(named)
+    keys = _environment_keys()
+    return AwsSettings(
+        profile=named or "default",
+        region=env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or profile.get("region"),
+        endpoint=_endpoint(profile, services),
+        ca_bundle=env.get("AWS_CA_BUNDLE") or profile.get("ca_bundle"),
+        keys=keys or _profile_keys(profile),
+        keys_from_environment=keys is not None,
+        unsigned=_true("AWS_SKIP_SIGNATURE"),
+        sdk_source=_sdk_source(profile),
+    )
+
+
+def aws_folder() -> Path | None:
+    """``~/.aws``, or None where this user has no home."""
+    home = os.path.expanduser("~")  # noqa: PTH111 - Path.home() raises where HOME is not set
+    return None if home == "~" else Path(home) / ".aws"
+
+
+def _profile(named: str | None) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """The settings of a profile, and S3's of the ``services`` section that it names."""
+    config = _read("AWS_CONFIG_FILE", "config")
+    shared = _read("AWS_SHARED_CREDENTIALS_FILE", "credentials")
+    profiles = {name: dict(config[section]) for section in config.sections()
+                if (name := _profile_name(section))}  # fmt: skip
+    name = named or "default"
+    if named and named != "default" and name not in profiles and name not in shared:
+        known = ", ".join(sorted({*profiles, *shared.sections()})) or "none"
+        raise BadInputError(
+            f"there is no AWS profile {named!r} (there are: {known}): check --profile, AWS_PROFILE "
+            "and the file ~/.aws/config"
+        )
+    found = profiles.get(name, {})
+    keys = dict(shared[name]) if name in shared else {}
+    section = f"services {found.get('services', '')}"
+    services = _nested(config[section].get("s3", "")) if section in config else {}
+    # Keys of the credentials file win over a program or a login, keys of the config file do not.
+    ignored = _AFTER_KEYS if "aws_access_key_id" in keys else ()
+    merged = {**found, **keys}
+    return {key: value for key, value in merged.items() if key not in ignored}, services
+
+
+def _profile_name(section: str) -> str | None:
+    try:
+        parts = shlex.split(section)
+    except ValueError:
+        return None
+    if len(parts) == 2 and parts[0] == "profile":
+        return parts[1]
+    return "default" if parts == ["default"] else None
+
+
+def _read(variable: str, name: str) -> configparser.RawConfigParser:
+    found = configparser.RawConfigParser(default_section="")
+    folder = aws_folder()
+    path = os.environ.get(variable) or (folder and folder / name)
+    if path is None:
+        return found
+    try:
+        found.read(os.path.expanduser(path), encoding="utf-8")  # noqa: PTH111
+    except (configparser.Error, UnicodeDecodeError) as error:
+        line = str(error).strip().splitlines()[0]
+        raise BadInputError(f"the AWS file {path} cannot be read: {line}") from error
+    except OSError as error:
+        raise BadInputError(f"the AWS file {path} cannot be read: {error.strerror}") from error
+    return found
+
+
+def _nested(value: str) -> Mapping[str, str]:
+    """The indented lines below a setting."""
+    pairs = (line.partition("=") for line in value.splitlines() if "=" in line)
+    return {name.strip(): given.strip() for name, _, given in pairs}
+
+
+def _endpoint(profile: Mapping[str, str], services: Mapping[str, str]) -> str | None:
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        if given := os.environ.get(name):
+            check_endpoint(given, name)
+            return given
+    ignored = profile.get("ignore_configured_endpoint_urls", "").lower() == "true"
+    if ignored or _true("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"):
+        return None
+    given = services.get("endpoint_url") or profile.get("endpoint_url")
+    if given:
+        check_endpoint(given, "endpoint_url of the AWS profile")
+    return given or None
+
+
+def _environment_keys() -> Keys | None:
+    key, secret = os.environ.get(_KEY), os.environ.get(_SECRET)
+    if bool(key) != bool(secret):
+        there, missing = (_KEY, _SECRET) if key else (_SECRET, _KEY)
+        raise BadInputError(f"{there} is set without {missing}: set both, or neither")
+    return Keys(key, secret, os.environ.get(_TOKEN) or None) if key and secret else None
+
+
+def _profile_keys(profile: Mapping[str, str]) -> Keys | None:
+    """The keys of the profile, unless something of it or of the environment comes before them."""
+    if os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE") or _sdk_source(profile):
+        return None
+    key, secret = profile.get("aws_access_key_id"), profile.get("aws_secret_access_key")
+    if bool(key) != bool(secret):
+        raise BadInputError(
+            "the AWS profile has one of aws_access_key_id and aws_secret_access_key without the "
+            "other: give both"
+        )
+    return Keys(key, secret, profile.get("aws_session_token")) if key and secret else None
+
+
+def _sdk_source(profile: Mapping[str, str]) -> str:
+    return next((words for name, words in _OF_THE_SDK.items() if profile.get(name)), "")
+
+
+def _true(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() in ("true", "1", "yes")
