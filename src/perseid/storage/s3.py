@@ -242,10 +242,9 @@ def bucket_region(name: str, settings: AwsSettings) -> str | None:
     request = urllib.request.Request(f"{server_of(settings)}/{name}", method="HEAD")
     try:
         with open_url(request, CONNECT_SECONDS, settings) as answer:
-            headers = answer.headers
+            found = answer.headers.get("x-amz-bucket-region")
     except urllib.request.HTTPError as error:
-        headers = error.headers
+        found = error.headers.get("x-amz-bucket-region")
     except (OSError, ValueError):
         return None
-    found = headers.get("x-amz-bucket-region")
     return str(found) if found else None
