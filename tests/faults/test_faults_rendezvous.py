@@ -18,10 +18,12 @@ from pathlib import Path
 
 import pytest
 from rendezvous_processes import (
+    RawWorker,
     ServerProcess,
     WorkerProcess,
     all_do,
     free_ports,
+    hello,
     read_address,
     tcpunch_connect,
     tcpunch_pair,
@@ -37,7 +39,6 @@ from perseid.errors import (
 from perseid.rendezvous import Client, EmbeddedServer, job_key
 from perseid.rendezvous.net import dialing
 from perseid.rendezvous.protocol import (
-    FROM_SERVER,
     MAGIC,
     Challenge,
     Complete,
@@ -45,13 +46,12 @@ from perseid.rendezvous.protocol import (
     Proof,
     RefusalCode,
     Refused,
-    Register,
     Superseded,
     Welcome,
-    decode,
 )
-from perseid.rendezvous.protocol.auth import client_proof, fresh_instance, fresh_nonce
-from perseid.rendezvous.protocol.wire import MAX_SERVER_FRAME, FrameReader
+from perseid.rendezvous.protocol.auth import client_proof
+from perseid.rendezvous.protocol.tcpunch import Status, unpack_v2
+from perseid.rendezvous.protocol.wire import MAX_SERVER_FRAME, Address, FrameReader
 from perseid.rendezvous.server.connection import Connection
 from perseid.rendezvous.server.registry import Member
 
@@ -88,47 +88,6 @@ def eventually(condition, seconds=5.0):
         time.sleep(0.01)
 
 
-def hello(job="job", rank=0, world=2, interest=(), generation=0, **more):
-    return Register(
-        job, rank, world, generation, fresh_instance(), fresh_nonce(), interest=interest, **more
-    )
-
-
-class Raw:
-    """A worker that speaks the protocol by hand."""
-
-    def __init__(self, server, frame=None, first=MAGIC):
-        self.sock = socket.create_connection(("127.0.0.1", server.port), 10)
-        self.reader = FrameReader(MAX_SERVER_FRAME)
-        self.frames = []
-        if frame is not None:
-            self.sock.sendall(first + frame.pack())
-
-    def next(self, seconds=5.0):
-        """The next frame; None: the server closed."""
-        self.sock.settimeout(seconds)
-        while not self.frames:
-            try:
-                data = self.sock.recv(1 << 16)
-            except ConnectionResetError:
-                return None
-            if not data:
-                return None
-            self.frames += [decode(FROM_SERVER, *one) for one in self.reader.feed(data)]
-        return self.frames.pop(0)
-
-    def until(self, kind, seconds=5.0):
-        while not isinstance(frame := self.next(seconds), kind):
-            assert frame is not None, f"the server closed before {kind.__name__}"
-        return frame
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc):
-        self.sock.close()
-
-
 # 1 ------------------------------------------------------------------------------------------------
 
 
@@ -147,7 +106,7 @@ def test_a_thousand_connections_without_a_byte(server, reset):
 
 
 def test_a_silent_and_a_slow_client_do_not_hold_up_others(server):
-    slow = Raw(server)
+    slow = RawWorker(server)
     with socket.create_connection(("127.0.0.1", server.port)) as silent:
         data = MAGIC + hello("slow", 0, 1).pack()
         began = time.monotonic()
@@ -222,26 +181,32 @@ def test_random_bytes(server):
 # 4 ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
-def test_a_dead_waiter_is_never_handed_out(server, reset):
-    for number in range(20):
-        name = f"dead{reset}{number}".encode()
+@pytest.mark.parametrize("end", ["FIN", "RST", "bytes and FIN"])
+def test_a_dead_waiter_is_never_handed_out(end):
+    """The server hears of its newcomer before it hears of the death."""
+    request = b"name".ljust(100, b"\0") + bytes(41)
+    with ServerProcess() as server:
         dead = tcpunch_connect(server.port)
-        dead.sendall(name)
-        read_address(dead)
-        if reset:
+        dead.sendall(request)
+        assert unpack_v2(dead.recv(50))[0] is Status.WAITING
+        server.signal(signal.SIGSTOP)
+        newcomer = tcpunch_connect(server.port)
+        newcomer.sendall(request)
+        if end == "RST":
             dead.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        elif end == "bytes and FIN":
+            dead.sendall(b"x")
         dead.close()
-        with tcpunch_connect(server.port) as one, tcpunch_connect(server.port) as two:
-            one.sendall(name)
-            read_address(one)
-            two.sendall(name)
-            read_address(two)
-            assert read_address(one) == two.getsockname()
+        server.signal(signal.SIGCONT)
+        assert unpack_v2(newcomer.recv(50))[0] is Status.WAITING
+        with tcpunch_connect(server.port) as partner:
+            partner.sendall(request)
+            assert unpack_v2(partner.recv(50))[2] == Address(*newcomer.getsockname())
+        newcomer.close()
 
 
 def test_a_dead_rank_is_not_handed_out(server):
-    with Raw(server, hello("dead-rank", 0)) as dead:
+    with RawWorker(server, hello("dead-rank", 0)) as dead:
         dead.until(Welcome)
     with Client.register(server.address, "dead-rank", 1, 2) as late:
         eventually(lambda: late.missing() == [0])
@@ -269,9 +234,9 @@ def test_a_third_tcpunch_client_waits_for_the_fourth(server):
 
 
 def test_the_same_rank_twice_the_newer_wins_and_the_older_is_told(server):
-    with Raw(server, hello("twice")) as older:
+    with RawWorker(server, hello("twice")) as older:
         older.until(Welcome)
-        with Raw(server, hello("twice")) as newer:
+        with RawWorker(server, hello("twice")) as newer:
             newer.until(Welcome)
             assert older.until(Superseded) == Superseded(0)
             assert older.next() is None
@@ -298,7 +263,7 @@ def many_ranks(server, world):
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
         job = f"many-{world}"
-        ranks = [stack.enter_context(Raw(server, hello(job, r, world))) for r in range(world)]
+        ranks = [stack.enter_context(RawWorker(server, hello(job, r, world))) for r in range(world)]
         for one in ranks:
             assert one.until(Complete, 30).world == world
         return time.monotonic() - began
@@ -318,7 +283,7 @@ def test_the_descriptor_limit_is_reached_and_the_server_goes_on():
     with ServerProcess(preexec=few) as server:
         assert [line["event"] for line in server.log[:2]] == ["few descriptors", "listening"]
         with contextlib.ExitStack() as stack:
-            kept = [stack.enter_context(Raw(server, hello("fd", r, 400))) for r in range(200)]
+            kept = [stack.enter_context(RawWorker(server, hello("fd", r, 400))) for r in range(200)]
             answered = [one.next(5) for one in kept]
             welcome = [one for one in answered if isinstance(one, Welcome)]
             assert 50 < len(welcome) < 160
@@ -444,12 +409,12 @@ def test_a_missing_or_wrong_key(keyed, key):
 
 def test_a_replayed_hello_is_refused(keyed):
     key, opening = job_key(SECRET, "replay"), hello("replay", 0, 1)
-    with Raw(keyed, opening) as honest:
+    with RawWorker(keyed, opening) as honest:
         nonce = honest.until(Challenge).nonce
         proof = Proof(client_proof(key, opening.pack(), nonce))
         honest.sock.sendall(proof.pack())
         honest.until(Welcome)
-    with Raw(keyed, opening) as replay:
+    with RawWorker(keyed, opening) as replay:
         assert replay.until(Challenge).nonce != nonce
         replay.sock.sendall(proof.pack())
         assert replay.until(Refused).code is RefusalCode.KEY
@@ -580,7 +545,7 @@ def test_the_server_keeps_nothing_of_those_who_are_gone():
         with EmbeddedServer() as embedded:
             server = embedded.server
             for rank in range(4):
-                with Raw(server, hello("ends", rank, 5)) as one:
+                with RawWorker(server, hello("ends", rank, 5)) as one:
                     one.until(Welcome)
                     with contextlib.ExitStack() as stack:
                         if rank == 1:
@@ -588,7 +553,9 @@ def test_the_server_keeps_nothing_of_those_who_are_gone():
                         elif rank == 2:
                             one.sock.sendall(b"\xee\0\0\0\0")
                         elif rank == 3:
-                            stack.enter_context(Raw(server, hello("ends", 3, 5))).until(Welcome)
+                            stack.enter_context(RawWorker(server, hello("ends", 3, 5))).until(
+                                Welcome
+                            )
                             one.until(Superseded)
             eventually(lambda: server.registry.members == 0)
             eventually(lambda: not kept())

@@ -15,6 +15,10 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from perseid.rendezvous.protocol import FROM_SERVER, MAGIC, Register, decode
+from perseid.rendezvous.protocol.auth import fresh_instance, fresh_nonce
+from perseid.rendezvous.protocol.wire import MAX_SERVER_FRAME, FrameReader
+
 WORKER = Path(__file__).with_name("rendezvous_worker.py")
 
 
@@ -240,3 +244,45 @@ def _punch(listener, own, peer, end):
             accepted.close()
         time.sleep(0.01)
     raise TimeoutError("not punched in time")
+
+
+def hello(job="job", rank=0, world=2, generation=0, **more) -> Register:
+    """A registration of a process of its own."""
+    return Register(job, rank, world, generation, fresh_instance(), fresh_nonce(), **more)
+
+
+class RawWorker:
+    """A worker that speaks the protocol by hand; without a frame it says nothing at first."""
+
+    def __init__(self, server, frame=None, first=MAGIC):
+        self.hello = frame
+        self.sock = socket.create_connection(("127.0.0.1", server.port), 10)
+        self.reader = FrameReader(MAX_SERVER_FRAME)
+        self.frames = []
+        if frame is not None:
+            self.sock.sendall(first + frame.pack())
+
+    def next(self, seconds=5.0):
+        """The next frame; None: the server closed."""
+        self.sock.settimeout(seconds)
+        while not self.frames:
+            try:
+                data = self.sock.recv(1 << 16)
+            except ConnectionResetError:
+                return None
+            if not data:
+                return None
+            self.frames += [decode(FROM_SERVER, *one) for one in self.reader.feed(data)]
+        return self.frames.pop(0)
+
+    def until(self, kind, seconds=5.0):
+        """The next frame of a type; others are dropped."""
+        while not isinstance(frame := self.next(seconds), kind):
+            assert frame is not None, f"the server closed before {kind.__name__}"
+        return frame
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.sock.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +16,7 @@ from perseid.rendezvous.client.connectivity import View
 from perseid.rendezvous.net.dns import DnsError, pack_query, unpack_ttl
 from perseid.rendezvous.net.endpoint import Endpoint
 from perseid.rendezvous.protocol import NatBehavior, NatFiltering, NatMapping, PeerRecord, auth
+from perseid.rendezvous.protocol.candidates import usable_candidates
 from perseid.rendezvous.protocol.handshake import (
     DECISION_BYTES,
     HELLO_BYTES,
@@ -25,10 +27,16 @@ from perseid.rendezvous.protocol.handshake import (
 )
 from perseid.rendezvous.protocol.wire import Address
 from perseid.rendezvous.punch.nat import (
-    MAX_WAIT,
     dial_candidates,
     direct_impossible,
     mapping_kind,
+)
+from perseid.rendezvous.punch.pacing import (
+    BACKOFF_SECONDS,
+    MAX_BACKOFF_SECONDS,
+    MAX_WAIT,
+    TokenBucket,
+    backoff,
     retry_wait,
 )
 
@@ -299,6 +307,52 @@ def test_ping_claims_no_more_than_was_compared(seen, others, mapping, words):
     assert nat_words(view).startswith(words)
 
 
+SEEN_BY_SERVER = Address("198.51.100.7", 4000)
+
+
+@pytest.mark.parametrize(
+    ("claimed", "kept"),
+    [
+        (["198.51.100.7:4000"], ["198.51.100.7:4000"]),
+        (["10.0.0.2:4000", "2001:db8::1:9", "2001:db8::2:8"], None),
+        (["198.51.100.7:22"], []),
+        (["10.0.0.2:1", "10.0.0.2:2", "10.0.0.2:1"], ["10.0.0.2:1"]),
+        ([f"10.0.0.{n}:1" for n in range(1, 9)], ["10.0.0.1:1", "10.0.0.2:1"]),
+        (["10.0.0.2:0", "0.0.0.0:1", "224.0.0.1:1", "255.255.255.255:1", "240.0.0.1:1"], []),
+        (["127.0.0.1:1", "::1:1"], []),
+        (["169.254.169.254:80", "fe80::1:1", "ff02::1:1", ":::1"], []),
+    ],
+)
+def test_only_a_few_claims_that_can_be_a_workers_are_passed_on(claimed, kept):
+    split = [Address(host, int(port)) for host, _, port in (x.rpartition(":") for x in claimed)]
+    found = usable_candidates(split, SEEN_BY_SERVER)
+    names = [f"{one.host}:{one.port}" for one in found]
+    assert names == (claimed if kept is None else kept)
+    assert usable_candidates(found, SEEN_BY_SERVER) == found
+
+
+def test_loopback_is_passed_on_where_the_server_sees_it():
+    claimed = (Address("127.0.0.1", 4000), Address("::1", 4000))
+    assert usable_candidates(claimed, Address("127.0.0.1", 4000)) == claimed
+
+
+def test_a_token_bucket_allows_its_burst_and_then_its_rate():
+    bucket, now, taken = TokenBucket(burst=3, rate=2), 100.0, []
+    while now < 110:
+        wait = bucket.take(now)
+        if wait == 0:
+            taken.append(now)
+        now += max(wait, 0.001)
+    assert len([at for at in taken if at < 100.4]) == 3
+    assert len(taken) == pytest.approx(3 + 10 * 2, abs=1)
+
+
+@given(st.integers(1, 10**6), st.floats(0, 1, exclude_max=True))
+def test_waits_after_failed_handshakes_grow_and_end(failures, chance):
+    assert 0.5 * BACKOFF_SECONDS <= backoff(failures, chance) <= 1.5 * MAX_BACKOFF_SECONDS
+    assert backoff(failures + 1, chance) >= backoff(failures, chance)
+
+
 @given(st.floats(0, 1), st.integers(0, 10**6), st.floats(0, 1, exclude_max=True))
 def test_waits_are_short_and_random(round_trip, tries, chance):
     assert 0 <= retry_wait(round_trip, tries, chance) <= 2 * MAX_WAIT
@@ -315,19 +369,53 @@ def test_waits_are_short_and_random(round_trip, tries, chance):
         ("[2001:db8::1]:77", "2001:db8::1", 77),
         ("[::1]", "::1", 10000),
         ("::1", "::1", 10000),
+        ("host:", "host", 10000),
+        (" host:5 ", "host", 5),
+        ("a_b.example.", "a_b.example.", 10000),
+        ("b\u00fccher.example", "b\u00fccher.example", 10000),
     ],
 )
 def test_servers_as_users_write_them(text, host, port):
     assert Endpoint.parse(text) == Endpoint(host, port)
 
 
-@pytest.mark.parametrize("text", ["", ":1", "host:", "host:0", "host:70000", "host:x"])
-def test_what_is_no_server_is_said(text):
-    if text == "host:":
-        assert Endpoint.parse(text) == Endpoint("host")
-        return
-    with pytest.raises(BadInputError):
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", " ", ":1", "host:0", "host:70000", "host:x", "host:-1", "host:²", "host:9999999999",
+        "a..b", ".host", "x" * 64, "ä" * 64, "a b", "a/b", "user@host", "host\0", "host\n:1", "h?q",
+        "[::1", "::1]", "[::1]x", "[::1]:x", "[host]:1:2", "1:2:3", "[]:1",
+    ],
+)  # fmt: skip
+def test_what_is_no_server_is_refused_in_one_sentence(text):
+    with pytest.raises(BadInputError, match=r"^[^\n]+\.$"):
         Endpoint.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("url", "meant"),
+    [
+        ("https://example.org", "example.org"),
+        ("tcp://example.org:77/path", "example.org:77"),
+        ("http://user:pw@[2001:db8::1]:5", "[2001:db8::1]:5"),
+        ("://x", "x"),
+    ],
+)
+def test_a_url_is_no_server_and_the_sentence_says_what_to_write(url, meant):
+    with pytest.raises(BadInputError, match="is a URL") as caught:
+        Endpoint.parse(url)
+    assert repr(meant) in str(caught.value)
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_a_server_or_a_sentence(text):
+    try:
+        found = Endpoint.parse(text)
+    except BadInputError:
+        return
+    assert Endpoint.parse(str(found)) == found
+    with contextlib.suppress(OSError):
+        socket.getaddrinfo(found.host.encode("idna"), found.port, flags=socket.AI_NUMERICHOST)
 
 
 def test_the_time_to_live_is_read_from_an_answer():

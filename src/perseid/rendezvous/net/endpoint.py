@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from dataclasses import dataclass
 
 from perseid.errors import BadInputError
@@ -21,22 +23,54 @@ class Endpoint:
 
     @classmethod
     def parse(cls, text: str, default_port: int = DEFAULT_PORT) -> Endpoint:
-        """``host``, ``host:port``, ``[v6]`` or ``[v6]:port``.
+        """Read ``host``, ``host:port``, ``[v6]`` or ``[v6]:port``.
 
         Raises
         ------
         BadInputError
-            It is none of these.
+            It is none of these; a URL has a sentence of its own.
         """
-        host, port = text.strip(), ""
-        if host.startswith("["):
-            host, _, unfinished = host[1:].partition("]")
-            port = unfinished.removeprefix(":")
-        elif host.count(":") == 1:
-            host, _, port = host.partition(":")
-        if not host or (port and not (port.isdigit() and 0 < int(port) < 65536)):
-            raise BadInputError(f"{text!r} is no server; write HOST, HOST:PORT or [IPV6]:PORT.")
-        return cls(host, int(port) if port else default_port)
+        found = _ENDPOINT.fullmatch(text.strip())
+        if "://" in text:
+            raise BadInputError(
+                f"{text!r} is a URL, but a rendezvous server is given as HOST or HOST:PORT "
+                f"({_without_url(text)!r}, perhaps)."
+            )
+        if found is None:
+            raise BadInputError(f"{text!r} is not a server; write HOST, HOST:PORT or [IPV6]:PORT.")
+        host = found["v6"] or found["bare_v6"] or found["host"]
+        port = int(found["port"] or default_port)
+        if not 0 < port < 65536:
+            raise BadInputError(f"The port in {text!r} must be 1 to 65535, not {port}.")
+        if not _is_host(host):
+            raise BadInputError(f"{host!r} in {text!r} is neither a host name nor an IP address.")
+        return cls(host, port)
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+_ENDPOINT = re.compile(
+    r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<host>[^:\[\]]+)|(?P<bare_v6>[^\[\]]*:[^\[\]]*:[^\[\]]*))"
+    r"(?::(?P<port>[0-9]{0,9}))?"
+)
+_NAME = re.compile(r"[\w-]{1,63}(\.[\w-]{1,63})*\.?")
+"""Labels of 1 to 63 characters (RFC 1035, section 2.3.4); underscores occur in practice."""
+
+
+def _is_host(text: str) -> bool:
+    if ":" in text:
+        try:
+            ipaddress.IPv6Address(text)
+        except ValueError:
+            return False
+        return True
+    try:
+        return bool(_NAME.fullmatch(text)) and len(text.encode("idna")) < 254
+    except UnicodeError:
+        return False
+
+
+def _without_url(text: str) -> str:
+    """What the user probably meant by a URL."""
+    return re.sub(r"^\w*://(?:[^/@]*@)?", "", text.strip()).partition("/")[0]

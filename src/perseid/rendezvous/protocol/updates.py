@@ -13,6 +13,7 @@ from perseid.rendezvous.protocol.types import (
     NatFiltering,
 )
 from perseid.rendezvous.protocol.wire import (
+    MAX_CANDIDATES,
     MAX_RANGES,
     MAX_WORLD,
     RANGE,
@@ -55,6 +56,8 @@ class PeerRecord:
     def read(cls, reader: BodyReader) -> PeerRecord:
         """The record at the cursor."""
         rank, instance, nat, count = _PEER.unpack(reader.take(_PEER.size, "record"))
+        if count > MAX_CANDIDATES:
+            raise ProtocolError(f"peers: {count} private addresses, at most {MAX_CANDIDATES}")
         public = reader.address("public address")
         private = tuple(reader.address("private address") for _ in range(count))
         return cls(rank, instance, NatBehavior.from_byte(nat), public, private)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import random
 import socket
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -18,7 +19,13 @@ from perseid.rendezvous.net.event_loop import WRITE, EventLoopThread, Timer
 from perseid.rendezvous.protocol.handshake import HandshakeState
 from perseid.rendezvous.protocol.wire import Address
 from perseid.rendezvous.punch.links import PeerConnection
-from perseid.rendezvous.punch.nat import retry_wait
+from perseid.rendezvous.punch.pacing import (
+    CLAIMED_BURST,
+    CLAIMED_RATE,
+    TokenBucket,
+    backoff,
+    retry_wait,
+)
 
 ACCEPTING_WAIT = (0.03, 0.08)
 """Seconds until the next try while the peer's own connection is being accepted."""
@@ -30,8 +37,10 @@ class ConnectionAttempt:
 
     rank: int
     began: float
-    tries: dict[Address, int] = field(default_factory=dict)
-    """How often each candidate was refused."""
+    observed: Address | None = None
+    """The peer's address as the server sees it; the others are the peer's claims."""
+    failures: dict[Address, int] = field(default_factory=dict)
+    """How often each address refused, or was connected and did not prove to be the peer."""
     pending: dict[Address, socket.socket] = field(default_factory=dict)
     """Connections on their way."""
     waiting: dict[Address, Timer] = field(default_factory=dict)
@@ -80,21 +89,33 @@ class Dialer:
         self.ports: dict[int, int] = {}
         """Local port by address family."""
         self.round_trip = 0.0
+        """Seconds to the server and back."""
+        self._turns: dict[int, TokenBucket] = {}
+        """By rank: connections to addresses that the server has not seen."""
 
-    def dial(self, attempt: ConnectionAttempt, addresses: Iterable[Address]) -> None:
-        """Try those that are not being tried already."""
+    def dial(
+        self, attempt: ConnectionAttempt, addresses: Iterable[Address], observed: Address
+    ) -> None:
+        """Try the addresses that are not being tried already.
+
+        Parameters
+        ----------
+        observed
+            The peer's address as the server sees it.
+        """
+        attempt.observed = observed
         for address in addresses:
             if address not in attempt.pending and address not in attempt.waiting:
                 self._try(attempt, address)
 
-    def retry(
-        self, attempt: ConnectionAttempt, address: Address, wait: float | None = None
-    ) -> None:
-        """Try after a while; None: that of a connection that is being accepted."""
-        if wait is None:
-            wait = random.uniform(*ACCEPTING_WAIT)
-        later = self._loop.call_later(wait, lambda: self._try(attempt, address))
-        attempt.waiting[address] = later
+    def not_the_peer(self, attempt: ConnectionAttempt, address: Address) -> None:
+        """A connection ended before the peer had proved itself: try again, ever later."""
+        failures = attempt.failures[address] = attempt.failures.get(address, 0) + 1
+        self._retry(attempt, address, backoff(failures, random.random()))
+
+    def _retry(self, attempt: ConnectionAttempt, address: Address, wait: float) -> None:
+        timer = self._loop.call_later(wait, lambda: self._try(attempt, address))
+        attempt.waiting[address] = timer
 
     def drop(self, attempt: ConnectionAttempt) -> None:
         """Give up all that is on its way; what is connected already is the caller's."""
@@ -111,7 +132,11 @@ class Dialer:
         if attempt.over:
             return
         if attempt.handshaking():
-            self.retry(attempt, address)
+            self._retry(attempt, address, random.uniform(*ACCEPTING_WAIT))
+            return
+        wait = self._wait_for_turn(attempt, address)
+        if wait:
+            self._retry(attempt, address, wait)
             return
         try:
             family = socket.AF_INET6 if address.family == 6 else socket.AF_INET
@@ -140,10 +165,20 @@ class Dialer:
         else:
             self._connected(attempt, address, sock)
 
+    def _wait_for_turn(self, attempt: ConnectionAttempt, address: Address) -> float:
+        """Claimed addresses are dialed at a limited rate for each rank, over all attempts."""
+        if address == attempt.observed:
+            return 0.0
+        turns = self._turns.setdefault(attempt.rank, TokenBucket(CLAIMED_BURST, CLAIMED_RATE))
+        return turns.take(time.monotonic())
+
     def _refused(self, attempt: ConnectionAttempt, address: Address, code: int) -> None:
-        tries = attempt.tries[address] = attempt.tries.get(address, 0) + 1
+        failures = attempt.failures[address] = attempt.failures.get(address, 0) + 1
         attempt.accepting = code == errno.EADDRNOTAVAIL
-        if attempt.accepting:
-            self.retry(attempt, address)
+        if address != attempt.observed:
+            wait = backoff(failures, random.random())
+        elif attempt.accepting:
+            wait = random.uniform(*ACCEPTING_WAIT)
         else:
-            self.retry(attempt, address, retry_wait(self.round_trip, tries, random.random()))
+            wait = retry_wait(self.round_trip, failures, random.random())
+        self._retry(attempt, address, wait)

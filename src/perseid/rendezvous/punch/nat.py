@@ -9,13 +9,6 @@ from __future__ import annotations
 from perseid.rendezvous.protocol import NatBehavior, NatFiltering, NatMapping, PeerRecord
 from perseid.rendezvous.protocol.wire import Address
 
-MAX_WAIT = 0.005
-"""Longest mean wait between two tries, in seconds: slower back-off was clearly worse."""
-GROWTH = 1.05
-"""Growth of the wait from try to try, up to ``MAX_WAIT``."""
-MIN_ROUND_TRIP = 0.0005
-"""Seconds; on loopback the measured round trip would make the loop spin."""
-
 
 def mapping_kind(local: Address, first: Address, second: Address | None) -> NatMapping:
     """The mapping that two observations of one local port show.
@@ -77,22 +70,3 @@ def direct_impossible(me: PeerRecord, peer: PeerRecord) -> bool:
 
 def _blocks(one: NatBehavior, other: NatBehavior) -> bool:
     return one.mapping is NatMapping.SYMMETRIC and other.filter is NatFiltering.FILTERED
-
-
-def retry_wait(round_trip: float, tries: int, chance: float) -> float:
-    """Seconds until the next try after a refusal.
-
-    Random, so that both sides' connections are in flight at once sooner or later; a fixed period
-    can miss for ever.
-
-    Parameters
-    ----------
-    round_trip
-        Seconds to the server and back, standing in for the unknown one to the peer.
-    tries
-        Tries so far.
-    chance
-        Uniform in [0, 1).
-    """
-    grown = max(round_trip, MIN_ROUND_TRIP) * GROWTH ** min(tries, 200)
-    return min(MAX_WAIT, grown) * 2 * chance

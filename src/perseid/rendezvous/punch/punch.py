@@ -9,10 +9,11 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from perseid.rendezvous.net.event_loop import READ, EventLoopThread
 from perseid.rendezvous.protocol import PeerRecord
+from perseid.rendezvous.protocol.candidates import usable_candidates
 from perseid.rendezvous.protocol.handshake import Handshake, HandshakeState, Identity
 from perseid.rendezvous.protocol.wire import Address
 from perseid.rendezvous.punch.attempts import ConnectionAttempt, Dialer
@@ -143,6 +144,7 @@ class HolePuncher:
     def peer_updated(self, peer: PeerRecord) -> None:
         """The server told of a peer, or of its NAT kind."""
         known = self.peers.get(peer.rank)
+        peer = replace(peer, private=usable_candidates(peer.private, peer.public))
         self.peers[peer.rank] = peer
         for connection in self._awaiting_record.pop(peer.rank, []):
             self._hello_received(connection)
@@ -200,7 +202,7 @@ class HolePuncher:
             self._fall_back(attempt)
             return
         if not attempt.handshaking():
-            self.dialer.dial(attempt, dial_candidates(me, peer))
+            self.dialer.dial(attempt, dial_candidates(me, peer), peer.public)
 
     def _request_connect(self, attempt: ConnectionAttempt, patience: float = 0.0) -> None:
         if attempt.over or attempt.handshaking():
@@ -216,7 +218,7 @@ class HolePuncher:
         peer = self.peers.get(attempt.rank)
         if peer is None:
             sock.close()
-            self.dialer.retry(attempt, address)
+            self.dialer.not_the_peer(attempt, address)
             return
         handshake = Handshake(self.me, self._key, attempt.rank, peer.instance)
         attempt.connections.append(PeerConnection(self, sock, handshake, "direct", address))
@@ -364,7 +366,7 @@ class HolePuncher:
         if connection.transport == "relay":
             self.relay_failed(attempt.rank, "the stream broke in the handshake")
         elif connection.dialed is not None:
-            self.dialer.retry(attempt, connection.dialed)
+            self.dialer.not_the_peer(attempt, connection.dialed)
         elif attempt.started and attempt.rank in self.peers:
             self._proceed(
                 attempt, request_scheduled=True

@@ -101,7 +101,7 @@ class AdmissionRole(Role):
         for index, (kind, body) in enumerate(frames):
             if connection.handler is not self:
                 if connection.handler is self._members:
-                    self._members.frames(connection, frames[index:])
+                    self._members.handle(connection, frames[index:])
                 return
             if connection.closing or connection.closed:
                 return

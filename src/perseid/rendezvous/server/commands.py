@@ -43,6 +43,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--relay-rate", type=float, default=0.0, metavar="MB/S", help="0: not limited (default)"
     )
     serve.add_argument(
+        "--relay-pairs",
+        type=int,
+        default=Config.relay_pairs,
+        metavar="N",
+        help="most relayed pairs at once (default: %(default)s)",
+    )
+    serve.add_argument(
         "--rate",
         type=float,
         default=Config.rate,
@@ -102,6 +109,7 @@ def _serve(args: argparse.Namespace) -> int:
         tcpunch=args.tcpunch,
         relay=args.relay,
         relay_rate=args.relay_rate * 1e6,
+        relay_pairs=args.relay_pairs,
         rate=args.rate,
         waiting_seconds=args.wait,
         link_timeout=args.link_timeout,

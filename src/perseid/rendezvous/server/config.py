@@ -32,6 +32,8 @@ class Config:
     """Whether pairs that cannot connect directly are relayed."""
     relay_rate: float = 0.0
     """Bytes per second over all relayed pairs; 0: unlimited."""
+    relay_pairs: int = 10_000
+    """Most relayed pairs at once; each takes two descriptors."""
     hello_seconds: float = 5.0
     """Time from accepting a connection to the end of its handshake."""
     waiting_seconds: float = 900.0

@@ -10,15 +10,24 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
+from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from typing import Protocol
 
 from perseid.rendezvous.net.liveness import end_unanswered
 
-RECEIVE_BYTES = 8 * 1024
-"""Bytes taken by one read of a connection that is no relay: most are single small frames."""
+RECEIVE_BYTES = 2 * 1024
+"""Bytes taken by one read of a connection that is not relayed: most are single small frames, and
+whoever sends many has to wait for the others' turn."""
+READ_BACKLOG = 64 * 1024
+"""Unsent bytes from which on a client is not read from: it must take its answers first."""
 MAX_UNSENT = 4 * 1024 * 1024
-"""Bytes kept for a client that does not read; beyond that it is dropped."""
+"""Most unsent bytes of one client, beyond which it is dropped: all addresses of a large job fit."""
+MAX_TOTAL_UNSENT = 128 * 1024 * 1024
+"""Most unsent bytes of all clients, beyond which those over ``READ_BACKLOG`` are dropped."""
+CHUNKS_A_SEND = 64
+"""Unsent messages that one system call takes along."""
 EVENTS_A_ROUND = 512
 """Events handled before the loop's timers get their turn."""
 EPOLLIN, EPOLLOUT = select.EPOLLIN, select.EPOLLOUT
@@ -43,6 +52,8 @@ class Poller:
         self._owners: dict[int, Pollable] = {}
         self._soon: list[Callable[[], None]] = []
         self._in_round = False
+        self.backlog = 0
+        """Unsent bytes of all connections."""
         loop.add_reader(self._epoll.fileno(), self._ready)
 
     def __len__(self) -> int:
@@ -98,21 +109,30 @@ class Poller:
 
 
 class Handler(Protocol):
-    """What a connection tells of itself."""
+    """What a connection reports to; a role of the server."""
 
     def received(self, connection: Connection, data: bytes) -> None:
-        """Bytes came."""
+        """Bytes arrived."""
+        ...
+
+    def progressed(self, connection: Connection) -> None:
+        """The other side took some of the bytes that were waiting to be sent."""
         ...
 
     def ended(self, connection: Connection) -> None:
-        """The other side closed, reset, or did not read for too long; called once."""
+        """The other side closed, reset, or let too much pile up; called once."""
         ...
 
 
 class Connection:
-    """One accepted socket; writes go out at once, what does not fit is kept and sent later."""
+    """One accepted socket. Writes go out at once; what does not fit is kept and sent later.
 
-    __slots__ = ("_poller", "_unsent", "closing", "handler", "host", "port", "sock", "state")
+    A client that does not read is not read from either: from ``READ_BACKLOG`` unsent bytes on,
+    its further requests wait in the kernel's buffers until it takes the answers.
+    """
+
+    __slots__ = ("_poller", "_unsent", "backlog", "closing", "handler", "host", "port", "sock",
+                 "state")  # fmt: skip
 
     def __init__(
         self, sock: socket.socket, host: str, port: int, poller: Poller, handler: Handler
@@ -123,24 +143,27 @@ class Connection:
         self.state: object = None
         """Belongs to the handler."""
         self.closing = False
+        self.backlog = 0
+        """Bytes that wait to be sent."""
         self._poller = poller
-        self._unsent = b""
+        self._unsent: deque[memoryview] | None = None
         poller.add(sock.fileno(), self)
 
     @property
     def closed(self) -> bool:
-        """Whether the socket is gone."""
+        """Whether the socket is closed or given away."""
         return self.sock.fileno() < 0
 
     def on_event(self, mask: int) -> None:
-        """Read or go on writing."""
+        """Go on sending, then read."""
         if mask & EPOLLOUT:
             self._flush()
+        # A connection that is not read from still reports that it was reset.
         if mask & ~EPOLLOUT and self.sock.fileno() >= 0:
             self.read()
 
     def read(self) -> None:
-        """Take what is there, if anything."""
+        """Read once, if there is anything to read."""
         try:
             data = self.sock.recv(RECEIVE_BYTES, DONT_WAIT)
         except (BlockingIOError, InterruptedError):
@@ -154,46 +177,71 @@ class Connection:
 
     def write(self, data: bytes) -> None:
         """Send, now or as soon as the other side takes it."""
-        if self.closing or self.sock.fileno() < 0:
+        if not data or self.closing or self.sock.fileno() < 0:
             return
-        if not self._unsent:
+        sent = 0
+        if self._unsent is None:
             try:
                 sent = self.sock.send(data, DONT_WAIT)
             except (BlockingIOError, InterruptedError):
-                sent = 0
+                pass
             except OSError:
                 self._end()
                 return
             if sent == len(data):
                 return
-            data = data[sent:]
-            self._poller.change(self.sock.fileno(), EPOLLIN | EPOLLOUT)
-        self._unsent += data
-        if len(self._unsent) > MAX_UNSENT:
+            self._unsent = deque()
+        # A view: many connections may wait to be sent the same message.
+        self._unsent.append(memoryview(data)[sent:])
+        self._change_backlog(len(data) - sent)
+        if self.backlog > MAX_UNSENT or (
+            self._poller.backlog > MAX_TOTAL_UNSENT and self.backlog > READ_BACKLOG
+        ):
             self._end()
 
     def _flush(self) -> None:
+        if self._unsent is None:
+            return
         try:
-            sent = self.sock.send(self._unsent, DONT_WAIT)
+            sent = self.sock.sendmsg(list(islice(self._unsent, CHUNKS_A_SEND)), (), DONT_WAIT)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
             self._end()
             return
-        self._unsent = self._unsent[sent:]
+        left = sent
+        while left and left >= len(self._unsent[0]):
+            left -= len(self._unsent.popleft())
+        if left:
+            self._unsent[0] = self._unsent[0][left:]
         if not self._unsent:
-            self._poller.change(self.sock.fileno(), EPOLLIN)
-            if self.closing:
-                self._shut()
+            self._unsent = None
+        self._change_backlog(-sent)
+        if self.closing and not self.backlog:
+            self._shut()
+        elif not self.closing:
+            self.handler.progressed(self)
+
+    def _change_backlog(self, change: int) -> None:
+        before, self.backlog = self._mask(), self.backlog + change
+        self._poller.backlog += change
+        if self._mask() != before:
+            self._poller.change(self.sock.fileno(), self._mask())
+
+    def _mask(self) -> int:
+        if not self.backlog:
+            return EPOLLIN
+        return EPOLLOUT | (EPOLLIN if self.backlog < READ_BACKLOG else 0)
 
     def finish(self) -> None:
         """Send what is left, then end; what the client still sends is read and dropped.
 
         Closing at once with unread bytes would reset the connection, and the client would lose
-        the last frame. One that does not read or close is closed by its deadline.
+        the last frame (RFC 2525, section 2.17). A client that does not read or close is closed
+        by its deadline.
         """
         self.closing = True
-        if not self._unsent:
+        if not self.backlog:
             self._shut()
 
     def _shut(self) -> None:
@@ -203,17 +251,17 @@ class Connection:
             self.close()
 
     def alive(self) -> bool:
-        """Whether the other side has not closed yet (looks at the socket without reading)."""
-        try:
-            return bool(self.sock.recv(1, socket.MSG_PEEK | DONT_WAIT))
-        except (BlockingIOError, InterruptedError):
-            return True
-        except OSError:
-            return False
+        """Whether the other side has neither closed nor reset, as far as the kernel knows.
+
+        Reading would not tell: bytes may lie before the end (POLLRDHUP, poll(2)).
+        """
+        poll = select.poll()
+        poll.register(self.sock, select.POLLRDHUP)
+        return not poll.poll(0)
 
     def detach(self) -> socket.socket:
         """Give the socket away, non-blocking; the connection is over without ``ended``."""
-        self._poller.remove(self.sock.fileno())
+        self._forget()
         given = socket.socket(self.sock.family, socket.SOCK_STREAM, fileno=self.sock.detach())
         given.setblocking(False)
         end_unanswered(given, 0)  # who gets the bytes may compute instead of reading them
@@ -222,8 +270,13 @@ class Connection:
     def close(self) -> None:
         """Close now, without ``ended``."""
         if self.sock.fileno() >= 0:
-            self._poller.remove(self.sock.fileno())
+            self._forget()
             self.sock.close()
+
+    def _forget(self) -> None:
+        self._poller.remove(self.sock.fileno())
+        self._poller.backlog -= self.backlog
+        self.backlog, self._unsent = 0, None
 
     def _end(self) -> None:
         if self.sock.fileno() >= 0:

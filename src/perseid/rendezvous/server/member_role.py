@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from perseid.rendezvous.protocol import (
     FROM_CLIENT,
@@ -36,7 +36,7 @@ from perseid.rendezvous.protocol.wire import (
     ProtocolError,
     merge_ranges,
 )
-from perseid.rendezvous.server.connection import Connection
+from perseid.rendezvous.server.connection import READ_BACKLOG, Connection
 from perseid.rendezvous.server.context import ServerContext
 from perseid.rendezvous.server.reachability import ReachabilityCheck
 from perseid.rendezvous.server.registry import Job, Member, RegistryRefusalError
@@ -51,8 +51,9 @@ MAX_BATCH_SECONDS = 0.05
 DEREGISTRATION_BATCH_SECONDS = 0.25
 """A batch of peaceful goodbyes in a larger job waits this long: n ranks that end together would
 else be told n x n times while some still work."""
-HEARTBEAT_HEADER = Heartbeat(0).pack()[:5]
-"""Header of a heartbeat: the one frame that is answered without being decoded."""
+HEARTBEAT_BYTES = len(Heartbeat().pack())
+HEARTBEAT_HEADER = Heartbeat().pack()[:5]
+"""Type and length of a heartbeat: the one frame that is answered without being decoded."""
 
 log = logging.getLogger("perseid.rendezvous")
 
@@ -64,7 +65,13 @@ class MemberState:
     member: Member
     reader: FrameReader
     reachability_requests: int = 0
-    """Times that it asked to be connected back to."""
+    """How often it asked whether it can be reached."""
+    deferred: list[tuple[int, bytes]] = field(default_factory=list)
+    """Frames that are handled once the client has taken earlier answers."""
+
+    def idle(self) -> bool:
+        """Whether nothing of an earlier frame is left to be read or handled."""
+        return not self.deferred and not self.reader.unfinished
 
 
 class MemberRole(Role):
@@ -126,22 +133,44 @@ class MemberRole(Role):
         if connection.closing or not isinstance(state, MemberState):
             return
         state.member.deadline = self.context.clock.now() + state.member.heartbeat
-        if len(data) == 9 and data.startswith(HEARTBEAT_HEADER) and not state.reader.unfinished:
+        if len(data) == HEARTBEAT_BYTES and data.startswith(HEARTBEAT_HEADER) and state.idle():
             connection.write(data)
             return
         try:
-            self.frames(connection, state.reader.feed(data))
+            frames = state.reader.feed(data)
         except ProtocolError as error:
-            self._departed(connection, DepartureReason.CLOSED)
-            self.malformed(connection, error)
+            self._malformed(connection, error)
+        else:
+            self.handle(connection, frames)
 
-    def frames(self, connection: Connection, frames: list[tuple[int, bytes]]) -> None:
-        """Handle complete frames."""
+    def handle(self, connection: Connection, frames: list[tuple[int, bytes]]) -> None:
+        """Handle complete frames; those of a client that does not take its answers wait."""
         state = connection.state
-        for kind, body in frames:
-            if connection.closed or connection.closing or not isinstance(state, MemberState):
-                return
-            self._frame(connection, state, decode(FROM_CLIENT, kind, body))
+        if not isinstance(state, MemberState):
+            return
+        frames, state.deferred = state.deferred + frames, []
+        try:
+            for index, (kind, body) in enumerate(frames):
+                if connection.closed or connection.closing or connection.state is not state:
+                    return
+                if connection.backlog >= READ_BACKLOG:
+                    state.deferred = frames[index:]
+                    return
+                self._frame(connection, state, decode(FROM_CLIENT, kind, body))
+        except ProtocolError as error:
+            self._malformed(connection, error)
+
+    def progressed(self, connection: Connection) -> None:
+        """Go on with what was deferred; who takes its answers is alive, though not read from."""
+        state = connection.state
+        if isinstance(state, MemberState):
+            state.member.deadline = self.context.clock.now() + state.member.heartbeat
+            if state.deferred:
+                self.handle(connection, [])
+
+    def _malformed(self, connection: Connection, error: ProtocolError) -> None:
+        self._departed(connection, DepartureReason.CLOSED)
+        self.malformed(connection, error)
 
     def _frame(self, connection: Connection, state: MemberState, frame: ControlFrame) -> None:
         member = state.member

@@ -27,8 +27,9 @@ from perseid.rendezvous.protocol import (
     Register,
     pack_peers,
 )
+from perseid.rendezvous.protocol.candidates import usable_candidates
 from perseid.rendezvous.protocol.liveness import unpack_silence
-from perseid.rendezvous.protocol.wire import Address, to_ranges
+from perseid.rendezvous.protocol.wire import Address
 
 MAX_FAILURES = 8
 """Reports of failures that a job passes on: the first of them ends it."""
@@ -75,7 +76,7 @@ class Member:
         self.rank = hello.rank
         self.instance = hello.instance
         self.public = public
-        self.private = hello.candidates
+        self.private = usable_candidates(hello.candidates, public)
         self.nat = NatBehavior()
         self.interest = hello.interest
         self.handle = handle
@@ -142,8 +143,15 @@ class Job:
         return self.failures[-1]
 
     def missing(self) -> tuple[range, ...]:
-        """Ranks that are not registered."""
-        return to_ranges(rank for rank in range(self.world) if rank not in self.members)
+        """Ranks that are not registered, as the gaps between those that are."""
+        gaps, start = [], 0
+        for rank in sorted(self.members):
+            if rank > start:
+                gaps.append(range(start, rank))
+            start = rank + 1
+        if start < self.world:
+            gaps.append(range(start, self.world))
+        return tuple(gaps)
 
     def pending(self) -> bool:
         """Whether ``flush`` has something to tell."""

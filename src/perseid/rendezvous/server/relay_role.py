@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
+from functools import partial
 
 from perseid.rendezvous.protocol import (
     RefusalCode,
@@ -20,19 +20,28 @@ from perseid.rendezvous.server.connection import Connection
 from perseid.rendezvous.server.context import ServerContext
 from perseid.rendezvous.server.limits import Deadlines
 from perseid.rendezvous.server.registry import Member
-from perseid.rendezvous.server.relay import RelayedPair, Throttle
+from perseid.rendezvous.server.relay import CHUNK, RelayedPair, RelayResources, Throttle
 from perseid.rendezvous.server.role import Role
 
-log = logging.getLogger("perseid.rendezvous")
+PairKey = tuple[str, int, int, int]
+"""Job, generation, lower and higher rank."""
 
 
 @dataclass(slots=True)
 class RelayWaiter:
     """A connection that waits for the other end of its pair."""
 
-    key: tuple[str, int, int, int]
-    """Job, generation, lower and higher rank."""
+    key: PairKey
     rank: int
+    """The rank at this end."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    """One relayed stream."""
+
+    pair: RelayedPair
+    members: tuple[Member, Member]
 
 
 class RelayRole(Role):
@@ -40,50 +49,68 @@ class RelayRole(Role):
 
     def __init__(self, context: ServerContext) -> None:
         super().__init__(context)
-        self.pairs: set[RelayedPair] = set()
-        """Streams that are open now."""
-        self._throttle = Throttle(context.config.relay_rate)
+        self._shared = RelayResources(
+            context.clock,
+            context.poller,
+            Throttle(context.config.relay_rate),
+            memoryview(bytearray(CHUNK)),
+        )
         self._deadlines = Deadlines(context.config.relay_wait_seconds)
-        self._waiting: dict[tuple[str, int, int, int], Connection] = {}
-        self._members: dict[RelayedPair, tuple[Member, Member]] = {}
+        self._waiting: dict[PairKey, Connection] = {}
+        self._streams: dict[PairKey, _Stream] = {}
+
+    @property
+    def pairs(self) -> list[RelayedPair]:
+        """Streams that are open now."""
+        return [stream.pair for stream in self._streams.values()]
 
     def admit(self, connection: Connection, hello: RelayRequest, mac: bytes) -> None:
-        """Take one end; the other is invited, or waits already."""
-        context = self.context
-        mine = context.registry.find(hello.job, hello.generation, hello.rank)
-        other = context.registry.find(hello.job, hello.generation, hello.peer)
-        if not context.config.relay:
+        """Accept one end of a pair; the other is invited, or waits already."""
+        config, registry = self.context.config, self.context.registry
+        mine = registry.find(hello.job, hello.generation, hello.rank)
+        other = registry.find(hello.job, hello.generation, hello.peer)
+        low, high = sorted((hello.rank, hello.peer))
+        key = (hello.job, hello.generation, low, high)
+        if not config.relay:
             self.refuse(connection, RefusalCode.RELAY, "this server relays nothing")
         elif mine is None or mine.instance != hello.instance or other is None:
             self.refuse(connection, RefusalCode.RELAY, "one of the two ranks is not registered")
+        elif len(self._streams) >= config.relay_pairs and key not in self._streams:
+            reason = f"this server relays {len(self._streams)} pairs already"
+            self.refuse(connection, RefusalCode.LIMIT, reason)
         else:
-            self._take(connection, hello, mac, mine, other)
+            self._accept(connection, key, hello.rank, mac, (mine, other))
 
-    def _take(
-        self, connection: Connection, hello: RelayRequest, mac: bytes, mine: Member, other: Member
+    def _accept(
+        self,
+        connection: Connection,
+        key: PairKey,
+        rank: int,
+        mac: bytes,
+        members: tuple[Member, Member],
     ) -> None:
-        low, high = sorted((hello.rank, hello.peer))
-        key = (hello.job, hello.generation, low, high)
         self.context.hello_deadlines.drop(connection)
         public = Address(connection.host, connection.port)
         connection.write(Welcome(public, mac, True).pack())
         connection.handler = self
-        connection.state = RelayWaiter(key, hello.rank)
-        waiting = self._waiting.get(key)
-        state = waiting.state if waiting else None
-        if waiting is not None and isinstance(state, RelayWaiter) and state.rank != hello.rank:
-            del self._waiting[key]
-            self._deadlines.drop(waiting)
-            self._join(waiting, connection, (mine, other))
-            return
+        connection.state = RelayWaiter(key, rank)
+        waiting = self._waiting.pop(key, None)
         if waiting is not None:
-            waiting.close()
+            self._deadlines.drop(waiting)
+            state = waiting.state
+            if isinstance(state, RelayWaiter) and state.rank != rank:
+                self._join(key, waiting, connection, members)
+                return
+            waiting.close()  # the same rank asked before: only its latest connection counts
         self._waiting[key] = connection
         self._deadlines.add(connection, self.context.clock.now())
+        mine, other = members
         if isinstance(other.handle, Connection):
-            other.handle.write(mine.as_peers() + RelayInvite(hello.rank).pack())
+            other.handle.write(mine.as_peers() + RelayInvite(rank).pack())
 
-    def _join(self, one: Connection, two: Connection, members: tuple[Member, Member]) -> None:
+    def _join(
+        self, key: PairKey, one: Connection, two: Connection, members: tuple[Member, Member]
+    ) -> None:
         ready = RelayReady().pack()
         one.write(ready)
         two.write(ready)
@@ -91,41 +118,38 @@ class RelayRole(Role):
             one.close()
             two.close()
             return
-        context = self.context
+        if key in self._streams:
+            self._streams[key].pair.close()
         socks = (one.detach(), two.detach())
-        pair = RelayedPair(context.clock, context.poller, socks, self._throttle, self._pair_ended)
-        self.pairs.add(pair)
-        context.counters.relay_pairs += 1
-        self._members[pair] = members
+        pair = RelayedPair(self._shared, socks, partial(self._ended, key))
+        self._streams[key] = _Stream(pair, members)
+        self.context.counters.relay_pairs += 1
 
-    def _pair_ended(self, pair: RelayedPair) -> None:
-        self.pairs.discard(pair)
-        self._members.pop(pair, None)
+    def _ended(self, key: PairKey, pair: RelayedPair) -> None:
+        del self._streams[key]
         self.context.counters.relay_bytes += pair.relayed_bytes
 
     def cut(self, member: Member) -> None:
         """End the streams of a lost member."""
-        for pair in [pair for pair, ends in self._members.items() if member in ends]:
-            pair.close()
+        for stream in [one for one in self._streams.values() if member in one.members]:
+            stream.pair.close()
 
     def received(self, connection: Connection, data: bytes) -> None:
-        """Nothing may be sent before ``RelayReady``."""
+        """Refuse bytes that come before ``RelayReady``."""
         self.ended(connection)
         self.malformed(connection, ProtocolError("bytes before the relay was ready"))
 
     def ended(self, connection: Connection) -> None:
-        """It gave up waiting."""
+        """The client gave up waiting."""
         self._deadlines.drop(connection)
         state = connection.state
         if isinstance(state, RelayWaiter) and self._waiting.get(state.key) is connection:
             del self._waiting[state.key]
 
     def sweep(self, now: float) -> None:
-        """Refuse the connections that waited too long."""
+        """Refuse the connections that waited too long for the other end."""
         for connection in self._deadlines.pop_due(now):
-            self._expired(connection)
-
-    def _expired(self, connection: Connection) -> None:
-        self.ended(connection)
-        if not connection.closed:
-            self.refuse(connection, RefusalCode.RELAY, "the other rank did not come to the relay")
+            self.ended(connection)
+            if not connection.closed:
+                reason = "the other rank did not come to the relay"
+                self.refuse(connection, RefusalCode.RELAY, reason)

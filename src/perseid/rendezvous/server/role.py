@@ -21,6 +21,9 @@ class Role:
     def __init__(self, context: ServerContext) -> None:
         self.context = context
 
+    def progressed(self, connection: Connection) -> None:
+        """By default nothing depends on how fast a client reads."""
+
     def refuse(self, connection: Connection, code: RefusalCode, reason: str) -> None:
         """Send a refusal, then close."""
         counters = self.context.counters

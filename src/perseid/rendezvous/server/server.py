@@ -109,7 +109,7 @@ class Server:
         for owner in poller.owners():
             if isinstance(owner, Connection):
                 owner.close()
-        for pair in list(self._relays.pairs):
+        for pair in self._relays.pairs:
             pair.close()
         self._acceptor.close()
         poller.close()
