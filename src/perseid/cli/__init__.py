@@ -9,7 +9,9 @@ import sys
 from collections.abc import Collection, Sequence
 
 from perseid import __version__
+from perseid.cli.terminal import safe_output
 from perseid.errors import PerseidError
+from perseid.plaintext import one_line
 
 COMMANDS: dict[str, str] = {
     "simulate": "make a simulated survey from real SDSS magnitudes and redshifts",
@@ -55,12 +57,17 @@ def make_parser(names: Collection[str]) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; errors of ours are one sentence on stderr and their exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    with safe_output():
+        return _call(arguments)
+
+
+def _call(arguments: Sequence[str]) -> int:
     name = next((word for word in arguments if not word.startswith("-")), None)
     args = make_parser([name] if name else []).parse_args(arguments)
     try:
         return int(args.call(args))
     except PerseidError as error:
-        print(f"perseid: {error}", file=sys.stderr)
+        print(f"perseid: {one_line(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("perseid: stopped", file=sys.stderr)

@@ -18,6 +18,7 @@ from perseid.aws.stack import Change, StackEvent
 from perseid.aws.template import NAME, Options, default_bucket
 from perseid.aws.wheels import MACHINES, PYTHONS, default_cache
 from perseid.cli.run import use_endpoint
+from perseid.cli.terminal import paint
 from perseid.errors import AwsError, BadInputError, PerseidError
 
 SIGNS = {"ok": "ok  ", "note": "note", "bad": "BAD ", "skip": "-   "}
@@ -216,14 +217,11 @@ def _destroy(args: argparse.Namespace) -> int:
 
 def _doctor(args: argparse.Namespace) -> int:
     bad = 0
-    colour = sys.stdout.isatty()
     for check in _checks(args):
         bad += check.state == "bad"
         sign = SIGNS[check.state]
-        if colour:
-            codes = {"ok": 32, "note": 33, "bad": 31, "skip": 90}
-            sign = f"\033[{codes[check.state]}m{sign}\033[0m"
-        print(f"{sign}  {check.name:14} {check.text}", flush=True)
+        paint(sign, {"ok": 32, "note": 33, "bad": 31, "skip": 90}[check.state])
+        print(f"  {check.name:14} {check.text}", flush=True)
     return 1 if bad else 0
 
 

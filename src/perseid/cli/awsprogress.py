@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from types import TracebackType
 from typing import Self, TextIO
 
-from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
 from perseid.aws.progress import MapProgress
 from perseid.cli.progress import duration
+from perseid.cli.terminal import console
+from perseid.plaintext import printable
 
 LINE_SECONDS = 10.0
 """Plain lines come no more often, unless the stage changes."""
@@ -39,7 +39,7 @@ class AwsProgress:
     """Draws what a watcher saw; a context manager."""
 
     def __init__(self, stream: TextIO | None = None, *, quiet: bool = False) -> None:
-        self._console = Console(file=stream or sys.stderr, highlight=False)
+        self._console = console(stream)
         self._quiet = quiet
         self._stage = ""
         self._next = 0.0
@@ -56,7 +56,7 @@ class AwsProgress:
             self._draw(self._bar, now)
         elif now.stage != self._stage or time.monotonic() >= self._next:
             self.close()
-            self._console.print(line(now), markup=False, soft_wrap=True)
+            self._console.print(printable(line(now)), markup=False, soft_wrap=True)
             self._next = time.monotonic() + LINE_SECONDS
         self._stage = now.stage
 
@@ -81,11 +81,11 @@ class AwsProgress:
     def say(self, text: str) -> None:
         """A line of words."""
         if not self._quiet:
-            self._console.print(text, markup=False, soft_wrap=True)
+            self._console.print(printable(text), markup=False, soft_wrap=True)
 
     def _draw(self, bar: Bar, now: MapProgress) -> None:
         done = (now.succeeded + now.failed) / now.total if now.total else 0.0
         if self._task is None:
-            self._task = bar.add_task(line(now), total=1.0)
+            self._task = bar.add_task(printable(line(now)), total=1.0)
             bar.start()
-        bar.update(self._task, completed=done, description=line(now), refresh=True)
+        bar.update(self._task, completed=done, description=printable(line(now)), refresh=True)

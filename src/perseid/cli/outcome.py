@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from perseid.cli.progress import duration
+from perseid.cli.terminal import width
 from perseid.engines.driver import RunResult
 from perseid.errors import RunIncompleteError
 from perseid.pipeline import layout
@@ -138,4 +139,7 @@ def _table(store: Storage) -> str:
 
     table = run_table(load_runs([store.where()]), Prices())
     columns = tuple(column for column in table.columns if column.key != "notes")
-    return replace(table, title="", columns=columns, footnotes=()).render("text").strip("\n") + "\n"
+    return (
+        replace(table, title="", columns=columns, footnotes=()).render("text", width()).strip("\n")
+        + "\n"
+    )

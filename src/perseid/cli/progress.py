@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import deque
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self, TextIO
 
-from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
+from perseid.cli.terminal import console
 from perseid.pipeline.events import Event, RankEvent, RankState, StageEvent
+from perseid.plaintext import printable
 
 RATE_SECONDS = 10.0
 """Rows a second are those of the last so many seconds."""
@@ -112,7 +112,7 @@ class RunProgress:
     """
 
     def __init__(self, stream: TextIO | None = None, *, quiet: bool = False) -> None:
-        self._console = Console(file=stream or sys.stderr, highlight=False)
+        self._console = console(stream)
         self._quiet = quiet
         self._tally = Tally()
         self._stage = ""
@@ -182,7 +182,7 @@ class RunProgress:
             self._say(line)
 
     def _say(self, text: str) -> None:
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(printable(text), markup=False, soft_wrap=True)
 
 
 _STAGES = {

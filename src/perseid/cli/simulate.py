@@ -6,9 +6,9 @@ import argparse
 import sys
 import time
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from perseid.cli.terminal import console
 from perseid.survey.simulation.simulate import Simulated, simulate
 
 
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     start = time.perf_counter()
     with Progress(
         *columns,
-        console=Console(file=sys.stderr),
+        console=console(),
         transient=True,
         disable=not sys.stderr.isatty(),
     ) as progress:

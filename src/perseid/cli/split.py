@@ -6,10 +6,10 @@ import argparse
 import sys
 import time
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from perseid.cli.surveys import print_notes
+from perseid.cli.terminal import console
 from perseid.survey import SplitProgress, split, suffixes
 
 
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         BarColumn(),
         TextColumn("{task.completed:,}/{task.total:,} rows, {task.fields[partitions]} partitions"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console(),
         transient=True,
         disable=not sys.stderr.isatty(),
     )

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from perseid.cli import units
+from perseid.cli.terminal import width
 from perseid.errors import BadInputError
 from perseid.measure.present.table import partition_table, run_table, tables
 from perseid.measure.present.text import FORMATS, Table
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     runs = _runs(args, LoadOptions(args.arch, args.expect))
     chosen = _chosen(runs, chosen_prices(args), args.table)
     if args.out is None:
-        sys.stdout.write("\n".join(table.render(args.format) for table in chosen))
+        sys.stdout.write("\n".join(table.render(args.format, width()) for table in chosen))
         return 0
     for path in _write(args.out, chosen, args.format):
         print(f"wrote {path}")

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from perseid.cli.surveys import found
+from perseid.cli.terminal import console
 from perseid.errors import BadInputError, NotInstalledError
 
 if TYPE_CHECKING:
@@ -115,7 +114,7 @@ def _bar() -> Iterator[Callable[[TrainEvent], None]]:
         TextColumn("{task.fields[figures]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(file=sys.stderr)) as progress:
+    with Progress(*columns, console=console()) as progress:
         tasks: dict[str, Any] = {}
 
         def report(event: TrainEvent) -> None:

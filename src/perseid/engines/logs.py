@@ -18,6 +18,7 @@ from perseid.engines.base import Attempt, Ending
 from perseid.errors import NotFoundError, StorageError
 from perseid.measure.report_line import Report, format_report
 from perseid.pipeline import layout
+from perseid.plaintext import one_line
 from perseid.storage import Storage
 
 _START = re.compile(r"^START RequestId: (\S+) Version: \$LATEST$", re.MULTILINE)
@@ -77,7 +78,7 @@ def _error_line(attempt: Attempt) -> str:
         seconds = attempt.duration_ms / 1000
         return f"{now} {attempt.request_id} Task timed out after {seconds:.2f} seconds\n\n"
     if attempt.message:
-        return f"RequestId: {attempt.request_id} Error: {attempt.message}\n"
+        return f"RequestId: {attempt.request_id} Error: {one_line(attempt.message)}\n"
     return ""
 
 

@@ -16,7 +16,16 @@ from perseid.cli import main
 from perseid.errors import BadInputError, NotFoundError
 from perseid.measure.present.report import render_report
 from perseid.measure.present.table import bill, partition_table, run_table, tables
-from perseid.measure.present.text import Cell, Column, Table, dollars, plural, quantity, significant
+from perseid.measure.present.text import (
+    MISSING,
+    Cell,
+    Column,
+    Table,
+    dollars,
+    plural,
+    quantity,
+    significant,
+)
 from perseid.measure.prices import Prices
 from perseid.measure.runs import MeasuredRun, Place, percentiles, size_label, size_mb
 from perseid.measure.sources.load import load_runs
@@ -359,7 +368,8 @@ def test_the_three_forms_say_the_same(make_run: Callable[..., object]) -> None:
     text, markdown = table.render("text"), table.render("markdown")
     (row,) = rows(table.render("csv"))
     shown = [cell.text for cell in table.rows[0].values()]
-    assert all(value.split(";")[0] in text and value in markdown for value in shown)
+    assert all(value.split(";")[0] in text for value in shown if value != MISSING)
+    assert all(value in markdown for value in shown)
     assert set(row) == {column.head for column in table.columns}
     assert markdown.count("|") == (len(table.columns) + 1) * 3
     assert all(note in markdown for note in table.footnotes)
@@ -380,6 +390,28 @@ def test_text_tables_keep_their_columns() -> None:
     rule = next(line for line in lines if set(line) == {"-", " "})
     assert max(map(len, lines)) <= len(rule)
     assert [line[:8].strip() for line in lines if "." in line] == ["1.50", "10.00"]
+
+
+@pytest.mark.parametrize("width", [50, 80, 100, 132, 250])
+def test_tables_fit_the_terminal_and_lose_no_column(cai: Path, width: int) -> None:
+    for table in tables(load_runs([str(cai)])):
+        text = table.render("text", width)
+        assert max(map(len, text.splitlines())) <= width
+        words = " ".join(text.split())
+        assert "Columns without a value are left out: " in words
+        for column in (c for c in table.filled() if c.key != "notes"):
+            for row in table.rows:
+                assert all(word in text for word in row[column.key].text.split())
+        if width > 200:
+            assert text.count("Batch") == 1
+
+
+def test_the_command_fits_the_terminal_that_it_writes_to(
+    cai: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "72")
+    assert main(["table", str(cai / "log_example.txt")]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 72
 
 
 def test_numbers_as_people_read_them() -> None:

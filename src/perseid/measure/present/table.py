@@ -13,9 +13,9 @@ from perseid.measure.prices import Prices
 from perseid.measure.runs import GRID_TOTAL_GB, MeasuredRun, percentiles
 
 RUN_COLUMNS = (
-    Column("data", "Data Size"),
-    Column("batch", "Batch Size"),
-    Column("world", "World Size"),
+    Column("data", "Data Size", names_row=True),
+    Column("batch", "Batch Size", names_row=True),
+    Column("world", "World Size", names_row=True),
     Column("ranks", "Ranks received / expected"),
     Column("duration", "Duration (s)"),
     Column("of", "Duration of", numeric=False),
@@ -31,10 +31,10 @@ RUN_COLUMNS = (
     Column("notes", "Notes", numeric=False),
 )
 PARTITION_COLUMNS = (
-    Column("partition", "Partition"),
-    Column("data", "Data Size"),
-    Column("batch", "Batch Size"),
-    Column("world", "World Size"),
+    Column("partition", "Partition", names_row=True),
+    Column("data", "Data Size", names_row=True),
+    Column("batch", "Batch Size", names_row=True),
+    Column("world", "World Size", names_row=True),
     Column("ranks", "Ranks received / expected"),
     Column("requests", "Requests"),
     Column("p50", "Duration (s)"),

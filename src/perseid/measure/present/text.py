@@ -5,16 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from textwrap import fill, wrap
 
 from perseid.errors import BadInputError
+from perseid.plaintext import csv_cell, one_line
 
 FORMATS = ("text", "markdown", "csv")
 MISSING = "–"
 NOTE = 44
 """Characters of a line of words in a text table."""
+GAP = "  "
+"""Between two columns of a text table."""
 HEAD = 8
 """A head is not wrapped narrower than this."""
 FOOTNOTE = 110
@@ -37,6 +41,8 @@ class Column:
     head: str
     numeric: bool = True
     """Set flush right."""
+    names_row: bool = False
+    """Whether it says which row this is: repeated where a table is cut to fit."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +54,35 @@ class Table:
     rows: tuple[Mapping[str, Cell], ...]
     footnotes: tuple[str, ...] = field(default=())
 
-    def render(self, form: str) -> str:
+    def render(self, form: str, width: int | None = None) -> str:
         """As ``text``, ``markdown`` or ``csv`` (without title and footnotes); ends in a newline.
 
-        Raises `BadInputError` for another form.
+        Parameters
+        ----------
+        width
+            Columns of the terminal. A ``text`` table that is wider is cut into several, one
+            beneath the other, each with the columns that name its rows. None: no limit.
+
+        Raises
+        ------
+        BadInputError
+            There is no such form.
         """
-        renderers = {"text": _text, "markdown": _markdown, "csv": _csv}
-        if form not in renderers:
-            raise BadInputError(f"no table format {form!r}: use one of {', '.join(FORMATS)}")
-        return renderers[form](self)
+        if form == "text":
+            return _text(self, width)
+        if form == "markdown":
+            return _markdown(self)
+        if form == "csv":
+            return _csv(self)
+        raise BadInputError(f"no table format {form!r}: use one of {', '.join(FORMATS)}")
+
+    def filled(self) -> tuple[Column, ...]:
+        """The columns in which at least one row has a value; all of them where there is no row."""
+        return tuple(
+            column
+            for column in self.columns
+            if not self.rows or any(row[column.key].text != MISSING for row in self.rows)
+        )
 
 
 def number(value: float | None, digits: int = 4) -> Cell:
@@ -113,67 +139,112 @@ def word(value: str | None) -> Cell:
     return Cell(value, value) if value else Cell(MISSING)
 
 
-def _text(table: Table) -> str:
-    columns = [_wrapped_column(table, column) for column in table.columns]
-    widths = [max(len(line) for cell in cells for line in cell) for cells in columns]
-    flush = [column.numeric for column in table.columns]
-    lines = [table.title, ""]
-    for index, row in enumerate(zip(*columns, strict=True)):
-        lines += _lines(row, widths, flush, bottom=index == 0)
-        if index == 0:
-            lines.append("  ".join("-" * width for width in widths))
-    notes = [
-        fill(note, FOOTNOTE, initial_indent="  ", subsequent_indent="    ")
-        for note in table.footnotes
+@dataclass(frozen=True)
+class _Set:
+    """A column as lines of text."""
+
+    cells: tuple[tuple[str, ...], ...]
+    """The head's lines, then each row's."""
+    numeric: bool
+
+    @property
+    def width(self) -> int:
+        """Of the longest line."""
+        return max(len(line) for cell in self.cells for line in cell)
+
+
+def _text(table: Table, width: int | None) -> str:
+    columns = table.filled()
+    named = [_wrapped_column(table, column, width) for column in columns if column.names_row]
+    room = None
+    if width is not None:
+        room = max(HEAD, width - sum(one.width + len(GAP) for one in named))
+    sets = [_wrapped_column(table, c, width if c.names_row else room) for c in columns]
+    lines = [one_line(table.title), ""] if table.title else []
+    for number, block in enumerate(_blocks(sets, named, width)):
+        lines += [""] * (number > 0) + _block_lines(block)
+    left_out = [column.head for column in table.columns if column not in columns]
+    notes = [*table.footnotes]
+    if left_out and table.footnotes:
+        notes.append(f"Columns without a value are left out: {', '.join(left_out)}.")
+    filled = [
+        fill(
+            one_line(note),
+            min(FOOTNOTE, width or FOOTNOTE),
+            initial_indent="  ",
+            subsequent_indent="    ",
+        )
+        for note in notes
     ]
-    return "\n".join([*lines, "", *notes]).rstrip() + "\n"
+    return "\n".join([*lines, "", *filled]).rstrip() + "\n"
 
 
-def _wrapped_column(table: Table, column: Column) -> list[list[str]]:
+def _wrapped_column(table: Table, column: Column, width: int | None) -> _Set:
     """Head and cells as lines: a head no wider than its cells need, a note no wider than NOTE."""
-    cells = [row[column.key].text for row in table.rows]
+    widest = min(NOTE, width or NOTE)
+    cells = [one_line(row[column.key].text) for row in table.rows]
     longest = max([*map(len, cells), *map(len, column.head.split()), HEAD])
-    body = [wrap(cell, NOTE, break_on_hyphens=False) or [""] for cell in cells]
-    return [wrap(column.head, min(longest, NOTE)) or [""], *body]
+    body = [tuple(wrap(cell, widest, break_on_hyphens=False)) or ("",) for cell in cells]
+    head = tuple(wrap(column.head, min(longest, widest))) or ("",)
+    return _Set((head, *body), column.numeric)
 
 
-def _lines(
-    row: Sequence[Sequence[str]], widths: Sequence[int], flush: Sequence[bool], *, bottom: bool
-) -> list[str]:
+def _blocks(sets: Sequence[_Set], named: Sequence[_Set], width: int | None) -> list[list[_Set]]:
+    """The columns in groups that fit; each begins with those that name the rows."""
+    blocks: list[list[_Set]] = [[]]
+    for one in sets:
+        used = sum(other.width + len(GAP) for other in blocks[-1])
+        own = [other for other in blocks[-1] if other not in named]
+        if width is not None and own and used + one.width > width:
+            blocks.append(list(named))
+        blocks[-1].append(one)
+    return blocks
+
+
+def _block_lines(block: Sequence[_Set]) -> list[str]:
+    lines: list[str] = []
+    for index, row in enumerate(zip(*(one.cells for one in block), strict=True)):
+        lines += _row_lines(row, block, bottom=index == 0)
+        if index == 0:
+            lines.append(GAP.join("-" * one.width for one in block))
+    return lines
+
+
+def _row_lines(
+    row: Sequence[Sequence[str]], block: Sequence[_Set], *, bottom: bool
+) -> Iterator[str]:
+    """The lines of a row: heads stand at their bottom, values at their top."""
     height = max(map(len, row))
-    padded = [
-        [""] * (height - len(cell)) + list(cell)
-        if bottom
-        else [*cell, *[""] * (height - len(cell))]
-        for cell in row
-    ]
-    return [_aligned(line, widths, flush) for line in zip(*padded, strict=True)]
-
-
-def _aligned(cells: Sequence[str], widths: Sequence[int], flush: Sequence[bool]) -> str:
-    parts = [
-        cell.rjust(width) if right else cell.ljust(width)
-        for cell, width, right in zip(cells, widths, flush, strict=True)
-    ]
-    return "  ".join(parts).rstrip()
+    for number in range(height):
+        parts = []
+        for cell, one in zip(row, block, strict=True):
+            place = number - (height - len(cell)) if bottom else number
+            words = cell[place] if 0 <= place < len(cell) else ""
+            parts.append(words.rjust(one.width) if one.numeric else words.ljust(one.width))
+        yield GAP.join(parts).rstrip()
 
 
 def _markdown(table: Table) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    def line(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(map(_markdown_cell, cells)) + " |"
 
-    lines = [f"### {table.title}", "", line([column.head for column in table.columns])]
-    lines.append(line(["---:" if column.numeric else "---" for column in table.columns]))
-    lines += [line([row[column.key].text for column in table.columns]) for row in table.rows]
-    notes = [f"- {note}" for note in table.footnotes]
+    lines = [f"### {_markdown_cell(table.title)}", "", line(c.head for c in table.columns)]
+    lines.append("| " + " | ".join("---:" if c.numeric else "---" for c in table.columns) + " |")
+    lines += [line(row[column.key].text for column in table.columns) for row in table.rows]
+    notes = [f"- {_markdown_cell(note)}" for note in table.footnotes]
     return "\n".join([*lines, "", *notes]).rstrip() + "\n"
+
+
+def _markdown_cell(text: str) -> str:
+    """One line that neither ends the cell nor is HTML."""
+    return escape(one_line(text), quote=False).replace("|", "\\|")
 
 
 def _csv(table: Table) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([column.head for column in table.columns])
+    writer.writerow([csv_cell(column.head) for column in table.columns])
     for row in table.rows:
         values = [row[column.key].value for column in table.columns]
-        writer.writerow(["" if value is None else value for value in values])
+        writer.writerow([csv_cell(v) if isinstance(v, str) else v for v in values])
     return out.getvalue()

@@ -1,0 +1,56 @@
+"""Names and words of others, made safe for the place in which they are shown.
+
+File names, ids, columns, stages, log lines and errors come from outside. Shown as they are they
+could move a terminal's cursor, forge a line of a log, or start a formula in a spreadsheet.
+"""
+
+from __future__ import annotations
+
+import re
+
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""Control characters, line and paragraph separators, what turns the direction of text, and halves
+of surrogate pairs; not tab and line feed."""
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""How a cell begins that a spreadsheet takes for a formula, full-width forms included
+(https://owasp.org/www-community/attacks/CSV_Injection)."""
+
+
+def printable(text: str) -> str:
+    """A text without control characters, which are shown as escapes; line breaks and tabs stay.
+
+    Examples
+    --------
+    >>> printable("a\\x1b[2Jb")
+    'a\\\\x1b[2Jb'
+    """
+    return _UNSEEN.sub(_escape, text)
+
+
+def one_line(text: str) -> str:
+    """A text that is one line of a terminal or a log, whatever it was before.
+
+    Examples
+    --------
+    >>> one_line("a\\nREPORT RequestId: b")
+    'a\\\\nREPORT RequestId: b'
+    """
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def csv_cell(text: str) -> str:
+    """A text that a spreadsheet shows as it is, and does not compute.
+
+    Examples
+    --------
+    >>> csv_cell("=1+1"), csv_cell("25MB")
+    ("'=1+1", '25MB')
+    """
+    text = printable(text)
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def _escape(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode("ascii")

@@ -1,0 +1,66 @@
+"""Text of others where it is shown: terminals, lines of logs, spreadsheets."""
+
+from __future__ import annotations
+
+import csv
+import io
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perseid.cli.terminal import SafeStream
+from perseid.measure.present.text import Cell, Column, Table
+from perseid.plaintext import csv_cell, one_line, printable
+
+ANY = st.text(
+    alphabet=st.one_of(st.characters(), st.sampled_from("\x1b\x07\x9b\r\n\t\u202e\u2028=+-@|<")),
+    max_size=40,
+)
+
+
+@given(ANY)
+def test_nothing_that_moves_a_cursor_or_turns_text_is_left(text: str) -> None:
+    safe = printable(text)
+    assert printable(safe) == safe
+    left = {c for c in safe if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")}
+    assert left <= {"\n", "\t"}
+    assert not set(safe) & set("\u202e\u2066\u200f")
+    assert len(one_line(text).splitlines()) <= 1
+
+
+@given(ANY)
+def test_no_cell_of_a_table_is_a_formula_or_breaks_its_row(text: str) -> None:
+    table = Table(
+        text,
+        (Column("a", "Name", numeric=False), Column("b", "Number")),
+        ({"a": Cell(text, text), "b": Cell("-1", -1.0)},),
+        (text,),
+    )
+    (head, row) = csv.reader(io.StringIO(table.render("csv")))
+    assert head == ["Name", "Number"]
+    assert row == [csv_cell(text), "-1.0"]
+    assert not row[0].startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+    markdown = table.render("markdown")
+    assert "<" not in markdown
+    assert len([line for line in markdown.splitlines() if line.startswith("|")]) == 3
+    for form in ("text", "markdown", "csv"):
+        assert not {c for c in table.render(form) if unicodedata.category(c) == "Cc"} - {"\n", "\t"}
+
+
+def test_text_that_is_harmless_stays_as_it_is() -> None:
+    for text in ("25MB", "Größe α 星 🌌", "a-b", "s3://b/1.pt", "8/130", "–"):
+        assert printable(text) == one_line(text) == csv_cell(text) == text
+
+
+def test_a_stream_that_lacks_a_character_shows_its_escape() -> None:
+    raw = io.BytesIO()
+    stream = SafeStream(io.TextIOWrapper(raw, encoding="ascii", write_through=True))
+    print("é \x1b[2J", file=stream, flush=True)
+    assert raw.getvalue() == b"\\xe9 \\x1b[2J\n"
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\t=1", "\uff1d1"])
+def test_formulas_are_text(text: str) -> None:
+    assert csv_cell(text).startswith("'")
