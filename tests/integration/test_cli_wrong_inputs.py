@@ -111,7 +111,7 @@ def test_make_says_which_python_it_needs(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
         "import sys; sys.version_info = (3, 10, 1); sys.version = '3.10.1 (old)'"
     )
-    for name in ("Makefile", "pyproject.toml"):
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, tmp_path)
     done = subprocess.run(
         ["make", "demo", f"PYTHON={sys.executable}"],
