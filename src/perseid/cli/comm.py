@@ -69,24 +69,45 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from perseid.comm.launch import run_local
-    from perseid.engines.stopping import StopRequests
     from perseid.rendezvous import LossTimeouts
 
-    if not Path(args.script).is_file():
-        raise BadInputError(f"there is no script {args.script}")
     given = {f"{name}_timeout": getattr(args, f"{name}_timeout") for name in LOSSES}
     given = {name: seconds for name, seconds in given.items() if seconds is not None}
     LossTimeouts(**{name.removesuffix("_timeout"): seconds for name, seconds in given.items()})
     variables = {f"PERSEID_{name.upper()}": str(seconds) for name, seconds in given.items()}
-    command, began = [args.script, *args.arguments], time.monotonic()
+    return run_ranks([args.script, *args.arguments], args.ranks, args.timeout, variables)
+
+
+def run_ranks(
+    command: Sequence[str],
+    ranks: int,
+    timeout: float | None = None,
+    variables: Mapping[str, str] | None = None,
+) -> int:
+    """Run a Python program on several ranks of this machine; the exit status, 0 if all went well.
+
+    Parameters
+    ----------
+    command
+        The script and its arguments.
+    ranks
+        How many processes.
+    timeout
+        Seconds for all; None: no limit.
+    variables
+        Of the environment, beyond this process' own.
+    """
+    from perseid.comm.launch import run_local
+    from perseid.compat.fmi import python_path
+    from perseid.engines.stopping import StopRequests
+
+    if not Path(command[0]).is_file():
+        raise BadInputError(f"there is no script {command[0]}")
+    environment = {"PYTHONPATH": python_path(), **(variables or {})}
+    began = time.monotonic()
     with StopRequests() as stop:
         statuses = run_local(
-            command,
-            args.ranks,
-            timeout=args.timeout,
-            environment=variables,
-            stopped=lambda: stop.count,
+            command, ranks, timeout=timeout, environment=environment, stopped=lambda: stop.count
         )
     failed = {rank: status for rank, status in statuses.items() if status}
     for rank, status in failed.items():
@@ -95,8 +116,8 @@ def _run(args: argparse.Namespace) -> int:
     if stop.count:
         print("perseid: stopped", file=sys.stderr)
         return 128 + stop.number
-    if failed and args.timeout is not None and time.monotonic() - began > args.timeout:
-        print(f"perseid: the {args.timeout:g} s of --timeout were over", file=sys.stderr)
+    if failed and timeout is not None and time.monotonic() - began > timeout:
+        print(f"perseid: the {timeout:g} s of --timeout were over", file=sys.stderr)
     first = next(iter(failed.values()), 0)
     return first if first >= 0 else 128 - first
 

@@ -13,19 +13,25 @@ from perseid.errors import BadInputError
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments."""
+    parser.add_argument("-n", "--ranks", type=int, metavar="N",
+                        help="start N ranks here, around a rendezvous of their own (default: this "
+                        "process is one, and the configuration names the rendezvous)")  # fmt: skip
     parser.add_argument("script", metavar="SCRIPT.py", help="a program that imports fmi")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="its own arguments")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the script in this process with ``fmi`` on its path; its exit status is ours."""
-    from perseid.compat.fmi import PATH
+    """Run the script with ``fmi`` on its path, here or on N ranks; its exit status is ours."""
+    from perseid.compat.fmi import PATH, python_path
 
+    if args.ranks is not None:
+        from perseid.cli.comm import run_ranks
+
+        return run_ranks([args.script, *args.arguments], args.ranks)
     script = Path(args.script)
     if not script.is_file():
         raise BadInputError(f"there is no script {script}")
-    paths = [str(PATH), os.environ.get("PYTHONPATH", "")]
-    os.environ["PYTHONPATH"] = os.pathsep.join(part for part in paths if part)
+    os.environ["PYTHONPATH"] = python_path()
     sys.path[:0] = [str(script.parent.resolve()), str(PATH)]
     sys.argv = [str(script), *args.arguments]
     runpy.run_path(str(script), run_name="__main__")

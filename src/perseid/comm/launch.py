@@ -29,7 +29,8 @@ def run_local(
 ) -> dict[int, int]:
     """Start a Python program on every rank around an embedded rendezvous with a fresh key.
 
-    The programs find each other by ``Communicator.from_environment()``.
+    The programs find each other by ``Communicator.from_environment()``; ``RANK`` and ``WORLD_SIZE``
+    say the same to those that know nothing of perseid.
 
     Parameters
     ----------
@@ -71,11 +72,13 @@ def run_local(
             "PERSEID_WORLD_SIZE": str(ranks),
             "PERSEID_RENDEZVOUS": server.address,
             "PERSEID_JOB_KEY": job_key(secret, job).hex(),
+            "PERSEID_JOB_SECRET": secret.hex(),  # of this server alone, for jobs of other names
+            "WORLD_SIZE": str(ranks),
             "PERSEID_SHARED_CORES": str(int(ranks > len(os.sched_getaffinity(0)))),
         }
         try:
             for rank in range(ranks):
-                variables["PERSEID_RANK"] = str(rank)
+                variables["PERSEID_RANK"] = variables["RANK"] = str(rank)
                 processes.append(
                     subprocess.Popen(
                         [sys.executable, *command], env=dict(variables), preexec_fn=bind

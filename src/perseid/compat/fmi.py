@@ -7,10 +7,11 @@ changes the caller's values, and every wait has a deadline.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +23,8 @@ from perseid.comm import MAX, MIN, PROD, SUM, Op
 from perseid.comm import Communicator as OurCommunicator
 from perseid.comm.model import choose
 from perseid.compat.fmi_config import FmiConfig, load
-from perseid.errors import BadInputError
+from perseid.errors import BadInputError, RendezvousTimeoutError
+from perseid.rendezvous import job_key
 from perseid.storage import Storage
 
 
@@ -136,7 +138,8 @@ class Communicator:
         This worker's number, and how many there are.
     config_path
         FMI's configuration file. ``backends.Direct`` names our rendezvous server; its job key, if
-        it asks for one, is taken from ``PERSEID_JOB_KEY``.
+        it asks for one, is ``backends.Direct.key`` or in ``PERSEID_JOB_KEY``. Where `perseid run`,
+        ``comm run`` or ``fmi-run -n`` started this process, their server takes its place.
     comm_name
         The same on all workers, and of no other run.
     faas_memory
@@ -152,7 +155,7 @@ class Communicator:
         faas_memory: int = 128,
     ) -> None:
         self._peer, self._peers, self._name = int(peer_id), int(num_peers), str(comm_name)
-        self._config: FmiConfig = load(config_path, faas_memory)
+        self._config: FmiConfig = load(config_path, faas_memory, _started_server())
         self._hint = "fast"
         self._open: dict[str, OurCommunicator] = {}
 
@@ -180,13 +183,25 @@ class Communicator:
         if hasattr(self, "_open"):
             self.close()
 
-    def _comm(self, operation: str, nbytes: int) -> OurCommunicator:
-        """The communicator of the way that suits an operation best."""
+    @contextlib.contextmanager
+    def _comm(self, operation: str, nbytes: int) -> Iterator[OurCommunicator]:
+        """The communicator of the way that suits an operation best, for one call."""
         config = self._config
         best = choose(operation, self._peers, nbytes, self._hint, config.ways, config.rates)
-        if best.way not in self._open:
-            self._open[best.way] = self._join(best.way)
-        return self._open[best.way]
+        try:
+            if best.way not in self._open:
+                self._open[best.way] = self._join(best.way)
+            yield self._open[best.way]
+        except RendezvousTimeoutError as error:
+            at_once = int(os.environ.get("PERSEID_RANKS_AT_ONCE") or self._peers)
+            if at_once >= self._peers:
+                raise
+            raise RendezvousTimeoutError(
+                f"{error} This run works on {at_once} of its {self._peers} ranks at once, so the "
+                f"others may not have started: give --workers {self._peers}, or fmi_enabled true "
+                "in the request.",
+                error.missing,
+            ) from error
 
     def _join(self, way: str) -> OurCommunicator:
         config = self._config
@@ -200,39 +215,52 @@ class Communicator:
             self._peer,
             self._peers,
             config.rendezvous if way == "direct" else None,
-            os.environ.get("PERSEID_JOB_KEY"),
+            self._key(),
             transport="auto" if way == "direct" else "store",
             prefix=f"fmi/{self._name}/{way}",
             deadline=config.deadline,
             timeout=config.deadline,
+            silence_timeout=config.silence,
             store=store,
             wait=False,  # others may never use this way
         )
+
+    def _key(self) -> str | None:
+        """The job's key: of the server that came with this run, else as the user gave it."""
+        secret = os.environ.get("PERSEID_JOB_SECRET")
+        if secret and _started_server():
+            return job_key(bytes.fromhex(secret), self._name).hex()
+        return os.environ.get("PERSEID_JOB_KEY") or self._config.key
 
     # --- FMI's operations --------------------------------------------------------------------
 
     def barrier(self) -> None:
         """Return when every worker has come."""
-        self._comm("barrier", 1).barrier()
+        with self._comm("barrier", 1) as comm:
+            comm.barrier()
 
     def send(self, obj: Any, dest: int, type: types) -> None:
         """Send a value."""
         value = type.value(obj)
-        self._comm("send", type.nbytes).send(value, dest)
+        with self._comm("send", type.nbytes) as comm:
+            comm.send(value, dest)
 
     def recv(self, src: int, type: types) -> Any:
         """Receive a value."""
-        return type.value(self._comm("send", type.nbytes).recv(src))
+        with self._comm("send", type.nbytes) as comm:
+            return type.value(comm.recv(src))
 
     def bcast(self, obj: Any, root: int, type: types) -> Any:
         """The root's value."""
         mine = type.value(obj) if self._peer == root else None
-        return type.value(self._comm("bcast", type.nbytes).bcast(mine, root))
+        with self._comm("bcast", type.nbytes) as comm:
+            return type.value(comm.bcast(mine, root))
 
     def gather(self, obj: Any, root: int, type: types) -> list[Any] | None:
         """On the root all values in the order of the workers; lists are joined into one."""
         value = type.value(obj)
-        found = self._comm("gather", type.nbytes).gather(value, root)
+        with self._comm("gather", type.nbytes) as comm:
+            found = comm.gather(value, root)
         if found is None or not type.is_list:
             return found
         return [element for part in found for element in part]
@@ -248,32 +276,44 @@ class Communicator:
         if self._peer == root:
             whole = type.value(obj)
             parts = [whole[at : at + size] for at in range(0, len(whole), size)]
-        return self._comm("scatter", type.nbytes // self._peers).scatter(parts, root)
+        with self._comm("scatter", type.nbytes // self._peers) as comm:
+            return comm.scatter(parts, root)
 
     def reduce(self, obj: Any, root: int, func: func, type: types) -> Any:
         """All values as one on the root; None elsewhere."""
         value = self._value(obj, func, type)
-        comm = self._comm("reduce", type.nbytes)
-        found = comm.reduce(value, func.ours(type), root)
+        with self._comm("reduce", type.nbytes) as comm:
+            found = comm.reduce(value, func.ours(type), root)
         return None if found is None else type.value(found)
 
     def allreduce(self, obj: Any, func: func, type: types) -> Any:
         """All values as one."""
         value = self._value(obj, func, type)
-        comm = self._comm("allreduce", type.nbytes)
-        return type.value(comm.allreduce(value, func.ours(type)))
+        with self._comm("allreduce", type.nbytes) as comm:
+            return type.value(comm.allreduce(value, func.ours(type)))
 
     def scan(self, obj: Any, func: func, type: types) -> Any:
         """The values of the workers up to this one as one."""
         value = self._value(obj, func, type)
-        comm = self._comm("scan", type.nbytes)
-        return type.value(comm.scan(value, func.ours(type)))
+        with self._comm("scan", type.nbytes) as comm:
+            return type.value(comm.scan(value, func.ours(type)))
 
     @staticmethod
     def _value(obj: Any, func: func, type: types) -> Any:
         """A value as it is reduced: lists as arrays where NumPy does the work."""
         value = type.value(obj)
         return np.asarray(value) if type.is_list and func.function is None else value
+
+
+def _started_server() -> str | None:
+    """The rendezvous that was started for this very run, where there is one."""
+    return os.environ.get("PERSEID_RENDEZVOUS") if "PERSEID_JOB_SECRET" in os.environ else None
+
+
+def python_path() -> str:
+    """What ``PYTHONPATH`` must be for programs whose ``fmi`` is this one."""
+    former = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return os.pathsep.join([str(PATH), *(part for part in former if part and part != str(PATH))])
 
 
 PATH = Path(__file__).with_name("path")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from perseid.comm.model import WAYS, Rates, Way
 from perseid.errors import BadInputError
+from perseid.rendezvous import LossTimeouts
 from perseid.textfile import read_object
 
 MILLISECOND = 1e-3
@@ -29,15 +31,27 @@ class FmiConfig:
     ways: tuple[Way, ...]
     """The enabled backends with the file's (or our) constants."""
     rates: Rates
+    key: str | None = field(default=None, repr=False)
+    """The job's key, 64 hexadecimal digits; None with an open server."""
+
+    @property
+    def silence(self) -> float:
+        """Seconds of silence after which a rank counts as lost: never before the file's own limit.
+
+        A rank that computes in one long call gives no sign of life, and the file bears with it.
+        """
+        return max(LossTimeouts.silence, self.deadline)
 
 
-def load(path: str | Path, faas_memory: int) -> FmiConfig:
+def load(path: str | Path, faas_memory: int, rendezvous: str | None = None) -> FmiConfig:
     """Read a configuration file.
 
     Parameters
     ----------
     faas_memory
         MB of memory of one worker, for the price of its time.
+    rendezvous
+        ``HOST:PORT`` of the server that is there for this run, in place of the file's.
 
     Raises
     ------
@@ -47,9 +61,13 @@ def load(path: str | Path, faas_memory: int) -> FmiConfig:
     document = read_object(path, "the FMI configuration")
     backends, model = _part(document, "backends"), _part(document, "model")
     direct, s3 = _backend(backends, "Direct"), _backend(backends, "S3")
+    if rendezvous is not None:
+        host, _, port = rendezvous.rpartition(":")
+        told = _part(backends, "Direct")
+        direct = {"max_timeout": told.get("max_timeout"), "host": host, "port": port}
     if not direct and not s3:
         raise BadInputError(f"the FMI configuration {path} must enable the backend Direct or S3")
-    waits = [float(one.get("max_timeout", 0) or 0) for one in (direct, s3) if one]
+    waits = [_number(one, "max_timeout", 0.0) for one in (direct, s3) if one]
     return FmiConfig(
         rendezvous=f"{direct['host']}:{direct.get('port', 10000)}" if direct else None,
         bucket=_bucket(s3) if s3 else None,
@@ -57,6 +75,7 @@ def load(path: str | Path, faas_memory: int) -> FmiConfig:
         deadline=max([*waits, 1.0]) * MILLISECOND if any(waits) else 60.0,
         ways=_ways(bool(direct), bool(s3), model),
         rates=_rates(model, faas_memory),
+        key=str(direct["key"]) if direct.get("key") else None,
     )
 
 
@@ -116,10 +135,13 @@ def _rates(model: Mapping[str, Any], faas_memory: int) -> Rates:
 
 
 def _number(told: Mapping[str, Any], name: str, otherwise: float) -> float:
-    value = told.get(name, otherwise)
+    value = told.get(name)
     try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise BadInputError(
-            f"{name!r} in the FMI configuration must be a number, not {value!r}"
-        ) from None
+        number = otherwise if value is None else float(value)
+        if 0 <= number < math.inf and not isinstance(value, bool):
+            return number
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise BadInputError(
+        f"{name!r} in the FMI configuration must be a number of at least 0, not {value!r}"
+    )

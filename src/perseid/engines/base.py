@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 from perseid.pipeline.events import Report
 from perseid.pipeline.items import WorkItem
+from perseid.pipeline.manifest import Manifest
 
 
 class Ending(StrEnum):
@@ -126,6 +127,14 @@ class MapResult:
             "failures": {str(rank): text for rank, text in sorted(self.failures.items())},
             "attempts": [attempt.to_json() for attempt in self.attempts],
         }
+
+
+@runtime_checkable
+class Selective(Protocol):
+    """An engine that can tell before a run begins that it cannot work there."""
+
+    def check(self, manifest: Manifest) -> None:
+        """Raise `BadInputError` with what the user can change; nothing is written yet."""
 
 
 class Engine(Protocol):

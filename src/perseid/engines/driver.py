@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from perseid.engines.base import Engine, MapResult
+from perseid.engines.base import Engine, MapResult, Selective
 from perseid.engines.owner import Owner, refuse_if_owned
 from perseid.errors import NotFoundError, RunIncompleteError, RunInterruptedError
 from perseid.measure.cost import cost
@@ -69,7 +69,8 @@ def start(
         request = request.model_copy(update={"transport": engine.transport})
     if replace:
         refuse_if_owned(Storage(request.results_url))
-    begun = initialize(request, replace=replace)
+    check = engine.check if isinstance(engine, Selective) else None
+    begun = initialize(request, replace=replace, check=check)
     for warning in begun.warnings:
         report(StageEvent("initialize", warning))
     return _go_on(begun.manifest, begun.items, engine, report)
@@ -136,12 +137,14 @@ def missing_ranks(store: Storage, manifest: Manifest) -> list[int]:
     """Ranks to work on again, ascending.
 
     Those without a record of this run, those whose record names partitions it could not read, and
-    those that the last summary found broken.
+    those that the last summary found broken; all of them where one is missing and the ranks of a
+    script talk to each other.
     """
     records, missing = read_records(store, manifest)
     partly = {rank for rank, record in records.items() if record.get("failed_partitions")}
     broken = {int(entry["rank"]) for entry in _last_summary(store)["ranks"]["missing"]}
-    return sorted({*missing, *partly, *broken})
+    found = {*missing, *partly, *broken}
+    return list(range(manifest.world_size)) if found and manifest.talks else sorted(found)
 
 
 def _last_summary(store: Storage) -> dict[str, Any]:

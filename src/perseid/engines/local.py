@@ -10,9 +10,11 @@ from perseid.engines.base import MapResult
 from perseid.engines.mapping import LocalMap
 from perseid.engines.options import LocalOptions
 from perseid.engines.process import Guard
+from perseid.engines.talking import around_scripts, refuse_without_memory
 from perseid.errors import RunError
 from perseid.pipeline.events import Report
 from perseid.pipeline.items import WorkItem
+from perseid.pipeline.manifest import Manifest
 
 
 class LocalEngine:
@@ -39,7 +41,18 @@ class LocalEngine:
         if not items:
             note = "no rank was left to work, so none met"
             return MapResult(concurrency=self.options.concurrency, transport_note=note)
-        return LocalMap(items, self.options, self._guard, report).run()
+        with around_scripts(items, self.options, report) as options:
+            return LocalMap(items, options, self._guard, report).run()
+
+    def check(self, manifest: Manifest) -> None:
+        """Refuse a run that cannot work here, before anything of it is written.
+
+        Raises
+        ------
+        BadInputError
+            Its ranks must run at once, and the machine has no memory for that.
+        """
+        refuse_without_memory(manifest, self.options)
 
     def __enter__(self) -> Self:
         self._guard = Guard()

@@ -92,7 +92,7 @@ class LocalMap:
         self._next_poll = 0.0
         self._ever_ready = False
         self._failed_starts = 0
-        self._environment = worker_environment(options.threads)
+        self._environment = worker_environment(options.threads) | dict(options.environment)
         self._who: dict[int, WorkerProcess] = {}
         """Which process did a rank."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from perseid.engines.process import WORKER
@@ -32,6 +32,9 @@ class LocalOptions:
     """Whether an idle worker doubles a straggler (`perseid.engines.retry.is_straggler`)."""
     command: Sequence[str] = WORKER
     """The worker's program: one that calls `perseid.engines.worker.main`."""
+
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Further variables of the workers and of the scripts that they start."""
 
     def __post_init__(self) -> None:
         for name in ("workers", "threads", "memory_mb", "timeout", "init_timeout"):

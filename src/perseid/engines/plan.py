@@ -90,6 +90,7 @@ def make_plan(manifest: Manifest, options: LocalOptions, pace: Pace) -> Plan:
         for n, rank in zip(rows, sizes, strict=True)
     )
     workers = min(options.concurrency, manifest.world_size)
+    workers = manifest.world_size if manifest.talks else workers
     # Features are kept until the rank is done: about 100 float32 columns of each row.
     features = max(rows, default=0) * 400 / 2**20
     return Plan(

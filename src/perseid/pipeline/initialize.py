@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from perseid.pipeline.collect import READERS
 from perseid.pipeline.items import PartitionRef, WorkItem
 from perseid.pipeline.manifest import Manifest, assign
 from perseid.pipeline.request import RunRequest
-from perseid.pipeline.scriptfolder import script_key
+from perseid.pipeline.scriptfolder import holds_fmi_configuration, script_key
 from perseid.storage import Location, Storage
 from perseid.survey.discovery import discover
 
@@ -50,7 +51,11 @@ class Listing:
 
 
 def initialize(
-    request: RunRequest, *, replace: bool = False, run_id: str | None = None
+    request: RunRequest,
+    *,
+    replace: bool = False,
+    run_id: str | None = None,
+    check: Callable[[Manifest], None] | None = None,
 ) -> Initialized:
     """Begin a run: after this its prefix holds ``manifest.json`` and ``items.json``.
 
@@ -63,6 +68,8 @@ def initialize(
     run_id
         A unique name; where the run at the prefix has it already (a request delivered twice), that
         one is begun again as it is. Made up where it is not given.
+    check
+        Called with the manifest before anything is written; what it raises ends the run.
 
     Raises
     ------
@@ -80,6 +87,8 @@ def initialize(
     manifest = _begun(storage, run_id) if run_id else None
     if manifest is None:
         manifest = plan(request, created, run_id)
+        if check is not None:
+            check(manifest)
         if replace:
             remove_run(storage)
         _claim(storage, manifest)
@@ -178,6 +187,7 @@ def _settings(request: RunRequest) -> dict[str, object]:
     options |= {"silence_timeout": request.silence_timeout}
     if request.script_mode:
         options["bucket_url"] = request.bucket_url(request.bucket or "")
+        options["talks"] = _talks(request) or None
     return {
         "model_url": _model_url(request),
         "precision": request.precision,
@@ -187,6 +197,14 @@ def _settings(request: RunRequest) -> dict[str, object]:
         "transport": request.transport,
         "options": {name: value for name, value in options.items() if value is not None},
     }
+
+
+def _talks(request: RunRequest) -> bool:
+    """Whether the script's ranks talk to each other, so that all must run at once."""
+    if request.fmi_enabled is not None:
+        return request.fmi_enabled
+    bucket = Storage(request.bucket_url(request.bucket or ""))
+    return holds_fmi_configuration(bucket, request.s3_object_name or "")
 
 
 def _model_url(request: RunRequest) -> str:

@@ -55,6 +55,11 @@ class Manifest:
         """Number of ranks, those without data included."""
         return len(self.assignment)
 
+    @property
+    def talks(self) -> bool:
+        """Whether the ranks are a script's that talk to each other: all must run at once."""
+        return bool(self.settings.get("options", {}).get("talks"))
+
     def of_rank(self, rank: int) -> tuple[PartitionRef, ...]:
         """The partitions of a rank, in natural order."""
         start = sum(self.assignment[:rank])

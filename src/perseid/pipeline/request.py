@@ -79,7 +79,9 @@ class RunRequest(BaseModel):
     rendezvous_endpoint: Annotated[str | None, Blank] = Field(
         None, description="host:port, or a host alone for port 10000"
     )
-    fmi_enabled: Annotated[bool | None, Blank] = Field(None, description="true or false")
+    fmi_enabled: Annotated[bool | None, Blank] = Field(
+        None, description="true or false: whether a script's ranks talk to each other"
+    )
     data_map: Any = Field(None, description="anything: it is made anew from the listing")
     data_path: Any = Field(
         None, description="anything: DATA_PATH is each rank's own share of the listing"

@@ -30,6 +30,8 @@ from perseid.storage import Storage
 
 DEFAULT_TIMEOUT = 900.0
 """Seconds a script may take where the item does not say; Lambda's limit."""
+FMI_PATH = Path(__file__).parents[1] / "compat" / "path"
+"""The folder whose ``fmi`` module is ours: first on a script's path, after its own folder."""
 TAIL_LINES = 3
 """Last lines of a failed script's output that the error quotes."""
 LINE_CHARACTERS = 200
@@ -138,6 +140,8 @@ def _start(
     """The script's process; in the script's own folder, as `environment` and our own say."""
     path = folder.path / inner
     variables = {**os.environ, **environment, "PYTHONUNBUFFERED": "1"}
+    paths = (str(FMI_PATH), variables.get("PYTHONPATH"))
+    variables["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     before = bound_to_parent()
     if folder.private is not None:
         _refuse_hidden(item, folder)

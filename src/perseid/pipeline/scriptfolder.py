@@ -8,8 +8,10 @@ part of that path or could write there, each rank has a copy of its own at the s
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -32,6 +34,9 @@ COPIES = 16
 """Objects copied at once."""
 MARK = ".perseid"
 """File inside a copied folder that says which version it is; a folder without it is not ours."""
+MAX_CONFIGURATION = 64 * 1024
+"""Bytes of the largest file that may be an FMI configuration."""
+FMI_BACKENDS = ("Direct", "S3", "Redis")
 _POLL = 0.05
 
 
@@ -162,6 +167,18 @@ def _hold(
                 "runs with other versions of one script folder go one after the other"
             )
         time.sleep(_POLL)
+
+
+def holds_fmi_configuration(storage: Storage, prefix: str) -> bool:
+    """Whether an FMI configuration lies in the folder: a small JSON file that names backends."""
+    for info in storage.list(prefix):
+        if not info.key.lower().endswith(".json") or info.size > MAX_CONFIGURATION:
+            continue
+        with contextlib.suppress(ValueError, RecursionError, KeyError, TypeError, AttributeError):
+            backends = json.loads(storage.get(info.key))["backends"]
+            if any(isinstance(backends.get(name), dict) for name in FMI_BACKENDS):
+                return True
+    return False
 
 
 def _objects(storage: Storage, prefix: str) -> list[ObjectInfo]:

@@ -142,7 +142,7 @@ def _state(
     manifest: Manifest, items: Sequence[WorkItem], key: str, execution: str
 ) -> dict[str, Any]:
     options = manifest.settings.get("options", {})
-    talks = any(item.transport != STORE for item in items)
+    talks = any(item.transport != STORE or item.options.get("talks") for item in items)
     limit = float(os.environ["WORKER_TIMEOUT"])
     timeout = min(float(options.get("timeout", limit)), limit)
     # At the function's own limit Lambda's error says more than the state's would.
