@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import operator
+import re
 
 import numpy as np
 import pytest
@@ -399,17 +401,26 @@ def test_ranks_that_all_send_first_do_not_block_each_other():
 
 
 def large(comm):
-    array = np.arange(13_000_000, dtype=np.float64) if comm.rank == 1 else np.empty(13_000_000)
+    """Every byte counts: random ones, compared by their digest."""
+    size = 100_000_000
+    array = np.empty(size, np.uint8)
+    if comm.rank == 1:
+        array[:] = np.frombuffer(np.random.default_rng(7).bytes(size), np.uint8)
     comm.Bcast(array, 1)
-    assert array[-1] == 12_999_999
-    assert (np.diff(array[::1000]) == 1000).all()
-    got = comm.gather(array[: comm.rank * 1000], 0)
+    digests = [hashlib.sha256(array).hexdigest()]
+    ends = [array[: comm.rank * 1000], array[-comm.rank * 1000 :] if comm.rank else array[:0]]
+    found = comm.gather(ends, 0)
     if comm.rank == 0:
-        assert [len(one) for one in got] == [0, 1000, 2000]
+        for rank, (first, last) in enumerate(found):
+            np.testing.assert_array_equal(first, array[: rank * 1000])
+            np.testing.assert_array_equal(last, array[size - rank * 1000 :])
+    digests.append(hashlib.sha256(comm.bcast(array if comm.rank == 1 else None, 1)).hexdigest())
+    return digests
 
 
 def test_a_hundred_megabytes():
-    run_ranks(3, large)
+    expected = hashlib.sha256(np.random.default_rng(7).bytes(100_000_000)).hexdigest()
+    assert run_ranks(3, large) == [[expected] * 2] * 3
 
 
 def incast(comm):
@@ -603,7 +614,57 @@ def wrong_arguments(comm):
     for call in wrong:
         with pytest.raises(BadInputError):
             call()
+    other = 1 - comm.rank
+    for said, call in {
+        "dest must be a whole number, not '1' (str)": lambda: comm.send(1, "1"),
+        "dest must be a whole number, not 1.0 (float)": lambda: comm.Send(array, 1.0),
+        "dest must be a whole number, not True (bool)": lambda: comm.send(1, True),
+        "source must be a whole number, not None (NoneType)": lambda: comm.recv(None),
+        "source must be a whole number, not [0] (list)": lambda: comm.Recv(array, [0]),
+        "tag must be a whole number, not 'a' (str)": lambda: comm.send(1, other, "a"),
+        "tag must be a whole number, not 0.5 (float)": lambda: comm.Recv(array, other, 0.5),
+        "recvtag must be a whole number": lambda: comm.sendrecv(1, other, other, 0, "a"),
+        "sendtag must be a whole number": lambda: comm.Sendrecv(array, other, array, other, 0.1),
+        "root must be a whole number, not '0' (str)": lambda: comm.bcast(1, "0"),
+        "root must be a whole number, not None": lambda: comm.Reduce(array, array, root=None),
+        "root must be a whole number, not 0.0": lambda: comm.gather(1, 0.0),
+        "counts must be a whole number, not 2.5": lambda: comm.Gather(array, array, 0, [2.5, 2]),
+        "counts must be a list, not 4 (int)": lambda: comm.Allgather(array, array, 4),
+        "values must be a list, not 5 (int)": lambda: comm.alltoall(5),
+        "key must be a whole number, not 'x'": lambda: comm.split(0, "x"),
+        "color must be a whole number, not 1.5": lambda: comm.split(1.5),
+        "'median' is no reduction": lambda: comm.allreduce(1, "median"),
+        "7 is no reduction": lambda: comm.Scan(array, array, 7),
+        "a MaskedArray is more than its memory": lambda: comm.Send(np.ma.array([1.0]), other),
+        "a MaskedArray is more": lambda: comm.Allreduce(np.ma.array([1.0]), np.zeros(1)),
+        "a recarray is more than its memory": lambda: comm.Recv(np.zeros(1).view(np.recarray), other),
+    }.items():
+        with pytest.raises(BadInputError, match=re.escape(said)):
+            call()
+    assert comm.bcast(comm.rank, np.int64(1)) == 1  # NumPy's own integers are whole numbers, too
     return comm.allreduce(1)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"job": 3}, "job must be a string, not 3 (int)"),
+        ({"rank": "0"}, "rank must be a whole number, not '0' (str)"),
+        ({"world_size": 1.0}, "world_size must be a whole number, not 1.0 (float)"),
+        ({"rendezvous": 10000}, "rendezvous must be a string, not 10000 (int)"),
+        ({"key": 5}, "key must be 32 bytes or 64 hexadecimal digits, not a int"),
+        ({"generation": None}, "generation must be a whole number, not None (NoneType)"),
+        ({"deadline": "soon"}, "deadline must be a number of seconds, not 'soon' (str)"),
+        ({"timeout": None}, "timeout must be a number of seconds, not None (NoneType)"),
+        ({"store": "s3://box"}, "store must have put, get and delete"),
+        ({"prefix": None}, "prefix must be a string, not None (NoneType)"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_wrong_argument_of_join_is_named(wrong, said):
+    given = {"job": "job", "rank": 0, "world_size": 1} | wrong
+    with pytest.raises(BadInputError, match=re.escape(said)):
+        Communicator.join(**given)
 
 
 def test_wrong_arguments_are_refused_before_anything_is_sent():

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from perseid.comm import arrays
+from perseid.comm import arguments, arrays
+from perseid.comm.arguments import MAX_TAG, MIN_TAG
 from perseid.comm.call import Array, ArrayPort, Port
+from perseid.comm.call_guard import guarded
 from perseid.comm.channel import Want
 from perseid.comm.collectives import (
     allgather,
@@ -32,8 +34,6 @@ from perseid.comm.ops import SUM, Combine, Op, as_op
 from perseid.comm.outgoing import swap
 from perseid.errors import BadInputError
 
-MIN_TAG, MAX_TAG = -(2**31), 2**31 - 1
-"""A tag has four bytes in a frame."""
 AnyOp = Op | str | Combine
 
 
@@ -42,6 +42,7 @@ class ArrayCalls:
 
     def __init__(self, group: Group) -> None:
         self._group = group
+        self._engine = group.engine
 
     @property
     def rank(self) -> int:
@@ -57,18 +58,23 @@ class ArrayCalls:
 
     # --- one to one --------------------------------------------------------------------------
 
+    @guarded
     def Send(self, array: Array, dest: int, tag: int = 0) -> None:
         """Send an array's memory."""
-        self._check()
         data, code = arrays.to_send(array)
-        self._channel(dest, tag).send(self._group.point(code), tag, data)
+        if type(tag) is not int or not MIN_TAG <= tag <= MAX_TAG:
+            tag = arguments.tag("tag", tag)
+        self._peer("dest", dest).send(self._group.point(code), tag, data)
 
+    @guarded
     def Recv(self, array: Array, source: int, tag: int = 0) -> None:
         """Receive into an array of the size and type that was sent."""
-        self._check()
         into, code = arrays.to_receive(array)
-        self._channel(source, tag).receive_into(self._group.point(code), tag, into)
+        if type(tag) is not int or not MIN_TAG <= tag <= MAX_TAG:
+            tag = arguments.tag("tag", tag)
+        self._peer("source", source).receive_into(self._group.point(code), tag, into)
 
+    @guarded
     def Sendrecv(
         self,
         array: Array,
@@ -78,27 +84,30 @@ class ArrayCalls:
         sendtag: int = 0,
         recvtag: int = 0,
     ) -> None:
-        """Send one array and receive another at the same time."""
-        self._check()
-        data, code = arrays.to_send(array)
+        """Send one array and receive another at the same time; both may be the same memory."""
         place, place_code = arrays.to_receive(into)
+        data, code = arrays.to_send(arrays.apart(array, into))
+        sendtag, recvtag = arguments.tag("sendtag", sendtag), arguments.tag("recvtag", recvtag)
         if dest == source == self.rank:
             arrays.like(into, array)[...] = array
             return
-        out, back = self._channel(dest, sendtag), self._channel(source, recvtag)
+        out, back = self._peer("dest", dest), self._peer("source", source)
         head = header(self._group.point(code), sendtag, 0, len(data))
         want = Want(self._group.point(place_code), recvtag, place)
         swap(out, [head, data], HEADER_BYTES + len(data), back, want)
 
     # --- collectives -------------------------------------------------------------------------
 
+    @guarded
     def Bcast(self, array: Array, root: int = 0) -> None:
         """The root's array into every rank's."""
+        root = self._root(root)
         send = self.rank == root
         data, code = arrays.to_send(array) if send else arrays.to_receive(array)
         call = self._group.call(Kind.BCAST, root, 0, code, array.size)
         bcast.into(call, data, root)
 
+    @guarded
     def Gather(
         self,
         array: Array,
@@ -113,7 +122,8 @@ class ArrayCalls:
         counts
             Elements of each rank, where they differ; then given on all ranks.
         """
-        data, code = arrays.to_send(array)
+        root = self._root(root)
+        data, code = arrays.to_send(arrays.apart(array, into))
         counts = self._counts(counts, array)
         parts = None
         if self.rank == root:
@@ -128,6 +138,7 @@ class ArrayCalls:
             for part, blob in zip(parts, blobs, strict=True):
                 part[:] = blob.pieces[0]
 
+    @guarded
     def Scatter(
         self,
         array: Array | None,
@@ -136,11 +147,14 @@ class ArrayCalls:
         counts: Sequence[int] | None = None,
     ) -> None:
         """Parts of the root's array into each rank's ``into``; ``counts`` as in ``Gather``."""
+        root = self._root(root)
         place, code = arrays.to_receive(into)
         counts = self._counts(counts, into)
         parts = None
         if self.rank == root:
-            parts = arrays.parts(array, into.dtype, counts or [into.size] * self.world_size)
+            parts = arrays.parts(
+                arrays.apart(array, into), into.dtype, counts or [into.size] * self.world_size
+            )
         call = self._group.call(Kind.SCATTER, root, 0, code, 0 if counts else into.size)
         if counts or len(place) >= gather.LARGE_BYTES:
             scatter.straight(call, parts, place, root)
@@ -148,9 +162,10 @@ class ArrayCalls:
         blobs = None if parts is None else [arrays.blob(part) for part in parts]
         place[:] = scatter.blobs(call, blobs, root).pieces[0]
 
+    @guarded
     def Allgather(self, array: Array, into: Array, counts: Sequence[int] | None = None) -> None:
         """Every rank's array one behind the other into every rank's ``into``."""
-        data, code = arrays.to_send(array)
+        data, code = arrays.to_send(arrays.apart(array, into))
         counts = self._counts(counts, array)
         parts = arrays.parts(into, array.dtype, counts or [array.size] * self.world_size)
         call = self._group.call(Kind.ALLGATHER, -1, 0, code, 0 if counts else array.size)
@@ -161,21 +176,24 @@ class ArrayCalls:
         for part, blob in zip(parts, allgather.blobs(call, arrays.blob(data)), strict=True):
             part[:] = blob.pieces[0]
 
+    @guarded
     def Reduce(
         self, array: Array, into: Array | None = None, op: AnyOp = SUM, root: int = 0
     ) -> None:
         """All ranks' arrays as one, element by element, into the root's ``into``."""
+        root = self._root(root)
         op, code = arrays.reducible(as_op(op), array)
         if self.rank == root:
             into = arrays.like(into, array)
         call = self._group.call(Kind.REDUCE, root, op.code, code, array.size)
-        mine = np.ascontiguousarray(array)
+        mine = op.operand(np.ascontiguousarray(array))
         place = np.empty_like(mine) if into is None or self.rank != root else into
         algorithm = reduce.tree if op.tree else reduce.strict
         result = algorithm(ArrayPort(call, op, place), mine, root)
         if result is not None and result is not place:
             place[...] = result
 
+    @guarded
     def Allreduce(self, array: Array, into: Array, op: AnyOp = SUM) -> None:
         """All ranks' arrays as one, element by element, into every rank's ``into``.
 
@@ -189,15 +207,17 @@ class ArrayCalls:
         if ufunc is not None and array.nbytes >= allreduce.LARGE_BYTES and group.size > 1:
             flat = into.reshape(-1)
             mine = flat if into is array else np.ascontiguousarray(array).reshape(-1)
+            mine = op.operand(mine)
             allreduce.large(call, op, mine, flat)
         elif ufunc is not None and group.engine.shared_cores:
-            allreduce.in_place(call, ufunc, array, into)
+            allreduce.in_place(call, ufunc, op.operand(array), into)
         else:
-            mine = np.ascontiguousarray(array)
+            mine = op.operand(np.ascontiguousarray(array))
             result = self._small(op)(ArrayPort(call, op, into), mine)
             if result is not into:
                 into[...] = result
 
+    @guarded
     def Reduce_scatter(
         self, array: Array, into: Array, op: AnyOp = SUM, counts: Sequence[int] | None = None
     ) -> None:
@@ -205,15 +225,17 @@ class ArrayCalls:
         op, code = arrays.reducible(as_op(op), array)
         arrays.to_receive(into)
         counts = self._counts(counts, into) or [into.size] * self.world_size
-        cut = arrays.pieces(array, into.dtype, counts)
+        cut = arrays.pieces(op.operand(array), into.dtype, counts)
         call = self._group.call(Kind.REDUCE_SCATTER, -1, op.code, code, array.size)
         reduce_scatter.into(call, cut, into.reshape(-1), op)
 
+    @guarded
     def Alltoall(self, array: Array, into: Array) -> None:
         """The i-th part of each rank's array to rank i, in rank order; all parts equal."""
         size = self.world_size
         code = arrays.to_send(array)[1]
         arrays.to_receive(into)
+        array = arrays.apart(array, into)
         if array.size % size or into.size != array.size:
             raise BadInputError(
                 f"Alltoall of {array.size} into {into.size} elements among {size} ranks: both "
@@ -225,10 +247,12 @@ class ArrayCalls:
         call = self._group.call(Kind.ALLTOALL, -1, 0, code, array.size)
         alltoall.into(call, parts, places)
 
+    @guarded
     def Scan(self, array: Array, into: Array, op: AnyOp = SUM) -> None:
         """The arrays of ranks 0 to this one as one, into ``into``."""
         into[...] = self._scan(Kind.SCAN, array, into, op)[0]
 
+    @guarded
     def Exscan(self, array: Array, into: Array, op: AnyOp = SUM) -> None:
         """The arrays of the ranks before this one as one; on rank 0 ``into`` stays as it is."""
         before = self._scan(Kind.EXSCAN, array, into, op)[1]
@@ -238,7 +262,7 @@ class ArrayCalls:
     def _scan(self, kind: Kind, array: Array, into: Array, op: AnyOp) -> tuple[Array, Array | None]:
         op, code = arrays.reducible(as_op(op), array)
         arrays.like(into, array)
-        mine = np.ascontiguousarray(array)
+        mine = op.operand(np.ascontiguousarray(array))
         port = ArrayPort(self._group.call(kind, -1, op.code, code, array.size), op, mine)
         return (scan.doubling if op.tree else scan.chain)(port, mine)
 
@@ -254,7 +278,9 @@ class ArrayCalls:
         """The elements of each rank, as whole numbers; None where all have as many."""
         if counts is None:
             return None
-        whole = [int(count) for count in counts]
+        if not isinstance(counts, (Sequence, np.ndarray)):
+            raise BadInputError(f"counts must be a list, not {arguments.shown(counts)}")
+        whole = [arguments.whole("counts", count) for count in counts]
         if len(whole) != self.world_size or min(whole) < 0 or whole[self.rank] != mine.size:
             raise BadInputError(
                 f"counts={whole} must give the elements of each of {self.world_size} ranks, and "
@@ -262,12 +288,19 @@ class ArrayCalls:
             )
         return whole
 
-    def _check(self) -> None:
-        self._group.engine.check()
+    def _root(self, root: int) -> int:
+        """A root as a whole number that is in the group."""
+        root = arguments.whole("root", root)
+        if not 0 <= root < self._group.size:
+            raise BadInputError(f"root {root} is not in a communicator of {self._group.size} ranks")
+        return root
 
-    def _channel(self, peer: int, tag: int = 0) -> Any:
-        if not MIN_TAG <= tag <= MAX_TAG:
-            raise BadInputError(f"tag {tag} must be from {MIN_TAG} to {MAX_TAG}")
+    def _peer(self, name: str, rank: int) -> Any:
+        """The channel to the rank of an argument; the call has begun."""
         group = self._group
-        found = group.channels[peer] if 0 <= peer < group.size else None
-        return found or group.connect_one(peer)
+        if type(rank) is not int:
+            rank = arguments.whole(name, rank)
+        found = group.channels[rank] if 0 <= rank < group.size else None
+        channel = found or group.connect_one(rank)
+        self._engine.begun += 1
+        return channel

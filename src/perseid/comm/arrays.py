@@ -21,6 +21,11 @@ _CODES_BY_ID = {id(dtype): code for dtype, code in CODES.items()}
 def _code(array: Array) -> int:
     if not isinstance(array, np.ndarray):
         raise BadInputError(f"an array is needed here, not {type(array).__name__}: use lower case")
+    if type(array) is not np.ndarray and not isinstance(array, np.memmap):
+        raise BadInputError(
+            f"a {type(array).__name__} is more than its memory (a mask or a unit would be lost): "
+            "use the lower-case method, or give numpy.asarray of it"
+        )
     code = dtype_code(array.dtype)
     if code is None:
         raise BadInputError(f"arrays of {array.dtype} cannot be sent as memory: use lower case")
@@ -56,6 +61,13 @@ def _check_place(array: Array) -> None:
     flags = array.flags
     if not (flags.c_contiguous and flags.writeable):
         raise BadInputError("an array that is received into must be contiguous and writable")
+
+
+def apart(array: Any, into: Any) -> Any:
+    """The array, or a copy where ``into`` shares memory with it: parts of ``into`` are written
+    before all of the array was read."""
+    both = isinstance(array, np.ndarray) and isinstance(into, np.ndarray)
+    return array.copy() if both and np.may_share_memory(array, into) else array
 
 
 def blob(data: memoryview) -> Blob:

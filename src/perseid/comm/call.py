@@ -213,6 +213,7 @@ class ArrayPort(Port[Array]):
         self._channels, self._signature = call.channels, call.signature
         self._small = place.nbytes <= JOINED_BYTES
         self._spare: Array | None = None
+        self._result: Array | None = None
         self._room = _NOWHERE
 
     def begin(self, value: Array) -> Array:
@@ -243,11 +244,17 @@ class ArrayPort(Port[Array]):
         return value
 
     def trade(self, peer: int, value: Array, lower: bool, step: int = 0) -> Array:
-        """In place."""
+        """Into other memory of this call."""
         other = self._other()
         self.call.swap(peer, octets(value), peer, self._room, step)
-        self.op.arrays(*((other, value) if lower else (value, other)), value)
-        return value
+        result, self._result = self._result, None
+        if result is None:
+            result = np.empty_like(self.place)
+        # Into memory that is neither operand: NumPy takes another path where it is the left one,
+        # and of two NaNs another one's sign; both ranks must do exactly the same.
+        self.op.arrays(*((other, value) if lower else (value, other)), result)
+        self._result = value
+        return result
 
     def _channel(self, peer: int) -> Channel:
         return self._channels[peer] or self.call.group.connect_one(peer)

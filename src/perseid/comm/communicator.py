@@ -6,15 +6,17 @@ without a copy and received in place.
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
+
+from perseid.comm import arguments
 from perseid.comm.array_calls import AnyOp, ArrayCalls
-from perseid.comm.call import Call, ObjectPort
+from perseid.comm.call import ObjectPort
+from perseid.comm.call_guard import guarded
 from perseid.comm.channel import Want
 from perseid.comm.collectives import (
     allgather,
@@ -27,24 +29,22 @@ from perseid.comm.collectives import (
     scan,
     scatter,
 )
-from perseid.comm.engine import Engine
 from perseid.comm.frames import HEADER_BYTES, OBJECT, Frame, Kind, header
 from perseid.comm.group import Group
-from perseid.comm.model import Constants, Estimate, pick
+from perseid.comm.joining import (
+    CALL_SECONDS,
+    EXPECTED,
+    JOIN_SECONDS,
+    JoinRequest,
+    environment_arguments,
+)
+from perseid.comm.model import Constants, Estimate
 from perseid.comm.objects import dumps, loads
 from perseid.comm.ops import SUM, as_op
 from perseid.comm.outgoing import swap
 from perseid.comm.store import ObjectStore
-from perseid.errors import BadInputError, PerseidError
-from perseid.rendezvous import Client, LossTimeouts, parse_key
-
-TRANSPORTS = ("auto", "direct", "relay", "store")
-JOIN_SECONDS = 60.0
-"""How long a rank waits for the others to register."""
-CALL_SECONDS = 300.0
-"""How long one call waits for another rank."""
-EXPECTED = ("allreduce", 1000.0)
-"""What a job is taken to do mostly, where a hint comes without more."""
+from perseid.errors import BadInputError
+from perseid.rendezvous import Endpoint, LossTimeouts
 
 
 class Communicator(ArrayCalls):
@@ -69,7 +69,7 @@ class Communicator(ArrayCalls):
         job: str,
         rank: int,
         world_size: int,
-        rendezvous: str | None = None,
+        rendezvous: str | Endpoint | None = None,
         key: bytes | str | None = None,
         *,
         generation: int = 0,
@@ -151,43 +151,26 @@ class Communicator(ArrayCalls):
         RendezvousTimeoutError
             Not all ranks came; ``missing`` names them.
         """
-        losses = LossTimeouts(death_timeout, link_timeout, silence_timeout)
-        if not 0 <= rank < world_size:
-            raise BadInputError(f"rank {rank} is not in a world of {world_size} ranks")
-        if transport not in TRANSPORTS:
-            raise BadInputError(f"the transport is {', '.join(TRANSPORTS)}, not {transport!r}")
-        client = choice = None
-        if hint is not None and world_size > 1:
-            known = {"rendezvous": rendezvous is not None, "store": store is not None}
-            choice = pick(hint, transport, world_size, expects, _constants(constants), **known)
-            if choice.way != "direct":  # which falls back by itself as the transport allows
-                transport = choice.way
-        if transport == "store" and store is None:
-            raise BadInputError("transport='store' needs a store to go through: give store=")
-        if rendezvous is not None:
-            secret = parse_key(key) if isinstance(key, str) else key
-            client = _register(
-                rendezvous,
-                deadline,
-                wait,
-                job=job,
-                rank=rank,
-                world_size=world_size,
-                key=secret,
-                generation=generation,
-                transport="auto" if transport == "store" else transport,
-                link_timeout=link_timeout,
-                silence_timeout=silence_timeout,
-            )
-        elif world_size > 1 and transport != "store":
-            raise BadInputError(
-                f"{world_size} ranks need a rendezvous: give rendezvous='HOST:PORT'"
-            )
-        engine = Engine(client, rank, world_size, generation, timeout, losses)
-        engine.shared_cores = shared_cores
-        engine.store, engine.only_store = store, transport == "store"
-        engine.prefix = f"{prefix}/{job}/{generation}"
-        return cls(Group(engine, 0, range(world_size)), owner=True, choice=choice)
+        engine, choice = JoinRequest(
+            job,
+            rank,
+            world_size,
+            rendezvous,
+            key,
+            generation,
+            transport,
+            hint,
+            expects,
+            constants,
+            deadline,
+            timeout,
+            LossTimeouts(death_timeout, link_timeout, silence_timeout),
+            shared_cores,
+            store,
+            prefix,
+            wait,
+        ).connect()
+        return cls(Group(engine, 0, range(engine.world_size)), owner=True, choice=choice)
 
     @classmethod
     def from_environment(cls, **options: Any) -> Self:
@@ -198,19 +181,7 @@ class Communicator(ArrayCalls):
         ``PERSEID_*_TIMEOUT``; ``options`` go to ``join``. Without them
         it is a world of one rank, so that a program also runs alone.
         """
-        env = os.environ
-        try:
-            rank, size = int(env.get("PERSEID_RANK", "0")), int(env.get("PERSEID_WORLD_SIZE", "1"))
-        except ValueError:
-            raise BadInputError(
-                "PERSEID_RANK and PERSEID_WORLD_SIZE must be whole numbers"
-            ) from None
-        options.setdefault("shared_cores", env.get("PERSEID_SHARED_CORES") == "1")
-        for name in ("death_timeout", "link_timeout", "silence_timeout"):
-            if (given := env.get(f"PERSEID_{name.upper()}")) is not None:
-                options.setdefault(name, _seconds(f"PERSEID_{name.upper()}", given))
-        job, where = env.get("PERSEID_JOB", "job"), env.get("PERSEID_RENDEZVOUS")
-        return cls.join(job, rank, size, where, env.get("PERSEID_JOB_KEY"), **options)
+        return cls.join(**{**environment_arguments(), **options})
 
     # --- what it is --------------------------------------------------------------------------
 
@@ -245,18 +216,21 @@ class Communicator(ArrayCalls):
 
     # --- one to one --------------------------------------------------------------------------
 
+    @guarded
     def send(self, value: Any, dest: int, tag: int = 0) -> None:
         """Send an object; returns when it is on its way."""
-        self._check()
-        self._channel(dest, tag).send_blob(self._group.point(OBJECT), tag, dumps(value))
+        tag, blob = arguments.tag("tag", tag), dumps(value)
+        self._peer("dest", dest).send_blob(self._group.point(OBJECT), tag, blob)
 
+    @guarded
     def recv(self, source: int, tag: int | None = None) -> Any:
         """Receive an object from a rank; without a tag the next one, whatever its tag."""
-        self._check()
-        channel = self._channel(source, tag or 0)
-        frame = channel.receive(self._group.point(OBJECT), tag or 0, tag is None)
+        step = 0 if tag is None else arguments.tag("tag", tag)
+        channel = self._peer("source", source)
+        frame = channel.receive(self._group.point(OBJECT), step, tag is None)
         return loads(frame.parts, frame.body)
 
+    @guarded
     def sendrecv(
         self, value: Any, dest: int, source: int, sendtag: int = 0, recvtag: int | None = None
     ) -> Any:
@@ -264,19 +238,21 @@ class Communicator(ArrayCalls):
 
         A rank may exchange with itself, so that a ring of one works.
         """
-        self._check()
+        sendtag = arguments.tag("sendtag", sendtag)
+        step = 0 if recvtag is None else arguments.tag("recvtag", recvtag)
         blob = dumps(value)
         if dest == source == self.rank:
             return loads(blob.parts, blob.flat())
-        out, back = self._channel(dest, sendtag), self._channel(source, recvtag or 0)
+        out, back = self._peer("dest", dest), self._peer("source", source)
         point = self._group.point(OBJECT)
-        want = Want(point, recvtag or 0, None, recvtag is None)
+        want = Want(point, step, None, recvtag is None)
         head = header(point, sendtag, blob.parts, blob.nbytes)
         frame: Frame = swap(out, [head, blob.flat()], HEADER_BYTES + blob.nbytes, back, want)
         return loads(frame.parts, frame.body)
 
     # --- objects -----------------------------------------------------------------------------
 
+    @guarded
     def barrier(self) -> None:
         """Return when every rank has come."""
         call = self._group.call(Kind.BARRIER)
@@ -285,18 +261,19 @@ class Communicator(ArrayCalls):
         else:
             barrier.dissemination(call)
 
+    @guarded
     def bcast(self, value: Any = None, root: int = 0) -> Any:
         """The root's object on every rank."""
-        call = self._group.call(Kind.BCAST, root)
-        if call.rank == root:
-            bcast.blob(call, dumps(value), root)
-            return value
-        blob = bcast.blob(call, None, root)
-        return loads(blob.parts, blob.flat())
+        root = self._root(root)
+        mine = dumps(value) if self.rank == root else None
+        blob = bcast.blob(self._group.call(Kind.BCAST, root), mine, root)
+        return value if mine is not None else loads(blob.parts, blob.flat())
 
+    @guarded
     def gather(self, value: Any, root: int = 0) -> list[Any] | None:
         """Every rank's object in rank order on the root, None elsewhere."""
-        blobs = gather.blobs(self._group.call(Kind.GATHER, root), dumps(value), root)
+        root, mine = self._root(root), dumps(value)
+        blobs = gather.blobs(self._group.call(Kind.GATHER, root), mine, root)
         if blobs is None:
             return None
         return [
@@ -304,37 +281,39 @@ class Communicator(ArrayCalls):
             for rank, blob in enumerate(blobs)
         ]
 
+    @guarded
     def allgather(self, value: Any) -> list[Any]:
         """Every rank's object in rank order, on every rank."""
-        return self._allgather(self._group.call(Kind.ALLGATHER), value)
+        return self._allgather(Kind.ALLGATHER, value)
 
-    @staticmethod
-    def _allgather(call: Call, value: Any) -> list[Any]:
-        blobs = allgather.blobs(call, dumps(value))
+    def _allgather(self, kind: Kind, value: Any) -> list[Any]:
+        mine = dumps(value)
+        call = self._group.call(kind)
+        blobs = allgather.blobs(call, mine)
         return [
             value if rank == call.rank else loads(blob.parts, blob.flat())
             for rank, blob in enumerate(blobs)
         ]
 
+    @guarded
     def scatter(self, values: Sequence[Any] | None = None, root: int = 0) -> Any:
         """One of the root's objects for each rank; ``values`` counts on the root alone."""
-        if self.rank == root:
-            self._one_each(values)
-        call = self._group.call(Kind.SCATTER, root)
-        if call.rank == root:
-            assert values is not None
-            scatter.blobs(call, [dumps(value) for value in values], root)
-            return values[root]
-        blob = scatter.blobs(call, None, root)
+        root = self._root(root)
+        mine = [dumps(value) for value in self._one_each(values)] if self.rank == root else None
+        blob = scatter.blobs(self._group.call(Kind.SCATTER, root), mine, root)
+        if mine is not None:
+            return self._one_each(values)[root]
         return loads(blob.parts, blob.flat())
 
+    @guarded
     def reduce(self, value: Any, op: AnyOp = SUM, root: int = 0) -> Any:
         """All ranks' objects as one on the root, None elsewhere."""
-        op = as_op(op)
+        op, root = as_op(op), self._root(root)
         call = self._group.call(Kind.REDUCE, root, op.code)
         algorithm = reduce.by_rank if op.tree else reduce.strict
-        return algorithm(ObjectPort(call, op), value, root)
+        return algorithm(ObjectPort(call, op), op.operand(value), root)
 
+    @guarded
     def allreduce(self, value: Any, op: AnyOp = SUM) -> Any:
         """All ranks' objects as one, the same on every rank.
 
@@ -343,41 +322,48 @@ class Communicator(ArrayCalls):
         """
         op = as_op(op)
         call = self._group.call(Kind.ALLREDUCE, -1, op.code)
-        return self._small(op)(ObjectPort(call, op), value)
+        return self._small(op)(ObjectPort(call, op), op.operand(value))
 
+    @guarded
     def reduce_scatter(self, values: Sequence[Any], op: AnyOp = SUM) -> Any:
         """Of every rank's list the i-th objects as one on rank i."""
         op = as_op(op)
-        self._one_each(values)
+        mine = [dumps(op.operand(value)) for value in self._one_each(values)]
         call = self._group.call(Kind.REDUCE_SCATTER, -1, op.code)
-        return reduce_scatter.objects(call, [dumps(value) for value in values], op)
+        return reduce_scatter.objects(call, mine, op)
 
+    @guarded
     def alltoall(self, values: Sequence[Any]) -> list[Any]:
         """The i-th object to rank i; what each rank had for this one, in rank order."""
-        self._one_each(values)
-        call = self._group.call(Kind.ALLTOALL)
-        blobs = alltoall.blobs(call, [dumps(value) for value in values])
+        mine = [dumps(value) for value in self._one_each(values)]
+        blobs = alltoall.blobs(self._group.call(Kind.ALLTOALL), mine)
         return [loads(blob.parts, blob.flat()) for blob in blobs]
 
+    @guarded
     def scan(self, value: Any, op: AnyOp = SUM) -> Any:
         """The objects of ranks 0 to this one as one."""
         op = as_op(op)
         port = ObjectPort(self._group.call(Kind.SCAN, -1, op.code), op)
-        return (scan.doubling if op.tree else scan.chain)(port, value)[0]
+        return (scan.doubling if op.tree else scan.chain)(port, op.operand(value))[0]
 
+    @guarded
     def exscan(self, value: Any, op: AnyOp = SUM) -> Any:
         """The objects of ranks 0 to the one before this as one; None on rank 0."""
         op = as_op(op)
         port = ObjectPort(self._group.call(Kind.EXSCAN, -1, op.code), op)
-        return (scan.doubling if op.tree else scan.chain)(port, value)[1]
+        return (scan.doubling if op.tree else scan.chain)(port, op.operand(value))[1]
 
-    def split(self, color: int | None, key: int = 0) -> Communicator | None:
+    @guarded
+    def split(self, color: int | str | None, key: int = 0) -> Communicator | None:
         """A communicator of the ranks that gave the same color, ordered by key, then rank.
 
         Returns None where the color is None.
         """
         group = self._group
-        told = self._allgather(group.call(Kind.SPLIT), (color, key, group.engine.next_comm))
+        if not (color is None or isinstance(color, str)):
+            color = arguments.whole("color", color)
+        key = arguments.whole("key", key)
+        told = self._allgather(Kind.SPLIT, (color, key, group.engine.next_comm))
         comm = max(following for _, _, following in told)
         group.engine.next_comm = comm + 1
         if color is None:
@@ -388,35 +374,13 @@ class Communicator(ArrayCalls):
 
     # --- help --------------------------------------------------------------------------------
 
-    def _one_each(self, values: Sequence[Any] | None) -> None:
+    def _one_each(self, values: Sequence[Any] | None) -> Sequence[Any]:
+        if not (values is None or isinstance(values, (Sequence, np.ndarray))):
+            raise BadInputError(f"values must be a list, not {arguments.shown(values)}")
         if values is None or len(values) != self.world_size:
             have = "none" if values is None else str(len(values))
             raise BadInputError(
                 f"rank {self.rank} must give one value for each of {self.world_size} ranks, "
                 f"not {have}"
             )
-
-
-def _seconds(name: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise BadInputError(f"{name} must be a number of seconds, not {text!r}") from None
-
-
-def _constants(given: Constants | str | Path | None) -> Constants:
-    if given is None:
-        return Constants()
-    return given if isinstance(given, Constants) else Constants.load(given)
-
-
-def _register(rendezvous: str, deadline: float, wait: bool, **registration: Any) -> Client:
-    end = time.monotonic() + deadline
-    client = Client.register(rendezvous, **registration, deadline=deadline)
-    try:
-        if wait:
-            client.wait_complete(max(0.0, end - time.monotonic()))
-    except PerseidError:
-        client.close()
-        raise
-    return client
+        return values

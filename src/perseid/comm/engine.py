@@ -8,9 +8,11 @@ blocked call returns at once and raises.
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import threading
 import time
+import weakref
 from collections.abc import Iterable
 from typing import NoReturn
 
@@ -21,6 +23,7 @@ from perseid.comm.outgoing import Outgoing
 from perseid.comm.store import ObjectStore, StoreChannel
 from perseid.comm.watch import Watch
 from perseid.errors import (
+    BadInputError,
     ClosedError,
     MismatchedCollectiveError,
     NoPathError,
@@ -87,15 +90,22 @@ class Engine:
         """Which way each pair took, by rank: ``direct``, ``relay`` or ``store``."""
         self.error: PerseidError | None = None
         """Why nothing more can be sent; every later call raises it."""
+        self.owner: int | None = None
+        """The thread that made the first call; no other may."""
+        self.begun = 0
+        """Calls that have begun to send or receive."""
         self.next_comm = 1
         """The lowest communicator id that this rank has not seen in use."""
         self._by_notice = False
         """Whether the error is what the rendezvous told."""
+        self._untold: PeerLostError | None = None
+        """What the others have to be told of an interruption."""
         self._left: dict[int, str] = {}
         self._news = threading.Condition()
         self._poller = select.poll()
         self._by_fd: dict[int, Channel] = {}
         self._histories: dict[int, list[bytes]] = {}
+        _ENGINES.add(self)
         if client is not None:
             client.subscribe(self._notice)
             for gone in client.left():
@@ -174,12 +184,50 @@ class Engine:
         if self.error is not None:
             channel.interrupt()
 
+    # --- whose it is ------------------------------------------------------------------------
+
+    def claim(self) -> None:
+        """A thread that is not the owner makes a call: the first one owns the connections.
+
+        Raises
+        ------
+        BadInputError
+            It is another thread than the owner.
+        """
+        with self._news:
+            if self.owner is None:
+                self.owner = threading.get_ident()
+        if self.owner != threading.get_ident():
+            raise BadInputError(
+                f"The communicator of rank {self.rank} was used from two threads, but belongs to "
+                "one: make all calls from the thread that made the first, or give each thread a "
+                "communicator of its own."
+            )
+
+    def close_in_child(self) -> None:
+        """After a fork, in the child: its copies of the connections are closed without a word, so
+        that the others see the parent's end, and no byte of the child's comes between."""
+        self.owner = None
+        self.error = ClosedError(
+            f"This communicator belongs to process {os.getppid()}, which this process was forked "
+            "from: join with a rank of its own, or use the parent's."
+        )
+        for channel in self.channels:
+            if channel is not None and not channel.closed:
+                channel.closed = True
+                if channel.way != "store":
+                    channel.sock.close()
+        if self.client is not None:
+            self.client.close_in_child()
+            self.client = None
+
     # --- failing -----------------------------------------------------------------------------
 
     def check(self) -> None:
         """Raise what has gone wrong already."""
         if self.error is None:
             return
+        self._tell_untold()
         if self._by_notice and isinstance(self.error, PeerLostError):
             channel = self.channels[self.error.rank]
             if channel is not None:
@@ -206,6 +254,27 @@ class Engine:
             self._tell_all(error, own)
         self._interrupt_all()
         raise self.error or error
+
+    def interrupted(self, cause: BaseException) -> None:
+        """A call ended halfway by an exception that is not ours: messages may be lost, and the
+        others may wait for this rank."""
+        with self._news:
+            if self.error is not None:
+                return
+            what = described(cause)
+            self.error = ClosedError(
+                f"A call of rank {self.rank} was interrupted by {what}; messages may be lost, so "
+                "this communicator cannot be used any more: close it, and join again."
+            )
+            self._untold = PeerLostError(f"Rank {self.rank} failed with {what}", self.rank)
+        self._tell_untold()
+
+    def _tell_untold(self) -> None:
+        """Tell the others of an interruption; what was interrupted itself is done again later."""
+        if self._untold is not None:
+            self._tell_all(self._untold)
+            self._interrupt_all()
+            self._untold = None
 
     def broken(self, channel: Channel, cause: Exception | None) -> NoReturn:
         """A connection ended; raise the error that names the rank which is to blame.
@@ -415,8 +484,9 @@ class Engine:
             if not failed:
                 self.error = ClosedError(f"The communicator of rank {self.rank} is closed.")
         if cause is not None and not failed:
-            what = f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
-            self._tell_all(PeerLostError(f"Rank {self.rank} failed with {what[:400]}", self.rank))
+            what = described(cause)
+            self._tell_all(PeerLostError(f"Rank {self.rank} failed with {what}", self.rank))
+        self._tell_untold()
         for channel in self.channels:
             if channel is not None:
                 channel.close()
@@ -424,3 +494,21 @@ class Engine:
             # Who fails by itself is lost to all at once; who only heard of a loss leaves in peace,
             # lest it be blamed.
             self.client.close(goodbye=cause is None or failed)
+
+
+def described(error: BaseException) -> str:
+    """An exception as the other ranks are told of it."""
+    said = str(error)
+    return f"{type(error).__name__}: {said[:400]}" if said else type(error).__name__
+
+
+_ENGINES: weakref.WeakSet[Engine] = weakref.WeakSet()
+"""Those of this process, for a child that it may fork."""
+
+
+def _close_in_child() -> None:
+    for engine in list(_ENGINES):
+        engine.close_in_child()
+
+
+os.register_at_fork(after_in_child=_close_in_child)

@@ -13,8 +13,6 @@ from perseid.comm.engine import HISTORY, Engine
 from perseid.comm.frames import SIGNATURE, Kind, Signature
 from perseid.errors import BadInputError
 
-_ROOTED = {int(kind) for kind in (Kind.BCAST, Kind.GATHER, Kind.SCATTER, Kind.REDUCE)}
-
 
 class Group:
     """The ranks of one communicator.
@@ -51,20 +49,9 @@ class Group:
     def call(
         self, kind: int, root: int = -1, reduction: int = 0, dtype: int = 0, count: int = 0
     ) -> Call:
-        """Begin the next collective call.
-
-        Raises
-        ------
-        BadInputError
-            The root is not in the group.
-        PerseidError
-            Whatever ended the communicator.
-        """
+        """Begin the next collective call."""
         engine = self.engine
-        if engine.error is not None:
-            engine.check()
-        if not 0 <= root < self.size and (root != -1 or kind in _ROOTED):
-            raise BadInputError(f"root {root} is not in a communicator of {self.size} ranks")
+        engine.begun += 1
         self._sequence = sequence = (self._sequence + 1) & 0xFFFFFFFF
         signature = SIGNATURE.pack(
             b"Pc", kind, reduction, dtype, 1, 0, self.comm, engine.generation, sequence, root, count

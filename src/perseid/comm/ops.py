@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,8 @@ class Op:
     """For arrays, in place; None: ``function`` gets whole arrays."""
     tree: bool = field(init=False)
     """Whether it may be evaluated as a tree."""
+    logical: bool = False
+    """Whether values count as true or false."""
     code: int = field(init=False)
     """Its number in a signature; all functions of users share one."""
 
@@ -46,6 +49,15 @@ class Op:
     ) -> Op:
         """A function of the user's; it must give the same on every rank."""
         return cls("custom", function, commutative, associative)
+
+    def operand(self, value: Any) -> Any:
+        """A rank's value as an operand: what a logical operation gives of one value alone is what
+        it gives of several."""
+        if not self.logical:
+            return value
+        if isinstance(value, np.ndarray):
+            return np.logical_and(value, value, dtype=bool).astype(value.dtype)
+        return bool(value)
 
     def arrays(self, left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
         """Combine two arrays into ``out``, which may be one of them.
@@ -67,15 +79,24 @@ class Op:
         out[...] = result
 
 
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, Number) and value != value
+
+
 def _maximum(left: Any, right: Any) -> Any:
+    """The greater; NaN if one of them is, as NumPy has it: any other rule depends on the order."""
     if isinstance(left, np.ndarray) or isinstance(right, np.ndarray):
         return np.maximum(left, right)
+    if _is_nan(left) or _is_nan(right):
+        return left if _is_nan(left) else right
     return right if right > left else left
 
 
 def _minimum(left: Any, right: Any) -> Any:
     if isinstance(left, np.ndarray) or isinstance(right, np.ndarray):
         return np.minimum(left, right)
+    if _is_nan(left) or _is_nan(right):
+        return left if _is_nan(left) else right
     return right if right < left else left
 
 
@@ -92,12 +113,23 @@ def _either(left: Any, right: Any) -> Any:
 
 
 def _maxloc(left: Any, right: Any) -> Any:
+    if _is_nan(left[0]) or _is_nan(right[0]):
+        return _nan_place(left, right)
     if left[0] == right[0]:
         return left if left[1] <= right[1] else right
     return right if right[0] > left[0] else left
 
 
+def _nan_place(left: Any, right: Any) -> Any:
+    """The pair whose value is NaN; of two such pairs the one with the least place."""
+    if _is_nan(left[0]) and _is_nan(right[0]):
+        return left if left[1] <= right[1] else right
+    return left if _is_nan(left[0]) else right
+
+
 def _minloc(left: Any, right: Any) -> Any:
+    if _is_nan(left[0]) or _is_nan(right[0]):
+        return _nan_place(left, right)
     if left[0] == right[0]:
         return left if left[1] <= right[1] else right
     return right if right[0] < left[0] else left
@@ -107,8 +139,8 @@ SUM = Op("sum", operator.add, True, True, np.add)
 PROD = Op("prod", operator.mul, True, True, np.multiply)
 MAX = Op("max", _maximum, True, True, np.maximum)
 MIN = Op("min", _minimum, True, True, np.minimum)
-AND = Op("and", _both, True, True, np.logical_and)
-OR = Op("or", _either, True, True, np.logical_or)
+AND = Op("and", _both, True, True, np.logical_and, logical=True)
+OR = Op("or", _either, True, True, np.logical_or, logical=True)
 MINLOC = Op("minloc", _minloc, True, True)
 """Of ``(value, place)`` pairs: the least value; of equal ones the least place. Objects only."""
 MAXLOC = Op("maxloc", _maxloc, True, True)

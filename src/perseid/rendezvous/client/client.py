@@ -346,6 +346,16 @@ class Client(Membership):
             for link in table.links.values():
                 table.close_unless_handed_out(link)
 
+    def close_in_child(self) -> None:
+        """After a fork, in the child: close its copies of all sockets, without a word to anybody.
+
+        The registration stays the parent's.
+        """
+        self._table.closed = True
+        self._loop.close_in_child()
+        for link in self._table.links.values():
+            link.sock.close()
+
 
 def _check(hello: Register, transport: str) -> None:
     job, world = hello.job.encode(), hello.world

@@ -80,6 +80,20 @@ class EventLoopThread:
         if threading.current_thread() is not self._thread:
             self._thread.join(deadline)
 
+    def close_in_child(self) -> None:
+        """After a fork, in the child, where the thread does not run: close all that was watched.
+
+        Nothing is unregistered: parent and child share what the kernel watches.
+        """
+        if self._ended:  # its numbers may be other files' by now
+            return
+        self._ended = True
+        for key in list(self._selector.get_map().values()):
+            if isinstance(key.fileobj, socket.socket):
+                key.fileobj.close()
+        os.close(self._wake)
+        self._selector.close()
+
     def call_threadsafe(self, call: Callable[[], None]) -> None:
         """Run a function in the loop's thread, soon; may be called from any thread."""
         with self._lock:

@@ -1,0 +1,167 @@
+"""From the arguments of ``Communicator.join`` to this process' connections."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from perseid.comm import arguments
+from perseid.comm.engine import Engine
+from perseid.comm.model import Constants, Estimate, pick
+from perseid.comm.store import ObjectStore
+from perseid.errors import BadInputError, PerseidError
+from perseid.rendezvous import Client, Endpoint, LossTimeouts, parse_key
+
+TRANSPORTS = ("auto", "direct", "relay", "store")
+JOIN_SECONDS = 60.0
+"""How long a rank waits for the others to register."""
+CALL_SECONDS = 300.0
+"""How long one call waits for another rank."""
+EXPECTED = ("allreduce", 1000.0)
+"""What a job is taken to do mostly, where a hint comes without more."""
+
+
+@dataclass(frozen=True)
+class JoinRequest:
+    """What ``Communicator.join`` was given; its docstring says what each field means.
+
+    Raises
+    ------
+    BadInputError
+        A value has the wrong type or makes no sense; the message names it.
+    """
+
+    job: str
+    rank: int
+    world_size: int
+    rendezvous: str | Endpoint | None
+    key: bytes | str | None
+    generation: int
+    transport: str
+    hint: str | None
+    expects: tuple[str, float]
+    constants: Constants | str | Path | None
+    deadline: float
+    timeout: float
+    losses: LossTimeouts
+    shared_cores: bool
+    store: ObjectStore | None
+    prefix: str
+    wait: bool
+
+    def __post_init__(self) -> None:
+        arguments.text("job", self.job)
+        arguments.text("prefix", self.prefix)
+        for name in ("rank", "world_size", "generation"):
+            object.__setattr__(self, name, arguments.whole(name, getattr(self, name)))
+        for name in ("deadline", "timeout"):
+            arguments.seconds(name, getattr(self, name))
+        if not (self.rendezvous is None or isinstance(self.rendezvous, Endpoint)):
+            arguments.text("rendezvous", self.rendezvous)
+        if not (self.key is None or isinstance(self.key, (bytes, str))):
+            raise BadInputError(
+                f"key must be 32 bytes or 64 hexadecimal digits, not a {type(self.key).__name__}"
+            )
+        if not 0 <= self.rank < self.world_size:
+            raise BadInputError(f"rank {self.rank} is not in a world of {self.world_size} ranks")
+        if self.transport not in TRANSPORTS:
+            raise BadInputError(f"the transport is {', '.join(TRANSPORTS)}, not {self.transport!r}")
+        for name in ("put", "get", "delete"):
+            if self.store is not None and not callable(getattr(self.store, name, None)):
+                raise BadInputError(
+                    f"store must have put, get and delete, as perseid.storage.Storage has; "
+                    f"{arguments.shown(self.store)} has no {name}"
+                )
+
+    def connect(self) -> tuple[Engine, Estimate | None]:
+        """Register, wait for the others if asked to, and give the connections and the hint's
+        choice; raises as ``Communicator.join``."""
+        choice = self._choice()
+        transport = self.transport
+        if choice is not None and choice.way != "direct":
+            transport = choice.way  # direct falls back by itself, as the transport allows
+        if transport == "store" and self.store is None:
+            raise BadInputError("transport='store' needs a store to go through: give store=")
+        client = None
+        if self.rendezvous is not None:
+            client = self._register("auto" if transport == "store" else transport)
+        elif self.world_size > 1 and transport != "store":
+            raise BadInputError(
+                f"{self.world_size} ranks need a rendezvous: give rendezvous='HOST:PORT'"
+            )
+        engine = Engine(
+            client, self.rank, self.world_size, self.generation, self.timeout, self.losses
+        )
+        engine.shared_cores = self.shared_cores
+        engine.store, engine.only_store = self.store, transport == "store"
+        engine.prefix = f"{self.prefix}/{self.job}/{self.generation}"
+        return engine, choice
+
+    def _choice(self) -> Estimate | None:
+        if self.hint is None or self.world_size == 1:
+            return None
+        constants = self.constants
+        if constants is None:
+            constants = Constants()
+        elif not isinstance(constants, Constants):
+            constants = Constants.load(constants)
+        known = {"rendezvous": self.rendezvous is not None, "store": self.store is not None}
+        return pick(self.hint, self.transport, self.world_size, self.expects, constants, **known)
+
+    def _register(self, transport: str) -> Client:
+        end = time.monotonic() + self.deadline
+        assert self.rendezvous is not None
+        client = Client.register(
+            self.rendezvous,
+            self.job,
+            self.rank,
+            self.world_size,
+            key=parse_key(self.key) if isinstance(self.key, str) else self.key,
+            generation=self.generation,
+            transport=transport,
+            link_timeout=self.losses.link,
+            silence_timeout=self.losses.silence,
+            deadline=self.deadline,
+        )
+        try:
+            if self.wait:
+                client.wait_complete(max(0.0, end - time.monotonic()))
+        except PerseidError:
+            client.close()
+            raise
+        return client
+
+
+def environment_arguments(env: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """The arguments of ``join`` that ``perseid comm run`` set in the environment.
+
+    Raises
+    ------
+    BadInputError
+        A variable holds no number.
+    """
+    found: dict[str, Any] = {
+        "job": env.get("PERSEID_JOB", "job"),
+        "rendezvous": env.get("PERSEID_RENDEZVOUS"),
+        "key": env.get("PERSEID_JOB_KEY"),
+        "shared_cores": env.get("PERSEID_SHARED_CORES") == "1",
+    }
+    try:
+        found["rank"] = int(env.get("PERSEID_RANK", "0"))
+        found["world_size"] = int(env.get("PERSEID_WORLD_SIZE", "1"))
+    except ValueError:
+        raise BadInputError("PERSEID_RANK and PERSEID_WORLD_SIZE must be whole numbers") from None
+    for name in ("death_timeout", "link_timeout", "silence_timeout"):
+        variable = f"PERSEID_{name.upper()}"
+        if (given := env.get(variable)) is not None:
+            try:
+                found[name] = float(given)
+            except ValueError:
+                raise BadInputError(
+                    f"{variable} must be a number of seconds, not {given!r}"
+                ) from None
+    return found
