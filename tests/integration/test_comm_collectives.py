@@ -637,7 +637,9 @@ def wrong_arguments(comm):
         "7 is no reduction": lambda: comm.Scan(array, array, 7),
         "a MaskedArray is more than its memory": lambda: comm.Send(np.ma.array([1.0]), other),
         "a MaskedArray is more": lambda: comm.Allreduce(np.ma.array([1.0]), np.zeros(1)),
-        "a recarray is more than its memory": lambda: comm.Recv(np.zeros(1).view(np.recarray), other),
+        "a recarray is more than its memory": lambda: comm.Recv(
+            np.zeros(1).view(np.recarray), other
+        ),
     }.items():
         with pytest.raises(BadInputError, match=re.escape(said)):
             call()
