@@ -13,7 +13,6 @@ import atheris
 
 with atheris.instrument_imports():
     from perseid.rendezvous import protocol
-    from perseid.rendezvous.net import dns
     from perseid.rendezvous.protocol import handshake, tcpunch
     from perseid.rendezvous.protocol.wire import MAX_CLIENT_FRAME, FrameReader, ProtocolError
     from perseid.rendezvous.server import http
@@ -46,14 +45,12 @@ def one(data: bytes) -> None:
                     (tcpunch.parse_v2 if version == 2 else tcpunch.parse_v1)(rest)
             case b"\x03":
                 handshake.Handshake(ME, b"k" * 32).feed(rest[:96].ljust(96, b"\0"))
-            case b"\x04":
-                dns.unpack_ttl(rest, 1, 7)
             case _:
                 http.request_path(rest)
-    except (ProtocolError, tcpunch.TcpunchError, handshake.HandshakeError, dns.DnsError):
+    except (ProtocolError, tcpunch.TcpunchError, handshake.HandshakeError):
         pass
     except ValueError:
-        if which in (b"\x00", b"\x01", b"\x02", b"\x03", b"\x04"):
+        if which in (b"\x00", b"\x01", b"\x02", b"\x03"):
             raise
 
 

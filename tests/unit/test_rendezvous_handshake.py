@@ -13,7 +13,6 @@ from perseid.cli.ping import nat_words
 from perseid.errors import BadInputError, JobKeyRefusedError
 from perseid.rendezvous import read_secret
 from perseid.rendezvous.client.connectivity import View
-from perseid.rendezvous.net.dns import DnsError, pack_query, unpack_ttl
 from perseid.rendezvous.net.endpoint import Endpoint
 from perseid.rendezvous.protocol import NatBehavior, NatFiltering, NatMapping, PeerRecord, auth
 from perseid.rendezvous.protocol.candidates import usable_candidates
@@ -416,22 +415,3 @@ def test_any_text_is_a_server_or_a_sentence(text):
     assert Endpoint.parse(str(found)) == found
     with contextlib.suppress(OSError):
         socket.getaddrinfo(found.host.encode("idna"), found.port, flags=socket.AI_NUMERICHOST)
-
-
-def test_the_time_to_live_is_read_from_an_answer():
-    query = pack_query("a.example", 1, 7)
-    record = b"\xc0\x0c" + bytes.fromhex("0001 0001 0000003c 0004 c0000201")
-    answer = b"\0\7\x81\x80\0\1\0\2\0\0\0\0" + query[12:] + record
-    alias = b"\xc0\x0c" + bytes.fromhex("0005 0001 00000005 0002 c00c")
-    assert unpack_ttl(answer + alias, 1, 7) == 60
-    with pytest.raises(DnsError):
-        unpack_ttl(answer + alias, 1, 8)
-    with pytest.raises(DnsError):
-        unpack_ttl(answer[:-3], 1, 7)
-
-
-@settings(max_examples=200)
-@given(st.binary(max_size=80))
-def test_random_answers_of_a_name_server_are_errors(data):
-    with contextlib.suppress(DnsError):
-        assert unpack_ttl(data, 1, 7) is None or len(data) > 12

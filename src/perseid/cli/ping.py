@@ -43,8 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show(endpoint: Endpoint, found: Ping) -> None:
-    life = "" if found.ttl is None else f" (may be cached for {found.ttl} s)"
-    print(f"name            {endpoint.host} -> {', '.join(found.addresses)}{life}")
+    print(f"name            {endpoint.host} -> {', '.join(found.addresses)}")
     print(f"connected       {found.remote} in {found.connect_seconds * 1e3:.2f} ms")
     print(f"round trip      {found.round_trip_seconds * 1e3:.3f} ms")
     print(f"keys            {'needed' if found.keyed else 'none: an open server'}")

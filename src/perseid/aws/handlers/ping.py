@@ -46,5 +46,4 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
         "observed": str(seen.observed),
         "nat": seen.mapping.name,
         "keyed": seen.keyed,
-        "ttl": seen.ttl,
     }

@@ -18,7 +18,6 @@ from perseid.errors import RendezvousUnreachableError
 from perseid.rendezvous.client.connections import observe
 from perseid.rendezvous.client.session import receive_frame
 from perseid.rendezvous.net.dialing import dial, resolve
-from perseid.rendezvous.net.dns import time_to_live
 from perseid.rendezvous.net.endpoint import Endpoint
 from perseid.rendezvous.protocol import (
     MAGIC,
@@ -80,8 +79,6 @@ class Ping:
 
     addresses: tuple[str, ...]
     """What the name gives."""
-    ttl: int | None
-    """Seconds that the name may be cached; None: not known (a numeric address, /etc/hosts)."""
     remote: Address
     """The address that answered."""
     connect_seconds: float
@@ -123,7 +120,6 @@ def ping(endpoint: Endpoint, seconds: float) -> Ping:
             f"The name {endpoint.host} is not known ({error.strerror}); is it spelled right, and "
             "was the record of the running server published?"
         ) from None
-    ttl = time_to_live(endpoint.host, found[0][0]) if found[0][1] != endpoint.host else None
     began = time.monotonic()
     with dial(endpoint, deadline) as sock:
         took = time.monotonic() - began
@@ -134,9 +130,7 @@ def ping(endpoint: Endpoint, seconds: float) -> Ping:
         with contextlib.suppress(RendezvousUnreachableError):
             views.append(_other_family(endpoint, other, _hosts(found, other), deadline))
     addresses = tuple(host for _, host in found)
-    return Ping(
-        addresses, ttl, remote, took, round_trip, tuple(views), answer.probe_port, answer.keyed
-    )
+    return Ping(addresses, remote, took, round_trip, tuple(views), answer.probe_port, answer.keyed)
 
 
 def _hosts(found: list[tuple[socket.AddressFamily, str]], family: int) -> list[str]:
