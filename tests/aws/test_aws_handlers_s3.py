@@ -7,6 +7,7 @@ functions (reading the items, handing the state on) the test does as the definit
 from __future__ import annotations
 
 import json
+import threading
 from contextlib import ExitStack
 
 import ministack as doubles
@@ -17,6 +18,8 @@ from lambda_runtime import environment
 from perseid.engines.driver import start
 from perseid.engines.local import LocalEngine
 from perseid.engines.options import LocalOptions
+from perseid.errors import RunError
+from perseid.pipeline.initialize import initialize
 from perseid.pipeline.request import RunRequest
 from perseid.storage import Storage
 
@@ -92,12 +95,32 @@ def test_items_of_a_script_name_each_ranks_own_partitions(call, bucket):
 
 
 def test_the_same_place_is_taken_once(call, bucket):
-    """By a conditional write: of two runs that begin at one place at one time one is refused."""
+    """By a conditional write: of two runs that begin at one place at one time one is refused.
+
+    Also where all have found the place free before the first of them writes.
+    """
     given = {"data": f"{bucket}/survey", "results": f"{bucket}/runs/taken"}
     assert call("initialize", {"input": given, "execution": RUN}).body["ok"] is True
     other = call("initialize", {"input": given, "execution": "20261122T101500Z-ffffffff"}).body
     assert (other["ok"], other["error"]) == (False, "RunError")
     assert f"belongs to run {RUN}" in other["message"]
+    free = RunRequest.parse({**given, "results": f"{bucket}/runs/free"})
+    ready, found = threading.Barrier(4), []
+
+    def begin() -> None:
+        try:
+            initialize(free, check=lambda manifest: ready.wait(60))
+            found.append("begun")
+        except RunError as error:
+            found.append(str(error))
+
+    others = [threading.Thread(target=begin) for _ in range(4)]
+    for one in others:
+        one.start()
+    for one in others:
+        one.join(120)
+    assert len(found) == 4
+    assert found.count("begun") == 1
 
 
 def test_what_is_missing_is_resumed(call, bucket):

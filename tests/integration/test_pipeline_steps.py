@@ -244,9 +244,8 @@ def test_no_scores_where_none_are_asked_for_or_to_be_had(tmp_path: Path):
     assert summary["anomaly"] is None
     assert "the model has no features" in summary["warnings"][0]
     given = {"data": str(tmp_path / "data"), "model": str(plain), "anomaly": "residual"}
-    begun = initialize(RunRequest.parse(given | {"results": str(tmp_path / "x")}))
     with pytest.raises(BadInputError, match="the model has no 'residual' features"):
-        work(begun.items[0])
+        initialize(RunRequest.parse(given | {"results": str(tmp_path / "x")}))
 
 
 def test_partitions_named_one_by_one(tmp_path: Path):
@@ -374,13 +373,19 @@ def test_a_model_that_is_none(tmp_path: Path):
         }
     )
     with pytest.raises(BadModelError, match="not a model"):
-        work(initialize(request).items[0])
+        initialize(request)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_plan_writes_nothing(tmp_path: Path):
     tiny_survey(tmp_path / "data", rows=30, per_partition=10)
     request = RunRequest.parse(
-        {"data": str(tmp_path / "data"), "results": str(tmp_path / "run"), "file_limit": 2}
+        {
+            "data": str(tmp_path / "data"),
+            "results": str(tmp_path / "run"),
+            "model": str(tiny_model(tmp_path / "m.onnx")),
+            "file_limit": 2,
+        }
     )
     assert plan(request).world_size == 2
     assert not (tmp_path / "run").exists()
@@ -411,7 +416,13 @@ def test_a_taken_prefix(tmp_path: Path):
     for word in (former, "ended", "perseid resume", "--replace"):
         assert word in str(caught.value)
     (tmp_path / "run" / "notes.txt").write_text("mine")
-    request = RunRequest.parse({"data": str(tmp_path / "data"), "results": str(tmp_path / "run")})
+    request = RunRequest.parse(
+        {
+            "data": str(tmp_path / "data"),
+            "results": str(tmp_path / "run"),
+            "model": str(tmp_path / "model.onnx"),
+        }
+    )
     begun = initialize(request, replace=True)
     assert begun.manifest.run_id != former
     assert {info.key for info in storage.list()} == {

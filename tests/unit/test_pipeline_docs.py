@@ -28,6 +28,10 @@ def test_results():
         *(0.0, 0.0, 0.0, True, 0),
         s3=dict.fromkeys(("num_requests", "total_time", "avg_time", "min_time", "max_time"), 0.0),
     )
-    names = [*empty.to_json(), *STAGES, *(field.name for field in fields(Manifest))]
+    names = [
+        *empty.to_json(),
+        *STAGES,
+        *(field.name for field in fields(Manifest) if field.name != "resumed_with"),
+    ]
     names += [column.name for column in tables.CATALOGUE]
     assert missing("results.md", names) == []

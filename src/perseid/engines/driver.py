@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,11 +69,18 @@ def start(
         request = request.model_copy(update={"transport": engine.transport})
     if replace:
         refuse_if_owned(Storage(request.results_url))
-    check = engine.check if isinstance(engine, Selective) else None
-    begun = initialize(request, replace=replace, check=check)
-    for warning in begun.warnings:
-        report(StageEvent("initialize", warning))
-    return _go_on(begun.manifest, begun.items, engine, report)
+    with ExitStack() as stack:
+
+        def check(manifest: Manifest) -> None:
+            if isinstance(engine, Selective):
+                engine.check(manifest)
+            # Who works on a place owns it before it is claimed: of two at once one does not begin.
+            stack.enter_context(Owner(Storage(manifest.results_url)))
+
+        begun = initialize(request, replace=replace, check=check)
+        for warning in begun.warnings:
+            report(StageEvent("initialize", warning))
+        return _go_on(begun.manifest, begun.items, engine, report)
 
 
 def resume(

@@ -10,9 +10,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from perseid.errors import NotFoundError, RunError, StorageError
+from perseid.errors import AlreadyExistsError, NotFoundError, RunError, StorageError
 from perseid.pipeline import layout
 from perseid.storage import Storage
+
+TRIES = 20
+"""How often a mark that changes under us is looked at again."""
 
 
 class Owner:
@@ -32,10 +35,12 @@ class Owner:
         self._store = store
 
     def __enter__(self) -> Self:
-        refuse_if_owned(self._store)
-        mark = _self() | {"since": time.time()}
-        self._store.put(layout.DRIVER, json.dumps(mark).encode())
-        return self
+        mark = json.dumps(_self() | {"since": time.time()}).encode()
+        for _ in range(TRIES):
+            refuse_if_owned(self._store)
+            if _marked(self._store, mark):
+                return self
+        raise RunError(f"{self._store.where()} is wanted by several processes at once: try again")
 
     def __exit__(
         self,
@@ -50,6 +55,24 @@ class Owner:
                 raise
 
 
+def _marked(store: Storage, mark: bytes) -> bool:
+    """Whether the mark could be put in the place of what is there now, by nobody else meanwhile."""
+    try:
+        seen = store.info(layout.DRIVER)
+    except NotFoundError:
+        try:
+            store.put(layout.DRIVER, mark, new=True)
+        except AlreadyExistsError:
+            return False
+        return True
+    refuse_if_owned(store)
+    try:
+        store.swap(layout.DRIVER, mark, seen)
+    except (AlreadyExistsError, NotFoundError):
+        return False
+    return True
+
+
 def refuse_if_owned(store: Storage) -> None:
     """Raise `RunError` where another live process of this machine works on the run."""
     other = _read(store)
@@ -57,7 +80,7 @@ def refuse_if_owned(store: Storage) -> None:
         began = time.strftime("%H:%M:%S UTC", time.gmtime(float(other.get("since", 0))))
         raise RunError(
             f"process {other['pid']} has been working on {store.where()} since {began}: "
-            "wait for it, or stop it first"
+            "wait for it, stop it first, or choose another place for results"
         )
 
 

@@ -6,16 +6,15 @@ import json
 import secrets
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from perseid import __version__
-from perseid.errors import AlreadyExistsError, BadInputError, NotFoundError, RunError
+from perseid.errors import BadInputError, NotFoundError
 from perseid.model.files import DEFAULT
-from perseid.model.identity import identify
 from perseid.pipeline import layout
-from perseid.pipeline.collect import READERS
+from perseid.pipeline.checks import CheckedModel, check_model, check_shape
+from perseid.pipeline.claim import FormerRun, claim, refuse_if_taken
 from perseid.pipeline.items import PartitionRef, WorkItem
 from perseid.pipeline.manifest import Manifest, assign
 from perseid.pipeline.request import RunRequest
@@ -64,7 +63,8 @@ def initialize(
     request
         What to run.
     replace
-        Remove the run that is at the prefix first (only objects that a run writes).
+        Take the place of the run that is at the prefix now. It is removed once the place is
+        claimed (only objects that it wrote), and not touched where anything is wrong.
     run_id
         A unique name; where the run at the prefix has it already (a request delivered twice), that
         one is begun again as it is. Made up where it is not given.
@@ -86,12 +86,13 @@ def initialize(
     storage = Storage(request.results_url)
     manifest = _begun(storage, run_id) if run_id else None
     if manifest is None:
+        former = FormerRun.at(storage) if replace else None
+        if not replace:
+            refuse_if_taken(storage)
         manifest = plan(request, created, run_id)
         if check is not None:
             check(manifest)
-        if replace:
-            remove_run(storage)
-        _claim(storage, manifest)
+        claim(storage, manifest, former)
     items = manifest.items()
     storage.put(layout.ITEMS, _json([item.to_json() for item in items]))
     payload = _json({**manifest.request, "data_map": manifest.data_map()})
@@ -113,8 +114,10 @@ def _begun(storage: Storage, run_id: str) -> Manifest | None:
 def plan(request: RunRequest, created: float | None = None, run_id: str | None = None) -> Manifest:
     """What `initialize` would do, without writing anything (``--dry-run``)."""
     _check_script(request)
-    model = None if request.script_mode else identify(_model_url(request), request.precision)
+    model = None if request.script_mode else _checked(request)
     listing = list_partitions(request)
+    if model is not None and model.signature is not None:
+        check_shape(Storage(listing.data_url), listing.partitions, model.signature)
     files = len(listing.partitions)
     world_size = request.world_size or files
     now = time.time() if created is None else created
@@ -129,7 +132,7 @@ def plan(request: RunRequest, created: float | None = None, run_id: str | None =
         settings=_settings(request),
         request=request.given(),
         script=_environment(request) if request.script_mode else None,
-        model=model,
+        model=model.identity if model else None,
         warnings=(*request.warnings(), *listing.warnings, *_script_warnings(request)),
     )
 
@@ -165,18 +168,6 @@ def new_run_id(now: float) -> str:
     return f"{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
 
 
-def remove_run(storage: Storage) -> int:
-    """Delete every object that a run writes below this prefix, and nothing else; how many.
-
-    The manifest goes last: a removal that breaks off still refuses a second run.
-    """
-    keys = [info.key for info in storage.list() if layout.is_of_run(info.key)]
-    with ThreadPoolExecutor(READERS) as pool:
-        list(pool.map(lambda key: storage.delete([key]), set(keys) - {layout.MANIFEST}))
-    storage.delete([layout.MANIFEST])
-    return len(keys)
-
-
 def _settings(request: RunRequest) -> dict[str, object]:
     options: dict[str, object] = {"memory_mb": request.memory_mb, "timeout": request.timeout}
     options |= {"retries": request.retries, "threads": request.threads}
@@ -205,6 +196,11 @@ def _talks(request: RunRequest) -> bool:
         return request.fmi_enabled
     bucket = Storage(request.bucket_url(request.bucket or ""))
     return holds_fmi_configuration(bucket, request.s3_object_name or "")
+
+
+def _checked(request: RunRequest) -> CheckedModel:
+    url = _model_url(request)
+    return check_model(url, request.precision, request.anomaly, request.batch_size)
 
 
 def _model_url(request: RunRequest) -> str:
@@ -245,34 +241,6 @@ def _script_warnings(request: RunRequest) -> tuple[str, ...]:
         return ()
     root = (Location.parse(request.bucket_url(request.bucket or "")) / layout.PAYLOAD).url
     return (f"{root} is shared by all script runs of the bucket: run them one after the other",)
-
-
-def _claim(storage: Storage, manifest: Manifest) -> None:
-    """Write the manifest as a new object: of two runs at once exactly one gets the prefix."""
-    left = next((info.key for info in storage.list() if layout.is_of_run(info.key)), None)
-    if left is not None:
-        raise _taken(storage, left)
-    try:
-        storage.put(layout.MANIFEST, _json(manifest.to_json()), new=True)
-    except AlreadyExistsError as error:
-        raise _taken(storage, layout.MANIFEST) from error
-
-
-def _taken(storage: Storage, key: str) -> RunError:
-    where = storage.where()
-    try:
-        manifest = Manifest.load(storage)
-    except (NotFoundError, BadInputError):
-        return RunError(
-            f"{where} holds results of a former run ({key}): choose another place for results, "
-            "or remove them with --replace"
-        )
-    begun = f"{datetime.fromtimestamp(manifest.created, UTC):%Y-%m-%d %H:%M:%S} UTC"
-    state = "ended" if storage.exists(layout.SUMMARY) else "did not end yet"
-    return RunError(
-        f"{where} belongs to run {manifest.run_id}, which began {begun} and {state}: choose "
-        "another place for results, go on with it by `perseid resume`, or remove it with --replace"
-    )
 
 
 def _json(value: object) -> bytes:

@@ -80,10 +80,17 @@ def log(rank: int) -> str:
     return f"logs/{rank}.log"
 
 
+_OF_RANK = re.compile(r"(\d+)\.json$|ranks/(\d+)/|logs/(\d+)\.log$")
 _OF_RUN = re.compile(
     r"(manifest|items|payload|combined_data|merged|summary|engine|driver|\d+)\.json|items\.[^/]+\.json"
     r"|catalogue\.parquet|report\.html|ranks/\d+/.+|logs/[^/]+\.log"
 )
+
+
+def rank_of(key: str) -> int | None:
+    """The rank that an object is of; None where it is of the run as a whole."""
+    found = _OF_RANK.match(key)
+    return int(found[1] or found[2] or found[3]) if found else None
 
 
 def is_of_run(key: str) -> bool:

@@ -6,6 +6,8 @@ that speaks S3's language, ``memory://`` a store of this process.
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -15,7 +17,7 @@ from pathlib import Path
 
 import obstore
 from obstore.exceptions import AlreadyExistsError as KeyTakenError
-from obstore.exceptions import BaseError
+from obstore.exceptions import BaseError, PreconditionError
 from obstore.store import LocalStore, MemoryStore, S3Store
 
 from perseid.errors import (
@@ -196,6 +198,44 @@ class Storage:
             raise AlreadyExistsError(f"{self.where(key)} is there already")
         obstore.put(self._store, self._path(key), data, mode="overwrite")
 
+    def swap(self, key: str, data: bytes, seen: ObjectInfo) -> None:
+        """Replace the very version of an object that was seen.
+
+        Raises
+        ------
+        AlreadyExistsError
+            Somebody else replaced it meanwhile.
+        NotFoundError
+            It is gone.
+        """
+        path = self.local_path(key)
+        with self._reasons(key):
+            if path is not None:
+                with _locked(path):
+                    self._refuse_other(key, seen)
+                    obstore.put(self._store, self._path(key), data)
+            elif seen.etag is None or not (self._bucket is None or self._bucket.is_conditional):
+                self._refuse_other(key, seen)  # without the server's help: both may succeed
+                obstore.put(self._store, self._path(key), data)
+            else:
+                self._swap_on_server(key, data, seen.etag)
+
+    def _swap_on_server(self, key: str, data: bytes, etag: str) -> None:
+        try:
+            obstore.put(
+                self._store, self._path(key), data, mode={"e_tag": etag}, use_multipart=False
+            )
+        except PreconditionError as error:
+            raise AlreadyExistsError(f"{self.where(key)} was replaced meanwhile") from error
+        except BaseError as error:
+            if answer_of(error).status == "501":
+                raise UNCONDITIONAL.error(f"{self.where(key)}: {UNCONDITIONAL.advice}") from error
+            raise
+
+    def _refuse_other(self, key: str, seen: ObjectInfo) -> None:
+        if self.info(key).etag != seen.etag:
+            raise AlreadyExistsError(f"{self.where(key)} was replaced meanwhile")
+
     def info(self, key: str) -> ObjectInfo:
         """Size and entity tag of an object."""
         with self._reasons(key):
@@ -288,3 +328,17 @@ class Storage:
 def _is_s3_tag(etag: str | None) -> bool:
     """Whether an entity tag looks like S3's; a web page has none, or one of another form."""
     return re.fullmatch(r'"?[0-9a-f]{32}(-\d+)?"?', etag or "") is not None
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a file: of several that want to replace it, one looks and writes at a time.
+
+    The lock is the file's, not the name's: who had to wait finds another file there afterwards.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -189,7 +189,9 @@ class ModelRuntime:
             return self._session.run(self._ports.outputs, feed)
         except Exception as error:
             _raise_if_of_memory(error, self.signature.name)
-            raise
+            raise BadModelError(
+                f"the model {self.signature.name!r} fails when it computes: {_reason(error)}"
+            ) from error
 
     def _feed(self, images: NDArray[np.float32], magnitudes: NDArray[Any]) -> dict[str, Any]:
         """One micro-batch: the rows in place where they can be, else copied and padded."""
@@ -341,8 +343,14 @@ def _session(path: str, name: str, threads: int, micro_batch: int) -> Any:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common base
         _raise_if_of_memory(error, name)
-        reason = " ".join(str(error).split())[:300]
-        raise BadModelError(f"{name} is not a model that onnxruntime can load: {reason}") from error
+        raise BadModelError(
+            f"{name} is not a model that onnxruntime can load: {_reason(error)}"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What onnxruntime says, on one line and not without end."""
+    return " ".join(str(error).split())[:300]
 
 
 def _same(files: ModelFiles, versions: Versions, digest: str = "") -> None:

@@ -1,0 +1,131 @@
+"""What is found before a run starts: a model, an option or a shape that no rank could use.
+
+Workers find the same, each for itself; here it is said once, before anything is written.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from perseid.errors import (
+    BadInputError,
+    BadModelError,
+    BadPartitionError,
+    NotFoundError,
+    NotInstalledError,
+)
+from perseid.model.identity import ModelIdentity, identify
+from perseid.model.signature import ModelSignature
+from perseid.pipeline.items import PartitionRef
+from perseid.science import group_columns
+from perseid.storage import Storage
+from perseid.survey.reader import open_partition
+
+READERS = 16
+"""Partitions that are opened at once to count their rows."""
+
+
+@dataclass(frozen=True)
+class CheckedModel:
+    """A model that ranks can use."""
+
+    identity: ModelIdentity
+    signature: ModelSignature | None
+    """None where this process has no onnxruntime to load it with, as on AWS between the ranks."""
+
+
+@dataclass(frozen=True)
+class RowCount:
+    """Rows of one partition."""
+
+    key: str
+    rows: int
+    """0 where it cannot be read."""
+    error: str = ""
+    """Why it cannot be read, in a sentence; else empty."""
+
+
+def check_model(url: str, precision: str, anomaly: str, batch_size: int) -> CheckedModel:
+    """Load a model as a rank does, and have it compute a few rows.
+
+    Parameters
+    ----------
+    url, precision, anomaly, batch_size
+        As in a `WorkItem`.
+
+    Raises
+    ------
+    BadModelError
+        It is not there, cannot be loaded, or fails when it computes.
+    BadInputError
+        It has no features of the group that `anomaly` names.
+    NotFoundError, StorageError
+        The store has no such model, or failed.
+    """
+    if importlib.util.find_spec("onnxruntime") is None:
+        return CheckedModel(identify(url, precision), None)
+    from perseid.model.runtime import MICRO_BATCH, ModelRuntime  # onnxruntime is heavy
+
+    size = min(MICRO_BATCH, batch_size)
+    runtime = ModelRuntime.load(url, threads=1, precision=precision, micro_batch=size)
+    signature = runtime.signature
+    if anomaly != "none":
+        group_columns(signature.feature_groups, anomaly)
+    shape = (1, signature.bands, signature.height, signature.width)
+    runtime.predict(np.zeros(shape, np.float32), np.zeros(shape[:2], np.float32))
+    identity = runtime.identity if precision == "float32" else identify(url, precision)
+    difference = identity.difference(runtime.identity)
+    if difference:
+        raise BadModelError(f"the model {url} was replaced while it was being looked at")
+    return CheckedModel(identity, signature)
+
+
+def check_shape(
+    storage: Storage, partitions: Sequence[PartitionRef], signature: ModelSignature
+) -> None:
+    """Raise `BadInputError` where no partition has images that the model takes.
+
+    Looks at as many as it takes to find one that fits, in most runs the first. One that cannot be
+    read is left to its rank, which names it.
+    """
+    wanted, wrong = (signature.bands, signature.height, signature.width), ""
+    for ref in partitions:
+        try:
+            with open_partition(storage, ref.key) as reader:
+                shape = reader.shape
+        except (BadPartitionError, NotFoundError):
+            continue
+        if shape == wanted:
+            return
+        wrong = wrong or f"{storage.where(ref.key)} has (bands, height, width) = {shape}"
+    if wrong:
+        raise BadInputError(
+            f"no partition has images that the model {signature.name!r} takes: {wrong}, the model "
+            f"takes {wanted}: give a model for such images"
+        )
+
+
+def count_rows(storage: Storage, partitions: Sequence[PartitionRef]) -> list[RowCount]:
+    """The rows of each partition, from its own header, in order.
+
+    Raises `NotInstalledError` where the extra for a format is missing.
+    """
+
+    def count(ref: PartitionRef) -> RowCount:
+        try:
+            with open_partition(storage, ref.key) as reader:
+                return RowCount(ref.key, reader.rows)
+        except NotInstalledError:
+            raise
+        except (BadInputError, NotFoundError) as error:
+            return RowCount(ref.key, 0, str(error))
+
+    # numpy reads the headers of arrays by `ast`, which Python 3.11 cannot do in several threads.
+    safe = not any(ref.key.lower().endswith(".npz") for ref in partitions)
+    with ThreadPoolExecutor(READERS if safe else 1) as pool:
+        return list(pool.map(count, partitions))

@@ -1,0 +1,200 @@
+"""Whose a prefix is: claimed once, by a conditional write; a former run goes only after that."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from perseid.errors import (
+    AlreadyExistsError,
+    BadInputError,
+    NotFoundError,
+    RunError,
+    StorageError,
+)
+from perseid.pipeline import layout
+from perseid.pipeline.collect import READERS
+from perseid.pipeline.manifest import Manifest
+from perseid.storage import ObjectInfo, Storage
+
+_FOLDERS = ("ranks", "logs")
+"""Folders of a run."""
+_KEPT = frozenset({layout.MANIFEST, layout.DRIVER})
+"""Objects of the new run that are there before those of the former one are removed."""
+
+
+@dataclass(frozen=True)
+class FormerRun:
+    """The run at a prefix, as it was seen before anything was done to it."""
+
+    manifest: ObjectInfo | None
+    """Of its manifest; None where there is none, only what is left of a run."""
+    world_size: int | None
+    """Number of its ranks; None where the manifest cannot be read."""
+
+    @classmethod
+    def at(cls, storage: Storage) -> FormerRun:
+        """What is at a prefix now.
+
+        Raises
+        ------
+        RunError
+            One of its objects lies behind a symbolic link: nothing is ever removed through one.
+        """
+        link = next(_links(storage), None)
+        if link is not None:
+            raise RunError(
+                f"{link} is a symbolic link, and --replace removes nothing through one: name the "
+                "folder that it points to, or remove the link"
+            )
+        try:
+            info = storage.info(layout.MANIFEST)
+        except NotFoundError:
+            return cls(None, None)
+        try:
+            return cls(info, Manifest.load(storage).world_size)
+        except (NotFoundError, BadInputError):
+            return cls(info, None)
+
+    def keys(self, storage: Storage) -> list[str]:
+        """Every object that the run wrote: neither one of another kind nor of a rank beyond it."""
+        found = [info.key for info in storage.list() if layout.is_of_run(info.key)]
+        ranks = self.world_size
+        return [
+            key
+            for key in found
+            if key not in _KEPT and (ranks is None or (layout.rank_of(key) or 0) < ranks)
+        ]
+
+
+def claim(storage: Storage, manifest: Manifest, former: FormerRun | None = None) -> None:
+    """Write the manifest: of several runs at once exactly one gets the prefix.
+
+    Parameters
+    ----------
+    storage
+        Of the prefix.
+    manifest
+        Of the run that wants it.
+    former
+        The run in whose place it comes; None: nothing of a run may be there. It is removed once the
+        prefix is claimed, and not touched otherwise.
+
+    Raises
+    ------
+    RunError
+        Another run is at the prefix, or what is left of one; or another one came first.
+    """
+    keys = former.keys(storage) if former else []
+    if former is None and (left := _left(storage)) is not None:
+        raise taken(storage, left)
+    data = json.dumps(manifest.to_json(), indent=1).encode()
+    try:
+        if former is None or former.manifest is None:
+            storage.put(layout.MANIFEST, data, new=True)
+        else:
+            storage.swap(layout.MANIFEST, data, former.manifest)
+    except (AlreadyExistsError, NotFoundError) as error:
+        if not _is_ours(storage, manifest):  # else it was written, and the answer was lost
+            raise taken(storage, layout.MANIFEST, meanwhile=former is not None) from error
+    remove(storage, keys)
+
+
+def refuse_if_taken(storage: Storage) -> None:
+    """Raise `RunError` where a run, or what is left of one, is at the prefix."""
+    left = _left(storage)
+    if left is not None:
+        raise taken(storage, left)
+
+
+def remove(storage: Storage, keys: list[str]) -> None:
+    """Delete objects; on a disk never through a symbolic link, whoever put it there meanwhile."""
+    root = storage.local_path()
+    with ThreadPoolExecutor(READERS) as pool:
+        if root is None:
+            list(pool.map(lambda key: storage.delete([key]), keys))
+        else:
+            list(pool.map(lambda key: _unlink(root, key), keys))
+
+
+def taken(storage: Storage, key: str, *, meanwhile: bool = False) -> RunError:
+    """Why a prefix cannot be had; `meanwhile`: somebody else replaced the run at the same time."""
+    where = storage.where()
+    try:
+        manifest = Manifest.load(storage)
+    except (NotFoundError, BadInputError):
+        return RunError(
+            f"{where} holds results of a former run ({key}): choose another place for results, "
+            "or remove them with --replace"
+        )
+    begun = f"{datetime.fromtimestamp(manifest.created, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    if meanwhile:
+        return RunError(
+            f"{where} was taken by run {manifest.run_id}, which began {begun}, while this one was "
+            "about to replace what was there: choose another place for results"
+        )
+    state = "ended" if storage.exists(layout.SUMMARY) else "did not end yet"
+    return RunError(
+        f"{where} belongs to run {manifest.run_id}, which began {begun} and {state}: choose "
+        "another place for results, go on with it by `perseid resume`, or remove it with --replace"
+    )
+
+
+def _left(storage: Storage) -> str | None:
+    found = (info.key for info in storage.list() if layout.is_of_run(info.key))
+    return next((key for key in found if key != layout.DRIVER), None)
+
+
+def _is_ours(storage: Storage, manifest: Manifest) -> bool:
+    with contextlib.suppress(NotFoundError, BadInputError):
+        return Manifest.load(storage).run_id == manifest.run_id
+    return False
+
+
+def _links(storage: Storage) -> Iterator[Path]:
+    """Symbolic links in the place of a run's folder, of its objects, or of their folders."""
+    root = storage.local_path()
+    if root is None:
+        return
+    if root.is_symlink():
+        yield root
+    if not root.is_dir():
+        return
+    for entry in root.iterdir():
+        if entry.is_symlink() and (entry.name in _FOLDERS or layout.is_of_run(entry.name)):
+            yield entry
+    for name in _FOLDERS:
+        for folder, folders, files in os.walk(root / name):
+            yield from (
+                path for name in (*folders, *files) if (path := Path(folder, name)).is_symlink()
+            )
+
+
+def _unlink(root: Path, key: str) -> None:
+    """Delete a file below a folder, opening each folder on the way without following a link."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+    *folders, name = key.split("/")
+    try:
+        descriptor = os.open(root, flags)
+        try:
+            for folder in folders:
+                inner = os.open(folder, flags, dir_fd=descriptor)
+                os.close(descriptor)
+                descriptor = inner
+            os.unlink(name, dir_fd=descriptor)
+        finally:
+            os.close(descriptor)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        reason = error.strerror
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            reason = "a symbolic link is on the way"
+        raise StorageError(f"{root / key} cannot be removed: {reason}") from error
