@@ -110,3 +110,17 @@ def test_ranks_that_are_resumed_meet_nobody(begin):
     begun = begin(**DIRECT)
     again = begin(reserve=2, resume=begun["results_url"])
     assert (again["ranks"], again["max_concurrency"]) == (PARTITIONS, 2)
+
+
+def test_scripts_that_talk_run_at_once_or_not_at_all(begin, data):
+    """Standard children, as many as ranks: an EXPRESS one may run twice at once."""
+    boto3.client("s3").put_object(Bucket="narrow", Key="code/run.py", Body=b"pass")
+    script = {
+        "bucket": "narrow", "data_bucket": "narrow", "data_prefix": "data", "script": "run.py",
+        "S3_object_name": "code", "result_path": "runs/talk", "fmi_enabled": True,
+    }  # fmt: skip
+    refused = begin(reserve=3, data=None, results=None, **script)
+    assert (refused["ok"], refused["error"]) == (False, "BadInputError")
+    assert "4 ranks of this script talk to each other" in refused["message"]
+    state = begin(reserve=9, data=None, results=None, workers=2, **script)
+    assert (state["children"], state["max_concurrency"]) == ("STANDARD", 4)

@@ -120,7 +120,7 @@ def run(request: RunRequest, **options: object) -> tuple[object, list[str]]:
         if isinstance(event, StageEvent) and event.message:
             told.append(event.message)
 
-    chosen = LocalOptions(retry=RetryPolicy(0), memory_mb=500, **options)  # type: ignore[arg-type]
+    chosen = LocalOptions(**{"retry": RetryPolicy(0), "memory_mb": 500} | options)  # type: ignore[arg-type]
     with LocalEngine(chosen) as engine:
         return start(request, engine, report), told
 
@@ -186,6 +186,44 @@ def test_a_missing_rank_of_a_talking_script_means_all_of_them(tmp_path: Path, na
     assert missing_ranks(store, result.manifest) == []
     store.delete(["1.json"])
     assert missing_ranks(store, result.manifest) == [0, 1]
+
+
+FAILS = """
+import json, os, pathlib, sys, fmi
+rank, size, flag = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), pathlib.Path(FLAG)
+own = pathlib.Path(os.environ["TMPDIR"], "fmi.cfg")
+own.write_text(CONFIGURATION)
+comm = fmi.Communicator(rank, size, str(own), "fails")
+if WHEN == "always" and rank == 1:
+    sys.exit("out of luck")
+comm.barrier()
+if rank == 1 and not flag.exists():
+    flag.touch()
+    sys.exit("out of luck")
+total = comm.allreduce(rank, fmi.func(fmi.op.sum), fmi.types(fmi.datatypes.int))
+pathlib.Path(RESULTS, f"{rank}.json").write_text(json.dumps({"total": total}))
+"""
+
+
+@pytest.mark.parametrize("when", ["once", "always"])
+def test_a_rank_of_a_talking_script_that_fails(tmp_path: Path, name: str, when: str):
+    """Once: all are tried again, together. For good: the others do not wait out their 900 s."""
+    request = local_run(tmp_path, name, 900_000, fmi_enabled=True)
+    bucket = tmp_path / "bucket"
+    words = {"CONFIGURATION": json.dumps(CONFIGURATION), "RESULTS": str(bucket / "out"),
+             "FLAG": str(tmp_path / "flag"), "WHEN": when}  # fmt: skip
+    text = FAILS
+    for word, value in words.items():
+        text = text.replace(word, repr(value))
+    (bucket / name / "run.py").write_text(text)
+    result, _ = run(request, workers=1, retry=RetryPolicy(1, first_wait=0.1))
+    if when == "once":
+        assert not result.incomplete
+        assert json.loads((bucket / "out/1.json").read_text())["total"] == 1
+    else:
+        assert "out of luck" in result.mapped.failures[1]
+        assert "rank 1, which it talks to, failed" in result.mapped.failures[0]
+    assert result.mapped.wall_seconds < 100
 
 
 PROGRAM = """

@@ -343,7 +343,7 @@ class LocalMap:
                 self._give_up(message)
 
     def _give_up(self, message: str) -> None:
-        """No worker has ever become ready: the rest would fail in the same way."""
+        """The ranks that wait would fail in the same way."""
         for event in self._schedule.give_up(message):
             self._report(event)
 
@@ -375,6 +375,18 @@ class LocalMap:
         self._logs.add(rank, head + end_lines(attempt, output), last=last)
         if event is not None:
             self._report(event)
+        if rank in self._schedule.failed and self._items[rank].options.get("talks"):
+            self._end_talks(rank)
+
+    def _end_talks(self, lost: int) -> None:
+        """A rank failed for good: those that talk to it would wait for it in vain."""
+        message = f"rank {lost}, which it talks to, failed: {self._schedule.failed[lost]}"
+        for slot in [slot for slot in self._slots if slot.job is not None]:
+            assert slot.job is not None
+            rank = slot.job.rank
+            self._finish(slot, Ending.STOPPED, message, keep=False)
+            self._report(self._schedule.fail(rank, message))
+        self._give_up(message)
 
     def _stop_rivals(self, rank: int) -> None:
         for slot in list(self._slots):

@@ -89,12 +89,16 @@ class Schedule:
             return _event(attempt, RankState.DONE)
         return self._failed(attempt, now)
 
+    def fail(self, rank: int, message: str) -> RankEvent:
+        """Fail a rank that neither waits nor runs; its new state."""
+        self.failed[rank] = message
+        return RankEvent(rank, RankState.FAILED, self._last.get(rank, 0), 0, message)
+
     def give_up(self, message: str) -> list[RankEvent]:
         """Fail every rank that waits; the new states."""
         events = []
         for _, rank in sorted(self._waiting, key=lambda entry: entry[1]):
-            self.failed[rank] = message
-            events.append(RankEvent(rank, RankState.FAILED, self._last.get(rank, 0), 0, message))
+            events.append(self.fail(rank, message))
         self._waiting.clear()
         return events
 

@@ -88,7 +88,12 @@ def start(given: Any, execution: str, request_id: str) -> dict[str, Any]:
     request = RunRequest.parse({k: v for k, v in given.items() if k not in CONTROL})
     _on_s3(request.results_url)
     request = _within_reserve(_with_endpoint(request))
-    begun = initialize(request, replace=bool(given.get("replace")), run_id=execution)
+    begun = initialize(
+        request,
+        replace=bool(given.get("replace")),
+        run_id=execution,
+        check=_refuse_waiting_talkers,
+    )
     return _state(begun.manifest, begun.items, layout.ITEMS, execution)
 
 
@@ -213,6 +218,17 @@ def _within_reserve(request: RunRequest) -> RunRequest:
         f"may run at once: reserve more with `perseid aws deploy --reserve {ranks}`, or take fewer "
         "ranks (`world_size`), or leave `transport` at store"
     )
+
+
+def _refuse_waiting_talkers(manifest: Manifest) -> None:
+    """Ranks of a script that talk to each other could never all run at once."""
+    ranks, reserve = manifest.world_size, _reserve()
+    if manifest.talks and reserve and ranks > reserve:
+        raise BadInputError(
+            f"the {ranks} ranks of this script talk to each other and must run at once, but only "
+            f"{reserve} workers may: reserve more with `perseid aws deploy --reserve {ranks}`, or "
+            "take fewer ranks (`world_size`)"
+        )
 
 
 def _on_s3(url: str) -> None:
