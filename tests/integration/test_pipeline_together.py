@@ -120,7 +120,8 @@ def test_the_catalogue_is_the_same(survey, tmp_path, address, by_store, ranks):
         assert summary["transport"]["connections"] == {"direct": ranks - 1}, "the tree's edges"
         assert summary["transport"]["collectives_seconds"] > 0
     records = json.loads(storage.get(layout.COMBINED))
-    assert [record["rank"] for record in records] == list(range(ranks))
+    with_data = list(range(min(ranks, 13)))  # a record without data would put zeros into means
+    assert [record["rank"] for record in records] == with_data
     for record in records:
         assert json.loads(storage.get(layout.record(record["rank"]))) == record
         stages = {stage for stage, _, _ in record["timeline"]}

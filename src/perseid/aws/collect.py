@@ -104,7 +104,9 @@ def _records(
     if published and manifest.script is None:  # a script may have changed what is said of it there
         calls.add("s3.GetObject")
         records = json.loads(store.get(layout.COMBINED))
-        return {int(record["rank"]): record for record in records}
+        found = {int(record["rank"]): record for record in records}
+        surplus = {rank for rank, count in enumerate(manifest.assignment) if not count}
+        return found | read_records(store, manifest, surplus - found.keys())[0]
     calls.add("s3.GetObject", manifest.world_size)
     return read_records(store, manifest)[0]
 

@@ -35,8 +35,11 @@ class BrokenRank(Exception):
         self.rank, self.reason = rank, reason
 
 
-def read_records(storage: Storage, manifest: Manifest) -> tuple[dict[int, Json], dict[int, str]]:
-    """Records of this run by rank, and for each rank without one a sentence why."""
+def read_records(
+    storage: Storage, manifest: Manifest, ranks: Iterable[int] | None = None
+) -> tuple[dict[int, Json], dict[int, str]]:
+    """Records of these ranks (None: of all), and for each rank without one a sentence why."""
+    wanted = range(manifest.world_size) if ranks is None else tuple(ranks)
 
     def read(rank: int) -> Json | str:
         try:
@@ -47,7 +50,7 @@ def read_records(storage: Storage, manifest: Manifest) -> tuple[dict[int, Json],
             return str(error)
 
     with ThreadPoolExecutor(READERS) as pool:
-        found = dict(enumerate(pool.map(read, range(manifest.world_size))))
+        found = dict(zip(wanted, pool.map(read, wanted), strict=True))
     records = {rank: value for rank, value in found.items() if isinstance(value, dict)}
     missing = {rank: value for rank, value in found.items() if isinstance(value, str)}
     others = _of_other_models(records, manifest)
@@ -87,11 +90,15 @@ def read_merged(storage: Storage, manifest: Manifest) -> tuple[dict[int, Json], 
         merged = _json(storage, layout.MERGED)
         if (merged["run_id"], merged["world_size"]) != (manifest.run_id, manifest.world_size):
             return None
-        records = dict(enumerate(json.loads(storage.get(layout.COMBINED))))
+        combined = json.loads(storage.get(layout.COMBINED))
+        records = {record["rank"]: record for record in combined}
         for rank, record in records.items():
             _check(record, manifest, rank, layout.COMBINED)
         rows = sum(record["rows"] for record in records.values())
-        whole = [record["rank"] for record in records.values()] == list(range(manifest.world_size))
+        surplus = {rank for rank, count in enumerate(manifest.assignment) if not count}
+        records |= read_records(storage, manifest, surplus - records.keys())[0]
+        records = {rank: records[rank] for rank in range(manifest.world_size)}
+        whole = len({record["rank"] for record in combined}) == len(combined)
         size = storage.size(layout.CATALOGUE)
         if _of_other_models(records, manifest):
             return None

@@ -17,6 +17,14 @@ ALONE = "alone"
 """Transport of a world of one rank: there is nobody to exchange anything with."""
 
 
+def had_data(record: Mapping[str, Any]) -> bool:
+    """Whether the rank had partitions: one without is not in ``combined_data.json``.
+
+    The existing system has no record of such a rank, and means over the records have no zeros.
+    """
+    return bool(record.get("partitions") or record.get("failed_partitions"))
+
+
 @dataclass(frozen=True)
 class RankRecord:
     """What ``<rank>.json`` and each entry of ``combined_data.json`` hold."""

@@ -13,7 +13,7 @@ from perseid.pipeline.collect import BrokenRank, Json
 from perseid.pipeline.environment import differences
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.publish import NOTHING, dump, findings, publish_catalogue, strict
-from perseid.pipeline.records import STORE
+from perseid.pipeline.records import STORE, had_data
 from perseid.pipeline.summary import (
     completeness,
     missing_sentence,
@@ -127,7 +127,7 @@ def _of_store(storage: Storage, manifest: Manifest, failures: Mapping[int, str])
         publish_catalogue(storage, survey, manifest.run_id, "summarize")
         settings, used = manifest.settings, STORE
         found = findings(survey, groups, settings["anomaly"], int(settings["top"]))
-    combined = records
+    combined = {rank: record for rank, record in records.items() if had_data(record)}
     if manifest.script is not None:
         combined, gone = collect.read_results(storage, records)
         missing |= gone

@@ -23,7 +23,7 @@ from perseid.pipeline.exchange import Exchange
 from perseid.pipeline.items import WorkItem
 from perseid.pipeline.meeting import Meeting
 from perseid.pipeline.publish import dump, findings, publish_catalogue
-from perseid.pipeline.records import ALONE, STORE
+from perseid.pipeline.records import ALONE, STORE, had_data
 from perseid.pipeline.timeline import Timeline
 from perseid.science import Partial
 from perseid.storage import Storage
@@ -179,7 +179,7 @@ def publish(
     survey = merge.rank(parts)
     with clock.stage("publish"):
         size = publish_catalogue(storage, survey, item.run_id, "rank 0")
-        storage.put(layout.COMBINED, _json(records))
+        storage.put(layout.COMBINED, _json([one for one in records if had_data(one)]))
     done = {
         "run_id": item.run_id,
         "world_size": item.world_size,

@@ -179,17 +179,20 @@ def _records(folder: RunFolder) -> tuple[RankMeasures, ...]:
     """The newest of the run's own records, in rank order; from the ranks where none combined."""
     store, manifest = folder.store, folder.manifest
     script = manifest.script is not None  # what a script wrote may bear the names of our keys
+    records: list[RankMeasures] = []
     if layout.COMBINED in folder.keys and not script:
         found = read_json(store, layout.COMBINED)
         if not isinstance(found, list):
             raise BadInputError(f"{store.where(layout.COMBINED)} is not a list of rank records")
         records = [read_record(plain) for plain in found]
-    else:
-        keys = [layout.done_record(r, script=script) for r in range(manifest.world_size)]
-        ranks = [rank for rank, key in enumerate(keys) if key in folder.keys]
-        with ThreadPoolExecutor(READERS) as pool:
-            plain = list(pool.map(lambda rank: read_json(store, keys[rank]), ranks))
-        records = [read_record(one, rank) for one, rank in zip(plain, ranks, strict=True)]
+    # Ranks without data are not among the combined ones.
+    known = {record.rank for record in records}
+    left = [r for r, count in enumerate(manifest.assignment) if not (records and count)]
+    keys = {rank: layout.done_record(rank, script=script) for rank in left if rank not in known}
+    ranks = [rank for rank, key in keys.items() if key in folder.keys]
+    with ThreadPoolExecutor(READERS) as pool:
+        plain = list(pool.map(lambda rank: read_json(store, keys[rank]), ranks))
+    records += [read_record(one, rank) for one, rank in zip(plain, ranks, strict=True)]
     own = [record for record in records if record.run_id in (None, manifest.run_id)]
     return tuple(sorted(own, key=lambda record: record.rank or 0))
 
