@@ -284,6 +284,13 @@ def test_where_int8_lies():
 def test_threads_follow_affinity_quota_and_lambda(tmp_path, monkeypatch):
     cores = len(__import__("os").sched_getaffinity(0))
     monkeypatch.delenv("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", raising=False)
+    groups = tmp_path / "groups"  # of a process that is two groups below the one with a limit
+    groups.write_text("3:cpuset:/\n0::/half/service\n1:cpu,cpuacct:/../elsewhere\n")
+    (tmp_path / "half" / "service").mkdir(parents=True)
+    (tmp_path / "half" / "service" / "cpu.max").write_text("max 100000\n")
+    (tmp_path / "half" / "cpu.max").write_text("50000 100000\n")
+    assert usable_threads(tmp_path, groups) == 1
+    (tmp_path / "half" / "cpu.max").unlink()
     assert usable_threads(tmp_path) == cores
     (tmp_path / "cpu.max").write_text("max 100000\n")
     assert usable_threads(tmp_path) == cores

@@ -111,7 +111,15 @@ def _pip(requirements: Sequence[str], target: Target, folder: Path) -> None:
     machine = MACHINES[target.architecture]
     tags = [f"manylinux2014_{machine}"]
     tags += [f"manylinux_2_{minor}_{machine}" for minor in range(GLIBC_OLDEST, GLIBC_NEWEST + 1)]
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+    ]
     command += ["--no-input", "--no-deps", "--no-compile", "--only-binary=:all:"]
     command += ["--target", str(folder), "--implementation", "cp"]
     command += ["--python-version", target.python]

@@ -15,7 +15,7 @@ from pathlib import Path
 from perseid.comm.launch import run_local
 from perseid.errors import PerseidError
 
-COMMAND = ("-m", "perseid.comm.peers")
+COMMAND = ("-P", "-m", "perseid.comm.peers")
 RUN_SECONDS = 300.0
 """Longest time of one library at one number of ranks."""
 MPI_OPTIONS = (

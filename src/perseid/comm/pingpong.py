@@ -27,7 +27,7 @@ from perseid.comm.model import WAYS, Constants, Way
 from perseid.comm.store import ObjectStore
 from perseid.errors import PerseidError
 
-COMMAND = ("-m", "perseid.comm.pingpong")
+COMMAND = ("-P", "-m", "perseid.comm.pingpong")
 RUN_SECONDS = 120.0
 """Longest time of one way."""
 SMALL, LARGE = 8, 4 << 20

@@ -49,7 +49,7 @@ def measure(item: WorkItem, threads: int) -> Pace:
     setup = {"item": item.to_json(), "threads": threads, "started": time.time()}
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "perseid.engines.calibrate"],
+            [sys.executable, "-P", "-m", "perseid.engines.calibrate"],
             input=json.dumps(setup),
             capture_output=True,
             text=True,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from perseid.engines.process import WORKER
 from perseid.engines.retry import RetryPolicy
 from perseid.errors import BadInputError
+from perseid.model.runtime.processor import usable_threads
 
 
 @dataclass(frozen=True)
@@ -49,5 +49,5 @@ class LocalOptions:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """Cores that this process may use, by its affinity and its control group's quota."""
+    return usable_threads()

@@ -21,8 +21,10 @@ from perseid.engines.channel import Channel
 from perseid.engines.scratch import ScratchFolder
 from perseid.errors import RunError
 
-WORKER = (sys.executable, "-m", "perseid.engines.worker")
-"""The program of a worker; gets the number of its socket and of its parent process."""
+WORKER = (sys.executable, "-P", "-m", "perseid.engines.worker")
+"""The program of a worker; gets the number of its socket and of its parent process.
+
+``-P``: a file in the current folder is no module of it."""
 
 OUTPUT_LIMIT = 1024 * 1024
 """Bytes of a rank's output that its log keeps; what comes after is counted and dropped."""
@@ -246,4 +248,6 @@ def worker_environment(threads: int) -> dict[str, str]:
     counts = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     # faulthandler writes a traceback when a worker crashes, and when a hung one is ended.
     extra = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+    if path := os.environ.get("PYTHONPATH"):  # an empty part of it is the current folder
+        extra["PYTHONPATH"] = os.pathsep.join(part for part in path.split(os.pathsep) if part)
     return {**os.environ, **dict.fromkeys(counts, str(threads)), **extra}

@@ -6,7 +6,6 @@ that speaks S3's language, ``memory://`` a store of this process.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import time
@@ -336,6 +335,8 @@ def _locked(path: Path) -> Iterator[None]:
 
     The lock is the file's, not the name's: who had to wait finds another file there afterwards.
     """
+    import fcntl  # not on Windows, where runs can be read
+
     descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 LAMBDA_MB_PER_CPU = 1769
@@ -11,35 +13,65 @@ LAMBDA_MB_PER_CPU = 1769
 VNNI_FLAGS = frozenset({"avx512_vnni", "avx512vnni", "avx_vnni"})
 
 
-def usable_threads(root: Path = Path("/sys/fs/cgroup")) -> int:
-    """Threads that can run at once: affinity, the control group's quota, Lambda's share.
+def usable_threads(
+    root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")
+) -> int:
+    """Threads that can run at once: affinity, the control groups' quotas, Lambda's share.
 
-    `root` is where control groups are mounted.
+    `root` is where control groups are mounted, `groups` says in which this process is.
     """
-    limits = [float(len(os.sched_getaffinity(0)))]
-    quota = _quota(root)
-    if quota is not None:
-        limits.append(quota)
+    limits = [float(len(os.sched_getaffinity(0))), *_quotas(root, groups)]
     memory = os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "")
     if memory.isdecimal():
         limits.append(int(memory) / LAMBDA_MB_PER_CPU)
     return max(1, round(min(limits)))
 
 
-def _quota(root: Path) -> float | None:
-    """CPUs that the control group allows, version 2 or 1; None where there is no limit."""
+def _quotas(root: Path, groups: Path) -> Iterator[float]:
+    """CPUs that each control group around this process allows, of version 2 or 1.
+
+    In a container the group's own folder is the mount point, whatever the path says
+    (https://docs.kernel.org/admin-guide/cgroup-v2.html, cgroups(7)).
+    """
+    for mount, path in {(root, ""), (root / "cpu", ""), *_own_groups(root, groups)}:
+        folder = mount / path
+        for group in (folder, *folder.parents):
+            yield from _quota(group)
+            if group == mount:
+                break
+
+
+def _own_groups(root: Path, groups: Path) -> Iterator[tuple[Path, str]]:
+    """Mount point and path in it of each group that can limit the processor."""
     try:
-        limit, period = (root / "cpu.max").read_text().split()[:2]
+        lines = groups.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if ".." in path.split("/"):  # outside of what this container sees
+            continue
+        if controllers == "":
+            yield root, path.strip("/")
+            yield root / "unified", path.strip("/")
+        elif "cpu" in controllers.split(","):
+            yield root / controllers, path.strip("/")
+            yield root / "cpu", path.strip("/")
+
+
+def _quota(group: Path) -> Iterator[float]:
+    """CPUs that one control group allows; nothing where it has no limit."""
+    try:
+        limit, period = (group / "cpu.max").read_text().split()[:2]
     except (OSError, ValueError):
         try:
-            limit = (root / "cpu" / "cpu.cfs_quota_us").read_text().strip()
-            period = (root / "cpu" / "cpu.cfs_period_us").read_text().strip()
+            limit = (group / "cpu.cfs_quota_us").read_text().strip()
+            period = (group / "cpu.cfs_period_us").read_text().strip()
         except OSError:
-            return None
-    try:
-        return int(limit) / int(period) if int(limit) > 0 else None
-    except (ValueError, ZeroDivisionError):
-        return None  # "max"
+            return
+    with contextlib.suppress(ValueError, ZeroDivisionError):  # "max"
+        if int(limit) > 0:
+            yield int(limit) / int(period)
 
 
 def has_int8_products(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:

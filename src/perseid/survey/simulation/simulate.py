@@ -214,10 +214,11 @@ def _in_processes(
 ) -> Generator[Cutouts, None, None]:
     """Results in task order, computed a few tasks ahead; the pool is closed however this ends."""
     waiting: deque[Future[Cutouts]] = deque()
-    pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _start_worker)
+    with _safe_path():  # multiprocessing's own helper starts here
+        pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _start_worker)
     try:
         for task in tasks:
-            with _no_interrupt():
+            with _no_interrupt(), _safe_path():
                 waiting.append(pool.submit(work, task))
             if len(waiting) > 2 * count:
                 yield waiting.popleft().result(BLOCK_DEADLINE)
@@ -230,6 +231,23 @@ def _in_processes(
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Processes that are started meanwhile take no module from the current folder.
+
+    They take their path from this process later; until then they import what they start with.
+    """
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 @contextmanager
