@@ -61,15 +61,11 @@ MAGNITUDE = np.ones((4, 5), np.float64)
 REDSHIFT = np.ones(4, np.float32)
 WRONG = {
     "no magnitudes": (IMAGE, None, None),
-    "float64 images": (IMAGE.astype(np.float64), MAGNITUDE, REDSHIFT),
-    "integer images": (IMAGE.astype(np.int32), MAGNITUDE, REDSHIFT),
     "images without bands": (IMAGE[:, 0], MAGNITUDE, REDSHIFT),
     "no pixels": (IMAGE[:, :, :0], MAGNITUDE, REDSHIFT),
     "magnitudes of other bands": (IMAGE, MAGNITUDE[:, :4], REDSHIFT),
     "magnitudes of other rows": (IMAGE, MAGNITUDE[:3], REDSHIFT),
-    "integer magnitudes": (IMAGE, MAGNITUDE.astype(np.int64), REDSHIFT),
     "redshifts of other rows": (IMAGE, MAGNITUDE, REDSHIFT[:2]),
-    "integer redshifts": (IMAGE, MAGNITUDE, REDSHIFT.astype(np.int64)),
 }
 
 
@@ -282,19 +278,12 @@ def test_npz_never_unpickles(tmp_path: Path) -> None:
     assert "pickled arrays are not read" in refused(tmp_path / "1.npz")
 
 
-def test_parquet_without_fixed_sizes_or_with_nulls(tmp_path: Path) -> None:
+def test_parquet_images_of_another_shape_than_stated(tmp_path: Path) -> None:
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet as pq
 
-    lists = pa.array([[1.0] * 320] * 4, pa.list_(pa.float32()))
     magnitude = pa.FixedSizeListArray.from_arrays(pa.array(MAGNITUDE.ravel()), 5)
-    pq.write_table(pa.table({"image": lists, "magnitude": magnitude}), tmp_path / "1.parquet")
-    assert "not a fixed-size list" in refused(tmp_path / "1.parquet")
     image = pa.FixedSizeListArray.from_arrays(pa.array(IMAGE.ravel()), 320)
-    redshift = pa.array([0.1, None, 0.2, 0.3])
-    table = pa.table({"image": image, "magnitude": magnitude, "redshift": redshift})
-    pq.write_table(table, tmp_path / "2.parquet")
-    assert "redshift has 1 null values" in refused(tmp_path / "2.parquet")
     table = pa.table({"image": image, "magnitude": magnitude})
     table = table.replace_schema_metadata({"perseid.image_shape": "[5, 9, 9]"})
     pq.write_table(table, tmp_path / "3.parquet")

@@ -13,7 +13,13 @@ from hypothesis.extra import numpy as hnp
 from perseid.errors import BadInputError
 from perseid.pipeline.parquet import Column, Kind, ParquetWriter, Strings
 
-DTYPES = {Kind.INT32: "i4", Kind.INT64: "i8", Kind.FLOAT32: "f4", Kind.FLOAT64: "f8"}
+DTYPES = {
+    Kind.UINT64: np.uint64,
+    Kind.INT32: "i4",
+    Kind.INT64: "i8",
+    Kind.FLOAT32: "f4",
+    Kind.FLOAT64: "f8",
+}
 
 
 def written(columns, groups, metadata=None) -> bytes:
@@ -77,7 +83,9 @@ def test_types_and_metadata():
     columns = [Column(kind.name, kind) for kind in Kind]
     zero = {kind.name: np.zeros(1, DTYPES.get(kind, "i4")) for kind in Kind}
     got = read(written(columns, [zero | {"UTF8": Strings(np.zeros(1, int), ["é"])}], {"run": "x"}))
-    assert [str(f.type) for f in got.schema] == ["int32", "int64", "float", "double", "string"]
+    assert [str(f.type) for f in got.schema] == [
+        *("int32", "int64", "float", "double", "string", "uint64")
+    ]
     assert got.schema.metadata == {b"run": b"x"}
     assert got["UTF8"].to_pylist() == ["é"]
 

@@ -112,13 +112,13 @@ def _cutouts(url: str) -> Cutouts:
     """The first rows of a file of cutouts, or of a folder's files in natural order."""
     from perseid.cli.surveys import found
     from perseid.storage import Storage
-    from perseid.survey import open_partition
+    from perseid.survey import MissingValues, open_partition
 
     listing = found(url)
     store = Storage(listing.location)
     parts: list[Cutouts] = []
     for partition in listing.partitions:
-        with open_partition(store, partition.key) as reader:
+        with open_partition(store, partition.key, MissingValues()) as reader:
             parts.append(reader.read()[: CHECK_ROWS - sum(map(len, parts))])
         if sum(map(len, parts)) >= CHECK_ROWS:
             break

@@ -13,6 +13,7 @@ from typing import Any
 from perseid.cli.awsarguments import add_aws_arguments
 from perseid.cli.outcome import show
 from perseid.cli.progress import RunProgress
+from perseid.cli.surveys import add_missing_argument
 from perseid.engines.driver import start
 from perseid.engines.local import LocalEngine
 from perseid.engines.options import LocalOptions
@@ -20,6 +21,7 @@ from perseid.engines.retry import RetryPolicy
 from perseid.errors import BadInputError
 from perseid.pipeline.request import RunRequest, read_keys
 from perseid.storage import Location
+from perseid.survey.missing import parse_options
 
 KEYS = (
     "world_size", "batch_size", "model", "precision", "anomaly", "top", "file_limit", "transport",
@@ -53,6 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
                       "for the buckets")  # fmt: skip
     what.add_argument("--transport", choices=("store", "direct", "relay", "auto"),
                       help="how ranks exchange statistics (default auto)")  # fmt: skip
+    add_missing_argument(what)
     add_engine_arguments(parser)
     parser.add_argument("--replace", action="store_true", help="remove a run that is in the way")
     parser.add_argument("--dry-run", action="store_true", help="print the plan, run nothing")
@@ -130,6 +133,8 @@ def plain_of(args: argparse.Namespace) -> dict[str, Any]:
             "nothing to run: give a request file, or --data with a folder of partitions"
         )
     plain |= {key: getattr(args, key) for key in KEYS if getattr(args, key) is not None}
+    if args.missing:
+        plain["missing"] = {**(plain.get("missing") or {}), **parse_options(args.missing)}
     if args.memory is not None:
         plain["memory_mb"] = args.memory
     if args.data is not None:

@@ -5,8 +5,25 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, Protocol
 
 from perseid.survey.discovery import SurveyListing, discover
+
+
+class _Arguments(Protocol):
+    """A parser, or a group of one."""
+
+    def add_argument(self, *names: str, **options: Any) -> Any:
+        """As of `argparse.ArgumentParser`."""
+
+
+def add_missing_argument(parser: _Arguments) -> None:
+    """Add ``--missing``, which may be given again."""
+    parser.add_argument(
+        "--missing", action="append", metavar="COLUMN=VALUES|none",
+        help="values of magnitude or redshift that mean missing, e.g. redshift=-1,-9 (default: "
+        "99, -99, -9999 and the like; nulls and NaN always are)",
+    )  # fmt: skip
 
 
 def found(survey: str | Path) -> SurveyListing:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from perseid.cli.surveys import found
+from perseid.cli.surveys import add_missing_argument, found
 from perseid.cli.terminal import console
 from perseid.errors import BadInputError, NotInstalledError
+from perseid.survey.missing import MissingValues
 
 if TYPE_CHECKING:
     from perseid.model.training.train import TrainEvent, TrainResult
@@ -40,6 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("out", metavar="OUT", type=Path, help="folder for weights.npz, history.json, checkpoint")
     for name, kind, text in OPTIONS:
         add(f"--{name}", type=kind, metavar="N" if kind is int else "X", help=text)
+    add_missing_argument(parser)
     add("--config", metavar="NAME", help="small or published (default small)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if any")
     add("--threads", type=int, metavar="N", help="processor threads (default: torch's choice)")
@@ -84,7 +86,7 @@ def _train(args: argparse.Namespace, chosen: dict[str, Any]) -> TrainResult:
     start = load_weights(args.start) if args.start else None
     with _bar() as report, _stop_on_signal() as stop:
         return train(
-            blocks(listing),
+            blocks(listing, MissingValues.parse(args.missing or ())),
             args.out,
             options,
             device=args.device,

@@ -21,9 +21,13 @@ from perseid.errors import RunError
 from perseid.science import Moments
 
 NOT_FINITE = 1
-"""Flag: a pixel or magnitude is not finite, so there is no prediction."""
+"""Flag: a pixel is not finite, or a magnitude infinite, so there is no prediction."""
 NO_ANSWER = 2
 """Flag: the input is finite and the model's answer is not."""
+
+
+MISSING_INPUT = 3
+"""Flag: an input that the model uses is missing (a magnitude), so there is no prediction."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,13 +39,13 @@ class PartitionResult:
     z_pred: NDArray[np.float32]
     """(n,), NaN where flagged."""
     flag: NDArray[np.int32]
-    """(n,): 0, `NOT_FINITE` or `NO_ANSWER`."""
-    object_id: NDArray[np.int64] | None = None
-    """(n,)."""
+    """(n,): 0, `NOT_FINITE`, `NO_ANSWER` or `MISSING_INPUT`."""
+    object_id: NDArray[Any] | None = None
+    """(n,): int64, uint64 or text; masked where single ids are missing."""
     z_spec: NDArray[np.float64] | None = None
-    """(n,)."""
+    """(n,), NaN where it is missing."""
     label: NDArray[np.int32] | None = None
-    """(n,)."""
+    """(n,), masked where single labels are missing."""
     features: NDArray[np.float32] | None = None
     """(n, d), NaN where flagged; None where nothing is scored."""
 
@@ -62,6 +66,10 @@ class Stamp:
     rank: int
     groups: Mapping[str, int] = field(default_factory=dict)
     """Width of each group of features that is kept, in order; empty: nothing to score."""
+
+
+_MASKED, _MASK = ("object_id", "label"), ".missing"
+"""Columns of which single values may be missing, and the name of the array that says which."""
 
 
 class NpzWriter:
@@ -101,6 +109,9 @@ class NpzWriter:
 def add_result(writer: NpzWriter, result: PartitionResult) -> None:
     """Append one partition to a rank's ``features.npz``."""
     arrays = {f.name: getattr(result, f.name) for f in fields(result) if f.name != "key"}
+    for name in _MASKED:
+        if np.ma.is_masked(arrays[name]):
+            arrays[name + _MASK] = np.ma.getmaskarray(arrays[name])
     writer.add(result.key, arrays)
 
 
@@ -112,6 +123,11 @@ def add_moments(writer: NpzWriter, key: str, moments: Moments) -> None:
 def read_results(data: bytes, where: str) -> tuple[Stamp, list[PartitionResult]]:
     """A rank's ``features.npz``; raises `RunError` naming `where` if it is broken."""
     stamp, parts = _read(data, where)
+    for _, arrays in parts:
+        for name in _MASKED:
+            mask = arrays.pop(name + _MASK, None)
+            if mask is not None:
+                arrays[name] = np.ma.masked_array(arrays[name], mask=mask)
     return stamp, [PartitionResult(key=key, **arrays) for key, arrays in parts]
 
 

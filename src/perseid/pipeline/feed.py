@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 
 from perseid.errors import BadInputError, BadPartitionError, NotFoundError, StorageError
 from perseid.model.signature import ModelSignature
+from perseid.pipeline.columns import MISSING_INPUT, NOT_FINITE
 from perseid.pipeline.items import PartitionRef
 from perseid.storage import Storage
 from perseid.survey.bytesource import FetchStats
 from perseid.survey.cutouts import Cutouts
+from perseid.survey.missing import MissingValues
 from perseid.survey.reader import PartitionReader, open_partition
 
 BLOCK_BYTES = 4 << 20
@@ -42,8 +44,8 @@ class Block:
     """Some consecutive rows of the partition that was begun last."""
 
     cutouts: Cutouts
-    good: NDArray[np.bool_]
-    """(n,): all pixels and magnitudes of the row are finite."""
+    flag: NDArray[np.int32]
+    """(n,): 0 where the row has all that the model uses, else `NOT_FINITE` or `MISSING_INPUT`."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,10 @@ class Feed:
         What the model takes: a partition of another shape fails.
     micro_batch
         Blocks hold a multiple of so many rows, except a partition's last.
+    missing
+        Which magnitudes and redshifts mean that there is none.
+    uses_magnitudes
+        Whether the model takes magnitudes: else rows may lack them.
     """
 
     def __init__(
@@ -89,8 +95,12 @@ class Feed:
         partitions: Sequence[PartitionRef],
         signature: ModelSignature,
         micro_batch: int,
+        *,
+        missing: MissingValues = MissingValues(),  # noqa: B008 - frozen
+        uses_magnitudes: bool = True,
     ) -> None:
         self._storage, self._partitions = storage, partitions
+        self._missing, self._uses_magnitudes = missing, uses_magnitudes
         self._signature = signature
         self._rows = block_rows(signature, micro_batch)
         self._queue: queue.Queue[Step | BaseException | None] = queue.Queue(AHEAD)
@@ -145,7 +155,7 @@ class Feed:
 
     def _partition(self, ref: PartitionRef) -> None:
         try:
-            with open_partition(self._storage, ref.key) as reader:
+            with open_partition(self._storage, ref.key, self._missing) as reader:
                 self._blocks(ref, reader)
                 self._unchanged(ref)
                 self._put(Ended(reader.stats))
@@ -175,10 +185,9 @@ class Feed:
                 # The reader gives a block's pages of the memory map back when the next is asked
                 # for, which is before the model sees this one: it would map them anew, to stay.
                 cutouts = replace(cutouts, images=cutouts.images.copy())
-            good = np.isfinite(cutouts.magnitudes).all(axis=1)
-            good &= np.isfinite(cutouts.images).all(axis=(1, 2, 3))
+            flag = _flag(cutouts, self._uses_magnitudes)
             self.spans.append((began, time.time()))
-            self._put(Block(cutouts, good))
+            self._put(Block(cutouts, flag))
 
     def _fits(self, where: str, cutouts: Cutouts) -> None:
         wanted = (self._signature.bands, self._signature.height, self._signature.width)
@@ -203,6 +212,17 @@ class Feed:
             f"{self._storage.where(ref.key)} was changed after the run began ({ref.size} bytes "
             f"then, {info.size} now): start a new run"
         )
+
+
+def _flag(cutouts: Cutouts, uses_magnitudes: bool) -> NDArray[np.int32]:
+    """Why rows cannot be predicted, 0 where they can: NaN is a missing magnitude."""
+    good = np.isfinite(cutouts.images).all(axis=(1, 2, 3))
+    missing = np.zeros(len(cutouts), np.bool_)
+    if uses_magnitudes:
+        missing = np.isnan(cutouts.magnitudes).any(axis=1)
+        good &= ~np.isinf(cutouts.magnitudes).any(axis=1)
+    flag = np.where(missing, MISSING_INPUT, np.where(good, 0, NOT_FINITE))
+    return flag.astype(np.int32)
 
 
 class _Stopped(Exception):

@@ -9,13 +9,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from perseid.pipeline.columns import NO_ANSWER, NOT_FINITE, PartitionResult, Stamp
+from perseid.errors import BadInputError
+from perseid.pipeline.columns import MISSING_INPUT, NO_ANSWER, PartitionResult, Stamp
 from perseid.pipeline.feed import Begun, Block, Ended, Failed, Feed
+from perseid.pipeline.ids import as_kind, kind_of
 from perseid.pipeline.items import PartitionRef, WorkItem
+from perseid.pipeline.parquet import Kind
 from perseid.pipeline.timeline import Timeline
 from perseid.science import group_columns
 from perseid.storage import Storage
 from perseid.survey.bytesource import FetchStats
+from perseid.survey.content import join
+from perseid.survey.missing import NO_SENTINELS, MissingValues
 
 if TYPE_CHECKING:
     from perseid.model.runtime import ModelRuntime
@@ -40,6 +45,10 @@ class Inference:
         """key, error of each that could not be."""
         self.fetched = FetchStats()
         self.rows = self.flagged = self.batches = self.bits = 0
+        self.missing = dict.fromkeys(("input", "redshift", "object_id", "label"), 0)
+        """Rows that lack an input which the model uses; a redshift, id or label, of partitions
+        that have such a column."""
+        self._ids: Kind | None = None
         self.model_seconds = 0.0
 
     def results(self, progress: Progress) -> Iterator[PartitionResult]:
@@ -48,7 +57,14 @@ class Inference:
             return
         item, part, runtime = self._item, None, self._runtime
         storage = Storage(item.data_url)
-        with Feed(storage, item.partitions, runtime.signature, runtime.micro_batch) as feed:
+        with Feed(
+            storage,
+            item.partitions,
+            runtime.signature,
+            runtime.micro_batch,
+            missing=NO_SENTINELS if item.missing is None else MissingValues.of(item.missing),
+            uses_magnitudes=runtime.uses_magnitudes,
+        ) as feed:
             for step in feed:
                 match step:
                     case Begun():
@@ -60,30 +76,49 @@ class Inference:
                     case Ended():
                         assert part is not None
                         self.fetched.add(step.stats)
-                        yield self._finished(part)
+                        result = self._finished(part)
+                        if result is not None:
+                            yield result
                     case Failed():
                         self.failed.append({"key": step.ref.key, "error": step.error})
             self._clock.add("fetch", feed.spans)
 
     def _block(self, runtime: ModelRuntime, part: _Part, block: Block) -> None:
-        good, images, magnitudes = block.good, block.cutouts.images, block.cutouts.magnitudes
-        if not good.all():  # a row's neighbours must not see its infinities
+        images, magnitudes = block.cutouts.images, block.cutouts.magnitudes
+        if block.flag.any():  # a row's neighbours must not see its infinities
+            good = block.flag == 0
             images = np.where(good[:, None, None, None], images, np.float32(0))
             magnitudes = np.where(good[:, None], magnitudes, 0)
         began, start = time.time(), time.perf_counter()
         prediction = runtime.predict(images, magnitudes)
         self.model_seconds += time.perf_counter() - start
         self._clock.add("inference", [(began, time.time())])
-        part.fill(block.cutouts, good, prediction.redshift, prediction.features)
+        part.fill(block.cutouts, block.flag, prediction.redshift, prediction.features)
 
-    def _finished(self, part: _Part) -> PartitionResult:
+    def _finished(self, part: _Part) -> PartitionResult | None:
+        """The partition's result; None where its ids do not go with those before it."""
         result = part.result()
+        if result.object_id is not None:
+            self._ids = self._ids or kind_of(result.object_id)
+            try:
+                as_kind(result.object_id, self._ids)
+            except BadInputError as error:
+                self.failed.append({"key": result.key, "error": f"{result.key}: {error}"})
+                return None
+        self._count_missing(result)
         self.rows += len(result)
         self.flagged += result.flagged
         self.batches += -(-len(result) // self._item.batch_size)
         self.bits += 8 * part.bytes
         self.partitions.append({"key": result.key, "rows": len(result), "bytes": part.ref.size})
         return result
+
+    def _count_missing(self, result: PartitionResult) -> None:
+        self.missing["input"] += int(np.count_nonzero(result.flag == MISSING_INPUT))
+        if result.z_spec is not None:
+            self.missing["redshift"] += int(np.count_nonzero(np.isnan(result.z_spec)))
+        for name in ("object_id", "label"):
+            self.missing[name] += int(np.ma.getmaskarray(getattr(result, name)).sum())
 
 
 def _kept_features(
@@ -108,29 +143,28 @@ class _Part:
         self._z = np.full(rows, np.nan, np.float32)
         self._flag = np.zeros(rows, np.int32)
         self._features = np.full((rows, len(kept)), np.nan, np.float32) if len(kept) else None
-        self._columns: dict[str, NDArray[Any]] = {}
+        self._columns: dict[str, list[NDArray[Any]]] = {}
 
     def fill(
         self,
         cutouts: Any,
-        good: NDArray[np.bool_],
+        flag: NDArray[np.int32],
         redshift: NDArray[np.float32],
         features: NDArray[np.float32] | None,
     ) -> None:
         """The next rows."""
         rows = slice(self.filled, self.filled + len(cutouts))
-        answered = np.isfinite(redshift)
+        good, answered = flag == 0, np.isfinite(redshift)
         if features is not None and self._features is not None:
             chosen = features[:, self.kept]
             answered &= np.isfinite(chosen).all(axis=1)
             self._features[rows] = np.where((good & answered)[:, None], chosen, np.nan)
         self._z[rows] = np.where(good & answered, redshift, np.nan)
-        self._flag[rows] = np.where(good, np.where(answered, 0, NO_ANSWER), NOT_FINITE)
-        for name, dtype in (("object_id", np.int64), ("redshift", np.float64), ("label", np.int32)):
+        self._flag[rows] = np.where(good & ~answered, NO_ANSWER, flag)
+        for name in ("object_id", "redshift", "label"):
             array = getattr(cutouts, name)
             if array is not None:
-                column = self._columns.setdefault(name, np.empty(len(self._z), dtype))
-                column[rows] = array
+                self._columns.setdefault(name, []).append(array.copy())
         self.bytes += cutouts.images.nbytes + cutouts.magnitudes.nbytes
         self.filled += len(cutouts)
 
@@ -140,8 +174,15 @@ class _Part:
             key=self.ref.key,
             z_pred=self._z,
             flag=self._flag,
-            object_id=self._columns.get("object_id"),
-            z_spec=self._columns.get("redshift"),
-            label=self._columns.get("label"),
+            object_id=self._column("object_id"),
+            z_spec=self._column("redshift", np.dtype(np.float64)),
+            label=self._column("label"),
             features=self._features,
         )
+
+    def _column(self, name: str, dtype: np.dtype[Any] | None = None) -> NDArray[Any] | None:
+        parts = self._columns.get(name)
+        if parts is None:
+            return None
+        whole = join(parts, parts[0].dtype)
+        return whole if dtype is None else whole.astype(dtype)

@@ -21,6 +21,7 @@ from perseid.pipeline.request import RunRequest
 from perseid.pipeline.scriptfolder import holds_fmi_configuration, script_key
 from perseid.storage import Location, Storage
 from perseid.survey.discovery import discover
+from perseid.survey.reader import check_installed
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,8 @@ def plan(request: RunRequest, created: float | None = None, run_id: str | None =
     _check_script(request)
     model = None if request.script_mode else _checked(request)
     listing = list_partitions(request)
+    if not request.script_mode:
+        check_installed(Storage(listing.data_url), [ref.key for ref in listing.partitions])
     if model is not None and model.signature is not None:
         check_shape(Storage(listing.data_url), listing.partitions, model.signature)
     files = len(listing.partitions)
@@ -185,6 +188,7 @@ def _settings(request: RunRequest) -> dict[str, object]:
         "batch_size": request.batch_size,
         "anomaly": request.anomaly,
         "top": request.top,
+        "missing": request.missing_values.to_json(),
         "transport": request.transport,
         "options": {name: value for name, value in options.items() if value is not None},
     }

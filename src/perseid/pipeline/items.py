@@ -10,7 +10,7 @@ from typing import Any
 from perseid.errors import BadInputError
 from perseid.model.identity import ModelIdentity
 
-RESULT_SETTINGS = ("precision", "batch_size", "anomaly", "top")
+RESULT_SETTINGS = ("precision", "batch_size", "anomaly", "top", "missing")
 """Fields of a `WorkItem` that change results; every record names them."""
 
 
@@ -65,6 +65,9 @@ class WorkItem:
     """Further options of an engine, e.g. the rendezvous' address."""
     model: ModelIdentity | None = None
     """The model that the rank must use; None in items of runs that do not name it by content."""
+    missing: Mapping[str, Sequence[float]] | None = None
+    """Values that mean a missing magnitude or redshift, by column; None in a run that was begun
+    when every number was a value."""
     model_change: bool = False
     """The user let this run go on with another model than it began with."""
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perseid.pipeline.columns import PartitionResult
+from perseid.pipeline.ids import as_kind, common_kind
 from perseid.pipeline.tables import joined
 from perseid.science import Metric, Moments, Partial, detection, ranking, redshift_metrics
 from perseid.survey.kinds import ANOMALY_KINDS
@@ -89,9 +90,12 @@ def top_list(survey: Survey, length: int) -> list[dict[str, Any]]:
 
 def repeated_ids(survey: Survey) -> int:
     """How many objects have an id that an earlier one has, too."""
-    ids = [part.result.object_id for part in survey.parts]
-    known = np.concatenate([i for i in ids if i is not None] or [np.empty(0, np.int64)])
-    return len(known) - len(np.unique(known))
+    found = [part.result.object_id for part in survey.parts]
+    columns = [column for column in found if column is not None]
+    kind = common_kind(columns)
+    known = [as_kind(column, kind)[~np.ma.getmaskarray(column)] for column in columns]
+    every = np.concatenate([np.ma.getdata(ids) for ids in known] or [np.empty(0, np.int64)])
+    return len(every) - len(np.unique(every))
 
 
 def redshifts(survey: Survey) -> dict[str, Any] | None:
@@ -106,11 +110,12 @@ def redshifts(survey: Survey) -> dict[str, Any] | None:
 
 def detections(survey: Survey) -> list[dict[str, Any]]:
     """How well the score finds labelled anomalies: all kinds together, then each kind."""
-    known = [part for part in survey.parts if part.result.label is not None]
-    if not known:
+    labelled = [(p.score, p.result.label) for p in survey.parts if p.result.label is not None]
+    if not labelled:
         return []
-    scores = np.concatenate([part.score for part in known])
-    labels = np.concatenate([np.asarray(part.result.label) for part in known])
+    present = np.concatenate([~np.ma.getmaskarray(label) for _, label in labelled])
+    scores = np.concatenate([score for score, _ in labelled])[present]
+    labels = np.concatenate([np.ma.getdata(label) for _, label in labelled])[present]
     others = {int(v): f"kind {v}" for v in np.unique(labels) if int(v) not in ANOMALY_KINDS}
     return [found.to_json() for found in detection(scores, labels, {**ANOMALY_KINDS, **others})]
 
@@ -119,7 +124,9 @@ def _entry(part: Scored, row: int, place: int) -> dict[str, Any]:
     result = part.result
 
     def value(array: NDArray[Any] | None) -> Any:
-        return None if array is None else array[row].item()
+        if array is None or np.ma.is_masked(array[row]):
+            return None
+        return array[row].item()
 
     label = value(result.label)
     return {

@@ -23,16 +23,25 @@ CREATED_BY = "perseid"
 
 
 class Kind(IntEnum):
-    """Types of columns, by Parquet's numbers."""
+    """Types of columns, by Parquet's numbers of physical types; see `physical`."""
 
     INT32 = 1
     INT64 = 2
     FLOAT32 = 4
     FLOAT64 = 5
     UTF8 = 6
+    UINT64 = 102
+
+    @property
+    def physical(self) -> int:
+        """``Type`` in parquet.thrift: an unsigned integer lies there as a signed one."""
+        return self % 100
 
 
 _DTYPES = {Kind.INT32: "<i4", Kind.INT64: "<i8", Kind.FLOAT32: "<f4", Kind.FLOAT64: "<f8"}
+_DTYPES |= {Kind.UINT64: "<u8"}
+_UNSIGNED = 14
+"""``ConvertedType`` UINT_64."""
 
 
 class _Codec(IntEnum):
@@ -159,7 +168,7 @@ class ParquetWriter:
         self._page(0, levels + body, {5: header})
         size = _I64(self._offset - begin)
         meta: dict[int, Any] = {
-            1: int(column.kind),
+            1: column.kind.physical,
             2: sorted({int(codec), int(_Codec.RLE), int(_Codec.PLAIN)}),
             3: [column.name],
             4: 0,
@@ -197,9 +206,11 @@ def _length(column: Column, values: Mapping[str, Values]) -> int:
 
 
 def _schema(column: Column) -> dict[int, Any]:
-    element: dict[int, Any] = {1: int(column.kind), 3: int(column.optional), 4: column.name}
+    element: dict[int, Any] = {1: column.kind.physical, 3: int(column.optional), 4: column.name}
     if column.kind is Kind.UTF8:
         element |= {6: 0, 10: {1: {}}}  # ConvertedType UTF8 for old readers, LogicalType STRING
+    if column.kind is Kind.UINT64:
+        element[6] = _UNSIGNED
     return element
 
 

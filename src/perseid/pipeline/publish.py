@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from perseid.pipeline import layout, merge
+from perseid.pipeline.ids import common_kind
 from perseid.pipeline.parquet import ParquetWriter
 from perseid.pipeline.rankfiles import temporary_folder
-from perseid.pipeline.tables import CATALOGUE, catalogue_table
+from perseid.pipeline.tables import CATALOGUE, catalogue_table, with_ids
 from perseid.storage import Storage
 
 Json = dict[str, Any]
@@ -25,12 +26,13 @@ def publish_catalogue(storage: Storage, survey: merge.Survey, run_id: str, who: 
     """Write ``catalogue.parquet``, a row group a partition; its bytes. `who` is for errors."""
     with temporary_folder(who) as folder:
         path = folder / layout.CATALOGUE
+        kind = common_kind(part.result.object_id for part in survey.parts)
         with (
             open(path, "wb") as file,
-            ParquetWriter(file, CATALOGUE, {"run_id": run_id}) as writer,
+            ParquetWriter(file, with_ids(CATALOGUE, kind), {"run_id": run_id}) as writer,
         ):
             for part, ranks in zip(survey.parts, survey.ranks(), strict=True):
-                writer.write(catalogue_table(part.result, part.score, ranks))
+                writer.write(catalogue_table(part.result, part.score, ranks, kind))
         storage.put(layout.CATALOGUE, path)
         return path.stat().st_size
 

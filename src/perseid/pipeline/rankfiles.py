@@ -13,8 +13,9 @@ from typing import Self
 from perseid.errors import PerseidError, StorageError
 from perseid.pipeline import columns, layout
 from perseid.pipeline.columns import NpzWriter, PartitionResult, Stamp
-from perseid.pipeline.parquet import ParquetWriter
-from perseid.pipeline.tables import PREDICTIONS, predictions_table
+from perseid.pipeline.ids import common_kind
+from perseid.pipeline.parquet import Kind, ParquetWriter
+from perseid.pipeline.tables import PREDICTIONS, predictions_table, with_ids
 from perseid.science import Moments
 from perseid.storage import Storage
 
@@ -51,20 +52,28 @@ class RankFiles:
         self._rank = stamp.rank
         self._paths = [folder / name for name in ("predictions", "features", "moments")]
         with ExitStack() as stack:
-            file = stack.enter_context(open(self._paths[0], "wb"))
-            self._predictions = stack.enter_context(
-                ParquetWriter(file, PREDICTIONS, {"run_id": stamp.run_id, "rank": str(stamp.rank)})
-            )
+            self._stamp = stamp
+            self._file = stack.enter_context(open(self._paths[0], "wb"))
+            self._predictions: tuple[ParquetWriter, Kind] | None = None
             self._features = stack.enter_context(NpzWriter(self._paths[1], stamp))
             self._moments = stack.enter_context(NpzWriter(self._paths[2], stamp))
             self._stack = stack.pop_all()
 
     def add(self, result: PartitionResult) -> None:
         """Append one partition."""
-        self._predictions.write(predictions_table(result))
+        writer, kind = self._predictions or self._begin(result)
+        writer.write(predictions_table(result, kind))
         columns.add_result(self._features, result)
         if result.features is not None:
             columns.add_moments(self._moments, result.key, Moments.of(result.features))
+
+    def _begin(self, result: PartitionResult | None) -> tuple[ParquetWriter, Kind]:
+        """The table of predictions: the first partition says what kind its ids are."""
+        kind = common_kind([result.object_id if result else None])
+        about = {"run_id": self._stamp.run_id, "rank": str(self._rank)}
+        writer = ParquetWriter(self._file, with_ids(PREDICTIONS, kind), about)
+        self._predictions = writer, kind
+        return self._predictions
 
     def publish(self, storage: Storage) -> None:
         """Put the objects below the run's prefix."""
@@ -82,4 +91,7 @@ class RankFiles:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if kind is None:
+            writer, _ = self._predictions or self._begin(None)
+            writer.close()
         self._stack.__exit__(kind, error, trace)

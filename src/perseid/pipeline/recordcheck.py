@@ -62,6 +62,10 @@ def _amounts(value: object) -> bool:
     return isinstance(value, dict) and all(_amount(seconds) for seconds in value.values())
 
 
+def _counts(value: object) -> bool:
+    return isinstance(value, dict) and all(map(_count, value.values()))
+
+
 def _texts(value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(way, str) for way in value.values())
 
@@ -88,6 +92,7 @@ _FITS: dict[str, Callable[[object], bool]] = {
     **dict.fromkeys(("run_id", "transport", "transport_note", "precision"), _text),
     **dict.fromkeys(("partitions", "failed_partitions"), _parts),
     "stages": _amounts,
+    "rows_missing": _counts,
     "timeline": _spans,
     "routes": _texts,
     "environment": lambda value: isinstance(value, dict),

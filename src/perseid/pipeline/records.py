@@ -37,7 +37,7 @@ class RankRecord:
     rows: int
     """Rows predicted."""
     rows_flagged: int
-    """Rows with non-finite input: in the catalogue without a prediction."""
+    """Rows without a prediction: with missing or non-finite input, or without a finite answer."""
     partitions: tuple[Mapping[str, Any], ...]
     """One a partition that was read: key, rows, bytes."""
     failed_partitions: tuple[Mapping[str, str], ...]
@@ -80,6 +80,9 @@ class RankRecord:
     """The user let the rank use another model than the run began with."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The item's options that change results: see `WorkItem.result_settings`."""
+    rows_missing: Mapping[str, int] = field(default_factory=dict)
+    """Rows that lack an ``input`` which the model uses, a ``redshift``, an ``object_id`` or a
+    ``label``; the last three of partitions that have such a column."""
     s3: Mapping[str, float] = field(default_factory=dict)
     """num_requests, total_time, avg_time, min_time, max_time, first_request_time,
     last_response_time: prefixed with ``s3_`` in the JSON."""

@@ -20,6 +20,7 @@ from pydantic import (
 from perseid.errors import BadInputError
 from perseid.rendezvous import LONGEST_SILENCE
 from perseid.storage import Location
+from perseid.survey.missing import MissingValues
 from perseid.textfile import read_object
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
@@ -107,6 +108,11 @@ class RunRequest(BaseModel):
     top: Annotated[int, Field(ge=0, le=100_000)] = Field(
         24, description="a whole number from 0 to 100000"
     )
+    missing: dict[str, Any] | None = Field(
+        None,
+        description="an object of columns (magnitude, redshift) and the values that mean missing, "
+        'such as {"redshift": [-1, -9]}, or "none"',
+    )
     transport: Literal["store", "direct", "relay", "auto"] = Field(
         "store", description="store, direct, relay or auto"
     )
@@ -165,8 +171,14 @@ class RunRequest(BaseModel):
             request = cls.model_validate(plain)
         except ValidationError as error:
             raise BadInputError(_sentences(error)) from error
+        request.missing_values  # noqa: B018 - raises where they are none
         request._given = plain
         return request
+
+    @property
+    def missing_values(self) -> MissingValues:
+        """Which magnitudes and redshifts mean that there is none; `parse` has checked them."""
+        return MissingValues.of(self.missing or {})
 
     @property
     def script_mode(self) -> bool:

@@ -17,6 +17,7 @@ from perseid.pipeline.records import STORE, had_data
 from perseid.pipeline.summary import (
     completeness,
     missing_sentence,
+    missing_values,
     throughput,
     timings,
     transports,
@@ -90,6 +91,7 @@ def summarize(
         **state,
         **{key: merged.found[key] for key in ("redshift", "anomaly", "top")},
         "catalogue_bytes": storage.size(layout.CATALOGUE) if manifest.script is None else None,
+        "missing": missing_values(records),
         "timing": timing,
         "throughput": throughput(records, timing),
         "workers": workers(records),
@@ -171,11 +173,17 @@ def merge_from_store(
 def _remarks(manifest: Manifest, merged: Merged, transport: Json) -> list[str]:
     said, records, found = [], merged.records, merged.found
     flagged = sum(record.get("rows_flagged", 0) for record in records.values())
+    lacking = missing_values(records)
     if flagged:
         said.append(
-            f"{flagged} objects have no prediction: their pixels or magnitudes are not "
-            "finite, or the model gave no finite answer (column `flag`)"
+            f"{flagged} objects have no prediction: a magnitude is missing (flag 3: "
+            f"{lacking.get('input', 0)}), pixels are not finite (flag 1), or the model gave no "
+            "finite answer (flag 2)"
         )
+    if lacking.get("redshift"):
+        said.append(f"{lacking['redshift']} objects lack a redshift: they are not in the metrics")
+    if lacking.get("label"):
+        said.append(f"{lacking['label']} objects lack a label: they are not in the detection rates")
     twice = found["repeated_ids"]
     if twice:
         said.append(f"{twice} objects have the id of another one: is a file there twice?")

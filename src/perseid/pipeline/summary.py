@@ -69,6 +69,15 @@ def completeness(
     }
 
 
+def missing_values(records: Mapping[int, Json]) -> dict[str, int]:
+    """How many rows lack an input, a redshift, an id, a label: over all ranks."""
+    total: dict[str, int] = {}
+    for record in records.values():
+        for name, count in record.get("rows_missing", {}).items():
+            total[name] = total.get(name, 0) + count
+    return total
+
+
 def missing_sentence(where: str, state: Mapping[str, Any]) -> str:
     """What is missing of an incomplete run, and what to do."""
     ranks = [str(entry["rank"]) for entry in state["ranks"]["missing"]]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perseid.pipeline.columns import PartitionResult
+from perseid.pipeline.ids import Ids, as_kind
 from perseid.pipeline.parquet import Column, Kind, Strings, Values
 
 PREDICTIONS = (
@@ -29,11 +31,19 @@ CATALOGUE = (
 """Columns of ``catalogue.parquet``; a row group a partition."""
 
 
-def predictions_table(result: PartitionResult) -> dict[str, Values]:
-    """One partition's row group of `PREDICTIONS`."""
+def with_ids(columns: Sequence[Column], kind: Kind) -> tuple[Column, ...]:
+    """The columns of a table whose object ids are of this kind."""
+    return tuple(replace(c, kind=kind) if c.name == "object_id" else c for c in columns)
+
+
+def predictions_table(result: PartitionResult, kind: Kind) -> dict[str, Values]:
+    """One partition's row group of `PREDICTIONS` with ids of this kind.
+
+    Raises `BadInputError` where the partition's ids do not fit it.
+    """
     rows = len(result)
     return {
-        "object_id": _optional(result.object_id, rows, np.int64),
+        "object_id": _ids(result.object_id, rows, kind),
         "partition": Strings(np.zeros(rows, np.int32), [result.key]),
         "row": np.arange(rows, dtype=np.int32),
         "z_pred": result.z_pred,
@@ -44,13 +54,27 @@ def predictions_table(result: PartitionResult) -> dict[str, Values]:
 
 
 def catalogue_table(
-    result: PartitionResult, score: NDArray[np.float64], rank: NDArray[np.int64]
+    result: PartitionResult, score: NDArray[np.float64], rank: NDArray[np.int64], kind: Kind
 ) -> dict[str, Values]:
     """One partition's row group of `CATALOGUE`; no score is NaN, no rank 0."""
-    return predictions_table(result) | {
+    return predictions_table(result, kind) | {
         "anomaly_score": np.ma.masked_invalid(score),
         "anomaly_rank": np.ma.masked_equal(rank, 0),
     }
+
+
+def _ids(ids: Ids | None, rows: int, kind: Kind) -> Values:
+    if ids is None and kind is Kind.UTF8:
+        return Strings(np.ma.masked_array(np.zeros(rows, np.int32), mask=True), [""])
+    if ids is None:
+        return _optional(None, rows, np.int64)
+    ids = as_kind(ids, kind)
+    if kind is not Kind.UTF8:
+        return ids
+    names, codes = np.unique(np.ma.getdata(ids), return_inverse=True)
+    mask = np.ma.getmaskarray(ids)
+    codes = codes.reshape(-1).astype(np.int32)
+    return Strings(np.ma.masked_array(codes, mask=mask) if mask.any() else codes, names.tolist())
 
 
 def _optional(array: NDArray[Any] | None, rows: int, dtype: type) -> NDArray[Any]:

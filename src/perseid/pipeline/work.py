@@ -219,6 +219,7 @@ def _record(
         attempt=attempt,
         rows=done.rows,
         rows_flagged=done.flagged,
+        rows_missing=done.missing,
         partitions=tuple(done.partitions),
         failed_partitions=tuple(done.failed),
         result_path=str(item.options.get("result_path", item.results_url)),

@@ -3,6 +3,7 @@
 from perseid.survey.cutouts import UGRIZ, Cutouts
 from perseid.survey.discovery import Ignored, Layout, SurveyListing, discover
 from perseid.survey.formats import suffix_of, suffixes
+from perseid.survey.missing import MissingValues
 from perseid.survey.partition import natural_key, parse_size, rows_per_partition
 from perseid.survey.reader import PartitionReader, open_partition, read_cutouts, write_cutouts
 from perseid.survey.split import SplitProgress, SplitResult, split
@@ -13,6 +14,7 @@ __all__ = [
     "Cutouts",
     "Ignored",
     "Layout",
+    "MissingValues",
     "PartitionReader",
     "SplitProgress",
     "SplitResult",

@@ -24,13 +24,15 @@ class Cutouts:
     images: NDArray[np.float32]
     """(n, bands, height, width), nanomaggies for SDSS; may be a read-only memory map."""
     magnitudes: NDArray[np.floating]
-    """(n, bands), AB magnitudes; float32 or float64, kept as read."""
+    """(n, bands), AB magnitudes, NaN where one is missing; float32 or float64, kept as read."""
     redshift: NDArray[np.floating] | None = None
-    """(n,), spectroscopic; None where unknown."""
-    object_id: NDArray[np.int64] | None = None
-    """(n,), unique in the survey; None: the row is known by partition and row number only."""
+    """(n,), spectroscopic, NaN where it is missing; None where no row has one."""
+    object_id: NDArray[Any] | None = None
+    """(n,), int64, uint64 or text, unique in the survey; masked where single ids are missing.
+    None: the row is known by partition and row number only."""
     label: NDArray[np.int32] | None = None
-    """(n,), 0 for a plain object, else the kind of a labelled anomaly (`ANOMALY_KINDS`)."""
+    """(n,), 0 for a plain object, else the kind of a labelled anomaly (`ANOMALY_KINDS`); masked
+    where single labels are missing."""
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.dtype != np.float32:

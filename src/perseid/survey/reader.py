@@ -5,20 +5,29 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from perseid.errors import BadInputError, PerseidError, StorageError
+from perseid.errors import (
+    BadInputError,
+    BadPartitionError,
+    NotInstalledError,
+    PerseidError,
+    StorageError,
+)
 from perseid.storage import Storage
 from perseid.survey.bytesource import ByteSource, FetchStats, open_source
+from perseid.survey.content import join
 from perseid.survey.cutouts import Cutouts
-from perseid.survey.formats import format_for, open_table
+from perseid.survey.formats import format_for, needed_package, open_table
+from perseid.survey.missing import NO_SENTINELS, MissingValues
 from perseid.survey.table import Columns, RawTable, Writer, as_cutouts, as_dict
 
 BLOCK_BYTES = 8 << 20
@@ -35,8 +44,8 @@ class PartitionReader:
     columns: Columns
     """Rows, shape and dtypes."""
 
-    def __init__(self, source: ByteSource) -> None:
-        self._source = source
+    def __init__(self, source: ByteSource, missing: MissingValues = NO_SENTINELS) -> None:
+        self._source, self._missing = source, missing
         began = time.perf_counter()
         self._table = open_table(source)
         self._count_decode(began, 0.0)
@@ -95,16 +104,21 @@ class PartitionReader:
         """All rows at once: views of the memory map where there is one, else one copy."""
         if self._source.mapped and isinstance(self._table, RawTable):
             return self._read(0, self.rows)
-        arrays: dict[str, Any] = {
-            name: np.empty((self.rows, *self.columns.row_shape(name)), dtype)
-            for name, dtype in self.columns.dtypes.items()
-        }
+        images = np.empty((self.rows, *self.shape), np.float32)
+        small: dict[str, list[Any]] = {name: [] for name in self.columns.small}
         at = 0
         for block in self.blocks():
             for name, array in as_dict(block).items():
-                arrays[name][at : at + len(block)] = array
+                if name == "image":
+                    images[at : at + len(block)] = array
+                else:
+                    small[name].append(array.copy())
             at += len(block)
-        return as_cutouts(arrays)
+        arrays = {
+            name: join(parts, self.columns.dtypes[name], self.columns.row_shape(name))
+            for name, parts in small.items()
+        }
+        return as_cutouts({"image": images, **arrays})
 
     def rows_at(self, start: int, stop: int) -> Cutouts:
         """Rows `start` to `stop` alone, fetched as ranges where the format has fixed offsets."""
@@ -134,7 +148,7 @@ class PartitionReader:
 
     def _read(self, start: int, count: int) -> Cutouts:
         began, fetching = time.perf_counter(), self.stats.total_time
-        part = self._table.read(start, min(start + count, self.rows))
+        part = self._missing.apply(self._table.read(start, min(start + count, self.rows)))
         self._count_decode(began, fetching)
         return part
 
@@ -143,8 +157,18 @@ class PartitionReader:
         self.stats.decode_seconds += max(0.0, elapsed - (self.stats.total_time - fetching))
 
 
-def open_partition(storage: Storage, key: str) -> PartitionReader:
+def open_partition(
+    storage: Storage, key: str, missing: MissingValues = NO_SENTINELS
+) -> PartitionReader:
     """Open one partition: a memory map on this machine's disk, ranges of an object elsewhere.
+
+    Parameters
+    ----------
+    storage, key
+        Where it is.
+    missing
+        Numbers that stand for missing magnitudes and redshifts, and become NaN; by default every
+        number is a value. Nulls of a format become NaN in any case.
 
     Raises
     ------
@@ -158,10 +182,33 @@ def open_partition(storage: Storage, key: str) -> PartitionReader:
     format_for(key)
     source = open_source(storage, key)
     try:
-        return PartitionReader(source)
+        return PartitionReader(source, missing)
     except BaseException:
         source.close()
         raise
+
+
+def check_installed(storage: Storage, keys: Sequence[str]) -> None:
+    """Find out before a run whether this installation can read its partitions.
+
+    One file of each format that needs another package is opened. Whatever else is wrong with it
+    is for the run to say, which goes on without it.
+
+    Raises
+    ------
+    NotInstalledError
+        A package, or a filter of HDF5, is missing; the sentence names the remedy.
+    """
+    first = {package: key for key in reversed(keys) if (package := needed_package(key))}
+    for package, key in first.items():
+        if find_spec(package) is None:
+            raise NotInstalledError(
+                f"{storage.where(key)} needs {package}, which is not installed where the run "
+                "works: pip install 'perseid[formats]' there, or write the survey as .pt, .npz or "
+                ".safetensors with `perseid split`"
+            )
+        with suppress(BadPartitionError, StorageError), open_partition(storage, key):
+            pass
 
 
 def read_cutouts(url: str | Path) -> Cutouts:

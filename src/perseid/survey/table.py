@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perseid.errors import BadInputError, BadPartitionError
 from perseid.survey.bytesource import ByteSource
+from perseid.survey.content import TEXT, convert, join, kept_dtype
 from perseid.survey.cutouts import Cutouts
 
 NAMES = ("image", "magnitude", "redshift", "object_id", "label")
@@ -26,14 +27,6 @@ MOST_PIXELS = 1 << 26
 
 _PLURAL = {"images": "image", "magnitudes": "magnitude", "redshifts": "redshift"}
 _PLURAL |= {"object_ids": "object_id", "labels": "label"}
-_TAKEN = {
-    "image": ("float32",),
-    "magnitude": ("float32", "float64"),
-    "redshift": ("float32", "float64"),
-    "object_id": ("int64", "int32", "int16", "uint32", "uint16", "uint8", "int8"),
-    "label": ("int32", "int16", "int8", "uint16", "uint8", "int64"),
-}
-_KEPT: dict[str, np.dtype[Any]] = {"object_id": np.dtype(np.int64), "label": np.dtype(np.int32)}
 
 
 @dataclass(frozen=True)
@@ -61,6 +54,14 @@ class Columns:
         """The columns beside the images, in the order of `NAMES`."""
         return [name for name in NAMES[1:] if name in self.dtypes]
 
+    def column(self, name: str, array: NDArray[Any], where: str) -> NDArray[Any]:
+        """An array of the file, of any rows, as the column is kept: dtype and shape.
+
+        Raises `BadPartitionError` naming `where` for a value that does not fit.
+        """
+        shaped = array.reshape(-1, *self.row_shape(name))
+        return convert(name, shaped, self.dtypes[name], where)
+
     def with_rows(self, rows: int) -> Columns:
         """The same columns with another length."""
         return Columns(rows, self.shape, self.dtypes)
@@ -75,7 +76,7 @@ class Columns:
         """The columns of cutouts in memory."""
         arrays = as_dict(cutouts)
         _, bands, height, width = cutouts.images.shape
-        dtypes = {name: array.dtype for name, array in arrays.items()}
+        dtypes = {n: TEXT if a.dtype.kind == "U" else a.dtype for n, a in arrays.items()}
         return cls(len(cutouts), (bands, height, width), dtypes)
 
 
@@ -102,10 +103,34 @@ def canonical(name: str) -> str:
     return _PLURAL.get(lower, lower)
 
 
+def pick_columns(where: str, names: Iterable[str]) -> dict[str, str]:
+    """Which of a file's names are columns of ours: a file's name for each of `NAMES`.
+
+    Raises
+    ------
+    BadPartitionError
+        Two of the names mean the same column, such as ``image`` and ``images``.
+    """
+    found: dict[str, str] = {}
+    for source in names:
+        name = canonical(source)
+        if name not in NAMES:
+            continue
+        if name in found:
+            raise BadPartitionError(
+                f"{where} has both {found[name]} and {source}, which mean the same column: rename "
+                "or remove one of them"
+            )
+        found[name] = source
+    return {name: found[name] for name in NAMES if name in found}
+
+
 def check_columns(
     where: str, found: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
 ) -> Columns:
     """The columns of a file, from the dtype and shape of each of its arrays.
+
+    Of a column of one value a row, the shapes (n,) and (n, 1) are the same.
 
     Raises
     ------
@@ -125,27 +150,12 @@ def check_columns(
     columns = Columns(rows, (bands, height, width), {})
     dtypes: dict[str, np.dtype[Any]] = {}
     for name, (dtype, has) in found.items():
-        if dtype.newbyteorder("=").name not in _TAKEN[name]:
-            raise BadPartitionError(
-                f"{where}: {name} must be {' or '.join(_TAKEN[name][:2])}, not {dtype}"
-            )
+        dtypes[name] = kept_dtype(name, dtype, where)
         wanted = (rows, *columns.row_shape(name))
-        if has != wanted:
+        same = {(rows,), (rows, 1)}  # of a column with one value a row
+        if has != wanted and not (has in same and wanted in same):
             raise BadPartitionError(f"{where}: {name} must be {_shape(wanted)}, not {_shape(has)}")
-        dtypes[name] = _KEPT.get(name, np.dtype(dtype.newbyteorder("=")))
     return Columns(rows, (bands, height, width), {n: dtypes[n] for n in NAMES if n in dtypes})
-
-
-def native(array: NDArray[Any], dtype: np.dtype[Any], where: str) -> NDArray[Any]:
-    """`array` as the native `dtype`, bit for bit; no copy where it is so already."""
-    if not array.dtype.isnative:
-        array = array.byteswap().view(array.dtype.newbyteorder("="))
-    if array.dtype != dtype:
-        limits = np.iinfo(dtype)
-        if array.size and (array.min() < limits.min or array.max() > limits.max):
-            raise BadPartitionError(f"{where}: a label or object_id does not fit into {dtype}")
-        array = array.astype(dtype)
-    return np.require(array, requirements=["A"])
 
 
 class Table(ABC):
@@ -217,7 +227,7 @@ class RawTable(Table):
         self._check(data, start, stop)
         images = np.frombuffer(data, array.dtype).reshape(stop - start, *array.shape[1:])
         arrays = {name: column[start:stop] for name, column in self._small.items()}
-        arrays["image"] = native(images, self.columns.dtypes["image"], self.source.name)
+        arrays["image"] = self.columns.column("image", images, self.source.name)
         return as_cutouts(arrays)
 
     def release(self, start: int, stop: int) -> None:  # noqa: D102
@@ -231,7 +241,7 @@ class RawTable(Table):
                 f"{self.source.name} is corrupt: the checksum of {name} differs"
             )
         values = np.frombuffer(data, array.dtype).reshape(array.shape)
-        return native(values, self.columns.dtypes[name], self.source.name)
+        return self.columns.column(name, values, self.source.name)
 
     def _check(self, data: memoryview, start: int, stop: int) -> None:
         if not self._images.crc or start not in (0, self._crc_row):
@@ -248,8 +258,17 @@ class Writer(ABC):
     The number of rows is fixed at the start, so that no format needs a second pass.
     """
 
+    format: ClassVar[str]
+    """Its name in messages."""
+    takes_text = False
+    """Whether ids may be text."""
+    takes_missing = False
+    """Whether ids and labels may be missing."""
+
     def __init__(self, columns: Columns) -> None:
         self.columns, self.written = columns, 0
+        if TEXT in columns.dtypes.values() and not self.takes_text:
+            raise self._refusal("text ids")
 
     def write(self, block: Cutouts) -> None:
         """Append rows; raises `BadInputError` where they are not what was announced."""
@@ -262,9 +281,14 @@ class Writer(ABC):
             raise BadInputError(
                 f"{self.written + len(block)} rows are too many: {self.columns.rows} were announced"
             )
+        if not self.takes_missing and any(map(np.ma.is_masked, as_dict(block).values())):
+            raise self._refusal("missing ids and labels")
         if len(block):
             self._block(block)
         self.written += len(block)
+
+    def _refusal(self, what: str) -> BadInputError:
+        return BadInputError(f"{self.format} files cannot hold {what}: write parquet instead")
 
     def close(self) -> None:
         """Finish the file; raises `BadInputError` where rows are missing."""
@@ -314,14 +338,13 @@ class ColumnWriter(Writer):
     def _block(self, block: Cutouts) -> None:
         for name, array in as_dict(block).items():
             if name != "image":
-                self._parts[name].append(np.array(array))
+                self._parts[name].append(array.copy())
         self._image(np.ascontiguousarray(block.images).reshape(-1).view(np.uint8).data)
 
     def _finish(self) -> None:
         whole = {}
         for name, parts in self._parts.items():
-            shape = (0, *self.columns.row_shape(name))
-            whole[name] = np.concatenate([np.empty(shape, self.columns.dtypes[name]), *parts])
+            whole[name] = join(parts, self.columns.dtypes[name], self.columns.row_shape(name))
         self._small(whole)
 
     @abstractmethod

@@ -93,13 +93,12 @@ def _picture(
     problems: Mapping[str, str],
 ) -> Picture:
     key, row = str(catalogue.partition[index]), int(catalogue.row[index])
-    known = catalogue.object_id is not None
-    label = None if catalogue.label is None else int(catalogue.label[index])
+    object_id = None if catalogue.object_id is None else catalogue.object_id[index]
+    no_label = catalogue.label is None or np.ma.is_masked(catalogue.label[index])
+    label = None if no_label or catalogue.label is None else int(catalogue.label[index])
     return Picture(
         rank=int(catalogue.rank[index]),
-        title=str(catalogue.object_id[index])
-        if known and catalogue.object_id is not None
-        else f"{key} row {row}",
+        title=f"{key} row {row}" if object_id is None else str(object_id),
         partition=key,
         row=row,
         score=float(catalogue.score[index]),

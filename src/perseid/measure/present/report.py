@@ -6,6 +6,8 @@ import json
 from datetime import UTC, datetime
 from html import escape
 
+import numpy as np
+
 from perseid.errors import BadInputError, NotFoundError
 from perseid.measure.folder import RunFolder
 from perseid.measure.present import html
@@ -346,7 +348,9 @@ def _detection_section(catalogue: Catalogue | None) -> str:
             title,
             "The survey has no labels: how well the score finds anomalies cannot be said.",
         )
-    found = detection(catalogue.score, catalogue.label, ANOMALY_KINDS)
+    known = ~np.ma.getmaskarray(catalogue.label)
+    labels = np.ma.getdata(catalogue.label)[known]
+    found = detection(catalogue.score[known], labels, ANOMALY_KINDS)
     if not found:
         return _absent("anomalies", title, "No labelled anomaly has a score.")
     lead = "How well the anomaly score tells labelled anomalies from plain objects."

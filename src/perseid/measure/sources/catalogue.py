@@ -22,11 +22,12 @@ class Catalogue:
     """Key of the partition."""
     row: NDArray[np.int64]
     """Row in it."""
-    object_id: NDArray[np.int64] | None
+    object_id: NDArray[np.object_] | None
+    """Integers or text, None where a single one is missing; None where the survey has no ids."""
     z_pred: NDArray[np.float64]
     z_spec: NDArray[np.float64]
     label: NDArray[np.int64] | None
-    """None where the survey has no labels."""
+    """Masked where single ones are missing; None where the survey has no labels."""
     flag: NDArray[np.int64]
     """Not 0: a row without a prediction."""
     score: NDArray[np.float64]
@@ -79,10 +80,12 @@ def read_catalogue(store: Storage) -> Catalogue:
     return Catalogue(
         partition=np.asarray(table["partition"].to_pylist(), object),
         row=_whole(table, "row"),
-        object_id=_whole(table, "object_id") if _has(table, "object_id") else None,
+        object_id=np.asarray(table["object_id"].to_pylist(), object)
+        if _has(table, "object_id")
+        else None,
         z_pred=_float(table, "z_pred"),
         z_spec=_float(table, "z_spec"),
-        label=_whole(table, "label") if _has(table, "label") else None,
+        label=_masked(table, "label") if _has(table, "label") else None,
         flag=_whole(table, "flag"),
         score=_float(table, "anomaly_score"),
         rank=_whole(table, "anomaly_rank"),
@@ -98,6 +101,12 @@ def _float(table: Any, name: str) -> NDArray[np.float64]:
     if name not in table.column_names:
         return np.full(len(table), np.nan)
     return np.asarray(table[name].to_numpy(zero_copy_only=False), np.float64)
+
+
+def _masked(table: Any, name: str) -> NDArray[np.int64]:
+    values = _whole(table, name)
+    missing = table[name].is_null().to_numpy()
+    return np.ma.masked_array(values, mask=missing) if missing.any() else values
 
 
 def _whole(table: Any, name: str) -> NDArray[np.int64]:

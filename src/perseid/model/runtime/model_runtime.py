@@ -143,6 +143,11 @@ class ModelRuntime:
             _same(files, versions, self.identity.digest)
 
     @property
+    def uses_magnitudes(self) -> bool:
+        """Whether magnitudes are an input; where not, what is given for them is ignored."""
+        return bool(self._ports.magnitude)
+
+    @property
     def precision(self) -> str:
         """``float32`` or ``int8``, as it runs."""
         return self.signature.precision

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,7 @@ from perseid.errors import BadInputError
 from perseid.storage import Storage
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.discovery import SurveyListing, discover
+from perseid.survey.missing import MissingValues
 from perseid.survey.reader import open_partition
 from perseid.survey.splits import assign_split
 
@@ -45,16 +48,19 @@ class TrainingSet:
         return np.flatnonzero(chosen)
 
 
-def blocks(survey: str | Path | SurveyListing) -> Iterator[Cutouts]:
+def blocks(
+    survey: str | Path | SurveyListing,
+    missing: MissingValues = MissingValues(),  # noqa: B008 - frozen
+) -> Iterator[Cutouts]:
     """All rows of a survey in blocks, its files in natural order.
 
     The files are those of `perseid.survey.discover`, which is also what this raises; see there
-    for what `survey` may be.
+    for what `survey` may be. Magnitudes and redshifts with one of the `missing` values are NaN.
     """
     listing = discover(survey) if not isinstance(survey, SurveyListing) else survey
     store = Storage(listing.location)
     for partition in listing.partitions:
-        with open_partition(store, partition.key) as reader:
+        with open_partition(store, partition.key, missing) as reader:
             yield from reader.blocks()
 
 
@@ -108,8 +114,7 @@ def gather(
         good = good[: None if rows is None else rows - store.rows]
         store.append(part.images, good)
         columns.append(_columns(part, good))
-        number = np.arange(seen, seen + len(part)) if part.object_id is None else part.object_id
-        ids.append(np.asarray(number, np.int64)[good])
+        ids.append(_numbers(part.object_id, seen, len(part))[good])
         seen += len(part)
         if rows is not None and store.rows >= rows:
             break
@@ -121,6 +126,20 @@ def gather(
     magnitudes, redshift, label = (np.concatenate(column) for column in zip(*columns, strict=True))
     split = assign_split(object_keys(np.concatenate(ids), magnitudes))
     return TrainingSet(store.whole(), magnitudes, redshift, label, split, dropped)
+
+
+def _numbers(ids: NDArray[Any] | None, first: int, rows: int) -> NDArray[np.int64]:
+    """Ids as numbers: unsigned ones by their bits, text by a hash, no id by the row's number."""
+    places = np.arange(first, first + rows)
+    if ids is None:
+        return places
+    values = np.ma.getdata(ids)
+    if values.dtype.kind == "U":
+        digests = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in values]
+        values = np.frombuffer(b"".join(digests), "<i8")
+    elif values.dtype.kind == "u":
+        values = values.view(np.int64)
+    return np.where(np.ma.getmaskarray(ids), places, values)
 
 
 def _finite(part: Cutouts) -> NDArray[np.int64]:
@@ -136,7 +155,7 @@ def _columns(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
     n = len(good)
     redshift = np.full(n, np.nan) if part.redshift is None else part.redshift[good]
-    label = np.zeros(n, np.int32) if part.label is None else part.label[good]
+    label = np.zeros(n, np.int32) if part.label is None else np.ma.filled(part.label[good], 0)
     return (
         np.asarray(part.magnitudes[good], np.float32),
         np.asarray(redshift, np.float32),

@@ -25,6 +25,10 @@ _MODULES = {
 }
 
 
+_NEEDED = {"hdf5": "h5py", "fits": "astropy", "parquet": "pyarrow"}
+"""Packages of the extra ``formats``, by the module that needs them."""
+
+
 class Format(Protocol):
     """What a format's module offers."""
 
@@ -54,6 +58,11 @@ def format_for(name: str) -> Format:
         raise BadInputError(f"{name}: the suffix tells no format of cutouts (known: {known})")
     module = importlib.import_module(f"{__name__}.{_MODULES[suffix]}")
     return cast(Format, module)
+
+
+def needed_package(name: str) -> str | None:
+    """The package beyond numpy that reads a file of this name, None where there is none."""
+    return _NEEDED.get(_MODULES.get(suffix_of(name), ""))
 
 
 def open_table(source: ByteSource) -> Table:

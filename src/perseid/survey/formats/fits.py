@@ -7,6 +7,7 @@ big-endian, the image's shape is in ``TDIMn`` with the fastest axis first.
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,20 @@ from perseid.errors import BadPartitionError, NotInstalledError, PerseidError
 from perseid.survey.bytesource import ByteSource, SourceFile, corrupt
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.table import (
-    NAMES,
     Columns,
     Table,
     Writer,
     as_cutouts,
     as_dict,
-    canonical,
     check_columns,
-    native,
+    pick_columns,
 )
 
 _BLOCK = 2880
 """Bytes; a FITS file is a whole number of them."""
-_CODES = {"float32": "E", "float64": "D", "int64": "K", "int32": "J"}
+_CODES = {"float32": "E", "float64": "D", "int64": "K", "uint64": "K", "int32": "J"}
+_UNSIGNED = 1 << 63
+"""``TZERO`` of unsigned integers of 64 bits."""
 
 
 def open_table(source: ByteSource) -> Table:
@@ -64,14 +65,14 @@ def _find(fits: Any, hdus: Any, source: ByteSource) -> Table:
     for hdu in hdus:
         if not isinstance(hdu, fits.BinTableHDU) or isinstance(hdu, fits.CompImageHDU):
             continue
-        fields = {canonical(name): name for name in hdu.columns.names}
-        if "image" not in fields:
+        used = pick_columns(source.name, hdu.columns.names)
+        if "image" not in used:
             continue
-        used = {name: fields[name] for name in NAMES if name in fields}
-        for name, column in used.items():
-            definition = hdu.columns[column]
-            if definition.bscale not in ("", None, 1) or definition.bzero not in ("", None, 0):
-                raise BadPartitionError(f"{source.name}: {name} is scaled (TSCAL, TZERO)")
+        if hdu.header.get("ZTABLE"):
+            raise BadPartitionError(
+                f"{source.name} is a tile-compressed table, which is not read: uncompress it with "
+                "`funpack`"
+            )
         start = int(hdu.fileinfo()["datLoc"])
         row = hdu.columns.dtype.newbyteorder(">")
         if row.itemsize != hdu.header["NAXIS1"]:
@@ -79,26 +80,107 @@ def _find(fits: Any, hdus: Any, source: ByteSource) -> Table:
                 f"{source.name}: rows have {hdu.header['NAXIS1']} bytes, "
                 f"their columns {row.itemsize}"
             )
-        return _Rows(source, start, int(hdu.header["NAXIS2"]), row, used)
-    raise source.failure or BadPartitionError(
-        f"{source.name} has no binary table with an image column"
-    )
+        fields = {n: _Field.of(hdu.columns[f], row, f"{source.name}: {f}") for n, f in used.items()}
+        return _Rows(source, start, int(hdu.header["NAXIS2"]), row, fields)
+    raise BadPartitionError(f"{source.name} has no binary table with an image column")
+
+
+@dataclass(frozen=True)
+class _Field:
+    """A column of the table: how its values come from the bytes of a row."""
+
+    name: str
+    raw: np.dtype[Any]
+    """Of one number, as it lies in the file."""
+    shape: tuple[int, ...]
+    """Of one row."""
+    scale: float = 1.0
+    """``TSCALn``."""
+    zero: float = 0.0
+    """``TZEROn``; half the range of an integer makes it an unsigned one (FITS 4.0, table 19)."""
+    null: int | None = None
+    """``TNULLn``: the integer that means missing."""
+    logical: bool = False
+    """Letters T and F, a zero byte for missing."""
+
+    @classmethod
+    def of(cls, definition: Any, row: np.dtype[Any], place: str) -> _Field:
+        """From astropy's definition of a column; raises `BadPartitionError` at `place`."""
+        code = definition.format.format
+        if code in ("P", "Q"):
+            raise BadPartitionError(
+                f"{place} has rows of varying length (format {definition.format}), which are not "
+                "read: write the column with a fixed length"
+            )
+        if code == "X":
+            raise BadPartitionError(f"{place} is a column of bits, which is not read")
+        field = row[definition.name]
+        return cls(
+            definition.name,
+            field.base,
+            field.shape,
+            scale=1.0 if definition.bscale in ("", None) else float(definition.bscale),
+            zero=0.0 if definition.bzero in ("", None) else float(definition.bzero),
+            null=None if definition.null in ("", None) else int(definition.null),
+            logical=code == "L",
+        )
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the values."""
+        raw = self.raw.newbyteorder("=")
+        if self.logical:
+            return np.dtype(np.bool_)
+        if raw.kind not in "iu" or (self.scale, self.zero) == (1, 0):
+            return raw if (self.scale, self.zero) == (1, 0) else np.dtype(np.float64)
+        half = 1 << (8 * raw.itemsize - 1)
+        if self.scale == 1 and self.zero == (-half if raw.kind == "u" else half):
+            return np.dtype(f"{'i' if raw.kind == 'u' else 'u'}{raw.itemsize}")
+        return np.dtype(np.float64)
+
+    def values(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """The values of some rows of the table; a masked array where some are missing."""
+        raw = np.ascontiguousarray(rows[self.name])
+        if self.logical:
+            return np.ma.masked_array(raw == ord("T"), mask=raw == 0) if (raw == 0).any() else (
+                raw == ord("T")
+            )  # fmt: skip
+        if raw.dtype.kind == "S":
+            return np.char.rstrip(raw)  # blanks at the end mean nothing
+        values = self._scaled(raw)
+        if self.null is None or raw.dtype.kind not in "iu":
+            return values
+        missing = raw == self.null
+        return np.ma.masked_array(values, mask=missing) if missing.any() else values
+
+    def _scaled(self, raw: NDArray[Any]) -> NDArray[Any]:
+        if (self.scale, self.zero) == (1, 0):
+            return raw
+        if self.dtype.kind in "iu":  # exact: adding half the range flips the first bit
+            native = raw.astype(raw.dtype.newbyteorder("="))
+            half = 1 << (8 * raw.dtype.itemsize - 1)
+            return (native.view(f"u{native.itemsize}") ^ half).view(self.dtype)
+        return raw.astype(np.float64) * self.scale + self.zero
 
 
 class _Rows(Table):
     """Rows of one length, mapped or read by ranges."""
 
     def __init__(
-        self, source: ByteSource, start: int, rows: int, row: Any, used: dict[str, str]
+        self,
+        source: ByteSource,
+        start: int,
+        rows: int,
+        row: np.dtype[Any],
+        fields: dict[str, _Field],
     ) -> None:
         found = {}
-        for name, field in used.items():
-            base, shape = row[field].base, row[field].shape
-            if name == "magnitude" and not shape:
-                shape = (1,)  # a vector of one element is a scalar in FITS
-            found[name] = (base, (rows, *shape))
+        for name, field in fields.items():
+            # A vector of one element is a scalar in FITS.
+            shape = field.shape or ((1,) if name == "magnitude" else ())
+            found[name] = (field.dtype, (rows, *shape))
         super().__init__(source, check_columns(source.name, found))
-        self._start, self._row, self._used = start, row, used
+        self._start, self._row, self._fields = start, row, fields
         if rows < 0 or start + rows * row.itemsize > source.size:
             raise BadPartitionError(
                 f"{source.name} is truncated: {rows} rows end at byte "
@@ -108,12 +190,12 @@ class _Rows(Table):
     def read(self, start: int, stop: int) -> Cutouts:
         at, length = self._span(start, stop)
         rows = np.frombuffer(self.source.read(at, length), self._row)
-        arrays = {
-            name: native(_field(rows, field), self.columns.dtypes[name], self.source.name)
-            for name, field in self._used.items()
-        }
-        arrays["magnitude"] = arrays["magnitude"].reshape(-1, self.columns.shape[0])
-        return as_cutouts(arrays)
+        return as_cutouts(
+            {
+                name: self.columns.column(name, field.values(rows), self.source.name)
+                for name, field in self._fields.items()
+            }
+        )
 
     def release(self, start: int, stop: int) -> None:
         self.source.release(*self._span(start, stop))
@@ -123,11 +205,9 @@ class _Rows(Table):
         return self._start + start * step, (stop - start) * step
 
 
-def _field(rows: NDArray[Any], field: str) -> NDArray[Any]:
-    return np.ascontiguousarray(rows[field])
-
-
 class _Writer(Writer):
+    format = ".fits"
+
     def __init__(self, path: Path, columns: Columns) -> None:
         super().__init__(columns)
         fits = _astropy()
@@ -136,9 +216,11 @@ class _Writer(Writer):
             shape = columns.row_shape(name)
             count = int(np.prod(shape, dtype=np.int64))
             dim = f"({','.join(map(str, reversed(shape)))})" if name == "image" else None
-            code = _CODES[dtype.name]
-            definitions.append(fits.Column(name, f"{count if shape else ''}{code}", dim=dim))
-            fields.append((name, dtype.newbyteorder(">"), shape))
+            code = f"{count if shape else ''}{_CODES[dtype.name]}"
+            zero = _UNSIGNED if dtype == np.uint64 else None
+            definitions.append(fits.Column(name, code, dim=dim, bzero=zero))
+            stored = np.dtype(np.int64) if dtype == np.uint64 else dtype
+            fields.append((name, stored.newbyteorder(">"), shape))
         self._row = np.dtype(fields)
         header = fits.BinTableHDU.from_columns(definitions, nrows=0, name="CUTOUTS").header
         header["NAXIS2"] = columns.rows
@@ -149,6 +231,8 @@ class _Writer(Writer):
     def _block(self, block: Cutouts) -> None:
         rows = np.empty(len(block), self._row)
         for name, array in as_dict(block).items():
+            if array.dtype == np.uint64:
+                array = (array ^ np.uint64(_UNSIGNED)).view(np.int64)
             rows[name] = array.astype(self._row[name].base)
         self._file.write(rows.data)
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from perseid.errors import BadPartitionError, NotInstalledError, PerseidError
 from perseid.survey.bytesource import LARGEST_READ, ByteSource, SourceFile, corrupt
+from perseid.survey.content import LONGEST_TEXT, TEXT
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.table import (
-    NAMES,
     Columns,
     RawArray,
     RawTable,
@@ -25,10 +25,12 @@ from perseid.survey.table import (
     Writer,
     as_cutouts,
     as_dict,
-    canonical,
     check_columns,
-    native,
+    pick_columns,
 )
+
+_TEXTS = 64
+"""Texts read at once."""
 
 
 def open_table(source: ByteSource) -> Table:
@@ -66,10 +68,7 @@ def _h5py() -> Any:
 
 def _datasets(h5py: Any, file: Any, where: str) -> dict[str, Any]:
     found = {}
-    for key in file:
-        name = canonical(key)
-        if name not in NAMES:
-            continue
+    for name, key in pick_columns(where, file).items():
         if not isinstance(file.get(key, getlink=True), h5py.HardLink):
             raise BadPartitionError(f"{where}: {key} is a link, which is not followed")
         dataset = file[key]
@@ -77,8 +76,28 @@ def _datasets(h5py: Any, file: Any, where: str) -> dict[str, Any]:
             raise BadPartitionError(f"{where}: {key} is a group, not a dataset")
         if dataset.external or dataset.is_virtual or dataset.shape is None:
             raise BadPartitionError(f"{where}: {key} lies in another file or is empty")
+        _check_filters(h5py, dataset, f"{where}: {key}")
         found[name] = dataset
     return found
+
+
+def _check_filters(h5py: Any, dataset: Any, place: str) -> None:
+    """Refuse what a filter was used for that this installation has not, before it is read."""
+    created = dataset.id.get_create_plist()
+    for number in range(created.get_nfilters()):
+        code, _, _, name = created.get_filter(number)
+        if not h5py.h5z.filter_avail(code):
+            known = name.decode("utf-8", "replace") or "unnamed"
+            raise NotInstalledError(
+                f"{place} is compressed by the HDF5 filter {code} ({known}), which is not "
+                "installed: pip install hdf5plugin and set HDF5_PLUGIN_PATH, or write the file "
+                "anew with gzip"
+            )
+
+
+def _dtype(h5py: Any, dataset: Any) -> np.dtype[Any]:
+    """Of a dataset's values; text of any length has a Python type in h5py."""
+    return TEXT if h5py.check_string_dtype(dataset.dtype) else np.dtype(dataset.dtype)
 
 
 def _is_raw(file: Any, dataset: Any) -> bool:
@@ -93,7 +112,9 @@ class _Datasets(Table):
     """Columns that h5py decodes."""
 
     def __init__(self, source: ByteSource, file: Any, datasets: dict[str, Any]) -> None:
-        columns = check_columns(source.name, {n: (d.dtype, d.shape) for n, d in datasets.items()})
+        h5py = _h5py()
+        found = {n: (_dtype(h5py, d), d.shape) for n, d in datasets.items()}
+        columns = check_columns(source.name, found)
         super().__init__(source, columns)
         self._file, self._datasets = file, datasets
         for name, dataset in datasets.items():
@@ -115,23 +136,40 @@ class _Datasets(Table):
         if (stop - start) * np.prod(dataset.shape[1:]) * dataset.dtype.itemsize > LARGEST_READ:
             raise BadPartitionError(f"{self.source.name}: {name} is too large for one read")
         try:
-            array = dataset[start:stop]
+            if self.columns.dtypes[name] == TEXT:
+                array = self._text(dataset, start, stop)
+            else:
+                array = dataset[start:stop]
         except (OSError, RuntimeError, ValueError) as error:
             raise corrupt(self.source, "HDF5", error) from error
-        return native(array, self.columns.dtypes[name], self.source.name)
+        return self.columns.column(name, array, self.source.name)
+
+    def _text(self, dataset: Any, start: int, stop: int) -> NDArray[Any]:
+        """Text, a few rows at a time: each may refer to a long one that lies in the file once."""
+        rows: list[str] = []
+        for at in range(start, stop, _TEXTS):
+            part = dataset.asstr()[at : min(at + _TEXTS, stop)]
+            rows += [str(text)[: LONGEST_TEXT + 1] for text in np.ravel(part)]
+        return np.array(rows, TEXT)
 
 
 class _Writer(Writer):
+    format = ".h5"
+    takes_text = True
+
     def __init__(self, path: Path, columns: Columns) -> None:
         super().__init__(columns)
-        self._file = _h5py().File(path, "w")
+        h5py = _h5py()
+        self._file = h5py.File(path, "w")
         self._file.attrs["format"] = "perseid cutouts 1"
-        for name, dtype in columns.dtypes.items():
+        for name, kept in columns.dtypes.items():
+            dtype = h5py.string_dtype() if kept == TEXT else kept
             self._file.create_dataset(name, (columns.rows, *columns.row_shape(name)), dtype)
 
     def _block(self, block: Cutouts) -> None:
         for name, array in as_dict(block).items():
-            self._file[name][self.written : self.written + len(block)] = array
+            values = array.astype(object) if array.dtype.kind == "U" else array
+            self._file[name][self.written : self.written + len(block)] = values
 
     def _finish(self) -> None:
         try:

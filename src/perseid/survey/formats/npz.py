@@ -7,6 +7,7 @@ Uncompressed archives (``np.savez``) are mapped or read by ranges; compressed on
 from __future__ import annotations
 
 import io
+import math
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -21,7 +22,6 @@ from perseid.errors import BadPartitionError, PerseidError
 from perseid.survey.bytesource import LARGEST_READ, ByteSource
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.table import (
-    NAMES,
     Columns,
     ColumnWriter,
     RawArray,
@@ -29,9 +29,8 @@ from perseid.survey.table import (
     Table,
     Writer,
     as_cutouts,
-    canonical,
     check_columns,
-    native,
+    pick_columns,
 )
 from perseid.survey.zipfiles import STREAM_ERRORS, Entry, ZipArchive
 from perseid.survey.zipwrite import AlignedZip
@@ -45,11 +44,11 @@ _MOST_DEFLATE = 1032
 def open_table(source: ByteSource) -> Table:
     """Read the layout of the archive; see `perseid.survey.formats`."""
     archive = ZipArchive(source)
-    members = {}
-    for name, entry in archive.entries.items():
-        column = canonical(name.removesuffix(".npy"))
-        if name.endswith(".npy") and column in NAMES:
-            members[column] = _member(archive, entry)
+    names = [name.removesuffix(".npy") for name in archive.entries if name.endswith(".npy")]
+    members = {
+        column: _member(archive, archive.entries[f"{name}.npy"])
+        for column, name in pick_columns(source.name, names).items()
+    }
     if any(member.entry.method for member in members.values()):
         return _Compressed(archive, members)
     return RawTable(source, {name: member.raw() for name, member in members.items()})
@@ -106,7 +105,10 @@ def _member(archive: ZipArchive, entry: Entry) -> _Member:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise BadPartitionError(f"{where} is not an array: {first}") from error
     if dtype.hasobject or dtype.names is not None:
-        raise BadPartitionError(f"{where} has dtype {dtype}; pickled arrays are not read")
+        raise BadPartitionError(
+            f"{where} has dtype {dtype}; pickled arrays are not read: save numbers as such, and "
+            "text as an array of a U dtype"
+        )
     if fortran and len(shape) > 1 and 0 not in shape:
         raise BadPartitionError(f"{where} is in Fortran order; save it in C order")
     member = _Member(entry, head.tell(), dtype, tuple(int(n) for n in shape))
@@ -132,15 +134,16 @@ class _Compressed(Table):
     def read(self, start: int, stop: int) -> Cutouts:
         if self._images is None or start < self._row:
             self._images, self._row = self._begin("image"), 0
-        self._skip((start - self._row) * self.columns.image_bytes)
-        data = self._take(self._images, (stop - start) * self.columns.image_bytes, "image")
+        size = math.prod(self.columns.shape) * self._members["image"].dtype.itemsize
+        self._skip((start - self._row) * size)
+        data = self._take(self._images, (stop - start) * size, "image")
         self._row = stop
         if stop == self.columns.rows:
             self._take(self._images, 0, "image")
         arrays = {name: column[start:stop] for name, column in self._small.items()}
         images = np.frombuffer(data, self._members["image"].dtype)
         images = images.reshape(stop - start, *self.columns.shape)
-        arrays["image"] = native(images, self.columns.dtypes["image"], self.source.name)
+        arrays["image"] = self.columns.column("image", images, self.source.name)
         return as_cutouts(arrays)
 
     def _begin(self, name: str) -> IO[bytes]:
@@ -155,7 +158,7 @@ class _Compressed(Table):
             raise BadPartitionError(f"{self.source.name}: {name} has {member.num_bytes} bytes")
         with self._begin(name) as file:
             array = np.frombuffer(self._take(file, member.num_bytes, name), member.dtype)
-        return native(array.reshape(member.shape), self.columns.dtypes[name], self.source.name)
+        return self.columns.column(name, array, self.source.name)
 
     def _skip(self, length: int) -> None:
         assert self._images is not None
@@ -174,14 +177,16 @@ class _Compressed(Table):
 
 
 class _Writer(ColumnWriter):
+    format = ".npz"
+    takes_text = True
+
     def __init__(self, path: Path, columns: Columns) -> None:
         super().__init__(columns)
         self._zip = AlignedZip(path)
-        self._file = self._begin("image")
+        self._file = self._begin("image", columns.dtypes["image"])
 
-    def _begin(self, name: str) -> IO[bytes]:
+    def _begin(self, name: str, dtype: np.dtype[Any]) -> IO[bytes]:
         shape = (self.columns.rows, *self.columns.row_shape(name))
-        dtype = self.columns.dtypes[name]
         header = io.BytesIO()
         np.lib.format.write_array_header_1_0(
             header, {"descr": dtype.str, "fortran_order": False, "shape": shape}
@@ -197,7 +202,7 @@ class _Writer(ColumnWriter):
     def _small(self, arrays: dict[str, NDArray[Any]]) -> None:
         self._file.close()
         for name, array in arrays.items():
-            with self._begin(name) as file:
+            with self._begin(name, array.dtype) as file:
                 file.write(array.tobytes())
         self._zip.close()
 

@@ -9,44 +9,58 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from perseid.errors import BadPartitionError, NotInstalledError, PerseidError
+from perseid.errors import BadPartitionError, PerseidError
+from perseid.jsontext import parse_json
 from perseid.survey.bytesource import LARGEST_READ, ByteSource, SourceFile, corrupt
+from perseid.survey.content import TEXT, join
 from perseid.survey.cutouts import Cutouts
+from perseid.survey.formats.arrow import item_bytes, numpy_type, pyarrow_module, to_array, unwrapped
 from perseid.survey.table import (
-    NAMES,
     Columns,
     Table,
     Writer,
     as_cutouts,
     as_dict,
-    canonical,
     check_columns,
-    native,
+    pick_columns,
 )
 
 SHAPE_KEY = b"perseid.image_shape"
 _GROUP_BYTES = 8 << 20
 """Pixels of a row group that we write."""
+_FETCHED_BYTES = 8 << 20
+"""Of a column chunk, read at once."""
+_BATCH_BYTES, _MOST_BATCH_ROWS = 4 << 20, 4096
+"""Pixels and rows that are decoded at once."""
+_SMALL_CHUNK, _MOST_RATIO = 64 << 20, 1000
+"""A column chunk above this size that is compressed by more than this ratio is refused: its pages
+may be as large as itself."""
+_ERRORS = (OSError, ValueError, TypeError, KeyError, NotImplementedError)
+"""What pyarrow raises."""
 
 
 def open_table(source: ByteSource) -> Table:
     """Read the footer; see `perseid.survey.formats`."""
-    pa = _pyarrow()
+    pa = pyarrow_module()
     try:
         file = pa.parquet.ParquetFile(
-            pa.PythonFile(SourceFile(source), mode="r"), page_checksum_verification=True
+            pa.PythonFile(SourceFile(source), mode="r"),
+            page_checksum_verification=True,
+            buffer_size=_FETCHED_BYTES,
+            pre_buffer=False,
         )
         return _Groups(source, file)
     except PerseidError:
         raise
-    except (OSError, ValueError, TypeError, KeyError, NotImplementedError) as error:
-        raise corrupt(source, "Parquet", error) from error
+    except _ERRORS as error:
+        raise _sentence(source, error) from error
 
 
 def create(path: Path, columns: Columns) -> Writer:
@@ -54,103 +68,154 @@ def create(path: Path, columns: Columns) -> Writer:
     return _Writer(path, columns)
 
 
-def _pyarrow() -> Any:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise NotInstalledError("Parquet needs pyarrow: pip install 'perseid[formats]'") from error
-    return pyarrow
-
-
 class _Groups(Table):
-    """Row groups, decoded one at a time."""
+    """Row groups, decoded a batch of rows at a time."""
 
     def __init__(self, source: ByteSource, file: Any) -> None:
-        pa = _pyarrow()
+        pa = pyarrow_module()
         schema, metadata = file.schema_arrow, file.metadata
-        self._fields = {canonical(n): n for n in schema.names if canonical(n) in NAMES}
-        found = {}
-        for name, field in self._fields.items():
-            kind = schema.field(field).type
-            inner = kind.value_type if pa.types.is_fixed_size_list(kind) else kind
-            if pa.types.is_nested(inner) or not pa.types.is_primitive(inner):
-                raise BadPartitionError(f"{source.name}: {name} is {kind}, not a fixed-size list")
-            length = (kind.list_size,) if inner is not kind else ()
-            found[name] = (np.dtype(inner.to_pandas_dtype()), (metadata.num_rows, *length))
-        if "image" in found and "magnitude" in found:
+        self._fields = {
+            name: field
+            for name, field in pick_columns(source.name, schema.names).items()
+            if not pa.types.is_null(schema.field(field).type)  # nothing is known: no such column
+        }
+        self._file, self._rows = file, metadata.num_rows
+        _check_groups(source.name, metadata, schema, self._fields)
+        found = {
+            name: self._layout(name, schema.field(field).type, source.name)
+            for name, field in self._fields.items()
+        }
+        if "image" in found and "magnitude" in found and len(found["image"][1]) == 2:
             found["image"] = _shaped(found, (schema.metadata or {}).get(SHAPE_KEY), source.name)
         super().__init__(source, check_columns(source.name, found))
-        self._file = file
         groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
-        if any(group.total_byte_size > LARGEST_READ for group in groups):
-            raise BadPartitionError(f"{source.name}: a row group has over {LARGEST_READ} bytes")
         self._ends = np.cumsum([group.num_rows for group in groups], dtype=np.int64)
-        self._loaded: tuple[int, dict[str, NDArray[Any]]] = (-1, {})
+        self._at = -1
+        """First row that the next batch of `_batches` does not hold."""
+        self._batches: Iterator[Any] = iter(())
+        self._batch: dict[str, NDArray[Any]] = {}
+        self._first = 0
+        """Row of the file where `_batch` begins."""
 
     def read(self, start: int, stop: int) -> Cutouts:
         parts: dict[str, list[NDArray[Any]]] = {name: [] for name in self.columns.dtypes}
         at = start
         while at < stop:
-            index = int(np.searchsorted(self._ends, at, side="right"))
-            end = int(self._ends[index])
-            first = int(self._ends[index - 1]) if index else 0
-            rows = slice(at - first, min(stop, end) - first)
-            for name, column in self._group(index, end - first).items():
+            self._go_to(at)
+            rows = slice(at - self._first, min(stop, self._at) - self._first)
+            for name, column in self._batch.items():
                 parts[name].append(column[rows])
-            at = min(stop, end)
-        empty = self.columns
+            at = min(stop, self._at)
         return as_cutouts(
             {
-                name: arrays[0]
-                if len(arrays) == 1
-                else np.concatenate(
-                    [np.empty((0, *empty.row_shape(name)), empty.dtypes[name]), *arrays]
-                )
+                name: join(arrays, self.columns.dtypes[name], self.columns.row_shape(name))
                 for name, arrays in parts.items()
             }
         )
 
-    def _group(self, index: int, rows: int) -> dict[str, NDArray[Any]]:
-        if self._loaded[0] != index:
-            self._loaded = (-1, {})
+    def _go_to(self, row: int) -> None:
+        """Decode batches until one holds `row`; from the start of its row group where it must."""
+        if self._first <= row < self._at:
+            return
+        group = int(np.searchsorted(self._ends, row, side="right"))
+        begin = int(self._ends[group - 1]) if group else 0
+        if not max(begin, 0) <= self._at <= row:
+            self._batches, self._at = self._decode(group), begin
+        while self._at <= row:
+            self._first = self._at
             try:
-                table = self._file.read_row_group(
-                    index, columns=list(self._fields.values()), use_threads=False
-                )
-                arrays = {n: self._array(table.column(f), n) for n, f in self._fields.items()}
+                batch = next(self._batches)
+                self._batch = {n: self._column(batch, n, f) for n, f in self._fields.items()}
+            except StopIteration:
+                raise BadPartitionError(
+                    f"{self.source.name} is corrupt: a row group lacks rows"
+                ) from None
             except PerseidError:
                 raise
-            except (OSError, ValueError, TypeError, NotImplementedError) as error:
-                raise corrupt(self.source, "Parquet", error) from error
-            if any(len(array) != rows for array in arrays.values()):
-                raise BadPartitionError(f"{self.source.name} is corrupt: a row group lacks rows")
-            self._loaded = (index, arrays)
-        return self._loaded[1]
+            except _ERRORS as error:
+                raise _sentence(self.source, error) from error
+            self._at += batch.num_rows
 
-    def _array(self, column: Any, name: str) -> NDArray[Any]:
-        values = column.combine_chunks()
-        if hasattr(values, "chunks"):
-            values = values.chunk(0)
-        nulls = values.null_count
-        if hasattr(values, "flatten"):
-            nulls += values.values.null_count
-            values = values.flatten()
-        if nulls:
-            raise BadPartitionError(f"{self.source.name}: {name} has {nulls} null values")
-        array = values.to_numpy(zero_copy_only=True)
-        array = native(array, self.columns.dtypes[name], self.source.name)
-        return array.reshape(-1, *self.columns.row_shape(name))
+    def _decode(self, group: int) -> Iterator[Any]:
+        rows = max(1, min(_MOST_BATCH_ROWS, _BATCH_BYTES // self.columns.image_bytes))
+        return iter(
+            self._file.iter_batches(
+                batch_size=rows,
+                row_groups=list(range(group, len(self._ends))),
+                columns=list(self._fields.values()),
+                use_threads=False,
+            )
+        )
+
+    def _layout(self, name: str, kind: Any, where: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
+        """Dtype and shape of a column; lists of any length are as long as the first of them."""
+        leaf, sizes = unwrapped(kind)
+        if None in sizes:
+            sizes = self._lengths(name, len(sizes))
+        return numpy_type(leaf, f"{where}: {name}"), (self._rows, *map(int, sizes))  # type: ignore[arg-type]
+
+    def _lengths(self, name: str, depth: int) -> tuple[int, ...]:
+        for batch in self._file.iter_batches(
+            batch_size=1, columns=[self._fields[name]], use_threads=False
+        ):
+            lengths: list[int] = []
+            value = batch.column(0).to_pylist()[0]
+            while isinstance(value, list) and len(lengths) < depth:
+                lengths.append(len(value))
+                value = next((entry for entry in value if entry is not None), None)
+            if len(lengths) == depth:
+                return tuple(lengths)
+        return (1,) * depth  # of no rows, or of none that has a value
+
+    def _column(self, batch: Any, name: str, field: str) -> NDArray[Any]:
+        place = f"{self.source.name}: {field}"
+        values = to_array(batch.column(batch.schema.get_field_index(field)), place)
+        return self.columns.column(name, values, self.source.name)
+
+
+def _check_groups(where: str, metadata: Any, schema: Any, fields: Mapping[str, str]) -> None:
+    """Refuse row groups that would take too much memory, as they are stored or decoded.
+
+    A constant column of a gigabyte has a few bytes in the file.
+    """
+    wanted = {field: item_bytes(schema.field(field).type) for field in fields.values()}
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        stored = decoded = 0
+        for number in range(group.num_columns):
+            chunk = group.column(number)
+            size = wanted.get(chunk.path_in_schema.split(".")[0], 0)
+            if size:
+                decoded += chunk.num_values * size
+                stored = max(stored, chunk.total_uncompressed_size)
+                blown = stored > _SMALL_CHUNK and stored > _MOST_RATIO * chunk.total_compressed_size
+                stored = LARGEST_READ + 1 if blown else stored
+        if max(stored, decoded) > LARGEST_READ:
+            raise BadPartitionError(
+                f"{where}: its row group {index + 1} of {group.num_rows:,} rows takes "
+                f"{max(stored, decoded) >> 20:,} MB of memory, and at most {LARGEST_READ >> 20:,} "
+                "MB are read: write row groups of at most 64 MB (`row_group_size`)"
+            )
+
+
+def _sentence(source: ByteSource, error: Exception) -> PerseidError:
+    """What pyarrow says of a file; only of a corrupt one that it is corrupt."""
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    if isinstance(error, NotImplementedError) or "encrypt" in first.lower():
+        return BadPartitionError(
+            f"{source.name} uses a feature of Parquet that is not read ({first}): write it anew, "
+            "compressed by zstd or snappy"
+        )
+    return corrupt(source, "Parquet", error)
 
 
 def _shaped(
     found: dict[str, tuple[np.dtype[Any], tuple[int, ...]]], stated: bytes | None, where: str
 ) -> tuple[np.dtype[Any], tuple[int, ...]]:
     """The images' dtype with their shape, as stated or as the magnitudes imply."""
-    dtype, (rows, *length) = found["image"]
-    pixels = length[0] if length else 1
+    dtype, (rows, pixels) = found["image"]
     if stated is not None:
-        shape = json.loads(stated)
+        shape = parse_json(stated)
     else:
         bands = found["magnitude"][1][-1] if len(found["magnitude"][1]) == 2 else 1
         side = math.isqrt(pixels // max(bands, 1))
@@ -162,9 +227,12 @@ def _shaped(
 
 
 class _Writer(Writer):
+    format = ".parquet"
+    takes_text = takes_missing = True
+
     def __init__(self, path: Path, columns: Columns) -> None:
         super().__init__(columns)
-        self._pa = pa = _pyarrow()
+        self._pa = pa = pyarrow_module()
         fields = [(name, self._type(name)) for name in columns.dtypes]
         metadata = {SHAPE_KEY: json.dumps(columns.shape)}
         self._schema = pa.schema(fields, metadata=metadata)
@@ -179,14 +247,20 @@ class _Writer(Writer):
         self._group_rows = max(1, _GROUP_BYTES // columns.image_bytes)
 
     def _type(self, name: str) -> Any:
-        kind = self._pa.from_numpy_dtype(self.columns.dtypes[name])
+        dtype = self.columns.dtypes[name]
+        kind = self._pa.string() if dtype == TEXT else self._pa.from_numpy_dtype(dtype)
         shape = self.columns.row_shape(name)
         return self._pa.list_(kind, math.prod(shape)) if shape else kind
 
     def _block(self, block: Cutouts) -> None:
         arrays = []
         for name, array in as_dict(block).items():
-            flat = self._pa.array(np.ascontiguousarray(array).reshape(-1))
+            values, mask = np.ma.getdata(array), np.ma.getmask(array)
+            flat = self._pa.array(
+                np.ascontiguousarray(values).reshape(-1),
+                type=self._schema.field(name).type if values.dtype.kind == "U" else None,
+                mask=None if mask is np.ma.nomask else mask,
+            )
             length = math.prod(self.columns.row_shape(name))
             listed = self.columns.row_shape(name)
             arrays.append(self._pa.FixedSizeListArray.from_arrays(flat, length) if listed else flat)

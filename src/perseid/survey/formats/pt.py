@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from perseid.errors import BadPartitionError
 from perseid.survey.bytesource import ByteSource
+from perseid.survey.content import convert
 from perseid.survey.safe_pickle import Placeholder
 from perseid.survey.table import Columns, ColumnWriter, RawArray, RawTable, Table, Writer
 from perseid.survey.torchfile import TENSOR_DATASET, LazyTensor, load_torch
@@ -63,8 +64,8 @@ def _raw(name: str, tensor: LazyTensor, where: str) -> RawArray:
             "call .contiguous() before saving"
         )
     shape = tensor.shape
-    if name not in ("image", "magnitude") and len(shape) == 2 and shape[1] == 1:
-        shape = shape[:1]
+    if tensor.storage.kind == "BFloat16Storage":
+        raise BadPartitionError(f"{where}: {name} is bfloat16: call .float() before saving")
     array = RawArray(tensor.start, tensor.storage.dtype, shape)
     entry = tensor.storage.entry
     if tensor.offset == 0 and array.num_bytes == entry.size:
@@ -77,11 +78,15 @@ def _called(value: Any) -> str:
 
 
 class _Writer(ColumnWriter):
+    format = ".pt"
+
     def __init__(self, path: Path, columns: Columns) -> None:
         super().__init__(columns)
         known = "redshift" in columns.dtypes
         dtypes = dict(columns.dtypes)
         dtypes.setdefault("redshift", np.dtype(np.float32))
+        if dtypes.get("object_id") == np.uint64:
+            dtypes["object_id"] = np.dtype(np.int64)  # torch's own kind of integer
         specs = {
             name: (dtypes[name], (columns.rows, *columns.row_shape(name)))
             for name in (*_TENSORS, *_ATTRIBUTES)
@@ -99,8 +104,9 @@ class _Writer(ColumnWriter):
         arrays.setdefault("redshift", np.full(self.columns.rows, np.nan, np.float32))
         for name in self._zip.specs:
             if name != "image":
+                array = convert(name, arrays[name], self._zip.specs[name][0], self.format)
                 with self._zip.begin(name) as file:
-                    file.write(arrays[name].tobytes())
+                    file.write(array.tobytes())
         self._zip.close()
 
     def abort(self) -> None:

@@ -16,21 +16,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perseid.errors import BadPartitionError, PerseidError
+from perseid.jsontext import parse_json
 from perseid.survey.bytesource import ByteSource
 from perseid.survey.table import (
-    NAMES,
     Columns,
     ColumnWriter,
     RawArray,
     RawTable,
     Table,
     Writer,
-    canonical,
+    pick_columns,
 )
 
 _DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2",
-    "I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?", "BF16": "<V2",
+    "I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?",
 }  # fmt: skip
 _NAMES = {np.dtype(code): name for name, code in _DTYPES.items()}
 _LONGEST_HEADER = 1 << 20
@@ -45,12 +45,10 @@ def open_table(source: ByteSource) -> Table:
     if length > min(_LONGEST_HEADER, source.size - 8):
         raise BadPartitionError(f"{where} is corrupt: a header of {length} bytes")
     try:
-        header = json.loads(bytes(source.read(8, length)))
-        entries = {canonical(name): spec for name, spec in header.items()}
+        header = parse_json(bytes(source.read(8, length)))
         arrays = {
-            name: _raw(entries[name], 8 + length, f"{where}: {name}")
-            for name in NAMES
-            if name in entries
+            name: _raw(header[key], 8 + length, f"{where}: {name}")
+            for name, key in pick_columns(where, header).items()
         }
     except PerseidError:
         raise
@@ -68,7 +66,9 @@ def create(path: Path, columns: Columns) -> Writer:
 
 def _raw(spec: dict[str, Any], base: int, where: str) -> RawArray:
     if spec["dtype"] not in _DTYPES:
-        raise BadPartitionError(f"{where} has dtype {spec['dtype']}, which is not read")
+        raise BadPartitionError(
+            f"{where} has dtype {spec['dtype']}, which is not read: save it as F32 (`x.float()`)"
+        )
     begin, end = spec["data_offsets"]
     numbers = [*spec["shape"], begin, end]
     if not all(type(number) is int and number >= 0 for number in numbers):
@@ -80,6 +80,8 @@ def _raw(spec: dict[str, Any], base: int, where: str) -> RawArray:
 
 
 class _Writer(ColumnWriter):
+    format = ".safetensors"
+
     def __init__(self, path: Path, columns: Columns) -> None:
         super().__init__(columns)
         order = sorted(columns.small, key=lambda name: -columns.dtypes[name].itemsize)

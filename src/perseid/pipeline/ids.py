@@ -1,0 +1,72 @@
+"""Object ids of several partitions in one column: integers and text, exact."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perseid.errors import BadInputError
+from perseid.pipeline.parquet import Kind
+
+_DTYPES = {Kind.INT64: np.dtype(np.int64), Kind.UINT64: np.dtype(np.uint64)}
+
+Ids = NDArray[Any]
+"""int64, uint64 or text (a U dtype); a `numpy.ma.MaskedArray` where some are missing."""
+
+
+def kind_of(ids: Ids) -> Kind:
+    """The kind of a column that holds these ids."""
+    if ids.dtype.kind == "U":
+        return Kind.UTF8
+    return Kind.UINT64 if ids.dtype.kind == "u" else Kind.INT64
+
+
+def common_kind(columns: Iterable[Ids | None]) -> Kind:
+    """The kind of a column that holds all of these ids exactly; INT64 where there are none.
+
+    Signed and unsigned integers become the one of the two that holds them all, and text where
+    none does; integers beside text become text.
+    """
+    known = [column for column in columns if column is not None]
+    kinds = {kind_of(column) for column in known}
+    if len(kinds) <= 1:
+        return kinds.pop() if kinds else Kind.INT64
+    if Kind.UTF8 not in kinds:
+        for kind in (Kind.INT64, Kind.UINT64):
+            if all(_fits(column, kind) for column in known):
+                return kind
+    return Kind.UTF8
+
+
+def as_kind(ids: Ids, kind: Kind) -> Ids:
+    """The same ids in a column of another kind.
+
+    Raises `BadInputError` where they cannot be exact in it.
+    """
+    if kind_of(ids) is kind:
+        return ids
+    if kind is Kind.UTF8:
+        return ids.astype(np.str_)
+    if not _fits(ids, kind):
+        raise BadInputError(
+            f"its ids are {_words(kind_of(ids))}, those of the partitions before it "
+            f"{_words(kind)}: write them in one type"
+        )
+    return ids.astype(_DTYPES[kind])
+
+
+def _fits(ids: Ids, kind: Kind) -> bool:
+    if kind_of(ids) is kind:
+        return True
+    if ids.dtype.kind == "U":
+        return False
+    known = np.ma.compressed(ids) if np.ma.isMaskedArray(ids) else ids
+    limits = np.iinfo(_DTYPES[kind])
+    return not known.size or (int(known.min()) >= limits.min and int(known.max()) <= limits.max)
+
+
+def _words(kind: Kind) -> str:
+    return {Kind.UTF8: "text", Kind.UINT64: "unsigned integers"}.get(kind, "integers")

@@ -1,0 +1,138 @@
+"""Arrow's columns as arrays: nested lists, tensors, text, nulls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perseid.errors import BadPartitionError, NotInstalledError
+from perseid.survey.content import LONGEST_TEXT, TEXT
+
+
+def pyarrow_module() -> Any:
+    """pyarrow, or the command that installs it (`NotInstalledError`)."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise NotInstalledError("Parquet needs pyarrow: pip install 'perseid[formats]'") from error
+    return pyarrow
+
+
+def item_bytes(kind: Any) -> int:
+    """Bytes of a single value of a column of this Arrow type, in memory."""
+    leaf, _ = unwrapped(kind)
+    try:
+        return max(1, int(leaf.bit_width) // 8)
+    except ValueError:  # of text
+        return 8
+
+
+def unwrapped(kind: Any) -> tuple[Any, tuple[int | None, ...]]:
+    """The type of single values, and the lengths of the lists around them; None: any length."""
+    pa = pyarrow_module()
+    sizes: list[int | None] = []
+    while True:
+        if isinstance(kind, pa.FixedShapeTensorType):
+            order = kind.permutation or range(len(kind.shape))
+            if list(order) != list(range(len(kind.shape))):
+                raise BadPartitionError("a tensor column with permuted axes is not read")
+            return kind.value_type, (*sizes, *kind.shape)
+        if isinstance(kind, pa.BaseExtensionType):
+            kind = kind.storage_type
+        elif pa.types.is_dictionary(kind):
+            kind = kind.value_type
+        elif pa.types.is_fixed_size_list(kind):
+            sizes.append(kind.list_size)
+            kind = kind.value_type
+        elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            sizes.append(None)
+            kind = kind.value_type
+        else:
+            return kind, tuple(sizes)
+
+
+def numpy_type(leaf: Any, place: str) -> np.dtype[Any]:
+    """The dtype of values of an Arrow type; raises `BadPartitionError` at `place`."""
+    types = pyarrow_module().types
+    if types.is_string(leaf) or types.is_large_string(leaf) or types.is_string_view(leaf):
+        return TEXT
+    if types.is_boolean(leaf) or types.is_integer(leaf) or types.is_floating(leaf):
+        dtype: np.dtype[Any] = np.dtype(leaf.to_pandas_dtype())
+        return dtype
+    raise BadPartitionError(
+        f"{place} is of the Parquet type {leaf}, which is not read: write numbers, text, or lists "
+        "of numbers"
+    )
+
+
+def to_array(column: Any, place: str) -> NDArray[Any]:
+    """The values of a column, rows first; a masked array where some are null."""
+    pa = pyarrow_module()
+    if isinstance(column, pa.ExtensionArray):
+        column = column.storage
+    if not hasattr(column, "flatten") or pa.types.is_struct(column.type):
+        return _leaf(column, place)
+    valid = column.is_valid().to_numpy(zero_copy_only=False)
+    if pa.types.is_fixed_size_list(column.type):
+        # `flatten` leaves out the values below null lists, which are there
+        size = column.type.list_size
+        inner = column.values.slice(column.offset * size, len(column) * size)
+        return _rows_of(to_array(inner, place), len(column), valid, valid_only=False)
+    lengths = column.value_lengths().to_numpy(zero_copy_only=False)[valid]
+    if len(lengths) and (lengths != lengths[0]).any():
+        raise BadPartitionError(
+            f"{place} has lists of {int(lengths.min())} to {int(lengths.max())} values: all must "
+            "be equally long"
+        )
+    return _rows_of(to_array(column.flatten(), place), len(column), valid, valid_only=True)
+
+
+def _rows_of(
+    inner: NDArray[Any], rows: int, valid: NDArray[np.bool_], *, valid_only: bool
+) -> NDArray[Any]:
+    """Values of lists as an array of rows; those of null lists are masked."""
+    given = int(valid.sum()) if valid_only else rows
+    shaped = inner.reshape(given, -1 if inner.size else 0, *inner.shape[1:])
+    if valid.all():
+        return shaped
+    values = np.zeros((rows, *shaped.shape[1:]), inner.dtype)
+    mask = np.ones(values.shape, np.bool_)
+    kept = valid if valid_only else slice(None)
+    values[kept] = np.ma.getdata(shaped)
+    mask[kept] = np.ma.getmaskarray(shaped)
+    mask[~valid] = True
+    return np.ma.masked_array(values, mask=mask)
+
+
+def _leaf(column: Any, place: str) -> NDArray[Any]:
+    pa = pyarrow_module()
+    missing = column.is_null().to_numpy(zero_copy_only=False) if column.null_count else None
+    if pa.types.is_dictionary(column.type):
+        _check_texts(column.dictionary, place)
+        column = column.dictionary_decode()
+    if numpy_type(column.type, place) == TEXT:
+        _check_texts(column, place)
+        values = np.array([text or "" for text in column.to_pylist()], TEXT)
+    elif pa.types.is_boolean(column.type):
+        values = column.fill_null(False).to_numpy(zero_copy_only=False)
+    else:
+        dtype = np.dtype(column.type.to_pandas_dtype())
+        buffer = column.buffers()[1]
+        values = np.frombuffer(buffer, dtype) if buffer else np.empty(0, dtype)
+        values = values[column.offset : column.offset + len(column)]
+    return values if missing is None else np.ma.masked_array(values, mask=missing)
+
+
+def _check_texts(column: Any, place: str) -> None:
+    import pyarrow.compute as compute
+
+    if numpy_type(column.type, place) != TEXT:
+        return
+    longest = compute.max(compute.utf8_length(column)).as_py() or 0
+    if longest > LONGEST_TEXT:
+        raise BadPartitionError(
+            f"{place} has a text of {longest:,} characters; an id has {LONGEST_TEXT} at most"
+        )

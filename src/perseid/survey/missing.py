@@ -1,0 +1,126 @@
+"""Values that say "not measured", in magnitudes and redshifts.
+
+Surveys write such values as numbers (99, -9999) where a format has no null of its own. They apply
+to magnitudes and redshifts only: a pixel may well be -1, and an id 99. A missing value becomes
+NaN, as the null of a format does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perseid.errors import BadInputError
+from perseid.survey.cutouts import Cutouts
+
+NONE = "none"
+"""Word for no values at all."""
+
+
+@dataclass(frozen=True)
+class MissingValues:
+    """Which values are missing ones; the defaults are those that public surveys use.
+
+    Examples
+    --------
+    >>> MissingValues.parse(["magnitude=99,-99", "redshift=none"])
+    MissingValues(magnitude=(99.0, -99.0), redshift=())
+    """
+
+    magnitude: tuple[float, ...] = (99.0, 99.99, -99.0, -99.99, -999.0, -9999.0)
+    """Of any band, mag."""
+    redshift: tuple[float, ...] = (-1.0, -9.0, -99.0, -999.0, -9999.0)
+
+    @classmethod
+    def parse(cls, options: Iterable[str]) -> MissingValues:
+        """From options such as ``redshift=-1,-9`` or ``magnitude=none``; raises as `of` does."""
+        return cls.of(parse_options(options))
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> MissingValues:
+        """From a mapping of columns to values: numbers, a list of them, or ``none``.
+
+        Columns that are not named keep their defaults.
+
+        Raises
+        ------
+        BadInputError
+            The column has no such values, or a value is not a number.
+        """
+        known = [field.name for field in fields(cls)]
+        rules = cls()
+        for column, values in given.items():
+            name = column.lower().removesuffix("s")
+            if name not in known:
+                raise BadInputError(
+                    f"{column!r} has no values that mean missing: only {' and '.join(known)} have, "
+                    "for a pixel or an id may be any number"
+                )
+            rules = replace(rules, **{name: _numbers(column, values)})
+        return rules
+
+    def to_json(self) -> dict[str, list[float]]:
+        """Plain JSON values, as `of` takes them."""
+        return {"magnitude": list(self.magnitude), "redshift": list(self.redshift)}
+
+    def apply(self, cutouts: Cutouts) -> Cutouts:
+        """The same cutouts with NaN for missing values; the same object where there are none."""
+        changed: dict[str, NDArray[Any]] = {}
+        for name, values in (("magnitudes", self.magnitude), ("redshift", self.redshift)):
+            array = getattr(cutouts, name)
+            found = None if array is None else _equal_to(array, values)
+            if found is not None and found.any():
+                changed[name] = np.where(found, array.dtype.type(np.nan), array)
+        return replace(cutouts, **changed) if changed else cutouts
+
+
+NO_SENTINELS = MissingValues((), ())
+"""Every number is a value."""
+
+
+def parse_options(options: Iterable[str]) -> dict[str, str]:
+    """Columns and values of options such as ``redshift=-1,-9``, as `MissingValues.of` takes them.
+
+    Raises `BadInputError` for an option that is not of this form.
+    """
+    given = {}
+    for option in options:
+        column, equals, values = option.partition("=")
+        if not equals or not values.strip():
+            raise BadInputError(
+                f"{option!r} does not say which values are missing: give COLUMN=VALUES, such as "
+                "redshift=-1,-9, or COLUMN=none"
+            )
+        given[column.strip()] = values.strip()
+    return given
+
+
+def _numbers(column: str, values: Any) -> tuple[float, ...]:
+    if isinstance(values, str):
+        values = [] if values.lower() == NONE else values.split(",")
+    elif not isinstance(values, (list, tuple)):
+        values = [values]
+    try:
+        if any(isinstance(value, bool) for value in values):
+            raise ValueError
+        return tuple(float(value) for value in values)
+    except (TypeError, ValueError):
+        raise BadInputError(
+            f"{column} is missing where it is {values!r}: give numbers, such as -1 or -99,-9999, "
+            f"or {NONE}"
+        ) from None
+
+
+def _equal_to(array: NDArray[Any], values: tuple[float, ...]) -> NDArray[np.bool_]:
+    """Where an array has one of the values, also as float32 would have it (99.99)."""
+    found = np.zeros(array.shape, np.bool_)
+    for value in values:
+        with np.errstate(over="ignore"):
+            found |= array == array.dtype.type(value)
+            if array.dtype != np.float32:
+                found |= array == np.float64(np.float32(value))
+    return found
