@@ -114,7 +114,8 @@ def test_a_script_is_stopped_before_the_function_ends(worker, put_survey, tmp_pa
 
 def test_a_script_sees_the_packages_of_the_zip(worker, put_survey, tmp_path):
     code = (
-        "import json, os\nimport numpy as np\nimport numpy.random, numpy.ma, numpy.fft\n"
+        "import json, os, fmi\nimport numpy as np\nimport numpy.random, numpy.ma, numpy.fft\n"
+        "fmi.Communicator, fmi.types(fmi.datatypes.int)\n"
         "value = {'num_batches': 1, 'numpy': np.__version__}\n"
         f"out = r'{tmp_path}/bucket/out/' + os.environ['RANK'] + '.json'\n"
         "open(out, 'w').write(json.dumps(value))"

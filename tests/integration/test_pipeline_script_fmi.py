@@ -125,8 +125,12 @@ def run(request: RunRequest, **options: object) -> tuple[object, list[str]]:
         return start(request, engine, report), told
 
 
-def test_a_rank_that_waits_for_ranks_not_started_names_the_option(tmp_path: Path, name: str):
-    result, told = run(local_run(tmp_path, name, 1500), workers=1)
+@pytest.mark.parametrize("milliseconds", [1500, 900_000])
+def test_a_rank_that_waits_for_ranks_not_started_names_the_option(
+    tmp_path: Path, name: str, milliseconds: int
+):
+    """At the configuration's limit, and where that is beyond the rank's own, before that one."""
+    result, told = run(local_run(tmp_path, name, milliseconds), workers=1, timeout=12)
     assert result.incomplete
     assert "works on 1 of its 2 ranks at once" in result.mapped.failures[0]
     assert "--workers 2" in result.mapped.failures[0]
@@ -145,6 +149,7 @@ def test_workers_enough_need_no_note(tmp_path: Path, name: str):
     [
         ({"fmi_enabled": True}, {}, True),
         ({}, {"conf/fmi.json": json.dumps(CONFIGURATION)}, True),
+        ({}, {"fmi.conf": json.dumps(CONFIGURATION)}, True),
         ({"fmi_enabled": False}, {"fmi.json": json.dumps(CONFIGURATION)}, False),
         ({}, {"a.json": "{", "b.json": '{"backends": 1}', "c.json": "[" * 50_000}, False),
         ({}, {"fmi.json": '{"backends": {"Direct": {}}, "x": "' + "y" * 70_000 + '"}'}, False),

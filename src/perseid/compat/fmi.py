@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import enum
 import functools
+import math
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,9 @@ from perseid.compat.fmi_config import FmiConfig, load
 from perseid.errors import BadInputError, RendezvousTimeoutError
 from perseid.rendezvous import job_key
 from perseid.storage import Storage
+
+SPARE_SECONDS = 15.0
+"""Before a script's own end: a call ends by then, whatever the configuration allows it."""
 
 
 class datatypes(enum.Enum):
@@ -204,7 +209,7 @@ class Communicator:
             ) from error
 
     def _join(self, way: str) -> OurCommunicator:
-        config = self._config
+        config, limit = self._config, _within_script(self._config.deadline)
         store = None
         if config.bucket is not None:
             if config.region:
@@ -218,8 +223,8 @@ class Communicator:
             self._key(),
             transport="auto" if way == "direct" else "store",
             prefix=f"fmi/{self._name}/{way}",
-            deadline=config.deadline,
-            timeout=config.deadline,
+            deadline=limit,
+            timeout=limit,
             silence_timeout=config.silence,
             store=store,
             wait=False,  # others may never use this way
@@ -303,6 +308,12 @@ class Communicator:
         """A value as it is reduced: lists as arrays where NumPy does the work."""
         value = type.value(obj)
         return np.asarray(value) if type.is_list and func.function is None else value
+
+
+def _within_script(seconds: float) -> float:
+    """A time limit that ends before the script's own, so that its sentence is heard."""
+    left = float(os.environ.get("PERSEID_SCRIPT_ENDS") or math.inf) - time.time()
+    return min(seconds, max(1.0, left - min(SPARE_SECONDS, left / 2)))
 
 
 def _started_server() -> str | None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -111,7 +112,7 @@ def leave_records(item: WorkItem, storage: Storage, measured: Measured) -> RankR
 
 
 def _run(item: WorkItem, folder: ScriptFolder, inner: str, environment: Mapping[str, str]) -> None:
-    seconds = float(item.options.get("timeout", DEFAULT_TIMEOUT))
+    seconds = _limit(item)
     tail: deque[str] = deque(maxlen=TAIL_LINES)
     with tempfile.TemporaryDirectory(prefix=f"perseid-rank-{item.rank}-") as own:
         process = _start(item, folder, inner, {**environment, "TMPDIR": own})
@@ -134,12 +135,18 @@ def _run(item: WorkItem, folder: ScriptFolder, inner: str, environment: Mapping[
         raise WorkerFailedError(f"rank {item.rank}: the script {how}; its last words: {said}")
 
 
+def _limit(item: WorkItem) -> float:
+    """Seconds that the script may take."""
+    return float(item.options.get("timeout", DEFAULT_TIMEOUT))
+
+
 def _start(
     item: WorkItem, folder: ScriptFolder, inner: str, environment: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
     """The script's process; in the script's own folder, as `environment` and our own say."""
     path = folder.path / inner
     variables = {**os.environ, **environment, "PYTHONUNBUFFERED": "1"}
+    variables["PERSEID_SCRIPT_ENDS"] = str(time.time() + _limit(item))
     paths = (str(FMI_PATH), variables.get("PYTHONPATH"))
     variables["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     before = bound_to_parent()

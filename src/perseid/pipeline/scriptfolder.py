@@ -36,6 +36,7 @@ MARK = ".perseid"
 """File inside a copied folder that says which version it is; a folder without it is not ours."""
 MAX_CONFIGURATION = 64 * 1024
 """Bytes of the largest file that may be an FMI configuration."""
+CONFIGURATION_SUFFIXES = (".json", ".conf", ".cfg", ".config", "")
 FMI_BACKENDS = ("Direct", "S3", "Redis")
 _POLL = 0.05
 
@@ -170,9 +171,10 @@ def _hold(
 
 
 def holds_fmi_configuration(storage: Storage, prefix: str) -> bool:
-    """Whether an FMI configuration lies in the folder: a small JSON file that names backends."""
+    """Whether an FMI configuration lies in the folder: a small file of JSON that names backends."""
     for info in storage.list(prefix):
-        if not info.key.lower().endswith(".json") or info.size > MAX_CONFIGURATION:
+        suffix = PurePosixPath(info.key).suffix.lower()
+        if suffix not in CONFIGURATION_SUFFIXES or info.size > MAX_CONFIGURATION:
             continue
         with contextlib.suppress(ValueError, RecursionError, KeyError, TypeError, AttributeError):
             backends = json.loads(storage.get(info.key))["backends"]
