@@ -36,11 +36,12 @@ class Asked:
     key: str
     query: dict[str, list[str]]
     headers: dict[str, str]
+    body: bytes = b""
 
     @property
     def region(self) -> str:
         """In which it was signed; empty without a signature."""
-        found = re.search(r"/\d{8}/([\w-]+)/s3/", self.headers.get("authorization", ""))
+        found = re.search(r"/\d{8}/([\w-]+)/\w+/aws4", self.headers.get("authorization", ""))
         return found[1] if found else ""
 
     @property
@@ -79,7 +80,7 @@ class SmallS3(ThreadingHTTPServer):
 def serving() -> Iterator[SmallS3]:
     """A server for the time of a test."""
     with SmallS3() as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         try:
             yield server
@@ -108,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         key = unquote(parts.path).removeprefix(f"/{BUCKET}").lstrip("/")
         headers = {name.lower(): value for name, value in self.headers.items()}
-        asked = Asked(self.command, key, parse_qs(parts.query, True), headers)
+        asked = Asked(self.command, key, parse_qs(parts.query, True), headers, body)
         self.server.asked.append(asked)
         answer = self.server.answer(asked)
         if answer is Drop:
@@ -139,21 +140,23 @@ class _Handler(BaseHTTPRequestHandler):
             objects[asked.key] = body
             return Answer(200, headers={"ETag": _etag(body)})
         if "delete" in asked.query:
-            for key in re.findall(r"<Key>([^<]*)</Key>", body.decode()):
+            keys = re.findall(r"<Key>([^<]*)</Key>", body.decode())
+            for key in keys:
                 objects.pop(key, None)
-            return Answer(200, b"<DeleteResult></DeleteResult>")
+            done = "".join(f"<Deleted><Key>{key}</Key></Deleted>" for key in keys)
+            return Answer(200, f"<DeleteResult>{done}</DeleteResult>".encode())
         if "list-type" in asked.query:
-            return self._listing(asked.query.get("prefix", [""])[0])
+            return self._listing(asked.query.get("prefix", [""])[0], "delimiter" in asked.query)
         if asked.key not in objects:
             return error(404, "NoSuchKey", "The specified key does not exist.")
         return self._object(asked, objects[asked.key])
 
-    def _listing(self, prefix: str) -> Answer:
+    def _listing(self, prefix: str, here_only: bool) -> Answer:
         found = "".join(
             f"<Contents><Key>{key}</Key><Size>{len(data)}</Size><ETag>{_etag(data)}</ETag>"
             "<LastModified>2026-11-01T00:00:00.000Z</LastModified></Contents>"
             for key, data in sorted(self.server.objects.items())
-            if key.startswith(prefix)
+            if key.startswith(prefix) and not (here_only and "/" in key.removeprefix(prefix))
         )
         text = f"<ListBucketResult><IsTruncated>false</IsTruncated>{found}</ListBucketResult>"
         return Answer(200, text.encode(), {"Content-Type": "application/xml"})

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from perseid.errors import AwsError, NotFoundError, NotInstalledError
+from perseid.storage.credentials import NO_CREDENTIALS, sdk_sentence, sdk_session
+from perseid.storage.settings import profile_name
 
 CONNECT_SECONDS, READ_SECONDS, ATTEMPTS = 5, 60, 8
 """Of each call; AWS throttles its control plane, so there are several attempts."""
@@ -26,12 +28,13 @@ _ABSENT = (
 
 
 class Aws:
-    """Clients of one account and region.
+    """Clients of one account and region: those that storage uses, too.
 
     Parameters
     ----------
     region, profile
-        As for the AWS command line; else its variables and files decide.
+        Where they are given, `perseid.storage.use_aws` has been called with the same; else the
+        variables and files decide, for storage alike.
 
     Raises
     ------
@@ -46,7 +49,7 @@ class Aws:
         # boto3 knows AWS_DEFAULT_REGION only; Lambda, other SDKs and our storage say AWS_REGION.
         region = region or os.environ.get("AWS_REGION") or None
         with aws_errors():
-            self._session = boto3.Session(profile_name=profile, region_name=region)
+            self._session = boto3.Session(botocore_session=sdk_session(profile, region))
         if self._session.region_name is None:
             raise AwsError("no AWS region is set: give --region, or set AWS_REGION")
         self._clients: dict[str, Any] = {}
@@ -85,7 +88,6 @@ def aws_errors() -> Iterator[None]:
         BotoCoreError,
         ClientError,
         NoCredentialsError,
-        PartialCredentialsError,
     )
     from botocore.parsers import ResponseParserError
 
@@ -93,12 +95,11 @@ def aws_errors() -> Iterator[None]:
         yield
     except ClientError as error:
         raise _of_client(error) from error
-    except (NoCredentialsError, PartialCredentialsError) as error:
-        raise AwsError(
-            "there are no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
-            "AWS_PROFILE, or run `aws configure`"
-        ) from error
-    except BotoCoreError as error:
+    except NoCredentialsError as error:
+        raise AwsError(NO_CREDENTIALS) from error
+    except (BotoCoreError, EOFError) as error:
+        if (said := sdk_sentence(error, profile_name())) is not None:
+            raise AwsError(said) from error
         raise AwsError(f"AWS could not be asked: {_line(error)}") from error
     except ResponseParserError as error:
         raise AwsError(

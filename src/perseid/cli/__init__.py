@@ -9,6 +9,7 @@ import sys
 from collections.abc import Collection, Sequence
 
 from perseid import __version__
+from perseid.cli.awsarguments import use_storage_arguments
 from perseid.cli.terminal import safe_output
 from perseid.errors import PerseidError
 from perseid.plaintext import one_line
@@ -65,6 +66,7 @@ def _call(arguments: Sequence[str]) -> int:
     name = next((word for word in arguments if not word.startswith("-")), None)
     args = make_parser([name] if name else []).parse_args(arguments)
     try:
+        use_storage_arguments(args)
         return int(args.call(args))
     except PerseidError as error:
         print(f"perseid: {one_line(str(error))}", file=sys.stderr)

@@ -17,7 +17,7 @@ from perseid.aws.session import Aws
 from perseid.aws.stack import Change, StackEvent
 from perseid.aws.template import NAME, Options, default_bucket
 from perseid.aws.wheels import MACHINES, PYTHONS, default_cache
-from perseid.cli.run import use_endpoint
+from perseid.cli.awsarguments import add_storage_arguments
 from perseid.cli.terminal import paint
 from perseid.errors import AwsError, BadInputError, PerseidError
 
@@ -56,14 +56,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     rendezvous.set_defaults(act=_rendezvous)
     for sub in (deploying, removing, doctor, policy, rendezvous):
         sub.add_argument("--stack", default=NAME, metavar="NAME", help="default %(default)s")
-        sub.add_argument("--region", metavar="REGION")
-        sub.add_argument("--profile", metavar="NAME", help="of the AWS command line")
-        sub.add_argument("--endpoint", metavar="URL", help="another server in place of AWS")
+        add_storage_arguments(sub)
 
 
 def run(args: argparse.Namespace) -> int:
     """Do what was asked."""
-    use_endpoint(args.endpoint)
     return int(args.act(args))
 
 

@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from perseid.cli.awsarguments import add_storage_arguments
 from perseid.engines import calibrate as timing
 from perseid.engines.options import cores
 from perseid.errors import BadInputError
@@ -28,6 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
                         "had, where their REPORT lines are missing")  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="JSON", help="write it for `perseid plan`")
     parser.add_argument("--json", action="store_true", help="print it as JSON")
+    add_storage_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from perseid.cli.awsarguments import add_storage_arguments
 from perseid.errors import BadInputError, PerseidError
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     bench.add_argument(
         "--store", metavar="URL", help="with --constants: a bucket or folder to measure, too"
     )
+    add_storage_arguments(bench)
     model = commands.add_parser("model", help="expected time and price of an operation")
     model.add_argument("operation")
     model.add_argument("-n", "--ranks", type=int, nargs="+", default=[8, 64, 517], metavar="N")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from perseid.cli.awsarguments import add_storage_arguments
+
 if TYPE_CHECKING:
     from perseid.model.runtime import ModelRuntime
     from perseid.survey.cutouts import Cutouts
@@ -35,6 +37,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     info = commands.add_parser("info", help="say what a model takes and gives")
     info.add_argument("model", metavar="MODEL", help="an ONNX file, or `default`")
+    for sub in (taken, export, info):
+        add_storage_arguments(sub)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from perseid.cli import units
+from perseid.cli.awsarguments import add_storage_arguments
 from perseid.cli.progress import duration
 from perseid.cli.surveys import found
 from perseid.cli.table import chosen_prices
@@ -50,6 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
                         help="seconds a worker may take (900)")  # fmt: skip
     parser.add_argument("--prices", type=Path, metavar="JSON", help="prices other than the list")
     parser.add_argument("--json", action="store_true", help="print the advice as JSON")
+    add_storage_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from perseid.cli.awsarguments import add_storage_arguments
 from perseid.cli.table import add_price_arguments, chosen_prices
 from perseid.errors import BadInputError
 from perseid.measure.present.report import render_report
@@ -22,6 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--out", metavar="FILE", help=f"path or URL of the page (default: {NAME} in the run)"
     )
     add_price_arguments(parser)
+    add_storage_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import argparse
 
 from perseid.cli.outcome import show
 from perseid.cli.progress import RunProgress
-from perseid.cli.run import add_engine_arguments, options_of, use_endpoint
+from perseid.cli.run import add_engine_arguments, options_of
 from perseid.engines.driver import resume
 from perseid.engines.local import LocalEngine
 from perseid.pipeline.manifest import Manifest
@@ -28,7 +28,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Go on with it."""
-    use_endpoint(args.endpoint)
     if args.engine == "aws":
         from perseid.cli import awsrun
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,7 +72,6 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--memory", type=int, metavar="MB", help="memory a rank may take (1769)")
     how.add_argument("--timeout", type=float, metavar="S", help="seconds a rank may take (900)")
     how.add_argument("--retries", type=int, metavar="N", help="attempts after a failed one (2)")
-    how.add_argument("--endpoint", metavar="URL", help="S3 server, where it is not AWS")
     parser.add_argument("--quiet", action="store_true", help="say only what went wrong")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     add_aws_arguments(parser)
@@ -81,7 +79,6 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run it, or print the plan."""
-    use_endpoint(args.endpoint)
     if args.engine == "aws":
         return _on_aws(args)
     if args.detach:
@@ -103,16 +100,6 @@ def _on_aws(args: argparse.Namespace) -> int:
             "--dry-run plans a run of this machine: `perseid plan` plans one on AWS"
         )
     return awsrun.run(args, plain_of(args))
-
-
-def use_endpoint(endpoint: str | None) -> None:
-    """Point S3 at another server, for this process and its workers."""
-    if endpoint is None:
-        return
-    if not endpoint.startswith(("http://", "https://")):
-        raise BadInputError(f"--endpoint is {endpoint!r}: give a URL such as http://127.0.0.1:8333")
-    os.environ["AWS_ENDPOINT_URL"] = endpoint
-    os.environ.pop("AWS_ENDPOINT_URL_S3", None)
 
 
 def request_of(args: argparse.Namespace) -> RunRequest:

@@ -8,6 +8,7 @@ import time
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from perseid.cli.awsarguments import add_storage_arguments
 from perseid.cli.terminal import console
 from perseid.survey.simulation.simulate import Simulated, simulate
 
@@ -38,6 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="SUFFIX",
         help="pt, safetensors, npz, h5, fits or parquet (default pt)",
     )
+    add_storage_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

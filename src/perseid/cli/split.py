@@ -8,6 +8,7 @@ import time
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from perseid.cli.awsarguments import add_storage_arguments
 from perseid.cli.surveys import print_notes
 from perseid.cli.terminal import console
 from perseid.survey import SplitProgress, split, suffixes
@@ -27,6 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace numbered partitions that are there"
     )
+    add_storage_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

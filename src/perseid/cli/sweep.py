@@ -7,6 +7,7 @@ import json
 import time
 from pathlib import Path
 
+from perseid.cli.awsarguments import add_storage_arguments
 from perseid.cli.table import add_price_arguments, chosen_prices
 from perseid.engines.driver import start
 from perseid.engines.local import LocalEngine
@@ -52,6 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, metavar="N", help="processes at once")
     parser.add_argument("--threads", type=int, default=1, help="threads of a worker")
     add_price_arguments(parser)
+    add_storage_arguments(parser)
 
 
 def _words(text: str) -> list[str]:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from perseid.cli import units
+from perseid.cli.awsarguments import add_storage_arguments
 from perseid.cli.terminal import width
 from perseid.errors import BadInputError
 from perseid.measure.present.table import partition_table, run_table, tables
@@ -40,8 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
                      help="2026-11-22T10:15 (UTC), or how long ago: 2h")  # fmt: skip
     aws.add_argument("--to", default="now", metavar="TIME")
     aws.add_argument("--state-machine", metavar="ARN", help="its executions give the steps' times")
-    aws.add_argument("--region", metavar="NAME")
-    aws.add_argument("--profile", metavar="NAME")
+    add_storage_arguments(parser)
 
 
 def add_price_arguments(parser: argparse.ArgumentParser) -> None:

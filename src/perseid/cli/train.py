@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from perseid.cli.awsarguments import add_storage_arguments
 from perseid.cli.surveys import add_missing_argument, found
 from perseid.cli.terminal import console
 from perseid.errors import BadInputError, NotInstalledError
@@ -51,6 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--unfreeze", action="store_true", help="train the encoder on the redshift, too")
     add("--magnitudes-only", action="store_true", help="the baseline: images switched off")
     add("--resume", action="store_true", help="go on from OUT's checkpoint, if there is one")
+    add_storage_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

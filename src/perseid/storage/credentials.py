@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perseid.errors import NotInstalledError, StorageError
@@ -27,6 +29,12 @@ NO_CREDENTIALS = (
     "there are no AWS credentials: run `aws configure` or `aws sso login`, or set AWS_PROFILE, or "
     "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; for a public bucket set AWS_SKIP_SIGNATURE=true"
 )
+_OF_A_PROFILE = (
+    "PartialCredentialsError", "InvalidConfigError", "InfiniteLoopConfigError",
+    "UnknownCredentialError", "ConfigParseError", "ProfileNotFound", "MissingDependencyException",
+    "RefreshWithMFAUnsupportedError",
+)  # fmt: skip
+"""Errors of botocore that say what is wrong with a profile."""
 Provider = Callable[[], "S3Credential"]
 
 
@@ -75,36 +83,44 @@ def sdk_session(profile: str | None, region: str | None) -> Any:
     session = botocore.session.Session(profile=profile)
     if region is not None:
         session.set_config_variable("region", region)
-    folder = aws_folder()
-    cache = None if folder is None else JSONFileCache(str(folder / "cli" / "cache"))
+    folder = _cache_folder()
+    cache = None if folder is None else JSONFileCache(str(folder))
     resolver = create_credential_resolver(session, cache, session.get_config_variable("region"))
     session.register_component("credential_provider", resolver)
     return session
 
 
-def sdk_sentence(error: BaseException, profile: str) -> str:
-    """Why botocore's chain gives no credentials, and what to do."""
+def _cache_folder() -> Path | None:
+    """Where the AWS command line keeps temporary credentials; None where nothing can be kept."""
+    folder = aws_folder()
+    if folder is None or not folder.is_dir() or not os.access(folder, os.W_OK):
+        return None
+    return folder / "cli" / "cache"
+
+
+def sdk_sentence(error: BaseException, profile: str) -> str | None:
+    """Why botocore's chain gives no credentials, and what to do; None for other errors of its."""
     kind, text = type(error).__name__, " ".join(str(error).split())
-    if kind in ("NoCredentialsError", "NoneType"):
+    if kind == "NoCredentialsError":
         return NO_CREDENTIALS
-    if "SSO" in kind or kind == "TokenRetrievalError" or "SSOToken" in text:
+    if "SSO" in kind or kind == "TokenRetrievalError":
         return (
-            f"the sign-in session of the AWS profile {profile} has ended or was never begun "
-            f"({kind}): run `aws sso login --profile {profile}`"
+            f"the sign-in of the AWS profile {profile} has ended, or never began ({kind}): run `aws"
+            f" sso login --profile {profile}`"
         )
     if kind.startswith("Login"):
         return f"the AWS profile {profile} is not logged in ({kind}): run `aws login`"
     if kind == "CredentialRetrievalError":
-        reason = re.sub(r"^Error when retrieving credentials from \S+ ?", "", text).lstrip(": ")
-        return f"the source of credentials of the AWS profile {profile} failed: {reason}"
+        reason = re.sub(r"^Error when retrieving credentials from \S+: *", "", text)
+        return f"the AWS profile {profile} gives no credentials: its source failed ({reason})"
     if isinstance(error, EOFError):
         return (
             f"the AWS profile {profile} asks for a code, and nobody can type it here: run "
             f"`aws sts get-caller-identity --profile {profile}` in a terminal first"
         )
-    if (code := _code(error)) is not None:
-        return f"the AWS profile {profile} may not take its role: {text} ({code})"
-    return f"the AWS profile {profile} gives no credentials: {text} ({kind})"
+    if kind in _OF_A_PROFILE:
+        return f"the AWS profile {profile} gives no credentials: {text} ({kind})"
+    return None
 
 
 class _Chain:
@@ -121,7 +137,7 @@ class _Chain:
         try:
             keys = self._ask()
         except Exception as error:  # whatever a provider of the chain raises
-            self.failure = StorageError(sdk_sentence(error, self._profile))
+            self.failure = StorageError(self._sentence(error))
             raise self.failure from error
         self.failure = None
         return {
@@ -130,6 +146,14 @@ class _Chain:
             "token": keys.session_token,
             "expires_at": datetime.now(UTC) + _RENEWED_BEFORE + ASKED_EVERY,
         }
+
+    def _sentence(self, error: Exception) -> str:
+        if (said := sdk_sentence(error, self._profile)) is not None:
+            return said
+        text = " ".join(str(error).split())
+        if hasattr(error, "response"):  # what STS or SSO answered
+            return f"the AWS profile {self._profile} may not take its role: {text}"
+        return f"the AWS profile {self._profile} gives no credentials: {text}"
 
     def _ask(self) -> Keys:
         from botocore.exceptions import NoCredentialsError
@@ -153,8 +177,3 @@ def _as_they_are(keys: Keys) -> S3Credential:
         "token": keys.session_token,
         "expires_at": None,
     }
-
-
-def _code(error: BaseException) -> str | None:
-    response = getattr(error, "response", None)
-    return str(response["Error"]["Code"]) if response and "Error" in response else None

@@ -120,11 +120,10 @@ def read_settings() -> AwsSettings:
         A named profile does not exist, a file cannot be parsed, or one of two keys is missing.
     """
     env = os.environ
-    named = env.get("AWS_DEFAULT_PROFILE") or env.get("AWS_PROFILE")
-    profile, services = _profile(named)
+    profile, services = _profile(profile_name())
     keys = _environment_keys()
     return AwsSettings(
-        profile=named or "default",
+        profile=profile_name(),
         region=env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or profile.get("region"),
         endpoint=_endpoint(profile, services),
         ca_bundle=env.get("AWS_CA_BUNDLE") or profile.get("ca_bundle"),
@@ -135,23 +134,26 @@ def read_settings() -> AwsSettings:
     )
 
 
+def profile_name() -> str:
+    """The profile that the variables name, or ``default``."""
+    return os.environ.get("AWS_DEFAULT_PROFILE") or os.environ.get("AWS_PROFILE") or "default"
+
+
 def aws_folder() -> Path | None:
     """``~/.aws``, or None where this user has no home."""
     home = os.path.expanduser("~")  # noqa: PTH111 - Path.home() raises where HOME is not set
     return None if home == "~" else Path(home) / ".aws"
 
 
-def _profile(named: str | None) -> tuple[Mapping[str, str], Mapping[str, str]]:
+def _profile(name: str) -> tuple[Mapping[str, str], Mapping[str, str]]:
     """The settings of a profile, and S3's of the ``services`` section that it names."""
     config = _read("AWS_CONFIG_FILE", "config")
     shared = _read("AWS_SHARED_CREDENTIALS_FILE", "credentials")
-    profiles = {name: dict(config[section]) for section in config.sections()
-                if (name := _profile_name(section))}  # fmt: skip
-    name = named or "default"
-    if named and named != "default" and name not in profiles and name not in shared:
-        known = ", ".join(sorted({*profiles, *shared.sections()})) or "none"
+    profiles = {_profile_of(section): dict(config[section]) for section in config.sections()}
+    if name != "default" and name not in profiles and name not in shared:
+        known = ", ".join(sorted({*profiles, *shared.sections()} - {""})) or "none"
         raise BadInputError(
-            f"there is no AWS profile {named!r} (there are: {known}): check --profile, AWS_PROFILE "
+            f"there is no AWS profile {name!r} (there are: {known}): check --profile, AWS_PROFILE "
             "and the file ~/.aws/config"
         )
     found = profiles.get(name, {})
@@ -164,14 +166,15 @@ def _profile(named: str | None) -> tuple[Mapping[str, str], Mapping[str, str]]:
     return {key: value for key, value in merged.items() if key not in ignored}, services
 
 
-def _profile_name(section: str) -> str | None:
+def _profile_of(section: str) -> str:
+    """The profile that a section of the config file is about; empty for other sections."""
     try:
         parts = shlex.split(section)
     except ValueError:
-        return None
+        return ""
     if len(parts) == 2 and parts[0] == "profile":
         return parts[1]
-    return "default" if parts == ["default"] else None
+    return "default" if parts == ["default"] else ""
 
 
 def _read(variable: str, name: str) -> configparser.RawConfigParser:
