@@ -342,6 +342,28 @@ def test_a_copy_that_broke_off_is_made_again(tmp_path: Path):
     assert sorted(p.name for p in folder.copy.iterdir()) == sorted([MARK, "v.txt"])
 
 
+def test_what_a_killed_copy_left_is_removed_by_the_next(tmp_path: Path):
+    root, many = tmp_path / "tmp", tmp_path / "bucket" / "code"
+    many.mkdir(parents=True)
+    for number in range(3000):
+        (many / f"{number}.txt").write_text("one of many")
+    code = (
+        "import sys; from pathlib import Path; from perseid.storage import Storage\n"
+        "from perseid.pipeline.scriptfolder import script_folder\n"
+        "with script_folder(Storage(sys.argv[1]), 'code', root=Path(sys.argv[2])): pass"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "bucket"), str(root)])
+    wait(lambda: [path for path in root.glob(".perseid-*") if path.is_dir()])
+    child.kill()
+    child.wait(10)
+    assert [path for path in root.glob(".perseid-*") if path.is_dir()]
+    for number in range(10, 3000):
+        (many / f"{number}.txt").unlink()
+    with script_folder(Storage(tmp_path / "bucket"), "code", root=root) as folder:
+        assert len(list(folder.copy.iterdir())) == 11
+    assert not [path for path in root.glob(".perseid-*") if path.is_dir()]
+
+
 def test_the_lock_is_free_afterwards(tmp_path: Path):
     root, one = tmp_path / "tmp", version(tmp_path / "1", "one")
     with pytest.raises(KeyError), script_folder(one, "code", root=root):

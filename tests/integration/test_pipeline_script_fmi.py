@@ -68,7 +68,7 @@ def test_three_ranks_talk_though_two_workers_were_asked_for(
         "rendezvous_endpoint": "rendezvous.invalid:10000", **more,
     }  # fmt: skip
     (tmp_path / "payload.json").write_text(json.dumps(payload))
-    words = [str(tmp_path / "payload.json"), "--workers", "2", "--memory", "700"]
+    words = [str(tmp_path / "payload.json"), "--workers", "2"]
     assert main(["run", *words]) == 0
     said = "".join(capfd.readouterr())
     assert "--workers is raised from 2 to 3" in said
@@ -169,14 +169,14 @@ def test_when_a_script_talks(tmp_path: Path, name: str, more: dict, files: dict,
     assert manifest.item(0).options.get("talks", False) is talks
 
 
+@pytest.mark.parametrize(("asked", "each"), [({}, 300), ({"memory_mb": 10_240}, 10_240)])
 def test_ranks_that_find_no_memory_together_are_refused_before_anything_is_written(
-    tmp_path: Path, name: str
+    tmp_path: Path, name: str, asked: dict, each: int
 ):
-    request = local_run(tmp_path, name, 1000, fmi_enabled=True)
-    options = LocalOptions(memory_mb=50_000_000)
+    request = local_run(tmp_path, name, 1000, fmi_enabled=True, world_size=9_000, **asked)
     with (
-        LocalEngine(options) as engine,
-        pytest.raises(BadInputError, match=r"2 ranks of this script talk .*--memory"),
+        LocalEngine(LocalOptions(memory_mb=10_240)) as engine,
+        pytest.raises(BadInputError, match=rf"9000 ranks .* too little for {each} MB each.*--mem"),
     ):
         start(request, engine, lambda event: None)
     assert not (tmp_path / "bucket" / "out").exists()

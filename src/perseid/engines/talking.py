@@ -15,10 +15,19 @@ from perseid.pipeline.items import WorkItem
 from perseid.pipeline.manifest import Manifest
 from perseid.rendezvous import Config, EmbeddedServer
 
+SCRIPT_MB = 300
+"""What one rank of a script takes at least, MiB, where the request does not say: torch, loaded."""
+
 
 def refuse_without_memory(manifest: Manifest, options: LocalOptions) -> None:
-    """Raise `BadInputError` where the ranks must run at once and have no room to."""
+    """Raise `BadInputError` where the ranks must run at once and have no room to.
+
+    The limit that is there by default says nothing of what a rank takes, a limit that was asked
+    for does.
+    """
     free, each = memory.available(), options.memory_mb
+    if "memory_mb" not in manifest.request:
+        each = min(each, SCRIPT_MB)
     if not manifest.talks or not free or manifest.world_size * each <= free:
         return
     raise BadInputError(

@@ -121,11 +121,14 @@ def script_folder(
             yield ScriptFolder(target, copy, root, Path(private), why)
 
 
+def _digest(prefix: str) -> str:
+    return hashlib.sha256(prefix.encode()).hexdigest()[:16]
+
+
 @contextmanager
 def _place(root: Path, prefix: str) -> Iterator[tuple[int | None, str]]:
     """The lock of the shared place, or None and why that place is not safe from other users."""
-    digest = hashlib.sha256(prefix.encode()).hexdigest()[:16]
-    path = root / f".perseid-{os.geteuid()}-{digest}.lock"
+    path = root / f".perseid-{os.geteuid()}-{_digest(prefix)}.lock"
     with ExitStack() as stack:
         try:
             root.mkdir(parents=True, exist_ok=True)
@@ -259,8 +262,12 @@ def _replace(
             f"{target} is there already and was not made by perseid: move it away, scripts need "
             "this very path"
         )
+    beginning = f".perseid-{_digest(prefix)}-"
+    for left in target.parent.glob(f"{beginning}*"):  # of copies that were killed: we hold the lock
+        if why_open(left, left.lstat()) is None:
+            shutil.rmtree(left, ignore_errors=True)
     try:
-        fresh = Path(tempfile.mkdtemp(prefix=".perseid-", dir=target.parent))
+        fresh = Path(tempfile.mkdtemp(prefix=beginning, dir=target.parent))
     except OSError as error:
         raise StorageError(f"{target.parent} cannot be written: {error.strerror}") from error
     try:
