@@ -42,8 +42,8 @@ def measure(folder: Path, args: argparse.Namespace) -> None:
     names = {"data": "survey", "results": "run", "model": "tiny.onnx"}
     request = RunRequest.parse({key: str(folder / name) for key, name in names.items()})
     began = time.monotonic()
-    with LocalEngine(LocalOptions(workers=args.workers)) as engine:
-        result = start(request, engine, lambda event: None)
+    engine = LocalEngine(LocalOptions(workers=args.workers))
+    result = start(request, engine, lambda event: None)
     mapped = result.mapped
     warm = sorted(a.duration_ms - 1000 * a.work_seconds for a in mapped.attempts if not a.cold)
     starts = [a.init_ms for a in mapped.attempts if a.init_ms is not None]

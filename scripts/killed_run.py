@@ -19,15 +19,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import perseid
 from perseid.cli.outcome import COMPLETE, show
-from perseid.cli.progress import RunProgress
 from perseid.comm import Communicator
 from perseid.engines import worker
-from perseid.engines.driver import RunResult, start
-from perseid.engines.local import LocalEngine
 from perseid.engines.options import LocalOptions
 from perseid.pipeline.records import STORE
-from perseid.pipeline.request import RunRequest
 
 VICTIM, PLACE = "KILLED_RUN_RANK", "KILLED_RUN_PLACE"
 """Environment of the workers: who is to die, and the file in which it leaves its process id."""
@@ -66,12 +63,8 @@ def kill(rank: int, place: Path, stop: threading.Event) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-def run(args: argparse.Namespace, place: Path) -> RunResult:
+def run(args: argparse.Namespace, place: Path) -> perseid.Run:
     """The run, all ranks at once, and a thread that kills one."""
-    request = RunRequest.parse(
-        {"data": str(args.data), "results": str(args.out), "world_size": args.world_size}
-        | ({"model": str(args.model)} if args.model else {})
-    )
     os.environ |= {VICTIM: str(args.kill_rank), PLACE: str(place)}
     command = (sys.executable, str(Path(__file__).resolve()))
     options = LocalOptions(workers=args.world_size, second_attempts=False, command=command)
@@ -79,8 +72,10 @@ def run(args: argparse.Namespace, place: Path) -> RunResult:
     killer = threading.Thread(target=kill, args=(args.kill_rank, place, over))
     killer.start()
     try:
-        with LocalEngine(options) as engine, RunProgress(quiet=False) as progress:
-            return start(request, engine, progress)
+        return perseid.run(
+            args.data, engine=perseid.LocalEngine(options), results=str(args.out),
+            world_size=args.world_size, model=str(args.model) if args.model else None,
+        )  # fmt: skip
     finally:
         over.set()
         killer.join()

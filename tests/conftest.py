@@ -24,6 +24,8 @@ from obstore.store import S3Store
 from perseid.lifetime import bound_to_parent
 from perseid.survey.cutouts import Cutouts
 
+pytest_plugins = ("aws_fixtures",)
+
 _PARTS = ("master", "volume", "filer", "s3")
 ACCESS_KEY, SECRET_KEY = "perseid-tests", "perseid-tests-secret"
 

@@ -1,3 +1,96 @@
-"""perseid: a trained model over a survey of cutouts, as many small workers."""
+"""perseid: a trained model over a survey of cutouts, as many small workers.
+
+Everything that is documented here is the public interface, and stays compatible within a minor
+version; what lies in sub-packages may change. Names are imported when they are first used, so that
+``import perseid`` costs next to nothing.
+
+Examples
+--------
+>>> import perseid
+>>> run = perseid.run("partitions/", model="mine.onnx", world_size=8)  # doctest: +SKIP
+>>> run.catalogue().to_astropy()  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from perseid import errors
+    from perseid.api.catalogue import Catalogue
+    from perseid.api.model import Model, load_model
+    from perseid.api.planning import plan
+    from perseid.api.run import Run, open_run, resume, run
+    from perseid.api.survey import Survey, open_survey
+    from perseid.aws.engine import AwsEngine
+    from perseid.comm import Communicator
+    from perseid.engines.local import LocalEngine
+    from perseid.pipeline.request import RunRequest
+    from perseid.rendezvous import EmbeddedServer as RendezvousServer
+    from perseid.storage import Storage
+    from perseid.survey import Cutouts
 
 __version__ = "0.2.0"
+
+_PLACES = {
+    "run": "perseid.api.run",
+    "resume": "perseid.api.run",
+    "open_run": "perseid.api.run",
+    "Run": "perseid.api.run",
+    "plan": "perseid.api.planning",
+    "RunRequest": "perseid.pipeline.request",
+    "Catalogue": "perseid.api.catalogue",
+    "LocalEngine": "perseid.engines.local",
+    "AwsEngine": "perseid.aws.engine",
+    "open_survey": "perseid.api.survey",
+    "Survey": "perseid.api.survey",
+    "Cutouts": "perseid.survey",
+    "load_model": "perseid.api.model",
+    "Model": "perseid.api.model",
+    "Communicator": "perseid.comm",
+    "RendezvousServer": "perseid.rendezvous:EmbeddedServer",
+    "Storage": "perseid.storage",
+    "errors": "perseid.errors:",
+}
+"""Where each public name lives: module, and after a colon its name there if it is another (none:
+the module itself)."""
+
+__all__ = [
+    "AwsEngine",
+    "Catalogue",
+    "Communicator",
+    "Cutouts",
+    "LocalEngine",
+    "Model",
+    "RendezvousServer",
+    "Run",
+    "RunRequest",
+    "Storage",
+    "Survey",
+    "__version__",
+    "errors",
+    "load_model",
+    "open_run",
+    "open_survey",
+    "plan",
+    "resume",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, imported now (PEP 562)."""
+    if name not in _PLACES:
+        raise AttributeError(f"module 'perseid' has no attribute {name!r}")
+    module, colon, attribute = _PLACES[name].partition(":")
+    found: Any = importlib.import_module(module)
+    if attribute or not colon:
+        found = getattr(found, attribute or name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)

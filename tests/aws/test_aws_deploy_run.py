@@ -45,8 +45,8 @@ def same_catalogue(one: str, other: str) -> bool:
 def local_twin(stack, tmp_path, results, data):
     """The same run by the local engine; its place."""
     request = RunRequest.parse({"data": data, "results": str(tmp_path / results)})
-    with LocalEngine(LocalOptions(workers=2)) as engine:
-        start(request, engine, lambda event: None)
+    engine = LocalEngine(LocalOptions(workers=2))
+    start(request, engine, lambda event: None)
     return str(tmp_path / results)
 
 

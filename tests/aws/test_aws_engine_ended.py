@@ -6,11 +6,11 @@ import pytest
 
 from perseid.aws.calls import Calls
 from perseid.aws.collect import child_states, express_seconds
-from perseid.aws.engine import AwsEngine
+from perseid.aws.executions import Executions
 from perseid.aws.place import Place
 from perseid.cli import main
-from perseid.engines.base import Attempt, Ending
 from perseid.errors import RunError
+from perseid.pipeline.attempts import Attempt, Ending
 from perseid.pipeline.request import RunRequest
 from perseid.storage import Storage
 
@@ -57,7 +57,7 @@ def test_a_run_that_has_ended_is_not_stopped(stack, complete, capsys):
 
 
 def test_a_refused_run_shows_no_rows_of_the_one_before_it(stack, complete):
-    engine = AwsEngine(Calls(stack.aws), Place.of_outputs(stack.outputs, "perseid"))
+    engine = Executions(Calls(stack.aws), Place.of_outputs(stack.outputs, "perseid"))
     data = f"{stack.bucket}/ended-data"
     started = engine.start(RunRequest.parse({"data": data, "results": complete}))
     seen = []

@@ -12,7 +12,7 @@ from ministack import limited
 
 from perseid.aws.calls import Calls
 from perseid.aws.collect import collect
-from perseid.aws.engine import AwsEngine, Started
+from perseid.aws.executions import Executions, Started
 from perseid.errors import PerseidError, RunInterruptedError, StorageError
 from perseid.measure.sources.load import load_runs
 from perseid.pipeline import layout
@@ -152,7 +152,7 @@ def test_summarize_that_fails_for_good_is_resumed(stack, data):
     lame = faulty_stack.make(stack, name="lame", summarize=True)
     with pytest.raises(StorageError, match="the records cannot be read"):
         run(stack, lame, data, "lame", {"summarize": ["raise"] * 3})
-    engine = AwsEngine(Calls(stack.aws), lame.place)
+    engine = Executions(Calls(stack.aws), lame.place)
     again = engine.resume(f"{stack.bucket}/runs/lame")
     assert engine.watch(again, lambda now: None, first=0.2, seconds=60).total == 0
     result = engine.finish(again)
@@ -162,7 +162,7 @@ def test_summarize_that_fails_for_good_is_resumed(stack, data):
 
 
 def test_a_stopped_run_says_how_to_go_on(stack, faulty, data):
-    engine = AwsEngine(Calls(stack.aws), faulty.place)
+    engine = Executions(Calls(stack.aws), faulty.place)
     results = f"{stack.bucket}/runs/stopped"
     started = engine.start(RunRequest.parse({"data": data, "results": results}))
     engine.stop(started)
@@ -189,7 +189,7 @@ def test_an_items_object_that_is_gone_is_a_sentence(stack, faulty):
     begun = machines.start_execution(
         stateMachineArn=made["stateMachineArn"], name="gone", input=json.dumps(state)
     )
-    engine = AwsEngine(Calls(stack.aws), faulty.place)
+    engine = Executions(Calls(stack.aws), faulty.place)
     started = Started(begun["executionArn"], f"{stack.bucket}/runs/gone")
     ended = engine.watch(started, lambda seen: None, first=0.2, seconds=60)
     assert ended.status == "FAILED"

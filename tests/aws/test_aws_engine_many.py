@@ -10,7 +10,7 @@ import pytest
 from ministack import limited
 
 from perseid.aws.calls import Calls
-from perseid.aws.engine import AwsEngine
+from perseid.aws.executions import Executions
 from perseid.aws.place import Place
 from perseid.pipeline.request import RunRequest
 from perseid.storage import Storage
@@ -24,7 +24,7 @@ def run(stack, put_survey, ranks, rows, seconds):
     put_survey(data, ranks, rows=rows)
     place = Place.of_outputs(stack.outputs, "perseid")
     machine = limited(stack.aws.client("stepfunctions"), place.state_machine, AT_ONCE)
-    engine = AwsEngine(Calls(stack.aws), replace(place, state_machine=machine))
+    engine = Executions(Calls(stack.aws), replace(place, state_machine=machine))
     began = time.monotonic()
     started = engine.start(RunRequest.parse({"data": data, "results": results}))
     engine.watch(started, lambda now: None, seconds=seconds)

@@ -9,7 +9,7 @@ import pytest
 
 from perseid.aws.calls import Calls
 from perseid.aws.collect import REPORT_SECONDS
-from perseid.aws.engine import AwsEngine
+from perseid.aws.executions import Executions
 from perseid.errors import RunInterruptedError
 from perseid.pipeline.request import RunRequest
 from perseid.storage import Storage
@@ -30,7 +30,7 @@ def test_a_stopped_run_ends_at_once_and_is_resumed(stack, faulty, faulty_data):
     results = f"{stack.bucket}/runs/stopped-hanging"
     plan = json.dumps({"3": ["hang"]}).encode()
     Storage(f"{stack.bucket}/runs").put("stopped-hanging.faults.json", plan)
-    engine = AwsEngine(Calls(stack.aws), faulty.place)
+    engine = Executions(Calls(stack.aws), faulty.place)
     started = engine.start(RunRequest.parse({"data": faulty_data, "results": results}))
     deadline = time.monotonic() + 60
     while engine.look(started).succeeded < 3 and time.monotonic() < deadline:

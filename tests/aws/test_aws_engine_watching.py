@@ -12,7 +12,7 @@ import pytest
 from terminal import CTRL_C, terminal
 
 from perseid.aws.calls import Calls
-from perseid.aws.engine import AwsEngine
+from perseid.aws.executions import Executions
 from perseid.aws.place import Place
 from perseid.cli import main
 from perseid.storage import Storage
@@ -53,7 +53,7 @@ def waiting(stack, put_survey, tmp_path_factory):
 
 @pytest.fixture
 def engine(stack):
-    return AwsEngine(Calls(stack.aws), Place.of_outputs(stack.outputs, "perseid"))
+    return Executions(Calls(stack.aws), Place.of_outputs(stack.outputs, "perseid"))
 
 
 def let_go(stack, url):

@@ -73,8 +73,8 @@ def test_a_run_gives_the_local_engines_catalogue(call, bucket, tmp_path):
         "status": "complete", "rows": 120, "summary_url": f"{bucket}/runs/one/summary.json",
     }  # fmt: skip
     twin = RunRequest.parse({"data": f"{bucket}/survey", "results": str(tmp_path / "twin")})
-    with LocalEngine(LocalOptions(workers=1)) as engine:
-        own = start(twin, engine, lambda event: None).manifest.run_id
+    engine = LocalEngine(LocalOptions(workers=1))
+    own = start(twin, engine, lambda event: None).manifest.run_id
     texts = [Storage(url).get("catalogue.parquet") for url in (f"{bucket}/runs/one", twin.results)]
     assert texts[0].replace(RUN.encode(), b"?") == texts[1].replace(own.encode(), b"?")
 

@@ -6,12 +6,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import perseid.cli.resume
-import perseid.cli.run
+import perseid.engines.local
 from perseid.cli import main
 
 WORKER = (sys.executable, str(Path(__file__).with_name("faulty_worker.py")))
-real = perseid.cli.run.options_of
+real = perseid.engines.local.options_of
 
 
 def options_of(request):
@@ -19,6 +18,5 @@ def options_of(request):
 
 
 if __name__ == "__main__":
-    perseid.cli.run.options_of = options_of
-    perseid.cli.resume.options_of = options_of
+    perseid.engines.local.options_of = options_of
     sys.exit(main())

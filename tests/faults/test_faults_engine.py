@@ -5,14 +5,11 @@ from __future__ import annotations
 import time
 
 import pytest
-from engine import FAULTY_WORKER, Lab
+from engine import Lab
 
-from perseid.engines.base import Ending
-from perseid.engines.local import LocalEngine
-from perseid.engines.options import LocalOptions
 from perseid.engines.retry import RetryPolicy
-from perseid.errors import RunError
 from perseid.measure.report_line import find_reports
+from perseid.pipeline.attempts import Ending
 from perseid.pipeline.events import RankEvent, RankState
 
 
@@ -186,9 +183,3 @@ def test_what_a_rank_prints_is_in_its_own_log_only(lab):
         log = lab.log(rank)
         assert log.count("hello") == log.count("HELLO") == 1
         assert log.index("START") < log.index("hello") < log.index("END")
-
-
-def test_an_engine_that_is_not_open_runs_nothing(lab):
-    engine = LocalEngine(LocalOptions(command=FAULTY_WORKER))
-    with pytest.raises(RunError, match="use it in a with statement"):
-        engine.map([], lambda event: None)

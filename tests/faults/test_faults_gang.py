@@ -154,8 +154,8 @@ def test_without_all_ranks_there_is_no_meeting_and_a_resumed_run_says_why(lab):
 
     result = lab.run({3: {"*": "raise:no luck"}})
     assert result.summary["transport"]["reason"] == "1 of 5 ranks failed"
-    with LocalEngine(LocalOptions(workers=1)) as engine:
-        result = resume(str(lab.folder / "run"), engine, lambda event: None)
+    engine = LocalEngine(LocalOptions(workers=1))
+    result = resume(str(lab.folder / "run"), engine, lambda event: None)
     assert result.incomplete is None
     assert "only 1 of 5 ranks worked" in result.summary["transport"]["reason"]
 
@@ -176,8 +176,8 @@ def test_a_resumed_run_does_not_believe_what_was_merged_before(lab):
     manifest["partitions"][1]["etag"] = None
     manifest["partitions"][1]["size"] = len(good)
     (lab.folder / "run" / "manifest.json").write_text(json.dumps(manifest))
-    with LocalEngine(LocalOptions(workers=1)) as engine:
-        result = resume(str(lab.folder / "run"), engine, lambda event: None)
+    engine = LocalEngine(LocalOptions(workers=1))
+    result = resume(str(lab.folder / "run"), engine, lambda event: None)
     assert result.incomplete is None
     assert lab.catalogue().num_rows == 25
 

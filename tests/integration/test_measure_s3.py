@@ -68,8 +68,8 @@ def test_the_bill_counts_the_requests_that_were_made(
     )  # fmt: skip
     with flaky_proxy(s3_server.env["AWS_ENDPOINT_URL"]) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-        with LocalEngine(LocalOptions(workers=1)) as engine:
-            start(request, engine, lambda event: None)
+        engine = LocalEngine(LocalOptions(workers=1))
+        start(request, engine, lambda event: None)
         monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.env["AWS_ENDPOINT_URL"])
     own = ("/driver.json", "/engine.json", ".log")
     root = "/" + bucket.removeprefix("s3://")

@@ -68,8 +68,8 @@ class Lab:
         """A whole run in this process, with real worker processes."""
         self.faults(faults or {})
         settings = {"command": FAULTY_WORKER, "retry": RetryPolicy(2, 0.05), "workers": 2}
-        with LocalEngine(LocalOptions(**(settings | options))) as engine:
-            return start(self.request(name, **(request or {})), engine, report)
+        engine = LocalEngine(LocalOptions(**(settings | options)))
+        return start(self.request(name, **(request or {})), engine, report)
 
     def journal(self) -> list[tuple[int, int, str, int, float]]:
         """What the workers did: (rank, attempt, start or end, process, monotonic time)."""

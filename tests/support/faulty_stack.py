@@ -11,7 +11,7 @@ from pathlib import Path
 from ministack import python
 
 from perseid.aws.calls import Calls
-from perseid.aws.engine import AwsEngine
+from perseid.aws.executions import Executions
 from perseid.aws.place import Place
 from perseid.pipeline.request import RunRequest
 from perseid.storage import Storage
@@ -96,7 +96,7 @@ def run(stack, faulty, data, name, plan, **keys):
     """A run with faults as planned; (engine, started, what came of it, what was seen)."""
     results = f"{stack.bucket}/runs/{name}"
     Storage(f"{stack.bucket}/runs").put(f"{name}.faults.json", json.dumps(plan).encode())
-    engine = AwsEngine(Calls(stack.aws), faulty.place)
+    engine = Executions(Calls(stack.aws), faulty.place)
     started = engine.start(RunRequest.parse({"data": data, "results": results, **keys}))
     seen = []
     engine.watch(started, seen.append, first=0.5, longest=1.0, seconds=240)

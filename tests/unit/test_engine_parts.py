@@ -11,9 +11,8 @@ import sys
 
 import pytest
 
-from perseid.cli.progress import RunProgress, Tally, duration
+from perseid.api.progress import RunProgress, Tally, duration
 from perseid.engines import memory
-from perseid.engines.base import Attempt, Ending
 from perseid.engines.channel import Channel
 from perseid.engines.logs import RankLogs, attempts_in, end_lines, start_lines
 from perseid.engines.mapping import autopsy
@@ -22,6 +21,7 @@ from perseid.engines.plan import makespan
 from perseid.errors import RunError
 from perseid.measure.report_line import find_reports
 from perseid.pipeline import layout
+from perseid.pipeline.attempts import Attempt, Ending
 from perseid.pipeline.events import RankEvent, RankState, StageEvent
 from perseid.storage import Storage
 

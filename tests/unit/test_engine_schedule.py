@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perseid.engines.base import Attempt, Ending, MapResult
 from perseid.engines.retry import RetryPolicy, is_straggler
 from perseid.engines.schedule import Schedule
 from perseid.errors import BadInputError
+from perseid.pipeline.attempts import Attempt, Ending, EngineReport
 from perseid.pipeline.events import RankState
 
 
@@ -174,7 +174,7 @@ def test_billed_duration_is_whole_milliseconds_with_init(duration, init, billed)
 
 def test_overhead_counts_only_workers_that_had_something_to_do():
     attempts = tuple(ended(rank, 1, Ending.DONE, work_seconds=2.0) for rank in range(3))
-    result = MapResult(attempts, wall_seconds=3.0, concurrency=8)
+    result = EngineReport(attempts, wall_seconds=3.0, concurrency=8)
     assert result.overhead_seconds == pytest.approx(3.0 * 3 - 6.0)
     assert result.overhead_per_rank == pytest.approx(1.0)
-    assert MapResult().overhead_per_rank == 0.0
+    assert EngineReport().overhead_per_rank == 0.0

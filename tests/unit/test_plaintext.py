@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perseid.cli.terminal import SafeStream
+from perseid.api.terminal import SafeStream
 from perseid.measure.present.text import Cell, Column, Table
 from perseid.plaintext import csv_cell, one_line, printable
 

@@ -13,7 +13,7 @@ import time
 from bisect import bisect
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from perseid.aws.calls import Calls
@@ -21,11 +21,11 @@ from perseid.aws.history import read_executions
 from perseid.aws.logs import group_of, invocations_of
 from perseid.aws.place import Place
 from perseid.aws.session import aws_errors
-from perseid.engines.base import Attempt, Ending, MapResult
 from perseid.errors import AwsError, NotFoundError, current_name
 from perseid.measure.execution import Execution
 from perseid.measure.sources.streams import Traced
 from perseid.pipeline import layout
+from perseid.pipeline.attempts import Attempt, Ending, EngineReport
 from perseid.pipeline.collect import read_records
 from perseid.pipeline.manifest import Manifest
 from perseid.storage import Storage
@@ -63,7 +63,7 @@ EXPRESS_STEP_MS = 100.0
 class Collected:
     """What was found, as it was written."""
 
-    mapped: MapResult
+    mapped: EngineReport
     executions: tuple[Execution, ...]
     engine: Mapping[str, Any]
     """``engine.json``."""
@@ -111,21 +111,17 @@ def _records(
     return read_records(store, manifest)[0]
 
 
-def collected_before(store: Storage, arns: Sequence[str]) -> MapResult | None:
+def collected_before(store: Storage, arns: Sequence[str]) -> EngineReport | None:
     """What `collect` wrote of these executions, if it was whole; logs may have expired since."""
     try:
         engine = json.loads(store.get(layout.ENGINE))
         had = [execution["arn"] for execution in engine["executions"]]
-        names = {field.name for field in fields(Attempt)}
-        plain = [{k: v for k, v in a.items() if k in names} for a in engine["attempts"]]
-        attempts = [Attempt(**a | {"ending": Ending(a["ending"])}) for a in plain]
+        ended = all(execution["status"] != "RUNNING" for execution in engine["executions"])
+        if had != list(arns) or engine["unreported"] or not ended:
+            return None
+        return EngineReport.from_json(engine)
     except (NotFoundError, ValueError, KeyError, TypeError):
         return None
-    ended = all(execution["status"] != "RUNNING" for execution in engine["executions"])
-    if had != list(arns) or engine["unreported"] or not ended:
-        return None
-    failures = {int(rank): text for rank, text in engine["failures"].items()}
-    return MapResult(tuple(attempts), failures, engine["wall_seconds"], engine["concurrency"])
 
 
 def attempts_of(
@@ -266,10 +262,10 @@ def _raised(traced: Traced) -> tuple[str, str] | None:
 
 def _mapped(
     executions: Sequence[Execution], attempts: tuple[Attempt, ...], records: Mapping[int, Any]
-) -> MapResult:
+) -> EngineReport:
     last: dict[int, Attempt] = {attempt.rank: attempt for attempt in attempts}
     failures = {rank: attempt.message for rank, attempt in last.items() if rank not in records}
-    return MapResult(
+    return EngineReport(
         attempts=attempts,
         failures=failures,
         wall_seconds=sum(execution.part("map") or 0.0 for execution in executions),
@@ -317,7 +313,7 @@ def most_at_once(attempts: Iterable[Attempt]) -> int:
 def _engine(
     calls: Calls,
     place: Place,
-    mapped: MapResult,
+    mapped: EngineReport,
     executions: Sequence[Execution],
     workers: Sequence[Traced],
 ) -> dict[str, Any]:

@@ -1,338 +1,249 @@
-"""Runs on AWS: start an execution, watch it with few requests, stop it, and fetch what it left.
-
-The whole run works there, initialize and summarize included; this side only asks how far it is.
-"""
+"""The engine of a stack on AWS: ranks as Lambda functions of a Step Functions execution."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from types import TracebackType
+from typing import Any, Self
 
-from perseid import errors
+from perseid.aws import logs
 from perseid.aws.calls import Calls
-from perseid.aws.collect import collect, collected_before
+from perseid.aws.executions import (
+    FIRST_WAIT,
+    LONGEST_WAIT,
+    WATCH_SECONDS,
+    Executions,
+    Started,
+    check_places,
+)
 from perseid.aws.place import Place
-from perseid.aws.progress import MapProgress, Watcher
-from perseid.aws.session import aws_errors
-from perseid.engines.driver import RunResult, finished
-from perseid.errors import BadInputError, NotFoundError, PerseidError, RunError, RunInterruptedError
-from perseid.measure.sources.history import moment
+from perseid.aws.progress import MapProgress
+from perseid.aws.session import Aws
+from perseid.engines.base import Capabilities
+from perseid.errors import BadInputError, NotFoundError
 from perseid.pipeline import layout
+from perseid.pipeline.attempts import EngineReport
+from perseid.pipeline.events import CountEvent, Event, Report, StageEvent
 from perseid.pipeline.initialize import new_run_id
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.request import RunRequest
-from perseid.pipeline.summary import missing_sentence
-from perseid.storage import Location, Storage
+from perseid.storage import Location, Storage, use_aws
 
-FIRST_WAIT, LONGEST_WAIT, LONGER = 1.0, 5.0, 1.25
-"""Seconds between two looks: short at first, longer by this factor each time."""
-RECENT = 50
-"""Executions that are looked at for one that has just begun."""
-WATCH_SECONDS = 86_400.0
-"""Nobody watches for longer; the execution goes on."""
-Tell = Callable[[MapProgress], None]
-
-
-@dataclass(frozen=True)
-class Started:
-    """An execution that is under way, or was."""
-
-    arn: str
-    results_url: str
-    """The run's own prefix."""
-    resumed: bool = False
-
-    @property
-    def name(self) -> str:
-        """The execution's name; for the first one of a run its id."""
-        return self.arn.rpartition(":")[2]
+NAMED_CALLS = 6
+"""Kinds of requests that are named in a run's notes."""
 
 
 class AwsEngine:
-    """Starts and watches executions of one stack's state machine.
+    """Runs ranks as Lambda functions of a deployed stack; the run goes on when this process ends.
 
     Parameters
     ----------
-    calls
-        The account, with what is asked of it counted.
-    place
-        The state machine and its functions.
+    stack
+        The name given to ``perseid aws deploy``.
+    region, profile
+        As for the AWS command line; else its variables and files decide.
+    executions
+        Of another state machine than the stack's own.
+
+    Examples
+    --------
+    >>> perseid.run("s3://bucket/survey", engine=AwsEngine("mine"))  # doctest: +SKIP
     """
 
     name = "aws"
 
-    def __init__(self, calls: Calls, place: Place) -> None:
-        self.calls = calls
-        self.place = place
-
-    def start(self, request: RunRequest, *, replace: bool = False) -> Started:
-        """Start the run of a request and return at once.
-
-        Raises
-        ------
-        BadInputError
-            Data, model or results do not lie on S3.
-        """
-        name = new_run_id(time.time())
-        self._execute(name, payload_of(request) | ({"replace": True} if replace else {}))
-        return Started(self.place.execution(name), request.results_url)
-
-    def finished(self, url: str) -> RunResult | None:
-        """What there is of a run that is complete, so that nothing is to be resumed; else None."""
-        url = Location.parse(url).url
-        _on_s3("the run", url)
-        store = Storage(url)
-        return finished(store, Manifest.load(store))
-
-    def resume(self, url: str, allow_model_change: bool = False) -> Started:
-        """Start an execution that works on what is missing of a run; returns at once.
-
-        `allow_model_change`: see `perseid.engines.driver.resume`.
-        """
-        url = Location.parse(url).url
-        _on_s3("the run", url)
-        Manifest.load(Storage(url))
-        name = new_run_id(time.time())
-        allowed = {"allow_model_change": True} if allow_model_change else {}
-        self._execute(name, {"resume": url, **allowed})
-        return Started(self.place.execution(name), url, resumed=True)
-
-    def watch(
+    def __init__(
         self,
-        started: Started,
-        tell: Tell,
+        stack: str = "perseid",
         *,
-        first: float = FIRST_WAIT,
-        longest: float = LONGEST_WAIT,
-        seconds: float = WATCH_SECONDS,
-    ) -> MapProgress:
-        """Look from time to time until the execution has ended, and tell each time.
+        region: str | None = None,
+        profile: str | None = None,
+        executions: Executions | None = None,
+    ) -> None:
+        self._stack, self._region, self._profile = stack, region, profile
+        if executions is not None:
+            self.executions = executions
 
-        Raises
-        ------
-        RunError
-            It has not ended within `seconds`; it goes on nevertheless.
-        """
-        watcher = self._watcher(started)
-        deadline, wait = time.monotonic() + seconds, first
-        while True:
-            now = watcher.look()
-            tell(now)
-            if now.ended:
-                return now
-            if time.monotonic() > deadline:
-                raise RunError(
-                    f"{started.name} is still running after {seconds:g} s; `perseid status "
-                    f"{started.results_url}` says how far it is"
-                )
-            time.sleep(wait)
-            wait = min(longest, wait * LONGER)
+    @classmethod
+    def configured(cls, settings: Mapping[str, Any]) -> Self:
+        """The engine of the stack that is named."""
+        names = ("region", "profile")
+        return cls(settings.get("stack") or "perseid", **{n: settings.get(n) for n in names})
 
-    def look(self, started: Started) -> MapProgress:
-        """How far it is now."""
-        return self._watcher(started).look()
-
-    def _watcher(self, started: Started) -> Watcher:
-        run = Manifest.load(Storage(started.results_url)).run_id if started.resumed else None
-        return Watcher(
-            self.calls, self.place, started.arn, started.results_url, run or started.name
-        )
-
-    def began(self, started: Started) -> float:
-        """When it began, seconds since the epoch."""
-        return moment(self._describe(started.arn)["startDate"])
-
-    def stop(self, started: Started) -> bool:
-        """Stop the execution; ranks that work are told nothing and end by themselves.
-
-        Returns whether there was anything to stop.
-        """
-        if self._describe(started.arn)["status"] != "RUNNING":
-            return False
-        with aws_errors():
-            self.calls.client("stepfunctions").stop_execution(
-                executionArn=started.arn, error="Stopped", cause="stopped by the user"
-            )
-        return True
-
-    def finish(self, started: Started) -> RunResult:
-        """Fetch logs and times of an ended execution, and what the run came to.
-
-        What was fetched before, whole, is not fetched again.
-
-        Raises
-        ------
-        PerseidError
-            The execution failed otherwise than by missing ranks: its own error and sentence.
-        RunInterruptedError
-            It was stopped.
-        """
-        found = self._describe(started.arn)
-        error = _failure(found, started)
-        if error is not None and not _left_a_run(started, error):
-            raise error
-        store = Storage(started.results_url)
-        manifest = Manifest.load(store)
-        arns = self.executions(started.results_url)
-        mapped = collected_before(store, arns)
-        if mapped is None:
-            mapped = collect(self.calls, self.place, manifest, arns).mapped
-        if error is not None:
-            raise error
-        summary = _with_reasons(store, mapped.failures)
-        incomplete = None
-        if summary["status"] != "complete":
-            incomplete = missing_sentence(store.where(), summary)
-        return RunResult(manifest, mapped, summary, incomplete)
-
-    def executions(self, url: str) -> list[str]:
-        """ARNs of a run's executions, oldest first: its own, and those that went on with it."""
-        store = Storage(url)
-        manifest = Manifest.load(store)
-        names = [name.removeprefix("items.").removesuffix(".json") for name in store.names()
-                 if name.startswith("items.") and name != layout.ITEMS]  # fmt: skip
-        return [self.place.execution(name) for name in (manifest.run_id, *sorted(names))]
-
-    def find(self, run: str) -> Started:
-        """The newest execution of a run, named by its URL, its id or an execution's ARN.
+    @cached_property
+    def executions(self) -> Executions:
+        """The stack's executions; asked for when they are first needed.
 
         Raises
         ------
         NotFoundError
-            There is no such run or execution.
+            There is no such stack.
+        NotInstalledError
+            boto3 is missing.
+        AwsError
+            AWS refuses or fails.
         """
-        if run.startswith("s3://"):
-            return self._newest(Location.parse(run).url)
-        arn = run if run.startswith("arn:") else self.place.execution(run)
-        given = json.loads(self._describe(arn)["input"])
-        return Started(arn, _results_of(given, arn), resumed=bool(given.get("resume")))
+        if self._region or self._profile:
+            use_aws(profile=self._profile, region=self._region)
+        aws = Aws(self._region, self._profile)
+        return Executions(Calls(aws), Place.of_stack(aws, self._stack))
 
-    def _newest(self, url: str) -> Started:
-        """Of the run at a prefix; one that has just begun has left nothing there yet."""
-        with aws_errors():
-            listed = self.calls.client("stepfunctions").list_executions(
-                stateMachineArn=self.place.state_machine, maxResults=RECENT
-            )["executions"]
-        begun = Storage(url).exists(layout.MANIFEST)
-        for entry in listed:  # newest first
-            if begun and entry["status"] != "RUNNING":
-                continue
-            arn = str(entry["executionArn"])
-            given = json.loads(self._describe(arn).get("input") or "{}")
-            with contextlib.suppress(BadInputError):
-                if _results_of(given, arn) == url:
-                    return Started(arn, url, resumed=bool(given.get("resume")))
-        arns = self.executions(url)
-        return Started(arns[-1], url, resumed=len(arns) > 1)
+    @property
+    def capabilities(self) -> Capabilities:
+        """Ranks meet where a rendezvous runs; memory is that of the stack's function."""
+        memory = self.executions.place.memory_mb
+        return Capabilities(
+            gang=True, detach=True, device="cpu", memory_per_rank=memory, max_parallel=None
+        )
 
-    def _describe(self, arn: str) -> Mapping[str, Any]:
-        with aws_errors():
-            client = self.calls.client("stepfunctions")
-            found: Mapping[str, Any] = client.describe_execution(executionArn=arn)
-            return found
+    def default_results(self, data: str) -> str:
+        """A fresh prefix in the stack's bucket."""
+        stem = Location.parse(data).name or "run"
+        bucket = Location(f"s3://{self.executions.place.bucket}")
+        return (bucket / f"runs/{stem}-{new_run_id(time.time())}").url
 
-    def _execute(self, name: str, payload: Mapping[str, Any]) -> None:
-        with aws_errors():
-            self.calls.client("stepfunctions").start_execution(
-                stateMachineArn=self.place.state_machine, name=name, input=json.dumps(payload)
+    def prepare(self, request: RunRequest) -> RunRequest:
+        """The request, if all its places are on S3 and the function has the memory it asks for."""
+        memory = self.executions.place.memory_mb
+        if "memory_mb" in request.model_fields_set and request.memory_mb != memory:
+            raise BadInputError(
+                f"the stack's workers have {memory} MB, not {request.memory_mb}: set it by "
+                f"`perseid aws deploy --memory {request.memory_mb}`"
             )
+        check_places(request)
+        return request
+
+    def check(self, manifest: Manifest) -> None:
+        """Nothing of a manifest that AWS could not take; `prepare` has looked at the places."""
+
+    def submit(self, manifest: Manifest, ranks: Sequence[int] | None = None) -> AwsRun:
+        """Start an execution for the whole run, or for what is missing of it.
+
+        Initialize on AWS finds for itself which ranks are missing, as this side did.
+        """
+        if ranks is None:
+            started = self.executions.start_begun(manifest)
+        else:
+            started = self.executions.resume(
+                manifest.results_url, allow_model_change=_has_other_model(manifest)
+            )
+        mark = {"engine": self.name, "execution": started.arn, "since": time.time()}
+        mark |= {"stack": self._stack, "region": self.executions.calls.aws.region}
+        Storage(manifest.results_url).put(layout.DRIVER, json.dumps(mark).encode())
+        return AwsRun(self.executions, started)
+
+    def locate(self, name: str) -> str:
+        """The place of a run that is named by its id or by an execution's ARN."""
+        return self.executions.find(name).results_url
+
+    def attach(self, manifest: Manifest) -> AwsRun:
+        """The execution that ``driver.json`` names, else the newest one of the run."""
+        try:
+            mark = json.loads(Storage(manifest.results_url).get(layout.DRIVER))
+            arn = str(mark["execution"])
+        except (NotFoundError, ValueError, KeyError, TypeError):
+            return AwsRun(self.executions, self.executions.find(manifest.results_url))
+        started = Started(arn, manifest.results_url, resumed=not arn.endswith(manifest.run_id))
+        return AwsRun(self.executions, started)
 
 
-def payload_of(request: RunRequest) -> dict[str, Any]:
-    """The input of the state machine: the request as it was given, if all its places are on S3."""
-    if request.bucket_root:
-        raise BadInputError(
-            "bucket_root is for runs on this machine: leave it out with --engine aws"
+class AwsRun:
+    """An execution of the state machine, as the handle of a run."""
+
+    def __init__(self, executions: Executions, started: Started) -> None:
+        self._executions = executions
+        self.started = started
+        self._last: MapProgress | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the execution is over, as far as was looked."""
+        return self._last is not None and self._last.ended
+
+    def poll(self) -> Sequence[Event]:
+        """How many ranks stand where now: two or three requests of AWS."""
+        self._last = self._executions.look(self.started)
+        return (event_of(self._last),)
+
+    def wait(self, report: Report, timeout: float | None = None) -> None:
+        """Look from time to time, ever less often, until the execution is over."""
+        report(StageEvent("map", f"execution  {self.started.arn}"))
+        report(StageEvent("map", f"results    {self.started.results_url}"))
+
+        def tell(now: MapProgress) -> None:
+            self._last = now
+            report(event_of(now))
+
+        seconds = WATCH_SECONDS if timeout is None else timeout
+        self._executions.watch(
+            self.started, tell, first=FIRST_WAIT, longest=LONGEST_WAIT, seconds=seconds
         )
-    payload = request.given()
-    data = [request.data] if isinstance(request.data, str) else request.data or []
-    for url in data:
-        _on_s3("the data", str(url))
-    if request.model and request.model != "default":
-        _on_s3("the model", request.model)
-    if request.results:
-        _on_s3("the place for results", request.results)
-    return payload
+        report(StageEvent("collect"))
+
+    def stop(self) -> bool:
+        """Stop the execution; ranks that work are told nothing and end by themselves."""
+        return self._executions.stop(self.started)
+
+    def report(self) -> EngineReport:
+        """Fetch logs and times; what was fetched before is not fetched again."""
+        found = self._executions.report(self.started)
+        Storage(self.started.results_url).delete([layout.DRIVER])  # nothing more to be asked of AWS
+        return replace(found, notes=(*found.notes, f"asked      {_asked(self._executions.calls)}"))
+
+    def logs(self, rank: int | None = None, *, follow: bool = False) -> Iterator[tuple[int, str]]:
+        """From the log group of the worker."""
+        calls, started = self._executions.calls, self.started
+        run_id = started.name  # of a run that has just begun there is no more than its name
+        if started.resumed:
+            run_id = Manifest.load(Storage(started.results_url)).run_id
+        group, tail = logs.group_of(self._executions.place.worker), logs.Tail(run_id, rank)
+        start = self._executions.began(started) - 1.0
+        if follow:
+            ended = lambda: self._executions.look(started).ended  # noqa: E731
+            yield from logs.follow(calls, group, tail, start, ended)
+            return
+        for event in sorted(logs.read_events(calls, group, start), key=lambda e: e.time or 0.0):
+            yield from tail.feed(event)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Nothing is held: the execution goes on."""
 
 
-def default_results(place: Place, data: Any) -> str:
-    """Where a run without a place for its results goes: a fresh prefix in the stack's bucket."""
-    first = data[0] if isinstance(data, list) and data else data
-    stem = Location.parse(str(first)).name or "run"
-    return (Location(f"s3://{place.bucket}") / f"runs/{stem}-{new_run_id(time.time())}").url
+def _has_other_model(manifest: Manifest) -> bool:
+    """Whether the run is to go on with another model than it began with."""
+    began, now = manifest.model, manifest.resumed_with
+    return began is not None and now is not None and bool(began.difference(now))
 
 
-def _on_s3(what: str, url: str) -> None:
-    if Location.parse(url).scheme != "s3":
-        raise BadInputError(
-            f"{what} is {url}, which workers on AWS cannot reach: give an s3:// URL (upload it "
-            "with `perseid split SURVEY s3://…` or `aws s3 cp`)"
-        )
+def event_of(now: MapProgress) -> CountEvent:
+    """What a watcher saw, as an event."""
+    return CountEvent(
+        stage=now.status.lower() if now.ended else now.stage,
+        seconds=now.seconds,
+        total=now.total,
+        waiting=now.waiting,
+        running=now.running,
+        done=now.succeeded,
+        failed=now.failed,
+        retried=now.retried,
+        rows=now.rows,
+        usd=now.usd,
+        ended=now.ended,
+    )
 
 
-def _results_of(given: Mapping[str, Any], arn: str) -> str:
-    """The run's prefix from an execution's input."""
-    if given.get("resume"):
-        return Location.parse(str(given["resume"])).url
-    request = {k: v for k, v in given.items() if k != "replace"}
-    try:
-        return RunRequest.parse(request).results_url
-    except BadInputError as error:
-        raise BadInputError(f"{arn} is not a run of perseid: {error}") from error
-
-
-def _with_reasons(store: Storage, failures: Mapping[int, str]) -> dict[str, Any]:
-    """The summary, with what the logs say of ranks that left no record: summarize on AWS saw none.
-
-    It is written again where that changed something.
-    """
-    text = store.get(layout.SUMMARY)
-    summary: dict[str, Any] = json.loads(text)
-    for entry in summary["ranks"]["missing"]:
-        entry["reason"] = failures.get(entry["rank"]) or entry["reason"]
-    told = {entry["rank"]: entry["reason"] for entry in summary["ranks"]["missing"]}
-    for part in summary["partitions"]["missing"]:
-        rank, _, _ = part["reason"].removeprefix("rank ").partition(":")
-        if part["reason"].startswith("rank ") and rank.isdecimal() and int(rank) in told:
-            part["reason"] = f"rank {rank}: {told[int(rank)]}"
-    changed = json.dumps(summary, indent=1).encode()
-    if changed != text:
-        store.put(layout.SUMMARY, changed)
-    return summary
-
-
-def _failure(found: Mapping[str, Any], started: Started) -> PerseidError | None:
-    """The error of an execution that ended without a published result; None where there is one."""
-    status = str(found["status"])
-    if (
-        status == "SUCCEEDED"
-        or errors.current_name(str(found.get("error"))) == "RunIncompleteError"
-    ):
-        return None
-    if status == "RUNNING":
-        return RunError(f"{started.name} is still running")
-    if status == "ABORTED":
-        return RunInterruptedError(
-            f"{started.name} was stopped; `perseid resume {started.results_url} --engine aws` goes "
-            "on with what is missing"
-        )
-    name, cause = str(found.get("error") or status), str(found.get("cause") or "no cause was given")
-    kind = getattr(errors, errors.current_name(name), RunError)
-    if isinstance(kind, type) and issubclass(kind, PerseidError):
-        return kind(cause)
-    return RunError(f"the execution {started.name} failed: {cause} ({name})")
-
-
-def _left_a_run(started: Started, error: PerseidError) -> bool:
-    """Whether the failed execution's run has begun, so that its logs can be told apart."""
-    if isinstance(error, BadInputError):
-        return False
-    try:
-        manifest = Manifest.load(Storage(started.results_url))
-    except (NotFoundError, BadInputError):
-        return False
-    return started.resumed or manifest.run_id == started.name
+def _asked(calls: Calls) -> str:
+    parts = ", ".join(f"{name} {number}" for name, number in calls.counts.most_common(NAMED_CALLS))
+    return f"{calls.total} requests of AWS from here ({parts})"

@@ -35,7 +35,7 @@ _TOOLS = (
     "aws/handlers/__init__.py", "aws/handlers/log.py", "aws/handlers/ping.py",
     "aws/handlers/dns.py",
 )  # fmt: skip
-_CONTROL_LEFT_OUT = ("cli", "survey/data", "model/data", "model/training", "__main__.py")
+_CONTROL_LEFT_OUT = ("cli", "api", "survey/data", "model/data", "model/training", "__main__.py")
 _MODELS = "perseid/model/data"
 _WORKER_HANDLERS = (
     "aws/__init__.py", "aws/handlers/__init__.py", "aws/handlers/log.py", "aws/handlers/worker.py",

@@ -29,7 +29,7 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
     ),
     "obstore": ("fsspec.py", "auth"),
     "perseid": (
-        "cli", "aws", "measure", "engines", "survey/data", "model/data", "__main__.py",
+        "cli", "api", "aws", "measure", "engines", "survey/data", "model/data", "__main__.py",
         "model/training", "model/export",
         "survey/simulation",
     ),

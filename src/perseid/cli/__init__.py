@@ -9,8 +9,8 @@ import sys
 from collections.abc import Collection, Sequence
 
 from perseid import __version__
+from perseid.api.terminal import safe_output
 from perseid.cli.awsarguments import use_storage_arguments
-from perseid.cli.terminal import safe_output
 from perseid.errors import PerseidError
 from perseid.plaintext import one_line
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from perseid.api.terminal import paint
 from perseid.aws import service
 from perseid.aws.deploy import Deployed, deploy, dry_run, to_json
 from perseid.aws.destroy import destroy
@@ -18,7 +19,6 @@ from perseid.aws.stack import Change, StackEvent
 from perseid.aws.template import NAME, Options, default_bucket
 from perseid.aws.wheels import MACHINES, PYTHONS, default_cache
 from perseid.cli.awsarguments import add_storage_arguments
-from perseid.cli.terminal import paint
 from perseid.errors import AwsError, BadInputError, PerseidError
 
 SIGNS = {"ok": "ok  ", "note": "note", "bad": "BAD ", "skip": "-   "}

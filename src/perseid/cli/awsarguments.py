@@ -10,7 +10,7 @@ DEFAULT_STACK = "perseid"
 def add_aws_arguments(parser: argparse.ArgumentParser) -> None:
     """Which stack, and what `add_storage_arguments` adds."""
     where = parser.add_argument_group("on AWS")
-    where.add_argument("--stack", default=DEFAULT_STACK, metavar="NAME",
+    where.add_argument("--stack", metavar="NAME",
                        help=f"made by `perseid aws deploy` ({DEFAULT_STACK})")  # fmt: skip
     add_storage_arguments(parser)
 

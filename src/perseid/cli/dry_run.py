@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from perseid.cli.progress import duration
+from perseid.api.progress import duration
 from perseid.engines import memory
-from perseid.engines.calibrate import Pace
 from perseid.engines.options import LocalOptions
 from perseid.engines.plan import Plan
+from perseid.measure.calibrate import Pace
 from perseid.measure.prices import Prices
 
 SHOWN = 12

@@ -1,145 +1,23 @@
-"""What came of a run, for a person in a few lines or for a program as JSON."""
+"""What came of a run: lines for a person, JSON for a program, and the exit status."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from typing import Any
 
-from perseid.cli.progress import duration
-from perseid.cli.terminal import width
-from perseid.engines.driver import RunResult
+from perseid.api.run import Run
 from perseid.errors import RunIncompleteError
-from perseid.pipeline import layout
-from perseid.storage import Storage
 
 COMPLETE, INCOMPLETE = 0, RunIncompleteError.exit_code
-NAMED = 20
-"""Missing ranks and partitions that are listed."""
 
 
-def show(result: RunResult, *, as_json: bool = False, quiet: bool = False) -> int:
+def show(run: Run, *, as_json: bool = False, quiet: bool = False) -> int:
     """Print the result; the exit status: 0 for a complete run, 3 for an incomplete one."""
-    store = Storage(result.manifest.results_url)
     if as_json:
-        print(json.dumps(result.summary, indent=1))
+        print(json.dumps(run.summary, indent=1))
     elif not quiet:
-        print("\n" + "\n".join(_lines(result, store)))
-    if result.incomplete:
-        print(f"perseid: {result.incomplete}", file=sys.stderr)
+        print(f"\n{run}")
+    if run.incomplete:
+        print(f"perseid: {run.incomplete}", file=sys.stderr)
         return INCOMPLETE
     return COMPLETE
-
-
-def _lines(result: RunResult, store: Storage) -> Iterator[str]:
-    summary = result.summary
-    yield _head(summary)
-    yield from _missing(result)
-    yield from _redshift(summary.get("redshift"))
-    yield from _anomalies(summary.get("anomaly"))
-    yield _work(result)
-    yield from (f"note: {warning}" for warning in summary.get("warnings", ()))
-    yield ""
-    yield _table(store)
-    if result.manifest.script is None:
-        yield f"catalogue  {store.where(layout.CATALOGUE)}"
-    yield f"summary    {store.where(layout.SUMMARY)}"
-    yield f"next       {_next(result, store)}"
-
-
-def _next(result: RunResult, store: Storage) -> str:
-    if not result.incomplete:
-        return f"perseid report {store.where()}"
-    if result.summary["ranks"]["missing"]:
-        return f"perseid resume {store.where()}"
-    # The ranks did what they could: the same files would fail in the same way.
-    return "mend or leave out these partitions, then a new run (--replace removes this one)"
-
-
-def _head(summary: Mapping[str, Any]) -> str:
-    ranks, parts, rows = summary["ranks"], summary["partitions"], summary["rows"]
-    text = (
-        f"{summary['status']}: {ranks['received']} of {ranks['expected']} ranks, "
-        f"{parts['received']} of {parts['expected']} partitions, {rows['received']:,} objects"
-    )
-    if rows.get("flagged"):
-        text += f" ({rows['flagged']:,} of them without a prediction)"
-    resumed = summary.get("engine", {}).get("drivers", 1) > 1
-    since = "since it began" if resumed else "in all"
-    return f"{text}, {duration(summary['timing']['total'])} {since}"
-
-
-def _missing(result: RunResult) -> Iterator[str]:
-    """A line a missing rank, then a line a missing partition of the other ranks."""
-    lost = {entry["rank"]: entry["reason"] for entry in result.summary["ranks"]["missing"]}
-    of_lost = {ref.key for rank in lost for ref in result.manifest.of_rank(rank)}
-    lines = [f"rank {rank} ({_keys(result, rank)}): {lost[rank]}" for rank in sorted(lost)]
-    lines += [
-        f"{entry['key']}: {entry['reason']}"
-        for entry in result.summary["partitions"]["missing"]
-        if entry["key"] not in of_lost
-    ]
-    yield from (f"missing    {line}" for line in lines[:NAMED])
-    if len(lines) > NAMED:
-        yield f"missing    and {len(lines) - NAMED} more: {layout.SUMMARY} names all"
-
-
-def _keys(result: RunResult, rank: int) -> str:
-    keys = [ref.key for ref in result.manifest.of_rank(rank)]
-    shown = ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
-    return shown or "no data"
-
-
-def _redshift(found: Mapping[str, Any] | None) -> Iterator[str]:
-    if not found:
-        return
-    names = (("MAE", "mae"), ("bias", "bias"), ("NMAD", "nmad"), ("R2", "r2"))
-    words = [f"{name} {found[key]:.4g}" for name, key in names if found.get(key) is not None]
-    if found.get("outliers") is not None:
-        threshold = found["outlier_threshold"]
-        words.append(f"{found['outliers']:.2%} outliers (|dz| > {threshold:g})")
-    yield f"redshift   {' · '.join(words)} · {found['n']:,} objects with a known one"
-
-
-def _anomalies(found: Mapping[str, Any] | None) -> Iterator[str]:
-    for entry in (found or {}).get("detection") or ():
-        if entry["kind"] == "all" and entry.get("roc_auc") is not None:
-            yield (
-                f"anomalies  ROC AUC {entry['roc_auc']:.3f} · average precision "
-                f"{entry['average_precision']:.3f} · {entry['n']:,} labelled ones"
-            )
-
-
-def _work(result: RunResult) -> str:
-    mapped = result.mapped
-    if not mapped.attempts:
-        return "workers    none: no rank was missing"
-    ranks = len({attempt.rank for attempt in mapped.attempts})
-    cold = sum(attempt.cold for attempt in mapped.attempts)
-    extra = len(mapped.attempts) - ranks
-    beyond = f"{mapped.overhead_per_rank * 1000:.1f} ms a rank beyond its own work"
-    return (
-        f"workers    {ranks} {_plural('rank', ranks)} in {duration(mapped.wall_seconds)}, "
-        f"{mapped.concurrency} at once, {cold} cold {_plural('start', cold)}, {extra} further "
-        f"{_plural('attempt', extra)}; {beyond}"
-    )
-
-
-def _plural(word: str, number: int) -> str:
-    return word if number == 1 else word + "s"
-
-
-def _table(store: Storage) -> str:
-    """The table that users make, with this run as its one row; `perseid table` has the notes."""
-    from perseid.measure.present.table import run_table
-    from perseid.measure.prices import Prices
-    from perseid.measure.sources.load import load_runs
-
-    table = run_table(load_runs([store.where()]), Prices())
-    columns = tuple(column for column in table.columns if column.key != "notes")
-    return (
-        replace(table, title="", columns=columns, footnotes=()).render("text", width()).strip("\n")
-        + "\n"
-    )

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from perseid.api.progress import duration
 from perseid.cli import units
 from perseid.cli.awsarguments import add_storage_arguments
-from perseid.cli.progress import duration
 from perseid.cli.surveys import found
 from perseid.cli.table import chosen_prices
 from perseid.errors import BadInputError

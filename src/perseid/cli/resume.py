@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from perseid.cli.outcome import show
-from perseid.cli.progress import RunProgress
-from perseid.cli.run import add_engine_arguments, options_of
-from perseid.engines.driver import resume
-from perseid.engines.local import LocalEngine
-from perseid.pipeline.manifest import Manifest
-from perseid.pipeline.request import RunRequest
-from perseid.storage import Storage
+from perseid.api.run import begin_again
+from perseid.cli.engines import (
+    add_engine_arguments,
+    engine_of,
+    progress_of,
+    refuse_detach,
+    to_the_end,
+)
+from perseid.storage import Location
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -28,20 +29,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Go on with it."""
-    if args.engine == "aws":
-        from perseid.cli import awsrun
-
-        return awsrun.resume(args)
-    options = options_of(request_of(args, Manifest.load(Storage(args.run))))
-    with LocalEngine(options) as engine, RunProgress(quiet=args.quiet or args.json) as progress:
-        result = resume(args.run, engine, progress, allow_model_change=args.allow_model_change)
-    return show(result, as_json=args.json, quiet=args.quiet)
-
-
-def request_of(args: argparse.Namespace, manifest: Manifest) -> RunRequest:
-    """The run's own request, with what the command line says of the engine in its place."""
-    names = {"memory": "memory_mb"}
-    options = ("workers", "threads", "memory", "timeout", "retries")
-    given = {names.get(name, name): getattr(args, name) for name in options}
-    changed = {key: value for key, value in given.items() if value is not None}
-    return RunRequest.parse({**manifest.request, **changed})
+    engine = engine_of(args, args.engine)
+    refuse_detach(args, engine)
+    with progress_of(args) as progress:
+        going_on = begin_again(
+            Location.parse(args.run).url,
+            engine,
+            progress,
+            allow_model_change=args.allow_model_change,
+        )
+        return to_the_end(args, going_on, progress)

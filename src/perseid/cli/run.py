@@ -5,21 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from perseid.cli.awsarguments import add_aws_arguments
-from perseid.cli.outcome import show
-from perseid.cli.progress import RunProgress
+from perseid.api.run import begin, with_results
+from perseid.cli.engines import (
+    add_engine_arguments,
+    engine_of,
+    progress_of,
+    refuse_detach,
+    to_the_end,
+)
 from perseid.cli.surveys import add_missing_argument
-from perseid.engines.driver import start
-from perseid.engines.local import LocalEngine
-from perseid.engines.options import LocalOptions
-from perseid.engines.retry import RetryPolicy
 from perseid.errors import BadInputError
 from perseid.pipeline.request import RunRequest, read_keys
-from perseid.storage import Location
 from perseid.survey.missing import parse_options
 
 KEYS = (
@@ -27,7 +26,8 @@ KEYS = (
     "timeout", "retries", "workers", "threads", "bucket_root",
 )  # fmt: skip
 """Options that are keys of the request, too."""
-ENGINES = ("local", "aws")
+DRY_RUN = "local"
+"""The engine whose runs `--dry-run` plans."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -62,52 +62,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
                         "of one worker, instead of the measured rate")  # fmt: skip
 
 
-def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
-    """What ``run`` and ``resume`` share: limits, places, and how much to say."""
-    how = parser.add_argument_group("how to run it")
-    how.add_argument("--engine", choices=ENGINES, default="local", help="where (default: here)")
-    how.add_argument("--detach", action="store_true", help="start it and leave (aws)")
-    how.add_argument("--workers", type=int, metavar="N", help="processes at once (default: cores)")
-    how.add_argument("--threads", type=int, metavar="N", help="threads a worker (default 1)")
-    how.add_argument("--memory", type=int, metavar="MB", help="memory a rank may take (1769)")
-    how.add_argument("--timeout", type=float, metavar="S", help="seconds a rank may take (900)")
-    how.add_argument("--retries", type=int, metavar="N", help="attempts after a failed one (2)")
-    parser.add_argument("--quiet", action="store_true", help="say only what went wrong")
-    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
-    add_aws_arguments(parser)
-
-
 def run(args: argparse.Namespace) -> int:
     """Run it, or print the plan."""
-    if args.engine == "aws":
-        return _on_aws(args)
-    if args.detach:
-        raise BadInputError("--detach is for --engine aws: here, the run ends with this command")
-    request = request_of(args)
-    options = options_of(request)
-    if args.dry_run:
-        return _dry_run(args, request, options)
-    with LocalEngine(options) as engine, RunProgress(quiet=args.quiet or args.json) as progress:
-        result = start(request, engine, progress, replace=args.replace)
-    return show(result, as_json=args.json, quiet=args.quiet)
-
-
-def _on_aws(args: argparse.Namespace) -> int:
-    from perseid.cli import awsrun
-
-    if args.dry_run:
-        raise BadInputError(
-            "--dry-run plans a run of this machine: `perseid plan` plans one on AWS"
-        )
-    return awsrun.run(args, plain_of(args))
-
-
-def request_of(args: argparse.Namespace) -> RunRequest:
-    """The request's file with the options in place of its keys, results in ``runs/``."""
+    engine = engine_of(args, args.engine)
     plain = plain_of(args)
-    if not plain.get("results") and not plain.get("result_path") and plain.get("data"):
-        plain["results"] = default_place(plain["data"])
-    return RunRequest.parse(plain)
+    if args.dry_run:
+        return _dry_run(args, RunRequest.parse(with_results(plain, engine)))
+    refuse_detach(args, engine)
+    request = RunRequest.parse(with_results(plain, engine))
+    with progress_of(args) as progress:
+        return to_the_end(args, begin(request, engine, progress, replace=args.replace), progress)
 
 
 def plain_of(args: argparse.Namespace) -> dict[str, Any]:
@@ -133,30 +97,18 @@ def plain_of(args: argparse.Namespace) -> dict[str, Any]:
     return plain
 
 
-def default_place(data: Any) -> str:
-    """``runs/<the data's name>-<now>`` in the current folder."""
-    first = data[0] if isinstance(data, list) and data else data
-    name = Location.parse(str(first)).name or "run"
-    return str(Path("runs") / f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%S}")
-
-
-def options_of(request: RunRequest) -> LocalOptions:
-    """The local engine's options; the request holds those of the command line already."""
-    return LocalOptions(
-        workers=request.workers,
-        threads=request.threads or 1,
-        memory_mb=request.memory_mb,
-        timeout=request.timeout,
-        retry=RetryPolicy(request.retries),
-    )
-
-
-def _dry_run(args: argparse.Namespace, request: RunRequest, options: LocalOptions) -> int:
+def _dry_run(args: argparse.Namespace, request: RunRequest) -> int:
     from perseid.cli.dry_run import print_plan
     from perseid.engines import calibrate
+    from perseid.engines.local import options_of
     from perseid.engines.plan import make_plan
     from perseid.pipeline.initialize import plan
 
+    if args.engine != DRY_RUN:
+        raise BadInputError(
+            f"--dry-run plans a run of --engine {DRY_RUN}: `perseid plan` plans one on AWS"
+        )
+    options = options_of(request)
     manifest = plan(request)
     pace = calibrate.measure(manifest.item(0), options.threads)
     if args.rate is not None:

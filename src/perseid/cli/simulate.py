@@ -8,8 +8,8 @@ import time
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from perseid.api.terminal import console
 from perseid.cli.awsarguments import add_storage_arguments
-from perseid.cli.terminal import console
 from perseid.survey.simulation.simulate import Simulated, simulate
 
 

@@ -8,9 +8,9 @@ import time
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from perseid.api.terminal import console
 from perseid.cli.awsarguments import add_storage_arguments
 from perseid.cli.surveys import print_notes
-from perseid.cli.terminal import console
 from perseid.survey import SplitProgress, split, suffixes
 
 

@@ -143,8 +143,8 @@ def _run_cell(cell: Cell, folder: Path, args: argparse.Namespace, options: Local
         }
     )
     began = time.monotonic()
-    with LocalEngine(options) as engine:
-        result = start(request, engine, _quiet, replace=True)
+    engine = LocalEngine(options)
+    result = start(request, engine, _quiet, replace=True)
     ranks = result.summary["ranks"]
     return (
         f"{result.summary['status']}, {ranks['received']} of {ranks['expected']} ranks, "

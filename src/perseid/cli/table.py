@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from perseid.api.terminal import width
 from perseid.cli import units
 from perseid.cli.awsarguments import add_storage_arguments
-from perseid.cli.terminal import width
 from perseid.errors import BadInputError
 from perseid.measure.present.table import partition_table, run_table, tables
 from perseid.measure.present.text import FORMATS, Table

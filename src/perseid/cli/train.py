@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from perseid.api.terminal import console
 from perseid.cli.awsarguments import add_storage_arguments
 from perseid.cli.surveys import add_missing_argument, found
-from perseid.cli.terminal import console
 from perseid.errors import BadInputError, NotInstalledError
 from perseid.survey.missing import MissingValues
 

@@ -1,160 +1,75 @@
-"""The one interface of all engines: run the items of a run somewhere, and report on the way.
+"""The one interface of all engines: submit a run's ranks, or find them again, and look on.
 
-An engine knows nothing of initialize and summarize; it turns work items into records in the store.
+The pipeline begins and publishes a run; an engine turns its work items into records in the store.
+A further engine is one module with these two classes, one line in `perseid.engines.names`, and one
+fixture of the conformance suite (``tests/conformance``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from enum import StrEnum
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self
 
-from perseid.pipeline.events import Report
-from perseid.pipeline.items import WorkItem
+from perseid.pipeline.attempts import EngineReport
+from perseid.pipeline.events import Event, Report
 from perseid.pipeline.manifest import Manifest
-
-
-class Ending(StrEnum):
-    """How one attempt at a rank ended."""
-
-    DONE = "done"
-    RAISED = "raised"
-    """The worker raised; the message is the error's."""
-    BAD_INPUT = "bad input"
-    """It raised an error that comes again in each attempt: no retry."""
-    TIMED_OUT = "timed out"
-    OUT_OF_MEMORY = "out of memory"
-    KILLED = "killed"
-    """The process was ended by a signal that the engine did not send."""
-    NO_RESULT = "no result"
-    """The worker exited, or called itself done, and left no record."""
-    STOPPED = "stopped"
-    """The engine ended it: the run was interrupted, or another attempt was faster."""
+from perseid.pipeline.request import RunRequest
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """One attempt at a rank, measured as Lambda's REPORT line would have it."""
+class Capabilities:
+    """What an engine can do, declared so that nobody has to know it by name."""
 
-    rank: int
-    attempt: int
-    """1 for the rank's first, over all resumptions of the run."""
-    request_id: str
-    """Unique; the same as in the rank's log."""
-    ending: Ending
-    message: str
-    """One sentence where something went wrong, else empty."""
-    started: float
-    """When the process (cold) or the work (warm) began, seconds since the epoch, UTC."""
-    duration_ms: float
-    """From handing over the item to the worker's answer, ms; without init."""
-    memory_mb: int
-    """Configured memory, MB."""
-    max_memory_mb: float
-    """Peak resident memory of the worker and its children in this attempt, MiB."""
-    init_ms: float | None = None
-    """From the process' start to ready (interpreter, imports, model), ms; None when warm."""
-    work_seconds: float = 0.0
-    """The rank's own work as the worker saw it, s; 0 where it did not answer."""
-    rows: int = 0
-    """Rows predicted; 0 where it did not finish."""
+    gang: bool
+    """Whether all ranks can be there at once, so that they can talk to each other."""
+    detach: bool
+    """Whether a run goes on when the process that submitted it ends."""
+    device: str
+    """What the model computes on: ``cpu``."""
+    memory_per_rank: int | None
+    """MB that each rank has; None where the request says it."""
+    max_parallel: int | None
+    """Ranks at once, at most; None where only the engine's own limits hold."""
+
+
+class RunHandle(Protocol):
+    """The ranks that an engine was given; a context manager that gives up what it holds."""
 
     @property
-    def billed_ms(self) -> int:
-        """Whole ms, init included: Lambda bills it for every kind of package since August 2025."""
-        total = round(self.duration_ms + (self.init_ms or 0.0), 3)
-        return max(1, int(-(-total // 1)))
+    def ended(self) -> bool:
+        """Whether nothing works on the run any more, as far as `poll` has seen."""
 
-    @property
-    def cold(self) -> bool:
-        """Whether a process was started for it."""
-        return self.init_ms is not None
+    def poll(self) -> Sequence[Event]:
+        """What has happened since the last call; soon, and with nothing where nothing has."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, the billed duration included."""
-        return asdict(self) | {"billed_ms": self.billed_ms, "cold": self.cold}
+    def wait(self, report: Report, timeout: float | None = None) -> None:
+        """Until the ranks have ended or `timeout` seconds have passed; each event is reported.
 
-
-@dataclass(frozen=True)
-class MapResult:
-    """What an engine did with the items."""
-
-    attempts: tuple[Attempt, ...] = ()
-    """In the order in which they ended."""
-    failures: Mapping[int, str] = field(default_factory=dict)
-    """One sentence for each rank without a result."""
-    wall_seconds: float = 0.0
-    concurrency: int = 1
-    """Workers at once, at most."""
-    done: tuple[int, ...] = ()
-    """Ranks that now have a record, ascending."""
-    stopped: bool = False
-    """The user stopped it; ranks are neither done nor failed."""
-    meeting_seconds: float = 0.0
-    """What the ranks' meeting took, after `wall_seconds`; 0 where there was none."""
-    transport_note: str = ""
-    """Why the engine let the statistics go through the store; empty where it did not."""
-
-    @property
-    def work_seconds(self) -> float:
-        """The ranks' own work over all attempts, s."""
-        return sum(attempt.work_seconds for attempt in self.attempts)
-
-    @property
-    def overhead_seconds(self) -> float:
-        """wall x workers that had something to do - the ranks' own work: starts, idle ends."""
-        busy = min(self.concurrency, len({attempt.rank for attempt in self.attempts}))
-        return max(0.0, self.wall_seconds * busy - self.work_seconds)
-
-    @property
-    def overhead_per_rank(self) -> float:
-        """`overhead_seconds` over the number of ranks, s."""
-        ranks = len({attempt.rank for attempt in self.attempts})
-        return self.overhead_seconds / ranks if ranks else 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, as ``engine.json`` holds them."""
-        return {
-            "wall_seconds": self.wall_seconds,
-            "meeting_seconds": self.meeting_seconds,
-            "concurrency": self.concurrency,
-            "work_seconds": self.work_seconds,
-            "overhead_seconds": self.overhead_seconds,
-            "overhead_seconds_per_rank": self.overhead_per_rank,
-            "cold_starts": sum(attempt.cold for attempt in self.attempts),
-            "failures": {str(rank): text for rank, text in sorted(self.failures.items())},
-            "attempts": [attempt.to_json() for attempt in self.attempts],
-        }
-
-
-@runtime_checkable
-class Selective(Protocol):
-    """An engine that can tell before a run begins that it cannot work there."""
-
-    def check(self, manifest: Manifest) -> None:
-        """Raise `BadInputError` with what the user can change; nothing is written yet."""
-
-
-class Engine(Protocol):
-    """Where the ranks of a run work; a context manager that leaves nothing running behind."""
-
-    @property
-    def name(self) -> str:
-        """E.g. ``local``; stated in the results."""
-
-    @property
-    def transport(self) -> str:
-        """How ranks exchange statistics unless the request says so."""
-
-    def map(self, items: Sequence[WorkItem], report: Report) -> MapResult:
-        """Work on every item until it has a record or has failed for good.
-
-        A failing rank never stops the others. Returns within a bound set by the engine's
-        time-outs and retries, or early with `MapResult.stopped` where the user stopped it; what
-        is done then is in the store.
+        Raises
+        ------
+        RunError
+            The time is over; the run goes on where the engine can detach.
         """
+
+    def stop(self) -> bool:
+        """Let the ranks end; what is done stays in the store. Whether there was anything to stop.
+
+        It returns soon; `wait` returns when they have ended.
+        """
+
+    def report(self) -> EngineReport:
+        """What was done with the ranks, once they have ended.
+
+        Raises
+        ------
+        PerseidError
+            They could not be run at all, or still run.
+        """
+
+    def logs(self, rank: int | None = None, *, follow: bool = False) -> Iterator[tuple[int, str]]:
+        """(rank, line) of what the ranks logged; `follow`: as lines come, until the run ends."""
 
     def __enter__(self) -> Self: ...
 
@@ -164,3 +79,64 @@ class Engine(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...
+
+
+class Engine(Protocol):
+    """Where the ranks of a run work."""
+
+    @classmethod
+    def configured(cls, settings: Mapping[str, Any]) -> Self:
+        """With those that it knows of these, from ``driver.json`` or the command line."""
+
+    @property
+    def name(self) -> str:
+        """E.g. ``local``; stated in the results."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do."""
+
+    def default_results(self, data: str) -> str:
+        """Where a run of this data goes that names no place for its results: a fresh prefix."""
+
+    def prepare(self, request: RunRequest) -> RunRequest:
+        """The request with what this engine sets where it says nothing.
+
+        Raises
+        ------
+        BadInputError
+            It asks for something that the engine cannot do.
+        """
+
+    def check(self, manifest: Manifest) -> None:
+        """Raise `BadInputError` where the run cannot work here; nothing of it is written yet."""
+
+    def submit(self, manifest: Manifest, ranks: Sequence[int] | None = None) -> RunHandle:
+        """Begin to work on a run that was initialized; returns at once.
+
+        `ranks` are those that are missing of a run that is resumed; None stands for all.
+        A failing rank never stops the others.
+
+        Raises
+        ------
+        RunError
+            Another process works on the run.
+        """
+
+    def locate(self, name: str) -> str:
+        """The URL of a run that is named otherwise than by it, such as by its id.
+
+        Raises
+        ------
+        NotFoundError
+            This engine knows no such run.
+        """
+
+    def attach(self, manifest: Manifest) -> RunHandle:
+        """Find a run again that was submitted, by this process or another; it may have ended.
+
+        Raises
+        ------
+        NotFoundError
+            This engine knows nothing of it.
+        """

@@ -10,32 +10,19 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from perseid.engines import memory
 from perseid.engines.process import worker_environment
 from perseid.errors import BadInputError, BadModelError, PerseidError
+from perseid.measure.calibrate import Pace
 from perseid.pipeline.items import WorkItem
 
 SECONDS = 1.0
 """How long rows are put through the model."""
 BATCH = 128
 TIMEOUT = 120.0
-
-
-@dataclass(frozen=True)
-class Pace:
-    """What one worker does when nothing else computes."""
-
-    rows_per_second: float
-    """Through the model alone; reading overlaps with it."""
-    ready_seconds: float
-    """From the process' start until the model is loaded."""
-    peak_mb: float
-    """Resident memory with model and one batch, MiB; a partition's features come on top."""
-    row_bytes: int
-    """Bytes of one object in a partition: pixels, magnitudes, redshift."""
 
 
 def measure(item: WorkItem, threads: int) -> Pace:

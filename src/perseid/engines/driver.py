@@ -1,56 +1,105 @@
-"""A whole run on any engine: initialize, map, summarize; and what is missing of one, again."""
+"""A whole run on any engine: initialize, submit, wait, publish; and again, what is missing."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
-from perseid.engines.base import Engine, MapResult, Selective
+from perseid.engines.base import Engine, RunHandle
 from perseid.engines.owner import Owner, refuse_if_owned
-from perseid.errors import NotFoundError, RunIncompleteError, RunInterruptedError
+from perseid.errors import PerseidError, RunIncompleteError, RunInterruptedError
 from perseid.measure.cost import cost
 from perseid.measure.sources.stored import read_stored
 from perseid.pipeline import layout
-from perseid.pipeline.collect import read_records
+from perseid.pipeline.attempts import EngineReport
+from perseid.pipeline.claim import give_up
 from perseid.pipeline.events import Report, StageEvent
 from perseid.pipeline.initialize import initialize
-from perseid.pipeline.items import WorkItem
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.request import RunRequest
-from perseid.pipeline.resumption import has_catalogue, with_current_model
+from perseid.pipeline.resumption import with_current_model
+from perseid.pipeline.run_state import (
+    RunResult,
+    finished,
+    keep_report,
+    missing_ranks,
+    result_of,
+)
 from perseid.pipeline.summarize import summarize
 from perseid.storage import Storage
 
 NOTHING_TO_DO = "the run is complete: nothing to do"
 
 
-@dataclass(frozen=True)
-class RunResult:
-    """What came of a run."""
+def begin(
+    request: RunRequest, engine: Engine, report: Report, *, replace: bool = False
+) -> tuple[Manifest, RunHandle]:
+    """Claim the place of a run and begin to work on it.
 
-    manifest: Manifest
-    mapped: MapResult
-    """This driver's attempts; on a resumption only the ranks that were missing."""
-    summary: dict[str, Any]
-    """What ``summary.json`` holds."""
-    incomplete: str | None
-    """One sentence that names what is missing; None where nothing is."""
+    Raises
+    ------
+    BadInputError, StorageError, RunError
+        As `perseid.pipeline.initialize.initialize`; also where another process works on the run
+        that is to be replaced.
+    """
+    report(StageEvent("initialize"))
+    request = engine.prepare(request)
+    if replace:
+        refuse_if_owned(Storage(request.results_url))
+    with ExitStack() as owned:
+
+        def check(manifest: Manifest) -> None:
+            engine.check(manifest)
+            # Who works on a place owns it before it is claimed: of two at once one does not begin.
+            owned.enter_context(Owner(Storage(manifest.results_url)))
+
+        begun = initialize(request, replace=replace, check=check)
+        for warning in begun.warnings:
+            report(StageEvent("initialize", warning))
+        try:
+            handle = engine.submit(begun.manifest)
+        except PerseidError:
+            give_up(Storage(begun.manifest.results_url))
+            raise
+        owned.pop_all()  # the engine's own mark stands in the place of this one
+    return begun.manifest, handle
+
+
+def begin_missing(
+    manifest: Manifest, engine: Engine, report: Report, *, allow_model_change: bool = False
+) -> RunHandle:
+    """Begin to work on what is missing of a run.
+
+    Raises
+    ------
+    BadModelError
+        The model is not the one that the run began with, or is gone.
+    RunError
+        Another process of this machine works on it.
+    """
+    store = Storage(manifest.results_url)
+    ranks = missing_ranks(store, manifest)
+    if ranks:
+        manifest = with_current_model(manifest, allow_model_change=allow_model_change)
+    report(StageEvent("resume", f"{len(ranks)} of {manifest.world_size} ranks are missing"))
+    handle = engine.submit(manifest, ranks)
+    store.delete([layout.MERGED])  # what was merged is not what there will be
+    return handle
 
 
 def start(
     request: RunRequest, engine: Engine, report: Report, *, replace: bool = False
 ) -> RunResult:
-    """Run a request from the beginning.
+    """Run a request from the beginning to its end.
 
     Parameters
     ----------
     request
         What to run; its ``results`` must be a prefix without a run.
     engine
-        Where the ranks work; open.
+        Where the ranks work.
     report
         Called with each event.
     replace
@@ -59,28 +108,13 @@ def start(
     Raises
     ------
     BadInputError, StorageError, RunError
-        As `perseid.pipeline.initialize.initialize`; also where another process works on the run
-        that is to be replaced.
+        As `begin`.
     RunInterruptedError
         The user stopped it; `resume` goes on.
     """
-    report(StageEvent("initialize"))
-    if "transport" not in request.model_fields_set:
-        request = request.model_copy(update={"transport": engine.transport})
-    if replace:
-        refuse_if_owned(Storage(request.results_url))
-    with ExitStack() as stack:
-
-        def check(manifest: Manifest) -> None:
-            if isinstance(engine, Selective):
-                engine.check(manifest)
-            # Who works on a place owns it before it is claimed: of two at once one does not begin.
-            stack.enter_context(Owner(Storage(manifest.results_url)))
-
-        begun = initialize(request, replace=replace, check=check)
-        for warning in begun.warnings:
-            report(StageEvent("initialize", warning))
-        return _go_on(begun.manifest, begun.items, engine, report)
+    manifest, handle = begin(request, engine, report, replace=replace)
+    with _stoppable(manifest, engine), handle:
+        return follow(manifest, engine, handle, report)
 
 
 def resume(
@@ -96,7 +130,7 @@ def resume(
     url
         The run's prefix.
     engine
-        Where the missing ranks work; open.
+        Where the missing ranks work.
     report
         Called with each event.
     allow_model_change
@@ -114,80 +148,53 @@ def resume(
     RunInterruptedError
         The user stopped it again.
     """
-    store = Storage(url)
-    manifest = Manifest.load(store)
-    done = finished(store, manifest)
+    manifest = Manifest.load(Storage(url))
+    done = finished(Storage(url), manifest)
     if done is not None:
         report(StageEvent("resume", NOTHING_TO_DO))
         return done
-    ranks = missing_ranks(store, manifest)
-    if ranks:
-        manifest = with_current_model(manifest, allow_model_change=allow_model_change)
-    store.delete([layout.MERGED])  # what was merged is not what there will be
-    report(StageEvent("resume", f"{len(ranks)} of {manifest.world_size} ranks are missing"))
-    return _go_on(manifest, [manifest.item(rank) for rank in ranks], engine, report)
+    handle = begin_missing(manifest, engine, report, allow_model_change=allow_model_change)
+    with _stoppable(manifest, engine), handle:
+        return follow(manifest, engine, handle, report)
 
 
-def finished(store: Storage, manifest: Manifest) -> RunResult | None:
-    """What there is of a run that is complete and published; None where something is missing."""
-    last = _last_summary(store)
-    if last.get("status") != "complete" or last.get("run_id") != manifest.run_id:
-        return None
-    if missing_ranks(store, manifest):
-        return None
-    if not has_catalogue(store, manifest, last.get("catalogue_bytes")):
-        return None
-    return RunResult(manifest, MapResult(), last, None)
-
-
-def missing_ranks(store: Storage, manifest: Manifest) -> list[int]:
-    """Ranks to work on again, ascending.
-
-    Those without a record of this run, those whose record names partitions it could not read, and
-    those that the last summary found broken; all of them where one is missing and the ranks of a
-    script talk to each other.
-    """
-    records, missing = read_records(store, manifest)
-    partly = {rank for rank, record in records.items() if record.get("failed_partitions")}
-    broken = {int(entry["rank"]) for entry in _last_summary(store)["ranks"]["missing"]}
-    found = {*missing, *partly, *broken}
-    return list(range(manifest.world_size)) if found and manifest.talks else sorted(found)
-
-
-def _last_summary(store: Storage) -> dict[str, Any]:
-    try:
-        summary = json.loads(store.get(layout.SUMMARY))
-        summary["ranks"]["missing"]
-    except (NotFoundError, ValueError, KeyError, TypeError):
-        return {"ranks": {"missing": []}}
-    return dict(summary)
-
-
-def _go_on(
-    manifest: Manifest, items: Sequence[WorkItem], engine: Engine, report: Report
+def follow(
+    manifest: Manifest,
+    engine: Engine,
+    handle: RunHandle,
+    report: Report,
+    *,
+    timeout: float | None = None,
 ) -> RunResult:
-    store = Storage(manifest.results_url)
-    with Owner(store), _resumable(store):
+    """Wait for the ranks that were submitted, then publish what the run found."""
+    if not handle.ended:
         report(StageEvent("map"))
-        mapped = engine.map(items, report)
-        measured = _keep(store, engine.name, mapped)
-        if mapped.stopped:
-            raise KeyboardInterrupt
-        report(StageEvent("summarize"))
-        incomplete = None
-        try:
-            summary = summarize(
-                store,
-                map_seconds=measured["wall_seconds"],
-                failures=mapped.failures,
-                transport_note=mapped.transport_note,
-                extra={"engine": {k: v for k, v in measured.items() if k != "attempts"}},
-            )
-        except RunIncompleteError as error:  # after publishing what there is
-            incomplete = str(error)
-            summary = json.loads(store.get(layout.SUMMARY))
-        summary["cost"] = bill(store)
-        store.put(layout.SUMMARY, json.dumps(summary, indent=1, allow_nan=False).encode())
+    handle.wait(report, timeout)
+    mapped = handle.report()
+    if mapped.published:
+        return result_of(Storage(manifest.results_url), manifest, mapped)
+    measured = keep_report(Storage(manifest.results_url), engine.name, mapped)
+    if mapped.stopped:
+        raise stopped(manifest, engine)
+    report(StageEvent("summarize"))
+    return _publish(manifest, mapped, measured)
+
+
+def _publish(manifest: Manifest, mapped: EngineReport, measured: dict[str, Any]) -> RunResult:
+    store, incomplete = Storage(manifest.results_url), None
+    try:
+        summary = summarize(
+            store,
+            map_seconds=measured["wall_seconds"],
+            failures=mapped.failures,
+            transport_note=mapped.transport_note,
+            extra={"engine": {k: v for k, v in measured.items() if k != "attempts"}},
+        )
+    except RunIncompleteError as error:  # after publishing what there is
+        incomplete = str(error)
+        summary = json.loads(store.get(layout.SUMMARY))
+    summary["cost"] = bill(store)
+    store.put(layout.SUMMARY, json.dumps(summary, indent=1, allow_nan=False).encode())
     return RunResult(manifest, mapped, summary, incomplete)
 
 
@@ -200,35 +207,19 @@ def bill(store: Storage) -> dict[str, Any] | None:
     return None if usage is None else cost(usage).to_json()
 
 
+def stopped(manifest: Manifest, engine: Engine) -> RunInterruptedError:
+    """The error of a run that the user stopped."""
+    where = Storage(manifest.results_url).where()
+    there = "" if engine.name == "local" else f" --engine {engine.name}"
+    return RunInterruptedError(
+        f"stopped; `perseid resume {where}{there}` goes on with what is missing"
+    )
+
+
 @contextmanager
-def _resumable(store: Storage) -> Iterator[None]:
-    """Say how to go on where the user stops the run."""
+def _stoppable(manifest: Manifest, engine: Engine) -> Iterator[None]:
+    """Say how to go on where the user stops the run while no rank works."""
     try:
         yield
     except KeyboardInterrupt:
-        raise RunInterruptedError(
-            f"stopped; `perseid resume {store.where()}` goes on with what is missing"
-        ) from None
-
-
-def _keep(store: Storage, name: str, mapped: MapResult) -> dict[str, Any]:
-    """Write ``engine.json``; after a resumption it holds the attempts of all drivers."""
-    plain = mapped.to_json() | {"engine": name, "drivers": 1}
-    former = _former(store)
-    if former is not None:
-        plain["attempts"] = [*former["attempts"], *plain["attempts"]]
-        plain["drivers"] = former.get("drivers", 1) + 1
-        for key in ("wall_seconds", "work_seconds", "overhead_seconds", "cold_starts"):
-            plain[key] += former.get(key, 0)
-        ranks = {entry["rank"] for entry in plain["attempts"]}
-        plain["overhead_seconds_per_rank"] = plain["overhead_seconds"] / max(1, len(ranks))
-    store.put(layout.ENGINE, json.dumps(plain, indent=1).encode())
-    return plain
-
-
-def _former(store: Storage) -> dict[str, Any] | None:
-    try:
-        former = json.loads(store.get(layout.ENGINE))
-    except (NotFoundError, ValueError):
-        return None
-    return former if isinstance(former, dict) and "attempts" in former else None
+        raise stopped(manifest, engine) from None

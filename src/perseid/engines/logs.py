@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
-from perseid.engines.base import Attempt, Ending
 from perseid.errors import NotFoundError, StorageError
 from perseid.measure.report_line import Report, format_report
 from perseid.pipeline import layout
+from perseid.pipeline.attempts import Attempt, Ending
 from perseid.plaintext import one_line
 from perseid.storage import Storage
 

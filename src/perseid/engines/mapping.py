@@ -1,4 +1,4 @@
-"""One call of the local engine's `map`: an event loop over worker processes, in one thread."""
+"""The local engine's work on a run: an event loop over worker processes, turned by its caller."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from perseid.engines.base import Attempt, Ending, MapResult
 from perseid.engines.gang import Gang, Met, why_not
 from perseid.engines.logs import RankLogs, end_lines, start_lines
 from perseid.engines.options import LocalOptions
@@ -19,6 +18,7 @@ from perseid.engines.process import Guard, WorkerProcess, worker_environment
 from perseid.engines.schedule import Schedule
 from perseid.engines.stopping import StopRequests
 from perseid.errors import RunError
+from perseid.pipeline.attempts import Attempt, Ending, EngineReport
 from perseid.pipeline.events import RankEvent, RankState, Report, StageEvent
 from perseid.pipeline.items import WorkItem
 from perseid.storage import Storage
@@ -95,25 +95,28 @@ class LocalMap:
         self._environment = worker_environment(options.threads) | dict(options.environment)
         self._who: dict[int, WorkerProcess] = {}
         """Which process did a rank."""
-
-    def run(self) -> MapResult:
-        """Until every rank is done or failed, or the user stops it."""
-        began = time.monotonic()
+        self._began = time.monotonic()
+        self._resources = contextlib.ExitStack()
+        self._resources.enter_context(self._logs)
+        self._resources.enter_context(self._selector)
         for rank in self._items:
             self._report(RankEvent(rank, RankState.WAITING, 0))
-        with StopRequests() as stop, self._logs, self._selector:
-            try:
-                while not self._schedule.finished and not stop.count:
-                    self._turn()
-                wall = time.monotonic() - began
-                met = Met() if stop.count else self._meet(stop)
-            finally:
-                self._end_all(stop)
-            if stop.count:
-                self._logs.hurry(GRACE_SECONDS)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every rank is done, or has failed for good."""
+        return self._schedule.finished
+
+    def conclude(self, stop: StopRequests) -> EngineReport:
+        """Let the ranks meet unless the user stopped the run, and end all workers."""
+        wall = time.monotonic() - self._began
+        try:
+            met = Met() if stop.count else self._meet(stop)
+        finally:
+            self.close(stop)
         if self._logs.failure:
             self._report(StageEvent("map", f"some logs are missing: {self._logs.failure}"))
-        return MapResult(
+        return EngineReport(
             attempts=tuple(self._schedule.attempts),
             failures=dict(self._schedule.failed),
             wall_seconds=wall,
@@ -123,6 +126,13 @@ class LocalMap:
             done=tuple(sorted(self._schedule.done)),
             stopped=met.stopped or (stop.count > 0 and not self._all_decided()),
         )
+
+    def close(self, stop: StopRequests) -> None:
+        """End every worker and write the logs to their end."""
+        with self._resources:
+            self._end_all(stop)
+            if stop.count:
+                self._logs.hurry(GRACE_SECONDS)
 
     def _meet(self, stop: StopRequests) -> Met:
         """All ranks at once in a communicator, if they are to be."""
@@ -142,7 +152,8 @@ class LocalMap:
     def _all_decided(self) -> bool:
         return len(self._schedule.done) + len(self._schedule.failed) == len(self._items)
 
-    def _turn(self) -> None:
+    def turn(self) -> None:
+        """Hand out what can be, and hear what comes within `POLL_SECONDS`."""
         self._assign()
         for key, _ in self._selector.select(POLL_SECONDS):
             callback: Callable[[], None] = key.data

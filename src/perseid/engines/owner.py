@@ -35,7 +35,7 @@ class Owner:
         self._store = store
 
     def __enter__(self) -> Self:
-        mark = json.dumps(_self() | {"since": time.time()}).encode()
+        mark = json.dumps(_self() | {"engine": "local", "since": time.time()}).encode()
         for _ in range(TRIES):
             refuse_if_owned(self._store)
             if _marked(self._store, mark):
@@ -75,8 +75,8 @@ def _marked(store: Storage, mark: bytes) -> bool:
 
 def refuse_if_owned(store: Storage) -> None:
     """Raise `RunError` where another live process of this machine works on the run."""
-    other = _read(store)
-    if other is not None and other["pid"] != os.getpid() and _alive(other):
+    other = read_mark(store)
+    if other is not None and other["pid"] != os.getpid() and is_alive(other):
         began = time.strftime("%H:%M:%S UTC", time.gmtime(float(other.get("since", 0))))
         raise RunError(
             f"process {other['pid']} has been working on {store.where()} since {began}: "
@@ -84,7 +84,8 @@ def refuse_if_owned(store: Storage) -> None:
         )
 
 
-def _read(store: Storage) -> dict[str, Any] | None:
+def read_mark(store: Storage) -> dict[str, Any] | None:
+    """What ``driver.json`` says of the process that works on the run; None where none does."""
     try:
         mark = json.loads(store.get(layout.DRIVER))
     except (NotFoundError, ValueError):
@@ -97,7 +98,7 @@ def _self() -> dict[str, Any]:
     return {"host": socket.gethostname(), "pid": pid, "born": _born(pid)}
 
 
-def _alive(mark: dict[str, Any]) -> bool:
+def is_alive(mark: dict[str, Any]) -> bool:
     """Whether that very process runs on this machine: numbers are used again, birth ticks not."""
     same_host = mark.get("host") == socket.gethostname()
     return same_host and mark.get("born") == _born(int(mark["pid"])) != ""

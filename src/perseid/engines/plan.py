@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from perseid.engines.calibrate import Pace
 from perseid.engines.options import LocalOptions
+from perseid.measure.calibrate import Pace
 from perseid.measure.cost import Cost, Usage, cost, map_transitions
 from perseid.measure.report_line import Report
 from perseid.pipeline.manifest import Manifest

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from perseid.engines.base import Ending
 from perseid.errors import BadInputError
+from perseid.pipeline.attempts import Ending
 
 FINAL = frozenset({Ending.DONE, Ending.BAD_INPUT})
 """Endings that another attempt cannot change."""

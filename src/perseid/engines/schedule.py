@@ -8,8 +8,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Mapping
 
-from perseid.engines.base import Attempt, Ending
 from perseid.engines.retry import RetryPolicy, is_straggler
+from perseid.pipeline.attempts import Attempt, Ending
 from perseid.pipeline.events import RankEvent, RankState
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from statistics import median, stdev
 from typing import Any
 
-from perseid.engines.calibrate import Pace
 from perseid.errors import BadInputError
 from perseid.measure.fields import Fields
 from perseid.measure.folder import RankMeasures
@@ -33,6 +32,20 @@ DEFAULT_READY = 2.0
 DEFAULT_RANK = 0.3
 FEWEST_ROWS = 40
 """Records of fewer rows say more about padded batches than about the model."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What one worker does when nothing else computes."""
+
+    rows_per_second: float
+    """Through the model alone; reading overlaps with it."""
+    ready_seconds: float
+    """From the process' start until the model is loaded."""
+    peak_mb: float
+    """Resident memory with model and one batch, MiB; a partition's features come on top."""
+    row_bytes: int
+    """Bytes of one object in a partition: pixels, magnitudes, redshift."""
 
 
 @dataclass(frozen=True)

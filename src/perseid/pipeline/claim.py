@@ -114,6 +114,12 @@ def refuse_if_taken(storage: Storage) -> None:
         raise taken(storage, left)
 
 
+def give_up(storage: Storage) -> None:
+    """Remove a run that was claimed and that nobody began to work on."""
+    remove(storage, FormerRun.at(storage).keys(storage))
+    storage.delete([layout.MANIFEST])
+
+
 def remove(storage: Storage, keys: list[str]) -> None:
     """Delete objects; on a disk never through a symbolic link, whoever put it there meanwhile."""
     root = storage.local_path()

@@ -38,5 +38,30 @@ class StageEvent:
     message: str = ""
 
 
-Event = RankEvent | StageEvent
+@dataclass(frozen=True)
+class CountEvent:
+    """How many ranks stand where, from an engine that does not follow each of them."""
+
+    stage: str
+    """The run's step, or how it ended."""
+    seconds: float
+    """Since it began."""
+    total: int = 0
+    """Ranks; 0 before they are known."""
+    waiting: int = 0
+    running: int = 0
+    done: int = 0
+    failed: int = 0
+    """For good."""
+    retried: int = 0
+    """Ranks that are done and took more than one attempt."""
+    rows: int = 0
+    """Predicted by ranks that are done."""
+    usd: float = 0.0
+    """About what the workers that are done cost."""
+    ended: bool = False
+    """Whether nothing works on the run any more."""
+
+
+Event = RankEvent | StageEvent | CountEvent
 Report = Callable[[Event], None]

@@ -85,12 +85,15 @@ def initialize(
     """
     created = time.time()
     storage = Storage(request.results_url)
-    manifest = _begun(storage, run_id) if run_id else None
-    if manifest is None:
-        former = FormerRun.at(storage) if replace else None
-        if not replace:
-            refuse_if_taken(storage)
-        manifest = plan(request, created, run_id)
+    begun = _begun(storage, run_id) if run_id else None
+    former = FormerRun.at(storage) if replace and begun is None else None
+    if not replace and begun is None:
+        refuse_if_taken(storage)
+    manifest = plan(request, created, run_id)
+    if begun is not None:
+        manifest = _adopt(begun, manifest)
+        storage.put(layout.MANIFEST, _json(manifest.to_json()))
+    else:
         if check is not None:
             check(manifest)
         claim(storage, manifest, former)
@@ -110,6 +113,15 @@ def _begun(storage: Storage, run_id: str) -> Manifest | None:
     except (NotFoundError, BadInputError):
         return None
     return manifest if manifest.run_id == run_id else None
+
+
+def _adopt(begun: Manifest, now: Manifest) -> Manifest:
+    """The run as it was begun, by the clock and with the settings of the step that goes on with it.
+
+    On AWS a client claims the prefix and names the partitions; the step that runs there knows
+    which rendezvous there is, and its clock is the workers'.
+    """
+    return replace(begun, created=now.created, settings=now.settings)
 
 
 def plan(request: RunRequest, created: float | None = None, run_id: str | None = None) -> Manifest:

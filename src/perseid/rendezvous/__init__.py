@@ -8,11 +8,11 @@ from perseid.rendezvous.punch import Link
 from perseid.rendezvous.server import Config, EmbeddedServer, Server, read_secret
 
 __all__ = [
+    "LONGEST_SILENCE",
     "Client",
     "Config",
     "EmbeddedServer",
     "Endpoint",
-    "LONGEST_SILENCE",
     "Link",
     "LossTimeouts",
     "Notice",

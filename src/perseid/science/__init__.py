@@ -15,11 +15,11 @@ from perseid.science.moments import Moments, Partial
 from perseid.science.neighbors import Neighbors, nearest
 
 __all__ = [
+    "GROUPS",
     "ClassScores",
     "ClassificationCounts",
     "Detection",
     "Distributions",
-    "GROUPS",
     "Interval",
     "Metric",
     "Moments",

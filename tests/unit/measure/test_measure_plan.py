@@ -13,10 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perseid.cli import main, units
-from perseid.engines.calibrate import Pace
 from perseid.errors import BadInputError
 from perseid.measure import plan as planning
-from perseid.measure.calibrate import Calibration, from_paces, from_runs, vcpus
+from perseid.measure.calibrate import Calibration, Pace, from_paces, from_runs, vcpus
 from perseid.measure.plan import Ask, Limits, advise, estimate
 from perseid.measure.prices import Prices
 from perseid.measure.report_line import Report

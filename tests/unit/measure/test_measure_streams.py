@@ -8,9 +8,9 @@ from pathlib import Path
 
 from perseid.aws.collect import attempts_of, ending_of, most_at_once
 from perseid.aws.logs import Tail
-from perseid.engines.base import Attempt, Ending
 from perseid.measure.sources.load import load_runs
 from perseid.measure.sources.streams import LogEvent, trace
+from perseid.pipeline.attempts import Attempt, Ending
 
 REPORT = (
     "Duration: 100.00 ms\tBilled Duration: 120 ms\tMemory Size: 1769 MB\tMax Memory Used: 300 MB\t"

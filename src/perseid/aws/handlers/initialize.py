@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any
 
 from perseid.aws.handlers import log
-from perseid.engines.driver import missing_ranks
 from perseid.errors import (
     AlreadyExistsError,
     BadInputError,
@@ -27,6 +26,7 @@ from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.records import STORE
 from perseid.pipeline.request import RunRequest
 from perseid.pipeline.resumption import with_current_model
+from perseid.pipeline.run_state import missing_ranks
 from perseid.storage import Location, Storage
 
 CONTROL = ("replace", "resume", "allow_model_change")

@@ -1,4 +1,4 @@
-"""Fixtures of the AWS tests: ministack with the whole stack deployed on it, and small surveys."""
+"""Fixtures that start AWS doubles, ministack and moto, each with the whole stack deployed on it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import faulty_stack
 import ministack as doubles
+import moto_server
 import numpy as np
 import pytest
 from double import PYTHON, Double, Stack, deployed, variables
@@ -17,6 +18,9 @@ from perseid.aws.wheels import Target
 from perseid.storage import Storage
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.reader import write_cutouts
+
+AT_ONCE = 6
+"""Functions that the account may run at once: more are throttled."""
 
 
 @pytest.fixture(scope="session")
@@ -88,3 +92,19 @@ def put_survey(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
             storage.put(path.name, path.read_bytes())
 
     return put
+
+
+@pytest.fixture(scope="session")
+def moto_stack(packages_folder: Path) -> Iterator[Stack]:
+    """A running moto, and the stack ``perseid`` on it."""
+    with moto_server.running(AT_ONCE) as server:
+        with variables(server.env):
+            stack = deployed(server, packages_folder)
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def moto(moto_stack: Stack) -> Iterator[Stack]:
+    """The stack, for the tests of one module."""
+    with variables(moto_stack.server.env):
+        yield moto_stack

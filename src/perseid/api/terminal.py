@@ -1,4 +1,4 @@
-"""What the command line writes to: no control character of somebody else's text gets through."""
+"""What is written to a terminal: no control character of somebody else's text gets through."""
 
 from __future__ import annotations
 

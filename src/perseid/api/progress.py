@@ -1,4 +1,4 @@
-"""A run's progress on the terminal: one live line where there is one, plain lines elsewhere."""
+"""A run's progress: a live line in a terminal and in a notebook, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Self, TextIO
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
-from perseid.cli.terminal import console
-from perseid.pipeline.events import Event, RankEvent, RankState, StageEvent
+from perseid.api.terminal import console
+from perseid.pipeline.events import CountEvent, Event, RankEvent, RankState, StageEvent
 from perseid.plaintext import printable
 
 RATE_SECONDS = 10.0
@@ -115,6 +115,7 @@ class RunProgress:
         self._console = console(stream)
         self._quiet = quiet
         self._tally = Tally()
+        self._counts: CountEvent | None = None
         self._stage = ""
         self._next = 0.0
         live = self._console.is_terminal and not quiet
@@ -128,6 +129,9 @@ class RunProgress:
         now = time.monotonic()
         if isinstance(event, StageEvent):
             self._begin_stage(event, now)
+            return
+        if isinstance(event, CountEvent):
+            self._count(event, now)
             return
         self._tally.add(event, now)
         if event.message:
@@ -144,14 +148,36 @@ class RunProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def say(self, text: str) -> None:
+        """A line of words."""
+        if not self._quiet:
+            self._say(text)
+
+    def close(self) -> None:
+        """Take the live line away; while it is there, nothing without an end of line is shown."""
         self._end_map(time.monotonic())
+        self._end_live()
+
+    def _count(self, event: CountEvent, now: float) -> None:
+        fresh = self._counts is None or event.stage != self._counts.stage
+        self._counts = event
+        if self._quiet:
+            return
+        if event.ended:
+            self._end_live()
+            self._say(count_line(event))
+        elif self._bar is not None or fresh or now >= self._next:
+            over = (event.done + event.failed) / event.total if event.total else 0.0
+            self._show(count_line(event), over, now)
 
     def _begin_stage(self, event: StageEvent, now: float) -> None:
         if event.stage != self._stage:
             self._end_map(now)
             self._stage = event.stage
             if not event.message and not self._quiet:
-                self._say(_STAGES.get(event.stage, event.stage))
+                self._say(stage_line(event.stage))
         if event.message:
             self._say(event.message)
 
@@ -159,27 +185,33 @@ class RunProgress:
         if self._stage != "map":
             return
         self._stage = ""
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, visible=False)
-            self._bar.stop()
+        self._end_live()
         if self._tally.states and not self._quiet:
             self._say(self._tally.line(now))
 
+    def _end_live(self) -> None:
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, visible=False)
+            self._bar.stop()
+            self._task = None
+
     def _draw(self, now: float) -> None:
-        line = self._tally.line(now)
-        if self._bar is not None:
-            self._next = now + REFRESH_SECONDS
-            if self._task is None:
-                self._task = self._bar.add_task(line, total=1.0)
-                self._bar.start()
-            self._bar.update(
-                self._task, completed=self._tally.fraction(), description=line, refresh=True
-            )
-        elif self._next == 0.0:
-            self._next = now + LINE_SECONDS
-        else:
+        if self._bar is None and self._next == 0.0:
+            self._next = now + LINE_SECONDS  # nothing is known yet
+            return
+        self._show(self._tally.line(now), self._tally.fraction(), now)
+
+    def _show(self, line: str, fraction: float, now: float) -> None:
+        """The live line, or a plain one."""
+        if self._bar is None:
             self._next = now + LINE_SECONDS
             self._say(line)
+            return
+        self._next = now + REFRESH_SECONDS
+        if self._task is None:
+            self._task = self._bar.add_task(line, total=1.0)
+            self._bar.start()
+        self._bar.update(self._task, completed=fraction, description=line, refresh=True)
 
     def _say(self, text: str) -> None:
         self._console.print(printable(text), markup=False, soft_wrap=True)
@@ -190,7 +222,30 @@ _STAGES = {
     "map": "running the ranks",
     "collectives": "the ranks merge what they found",
     "summarize": "merging and writing the catalogue",
+    "collect": "fetching logs and times",
 }
+
+
+def stage_line(stage: str) -> str:
+    """What a step does, in words."""
+    return _STAGES.get(stage, stage)
+
+
+def count_line(now: CountEvent) -> str:
+    """E.g. ``map · 12/41 ranks done · 29 running · 15336 rows · about 0.0123 USD · 14 s``."""
+    words = [now.stage]
+    if now.total:
+        words.append(f"{now.done}/{now.total} ranks done")
+    numbers = (
+        ("running", now.running), ("waiting", now.waiting), ("failed", now.failed),
+        ("tried again", now.retried),
+    )  # fmt: skip
+    words += [f"{number} {name}" for name, number in numbers if number]
+    if now.rows:
+        words.append(f"{now.rows:,} rows")
+    if now.usd:
+        words.append(f"workers so far about {now.usd:.6f} USD")
+    return " · ".join([*words, duration(now.seconds)])
 
 
 def _verdict(event: RankEvent) -> str:

@@ -1,0 +1,1 @@
+"""What ``import perseid`` offers, one idea a module; `perseid` itself imports none of it early."""

@@ -1,0 +1,58 @@
+"""A run's progress in a notebook: one line of HTML that is drawn again in its place."""
+
+from __future__ import annotations
+
+import sys
+import time
+from html import escape
+from typing import Any
+
+from perseid.api.progress import Tally, count_line, stage_line
+from perseid.pipeline.events import CountEvent, Event, StageEvent
+
+REFRESH_SECONDS = 0.5
+
+
+def in_notebook() -> bool:
+    """Whether this process is a notebook's kernel."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return shell is not None and getattr(shell, "kernel", None) is not None
+
+
+class NotebookProgress:
+    """Draws events as they come; what an engine reports to in a notebook."""
+
+    def __init__(self) -> None:
+        self._tally = Tally()
+        self._handle: Any = None
+        self._next = 0.0
+        self._notes: list[str] = []
+
+    def __call__(self, event: Event) -> None:
+        """One event."""
+        now = time.monotonic()
+        if isinstance(event, StageEvent):
+            if event.message:
+                self._notes.append(event.message)
+            self._draw(stage_line(event.stage), self._tally.fraction())
+        elif isinstance(event, CountEvent):
+            over = (event.done + event.failed) / event.total if event.total else 0.0
+            self._draw(count_line(event), over)
+        else:
+            self._tally.add(event, now)
+            if event.message:
+                self._notes.append(f"rank {event.rank}, attempt {event.attempt}: {event.message}")
+            if now >= self._next or self._tally.over == len(self._tally.states):
+                self._next = now + REFRESH_SECONDS
+                self._draw(self._tally.line(now), self._tally.fraction())
+
+    def _draw(self, line: str, fraction: float) -> None:
+        from IPython.display import HTML, display
+
+        notes = "".join(f"<br><small>{escape(note)}</small>" for note in self._notes)
+        html = HTML(f'<progress max="1" value="{fraction:.3f}"></progress> {escape(line)}{notes}')
+        if self._handle is None:
+            self._handle = display(html, display_id=True)
+        else:
+            self._handle.update(html)

@@ -1,0 +1,91 @@
+"""What is shown as text in a terminal and as HTML in a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from perseid.errors import BadInputError
+from perseid.measure.present.text import Table
+
+PAGE_HEIGHT = 600
+"""Pixels of a page that is shown inside a notebook."""
+
+
+class Shown:
+    """Text, and the same as HTML: what the last line of a notebook's cell draws."""
+
+    def __init__(self, text: str, html: str) -> None:
+        self._text, self._html = text, html
+
+    def __str__(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        return self._text
+
+    def _repr_html_(self) -> str:
+        return self._html
+
+
+class TableView(Shown):
+    """A table of runs; `columns` and `rows` hold its unrounded numbers.
+
+    Examples
+    --------
+    >>> view = run.table()  # doctest: +SKIP
+    >>> view.rows[0]["cost"]  # doctest: +SKIP
+    0.00042
+    """
+
+    def __init__(self, tables: Sequence[Table]) -> None:
+        super().__init__(
+            "\n".join(table.render("text") for table in tables),
+            "".join(_table_html(table) for table in tables),
+        )
+        self.columns = [column.key for column in tables[0].columns]
+        """Keys of the first table's columns."""
+        self.rows = [{key: cell.value for key, cell in row.items()} for row in tables[0].rows]
+        """Its rows: numbers as they were measured, None where there is none."""
+
+
+class Page(Shown):
+    """A whole HTML page, with a few lines of text that say the same."""
+
+    def __init__(self, text: str, html: str) -> None:
+        frame = (
+            f'<iframe srcdoc="{escape(html)}" width="100%" height="{PAGE_HEIGHT}" '
+            'style="border: 1px solid #ccc"></iframe>'
+        )
+        super().__init__(text, frame)
+        self.html = html
+        """The page as it can be written to a file."""
+
+    def save(self, path: str | Path) -> Path:
+        """Write the page; raises `BadInputError` where that cannot be."""
+        path = Path(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(self.html, encoding="utf-8")
+        except OSError as error:
+            raise BadInputError(
+                f"the report cannot be written to {path}: {error.strerror}"
+            ) from error
+        return path
+
+
+def html_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A plain table."""
+    top = "".join(f"<th>{escape(word)}</th>" for word in head)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _table_html(table: Table) -> str:
+    rows = [[row[column.key].text for column in table.columns] for row in table.rows]
+    notes = "".join(f"<p><small>{escape(note)}</small></p>" for note in table.footnotes)
+    title = f"<p><b>{escape(table.title)}</b></p>" if table.title else ""
+    return title + html_table([column.head for column in table.columns], rows) + notes

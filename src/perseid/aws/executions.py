@@ -1,0 +1,309 @@
+"""Executions of a stack's state machine: start one, watch it with few requests, stop it, and fetch
+what it left.
+
+The whole run works there, initialize and summarize included; this side only asks how far it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from perseid import errors
+from perseid.aws.calls import Calls
+from perseid.aws.collect import collect, collected_before
+from perseid.aws.place import Place
+from perseid.aws.progress import MapProgress, Watcher
+from perseid.aws.session import aws_errors
+from perseid.errors import BadInputError, NotFoundError, PerseidError, RunError, RunInterruptedError
+from perseid.measure.sources.history import moment
+from perseid.pipeline import layout
+from perseid.pipeline.attempts import EngineReport
+from perseid.pipeline.initialize import new_run_id
+from perseid.pipeline.manifest import Manifest
+from perseid.pipeline.request import RunRequest
+from perseid.pipeline.run_state import RunResult, result_of
+from perseid.storage import Location, Storage
+
+FIRST_WAIT, LONGEST_WAIT, LONGER = 1.0, 5.0, 1.25
+"""Seconds between two looks: short at first, longer by this factor each time."""
+RECENT = 50
+"""Executions that are looked at for one that has just begun."""
+WATCH_SECONDS = 86_400.0
+"""Nobody watches for longer; the execution goes on."""
+Tell = Callable[[MapProgress], None]
+
+
+@dataclass(frozen=True)
+class Started:
+    """An execution that is under way, or was."""
+
+    arn: str
+    results_url: str
+    """The run's own prefix."""
+    resumed: bool = False
+
+    @property
+    def name(self) -> str:
+        """The execution's name; for the first one of a run its id."""
+        return self.arn.rpartition(":")[2]
+
+
+class Executions:
+    """Starts and watches executions of one stack's state machine.
+
+    Parameters
+    ----------
+    calls
+        The account, with what is asked of it counted.
+    place
+        The state machine and its functions.
+    """
+
+    def __init__(self, calls: Calls, place: Place) -> None:
+        self.calls = calls
+        self.place = place
+
+    def start(self, request: RunRequest, *, replace: bool = False) -> Started:
+        """Start the run of a request, which begins there, and return at once.
+
+        Raises
+        ------
+        BadInputError
+            Data, model or results do not lie on S3.
+        """
+        check_places(request)
+        name = new_run_id(time.time())
+        self._execute(name, request.given() | ({"replace": True} if replace else {}))
+        return Started(self.place.execution(name), request.results_url)
+
+    def start_begun(self, manifest: Manifest) -> Started:
+        """Start the execution of a run that was initialized: it bears the run's id."""
+        self._execute(manifest.run_id, manifest.request)
+        return Started(self.place.execution(manifest.run_id), manifest.results_url)
+
+    def resume(self, url: str, *, allow_model_change: bool = False) -> Started:
+        """Start an execution that works on what is missing of a run; returns at once.
+
+        `allow_model_change`: see `perseid.engines.driver.resume`.
+        """
+        url = Location.parse(url).url
+        _on_s3("the run", url)
+        Manifest.load(Storage(url))
+        name = new_run_id(time.time())
+        allowed = {"allow_model_change": True} if allow_model_change else {}
+        self._execute(name, {"resume": url, **allowed})
+        return Started(self.place.execution(name), url, resumed=True)
+
+    def watch(
+        self,
+        started: Started,
+        tell: Tell,
+        *,
+        first: float = FIRST_WAIT,
+        longest: float = LONGEST_WAIT,
+        seconds: float = WATCH_SECONDS,
+    ) -> MapProgress:
+        """Look from time to time until the execution has ended, and tell each time.
+
+        Raises
+        ------
+        RunError
+            It has not ended within `seconds`; it goes on nevertheless.
+        """
+        watcher = self._watcher(started)
+        deadline, wait = time.monotonic() + seconds, first
+        while True:
+            now = watcher.look()
+            tell(now)
+            if now.ended:
+                return now
+            if time.monotonic() > deadline:
+                raise RunError(
+                    f"{started.name} is still running after {seconds:g} s; `perseid status "
+                    f"{started.results_url}` says how far it is"
+                )
+            time.sleep(wait)
+            wait = min(longest, wait * LONGER)
+
+    def look(self, started: Started) -> MapProgress:
+        """How far it is now."""
+        return self._watcher(started).look()
+
+    def _watcher(self, started: Started) -> Watcher:
+        run = Manifest.load(Storage(started.results_url)).run_id if started.resumed else None
+        return Watcher(
+            self.calls, self.place, started.arn, started.results_url, run or started.name
+        )
+
+    def began(self, started: Started) -> float:
+        """When it began, seconds since the epoch."""
+        return moment(self._describe(started.arn)["startDate"])
+
+    def stop(self, started: Started) -> bool:
+        """Stop the execution; ranks that work are told nothing and end by themselves.
+
+        Returns whether there was anything to stop.
+        """
+        if self._describe(started.arn)["status"] != "RUNNING":
+            return False
+        with aws_errors():
+            self.calls.client("stepfunctions").stop_execution(
+                executionArn=started.arn, error="Stopped", cause="stopped by the user"
+            )
+        return True
+
+    def report(self, started: Started) -> EngineReport:
+        """Fetch logs and times of an ended execution.
+
+        What was fetched before, whole, is not fetched again.
+
+        Raises
+        ------
+        PerseidError
+            The execution failed otherwise than by missing ranks: its own error and sentence.
+        RunInterruptedError
+            It was stopped.
+        """
+        found = self._describe(started.arn)
+        error = _failure(found, started)
+        if error is not None and not _left_a_run(started, error):
+            raise error
+        store = Storage(started.results_url)
+        manifest = Manifest.load(store)
+        arns = self.executions(started.results_url)
+        mapped = collected_before(store, arns)
+        if mapped is None:
+            mapped = collect(self.calls, self.place, manifest, arns).mapped
+        if error is not None:
+            raise error
+        return replace(mapped, published=True)
+
+    def finish(self, started: Started) -> RunResult:
+        """What the run of an ended execution came to; see `report`."""
+        mapped = self.report(started)
+        store = Storage(started.results_url)
+        return result_of(store, Manifest.load(store), mapped)
+
+    def executions(self, url: str) -> list[str]:
+        """ARNs of a run's executions, oldest first: its own, and those that went on with it."""
+        store = Storage(url)
+        manifest = Manifest.load(store)
+        names = [name.removeprefix("items.").removesuffix(".json") for name in store.names()
+                 if name.startswith("items.") and name != layout.ITEMS]  # fmt: skip
+        return [self.place.execution(name) for name in (manifest.run_id, *sorted(names))]
+
+    def find(self, run: str) -> Started:
+        """The newest execution of a run, named by its URL, its id or an execution's ARN.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such run or execution.
+        """
+        if run.startswith("s3://"):
+            return self._newest(Location.parse(run).url)
+        arn = run if run.startswith("arn:") else self.place.execution(run)
+        given = json.loads(self._describe(arn)["input"])
+        return Started(arn, _results_of(given, arn), resumed=bool(given.get("resume")))
+
+    def _newest(self, url: str) -> Started:
+        """Of the run at a prefix; one that has just begun has left nothing there yet."""
+        with aws_errors():
+            listed = self.calls.client("stepfunctions").list_executions(
+                stateMachineArn=self.place.state_machine, maxResults=RECENT
+            )["executions"]
+        begun = Storage(url).exists(layout.MANIFEST)
+        for entry in listed:  # newest first
+            if begun and entry["status"] != "RUNNING":
+                continue
+            arn = str(entry["executionArn"])
+            given = json.loads(self._describe(arn).get("input") or "{}")
+            with contextlib.suppress(BadInputError):
+                if _results_of(given, arn) == url:
+                    return Started(arn, url, resumed=bool(given.get("resume")))
+        arns = self.executions(url)
+        return Started(arns[-1], url, resumed=len(arns) > 1)
+
+    def _describe(self, arn: str) -> Mapping[str, Any]:
+        with aws_errors():
+            client = self.calls.client("stepfunctions")
+            found: Mapping[str, Any] = client.describe_execution(executionArn=arn)
+            return found
+
+    def _execute(self, name: str, payload: Mapping[str, Any]) -> None:
+        with aws_errors():
+            self.calls.client("stepfunctions").start_execution(
+                stateMachineArn=self.place.state_machine, name=name, input=json.dumps(payload)
+            )
+
+
+def check_places(request: RunRequest) -> None:
+    """Raise `BadInputError` unless all places of the request are on S3."""
+    if request.bucket_root:
+        raise BadInputError(
+            "bucket_root is for runs on this machine: leave it out with --engine aws"
+        )
+    data = [request.data] if isinstance(request.data, str) else request.data or []
+    for url in data:
+        _on_s3("the data", str(url))
+    if request.model and request.model != "default":
+        _on_s3("the model", request.model)
+    if request.results:
+        _on_s3("the place for results", request.results)
+
+
+def _on_s3(what: str, url: str) -> None:
+    if Location.parse(url).scheme != "s3":
+        raise BadInputError(
+            f"{what} is {url}, which workers on AWS cannot reach: give an s3:// URL (upload it "
+            "with `perseid split SURVEY s3://…` or `aws s3 cp`)"
+        )
+
+
+def _results_of(given: Mapping[str, Any], arn: str) -> str:
+    """The run's prefix from an execution's input."""
+    if given.get("resume"):
+        return Location.parse(str(given["resume"])).url
+    request = {k: v for k, v in given.items() if k != "replace"}
+    try:
+        return RunRequest.parse(request).results_url
+    except BadInputError as error:
+        raise BadInputError(f"{arn} is not a run of perseid: {error}") from error
+
+
+def _failure(found: Mapping[str, Any], started: Started) -> PerseidError | None:
+    """The error of an execution that ended without a published result; None where there is one."""
+    status = str(found["status"])
+    if (
+        status == "SUCCEEDED"
+        or errors.current_name(str(found.get("error"))) == "RunIncompleteError"
+    ):
+        return None
+    if status == "RUNNING":
+        return RunError(f"{started.name} is still running")
+    if status == "ABORTED":
+        return RunInterruptedError(
+            f"{started.name} was stopped; `perseid resume {started.results_url} --engine aws` goes "
+            "on with what is missing"
+        )
+    name, cause = str(found.get("error") or status), str(found.get("cause") or "no cause was given")
+    kind = getattr(errors, errors.current_name(name), RunError)
+    if isinstance(kind, type) and issubclass(kind, PerseidError):
+        return kind(cause)
+    return RunError(f"the execution {started.name} failed: {cause} ({name})")
+
+
+def _left_a_run(started: Started, error: PerseidError) -> bool:
+    """Whether the failed execution's run has begun, so that its logs can be told apart."""
+    if isinstance(error, BadInputError):
+        return False
+    try:
+        manifest = Manifest.load(Storage(started.results_url))
+    except (NotFoundError, BadInputError):
+        return False
+    return started.resumed or manifest.run_id == started.name

@@ -1,0 +1,79 @@
+"""What commands that work on runs share: the engine's options, and following a run to its end."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from perseid.api.progress import RunProgress
+from perseid.api.run import Run
+from perseid.cli.awsarguments import add_aws_arguments
+from perseid.cli.outcome import COMPLETE, show
+from perseid.engines.base import Engine
+from perseid.engines.names import ENGINES, engine_class
+from perseid.errors import BadInputError, RunInterruptedError
+
+
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """What ``run`` and ``resume`` share: limits, places, and how much to say."""
+    how = parser.add_argument_group("how to run it")
+    how.add_argument("--engine", choices=tuple(ENGINES), default="local", help="where (default: "
+                     "local, on this machine)")  # fmt: skip
+    how.add_argument("--detach", action="store_true", help="start it and leave (aws)")
+    how.add_argument("--workers", type=int, metavar="N", help="processes at once (default: cores)")
+    how.add_argument("--threads", type=int, metavar="N", help="threads a worker (default 1)")
+    how.add_argument("--memory", type=int, metavar="MB", help="memory a rank may take (1769)")
+    how.add_argument("--timeout", type=float, metavar="S", help="seconds a rank may take (900)")
+    how.add_argument("--retries", type=int, metavar="N", help="attempts after a failed one (2)")
+    parser.add_argument("--quiet", action="store_true", help="say only what went wrong")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    add_aws_arguments(parser)
+
+
+def engine_of(args: argparse.Namespace, name: str) -> Engine:
+    """The engine of this name, with what the command line says of it."""
+    settings = dict(vars(args))
+    settings["memory_mb"] = settings.pop("memory", None)
+    return engine_class(name).configured(settings)
+
+
+def refuse_detach(args: argparse.Namespace, engine: Engine) -> None:
+    """Raise `BadInputError` where a run that is to be left would end with this process."""
+    if args.detach and not engine.capabilities.detach:
+        raise BadInputError(
+            f"--detach cannot be had with --engine {engine.name}: there, a run ends with this "
+            "command"
+        )
+
+
+def progress_of(args: argparse.Namespace) -> RunProgress:
+    """What draws the run's events on stderr."""
+    return RunProgress(quiet=args.quiet or args.json)
+
+
+def to_the_end(args: argparse.Namespace, run: Run, progress: RunProgress) -> int:
+    """Follow a run and print what came of it, or leave it where that was asked for."""
+    if args.detach:
+        print(run.url)
+        progress.say(f"next       perseid status {run.url}")
+        return COMPLETE
+    try:
+        run.follow(progress)
+    except KeyboardInterrupt:
+        progress.close()
+        raise _interrupted(run) from None
+    progress.close()
+    return show(run, as_json=args.json, quiet=args.quiet)
+
+
+def _interrupted(run: Run) -> RunInterruptedError:
+    """Ctrl-C: a run that goes on by itself is stopped, too, where the user says so."""
+    if not run.engine.capabilities.detach:
+        return run.stopped()
+    if sys.stdin.isatty() and sys.stderr.isatty():
+        print(f"\nstop the run {run.id}, too? [y/N] ", end="", file=sys.stderr)
+        sys.stderr.flush()
+        if sys.stdin.readline().strip().lower() in ("y", "yes"):
+            run.stop()
+            return run.stopped()
+    return run.left()

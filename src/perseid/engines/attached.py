@@ -1,0 +1,129 @@
+"""A run that another process of this machine works on, seen through what it leaves in the store."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+from perseid.engines.owner import is_alive, read_mark
+from perseid.errors import NotFoundError, RunError, RunInterruptedError
+from perseid.pipeline import layout
+from perseid.pipeline.attempts import EngineReport
+from perseid.pipeline.events import Event, RankEvent, RankState, Report
+from perseid.pipeline.manifest import Manifest
+from perseid.pipeline.run_state import published, stored_logs
+from perseid.storage import Storage
+
+LOOK_SECONDS = 0.5
+"""Between two looks at the store."""
+
+
+class AttachedRun:
+    """A handle of a run whose driver is another process, or is gone."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+        self._store = Storage(manifest.results_url)
+        self._seen: set[int] = set()
+
+    @property
+    def ended(self) -> bool:
+        """Whether its driver is gone; of one on another machine, whether its mark is."""
+        mark = read_mark(self._store)
+        return mark is None or (mark.get("host") == socket.gethostname() and not is_alive(mark))
+
+    def poll(self) -> Sequence[Event]:
+        """The ranks that have got a record since the last look."""
+        names = {info.key for info in self._store.list()}
+        new = [
+            rank
+            for rank in range(self._manifest.world_size)
+            if rank not in self._seen and self._key(rank) in names
+        ]
+        events = [event for rank in new if (event := self._event(rank)) is not None]
+        self._seen.update(event.rank for event in events)
+        return events
+
+    def wait(self, report: Report, timeout: float | None = None) -> None:
+        """Until the driver has ended."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            ended = self.ended  # before the look: what is written in between is seen by it
+            for event in self.poll():
+                report(event)
+            if ended:
+                return
+            if deadline is not None and time.monotonic() > deadline:
+                raise RunError(f"the run has not ended within {timeout:g} s; it goes on")
+            time.sleep(LOOK_SECONDS)
+
+    def stop(self) -> bool:
+        """Interrupt the driver as Ctrl-C does."""
+        mark = read_mark(self._store)
+        if mark is None or self.ended:
+            return False
+        if mark.get("host") != socket.gethostname():
+            raise RunError(
+                f"{self._store.where()} is worked on by process {mark['pid']} on {mark['host']}: "
+                "stop it there"
+            )
+        with suppress(ProcessLookupError):
+            os.kill(int(mark["pid"]), signal.SIGINT)
+        return True
+
+    def report(self) -> EngineReport:
+        """Every attempt of the run."""
+        if not self.ended:
+            raise RunError(f"{self._store.where()} is still being worked on: wait for it first")
+        done = published(self._store, self._manifest)
+        if done is None:
+            raise RunInterruptedError(
+                f"the run at {self._store.where()} was stopped before its results were published; "
+                f"`perseid resume {self._store.where()}` goes on with what is missing"
+            )
+        return done.mapped
+
+    def logs(self, rank: int | None = None, *, follow: bool = False) -> Iterator[tuple[int, str]]:
+        """Line by line from the logs in the store; one that grows is read on."""
+        said: dict[int, int] = {}
+        while True:
+            ended = self.ended
+            for number, text in stored_logs(self._store, rank):
+                lines = text.splitlines()
+                yield from ((number, line) for line in lines[said.get(number, 0) :])
+                said[number] = len(lines)
+            if ended or not follow:
+                return
+            time.sleep(LOOK_SECONDS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Nothing is held."""
+
+    def _key(self, rank: int) -> str:
+        """Of the record that is ours: what a script writes into its own says nothing."""
+        return layout.done_record(rank, script=self._manifest.script is not None)
+
+    def _event(self, rank: int) -> RankEvent | None:
+        """Of its record, if that is of this run and whole."""
+        try:
+            record = json.loads(self._store.get(self._key(rank)))
+            if record["run_id"] != self._manifest.run_id:
+                return None
+            return RankEvent(rank, RankState.DONE, int(record["attempt"]), int(record["rows"]))
+        except (NotFoundError, ValueError, KeyError, TypeError):
+            return None

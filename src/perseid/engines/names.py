@@ -1,0 +1,45 @@
+"""Engines by name: what ``--engine``, ``perseid.run(engine=…)`` and a run's ``driver.json`` say."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping
+from typing import Any, cast
+
+from perseid.engines.base import Engine
+from perseid.errors import BadInputError, NotFoundError
+from perseid.pipeline import layout
+from perseid.storage import Storage
+
+ENGINES = {
+    "local": ("perseid.engines.local", "LocalEngine"),
+    "aws": ("perseid.aws.engine", "AwsEngine"),
+}
+"""Module and class of each; imported when it is asked for."""
+
+
+def engine_class(name: str) -> type[Engine]:
+    """The class of an engine; raises `BadInputError` for another name."""
+    if name not in ENGINES:
+        raise BadInputError(f"there is no engine {name!r}: choose one of {', '.join(ENGINES)}")
+    module, attribute = ENGINES[name]
+    return cast(type[Engine], getattr(importlib.import_module(module), attribute))
+
+
+def engine_of_run(store: Storage, settings: Mapping[str, Any] | None = None) -> Engine:
+    """The engine that works, or worked last, on the run at this prefix.
+
+    `settings` count before what the run itself says of its engine.
+
+    Version 0.1 left no mark of a run on AWS: whatever lies on S3 without one ran there.
+    """
+    given = {name: value for name, value in (settings or {}).items() if value is not None}
+    for key in (layout.DRIVER, layout.ENGINE):
+        try:
+            mark = json.loads(store.get(key))
+        except (NotFoundError, ValueError):
+            continue
+        if isinstance(mark, dict) and ("pid" in mark or mark.get("engine") in ENGINES):
+            return engine_class(mark.get("engine", "local")).configured(mark | given)
+    return engine_class("aws" if store.location.scheme == "s3" else "local").configured(given)
