@@ -99,7 +99,12 @@ def fetch(requirements: Sequence[str], target: Target, cache: Path | None = None
 
 def default_cache() -> Path:
     """``$XDG_CACHE_HOME/perseid``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "perseid"
+    chosen = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
+    if chosen.startswith("~"):
+        raise BadInputError(
+            "there is no home folder to keep packages in: set HOME, or XDG_CACHE_HOME"
+        )
+    return Path(chosen) / "perseid"
 
 
 def _empty(folder: Path) -> Path:
