@@ -52,7 +52,7 @@ def page() -> str:
 def _entry(title: str, value: Any, level: int) -> Iterator[str]:
     yield f"{'#' * level} `{title}`\n"
     if signature := _signature(title.removeprefix("perseid."), value):
-        yield f"```python\n{signature}\n```\n"
+        yield f"```py\n{signature}\n```\n"
     yield _markdown(inspect.getdoc(value) or "") + "\n"
     if inspect.isclass(value):
         yield from _fields(value)
@@ -129,7 +129,7 @@ def _markdown(doc: str) -> str:
     out = [_code(pieces[0])]
     for head, body in zip(pieces[1::2], pieces[2::2], strict=True):
         if head == "Examples":
-            out.append("```python\n" + body.replace("  # doctest: +SKIP", "").strip() + "\n```")
+            out.append("```pycon\n" + body.replace("  # doctest: +SKIP", "").strip() + "\n```")
         else:
             out.append(f"**{head}**\n\n" + _list(body))
     return "\n\n".join(part.strip() for part in out if part.strip())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import time
 from html import escape
@@ -15,7 +16,7 @@ REFRESH_SECONDS = 0.5
 
 def in_notebook() -> bool:
     """Whether this process is a notebook's kernel."""
-    ipython = sys.modules.get("IPython")
+    ipython: Any = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return shell is not None and getattr(shell, "kernel", None) is not None
 
@@ -48,11 +49,12 @@ class NotebookProgress:
                 self._draw(self._tally.line(now), self._tally.fraction())
 
     def _draw(self, line: str, fraction: float) -> None:
-        from IPython.display import HTML, display
-
+        ipython: Any = importlib.import_module("IPython.display")
         notes = "".join(f"<br><small>{escape(note)}</small>" for note in self._notes)
-        html = HTML(f'<progress max="1" value="{fraction:.3f}"></progress> {escape(line)}{notes}')
+        html = ipython.HTML(
+            f'<progress max="1" value="{fraction:.3f}"></progress> {escape(line)}{notes}'
+        )
         if self._handle is None:
-            self._handle = display(html, display_id=True)
+            self._handle = ipython.display(html, display_id=True)
         else:
             self._handle.update(html)
