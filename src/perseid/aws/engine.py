@@ -180,7 +180,12 @@ class AwsRun:
 
         seconds = WATCH_SECONDS if timeout is None else timeout
         self._executions.watch(
-            self.started, tell, first=FIRST_WAIT, longest=LONGEST_WAIT, seconds=seconds
+            self.started,
+            tell,
+            first=FIRST_WAIT,
+            longest=LONGEST_WAIT,
+            seconds=seconds,
+            note=lambda text: report(StageEvent("map", text)),
         )
         report(StageEvent("collect"))
 

@@ -19,7 +19,15 @@ from perseid.aws.collect import collect, collected_before
 from perseid.aws.place import Place
 from perseid.aws.progress import MapProgress, Watcher
 from perseid.aws.session import aws_errors
-from perseid.errors import BadInputError, NotFoundError, PerseidError, RunError, RunInterruptedError
+from perseid.errors import (
+    AwsError,
+    BadInputError,
+    NotFoundError,
+    PerseidError,
+    RunError,
+    RunInterruptedError,
+    StorageError,
+)
 from perseid.measure.sources.history import moment
 from perseid.pipeline import layout
 from perseid.pipeline.attempts import EngineReport
@@ -35,7 +43,11 @@ RECENT = 50
 """Executions that are looked at for one that has just begun."""
 WATCH_SECONDS = 86_400.0
 """Nobody watches for longer; the execution goes on."""
+PATIENCE_SECONDS = 600.0
+"""So long looks may fail one after the other: a network that is away, credentials that ended."""
 Tell = Callable[[MapProgress], None]
+Note = Callable[[str], None]
+"""Told why something could not be seen."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,41 @@ class Started:
     def name(self) -> str:
         """The execution's name; for the first one of a run its id."""
         return self.arn.rpartition(":")[2]
+
+
+class _PatientLooks:
+    """Looks of which some may fail, each reason told once in a row."""
+
+    def __init__(self, watcher: Watcher, started: Started, note: Note, patience: float) -> None:
+        self._watcher = watcher
+        self._started = started
+        self._note = note
+        self._patience = patience
+        self._worked = time.monotonic()
+        self._said = ""
+
+    def look(self) -> MapProgress | None:
+        """The state of now; None where it could not be seen."""
+        try:
+            now = self._watcher.look()
+        except NotFoundError:
+            raise
+        except (AwsError, StorageError) as error:
+            if time.monotonic() - self._worked >= self._patience:
+                raise RunError(
+                    f"{error}; {self._started.name} goes on without this command: `perseid status "
+                    f"{self._started.results_url}` says how far it is"
+                ) from error
+            self._say(str(error))
+            return None
+        self._worked = time.monotonic()
+        self._say(now.trouble)
+        return now
+
+    def _say(self, trouble: str) -> None:
+        if trouble and trouble != self._said:
+            self._note(f"the run goes on, but cannot be seen as it should: {trouble}")
+        self._said = trouble
 
 
 class Executions:
@@ -107,20 +154,26 @@ class Executions:
         first: float = FIRST_WAIT,
         longest: float = LONGEST_WAIT,
         seconds: float = WATCH_SECONDS,
+        note: Note = lambda text: None,
+        patience: float = PATIENCE_SECONDS,
     ) -> MapProgress:
         """Look from time to time until the execution has ended, and tell each time.
+
+        A look that fails is a note: the execution does not depend on who watches it.
 
         Raises
         ------
         RunError
-            It has not ended within `seconds`; it goes on nevertheless.
+            It has not ended within `seconds`, or no look has worked for as long as `patience`; it
+            goes on nevertheless.
         """
-        watcher = self._watcher(started)
+        looks = _PatientLooks(self._watcher(started), started, note, patience)
         deadline, wait = time.monotonic() + seconds, first
         while True:
-            now = watcher.look()
-            tell(now)
-            if now.ended:
+            now = looks.look()
+            if now is not None:
+                tell(now)
+            if now is not None and now.ended:
                 return now
             if time.monotonic() > deadline:
                 raise RunError(

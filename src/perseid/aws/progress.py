@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from perseid.aws.calls import Calls
@@ -47,6 +48,8 @@ class MapProgress:
     """Predicted by ranks that are done."""
     usd: float = 0.0
     """About what the workers that are done cost: their seconds, request and transition."""
+    trouble: str = ""
+    """Why records could not be read at this look; rows and costs are then those of the last."""
 
     @property
     def ended(self) -> bool:
@@ -76,7 +79,7 @@ class Watcher:
         self._calls = calls
         self._place = place
         self._arn = arn
-        self._store = Storage(results_url)
+        self._url = results_url
         self._run_id = run_id
         self._map_run: str | None = None
         self._records: dict[str, Mapping[str, Any]] = {}
@@ -95,10 +98,13 @@ class Watcher:
         status = str(self.description["status"])
         began = moment(self.description["startDate"])
         stopped = self.description.get("stopDate")
-        counts = self.counts
+        counts, trouble = self.counts, ""
         if counts.get("succeeded", 0) != self._done:
-            self._read_records(began)
-            self._done = counts.get("succeeded", 0)
+            try:
+                self._read_records()
+                self._done = counts.get("succeeded", 0)
+            except StorageError as error:  # the run does not depend on who may read it
+                trouble = str(error)
         return MapProgress(
             stage=_stage(status, map_status),
             status=status,
@@ -111,6 +117,7 @@ class Watcher:
             retried=sum(int(r.get("attempt", 1)) > 1 for r in self._records.values()),
             rows=sum(int(r.get("rows", 0)) for r in self._records.values()),
             usd=self._usd(began),
+            trouble=trouble,
         )
 
     def _look_at_map(self, client: Any) -> str | None:
@@ -124,7 +131,11 @@ class Watcher:
         self.counts = found["itemCounts"]
         return str(found["status"])
 
-    def _read_records(self, began: float) -> None:
+    @cached_property
+    def _store(self) -> Storage:
+        return Storage(self._url)
+
+    def _read_records(self) -> None:
         names = [n for n in self._store.names() if n.removesuffix(".json").isdecimal()]
         fresh = [name for name in names if name not in self._records]
         self._calls.add("s3.ListObjectsV2", len(names) // KEYS_A_PAGE + 1)
