@@ -307,7 +307,10 @@ def test_workers_with_another_key_between_them_never_link(server):
 # --- relay ----------------------------------------------------------------------------------------
 
 
-def test_the_relay_carries_large_streams_both_ways(server):
+@pytest.mark.parametrize("kept", [None, 0], ids=["keeping what is slow", "keeping nothing"])
+def test_the_relay_carries_large_streams_both_ways(server, monkeypatch, kept):
+    if kept is not None:
+        monkeypatch.setattr("perseid.rendezvous.server.relay.MAX_KEPT", kept)
     clients = all_join(server, 2, transport="relay")
     size = 8 << 20
     data = bytes(range(256)) * (size // 256)

@@ -33,6 +33,9 @@ def usable_candidates(claimed: Iterable[Address], observed: Address) -> tuple[Ad
     observed
         The worker's address as the server sees it.
     """
+    claimed = tuple(claimed)
+    if claimed == (observed,):  # no NAT and one address family: most workers
+        return claimed
     kept: list[Address] = []
     hosts: set[str] = set()
     for address in claimed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from perseid.rendezvous.protocol import (
     FROM_CLIENT,
@@ -66,7 +66,7 @@ class MemberState:
     reader: FrameReader
     reachability_requests: int = 0
     """How often it asked whether it can be reached."""
-    deferred: list[tuple[int, bytes]] = field(default_factory=list)
+    deferred: list[tuple[int, bytes]] | None = None
     """Frames that are handled once the client has taken earlier answers."""
 
     def idle(self) -> bool:
@@ -148,7 +148,8 @@ class MemberRole(Role):
         state = connection.state
         if not isinstance(state, MemberState):
             return
-        frames, state.deferred = state.deferred + frames, []
+        if state.deferred:
+            frames, state.deferred = state.deferred + frames, None
         try:
             for index, (kind, body) in enumerate(frames):
                 if connection.closed or connection.closing or connection.state is not state:

@@ -1,9 +1,10 @@
 """Streams between two workers through the server, for pairs that cannot connect directly.
 
-The relay keeps no bytes of its own: it peeks at what a sender's socket holds, sends as much of it
-as the receiver's socket takes, and only then removes that much. What a receiver does not read
-stays in the kernel's buffers, and TCP's flow control stops the sender. So an idle or a blocked
-pair costs two descriptors and about 2 KB. A rate, shared by all pairs, may be set.
+What is read from one side is sent to the other at once. What does not fit is kept: at most one
+chunk a direction, and ``MAX_KEPT`` bytes in all. Beyond that the relay keeps nothing. It peeks at
+what a sender's socket holds, sends as much of it as the receiver's socket takes, and only then
+removes that much; the rest stays in the kernel's buffers, and TCP's flow control stops the sender.
+A rate, shared by all pairs, may be set.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from perseid.rendezvous.server.context import Clock
 
 CHUNK = 256 * 1024
 """Bytes read at once; below it throughput falls, above it other clients wait longer."""
+MAX_KEPT = 16 * 1024 * 1024
+"""Bytes kept for receivers that are slow; reading ahead for them makes a stream faster."""
 BURST_SECONDS = 0.1
 """How much of a second's bytes may pass at once under a rate limit."""
 
@@ -58,7 +61,7 @@ class Throttle:
 class _Side:
     """One side of a pair: what is read here is sent to the other side."""
 
-    __slots__ = ("blocked", "eof", "mask", "other", "pair", "paused", "sock")
+    __slots__ = ("blocked", "eof", "kept", "mask", "other", "pair", "paused", "sock")
 
     def __init__(self, sock: socket.socket, pair: RelayedPair) -> None:
         self.sock = sock
@@ -66,6 +69,8 @@ class _Side:
         self.other: _Side = self
         self.blocked = False
         """Whether this side's socket takes no more for now."""
+        self.kept = memoryview(b"")
+        """Read from the other side, and not taken by this one yet."""
         self.eof = False
         """Whether this side has sent all it will."""
         self.paused = False
@@ -80,7 +85,7 @@ class _Side:
             self.pair.forward(self)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RelayResources:
     """What all pairs of one server share."""
 
@@ -89,6 +94,8 @@ class RelayResources:
     throttle: Throttle
     buffer: memoryview
     """Scratch space of ``CHUNK`` bytes; empty between two calls."""
+    kept: int = 0
+    """Bytes kept for slow receivers, all pairs together."""
 
 
 class RelayedPair:
@@ -126,40 +133,55 @@ class RelayedPair:
         if not allowed:
             self._pause(side)
             return
+        peek = socket.MSG_PEEK if shared.kept >= MAX_KEPT else 0
         try:
-            count = side.sock.recv_into(shared.buffer, allowed, socket.MSG_PEEK)
-            if count:
-                self._send(side, count)
-            else:
+            count = side.sock.recv_into(shared.buffer, allowed, peek)
+            if not count:
                 self._half_close(side)
+                return
+            sent = self._send(side.other, shared.buffer[:count])
+            if not peek:
+                self._keep(side.other, memoryview(bytes(shared.buffer[sent:count])))
+                sent = count
+            shared.throttle.spend(sent)
+            self.relayed_bytes += sent
+            while peek and sent:
+                # MSG_TRUNC removes bytes without copying them (tcp(7)).
+                sent -= side.sock.recv_into(shared.buffer, sent, socket.MSG_TRUNC)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
             self.close()
 
-    def _send(self, side: _Side, count: int) -> None:
-        shared, other = self._shared, side.other
+    def _send(self, side: _Side, data: memoryview) -> int:
+        """Send what fits; if that is not all, the side is blocked."""
         try:
-            sent = other.sock.send(shared.buffer[:count])
+            sent = side.sock.send(data)
         except (BlockingIOError, InterruptedError):
             sent = 0
-        shared.throttle.spend(sent)
-        self.relayed_bytes += sent
-        if sent < count:
-            other.blocked = True
-            self._watch(other)
+        if sent < len(data):
+            side.blocked = True
             self._watch(side)
-        while sent:
-            # MSG_TRUNC removes bytes without copying them (tcp(7)).
-            sent -= side.sock.recv_into(shared.buffer, sent, socket.MSG_TRUNC)
+            self._watch(side.other)
+        return sent
+
+    def _keep(self, side: _Side, data: memoryview) -> None:
+        self._shared.kept += len(data) - len(side.kept)
+        side.kept = data
 
     def unblock(self, side: _Side) -> None:
         """A side's socket takes bytes again."""
         side.blocked = False
-        self._watch(side)
-        self.forward(side.other)
-        if side.other.sock.fileno() >= 0:
+        try:
+            if side.kept:
+                self._keep(side, side.kept[self._send(side, side.kept) :])
+        except OSError:
+            self.close()
+            return
+        if not side.blocked:
+            self._watch(side)
             self._watch(side.other)
+            self.forward(side.other)
 
     def _half_close(self, side: _Side) -> None:
         side.eof = True
@@ -202,6 +224,7 @@ class RelayedPair:
         if self._sides[0].sock.fileno() < 0:
             return
         for side in self._sides:
+            self._keep(side, memoryview(b""))
             self._shared.poller.remove(side.sock.fileno())
             side.sock.close()
         self._ended(self)
