@@ -10,6 +10,7 @@ from perseid.engines.options import LocalOptions
 from perseid.engines.plan import Plan
 from perseid.measure.calibrate import Pace
 from perseid.measure.prices import Prices
+from perseid.pipeline.manifest import Manifest
 
 SHOWN = 12
 """Ranks whose partitions are listed."""
@@ -25,7 +26,7 @@ def _lines(plan: Plan, options: LocalOptions, pace: Pace, given: bool) -> Iterat
     size = sum(ref.size for ref in manifest.partitions) / 1e6
     yield f"data       {manifest.data_url}"
     files = len(manifest.partitions)
-    yield f"           {files} partitions, {size:,.1f} MB, about {plan.rows:,} objects"
+    yield f"           {files} partitions, {size:,.1f} MB, {plan.rows:,} objects"
     yield f"results    {manifest.results_url}"
     yield f"model      {manifest.settings['model_url']}, {manifest.settings['precision']}"
     at_once = f"{plan.workers} at once, threads a worker: {options.threads}"
@@ -39,8 +40,23 @@ def _lines(plan: Plan, options: LocalOptions, pace: Pace, given: bool) -> Iterat
     if manifest.world_size > SHOWN:
         yield f"           … and {manifest.world_size - SHOWN} more ranks"
     yield from (f"note       {warning}" for warning in manifest.warnings)
+    yield from (f"note       {part.key} cannot be read: {part.error}" for part in plan.unreadable)
     yield ""
     yield from _expected(plan, options, pace, given)
+
+
+def script_plan(manifest: Manifest) -> Iterator[str]:
+    """What a request with a script would do: its times are the script's own business."""
+    assert manifest.script is not None
+    size = sum(ref.size for ref in manifest.partitions) / 1e6
+    yield f"runs       the script {manifest.script['SCRIPT']}, not a model of ours: give `model`"
+    yield "           (or --model) to use our runtime instead"
+    yield f"data       {manifest.data_url}"
+    yield f"           {len(manifest.partitions)} partitions, {size:,.1f} MB"
+    yield f"results    {manifest.results_url}"
+    yield f"ranks      {manifest.world_size}"
+    yield from (f"note       {warning}" for warning in manifest.warnings)
+    yield "time, cost the script's own: nothing is estimated"
 
 
 def _expected(plan: Plan, options: LocalOptions, pace: Pace, given: bool) -> Iterator[str]:
@@ -57,6 +73,6 @@ def _expected(plan: Plan, options: LocalOptions, pace: Pace, given: bool) -> Ite
         if line.usd > 0:
             yield f"           {line.name}: {line.quantity:.6g} {line.unit}, {line.usd:.6f} USD"
     yield f"           ({Prices().stamp()}; {options.memory_mb} MB configured, every start cold)"
-    yield "sure?      rows from sizes: right for uncompressed files; times: within about a third,"
+    yield "sure?      rows as the partitions say; times: within about a third,"
     yield "           for workers at once slow each other, and storage, retries and whatever else"
     yield "           the machine does are left out"

@@ -19,6 +19,7 @@ from perseid.cli.engines import (
 from perseid.cli.surveys import add_missing_argument
 from perseid.errors import BadInputError
 from perseid.pipeline.request import RunRequest, read_keys
+from perseid.storage import Storage
 from perseid.survey.missing import parse_options
 
 KEYS = (
@@ -98,10 +99,12 @@ def plain_of(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _dry_run(args: argparse.Namespace, request: RunRequest) -> int:
-    from perseid.cli.dry_run import print_plan
+    from perseid.cli.dry_run import print_plan, script_plan
     from perseid.engines import calibrate
     from perseid.engines.local import options_of
     from perseid.engines.plan import make_plan
+    from perseid.pipeline.checks import count_rows
+    from perseid.pipeline.claim import FormerRun, refuse_if_taken
     from perseid.pipeline.initialize import plan
 
     if args.engine != DRY_RUN:
@@ -109,11 +112,21 @@ def _dry_run(args: argparse.Namespace, request: RunRequest) -> int:
             f"--dry-run plans a run of --engine {DRY_RUN}: `perseid plan` plans one on AWS"
         )
     options = options_of(request)
+    place = Storage(request.results_url)
+    if args.replace:
+        FormerRun.at(place)
+    else:
+        refuse_if_taken(place)
     manifest = plan(request)
+    if manifest.script is not None:
+        plain = json.dumps(manifest.to_json(), indent=1)
+        print(plain if args.json else "\n".join(script_plan(manifest)))
+        return 0
+    counts = count_rows(Storage(manifest.data_url), manifest.partitions)
     pace = calibrate.measure(manifest.item(0), options.threads)
     if args.rate is not None:
         pace = calibrate.at_rate(pace, args.rate)
-    expected = make_plan(manifest, options, pace)
+    expected = make_plan(manifest, options, pace, counts)
     if args.json:
         json.dump(expected.to_json(), sys.stdout, indent=1)
         print()

@@ -8,14 +8,17 @@ of its own (cold).
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from perseid.engines.options import LocalOptions
+from perseid.errors import BadInputError
 from perseid.measure.calibrate import Pace
 from perseid.measure.cost import Cost, Usage, cost, map_transitions
 from perseid.measure.report_line import Report
+from perseid.pipeline.checks import RowCount
 from perseid.pipeline.manifest import Manifest
 
 RANK_SECONDS = 0.01
@@ -34,7 +37,9 @@ class Plan:
 
     manifest: Manifest
     rows: int
-    """From the files' sizes, uncompressed."""
+    """In all partitions, by their own headers."""
+    unreadable: tuple[RowCount, ...]
+    """Partitions that cannot be read, with the reason."""
     rank_seconds: tuple[float, ...]
     """Each rank's work, without its worker's start."""
     workers: int
@@ -60,6 +65,7 @@ class Plan:
             "partitions": [ref.key for ref in self.manifest.partitions],
             "assignment": list(self.manifest.assignment),
             "rows": self.rows,
+            "unreadable": {part.key: part.error for part in self.unreadable},
             "workers": self.workers,
             "map_seconds": self.map_seconds,
             "lambda_seconds": self.lambda_seconds,
@@ -71,7 +77,9 @@ class Plan:
         }
 
 
-def make_plan(manifest: Manifest, options: LocalOptions, pace: Pace) -> Plan:
+def make_plan(
+    manifest: Manifest, options: LocalOptions, pace: Pace, counts: Sequence[RowCount]
+) -> Plan:
     """Put numbers to a manifest.
 
     Parameters
@@ -82,9 +90,24 @@ def make_plan(manifest: Manifest, options: LocalOptions, pace: Pace) -> Plan:
         Of the local engine.
     pace
         Of one worker; where more work at once, they slow each other down somewhat.
+    counts
+        From `perseid.pipeline.checks.count_rows`.
+
+    Raises
+    ------
+    BadInputError
+        One worker takes more memory than a rank may.
     """
+    if pace.peak_mb > options.memory_mb:
+        raise BadInputError(
+            f"a worker takes {pace.peak_mb:.0f} MB with this model, but a rank may take "
+            f"{options.memory_mb} MB: give --memory {math.ceil(pace.peak_mb / 64 + 1) * 64}"
+        )
+    found = {count.key: count.rows for count in counts}
     sizes = [[ref.size for ref in manifest.of_rank(rank)] for rank in range(manifest.world_size)]
-    rows = [round(sum(rank) / pace.row_bytes) for rank in sizes]
+    rows = [
+        sum(found[ref.key] for ref in manifest.of_rank(rank)) for rank in range(manifest.world_size)
+    ]
     seconds = tuple(
         RANK_SECONDS + PARTITION_SECONDS * len(rank) + n / pace.rows_per_second
         for n, rank in zip(rows, sizes, strict=True)
@@ -96,6 +119,7 @@ def make_plan(manifest: Manifest, options: LocalOptions, pace: Pace) -> Plan:
     return Plan(
         manifest=manifest,
         rows=sum(rows),
+        unreadable=tuple(count for count in counts if count.error),
         rank_seconds=seconds,
         workers=workers,
         map_seconds=makespan(seconds, workers, pace.ready_seconds),
