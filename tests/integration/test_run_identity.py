@@ -26,7 +26,8 @@ from perseid.pipeline.work import work
 from perseid.storage import Storage
 
 OTHER = {
-    "precision": "int8", "batch_size": 8, "anomaly": "none", "top": 5, "missing": {"redshift": [7.0]},
+    "precision": "int8", "batch_size": 8, "anomaly": "none", "top": 5,
+    "missing": {"redshift": [7.0]},
 }  # fmt: skip
 """Another value of each option that changes results."""
 
