@@ -188,6 +188,47 @@ def test_random_bytes_give_a_value_or_our_error(data: bytes) -> None:
     assert "there" in sentence
 
 
+def dict_of(keys: list[bytes]) -> bytes:
+    """The pickle of a dict with these pickled keys, each with the value None."""
+    return b"\x80\x02}(" + b"".join(key + b"N" for key in keys) + b"u."
+
+
+def pickled(value: object) -> bytes:
+    return pickle.dumps(value, 2)[2:-1]
+
+
+SLOW = {
+    # hash(n) is n modulo 2^61 - 1
+    "integers": lambda: [pickled(n * ((1 << 61) - 1)) for n in range(1, 60_001)],
+    # hash(-1) is hash(-2)
+    "tuples": lambda: [
+        pickled(tuple(-1 - (n >> bit & 1) for bit in range(16))) for n in range(1 << 14)
+    ],
+    "one long tuple": lambda: [pickled(tuple(range(50_000))), *[b"h\x00"] * 100_000],
+}
+
+
+@pytest.mark.parametrize("kind", SLOW)
+def test_keys_that_are_slow_to_look_up(kind: str) -> None:
+    """Without a limit a dict of them takes from a minute to hours."""
+    with pytest.raises((BadPartitionError, UnsafePickleError), match=r"one hash|is a key"):
+        read_pickle(dict_of(SLOW[kind]()), Permissive(), "this pickle")
+
+
+def test_an_index_of_the_memo_that_collides() -> None:
+    large = (1 << 61) - 1
+    text = b"".join(b"Np%d\n0" % (number * large) for number in range(1, 40_001)) + b"N."
+    with pytest.raises(BadPartitionError, match="index of the memo is too large"):
+        read_pickle(text, Permissive(), "this pickle")
+
+
+def test_many_plain_keys_are_read() -> None:
+    plain = {number: str(number) for number in range(50_000)} | {
+        (n, "a", None): n for n in range(99)
+    }
+    assert read_pickle(pickle.dumps(plain, 2), Permissive(), "this pickle") == plain
+
+
 def test_deep_nesting_and_great_length_are_survived() -> None:
     deep = b"\x80\x02" + b")" + b"\x85" * 200_000 + b"."
     read_pickle(deep, Permissive(), "there")

@@ -22,6 +22,7 @@ from perseid.aws.logs import group_of, invocations_of
 from perseid.aws.place import Place
 from perseid.aws.session import aws_errors
 from perseid.errors import AwsError, NotFoundError, current_name
+from perseid.jsontext import parse_json
 from perseid.measure.execution import Execution
 from perseid.measure.sources.streams import Traced
 from perseid.pipeline import layout
@@ -103,7 +104,7 @@ def _records(
     published |= current_name(last.error or "") == "RunIncompleteError"
     if published and manifest.script is None:  # a script may have changed what is said of it there
         calls.add("s3.GetObject")
-        records = json.loads(store.get(layout.COMBINED))
+        records = parse_json(store.get(layout.COMBINED))
         found = {int(record["rank"]): record for record in records}
         surplus = {rank for rank, count in enumerate(manifest.assignment) if not count}
         return found | read_records(store, manifest, surplus - found.keys())[0]
@@ -114,7 +115,7 @@ def _records(
 def collected_before(store: Storage, arns: Sequence[str]) -> EngineReport | None:
     """What `collect` wrote of these executions, if it was whole; logs may have expired since."""
     try:
-        engine = json.loads(store.get(layout.ENGINE))
+        engine = parse_json(store.get(layout.ENGINE))
         had = [execution["arn"] for execution in engine["executions"]]
         ended = all(execution["status"] != "RUNNING" for execution in engine["executions"])
         if had != list(arns) or engine["unreported"] or not ended:

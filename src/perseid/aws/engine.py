@@ -25,6 +25,7 @@ from perseid.aws.progress import MapProgress
 from perseid.aws.session import Aws
 from perseid.engines.base import Capabilities
 from perseid.errors import BadInputError, NotFoundError
+from perseid.jsontext import parse_json
 from perseid.pipeline import layout
 from perseid.pipeline.attempts import EngineReport
 from perseid.pipeline.events import CountEvent, Event, Report, StageEvent
@@ -143,7 +144,7 @@ class AwsEngine:
     def attach(self, manifest: Manifest) -> AwsRun:
         """The execution that ``driver.json`` names, else the newest one of the run."""
         try:
-            mark = json.loads(Storage(manifest.results_url).get(layout.DRIVER))
+            mark = parse_json(Storage(manifest.results_url).get(layout.DRIVER))
             arn = str(mark["execution"])
         except (NotFoundError, ValueError, KeyError, TypeError):
             return AwsRun(self.executions, self.executions.find(manifest.results_url))

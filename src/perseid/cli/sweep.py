@@ -13,6 +13,7 @@ from perseid.engines.driver import start
 from perseid.engines.local import LocalEngine
 from perseid.engines.options import LocalOptions
 from perseid.errors import BadInputError
+from perseid.jsontext import parse_json
 from perseid.measure.grid import DEFAULT_BATCH, WHOLE, Cell, grid
 from perseid.measure.present.sweep import figures, render_sweep
 from perseid.measure.present.table import partition_table, run_table
@@ -105,7 +106,7 @@ def _partitioned(survey: str, out: Path, size: str) -> Path:
     mark = folder / DONE
     source = Location.parse(survey).url
     if mark.is_file():
-        known = json.loads(mark.read_text())["survey"]
+        known = parse_json(mark.read_text())["survey"]
         if known != source:
             raise BadInputError(
                 f"{folder} holds partitions of {known}, not of {source}: choose another --out"
@@ -119,7 +120,7 @@ def _partitioned(survey: str, out: Path, size: str) -> Path:
 
 def _check(cell: Cell, folder: Path) -> None:
     """Raise `BadInputError` where the survey is smaller than a cell wants."""
-    have = json.loads((folder / DONE).read_text())["files"]
+    have = parse_json((folder / DONE).read_text())["files"]
     if cell.files is not None and cell.files > have:
         raise BadInputError(
             f"{cell.data} in partitions of {cell.partition} are {cell.files} files, and the survey "
@@ -158,7 +159,7 @@ def _quiet(event: Event) -> None:
 
 def _is_complete(place: Path) -> bool:
     try:
-        summary = json.loads((place / layout.SUMMARY).read_text())
+        summary = parse_json((place / layout.SUMMARY).read_text())
     except (OSError, ValueError):
         return False
     return bool(summary.get("status") == "complete")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from perseid.errors import BadInputError
+from perseid.jsontext import parse_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ class Constants:
             It cannot be read, names another way or constant, or a number that makes no sense.
         """
         try:
-            told = json.loads(Path(path).read_text())
+            told = parse_json(Path(path).read_text())
             given = told.get("ways", {})
             unknown = {*told} - {"source", "ways", "rates"} | {*given} - {way.name for way in WAYS}
             if unknown:

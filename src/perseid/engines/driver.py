@@ -10,6 +10,7 @@ from typing import Any
 from perseid.engines.base import Engine, RunHandle
 from perseid.engines.owner import Owner, refuse_if_owned
 from perseid.errors import PerseidError, RunIncompleteError, RunInterruptedError
+from perseid.jsontext import parse_json
 from perseid.measure.cost import cost
 from perseid.measure.sources.stored import read_stored
 from perseid.pipeline import layout
@@ -192,7 +193,7 @@ def _publish(manifest: Manifest, mapped: EngineReport, measured: dict[str, Any])
         )
     except RunIncompleteError as error:  # after publishing what there is
         incomplete = str(error)
-        summary = json.loads(store.get(layout.SUMMARY))
+        summary = parse_json(store.get(layout.SUMMARY))
     summary["cost"] = bill(store)
     store.put(layout.SUMMARY, json.dumps(summary, indent=1, allow_nan=False).encode())
     return RunResult(manifest, mapped, summary, incomplete)

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from perseid.errors import AlreadyExistsError, NotFoundError, RunError, StorageError
+from perseid.jsontext import parse_json
 from perseid.pipeline import layout
 from perseid.storage import Storage
 
@@ -87,7 +88,7 @@ def refuse_if_owned(store: Storage) -> None:
 def read_mark(store: Storage) -> dict[str, Any] | None:
     """What ``driver.json`` says of the process that works on the run; None where none does."""
     try:
-        mark = json.loads(store.get(layout.DRIVER))
+        mark = parse_json(store.get(layout.DRIVER))
     except (NotFoundError, ValueError):
         return None
     return mark if isinstance(mark, dict) and "pid" in mark else None

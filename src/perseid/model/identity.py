@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
 
 from perseid import __version__
 from perseid.errors import BadInputError, BadModelError
+from perseid.jsontext import parse_json
 from perseid.model.files import BUILT_IN, DEFAULT, on_disk
 from perseid.storage import Location
 
@@ -122,7 +122,7 @@ def _shipped(precision: str) -> ModelIdentity:
         raise BadModelError(
             "this installation has no default model: give the path of a model"
         ) from error
-    found = ModelIdentity.from_json(json.loads(text))
+    found = ModelIdentity.from_json(parse_json(text))
     if precision == "int8" and not found.int8_digest:
         raise BadModelError(
             "the default model of these workers has no int8 form: leave precision out"

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from perseid.errors import BadModelError
+from perseid.jsontext import parse_json
 
 METADATA_KEY = "perseid.signature"
 """Key of the JSON text in the ONNX file's ``metadata_props``."""
@@ -42,10 +43,10 @@ class ModelSignature:
     def from_json(cls, text: str) -> ModelSignature:
         """Raises `BadModelError` where the text is not a signature."""
         try:
-            plain: dict[str, Any] = json.loads(text)
+            plain: dict[str, Any] = parse_json(text)
             plain["band_names"] = tuple(plain.get("band_names", ()))
             return cls(**plain)
-        except (ValueError, TypeError, RecursionError) as error:
+        except (ValueError, TypeError) as error:
             raise BadModelError(f"the model's {METADATA_KEY} cannot be read: {error}") from error
 
     def digest(self) -> str:

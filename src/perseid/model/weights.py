@@ -7,7 +7,6 @@ shapes are checked against the config: a file that does not fit says where.
 from __future__ import annotations
 
 import io
-import json
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perseid.errors import BadModelError
+from perseid.jsontext import parse_json
 from perseid.model.config import AstroMAEConfig
 from perseid.storage import Storage
 
@@ -63,7 +63,7 @@ def load_weights(url: str | Path) -> Weights:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             members = {key: archive[key] for key in archive.files}
-        config = json.loads(members.pop(CONFIG_MEMBER).tobytes())
+        config = parse_json(members.pop(CONFIG_MEMBER).tobytes())
     except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise BadModelError(
             f"{store.where(name)} is no weight file: give one that perseid model import or "

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from perseid.errors import BadInputError, NotFoundError, RunError
+from perseid.jsontext import parse_json
 from perseid.model.identity import ModelIdentity
 from perseid.pipeline import columns, layout
 from perseid.pipeline.columns import PartitionResult, Stamp
@@ -90,7 +90,7 @@ def read_merged(storage: Storage, manifest: Manifest) -> tuple[dict[int, Json], 
         merged = _json(storage, layout.MERGED)
         if (merged["run_id"], merged["world_size"]) != (manifest.run_id, manifest.world_size):
             return None
-        combined = json.loads(storage.get(layout.COMBINED))
+        combined = parse_json(storage.get(layout.COMBINED))
         records = {record["rank"]: record for record in combined}
         for rank, record in records.items():
             _check(record, manifest, rank, layout.COMBINED)
@@ -255,7 +255,7 @@ def _check_settings(record: Json, manifest: Manifest, key: str) -> None:
 
 def _json(storage: Storage, key: str) -> Json:
     try:
-        value = json.loads(storage.get(key))
+        value = parse_json(storage.get(key))
     except (ValueError, RecursionError) as error:
         raise RunError(f"{key} is not JSON") from error
     if not isinstance(value, dict):

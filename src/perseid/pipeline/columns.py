@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perseid.errors import RunError
+from perseid.jsontext import parse_json
 from perseid.science import Moments
 
 NOT_FINITE = 1
@@ -140,7 +141,7 @@ def read_moments(data: bytes, where: str) -> tuple[Stamp, list[tuple[str, Moment
 def _read(data: bytes, where: str) -> tuple[Stamp, list[tuple[str, dict[str, NDArray[Any]]]]]:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            run_id, rank, groups = json.loads(file["stamp"].tobytes())
+            run_id, rank, groups = parse_json(file["stamp"].tobytes())
             parts: dict[int, dict[str, NDArray[Any]]] = {}
             for name in file.files:
                 number, _, array = name.partition("/")

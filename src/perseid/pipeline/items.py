@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from perseid.errors import BadInputError
+from perseid.jsontext import parse_json
 from perseid.model.identity import ModelIdentity
 
 RESULT_SETTINGS = ("precision", "batch_size", "anomaly", "top", "missing")
@@ -86,11 +86,11 @@ class WorkItem:
     @classmethod
     def from_json(cls, value: Mapping[str, Any] | str) -> WorkItem:
         """The reverse of `to_json`; raises `BadInputError` naming the key that is wrong."""
-        plain = dict(json.loads(value) if isinstance(value, str) else value)
         try:
+            plain = dict(parse_json(value) if isinstance(value, str) else value)
             partitions = tuple(PartitionRef(**p) for p in plain.pop("partitions"))
             if plain.get("model") is not None:
                 plain["model"] = ModelIdentity.from_json(plain["model"])
             return cls(partitions=partitions, **plain)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise BadInputError(f"this work item cannot be read: {error}") from error

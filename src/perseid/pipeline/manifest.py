@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from perseid.errors import BadInputError, NotFoundError
+from perseid.jsontext import parse_json
 from perseid.model.identity import ModelIdentity
 from perseid.pipeline import layout
 from perseid.pipeline.items import PartitionRef, WorkItem, data_path
@@ -138,7 +139,7 @@ class Manifest:
                 f"there is no run at {storage.where()}: it holds no {layout.MANIFEST}"
             ) from error
         try:
-            manifest = cls.from_json(json.loads(text))
+            manifest = cls.from_json(parse_json(text))
         except BadInputError:
             raise
         except (ValueError, AttributeError) as error:

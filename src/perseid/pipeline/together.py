@@ -17,6 +17,7 @@ from typing import Any
 from perseid.comm import Communicator
 from perseid.comm.ops import Op
 from perseid.errors import NoPathError, PerseidError, RunError
+from perseid.jsontext import parse_json
 from perseid.pipeline import columns, layout, merge
 from perseid.pipeline.columns import PartitionResult
 from perseid.pipeline.exchange import Exchange
@@ -51,7 +52,7 @@ class Left:
         cls, item: WorkItem, storage: Storage, lock: AbstractContextManager[Any] | None = None
     ) -> Left:
         """What any rank left, as the store has it."""
-        record = json.loads(storage.get(layout.record(item.rank)))
+        record = parse_json(storage.get(layout.record(item.rank)))
         return cls(item, record, storage, lock=lock or nullcontext())
 
     def share(self) -> Share:

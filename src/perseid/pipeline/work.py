@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perseid.errors import BadModelError, NotFoundError
+from perseid.jsontext import parse_json
 from perseid.pipeline import layout
 from perseid.pipeline.environment import RankEnvironment
 from perseid.pipeline.events import RankEvent, RankState, Report
@@ -186,7 +187,7 @@ def _predict(
 def _superseded(storage: Storage, item: WorkItem, attempt: int) -> bool:
     """Whether a newer attempt of this run has left its record: ours comes late."""
     try:
-        record = json.loads(storage.get(layout.record(item.rank)))
+        record = parse_json(storage.get(layout.record(item.rank)))
         return bool(record["run_id"] == item.run_id and record["attempt"] > attempt)
     except (NotFoundError, ValueError, KeyError, TypeError):
         return False

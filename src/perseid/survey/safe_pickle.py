@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import pickletools
 import struct
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -118,6 +119,12 @@ _PUSHED = frozenset((
 # fmt: on
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _KEYS = (str, bytes, int, float, bool, type(None))
+_LONGEST_KEY = 16
+"""Parts of a tuple that is a key, and hashed each time it is used."""
+_KEY_BITS = 64
+"""Of an integer that is a key, or an index of the memo: longer ones can all have one hash."""
+_SAME_HASH = 64
+"""Keys of one hash in one dict. Chance gives two; looking each up among thousands takes hours."""
 
 
 class _Machine:
@@ -128,6 +135,8 @@ class _Machine:
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
+        self.hashes: dict[int, tuple[Any, Counter[int]]] = {}
+        """By its identity, each dict and how often each hash occurs among its keys."""
 
     def step(self, opcode: str, argument: Any) -> None:
         if opcode in _PUSHED:
@@ -179,6 +188,8 @@ class _Machine:
         self.memo[len(self.memo)] = self.stack[-1]
 
     def do_put(self, index: int) -> None:
+        if index.bit_length() > _KEY_BITS:
+            raise ValueError("an index of the memo is too large")
         self.memo[index] = self.stack[-1]
 
     do_binput = do_long_binput = do_put
@@ -311,14 +322,33 @@ class _Machine:
         if isinstance(target, Placeholder):
             target.pairs.extend(pairs)
         elif isinstance(target, dict):
-            target.update((_key(key), value) for key, value in pairs)
+            for key, value in pairs:
+                self._count(target, _key(key))
+                target[key] = value
         else:
             raise TypeError(f"items are set on a {type(target).__name__}")
+
+    def _count(self, target: dict[Any, Any], key: Any) -> None:
+        """Refuse keys that were chosen to have one hash; text has another in every process."""
+        if isinstance(key, (str, bytes)) or key in target:
+            return
+        _, counts = self.hashes.setdefault(id(target), (target, Counter()))
+        counts[hash(key)] += 1
+        if counts[hash(key)] > _SAME_HASH:
+            raise UnsafePickleError(
+                f"{self.where} has a dict with more than {_SAME_HASH} keys of one hash, which "
+                "would take hours to read; nothing was run"
+            )
 
 
 def _key(key: Any) -> Any:
     """A key that is cheap to hash: hashing a deep tuple could overflow the C stack."""
     flat = key if isinstance(key, tuple) else (key,)
-    if all(isinstance(part, (*_KEYS, Global, Placeholder)) for part in flat):
-        return key
-    raise TypeError(f"a {type(key).__name__} is a key")
+    if len(flat) > _LONGEST_KEY:
+        raise TypeError(f"a tuple of {len(flat)} parts is a key")
+    for part in flat:
+        if not isinstance(part, (*_KEYS, Global, Placeholder)):
+            raise TypeError(f"a {type(key).__name__} is a key")
+        if isinstance(part, int) and part.bit_length() > _KEY_BITS:
+            raise TypeError(f"an integer of {part.bit_length()} bits is a key")
+    return key

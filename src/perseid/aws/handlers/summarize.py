@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from perseid.aws.handlers import log
 from perseid.errors import RunIncompleteError, StorageError
+from perseid.jsontext import parse_json
 from perseid.pipeline import layout
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.summarize import summarize
@@ -22,7 +22,7 @@ class Failures(Mapping[int, str]):
 
     def __getitem__(self, rank: int) -> str:
         try:
-            left = json.loads(self._storage.get(layout.failure(rank)))
+            left = parse_json(self._storage.get(layout.failure(rank)))
         except (StorageError, ValueError):
             raise KeyError(rank) from None
         if not isinstance(left, dict) or left.get("run") != self._run_id:
