@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from tiny import tiny_model, tiny_survey
+from tiny import tiny_cutouts, tiny_model, tiny_survey
 
 from perseid import __version__
 from perseid.cli import main
@@ -20,10 +20,13 @@ from perseid.model.identity import ModelIdentity, identify
 from perseid.model.runtime import ModelRuntime
 from perseid.pipeline.initialize import initialize
 from perseid.pipeline.items import RESULT_SETTINGS, WorkItem
+from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.request import RunRequest
+from perseid.pipeline.resumption import with_current_model
 from perseid.pipeline.summarize import summarize
 from perseid.pipeline.work import work
 from perseid.storage import Storage
+from perseid.survey.reader import write_cutouts
 
 OTHER = {
     "precision": "int8", "batch_size": 8, "anomaly": "none", "top": 5,
@@ -154,6 +157,35 @@ def test_a_default_model_that_is_no_longer_shipped_is_refused(begun, tmp_path: P
     path.write_text(json.dumps(manifest))
     assert resume(tmp_path) == 2
     assert "the model default is not the one that the run at" in capsys.readouterr().err
+
+
+def test_a_model_replaced_while_a_run_begins_is_refused(begun, tmp_path: Path):
+    """On AWS a client claims the place, and a function goes on with the run of that id."""
+    plain = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    request, run_id = RunRequest.parse(plain["request"]), plain["run_id"]
+    assert initialize(request, run_id=run_id).manifest.model == begun[0].model
+    change(tmp_path / "m.onnx")
+    with pytest.raises(BadModelError, match="was replaced while the run began"):
+        initialize(request, run_id=run_id)
+
+
+def test_the_workers_own_default_model_counts(tmp_path: Path):
+    """The client's may be another: the stack was deployed with `--model`, or a newer version."""
+    (tmp_path / "data").mkdir()
+    write_cutouts(tiny_cutouts(4, side=32), tmp_path / "data" / "1.pt")
+    given = {"data": str(tmp_path / "data"), "results": str(tmp_path / "run")}
+    initialize(RunRequest.parse(given), run_id="one")
+    path = tmp_path / "run" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["model"]["digest"] = "sha256:" + "0" * 64
+    path.write_text(json.dumps(manifest))
+    begun = initialize(RunRequest.parse(given), run_id="one").manifest
+    assert begun.model is not None
+    assert begun.model.digest == identify("default").digest
+    theirs = Manifest.from_json(manifest)
+    assert with_current_model(theirs, own_default=False).resumed_with is None
+    with pytest.raises(BadModelError, match="is not the one that the run at"):
+        with_current_model(theirs)
 
 
 def test_a_run_of_an_earlier_version_is_read_and_resumed(begun, tmp_path: Path):

@@ -98,7 +98,12 @@ class AwsEngine:
         """Ranks meet where a rendezvous runs; memory is that of the stack's function."""
         memory = self.executions.place.memory_mb
         return Capabilities(
-            gang=True, detach=True, device="cpu", memory_per_rank=memory, max_parallel=None
+            gang=True,
+            detach=True,
+            device="cpu",
+            memory_per_rank=memory,
+            max_parallel=None,
+            own_default=False,
         )
 
     def default_results(self, data: str) -> str:
@@ -130,7 +135,7 @@ class AwsEngine:
             started = self.executions.start_begun(manifest)
         else:
             started = self.executions.resume(
-                manifest.results_url, allow_model_change=_has_other_model(manifest)
+                manifest.results_url, allow_model_change=manifest.allow_model_change
             )
         mark = {"engine": self.name, "execution": started.arn, "since": time.time()}
         mark |= {"stack": self._stack, "region": self.executions.calls.aws.region}
@@ -225,12 +230,6 @@ class AwsRun:
         trace: TracebackType | None,
     ) -> None:
         """Nothing is held: the execution goes on."""
-
-
-def _has_other_model(manifest: Manifest) -> bool:
-    """Whether the run is to go on with another model than it began with."""
-    began, now = manifest.model, manifest.resumed_with
-    return began is not None and now is not None and bool(began.difference(now))
 
 
 def event_of(now: MapProgress) -> CountEvent:

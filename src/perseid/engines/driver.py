@@ -83,7 +83,11 @@ def begin_missing(
     store = Storage(manifest.results_url)
     ranks = missing_ranks(store, manifest)
     if ranks:
-        manifest = with_current_model(manifest, allow_model_change=allow_model_change)
+        manifest = with_current_model(
+            manifest,
+            allow_model_change=allow_model_change,
+            own_default=engine.capabilities.own_default,
+        )
     report(StageEvent("resume", f"{len(ranks)} of {manifest.world_size} ranks are missing"))
     handle = engine.submit(manifest, ranks)
     store.delete([layout.MERGED])  # what was merged is not what there will be

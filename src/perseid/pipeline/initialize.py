@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from perseid import __version__
-from perseid.errors import BadInputError, NotFoundError
+from perseid.errors import BadInputError, BadModelError, NotFoundError
 from perseid.model.files import DEFAULT
 from perseid.pipeline import layout
 from perseid.pipeline.checks import CheckedModel, check_model, check_shape
@@ -119,9 +119,22 @@ def _adopt(begun: Manifest, now: Manifest) -> Manifest:
     """The run as it was begun, by the clock and with the settings of the step that goes on with it.
 
     On AWS a client claims the prefix and names the partitions; the step that runs there knows
-    which rendezvous there is, and its clock is the workers'.
+    which rendezvous there is, which model the workers call ``default``, and its clock is theirs.
+
+    Raises
+    ------
+    BadModelError
+        The model was replaced between the two.
     """
-    return replace(begun, created=now.created, settings=now.settings)
+    model = begun.model or now.model
+    if model is not None and now.model is not None and (said := model.difference(now.model)):
+        if now.model.kind != DEFAULT:
+            raise BadModelError(
+                f"the model {now.model.uri} was replaced while the run began ({said}): start it "
+                "again with --replace"
+            )
+        model = now.model
+    return replace(begun, created=now.created, settings=now.settings, model=model)
 
 
 def plan(request: RunRequest, created: float | None = None, run_id: str | None = None) -> Manifest:

@@ -48,6 +48,8 @@ class Manifest:
     """The model that the run began with; None in script mode, and in runs of earlier versions."""
     resumed_with: ModelIdentity | None = None
     """Of a run that goes on: the model as it is now. Not written."""
+    allow_model_change: bool = False
+    """Of a run that goes on: whether it may with another model than it began with. Not written."""
     order: str = field(default=ORDER)
     """How `partitions` is sorted."""
 
@@ -104,7 +106,7 @@ class Manifest:
         """Plain JSON values."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
         plain["model"] = self.model.to_json() if self.model else None
-        del plain["resumed_with"]
+        del plain["resumed_with"], plain["allow_model_change"]
         return plain | {"partitions": [dict(p.__dict__) for p in self.partitions]}
 
     @classmethod

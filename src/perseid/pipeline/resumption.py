@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from perseid.errors import BadModelError, NotFoundError
+from perseid.model.files import DEFAULT
 from perseid.model.identity import identify
 from perseid.pipeline import layout
 from perseid.pipeline.manifest import Manifest
@@ -14,7 +15,9 @@ PARQUET_END = b"PAR1"
 """Last bytes of every whole Parquet file."""
 
 
-def with_current_model(manifest: Manifest, *, allow_model_change: bool = False) -> Manifest:
+def with_current_model(
+    manifest: Manifest, *, allow_model_change: bool = False, own_default: bool = True
+) -> Manifest:
     """The manifest of a run that goes on: its items name the model as it is now.
 
     Parameters
@@ -23,6 +26,9 @@ def with_current_model(manifest: Manifest, *, allow_model_change: bool = False) 
         Of a run that was begun before, perhaps by an earlier version.
     allow_model_change
         Take the model that is there now; ranks that use it make the run mixed, never complete.
+    own_default
+        Whether ``default`` is this installation's model. Where workers have packages of their own,
+        they and the step before them know it.
 
     Raises
     ------
@@ -30,6 +36,9 @@ def with_current_model(manifest: Manifest, *, allow_model_change: bool = False) 
         The model is not the one that the run began with, or is gone.
     """
     if manifest.script is not None:
+        return manifest
+    manifest = replace(manifest, allow_model_change=allow_model_change)
+    if manifest.settings["model_url"] == DEFAULT and not own_default:
         return manifest
     now = identify(manifest.settings["model_url"], manifest.settings["precision"])
     difference = manifest.model.difference(now) if manifest.model else ""
