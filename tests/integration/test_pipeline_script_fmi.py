@@ -121,8 +121,7 @@ def run(request: RunRequest, **options: object) -> tuple[object, list[str]]:
             told.append(event.message)
 
     chosen = LocalOptions(**{"retry": RetryPolicy(0), "memory_mb": 500} | options)  # type: ignore[arg-type]
-    with LocalEngine(chosen) as engine:
-        return start(request, engine, report), told
+    return start(request, LocalEngine(chosen), report), told
 
 
 @pytest.mark.parametrize("milliseconds", [1500, 900_000])
@@ -174,10 +173,8 @@ def test_ranks_that_find_no_memory_together_are_refused_before_anything_is_writt
     tmp_path: Path, name: str, asked: dict, each: int
 ):
     request = local_run(tmp_path, name, 1000, fmi_enabled=True, world_size=9_000, **asked)
-    with (
-        LocalEngine(LocalOptions(memory_mb=10_240)) as engine,
-        pytest.raises(BadInputError, match=rf"9000 ranks .* too little for {each} MB each.*--mem"),
-    ):
+    engine = LocalEngine(LocalOptions(memory_mb=10_240))
+    with pytest.raises(BadInputError, match=rf"9000 ranks .* too little for {each} MB each.*--mem"):
         start(request, engine, lambda event: None)
     assert not (tmp_path / "bucket" / "out").exists()
 
