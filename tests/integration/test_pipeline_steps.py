@@ -86,7 +86,7 @@ def test_a_whole_run(tmp_path: Path):
     assert summary["top"][0]["object_id"] == got["object_id"][best]
     assert len(summary["top"]) == 24
     kinds = {found["kind"]: found for found in summary["anomaly"]["detection"]}
-    assert kinds["all"]["n"] == kinds["cosmic ray"]["n"] == int((survey.label == 5).sum())
+    assert kinds["all"]["n"] == kinds["label 5"]["n"] == int((survey.label == 5).sum())
     assert kinds["all"]["roc_auc"] > 0.8
     assert summary["redshift"]["n"] == 103
     error = tiny_redshift(survey) - survey.redshift

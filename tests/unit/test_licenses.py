@@ -15,6 +15,7 @@ PERMISSIVE = re.compile(
 """Words of licenses that set no conditions on what is used beside them."""
 STATED_ELSEWHERE = {
     "atheris": "Apache-2.0, in its repository; a fuzzer that is never shipped",
+    "resvg-py": "MIT, in its LICENSE file; draws SVG in the tests",
 }
 """Packages whose metadata name no license, and where it is found."""
 

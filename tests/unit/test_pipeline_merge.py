@@ -126,7 +126,7 @@ def test_ranks_and_the_top_list():
     )
     assert survey.rank.tolist() == [0, 6, 1, 7, 0, 3, 8, 9, 0, 2, 5, 4]  # ties by place
     assert [part.tolist() for part in survey.ranks()][1] == [0, 3, 8, 9]
-    top = merge.top_list(survey, 3)
+    top = merge.top_list(survey, 3, {})
     assert [(e["anomaly_rank"], e["partition"], e["row"]) for e in top] == [
         (1, "0.pt", 2),
         (2, "2.pt", 1),
@@ -135,7 +135,7 @@ def test_ranks_and_the_top_list():
     assert top[2]["object_id"] == 101
     assert top[0]["z_spec"] is None
     assert top[2]["z_spec"] == results[1].z_spec[1]
-    assert merge.top_list(survey, 0) == []
+    assert merge.top_list(survey, 0, {}) == []
 
 
 def test_redshifts_of_partitions_that_have_them():
@@ -155,7 +155,7 @@ def test_a_kind_of_anomaly_that_we_do_not_know():
     label[5:8] = 77
     known = PartitionResult("x", result.z_pred, result.flag, label=label)
     survey = merge.rank([merge.Scored(known, np.arange(20.0))])
-    assert [found["kind"] for found in merge.detections(survey)] == ["all", "kind 77"]
+    assert [found["kind"] for found in merge.detections(survey, {})] == ["all", "label 77"]
 
 
 def test_objects_of_a_rank_and_back(tmp_path: Path):

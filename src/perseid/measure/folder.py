@@ -47,6 +47,8 @@ class RankMeasures:
     """Read requests to the store."""
     cold: bool = False
     """Whether its process was started for it."""
+    bands: tuple[str, ...] = ()
+    """Names of the image's bands, as the model has them."""
     result_path: str | None = None
     """As the rank was told; a published record may lie elsewhere."""
 

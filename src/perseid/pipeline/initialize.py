@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import PurePosixPath
 
 from perseid import __version__
 from perseid.errors import BadInputError, BadModelError, NotFoundError
@@ -20,7 +21,8 @@ from perseid.pipeline.manifest import Manifest, assign
 from perseid.pipeline.request import RunRequest
 from perseid.pipeline.scriptfolder import holds_fmi_configuration, script_key
 from perseid.storage import Location, Storage
-from perseid.survey.discovery import discover
+from perseid.survey.discovery import SurveyListing, discover
+from perseid.survey.kinds import OPTION, SURVEY_FILE, read_label_names
 from perseid.survey.reader import check_installed
 
 
@@ -48,6 +50,8 @@ class Listing:
     """In natural order, cut to the request's `file_limit`."""
     warnings: tuple[str, ...] = ()
     """One sentence each."""
+    label_names: Mapping[int, str] = field(default_factory=dict)
+    """What the survey calls its labels, where it says so itself."""
 
 
 def initialize(
@@ -157,7 +161,7 @@ def plan(request: RunRequest, created: float | None = None, run_id: str | None =
         data_url=listing.data_url,
         partitions=listing.partitions,
         assignment=assign(files, world_size),
-        settings=_settings(request),
+        settings=_settings(request, listing),
         request=request.given(),
         script=_environment(request) if request.script_mode else None,
         model=model.identity if model else None,
@@ -181,7 +185,7 @@ def list_partitions(request: RunRequest) -> Listing:
         bucket = Location.parse(request.bucket_url(request.data_bucket or ""))
         found = discover(bucket / (request.data_prefix or ""), base=bucket)
     refs = tuple(PartitionRef(info.key, info.size, info.etag) for info in found.partitions)
-    listing = Listing(found.location.url, refs, found.notes)
+    listing = Listing(found.location.url, refs, found.notes, _label_names(found))
     limit, count = request.file_limit, len(refs)
     if limit is None or limit == count:
         return listing
@@ -191,17 +195,27 @@ def list_partitions(request: RunRequest) -> Listing:
     return replace(listing, partitions=refs[:limit])
 
 
+def _label_names(found: SurveyListing) -> dict[int, str]:
+    """Read where the listing shows that the survey describes itself, so it costs no look."""
+    folder = PurePosixPath(found.partitions[0].key).parent
+    described = any(entry.key == str(folder / SURVEY_FILE) for entry in found.ignored)
+    if not described:
+        return {}
+    return read_label_names(found.location / ("" if str(folder) == "." else str(folder)))
+
+
 def new_run_id(now: float) -> str:
     """E.g. ``20261122T101500Z-1f0a9c3b``: sorts by time, never the same twice."""
     return f"{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
 
 
-def _settings(request: RunRequest) -> dict[str, object]:
+def _settings(request: RunRequest, listing: Listing) -> dict[str, object]:
     options: dict[str, object] = {"memory_mb": request.memory_mb, "timeout": request.timeout}
     options |= {"retries": request.retries, "threads": request.threads}
     options |= {"rendezvous_endpoint": request.rendezvous_endpoint}
     options |= {"result_path": request.result_path, "workers": request.workers}
     options |= {"tolerated_failures": request.tolerated_failures}
+    options |= {OPTION: {str(label): name for label, name in listing.label_names.items()}}
     options |= {"death_timeout": request.death_timeout, "link_timeout": request.link_timeout}
     options |= {"silence_timeout": request.silence_timeout}
     if request.script_mode:

@@ -18,7 +18,7 @@ from perseid.pipeline.columns import PartitionResult
 from perseid.pipeline.ids import as_kind, common_kind
 from perseid.pipeline.tables import joined
 from perseid.science import Metric, Moments, Partial, detection, ranking, redshift_metrics
-from perseid.survey.kinds import ANOMALY_KINDS
+from perseid.survey.kinds import label_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,15 +76,15 @@ def rank(parts: Sequence[Scored]) -> Survey:
     return Survey(tuple(parts), ranking(scores, partition, row))
 
 
-def top_list(survey: Survey, length: int) -> list[dict[str, Any]]:
-    """The objects of the highest scores, highest first."""
+def top_list(survey: Survey, length: int, names: Mapping[int, str]) -> list[dict[str, Any]]:
+    """The objects of the highest scores, highest first; `names` are those of the labels."""
     chosen = np.flatnonzero((survey.rank > 0) & (survey.rank <= length))
     starts = np.cumsum([0, *(len(part.result) for part in survey.parts)])
     out = []
     for place in chosen[np.argsort(survey.rank[chosen])]:
         number = int(np.searchsorted(starts, place, side="right")) - 1
         row = int(place - starts[number])
-        out.append(_entry(survey.parts[number], row, int(survey.rank[place])))
+        out.append(_entry(survey.parts[number], row, int(survey.rank[place]), names))
     return out
 
 
@@ -108,19 +108,22 @@ def redshifts(survey: Survey) -> dict[str, Any] | None:
     return redshift_metrics(z_pred, z_spec).to_json() if np.isfinite(z_spec).any() else None
 
 
-def detections(survey: Survey) -> list[dict[str, Any]]:
-    """How well the score finds labelled anomalies: all kinds together, then each kind."""
+def detections(survey: Survey, names: Mapping[int, str]) -> list[dict[str, Any]]:
+    """How well the score finds labelled anomalies: all labels together, then each of them.
+
+    `names`: what the survey calls its labels.
+    """
     labelled = [(p.score, p.result.label) for p in survey.parts if p.result.label is not None]
     if not labelled:
         return []
     present = np.concatenate([~np.ma.getmaskarray(label) for _, label in labelled])
     scores = np.concatenate([score for score, _ in labelled])[present]
     labels = np.concatenate([np.ma.getdata(label) for _, label in labelled])[present]
-    others = {int(v): f"kind {v}" for v in np.unique(labels) if int(v) not in ANOMALY_KINDS}
-    return [found.to_json() for found in detection(scores, labels, {**ANOMALY_KINDS, **others})]
+    kinds = {int(label): label_name(int(label), names) for label in np.unique(labels)}
+    return [found.to_json() for found in detection(scores, labels, kinds)]
 
 
-def _entry(part: Scored, row: int, place: int) -> dict[str, Any]:
+def _entry(part: Scored, row: int, place: int, names: Mapping[int, str]) -> dict[str, Any]:
     result = part.result
 
     def value(array: NDArray[Any] | None) -> Any:
@@ -138,5 +141,5 @@ def _entry(part: Scored, row: int, place: int) -> dict[str, Any]:
         "z_pred": value(result.z_pred),
         "z_spec": value(result.z_spec),
         "label": label,
-        "kind": None if label is None else ANOMALY_KINDS.get(label, f"kind {label}"),
+        "kind": None if label is None else label_name(label, names),
     }

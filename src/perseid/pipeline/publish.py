@@ -37,7 +37,9 @@ def publish_catalogue(storage: Storage, survey: merge.Survey, run_id: str, who: 
         return path.stat().st_size
 
 
-def findings(survey: merge.Survey, groups: Mapping[str, int], use: str, top: int) -> Json:
+def findings(
+    survey: merge.Survey, groups: Mapping[str, int], use: str, top: int, names: Mapping[int, str]
+) -> Json:
     """What the run found out about the survey.
 
     Parameters
@@ -48,14 +50,20 @@ def findings(survey: merge.Survey, groups: Mapping[str, int], use: str, top: int
         Features of the score; empty where nothing is scored.
     use, top
         `WorkItem.anomaly` and `WorkItem.top`.
+    names
+        What the survey calls its labels.
     """
     anomaly = None
     if groups:
-        anomaly = {"use": use, "features": dict(groups), "detection": merge.detections(survey)}
+        anomaly = {
+            "use": use,
+            "features": dict(groups),
+            "detection": merge.detections(survey, names),
+        }
     return {
         "redshift": merge.redshifts(survey),
         "anomaly": anomaly,
-        "top": merge.top_list(survey, top),
+        "top": merge.top_list(survey, top, names),
         "rows": survey.rows,
         "repeated_ids": merge.repeated_ids(survey),
     }

@@ -74,6 +74,8 @@ class RankRecord:
     """Why the statistics went through the store although they were not to; else empty."""
     environment: Mapping[str, object] = field(default_factory=dict)
     """What computed: `environment.RankEnvironment` as JSON; empty for a script."""
+    bands: tuple[str, ...] = ()
+    """Names of the image's bands, as the model's signature has them; empty for a script."""
     model: ModelIdentity | None = None
     """The model that ran; None for a script."""
     model_change: bool = False

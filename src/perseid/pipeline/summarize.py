@@ -25,6 +25,7 @@ from perseid.pipeline.summary import (
 )
 from perseid.science import Partial
 from perseid.storage import Storage
+from perseid.survey.kinds import stored_label_names
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,8 @@ def _of_store(storage: Storage, manifest: Manifest, failures: Mapping[int, str])
                    if rank not in missing}  # fmt: skip
         publish_catalogue(storage, survey, manifest.run_id, "summarize")
         settings, used = manifest.settings, STORE
-        found = findings(survey, groups, settings["anomaly"], int(settings["top"]))
+        names = stored_label_names(settings.get("options", {}), manifest.data_url)
+        found = findings(survey, groups, settings["anomaly"], int(settings["top"]), names)
     combined = {rank: record for rank, record in records.items() if had_data(record)}
     if manifest.script is not None:
         combined, gone = collect.read_results(storage, records)

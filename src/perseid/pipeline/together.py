@@ -28,6 +28,7 @@ from perseid.pipeline.records import ALONE, STORE, had_data
 from perseid.pipeline.timeline import Timeline
 from perseid.science import Partial
 from perseid.storage import Storage
+from perseid.survey.kinds import stored_label_names
 
 Json = dict[str, Any]
 
@@ -181,13 +182,14 @@ def publish(
     with clock.stage("publish"):
         size = publish_catalogue(storage, survey, item.run_id, "rank 0")
         storage.put(layout.COMBINED, _json([one for one in records if had_data(one)]))
+    names = stored_label_names(item.options, item.data_url)
     done = {
         "run_id": item.run_id,
         "world_size": item.world_size,
         "catalogue_bytes": size,
         "seconds": {stage: clock.seconds(stage) for stage in ("rendezvous", "collectives",
                                                               "publish")},
-        "found": findings(survey, groups, item.anomaly, item.top),
+        "found": findings(survey, groups, item.anomaly, item.top, names),
     }  # fmt: skip
     storage.put(layout.MERGED, dump(done))
 

@@ -230,6 +230,7 @@ def _record(
         num_batches=done.batches,
         device="cpu",
         precision=signature.precision if signature else item.precision,
+        bands=signature.band_names if signature else (),
         transport=STORE,
         stages=stages,
         timeline=clock.joined(),

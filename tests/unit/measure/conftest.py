@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,11 @@ from perseid.pipeline.request import RunRequest
 from perseid.pipeline.summarize import summarize
 from perseid.storage import Storage
 from perseid.survey import Cutouts, read_cutouts, write_cutouts
+from perseid.survey.kinds import ANOMALY_KINDS
 
 CAI = Path(__file__).parents[2] / "data" / "cai"
 BEGAN = 1_790_000_000.0
+SIMULATED = {str(label): name for label, name in ANOMALY_KINDS.items()}
 
 
 @dataclass
@@ -70,11 +72,14 @@ def build_run(
     name: str = "run",
     retried: tuple[int, ...] = (),
     seed: int = 7,
+    kinds: Mapping[str, str] | None = SIMULATED,
 ) -> MadeRun:
     rng = np.random.default_rng(seed)
     data = home / "data"
     if not data.exists():
         data.mkdir()
+        if kinds:
+            (data / "survey.json").write_text(json.dumps({"anomaly_kinds": kinds}))
         for number in range(1, (partitions or ranks) + 1):
             cutouts = draw_cutouts(rng, rows, number, labels=labels, z_spec=z_spec, ids=ids)
             write_cutouts(cutouts, data / f"{number}.pt")
@@ -238,6 +243,7 @@ def _record(
         num_batches=1 if rows else 0,
         device="cpu",
         precision="float32",
+        bands=("u", "g", "r", "i", "z"),
         transport="store",
         stages=stages,
         timeline=marks if rows else marks[:1],

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perseid.measure.present.charts import Lane, Series, density, distribution, lines, timeline
+from perseid.measure.present.charts import Lane, LineChart, Series, density, distribution, timeline
 from perseid.measure.present.svg import Scale, Svg, log_ticks, ticks
 
 NS = "{http://www.w3.org/2000/svg}"
@@ -92,7 +92,7 @@ def test_the_timeline_is_legible_at_any_number_of_ranks(ranks: int, width: float
 
 def test_the_timeline_shows_ranks_without_a_record_and_joins_slivers() -> None:
     many = tuple(("inference", i * 0.001, i * 0.001 + 0.001) for i in range(1000))
-    text = timeline([Lane(0, many), Lane(1, ())], 400)
+    text = timeline([Lane(0, many), Lane(1, (), lost=True)], 400)
     assert len(paths(text, "stage-inference")) == 1
     assert len(paths(text, "lost")) == 1
     assert "1 of them left no record" in parsed(text).attrib["aria-label"]
@@ -101,7 +101,7 @@ def test_the_timeline_shows_ranks_without_a_record_and_joins_slivers() -> None:
 @pytest.mark.parametrize("values", [[1.7], [0.0, 0.0], [5.0] * 490 + [20.0] * 27, [0.01, 900.0]])
 def test_the_distribution_counts_every_value(values: list[float]) -> None:
     for width in (320, 1000):
-        text = distribution(values, width, "seconds")
+        text = distribution(values, width, ("seconds", "ranks"))
         tips = [node.text for node in parsed(text).iter(f"{NS}title")][1:]
         assert sum(int(tip.split()[0]) for tip in tips if tip) == len(values)
         shown = [
@@ -120,12 +120,12 @@ def test_lines_with_ranges_and_incomplete_points() -> None:
         Series("partitions of 25MB", ((1, 2.0, 1.5, 2.5), (2, 3.0, 3.0, 3.0)), (2,)),
         Series("partitions of 100MB", ((1, 4.0, 4.0, 4.0),)),
     ]
-    text = lines(series, 490, "data size (MB)", "seconds", style=".x{}")
+    text = LineChart(tuple(series), "data size (MB)", "seconds").render(490)
     kinds = [node.attrib["class"] for node in parsed(text).iter(f"{NS}circle")]
     assert kinds.count("open c0") == 1
-    assert kinds.count("dot c1") == 2
+    assert kinds.count("dot f1") == 2
     assert len([n for n in parsed(text).iter(f"{NS}line") if "range" in n.attrib["class"]]) == 1
-    assert parsed(lines(series, 320, "x", "y", x_log=True)) is not None
+    assert parsed(LineChart(tuple(series), "x", "y", x_log=True).render(320)) is not None
 
 
 def test_words_from_outside_are_escaped() -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 
+import matplotlib.image
+import numpy as np
 import pytest
+import resvg_py
 
 from perseid.errors import BadInputError
 from perseid.measure.cost import Usage
 from perseid.measure.grid import Cell, grid
+from perseid.measure.present.palette import SERIES
 from perseid.measure.present.sweep import figures, render_sweep
 from perseid.measure.prices import Prices
 from perseid.measure.report_line import Report
@@ -70,6 +75,55 @@ def published(
     )  # fmt: skip
 
 
+def assert_plain(svg: str) -> None:
+    """A file that a program without style sheets draws as it is meant."""
+    root = ET.fromstring(svg)
+    assert root.tag.endswith("svg")
+    for word in ("class=", "style", "var(", "url(", "@media", "href", "<script"):
+        assert word not in svg
+    for node in root.iter():
+        tag = node.tag.rpartition("}")[2]
+        if tag in ("line", "polyline"):
+            assert node.attrib["stroke"].startswith("#"), "black by default, or not drawn at all"
+        if tag in ("rect", "circle", "text"):
+            assert "fill" in node.attrib
+        if tag == "polyline":
+            assert node.attrib["fill"] == "none", "or the area under it is filled"
+        if tag == "text":
+            assert node.attrib["font-family"]
+            assert float(node.attrib["font-size"]) > 8
+
+
+def test_figures_are_files_that_other_programs_draw() -> None:
+    """resvg knows SVG as librsvg and word processors do: no variables, no media queries."""
+    runs = [published(p, d, s) for p, s in (("25MB", 15.0), ("100MB", 20.0)) for d in DATA[:3]]
+    runs.append(published("25MB", "1GB", 18.0, received=40))
+    for figure in figures(runs, Prices()):
+        svg = figure.file()
+        assert_plain(svg)
+        drawn = resvg_py.svg_to_bytes(svg_string=svg, width=490)
+        pixels = np.asarray(matplotlib.image.imread(io.BytesIO(drawn)))
+        assert pixels.shape[1] == 490
+        colors = {tuple(np.round(255 * p).astype(int)) for p in pixels[..., :3].reshape(-1, 3)}
+        for hexed in SERIES[:2]:
+            wanted = tuple(int(hexed[i : i + 2], 16) for i in (1, 3, 5))
+            assert wanted in colors, "each line has its own color"
+        assert (255, 255, 255) in colors
+        assert (0, 0, 0) not in colors, "nothing fell back to black"
+
+
+def test_the_words_beside_a_figure_say_what_is_there() -> None:
+    once = [published("25MB", d, 15.0) for d in DATA[:3]]
+    page = render_sweep(once)
+    assert "Each dot is one run." in page
+    assert "bars" not in page
+    assert "open dots" not in page
+    page = render_sweep([*once, published("25MB", "1GB", 18.0)])
+    assert "Dots are medians of the repetitions, bars their range." in page
+    page = render_sweep([*once, published("25MB", "1GB", 18.0, received=7)])
+    assert "open dots: a run there was incomplete" in page
+
+
 def test_each_throughput_has_its_own_meaning() -> None:
     runs = [published("25MB", "1GB", 15.0), published("25MB", "2GB", 20.0)]
     drawn = {figure.name: figure for figure in figures(runs, Prices())}
@@ -101,7 +155,7 @@ def test_batch_and_world_figures_hold_the_rest_still() -> None:
     runs.append(replace(published("25MB", "1GB", 50.0), expected=4))
     drawn = {figure.name: figure for figure in figures(runs, Prices())}
     assert set(drawn) == {"whole-batch", "model-batch", "a-batch", "whole-world", "map-world"}
-    assert drawn["whole-batch"].x_log
+    assert drawn["whole-batch"].chart.x_log
     assert [p[0] for p in drawn["map-world"].series[0].points] == [4, 41]
 
 
@@ -115,4 +169,4 @@ def test_the_page_names_incomplete_runs_and_draws_them_open() -> None:
     alone = render_sweep(runs[:1])
     assert "no line to draw" in alone
     for figure in figures(runs, Prices()):
-        assert ET.fromstring(figure.file()).tag.endswith("svg")
+        assert_plain(figure.file())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import re
 import shutil
@@ -12,12 +13,14 @@ from collections.abc import Callable
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from perseid.cli import main
-from perseid.measure.present.gallery import lupton, png
+from perseid.measure.present.gallery import lupton, png, shown_bands
+from perseid.measure.present.palette import HATCHES, STAGES
 from perseid.measure.present.report import DEFINITIONS, render_report
 from perseid.measure.sources.load import load_runs
 from perseid.science import redshift_metrics
@@ -52,7 +55,7 @@ class Page(HTMLParser):
             self._section = values["id"] or ""
         if tag == "img":
             self.images.append(values)
-        if tag == "svg":
+        if tag == "svg" and "aria-hidden" not in values:
             self.charts += 1
             self.unnamed_charts += not values.get("aria-label")
         if tag == "table":
@@ -91,7 +94,7 @@ def check(text: str, page: Page) -> None:
     outside = re.findall(r"(?:https?:)?//[\w.]+", re.sub(r"base64,[^\"]+", "", text))
     assert set(outside) <= {"http://www.w3.org"}, "only the name space of SVG"
     assert "@import" not in text
-    assert "url(" not in text
+    assert text.count("url(") == text.count("url(#hatch-"), "patterns of the page itself"
     assert "<script" not in text
     assert page.headless_tables == page.unnamed_charts == 0
     assert all(image.get("alt") for image in page.images)
@@ -152,7 +155,7 @@ def test_no_labels_no_redshifts_no_ids_one_rank(make_run: Callable[..., object])
     text, page = page_of(make_run(ranks=1, rows=9, labels=False, z_spec=False, ids=False))
     check(text, page)
     assert "1 rank and 1 partition, none missing" in page.sections["head"]
-    assert "no spectroscopic redshifts: 9 predictions" in page.sections["redshift"]
+    assert "None of the 9 objects has a spectroscopic redshift" in page.sections["redshift"]
     assert "no labels" in page.sections["anomalies"]
     assert len(page.images) == 9
     assert "1.pt row" in page.sections["gallery"]
@@ -173,6 +176,133 @@ def test_partitions_that_are_gone_or_changed_are_named(make_run: Callable[..., o
     assert len(page.images) == 8
     assert "16 of them have no picture" in page.sections["gallery"]
     assert "no picture: 1.npz" in page.sections["gallery"]
+
+
+def edit(path: Path, change: Callable[[Any], Any]) -> None:
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+
+
+def test_labels_of_a_users_own_are_not_called_by_our_names(make_run: Callable[..., object]) -> None:
+    made = make_run(ranks=2, rows=30, kinds=None)
+    text, page = page_of(made)
+    check(text, page)
+    assert "merger" not in text
+    assert "label: label 1" in page.sections["gallery"]
+    assert "label 1" in page.sections["anomalies"]
+    summary = json.loads((made.path / "summary.json").read_text())
+    kinds = {one["kind"] for one in summary["anomaly"]["detection"]}
+    assert {"all", "label 1"} <= kinds
+    assert all(one["kind"] == f"label {one['label']}" for one in summary["top"])
+
+
+def test_labels_that_a_survey_names_bear_these_names(make_run: Callable[..., object]) -> None:
+    made = make_run(ranks=2, rows=30, kinds={"0": "spiral", "1": "elliptical"})
+    text, page = page_of(made)
+    assert "label: elliptical" in page.sections["gallery"]
+    assert "merger" not in text
+    assert "label 5" in page.sections["anomalies"], "one that the survey does not name"
+
+
+@pytest.mark.parametrize(
+    ("bands", "says"),
+    [
+        (["u", "g", "r", "i", "z"], "i, r, g as red, green, blue"),
+        (["F070", "F090", "F115", "F150", "F200"], "F150, F115, F090 as red, green, blue"),
+        ([], "band 4 of 5, band 3 of 5, band 2 of 5 as red, green, blue"),
+        (["g", "r"], "band 4 of 5, band 3 of 5, band 2 of 5 as red, green, blue"),
+    ],
+)
+def test_the_gallery_names_the_bands_that_it_shows(
+    make_run: Callable[..., object], bands: list[str], says: str
+) -> None:
+    made = make_run(ranks=1, rows=5)
+    edit(made.path / "combined_data.json", lambda records: [r | {"bands": bands} for r in records])
+    _, page = page_of(made)
+    assert says in page.sections["gallery"]
+
+
+def test_fewer_bands_than_three() -> None:
+    assert shown_bands(5) == (3, 2, 1)
+    assert shown_bands(3) == (2, 1, 0)
+    assert shown_bands(2) == (1, 1, 0)
+    assert shown_bands(1) == (0, 0, 0)
+
+
+def test_counts_agree_with_each_other(make_run: Callable[..., object]) -> None:
+    made = make_run(ranks=2, rows=10)
+    edit(
+        made.path / "combined_data.json",
+        lambda records: [r | {"rows_flagged": 2} for r in records],
+    )
+    _, page = page_of(made)
+    assert "4 of them without a prediction" in page.sections["head"]
+    assert "more without a prediction" not in page.sections["head"]
+
+
+def test_a_gallery_of_all_there_are_is_no_choice(make_run: Callable[..., object]) -> None:
+    _, page = page_of(make_run(ranks=1, rows=3))
+    assert "All 3 objects that have a score, highest first" in page.sections["gallery"]
+    assert "highest scores of" not in page.sections["gallery"]
+    assert "bars" not in page.sections["anomalies"]
+
+
+def test_an_empty_catalogue_says_that_nothing_was_read(make_run: Callable[..., object]) -> None:
+    _, page = page_of(make_run(ranks=2, rows=4, lost=(0, 1)))
+    for ident in ("redshift", "anomalies", "gallery"):
+        assert (
+            "no object was read" in page.sections[ident] or "no catalogue" in page.sections[ident]
+        )
+        assert "spectroscopic" not in page.sections[ident]
+    assert "no row was read" in page.sections["head"]
+
+
+def test_stages_have_a_pattern_beside_their_color(make_run: Callable[..., object]) -> None:
+    """Okabe and Ito's colors differ for all kinds of color vision; patterns need none."""
+    text, _ = page_of(make_run(ranks=4, rows=20))
+    for stage in ("fetch", "decode", "publish"):
+        assert f'class="hatch-{stage}"' in text
+        assert f'id="hatch-{stage}"' in text
+    assert len(set(STAGES.values())) == len(STAGES)
+    assert len({*HATCHES.values(), ""}) == len(HATCHES) + 1
+    assert STAGES["inference"] != STAGES["init"], "the two without a pattern"
+    for kind in ("protanopia", "deuteranopia", "tritanopia"):
+        seen = {stage: simulated(color, kind) for stage, color in STAGES.items()}
+        for one, other in itertools.combinations(seen, 2):
+            apart = np.linalg.norm(seen[one] - seen[other])
+            assert apart > 25 or HATCHES.get(one) != HATCHES.get(other), (kind, one, other)
+
+
+MATRICES = {
+    "protanopia": ((0.152, 1.053, -0.205), (0.115, 0.786, 0.099), (-0.004, -0.048, 1.052)),
+    "deuteranopia": ((0.367, 0.861, -0.228), (0.280, 0.673, 0.047), (-0.012, 0.043, 0.969)),
+    "tritanopia": ((1.256, -0.077, -0.179), (-0.078, 0.931, 0.148), (0.005, 0.691, 0.304)),
+}
+"""Machado, Oliveira and Fernandes 2009, severity 1, for linear RGB."""
+
+
+def simulated(color: str, kind: str) -> np.ndarray:
+    rgb = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    seen = np.clip(np.array(MATRICES[kind]) @ rgb**2.2, 0, 1) ** (1 / 2.2)
+    return 255 * seen
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [["fetch", -5.0, 3.0], ["fetch", 9.0, 3.0], ["fetch", "x", 3.0], ["fetch", 1e400, 3.0], "fetch",
+     {"stage": 1}, ["<b>", 1.79e9, 1.79e9 + 1], None],
+)  # fmt: skip
+def test_no_time_axis_begins_below_zero(make_run: Callable[..., object], entry: object) -> None:
+    made = make_run(ranks=2, rows=4)
+    edit(
+        made.path / "combined_data.json",
+        lambda records: [r | {"timeline": [*r["timeline"], entry]} for r in records],
+    )
+    text, page = page_of(made)
+    check(text, page)
+    chart = text[text.index('id="timeline"') : text.index('id="durations"')]
+    labels = re.findall(r'text-anchor="middle">([^<]*)<', chart)
+    assert labels
+    assert all(float(label) >= 0 for label in labels)
 
 
 def test_517_ranks(make_run: Callable[..., object]) -> None:

@@ -8,15 +8,22 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 
+from perseid.measure.present.palette import HATCHES, SERIES, STAGES
 from perseid.measure.present.svg import CHARACTER, Frame, Svg, frame, label, ticks
 from perseid.measure.present.text import plural, seconds
 from perseid.measure.runs import percentiles
 
-STAGE_ORDER = ("init", "rendezvous", "fetch", "decode", "inference", "collectives", "publish")
+SPLIT_ROW = 9.0
+"""Pixels from which a row has an upper part."""
+HATCHED_ROW = 6.0
+"""Pixels from which patterns can be seen."""
 OVERLAPPED = ("fetch", "decode")
 """Stages that run beside inference: they get the upper lane of a row that is high enough."""
+SAMPLE = 26.0
+"""Pixels of a line in a legend."""
 LEVELS = 8
 """Shades of a density plot."""
 Bar = tuple[str, float, float]
@@ -29,12 +36,14 @@ class Lane:
 
     rank: int
     bars: tuple[Bar, ...]
-    """Seconds since the run's first moment; empty for a rank that left no record."""
+    """Seconds since the run's first moment."""
+    lost: bool = False
+    """Whether the rank left no record."""
 
 
 def density(
     z_spec: NDArray[np.float64], z_pred: NDArray[np.float64], width: float, kind: str = ""
-) -> str:
+) -> Markup:
     """Predicted against spectroscopic redshift: how many objects a cell, and the line of truth.
 
     Parameters
@@ -46,18 +55,24 @@ def density(
     """
     bins = max(24, min(90, int(2.2 * math.sqrt(len(z_spec)))))
     low, high = _redshift_range(z_spec, z_pred)
+    outside = redshifts_outside(z_spec, z_pred)
     plot = frame(width, width, (low, high), (low, high))
     plot.grid("spectroscopic redshift", "predicted redshift", x_ticks=5, y_ticks=5)
     counts, _, _ = np.histogram2d(z_spec, z_pred, bins, ((low, high), (low, high)))
     _draw_density(plot, counts, low, high)
     plot.svg.line(plot.x(low), plot.y(low), plot.x(high), plot.y(high), "truth")
-    inside = int(counts.sum())
-    outside = len(z_spec) - inside
     title = (
         f"Density of predicted against spectroscopic redshift of {len(z_spec)} objects, "
         f"{outside} of them outside the plot; the dashed line is equality"
     )
     return plot.svg.render(title, kind)
+
+
+def redshifts_outside(z_spec: NDArray[np.float64], z_pred: NDArray[np.float64]) -> int:
+    """How many objects lie outside a density plot of them; its range leaves out extremes."""
+    low, high = _redshift_range(z_spec, z_pred)
+    inside = (z_spec >= low) & (z_spec <= high) & (z_pred >= low) & (z_pred <= high)
+    return int((~inside).sum())
 
 
 def _redshift_range(
@@ -88,12 +103,12 @@ def _draw_density(plot: Frame, counts: NDArray[np.float64], low: float, high: fl
         plot.svg.boxes(boxes, f"shade s{level}")
 
 
-def timeline(lanes: Sequence[Lane], width: float, kind: str = "") -> str:
+def timeline(lanes: Sequence[Lane], width: float, kind: str = "") -> Markup:
     """Gantt chart of the ranks by stage; legible for one rank and for many hundreds.
 
     Few ranks get a labelled row each with fetch and decode in an upper lane; many get thin rows.
     """
-    row = max(1.1, min(24.0, 560.0 / max(len(lanes), 1)))
+    row = row_height(len(lanes))
     span = max((end for lane in lanes for _, _, end in lane.bars), default=1.0) or 1.0
     height = 28 + row * len(lanes) + 42
     plot = frame(width, height, (0.0, span), (len(lanes), 0.0))
@@ -103,8 +118,11 @@ def timeline(lanes: Sequence[Lane], width: float, kind: str = "") -> str:
         plot.svg.text(plot.x(value), plot.y.start + 17, label(value), "tick", "middle")
     plot.svg.text(plot.x.end, plot.y.start + 34, "seconds since the first start", "name", "end")
     plot.svg.text(4, plot.y.end - 12, "rank", "name")
-    for stage in STAGE_ORDER:
-        plot.svg.boxes(_stage_boxes(plot, lanes, stage, row), f"stage-{stage}")
+    for stage in STAGES:
+        boxes = _stage_boxes(plot, lanes, stage, row)
+        plot.svg.boxes(boxes, f"stage-{stage}")
+        if stage in HATCHES and row >= HATCHED_ROW:
+            plot.svg.boxes(boxes, f"hatch-{stage}")
     lost = [(plot.x.start, plot.y(i), plot.x.end - plot.x.start, row) for i in _lost(lanes)]
     plot.svg.boxes(lost, "lost")
     without = f"; {len(lost)} of them left no record" if lost else ""
@@ -114,7 +132,17 @@ def timeline(lanes: Sequence[Lane], width: float, kind: str = "") -> str:
 
 
 def _lost(lanes: Sequence[Lane]) -> list[int]:
-    return [index for index, lane in enumerate(lanes) if not lane.bars]
+    return [index for index, lane in enumerate(lanes) if lane.lost]
+
+
+def row_height(lanes: int) -> float:
+    """Pixels of a rank's row."""
+    return max(1.1, min(24.0, 560.0 / max(lanes, 1)))
+
+
+def splits_rows(lanes: int) -> bool:
+    """Whether rows are high enough for fetch and decode to have a part of their own."""
+    return row_height(lanes) >= SPLIT_ROW
 
 
 def _rank_axis(plot: Frame, lanes: Sequence[Lane], row: float) -> None:
@@ -132,7 +160,7 @@ def _stage_boxes(
     plot: Frame, lanes: Sequence[Lane], stage: str, row: float
 ) -> list[tuple[float, float, float, float]]:
     gap = 0.0 if row < 4 else min(3.0, row * 0.15)
-    upper = (row - gap) * 0.36 if row >= 9 else 0.0
+    upper = (row - gap) * 0.36 if row >= SPLIT_ROW else 0.0
     boxes = []
     for index, lane in enumerate(lanes):
         top, height = plot.y(index) + gap / 2, row - gap
@@ -158,11 +186,16 @@ def _joined(plot: Frame, bars: Sequence[Bar], stage: str) -> list[tuple[float, f
 def stages_used(lanes: Sequence[Lane]) -> list[str]:
     """Stages that occur, in their order: for the legend."""
     seen = {name for lane in lanes for name, _, _ in lane.bars}
-    return [stage for stage in STAGE_ORDER if stage in seen]
+    return [stage for stage in STAGES if stage in seen]
 
 
-def distribution(values: Sequence[float], width: float, name: str, kind: str = "") -> str:
-    """Histogram of durations with p50, p90, p99 and maximum marked; no value is left out."""
+def distribution(
+    values: Sequence[float], width: float, names: tuple[str, str], kind: str = ""
+) -> Markup:
+    """Histogram of durations with p50, p90, p99 and maximum marked; no value is left out.
+
+    `names`: of the durations, and of what they are counted by.
+    """
     marks = dict(zip(("p50", "p90", "p99", "max"), percentiles(values), strict=True))
     low, high = _room(min(values), max(values))
     bins = max(6, min(40, int(2 * math.sqrt(len(values))) + 4))
@@ -170,8 +203,8 @@ def distribution(values: Sequence[float], width: float, name: str, kind: str = "
     top_room = 28 + 16 * len(marks)
     plot = frame(width, 220 + top_room, (low, high), (0, counts.max() * 1.05), top=top_room)
     steps = max(2, int(min(4, counts.max())))
-    plot.grid(name, "", x_ticks=max(4, int(width / 110)), y_ticks=steps, y_label=_count)
-    plot.svg.text(4, 14, "invocations", "name")
+    plot.grid(names[0], "", x_ticks=max(4, int(width / 110)), y_ticks=steps, y_label=_count)
+    plot.svg.text(4, 14, names[1], "name")
     for count, left, right in zip(counts, edges[:-1], edges[1:], strict=True):
         x, y = plot.x(left), plot.y(float(count))
         tip = f"{count} from {seconds(left).text} to {seconds(right).text} s"
@@ -190,7 +223,7 @@ def _count(value: float) -> str:
 
 def _room(low: float, high: float) -> tuple[float, float]:
     """From zero, where zero is not far from the values, with room at the right."""
-    low = 0.0 if low < 0.6 * high else low - 0.1 * (high - low or high or 1.0)
+    low = 0.0 if low < 0.6 * high else max(0.0, low - 0.1 * (high - low or high or 1.0))
     return low, high + 0.04 * (high - low or 1.0)
 
 
@@ -212,34 +245,46 @@ class Series:
     """The x at which a run was incomplete: drawn as open dots."""
 
 
-def lines(
-    series: Sequence[Series],
-    width: float,
-    x_name: str,
-    y_name: str,
-    *,
-    kind: str = "",
-    style: str = "",
-    x_log: bool = False,
-) -> str:
+@dataclass(frozen=True)
+class LineChart:
     """Lines with dots and the range over repetitions, named at the top."""
-    xs = [point[0] for one in series for point in one.points]
-    tops = [point[3] for one in series for point in one.points]
-    rows = _legend_rows([one.name for one in series], width - 60)
-    top = 30 + 18 * len(rows)
-    low, high = (min(xs), max(xs)) if len(set(xs)) > 1 else (0.0, 2 * max(xs) or 1.0)
-    x_range = (low, high) if x_log else (0.0, high * 1.04)
-    plot = frame(
-        width, 250 + top, x_range, (0.0, max(tops) * 1.08 or 1.0), left=54, top=top, x_log=x_log
-    )
-    plot.grid(x_name, "", x_ticks=_own_ticks(plot, sorted(set(xs))) or max(3, int(width / 90)))
-    plot.svg.text(4, top - 12, y_name, "name")
-    colours = {one.name: f"c{index % 6}" for index, one in enumerate(series)}
-    _legend(plot.svg, rows, colours)
-    for one in series:
-        _series(plot, one, colours[one.name], y_name)
-    names = ", ".join(one.name for one in series)
-    return plot.svg.render(f"{y_name} against {x_name} for {names}", kind, style)
+
+    series: tuple[Series, ...]
+    x_name: str
+    y_name: str
+    x_log: bool = False
+
+    @property
+    def title(self) -> str:
+        """What it shows, in words."""
+        names = ", ".join(one.name for one in self.series)
+        return f"{self.y_name} against {self.x_name} for {names}"
+
+    def render(self, width: float, kind: str = "") -> Markup:
+        """As a part of a page."""
+        return self._drawn(width).render(self.title, kind)
+
+    def file(self, width: float) -> str:
+        """As a file of its own."""
+        return self._drawn(width).file(self.title)
+
+    def _drawn(self, width: float) -> Svg:
+        xs = [point[0] for one in self.series for point in one.points]
+        tops = [point[3] for one in self.series for point in one.points]
+        rows = _legend_rows([one.name for one in self.series], width - 60)
+        top = 30 + 18 * len(rows)
+        low, high = (min(xs), max(xs)) if len(set(xs)) > 1 else (0.0, 2 * max(xs) or 1.0)
+        x_range = (low, high) if self.x_log else (0.0, high * 1.04)
+        y_range = (0.0, max(tops) * 1.08 or 1.0)
+        plot = frame(width, 250 + top, x_range, y_range, left=54, top=top, x_log=self.x_log)
+        own = _own_ticks(plot, sorted(set(xs)))
+        plot.grid(self.x_name, "", x_ticks=own or max(3, int(width / 90)))
+        plot.svg.text(4, top - 12, self.y_name, "name")
+        numbers = {one.name: index % len(SERIES) for index, one in enumerate(self.series)}
+        _legend(plot.svg, rows, numbers)
+        for one in self.series:
+            _series(plot, one, numbers[one.name], self.y_name)
+        return plot.svg
 
 
 def _own_ticks(plot: Frame, values: Sequence[float]) -> list[float]:
@@ -249,22 +294,23 @@ def _own_ticks(plot: Frame, values: Sequence[float]) -> list[float]:
     return list(values) if min(room, default=widest + 8) >= widest + 8 else []
 
 
-def _series(plot: Frame, one: Series, colour: str, y_name: str) -> None:
-    plot.svg.curve([(plot.x(x), plot.y(y)) for x, y, _, _ in one.points], f"curve {colour}")
+def _series(plot: Frame, one: Series, number: int, y_name: str) -> None:
+    points = [(plot.x(x), plot.y(y)) for x, y, _, _ in one.points]
+    plot.svg.curve(points, f"curve c{number} d{number}")
     for x, middle, low, high in one.points:
         if high > low:
-            plot.svg.line(plot.x(x), plot.y(low), plot.x(x), plot.y(high), f"range {colour}")
-        shape = "open" if x in one.incomplete else "dot"
+            plot.svg.line(plot.x(x), plot.y(low), plot.x(x), plot.y(high), f"range c{number}")
+        shape = f"open c{number}" if x in one.incomplete else f"dot f{number}"
         tip = f"{one.name}, {label(x)}: {middle:.4g} ({y_name})"
         tip += ", incomplete" if x in one.incomplete else ""
-        plot.svg.dot(plot.x(x), plot.y(middle), f"{shape} {colour}", tip)
+        plot.svg.dot(plot.x(x), plot.y(middle), shape, tip)
 
 
 def _legend_rows(names: Sequence[str], width: float) -> list[list[str]]:
     rows: list[list[str]] = [[]]
     used = 0.0
     for name in names:
-        need = 26 + CHARACTER * len(name)
+        need = SAMPLE + 20 + CHARACTER * len(name)
         if rows[-1] and used + need > width:
             rows.append([])
             used = 0.0
@@ -273,10 +319,11 @@ def _legend_rows(names: Sequence[str], width: float) -> list[list[str]]:
     return rows
 
 
-def _legend(svg: Svg, rows: Sequence[Sequence[str]], colours: Mapping[str, str]) -> None:
+def _legend(svg: Svg, rows: Sequence[Sequence[str]], numbers: Mapping[str, int]) -> None:
     for index, row in enumerate(rows):
-        x, y = 8.0, 14.0 + 18 * index
+        x, y = 4.0, 14.0 + 18 * index
         for name in row:
-            svg.dot(x, y - 4, f"dot {colours[name]}")
-            svg.text(x + 9, y, name, "tick")
-            x += 26 + CHARACTER * len(name)
+            svg.curve([(x, y - 4), (x + SAMPLE, y - 4)], f"curve c{numbers[name]} d{numbers[name]}")
+            svg.dot(x + SAMPLE / 2, y - 4, f"dot f{numbers[name]}")
+            svg.text(x + SAMPLE + 5, y, name, "tick")
+            x += SAMPLE + 20 + CHARACTER * len(name)

@@ -10,7 +10,8 @@ import base64
 import math
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from perseid.errors import BadPartitionError, NotInstalledError, PerseidError
 from perseid.measure.sources.catalogue import Catalogue
 from perseid.storage import Storage
-from perseid.survey.kinds import ANOMALY_KINDS
+from perseid.survey.kinds import label_name
 from perseid.survey.reader import PartitionReader, open_partition
 
 RGB_BANDS = (3, 2, 1)
@@ -41,41 +42,45 @@ class Picture:
     score: float
     z_pred: float
     z_spec: float
-    kind: str | None
-    """What it was labelled as; None where the survey has no labels."""
+    label: str | None
+    """The name of its label; None where the survey has no labels."""
     image: str | None
     """A ``data:`` URL, or None where its partition cannot be read."""
-    why: str = ""
-    """Why there is no picture."""
+    bands: tuple[int, ...] = ()
+    """Which bands are shown as red, green and blue, counted from 0; empty without a picture."""
+    band_count: int = 0
+    """How many the cutout has."""
 
 
-def gallery(catalogue: Catalogue, data: Storage, count: int = 24) -> list[Picture]:
+def gallery(
+    catalogue: Catalogue, data_url: str, names: Mapping[int, str], count: int = 24
+) -> list[Picture]:
     """The most anomalous objects with their pictures, read from the partitions by row.
+
+    `names`: what the survey calls its labels.
 
     A partition that is gone or cannot be read leaves its objects without a picture, and says so.
 
     Raises `NotInstalledError` where there is no astropy.
     """
     chosen = catalogue.most_anomalous(count)
-    images, problems = _cutouts(catalogue, chosen, data)
-    return [_picture(catalogue, int(i), images.get(int(i)), problems) for i in chosen]
+    images: dict[int, NDArray[np.float32]] = {}
+    with suppress(PerseidError):  # the store of the data may be out of reach
+        images = _cutouts(catalogue, chosen, Storage(data_url))
+    return [_picture(catalogue, int(i), images.get(int(i)), names) for i in chosen]
 
 
 def _cutouts(
     catalogue: Catalogue, chosen: NDArray[np.int64], data: Storage
-) -> tuple[dict[int, NDArray[np.float32]], dict[str, str]]:
-    """Images by row of the catalogue, and a sentence for each partition that gave none."""
+) -> dict[int, NDArray[np.float32]]:
+    """Images by row of the catalogue; none of a partition that cannot be read any more."""
     images: dict[int, NDArray[np.float32]] = {}
-    problems: dict[str, str] = {}
     for key in sorted({str(k) for k in catalogue.partition[chosen]}):
         wanted = [int(i) for i in chosen if catalogue.partition[i] == key]
-        try:
-            with open_partition(data, key) as reader:
-                for index in wanted:
-                    images[index] = _image(reader, int(catalogue.row[index]))
-        except PerseidError as error:
-            problems[key] = str(error)
-    return images, problems
+        with suppress(PerseidError), open_partition(data, key) as reader:
+            for index in wanted:
+                images[index] = _image(reader, int(catalogue.row[index]))
+    return images
 
 
 def _image(reader: PartitionReader, row: int) -> NDArray[np.float32]:
@@ -90,12 +95,12 @@ def _picture(
     catalogue: Catalogue,
     index: int,
     image: NDArray[np.float32] | None,
-    problems: Mapping[str, str],
+    names: Mapping[int, str],
 ) -> Picture:
     key, row = str(catalogue.partition[index]), int(catalogue.row[index])
     object_id = None if catalogue.object_id is None else catalogue.object_id[index]
-    no_label = catalogue.label is None or np.ma.is_masked(catalogue.label[index])
-    label = None if no_label or catalogue.label is None else int(catalogue.label[index])
+    unlabelled = catalogue.label is None or np.ma.is_masked(catalogue.label[index])
+    label = None if unlabelled or catalogue.label is None else int(catalogue.label[index])
     return Picture(
         rank=int(catalogue.rank[index]),
         title=f"{key} row {row}" if object_id is None else str(object_id),
@@ -104,18 +109,27 @@ def _picture(
         score=float(catalogue.score[index]),
         z_pred=float(catalogue.z_pred[index]),
         z_spec=float(catalogue.z_spec[index]),
-        kind=None if label is None else ANOMALY_KINDS.get(label, f"kind {label}"),
+        label=None if label is None else label_name(label, names),
         image=None if image is None else png_url(lupton(image)),
-        why="" if image is not None else problems.get(key, "not read"),
+        bands=() if image is None else shown_bands(image.shape[0]),
+        band_count=0 if image is None else image.shape[0],
     )
 
 
-def lupton(image: NDArray[np.float32], bands: Sequence[int] = RGB_BANDS) -> NDArray[np.uint8]:
-    """A colour composite (height, width, 3) of an image (bands, height, width).
+def shown_bands(count: int) -> tuple[int, int, int]:
+    """The bands that stand for red, green and blue in a cutout of so many, counted from 0.
 
-    With fewer than four bands the last, middle and first stand for red, green and blue. The
-    stretch follows the cutout: the sky (the median) a little above black, its noise (of the mean
-    of the three bands) at a fifteenth of full brightness, the 99.5 % quantile near full brightness.
+    i, r, g of the five of SDSS; with fewer than four the last, the middle and the first.
+    """
+    return RGB_BANDS if count > max(RGB_BANDS) else (count - 1, count // 2, 0)
+
+
+def lupton(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """A color composite (height, width, 3) of an image (bands, height, width).
+
+    The bands are `shown_bands`. The stretch follows the cutout: the sky (the median) a little above
+    black, its noise (of the mean of the three bands) at a fifteenth of full brightness, the 99.5 %
+    quantile near full brightness.
 
     Raises `NotInstalledError` where there is no astropy.
     """
@@ -125,9 +139,7 @@ def lupton(image: NDArray[np.float32], bands: Sequence[int] = RGB_BANDS) -> NDAr
         raise NotInstalledError(
             "colour composites need astropy: pip install 'perseid[report]'"
         ) from error
-    count = image.shape[0]
-    chosen = bands if count > max(bands) else (count - 1, count // 2, 0)
-    planes = [_clean(image[band]) for band in chosen]
+    planes = [_clean(image[band]) for band in shown_bands(image.shape[0])]
     sky = [float(np.median(plane)) for plane in planes]
     mean = np.mean([plane - level for plane, level in zip(planes, sky, strict=True)], axis=0)
     noise = 1.4826 * float(np.median(np.abs(mean - np.median(mean))))

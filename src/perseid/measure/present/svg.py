@@ -1,5 +1,8 @@
 """A few functions that write SVG: scales, axes, shapes. No colours: classes and a style sheet.
 
+A chart that is a file of its own has attributes in place of the classes: programs that lay out
+text (LaTeX, word processors, librsvg) know neither style sheets with variables nor media queries.
+
 All coordinates are pixels of the viewBox; text is drawn as it will be read, so a chart is made for
 the width it will have (`present.charts` makes each for a screen and for a phone).
 """
@@ -7,10 +10,17 @@ the width it will have (`present.charts` makes each for a screen and for a phone
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from html import escape
+from html import escape as escape_markup
 
+from markupsafe import Markup
+
+from perseid.measure.present.palette import FILE_STYLES, LIGHT
+from perseid.plaintext import one_line
+
+_CLASS = re.compile(r' class="([^"]*)"')
 CHARACTER = 6.6
 """Width of a character of chart text (11.5 px), upper bound for digits and lower case."""
 
@@ -113,15 +123,41 @@ class Svg:
         tip = f"<title>{escape(title)}</title>" if title else ""
         self.add(f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}">{tip}</circle>')
 
-    def render(self, title: str, kind: str = "", style: str = "") -> str:
-        """The whole picture; `title` is what a screen reader says."""
-        inner = f"<style>{style}</style>" if style else ""
-        return (
-            f'<svg class="chart {kind}" role="img" aria-label="{escape(title)}" '
-            f'xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.width:.0f} {self.height:.0f}" '
-            f'width="{self.width:.0f}" height="{self.height:.0f}">'
-            f"<title>{escape(title)}</title>{inner}{''.join(self.parts)}</svg>"
+    def render(self, title: str, kind: str = "") -> Markup:
+        """The picture as a part of a page; `title` is what a screen reader says."""
+        words = escape(title)
+        return Markup(
+            f'<svg class="chart {kind}" role="img" aria-label="{words}" {self._size}>'
+            f"<title>{words}</title>{''.join(self.parts)}</svg>"
         )
+
+    def file(self, title: str) -> str:
+        """The picture as a file of its own, on white, with all colours in attributes."""
+        drawn = _CLASS.sub(_attributes, "".join(self.parts))
+        return (
+            '<?xml version="1.0" encoding="UTF-8"?>\n'
+            f'<svg {self._size}><title>{escape(title)}</title><rect width="{self.width:.0f}" '
+            f'height="{self.height:.0f}" fill="{LIGHT["card"]}"/>{drawn}</svg>\n'
+        )
+
+    @property
+    def _size(self) -> str:
+        return (
+            f'xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.width:.0f} {self.height:.0f}" '
+            f'width="{self.width:.0f}" height="{self.height:.0f}"'
+        )
+
+
+def escape(text: str) -> str:
+    """Text inside a picture: one line, no markup."""
+    return escape_markup(one_line(text))
+
+
+def _attributes(match: re.Match[str]) -> str:
+    found: dict[str, str] = {}
+    for name in match[1].split():
+        found |= FILE_STYLES.get(name, {})
+    return "".join(f' {name}="{value}"' for name, value in found.items())
 
 
 @dataclass(frozen=True)

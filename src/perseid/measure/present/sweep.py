@@ -4,22 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from statistics import median
 
 from perseid.measure.grid import DEFAULT_BATCH
-from perseid.measure.present import html
-from perseid.measure.present.charts import Series, lines
+from perseid.measure.present import pages
+from perseid.measure.present.charts import LineChart, Series
 from perseid.measure.present.table import bill, partition_table, run_table
-from perseid.measure.present.text import plural
+from perseid.measure.present.text import Table, plural
+from perseid.measure.present.view import (
+    NARROW,
+    DataTable,
+    Entry,
+    Figure,
+    Head,
+    Page,
+    Paragraph,
+    Section,
+    Status,
+)
+from perseid.measure.present.workers import absent
 from perseid.measure.prices import Prices
 from perseid.measure.runs import MIB, MeasuredRun, Place, size_mb
 
 CHART_WIDTH = 490.0
+NOTES = "notes"
+"""Key of the column of words."""
+NO_LINE = "Every value of the grid was swept at one point only: there is no line to draw."
 
 
 @dataclass(frozen=True)
-class Figure:
+class SweepFigure:
     """One figure of a sweep."""
 
     name: str
@@ -27,74 +41,66 @@ class Figure:
     title: str
     what: str
     """The definition of what is drawn."""
-    x_name: str
-    y_name: str
-    series: tuple[Series, ...]
-    x_log: bool = False
+    chart: LineChart
+    repeated: bool
+    """Whether some point is a median of several runs."""
 
-    def svg(self, width: float = CHART_WIDTH, kind: str = "", style: str = "") -> str:
-        """The chart."""
-        return lines(
-            self.series, width, self.x_name, self.y_name, kind=kind, style=style, x_log=self.x_log
-        )
+    @property
+    def series(self) -> tuple[Series, ...]:
+        """One line a partition size."""
+        return self.chart.series
 
     def file(self) -> str:
-        """The chart as a file of its own, with its colours."""
-        return self.svg(CHART_WIDTH, "", html.style())
+        """The chart as a file of its own: SVG with its colors in attributes."""
+        return self.chart.file(CHART_WIDTH)
 
 
 Value = Callable[[MeasuredRun], float | None]
 
 
-def figures(runs: Sequence[MeasuredRun], prices: Prices) -> list[Figure]:
+def figures(runs: Sequence[MeasuredRun], prices: Prices) -> list[SweepFigure]:
     """The figures that the runs allow: against data size, batch size and world size."""
     measures = _measures(prices)
-    plain = [run for run in runs if _batch(run) == _usual_batch(runs) and _one_a_file(run)]
-    drawn: list[Figure] = []
-    for name, (title, what, y_name, value) in measures.items():
-        drawn += _figure(
-            f"{name}-data",
-            f"{title} against data size",
-            what,
-            "data size (MB)",
-            y_name,
-            plain,
-            data_mb,
-            value,
-        )
-    same = [run for run in runs if _one_a_file(run) and data_mb(run) == _largest(runs)]
-    for name in ("whole", "model", "a"):
-        title, what, y_name, value = measures[name]
-        drawn += _figure(
-            f"{name}-batch",
-            f"{title} against batch size",
-            what,
-            "batch size (rows)",
-            y_name,
-            same,
-            lambda run: float(run.batch_size or 0),
-            value,
-            log=True,
-        )
-    wide = [
-        run for run in runs if _batch(run) == _usual_batch(runs) and data_mb(run) == _largest(runs)
-    ]
-    for name in ("whole", "map"):
-        title, what, y_name, value = measures[name]
-        drawn += _figure(
-            f"{name}-world",
-            f"{title} against world size",
-            what,
-            "world size (ranks)",
-            y_name,
-            wide,
-            lambda run: float(run.expected or 0),
-            value,
-        )
+    usual, largest = _usual_batch(runs), _largest(runs)
+    one_a_file = [run for run in runs if _one_a_file(run)]
+    axes = (
+        (_DATA, tuple(measures), [run for run in one_a_file if _batch(run) == usual]),
+        (_BATCH, ("whole", "model", "a"), [r for r in one_a_file if data_mb(r) == largest]),
+        (
+            _WORLD,
+            ("whole", "map"),
+            [run for run in runs if _batch(run) == usual and data_mb(run) == largest],
+        ),
+    )
+    drawn: list[SweepFigure] = []
+    for axis, names, chosen in axes:
+        for name in names:
+            drawn += _figure(f"{name}-{axis.name}", measures[name], axis, chosen)
     return drawn
 
 
-def _measures(prices: Prices) -> dict[str, tuple[str, str, str, Value]]:
+@dataclass(frozen=True)
+class _Measure:
+    """What a figure has on its vertical axis."""
+
+    title: str
+    what: str
+    unit: str
+    value: Value
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """What a figure has on its horizontal axis."""
+
+    name: str
+    title: str
+    words: str
+    value: Value
+    log: bool = False
+
+
+def _measures(prices: Prices) -> dict[str, _Measure]:
     def cost(run: MeasuredRun) -> float | None:
         found = bill(run, prices)
         return None if found is None else found.total
@@ -103,33 +109,35 @@ def _measures(prices: Prices) -> dict[str, tuple[str, str, str, Value]]:
         return lambda run: run.throughput().get(which)
 
     return {
-        "whole": (
+        "whole": _Measure(
             "Whole run",
             "from the start of initialize to the end of summarize",
             "seconds",
             lambda run: run.whole.seconds if run.whole else None,
         ),
-        "map": (
+        "map": _Measure(
             "Map",
             "from the first start of a worker to the last end",
             "seconds",
             lambda run: run.map.seconds if run.map else None,
         ),
-        "model": (
+        "model": _Measure(
             "Model time",
             "median over ranks of the time in the model",
             "seconds",
             lambda run: median(m.seconds for m in run.model) if run.model else None,
         ),
-        "a": (
+        "a": _Measure(
             "Throughput (a)",
             "sum over ranks of bits of images and magnitudes / model time",
             "Gb/s",
             throughput("a"),
         ),
-        "b": ("Throughput (b)", "all bits / time of the map", "Gb/s", throughput("b")),
-        "c": ("Throughput (c)", "all bits / time of the whole run", "Gb/s", throughput("c")),
-        "cost": (
+        "b": _Measure("Throughput (b)", "all bits / time of the map", "Gb/s", throughput("b")),
+        "c": _Measure(
+            "Throughput (c)", "all bits / time of the whole run", "Gb/s", throughput("c")
+        ),
+        "cost": _Measure(
             "Cost as billed",
             "configured memory x billed duration of every invocation, "
             "requests, transitions, S3, logs: what these invocations would have cost on AWS",
@@ -140,28 +148,22 @@ def _measures(prices: Prices) -> dict[str, tuple[str, str, str, Value]]:
 
 
 def _figure(
-    name: str,
-    title: str,
-    what: str,
-    x_name: str,
-    y_name: str,
-    runs: Sequence[MeasuredRun],
-    x: Value,
-    y: Value,
-    *,
-    log: bool = False,
-) -> list[Figure]:
+    name: str, measure: _Measure, axis: _Axis, runs: Sequence[MeasuredRun]
+) -> list[SweepFigure]:
     """One figure, a line a partition size; none where no line has two points."""
     groups: dict[str, dict[float, list[tuple[float, bool]]]] = {}
     for run in runs:
-        at, value = x(run), y(run)
+        at, value = axis.value(run), measure.value(run)
         if at and value is not None:
             points = groups.setdefault(run.partition or "?", {})
-            points.setdefault(at, []).append((value, run.is_complete is True))
+            points.setdefault(at, []).append((value, run.is_complete is not False))
     if all(len(points) < 2 for points in groups.values()):
         return []
     series = tuple(_series(label, points) for label, points in sorted(groups.items(), key=_size))
-    return [Figure(name, title, what, x_name, y_name, series, log)]
+    repeated = any(len(values) > 1 for points in groups.values() for values in points.values())
+    chart = LineChart(series, axis.words, measure.unit, axis.log)
+    title = f"{measure.title} against {axis.title}"
+    return [SweepFigure(name, title, measure.what, chart, repeated)]
 
 
 def _size(item: tuple[str, object]) -> float:
@@ -208,42 +210,68 @@ def _one_a_file(run: MeasuredRun) -> bool:
     return run.folder.manifest.world_size == len(run.folder.manifest.partitions)
 
 
+_DATA = _Axis("data", "data size", "data size (MB)", data_mb)
+_BATCH = _Axis(
+    "batch", "batch size", "batch size (rows)", lambda run: float(run.batch_size or 0), log=True
+)
+_WORLD = _Axis("world", "world size", "world size (ranks)", lambda run: float(run.expected or 0))
+
+
 def render_sweep(runs: Sequence[MeasuredRun], prices: Prices | None = None) -> str:
     """One page with the figures and both tables of a sweep."""
     prices = prices or Prices()
+    drawn = tuple(_figure_section(figure) for figure in figures(runs, prices))
+    page = Page(
+        title="perseid sweep",
+        eyebrow="perseid sweep",
+        heading="Time, throughput and cost over a grid",
+        sub="",
+        status=_status(runs),
+        tiles=(),
+        wide_tiles=(),
+        sections=(
+            *(drawn or (absent("figures", "Figures", NO_LINE),)),
+            *(_table_section("runs", run_table(runs, prices))),
+            *(_table_section("partitions", partition_table(runs, prices))),
+        ),
+        foot="Made by perseid",
+    )
+    return pages.render(page)
+
+
+def _status(runs: Sequence[MeasuredRun]) -> Status:
     bad = [run for run in runs if run.is_complete is not True]
-    state = "incomplete" if bad else "complete"
+    word = "Incomplete" if bad else "Complete"
     words = f"{plural(len(runs), 'run')}, {len(runs) - len(bad)} of them complete."
     if bad:
-        words += " Incomplete: " + ", ".join(
-            f"{_tail(run.name)} ({run.received} of {run.expected} ranks)" for run in bad
+        words += " Not complete: " + ", ".join(
+            f"{_tail(run.name)} ({run.received} of "
+            f"{'an unknown number of' if run.expected is None else run.expected} ranks)"
+            for run in bad
         )
-    head = (
-        '<p class="eyebrow">perseid sweep</p>\n<h1>Time, throughput and cost over a grid</h1>\n'
-        f'<p class="status {state}" role="status">{escape(words)}</p>'
-    )
-    drawn = "\n".join(_figure_section(figure) for figure in figures(runs, prices))
-    sections = [f'<div class="pair">{drawn}</div>' if drawn else _nothing_to_draw()]
-    for ident, table in (
-        ("runs", run_table(runs, prices)),
-        ("partitions", partition_table(runs, prices)),
-    ):
-        sections.append(html.section(ident, table.title, "", html.from_table(table)))
-    return html.page("perseid sweep", head, sections, "Made by perseid")
+    return Status(not bad, word, words)
 
 
-def _nothing_to_draw() -> str:
-    words = "Every value of the grid was swept at one point only: there is no line to draw."
-    return html.section("figures", "Figures", "", f"<p>{words}</p>")
+def _figure_section(figure: SweepFigure) -> Section:
+    lead = f"{figure.what[0].upper()}{figure.what[1:]}. "
+    lead += "Dots are medians of the repetitions" if figure.repeated else "Each dot is one run"
+    if any(low < high for one in figure.series for _, _, low, high in one.points):
+        lead += ", bars their range"
+    if any(one.incomplete for one in figure.series):
+        lead += "; open dots: a run there was incomplete"
+    drawn = Figure.drawn(figure.chart.render, "", max(CHART_WIDTH, NARROW))
+    return Section(figure.name, figure.title, f"{lead}.", (drawn,), half=True)
 
 
-def _figure_section(figure: Figure) -> str:
-    lead = f"{escape(figure.what[0].upper() + figure.what[1:])}. Dots are medians of the "
-    lead += "repetitions, bars their range; open dots: a run there was incomplete."
-    body = html.figure(
-        lambda width, kind: figure.svg(width, kind), "", max(CHART_WIDTH, html.NARROW)
-    )
-    return html.section(figure.name, figure.title, lead, body)
+def _table_section(ident: str, table: Table) -> tuple[Section]:
+    """Columns that are empty are left out; the notes of a row stand beneath its numbers."""
+    columns = tuple(column for column in table.filled() if column.key != NOTES)
+    beneath = tuple(row[NOTES].text for row in table.rows if NOTES in row)
+    heads = tuple(Head(c.head, "number" if c.numeric else "word") for c in columns)
+    rows = tuple(tuple(Entry(row[c.key].text) for c in columns) for row in table.rows)
+    notes = tuple(Paragraph(note, note=True) for note in table.footnotes)
+    shown = DataTable(heads, rows, row_notes=beneath, stacks=True)
+    return (Section(ident, table.title, parts=(shown, *notes)),)
 
 
 def _tail(name: str) -> str:

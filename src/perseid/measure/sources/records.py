@@ -41,6 +41,7 @@ def read_record(plain: object, rank: int | None = None) -> RankMeasures:
         partitions=tuple(_partitions(record.rows("partitions"))),
         requests=record.count("s3_num_requests") or 0,
         cold=record.flag("cold_start"),
+        bands=record.texts("bands"),
         result_path=record.text("result_path"),
     )
 

@@ -1,0 +1,187 @@
+"""Sections of a report about what was found: redshifts, labelled anomalies, the gallery."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from perseid.measure.folder import RunFolder
+from perseid.measure.present.charts import density, redshifts_outside
+from perseid.measure.present.gallery import Picture, gallery
+from perseid.measure.present.text import plural
+from perseid.measure.present.view import (
+    Beside,
+    DataTable,
+    Entry,
+    Figure,
+    Gallery,
+    Head,
+    Section,
+    Shown,
+)
+from perseid.measure.present.words import METRICS, PLACES
+from perseid.measure.present.workers import absent
+from perseid.measure.runs import MeasuredRun
+from perseid.measure.sources.catalogue import Catalogue
+from perseid.science import Detection, RedshiftMetrics, detection, redshift_metrics
+from perseid.survey.kinds import label_name, stored_label_names
+
+PICTURES = 24
+DENSITY_WIDTH = 480.0
+NO_CATALOGUE = "The run has no catalogue."
+NO_OBJECT = "The catalogue is empty: no object was read."
+
+
+def redshift_section(catalogue: Catalogue | None) -> Section:
+    """How far the model's redshifts are from the spectroscopic ones."""
+    ident, title = "redshift", "Redshifts"
+    if catalogue is None:
+        return absent(ident, title, NO_CATALOGUE)
+    if not len(catalogue):
+        return absent(ident, title, NO_OBJECT)
+    both = catalogue.compared()
+    if not both.any():
+        return absent(ident, title, _nothing_compared(catalogue))
+    z_spec, z_pred = catalogue.z_spec[both], catalogue.z_pred[both]
+    metrics = redshift_metrics(catalogue.z_pred, catalogue.z_spec)
+    caption = (
+        "Objects in each cell, darker for more (logarithmic; lighter on a dark page). Dashed: "
+        "equality."
+    )
+    outside = redshifts_outside(z_spec, z_pred)
+    if outside:
+        caption += f" {plural(outside, 'object')} outside the plot."
+    plot = Figure.drawn(
+        lambda width, kind: density(z_spec, z_pred, width, kind), caption, DENSITY_WIDTH
+    )
+    lead = "How far the model's redshifts are from the spectroscopic ones."
+    return Section(ident, title, lead, (Beside(plot, _metrics_table(metrics)),))
+
+
+def _nothing_compared(catalogue: Catalogue) -> str:
+    predicted = int(np.isfinite(catalogue.z_pred).sum())
+    known = int(np.isfinite(catalogue.z_spec).sum())
+    if not predicted:
+        return f"None of the {plural(len(catalogue), 'object')} has a predicted redshift."
+    if not known:
+        return (
+            f"None of the {plural(len(catalogue), 'object')} has a spectroscopic redshift: "
+            f"{plural(predicted, 'prediction')} cannot be compared with anything."
+        )
+    return "No object has both a predicted and a spectroscopic redshift."
+
+
+def _metrics_table(metrics: RedshiftMetrics) -> DataTable:
+    rows = []
+    for key, (name, what) in METRICS.items():
+        value = getattr(metrics, key)
+        text = (
+            f"{100 * value:.2f} %"
+            if key.startswith("outliers")
+            else f"{value:z.{PLACES.get(key, 5)}f}"
+        )
+        rows.append((Entry(name, what), Entry(text)))
+    compared = plural(metrics.n, "object")
+    caption = f"{compared} compared; {metrics.excluded:,} without one of the two values"
+    return DataTable((Head("Metric", "word"), Head("Value")), tuple(rows), caption)
+
+
+def detection_section(catalogue: Catalogue | None, folder: RunFolder) -> Section:
+    """How well the score tells labelled objects from those with label 0."""
+    ident, title = "anomalies", "Anomalies by label"
+    if catalogue is None:
+        return absent(ident, title, NO_CATALOGUE)
+    if not len(catalogue):
+        return absent(ident, title, NO_OBJECT)
+    if catalogue.label is None:
+        words = "The survey has no labels: how well the score finds anomalies cannot be said."
+        return absent(ident, title, words)
+    names = _label_names(folder)
+    known = ~np.ma.getmaskarray(catalogue.label)
+    labels = np.ma.getdata(catalogue.label)[known]
+    kinds = {int(label): label_name(int(label), names) for label in np.unique(labels)}
+    found = detection(catalogue.score[known], labels, kinds)
+    if not found:
+        return absent(ident, title, "No labelled object has a score, or none has label 0.")
+    heads = (Head("Label", "word"), Head("Objects"), Head("ROC AUC"), Head("Average precision"),
+             Head("ROC AUC from 0.5 to 1", "bar"))  # fmt: skip
+    caption = f"Each label against {plural(found[0].plain, 'object')} with label 0"
+    rows = tuple(_detection_row(one) for one in found)
+    lead = "How well the anomaly score tells labelled objects from those with label 0."
+    return Section(ident, title, lead, (DataTable(heads, rows, caption),))
+
+
+def _detection_row(one: Detection) -> tuple[Entry, ...]:
+    return (
+        Entry("all labels but 0" if one.kind == "all" else one.kind),
+        Entry(f"{one.n:,}"),
+        Entry(f"{one.roc_auc:.3f}"),
+        Entry(f"{one.average_precision:.3f}"),
+        Entry(share=2 * (one.roc_auc - 0.5)),
+    )
+
+
+def gallery_section(catalogue: Catalogue | None, run: MeasuredRun, folder: RunFolder) -> Section:
+    """Pictures of the objects with the highest scores."""
+    ident, title = "gallery", "The most anomalous objects"
+    if catalogue is None:
+        return absent(ident, title, NO_CATALOGUE)
+    if not len(catalogue):
+        return absent(ident, title, NO_OBJECT)
+    names = _label_names(folder)
+    pictures = gallery(catalogue, folder.manifest.data_url, names, PICTURES)
+    if not pictures:
+        return absent(ident, title, "No object has an anomaly score.")
+    bands = next((record.bands for record in run.records if record.bands), ())
+    lead = f"{_chosen(pictures, catalogue)} {_bands_shown(pictures, bands)}"
+    lost = sum(picture.image is None for picture in pictures)
+    if lost:
+        lead += f" {lost} of them have no picture: their partitions cannot be read any more."
+    return Section(ident, title, lead, (Gallery(tuple(_shown(one) for one in pictures)),))
+
+
+def _label_names(folder: RunFolder) -> dict[int, str]:
+    manifest = folder.manifest
+    return stored_label_names(manifest.settings.get("options", {}), manifest.data_url)
+
+
+def _chosen(pictures: list[Picture], catalogue: Catalogue) -> str:
+    scored = int((catalogue.rank > 0).sum())
+    without = len(catalogue) - scored
+    if len(pictures) == scored:
+        words = f"All {scored:,} objects that have a score" if scored > 1 else "The one object "\
+            "that has a score"  # fmt: skip
+        words += ", highest first" if scored > 1 else ""
+    else:
+        words = f"The {len(pictures)} highest scores of {scored:,} objects"
+    return f"{words}; {without:,} more have none." if without else f"{words}."
+
+
+def _bands_shown(pictures: list[Picture], names: tuple[str, ...]) -> str:
+    """Which bands stand for red, green and blue; by number where their names are not known."""
+    first = next((one for one in pictures if one.bands), None)
+    if first is None:
+        return ""
+    known = len(names) == first.band_count
+    if known:
+        shown = [names[band] for band in first.bands]
+    else:
+        shown = [f"band {band + 1} of {first.band_count}" for band in first.bands]
+    stretch = "(Lupton et al. 2004), each cutout with its own stretch."
+    if len(set(first.bands)) == 1:
+        return f"{shown[0]} in gray {stretch}"
+    return f"{', '.join(shown)} as red, green, blue {stretch}"
+
+
+def _shown(one: Picture) -> Shown:
+    lines = [f"score {one.score:.2f}",
+             f"z {_z(one.z_pred)} predicted, {_z(one.z_spec)} spectroscopic"]  # fmt: skip
+    if one.label is not None:
+        lines.append(f"label: {one.label}")
+    what = f"Cutout of object {one.title}, anomaly rank {one.rank}"
+    if one.image is None:
+        what = f"no picture: {one.partition} cannot be read"
+    return Shown(one.image, what, f"{one.rank}. {one.title}", tuple(lines))
+
+
+def _z(value: float) -> str:
+    return f"{value:.3f}" if value == value else "–"

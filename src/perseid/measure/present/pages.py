@@ -1,0 +1,39 @@
+"""Pages as HTML: one template for all of them, everything that is not a chart escaped."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from perseid.measure.present.palette import HATCHES, style
+from perseid.measure.present.view import Page
+from perseid.plaintext import printable
+
+
+def render(page: Page) -> str:
+    """The page as one document that works offline."""
+    return _environment().get_template("page.html").render(page=page)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("perseid.measure.present"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    hatches = {name: Markup(drawing) for name, drawing in HATCHES.items()}
+    environment.globals.update(style=Markup(style()), hatches=hatches)
+    return environment
+
+
+def _shown(value: object) -> object:
+    """A text without control characters; escaping comes after this."""
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return printable(value)
+    return value

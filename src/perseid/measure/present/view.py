@@ -1,0 +1,196 @@
+"""What a page holds before it is HTML: plain text and charts; nothing is markup by accident."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from markupsafe import Markup
+
+WIDE, NARROW = 1000.0, 320.0
+"""Width of a chart in a page's column, px: on a screen and on a phone."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One figure at the top of a page."""
+
+    name: str
+    value: str
+    what: str
+    """What it is the figure of."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """Whether all is there, in a word and a sentence."""
+
+    complete: bool
+    word: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """A sentence or more; a note is set smaller."""
+
+    kind: ClassVar[str] = "paragraph"
+    text: str
+    note: bool = False
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading inside a section."""
+
+    kind: ClassVar[str] = "heading"
+    text: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart, drawn for a screen and for a phone; the style sheet shows the one that fits."""
+
+    kind: ClassVar[str] = "figure"
+    wide: Markup
+    narrow: Markup
+    caption: str
+
+    @classmethod
+    def drawn(
+        cls, draw: Callable[[float, str], Markup], caption: str, wide: float = WIDE
+    ) -> Figure:
+        """From a function of the width (px) and the class of the chart."""
+        return cls(draw(wide, "wide"), draw(min(wide, NARROW), "narrow"), caption)
+
+
+@dataclass(frozen=True)
+class Head:
+    """The head of a column."""
+
+    text: str
+    kind: str = "number"
+    """``word``, ``number`` or ``bar``."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One cell of a table."""
+
+    text: str = ""
+    note: str = ""
+    """A quiet line below."""
+    unit: str = ""
+    share: float | None = None
+    """Length of a bar, 0 to 1; the bar is decoration, its number stands in another cell."""
+
+
+@dataclass(frozen=True)
+class DataTable:
+    """A table; the first entry of each row is the row's head."""
+
+    kind: ClassVar[str] = "table"
+    heads: tuple[Head, ...]
+    rows: tuple[tuple[Entry, ...], ...]
+    caption: str = ""
+    foot: tuple[Entry, ...] = ()
+    row_notes: tuple[str, ...] = ()
+    """A sentence beneath each row, over its whole width; empty where no row has one."""
+    stacks: bool = False
+    """Whether it has many columns: on a narrow page each row becomes a list of its values."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A chart with a table at its side."""
+
+    kind: ClassVar[str] = "beside"
+    figure: Figure
+    table: DataTable
+
+
+@dataclass(frozen=True)
+class Legend:
+    """What the colours and patterns of a chart stand for."""
+
+    kind: ClassVar[str] = "legend"
+    entries: tuple[tuple[str, str], ...]
+    """(name of the style, words)."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One object of a gallery."""
+
+    image: str | None
+    """A ``data:`` URL of a PNG, or None."""
+    alternative: str
+    """What the image shows, or why there is none."""
+    title: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures with words beneath them."""
+
+    kind: ClassVar[str] = "gallery"
+    items: tuple[Shown, ...]
+
+
+@dataclass(frozen=True)
+class Preformatted:
+    """Text as it is, e.g. JSON."""
+
+    kind: ClassVar[str] = "preformatted"
+    text: str
+
+
+@dataclass(frozen=True)
+class Definitions:
+    """Terms and what they mean."""
+
+    kind: ClassVar[str] = "definitions"
+    pairs: tuple[tuple[str, str], ...]
+
+
+Part = (
+    Paragraph
+    | Heading
+    | Figure
+    | DataTable
+    | Beside
+    | Legend
+    | Gallery
+    | Preformatted
+    | Definitions
+)
+
+
+@dataclass(frozen=True)
+class Section:
+    """One card of a page."""
+
+    ident: str
+    """Its anchor."""
+    title: str
+    lead: str = ""
+    parts: tuple[Part, ...] = ()
+    half: bool = False
+    """Whether two of its kind stand side by side where there is room."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A whole page; nothing in it points anywhere outside."""
+
+    title: str
+    eyebrow: str
+    heading: str
+    sub: str
+    status: Status
+    tiles: tuple[Tile, ...]
+    wide_tiles: tuple[Tile, ...]
+    sections: tuple[Section, ...]
+    foot: str

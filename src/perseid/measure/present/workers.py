@@ -1,0 +1,130 @@
+"""Sections of a report about the workers: their time, their durations, what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from perseid.measure.present.charts import (
+    Lane,
+    distribution,
+    splits_rows,
+    stages_used,
+    timeline,
+)
+from perseid.measure.present.palette import STAGES
+from perseid.measure.present.table import bill
+from perseid.measure.present.text import dollars, plural, quantity, seconds, significant
+from perseid.measure.present.view import (
+    DataTable,
+    Entry,
+    Figure,
+    Head,
+    Heading,
+    Legend,
+    Paragraph,
+    Section,
+)
+from perseid.measure.present.words import DEFINITIONS
+from perseid.measure.prices import Prices
+from perseid.measure.runs import MeasuredRun, percentiles
+
+OVERLAP = (
+    "Fetch and decode overlap with inference: they have the upper part of each row, all other "
+    "stages the lower one."
+)
+
+
+def absent(ident: str, title: str, words: str) -> Section:
+    """A section that says why there is nothing in it."""
+    return Section(ident, title, parts=(Paragraph(words),))
+
+
+def timeline_section(run: MeasuredRun) -> Section:
+    """What each rank did, and when."""
+    title, lanes = "Workers in time", _lanes(run)
+    stages = stages_used(lanes)
+    if not stages:
+        return absent("timeline", title, "No rank left a timeline.")
+    entries = [(stage, stage) for stage in stages]
+    if any(lane.lost for lane in lanes):
+        entries.append(("lost", "no record"))
+    caption = "One row a rank."
+    if splits_rows(len(lanes)) and {"fetch", "decode"} & set(stages):
+        caption += f" {OVERLAP}"
+    figure = Figure.drawn(lambda width, kind: timeline(lanes, width, kind), caption)
+    lead = "What each rank did, and when."
+    return Section("timeline", title, lead, (Legend(tuple(entries)), figure))
+
+
+def _lanes(run: MeasuredRun) -> list[Lane]:
+    """A lane for every expected rank, in seconds since the first moment of all."""
+    known = {record.rank: record.timeline for record in run.records}
+    starts = [start for bars in known.values() for _, start, _ in bars]
+    zero = min(starts, default=0.0)
+    return [
+        Lane(
+            rank,
+            tuple((stage, start - zero, end - zero) for stage, start, end in known.get(rank, ())),
+            lost=rank not in known,
+        )
+        for rank in range(run.expected or 0)
+    ]
+
+
+def duration_section(run: MeasuredRun) -> Section:
+    """How long the workers took, all of them."""
+    if not run.durations:
+        return absent("durations", "Durations", "Nothing says how long the workers took.")
+    count, of = len(run.durations), run.duration_of
+    whose, retries = ("rank", "")
+    if run.reports:
+        whose, retries = "invocation", ", failed ones and retries included"
+    caption = f"{plural(count, whose)}{retries}; none is left out."
+    lead = f"{of[0].upper()}{of[1:]}, of every {whose}."
+    figure = Figure.drawn(
+        lambda width, kind: distribution(run.durations, width, (f"{of}, s", f"{whose}s"), kind),
+        caption,
+    )
+    return Section("durations", "Durations", lead, (figure, *_stage_table(run)))
+
+
+def _stage_table(run: MeasuredRun) -> Iterable[Heading | DataTable]:
+    """Percentiles of each stage over the ranks whose records have stages."""
+    records = [record.stages for record in run.records if record.stages]
+    named = {name for stages in records for name in stages}
+    order = [*(stage for stage in STAGES if stage in named), *sorted(named - {*STAGES, "total"})]
+    rows = []
+    for stage in [*order, *({"total"} & named)]:
+        values = percentiles([stages.get(stage, 0.0) for stages in records])
+        if values[-1] > 0:
+            rows.append((Entry(stage), *(Entry(seconds(value).text) for value in values)))
+    if not rows:
+        return ()
+    heads = (Head("Stage", "word"), *(Head(name) for name in ("p50", "p90", "p99", "max")))
+    caption = f"Of {plural(len(records), 'rank')}"
+    return (Heading("Stages, seconds a rank"), DataTable(heads, tuple(rows), caption))
+
+
+def cost_section(run: MeasuredRun, prices: Prices, *, on_aws: bool) -> Section:
+    """The bill, one line a service."""
+    cost = bill(run, prices)
+    if cost is None:
+        return absent("cost", "Cost", "No REPORT line says what was configured and billed.")
+    top = max(line.usd for line in cost.lines) or 1.0
+    rows = tuple(
+        (
+            Entry(line.name, line.note),
+            Entry(quantity(line.quantity), unit=line.unit),
+            Entry(dollars(line.usd)),
+            Entry(share=line.usd / top),
+        )
+        for line in cost.lines
+    )
+    foot = (Entry("Total as billed"), Entry(), Entry(significant(cost.total, 4)), Entry())
+    heads = (Head("Line", "word"), Head("Quantity"), Head("USD"), Head("", "bar"))
+    used = significant(cost.memory_used_variant, 4)
+    variant = f"By memory used it would be {used} USD: {DEFINITIONS['Cost by memory used']}"
+    what = "What this run cost" if on_aws else "What these invocations would have cost on AWS"
+    lead = f"{what}: {prices.stamp()}, without free tier."
+    parts = (DataTable(heads, rows, foot=foot), Paragraph(variant, note=True))
+    return Section("cost", "Cost", lead, parts)
