@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from tiny import tiny_cutouts, tiny_model, tiny_redshift
+from small_s3 import BUCKET, error, serving
+from tiny import tiny_cutouts, tiny_model, tiny_redshift, tiny_survey
 
+from perseid.cli import main
 from perseid.errors import BadInputError, NotFoundError, RunError
 from perseid.pipeline import layout
 from perseid.pipeline.initialize import initialize, list_partitions
@@ -120,7 +122,7 @@ def test_a_bucket_that_is_not_there(s3):
     request = RunRequest.parse(payload("no-such-bucket-at-all"))
     with pytest.raises(
         NotFoundError,
-        match="s3://no-such-bucket-at-all/100MB is not there: there is no such bucket",
+        match=r"s3://no-such-bucket-at-all/\S+ is not there: there is no such bucket",
     ):
         initialize(request)
 
@@ -162,3 +164,32 @@ def test_results_of_a_former_run_in_the_way(s3):
     initialize(request, replace=True)
     keys = {info.key for info in storage.list()}
     assert keys == {layout.MANIFEST, layout.ITEMS, layout.PAYLOAD, "thoughts.txt"}
+
+
+def test_a_server_without_conditional_writes(tmp_path, monkeypatch, capsys):
+    """The run does not begin and leaves nothing; without the lock it runs, with a warning."""
+
+    def refuse(asked):
+        if asked.method == "PUT" and {"if-none-match", "if-match"} & set(asked.headers):
+            return error(501, "NotImplemented", "A header you provided implies functionality that "
+                         "is not implemented")  # fmt: skip
+        return None
+
+    tiny_survey(tmp_path / "survey", 20, 10)
+    words = ["run", "--data", str(tmp_path / "survey"), "--out", f"s3://{BUCKET}/run",
+             "--model", str(tiny_model(tmp_path / "tiny.onnx")), "--workers", "1"]  # fmt: skip
+    with serving() as server:
+        server.answer = refuse
+        monkeypatch.delenv("AWS_CONDITIONAL_PUT", raising=False)
+        for name, value in {"AWS_ENDPOINT_URL": server.endpoint, "AWS_ACCESS_KEY_ID": "k",
+                            "AWS_SECRET_ACCESS_KEY": "s"}.items():  # fmt: skip
+            monkeypatch.setenv(name, value)
+        assert main(words) == 2
+        said = capsys.readouterr().err
+        assert "AWS_CONDITIONAL_PUT=disabled" in said
+        assert server.objects == {}
+        monkeypatch.setenv("AWS_CONDITIONAL_PUT", "disabled")
+        for more in ([], ["--replace"]):
+            assert main([*words, *more]) == 0
+            assert "start one at a time" in " ".join("".join(capsys.readouterr()).split())
+        assert main(words) != 0, "the place is taken all the same"

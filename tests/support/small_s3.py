@@ -137,6 +137,9 @@ class _Handler(BaseHTTPRequestHandler):
         if asked.method == "PUT":
             if "if-none-match" in asked.headers and asked.key in objects:
                 return error(412, "PreconditionFailed", "At least one of the pre-conditions failed")
+            seen = asked.headers.get("if-match")
+            if seen is not None and seen != _etag(objects.get(asked.key, b"")):
+                return error(412, "PreconditionFailed", "At least one of the pre-conditions failed")
             objects[asked.key] = body
             return Answer(200, headers={"ETag": _etag(body)})
         if "delete" in asked.query:

@@ -186,7 +186,7 @@ def test_pages_that_are_objects_are_read(server: SmallS3, store: Storage) -> Non
 
 
 def unconditional(asked: Asked) -> Answer | None:
-    if "if-none-match" not in asked.headers:
+    if not {"if-none-match", "if-match"} & set(asked.headers) or asked.method != "PUT":
         return None
     return error(501, "NotImplemented", "A header you provided implies functionality that is not "
                  "implemented")  # fmt: skip
@@ -200,12 +200,21 @@ def test_a_server_without_conditional_writes_is_said_once(
         store.put("claim", b"mine", new=True)
     assert "<" not in str(caught.value)
     assert len(server.asked) == 1
+    store.put("run", b"first")
+    seen = store.info("run")
+    server.asked.clear()
+    with pytest.raises(StorageError, match=r"AWS_CONDITIONAL_PUT=disabled"):
+        store.swap("run", b"second", seen)
+    assert len(server.asked) == 1
     monkeypatch.setenv("AWS_CONDITIONAL_PUT", "disabled")
     again = Storage(store.location)
     again.put("claim", b"mine", new=True)
     with pytest.raises(AlreadyExistsError, match="claim is there already"):
         again.put("claim", b"theirs", new=True)
-    assert server.objects == {"claim": b"mine"}
+    again.swap("run", b"second", seen)
+    with pytest.raises(AlreadyExistsError, match="was replaced meanwhile"):
+        again.swap("run", b"third", seen)
+    assert server.objects == {"claim": b"mine", "run": b"second"}
 
 
 def test_a_conflict_that_left_nothing_is_no_object(server: SmallS3, store: Storage) -> None:
@@ -235,6 +244,10 @@ def test_a_write_without_an_answer_may_have_been_done(server: SmallS3, store: St
     store.put("claim", b"mine", new=True)
     with pytest.raises(AlreadyExistsError):
         store.put("other", b"theirs", new=True)
+    store.put("run", b"first")
+    server.asked.clear()
+    store.swap("run", b"mine", store.info("run"))
+    assert store.get("run") == b"mine"
 
 
 @pytest.mark.parametrize("status", [301, 400])

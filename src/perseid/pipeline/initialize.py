@@ -165,7 +165,12 @@ def plan(request: RunRequest, created: float | None = None, run_id: str | None =
         request=request.given(),
         script=_environment(request) if request.script_mode else None,
         model=model.identity if model else None,
-        warnings=(*request.warnings(), *listing.warnings, *_script_warnings(request)),
+        warnings=(
+            *request.warnings(),
+            *listing.warnings,
+            *_script_warnings(request),
+            *_claim_warnings(request),
+        ),
     )
 
 
@@ -277,6 +282,15 @@ def _check_script(request: RunRequest) -> None:
             f"script {script!r} is not there: {bucket.where(key)} does not exist; check `script` "
             "and `S3_object_name`, or give `model` to use our runtime instead"
         )
+
+
+def _claim_warnings(request: RunRequest) -> tuple[str, ...]:
+    if Storage(request.results_url).is_conditional:
+        return ()
+    return (
+        "AWS_CONDITIONAL_PUT is disabled: two runs that begin at this place in the same moment are "
+        "not kept apart, so start one at a time",
+    )
 
 
 def _script_warnings(request: RunRequest) -> tuple[str, ...]:

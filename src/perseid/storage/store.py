@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +84,11 @@ class Storage:
         return self.location.url
 
     @property
+    def is_conditional(self) -> bool:
+        """Whether of two that write a new object, or swap one, at one moment only one succeeds."""
+        return self._bucket is None or self._bucket.is_conditional
+
+    @property
     def client(self) -> LocalStore | MemoryStore | S3Store:
         """The obstore object below it, for this package alone."""
         return self._store
@@ -147,7 +152,7 @@ class Storage:
                 obstore.put(self._store, self._path(key), data, mode="overwrite")
             elif self._bucket is None:
                 self._create(self._store, key, data)
-            elif self._bucket.is_conditional:
+            elif self.is_conditional:
                 self._create_in_bucket(self._bucket, key, data)
             else:
                 self._create_unless_seen(key, data)
@@ -157,39 +162,42 @@ class Storage:
         obstore.put(store, self._path(key), data, mode="create", use_multipart=False)
 
     def _create_in_bucket(self, bucket: Bucket, key: str, data: Data) -> None:
-        """The first attempt tells whether the server can do it; only then there are more."""
         for attempt in range(_CONFLICTS):
             try:
-                self._create(bucket.once, key, data)
+                again = self._conditionally(bucket, key, lambda to: self._create(to, key, data))
+                if again and self.get(key) != _bytes(data):
+                    raise AlreadyExistsError(f"{self.where(key)} is there already")
                 return
             except KeyTakenError as error:
                 # S3 says "conflict" of another write under way, which may fail and leave nothing.
                 if "409 Conflict" not in str(error) or self.exists(key):
                     raise
                 time.sleep(_CONFLICT_SECONDS * (attempt + 1))
-            except BaseError as error:
-                answer = answer_of(error)
-                if answer.status == "501":
-                    raise UNCONDITIONAL.error(
-                        f"{self.where(key)}: {UNCONDITIONAL.advice}"
-                    ) from error
-                if answer.is_final:
-                    raise
-                self._create_again(bucket, key, data)
-                return
         raise StorageError(
             f"{self.where(key)}: other writes of it go on and on (ConditionalRequestConflict): try "
             "again later"
         )
 
-    def _create_again(self, bucket: Bucket, key: str, data: Data) -> None:
-        """After an attempt without an answer, which may have written nevertheless."""
+    def _conditionally(self, bucket: Bucket, key: str, write: Callable[[S3Store], object]) -> bool:
+        """Write once, and tell where the server cannot do it; only after that there are attempts.
+
+        Returns whether it was refused in the end though an attempt without an answer may have done
+        it: what is there may be our own.
+        """
         try:
-            self._create(bucket.store, key, data)
-        except KeyTakenError:
-            whole = data.read_bytes() if isinstance(data, Path) else bytes(data)
-            if self.get(key) != whole:
+            write(bucket.once)
+            return False
+        except BaseError as error:
+            answer = answer_of(error)
+            if answer.status == "501":
+                raise UNCONDITIONAL.error(f"{self.where(key)}: {UNCONDITIONAL.advice}") from error
+            if answer.is_final:
                 raise
+        try:
+            write(bucket.store)
+        except (KeyTakenError, PreconditionError):
+            return True
+        return False
 
     def _create_unless_seen(self, key: str, data: Data) -> None:
         """Without the server's help: two writers at the same moment may both succeed."""
@@ -213,23 +221,23 @@ class Storage:
                 with _locked(path):
                     self._refuse_other(key, seen)
                     obstore.put(self._store, self._path(key), data)
-            elif seen.etag is None or not (self._bucket is None or self._bucket.is_conditional):
+            elif seen.etag is None or not self.is_conditional:
                 self._refuse_other(key, seen)  # without the server's help: both may succeed
                 obstore.put(self._store, self._path(key), data)
             else:
                 self._swap_on_server(key, data, seen.etag)
 
     def _swap_on_server(self, key: str, data: bytes, etag: str) -> None:
+        def write(to: LocalStore | MemoryStore | S3Store) -> None:
+            obstore.put(to, self._path(key), data, mode={"e_tag": etag}, use_multipart=False)
+
         try:
-            obstore.put(
-                self._store, self._path(key), data, mode={"e_tag": etag}, use_multipart=False
-            )
+            if self._bucket is None:
+                write(self._store)
+            elif self._conditionally(self._bucket, key, write) and self.get(key) != data:
+                raise AlreadyExistsError(f"{self.where(key)} was replaced meanwhile")
         except PreconditionError as error:
             raise AlreadyExistsError(f"{self.where(key)} was replaced meanwhile") from error
-        except BaseError as error:
-            if answer_of(error).status == "501":
-                raise UNCONDITIONAL.error(f"{self.where(key)}: {UNCONDITIONAL.advice}") from error
-            raise
 
     def _refuse_other(self, key: str, seen: ObjectInfo) -> None:
         if self.info(key).etag != seen.etag:
@@ -343,3 +351,7 @@ def _locked(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _bytes(data: Data) -> bytes:
+    return data.read_bytes() if isinstance(data, Path) else bytes(data)
