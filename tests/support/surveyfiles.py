@@ -32,7 +32,10 @@ def write(path: Path, arrays: Arrays) -> Path:
 
 
 def _pt(path: Path, arrays: Arrays) -> None:
-    tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+    tensors = {
+        name: array.tolist() if array.dtype.kind == "U" else torch.from_numpy(np.array(array))
+        for name, array in arrays.items()
+    }
     image, magnitude = tensors.pop("image"), tensors.pop("magnitude")
     redshift = tensors.pop("redshift", torch.full((len(image),), torch.nan))
     dataset = TensorDataset(image, magnitude, redshift)

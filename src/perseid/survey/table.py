@@ -201,13 +201,20 @@ class RawArray:
 class RawTable(Table):
     """A file whose columns are `RawArray`: memory-mapped, or read by ranges.
 
-    The small columns are read at once, the images as they are asked for. A checksum of the
-    images is compared when they have been read in order to the last row.
+    The small columns are read at once, the images as they are asked for; `others` are small
+    columns that are in memory already. A checksum of the images is compared when they have been
+    read in order to the last row.
     """
 
-    def __init__(self, source: ByteSource, arrays: Mapping[str, RawArray]) -> None:
-        where = source.name
-        columns = check_columns(where, {n: (a.dtype, a.shape) for n, a in arrays.items()})
+    def __init__(
+        self,
+        source: ByteSource,
+        arrays: Mapping[str, RawArray],
+        others: Mapping[str, NDArray[Any]] | None = None,
+    ) -> None:
+        where, others = source.name, others or {}
+        found = {n: (a.dtype, a.shape) for n, a in arrays.items()}
+        columns = check_columns(where, found | {n: (a.dtype, a.shape) for n, a in others.items()})
         super().__init__(source, columns)
         for name, array in arrays.items():
             if array.start < 0 or array.start + array.num_bytes > source.size:
@@ -216,7 +223,12 @@ class RawTable(Table):
                     f"{array.start + array.num_bytes} of {source.size}"
                 )
         self._images = arrays["image"]
-        self._small = {name: self._whole(name, arrays[name]) for name in columns.small}
+        self._small = {
+            name: columns.column(name, others[name], where)
+            if name in others
+            else self._whole(name, arrays[name])
+            for name in columns.small
+        }
         self._crc, self._crc_row = 0, 0
 
     def read(self, start: int, stop: int) -> Cutouts:  # noqa: D102

@@ -46,10 +46,16 @@ _STORAGES = {
     "ComplexFloatStorage": "<c8",
     "ComplexDoubleStorage": "<c16",
 }
+_UNTYPED = Global("torch.storage", "UntypedStorage")
 _ALLOWED = {
     str(TENSOR_DATASET),
     "collections.OrderedDict",
     "torch._utils._rebuild_tensor_v2",
+    "torch._utils._rebuild_tensor_v3",
+    "torch.storage.UntypedStorage",
+    "torch.uint16",
+    "torch.uint32",
+    "torch.uint64",
     "torch._utils._rebuild_parameter",
     "torch.Size",
     *(f"torch.{name}" for name in _STORAGES),
@@ -222,6 +228,7 @@ class _TorchNames:
         self._calls: dict[str, Callable[..., Any]] = {
             "collections.OrderedDict": self._ordered_dict,
             "torch._utils._rebuild_tensor_v2": self._tensor,
+            "torch._utils._rebuild_tensor_v3": self._typed_tensor,
             "torch._utils._rebuild_parameter": self._parameter,
             "torch._utils._rebuild_parameter_with_state": self._parameter,
             "torch.Size": tuple,
@@ -245,8 +252,8 @@ class _TorchNames:
         tag, kind, key, _device, count = pid
         if tag != "storage" or not isinstance(key, str) or not isinstance(kind, Global):
             raise ValueError("a persistent id is not that of a tensor storage")
-        dtype = _STORAGES.get(kind.name)
-        if kind.module != "torch" or dtype is None:
+        dtype = "u1" if kind == _UNTYPED else _STORAGES.get(kind.name)
+        if (kind.module != "torch" and kind != _UNTYPED) or dtype is None:
             raise BadPartitionError(
                 f"{self._archive.name} has tensors of {kind}, which are not read"
             )
@@ -282,6 +289,21 @@ class _TorchNames:
                 f"{storage.count} elements of {storage.entry.name}"
             )
         return LazyTensor(storage, offset, tuple(shape), tuple(stride))
+
+    def _typed_tensor(
+        self, storage: Any, offset: Any, shape: Any, stride: Any, _grad: Any, _hooks: Any,
+        dtype: Any, *_rest: Any
+    ) -> LazyTensor:  # fmt: skip
+        """A tensor whose dtype has no storage class of its own: the unsigned integers."""
+        name = str(dtype).removeprefix("torch.")
+        if not isinstance(storage, LazyStorage) or name not in ("uint16", "uint32", "uint64"):
+            raise BadPartitionError(
+                f"{self._archive.name} has tensors of {dtype}, which are not read"
+            )
+        kind = np.dtype(name).newbyteorder("<")
+        count = storage.count // kind.itemsize
+        typed = LazyStorage(storage.source, storage.entry, name, kind, count)
+        return self._tensor(typed, offset, shape, stride)
 
     def _parameter(self, data: Any, *_rest: Any) -> Any:
         return data

@@ -7,6 +7,7 @@ as before. A survey without redshifts gets NaN and the attribute ``redshift_know
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from perseid.errors import BadPartitionError
 from perseid.survey.bytesource import ByteSource
-from perseid.survey.content import convert
+from perseid.survey.content import LONGEST_TEXT, convert
 from perseid.survey.safe_pickle import Placeholder
 from perseid.survey.table import Columns, ColumnWriter, RawArray, RawTable, Table, Writer
 from perseid.survey.torchfile import TENSOR_DATASET, LazyTensor, load_torch
@@ -28,8 +29,11 @@ _ATTRIBUTES = ("object_id", "label")
 
 def open_table(source: ByteSource) -> Table:
     """Read the layout of a dataset; see `perseid.survey.formats`."""
-    tensors = _tensors(load_torch(source), source.name)
-    return RawTable(source, {n: _raw(n, tensor, source.name) for n, tensor in tensors.items()})
+    found = _tensors(load_torch(source), source.name)
+    tensors = {n: value for n, value in found.items() if isinstance(value, LazyTensor)}
+    lists = {n: value for n, value in found.items() if not isinstance(value, LazyTensor)}
+    arrays = {n: _raw(n, tensor, source.name) for n, tensor in tensors.items()}
+    return RawTable(source, arrays, {n: _array(n, v, source.name) for n, v in lists.items()})
 
 
 def create(path: Path, columns: Columns) -> Writer:
@@ -37,7 +41,7 @@ def create(path: Path, columns: Columns) -> Writer:
     return _Writer(path, columns)
 
 
-def _tensors(dataset: Any, where: str) -> dict[str, LazyTensor]:
+def _tensors(dataset: Any, where: str) -> dict[str, LazyTensor | list[Any]]:
     if not isinstance(dataset, Placeholder) or dataset.kind != TENSOR_DATASET:
         raise BadPartitionError(f"{where} holds a {_called(dataset)}, not a TensorDataset")
     state = dataset.state if isinstance(dataset.state, dict) else {}
@@ -52,9 +56,28 @@ def _tensors(dataset: Any, where: str) -> dict[str, LazyTensor]:
     if state.get("redshift_known") is False:
         found.pop("redshift", None)
     for name, tensor in found.items():
-        if not isinstance(tensor, LazyTensor):
+        plain = name in _ATTRIBUTES and isinstance(tensor, (list, tuple))
+        if not isinstance(tensor, LazyTensor) and not plain:
             raise BadPartitionError(f"{where}: {name} is a {_called(tensor)}, not a tensor")
-    return cast(dict[str, LazyTensor], found)
+    return cast(dict[str, LazyTensor | list[Any]], found)
+
+
+def _array(name: str, values: Sequence[Any], where: str) -> NDArray[Any]:
+    """A plain list of ids or labels, such as text, of which torch has no tensor."""
+    missing = np.array([value is None for value in values], np.bool_)
+    known = [value for value in values if value is not None]
+    kinds = {type(value) for value in known}
+    if len(kinds) > 1 or not kinds <= {str, int}:
+        names = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise BadPartitionError(f"{where}: {name} is a list of {names}, not of text or of integers")
+    if kinds == {str} and max(map(len, known)) > LONGEST_TEXT:
+        raise BadPartitionError(f"{where}: {name} has a text of over {LONGEST_TEXT} characters")
+    blank: Any = "" if kinds == {str} else 0
+    try:
+        array = np.array([blank if value is None else value for value in values])
+    except OverflowError as error:
+        raise BadPartitionError(f"{where}: {name} has an integer beyond 64 bits") from error
+    return np.ma.masked_array(array, mask=missing) if missing.any() else array
 
 
 def _raw(name: str, tensor: LazyTensor, where: str) -> RawArray:
