@@ -114,6 +114,7 @@ class AwsEngine:
 
     def prepare(self, request: RunRequest) -> RunRequest:
         """The request, if all its places are on S3 and the function has the memory it asks for."""
+        self.executions.place.check_version()
         memory = self.executions.place.memory_mb
         if "memory_mb" in request.model_fields_set and request.memory_mb != memory:
             raise BadInputError(
@@ -131,6 +132,7 @@ class AwsEngine:
 
         Initialize on AWS finds for itself which ranks are missing, as this side did.
         """
+        self.executions.place.check_version()
         if ranks is None:
             started = self.executions.start_begun(manifest)
         else:

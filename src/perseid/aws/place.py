@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from perseid import __version__
 from perseid.aws import stack
 from perseid.aws.session import Aws
 from perseid.errors import BadInputError
+from perseid.pipeline.schema import check_version
 
 _ARCHITECTURES = {"x86_64": "x86", "arm64": "arm", "x86": "x86", "arm": "arm"}
 
@@ -30,6 +32,8 @@ class Place:
     """``x86`` or ``arm``."""
     tmp_mb: int = 512
     """/tmp of the worker."""
+    version: str = __version__
+    """Of the perseid that the functions run; empty where the stack does not say."""
 
     @classmethod
     def of_stack(cls, aws: Aws, name: str = "perseid") -> Place:
@@ -49,11 +53,22 @@ class Place:
                 memory_mb=int(outputs["WorkerMemory"]),
                 architecture=_ARCHITECTURES[outputs.get("Architecture", "x86_64")],
                 tmp_mb=int(outputs.get("WorkerStorage", 512)),
+                version=outputs.get("Version", ""),
             )
         except (KeyError, ValueError) as error:
             raise BadInputError(
                 f"the stack {name} has no output {error}: deploy it again with `perseid aws deploy`"
             ) from error
+
+    def check_version(self) -> None:
+        """Raise `BadInputError` where the functions are of another minor version than this."""
+        remedy = "deploy it again with this one (`perseid aws deploy`)"
+        if not self.version:
+            raise BadInputError(
+                f"the stack was deployed by a version of perseid before 0.2, but this is perseid "
+                f"{__version__}: {remedy}"
+            )
+        check_version(self.version, "the stack", remedy)
 
     def execution(self, name: str) -> str:
         """The ARN of an execution of the state machine."""

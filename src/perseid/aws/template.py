@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 
+from perseid import __version__
 from perseid.aws.packaging import Package
 from perseid.aws.wheels import Target
 from perseid.errors import BadInputError
@@ -159,6 +160,7 @@ def parameters(
     values: dict[str, object] = {
         "Architecture": target.architecture,
         "Runtime": target.runtime,
+        "Version": __version__,
         "WorkerMemory": options.memory_mb,
         "WorkerTimeout": options.timeout,
         "WorkerStorage": options.storage_mb,

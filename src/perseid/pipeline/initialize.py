@@ -19,6 +19,7 @@ from perseid.pipeline.claim import FormerRun, claim, refuse_if_taken
 from perseid.pipeline.items import PartitionRef, WorkItem
 from perseid.pipeline.manifest import Manifest, assign
 from perseid.pipeline.request import RunRequest
+from perseid.pipeline.schema import SCHEMA, check_version
 from perseid.pipeline.scriptfolder import holds_fmi_configuration, script_key
 from perseid.storage import Location, Storage
 from perseid.survey.discovery import SurveyListing, discover
@@ -127,9 +128,16 @@ def _adopt(begun: Manifest, now: Manifest) -> Manifest:
 
     Raises
     ------
+    BadInputError
+        The two are of different versions.
     BadModelError
         The model was replaced between the two.
     """
+    check_version(
+        begun.version,
+        "the client that began this run",
+        "deploy the workers again with that version (`perseid aws deploy`)",
+    )
     model = begun.model or now.model
     if model is not None and now.model is not None and (said := model.difference(now.model)):
         if now.model.kind != DEFAULT:
@@ -157,6 +165,7 @@ def plan(request: RunRequest, created: float | None = None, run_id: str | None =
         run_id=run_id or new_run_id(now),
         created=now,
         version=__version__,
+        schema=SCHEMA,
         results_url=request.results_url,
         data_url=listing.data_url,
         partitions=listing.partitions,

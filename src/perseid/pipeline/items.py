@@ -9,7 +9,13 @@ from typing import Any
 from perseid.errors import BadInputError
 from perseid.jsontext import parse_json
 from perseid.model.identity import ModelIdentity
+from perseid.pipeline.schema import FIRST, check_schema, check_version
 
+REMEDY = (
+    "give the workers the version of the client (`perseid aws deploy`; on a cluster, the "
+    "environment that its workers run in)"
+)
+"""What to do where a worker and the step before it are of different versions."""
 RESULT_SETTINGS = ("precision", "batch_size", "anomaly", "top", "missing")
 """Fields of a `WorkItem` that change results; every record names them."""
 
@@ -70,6 +76,10 @@ class WorkItem:
     when every number was a value."""
     model_change: bool = False
     """The user let this run go on with another model than it began with."""
+    version: str = ""
+    """Of the perseid that made the item; empty in items of 0.1."""
+    schema: int = FIRST
+    """Of the item's keys: see `perseid.pipeline.schema`."""
 
     def result_settings(self) -> dict[str, Any]:
         """Every option that changes what a rank predicts or what is made of it, by name."""
@@ -88,9 +98,14 @@ class WorkItem:
         """The reverse of `to_json`; raises `BadInputError` naming the key that is wrong."""
         try:
             plain = dict(parse_json(value) if isinstance(value, str) else value)
+            version = str(plain.get("version", ""))
+            plain["schema"] = check_schema(plain.get("schema"), "this work item", version, REMEDY)
+            check_version(version, "this work item", REMEDY)
             partitions = tuple(PartitionRef(**p) for p in plain.pop("partitions"))
             if plain.get("model") is not None:
                 plain["model"] = ModelIdentity.from_json(plain["model"])
             return cls(partitions=partitions, **plain)
+        except BadInputError:
+            raise
         except (KeyError, TypeError, ValueError) as error:
             raise BadInputError(f"this work item cannot be read: {error}") from error

@@ -7,13 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from perseid import __version__
 from perseid.errors import BadInputError, NotFoundError
 from perseid.jsontext import parse_json
 from perseid.model.identity import ModelIdentity
 from perseid.pipeline import layout
 from perseid.pipeline.items import PartitionRef, WorkItem, data_path
+from perseid.pipeline.schema import FIRST, SCHEMA, check_schema
 from perseid.storage import Storage
 
+NEWER = "update perseid (`pip install --upgrade perseid`)"
+"""What to do where a run was begun by a newer version."""
 ORDER = "natural"
 """How partitions are sorted: ``2.pt`` before ``10.pt``."""
 
@@ -52,6 +56,8 @@ class Manifest:
     """Of a run that goes on: whether it may with another model than it began with. Not written."""
     order: str = field(default=ORDER)
     """How `partitions` is sorted."""
+    schema: int = FIRST
+    """Of the manifest's keys: see `perseid.pipeline.schema`."""
 
     @property
     def world_size(self) -> int:
@@ -82,6 +88,8 @@ class Manifest:
             partitions=self.of_rank(rank),
             first=sum(self.assignment[:rank]),
             model=self.resumed_with or self.model,
+            version=__version__,
+            schema=SCHEMA,
             model_change=bool(
                 self.model and self.resumed_with and self.model.difference(self.resumed_with)
             ),
@@ -113,6 +121,8 @@ class Manifest:
     def from_json(cls, value: Mapping[str, Any]) -> Manifest:
         """The reverse of `to_json`; raises `BadInputError` naming what is wrong."""
         plain = dict(value)
+        version = str(plain.get("version", ""))
+        plain["schema"] = check_schema(plain.get("schema"), "this run", version, NEWER)
         try:
             partitions = tuple(PartitionRef(**p) for p in plain.pop("partitions"))
             for name in ("assignment", "warnings"):

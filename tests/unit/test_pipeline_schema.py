@@ -1,0 +1,112 @@
+"""Versions of the types that travel: who reads which, and what is said where it does not fit."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from tiny import tiny_model, tiny_survey
+
+from perseid import __version__
+from perseid.aws.place import Place
+from perseid.cli import main
+from perseid.errors import BadInputError
+from perseid.pipeline.initialize import initialize
+from perseid.pipeline.items import WorkItem
+from perseid.pipeline.manifest import Manifest
+from perseid.pipeline.request import RunRequest
+from perseid.pipeline.schema import SCHEMA, minor
+from perseid.storage import Storage
+
+NEWER = "9.1.0"
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Manifest:
+    tiny_survey(tmp_path / "data", rows=10, per_partition=5)
+    keys = {"data": str(tmp_path / "data"), "results": str(tmp_path / "run")}
+    keys["model"] = str(tiny_model(tmp_path / "m.onnx"))
+    return initialize(RunRequest.parse(keys), run_id="one").manifest
+
+
+def test_manifest_and_items_name_their_schema(manifest: Manifest, tmp_path: Path):
+    written = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    items = json.loads((tmp_path / "run" / "items.json").read_text())
+    assert written["schema"] == SCHEMA
+    assert {item["schema"] for item in items} == {SCHEMA}
+    assert {item["version"] for item in items} == {__version__}
+    assert [WorkItem.from_json(item) for item in items] == manifest.items()
+    assert Manifest.load(Storage(tmp_path / "run")) == manifest
+
+
+def test_without_a_schema_it_is_the_first(manifest: Manifest):
+    item, whole = manifest.item(0).to_json(), manifest.to_json()
+    for key in ("schema", "version", "model", "model_change", "missing"):
+        item.pop(key)
+    for key in ("schema", "model"):
+        whole.pop(key)
+    assert (WorkItem.from_json(item).schema, WorkItem.from_json(item).version) == (1, "")
+    assert Manifest.from_json(whole).schema == 1
+
+
+def test_a_newer_item_is_refused_with_the_remedy(manifest: Manifest):
+    """Whatever further keys it has: its schema is looked at before them."""
+    plain = manifest.item(0).to_json() | {"schema": SCHEMA + 1, "version": NEWER, "colour": 1}
+    with pytest.raises(BadInputError) as caught:
+        WorkItem.from_json(plain)
+    for word in (NEWER, __version__, f"schema {SCHEMA + 1}", "perseid aws deploy"):
+        assert word in str(caught.value)
+    assert "colour" not in str(caught.value)
+
+
+def test_a_worker_of_another_minor_version_refuses_its_item(manifest: Manifest):
+    plain = manifest.item(0).to_json()
+    same = ".".join([minor(__version__), "99"])
+    assert WorkItem.from_json(plain | {"version": same}).version == same
+    with pytest.raises(BadInputError, match=r"is of perseid 9\.1\.0, but this is perseid"):
+        WorkItem.from_json(plain | {"version": NEWER})
+
+
+@pytest.mark.parametrize("schema", ["two", 0, -1, 1.5, True, [2]])
+def test_a_schema_that_is_none(manifest: Manifest, schema: object):
+    with pytest.raises(BadInputError, match="which is no whole number from 1"):
+        Manifest.from_json(manifest.to_json() | {"schema": schema})
+
+
+@pytest.mark.parametrize("command", ["resume", "status", "report"])
+def test_a_newer_run_is_one_sentence_for_every_command(
+    manifest: Manifest, tmp_path: Path, command: str, capsys
+):
+    path = tmp_path / "run" / "manifest.json"
+    plain = json.loads(path.read_text())
+    path.write_text(json.dumps(plain | {"schema": 99, "version": NEWER, "colour": "blue"}))
+    assert main([command, str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err.strip()
+    assert "this run was written by perseid 9.1.0 (schema 99)" in said
+    assert "pip install --upgrade perseid" in said
+    assert "\n" not in said
+
+
+def test_a_stack_of_another_version_is_refused_before_anything_starts():
+    outputs = {
+        "StateMachineArn": "arn", "Bucket": "b", "WorkerFunction": "w", "InitializeFunction": "i",
+        "SummarizeFunction": "s", "WorkerMemory": "1769", "Version": __version__,
+    }  # fmt: skip
+    Place.of_outputs(outputs, "perseid").check_version()
+    with pytest.raises(BadInputError, match=r"the stack is of perseid 9\.1\.0.*perseid aws deploy"):
+        Place.of_outputs(outputs | {"Version": NEWER}, "perseid").check_version()
+    del outputs["Version"]
+    with pytest.raises(BadInputError, match=r"before 0\.2.*perseid aws deploy"):
+        Place.of_outputs(outputs, "perseid").check_version()
+
+
+def test_a_step_that_goes_on_with_a_run_of_another_version_refuses_it(
+    manifest: Manifest, tmp_path: Path
+):
+    """On AWS a client claims the place and a function begins the run."""
+    other = dataclasses.replace(manifest, version=NEWER)
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps(other.to_json()))
+    with pytest.raises(BadInputError, match="the client that began this run is of perseid 9"):
+        initialize(RunRequest.parse(manifest.request), run_id="one")
