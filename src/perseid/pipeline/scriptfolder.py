@@ -273,15 +273,24 @@ def _replace(
     try:
         _copy_all(storage, prefix, objects, fresh)
         (fresh / MARK).write_text(version)
-        if target.exists():
-            shutil.rmtree(target)
-        fresh.rename(target)
+        if target.is_dir():
+            _empty(target)
+        fresh.rename(target)  # over the empty one, so that nobody else can come in between
     except PerseidError:
         raise
     except OSError as error:
         raise _not_copied(target, error) from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _empty(folder: Path) -> None:
+    """Remove what a folder of ours holds; the mark last, by which it is known as ours."""
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name == MARK):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 def _copy_all(storage: Storage, prefix: str, objects: Sequence[ObjectInfo], folder: Path) -> None:
