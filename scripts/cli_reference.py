@@ -22,8 +22,8 @@ by `scripts/cli_reference.py`.
 | 3 | a run is incomplete: its missing ranks and partitions are named |
 | 130 | stopped by Ctrl-C |
 
-Places are paths, `file://` or `s3://bucket/prefix` URLs. S3 takes credentials, region and endpoint
-from the usual `AWS_*` variables and profiles.
+Places are paths, `file://` or `s3://bucket/prefix` URLs. Where credentials, region and server come
+from, and what a refusal means: [Storage](storage.md).
 """
 
 

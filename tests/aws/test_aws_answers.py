@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from small_s3 import Answer, serving
 
 from perseid.aws.session import Aws, aws_errors
 from perseid.errors import AwsError, NotFoundError
@@ -58,6 +60,34 @@ def test_a_page_in_place_of_an_answer(proxy, service, call, status):
     said = str(caught.value)
     assert len(said.splitlines()) == 1
     assert len(said) < 600
+
+
+SKEWED = "Signature expired: 20261126T010000Z is now earlier than 20261126T012000Z"
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "said"),
+    [
+        ("InvalidSignatureException", SKEWED, "set the clock"),
+        ("SignatureDoesNotMatch", SKEWED, "set the clock"),
+        ("RequestExpired", "Request has expired.", "set the clock"),
+        ("InvalidSignatureException", "The request signature we calculated", "renew them"),
+        ("ExpiredTokenException", "The security token included is expired", "get new ones"),
+        ("UnrecognizedClientException", "The security token is invalid", "renew them"),
+        ("AccessDeniedException", "not authorized to perform", "may not call"),
+    ],
+)
+def test_a_refusal_says_what_to_do(proxy, monkeypatch, code, message, said):
+    """Step Functions' answers; AWS words a wrong clock as a wrong signature."""
+    with serving() as server:
+        body = json.dumps({"__type": code, "message": message}).encode()
+        kind = {"Content-Type": "application/x-amz-json-1.0"}
+        server.answer = lambda asked: Answer(400, body, kind)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+        client = Aws(region="us-east-1").client("stepfunctions")
+        with pytest.raises(AwsError, match=said) as caught, aws_errors():
+            client.list_state_machines()
+        assert code in str(caught.value) or code == "AccessDeniedException"
 
 
 def test_a_name_that_cannot_be_is_one_sentence(proxy):

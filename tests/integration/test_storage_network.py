@@ -19,7 +19,7 @@ from small_tls import Authority, tls_front
 from tiny import tiny_model, tiny_survey
 
 from perseid.aws.session import Aws
-from perseid.errors import StorageError
+from perseid.errors import AwsError, StorageError
 from perseid.storage import Storage
 
 pytestmark = pytest.mark.s3
@@ -140,6 +140,8 @@ def test_certificates_that_nobody_trusts(
         said = said_of(bucket, f"https://127.0.0.1:{port}", monkeypatch)
         assert "authority that this machine does not trust" in said
         assert "AWS_CA_BUNDLE" in said
+        with pytest.raises(AwsError, match="AWS_CA_BUNDLE"):
+            _ = Aws().account
         (tmp_path / ".aws").mkdir()
         (tmp_path / ".aws" / "config").write_text(f"[default]\nca_bundle = {authority.file}\n")
         same_answers(bucket)

@@ -19,8 +19,12 @@ LONGEST = 300
 _DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthorizationError")
 _BAD_CREDENTIALS = (
     "InvalidClientTokenId", "UnrecognizedClientException", "SignatureDoesNotMatch",
-    "InvalidAccessKeyId", "ExpiredToken", "ExpiredTokenException", "AuthFailure",
+    "InvalidAccessKeyId", "AuthFailure", "InvalidSignatureException",
 )  # fmt: skip
+_EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired")
+_CLOCK = ("RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture")
+_CLOCK_WORDS = ("Signature expired", "Signature not yet current")
+"""Services other than S3 call it a wrong signature, and say this."""
 _ABSENT = (
     "404", "NoSuchBucket", "ResourceNotFoundException", "ParameterNotFound",
     "StateMachineDoesNotExist", "ExecutionDoesNotExist", "ClusterNotFoundException",
@@ -84,11 +88,7 @@ class Aws:
 def aws_errors() -> Iterator[None]:
     """Raise `AwsError`, or `NotFoundError` for what is not there, in place of botocore's errors."""
     _boto3()
-    from botocore.exceptions import (
-        BotoCoreError,
-        ClientError,
-        NoCredentialsError,
-    )
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, SSLError
     from botocore.parsers import ResponseParserError
 
     try:
@@ -97,6 +97,11 @@ def aws_errors() -> Iterator[None]:
         raise _of_client(error) from error
     except NoCredentialsError as error:
         raise AwsError(NO_CREDENTIALS) from error
+    except SSLError as error:
+        raise AwsError(
+            f"AWS could not be asked: {_line(error)}; where a company's proxy or a server of one's "
+            "own signs certificates, name its authority's file in AWS_CA_BUNDLE"
+        ) from error
     except (BotoCoreError, EOFError) as error:
         if (said := sdk_sentence(error, profile_name())) is not None:
             raise AwsError(said) from error
@@ -118,6 +123,16 @@ def _of_client(error: Any) -> AwsError | NotFoundError:
     code = str(error.response.get("Error", {}).get("Code", ""))
     text = _line(error.response.get("Error", {}).get("Message", "")) or code
     call = error.operation_name
+    if code in _CLOCK or any(words in text for words in _CLOCK_WORDS):
+        return AwsError(
+            f"AWS refuses {call}, for the clock of this machine and AWS's differ too much ({code}: "
+            f"{text}): set the clock (`timedatectl set-ntp true`) and try again"
+        )
+    if code in _EXPIRED:
+        return AwsError(
+            f"these temporary credentials have expired ({code} in {call}): get new ones (`aws sso "
+            "login`, or where AWS_SESSION_TOKEN came from); a run on AWS goes on meanwhile"
+        )
     if code in _BAD_CREDENTIALS:
         return AwsError(f"AWS does not accept these credentials ({code} in {call}): renew them")
     if code in _DENIED:
