@@ -63,6 +63,10 @@ class NotInstalledError(BadInputError, ImportError):
     """An optional extra is missing; the message names the ``pip install`` line."""
 
 
+class UnsupportedPlatformError(PerseidError, NotImplementedError):
+    """This part of perseid needs Linux; the message says what works here."""
+
+
 class StorageError(PerseidError, OSError):
     """The object store refused or failed; the message names bucket and key."""
 

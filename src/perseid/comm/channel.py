@@ -42,8 +42,8 @@ MAX_PIECES = 512
 """Pieces of memory in one scattered write; the kernel takes 1024."""
 _CONGESTION: int | None = getattr(socket, "TCP_CONGESTION", None)
 _POINT = int(Kind.POINT)
-_DONTWAIT = socket.MSG_DONTWAIT
-_WAITALL = socket.MSG_WAITALL
+_DONTWAIT: int = getattr(socket, "MSG_DONTWAIT", 0)  # Windows has none, and no epoll
+_WAITALL: int = getattr(socket, "MSG_WAITALL", 0)
 
 
 class Want:

@@ -44,6 +44,7 @@ from perseid.comm.ops import SUM, as_op
 from perseid.comm.outgoing import swap
 from perseid.comm.store import ObjectStore
 from perseid.errors import BadInputError
+from perseid.linux import need_linux
 from perseid.rendezvous import Endpoint, LossTimeouts
 
 
@@ -151,6 +152,7 @@ class Communicator(ArrayCalls):
         RendezvousTimeoutError
             Not all ranks came; ``missing`` names them.
         """
+        need_linux("The communicator")
         engine, choice = JoinRequest(
             job,
             rank,

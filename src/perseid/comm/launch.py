@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from perseid.errors import BadInputError
 from perseid.lifetime import bound_to_parent
+from perseid.linux import need_linux
 from perseid.rendezvous import Config, EmbeddedServer, job_key
 
 GRACE_SECONDS = 5.0
@@ -55,6 +56,7 @@ def run_local(
     BadInputError
         Fewer than one rank, or no time.
     """
+    need_linux("A program of several ranks")
     if ranks < 1:
         raise BadInputError(f"at least 1 rank is needed, not {ranks}")
     if timeout is not None and not timeout > 0:

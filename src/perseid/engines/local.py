@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from perseid.engines.attached import AttachedRun
-from perseid.engines.base import Capabilities
-from perseid.engines.mapping import LocalMap
+from perseid.engines.base import Capabilities, RunHandle
 from perseid.engines.options import LocalOptions
-from perseid.engines.owner import Owner
-from perseid.engines.process import Guard
 from perseid.engines.retry import RetryPolicy
-from perseid.engines.stopping import StopRequests
-from perseid.engines.talking import around_scripts, refuse_without_memory
-from perseid.errors import NotFoundError, RunError
+from perseid.errors import NotFoundError
+from perseid.linux import need_linux
 from perseid.pipeline import layout
-from perseid.pipeline.attempts import EngineReport
-from perseid.pipeline.events import Event, Report
-from perseid.pipeline.items import WorkItem
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.request import RunRequest
 from perseid.storage import Location, Storage
@@ -107,10 +97,15 @@ class LocalEngine:
 
     def check(self, manifest: Manifest) -> None:
         """Refuse ranks that must run at once where the machine has no memory for that."""
+        need_linux("a run on this machine")
+        from perseid.engines.talking import refuse_without_memory
+
         refuse_without_memory(manifest, self._options_for(manifest))
 
-    def submit(self, manifest: Manifest, ranks: Sequence[int] | None = None) -> LocalRun:
+    def submit(self, manifest: Manifest, ranks: Sequence[int] | None = None) -> RunHandle:
         """Begin; the ranks get on while the handle is polled or waited for."""
+        from perseid.engines.local_run import LocalRun
+
         wanted = range(manifest.world_size) if ranks is None else ranks
         items = [manifest.item(rank) for rank in wanted]
         return LocalRun(items, self._options_for(manifest), manifest)
@@ -129,101 +124,6 @@ class LocalEngine:
     def attach(self, manifest: Manifest) -> AttachedRun:
         """A run that another process of this machine works on, or worked on."""
         return AttachedRun(manifest)
-
-
-class LocalRun:
-    """The ranks of a run in worker processes; it gets on while it is polled or waited for.
-
-    Parameters
-    ----------
-    items
-        Of one run.
-    options
-        Limits, retries, the worker's program.
-    manifest
-        Of the run.
-    """
-
-    def __init__(
-        self, items: Sequence[WorkItem], options: LocalOptions, manifest: Manifest
-    ) -> None:
-        self._stop = StopRequests()
-        self._kept: list[Event] = []
-        self._tell: Report = self._kept.append
-        self._report: EngineReport | None = None
-        self._attached = AttachedRun(manifest)
-        with ExitStack() as resources:
-            resources.enter_context(Owner(Storage(manifest.results_url)))
-            guard = resources.enter_context(Guard())
-            self._map: LocalMap | None = None
-            if items:
-                tell: Report = lambda event: self._tell(event)  # noqa: E731
-                options = resources.enter_context(around_scripts(items, options, tell))
-                self._map = LocalMap(items, options, guard, tell)
-            else:
-                note = "no rank was left to work, so none met"
-                self._report = EngineReport(concurrency=options.concurrency, transport_note=note)
-            self._resources = resources.pop_all()
-
-    @property
-    def ended(self) -> bool:
-        """Whether all ranks are done or have failed, or the run was stopped."""
-        return self._report is not None
-
-    def poll(self) -> Sequence[Event]:
-        """Let the ranks get on for a moment; at their end, until they have met."""
-        if self._report is None and self._map is not None:
-            if self._stop.count or self._map.finished:
-                self._report = self._map.conclude(self._stop)
-            else:
-                self._map.turn()
-        events = tuple(self._kept)
-        self._kept.clear()
-        return events
-
-    def wait(self, report: Report, timeout: float | None = None) -> None:
-        """Until the ranks have ended; SIGINT and SIGTERM stop them meanwhile."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        for event in self._kept:
-            report(event)
-        self._kept.clear()
-        self._tell = report  # at once, also while `poll` waits for the ranks to meet
-        try:
-            with self._stop:
-                while not self.ended:
-                    if deadline is not None and time.monotonic() > deadline:
-                        raise RunError(f"the run has not ended within {timeout:g} s")
-                    self.poll()
-        finally:
-            self._tell = self._kept.append
-
-    def stop(self) -> bool:
-        """End the workers at the next poll; called twice, without giving them time."""
-        self._stop.count += 1
-        return not self.ended
-
-    def report(self) -> EngineReport:
-        """Every attempt, and the sentence of each rank that failed."""
-        if self._report is None:
-            raise RunError("the run has not ended: wait for it first")
-        return self._report
-
-    def logs(self, rank: int | None = None, *, follow: bool = False) -> Iterator[tuple[int, str]]:
-        """What the ranks logged so far."""
-        return self._attached.logs(rank, follow=follow)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        with self._resources:
-            if self._report is None and self._map is not None:
-                self._map.close(self._stop)
 
 
 def options_of(request: RunRequest) -> LocalOptions:

@@ -21,11 +21,6 @@ from perseid.engines.channel import Channel
 from perseid.engines.scratch import ScratchFolder
 from perseid.errors import RunError
 
-WORKER = (sys.executable, "-P", "-m", "perseid.engines.worker")
-"""The program of a worker; gets the number of its socket and of its parent process.
-
-``-P``: a file in the current folder is no module of it."""
-
 OUTPUT_LIMIT = 1024 * 1024
 """Bytes of a rank's output that its log keeps; what comes after is counted and dropped."""
 

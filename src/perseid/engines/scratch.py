@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import tempfile
 import time
 from pathlib import Path
+
+with contextlib.suppress(ImportError):  # not on Windows, where runs can be read
+    import fcntl
 
 PREFIX = "perseid-run-"
 LOCK = "in-use"

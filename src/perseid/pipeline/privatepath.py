@@ -6,10 +6,12 @@ import contextlib
 import ctypes
 import errno
 import os
-import pwd
 import stat
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
+
+with contextlib.suppress(ImportError):  # not on Windows, where runs can be read
+    import pwd
 
 TRIES = 100
 """To make a folder that somebody removes again and again."""

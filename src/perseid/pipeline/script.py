@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -28,6 +28,9 @@ from perseid.pipeline.records import RankRecord
 from perseid.pipeline.scriptfolder import ScriptFolder, script_folder, script_key
 from perseid.pipeline.timeline import Timeline, peak_memory_mb
 from perseid.storage import Storage
+
+with contextlib.suppress(ImportError):  # not on Windows, where runs can be read
+    import resource
 
 DEFAULT_TIMEOUT = 900.0
 """Seconds a script may take where the item does not say; Lambda's limit."""

@@ -9,7 +9,6 @@ part of that path or could write there, each rank has a copy of its own at the s
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -25,6 +24,9 @@ from pathlib import Path, PurePosixPath
 from perseid.errors import BadInputError, NotFoundError, PerseidError, RunError, StorageError
 from perseid.pipeline.privatepath import why_open, why_shared
 from perseid.storage import ObjectInfo, Storage
+
+with contextlib.suppress(ImportError):  # not on Windows, where runs can be read
+    import fcntl
 
 ROOT = Path("/tmp")
 """Where scripts expect their folder."""

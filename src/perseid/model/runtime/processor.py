@@ -20,7 +20,9 @@ def usable_threads(
 
     `root` is where control groups are mounted, `groups` says in which this process is.
     """
-    limits = [float(len(os.sched_getaffinity(0))), *_quotas(root, groups)]
+    affinity = getattr(os, "sched_getaffinity", None)  # of Linux alone
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    limits = [float(cores), *_quotas(root, groups)]
     memory = os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "")
     if memory.isdecimal():
         limits.append(int(memory) / LAMBDA_MB_PER_CPU)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import resource
 import socket
 
 from perseid.errors import RendezvousError
 from perseid.rendezvous.net.liveness import end_unanswered, watch_link
+
+with contextlib.suppress(ImportError):  # not on Windows, where runs can be read
+    import resource
 
 BACKLOG = 4096
 """Connections that the kernel keeps until they are accepted (it caps this at somaxconn)."""

@@ -12,6 +12,7 @@ import signal
 import sys
 
 from perseid.errors import BadInputError
+from perseid.linux import need_linux
 from perseid.rendezvous.net.endpoint import DEFAULT_PORT
 from perseid.rendezvous.protocol.auth import job_key
 from perseid.rendezvous.server.config import Config, read_secret
@@ -97,6 +98,7 @@ def _key(args: argparse.Namespace) -> int:
 
 
 def _serve(args: argparse.Namespace) -> int:
+    need_linux("A rendezvous server")
     if not all(one >= 0 for one in (args.relay_rate, args.rate, args.drain)):
         raise BadInputError("--relay-rate, --rate and --drain cannot be negative.")
     if not (args.wait > 0 and args.link_timeout > 0):

@@ -30,8 +30,10 @@ CHUNKS_A_SEND = 64
 """Unsent messages that one system call takes along."""
 EVENTS_A_ROUND = 512
 """Events handled before the loop's timers get their turn."""
-EPOLLIN, EPOLLOUT = select.EPOLLIN, select.EPOLLOUT
-DONT_WAIT = socket.MSG_DONTWAIT
+# Only Linux has them, where a server can run; the module is imported elsewhere, too.
+EPOLLIN: int = getattr(select, "EPOLLIN", 1)
+EPOLLOUT: int = getattr(select, "EPOLLOUT", 4)
+DONT_WAIT: int = getattr(socket, "MSG_DONTWAIT", 0)  # Windows has none, and no epoll
 """Given with each call: saves the system call that would make the socket non-blocking."""
 
 

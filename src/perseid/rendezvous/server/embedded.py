@@ -6,6 +6,7 @@ import asyncio
 import threading
 
 from perseid.errors import RendezvousError
+from perseid.linux import need_linux
 from perseid.rendezvous.server.config import Config
 from perseid.rendezvous.server.server import Server
 
@@ -42,6 +43,7 @@ class EmbeddedServer:
         return f"[{host}]:{self.server.port}" if ":" in host else f"{host}:{self.server.port}"
 
     def __enter__(self) -> EmbeddedServer:
+        need_linux("A rendezvous server")
         self._thread.start()
         if not self._started.wait(START_SECONDS):
             raise RendezvousError(f"The rendezvous did not start within {START_SECONDS:g} s.")

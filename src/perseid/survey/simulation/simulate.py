@@ -109,7 +109,9 @@ def simulate(
     NotInstalledError
         GalSim, or what the format needs, is missing.
     """
-    processes = len(os.sched_getaffinity(0)) if processes is None else processes
+    if processes is None:
+        affinity = getattr(os, "sched_getaffinity", None)  # of Linux alone
+        processes = len(affinity(0)) if affinity else os.cpu_count() or 1
     _check(rows, seed, anomaly_rate, processes, rows_per_file)
     format_for(f"1{suffix}")
     galsim_module()
