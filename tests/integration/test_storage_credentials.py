@@ -11,6 +11,7 @@ import json
 import os
 import stat
 import sys
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,7 +26,7 @@ from tiny import tiny_model, tiny_survey
 from perseid.aws.session import Aws
 from perseid.cli import main
 from perseid.errors import AwsError, BadInputError, NotInstalledError, StorageError
-from perseid.storage import Storage
+from perseid.storage import Storage, credentials
 
 REGION = "eu-north-1"
 KEYS = f"aws_access_key_id = {LONG_TERM[0]}\naws_secret_access_key = {LONG_TERM[1]}\n"
@@ -67,6 +68,12 @@ def variables(home: Home) -> None:
     home.profile("default", "")
     home.env.setenv("AWS_ACCESS_KEY_ID", LONG_TERM[0])
     home.env.setenv("AWS_SECRET_ACCESS_KEY", LONG_TERM[1])
+
+
+def variables_before_a_profile(home: Home) -> None:
+    variables(home)
+    home.profile("work", "aws_access_key_id = AKIAWRONG\naws_secret_access_key = wrong")
+    home.env.setenv("AWS_PROFILE", "work")
 
 
 def shared_file(home: Home) -> None:
@@ -146,7 +153,8 @@ def container(home: Home) -> None:
 SOURCES: dict[str, Callable[[Home], None]] = {
     made.__name__: made
     for made in (
-        variables, shared_file, config_file, flag, process, role, sso, web_identity, container
+        variables, variables_before_a_profile, shared_file, config_file, flag, process, role, sso,
+        web_identity, container,
     )
 }  # fmt: skip
 NEED_THE_SDK = ("process", "role", "sso")
@@ -362,6 +370,59 @@ def test_a_home_that_cannot_be_written_is_no_reason_to_fail(
     monkeypatch.setattr(os, "access", lambda *args: False)  # root may write everywhere
     Storage(f"s3://{BUCKET}").put("k", b"v")
     assert not (home.folder / "cli").exists()
+
+
+def numbered_process(home: Home) -> Path:
+    """A program that gives other keys each time, soon to end, until a file says that it fails."""
+    broken = home.folder / "broken"
+    program = home.folder / "helper"
+    program.write_text(
+        f"#!{sys.executable}\n"
+        "import json, pathlib, sys\n"
+        f"if pathlib.Path({str(broken)!r}).exists(): sys.exit('the vault is sealed')\n"
+        f"count = pathlib.Path({str(home.folder / 'count')!r})\n"
+        "number = len(count.read_text()) if count.exists() else 0\n"
+        "count.write_text('x' * (number + 1))\n"
+        "print(json.dumps({'Version': 1, 'AccessKeyId': f'AKIA{number}', 'SecretAccessKey': 's',\n"
+        f"    'SessionToken': 't', 'Expiration': {home.aws.expires!r}}}))\n"
+    )
+    program.chmod(0o700)
+    home.profile("work", f"credential_process = {program}")
+    home.env.setenv("AWS_PROFILE", "work")
+    home.write()
+    return broken
+
+
+def test_credentials_that_end_are_renewed_and_a_failure_is_told(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.aws.lifetime = timedelta(minutes=5)  # less than what botocore lets pass
+    monkeypatch.setattr(credentials, "ASKED_EVERY", timedelta(0))
+    home.aws.server.answer = lambda asked: None  # all identities may do all
+    broken = numbered_process(home)
+    store = Storage(f"s3://{BUCKET}")
+    for _ in range(4):
+        store.put("k", b"v")
+        time.sleep(0.15)  # the client does not ask again sooner than after 0.1 s
+    assert len(home.aws.signed("s3")) > 2
+    broken.touch()
+    time.sleep(0.15)
+    with pytest.raises(StorageError, match=r"profile work gives no .*the vault is sealed"):
+        store.put("k", b"w")
+    broken.unlink()
+    time.sleep(0.15)
+    store.put("k", b"x")
+    assert home.aws.server.objects == {"k": b"x"}
+
+
+def test_a_public_bucket_is_read_without_credentials(home: Home) -> None:
+    home.profile("default", "")
+    home.write()
+    home.env.setenv("AWS_SKIP_SIGNATURE", "true")
+    home.aws.server.answer = lambda asked: None
+    home.aws.server.objects["k"] = b"v"
+    assert Storage(f"s3://{BUCKET}").get("k") == b"v"
+    assert home.aws.signed("s3") == set()
 
 
 WRONG_FILES = {
