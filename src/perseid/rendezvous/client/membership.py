@@ -106,13 +106,13 @@ class Membership:
         self._loop = EventLoopThread(f"perseid-rendezvous-{hello.rank}")
         identity = Identity(hello.job, hello.generation, hello.rank, hello.instance)
         table = self._table
-        hooks = Callbacks(
+        callbacks = Callbacks(
             table.linked, table.no_path, self._request_connect, self._subscribe, self._open_relay
         )
         peer_key = auth.peer_key(key, hello.job)
         patience = unpack_silence(hello.heartbeat)
         self._punch = HolePuncher(
-            self._loop, identity, peer_key, hooks, hello.world, transport, patience
+            self._loop, identity, peer_key, callbacks, hello.world, transport, patience
         )
         self._control: ControlConnection | None = None
         self._port: int = opened.listeners[0].getsockname()[1]

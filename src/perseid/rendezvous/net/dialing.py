@@ -1,4 +1,8 @@
-"""From a server's name to a connected socket: resolved anew for each attempt, with a deadline."""
+"""Connecting to a server by name, with a deadline.
+
+The name is resolved again for each attempt, so that a record that changed is followed as fast as
+the system's resolver follows it.
+"""
 
 from __future__ import annotations
 
@@ -10,31 +14,31 @@ from perseid.errors import RendezvousUnreachableError
 from perseid.rendezvous.net.endpoint import Endpoint
 
 ATTEMPT_SECONDS = 2.0
-"""Time for one address before the next is tried: a dead one must not use up the deadline."""
+"""Time for one address before the next is tried; a dead one must not use up the deadline."""
 
 
 Found = list[tuple[socket.AddressFamily, str]]
-"""What a name gives: address families and numeric addresses."""
+"""The addresses of a name: family and numeric address of each."""
 
 
 def resolve(endpoint: Endpoint) -> Found:
-    """All addresses that the name gives now, in the system's order.
+    """Look up the addresses of a name, in the system's order.
 
     Raises
     ------
     OSError
         The name is not known.
     """
-    # As bytes: Python would load its codec for international names, milliseconds at every start.
+    # Given a string, Python would load its codec for international names: milliseconds at start.
     host = endpoint.host.encode() if endpoint.host.isascii() else endpoint.host
     infos = socket.getaddrinfo(host, endpoint.port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys((info[0], str(info[4][0])) for info in infos))
 
 
 def reusable_socket(family: int, port: int = 0, host: str = "") -> socket.socket:
-    """A TCP socket bound so that its local port can be shared by a listener and by connections.
+    """A TCP socket whose local port may be shared by a listener and by connections.
 
-    Bound before connecting: thousands of TIME_WAIT sockets then do no harm.
+    It is bound at once, so that sockets in TIME_WAIT do not take all ports (SO_REUSEADDR, ip(7)).
     """
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -54,7 +58,7 @@ def reusable_socket(family: int, port: int = 0, host: str = "") -> socket.socket
 def dial(
     endpoint: Endpoint, deadline: float, local_port: int = 0, family: int = 0
 ) -> socket.socket:
-    """Connect to a server; every round resolves its name again.
+    """Connect to a server, trying all its addresses again and again until the deadline.
 
     Parameters
     ----------
@@ -76,8 +80,8 @@ def dial(
 def dial_and_tell(
     endpoint: Endpoint, deadline: float, local_port: int = 0, family: int = 0
 ) -> tuple[socket.socket, Found]:
-    """The same, with all addresses that the name gave."""
-    failure = "none of its addresses could be tried in time"
+    """The same, together with all addresses of the name."""
+    failure = "none of its addresses was tried in time"
     while True:
         try:
             found = resolve(endpoint)
@@ -106,12 +110,12 @@ def dial_and_tell(
 def connect_once(
     family: int, host: str, port: int, local_port: int, seconds: float
 ) -> socket.socket:
-    """One try at one address.
+    """Connect to one address, once.
 
     Raises
     ------
     OSError
-        It did not come about.
+        The connection failed or took too long.
     """
     sock = reusable_socket(family, local_port)
     try:

@@ -1,4 +1,4 @@
-"""Listening sockets for both address families, and the limit of open files."""
+"""Listening sockets for both address families, and the limit of open file descriptors."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ with contextlib.suppress(ImportError):  # not on Windows, where runs can be read
     import resource
 
 BACKLOG = 4096
-"""Connections that the kernel keeps until they are accepted (it caps this at somaxconn)."""
+"""Connections that the kernel queues until they are accepted; capped at somaxconn (listen(2))."""
 SPARE_DESCRIPTORS = 64
-"""Descriptors kept free for listeners, logs and connecting back."""
+"""Descriptors kept free for listeners, logs and reachability checks."""
 FEW_DESCRIPTORS = 4096
-"""Below this a run of 2,000 ranks, each with relays, might not fit: the log says so."""
+"""Below this the log has a warning: a run of 2,000 ranks with relayed pairs might not fit."""
 PORT_TRIES = 20
-"""How often another free port is tried when it is taken in the other address family."""
+"""How many free ports are tried: one that is free in IPv4 may be taken in IPv6."""
 
 log = logging.getLogger("perseid.rendezvous")
 
 
 def raise_descriptor_limit() -> int:
-    """Raise the soft limit of open files to the hard one; most connections that this allows."""
+    """Raise the soft limit of open files to the hard one; return the connections that allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY or soft < hard:
         with contextlib.suppress(ValueError, OSError):
@@ -39,14 +39,14 @@ def raise_descriptor_limit() -> int:
 
 
 def listening_sockets(host: str, port: int, link_timeout: float) -> list[socket.socket]:
-    """One socket for each address family of ``host`` on the same port; IPv6 only where there is.
+    """Listen on one port in each address family of ``host``; in IPv6 only where the host has it.
 
     Accepted connections break when the other host answers nothing for ``link_timeout`` seconds.
 
     Raises
     ------
     RendezvousError
-        No address of it can be listened on.
+        The address is unknown, or cannot be listened on.
     """
     families = _families(host)
     for _ in range(PORT_TRIES):
@@ -58,7 +58,7 @@ def listening_sockets(host: str, port: int, link_timeout: float) -> list[socket.
                 sock = _listening(family, address, chosen, link_timeout)
             except OSError as error:
                 if family == socket.AF_INET6 and not host and error.errno != errno.EADDRINUSE:
-                    continue  # a machine without IPv6
+                    continue  # the host has no IPv6
                 failure = error
                 break
             socks.append(sock)
@@ -82,7 +82,9 @@ def _families(host: str) -> list[tuple[socket.AddressFamily, str]]:
     try:
         infos = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
-        raise RendezvousError(f"The address {host} is not known: {error.strerror}.") from None
+        raise RendezvousError(
+            f"The address to listen on, {host}, is not known: {error.strerror}."
+        ) from None
     return list(dict.fromkeys((info[0], str(info[4][0])) for info in infos))
 
 

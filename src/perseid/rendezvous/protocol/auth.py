@@ -1,8 +1,8 @@
 """Job keys and proofs: HMAC-SHA256 (RFC 2104) over fresh nonces of both sides.
 
-The server holds one secret; a job's key is derived from it, so a worker that is given its job's
-key can join no other job. A proof covers the whole opening frame and both nonces: a replayed
-hello meets another nonce and is refused.
+The server holds one secret and derives each job's key from it, so a worker that is given its job's
+key can join no other job. A proof covers the whole request and both nonces: a replayed request
+meets another nonce and is refused.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from perseid.errors import JobKeyRefusedError
 from perseid.rendezvous.protocol.wire import INSTANCE_BYTES, NONCE_BYTES
 
 KEY_BYTES = 32
-"""Length of a job key: that of SHA-256."""
+"""Length of a job key: the output of SHA-256."""
 
 
 def fresh_nonce() -> bytes:
@@ -24,7 +24,7 @@ def fresh_nonce() -> bytes:
 
 
 def fresh_instance() -> bytes:
-    """8 random bytes that name one process' registration."""
+    """8 random bytes that identify the registration of one process."""
     return secrets.token_bytes(INSTANCE_BYTES)
 
 
@@ -39,7 +39,7 @@ def parse_key(text: str) -> bytes:
     Raises
     ------
     JobKeyRefusedError
-        It is no such text.
+        It is something else.
     """
     try:
         key = bytes.fromhex(text.strip())
@@ -54,20 +54,20 @@ def parse_key(text: str) -> bytes:
 
 
 def client_proof(key: bytes, opening: bytes, server_nonce: bytes) -> bytes:
-    """What a client answers to a challenge; ``opening`` is its opening frame as sent."""
+    """A client's answer to a challenge; ``opening`` is its request as sent, header included."""
     return hmac.digest(key, b"client\0" + server_nonce + opening, "sha256")
 
 
 def server_proof(key: bytes, opening: bytes, server_nonce: bytes) -> bytes:
-    """What the server shows in its welcome: that it has the key too."""
+    """The server's proof, in its welcome, that it has the key as well."""
     return hmac.digest(key, b"server\0" + server_nonce + opening, "sha256")
 
 
 def peer_key(key: bytes | None, job: str) -> bytes:
     """The key between the workers of one job.
 
-    Without a job key it is derived from the job's name alone: it then keeps out strangers by
-    mistake, not attackers.
+    Without a job key it is derived from the job's name alone. It then keeps out workers of other
+    jobs, but no attacker.
     """
     if key is None:
         return hashlib.sha256(b"perseid open job\0" + job.encode()).digest()
@@ -75,5 +75,5 @@ def peer_key(key: bytes | None, job: str) -> bytes:
 
 
 def macs_equal(one: bytes, other: bytes) -> bool:
-    """Compare in constant time."""
+    """Compare two MACs in constant time."""
     return hmac.compare_digest(one, other)

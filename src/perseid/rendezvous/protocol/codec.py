@@ -43,7 +43,8 @@ from perseid.rendezvous.protocol.updates import (
 from perseid.rendezvous.protocol.wire import ProtocolError
 
 MAGIC = b"\x93PERSEID"
-"""The first bytes of each connection; 0x93 cannot begin UTF-8 text, so no pairing name does."""
+"""The first bytes of each connection. 0x93 cannot begin UTF-8 text (RFC 3629), so no TCPunch name
+does."""
 
 _FROM_CLIENT: tuple[type[ControlFrame], ...] = (
     Register, RelayRequest, Probe, Proof, Subscribe, MissingRequest, Heartbeat, NatReport,
@@ -61,20 +62,20 @@ def _table(kinds: tuple[type[ControlFrame], ...]) -> dict[int, Callable[[bytes],
 
 
 FROM_CLIENT = _table(_FROM_CLIENT)
-"""How a server reads each type of frame."""
+"""Decoders of the frames that a server accepts, by type."""
 FROM_SERVER = _table(_FROM_SERVER)
-"""How a client reads each type of frame."""
+"""Decoders of the frames that a client accepts, by type."""
 
 
 def decode(
     table: dict[int, Callable[[bytes], ControlFrame]], kind: int, body: bytes
 ) -> ControlFrame:
-    """The frame of one type.
+    """Decode the body of a frame.
 
     Raises
     ------
     ProtocolError
-        The type is unknown in this direction, or the body does not fit it.
+        The type is unknown in this direction, or the body is invalid.
     """
     unpack = table.get(kind)
     if unpack is None:

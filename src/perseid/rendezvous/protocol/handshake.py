@@ -1,10 +1,10 @@
-"""The handshake between two workers on a fresh connection; bytes in, bytes out, no socket.
+"""The handshake between two workers on a new connection, without I/O.
 
-Both sides greet each other with HELLO (96 bytes). The lower rank SELECTs (36 bytes) the first
-connection whose greeting is valid; the higher answers ACK (36 bytes) and both close the others, so
-exactly one connection of a pair survives, chosen the same at both ends. SELECT and ACK cover both
-greetings with their fresh nonces: a recorded greeting gets nobody in. All frames have a fixed
-size and are never read beyond their end, so the next byte is the user's.
+Both sides send HELLO (96 bytes). The lower rank sends SELECT (36 bytes) on the first connection
+whose HELLO is valid, the higher rank answers ACK (36 bytes), and both close their other connections
+to each other. So exactly one connection of a pair survives, the same at both ends. SELECT and ACK
+authenticate both HELLOs with their fresh nonces, so a recorded HELLO is of no use. All frames have
+fixed sizes and nothing is read beyond them: the next byte belongs to the user.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ SELECT_MAGIC = b"PPS1"
 ACK_MAGIC = b"PPA1"
 _HELLO = struct.Struct("!4s16sIII8s8s16s")
 HELLO_BYTES = _HELLO.size + 32
-"""A greeting: fixed part and MAC."""
+"""Size of HELLO: fixed part and MAC."""
 DECISION_BYTES = 36
-"""SELECT and ACK: four bytes of type, MAC."""
+"""Size of SELECT and ACK: four bytes of type, and MAC."""
 
 
 class HandshakeError(ValueError):
-    """The other side is no peer of this job, or not the one meant."""
+    """The other side is not the peer that it should be; the connection must be closed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who greets."""
+    """One side of a handshake."""
 
     job: str
     generation: int
@@ -42,37 +42,37 @@ class Identity:
     """8 bytes, as registered."""
 
     def digest(self) -> bytes:
-        """16 bytes that stand for the job's name."""
+        """The first 16 bytes of the SHA-256 of the job's name."""
         return hashlib.sha256(self.job.encode()).digest()[:16]
 
 
 class HandshakeState(enum.Enum):
-    """Where a handshake stands."""
+    """Progress of a handshake."""
 
     AWAITING_HELLO = "greeting"
-    """Waiting for the other side's HELLO."""
+    """The other side's HELLO has not arrived yet."""
     HELLO_RECEIVED = "greeted"
-    """The HELLO is valid; the lower rank may select, the higher waits for it."""
+    """The HELLO is valid. The lower rank may select, the higher waits for that."""
     SELECT_SENT = "selected"
     """The lower rank has sent SELECT and waits for ACK."""
     SELECT_RECEIVED = "chosen"
-    """The higher rank has a valid SELECT and owes ACK."""
+    """The higher rank has received a valid SELECT and must send ACK."""
     DONE = "done"
 
 
 class Handshake:
-    """One connection's handshake.
+    """The handshake of one connection.
 
     Parameters
     ----------
     me
-        This side.
+        This side's identity.
     key
         The key between the job's workers (``auth.peer_key``).
     expect
-        Rank that was dialled; None on an accepted connection, whose HELLO tells it.
+        Rank that was dialed; None on an accepted connection, whose HELLO names it.
     instance
-        The dialled peer's instance.
+        Instance of the dialed peer; None on an accepted connection.
     """
 
     def __init__(
@@ -90,16 +90,16 @@ class Handshake:
 
     @property
     def needed(self) -> int:
-        """How many bytes the next frame has; read no more than these."""
+        """Size of the next frame, in bytes; no more may be read."""
         return HELLO_BYTES if self.state is HandshakeState.AWAITING_HELLO else DECISION_BYTES
 
     @property
     def decides(self) -> bool:
-        """Whether this side decides."""
+        """Whether this side selects the connection: it has the lower rank."""
         return self.peer is not None and self.me.rank < self.peer
 
     def hello(self) -> bytes:
-        """This side's greeting; empty if it was sent already, or if nobody is known to greet."""
+        """This side's HELLO; empty if it was sent before, or while the peer is not known."""
         if self._own_hello or self.peer is None or self.instance is None:
             return b""
         fixed = _HELLO.pack(
@@ -110,12 +110,12 @@ class Handshake:
         return self._own_hello
 
     def feed(self, frame: bytes) -> HandshakeState:
-        """Take one whole frame of ``needed`` bytes; the new state.
+        """Process one frame of ``needed`` bytes; return the new state.
 
         Raises
         ------
         HandshakeError
-            It is not valid: close the connection.
+            The frame is not valid.
         """
         if self.state is HandshakeState.AWAITING_HELLO:
             self._hello_received(frame)
@@ -126,16 +126,16 @@ class Handshake:
             self._check(frame, ACK_MAGIC)
             self.state = HandshakeState.DONE
         else:
-            raise HandshakeError("bytes before the connection was settled")
+            raise HandshakeError("bytes before the handshake was complete")
         return self.state
 
     def select(self) -> bytes:
-        """The lower rank's choice of this connection."""
+        """The lower rank's SELECT."""
         self.state = HandshakeState.SELECT_SENT
         return SELECT_MAGIC + self._mac(SELECT_MAGIC)
 
     def acknowledge(self) -> bytes:
-        """The higher rank's consent."""
+        """The higher rank's ACK."""
         self.state = HandshakeState.DONE
         return ACK_MAGIC + self._mac(ACK_MAGIC)
 
@@ -143,11 +143,11 @@ class Handshake:
         fixed, mac = frame[: _HELLO.size], frame[_HELLO.size :]
         magic, digest, generation, rank, meant, instance, mine, _nonce = _HELLO.unpack(fixed)
         if magic != HELLO_MAGIC or not macs_equal(mac, hmac.digest(self._key, fixed, "sha256")):
-            raise HandshakeError("this is no greeting of a worker that has the job's key")
+            raise HandshakeError("this is not the hello of a worker that has the job's key")
         if digest != self.me.digest() or generation != self.me.generation:
-            raise HandshakeError("the greeting is for another job or generation")
+            raise HandshakeError("the hello is for another job or generation")
         if meant != self.me.rank or mine != self.me.instance or rank == self.me.rank:
-            raise HandshakeError(f"the greeting of rank {rank} is meant for another worker")
+            raise HandshakeError(f"the hello of rank {rank} is meant for another worker")
         if self.peer not in (None, rank) or self.instance not in (None, instance):
             raise HandshakeError(f"rank {rank} answered instead of rank {self.peer}")
         self.peer, self.instance = rank, instance
@@ -162,4 +162,4 @@ class Handshake:
 
     def _check(self, frame: bytes, label: bytes) -> None:
         if frame[:4] != label or not macs_equal(frame[4:], self._mac(label)):
-            raise HandshakeError("the choice of this connection is not authentic")
+            raise HandshakeError("the selection of this connection is not authentic")

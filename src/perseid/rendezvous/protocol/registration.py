@@ -1,4 +1,4 @@
-"""Frames that open a connection: hello, challenge, proof, welcome or refusal."""
+"""Frames up to the welcome: a request, challenge and proof, and the server's decision."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from perseid.rendezvous.protocol.wire import (
 )
 
 VERSION = 1
-"""Version of the opening frames; a server refuses those that it does not speak."""
+"""Version of these frames. A server refuses versions that it does not know."""
 
 
-# --- opening frames, client to server -------------------------------------------------------
+# --- requests, client to server -------------------------------------------------------
 
 _REGISTER = struct.Struct("!BBIIIH8s16s")
 
 
 @dataclass(frozen=True, slots=True)
 class Register:
-    """One worker's registration."""
+    """Request to register one worker; the connection then stays open."""
 
     KIND: ClassVar[int] = 0x01
     job: str
@@ -44,22 +44,22 @@ class Register:
     world: int
     """Number of ranks of the job."""
     generation: int
-    """Attempt of the whole job; a newer one ends the older."""
+    """Attempt of the whole job. A newer one ends the older."""
     instance: bytes
-    """8 random bytes of this process: the same after a reconnection, another after a retry."""
+    """8 random bytes that name this process: kept when it reconnects, new when it is restarted."""
     nonce: bytes
-    """16 fresh random bytes of this connection."""
+    """16 random bytes, new for each connection."""
     heartbeat: int = 60_000
     """Silence after which the rank counts as lost, as `liveness.pack_silence` writes it; 0: only
     a closed connection."""
     candidates: tuple[Address, ...] = ()
-    """The worker's own addresses."""
+    """Addresses that the worker claims to have, its local one first."""
     interest: tuple[range, ...] = ()
-    """Ranks whose addresses are to be sent as they come."""
+    """Ranks whose addresses the server is to send as they register."""
     version: int = VERSION
 
     def pack(self) -> bytes:
-        """The frame as it travels."""
+        """Encode the frame."""
         fixed = _REGISTER.pack(
             self.version,
             len(self.candidates),
@@ -76,7 +76,7 @@ class Register:
 
     @classmethod
     def unpack(cls, body: bytes) -> Register:
-        """Check lengths and bounds."""
+        """Decode a body and check its bounds."""
         reader = BodyReader(body, "registration")
         fixed = _REGISTER.unpack(reader.take(_REGISTER.size, "fixed part"))
         version, count, world, rank, generation, heartbeat, instance, nonce = fixed
@@ -100,12 +100,12 @@ _RELAY = struct.Struct("!BIII8s16s")
 
 @dataclass(frozen=True, slots=True)
 class RelayRequest:
-    """Ask for a stream to a peer through the server; both of the pair ask."""
+    """Request for a stream to a peer through the server; both ranks of the pair must ask."""
 
     KIND: ClassVar[int] = 0x02
     job: str
     rank: int
-    """Of who asks; it must be registered with this instance."""
+    """Rank that asks; it must be registered with this instance."""
     peer: int
     """Rank at the other end."""
     generation: int
@@ -114,7 +114,7 @@ class RelayRequest:
     version: int = VERSION
 
     def pack(self) -> bytes:
-        """The frame as it travels."""
+        """Encode the frame."""
         fixed = _RELAY.pack(
             self.version, self.rank, self.peer, self.generation, self.instance, self.nonce
         )
@@ -122,13 +122,13 @@ class RelayRequest:
 
     @classmethod
     def unpack(cls, body: bytes) -> RelayRequest:
-        """Check lengths and bounds."""
+        """Decode a body and check its bounds."""
         reader = BodyReader(body, "relay request")
         version, rank, peer, generation, instance, nonce = _RELAY.unpack(
             reader.take(_RELAY.size, "fixed part")
         )
         if rank == peer:
-            raise ProtocolError(f"relay request: rank {rank} asks for itself")
+            raise ProtocolError(f"relay request: rank {rank} asks for a stream to itself")
         job = reader.text("job", MAX_JOB_BYTES)
         reader.end()
         return cls(job, rank, peer, generation, instance, nonce, version)
@@ -136,7 +136,7 @@ class RelayRequest:
 
 @dataclass(frozen=True, slots=True)
 class Probe(FixedLayoutFrame):
-    """Ask which address the server sees; answered by ``ObservedAddress`` on either port."""
+    """Question which address the server sees, on either port; answered by ``ObservedAddress``."""
 
     KIND: ClassVar[int] = 0x03
     LABEL: ClassVar[str] = "probe"
@@ -149,7 +149,7 @@ class Probe(FixedLayoutFrame):
 
 @dataclass(frozen=True, slots=True)
 class Challenge(FixedLayoutFrame):
-    """The server's nonce: prove that you have the job's key."""
+    """The server's nonce; the client is to prove that it has the job's key."""
 
     KIND: ClassVar[int] = 0x10
     LABEL: ClassVar[str] = "challenge"
@@ -159,7 +159,7 @@ class Challenge(FixedLayoutFrame):
 
 @dataclass(frozen=True, slots=True)
 class Proof(FixedLayoutFrame):
-    """HMAC over the opening frame and both nonces (see ``auth``)."""
+    """HMAC over the request and both nonces (see ``auth``)."""
 
     KIND: ClassVar[int] = 0x11
     LABEL: ClassVar[str] = "proof"
@@ -172,31 +172,31 @@ _WELCOME = struct.Struct("!BHH32s")
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """The registration stands."""
+    """The request was granted."""
 
     KIND: ClassVar[int] = 0x12
     address: Address
-    """The worker's public address: what the server sees."""
+    """The worker's public address: the one that the server sees."""
     mac: bytes = bytes(MAC_BYTES)
-    """The server's own proof; zeros in open mode."""
+    """The server's own proof; zeros if it has no keys."""
     relay: bool = False
     """Whether this server relays."""
     probe_port: int = 0
     """A second port that answers ``Probe``; 0: none."""
     heartbeat: int = 0
-    """Silence after which the rank counts as lost, as the server grants it."""
+    """Silence after which the rank counts as lost, as granted by the server."""
     reports: bool = False
-    """Whether this server passes on `FailureReport`."""
+    """Whether this server forwards `FailureReport`."""
 
     def pack(self) -> bytes:
-        """The frame as it travels."""
+        """Encode the frame."""
         flags = self.relay | self.reports << 1
         fixed = _WELCOME.pack(flags, self.probe_port, self.heartbeat, self.mac)
         return pack_frame(self.KIND, fixed + pack_address(self.address))
 
     @classmethod
     def unpack(cls, body: bytes) -> Welcome:
-        """Fixed part, then the address."""
+        """Decode a body."""
         reader = BodyReader(body, "welcome")
         flags, probe_port, heartbeat, mac = _WELCOME.unpack(
             reader.take(_WELCOME.size, "fixed part")
@@ -208,20 +208,20 @@ class Welcome:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """No, with the reason; the connection ends."""
+    """The request was refused; the server closes the connection."""
 
     KIND: ClassVar[int] = 0x13
     code: RefusalCode
     reason: str
-    """One sentence, at most 255 bytes of UTF-8."""
+    """A clause for people, at most 255 bytes of UTF-8."""
 
     def pack(self) -> bytes:
-        """The frame as it travels."""
+        """Encode the frame."""
         return pack_frame(self.KIND, bytes((self.code,)) + pack_text(self.reason))
 
     @classmethod
     def unpack(cls, body: bytes) -> Refused:
-        """Code and sentence."""
+        """Decode a body."""
         reader = BodyReader(body, "refusal")
         code = reader.byte("code")
         reason = reader.text("reason", 255)
@@ -236,20 +236,20 @@ class ObservedAddress:
 
     KIND: ClassVar[int] = 0x04
     address: Address
-    """What the server sees."""
+    """The client's address as the server sees it."""
     probe_port: int = 0
-    """Its second port; 0: none."""
+    """The server's second port; 0: none."""
     keyed: bool = False
     """Whether registrations need a job key."""
 
     def pack(self) -> bytes:
-        """The frame as it travels."""
+        """Encode the frame."""
         body = bytes((self.keyed,)) + U16.pack(self.probe_port) + pack_address(self.address)
         return pack_frame(self.KIND, body)
 
     @classmethod
     def unpack(cls, body: bytes) -> ObservedAddress:
-        """Flag, port, address."""
+        """Decode a body."""
         reader = BodyReader(body, "observed address")
         keyed = bool(reader.byte("keyed"))
         port = reader.number(U16, "probe port")

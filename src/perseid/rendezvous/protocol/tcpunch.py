@@ -1,9 +1,9 @@
-"""The wire format of TCPunch, versions 1 and 2, so that its clients pair here as before.
+"""The protocol of TCPunch, versions 1 and 2, so that its clients are paired here as before.
 
 Version 1: the pairing name (at most 100 bytes, no terminator); 8 bytes of reply, IPv4 address,
 port and padding. Version 2: a request of 141 bytes, replies of 50 bytes. Neither carries a length
-in front, so a short name may be the first part of a longer one: the server waits ``GRACE`` after
-the last byte before it believes a name (see docs/reference/rendezvous-protocol.md).
+in front, so a short name may be the beginning of a longer one: the server waits ``GRACE`` after
+the last byte before it accepts a name (see docs/reference/rendezvous-protocol.md).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NAME_BYTES = 100
 REQUEST_BYTES = 141
 """A version 2 request: name 100, token 37, flags 4."""
 REPLY_BYTES = 50
-"""A version 2 reply on the wire (its own document says 51)."""
+"""A version 2 reply as its programs send it (its documentation says 51)."""
 GRACE = 0.02
 """Seconds without a further byte after which a version 1 name is complete."""
 
@@ -33,7 +33,7 @@ _V2_REPLY = struct.Struct("!B4sH4sH37s")
 
 
 class TcpunchError(ValueError):
-    """No request of either version."""
+    """The bytes are not a request of either version."""
 
 
 class Status(enum.IntEnum):
@@ -47,18 +47,18 @@ class Status(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One client's wish to be paired."""
+    """A client's request to be paired."""
 
     version: int
     """1 or 2."""
     name: str
     """Pairing name."""
     token: str = ""
-    """Version 2: the reconnect token of a former try, or empty."""
+    """Version 2: the reconnect token of an earlier try, or empty."""
 
 
 def request_version(data: bytes) -> int | None:
-    """Version of the request that begins with ``data``, as far as can be told.
+    """Version of the request that begins with ``data``, as far as it can be known.
 
     Returns
     -------
@@ -68,7 +68,7 @@ def request_version(data: bytes) -> int | None:
     Raises
     ------
     TcpunchError
-        It is longer than any request.
+        ``data`` is longer than any request.
     """
     if len(data) == REQUEST_BYTES:
         return 2
@@ -161,17 +161,17 @@ W = TypeVar("W")
 
 @dataclass(frozen=True, slots=True)
 class Waiter(Generic[W]):
-    """One client that waits for its partner."""
+    """A client that waits for its partner."""
 
     request: Request
     handle: W
-    """Whatever the server finds its connection by."""
+    """The client's connection."""
     since: float
-    """When it came, on the server's clock."""
+    """When it arrived, on the server's clock."""
 
 
 class Pairings(Generic[W]):
-    """Who waits under which name; versions do not mix, for their replies differ."""
+    """The clients that wait, by name. Versions are kept apart, because their replies differ."""
 
     def __init__(self) -> None:
         self._waiting: dict[tuple[int, str], Waiter[W]] = {}
@@ -182,18 +182,18 @@ class Pairings(Generic[W]):
     def offer(
         self, newcomer: Waiter[W], alive: Callable[[W], bool]
     ) -> tuple[Waiter[W] | None, Waiter[W] | None]:
-        """Take a newcomer.
+        """Pair a newcomer, or let it wait.
 
         Parameters
         ----------
         alive
-            Asked right before a waiter is handed out: a dead one never is.
+            Asked right before a waiter is paired: one that has died must never be.
 
         Returns
         -------
         partner, ousted
-            The partner (else the newcomer waits), and a waiter that the newcomer replaced: it is
-            dead, or the same client's former try by its token.
+            The partner, or None while the newcomer waits; and the waiter that the newcomer
+            replaced, if any: it had died, or was an earlier try of the same client by its token.
         """
         key = (newcomer.request.version, newcomer.request.name)
         waiter = self._waiting.get(key)
@@ -210,18 +210,18 @@ class Pairings(Generic[W]):
         return waiter, None
 
     def awaits(self, request: Request) -> bool:
-        """Whether somebody waits under this name."""
+        """Whether a client waits under this name."""
         return (request.version, request.name) in self._waiting
 
     def withdraw(self, request: Request, handle: W) -> None:
-        """Forget a waiter whose connection ended."""
+        """Remove a waiter whose connection ended."""
         key = (request.version, request.name)
         waiter = self._waiting.get(key)
         if waiter is not None and waiter.handle is handle:
             del self._waiting[key]
 
     def older_than(self, moment: float) -> Iterator[Waiter[W]]:
-        """Take out those that came before a moment."""
+        """Remove the waiters that arrived before a moment."""
         for key, waiter in list(self._waiting.items()):
             if waiter.since < moment:
                 del self._waiting[key]

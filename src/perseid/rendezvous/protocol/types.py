@@ -1,4 +1,4 @@
-"""What a frame is, and the small vocabularies that frames use: NAT kinds, refusals, departures."""
+"""What every frame can do, and the enumerations in frames: NAT behavior, refusals, departures."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from perseid.rendezvous.protocol.wire import expect_length, pack_frame
 
 
 class NatMapping(enum.IntEnum):
-    """What a NAT does to the local port."""
+    """How a NAT chooses the public port of a local port (RFC 4787, section 4.1)."""
 
     UNKNOWN = 0
     NONE = 1
-    """The server sees the address that the worker itself has: no NAT."""
+    """No NAT: the server sees the worker's own address."""
     INDEPENDENT = 2
-    """Two ports of the server see the same public port."""
+    """Two ports of the server see the same public address."""
     SYMMETRIC = 3
-    """They see two: a hole made for one destination does not serve another."""
+    """They see two different ones: a hole for one destination does not serve another."""
 
 
 class NatFiltering(enum.IntEnum):
-    """What happens to an unsolicited connection from outside."""
+    """What happens to an unsolicited connection from outside (RFC 4787, section 5)."""
 
     UNKNOWN = 0
     OPEN = 1
@@ -31,18 +31,18 @@ class NatFiltering(enum.IntEnum):
 
 
 class NatBehavior(NamedTuple):
-    """The kind of NAT that a worker sits behind; one byte on the wire."""
+    """The NAT in front of a worker, as far as it is known; one byte on the wire."""
 
     mapping: NatMapping = NatMapping.UNKNOWN
     filter: NatFiltering = NatFiltering.UNKNOWN
 
     def to_byte(self) -> int:
-        """Mapping in the low four bits, filter in the high four."""
+        """Encode: the mapping in the low four bits, the filter in the high four."""
         return self.mapping | self.filter << 4
 
     @classmethod
     def from_byte(cls, value: int) -> NatBehavior:
-        """Unknown values of a newer peer read as UNKNOWN."""
+        """Decode; values that only a newer peer knows become UNKNOWN."""
         mapping, filtering = value & 15, value >> 4
         return cls(
             NatMapping(mapping) if mapping <= 3 else NatMapping.UNKNOWN,
@@ -51,65 +51,65 @@ class NatBehavior(NamedTuple):
 
 
 class RefusalCode(enum.IntEnum):
-    """Why a server said no."""
+    """Why a server refuses a request."""
 
     MALFORMED = 1
     VERSION = 2
     KEY = 3
     WORLD = 4
-    """The job has another world size."""
+    """The job is registered with another world size."""
     STALE = 5
     """A newer generation of the job is registered."""
     LIMIT = 6
     DRAINING = 7
     RELAY = 8
-    """No relay for this pair: switched off, or one of the two is not registered."""
+    """The pair is not relayed: the relay is off, or one of the two ranks is not registered."""
 
 
 class DepartureReason(enum.IntEnum):
     """Why a rank is no longer registered."""
 
     LEFT = 0
-    """It said goodbye."""
+    """It deregistered: its work is done."""
     CLOSED = 1
-    """Its connection ended without a goodbye: the process died."""
+    """Its connection ended without deregistration: the process died."""
     SILENT = 2
-    """No heartbeat came for its silence timeout: the process is stopped, or computes and lets no
-    other thread run."""
+    """It sent no heartbeat for its silence timeout: the process is stopped, or computes without
+    letting its other threads run."""
     REPLACED = 3
     """Another process registered the same rank."""
 
 
 class ControlFrame(Protocol):
-    """What every frame can do."""
+    """A frame of the connection between a worker and the server."""
 
     KIND: ClassVar[int]
 
     def pack(self) -> bytes:
-        """The frame as it travels."""
+        """Encode the frame."""
         ...
 
     @classmethod
     def unpack(cls, body: bytes) -> ControlFrame:
-        """Read one body; ``ProtocolError`` if it does not fit."""
+        """Decode a body; ``ProtocolError`` if it is invalid."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class FixedLayoutFrame:
-    """Base of the frames whose body is one struct: their fields in order, or nothing."""
+    """Base of the frames whose body is empty, or one struct of the fields in their order."""
 
     KIND: ClassVar[int]
     LABEL: ClassVar[str]
-    """What the frame is called in errors."""
+    """Name of the frame in error messages."""
     LAYOUT: ClassVar[struct.Struct] = struct.Struct("")
 
     def pack(self) -> bytes:
-        """The frame as it travels."""
+        """Encode the frame."""
         values = (getattr(self, one.name) for one in fields(self))
         return pack_frame(self.KIND, self.LAYOUT.pack(*values))
 
     @classmethod
     def unpack(cls, body: bytes) -> Self:
-        """Read one body; ``ProtocolError`` if its length does not fit."""
+        """Decode a body; ``ProtocolError`` if its length is wrong."""
         return cls(*cls.LAYOUT.unpack(expect_length(body, cls.LAYOUT.size, cls.LABEL)))

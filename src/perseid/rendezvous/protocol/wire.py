@@ -1,4 +1,4 @@
-"""What frames are made of: numbers, texts, addresses, ranges of ranks, and their limits."""
+"""Encoding of the fields of frames (numbers, strings, addresses, rank ranges), and their limits."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import NamedTuple
 MAX_JOB_BYTES = 200
 """Longest job name in UTF-8: room for a run's name and its prefix."""
 MAX_WORLD = 1 << 20
-"""Most ranks of a job: a rank list stays a few MB."""
+"""Most ranks of a job; it keeps a list of all ranks at a few MB."""
 MAX_CANDIDATES = 8
-"""Most private addresses of a worker: more interfaces than that are a mistake."""
+"""Most addresses that a worker may claim; a host with more interfaces is misconfigured."""
 MAX_RANGES = 4096
 """Most ranges of ranks in one request."""
 MAX_CLIENT_FRAME = 64 * 1024
-"""Longest frame that a server takes: the largest request is ``MAX_RANGES`` ranges (32 KiB)."""
+"""Longest frame that a server accepts. The largest request is ``MAX_RANGES`` ranges (32 KiB)."""
 MAX_SERVER_FRAME = 96 * 1024 * 1024
-"""Longest frame that a client takes: ``Peers`` of ``MAX_WORLD`` ranks."""
+"""Longest frame that a client accepts: ``Peers`` with ``MAX_WORLD`` ranks."""
 
 NONCE_BYTES = 16
 INSTANCE_BYTES = 8
@@ -32,7 +32,7 @@ RANGE = struct.Struct("!II")
 
 
 class ProtocolError(ValueError):
-    """The other side sent bytes that are no frame of this protocol."""
+    """The other side sent bytes that do not follow the protocol."""
 
 
 class Address(NamedTuple):
@@ -45,7 +45,7 @@ class Address(NamedTuple):
 
     @property
     def family(self) -> int:
-        """4 or 6."""
+        """IP version: 4 or 6."""
         return 6 if ":" in self.host else 4
 
     def __str__(self) -> str:
@@ -53,67 +53,67 @@ class Address(NamedTuple):
 
 
 class BodyReader:
-    """Cursor over one frame's body; every read checks the length first."""
+    """Cursor over the body of one frame. Every read checks the length first."""
 
-    __slots__ = ("data", "pos", "what")
+    __slots__ = ("data", "label", "pos")
 
-    def __init__(self, data: bytes, what: str) -> None:
-        self.data, self.pos, self.what = data, 0, what
+    def __init__(self, data: bytes, label: str) -> None:
+        self.data, self.pos, self.label = data, 0, label
 
     def take(self, count: int, field: str) -> bytes:
-        """The next ``count`` bytes."""
+        """Read ``count`` bytes; ``field`` names them in errors."""
         end = self.pos + count
         if end > len(self.data):
-            raise ProtocolError(f"{self.what}: {field} ends after {len(self.data)} bytes")
+            raise ProtocolError(f"{self.label}: {field} ends after {len(self.data)} bytes")
         part = self.data[self.pos : end]
         self.pos = end
         return part
 
     def number(self, layout: struct.Struct, field: str) -> int:
-        """One unsigned number."""
+        """Read one unsigned number."""
         value: int = layout.unpack(self.take(layout.size, field))[0]
         return value
 
     def byte(self, field: str) -> int:
-        """One byte."""
+        """Read one byte."""
         return self.take(1, field)[0]
 
-    def text(self, field: str, most: int) -> str:
-        """One byte of length, then UTF-8."""
+    def text(self, field: str, limit: int) -> str:
+        """Read a string: one byte of length, then UTF-8."""
         raw = self.take(self.byte(field), field)
-        if len(raw) > most:
-            raise ProtocolError(f"{self.what}: {field} has {len(raw)} bytes, at most {most}")
+        if len(raw) > limit:
+            raise ProtocolError(f"{self.label}: {field} has {len(raw)} bytes, at most {limit}")
         try:
             return raw.decode()
         except UnicodeDecodeError:
-            raise ProtocolError(f"{self.what}: {field} is not UTF-8") from None
+            raise ProtocolError(f"{self.label}: {field} is not UTF-8") from None
 
     def address(self, field: str) -> Address:
-        """One byte of family (4 or 6), the address, two bytes of port."""
+        """Read an address: one byte of IP version, the address, two bytes of port."""
         family = self.byte(field)
         if family not in (4, 6):
-            raise ProtocolError(f"{self.what}: {field} has address family {family}, not 4 or 6")
+            raise ProtocolError(f"{self.label}: {field} has address family {family}, not 4 or 6")
         raw = self.take(6 if family == 4 else 18, field)
         return _unpack_address(raw)
 
     def ranges(self, field: str) -> tuple[range, ...]:
-        """Two bytes of count, then (first, count) pairs."""
+        """Read rank ranges: two bytes of count, then (first, count) pairs."""
         count = self.number(U16, field)
         if not count:
             return ()
         if count > MAX_RANGES:
-            raise ProtocolError(f"{self.what}: {count} ranges in {field}, at most {MAX_RANGES}")
+            raise ProtocolError(f"{self.label}: {count} ranges in {field}, at most {MAX_RANGES}")
         pairs = RANGE.iter_unpack(self.take(count * RANGE.size, field))
         found = tuple(range(first, first + number) for first, number in pairs)
         if any(part.stop > MAX_WORLD for part in found):
-            raise ProtocolError(f"{self.what}: {field} goes beyond rank {MAX_WORLD}")
+            raise ProtocolError(f"{self.label}: {field} goes beyond rank {MAX_WORLD}")
         return found
 
     def end(self) -> None:
-        """Nothing may be left."""
+        """Check that nothing is left."""
         if self.pos != len(self.data):
             extra = len(self.data) - self.pos
-            raise ProtocolError(f"{self.what}: {extra} bytes too many")
+            raise ProtocolError(f"{self.label}: {extra} bytes too many")
 
 
 @lru_cache(maxsize=4096)
@@ -122,7 +122,7 @@ def _packed_host(host: str) -> bytes:
 
 
 def pack_address(address: Address) -> bytes:
-    """Family, address, port."""
+    """Encode an address: IP version, address, port."""
     raw = _packed_host(address.host)
     return bytes((4 if len(raw) == 4 else 6,)) + raw + U16.pack(address.port)
 
@@ -137,19 +137,19 @@ def _unpack_address(raw: bytes) -> Address:
 
 
 def pack_text(text: str) -> bytes:
-    """One byte of length, then UTF-8."""
+    """Encode a string: one byte of length, then UTF-8."""
     raw = text.encode()
     return bytes((len(raw),)) + raw
 
 
 def pack_ranges(ranges: Iterable[range]) -> bytes:
-    """Two bytes of count, then (first, count) pairs of four bytes each."""
+    """Encode rank ranges: two bytes of count, then (first, count) pairs of 4 bytes each."""
     parts = [RANGE.pack(part.start, len(part)) for part in ranges]
     return U16.pack(len(parts)) + b"".join(parts)
 
 
 def to_ranges(ranks: Iterable[int]) -> tuple[range, ...]:
-    """Ranks in ascending order as the fewest ranges of step 1."""
+    """Combine ranks into the fewest ascending ranges."""
     found: list[range] = []
     for rank in sorted(set(ranks)):
         if found and found[-1].stop == rank:
@@ -160,7 +160,7 @@ def to_ranges(ranks: Iterable[int]) -> tuple[range, ...]:
 
 
 def merge_ranges(have: Iterable[range], more: Iterable[range], world: int) -> tuple[range, ...]:
-    """The union of two sets of ranks, as the fewest ranges, cut at the world's size."""
+    """The union of two sets of ranks as the fewest ranges, without ranks beyond the world size."""
     spans = sorted((part.start, min(part.stop, world)) for part in (*have, *more) if part)
     union: list[range] = []
     for start, stop in spans:
@@ -172,28 +172,28 @@ def merge_ranges(have: Iterable[range], more: Iterable[range], world: int) -> tu
 
 
 def pack_frame(kind: int, body: bytes = b"") -> bytes:
-    """Type, length, body."""
+    """Encode a frame: type, length of the body, body."""
     return _HEADER.pack(kind, len(body)) + body
 
 
 class FrameReader:
-    """Bytes in, (type, body) out; holds at most one unfinished frame.
+    """Splits a byte stream into (type, body) pairs. Buffers at most one unfinished frame.
 
     Parameters
     ----------
-    most
-        Longest body that is taken, in bytes; the header of a longer one raises at once, so
+    limit
+        Longest accepted body, in bytes. The header of a longer one raises at once, so that
         memory stays bounded whatever is sent.
     """
 
-    __slots__ = ("_buffer", "_most")
+    __slots__ = ("_buffer", "_limit")
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, limit: int) -> None:
         self._buffer = b""
-        self._most = most
+        self._limit = limit
 
     def feed(self, data: bytes) -> list[tuple[int, bytes]]:
-        """All frames that ``data`` completes.
+        """Append ``data``; return the frames that it completes.
 
         Raises
         ------
@@ -206,8 +206,8 @@ class FrameReader:
         frames: list[tuple[int, bytes]] = []
         while end - pos >= 5:
             kind, length = _HEADER.unpack_from(data, pos)
-            if length > self._most:
-                raise ProtocolError(f"a frame of {length} bytes, at most {self._most}")
+            if length > self._limit:
+                raise ProtocolError(f"a frame of {length} bytes, at most {self._limit}")
             stop = pos + 5 + length
             if stop > end:
                 break
@@ -218,7 +218,7 @@ class FrameReader:
 
     @property
     def needed(self) -> int:
-        """Bytes to the end of the header or frame that is being read: never reads too far."""
+        """Bytes missing from the current header or frame. Reading no more leaves what follows."""
         if len(self._buffer) < _HEADER.size:
             return _HEADER.size - len(self._buffer)
         length: int = _HEADER.unpack_from(self._buffer)[1]
@@ -226,12 +226,12 @@ class FrameReader:
 
     @property
     def unfinished(self) -> bytes:
-        """Bytes of an unfinished frame."""
+        """The buffered part of an unfinished frame."""
         return self._buffer
 
 
-def expect_length(body: bytes, count: int, what: str) -> bytes:
-    """``body``, which must have ``count`` bytes."""
+def expect_length(body: bytes, count: int, label: str) -> bytes:
+    """Return ``body`` after checking that it has ``count`` bytes."""
     if len(body) != count:
-        raise ProtocolError(f"{what}: {len(body)} bytes instead of {count}")
+        raise ProtocolError(f"{label}: {len(body)} bytes instead of {count}")
     return body

@@ -1,8 +1,9 @@
-"""The tries to reach one peer: its addresses, dialled from the registered port again and again.
+"""Dialing the addresses of one peer from the registered port, again and again.
 
-Both sides' first packets must be in flight at once, so refusals are answered by a random wait of
-about a round trip; a pending connection is never given up, its retransmissions are the kernel's;
-EADDRNOTAVAIL means that the peer's connection is being accepted.
+A hole opens when the first packets of both sides are in flight at once. So after a refusal the
+next try waits a random time of about a round trip. A pending connection is never abandoned: the
+kernel retransmits its SYN. EADDRNOTAVAIL means that a connection between the same two ports exists
+already: the peer's, which is being accepted.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from perseid.rendezvous.punch.pacing import (
 )
 
 ACCEPTING_WAIT = (0.03, 0.08)
-"""Seconds until the next try while the peer's own connection is being accepted."""
+"""Range of seconds until the next try while the peer's own connection is being accepted."""
 
 
 @dataclass(slots=True)
 class ConnectionAttempt:
-    """All that is done to reach one peer."""
+    """The state of the tries to reach one peer."""
 
     rank: int
     began: float
@@ -42,42 +43,42 @@ class ConnectionAttempt:
     failures: dict[Address, int] = field(default_factory=dict)
     """How often each address refused, or was connected and did not prove to be the peer."""
     pending: dict[Address, socket.socket] = field(default_factory=dict)
-    """Connections on their way."""
+    """Connections that are being made."""
     waiting: dict[Address, Timer] = field(default_factory=dict)
-    """Candidates that will be tried again."""
+    """Addresses that will be tried again, with their timers."""
     connections: list[PeerConnection] = field(default_factory=list)
-    """Connected, in the handshake."""
+    """Connected sockets whose handshake is not complete."""
     selected: PeerConnection | None = None
     accepting: bool = False
-    """Whether the peer's connection was here when it was last dialled."""
+    """Whether the last try found that the peer's own connection is being accepted."""
     relaying: bool = False
-    """Whether the relay was asked."""
+    """Whether the relay was asked for a stream."""
     started: bool = False
-    """Whether its time for a direct connection runs."""
+    """Whether the time limits of the attempt run."""
     request_scheduled: bool = False
-    """Whether the peer will be asked to connect as well."""
+    """Whether the peer will be asked to connect as well, unless it is reached before."""
     over: bool = False
-    """Whether it is settled, failed or forgotten: nothing more is tried."""
+    """Whether the attempt has ended: nothing more is tried."""
     timers: list[Timer] = field(default_factory=list)
 
     def handshaking(self) -> bool:
-        """Whether a connection has greeted validly."""
+        """Whether a connection has received a valid HELLO."""
         return any(
             one.handshake.state is not HandshakeState.AWAITING_HELLO for one in self.connections
         )
 
     def connected(self) -> bool:
-        """Whether a direct way is there, be the peer ever so slow to greet."""
+        """Whether there is a direct connection, even if its HELLO has not arrived yet."""
         return self.accepting or any(one.transport == "direct" for one in self.connections)
 
 
 class Dialer:
-    """Connects from the registered port.
+    """Dials the addresses of peers from the registered port.
 
     Parameters
     ----------
     connected
-        Given each connected socket, non-blocking, with the address that was dialled.
+        Called with the attempt, the address, and the connected, non-blocking socket.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class Dialer:
         attempt.waiting[address] = timer
 
     def drop(self, attempt: ConnectionAttempt) -> None:
-        """Give up all that is on its way; what is connected already is the caller's."""
+        """Abandon all tries of an attempt; connections that were handed over stay."""
         for sock in attempt.pending.values():
             self._loop.unwatch(sock)
             sock.close()
@@ -155,7 +156,7 @@ class Dialer:
 
     def _writable(self, attempt: ConnectionAttempt, address: Address) -> None:
         sock = attempt.pending.pop(address, None)
-        if sock is None:  # dropped by another event of the same round
+        if sock is None:  # abandoned in the same round of events
             return
         self._loop.unwatch(sock)
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

@@ -1,4 +1,4 @@
-"""A connected socket on its way to being a link: greeted, chosen, handed over."""
+"""A connected socket and its handshake with a peer, and the link that results."""
 
 from __future__ import annotations
 
@@ -12,53 +12,53 @@ from perseid.rendezvous.protocol.handshake import Handshake, HandshakeError, Han
 from perseid.rendezvous.protocol.wire import Address
 
 HELLO_SECONDS = 20.0
-"""Time for the greeting of who connected to us: a lost segment costs the kernel a second or more, a
-peer that shares few cores with hundreds of others its turn. After it, and where we connected
-ourselves, there is no limit but the attempt's: dialling again would help nobody, and the end that
-decides must not give up what the other may have settled on."""
+"""Time for the HELLO on an accepted connection. A lost segment costs a second or more, and a peer
+may share its cores with hundreds of others. After that, and on a connection that was dialed, only
+the attempt's own limit counts: dialing again would not be faster, and the side that selects must
+not drop a connection that the other may already have acknowledged."""
 
 log = logging.getLogger("perseid.rendezvous.client.client")
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A settled connection to a peer; whoever gets it owns the socket."""
+    """A connection to an authenticated peer. Whoever receives it owns the socket."""
 
     rank: int
-    """The peer."""
+    """Rank of the peer."""
     sock: socket.socket
     """Connected, blocking, TCP_NODELAY."""
     transport: str
     """``direct`` or ``relay``."""
     remote: Address
-    """The socket's other end."""
+    """Address of the other end of the socket: of the peer, or of the relay."""
     seconds: float
-    """From the first try to the settlement."""
+    """Seconds from the first try to the end of the handshake."""
 
 
 class ConnectionOwner(Protocol):
-    """What a connection tells of itself."""
+    """What a `PeerConnection` reports to; the `HolePuncher`."""
 
     loop: EventLoopThread
 
     def advanced(self, connection: PeerConnection, state: HandshakeState) -> None:
-        """Its handshake moved on."""
+        """The handshake reached a new state."""
         ...
 
     def dropped(self, connection: PeerConnection) -> None:
-        """It ended before it was settled."""
+        """The connection ended before its handshake was complete."""
         ...
 
 
 class PeerConnection:
-    """One connected socket and its handshake.
+    """A connected socket and its handshake.
 
     Parameters
     ----------
     tried
-        The address that was dialled; None for one that was accepted, or that came by the relay.
+        The address that was dialed; None if the connection was accepted or is relayed.
     owner
-        Told what becomes of it.
+        Informed of the progress and the end of the handshake.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class PeerConnection:
         self.send(handshake.hello())
 
     def send(self, frame: bytes) -> None:
-        """Send a handshake frame; it always fits an empty socket buffer."""
+        """Send a handshake frame; it always fits into the empty send buffer."""
         if not frame:
             return
         try:
@@ -118,21 +118,21 @@ class PeerConnection:
         self.owner.advanced(self, state)
 
     def release(self) -> socket.socket:
-        """The socket, blocking, no longer watched."""
+        """Give the socket away, blocking and no longer watched."""
         self._timer.cancel()
         self.owner.loop.unwatch(self.sock)
         self.sock.setblocking(True)
         return self.sock
 
     def close(self) -> None:
-        """Drop it."""
+        """Close without informing the owner."""
         self._timer.cancel()
         if self.sock.fileno() >= 0:
             self.owner.loop.unwatch(self.sock)
             self.sock.close()
 
     def fail(self) -> None:
-        """Drop it and tell."""
+        """Close and inform the owner."""
         if self.sock.fileno() >= 0:
             self.close()
             self.owner.dropped(self)

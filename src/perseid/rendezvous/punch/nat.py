@@ -1,7 +1,7 @@
-"""What follows from the kinds of NAT: whom to dial where, when to try again, when not to try.
+"""What follows from the NATs of two workers: which addresses to dial, and when it is no use.
 
-Pure functions; measured in network namespaces with nftables (docs/reference/rendezvous-protocol.md
-names the kinds), not behind any cloud's NAT.
+Pure functions, tested in network namespaces with the NATs of nftables, not behind a cloud's NAT.
+The terms are those of RFC 4787.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from perseid.rendezvous.protocol.wire import Address
 
 
 def mapping_kind(local: Address, first: Address, second: Address | None) -> NatMapping:
-    """The mapping that two observations of one local port show.
+    """Infer the mapping of a NAT from two observations of one local port.
 
     Parameters
     ----------
     local
-        The socket's own address.
+        The socket's local address.
     first, second
-        What the server saw on its two ports; ``second`` None: it was asked on one only.
+        The address that the server saw on each of its two ports; ``second`` may be None.
     """
     if first == local:
         return NatMapping.NONE
@@ -28,10 +28,10 @@ def mapping_kind(local: Address, first: Address, second: Address | None) -> NatM
 
 
 def dial_candidates(me: PeerRecord, peer: PeerRecord) -> list[Address]:
-    """Addresses of a peer that are worth dialling, the likeliest first.
+    """Addresses of a peer to dial, the most likely first.
 
-    Private addresses only between workers with equal public ones (elsewhere they are somebody
-    else's), never an address of one's own, and only of families in which both have one.
+    Private addresses only if both workers have the same public host (elsewhere they belong to
+    some other machine), never one of this worker's own, and only of families that both have.
     """
     found: list[Address] = []
     for family in (peer.public.family, 10 - peer.public.family):
@@ -47,22 +47,22 @@ def dial_candidates(me: PeerRecord, peer: PeerRecord) -> list[Address]:
 def in_family(peer: PeerRecord, family: int) -> list[Address]:
     """A worker's addresses of one family (4 or 6), the public one first.
 
-    Of the family that it did not register by, ``private`` holds the public one first.
+    In the family that the worker did not register by, the first in ``private`` is the public one.
     """
     return [one for one in (peer.public, *peer.private) if one.family == family]
 
 
 def direct_impossible(me: PeerRecord, peer: PeerRecord) -> bool:
-    """Whether no direct connection can come about, computed alike at both ends.
+    """Whether a direct connection cannot succeed; both ends come to the same answer.
 
-    A symmetric NAT reaches only peers that accept unsolicited connections, or that sit behind the
-    same NAT; workers without a common address family reach each other through the relay only.
+    A worker behind a symmetric NAT reaches only peers that accept unsolicited connections or are
+    behind the same NAT. Workers without a common address family need the relay.
     """
     common = [family for family in (4, 6) if in_family(me, family) and in_family(peer, family)]
     if not common:
         return True
     if common != [me.public.family] or me.public.family != peer.public.family:
-        return False  # the kinds of NAT are known of the family that one registered by
+        return False  # the NAT is known only for the family by which a worker registered
     if me.public.host == peer.public.host:
         return False
     return _blocks(me.nat, peer.nat) or _blocks(peer.nat, me.nat)

@@ -1,7 +1,7 @@
-"""Connections to peers: listen on and connect from the registered port, settle on one a pair.
+"""Connections to peers: listens on and dials from the registered port, and keeps one for each pair.
 
-Everything here runs in the reactor's thread. The lower rank decides, also when to fall back to the
-relay, so falling back is free of races.
+Everything here runs in the event loop's thread. The lower rank of a pair decides which connection
+is kept and when to fall back to the relay, so that the two ends cannot decide differently.
 """
 
 from __future__ import annotations
@@ -21,48 +21,50 @@ from perseid.rendezvous.punch.links import Link, PeerConnection
 from perseid.rendezvous.punch.nat import dial_candidates, direct_impossible
 
 DIRECT_SECONDS = 5.0
-"""Time for a direct connection before the relay is asked (1.5 s was too short under loss)."""
+"""Time for a direct connection before the relay is used; 1.5 s was too short under packet loss."""
 SLOW_PEER_SECONDS = 10.0
-"""More time where the peer is connected and only slow to greet."""
+"""Additional time if there is a connection and only the peer's HELLO is late."""
 ATTEMPT_SECONDS = 60.0
-"""Time for all means together, from when the peer's address is known."""
+"""Time for an attempt as a whole, from when the peer's address is known."""
 RELAY_RETRY_SECONDS = 0.5
-"""Between two tries of the relay: the peer may be too busy to come in the server's time."""
+"""Pause between two tries of the relay; a busy peer may miss the server's time limit."""
 REQUEST_SECONDS = 0.03
-"""Without a connection after this, the server asks the peer to connect as well."""
+"""Without a connection after this time, the peer is asked through the server to connect, too."""
 REQUEST_SLOW_SECONDS = 0.5
-"""The same where a connection is there whose other end has not greeted."""
+"""The same if there is a connection and only the peer's HELLO is late."""
 MAX_UNIDENTIFIED = 256
-"""Accepted connections that have not greeted yet, besides one a rank of the job; beyond that the
-oldest is dropped."""
+"""Accepted connections without a valid HELLO, in addition to one for each rank of the job. Beyond
+that the oldest is dropped."""
 
 
 @dataclass(frozen=True, slots=True)
 class Callbacks:
-    """What punching asks of the client and tells it; all called in the reactor's thread."""
+    """What hole punching reports to the client and asks of it, in the event loop's thread."""
 
     linked: Callable[[Link], None]
+    """A peer is connected."""
     failed: Callable[[int, str], None]
+    """A rank cannot be reached, for this reason."""
     request_connect: Callable[[int], None]
-    """Ask the peer, through the server, to connect too."""
+    """Ask a rank, through the server, to connect, too."""
     subscribe: Callable[[int], None]
     """Ask the server for a rank's address."""
     relay: Callable[[int], None]
-    """Open the relay to a rank; ends in ``relayed`` or ``relay_failed``."""
+    """Open a relayed stream to a rank; ends in ``relayed`` or ``relay_failed``."""
 
 
 class HolePuncher:
-    """The connections of one worker.
+    """Connects one worker to its peers.
 
     Parameters
     ----------
     world
-        Number of ranks that may connect at once.
+        Number of ranks of the job: all of them may connect at once.
     transport
-        ``auto``: direct, then relay; ``direct``: never the relay; ``relay``: nothing else,
-        whatever the other end would rather do.
+        ``auto``: direct if possible, else relayed; ``direct``: never relayed; ``relay``: always
+        relayed, whatever the peer's setting.
     patience
-        Seconds that a peer may be too busy to answer, if more than `ATTEMPT_SECONDS`.
+        Seconds for which a peer may be too busy to answer; at least `ATTEMPT_SECONDS`.
     """
 
     def __init__(
@@ -70,23 +72,24 @@ class HolePuncher:
         loop: EventLoopThread,
         me: Identity,
         key: bytes,
-        hooks: Callbacks,
+        callbacks: Callbacks,
         world: int,
         transport: str = "auto",
         patience: float = 0.0,
     ) -> None:
-        self.loop, self.me, self._key, self._hooks = loop, me, key, hooks
+        self.loop, self.me, self._key, self._callbacks = loop, me, key, callbacks
         self._transport = transport
         self._attempt_seconds = max(ATTEMPT_SECONDS, patience)
         self.can_relay = False
         self.self_peer: PeerRecord | None = None
         """This worker as the server sees it."""
         self.peers: dict[int, PeerRecord] = {}
-        """What the server told of the others."""
+        """The other ranks as the server described them."""
         self._attempts: dict[int, ConnectionAttempt] = {}
         self._unidentified: dict[PeerConnection, None] = {}
         self._awaiting_record: dict[int, list[PeerConnection]] = {}
         self._settled: dict[int, bytes] = {}
+        """Instances of the connected ranks."""
         self._listeners: list[socket.socket] = []
         self._max_unidentified = MAX_UNIDENTIFIED + world
         self.dialer = Dialer(loop, self._connected)
@@ -111,38 +114,44 @@ class HolePuncher:
             if len(self._unidentified) > self._max_unidentified:
                 next(iter(self._unidentified)).fail()
 
-    # --- what the client asks ----------------------------------------------------------------
+    # --- requests and news ----------------------------------------------------------------
 
-    def start(self, rank: int, request_scheduled: bool = True) -> None:
-        """Reach a peer; if its address is not known yet, as soon as it is."""
+    def start(self, rank: int, ask_peer: bool = True) -> None:
+        """Connect to a peer, now or as soon as its address is known.
+
+        Parameters
+        ----------
+        ask_peer
+            Whether to ask the peer to connect, too, if it is not reached soon.
+        """
         if rank in self._settled or rank == self.me.rank:
             return
         attempt = self._attempts.get(rank) or self._new_attempt(rank)
         if rank in self.peers:
-            self._proceed(attempt, request_scheduled)
+            self._proceed(attempt, ask_peer)
         else:
-            self._hooks.subscribe(rank)
+            self._callbacks.subscribe(rank)
 
     def _new_attempt(self, rank: int) -> ConnectionAttempt:
         attempt = self._attempts[rank] = ConnectionAttempt(rank, time.monotonic())
         return attempt
 
     def connect_requested(self, rank: int) -> None:
-        """The peer connects to us: connect to it, so that both first packets are under way."""
-        self.start(rank, request_scheduled=False)
+        """The peer is connecting to this worker: connect to it, so that both NATs open."""
+        self.start(rank, ask_peer=False)
 
     def relay_invited(self, rank: int) -> None:
-        """The peer waits at the relay."""
+        """A peer waits for this worker at the relay."""
         if self._transport == "direct" or rank in self._settled:
             return
-        self.start(rank, request_scheduled=False)
+        self.start(rank, ask_peer=False)
         attempt = self._attempts.get(rank)
         if attempt is not None and not attempt.relaying:
             attempt.relaying = True
-            self._hooks.relay(rank)
+            self._callbacks.relay(rank)
 
     def peer_updated(self, peer: PeerRecord) -> None:
-        """The server told of a peer, or of its NAT kind."""
+        """The server described a peer, for the first time or again."""
         known = self.peers.get(peer.rank)
         peer = replace(peer, private=usable_candidates(peer.private, peer.public))
         self.peers[peer.rank] = peer
@@ -153,16 +162,16 @@ class HolePuncher:
             return
         if known is not None and known.instance != peer.instance:
             self._reset(attempt)
-        self._proceed(attempt, request_scheduled=True)
+        self._proceed(attempt, ask_peer=True)
 
     def own_nat_updated(self) -> None:
-        """This worker's own NAT kind became known."""
+        """More is known of the NAT in front of this worker."""
         for attempt in list(self._attempts.values()):
             if attempt.rank in self.peers:
-                self._proceed(attempt, request_scheduled=True)
+                self._proceed(attempt, ask_peer=True)
 
     def forget(self, rank: int) -> None:
-        """A peer is lost: nothing of it is kept."""
+        """A peer is lost: drop everything that belongs to it."""
         self.peers.pop(rank, None)
         self._settled.pop(rank, None)
         attempt = self._attempts.get(rank)
@@ -170,7 +179,7 @@ class HolePuncher:
             self._drop_attempt(attempt)
 
     def close(self) -> None:
-        """Drop everything but settled links."""
+        """Drop everything but the links that were handed over."""
         while self._listeners:
             listener = self._listeners.pop()
             self.loop.unwatch(listener)
@@ -182,7 +191,7 @@ class HolePuncher:
 
     # --- one attempt -------------------------------------------------------------------------
 
-    def _proceed(self, attempt: ConnectionAttempt, request_scheduled: bool) -> None:
+    def _proceed(self, attempt: ConnectionAttempt, ask_peer: bool) -> None:
         peer, me = self.peers[attempt.rank], self.self_peer
         if me is None:
             return
@@ -193,7 +202,7 @@ class HolePuncher:
             attempt.timers.append(
                 later(self._attempt_seconds, lambda: self._attempt_timeout(attempt))
             )
-        if request_scheduled and not attempt.request_scheduled:
+        if ask_peer and not attempt.request_scheduled:
             attempt.request_scheduled = True
             attempt.timers.append(
                 later(REQUEST_SECONDS, lambda: self._request_connect(attempt, REQUEST_SLOW_SECONDS))
@@ -207,12 +216,12 @@ class HolePuncher:
     def _request_connect(self, attempt: ConnectionAttempt, patience: float = 0.0) -> None:
         if attempt.over or attempt.handshaking():
             return
-        if patience and attempt.connected():  # a second connection would not be greeted sooner
+        if patience and attempt.connected():  # another connection would not be faster
             attempt.timers.append(
                 self.loop.call_later(patience, lambda: self._request_connect(attempt))
             )
         else:
-            self._hooks.request_connect(attempt.rank)
+            self._callbacks.request_connect(attempt.rank)
 
     def _connected(self, attempt: ConnectionAttempt, address: Address, sock: socket.socket) -> None:
         peer = self.peers.get(attempt.rank)
@@ -233,11 +242,11 @@ class HolePuncher:
     def _direct_timeout(self, attempt: ConnectionAttempt) -> None:
         if attempt.over or attempt.relaying:
             return
-        # A peer on a busy machine is reached at once, by its kernel, and greets much later.
-        most = self._attempt_seconds
+        # The kernel of a busy machine accepts at once, long before the process sends its HELLO.
+        limit = self._attempt_seconds
         if self._may_relay():
-            most = DIRECT_SECONDS + SLOW_PEER_SECONDS
-        if attempt.connected() and time.monotonic() - attempt.began < most:
+            limit = DIRECT_SECONDS + SLOW_PEER_SECONDS
+        if attempt.connected() and time.monotonic() - attempt.began < limit:
             attempt.timers.append(self.loop.call_later(1.0, lambda: self._direct_timeout(attempt)))
         else:
             self._fall_back(attempt)
@@ -249,10 +258,10 @@ class HolePuncher:
         if attempt.over or attempt.relaying:
             return
         if not self._may_relay():
-            self._fail(attempt, "no direct connection came about, and there is no relay")
+            self._fail(attempt, "no direct connection could be made, and there is no relay")
         elif self.me.rank < attempt.rank or self._transport == "relay":
             attempt.relaying = True
-            self._hooks.relay(attempt.rank)
+            self._callbacks.relay(attempt.rank)
 
     def _attempt_timeout(self, attempt: ConnectionAttempt) -> None:
         if not attempt.over:
@@ -260,7 +269,7 @@ class HolePuncher:
 
     def _fail(self, attempt: ConnectionAttempt, reason: str) -> None:
         self._drop_attempt(attempt)
-        self._hooks.failed(attempt.rank, reason)
+        self._callbacks.failed(attempt.rank, reason)
 
     def _drop_attempt(self, attempt: ConnectionAttempt) -> None:
         attempt.over = True
@@ -272,7 +281,7 @@ class HolePuncher:
     # --- the relay's ends --------------------------------------------------------------------
 
     def relayed(self, rank: int, sock: socket.socket) -> None:
-        """The relay joined us with a peer: the same handshake as on a direct connection."""
+        """A relayed stream to a peer is open: start the same handshake as on a direct connection."""
         attempt, peer = self._attempts.get(rank), self.peers.get(rank)
         if attempt is None or peer is None:
             sock.close()
@@ -282,7 +291,7 @@ class HolePuncher:
         attempt.connections.append(PeerConnection(self, sock, handshake, "relay"))
 
     def relay_failed(self, rank: int, reason: str, final: bool = False) -> None:
-        """No relay to this peer; unless that is final it is tried again."""
+        """The relay could not be used for a peer; unless that is final, it is tried again."""
         attempt = self._attempts.get(rank)
         if attempt is None:
             return
@@ -291,12 +300,14 @@ class HolePuncher:
             again = self.loop.call_later(RELAY_RETRY_SECONDS, lambda: self._fall_back(attempt))
             attempt.timers.append(again)
         elif self.me.rank < rank or self._transport == "relay":
-            self._fail(attempt, f"no direct connection came about, and no relay: {reason}")
+            self._fail(
+                attempt, f"no direct connection could be made, and the relay failed: {reason}"
+            )
 
-    # --- settling ----------------------------------------------------------------------------
+    # --- handshakes ----------------------------------------------------------------------------
 
     def advanced(self, connection: PeerConnection, state: HandshakeState) -> None:
-        """A connection's handshake moved on."""
+        """A handshake reached a new state."""
         if state is HandshakeState.HELLO_RECEIVED:
             self._hello_received(connection)
         elif state is HandshakeState.SELECT_RECEIVED:
@@ -312,12 +323,12 @@ class HolePuncher:
             return
         if self._transport == "relay" and connection.transport == "direct":
             connection.fail()
-            self.start(rank, request_scheduled=False)  # and meet the peer at the relay
+            self.start(rank, ask_peer=False)  # the pair will be relayed
             return
         peer = self.peers.get(rank)
         if peer is None:
             self._awaiting_record.setdefault(rank, []).append(connection)
-            self._hooks.subscribe(rank)
+            self._callbacks.subscribe(rank)
             return
         if peer.instance != handshake.instance or rank in self._settled:
             connection.fail()
@@ -339,7 +350,7 @@ class HolePuncher:
             return
         try:
             host, port = connection.sock.getpeername()[:2]
-        except OSError:  # it was reset in this very moment
+        except OSError:  # it was reset just now
             connection.fail()
             return
         attempt.connections.remove(connection)
@@ -347,10 +358,10 @@ class HolePuncher:
         self._drop_attempt(attempt)
         self._settled[rank] = connection.handshake.instance or b""
         seconds = time.monotonic() - attempt.began
-        self._hooks.linked(Link(rank, sock, connection.transport, Address(host, port), seconds))
+        self._callbacks.linked(Link(rank, sock, connection.transport, Address(host, port), seconds))
 
     def dropped(self, connection: PeerConnection) -> None:
-        """A connection ended before it was settled."""
+        """A connection ended before its handshake was complete."""
         self._unidentified.pop(connection, None)
         rank = connection.handshake.peer
         attempt = self._attempts.get(rank) if rank is not None else None
@@ -364,10 +375,9 @@ class HolePuncher:
                     self._hello_received(other)
                     break
         if connection.transport == "relay":
-            self.relay_failed(attempt.rank, "the stream broke in the handshake")
+            self.relay_failed(attempt.rank, "the relayed stream broke during the handshake")
         elif connection.dialed is not None:
             self.dialer.not_the_peer(attempt, connection.dialed)
         elif attempt.started and attempt.rank in self.peers:
-            self._proceed(
-                attempt, request_scheduled=True
-            )  # it was accepted: nothing may be on its way from here
+            # The connection was accepted; perhaps nothing is being dialed from here.
+            self._proceed(attempt, ask_peer=True)
