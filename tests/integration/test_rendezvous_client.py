@@ -141,7 +141,7 @@ def test_connecting_waits_for_a_rank_that_comes_later(server):
 def test_who_is_missing_is_named(server):
     with join(server, 1, 5) as client, join(server, 3, 5):
         assert client.missing() == [0, 2, 4]
-        with pytest.raises(RendezvousTimeoutError, match=r"3 of 5 ranks .* 0, 2, 4") as late:
+        with pytest.raises(RendezvousTimeoutError, match=r"3 of 5 ranks \(0, 2, 4\)") as late:
             client.wait_complete(0.2)
         assert late.value.missing == [0, 2, 4]
         with pytest.raises(RendezvousTimeoutError) as late:
@@ -192,7 +192,7 @@ def test_a_rank_that_left_cannot_be_reached_any_more(server):
         other = join(server, 1, 2)
         eventually(lambda: 1 in stays.peers())
         other.close()
-        with pytest.raises(PeerLostError, match="said goodbye"):
+        with pytest.raises(PeerLostError, match="has finished and left"):
             stays.connect([1], 5)
 
 
@@ -398,7 +398,7 @@ def test_without_a_relay_there_is_no_path():
     with EmbeddedServer(Config("127.0.0.1", 0, 0, tcpunch=False, relay=False)) as server:
         clients = all_join(server, 2, transport="relay")
         try:
-            with pytest.raises(NoPathError, match="go through the store") as none:
+            with pytest.raises(NoPathError, match="use the object store") as none:
                 clients[0].connect([1], 5)
             assert none.value.ranks == [1]
         finally:

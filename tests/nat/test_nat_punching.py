@@ -185,7 +185,7 @@ def test_without_a_relay_symmetric_nats_are_told_to_use_the_store(lab):
         kinds(ones)
         for answer in all_do(ones, "connect", SECONDS, ranks=[0, 1], deadline=15):
             assert answer["error"] == "NoPathError"
-            assert "go through the store" in answer["text"]
+            assert "use the object store" in answer["text"]
 
 
 @pytest.mark.parametrize("kind", ["preserving", "independent", "symmetric"])

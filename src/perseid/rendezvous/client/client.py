@@ -1,8 +1,7 @@
-"""A worker's registration: blocking calls for any thread, no asyncio.
+"""The client of the rendezvous: blocking calls, for use from any thread.
 
-The registration's own thread keeps the control connection (heartbeats, notices, registering again
-after a broken connection) and makes the connections to peers; the calls wait for it, each with a
-deadline.
+A background thread keeps the connection to the server and connects to peers (``membership``). The
+calls here wait for its results, each with a deadline.
 """
 
 from __future__ import annotations
@@ -40,9 +39,9 @@ from perseid.rendezvous.protocol.wire import MAX_JOB_BYTES, MAX_WORLD, Address, 
 from perseid.rendezvous.punch.links import Link
 
 ANSWER_SECONDS = 5.0
-"""Time for the server to say who is missing, once that is an error."""
+"""Time for the server to say which ranks are missing, for the message of a time-out."""
 SMALL_WORLD = 64
-"""Worlds up to this size are sent all addresses as they come, without asking."""
+"""Up to this world size a worker asks for the addresses of all ranks when it registers."""
 
 
 class Client(Membership):
@@ -50,8 +49,6 @@ class Client(Membership):
 
     Use ``Client.register``. Links that were handed out belong to the caller and outlive it.
     """
-
-    # --- making one --------------------------------------------------------------------------
 
     @classmethod
     def register(
@@ -74,18 +71,18 @@ class Client(Membership):
         Parameters
         ----------
         server
-            ``HOST:PORT`` of the rendezvous; the name is resolved anew for each attempt.
+            ``HOST:PORT`` of the rendezvous. The name is resolved again for each attempt.
         job
             Name of the job, the same on all ranks.
         rank, world_size
-            This worker's number, and how many there are.
+            Rank of this worker, and number of ranks.
         key
-            The job's key, 32 bytes (``auth.job_key``); None with an open server.
+            The job's key, 32 bytes (`job_key`); None if the server has no keys.
         generation
-            Attempt of the whole job: registering a newer one ends the older.
+            Attempt of the whole job. Registering a newer one ends the older.
         interest
-            Ranks whose addresses are wanted as they come; None: all in a world of up to
-            ``SMALL_WORLD`` ranks. ``connect`` asks for what it needs by itself.
+            Ranks whose addresses the server is to send as they register; None: all, up to a
+            world size of ``SMALL_WORLD``. ``connect`` asks for what it needs.
         silence_timeout
             Seconds without a sign of life after which this worker counts as lost, although its
             host answers; 0: only when its connection ends.
@@ -95,14 +92,22 @@ class Client(Membership):
         transport
             ``auto``, ``direct`` or ``relay``.
         deadline
-            Seconds for the whole registration.
+            Seconds for the registration as a whole.
 
         Raises
         ------
         BadInputError
-            A rank outside the world, an empty or over-long job name, an unknown transport.
+            The rank is outside the world, the job's name is empty or too long, or the transport
+            is unknown.
         RendezvousUnreachableError, RendezvousRefusedError, JobKeyRefusedError
-            No server answered in time, or it said no.
+            No server answered in time, or it refused.
+
+        Examples
+        --------
+        >>> from perseid.rendezvous import Client, EmbeddedServer
+        >>> with EmbeddedServer() as server:
+        ...     with Client.register(server.address, "job", 0, 1) as client:
+        ...         client.wait_complete(5.0)
         """
         endpoint = server if isinstance(server, Endpoint) else Endpoint.parse(server)
         if interest is not None:
@@ -131,7 +136,7 @@ class Client(Membership):
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    # --- what is known -----------------------------------------------------------------------
+    # --- state -----------------------------------------------------------------------
 
     @property
     def world_size(self) -> int:
@@ -140,12 +145,12 @@ class Client(Membership):
 
     @property
     def port(self) -> int:
-        """The local port of the registration: peers dial it, and are dialled from it."""
+        """Local port of the registration: peers dial it, and are dialed from it."""
         return self._port
 
     @property
     def nat(self) -> NatBehavior:
-        """The kind of NAT, as far as it is known yet."""
+        """The NAT in front of this worker, as far as it is known yet."""
         return self._nat
 
     @property
@@ -155,7 +160,7 @@ class Client(Membership):
         return me.public if me else None
 
     def lost(self) -> Mapping[int, str]:
-        """Ranks that were lost and have not registered again, with the reason."""
+        """Lost ranks that have not registered again, with the reason."""
         with self._table.changed:
             return dict(self._table.lost)
 
@@ -172,68 +177,67 @@ class Client(Membership):
         self._loop.call_threadsafe(lambda: self._report(report))
 
     def left(self) -> frozenset[int]:
-        """Ranks that said goodbye and have not registered again."""
+        """Ranks that deregistered and have not registered again."""
         with self._table.changed:
             return frozenset(self._table.left)
 
     def transports(self) -> dict[int, str]:
-        """Which way each pair took, by rank: ``direct`` or ``relay``."""
+        """Transport of the link to each rank: ``direct`` or ``relay``."""
         with self._table.changed:
             return dict(self._table.transports)
 
     def peers(self) -> dict[int, PeerRecord]:
-        """What the server told of the others so far."""
+        """The other ranks as the server has described them so far."""
         with self._table.changed:
             return dict(self._table.peers)
 
     def subscribe(self, call: Callable[[Notice], None]) -> None:
-        """Be called with each notice, in the registration's thread: return quickly, never wait."""
+        """Call a function with each notice, in the background thread: it must return at once."""
         self._table.subscribe(call)
 
-    # --- what waits --------------------------------------------------------------------------
+    # --- calls that wait --------------------------------------------------------------------------
 
     def wait_complete(self, deadline: float) -> None:
         """Wait until all ranks are, or once were, registered.
 
-        A rank that was quick may have left again; one that was lost is in ``lost()``.
+        A rank may have finished since; a lost one is in ``lost()``.
 
         Raises
         ------
         RendezvousTimeoutError
-            Not all came within ``deadline`` seconds; ``missing`` names the ranks, without those
-            that had come and gave up.
+            Some did not register within ``deadline`` seconds. ``missing`` names them, without
+            those that had registered and left.
         ReplacedError, ClosedError, RendezvousRefusedError
-            The registration is over.
+            The registration has ended.
         """
         with self._table.changed:
             if self._wait(lambda: self._table.complete, deadline):
                 return
         missing = self._ask_missing()
-        if missing == []:  # the last one came in this moment
+        if missing == []:  # the last one registered just now
             return
-        gave_up = self.left()
-        missing = [rank for rank in missing or () if rank not in gave_up] or missing
-        many, names = (
-            str(len(missing or ())) if missing else "Some",
-            "which, the server did not say",
-        )
+        left = self.left()
+        missing = [rank for rank in missing or () if rank not in left] or missing or []
         if missing:
-            names = ", ".join(map(str, missing[:20])) + (", …" if len(missing) > 20 else "")
+            named = ", ".join(map(str, missing[:20])) + (", …" if len(missing) > 20 else "")
+            which = f"{len(missing)} of {self.world_size} ranks ({named})"
+        else:
+            which = f"Some of {self.world_size} ranks (the server did not say which)"
         raise RendezvousTimeoutError(
-            f"{many} of {self.world_size} ranks of job {self._hello.job!r} did not "
-            f"register within {deadline:.3g} s: {names}; see whether those workers started.",
-            missing or (),
+            f"{which} of job {self._hello.job!r} did not register within {deadline:.3g} s; "
+            "check whether those workers started.",
+            missing,
         )
 
     def _ask_missing(self) -> list[int] | None:
-        """None: a server on a busy machine does not say in time."""
+        """The missing ranks; None if the server is too busy to answer in time."""
         try:
             return self.missing(ANSWER_SECONDS)
         except RendezvousUnreachableError:
             return None
 
     def missing(self, deadline: float = 5.0) -> list[int]:
-        """Ranks that are not registered now, as the server says.
+        """Ask the server which ranks are not registered.
 
         Raises
         ------
@@ -250,20 +254,20 @@ class Client(Membership):
             return list(self._table.missing or ())
 
     def connect(self, ranks: Iterable[int], deadline: float) -> dict[int, Link]:
-        """Connections to peers, made in parallel; those that exist already are given at once.
+        """Connect to peers in parallel; links that exist already are returned as they are.
 
-        Both ends may ask, or one alone: the other's thread answers by itself.
+        One end of a pair may call this, or both: the other's background thread answers by itself.
 
         Raises
         ------
         PeerLostError
-            One of them is lost.
+            One of the ranks is lost.
         NoPathError
-            Neither a direct connection nor a relay could be had to some.
+            Some ranks can be reached neither directly nor through the relay.
         RendezvousTimeoutError
-            Some were not reached within ``deadline`` seconds; ``missing`` names them.
+            Some ranks were not reached within ``deadline`` seconds; ``missing`` names them.
         ReplacedError, ClosedError, RendezvousRefusedError
-            The registration is over.
+            The registration has ended.
         """
         wanted = sorted(set(ranks) - {self.rank})
         outside = [rank for rank in wanted if not 0 <= rank < self.world_size]
@@ -303,7 +307,7 @@ class Client(Membership):
                 first = min(failed)
                 raise NoPathError(
                     f"Ranks {sorted(failed)} cannot be reached (rank {first}: {failed[first]}); "
-                    "go through the store.",
+                    "use the object store as transport.",
                     failed,
                 )
             if not in_time:
@@ -330,9 +334,12 @@ class Client(Membership):
         return False
 
     def close(self, goodbye: bool = True) -> None:
-        """Say goodbye; links that were handed out stay open, those nobody took are closed.
+        """Deregister and end the background thread; links that were handed out stay open.
 
-        Without a goodbye the others are told that this rank is lost.
+        Parameters
+        ----------
+        goodbye
+            Whether this rank is done. Otherwise the others learn that it is lost.
         """
         table = self._table
         with table.changed:
@@ -347,10 +354,7 @@ class Client(Membership):
                 table.close_unless_handed_out(link)
 
     def close_in_child(self) -> None:
-        """After a fork, in the child: close its copies of all sockets, without a word to anybody.
-
-        The registration stays the parent's.
-        """
+        """Close a forked child's copies of all sockets; the registration stays the parent's."""
         self._table.closed = True
         self._loop.close_in_child()
         for link in self._table.links.values():
@@ -360,12 +364,14 @@ class Client(Membership):
 def _check(hello: Register, transport: str) -> None:
     job, world = hello.job.encode(), hello.world
     if not 0 < world <= MAX_WORLD:
-        raise BadInputError(f"A job has 1 to {MAX_WORLD} ranks, not {world}.")
+        raise BadInputError(f"A job must have 1 to {MAX_WORLD} ranks, not {world}.")
     if not 0 <= hello.rank < world:
         raise BadInputError(f"Rank {hello.rank} is not in a world of {world} ranks.")
     if not 0 < len(job) <= MAX_JOB_BYTES:
-        raise BadInputError(f"A job's name has 1 to {MAX_JOB_BYTES} bytes, not {len(job)}.")
+        raise BadInputError(
+            f"The name of a job must have 1 to {MAX_JOB_BYTES} bytes in UTF-8, not {len(job)}."
+        )
     if not 0 <= hello.generation < 1 << 32:
-        raise BadInputError(f"A generation is 0 to 4294967295, not {hello.generation}.")
+        raise BadInputError(f"generation must be 0 to 4294967295, not {hello.generation}.")
     if transport not in ("auto", "direct", "relay"):
-        raise BadInputError(f"The transport is auto, direct or relay, not {transport!r}.")
+        raise BadInputError(f"transport must be auto, direct or relay, not {transport!r}.")

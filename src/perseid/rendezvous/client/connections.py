@@ -1,4 +1,4 @@
-"""Connections to the server: to register, to be relayed, to probe; blocking, with deadlines."""
+"""Connections to the server for registration, relay and probes: blocking, with deadlines."""
 
 from __future__ import annotations
 
@@ -24,35 +24,37 @@ from perseid.rendezvous.protocol import (
 from perseid.rendezvous.protocol.wire import MAX_SERVER_FRAME, Address, FrameReader, ProtocolError
 
 RELAY_SECONDS = 15.0
-"""Time for both ends to come to the relay."""
+"""Time for both ends to connect to the relay."""
 GOODBYE_SECONDS = 1.0
-"""Longest wait for the server to take a goodbye."""
+"""Longest wait until the server has read the last frames."""
 OTHER_FAMILY_SECONDS = 0.3
-"""Time for the server to answer in the other address family, too: a name may promise more than the
-network keeps."""
+"""Time for the server to answer in the other address family. A name may have an IPv6 address that
+the network cannot reach."""
 BACKLOG = 4096
-"""Connections that the kernel keeps until they are accepted (it caps this at somaxconn): all ranks
-may connect to one at once."""
+"""Connections that the kernel queues until they are accepted, capped at somaxconn (listen(2)). All
+ranks may connect to one at once."""
 RECEIVE_BYTES = 256 * 1024
 """Bytes taken by one read of the control connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedRegistration:
-    """A registration that stands."""
+    """A granted registration."""
 
     session: Session
     hello: Register
-    """As it was said, its candidates being those of the other address family alone."""
+    """The request, with the candidates of the other address family only."""
     listeners: tuple[socket.socket, ...]
-    """One an address family, that of the session first; non-blocking."""
+    """Non-blocking; one for each address family, that of the session first."""
 
 
 def register(
     endpoint: Endpoint, hello: Register, key: bytes | None, deadline: float
 ) -> OpenedRegistration:
-    """Dial, listen on the same port, and only then register: a peer that hears of this worker and
-    connects at once is not refused."""
+    """Dial, listen on the same port, then register.
+
+    In this order a peer that learns of this worker and connects at once is not refused.
+    """
     with contextlib.ExitStack() as undo:
         sock, found = dial_and_tell(endpoint, deadline)
         undo.enter_context(sock)
@@ -77,8 +79,10 @@ def _listening(family: int, port: int) -> socket.socket:
 def _other_family(
     server: Endpoint, port: int, deadline: float
 ) -> tuple[socket.socket, tuple[Address, ...]] | None:
-    """A listener in the address family that this worker does not register by, and its addresses:
-    first as the server sees it, then as this machine does; None where there is no way."""
+    """A listener in the address family that the worker does not register by, and its addresses.
+
+    First the address that the server sees, then the local one; None if that family cannot be used.
+    """
     family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
     soon = min(deadline, time.monotonic() + OTHER_FAMILY_SECONDS)
     with contextlib.ExitStack() as undo:
@@ -96,7 +100,7 @@ def _other_family(
 
 
 def _listening_near(family: int, port: int) -> socket.socket:
-    """On the same number if it is free in this family, too; else on any."""
+    """Listen on the same port number if it is free in this family, else on any."""
     try:
         return _listening(family, port)
     except OSError:
@@ -106,8 +110,10 @@ def _listening_near(family: int, port: int) -> socket.socket:
 def reregister(
     endpoint: Endpoint, hello: Register, key: bytes | None, deadline: float, port: int, family: int
 ) -> Session:
-    """The same process from the same port, after its connection broke; ``hello`` names the other
-    family's addresses."""
+    """Register again from the same port after the connection broke.
+
+    ``hello`` has the candidates of the other address family.
+    """
     with contextlib.ExitStack() as undo:
         sock = undo.enter_context(dial(endpoint, deadline, port, family))
         session = _register(sock, hello, key, deadline)
@@ -122,8 +128,11 @@ def _register(sock: socket.socket, hello: Register, key: bytes | None, deadline:
 
 
 def read_until_closed(sock: socket.socket) -> None:
-    """Read until the server closes: closing with unread bytes would reset the connection, and
-    the server would lose the goodbye."""
+    """Read until the server closes.
+
+    Closing with unread bytes would reset the connection (RFC 2525, section 2.17), and the server
+    would lose the last frames.
+    """
     end = time.monotonic() + GOODBYE_SECONDS
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_WR)
@@ -136,7 +145,7 @@ def read_until_closed(sock: socket.socket) -> None:
 def relay_stream(
     server: Endpoint, family: int, request: RelayRequest, key: bytes | None
 ) -> socket.socket:
-    """A stream to the peer once both ends have come to the relay."""
+    """Connect to the relay, and return the stream once the peer has done so, too."""
     deadline = time.monotonic() + RELAY_SECONDS
     sock = dial(server, deadline, family=family)
     try:
@@ -151,12 +160,12 @@ def relay_stream(
 
 
 def observe(endpoint: Endpoint, port: int, family: int, seconds: float) -> ObservedAddress:
-    """Which address one of the server's ports sees when asked from a local port.
+    """Ask one of the server's ports which address it sees.
 
     Parameters
     ----------
     port
-        Local port to ask from; 0: any.
+        Local port to ask from; 0: any free one.
     family
         Address family; 0: any.
 

@@ -1,4 +1,4 @@
-"""Can this machine use that rendezvous? Name, connection, hello, round trip, kind of NAT.
+"""Test whether this machine can use a rendezvous: name, connection, round trip, NAT.
 
 What a NAT makes of one local port is compared over the server's two ports and over all addresses
 that its name gives, for each address family. Two ports of one address tell a mapping that depends
@@ -30,29 +30,29 @@ from perseid.rendezvous.protocol import (
 from perseid.rendezvous.protocol.wire import MAX_SERVER_FRAME, Address, FrameReader, ProtocolError
 
 ROUNDS = 5
-"""Heartbeats that are timed."""
+"""Number of heartbeats that are timed."""
 MORE_ADDRESSES = 3
-"""Further addresses of the server that are asked in each family."""
+"""Further addresses of the server that are probed in each family."""
 PROBE_SECONDS = 2.0
-"""Time for each of these questions."""
+"""Time for each of these probes."""
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What one local port looks like from the server, in one address family."""
+    """How the server sees one local port, in one address family."""
 
     local: Address
-    """This side, as it sees itself."""
+    """The local address."""
     asked: Address
-    """The server's address and port that were asked first."""
+    """The address and port of the server that were probed first."""
     seen: Address
-    """This side, as the server sees it there."""
+    """The address that the server sees there."""
     others: tuple[tuple[Address, Address], ...] = ()
-    """Further ports and addresses of the server, and what each sees."""
+    """Further ports and addresses of the server, and the address that each sees."""
 
     @property
     def mapping(self) -> NatMapping:
-        """Kind of NAT, as workers take it; UNKNOWN where nothing could be compared."""
+        """Mapping of the NAT, as workers infer it; UNKNOWN if nothing could be compared."""
         if self.seen == self.local:
             return NatMapping.NONE
         if not self.others:
@@ -65,7 +65,7 @@ class View:
         return self._varies(seen for asked, seen in self.others if asked.host == self.asked.host)
 
     def by_address(self) -> bool | None:
-        """Whether it changes with the server's address, the port being the same; None: likewise."""
+        """Whether it changes with the server's address on the same port; None: not compared."""
         return self._varies(seen for asked, seen in self.others if asked.host != self.asked.host)
 
     def _varies(self, seen: Iterable[Address]) -> bool | None:
@@ -75,19 +75,19 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """What one ping found."""
+    """The result of a connection test."""
 
     addresses: tuple[str, ...]
-    """What the name gives."""
+    """All addresses of the name."""
     remote: Address
     """The address that answered."""
     connect_seconds: float
-    """Time to connect."""
+    """Seconds to connect, name resolution included."""
     round_trip_seconds: float
-    """Median of the heartbeats' round trips."""
+    """Median round trip of the heartbeats, in seconds."""
     views: tuple[View, ...]
-    """How this machine looks from there; of the family of ``remote`` first, then of the other where
-    the name gives addresses of both and they answer."""
+    """How the server sees this machine: in the address family of ``remote``, then in the other if
+    the name has addresses of both and they answer."""
     second_port: int
     """The server's second port; 0: it has none."""
     keyed: bool
@@ -95,22 +95,22 @@ class Ping:
 
     @property
     def observed(self) -> Address:
-        """This side, as the server sees it."""
+        """This machine's address as the server sees it."""
         return self.views[0].seen
 
     @property
     def mapping(self) -> NatMapping:
-        """Kind of NAT; UNKNOWN where nothing could be compared."""
+        """Mapping of the NAT; UNKNOWN if nothing could be compared."""
         return self.views[0].mapping
 
 
 def ping(endpoint: Endpoint, seconds: float) -> Ping:
-    """Try a server.
+    """Test the connection to a server.
 
     Raises
     ------
     RendezvousUnreachableError
-        The name is not known, nothing answers, or it is no rendezvous; the message says which.
+        The name is not known, nothing answers, or it is not a rendezvous; the message says which.
     """
     deadline = time.monotonic() + seconds
     try:

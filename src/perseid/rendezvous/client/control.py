@@ -1,4 +1,7 @@
-"""The open connection to the server: frames out, frames in, heartbeats; in the reactor's thread."""
+"""The connection to the server after the welcome: frames and heartbeats.
+
+Used in the event loop's thread only.
+"""
 
 from __future__ import annotations
 
@@ -15,27 +18,27 @@ from perseid.rendezvous.protocol.liveness import unpack_silence
 from perseid.rendezvous.protocol.wire import Address, ProtocolError
 
 HEARTBEATS_PER_TIMEOUT = 4
-"""Heartbeats sent in the time after which silence is a loss: three may be late."""
+"""Heartbeats within the silence timeout, so that three of them may be late."""
 LONGEST_HEARTBEAT_SECONDS = 5.0
-"""Between two heartbeats at most: they also keep a NAT's mapping alive."""
+"""Longest time between two heartbeats; they also keep a NAT's mapping alive."""
 SERVER_SILENCE_SECONDS = 10.0
-"""Shortest silence of the server after which a worker hangs up and registers again: a server that
-was only stopped would take the end of its connection for the worker's."""
+"""Shortest silence of the server after which a worker registers again. To a server that was only
+stopped for a while, the closed connection would look like the end of the worker."""
 
-log = logging.getLogger("perseid.rendezvous.client.client")
+log = logging.getLogger("perseid.rendezvous.client")
 
 
 class ControlConnection:
-    """One connection, from its welcome to its end.
+    """One connection to the server, from the welcome to its end.
 
     Parameters
     ----------
     session
-        As it was opened; its socket belongs to this object from now on.
+        The open session; its socket belongs to this object from now on.
     received
         Called with each frame.
     ended
-        Called once when the connection broke; not after ``close``.
+        Called once if the connection breaks; not after ``close``.
     link_timeout
         Seconds without an answer of the server's host after which the connection counts as cut.
     """
@@ -56,9 +59,9 @@ class ControlConnection:
         self._server_silence = max(silence, SERVER_SILENCE_SECONDS)
         self._heartbeat_seconds = min(silence / HEARTBEATS_PER_TIMEOUT, LONGEST_HEARTBEAT_SECONDS)
         self.local = Address(*self._sock.getsockname()[:2])
-        """This side."""
+        """Address of this end."""
         self.server = Address(*self._sock.getpeername()[:2])
-        """The other."""
+        """Address of the server's end."""
         self.open = True
         self._sock.setblocking(False)
         watch_link(self._sock, link_timeout)
@@ -68,7 +71,7 @@ class ControlConnection:
             self._send_heartbeat()
 
     def send(self, frame: ControlFrame) -> None:
-        """Send, if the connection stands."""
+        """Send a frame, unless the connection has ended."""
         if not self.open:
             return
         data = self._unsent + frame.pack()
@@ -81,18 +84,18 @@ class ControlConnection:
             self._break()
             return
         if sent < len(data):
-            # The next frame, at the latest the next heartbeat, takes it along.
+            # The rest is sent with the next frame, at the latest with the next heartbeat.
             self._unsent = data[sent:]
 
     def close(self) -> None:
-        """End it without a word."""
+        """Close without a last frame."""
         if self.open:
             self.open = False
             self._loop.unwatch(self._sock)
             self._sock.close()
 
     def finish(self, goodbye: bool) -> None:
-        """End it, and see that all that was sent arrives; without a goodbye this rank is lost."""
+        """Close once all that was sent has arrived; without a goodbye this rank counts as lost."""
         if goodbye:
             self.send(Deregister())
         if self.open:
@@ -120,7 +123,7 @@ class ControlConnection:
             for kind, body in self._reader.feed(data):
                 self._received(decode(FROM_SERVER, kind, body))
         except ProtocolError as error:
-            log.warning("the server sent what cannot be read: %s", error)
+            log.warning("the server sent an invalid frame: %s", error)
             self._break()
 
     def _send_heartbeat(self) -> None:

@@ -1,6 +1,6 @@
-"""What the registration's own thread does: notices, registering again, punching, finding the NAT.
+"""The background thread of a client: updates from the server, reconnection, NAT detection.
 
-``Client`` adds the calls that wait; all that both touch is in the ``PeerTable``.
+``Client`` adds the calls that wait. The state that both sides use is in the ``PeerTable``.
 """
 
 from __future__ import annotations
@@ -61,26 +61,30 @@ from perseid.rendezvous.punch.nat import mapping_kind
 from perseid.rendezvous.punch.punch import Callbacks, HolePuncher
 
 REJOIN_SECONDS = 60.0
-"""How long a worker tries to register again after its connection broke."""
+"""Time for registering again after the connection to the server broke."""
 REJOIN_TRY_SECONDS = 3.0
-"""Time for one of these tries; between them it is seen whether the client was closed."""
+"""Time for one of these tries; between two, the thread checks whether the client was closed."""
 RETURN_SECONDS = 10.0
-"""How long the others may take to come back to a restarted server before they count as lost."""
+"""Time for the other ranks to register again with a restarted server before they count as lost."""
 PROBE_SECONDS = 3.0
-"""Time for finding out the kind of NAT."""
+"""Time for the probe that detects the mapping of the NAT."""
 LAST_LINK_SECONDS = 0.5
-"""After a rank's goodbye, how long a connection that it made may still be settling."""
+"""Time for the handshake of a connection that a rank made just before it deregistered."""
 
-log = logging.getLogger("perseid.rendezvous.client.client")
+log = logging.getLogger("perseid.rendezvous.client")
 
 
 class Membership:
-    """The thread's side of one worker's registration.
+    """One worker's membership in its job, kept up by a background thread.
 
     Parameters
     ----------
     opened
-        Its sockets belong to this object from now on.
+        The registration; its sockets belong to this object from now on.
+    transport
+        ``auto``, ``direct`` or ``relay``.
+    link_timeout
+        Seconds without an answer of the server's host after which the connection counts as cut.
     """
 
     def __init__(
@@ -99,8 +103,8 @@ class Membership:
         self._unconfirmed: set[int] = set()
         self._takes_reports = False
         self._awaiting_reports = False
-        """Whether the server may not know yet that this rank asks for reports: a rank that gave up
-        before is not called lost until its report is here."""
+        """Whether the server may still have reports to send. Until then a departed rank does not
+        count as lost: its own report is the better reason."""
         self._departures: list[Departure] = []
         self._nat = NatBehavior()
         self._loop = EventLoopThread(f"perseid-rendezvous-{hello.rank}")
@@ -124,10 +128,10 @@ class Membership:
 
     @property
     def rank(self) -> int:
-        """This worker's number."""
+        """Rank of this worker."""
         return self._hello.rank
 
-    # --- the control connection (in the reactor's thread from here on) -----------------------
+    # --- the connection to the server (from here on in the event loop's thread) ---------------
 
     def _session_opened(self, session: Session) -> None:
         welcome = session.welcome
@@ -191,7 +195,7 @@ class Membership:
         for departure in departures:
             self._peer_departed(departure)
 
-    # --- the others --------------------------------------------------------------------------
+    # --- the other ranks --------------------------------------------------------------------------
 
     def _peer_registered(self, peer: PeerRecord) -> None:
         if peer.rank == self.rank:
@@ -210,8 +214,7 @@ class Membership:
         ):
             return
         if departure.reason is DepartureReason.LEFT:
-            # A quick rank connects, sends and leaves; its goodbye may come before the handshake's
-            # end.
+            # A rank may connect, send and deregister at once: that can overtake its handshake.
             later = partial(self._table.set_unreachable, departure.rank)
             self._loop.call_later(LAST_LINK_SECONDS, later)
         else:
@@ -223,7 +226,7 @@ class Membership:
         self._end(
             ReplacedError(
                 f"Rank {self.rank} of job {self._hello.job!r} was replaced by a newer "
-                f"registration (a new {what}); this worker is an abandoned attempt."
+                f"registration (a new {what}): this worker belongs to an abandoned attempt."
             ),
             "replaced",
         )
@@ -233,7 +236,7 @@ class Membership:
         self._disconnect()
         self._table.notify(Notice(kind, self.rank, str(error)))
 
-    # --- this worker's own kind of NAT -------------------------------------------------------
+    # --- the NAT in front of this worker ------------------------------------------------------
 
     def _set_self(self, public: Address) -> None:
         mapping = mapping_kind(self._local, public, None)
@@ -305,7 +308,7 @@ class Membership:
                 self._loop.call_threadsafe(partial(self._end, refused, "refused"))
             else:
                 self._loop.call_threadsafe(partial(self._reregistered, session))
-                if table.closed:  # the thread that would take it has ended
+                if table.closed:  # the event loop may have ended already
                     session.sock.close()
             return
 
@@ -324,7 +327,7 @@ class Membership:
             self._peer_departed(Departure(rank, peers[rank].instance, DepartureReason.CLOSED))
         self._unconfirmed = set()
 
-    # --- what punching asks for --------------------------------------------------------------
+    # --- requests of hole punching --------------------------------------------------------------
 
     def _request_connect(self, rank: int) -> None:
         self._send(ConnectRequest((rank,)))
@@ -346,7 +349,7 @@ class Membership:
             try:
                 sock = relay_stream(server, family, request, self._key)
             except (RendezvousError, ProtocolError, OSError) as error:
-                # A refusal stands; a peer that did not come may be busy, and come the next time.
+                # A refusal is final. A peer that did not come may be busy: try again.
                 reason, final = str(error), isinstance(error, RendezvousRefusedError)
                 self._loop.call_threadsafe(lambda: self._punch.relay_failed(rank, reason, final))
             else:

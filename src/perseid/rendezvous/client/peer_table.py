@@ -1,6 +1,6 @@
-"""What one worker knows of the others: who is there, lost, reached, and how it heard.
+"""What a worker knows of the other ranks: registered, connected, finished, lost.
 
-The registration's thread writes it, the user's threads wait for it; ``changed`` guards all.
+The background thread writes it, and the user's threads wait for it. ``changed`` guards all fields.
 """
 
 from __future__ import annotations
@@ -15,60 +15,62 @@ from perseid.rendezvous.protocol import Departure, DepartureReason, PeerRecord
 from perseid.rendezvous.punch.links import Link
 
 DEPARTURE_TEXT = {
-    DepartureReason.LEFT: "it said goodbye",
+    DepartureReason.LEFT: "it has finished and left the job",
     DepartureReason.CLOSED: "its connection to the rendezvous ended",
     DepartureReason.SILENT: "its process gave no sign of life for its silence_timeout",
     DepartureReason.REPLACED: "a newer registration of this rank took over",
 }
 """Why a rank is gone, as a clause for people."""
 
-log = logging.getLogger("perseid.rendezvous.client.client")
+log = logging.getLogger("perseid.rendezvous.client")
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something that happened to the job; given to subscribers in the registration's thread."""
+    """An event of the job, given to subscribers in the background thread."""
 
     kind: str
     """``lost``, ``failed``, ``left``, ``joined``, ``complete``, ``linked``, ``no-path``,
     ``replaced``, ``server-lost``, ``server-back`` or ``refused``."""
     rank: int = -1
-    """The rank it is about; -1: none."""
+    """The rank concerned; -1: none."""
     reason: str = ""
-    """One clause for people; of ``failed``, the rank's report as it gave it."""
+    """A clause for people; of ``failed``, the rank's own report."""
 
 
 class PeerTable:
-    """The state that the registration's thread and its callers share."""
+    """The state that the background thread and the callers share."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self.peers: dict[int, PeerRecord] = {}
-        """Registered ranks that this one was told of."""
+        """Registered ranks that the server has described."""
         self.lost: dict[int, str] = {}
-        """Ranks that are gone without a goodbye, with the reason."""
+        """Ranks that are gone without deregistration, with the reason."""
         self.failures: dict[int, str] = {}
         """What ranks that gave up reported; the first report of each."""
         self.left: set[int] = set()
+        """Ranks that deregistered."""
         self.unreachable: set[int] = set()
-        """Ranks that left so long ago that no connection of theirs is still on its way."""
+        """Ranks that deregistered so long ago that no connection of theirs can still arrive."""
         self.links: dict[int, Link] = {}
         self.handed_out: set[int] = set()
-        """Ranks whose links were handed out: their sockets belong to the caller."""
+        """Ranks whose links the caller has: their sockets belong to it."""
         self.transports: dict[int, str] = {}
+        """Transport of each link ever made."""
         self.failed: dict[int, str] = {}
         """Ranks that could not be reached, with the reason."""
         self.missing: list[int] | None = None
-        """The server's answer to the last question; None: not yet."""
+        """The server's answer to the latest ``MissingRequest``; None: not yet."""
         self.complete = False
-        """Whether all ranks were registered at one time."""
+        """Whether all ranks were registered at some time."""
         self.closed = False
         self.fatal: RendezvousError | None = None
-        """Why the registration is over."""
+        """Why the registration ended, if it did."""
         self._subscribers: list[Callable[[Notice], None]] = []
 
     def add(self, peer: PeerRecord) -> None:
-        """A rank is registered."""
+        """Add or update a registered rank."""
         with self.changed:
             joined = peer.rank not in self.peers
             self.peers[peer.rank] = peer
@@ -79,7 +81,7 @@ class PeerTable:
             self.notify(Notice("joined", peer.rank))
 
     def remove(self, departure: Departure) -> None:
-        """A rank is no longer registered; links of lost ones that nobody took are closed."""
+        """Remove a rank that is no longer registered; an unused link to a lost one is closed."""
         left, reason = departure.reason is DepartureReason.LEFT, DEPARTURE_TEXT[departure.reason]
         with self.changed:
             self.peers.pop(departure.rank, None)
@@ -92,20 +94,20 @@ class PeerTable:
         self.notify(Notice("left" if left else "lost", departure.rank, reason))
 
     def set_failure(self, rank: int, report: str) -> None:
-        """A rank gave up, and said why."""
+        """Keep the report of a rank that gave up."""
         with self.changed:
             self.failures.setdefault(rank, report)
         self.notify(Notice("failed", rank, report))
 
     def set_unreachable(self, rank: int) -> None:
-        """A rank left so long ago that it will not be reached any more."""
+        """No connection of a rank that deregistered can arrive any more."""
         with self.changed:
             if rank in self.left:
                 self.unreachable.add(rank)
                 self.changed.notify_all()
 
     def linked(self, link: Link) -> None:
-        """A rank is connected."""
+        """Add the link to a rank."""
         with self.changed:
             self.links[link.rank] = link
             self.transports[link.rank] = link.transport
@@ -113,45 +115,45 @@ class PeerTable:
         self.notify(Notice("linked", link.rank, link.transport))
 
     def no_path(self, rank: int, reason: str) -> None:
-        """A rank cannot be reached."""
+        """Record that a rank cannot be reached."""
         with self.changed:
             self.failed[rank] = reason
             self.changed.notify_all()
         self.notify(Notice("no-path", rank, reason))
 
     def set_complete(self) -> None:
-        """All ranks are registered."""
+        """Record that all ranks are registered."""
         with self.changed:
             self.complete = True
             self.changed.notify_all()
         self.notify(Notice("complete"))
 
     def set_missing(self, ranks: list[int]) -> None:
-        """The server's answer: who is missing."""
+        """Record the server's answer: the missing ranks."""
         with self.changed:
             self.missing = ranks
             self.changed.notify_all()
 
     def end(self, error: RendezvousError) -> None:
-        """The registration is over."""
+        """Record that the registration has ended."""
         with self.changed:
             self.fatal = error
             self.changed.notify_all()
 
     def close_unless_handed_out(self, link: Link | None) -> None:
-        """Close a link that belongs to nobody."""
+        """Close a link, unless the caller has it."""
         if link is not None and link.rank not in self.handed_out:
             link.sock.close()
         elif link is not None:
             self.handed_out.discard(link.rank)
 
     def subscribe(self, call: Callable[[Notice], None]) -> None:
-        """Call with each notice from now on."""
+        """Call a function with each notice from now on."""
         with self.changed:
             self._subscribers.append(call)
 
     def notify(self, notice: Notice) -> None:
-        """Give a notice to all subscribers."""
+        """Pass a notice to all subscribers."""
         for call in list(self._subscribers):
             try:
                 call(notice)

@@ -1,4 +1,4 @@
-"""The blocking opening of a connection to the server: hello, challenge, proof, welcome."""
+"""The handshake with the server: request, challenge, proof, welcome."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ from perseid.rendezvous.protocol import (
 from perseid.rendezvous.protocol.wire import MAX_SERVER_FRAME, FrameReader, ProtocolError
 
 RECEIVE_BYTES = 64 * 1024
-"""Bytes taken by one read."""
+"""Bytes requested by one read."""
 
 
 @dataclass(slots=True)
 class Session:
-    """An opened control connection."""
+    """A connection to the server whose request was granted."""
 
     sock: socket.socket
-    """Blocking until its owner says otherwise."""
+    """Blocking at first."""
     welcome: Welcome
     reader: FrameReader
     round_trip: float
-    """Seconds from hello to the server's first answer."""
+    """Seconds from the request to the server's first answer."""
 
 
 class ServerHandshake:
-    """Sans-IO: what to send, and what the server's answers mean.
+    """The client's side of the handshake with the server, without I/O.
 
     Parameters
     ----------
     hello
-        The opening frame.
+        The request.
     key
         The job's key, or None.
     """
@@ -66,21 +66,21 @@ class ServerHandshake:
         return MAGIC + self._opening
 
     def answer(self, frame: ControlFrame) -> bytes | Welcome:
-        """Bytes to send, or the welcome that ends the opening.
+        """Process a frame; return bytes to send, or the welcome that ends the handshake.
 
         Raises
         ------
         JobKeyRefusedError, RendezvousRefusedError
-            The server said no, or has not the key itself.
+            The server refused, or does not have the key itself.
         ProtocolError
-            It answered something else.
+            The frame has no place in the handshake.
         """
         if isinstance(frame, Refused):
             raise refusal(frame, self._job)
         if isinstance(frame, Challenge) and self._nonce is None:
             if self._key is None:
                 raise JobKeyRefusedError(
-                    f"The rendezvous asks for the key of job {self._job!r}, and none was given; "
+                    f"The rendezvous needs the key of job {self._job!r}, and none was given; "
                     "`perseid rendezvous key` prints it."
                 )
             self._nonce = frame.nonce
@@ -106,7 +106,7 @@ class ServerHandshake:
 
 
 def refusal(frame: Refused, job: str) -> RendezvousRefusedError:
-    """The error for a server's no."""
+    """The error for a refusal."""
     if frame.code is RefusalCode.KEY:
         return JobKeyRefusedError(f"The rendezvous refused the key of job {job!r}: {frame.reason}.")
     return RendezvousRefusedError(
@@ -117,7 +117,7 @@ def refusal(frame: Refused, job: str) -> RendezvousRefusedError:
 def open_session(
     sock: socket.socket, hello: Register | RelayRequest, key: bytes | None, deadline: float
 ) -> Session:
-    """Say hello on a connected socket and wait for the welcome.
+    """Send a request on a connected socket and wait for the welcome.
 
     Parameters
     ----------
@@ -127,9 +127,9 @@ def open_session(
     Raises
     ------
     JobKeyRefusedError, RendezvousRefusedError
-        The server said no.
+        The server refused.
     RendezvousUnreachableError
-        It did not answer in time, closed, or speaks another protocol.
+        The server did not answer in time, closed, or speaks another protocol.
     """
     opener = ServerHandshake(hello, key)
     reader = FrameReader(MAX_SERVER_FRAME)
@@ -167,14 +167,14 @@ def _send(sock: socket.socket, data: bytes, deadline: float) -> None:
 
 
 def receive_frame(sock: socket.socket, reader: FrameReader, deadline: float) -> ControlFrame:
-    """The next frame and not a byte beyond it, for a stream may follow.
+    """Read the next frame and no byte beyond it: a stream may follow.
 
     Raises
     ------
     ProtocolError
-        The server closed, or sent no frame of ours.
+        The server closed, or sent an invalid frame.
     OSError
-        The deadline passed, or the connection broke.
+        The deadline passed or the connection broke.
     """
     while True:
         sock.settimeout(max(0.001, deadline - time.monotonic()))

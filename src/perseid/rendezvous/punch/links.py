@@ -17,7 +17,7 @@ may share its cores with hundreds of others. After that, and on a connection tha
 the attempt's own limit counts: dialing again would not be faster, and the side that selects must
 not drop a connection that the other may already have acknowledged."""
 
-log = logging.getLogger("perseid.rendezvous.client.client")
+log = logging.getLogger("perseid.rendezvous.client")
 
 
 @dataclass(frozen=True, slots=True)

@@ -258,7 +258,7 @@ class HolePuncher:
         if attempt.over or attempt.relaying:
             return
         if not self._may_relay():
-            self._fail(attempt, "no direct connection could be made, and there is no relay")
+            self._fail(attempt, "no direct connection, and there is no relay")
         elif self.me.rank < attempt.rank or self._transport == "relay":
             attempt.relaying = True
             self._callbacks.relay(attempt.rank)
@@ -281,7 +281,7 @@ class HolePuncher:
     # --- the relay's ends --------------------------------------------------------------------
 
     def relayed(self, rank: int, sock: socket.socket) -> None:
-        """A relayed stream to a peer is open: start the same handshake as on a direct connection."""
+        """A relayed stream to a peer is open: start the handshake, as on a direct connection."""
         attempt, peer = self._attempts.get(rank), self.peers.get(rank)
         if attempt is None or peer is None:
             sock.close()
@@ -300,9 +300,7 @@ class HolePuncher:
             again = self.loop.call_later(RELAY_RETRY_SECONDS, lambda: self._fall_back(attempt))
             attempt.timers.append(again)
         elif self.me.rank < rank or self._transport == "relay":
-            self._fail(
-                attempt, f"no direct connection could be made, and the relay failed: {reason}"
-            )
+            self._fail(attempt, f"no direct connection, and the relay failed: {reason}")
 
     # --- handshakes ----------------------------------------------------------------------------
 
