@@ -60,7 +60,7 @@ IMAGE = np.ones((4, 5, 8, 8), np.float32)
 MAGNITUDE = np.ones((4, 5), np.float64)
 REDSHIFT = np.ones(4, np.float32)
 WRONG = {
-    "no magnitudes": (IMAGE, None, None),
+    "no images": (None, MAGNITUDE, REDSHIFT),
     "images without bands": (IMAGE[:, 0], MAGNITUDE, REDSHIFT),
     "no pixels": (IMAGE[:, :, :0], MAGNITUDE, REDSHIFT),
     "magnitudes of other bands": (IMAGE, MAGNITUDE[:, :4], REDSHIFT),
@@ -79,7 +79,7 @@ def test_wrong_columns_shapes_and_dtypes(what: str, suffix: str, tmp_path: Path)
     known = {"images", "magnitudes", "redshifts", "bands", "rows", "pixels", "tensors"}
     assert guilty in known
     assert any(name in sentence for name in ("image", "magnitude", "redshift"))
-    if what != "no magnitudes":
+    if what != "no images":
         assert "must be" in sentence
 
 

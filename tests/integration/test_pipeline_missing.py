@@ -21,7 +21,7 @@ from perseid.pipeline.request import RunRequest
 from perseid.pipeline.summarize import summarize
 from perseid.pipeline.work import work
 from perseid.storage import Storage
-from perseid.survey import Cutouts
+from perseid.survey import Cutouts, split
 
 ROWS = 10
 
@@ -109,7 +109,8 @@ def test_the_option_of_the_command_line(tmp_path: Path, capsys) -> None:
     assert "'pixels' has no values that mean missing" in capsys.readouterr().err
 
 
-def test_a_magnitude_that_the_model_does_not_use(tmp_path: Path) -> None:
+def mean_model(path: Path) -> Path:
+    """A model of images alone: the mean pixel is the redshift."""
     import onnx
     from onnx import TensorProto, helper
 
@@ -119,11 +120,36 @@ def test_a_magnitude_that_the_model_does_not_use(tmp_path: Path) -> None:
     node = helper.make_node("ReduceMean", ["image", "axes"], ["redshift"], keepdims=0)
     graph = helper.make_graph([node], "mean", [image], [answer], [axes])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-    onnx.save(model, tmp_path / "mean.onnx")
+    onnx.save(model, path)
+    return path
+
+
+def test_a_magnitude_that_the_model_does_not_use(tmp_path: Path) -> None:
     survey(tmp_path, ".npz", with_gaps())
-    summary, got = run(tmp_path, model=str(tmp_path / "mean.onnx"), anomaly="none")
+    summary, got = run(tmp_path, model=str(mean_model(tmp_path / "mean.onnx")), anomaly="none")
     assert got["flag"] == [*[0] * 5, NOT_FINITE, *[0] * 4]
     assert summary["missing"]["input"] == 0
+
+
+@pytest.mark.parametrize("suffix", surveyfiles.FORMATS)
+def test_a_survey_without_magnitudes(suffix: str, tmp_path: Path) -> None:
+    given = arrays()
+    del given["magnitude"]
+    if suffix == ".pt":
+        given = {"image": given["image"]}
+    survey(tmp_path, suffix, given)
+    with pytest.raises(BadInputError, match=r"has no magnitudes \(it has image.*model of images"):
+        run(tmp_path)
+    split(tmp_path / "data", tmp_path / "parts", rows=4)
+    summary, got = run(
+        tmp_path,
+        model=str(mean_model(tmp_path / "mean.onnx")),
+        anomaly="none",
+        data=str(tmp_path / "parts"),
+    )
+    assert summary["status"] == "complete"
+    means = given["image"].mean(axis=(1, 2, 3))
+    assert np.allclose(got["z_pred"], means, atol=1e-6)
 
 
 IDS = {

@@ -36,9 +36,12 @@ def _pt(path: Path, arrays: Arrays) -> None:
         name: array.tolist() if array.dtype.kind == "U" else torch.from_numpy(np.array(array))
         for name, array in arrays.items()
     }
-    image, magnitude = tensors.pop("image"), tensors.pop("magnitude")
+    image = tensors.pop("image")
     redshift = tensors.pop("redshift", torch.full((len(image),), torch.nan))
-    dataset = TensorDataset(image, magnitude, redshift)
+    magnitude = tensors.pop("magnitude", None)
+    dataset = TensorDataset(image, magnitude, redshift) if magnitude is not None else (
+        TensorDataset(image)
+    )  # fmt: skip
     for name, tensor in tensors.items():
         setattr(dataset, name, tensor)
     torch.save(dataset, path)
@@ -89,7 +92,9 @@ def _parquet(path: Path, arrays: Arrays) -> None:
         flat = np.ma.getdata(array).reshape(-1)
         mask = np.ma.getmaskarray(array).reshape(-1) if np.ma.is_masked(array) else None
         values = pa.array(flat, mask=mask)
-        if array.ndim > 1:
+        if name == "image" and "magnitude" not in arrays:
+            values = pa.FixedShapeTensorArray.from_numpy_ndarray(array)
+        elif array.ndim > 1:
             width = int(np.prod(array.shape[1:]))
             ends = np.arange(0, len(flat) + 1, width, dtype=np.int32)
             values = pa.ListArray.from_arrays(ends, values)

@@ -138,6 +138,6 @@ def _joined(parts: list[Cutouts]) -> Cutouts:
     known = [part.redshift for part in parts if part.redshift is not None]
     return Cutouts(
         np.concatenate([part.images for part in parts]),
-        np.concatenate([part.magnitudes for part in parts]),
+        np.concatenate([part.needed_magnitudes() for part in parts]),
         np.concatenate(known) if len(known) == len(parts) else None,
     )

@@ -37,6 +37,8 @@ class CheckedModel:
     identity: ModelIdentity
     signature: ModelSignature | None
     """None where this process has no onnxruntime to load it with, as on AWS between the ranks."""
+    uses_magnitudes: bool = True
+    """Whether magnitudes are an input."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,17 @@ def check_model(url: str, precision: str, anomaly: str, batch_size: int) -> Chec
     difference = identity.difference(runtime.identity)
     if difference:
         raise BadModelError(f"the model {url} was replaced while it was being looked at")
-    return CheckedModel(identity, signature)
+    return CheckedModel(identity, signature, runtime.uses_magnitudes)
 
 
 def check_shape(
-    storage: Storage, partitions: Sequence[PartitionRef], signature: ModelSignature
+    storage: Storage,
+    partitions: Sequence[PartitionRef],
+    signature: ModelSignature,
+    *,
+    uses_magnitudes: bool = True,
 ) -> None:
-    """Raise `BadInputError` where no partition has images that the model takes.
+    """Raise `BadInputError` where no partition has the inputs that the model takes.
 
     Looks at as many as it takes to find one that fits, in most runs the first. One that cannot be
     read is left to its rank, which names it.
@@ -97,16 +103,21 @@ def check_shape(
     for ref in partitions:
         try:
             with open_partition(storage, ref.key) as reader:
-                shape = reader.shape
+                shape, has = reader.shape, reader.columns.dtypes
         except (BadPartitionError, NotFoundError):
             continue
-        if shape == wanted:
+        if shape != wanted:
+            said = f"images of (bands, height, width) = {shape}, the model takes {wanted}"
+            remedy = "give a model for such images"
+        elif uses_magnitudes and "magnitude" not in has:
+            said = f"no magnitudes (it has {', '.join(has)}), which the model takes"
+            remedy = "add a column `magnitude`, or give a model of images alone"
+        else:
             return
-        wrong = wrong or f"{storage.where(ref.key)} has (bands, height, width) = {shape}"
+        wrong = wrong or f"{storage.where(ref.key)} has {said}: {remedy}"
     if wrong:
         raise BadInputError(
-            f"no partition has images that the model {signature.name!r} takes: {wrong}, the model "
-            f"takes {wanted}: give a model for such images"
+            f"no partition has the inputs that the model {signature.name!r} takes: {wrong}"
         )
 
 

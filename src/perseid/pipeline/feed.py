@@ -196,6 +196,11 @@ class Feed:
                 f"{where} has images of (bands, height, width) = {cutouts.images.shape[1:]}, but "
                 f"the model {self._signature.name!r} takes {wanted}: give a model for such images"
             )
+        if self._uses_magnitudes and cutouts.magnitudes is None:
+            raise BadPartitionError(
+                f"{where} has no magnitudes, which the model {self._signature.name!r} takes: add a "
+                "column `magnitude`, or give a model of images alone"
+            )
 
     def _unchanged(self, ref: PartitionRef) -> None:
         change = self._change(ref)
@@ -219,8 +224,9 @@ def _flag(cutouts: Cutouts, uses_magnitudes: bool) -> NDArray[np.int32]:
     good = np.isfinite(cutouts.images).all(axis=(1, 2, 3))
     missing = np.zeros(len(cutouts), np.bool_)
     if uses_magnitudes:
-        missing = np.isnan(cutouts.magnitudes).any(axis=1)
-        good &= ~np.isinf(cutouts.magnitudes).any(axis=1)
+        magnitudes = cutouts.needed_magnitudes()
+        missing = np.isnan(magnitudes).any(axis=1)
+        good &= ~np.isinf(magnitudes).any(axis=1)
     flag = np.where(missing, MISSING_INPUT, np.where(good, 0, NOT_FINITE))
     return flag.astype(np.int32)
 

@@ -88,7 +88,8 @@ class Inference:
         if block.flag.any():  # a row's neighbours must not see its infinities
             good = block.flag == 0
             images = np.where(good[:, None, None, None], images, np.float32(0))
-            magnitudes = np.where(good[:, None], magnitudes, 0)
+            if magnitudes is not None:
+                magnitudes = np.where(good[:, None], magnitudes, 0)
         began, start = time.time(), time.perf_counter()
         prediction = runtime.predict(images, magnitudes)
         self.model_seconds += time.perf_counter() - start
@@ -165,7 +166,9 @@ class _Part:
             array = getattr(cutouts, name)
             if array is not None:
                 self._columns.setdefault(name, []).append(array.copy())
-        self.bytes += cutouts.images.nbytes + cutouts.magnitudes.nbytes
+        self.bytes += cutouts.images.nbytes
+        if cutouts.magnitudes is not None:
+            self.bytes += cutouts.magnitudes.nbytes
         self.filled += len(cutouts)
 
     def result(self) -> PartitionResult:

@@ -157,7 +157,12 @@ def plan(request: RunRequest, created: float | None = None, run_id: str | None =
     if not request.script_mode:
         check_installed(Storage(listing.data_url), [ref.key for ref in listing.partitions])
     if model is not None and model.signature is not None:
-        check_shape(Storage(listing.data_url), listing.partitions, model.signature)
+        check_shape(
+            Storage(listing.data_url),
+            listing.partitions,
+            model.signature,
+            uses_magnitudes=model.uses_magnitudes,
+        )
     files = len(listing.partitions)
     world_size = request.world_size or files
     now = time.time() if created is None else created

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from perseid.errors import BadPartitionError
+from perseid.errors import BadInputError, BadPartitionError
 
 UGRIZ = ("u", "g", "r", "i", "z")
 
@@ -23,8 +23,9 @@ class Cutouts:
 
     images: NDArray[np.float32]
     """(n, bands, height, width), nanomaggies for SDSS; may be a read-only memory map."""
-    magnitudes: NDArray[np.floating]
-    """(n, bands), AB magnitudes, NaN where one is missing; float32 or float64, kept as read."""
+    magnitudes: NDArray[np.floating] | None = None
+    """(n, bands), AB magnitudes, NaN where one is missing; float32 or float64, kept as read;
+    None where the survey has none."""
     redshift: NDArray[np.floating] | None = None
     """(n,), spectroscopic, NaN where it is missing; None where no row has one."""
     object_id: NDArray[Any] | None = None
@@ -40,7 +41,7 @@ class Cutouts:
                 f"images must be float32 (n, bands, height, width), not {self.images.dtype} "
                 f"{self.images.shape}"
             )
-        if self.magnitudes.shape != self.images.shape[:2]:
+        if self.magnitudes is not None and self.magnitudes.shape != self.images.shape[:2]:
             raise BadPartitionError(
                 f"magnitudes must be (n, bands) = {self.images.shape[:2]}, "
                 f"not {self.magnitudes.shape}"
@@ -60,6 +61,15 @@ class Cutouts:
             return None if array is None else array[rows]
 
         return Cutouts(*(take(getattr(self, f.name)) for f in fields(self)))
+
+    def needed_magnitudes(self) -> NDArray[np.floating]:
+        """The magnitudes, for what cannot do without; raises `BadInputError` where none are."""
+        if self.magnitudes is None:
+            raise BadInputError(
+                "the survey has no magnitudes (n, bands), which this needs: add a column "
+                "`magnitude`, or use a model of images alone"
+            )
+        return self.magnitudes
 
     @property
     def bands(self) -> int:

@@ -21,7 +21,7 @@ from perseid.survey.cutouts import Cutouts
 
 NAMES = ("image", "magnitude", "redshift", "object_id", "label")
 """Columns as files name them, in the order of the fields of `Cutouts`."""
-REQUIRED = ("image", "magnitude")
+REQUIRED = ("image",)
 MOST_PIXELS = 1 << 26
 """Elements of one image above which a shape is taken for corrupt."""
 

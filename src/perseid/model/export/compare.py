@@ -50,7 +50,7 @@ def compare(before: ModelRuntime, after: ModelRuntime, survey: Cutouts) -> Chang
 
 def finite_rows(survey: Cutouts) -> Cutouts:
     """The rows of which every pixel and magnitude is a number."""
-    good = np.isfinite(survey.magnitudes).all(axis=1)
+    good = np.isfinite(survey.needed_magnitudes()).all(axis=1)
     good &= np.isfinite(survey.images).all(axis=(1, 2, 3))
     return survey if good.all() else survey[np.flatnonzero(good)]
 

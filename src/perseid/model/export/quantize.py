@@ -44,7 +44,7 @@ def calibrate(weights: Weights, survey: Cutouts) -> dict[int, Range]:
     values = list(inputs.values())
     low, high = np.full(len(values), np.inf), np.full(len(values), -np.inf)
     for part in survey[:CALIBRATION_ROWS].batches(_ROWS_A_CALL):
-        magnitudes = np.asarray(part.magnitudes, np.float32)
+        magnitudes = np.asarray(part.needed_magnitudes(), np.float32)
         feed = {"image": np.ascontiguousarray(part.images), "magnitude": magnitudes}
         for i, array in enumerate(session.run(values, feed)):
             low[i], high[i] = min(low[i], array.min()), max(high[i], array.max())

@@ -152,7 +152,7 @@ class ModelRuntime:
         """``float32`` or ``int8``, as it runs."""
         return self.signature.precision
 
-    def predict(self, images: NDArray[np.float32], magnitudes: NDArray[Any]) -> Prediction:
+    def predict(self, images: NDArray[np.float32], magnitudes: NDArray[Any] | None) -> Prediction:
         """Predict rows.
 
         Parameters
@@ -160,7 +160,7 @@ class ModelRuntime:
         images
             (n, bands, height, width) float32; memory-mapped or read-only arrays are used in place.
         magnitudes
-            (n, bands), any float.
+            (n, bands), any float; may be None where the model takes none (`uses_magnitudes`).
 
         Returns
         -------
@@ -183,7 +183,8 @@ class ModelRuntime:
         for start in range(0, n, step):
             rows = slice(start, min(start + step, n))
             count = rows.stop - start
-            outputs = self._run(self._feed(images[rows], magnitudes[rows]))
+            some = None if magnitudes is None else magnitudes[rows]
+            outputs = self._run(self._feed(images[rows], some))
             redshift[rows] = outputs[0].reshape(step)[:count]
             if features is not None:
                 features[rows] = outputs[1][:count]
@@ -198,7 +199,7 @@ class ModelRuntime:
                 f"the model {self.signature.name!r} fails when it computes: {_reason(error)}"
             ) from error
 
-    def _feed(self, images: NDArray[np.float32], magnitudes: NDArray[Any]) -> dict[str, Any]:
+    def _feed(self, images: NDArray[np.float32], magnitudes: NDArray[Any] | None) -> dict[str, Any]:
         """One micro-batch: the rows in place where they can be, else copied and padded."""
         count = len(images)
         whole = count == self.micro_batch
@@ -213,7 +214,7 @@ class ModelRuntime:
             feed[self._ports.magnitude] = self._magnitudes
         return feed
 
-    def _fits(self, images: NDArray[np.float32], magnitudes: NDArray[Any]) -> None:
+    def _fits(self, images: NDArray[np.float32], magnitudes: NDArray[Any] | None) -> None:
         s = self.signature
         wanted = (s.bands, s.height, s.width)
         if images.dtype != np.float32 or images.shape[1:] != wanted:
@@ -221,7 +222,10 @@ class ModelRuntime:
                 f"model {s.name!r} takes float32 images of (bands, height, width) = {wanted}, not "
                 f"{images.dtype} {images.shape[1:]}: give a model for such images"
             )
-        if magnitudes.shape != (len(images), s.bands):
+        if magnitudes is None:
+            if self.uses_magnitudes:
+                raise BadModelError(f"model {s.name!r} takes magnitudes (n, {s.bands}); none given")
+        elif magnitudes.shape != (len(images), s.bands):
             raise BadModelError(
                 f"model {s.name!r} takes magnitudes ({len(images)}, {s.bands}), "
                 f"not {magnitudes.shape}"

@@ -143,7 +143,7 @@ def _numbers(ids: NDArray[Any] | None, first: int, rows: int) -> NDArray[np.int6
 
 
 def _finite(part: Cutouts) -> NDArray[np.int64]:
-    good = np.isfinite(part.magnitudes).all(axis=1)
+    good = np.isfinite(part.needed_magnitudes()).all(axis=1)
     for start in range(0, len(part), 1024):
         pixels = part.images[start : start + 1024]
         good[start : start + 1024] &= np.isfinite(pixels).all(axis=(1, 2, 3))
@@ -157,7 +157,7 @@ def _columns(
     redshift = np.full(n, np.nan) if part.redshift is None else part.redshift[good]
     label = np.zeros(n, np.int32) if part.label is None else np.ma.filled(part.label[good], 0)
     return (
-        np.asarray(part.magnitudes[good], np.float32),
+        np.asarray(part.needed_magnitudes()[good], np.float32),
         np.asarray(redshift, np.float32),
         np.asarray(label, np.int32),
     )

@@ -85,7 +85,7 @@ class _Groups(Table):
             name: self._layout(name, schema.field(field).type, source.name)
             for name, field in self._fields.items()
         }
-        if "image" in found and "magnitude" in found and len(found["image"][1]) == 2:
+        if "image" in found and len(found["image"][1]) == 2:
             found["image"] = _shaped(found, (schema.metadata or {}).get(SHAPE_KEY), source.name)
         super().__init__(source, check_columns(source.name, found))
         groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
@@ -216,6 +216,12 @@ def _shaped(
     dtype, (rows, pixels) = found["image"]
     if stated is not None:
         shape = parse_json(stated)
+    elif "magnitude" not in found:
+        raise BadPartitionError(
+            f"{where} does not say what shape its images of {pixels} pixels have: write them as "
+            f"nested lists or tensors, or [bands, height, width] as JSON into the metadata "
+            f"{SHAPE_KEY.decode()}"
+        )
     else:
         bands = found["magnitude"][1][-1] if len(found["magnitude"][1]) == 2 else 1
         side = math.isqrt(pixels // max(bands, 1))

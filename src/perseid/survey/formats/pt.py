@@ -2,7 +2,8 @@
 
 Its tensors are (image, magnitude, redshift), as published. Our further columns are attributes of
 the dataset beside ``tensors`` (`object_id`, `label`), so scripts that unpack three tensors work
-as before. A survey without redshifts gets NaN and the attribute ``redshift_known = False``.
+as before. A survey without redshifts gets NaN and the attribute ``redshift_known = False``, one
+without magnitudes likewise ``magnitude_known = False``.
 """
 
 from __future__ import annotations
@@ -46,15 +47,16 @@ def _tensors(dataset: Any, where: str) -> dict[str, LazyTensor | list[Any]]:
         raise BadPartitionError(f"{where} holds a {_called(dataset)}, not a TensorDataset")
     state = dataset.state if isinstance(dataset.state, dict) else {}
     tensors = state.get("tensors")
-    if not isinstance(tensors, (tuple, list)) or len(tensors) not in (2, 3):
+    if not isinstance(tensors, (tuple, list)) or len(tensors) not in (1, 2, 3):
         count = len(tensors) if isinstance(tensors, (tuple, list)) else "no"
         raise BadPartitionError(
             f"{where} has {count} tensors; a partition has image, magnitude and redshift"
         )
     found = dict(zip(_TENSORS, tensors, strict=False))
     found |= {name: state[name] for name in _ATTRIBUTES if name in state}
-    if state.get("redshift_known") is False:
-        found.pop("redshift", None)
+    for name in ("magnitude", "redshift"):
+        if state.get(f"{name}_known") is False:
+            found.pop(name, None)
     for name, tensor in found.items():
         plain = name in _ATTRIBUTES and isinstance(tensor, (list, tuple))
         if not isinstance(tensor, LazyTensor) and not plain:
@@ -105,9 +107,9 @@ class _Writer(ColumnWriter):
 
     def __init__(self, path: Path, columns: Columns) -> None:
         super().__init__(columns)
-        known = "redshift" in columns.dtypes
         dtypes = dict(columns.dtypes)
-        dtypes.setdefault("redshift", np.dtype(np.float32))
+        absent = [name for name in ("magnitude", "redshift") if name not in dtypes]
+        dtypes |= dict.fromkeys(absent, np.dtype(np.float32))
         if dtypes.get("object_id") == np.uint64:
             dtypes["object_id"] = np.dtype(np.int64)  # torch's own kind of integer
         specs = {
@@ -115,7 +117,7 @@ class _Writer(ColumnWriter):
             for name in (*_TENSORS, *_ATTRIBUTES)
             if name in dtypes
         }
-        more = {} if known else {"redshift_known": False}
+        more = {f"{name}_known": False for name in absent}
         self._zip = TorchZip(path, specs, _TENSORS, more)
         self._file = self._zip.begin("image")
 
@@ -124,7 +126,9 @@ class _Writer(ColumnWriter):
 
     def _small(self, arrays: dict[str, NDArray[Any]]) -> None:
         self._file.close()
-        arrays.setdefault("redshift", np.full(self.columns.rows, np.nan, np.float32))
+        for name in ("magnitude", "redshift"):
+            shape = (self.columns.rows, *self.columns.row_shape(name))
+            arrays.setdefault(name, np.full(shape, np.nan, np.float32))
         for name in self._zip.specs:
             if name != "image":
                 array = convert(name, arrays[name], self._zip.specs[name][0], self.format)
