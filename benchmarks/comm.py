@@ -24,10 +24,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from comm_measure import installed, run_library
 
 from perseid.comm import Communicator
-from perseid.comm.channel import LOCAL_CONGESTION
-from perseid.comm.measure import installed, run_peer
+from perseid.comm.connection import LOCAL_CONGESTION
 from perseid.errors import PerseidError
 from perseid.rendezvous import EmbeddedServer
 
@@ -75,7 +75,7 @@ def in_turns(peers: list[str], ranks: int, iterations: int, repeat: int) -> Colu
     for _ in range(repeat):
         for peer in peers:
             try:
-                taken[peer].append(run_peer(peer, ranks, iterations))
+                taken[peer].append(run_library(peer, ranks, iterations))
             except PerseidError as error:
                 print(error, file=sys.stderr)
     return {

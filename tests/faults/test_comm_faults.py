@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 from ranks import ranks, run_ranks, run_threads
 
-from perseid.comm import Communicator, blame
-from perseid.comm.channel import Channel, Want
+from perseid.comm import Communicator, abort
+from perseid.comm.channel import PendingReceive
+from perseid.comm.connection import SocketConnection
 from perseid.comm.engine import Engine
 from perseid.comm.frames import Kind, Signature, header
-from perseid.comm.outgoing import swap
+from perseid.comm.objects import Blob
+from perseid.comm.progress import Progress
+from perseid.comm.socket_channel import SocketChannel
 from perseid.errors import (
     JobKeyRefusedError,
     MismatchedCollectiveError,
@@ -276,16 +279,21 @@ def test_a_wrong_key_is_refused():
 # --- one connection --------------------------------------------------------------------------
 
 
+def _engine(rank, sock):
+    """A rank of two whose channel to the other is over a socket; what moves its bytes."""
+    engine = Engine(None, rank, 2, 0, timeout=10.0)
+    channel = SocketChannel(1 - rank, SocketConnection(sock, "direct", engine.poll_seconds, 15.0))
+    engine.adopt(channel)
+    return Progress(engine), channel
+
+
 def _pair(small_buffers: bool = False):
     ours, theirs = socket.socketpair()
     if small_buffers:
         for sock in (ours, theirs):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4608)
-    engine = Engine(None, 0, 2, 0, timeout=10.0)
-    channel = Channel(1, ours, engine, "direct")
-    engine.adopt(channel)
-    return channel, theirs
+    return *_engine(0, ours), theirs
 
 
 SIGNATURE = Signature(Kind.BCAST, 0, 0, 1, 0).pack()
@@ -293,7 +301,7 @@ SIGNATURE = Signature(Kind.BCAST, 0, 0, 1, 0).pack()
 
 @pytest.mark.parametrize("size", [0, 1, 1000, 50_000])
 def test_bytes_that_come_one_by_one(size):
-    channel, peer = _pair()
+    progress, channel, peer = _pair()
     body = np.random.default_rng(size).bytes(size)
     data = header(SIGNATURE, 0, 0, size) + body
 
@@ -305,28 +313,25 @@ def test_bytes_that_come_one_by_one(size):
     thread = threading.Thread(target=trickle)
     thread.start()
     into = bytearray(size)
-    channel.receive_into(SIGNATURE, 0, memoryview(into))
+    progress.receive_into(channel, SIGNATURE, 0, memoryview(into))
     thread.join(10)
     assert into == body
 
 
 def test_short_writes_are_continued_while_both_sides_send():
-    channel, theirs = _pair(small_buffers=True)
-    engine = Engine(None, 1, 2, 0, timeout=10.0)
-    other = Channel(0, theirs, engine, "direct")
-    engine.adopt(other)
+    first, channel, theirs = _pair(small_buffers=True)
+    second, other = _engine(1, theirs)
     size = 3_000_000
     sent = {0: np.random.default_rng(0).bytes(size), 1: np.random.default_rng(1).bytes(size)}
     got = {0: bytearray(size), 1: bytearray(size)}
 
-    def exchange(rank, mine):
-        head = header(SIGNATURE, 0, 0, size)
-        want = Want(SIGNATURE, 0, memoryview(got[rank]))
-        swap(mine, [head, sent[rank]], len(head) + size, mine, want)
+    def exchange(rank, progress, mine):
+        pending = PendingReceive(SIGNATURE, 0, memoryview(got[rank]))
+        progress.exchange(mine, SIGNATURE, 0, Blob(0, [sent[rank]], size), mine, pending)
 
     threads = [
         threading.Thread(target=exchange, args=pair, daemon=True)
-        for pair in ((0, channel), (1, other))
+        for pair in ((0, first, channel), (1, second, other))
     ]
     for thread in threads:
         thread.start()
@@ -344,9 +349,7 @@ def test_a_connection_that_ends_at_any_byte_is_a_lost_peer(cut, reset):
     ours = socket.create_connection(server.getsockname())
     peer, _ = server.accept()
     server.close()
-    engine = Engine(None, 0, 2, 0, timeout=10.0)
-    channel = Channel(1, ours, engine, "direct")
-    engine.adopt(channel)
+    progress, channel = _engine(0, ours)
     data = header(SIGNATURE, 0, 0, 1000) + bytes(1000)
     peer.sendall(data[:cut])
     if reset:
@@ -354,20 +357,20 @@ def test_a_connection_that_ends_at_any_byte_is_a_lost_peer(cut, reset):
     peer.close()
     into = memoryview(bytearray(1000))
     if cut == len(data):
-        channel.receive_into(SIGNATURE, 0, into)
+        progress.receive_into(channel, SIGNATURE, 0, into)
     with pytest.raises(PeerLostError) as caught:
-        channel.receive_into(SIGNATURE, 0, into)
+        progress.receive_into(channel, SIGNATURE, 0, into)
     assert caught.value.rank == 1
     with pytest.raises(PeerLostError):
-        engine.check()
+        progress.receive_into(channel, SIGNATURE, 0, into)
 
 
 @pytest.mark.parametrize("rubbish", [b"GET / HTTP/1.1\r\n" * 10, bytes(100), b"\xff" * 4096])
 def test_rubbish_on_a_connection_ends_it(rubbish):
-    channel, peer = _pair()
+    progress, channel, peer = _pair()
     peer.sendall(rubbish)
     with pytest.raises(PeerLostError):
-        channel.receive(SIGNATURE, 0)
+        progress.receive(channel, SIGNATURE, 0)
 
 
 def _much_meanwhile(comm):
@@ -448,9 +451,9 @@ def test_a_reason_of_any_length_fits_a_report():
             RendezvousTimeoutError(text, range(10**6 - 10**3, 10**6)),
             ValueErrorOfOurs(text),
         ):
-            body = blame.to_bytes(error, 5)
+            body = abort.to_bytes(error, 5)
             assert len(body) <= MAX_REPORT_BYTES
-            back = blame.from_frame(body, 5, 0)
+            back = abort.from_frame(body, 5, 0)
             assert "cannot be read" not in str(back)
             if not isinstance(error, ValueErrorOfOurs):
                 assert type(back) is type(error)

@@ -9,7 +9,7 @@ from hostile_peer import LARGE, MINE, SIGNATURES, SIZE, read_message, read_strea
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perseid.comm import engine
+from perseid.comm import failure
 from perseid.comm.frames import MAX_PAYLOAD, TAIL, header
 from perseid.errors import (
     MismatchedCollectiveError,
@@ -24,7 +24,7 @@ LENGTHS = st.integers(0, 200) | st.integers(0, 2**64 - 1)
 
 @pytest.fixture(autouse=True)
 def _nobody_else_to_ask(monkeypatch):
-    monkeypatch.setattr(engine, "BLAME_SHARE", 0.0)
+    monkeypatch.setattr(failure, "BLAME_SHARE", 0.0)
 
 
 @st.composite

@@ -15,7 +15,7 @@ import pytest
 from ranks import ranks
 
 from perseid.comm import Communicator
-from perseid.comm.channel import Channel
+from perseid.comm.socket_channel import SocketChannel
 from perseid.errors import PeerLostError, RendezvousTimeoutError
 from perseid.rendezvous import Client, EmbeddedServer
 
@@ -31,8 +31,9 @@ def reset(channels) -> None:
     for channel in channels:
         if channel is not None:
             linger = struct.pack("ii", 1, 0)
-            channel.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            os.close(channel.sock.detach())
+            sock = channel.connection._sock
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            os.close(sock.detach())
 
 
 def die(how: str, channels, told) -> None:
@@ -73,7 +74,7 @@ def rank(comm, how, step, told) -> int:
 
     if comm.rank == VICTIM:
         for name in CALLS:
-            setattr(Channel, name, counted(getattr(Channel, name)))
+            setattr(SocketChannel, name, counted(getattr(SocketChannel, name)))
     program(comm)
     if step is not None:
         for _ in range(100):  # whatever the number of steps is, the victim comes to this one

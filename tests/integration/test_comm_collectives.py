@@ -298,7 +298,7 @@ def test_ranks_that_share_cores_get_the_same_answers(size):
         Step(name, index, "int64", 7, "sum", index)
         for index, name in enumerate(["barrier", "allreduce", "Allreduce", "strictly", "places"])
     ]
-    results = run_threads(size, run_program, program, shared_cores=True)
+    results = run_threads(size, run_program, program, oversubscribed=True)
     assert all(result == results[0] for result in results)
 
 

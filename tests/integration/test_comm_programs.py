@@ -130,9 +130,7 @@ def test_comm_model_prints_times_and_prices(tmp_path):
 
 def test_comm_bench_measures_this_machine(tmp_path):
     out = tmp_path / "numbers.json"
-    result = perseid(
-        "comm", "bench", "-n", 2, "--iterations", 5, "--peers", "perseid", "--json", out
-    )
+    result = perseid("comm", "bench", "-n", 2, "--iterations", 5, "--json", out)
     assert result.returncode == 0, result.stderr
     numbers = json.loads(out.read_text())
     columns = numbers["2"]["perseid"]
@@ -167,11 +165,10 @@ def test_comm_model_refuses_what_makes_no_sense_in_one_sentence(words, expected)
     ("words", "expected"),
     [
         (["--constants", "/proc/no/such"], "/proc/no/such cannot be written: No such file"),
-        (["--peers", "pvm"], "'pvm' cannot be measured here, but perseid"),
         (["--iterations", "0"], "must be at least 1"),
         (["-n", "0"], "must be at least 1"),
         (
-            ["-n", "1", "--iterations", "1", "--peers", "perseid", "--json", "/proc/no/such"],
+            ["-n", "1", "--iterations", "1", "--json", "/proc/no/such"],
             "/proc/no/such cannot be written: No such file",
         ),
     ],

@@ -93,7 +93,7 @@ def test_objects_of_every_type_reduce_the_same_way_everywhere(kind, size, op, da
     values = data.draw(st.lists(OBJECTS[kind], min_size=size, max_size=size))
     if kind == "Decimal":
         op = op if op in ("max", "min") else "max"
-    results = run_threads(size, all_ways, values, op, shared_cores=shared)
+    results = run_threads(size, all_ways, values, op, oversubscribed=shared)
     assert len(set(results)) == 1, "all ranks have the same bits"
 
 
@@ -147,7 +147,7 @@ def test_arrays_of_every_type_reduce_the_same_way_everywhere(dtype, size, op, le
                    for column in columns]  # fmt: skip
     if kind == "c" and op == "prod":
         op = "sum"  # a product of complex NaNs depends on how it is bracketed
-    results = run_threads(size, arrays_of, columns, op, shared_cores=shared)
+    results = run_threads(size, arrays_of, columns, op, oversubscribed=shared)
     assert len(set(results)) == 1, "all ranks have the same bits"
 
 

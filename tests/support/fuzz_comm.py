@@ -15,9 +15,9 @@ import atheris
 with atheris.instrument_imports(include=["perseid"]):
     from hostile_peer import SIGNATURES, read_message, read_stream
 
-    from perseid.comm import engine, frames, objects
+    from perseid.comm import failure, frames, objects
 
-engine.BLAME_SHARE = 0.0  # nobody else could say who was lost
+failure.BLAME_SHARE = 0.0  # nobody else could say who was lost
 
 LIMIT = 1 << 16
 

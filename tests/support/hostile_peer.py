@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import socket
 
-from perseid.comm.channel import Channel, Want
+from perseid.comm.channel import ChannelError, PendingReceive
+from perseid.comm.connection import SocketConnection
 from perseid.comm.engine import Engine
 from perseid.comm.frames import HEADER_BYTES, SIGNATURE_BYTES, Kind, Signature, header
 from perseid.comm.group import Group
-from perseid.comm.outgoing import swap
-from perseid.comm.store import StoreChannel
+from perseid.comm.objects import Blob
+from perseid.comm.progress import Progress
+from perseid.comm.socket_channel import SocketChannel
+from perseid.comm.store_channel import StoreChannel
 from perseid.errors import NotFoundError, PerseidError
 
 MINE = Signature(Kind.BCAST, 0, 0, 1, 0).pack()
@@ -30,11 +33,11 @@ SIZE, LARGE = 100, 70_000
 """Bytes that it expects where it expects a number of them."""
 
 
-class Impatient(Engine):
-    """A rank whose peer has said all that it will: whoever waits for more hangs."""
+class Impatient(Progress):
+    """Of a rank whose peer has said all that it will: whoever waits for more hangs."""
 
-    def tick(self, channel: Channel, want: Want, ticks: int) -> None:
-        raise AssertionError(f"it waits for {want.what} after the stream's end")
+    def _check_stalled(self, channel, pending, polls) -> None:
+        raise AssertionError(f"it waits for {pending.call} after the stream's end")
 
 
 def begin(rank: Engine) -> None:
@@ -42,26 +45,28 @@ def begin(rank: Engine) -> None:
     assert Group(rank, 0, range(2)).call(Kind.BCAST, 0).signature == MINE
 
 
-def calls(channel: Channel) -> list:
+def calls(progress: Progress, channel: SocketChannel) -> list:
     """Each way of receiving; the last has no frame to show."""
     into = memoryview(bytearray(SIZE))
-    want = Want(MINE, 0, into)
+    pending = PendingReceive(MINE, 0, into)
 
-    def swapped():
-        head = header(MINE, 0, 0, 0)
-        return swap(channel, [head], len(head), channel, want)
+    def exchanged():
+        return progress.exchange(channel, MINE, 0, Blob(0, [b""], 0), channel, pending)
 
     def drained():
-        while channel.drain():
-            pass
+        try:
+            while progress._take_in(channel):
+                pass
+        except ChannelError as error:
+            progress._failure.channel_failed(error)
 
     return [
-        lambda: channel.receive(MINE, 0),
-        lambda: channel.receive_into(MINE, 0, into),
-        lambda: channel.receive_into(MINE, 0, memoryview(bytearray(LARGE))),
-        lambda: channel.receive(POINT, 0, True),
-        lambda: channel.receive(POINT, 1),
-        swapped,
+        lambda: progress.receive(channel, MINE, 0),
+        lambda: progress.receive_into(channel, MINE, 0, into),
+        lambda: progress.receive_into(channel, MINE, 0, memoryview(bytearray(LARGE))),
+        lambda: progress.receive(channel, POINT, 0, True),
+        lambda: progress.receive(channel, POINT, 1),
+        exchanged,
         drained,
     ]
 
@@ -72,14 +77,14 @@ def read_stream(data: bytes, choice: bytes = b"\0") -> PerseidError | None:
     Every payload that it got was in the bytes.
     """
     ours, theirs = socket.socketpair()
-    rank = Impatient(None, 0, 2, 0, timeout=30.0)
-    channel = Channel(1, ours, rank, "direct")
+    rank = Engine(None, 0, 2, 0, timeout=30.0)
+    channel = SocketChannel(1, SocketConnection(ours, "direct", rank.poll_seconds, 15.0))
     rank.adopt(channel)
     begin(rank)
     theirs.setblocking(False)
     data = data[: theirs.send(data)] if data else data
     theirs.close()
-    found = calls(channel)
+    found = calls(Impatient(rank), channel)
     call = found[(choice[0] if choice else 0) % len(found)]
     try:
         for _ in range(len(data) // HEADER_BYTES + 2):
@@ -118,13 +123,19 @@ class Box:
 def read_message(data: bytes) -> PerseidError | None:
     """The same of one message that lies in a store."""
     rank = Engine(None, 0, 2, 0, timeout=0.0)
-    channel = StoreChannel(1, Box(data), "p", rank)
+    channel = StoreChannel(0, 1, Box(data), "p", 0.0)
     rank.adopt(channel)
     begin(rank)
+    progress, pending = Progress(rank), PendingReceive(MINE, 0, None)
     try:
-        while channel.pump(True):
-            if channel.digest(Want(MINE, 0, None)):
-                break
+        try:
+            while True:
+                complete = channel.process_buffered(pending)
+                rank.handle_control_frames(channel)
+                if complete or not channel.read_some():
+                    break
+        except ChannelError as error:
+            progress._failure.channel_failed(error)
     except PerseidError as error:
         return error
     assert all(bytes(kept.body) == data[HEADER_BYTES:] for kept in channel.frames)

@@ -8,13 +8,13 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perseid.cli.awsarguments import add_storage_arguments
-from perseid.errors import BadInputError, PerseidError
+from perseid.errors import BadInputError
 
 if TYPE_CHECKING:
     from perseid.comm.model import Way
@@ -39,10 +39,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         run_.add_argument(f"--{name}-timeout", type=float, metavar="SECONDS", help=what)
     run_.add_argument("script", metavar="SCRIPT.py", help="a program that uses perseid.comm")
     run_.add_argument("arguments", nargs=argparse.REMAINDER, help="its own arguments")
-    bench = commands.add_parser("bench", help="measure on this machine, beside mpi4py and gloo")
+    bench = commands.add_parser("bench", help="measure message passing on this machine")
     bench.add_argument("-n", "--ranks", type=int, nargs="+", default=[2, 4, 8], metavar="N")
     bench.add_argument("--iterations", type=int, default=300, metavar="N")
-    bench.add_argument("--peers", nargs="+", metavar="NAME", help="perseid mpi4py gloo")
     bench.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")
     bench.add_argument(
         "--constants", type=Path, metavar="FILE",
@@ -125,43 +124,24 @@ def run_ranks(
 
 
 def _bench(args: argparse.Namespace) -> int:
-    from perseid.comm import measure
+    from perseid.comm import bench
 
     if args.constants is not None:
         return _measure_constants(args)
     if args.store is not None:
         raise BadInputError("--store is measured with --constants FILE")
-    peers = _peers(args.peers, measure.installed())
     if args.iterations < 1 or min(args.ranks) < 1:
         raise BadInputError("--ranks and --iterations must be at least 1")
-    for name in ("mpi4py", "gloo"):
-        if name not in peers:
-            print(f"{name}: not measured (not installed or not asked for)")
-    results: dict[str, object] = {}
-    failed = False
+    results: dict[str, dict[str, dict[str, float]]] = {}
     for ranks in args.ranks:
-        columns: dict[str, dict[str, float]] = {}
-        for peer in peers:
-            try:
-                columns[peer] = measure.run_peer(peer, ranks, args.iterations)
-            except PerseidError as error:
-                print(f"perseid: {error}", file=sys.stderr)
-                failed = True
-        results[str(ranks)] = columns
-        _print_columns(ranks, columns)
+        found = bench.run(ranks, args.iterations)
+        results[str(ranks)] = {"perseid": found}
+        print(f"\n{ranks} ranks: median of the slowest rank's time")
+        for name, seconds in found.items():
+            print(f"{name:32s}{_time(seconds):>12s}")
     if args.json:
         _write(args.json, results)
-    return int(failed)
-
-
-def _peers(asked: Sequence[str] | None, installed: Sequence[str]) -> Sequence[str]:
-    """What is measured: all there is, unless some were asked for."""
-    for name in asked or ():
-        if name not in installed:
-            raise BadInputError(
-                f"{name!r} cannot be measured here, but {', '.join(installed)} can be"
-            )
-    return asked or installed
+    return 0
 
 
 def _write(path: Path, results: Mapping[str, object]) -> None:
@@ -169,15 +149,6 @@ def _write(path: Path, results: Mapping[str, object]) -> None:
         path.write_text(json.dumps(results, indent=1))
     except OSError as error:
         raise BadInputError(f"{path} cannot be written: {error.strerror}") from error
-
-
-def _print_columns(ranks: int, columns: dict[str, dict[str, float]]) -> None:
-    print(f"\n{ranks} ranks: median of the slowest rank's time")
-    print(f"{'':24s}" + "".join(f"{name:>14s}" for name in columns))
-    names: Iterable[str] = dict.fromkeys(name for one in columns.values() for name in one)
-    for name in names:
-        cells = (_time(one.get(name)) for one in columns.values())
-        print(f"{name:24s}" + "".join(f"{cell:>14s}" for cell in cells))
 
 
 def _measure_constants(args: argparse.Namespace) -> int:

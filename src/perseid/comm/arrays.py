@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from perseid.comm.call import Array, octets
 from perseid.comm.frames import CODES, dtype_code
 from perseid.comm.objects import Blob
-from perseid.comm.ops import Op
+from perseid.comm.ops import Array, Op
+from perseid.comm.ports import array_bytes
 from perseid.errors import BadInputError
 
 _CODES_BY_ID = {id(dtype): code for dtype, code in CODES.items()}
@@ -41,7 +41,7 @@ def to_send(array: Array) -> tuple[memoryview, int]:
         It is no array, or of a type that only pickling can carry.
     """
     code = _code(array)
-    return octets(np.ascontiguousarray(array)), code
+    return array_bytes(np.ascontiguousarray(array)), code
 
 
 def to_receive(array: Array) -> tuple[memoryview, int]:
@@ -54,7 +54,7 @@ def to_receive(array: Array) -> tuple[memoryview, int]:
     """
     code = _code(array)
     _check_place(array)
-    return octets(array), code
+    return array_bytes(array), code
 
 
 def _check_place(array: Array) -> None:
@@ -83,7 +83,7 @@ def parts(array: Array | None, dtype: np.dtype[Any], counts: Sequence[int]) -> l
     BadInputError
         The array is missing, of another type, or not of the parts' total size.
     """
-    return [octets(piece) for piece in pieces(array, dtype, counts)]
+    return [array_bytes(piece) for piece in pieces(array, dtype, counts)]
 
 
 def pieces(array: Array | None, dtype: np.dtype[Any], counts: Sequence[int]) -> list[Array]:

@@ -35,16 +35,17 @@ def guarded(method: Callable[Concatenate[C, P], R]) -> Callable[Concatenate[C, P
     @functools.wraps(method)
     def call(self: C, /, *args: P.args, **keywords: P.kwargs) -> R:
         engine = self._engine
-        if engine.owner != get_ident():
-            engine.claim()
-        if engine.error is not None:
-            engine.check()
+        if engine.owner != get_ident() or engine.failure.error is not None:
+            engine.enter()
         begun = engine.begun
         try:
             return method(self, *args, **keywords)
         except BaseException as error:
             if engine.begun != begun:
-                engine.interrupted(error)
+                # Nothing is called before this: a second Ctrl-C would strike there, and the call
+                # after it would go on with what this one left. `enter` sees that there is no owner.
+                engine.interruption, engine.owner = error, None
+                engine.end_interrupted()
             raise
 
     return call

@@ -15,9 +15,8 @@ import numpy as np
 
 from perseid.comm import arguments
 from perseid.comm.array_calls import AnyOp, ArrayCalls
-from perseid.comm.call import ObjectPort
 from perseid.comm.call_guard import guarded
-from perseid.comm.channel import Want
+from perseid.comm.channel import PendingReceive
 from perseid.comm.collectives import (
     allgather,
     alltoall,
@@ -29,7 +28,7 @@ from perseid.comm.collectives import (
     scan,
     scatter,
 )
-from perseid.comm.frames import HEADER_BYTES, OBJECT, Frame, Kind, header
+from perseid.comm.frames import OBJECT, Kind
 from perseid.comm.group import Group
 from perseid.comm.joining import (
     CALL_SECONDS,
@@ -41,8 +40,8 @@ from perseid.comm.joining import (
 from perseid.comm.model import Constants, Estimate
 from perseid.comm.objects import dumps, loads
 from perseid.comm.ops import SUM, as_op
-from perseid.comm.outgoing import swap
-from perseid.comm.store import ObjectStore
+from perseid.comm.ports import ObjectPort
+from perseid.comm.store_channel import ObjectStore
 from perseid.errors import BadInputError
 from perseid.linux import need_linux
 from perseid.rendezvous import Endpoint, LossTimeouts
@@ -83,7 +82,7 @@ class Communicator(ArrayCalls):
         death_timeout: float = LossTimeouts.death,
         link_timeout: float = LossTimeouts.link,
         silence_timeout: float = LossTimeouts.silence,
-        shared_cores: bool = False,
+        oversubscribed: bool = False,
         store: ObjectStore | None = None,
         prefix: str = "messages",
         wait: bool = True,
@@ -131,7 +130,7 @@ class Communicator(ArrayCalls):
             Seconds after which a rank counts as lost whose host answers while its process gives no
             sign of life, because it was stopped or is in one long call that holds the
             interpreter's lock; 0: never.
-        shared_cores
+        oversubscribed
             Whether more ranks than cores run on each machine, the same on all ranks: small
             collectives then take few messages rather than few rounds.
         store, prefix
@@ -167,7 +166,7 @@ class Communicator(ArrayCalls):
             deadline,
             timeout,
             LossTimeouts(death_timeout, link_timeout, silence_timeout),
-            shared_cores,
+            oversubscribed,
             store,
             prefix,
             wait,
@@ -179,7 +178,7 @@ class Communicator(ArrayCalls):
         """The communicator of a program that ``perseid comm run`` started.
 
         Reads ``PERSEID_JOB``, ``PERSEID_RANK``, ``PERSEID_WORLD_SIZE``, ``PERSEID_RENDEZVOUS``,
-        ``PERSEID_JOB_KEY``, ``PERSEID_SHARED_CORES`` and the three
+        ``PERSEID_JOB_KEY``, ``PERSEID_OVERSUBSCRIBED`` and the three
         ``PERSEID_*_TIMEOUT``; ``options`` go to ``join``. Without them
         it is a world of one rank, so that a program also runs alone.
         """
@@ -190,8 +189,8 @@ class Communicator(ArrayCalls):
     @property
     def routes(self) -> Mapping[int, str]:
         """Which way the connections made so far took, by rank: ``direct``, ``relay``, ``store``."""
-        group, routes = self._group, self._group.engine.routes
-        return {rank: routes[w] for rank, w in enumerate(group.ranks) if w in routes}
+        group, found = self._group, self._engine.transports
+        return {rank: found[world] for rank, world in enumerate(group.ranks) if world in found}
 
     def __repr__(self) -> str:
         return f"<Communicator rank {self.rank} of {self.world_size}>"
@@ -222,14 +221,16 @@ class Communicator(ArrayCalls):
     def send(self, value: Any, dest: int, tag: int = 0) -> None:
         """Send an object; returns when it is on its way."""
         tag, blob = arguments.tag("tag", tag), dumps(value)
-        self._peer("dest", dest).send_blob(self._group.point(OBJECT), tag, blob)
+        channel = self._peer("dest", dest)
+        self._progress.send_blob(channel, self._group.point(OBJECT), tag, blob)
 
     @guarded
     def recv(self, source: int, tag: int | None = None) -> Any:
         """Receive an object from a rank; without a tag the next one, whatever its tag."""
         step = 0 if tag is None else arguments.tag("tag", tag)
         channel = self._peer("source", source)
-        frame = channel.receive(self._group.point(OBJECT), step, tag is None)
+        point = self._group.point(OBJECT)
+        frame = self._progress.receive(channel, point, step, tag is None)
         return loads(frame.parts, frame.body)
 
     @guarded
@@ -247,9 +248,8 @@ class Communicator(ArrayCalls):
             return loads(blob.parts, blob.flat())
         out, back = self._peer("dest", dest), self._peer("source", source)
         point = self._group.point(OBJECT)
-        want = Want(point, step, None, recvtag is None)
-        head = header(point, sendtag, blob.parts, blob.nbytes)
-        frame: Frame = swap(out, [head, blob.flat()], HEADER_BYTES + blob.nbytes, back, want)
+        pending = PendingReceive(point, step, None, recvtag is None)
+        frame = self._progress.exchange(out, point, sendtag, blob, back, pending)
         return loads(frame.parts, frame.body)
 
     # --- objects -----------------------------------------------------------------------------
@@ -258,7 +258,7 @@ class Communicator(ArrayCalls):
     def barrier(self) -> None:
         """Return when every rank has come."""
         call = self._group.call(Kind.BARRIER)
-        if self._group.engine.shared_cores:
+        if self._group.engine.oversubscribed:
             barrier.tree(call)
         else:
             barrier.dissemination(call)

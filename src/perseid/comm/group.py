@@ -1,4 +1,7 @@
-"""A set of ranks that communicate among themselves, and the numbering of their calls."""
+"""A set of ranks that communicate among themselves, and its collective calls.
+
+The algorithms of ``collectives`` see a `Call`: ranks of the group, steps and bytes, never a socket.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from perseid.comm.call import Array, Call
-from perseid.comm.channel import Channel
+from perseid.comm.channel import Channel, PendingReceive
 from perseid.comm.engine import HISTORY, Engine
 from perseid.comm.frames import SIGNATURE, Kind, Signature
+from perseid.comm.objects import Blob, Buffer
+from perseid.comm.ops import Array
+from perseid.comm.progress import Progress
+from perseid.comm.socket_channel import JOINED_BYTES
 from perseid.errors import BadInputError
 
 
@@ -32,6 +38,7 @@ class Group:
         self.rank = self.ranks.index(engine.rank)
         self.size = len(self.ranks)
         self.channels: list[Channel | None] = [engine.channels[r] for r in self.ranks]
+        self.progress = Progress(engine)
         self._points: dict[int, bytes] = {}
         self._sequence = 0
         self._history = engine.history(comm)
@@ -87,3 +94,83 @@ class Group:
         channel = self.channels[peer]
         assert channel is not None
         return channel
+
+
+class Call:
+    """A collective call of one group.
+
+    ``rank`` and all peers are numbers within the group; ``step`` tells the frames of one pair of
+    ranks apart. All frames of the call bear its signature.
+    """
+
+    __slots__ = ("_progress", "channels", "group", "rank", "signature", "size")
+
+    def __init__(self, group: Group, signature: bytes) -> None:
+        self.group = group
+        self.rank = group.rank
+        self.size = group.size
+        self.signature = signature
+        self.channels: list[Any] = group.channels
+        """By rank of the group; None where ``need`` has made none yet."""
+        self._progress = group.progress
+
+    def need(self, peers: Iterable[int]) -> None:
+        """Connect to these peers, in parallel, before the first byte is sent."""
+        channels = self.channels
+        missing = [peer for peer in peers if channels[peer] is None and peer != self.rank]
+        if missing:
+            self.group.connect(missing)
+
+    def _channel(self, peer: int) -> Channel:
+        return self.channels[peer] or self.group.connect_one(peer)
+
+    def send(self, peer: int, data: Buffer, step: int = 0) -> None:
+        """Send bytes whose number the receiver knows."""
+        self._progress.send(self._channel(peer), self.signature, step, data)
+
+    def receive_into(self, peer: int, into: memoryview, step: int = 0) -> None:
+        """Receive exactly as many bytes as ``into`` has."""
+        self._progress.receive_into(self._channel(peer), self.signature, step, into)
+
+    def send_blob(self, peer: int, blob: Blob, step: int = 0) -> None:
+        """Send a payload of any length."""
+        self._progress.send_blob(self._channel(peer), self.signature, step, blob)
+
+    def receive_blob(self, peer: int, step: int = 0) -> Blob:
+        """Receive a payload of any length."""
+        frame = self._progress.receive(self._channel(peer), self.signature, step)
+        return Blob(frame.parts, [frame.body], len(frame.body))
+
+    def exchange(
+        self,
+        peer: int,
+        data: Buffer,
+        source: int,
+        into: memoryview,
+        step: int = 0,
+        source_step: int | None = None,
+    ) -> None:
+        """Send to one peer and receive from another (or the same) at once.
+
+        ``source_step`` is the step of what is received, where it differs.
+        """
+        out, back = self._channel(peer), self._channel(source)
+        size = len(data)
+        source_step = step if source_step is None else source_step
+        if size <= JOINED_BYTES:
+            self._progress.send(out, self.signature, step, data)
+            self._progress.receive_into(back, self.signature, source_step, into)
+            return
+        pending = PendingReceive(self.signature, source_step, into)
+        self._progress.exchange(out, self.signature, step, Blob(0, [data], size), back, pending)
+
+    def exchange_blob(self, peer: int, blob: Blob, source: int, step: int = 0) -> Blob:
+        """`exchange` of payloads of any length."""
+        out, back = self._channel(peer), self._channel(source)
+        if blob.nbytes <= JOINED_BYTES:
+            self._progress.send_blob(out, self.signature, step, blob)
+            frame = self._progress.receive(back, self.signature, step)
+        else:
+            pending = PendingReceive(self.signature, step, None)
+            frame = self._progress.exchange(out, self.signature, step, blob, back, pending)
+        return Blob(frame.parts, [frame.body], len(frame.body))

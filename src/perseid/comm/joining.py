@@ -12,7 +12,7 @@ from typing import Any
 from perseid.comm import arguments
 from perseid.comm.engine import Engine
 from perseid.comm.model import Constants, Estimate, pick
-from perseid.comm.store import ObjectStore
+from perseid.comm.store_channel import ObjectStore
 from perseid.errors import BadInputError, PerseidError
 from perseid.rendezvous import Client, Endpoint, LossTimeouts, parse_key
 
@@ -48,7 +48,7 @@ class JoinRequest:
     deadline: float
     timeout: float
     losses: LossTimeouts
-    shared_cores: bool
+    oversubscribed: bool
     store: ObjectStore | None
     prefix: str
     wait: bool
@@ -96,7 +96,7 @@ class JoinRequest:
         engine = Engine(
             client, self.rank, self.world_size, self.generation, self.timeout, self.losses
         )
-        engine.shared_cores = self.shared_cores
+        engine.oversubscribed = self.oversubscribed
         engine.store, engine.only_store = self.store, transport == "store"
         engine.prefix = f"{self.prefix}/{self.job}/{self.generation}"
         return engine, choice
@@ -148,7 +148,7 @@ def environment_arguments(env: Mapping[str, str] = os.environ) -> dict[str, Any]
         "job": env.get("PERSEID_JOB", "job"),
         "rendezvous": env.get("PERSEID_RENDEZVOUS"),
         "key": env.get("PERSEID_JOB_KEY"),
-        "shared_cores": env.get("PERSEID_SHARED_CORES") == "1",
+        "oversubscribed": env.get("PERSEID_OVERSUBSCRIBED") == "1",
     }
     try:
         found["rank"] = int(env.get("PERSEID_RANK", "0"))

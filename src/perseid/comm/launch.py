@@ -76,7 +76,7 @@ def run_local(
             "PERSEID_JOB_KEY": job_key(secret, job).hex(),
             "PERSEID_JOB_SECRET": secret.hex(),  # of this server alone, for jobs of other names
             "WORLD_SIZE": str(ranks),
-            "PERSEID_SHARED_CORES": str(int(ranks > len(os.sched_getaffinity(0)))),
+            "PERSEID_OVERSUBSCRIBED": str(int(ranks > len(os.sched_getaffinity(0)))),
         }
         try:
             for rank in range(ranks):

@@ -13,6 +13,8 @@ import numpy as np
 from perseid.comm.frames import CUSTOM, reduction_code
 from perseid.errors import BadInputError
 
+Array = np.ndarray[Any, np.dtype[Any]]
+"""An array of any shape and type."""
 Combine = Callable[[Any, Any], Any]
 
 

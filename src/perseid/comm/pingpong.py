@@ -24,7 +24,7 @@ import numpy as np
 from perseid.comm.communicator import Communicator
 from perseid.comm.launch import run_local
 from perseid.comm.model import WAYS, Constants, Way
-from perseid.comm.store import ObjectStore
+from perseid.comm.store_channel import ObjectStore
 from perseid.errors import PerseidError
 
 COMMAND = ("-P", "-m", "perseid.comm.pingpong")

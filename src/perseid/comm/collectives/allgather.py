@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perseid.comm.call import Call
+from perseid.comm.group import Call
 from perseid.comm.objects import Blob, bundle, unbundle
 
 LARGE_BYTES = 64 * 1024
@@ -19,7 +19,7 @@ def blobs(call: Call, mine: Blob) -> list[Blob]:
     held = [mine]
     for step, jump in enumerate(jumps):
         part = held[: min(jump, size - jump)]
-        came = call.swap_blob((rank - jump) % size, bundle(part), (rank + jump) % size, step)
+        came = call.exchange_blob((rank - jump) % size, bundle(part), (rank + jump) % size, step)
         held.extend(unbundle(came.flat()))
     return [held[(other - rank) % size] for other in range(size)]
 
@@ -33,4 +33,4 @@ def ring(call: Call, parts: Sequence[memoryview], steps: int = 0) -> None:
     call.need([after, before])
     for step in range(size - 1):
         out, back = parts[(rank - step) % size], parts[(rank - step - 1) % size]
-        call.swap(after, out, before, back, steps + step)
+        call.exchange(after, out, before, back, steps + step)

@@ -11,9 +11,10 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from perseid.comm.call import Array, Call, Port, octets
 from perseid.comm.collectives import allgather, reduce, trees
-from perseid.comm.ops import Op
+from perseid.comm.group import Call
+from perseid.comm.ops import Array, Op
+from perseid.comm.ports import Port, array_bytes
 
 T = TypeVar("T")
 LARGE_BYTES = 64 * 1024
@@ -90,9 +91,9 @@ def doubling(port: Port[T], value: T) -> T:
         return port.take(rank - 1, result, _LAST)
     result = port.begin(value)
     if mine.folded:
-        result = port.fold(rank + 1, result)
+        result = port.recv_reduce(rank + 1, result)
     for partner, step, lower in mine.rounds:
-        result = port.trade(partner, result, lower, step)
+        result = port.exchange_reduce(partner, result, lower, step)
     if mine.folded:
         port.send(rank + 1, result, _LAST)
     return result
@@ -116,7 +117,7 @@ def _tell(port: Port[T], result: T | None) -> T:
     return result
 
 
-class Errand(NamedTuple):
+class ReduceBcastPlan(NamedTuple):
     """One rank's part where ranks share cores: to rank 0 at once, or up a tree; down a tree."""
 
     sources: tuple[int, ...]
@@ -132,16 +133,16 @@ class Errand(NamedTuple):
 
 
 @functools.lru_cache(maxsize=4096)
-def errand(rank: int, size: int) -> Errand:
+def reduce_bcast_plan(rank: int, size: int) -> ReduceBcastPlan:
     """The part of a rank in a world of any size."""
     place = trees.branch(rank, size, 0)
     if size > STRAIGHT_RANKS:
         sources = place.children[::-1]
-        return Errand(sources, place.parent, place.parent, place.children, place.near)
+        return ReduceBcastPlan(sources, place.parent, place.parent, place.children, place.near)
     if rank == 0:
         others = tuple(range(1, size))
-        return Errand(others, -1, -1, place.children, others)
-    return Errand((), 0, place.parent, place.children, tuple({0, *place.near}))
+        return ReduceBcastPlan(others, -1, -1, place.children, others)
+    return ReduceBcastPlan((), 0, place.parent, place.children, tuple({0, *place.near}))
 
 
 def in_place(call: Call, ufunc: np.ufunc, array: Array, into: Array) -> None:
@@ -150,24 +151,24 @@ def in_place(call: Call, ufunc: np.ufunc, array: Array, into: Array) -> None:
     Each function that a rank goes through, and each time that it falls asleep, costs more here
     than its own work: ranks that take turns on a core find nothing of theirs in its caches.
     """
-    part = errand(call.rank, call.size)
+    part = reduce_bcast_plan(call.rank, call.size)
     call.need(part.peers)
-    channels, signature = call.channels, call.signature
+    channels, signature, progress = call.channels, call.signature, call.group.progress
     if into is not array:
         into[...] = array
     if part.sources:
         other = np.empty_like(into)
-        room = octets(other)
+        room = array_bytes(other)
         for source in part.sources:
-            channels[source].receive_into(signature, 0, room)
+            progress.receive_into(channels[source], signature, 0, room)
             ufunc(into, other, out=into, casting="unsafe")
     if part.up >= 0:
-        channels[part.up].send(signature, 0, into.tobytes())
-        channels[part.parent].receive_into(signature, _LAST, octets(into))
+        progress.send(channels[part.up], signature, 0, into.tobytes())
+        progress.receive_into(channels[part.parent], signature, _LAST, array_bytes(into))
     if part.children:
         data = into.tobytes()
         for child in part.children:
-            channels[child].send(signature, _LAST, data)
+            progress.send(channels[child], signature, _LAST, data)
 
 
 def strict(port: Port[T], value: T) -> T:
@@ -214,7 +215,7 @@ def halving(call: Call, op: Op, array: Array, into: Array) -> None:
         give, keep = (lower, upper) if rank & bit else (upper, lower)
         mine = have[keep]
         came = spare[: mine.size]
-        call.swap(rank ^ bit, octets(have[give]), rank ^ bit, octets(came), bit)
+        call.exchange(rank ^ bit, array_bytes(have[give]), rank ^ bit, array_bytes(came), bit)
         op.arrays(*((came, mine) if rank & bit else (mine, came)), into[keep])
         low, high = (middle, high) if rank & bit else (low, middle)
         bit >>= 1
@@ -228,7 +229,7 @@ def _collect(call: Call, flat: Array, at: list[int], trail: list[tuple[int, int,
         lower, upper = flat[at[low] : at[middle]], flat[at[middle] : at[high]]
         mine, other = (upper, lower) if call.rank & bit else (lower, upper)
         peer = call.rank ^ bit
-        call.swap(peer, octets(mine), peer, octets(other), bit | _LAST)
+        call.exchange(peer, array_bytes(mine), peer, array_bytes(other), bit | _LAST)
 
 
 def ring(call: Call, op: Op, array: Array, into: Array) -> None:
@@ -245,7 +246,7 @@ def ring(call: Call, op: Op, array: Array, into: Array) -> None:
         number = (rank - step - 2) % size
         mine, result = inputs[number], parts[number]
         came = spare[: mine.size]
-        call.swap(after, octets(give), before, octets(came), step)
+        call.exchange(after, array_bytes(give), before, array_bytes(came), step)
         op.arrays(came, mine, result)
         give = result
-    allgather.ring(call, [octets(part) for part in parts], _LAST)
+    allgather.ring(call, [array_bytes(part) for part in parts], _LAST)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perseid.comm.call import Call
+from perseid.comm.group import Call
 from perseid.comm.objects import Blob
 
 
@@ -15,7 +15,7 @@ def blobs(call: Call, parts: Sequence[Blob]) -> list[Blob]:
     came = list(parts)
     for step in range(1, size):
         to, source = (rank + step) % size, (rank - step) % size
-        came[source] = call.swap_blob(to, parts[to], source, step)
+        came[source] = call.exchange_blob(to, parts[to], source, step)
     return came
 
 
@@ -26,4 +26,4 @@ def into(call: Call, parts: Sequence[memoryview], places: Sequence[memoryview]) 
     places[rank][:] = parts[rank]
     for step in range(1, size):
         to, source = (rank + step) % size, (rank - step) % size
-        call.swap(to, parts[to], source, places[source], step)
+        call.exchange(to, parts[to], source, places[source], step)

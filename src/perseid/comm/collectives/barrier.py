@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from perseid.comm.call import Call
 from perseid.comm.collectives.trees import branch
+from perseid.comm.group import Call
 
 _EMPTY = memoryview(bytearray())
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from perseid.comm.call import Call
 from perseid.comm.collectives.trees import branch
+from perseid.comm.group import Call
 from perseid.comm.objects import Blob, Buffer
 
 LARGE_BYTES = 4 << 20
@@ -63,7 +63,7 @@ def pipeline(call: Call, data: memoryview, root: int, chunk: int = CHUNK_BYTES) 
 def _pass_on(call: Call, chunks: list[memoryview], before: int, after: int) -> None:
     call.receive_into(before, chunks[0], 0)
     for step, piece in enumerate(chunks[1:], 1):
-        call.swap(after, chunks[step - 1], before, piece, step - 1, step)
+        call.exchange(after, chunks[step - 1], before, piece, step - 1, step)
     call.send(after, chunks[-1], len(chunks) - 1)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perseid.comm.call import Call
 from perseid.comm.collectives.trees import branch
+from perseid.comm.group import Call
 from perseid.comm.objects import Blob, bundle, unbundle
 
 LARGE_BYTES = 64 * 1024

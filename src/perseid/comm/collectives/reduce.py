@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from perseid.comm.call import Port
 from perseid.comm.collectives.trees import branch
+from perseid.comm.ports import Port
 
 T = TypeVar("T")
 
@@ -17,7 +17,7 @@ def tree(port: Port[T], value: T, root: int) -> T | None:
     call.need(place.near)
     result = port.begin(value) if place.children else value
     for child in reversed(place.children):
-        result = port.fold(child, result)
+        result = port.recv_reduce(child, result)
     if place.parent < 0:
         return result
     port.send(place.parent, result)
@@ -49,5 +49,5 @@ def strict(port: Port[T], value: T, root: int) -> T | None:
     result = port.begin(value) if root == 0 else port.receive(0)
     for rank in range(1, call.size):
         mine = rank == root
-        result = port.combine(result, port.copy(value)) if mine else port.fold(rank, result)
+        result = port.combine(result, port.copy(value)) if mine else port.recv_reduce(rank, result)
     return result

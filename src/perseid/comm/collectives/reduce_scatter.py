@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from perseid.comm.call import Array, Call, octets
 from perseid.comm.collectives import alltoall
+from perseid.comm.group import Call
 from perseid.comm.objects import Blob, loads
-from perseid.comm.ops import Op
+from perseid.comm.ops import Array, Op
+from perseid.comm.ports import array_bytes
 
 
 def objects(call: Call, parts: Sequence[Blob], op: Op) -> Any:
@@ -28,7 +29,8 @@ def objects(call: Call, parts: Sequence[Blob], op: Op) -> Any:
 def into(call: Call, parts: Sequence[Array], place: Array, op: Op) -> None:
     """The same for arrays, into place."""
     came = [np.empty_like(place) for _ in range(call.size)]
-    alltoall.into(call, [octets(part) for part in parts], [octets(array) for array in came])
+    places = [array_bytes(array) for array in came]
+    alltoall.into(call, [array_bytes(part) for part in parts], places)
     result = came[0]
     for value in came[1:]:
         op.arrays(result, value, result)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from perseid.comm.call import Port
+from perseid.comm.ports import Port
 
 T = TypeVar("T")
 

@@ -1,29 +1,35 @@
-"""The same measurements on our communicator, mpi4py and gloo: one rank's side.
+"""How fast message passing is on this machine: the operations, and plain TCP beside them.
 
-Run as a program by ``perseid.comm.measure``: ``python -m perseid.comm.peers PEER OUT ITERATIONS``.
+Also the program of its ranks: ``python -m perseid.comm.bench OUT ITERATIONS``. Other libraries are
+measured in the same way by ``benchmarks/comm.py``.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import socket
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from perseid.comm import Communicator
-from perseid.comm.call import Array
+from perseid.comm.communicator import Communicator
+from perseid.comm.launch import run_local
+from perseid.comm.ops import Array
+from perseid.errors import PerseidError
 
+COMMAND = ("-P", "-m", "perseid.comm.bench")
+RUN_SECONDS = 300.0
+"""Longest time of one library at one number of ranks."""
 MEBIBYTE = 1 << 20
 
 
-class Peer(Protocol):
+class Library(Protocol):
     """What is measured of a library."""
 
     rank: int
@@ -69,94 +75,20 @@ class Ours:
         )  # fmt: skip
 
 
-class Mpi:
-    """mpi4py, its buffer interface."""
-
-    def __init__(self) -> None:
-        from mpi4py import MPI
-
-        comm = MPI.COMM_WORLD
-        self.rank, self.size = comm.rank, comm.size
-        self.barrier, self.bcast, self.allreduce = comm.Barrier, comm.Bcast, comm.Allreduce
-        self.gather, self.scatter = comm.Gather, comm.Scatter
-        self.send, self.receive, self.collect = comm.Send, comm.Recv, comm.gather
-
-
-class Gloo:
-    """torch.distributed with gloo over TCP."""
-
-    def __init__(self) -> None:
-        import torch
-        import torch.distributed as dist
-
-        torch.set_num_threads(1)
-        dist.init_process_group(
-            "gloo",
-            init_method="file://" + os.environ["PERSEID_GLOO_FILE"],
-            rank=int(os.environ["PERSEID_RANK"]),
-            world_size=int(os.environ["PERSEID_WORLD_SIZE"]),
-        )
-        self.torch, self.dist = torch, dist
-        self.rank, self.size = dist.get_rank(), dist.get_world_size()
-
-    def barrier(self) -> None:
-        """All have come."""
-        self.dist.barrier()
-
-    def bcast(self, array: Array) -> None:
-        """From rank 0."""
-        self.dist.broadcast(self.torch.from_numpy(array), 0)
-
-    def allreduce(self, array: Array, into: Array) -> None:
-        """Sum, in place as torch has it."""
-        into[...] = array
-        self.dist.all_reduce(self.torch.from_numpy(into))
-
-    def gather(self, array: Array, into: Array | None) -> None:
-        """To rank 0."""
-        parts = None if into is None else self._parts(into)
-        self.dist.gather(self.torch.from_numpy(array), parts, 0)
-
-    def scatter(self, array: Array | None, into: Array) -> None:
-        """From rank 0."""
-        parts = None if array is None else self._parts(array)
-        self.dist.scatter(self.torch.from_numpy(into), parts, 0)
-
-    def _parts(self, array: Array) -> list[Any]:
-        return list(self.torch.from_numpy(array).chunk(self.size))
-
-    def send(self, array: Array, dest: int) -> None:
-        """To one."""
-        self.dist.send(self.torch.from_numpy(array), dest)
-
-    def receive(self, array: Array, source: int) -> None:
-        """From one."""
-        self.dist.recv(self.torch.from_numpy(array), source)
-
-    def collect(self, value: list[float]) -> list[list[float]] | None:
-        """Objects to rank 0."""
-        found: list[Any] | None = [None] * self.size if self.rank == 0 else None
-        self.dist.gather_object(value, found, 0)
-        return found
-
-
-PEERS: dict[str, Callable[[], Peer]] = {"perseid": Ours, "mpi4py": Mpi, "gloo": Gloo}
-
-
-def operations(peer: Peer) -> dict[str, tuple[Callable[[], None], float]]:
+def operations(library: Library) -> dict[str, tuple[Callable[[], None], float]]:
     """The columns: what is called, and its share of the iterations."""
-    root = peer.rank == 0
+    root = library.rank == 0
     one, into_one = np.ones(1), np.empty(1)
     million, into_million = np.ones(1_000_000), np.empty(1_000_000)
     block = np.zeros(MEBIBYTE, np.uint8)
-    whole = np.zeros(MEBIBYTE * peer.size, np.uint8) if root else None
+    whole = np.zeros(MEBIBYTE * library.size, np.uint8) if root else None
     table: dict[str, tuple[Callable[[], None], float]] = {
-        "barrier": (peer.barrier, 1.0),
-        "allreduce 1 double": (lambda: peer.allreduce(one, into_one), 1.0),
-        "bcast 1 MiB": (lambda: peer.bcast(block), 0.2),
-        "allreduce 1e6 doubles": (lambda: peer.allreduce(million, into_million), 0.05),
-        "gather 1 MiB each": (lambda: peer.gather(block, whole), 0.1),
-        "scatter 1 MiB each": (lambda: peer.scatter(whole, block), 0.1),
+        "barrier": (library.barrier, 1.0),
+        "allreduce 1 double": (lambda: library.allreduce(one, into_one), 1.0),
+        "bcast 1 MiB": (lambda: library.bcast(block), 0.2),
+        "allreduce 1e6 doubles": (lambda: library.allreduce(million, into_million), 0.05),
+        "gather 1 MiB each": (lambda: library.gather(block, whole), 0.1),
+        "scatter 1 MiB each": (lambda: library.scatter(whole, block), 0.1),
     }
     return table
 
@@ -168,16 +100,16 @@ class PlainTcp:
     library does, so only what is measured in the same pair of processes can be compared.
     """
 
-    def __init__(self, peer: Peer) -> None:
-        self.first = peer.rank == 0
+    def __init__(self, library: Library) -> None:
+        self.first = library.rank == 0
         port = np.zeros(1, np.int64)
         if self.first:
             with socket.create_server(("127.0.0.1", 0)) as server:
                 port[0] = server.getsockname()[1]
-                peer.send(port, 1)
+                library.send(port, 1)
                 self.sock, _ = server.accept()
         else:
-            peer.receive(port, 0)
+            library.receive(port, 0)
             self.sock = socket.create_connection(("127.0.0.1", int(port[0])))
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -199,18 +131,18 @@ class PlainTcp:
             have += count
 
 
-def round_trips(peer: Peer, iterations: int) -> dict[str, float]:
+def round_trips(library: Library, iterations: int) -> dict[str, float]:
     """Median seconds of the library's and of a plain socket's round trips, taken in turn."""
 
     def ours(array: Array) -> None:
-        if peer.rank == 0:
-            peer.send(array, 1)
-            peer.receive(array, 1)
+        if library.rank == 0:
+            library.send(array, 1)
+            library.receive(array, 1)
         else:
-            peer.receive(array, 0)
-            peer.send(array, 0)
+            library.receive(array, 0)
+            library.send(array, 0)
 
-    ways = {"round trip": ours, "plain TCP": PlainTcp(peer).there_and_back}
+    ways = {"round trip": ours, "plain TCP": PlainTcp(library).there_and_back}
     results: dict[str, float] = {}
     for label, nbytes, blocks, count in (
         ("8 B", 8, max(1, iterations // 50), 50),
@@ -232,36 +164,53 @@ def _timed(call: Callable[[Array], None], array: Array) -> float:
     return time.perf_counter() - began
 
 
-def measure(peer: Peer, iterations: int) -> dict[str, float]:
+def measure(library: Library, iterations: int) -> dict[str, float]:
     """Median over the iterations of the slowest rank's time, in seconds; on rank 0."""
     results = {}
-    for name, (call, share) in operations(peer).items():
+    for name, (call, share) in operations(library).items():
         count = max(3, int(iterations * share))
         call()
         times = []
         for _ in range(count):
-            peer.barrier()
+            library.barrier()
             began = time.perf_counter()
             call()
             times.append(time.perf_counter() - began)
-        found = peer.collect(times)
+        found = library.collect(times)
         if found is not None:
             results[name] = statistics.median(max(column) for column in zip(*found, strict=True))
-    if peer.size == 2:
-        results |= round_trips(peer, iterations)
+    if library.size == 2:
+        results |= round_trips(library, iterations)
     return results
 
 
-def main(arguments: list[str]) -> None:
-    """Measure one library and write the numbers."""
-    name, out, iterations = arguments
+def run(ranks: int, iterations: int) -> dict[str, float]:
+    """Seconds by operation, among ranks of this machine.
+
+    Raises
+    ------
+    PerseidError
+        They did not finish.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "result.json"
+        command = [*COMMAND, str(out), str(iterations)]
+        run_local(command, ranks, timeout=RUN_SECONDS, environment={"OMP_NUM_THREADS": "1"})
+        if not out.exists():
+            raise PerseidError(f"{ranks} ranks gave no result within {RUN_SECONDS:g} s")
+        found: dict[str, float] = json.loads(out.read_text())
+        return found
+
+
+def write(make: Callable[[], Library], out: str, iterations: int) -> None:
+    """One rank: join, measure, and on rank 0 write the numbers."""
     began = time.monotonic()
-    peer = PEERS[name]()
+    library = make()
     joined = time.monotonic()
-    peer.barrier()
+    library.barrier()
     done = time.monotonic()
-    found = peer.collect([began, joined, done])
-    results = measure(peer, int(iterations))
+    found = library.collect([began, joined, done])
+    results = measure(library, iterations)
     if found is not None:
         # The clock is the machine's: the last rank's start counts.
         start = max(one[0] for one in found)
@@ -271,4 +220,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    write(Ours, sys.argv[1], int(sys.argv[2]))

@@ -1,4 +1,4 @@
-"""Measures message passing on this machine: ours, and mpi4py and gloo where they are installed."""
+"""Runs the measurement of one library: ours, and mpi4py and gloo where they are installed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from perseid.comm.launch import run_local
 from perseid.errors import PerseidError
 
-COMMAND = ("-P", "-m", "perseid.comm.peers")
+COMMAND = ("-P", str(Path(__file__).with_name("comm_libraries.py")))
 RUN_SECONDS = 300.0
 """Longest time of one library at one number of ranks."""
 MPI_OPTIONS = (
@@ -40,7 +40,7 @@ def _mpiexec() -> str | None:
     return str(beside) if beside.exists() else shutil.which("mpiexec")
 
 
-def run_peer(name: str, ranks: int, iterations: int) -> dict[str, float]:
+def run_library(name: str, ranks: int, iterations: int) -> dict[str, float]:
     """Seconds by operation of one library.
 
     Raises

@@ -1,0 +1,162 @@
+"""A stream of bytes to one peer, as a channel sees it.
+
+`Connection` is all that a channel needs, so that another stream (TLS over a socket) can take the
+place of a plain one; `SocketConnection` is the plain one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+from collections.abc import Callable
+from typing import Protocol
+
+from perseid.comm.objects import Buffer
+from perseid.rendezvous.net.liveness import unanswered_for, watch_link
+
+LOCAL_CONGESTION = b"reno"
+"""Congestion control between ranks of one machine, where nothing can be congested: the pacing of
+others (BBR) costs a fifth of the kernel's time there. Every Linux has this one."""
+_CONGESTION: int | None = getattr(socket, "TCP_CONGESTION", None)
+_DONTWAIT: int = getattr(socket, "MSG_DONTWAIT", 0)  # Windows has none, and no epoll
+_WAITALL: int = getattr(socket, "MSG_WAITALL", 0)
+
+
+class Connection(Protocol):
+    """Bytes to and from one peer.
+
+    As of a socket: receiving gives 0 at the end of the stream and raises ``BlockingIOError`` where
+    nothing came in time; whatever broke the stream is another ``OSError``. All methods but
+    ``interrupt`` belong to the communicating thread.
+    """
+
+    transport: str
+    """``direct`` or ``relay``."""
+
+    def fileno(self) -> int:
+        """The descriptor to poll."""
+        ...
+
+    def send(self, data: Buffer) -> int:
+        """Send what the peer takes without waiting; the number of bytes, which may be 0."""
+        ...
+
+    def send_pieces(self, pieces: list[Buffer]) -> int:
+        """The same for bytes that lie in several places."""
+        ...
+
+    def receive(self, into: bytearray | memoryview) -> int:
+        """Wait for bytes, at most for the polling interval; how many came."""
+        ...
+
+    def receive_whole(self, into: list[memoryview]) -> int:
+        """The same, but wait until the places are full as long as bytes keep coming."""
+        ...
+
+    def receive_available(self, into: memoryview) -> int:
+        """What is here already, without waiting."""
+        ...
+
+    def unanswered_for(self) -> float:
+        """Seconds since the peer's host acknowledged anything, if data is on its way to it."""
+        ...
+
+    def interrupt(self) -> None:
+        """End the stream in both directions; whoever is blocked here returns. From any thread."""
+        ...
+
+    def finish(self) -> None:
+        """End this side and close, letting what was sent arrive."""
+        ...
+
+    def discard(self) -> None:
+        """Close this process' copy without a word to the peer."""
+        ...
+
+
+class SocketConnection:
+    """A connected TCP socket.
+
+    Parameters
+    ----------
+    sock
+        Belongs to this object from now on.
+    transport
+        ``direct`` or ``relay``.
+    poll_seconds
+        Longest wait of ``receive``.
+    link_timeout
+        Seconds without an answer after which an idle connection breaks.
+    """
+
+    __slots__ = ("_recvmsg_into", "_send", "_sendmsg", "_sock", "receive", "transport")
+
+    def __init__(
+        self, sock: socket.socket, transport: str, poll_seconds: float, link_timeout: float
+    ) -> None:
+        sock.setblocking(True)
+        seconds, fraction = divmod(poll_seconds, 1)
+        timeval = struct.pack("@ll", int(seconds), int(fraction * 1e6))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
+        watch_link(sock, link_timeout)
+        with contextlib.suppress(OSError):  # a socket pair has no such option
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if _CONGESTION and sock.getsockname()[0] == sock.getpeername()[0]:
+                sock.setsockopt(socket.IPPROTO_TCP, _CONGESTION, LOCAL_CONGESTION)
+        self.transport = transport
+        self._sock = sock
+        self._send, self._sendmsg = sock.send, sock.sendmsg
+        self._recvmsg_into = sock.recvmsg_into
+        # The socket's own method: one more function of Python costs 1 % of a small round trip.
+        self.receive: Callable[[bytearray | memoryview], int] = sock.recv_into
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._sock.fileno()
+
+    def send(self, data: Buffer) -> int:
+        """One system call."""
+        try:
+            return self._send(data, _DONTWAIT)
+        except BlockingIOError:
+            return 0
+
+    def send_pieces(self, pieces: list[Buffer]) -> int:
+        """One system call."""
+        try:
+            return self._sendmsg(pieces, (), _DONTWAIT)
+        except BlockingIOError:
+            return 0
+
+    def receive_whole(self, into: list[memoryview]) -> int:
+        """One system call, also for large payloads."""
+        count: int = self._recvmsg_into(into, 0, _WAITALL)[0]
+        return count
+
+    def receive_available(self, into: memoryview) -> int:
+        """One system call that never waits."""
+        return self._sock.recv_into(into, 0, _DONTWAIT)
+
+    def unanswered_for(self) -> float:
+        """As the kernel says."""
+        return unanswered_for(self._sock)
+
+    def interrupt(self) -> None:
+        """Shut both directions down."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def finish(self) -> None:
+        """Read what is left before closing: unread bytes would turn the close into a reset."""
+        rest = memoryview(bytearray(64 * 1024))
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_WR)
+            for _ in range(64):
+                if not self._sock.recv_into(rest, 0, _DONTWAIT):
+                    break
+        self._sock.close()
+
+    def discard(self) -> None:
+        """Close the descriptor."""
+        self._sock.close()

@@ -1,0 +1,246 @@
+"""Why a communicator is over: who found it out, who is told, and what every later call raises.
+
+The communicating thread finds failures of its own; the registration's thread brings the news of
+other ranks' and shuts the connections down, so that a blocked call returns at once and raises.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterable, Sequence
+from typing import NoReturn
+
+from perseid.comm import abort
+from perseid.comm.channel import (
+    Channel,
+    ChannelEndedError,
+    ChannelError,
+    UnexpectedFrameError,
+)
+from perseid.comm.frames import FrameError, Kind, Signature, header
+from perseid.errors import (
+    ClosedError,
+    MismatchedCollectiveError,
+    PeerLostError,
+    PerseidError,
+    RendezvousError,
+    ReplacedError,
+)
+from perseid.rendezvous import Client, LossTimeouts, Notice
+
+BLAME_SHARE = 0.2
+"""After a connection ended, the share of `LossTimeouts.death` that the rendezvous may take to say
+which rank ended first."""
+
+
+class Failure:
+    """The first error of a communicator, and telling the others of it.
+
+    Parameters
+    ----------
+    client
+        The registration, or None where there is no rendezvous.
+    channels
+        By rank; the engine's own list.
+    """
+
+    def __init__(
+        self,
+        client: Client | None,
+        rank: int,
+        generation: int,
+        channels: Sequence[Channel | None],
+        losses: LossTimeouts,
+    ) -> None:
+        self._client, self._rank, self._generation = client, rank, generation
+        self._channels, self._losses = channels, losses
+        self.error: PerseidError | None = None
+        """What ended the communicator; every later call raises it."""
+        self._by_notice = False
+        """Whether the error is only that the rendezvous lost a rank."""
+        self._untold: PeerLostError | None = None
+        """What the others have still to be told of an interruption."""
+        self._left: dict[int, str] = {}
+        """Ranks that said goodbye, and the words for it."""
+        self._news = threading.Condition()
+
+    # --- what is known -----------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raise what has gone wrong already."""
+        if self.error is None:
+            return
+        self._tell_untold()
+        if self._by_notice and isinstance(self.error, PeerLostError):
+            self._ask_why(self._channels[self.error.rank])
+        raise self.error
+
+    def _ask_why(self, channel: Channel | None) -> None:
+        """The news of a loss may have overtaken the peer's own reason."""
+        self._by_notice = False
+        if channel is None:
+            return
+        channel.drain_to_eof()
+        for frame in channel.control_frames:
+            if frame.signature[2] == Kind.ABORT:
+                error = abort.from_frame(bytes(frame.body), channel.rank, self._rank)
+                if abort.same_loss(self.error, error):
+                    self.error = error
+
+    def left_of(self, ranks: Iterable[int]) -> dict[int, str]:
+        """Those of the ranks that said goodbye, with the words for it."""
+        with self._news:
+            return {rank: self._left[rank] for rank in ranks if rank in self._left}
+
+    # --- found by this rank ------------------------------------------------------------------
+
+    def fail(self, error: PerseidError, own: bool = True) -> NoReturn:
+        """Tell the others, end all connections, and raise the error.
+
+        Parameters
+        ----------
+        own
+            This rank found it, so that the others hear of it from the rendezvous, too.
+        """
+        with self._news:
+            known = self.error
+            first = known is None
+            if first or (abort.same_loss(known, error) and self._by_notice):
+                self.error, self._by_notice = error, False  # the peer's own reason says more
+        if first and not isinstance(error, ClosedError):
+            self._tell_all(error, own)
+        self._interrupt_all()
+        raise self.error or error
+
+    def channel_failed(self, error: ChannelError) -> NoReturn:
+        """Raise what a channel's error means for this rank."""
+        if isinstance(error, UnexpectedFrameError):
+            self.mismatched(error.rank, error.mine, error.theirs)
+        self._ended(error.rank, error.cause if isinstance(error, ChannelEndedError) else None)
+
+    def mismatched(self, rank: int, mine: str, theirs: str) -> NoReturn:
+        """A peer is in another call than this rank."""
+        message = (
+            f"Rank {self._rank} is in {mine}, but rank {rank} is in {theirs}: all ranks must make "
+            "the same calls in the same order with fitting arguments."
+        )
+        self.fail(MismatchedCollectiveError(message, mine, theirs, rank))
+
+    def _ended(self, rank: int, cause: Exception | None) -> NoReturn:
+        """A connection ended; raise the error that names the rank which ended first.
+
+        A peer that failed said why before it closed; otherwise the rendezvous may know whose end
+        started it.
+        """
+        channel = self._channels[rank]
+        if channel is not None and not isinstance(cause, FrameError):
+            channel.drain_to_eof()
+            self.aborts(channel)
+        with self._news:
+            self._news.wait_for(lambda: self.error is not None, BLAME_SHARE * self._losses.death)
+            self.check()
+            left = self._left.get(rank)
+        reason = left or (f"its connection broke ({cause})" if cause else "its connection ended")
+        self.fail(PeerLostError(f"Rank {rank} is lost: {reason}.", rank))
+
+    def aborts(self, channel: Channel) -> None:
+        """Raise the failure that a peer reported, if one is among the frames that came."""
+        for frame in channel.control_frames:
+            if frame.signature[2] == Kind.ABORT:
+                error = abort.from_frame(bytes(frame.body), channel.rank, self._rank)
+                self.fail(error, own=False)
+
+    def interrupted(self, cause: BaseException) -> None:
+        """An exception that is not ours ended a call halfway: messages may be lost, and the others
+        may wait for this rank."""
+        what = described(cause)
+        error = ClosedError(
+            f"A call of rank {self._rank} was interrupted by {what}; messages may be lost, so "
+            "this communicator cannot be used any more: close it, and join again."
+        )
+        untold = PeerLostError(f"Rank {self._rank} failed with {what}", self._rank)
+        with self._news:
+            if self.error is None:
+                # Both at once: another interruption cannot come between two assignments.
+                self._untold, self.error = untold, error
+        self._tell_untold()
+
+    def _tell_untold(self) -> None:
+        """Tell the others of an interruption; what is interrupted itself is done again later."""
+        if self._untold is not None:
+            self._tell_all(self._untold)
+            self._interrupt_all()
+            self._untold = None
+
+    def close(self, cause: BaseException | None) -> bool:
+        """The communicator is closed, with a cause because this rank failed; whether it goes in
+        peace.
+
+        A rank that failed itself closes without a goodbye, so that its peers report it lost. One
+        that only learned of a loss says goodbye, so that it is not blamed.
+        """
+        with self._news:
+            failed = self.error is not None
+            if not failed:
+                self.error = ClosedError(f"The communicator of rank {self._rank} is closed.")
+        if cause is not None and not failed:
+            what = described(cause)
+            self._tell_all(PeerLostError(f"Rank {self._rank} failed with {what}", self._rank))
+        self._tell_untold()
+        return cause is None or failed
+
+    # --- brought by the registration's thread ------------------------------------------------
+
+    def notice(self, notice: Notice) -> None:
+        """News of another rank, or of the registration."""
+        error: PerseidError
+        by_notice = True
+        if notice.kind == "left":
+            with self._news:
+                self._left[notice.rank] = notice.reason
+            return
+        if notice.kind == "lost":
+            error = PeerLostError(f"Rank {notice.rank} is lost: {notice.reason}.", notice.rank)
+        elif notice.kind == "failed":
+            error = abort.from_frame(notice.reason.encode(), notice.rank, self._rank)
+            by_notice = False  # it is the rank's own reason
+        elif notice.kind == "replaced":
+            error = ReplacedError(notice.reason)
+        elif notice.kind == "refused":
+            error = RendezvousError(notice.reason)
+        else:
+            return
+        with self._news:
+            if self.error is None:
+                self.error, self._by_notice = error, by_notice
+            self._news.notify_all()
+        self._interrupt_all()
+
+    # --- telling -----------------------------------------------------------------------------
+
+    def _interrupt_all(self) -> None:
+        for channel in self._channels:
+            if channel is not None:
+                channel.interrupt()
+
+    def _tell_all(self, error: PerseidError, own: bool = True) -> None:
+        body = abort.to_bytes(error, self._rank)
+        if own and self._client is not None:
+            self._client.report_failure(body)
+        signature = Signature(Kind.ABORT, 0, self._generation).pack()
+        frame = header(signature, 0, 0, len(body)) + body
+        for channel in self._channels:
+            if channel is not None:
+                with contextlib.suppress(PerseidError):
+                    channel.send_control(frame)
+
+    def forget_client(self, error: PerseidError) -> None:
+        """The connections belong to another process: nobody is told anything from here."""
+        self._client, self.error, self._by_notice = None, error, False
+
+
+def described(error: BaseException) -> str:
+    """An exception as the other ranks are told of it."""
+    said = str(error)
+    return f"{type(error).__name__}: {said[:400]}" if said else type(error).__name__

@@ -1,0 +1,255 @@
+"""The only place where a rank waits for another: sending what does not go at once, receiving what
+is not here yet.
+
+Whoever waits keeps the others going, too: a sender that is blocked takes in what all others send,
+so that no two senders block each other, and a receiver looks around now and then for a rank that
+failed or is in another call.
+"""
+
+from __future__ import annotations
+
+import select
+from typing import NoReturn
+
+from perseid.comm.channel import (
+    Channel,
+    ChannelEndedError,
+    ChannelError,
+    PartlySent,
+    PendingReceive,
+)
+from perseid.comm.engine import POLL_SECONDS, Engine
+from perseid.comm.frames import HEADER_BYTES, Frame, Kind, Signature, header
+from perseid.comm.objects import Blob, Buffer
+from perseid.comm.socket_channel import MAX_PIECES, SocketChannel
+from perseid.errors import RendezvousTimeoutError
+
+DRAIN_AFTER = 0.02
+"""Seconds that a sender is blocked before it takes in what ranks other than its source send it."""
+
+
+class Progress:
+    """Sends and receives on the channels of an engine until it is done.
+
+    Every method raises what ended the communicator: ``PeerLostError``,
+    ``MismatchedCollectiveError``, ``RendezvousTimeoutError``, ``ClosedError``.
+    """
+
+    __slots__ = ("_engine", "_failure")
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self._failure = engine, engine.failure
+
+    # --- one direction -----------------------------------------------------------------------
+
+    def send(self, channel: Channel, signature: bytes, step: int, data: Buffer) -> None:
+        """Send raw bytes."""
+        try:
+            rest = channel.send(signature, step, data)
+            if rest is not None:
+                self._send_rest(channel, rest)
+        except ChannelError as error:
+            self._failure.channel_failed(error)
+
+    def send_blob(self, channel: Channel, signature: bytes, step: int, blob: Blob) -> None:
+        """Send the pieces of a payload."""
+        try:
+            rest = channel.send_blob(signature, step, blob)
+            if rest is not None:
+                self._send_rest(channel, rest)
+        except ChannelError as error:
+            self._failure.channel_failed(error)
+
+    def receive_into(self, channel: Channel, signature: bytes, step: int, into: memoryview) -> None:
+        """Receive raw bytes of exactly the length of ``into``."""
+        try:
+            if not channel.receive_into(signature, step, into):
+                self._wait(channel, PendingReceive(signature, step, into))
+        except ChannelError as error:
+            self._failure.channel_failed(error)
+
+    def receive(
+        self, channel: Channel, signature: bytes, step: int, any_step: bool = False
+    ) -> Frame:
+        """Receive a payload of any length into fresh memory."""
+        try:
+            frame = channel.receive(signature, step, any_step)
+            if frame is None:
+                frame = self._wait(channel, PendingReceive(signature, step, None, any_step))
+        except ChannelError as error:
+            self._failure.channel_failed(error)
+        return frame
+
+    def _wait(self, channel: Channel, pending: PendingReceive) -> Frame:
+        """Receive what is pending, keeping other frames for later."""
+        channel.receive_direct(pending)
+        polls = 0
+        while True:
+            complete = channel.process_buffered(pending)
+            if channel.control_frames:
+                self._engine.handle_control_frames(channel)
+            if complete:
+                break
+            if not channel.read_some():
+                polls += 1
+                self._check_stalled(channel, pending, polls)
+        assert pending.frame is not None
+        return pending.frame
+
+    def _check_stalled(self, channel: Channel, pending: PendingReceive, polls: int) -> None:
+        """Nothing came for ``polls`` polling intervals: see whether something is wrong."""
+        engine, call = self._engine, pending.call
+        self._check_failed(channel)
+        if polls * engine.poll_seconds >= engine.timeout:
+            self._timed_out(channel, f"did not come to {call}")
+        if call.kind != Kind.POINT and polls & (polls - 1) == 0:
+            # The peer compares it with its own calls, and both find out that they disagree.
+            waiting = Signature(Kind.WAITING, call.comm, engine.generation).pack()
+            size = len(pending.signature)
+            channel.send_control(header(waiting, 0, 0, size) + pending.signature)
+        engine.adopt_incoming()
+        for other in engine.readable():
+            if other is not channel:
+                self._take_in(other)
+
+    def _check_failed(self, channel: Channel) -> None:
+        """Raise if a rank failed meanwhile, or if the peer's host does not answer any more."""
+        self._failure.check()
+        silent = channel.unanswered_for()
+        if silent > self._engine.losses.link:
+            cause = OSError(f"its host has not answered for {silent:.0f} s")
+            self._failure.channel_failed(ChannelEndedError(channel.rank, cause))
+
+    def _timed_out(self, channel: Channel, what: str) -> NoReturn:
+        message = f"Rank {channel.rank} {what} within {self._engine.timeout:g} s."
+        self._failure.fail(RendezvousTimeoutError(message, [channel.rank]))
+
+    def _take_in(self, channel: SocketChannel) -> bool:
+        """What another peer sent; False once it will send no more."""
+        more = channel.read_available()
+        if channel.control_frames:
+            self._engine.handle_control_frames(channel)
+        if not more:
+            self._engine.unwatch(channel)
+        return more
+
+    # --- both directions ---------------------------------------------------------------------
+
+    def exchange(
+        self,
+        out: Channel,
+        signature: bytes,
+        step: int,
+        blob: Blob,
+        source: Channel,
+        pending: PendingReceive,
+    ) -> Frame:
+        """Send a payload to one peer and receive from another (or the same), both at once."""
+        pieces: list[Buffer] = [header(signature, step, blob.parts, blob.nbytes), *blob.pieces]
+        if len(pieces) > MAX_PIECES:
+            pieces = [pieces[0], blob.flat()]
+        try:
+            rest = out.send_frame(pieces, HEADER_BYTES + blob.nbytes)
+            if rest is None:
+                return self._wait(source, pending)
+            if not isinstance(source, SocketChannel):  # nothing to poll
+                self._send_rest(out, rest)
+                return self._wait(source, pending)
+            self._send_rest(out, rest, source, pending)
+        except ChannelError as error:
+            self._failure.channel_failed(error)
+        assert pending.frame is not None
+        return pending.frame
+
+    def _send_rest(
+        self,
+        out: Channel,
+        rest: PartlySent,
+        source: SocketChannel | None = None,
+        pending: PendingReceive | None = None,
+    ) -> None:
+        """Send the rest of a frame while receiving what is pending, if anything is."""
+        assert isinstance(out, SocketChannel), "a store takes whole frames"
+        out.sending = True
+        poller = _BlockedSender(self, out, source)
+        quiet = 0.0
+        while True:
+            sent = rest.send_more()
+            if source is not None:
+                complete = source.process_buffered(pending)
+                if source.control_frames:
+                    self._engine.handle_control_frames(source)
+                if complete:
+                    poller.drop_source()
+                    source = None
+            if sent:
+                break
+            if not poller.wait(self._engine.channels):
+                quiet += POLL_SECONDS
+                self._check_failed(out)
+                if quiet >= self._engine.timeout:
+                    self._timed_out(out, f"did not take what rank {self._engine.rank} sent")
+        out.sending = False
+        if source is not None and pending is not None:
+            self._wait(source, pending)
+
+
+class _BlockedSender:
+    """What a blocked sender polls: first its own two channels, after a while all of them."""
+
+    def __init__(
+        self, progress: Progress, sender: SocketChannel, source: SocketChannel | None
+    ) -> None:
+        self._progress, self._sender, self._source = progress, sender, source
+        self._polls_all = False
+        self._channels: dict[int, SocketChannel] = {}
+        self._poll = select.poll()
+        self._poll.register(sender.fileno(), select.POLLOUT)
+        if source is not None:
+            self._channels[source.fileno()] = source
+            both = select.POLLOUT if source is sender else 0
+            self._poll.register(source.fileno(), select.POLLIN | both)
+
+    def drop_source(self) -> None:
+        """The pending frame is complete; what follows it may stay where it is."""
+        source, self._source = self._source, None
+        if source is None or self._polls_all:
+            return
+        del self._channels[source.fileno()]
+        if source is self._sender:
+            self._poll.modify(source.fileno(), select.POLLOUT)
+        else:
+            self._poll.unregister(source.fileno())
+
+    def wait(self, channels: list[Channel | None]) -> bool:
+        """Wait until something moves; False if nothing did for a polling interval."""
+        events = self._poll.poll(1000 * (POLL_SECONDS if self._polls_all else DRAIN_AFTER))
+        if not events and not self._polls_all:
+            self._poll_all(channels)
+            events = self._poll.poll(1000 * POLL_SECONDS)
+        for fd, event in events:
+            channel = self._channels.get(fd)
+            if channel is None or not event & ~select.POLLOUT:
+                continue
+            if channel is self._source:
+                channel.read_now()
+            elif not self._progress._take_in(channel):
+                self._forget(fd, channel)
+        return bool(events)
+
+    def _forget(self, fd: int, channel: SocketChannel) -> None:
+        """The peer will send no more."""
+        del self._channels[fd]
+        if channel is self._sender:
+            self._poll.modify(fd, select.POLLOUT)
+        else:
+            self._poll.unregister(fd)
+
+    def _poll_all(self, channels: list[Channel | None]) -> None:
+        self._polls_all = True
+        for channel in channels:
+            if not isinstance(channel, SocketChannel) or channel.closed or channel.ended:
+                continue
+            self._channels[channel.fileno()] = channel
+            out = select.POLLOUT if channel is self._sender else 0
+            self._poll.register(channel.fileno(), select.POLLIN | out)

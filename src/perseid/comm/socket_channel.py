@@ -1,0 +1,267 @@
+"""Frames to and from one peer over a connection.
+
+A small message is one ``send`` and one ``recv``; a large payload goes from and to the caller's
+memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
+
+from perseid.comm.channel import ChannelEndedError, FrameQueue, PartlySent, PendingReceive
+from perseid.comm.connection import Connection
+from perseid.comm.frames import (
+    HEADER_BYTES,
+    SIGNATURE_BYTES,
+    TAIL,
+    Frame,
+    FrameError,
+    Receiver,
+)
+from perseid.comm.objects import Blob, Buffer
+
+JOINED_BYTES = 16 * 1024
+"""Payloads up to this are copied behind their header: cheaper than a scattered write."""
+MAX_PIECES = 512
+"""Pieces of memory in one scattered write; the kernel takes 1024."""
+T = TypeVar("T")
+
+
+class SocketChannel(FrameQueue):
+    """Frames over a connection.
+
+    Parameters
+    ----------
+    rank
+        The peer's rank in the world.
+    connection
+        Belongs to this channel from now on.
+    """
+
+    __slots__ = ("_receive", "_send", "closed", "connection", "ended", "receiver", "sending",
+                 "transport")  # fmt: skip
+
+    def __init__(self, rank: int, connection: Connection) -> None:
+        super().__init__(rank)
+        self.connection = connection
+        self.transport = connection.transport
+        self.receiver = Receiver()
+        self.sending = False
+        """Whether a frame is partly sent, so that nothing else may be sent between."""
+        self.closed = False
+        self.ended = False
+        """Whether the peer's end of the stream was read."""
+        self._send, self._receive = connection.send, connection.receive
+
+    def fileno(self) -> int:
+        """The descriptor to poll."""
+        return self.connection.fileno()
+
+    def _ended(self, error: Exception | None = None) -> NoReturn:
+        raise ChannelEndedError(self.rank, error) from None
+
+    # --- sending -----------------------------------------------------------------------------
+
+    def send(self, signature: bytes, step: int, data: Buffer) -> PartlySent | None:
+        """Send raw bytes; small ones behind their header, in one piece."""
+        size = len(data)
+        head = signature + TAIL.pack(step, 0, size)
+        if size > JOINED_BYTES:
+            return self.send_frame([head, data], HEADER_BYTES + size)
+        message = head + data
+        try:
+            sent = self._send(message)
+        except OSError as error:
+            self._ended(error)
+        return None if sent == len(message) else PartlySent(self.start, [message], sent)
+
+    def send_blob(self, signature: bytes, step: int, blob: Blob) -> PartlySent | None:
+        """Send the pieces of a payload."""
+        head = signature + TAIL.pack(step, blob.parts, blob.nbytes)
+        total = HEADER_BYTES + blob.nbytes
+        if len(blob.pieces) >= MAX_PIECES or blob.nbytes <= JOINED_BYTES:
+            return self.send_frame([head + blob.flat()], total)
+        return self.send_frame([head, *blob.pieces], total)
+
+    def send_frame(self, pieces: list[Buffer], total: int) -> PartlySent | None:
+        """Send a frame that lies in several pieces of memory."""
+        sent = self.start(pieces)
+        return None if sent == total else PartlySent(self.start, pieces, sent)
+
+    def start(self, pieces: list[Buffer]) -> int:
+        """Send what the peer takes without waiting; the number of bytes."""
+        try:
+            return self.connection.send_pieces(pieces)
+        except OSError as error:
+            self._ended(error)
+
+    def send_control(self, frame: bytes) -> None:
+        """Send an ABORT or WAITING frame if it goes at once and fits between two frames."""
+        if not (self.sending or self.closed):
+            with contextlib.suppress(OSError):  # the next read says what is wrong
+                self._send(frame)
+
+    # --- receiving ---------------------------------------------------------------------------
+
+    def receive_into(self, signature: bytes, step: int, into: memoryview) -> bool:
+        """The short way of a small message, which is nearly always what comes next."""
+        receiver = self.receiver
+        size = len(into)
+        if size > JOINED_BYTES or receiver.signature is not None or self.frames:
+            return False
+        start = receiver.start
+        if start == receiver.end:
+            receiver.start = receiver.end = start = 0
+            try:
+                receiver.end = self._receive(receiver.buffer) or self._ended()
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                self._ended(error)
+        body = start + HEADER_BYTES
+        end = body + size
+        if receiver.end < end or not receiver.buffer.startswith(
+            signature + TAIL.pack(step, 0, size), start
+        ):
+            return False
+        into[:] = receiver.view[body:end]
+        receiver.start = end
+        return True
+
+    def receive(self, signature: bytes, step: int, any_step: bool = False) -> Frame | None:
+        """The same for a payload of any length that fits the staging buffer."""
+        receiver = self.receiver
+        if receiver.signature is not None or self.frames:
+            return None
+        if receiver.start == receiver.end:
+            receiver.start = receiver.end = 0
+            self.read_some()
+        start = receiver.start
+        body = start + HEADER_BYTES
+        if receiver.end < body or not receiver.buffer.startswith(signature, start):
+            return None
+        came, parts, size = TAIL.unpack_from(receiver.buffer, start + SIGNATURE_BYTES)
+        end = body + size
+        if receiver.end < end or not (came == step or any_step):
+            return None
+        receiver.start = end
+        return Frame(signature, came, parts, memoryview(bytearray(receiver.view[body:end])))
+
+    def receive_direct(self, pending: PendingReceive) -> None:
+        """Read header and payload at once, the payload straight to its place, if nothing else is
+        here; what came instead goes through the staging buffer."""
+        receiver, into = self.receiver, pending.into
+        if into is None or len(into) <= JOINED_BYTES:
+            return
+        if pending.any_step or self.frames or not receiver.idle:
+            return
+        receiver.start = receiver.end = 0
+        whole = self.connection.receive_whole
+        count = self._read(whole, [receiver.view[:HEADER_BYTES], into])
+        receiver.end = min(count, HEADER_BYTES)
+        came = max(0, count - HEADER_BYTES)
+        if came and not receiver.buffer.startswith(
+            pending.signature + TAIL.pack(pending.step, 0, len(into))
+        ):
+            receiver.put_back(into[:came])
+        elif came:
+            receiver.parse()
+            receiver.accept(into, came)
+
+    def read_some(self) -> bool:
+        """Read to where the next bytes go: the staging buffer, or a payload's place."""
+        receiver = self.receiver
+        if receiver.direct:
+            count = self._read(self.connection.receive_whole, [receiver.room()])
+        else:
+            count = self._read(self._receive, receiver.room())
+        receiver.arrived(count)
+        return count > 0
+
+    def read_now(self) -> bool:
+        """Read what is here, if anything; raises at the end of the stream."""
+        count = self._read(self.connection.receive_available, self.receiver.room())
+        self.receiver.arrived(count)
+        return count > 0
+
+    def _read(self, receive: Callable[[T], int], into: T) -> int:
+        """Bytes that came, 0 for none; raises where the stream has ended."""
+        try:
+            count = receive(into)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            self._ended(error)
+        return count or self._ended()
+
+    def read_available(self) -> bool:
+        """An end is no failure here: the peer may have said goodbye, and no call waits for it."""
+        try:
+            self.read_now()
+        except ChannelEndedError:
+            self.ended = True
+            return False
+        self.process_buffered(None)
+        return True
+
+    def drain_to_eof(self) -> None:
+        """Nothing is waited for: what the peer sent before its end is here already."""
+        try:
+            while not self.ended and self.read_now():
+                self.process_buffered(None)
+        except ChannelEndedError:
+            self.ended = True
+
+    def process_buffered(self, pending: PendingReceive | None) -> bool:
+        """Frames that are not wanted now are kept; raises where they show that the pending one
+        will never come."""
+        if pending is not None and self.frames and self.take_kept(pending):
+            return True
+        receiver = self.receiver
+        while True:
+            if receiver.signature is None:
+                try:
+                    if not receiver.parse():
+                        return False
+                    receiver.accept(self._place(pending))
+                except FrameError as error:
+                    self._ended(error)
+            if not receiver.accept():
+                return False
+            if self.accept(receiver.finish(), pending):
+                return True
+
+    def _place(self, pending: PendingReceive | None) -> memoryview | None:
+        """Where the payload that comes next goes: in place if it is the pending one."""
+        receiver = self.receiver
+        if pending is None or pending.into is None or pending.frame is not None or self.frames:
+            return None
+        if receiver.signature != pending.signature or receiver.parts:
+            return None
+        if receiver.step != pending.step and not pending.any_step:
+            return None
+        return pending.into if len(pending.into) == receiver.nbytes else None
+
+    # --- the end -----------------------------------------------------------------------------
+
+    def unanswered_for(self) -> float:
+        """As the connection says."""
+        return self.connection.unanswered_for()
+
+    def interrupt(self) -> None:
+        """End the stream in both directions."""
+        self.connection.interrupt()
+
+    def close(self) -> None:
+        """End this side of the stream."""
+        if not self.closed:
+            self.closed = True
+            self.connection.finish()
+
+    def discard(self) -> None:
+        """Close this process' copy."""
+        if not self.closed:
+            self.closed = True
+            self.connection.discard()

@@ -1,0 +1,176 @@
+"""The last resort of two ranks that cannot connect: messages as objects in a store.
+
+Each message is one object below ``prefix``, numbered for each ordered pair of ranks; the receiver
+polls for the next number and deletes what it has read. Slow, but it needs nothing besides the
+store. Nothing here knows which store: anything with ``put``, ``get`` and ``delete`` will do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from perseid.comm.channel import ChannelEndedError, FrameQueue, PartlySent, PendingReceive
+from perseid.comm.frames import (
+    HEADER_BYTES,
+    SIGNATURE_BYTES,
+    TAIL,
+    Frame,
+    FrameError,
+    Signature,
+)
+from perseid.comm.objects import Blob, Buffer
+from perseid.errors import NotFoundError
+
+FIRST_WAIT = 0.002
+"""Seconds until a message that is not there yet is asked for again; doubled each time."""
+LONGEST_WAIT = 0.1
+"""Seconds between two such questions at most: each is a request that costs."""
+
+
+class ObjectStore(Protocol):
+    """What a store must offer; ``perseid.storage.Storage`` does."""
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write a whole object."""
+
+    def get(self, key: str) -> bytes:
+        """Read an object; raises `NotFoundError`."""
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Delete objects; those already gone do not matter."""
+
+
+class StoreChannel(FrameQueue):
+    """Frames to and from one peer through a store.
+
+    Parameters
+    ----------
+    me, rank
+        This rank, and the peer's, in the world.
+    store, prefix
+        Where the messages of this job and generation lie; only its ranks may write there.
+    poll_seconds
+        Longest wait of one read.
+    """
+
+    __slots__ = ("_from", "_interrupted", "_poll_seconds", "_read", "_store", "_to", "_wait",
+                 "_written", "closed", "transport")  # fmt: skip
+
+    def __init__(
+        self, me: int, rank: int, store: ObjectStore, prefix: str, poll_seconds: float
+    ) -> None:
+        super().__init__(rank)
+        self.transport = "store"
+        self.closed = False
+        self._store, self._poll_seconds = store, poll_seconds
+        self._to = f"{prefix}/{me}-{rank}"
+        self._from = f"{prefix}/{rank}-{me}"
+        self._written = self._read = 0
+        self._wait = FIRST_WAIT
+        self._interrupted = False
+
+    def send(self, signature: bytes, step: int, data: Buffer) -> PartlySent | None:
+        """Write raw bytes as one object."""
+        self._put(signature + TAIL.pack(step, 0, len(data)) + data)
+        return None
+
+    def send_blob(self, signature: bytes, step: int, blob: Blob) -> PartlySent | None:
+        """Write the pieces of a payload as one object."""
+        head = signature + TAIL.pack(step, blob.parts, blob.nbytes)
+        self._put(b"".join([head, *blob.pieces]))
+        return None
+
+    def send_frame(self, pieces: list[Buffer], total: int) -> PartlySent | None:
+        """Write a frame; all of it goes."""
+        self._put(b"".join(pieces))
+        return None
+
+    def _put(self, data: bytes) -> None:
+        if self._interrupted:
+            raise ChannelEndedError(self.rank, None)
+        self.send_control(data)
+
+    def send_control(self, frame: bytes) -> None:
+        """Write a frame among the others."""
+        self._store.put(f"{self._to}/{self._written:08d}", frame)
+        self._written += 1
+
+    def receive_into(self, signature: bytes, step: int, into: memoryview) -> bool:
+        """There is no short way."""
+        return False
+
+    def receive(self, signature: bytes, step: int, any_step: bool = False) -> Frame | None:
+        """There is no short way."""
+        return None
+
+    def receive_direct(self, pending: PendingReceive) -> None:
+        """Messages come as whole objects."""
+
+    def read_some(self) -> bool:
+        """Ask for the next message until it is there, or the polling interval is over."""
+        end = time.monotonic() + self._poll_seconds
+        while not self._fetch():
+            if self._interrupted or time.monotonic() + self._wait > end:
+                return False
+            time.sleep(self._wait)
+            self._wait = min(2 * self._wait, LONGEST_WAIT)
+        self._wait = FIRST_WAIT
+        return True
+
+    def read_available(self) -> bool:
+        """Take in one message, if there is one; whether the peer goes on is never known."""
+        self._fetch()
+        return True
+
+    def _fetch(self) -> bool:
+        key = f"{self._from}/{self._read:08d}"
+        try:
+            data = memoryview(bytearray(self._store.get(key)))
+        except NotFoundError:
+            return False
+        self._read += 1
+        self._store.delete([key])
+        frame = _frame(data)
+        if frame is None:
+            raise ChannelEndedError(self.rank, FrameError(f"{key} is no message"))
+        self.accept(frame, None)
+        return True
+
+    def process_buffered(self, pending: PendingReceive | None) -> bool:
+        """Whether the pending frame is among those that were read."""
+        return pending is not None and self.take_kept(pending)
+
+    def drain_to_eof(self) -> None:
+        """There is no end of a store to read up to."""
+
+    def unanswered_for(self) -> float:
+        """A store answers for the peer."""
+        return 0.0
+
+    def interrupt(self) -> None:
+        """The waiting thread notices between two questions."""
+        self._interrupted = True
+
+    def close(self) -> None:
+        """Forget it; unread messages of this rank stay until the prefix is deleted."""
+        self.closed = True
+
+    def discard(self) -> None:
+        """The same."""
+        self.closed = True
+
+
+def _frame(data: memoryview) -> Frame | None:
+    if len(data) < HEADER_BYTES:
+        return None
+    signature = bytes(data[:SIGNATURE_BYTES])
+    step, parts, nbytes = TAIL.unpack_from(data, SIGNATURE_BYTES)
+    try:
+        Signature.unpack(signature)
+    except FrameError:
+        return None
+    if nbytes != len(data) - HEADER_BYTES:
+        return None
+    return Frame(signature, step, parts, data[HEADER_BYTES:])
