@@ -37,7 +37,7 @@ $(VENV)/.slow: $(VENV)/.dev
 	@touch $@
 
 demo: $(VENV)/.demo
-	@$(BIN)/python scripts/demo.py --rows $(DEMO_ROWS) --out $(DEMO) $(if $(KILL),--kill-rank $(KILL))
+	@$(BIN)/perseid demo --rows $(DEMO_ROWS) --out $(DEMO) $(if $(KILL),--run-with "scripts/killed_run.py --kill-rank $(KILL)")
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check src tests benchmarks scripts

@@ -100,7 +100,7 @@ BAD = [
     (("--data", "survey", "--timeout", "-1"), "timeout in the request is -1.0"),
     (("no.json",), "the request no.json cannot be read: No such file or directory"),
     (("list.json",), "the request list.json must be a JSON object, not a list"),
-    (("--data", "survey", "--endpoint", "localhost"), "give a URL such as http://127.0.0.1:8333"),
+    (("--data", "survey", "--endpoint", "localhost"), "which is not a URL"),
     (("--data", "ftp://host/x"), "use a path, file://, s3:// or memory://"),
 ]
 

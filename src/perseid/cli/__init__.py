@@ -15,6 +15,7 @@ from perseid.errors import PerseidError
 from perseid.plaintext import one_line
 
 COMMANDS: dict[str, str] = {
+    "demo": "simulate a small survey, run the model over it, show the result",
     "simulate": "make a simulated survey from real SDSS magnitudes and redshifts",
     "split": "cut a survey into numbered partitions",
     "train": "train a model on a survey",
@@ -26,13 +27,16 @@ COMMANDS: dict[str, str] = {
     "sweep": "runs over partition size, world size and batch size, with plots",
     "plan": "partition size, world size and memory for a deadline and a budget",
     "calibrate": "how fast a worker is: what plans are made from",
-    "status": "where a run on AWS stands",
+    "status": "where a run stands; stop it, or wait for it",
     "logs": "what the ranks of a run logged",
     "rendezvous": "the server through which workers find each other",
     "ping": "try a rendezvous server from here",
     "aws": "deploy the whole system on AWS, look after it, remove it",
     "comm": "message passing: run a program on many ranks, measure, estimate",
     "fmi-run": "run a program written for FMI",
+    "cite": "what to cite, with versions",
+    "completion": "a script that completes commands and options in your shell",
+    "help": "what a command does, and its options",
 }
 """Name and one line of help; each lives in the module of its name, imported when it is called.
 

@@ -1,0 +1,19 @@
+"""``perseid help COMMAND``: the same as ``perseid COMMAND --help``."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("words", nargs="*", metavar="COMMAND", help="and its action, where it has "
+                        "several: `perseid help aws deploy`")  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print it."""
+    from perseid.cli import make_parser
+
+    make_parser(args.words[:1]).parse_args([*args.words, "--help"])
+    return 0
