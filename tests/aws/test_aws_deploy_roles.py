@@ -110,10 +110,11 @@ def test_the_roles_let_a_whole_run_work(deployed, data, monkeypatch):
      ({"results": "s3://locked/runs/1"}, "--results-bucket")],
 )  # fmt: skip
 def test_a_bucket_that_the_roles_may_not_use_is_named_with_the_remedy(
-    deployed, data, capsys, keys, option
+    deployed, data, put_survey, capsys, keys, option
 ):
     aws, outputs = deployed
     aws.client("s3").create_bucket(Bucket="locked")
+    put_survey("s3://locked/survey", 2, rows=8)  # who starts the run may read it
     given = {"data": data, "results": f"s3://{outputs['Bucket']}/runs/locked"} | keys
     words = ["--data", given["data"], "--out", given["results"]]
     assert main(["run", "--engine", "aws", *words, "--quiet"]) == 2

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -37,7 +36,7 @@ _START_SECONDS = 3.0
 _ATTEMPTS = 10
 _FOREIGN = ("200", "511")
 """Statuses of an answer about an object that exists nowhere which no S3 server gives."""
-_ABSENT = ".perseid-probe-" + secrets.token_hex(8)
+_ABSENT = ".perseid-probe-" + os.urandom(8).hex()
 """No such object exists anywhere: a server that has it answers everything alike, and is no S3."""
 
 
