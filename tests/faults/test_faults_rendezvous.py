@@ -392,7 +392,7 @@ def keyed(tmp_path_factory):
 
 
 def test_two_runs_with_colliding_names(server, keyed):
-    refused = pytest.raises(RendezvousRefusedError, match="do two runs share its name")
+    refused = pytest.raises(RendezvousRefusedError, match="do two runs use the same name")
     with Client.register(server.address, "same", 0, 2), refused:
         Client.register(server.address, "same", 1, 3)
     with pytest.raises(JobKeyRefusedError):  # with keys, another job's workers stay outside

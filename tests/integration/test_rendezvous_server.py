@@ -375,7 +375,7 @@ def test_a_drain_lets_an_assembling_job_finish_and_refuses_new_ones():
         end = time.monotonic() + 5
         while server.get("/readyz")[0] != 503:
             assert time.monotonic() < end
-        with pytest.raises(Exception, match="going down"):
+        with pytest.raises(Exception, match="shutting down"):
             Client.register(server.address, "another", 0, 1)
         assert server.process.poll() is None
         second = Client.register(server.address, "job", 1, 2)

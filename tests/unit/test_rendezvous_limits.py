@@ -86,6 +86,12 @@ def test_log_lines_as_json_and_for_people():
     assert "rank=3" in text
 
 
+def test_a_name_cannot_forge_a_line_of_the_log_or_control_a_terminal():
+    text = TextFormatter().format(record(job="a\n12:00 info forged\x1b[2J\u202e\x85b"))
+    assert text.isprintable()
+    assert text.splitlines() == [text]
+
+
 def test_a_log_that_nobody_reads_drops_lines_and_never_waits():
     lines: queue.Queue = queue.Queue(2)
     handler = DroppingQueueHandler(lines)

@@ -20,7 +20,7 @@ from perseid.rendezvous.server.log_output import logging_to_stdout
 from perseid.rendezvous.server.server import Server
 
 DRAIN_SECONDS = 20.0
-"""Time to go down: below the 30 s after which container platforms send SIGKILL."""
+"""Time to shut down; container platforms send SIGKILL after 30 s."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +37,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     keys = serve.add_mutually_exclusive_group(required=True)
     keys.add_argument("--key-file", help="file with the secret that job keys are derived from")
-    keys.add_argument("--open", action="store_true", help="no keys: whoever connects may join")
+    keys.add_argument(
+        "--open", action="store_true", help="no keys: anybody who can connect may join"
+    )
     serve.add_argument("--tcpunch", action=argparse.BooleanOptionalAction, default=True)
     serve.add_argument("--relay", action=argparse.BooleanOptionalAction, default=True)
     serve.add_argument(
@@ -82,13 +84,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what was asked."""
+    """Run the chosen subcommand."""
     return int(args.act(args))
 
 
 def _port(text: str) -> int:
     if not text.isdigit() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port (0 to 65535)")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port (0 to 65535)")
     return int(text)
 
 

@@ -1,8 +1,8 @@
-"""Many small non-blocking connections on one asyncio loop, cheaply.
+"""Many small non-blocking connections on one asyncio loop, at little cost.
 
-An epoll object of our own holds all connections and is itself one reader of the asyncio loop:
-a registration then costs no task, transport, handle or context of asyncio's, and a waiting client
-about 1 KB. Timers, signals and everything else stay asyncio's.
+An epoll object of our own watches all connections, and is itself one reader of the asyncio loop.
+So a registration needs no task, transport, handle or context of asyncio, and a waiting client costs
+about 1 KB. Timers and signals are asyncio's.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from typing import Protocol
 from perseid.rendezvous.net.liveness import end_unanswered
 
 RECEIVE_BYTES = 2 * 1024
-"""Bytes taken by one read of a connection that is not relayed: most are single small frames, and
-whoever sends many has to wait for the others' turn."""
+"""Bytes requested by one read. Most messages are single small frames, and a client that sends many
+must not delay the others."""
 READ_BACKLOG = 64 * 1024
-"""Unsent bytes from which on a client is not read from: it must take its answers first."""
+"""Unsent bytes from which on no more requests of a client are read."""
 MAX_UNSENT = 4 * 1024 * 1024
 """Most unsent bytes of one client, beyond which it is dropped: all addresses of a large job fit."""
 MAX_TOTAL_UNSENT = 128 * 1024 * 1024
 """Most unsent bytes of all clients, beyond which those over ``READ_BACKLOG`` are dropped."""
 CHUNKS_A_SEND = 64
-"""Unsent messages that one system call takes along."""
+"""Most unsent messages that are passed to one system call."""
 EVENTS_A_ROUND = 512
-"""Events handled before the loop's timers get their turn."""
+"""Most events handled before the loop runs its timers."""
 # Only Linux has them, where a server can run; the module is imported elsewhere, too.
 EPOLLIN: int = getattr(select, "EPOLLIN", 1)
 EPOLLOUT: int = getattr(select, "EPOLLOUT", 4)
 DONT_WAIT: int = getattr(socket, "MSG_DONTWAIT", 0)  # Windows has none, and no epoll
-"""Given with each call: saves the system call that would make the socket non-blocking."""
+"""Passed with each call; saves the system call that makes a socket non-blocking."""
 
 
 class Pollable(Protocol):
-    """What a poller calls."""
+    """What a `Poller` watches."""
 
     def on_event(self, mask: int) -> None:
-        """Something happened on the descriptor (``select.EPOLL*`` bits)."""
+        """Handle events of the descriptor (``select.EPOLL*`` bits)."""
         ...
 
 
@@ -67,7 +67,7 @@ class Poller:
         self._epoll.register(fd, mask)
 
     def change(self, fd: int, mask: int) -> None:
-        """Watch for something else."""
+        """Watch for other events."""
         self._epoll.modify(fd, mask)
 
     def remove(self, fd: int) -> None:
@@ -76,7 +76,7 @@ class Poller:
             self._epoll.unregister(fd)
 
     def call_soon(self, call: Callable[[], None]) -> None:
-        """Call after the events at hand: cheaper than the loop's, and once for many events."""
+        """Call a function after this round of events; cheaper than the loop's ``call_soon``."""
         if not self._in_round and not self._soon:
             self._loop.call_soon(self._call_soon)
         self._soon.append(call)
@@ -100,7 +100,7 @@ class Poller:
                 self._call_soon()
 
     def owners(self) -> list[Pollable]:
-        """Whoever watches a descriptor now."""
+        """The owners of all watched descriptors."""
         return list(self._owners.values())
 
     def close(self) -> None:
@@ -262,15 +262,15 @@ class Connection:
         return not poll.poll(0)
 
     def detach(self) -> socket.socket:
-        """Give the socket away, non-blocking; the connection is over without ``ended``."""
+        """Give the socket away, non-blocking; ``ended`` is not called."""
         self._forget()
         given = socket.socket(self.sock.family, socket.SOCK_STREAM, fileno=self.sock.detach())
         given.setblocking(False)
-        end_unanswered(given, 0)  # who gets the bytes may compute instead of reading them
+        end_unanswered(given, 0)  # a receiver may compute instead of reading
         return given
 
     def close(self) -> None:
-        """Close now, without ``ended``."""
+        """Close at once; ``ended`` is not called."""
         if self.sock.fileno() >= 0:
             self._forget()
             self.sock.close()

@@ -11,7 +11,7 @@ from perseid.rendezvous.server.config import Config
 from perseid.rendezvous.server.server import Server
 
 START_SECONDS = 10.0
-"""Time for the thread to listen."""
+"""Time for the thread to start listening."""
 
 
 class EmbeddedServer:

@@ -1,4 +1,7 @@
-"""Structured logs: one line an event, as JSON or for people; never raw bytes of clients."""
+"""The server's log: one line for each event, as JSON or for people.
+
+Names that clients chose are escaped; other bytes of clients are never logged.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,16 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 MAX_QUEUED = 10_000
-"""Lines kept for a reader of the log that does not keep up; beyond that lines are dropped."""
+"""Lines kept for a slow reader of the log; beyond that, lines are dropped."""
 LAST_LINES_SECONDS = 2.0
-"""Longest wait at the end for a reader to take what is kept."""
+"""Longest wait at the end until the kept lines are written."""
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, event, and the fields given as ``extra={"data": …}``."""
+    """One JSON object per line: time, level, event, and the fields of ``extra={"data": …}``."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """Format one record."""
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         entry = {"time": at, "level": record.levelname.lower(), "event": record.getMessage()}
         entry.update(getattr(record, "data", {}))
@@ -32,32 +35,42 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """The same for people."""
+    """The same as text: time, level, event, and ``field=value``."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """Format one record."""
         at = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S.%f")[:-3]
-        data = "".join(f" {key}={value}" for key, value in getattr(record, "data", {}).items())
+        data = "".join(
+            f" {key}={_one_line(value)}" for key, value in getattr(record, "data", {}).items()
+        )
         line = f"{at} {record.levelname.lower():7} {record.getMessage()}{data}"
         return line + (f"\n{self.formatException(record.exc_info)}" if record.exc_info else "")
 
 
+def _one_line(value: object) -> str:
+    """A value as text that cannot forge a line or control a terminal."""
+    text = str(value)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class DroppingQueueHandler(logging.handlers.QueueHandler):
-    """Hands lines to another thread: a full pipe behind the log must not stop the server."""
+    """Passes records to a writing thread: a full pipe behind the log must not stop the server."""
 
     def enqueue(self, record: logging.LogRecord) -> None:
-        """Keep the line, or drop it when too many are kept."""
+        """Queue the record, or drop it if the queue is full."""
         with contextlib.suppress(queue.Full):
             self.queue.put_nowait(record)
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        """The record as it is: it does not leave the process."""
+        """Leave the record as it is: it stays in this process."""
         return record
 
 
 @contextlib.contextmanager
 def logging_to_stdout(form: str, level: str) -> Iterator[None]:
-    """Write the rendezvous' log to stdout while the block runs.
+    """Write the server's log to stdout while the block runs.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Registered workers: addresses, losses, heartbeats."""
+"""Registered workers: sends them addresses and losses, and watches their heartbeats."""
 
 from __future__ import annotations
 
@@ -43,14 +43,16 @@ from perseid.rendezvous.server.registry import Job, Member, RegistryRefusalError
 from perseid.rendezvous.server.role import Role
 
 SMALL_JOB = 64
-"""Members up to which news are told at once; larger jobs are told in batches."""
-BATCH_SECONDS_A_MEMBER = 20e-6
-"""A batch waits this long for each member to be told, so that telling stays a part of the work."""
+"""Up to this number of members a job's updates are sent at once; in larger jobs, in batches."""
+BATCH_SECONDS_PER_MEMBER = 20e-6
+"""Delay of a batch for each member that it is sent to, so that sending cannot use all the time."""
 MAX_BATCH_SECONDS = 0.05
-"""Longest wait of a batch."""
+"""Longest delay of a batch."""
 DEREGISTRATION_BATCH_SECONDS = 0.25
-"""A batch of peaceful goodbyes in a larger job waits this long: n ranks that end together would
-else be told n x n times while some still work."""
+"""Delay of a batch of deregistrations in a larger job. If n ranks ended together and each was
+reported at once, n x n messages would be sent while some ranks still work."""
+MAX_REACHABILITY_REQUESTS = 3
+"""For each connection; a worker asks once."""
 HEARTBEAT_BYTES = len(Heartbeat().pack())
 HEARTBEAT_HEADER = Heartbeat().pack()[:5]
 """Type and length of a heartbeat: the one frame that is answered without being decoded."""
@@ -60,7 +62,7 @@ log = logging.getLogger("perseid.rendezvous")
 
 @dataclass(slots=True)
 class MemberState:
-    """A registered worker's connection."""
+    """State of a registered worker's connection."""
 
     member: Member
     reader: FrameReader
@@ -80,7 +82,7 @@ class MemberRole(Role):
     Parameters
     ----------
     on_lost
-        Called with each member that is gone without a goodbye.
+        Called with each member that is gone without deregistration.
     """
 
     def __init__(self, context: ServerContext, on_lost: Callable[[Member], None]) -> None:
@@ -95,7 +97,7 @@ class MemberRole(Role):
         """Register a worker that has proved its key."""
         context = self.context
         if context.draining and hello.job not in context.registry.jobs:
-            self.refuse(connection, RefusalCode.DRAINING, "this server is going down")
+            self.refuse(connection, RefusalCode.DRAINING, "this server is shutting down")
             return
         public = Address(connection.host, connection.port)
         try:
@@ -128,7 +130,7 @@ class MemberRole(Role):
             connection.finish()
 
     def received(self, connection: Connection, data: bytes) -> None:
-        """Frames of a registered worker."""
+        """Decode and handle what a registered worker sent."""
         state = connection.state
         if connection.closing or not isinstance(state, MemberState):
             return
@@ -144,7 +146,7 @@ class MemberRole(Role):
             self.handle(connection, frames)
 
     def handle(self, connection: Connection, frames: list[tuple[int, bytes]]) -> None:
-        """Handle complete frames; those of a client that does not take its answers wait."""
+        """Handle complete frames; while a client does not take its answers, its frames wait."""
         state = connection.state
         if not isinstance(state, MemberState):
             return
@@ -162,7 +164,7 @@ class MemberRole(Role):
             self._malformed(connection, error)
 
     def progressed(self, connection: Connection) -> None:
-        """Go on with what was deferred; who takes its answers is alive, though not read from."""
+        """Continue with deferred frames; a client that takes its answers is alive."""
         state = connection.state
         if isinstance(state, MemberState):
             state.member.deadline = self.context.clock.now() + state.member.heartbeat
@@ -181,7 +183,7 @@ class MemberRole(Role):
             member.interest = merge_ranges(member.interest, frame.ranges, member.job.world)
             connection.write(member.job.peers_in(frame.ranges))
         elif isinstance(frame, MissingRequest):
-            self._flush_pending()  # first who has left: those did come
+            self._flush_pending()  # first the departures: those ranks were not missing
             connection.write(MissingRanks(member.job.missing()).pack())
         elif isinstance(frame, NatReport):
             self.context.registry.update_nat(member, frame.nat)
@@ -200,11 +202,11 @@ class MemberRole(Role):
 
     @staticmethod
     def _forward_connect_request(member: Member, ranks: tuple[int, ...]) -> None:
-        message = ConnectRequest((member.rank,)).pack()
-        for rank in ranks:
+        message = member.as_peers() + ConnectRequest((member.rank,)).pack()
+        for rank in dict.fromkeys(ranks):
             other = member.job.members.get(rank)
             if other is not None and isinstance(other.handle, Connection):
-                other.handle.write(member.as_peers() + message)
+                other.handle.write(message)
 
     @staticmethod
     def _forward_failure(connection: Connection, member: Member, report: bytes) -> None:
@@ -219,14 +221,14 @@ class MemberRole(Role):
                 other.handle.write(message)
 
     def ended(self, connection: Connection) -> None:
-        """The process died, or its network."""
+        """The connection ended without deregistration: the process died, or its network."""
         self._departed(connection, DepartureReason.CLOSED)
 
     def _departed(self, connection: Connection, why: DepartureReason) -> None:
         self._connections.discard(connection)
         self.context.hello_deadlines.drop(connection)
         state, connection.state = connection.state, None
-        # Member, connection and this state held each other: now they are freed at once.
+        # Breaks the cycle of member, connection and state, so that they are freed at once.
         if not isinstance(state, MemberState) or not self.context.registry.remove(
             state.member, why
         ):
@@ -247,7 +249,13 @@ class MemberRole(Role):
         self._schedule(member.job, peaceful=why is DepartureReason.LEFT)
 
     def sweep(self, now: float, grace: float) -> None:
-        """Give up those that gave no sign of life; ``grace``: seconds the server itself slept."""
+        """Declare silent members lost.
+
+        Parameters
+        ----------
+        grace
+            Seconds for which the server itself was stopped; all deadlines move by as much.
+        """
         silent: list[Connection] = []
         for connection in self._connections:
             state = connection.state
@@ -262,7 +270,7 @@ class MemberRole(Role):
             connection.close()
 
     def broadcast(self, message: bytes) -> None:
-        """The same to every registered worker."""
+        """Send a message to every registered worker."""
         for connection in list(self._connections):
             connection.write(message)
 
@@ -276,8 +284,9 @@ class MemberRole(Role):
                 self.context.poller.call_soon(self._flush_pending)
             self._pending_jobs.append(job)
         else:
-            call_soon = min(MAX_BATCH_SECONDS, many * BATCH_SECONDS_A_MEMBER)
-            delay = DEREGISTRATION_BATCH_SECONDS if peaceful else call_soon
+            delay = min(MAX_BATCH_SECONDS, many * BATCH_SECONDS_PER_MEMBER)
+            if peaceful:
+                delay = DEREGISTRATION_BATCH_SECONDS
             self.context.clock.call_later(delay, self._flush, job)
 
     def _flush_pending(self) -> None:
@@ -293,8 +302,8 @@ class MemberRole(Role):
 
     def _check_reachability(self, connection: Connection, state: MemberState) -> None:
         state.reachability_requests += 1
-        if state.reachability_requests > 3:
-            raise ProtocolError("too many requests to connect back")
+        if state.reachability_requests > MAX_REACHABILITY_REQUESTS:
+            raise ProtocolError("too many reachability requests")
         target = Address(connection.host, connection.port)
 
         def report(result: NatFiltering) -> None:

@@ -30,22 +30,22 @@ class Counters:
 
 HELP: dict[str, str] = {
     "connections": "Connections accepted.",
-    "registrations": "Registrations that stood.",
+    "registrations": "Registrations granted.",
     "replaced": "Registrations replaced by newer ones.",
     "lost_closed": "Registered ranks whose connection ended without a goodbye.",
     "lost_silent": "Registered ranks that gave no sign of life for their silence timeout.",
-    "left": "Registered ranks that said goodbye.",
+    "left": "Registered ranks that finished and left.",
     "tcpunch_pairs": "Pairs of TCPunch clients.",
     "tcpunch_dead_waiters": "TCPunch clients found dead when their partner came.",
     "relay_pairs": "Pairs joined by the relay.",
     "relay_bytes": "Bytes that passed the relay.",
-    "refused_key": "Openings refused for a missing or wrong job key.",
+    "refused_key": "Requests refused for a missing or wrong job key.",
     "refused_limit": "Connections refused at a limit.",
     "refused_rate": "Connections refused by the limit per address.",
-    "refused_other": "Openings refused for another reason.",
-    "malformed": "Connections closed for bytes that fit no protocol.",
-    "slow_hello": "Connections closed because they said nothing in time.",
-    "accept_errors": "Times that accepting failed (descriptors used up).",
+    "refused_other": "Requests refused for another reason.",
+    "malformed": "Connections closed for invalid bytes.",
+    "slow_hello": "Connections closed because their request did not arrive in time.",
+    "accept_errors": "Failed attempts to accept a connection (no descriptors left).",
 }
 
 

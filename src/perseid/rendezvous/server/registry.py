@@ -1,13 +1,13 @@
-"""Who is registered: jobs, ranks, generations; pure state, no socket, no clock of its own.
+"""The registered jobs, ranks and generations: pure state, without sockets or a clock.
 
 Rules
 -----
 - A job exists while it has members; the first of them sets its world size.
-- A rank has one member. A newer registration of the rank replaces the older one, which is told;
-  the same instance coming again (after a broken connection) replaces itself silently.
+- A rank has one member. A newer registration of the rank replaces the older one, which is
+  informed. The same instance registering again, after a broken connection, is not a loss.
 - A registration of a newer generation ends the older generation; one of an older is refused.
-- Members are told of others in batches: ``flush`` gives what each is to be sent. Losses are told
-  to all members; addresses to those that are interested.
+- Updates are collected: ``flush`` gives what each member is to be sent. Losses go to all members,
+  addresses to those that subscribed to them.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from perseid.rendezvous.protocol.liveness import unpack_silence
 from perseid.rendezvous.protocol.wire import Address
 
 MAX_FAILURES = 8
-"""Reports of failures that a job passes on: the first of them ends it."""
+"""Most reports of failures that are forwarded in a job: the first of them ends it."""
 
 
 class RegistryRefusalError(Exception):
-    """A registration cannot stand."""
+    """A registration is refused."""
 
     def __init__(self, code: RefusalCode, reason: str) -> None:
         super().__init__(reason)
@@ -45,12 +45,12 @@ class RegistryRefusalError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RegistryLimits:
-    """What the registry takes at most."""
+    """Limits of the registry."""
 
     jobs: int = 10_000
-    """Jobs at once."""
+    """Most jobs at once."""
     members: int = 100_000
-    """Registered ranks at once, all jobs together (descriptors limit it further)."""
+    """Most registered ranks at once, of all jobs; file descriptors are a further limit."""
 
 
 class Member:
@@ -80,63 +80,63 @@ class Member:
         self.nat = NatBehavior()
         self.interest = hello.interest
         self.handle = handle
-        """Whatever the server finds its connection by."""
+        """The member's connection."""
         self.heartbeat = unpack_silence(hello.heartbeat)
-        """Seconds of silence after which it is lost; 0: never."""
+        """Seconds of silence after which the member is lost; 0: never."""
         self.deadline = 0.0
-        """When it will be lost; the server moves it on."""
+        """When the member will be lost, on the server's clock; each sign of life moves it."""
         self.hears_failures = False
-        """Whether it asked for the others' reports of failures."""
+        """Whether the member asked for the others' reports of failures."""
         self._record = b""
 
     @property
     def record(self) -> bytes:
-        """What others get, packed when the first of them asks."""
+        """The encoded `PeerRecord`, made when it is first needed."""
         if not self._record:
             peer = PeerRecord(self.rank, self.instance, self.nat, self.public, self.private)
             self._record = peer.pack()
         return self._record
 
     def as_peers(self) -> bytes:
-        """A ``Peers`` frame with this member alone."""
+        """A ``Peers`` frame with this member only."""
         return pack_peers([self.record])
 
     def set_nat(self, nat: NatBehavior) -> None:
-        """Remember the NAT kind in the record that others get."""
+        """Store what the member found out about its NAT."""
         self.nat, self._record = nat, b""
 
     def subscribes_to_all(self) -> bool:
-        """Whether one range covers the world (most of the members then share one frame)."""
+        """Whether one range covers the world; such members share one encoded frame."""
         return len(self.interest) == 1 and len(self.interest[0]) >= self.job.world
 
     def subscribes_to(self, rank: int) -> bool:
-        """Whether it is interested in a rank."""
+        """Whether the member is to be sent the address of a rank."""
         return any(rank in part for part in self.interest)
 
 
 @dataclass(slots=True)
 class Job:
-    """One job's members and what they have not been told yet."""
+    """The members of a job, and the updates that they have not been sent yet."""
 
     name: str
     world: int
     generation: int
     members: dict[int, Member] = field(default_factory=dict)
     updated: dict[int, Member] = field(default_factory=dict)
-    """Members of which the others have not heard, or whose NAT kind is news."""
+    """New members, and those with news of their NAT."""
     newcomers: set[int] = field(default_factory=set)
-    """Ranks that have not been sent anything yet."""
+    """Ranks that have not been sent any addresses yet."""
     departed: list[Departure] = field(default_factory=list)
-    """Losses of which the others have not heard."""
+    """Departures that have not been sent yet."""
     completed: bool = False
-    """Whether ``Complete`` was told since the last loss."""
+    """Whether ``Complete`` was sent since the last departure."""
     scheduled: bool = False
-    """Whether the server will call ``flush``."""
+    """Whether a call of ``flush`` is scheduled."""
     failures: list[bytes] = field(default_factory=list)
     """`RankFailure` frames of ranks that gave up."""
 
     def add_failure(self, member: Member, report: bytes) -> bytes:
-        """Keep a rank's report; the frame for the others, empty once there are too many."""
+        """Store a rank's report; return the frame for the others, empty if there are too many."""
         if len(self.failures) >= MAX_FAILURES:
             return b""
         self.failures.append(RankFailure(member.rank, member.instance, report).pack())
@@ -154,11 +154,11 @@ class Job:
         return tuple(gaps)
 
     def pending(self) -> bool:
-        """Whether ``flush`` has something to tell."""
+        """Whether ``flush`` has something to send."""
         return bool(self.updated or self.departed)
 
     def flush(self) -> Iterator[tuple[Member, bytes]]:
-        """What each member is to be sent: losses, addresses as wanted, completeness."""
+        """Yield what each member is to be sent: departures, addresses, completeness."""
         updated, self.updated = self.updated, {}
         newcomers, self.newcomers = self.newcomers, set()
         departed, self.departed = self.departed, []
@@ -197,7 +197,7 @@ class Job:
         return pack_peers([one.record for one in self.members.values()])
 
     def peers_in(self, ranges: Iterable[range]) -> bytes:
-        """``Peers`` of those in the ranges that are registered; empty bytes if none is."""
+        """Encode ``Peers`` of the registered ranks in the ranges; empty bytes if there are none."""
         members = self.members
         found: dict[int, bytes] = {}
         for part in ranges:
@@ -209,7 +209,7 @@ class Job:
 
 
 class Registry:
-    """All jobs of one server."""
+    """All jobs of a server."""
 
     def __init__(self, limits: RegistryLimits | None = None) -> None:
         self.limits = limits or RegistryLimits()
@@ -219,17 +219,17 @@ class Registry:
     def register(
         self, hello: Register, public: Address, handle: object
     ) -> tuple[Member, list[Member]]:
-        """Take a registration.
+        """Add a registration.
 
         Returns
         -------
         member, replaced
-            The new member, and the members that it replaced (to be told and closed).
+            The new member, and those that it replaced: they must be informed and closed.
 
         Raises
         ------
         Refusing
-            Another world size, an old generation, or a limit is reached.
+            The job has another world size or a newer generation, or a limit is reached.
         """
         job = self.jobs.get(hello.job)
         replaced: list[Member] = []
@@ -273,7 +273,7 @@ class Registry:
         return ended
 
     def remove(self, member: Member, why: DepartureReason) -> bool:
-        """Forget a member; False if it was replaced or removed before."""
+        """Remove a member; False if it was replaced or removed before."""
         job = member.job
         if job.members.get(member.rank) is not member:
             return False
@@ -293,13 +293,13 @@ class Registry:
             job.departed.append(Departure(member.rank, member.instance, why))
 
     def update_nat(self, member: Member, nat: NatBehavior) -> None:
-        """Remember a member's NAT kind; those interested will be told."""
+        """Store what a member found out about its NAT; its subscribers will be informed."""
         if member.job.members.get(member.rank) is member and nat != member.nat:
             member.set_nat(nat)
             member.job.updated.setdefault(member.rank, member)
 
     def find(self, job: str, generation: int, rank: int) -> Member | None:
-        """The registered member, if any."""
+        """The member with this rank, if it is registered."""
         found = self.jobs.get(job)
         if found is None or found.generation != generation:
             return None
@@ -315,5 +315,5 @@ def _check_same_run(job: Job, hello: Register) -> None:
     if hello.generation == job.generation and hello.world != job.world:
         raise RegistryRefusalError(
             RefusalCode.WORLD,
-            f"this job has {job.world} ranks, not {hello.world}; do two runs share its name?",
+            f"this job has {job.world} ranks, not {hello.world}; do two runs use the same name?",
         )

@@ -1,4 +1,4 @@
-"""Workers that ask for a stream through the server."""
+"""Relay requests: waits for both ends of a pair, and joins them."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ class RelayRole(Role):
         return [stream.pair for stream in self._streams.values()]
 
     def admit(self, connection: Connection, hello: RelayRequest, mac: bytes) -> None:
-        """Accept one end of a pair; the other is invited, or waits already."""
+        """Accept one end of a pair; the other is invited unless it waits already."""
         config, registry = self.context.config, self.context.registry
         mine = registry.find(hello.job, hello.generation, hello.rank)
         other = registry.find(hello.job, hello.generation, hello.peer)
         low, high = sorted((hello.rank, hello.peer))
         key = (hello.job, hello.generation, low, high)
         if not config.relay:
-            self.refuse(connection, RefusalCode.RELAY, "this server relays nothing")
+            self.refuse(connection, RefusalCode.RELAY, "this server does not relay")
         elif mine is None or mine.instance != hello.instance or other is None:
             self.refuse(connection, RefusalCode.RELAY, "one of the two ranks is not registered")
         elif len(self._streams) >= config.relay_pairs and key not in self._streams:

@@ -20,19 +20,21 @@ class TcpunchRole(Role):
         return len(self._pairings)
 
     def first_bytes(self, connection: Connection, data: bytes) -> None:
-        """The first bytes that are not our own protocol's."""
+        """Take over a connection whose first bytes are not of our own protocol."""
         if not self.context.config.tcpunch:
-            self._reject(connection, tcpunch.TcpunchError("TCPunch clients are not served here"))
+            self._reject(
+                connection, tcpunch.TcpunchError("this server does not serve TCPunch clients")
+            )
             return
         if ":" in connection.host:
-            self._reject(connection, tcpunch.TcpunchError("TCPunch knows IPv4 only"))
+            self._reject(connection, tcpunch.TcpunchError("TCPunch works over IPv4 only"))
             return
         connection.handler = self
         connection.state = b""
         self.received(connection, data)
 
     def received(self, connection: Connection, data: bytes) -> None:
-        """More of a request; bytes after it are ignored."""
+        """Collect a request; bytes after it are ignored."""
         if not isinstance(connection.state, bytes):
             return
         connection.state += data
@@ -109,13 +111,13 @@ class TcpunchRole(Role):
         self.malformed(connection, error)
 
     def ended(self, connection: Connection) -> None:
-        """A waiter died: it will not be handed out."""
+        """The client closed: if it waits, it must not be paired any more."""
         self.context.hello_deadlines.drop(connection)
         if isinstance(connection.state, tcpunch.Request):
             self._pairings.withdraw(connection.state, connection)
 
     def sweep(self, now: float) -> None:
-        """Send away those that waited too long."""
+        """Close the clients that waited too long."""
         for waiter in self._pairings.older_than(now - self.context.config.waiting_seconds):
             connection = waiter.handle
             if waiter.request.version == 2:
