@@ -31,7 +31,7 @@ connection test and the DNS updater: no third-party package."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _ALSO_LEFT_OUT = {"numpy": NUMPY_FOR_SCRIPTS}  # kept after all: scripts may import them
 _TOOLS = (
-    "__init__.py", "errors.py", "rendezvous/*", "aws/__init__.py", "aws/address.py",
+    "__init__.py", "errors.py", "linux.py", "rendezvous/*", "aws/__init__.py", "aws/address.py",
     "aws/handlers/__init__.py", "aws/handlers/log.py", "aws/handlers/ping.py",
     "aws/handlers/dns.py",
 )  # fmt: skip
