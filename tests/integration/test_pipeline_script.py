@@ -108,7 +108,7 @@ def test_a_script_of_the_existing_kind(s3, name: str, capfd: pytest.CaptureFixtu
     assert "is shared by all script runs" in begun.warnings[0]
     data_map = {"0": "25MB/1.pt", "1": "25MB/2.pt", "2": None}
     assert json.loads(bucket.get("payload.json")) == {**given, "data_map": data_map}
-    assert begun.items[1].options["script"] == {
+    assert begun.items[1].options.script == {
         "S3_BUCKET": given["bucket"],
         "S3_OBJECT_NAME": name,
         "SCRIPT": given["script"],

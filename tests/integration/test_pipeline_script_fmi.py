@@ -165,7 +165,7 @@ def test_when_a_script_talks(tmp_path: Path, name: str, more: dict, files: dict,
         path.write_text(text)
     manifest = plan(request)
     assert manifest.talks is talks
-    assert manifest.item(0).options.get("talks", False) is talks
+    assert bool(manifest.item(0).options.talks) is talks
 
 
 @pytest.mark.parametrize(("asked", "each"), [({}, 300), ({"memory_mb": 10_240}, 10_240)])

@@ -232,7 +232,9 @@ def test_work_goes_to_the_meeting_by_itself(survey, tmp_path, address, by_store)
     begun = initialize(request)
     key = job_key(SECRET, begun.manifest.run_id).hex()
     items = [
-        WorkItem.from_json({**item.to_json(), "options": {**item.options, "rendezvous_key": key}})
+        WorkItem.from_json(
+            {**item.to_json(), "options": {**item.options.to_json(), "rendezvous_key": key}}
+        )
         for item in begun.items
     ]
     with ThreadPoolExecutor(3) as pool:

@@ -72,7 +72,8 @@ def test_the_identity_stands_in_the_manifest_and_in_each_record(begun, tmp_path:
         found = ModelIdentity.from_json(record["model"])
         assert (found.digest, model.difference(found)) == (model.digest, "")
         assert found.signature.startswith("sha256:")
-        assert record["settings"] == {name: getattr(begun[0], name) for name in RESULT_SETTINGS}
+        assert record["settings"] == begun[0].result_settings()
+        assert list(record["settings"]) == list(RESULT_SETTINGS)
     assert summarize(Storage(tmp_path / "run"))["model"] == manifest["model"]
 
 

@@ -1,12 +1,12 @@
 """The reference pages name every key that a request takes and a run writes."""
 
-from dataclasses import fields
 from pathlib import Path
 
 from perseid.pipeline import tables
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.records import STAGES, RankRecord
 from perseid.pipeline.request import RunRequest
+from perseid.pipeline.schema import written
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 
@@ -28,11 +28,10 @@ def test_results():
         *(0.0, 0.0, 0.0, True, 0),
         s3=dict.fromkeys(("num_requests", "total_time", "avg_time", "min_time", "max_time"), 0.0),
     )
-    not_written = ("resumed_with", "allow_model_change")
     names = [
         *empty.to_json(),
         *STAGES,
-        *(field.name for field in fields(Manifest) if field.name not in not_written),
+        *(field.name for field in written(Manifest)),
     ]
     names += [column.name for column in tables.CATALOGUE]
     assert missing("results.md", names) == []

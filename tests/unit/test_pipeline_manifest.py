@@ -10,6 +10,7 @@ from perseid.errors import BadInputError, NotFoundError
 from perseid.pipeline import layout
 from perseid.pipeline.items import PartitionRef, WorkItem
 from perseid.pipeline.manifest import Manifest, assign
+from perseid.pipeline.settings import ItemOptions, RunSettings
 from perseid.storage import Storage
 
 
@@ -22,7 +23,7 @@ def manifest(files: int, world_size: int, script: dict | None = None) -> Manifes
         data_url="memory://m",
         partitions=tuple(PartitionRef(f"100MB/{i}.pt", 10 * i, "e") for i in range(1, files + 1)),
         assignment=assign(files, world_size),
-        settings={"model_url": "default", "batch_size": 64, "options": {"timeout": 3}},
+        settings=RunSettings(batch_size=64, options=ItemOptions(timeout=3.0)),
         request={"bucket": "b"},
         script=script,
     )
@@ -56,7 +57,7 @@ def test_data_path_is_the_ranks_own_share(files: int, world_size: int, given_pat
     run = manifest(files, world_size, script={"SCRIPT": "run.py", "DATA_PATH": given_path})
     shares = run.data_map()
     for item in run.items():
-        text = item.options["script"]["DATA_PATH"]
+        text = item.options.script["DATA_PATH"]
         own = json.loads(text) if text.startswith("[") else text or None
         assert own == shares[str(item.rank)]
         keys = [own] if isinstance(own, str) else own or []
@@ -76,13 +77,13 @@ def test_json_and_back():
     assert Manifest.from_json(json.loads(json.dumps(run.to_json()))) == run
     item = run.item(1)
     assert WorkItem.from_json(json.dumps(item.to_json())) == item
-    assert item.options["script"] == {
+    assert item.options.script == {
         "SCRIPT": "s.py",
         "WORLD_SIZE": "2",
         "RANK": "1",
         "DATA_PATH": '["100MB/4.pt", "100MB/5.pt"]',
     }
-    assert item.options["timeout"] == 3
+    assert item.options.timeout == 3.0
 
 
 def test_loading_what_is_no_manifest():

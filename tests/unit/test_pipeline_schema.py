@@ -110,3 +110,48 @@ def test_a_step_that_goes_on_with_a_run_of_another_version_refuses_it(
     (tmp_path / "run" / "manifest.json").write_text(json.dumps(other.to_json()))
     with pytest.raises(BadInputError, match="the client that began this run is of perseid 9"):
         initialize(RunRequest.parse(manifest.request), run_id="one")
+
+
+ODD = (None, True, -1, 1.5, "text", [], ["text"], {}, {"text": 1}, [[1]])
+"""Values that no key takes all of."""
+
+
+@pytest.mark.parametrize("kind", [Manifest, WorkItem])
+def test_values_of_another_type_are_a_sentence(manifest: Manifest, kind: type):
+    """Every key, the nested ones too, with every odd value: read, or refused in a sentence."""
+    whole = manifest.to_json() if kind is Manifest else manifest.item(0).to_json()
+    refused: list[str] = []
+    for path in paths(whole):
+        for value in ODD:
+            plain = json.loads(json.dumps(whole))
+            place = plain
+            for name in path[:-1]:
+                place = place[name]
+            place[path[-1]] = value
+            try:
+                kind.from_json(plain)
+            except BadInputError as error:
+                refused.append(str(error))
+    assert len(refused) > 100
+    assert [said for said in refused if "\n" in said] == []
+
+
+def paths(value: object, above: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
+    """Where each value of a JSON object stands."""
+    found = [above] if above else []
+    if isinstance(value, dict):
+        return found + [p for name, item in value.items() for p in paths(item, (*above, name))]
+    if isinstance(value, list):
+        return found + [p for i, item in enumerate(value) for p in paths(item, (*above, i))]
+    return found
+
+
+def test_an_unknown_or_a_missing_key_is_named(manifest: Manifest):
+    plain = manifest.item(0).to_json()
+    with pytest.raises(BadInputError, match="the key 'colour' is not known"):
+        WorkItem.from_json(plain | {"colour": 1})
+    with pytest.raises(BadInputError, match="`options` of this work item cannot be read: the key"):
+        WorkItem.from_json(plain | {"options": {"colour": 1}})
+    del plain["rank"]
+    with pytest.raises(BadInputError, match="it has no 'rank'"):
+        WorkItem.from_json(plain)

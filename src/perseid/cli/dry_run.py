@@ -28,7 +28,7 @@ def _lines(plan: Plan, options: LocalOptions, pace: Pace, given: bool) -> Iterat
     files = len(manifest.partitions)
     yield f"           {files} partitions, {size:,.1f} MB, {plan.rows:,} objects"
     yield f"results    {manifest.results_url}"
-    yield f"model      {manifest.settings['model_url']}, {manifest.settings['precision']}"
+    yield f"model      {manifest.settings.model_url}, {manifest.settings.precision}"
     at_once = f"{plan.workers} at once, threads a worker: {options.threads}"
     yield f"ranks      {manifest.world_size}, {at_once}"
     for rank in range(min(manifest.world_size, SHOWN)):

@@ -79,8 +79,8 @@ def _pace(setup: dict[str, Any]) -> Pace:
     from perseid.pipeline.work import load_runtime
 
     item = WorkItem.from_json(setup["item"])
-    threads = {"threads": int(setup["threads"])}
-    runtime = load_runtime(replace(item, options={**item.options, **threads}))
+    options = replace(item.options, threads=int(setup["threads"]))
+    runtime = load_runtime(replace(item, options=options))
     ready = time.time() - float(setup["started"])
     signature = runtime.signature
     shape = (BATCH, signature.bands, signature.height, signature.width)

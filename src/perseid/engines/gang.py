@@ -52,7 +52,7 @@ class Met:
 def why_not(items: Sequence[WorkItem], done: int) -> str | None:
     """Why these ranks do not meet: a sentence, empty where nobody asked; None where they do."""
     first = items[0]
-    if first.transport == STORE or "script" in first.options:
+    if first.transport == STORE or first.options.script is not None:
         return ""
     if len(items) != first.world_size:
         return (

@@ -386,7 +386,7 @@ class LocalMap:
         self._logs.add(rank, head + end_lines(attempt, output), last=last)
         if event is not None:
             self._report(event)
-        if rank in self._schedule.failed and self._items[rank].options.get("talks"):
+        if rank in self._schedule.failed and self._items[rank].options.talks:
             self._end_talks(rank)
 
     def _end_talks(self, lost: int) -> None:

@@ -52,10 +52,10 @@ def around_scripts(
     report
         Told where more workers are needed.
     """
-    if "script" not in items[0].options:
+    if items[0].options.script is None:
         yield options
         return
-    if items[0].options.get("talks"):
+    if items[0].options.talks:
         if options.concurrency < len(items):
             report(
                 StageEvent(

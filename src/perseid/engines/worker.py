@@ -96,7 +96,7 @@ class Prepared:
         first = WorkItem.from_json(setup["item"])
         self._options = {name: setup[name] for name in ("threads", "timeout")}
         self._runtime: ModelRuntime | None = None
-        if "script" not in first.options:
+        if first.options.script is None:
             self._runtime = step.load_runtime(self._with_options(first))
         self._init: list[float] = [time.time() - float(setup["started"])]
         self._kept: dict[int, Left] = {}
@@ -130,13 +130,13 @@ class Prepared:
         return stand_for(meeting, items, self._kept)
 
     def _with_options(self, item: WorkItem) -> WorkItem:
-        return replace(item, options={**item.options, **self._options})
+        return replace(item, options=replace(item.options, **self._options))
 
 
 def _place_for(item: WorkItem) -> Path | None:
     """Where a rank's objects stay at hand for a meeting; None where they are, or none comes."""
     local = Storage(item.results_url).local_path() is not None
-    if local or item.transport == STORE or "script" in item.options:
+    if local or item.transport == STORE or item.options.script is not None:
         return None
     return Path(tempfile.mkdtemp(prefix=f"rank-{item.rank}-"))  # the engine removes TMPDIR
 
@@ -179,7 +179,7 @@ def _attempt(item: WorkItem, attempt: int, work: Work, channel: Channel) -> dict
 def _check_record(item: WorkItem) -> None:
     """A worker that calls itself done must have left a record of this run."""
     store = Storage(item.results_url)
-    key = layout.done_record(item.rank, script="script" in item.options)
+    key = layout.done_record(item.rank, script=item.options.script is not None)
     if not store.exists(key):
         raise _NoResult(f"it ended without an error but left no {key}")
 

@@ -11,7 +11,6 @@ from statistics import median, stdev
 from typing import Any
 
 from perseid.errors import BadInputError
-from perseid.measure.fields import Fields
 from perseid.measure.folder import RankMeasures
 from perseid.measure.runs import MeasuredRun
 from perseid.textfile import read_object
@@ -197,7 +196,7 @@ def _paces(run: MeasuredRun, memory_mb: float | None) -> list[tuple[float, float
 def _cpus(run: MeasuredRun, memory_mb: float | None) -> float:
     """The processors that a worker of this run had."""
     if run.folder is not None and not _on_aws(run):
-        return Fields(run.folder.manifest.settings).inner("options").number("threads") or 1.0
+        return float(run.folder.manifest.settings.options.threads or 1)
     configured = memory_mb or max((r.memory_mb for r in run.reports), default=None)
     if configured is None:
         raise BadInputError(

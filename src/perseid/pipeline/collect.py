@@ -14,6 +14,7 @@ from perseid.pipeline import columns, layout
 from perseid.pipeline.columns import PartitionResult, Stamp
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.recordcheck import parse_result, wrong_key
+from perseid.pipeline.schema import to_plain
 from perseid.science import Moments
 from perseid.storage import Storage
 
@@ -248,7 +249,7 @@ def other_models(records: Mapping[int, Json], manifest: Manifest) -> dict[int, s
 def _check_settings(record: Json, manifest: Manifest, key: str) -> None:
     said = record.get("settings")
     for name, value in said.items() if isinstance(said, dict) else ():
-        wanted = manifest.settings.get(name, value)
+        wanted = to_plain(getattr(manifest.settings, name, value))
         if wanted != value:
             raise RunError(f"{key} was made with {name} {value!r}, but the run has {wanted!r}")
 

@@ -21,9 +21,10 @@ from perseid.pipeline.manifest import Manifest, assign
 from perseid.pipeline.request import RunRequest
 from perseid.pipeline.schema import SCHEMA, check_version
 from perseid.pipeline.scriptfolder import holds_fmi_configuration, script_key
+from perseid.pipeline.settings import ItemOptions, RunSettings
 from perseid.storage import Location, Storage
 from perseid.survey.discovery import SurveyListing, discover
-from perseid.survey.kinds import OPTION, SURVEY_FILE, read_label_names
+from perseid.survey.kinds import SURVEY_FILE, read_label_names
 from perseid.survey.reader import check_installed
 
 
@@ -228,28 +229,38 @@ def new_run_id(now: float) -> str:
     return f"{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
 
 
-def _settings(request: RunRequest, listing: Listing) -> dict[str, object]:
-    options: dict[str, object] = {"memory_mb": request.memory_mb, "timeout": request.timeout}
-    options |= {"retries": request.retries, "threads": request.threads}
-    options |= {"rendezvous_endpoint": request.rendezvous_endpoint}
-    options |= {"result_path": request.result_path, "workers": request.workers}
-    options |= {"tolerated_failures": request.tolerated_failures}
-    options |= {OPTION: {str(label): name for label, name in listing.label_names.items()}}
-    options |= {"death_timeout": request.death_timeout, "link_timeout": request.link_timeout}
-    options |= {"silence_timeout": request.silence_timeout}
-    if request.script_mode:
-        options["bucket_url"] = request.bucket_url(request.bucket or "")
-        options["talks"] = _talks(request) or None
-    return {
-        "model_url": _model_url(request),
-        "precision": request.precision,
-        "batch_size": request.batch_size,
-        "anomaly": request.anomaly,
-        "top": request.top,
-        "missing": request.missing_values.to_json(),
-        "transport": request.transport,
-        "options": {name: value for name, value in options.items() if value is not None},
-    }
+def _settings(request: RunRequest, listing: Listing) -> RunSettings:
+    return RunSettings(
+        model_url=_model_url(request),
+        precision=request.precision,
+        batch_size=request.batch_size,
+        anomaly=request.anomaly,
+        top=request.top,
+        missing={name: tuple(v) for name, v in request.missing_values.to_json().items()},
+        transport=request.transport,
+        options=_options(request, listing),
+    )
+
+
+def _options(request: RunRequest, listing: Listing) -> ItemOptions:
+    options = ItemOptions(
+        memory_mb=request.memory_mb,
+        timeout=request.timeout,
+        retries=request.retries,
+        threads=request.threads,
+        workers=request.workers,
+        tolerated_failures=request.tolerated_failures,
+        rendezvous_endpoint=request.rendezvous_endpoint,
+        death_timeout=request.death_timeout,
+        link_timeout=request.link_timeout,
+        silence_timeout=request.silence_timeout,
+        result_path=request.result_path,
+        label_names={str(label): name for label, name in listing.label_names.items()},
+    )
+    if not request.script_mode:
+        return options
+    bucket = request.bucket_url(request.bucket or "")
+    return replace(options, bucket_url=bucket, talks=_talks(request) or None)
 
 
 def _talks(request: RunRequest) -> bool:

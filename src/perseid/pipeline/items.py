@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
 
 from perseid.errors import BadInputError
 from perseid.jsontext import parse_json
 from perseid.model.identity import ModelIdentity
-from perseid.pipeline.schema import FIRST, check_schema, check_version
+from perseid.pipeline.schema import FIRST, check_schema, check_version, from_plain, to_plain
+from perseid.pipeline.settings import ItemOptions
 
 REMEDY = (
     "give the workers the version of the client (`perseid aws deploy`; on a cluster, the "
@@ -67,8 +67,8 @@ class WorkItem:
     """Length of the list of the most anomalous objects."""
     transport: str = "store"
     """How ranks exchange statistics: ``store`` (by summarize), ``direct``, ``relay``, ``auto``."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """Further options of an engine, e.g. the rendezvous' address."""
+    options: ItemOptions = field(default_factory=ItemOptions)
+    """What changes no result, e.g. the rendezvous' address."""
     model: ModelIdentity | None = None
     """The model that the rank must use; None in items of runs that do not name it by content."""
     missing: Mapping[str, Sequence[float]] | None = None
@@ -81,31 +81,25 @@ class WorkItem:
     schema: int = FIRST
     """Of the item's keys: see `perseid.pipeline.schema`."""
 
-    def result_settings(self) -> dict[str, Any]:
+    def result_settings(self) -> dict[str, object]:
         """Every option that changes what a rank predicts or what is made of it, by name."""
-        return {name: getattr(self, name) for name in RESULT_SETTINGS}
+        return {name: to_plain(getattr(self, name)) for name in RESULT_SETTINGS}
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain JSON values."""
-        plain = dict(self.__dict__)
-        plain["partitions"] = [dict(p.__dict__) for p in self.partitions]
-        plain["options"] = dict(self.options)
-        plain["model"] = self.model.to_json() if self.model else None
-        return plain
+        return {f.name: to_plain(getattr(self, f.name)) for f in fields(self)}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any] | str) -> WorkItem:
+    def from_json(cls, value: Mapping[str, object] | str) -> WorkItem:
         """The reverse of `to_json`; raises `BadInputError` naming the key that is wrong."""
+        what = "this work item"
         try:
-            plain = dict(parse_json(value) if isinstance(value, str) else value)
+            plain = parse_json(value) if isinstance(value, str) else value
             version = str(plain.get("version", ""))
-            plain["schema"] = check_schema(plain.get("schema"), "this work item", version, REMEDY)
-            check_version(version, "this work item", REMEDY)
-            partitions = tuple(PartitionRef(**p) for p in plain.pop("partitions"))
-            if plain.get("model") is not None:
-                plain["model"] = ModelIdentity.from_json(plain["model"])
-            return cls(partitions=partitions, **plain)
+            schema = check_schema(plain.get("schema"), what, version, REMEDY)
         except BadInputError:
             raise
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadInputError(f"this work item cannot be read: {error}") from error
+        except (AttributeError, ValueError) as error:
+            raise BadInputError(f"{what} cannot be read: {error}") from error
+        check_version(version, what, REMEDY)
+        return from_plain(cls, {**plain, "schema": schema}, what)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
 
 from perseid import __version__
 from perseid.errors import BadInputError, NotFoundError
@@ -13,7 +12,8 @@ from perseid.jsontext import parse_json
 from perseid.model.identity import ModelIdentity
 from perseid.pipeline import layout
 from perseid.pipeline.items import PartitionRef, WorkItem, data_path
-from perseid.pipeline.schema import FIRST, SCHEMA, check_schema
+from perseid.pipeline.schema import FIRST, SCHEMA, check_schema, from_plain, to_plain, written
+from perseid.pipeline.settings import RunSettings
 from perseid.storage import Storage
 
 NEWER = "update perseid (`pip install --upgrade perseid`)"
@@ -40,9 +40,9 @@ class Manifest:
     """In natural order."""
     assignment: tuple[int, ...]
     """How many partitions each rank takes, one after the other: contiguous, rank 0 first."""
-    settings: Mapping[str, Any]
+    settings: RunSettings
     """The fields of a `WorkItem` that are the same for all ranks (model, precision, …)."""
-    request: Mapping[str, Any]
+    request: Mapping[str, object]
     """The request as it was given, unknown keys included."""
     script: Mapping[str, str] | None = None
     """Script mode: the environment that all ranks share; None where our runtime works."""
@@ -50,9 +50,9 @@ class Manifest:
     """One sentence each."""
     model: ModelIdentity | None = None
     """The model that the run began with; None in script mode, and in runs of earlier versions."""
-    resumed_with: ModelIdentity | None = None
+    resumed_with: ModelIdentity | None = field(default=None, metadata={"written": False})
     """Of a run that goes on: the model as it is now. Not written."""
-    allow_model_change: bool = False
+    allow_model_change: bool = field(default=False, metadata={"written": False})
     """Of a run that goes on: whether it may with another model than it began with. Not written."""
     order: str = field(default=ORDER)
     """How `partitions` is sorted."""
@@ -67,7 +67,7 @@ class Manifest:
     @property
     def talks(self) -> bool:
         """Whether the ranks are a script's that talk to each other: all must run at once."""
-        return bool(self.settings.get("options", {}).get("talks"))
+        return bool(self.settings.options.talks)
 
     def of_rank(self, rank: int) -> tuple[PartitionRef, ...]:
         """The partitions of a rank, in natural order."""
@@ -76,9 +76,10 @@ class Manifest:
 
     def item(self, rank: int) -> WorkItem:
         """What the worker of this rank is told."""
-        options = dict(self.settings.get("options", {}))
+        settings = self.settings
         if self.script is not None:
-            options["script"] = {**self.script, **self._variables(rank)}
+            script = {**self.script, **self._variables(rank)}
+            settings = replace(settings, options=replace(settings.options, script=script))
         return WorkItem(
             run_id=self.run_id,
             rank=rank,
@@ -93,7 +94,7 @@ class Manifest:
             model_change=bool(
                 self.model and self.resumed_with and self.model.difference(self.resumed_with)
             ),
-            **{**self.settings, "options": options},
+            **{f.name: getattr(settings, f.name) for f in fields(settings)},
         )
 
     def _variables(self, rank: int) -> dict[str, str]:
@@ -110,28 +111,16 @@ class Manifest:
         """As existing scripts read it: rank to one key, several, or null."""
         return {str(rank): data_path(self.of_rank(rank)) for rank in range(self.world_size)}
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain JSON values."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        plain["model"] = self.model.to_json() if self.model else None
-        del plain["resumed_with"], plain["allow_model_change"]
-        return plain | {"partitions": [dict(p.__dict__) for p in self.partitions]}
+        return {f.name: to_plain(getattr(self, f.name)) for f in written(Manifest)}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Manifest:
+    def from_json(cls, value: Mapping[str, object]) -> Manifest:
         """The reverse of `to_json`; raises `BadInputError` naming what is wrong."""
-        plain = dict(value)
-        version = str(plain.get("version", ""))
-        plain["schema"] = check_schema(plain.get("schema"), "this run", version, NEWER)
-        try:
-            partitions = tuple(PartitionRef(**p) for p in plain.pop("partitions"))
-            for name in ("assignment", "warnings"):
-                plain[name] = tuple(plain[name])
-            if plain.get("model") is not None:
-                plain["model"] = ModelIdentity.from_json(plain["model"])
-            return cls(partitions=partitions, **plain)
-        except (KeyError, TypeError) as error:
-            raise BadInputError(f"this manifest cannot be read: {error}") from error
+        version = str(value.get("version", ""))
+        schema = check_schema(value.get("schema"), "this run", version, NEWER)
+        return from_plain(cls, {**value, "schema": schema}, "this manifest")
 
     @classmethod
     def load(cls, storage: Storage) -> Manifest:

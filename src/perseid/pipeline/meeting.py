@@ -39,14 +39,14 @@ class Meeting:
         epoch) says when this worker must be done.
         """
         options = item.options
-        where = options.get("rendezvous_endpoint")
-        if item.transport == STORE or "script" in options or not where:
+        where = options.rendezvous_endpoint
+        if item.transport == STORE or options.script is not None or not where:
             return None
-        seconds = float(options.get("meeting_seconds", cls.deadline))
-        left = max(0.0, float(options.get("ends", math.inf)) - time.time())
+        seconds = cls.deadline if options.meeting_seconds is None else options.meeting_seconds
+        left = max(0.0, (math.inf if options.ends is None else options.ends) - time.time())
         return cls(
-            str(where),
-            options.get("rendezvous_key"),
+            where,
+            options.rendezvous_key,
             item.transport,
             min(seconds, left / 2),
             min(seconds, left / 4),
@@ -65,7 +65,10 @@ class Meeting:
 
 def loss_timeouts(item: WorkItem) -> LossTimeouts:
     """After how long a rank counts as lost, as the request said."""
-    given = {name: item.options.get(f"{name}_timeout") for name in ("death", "link", "silence")}
-    return LossTimeouts(
-        **{name: float(value) for name, value in given.items() if value is not None}
-    )
+    said = item.options
+    given = {
+        "death": said.death_timeout,
+        "link": said.link_timeout,
+        "silence": said.silence_timeout,
+    }
+    return LossTimeouts(**{name: value for name, value in given.items() if value is not None})

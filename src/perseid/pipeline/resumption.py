@@ -38,9 +38,9 @@ def with_current_model(
     if manifest.script is not None:
         return manifest
     manifest = replace(manifest, allow_model_change=allow_model_change)
-    if manifest.settings["model_url"] == DEFAULT and not own_default:
+    if manifest.settings.model_url == DEFAULT and not own_default:
         return manifest
-    now = identify(manifest.settings["model_url"], manifest.settings["precision"])
+    now = identify(manifest.settings.model_url, manifest.settings.precision)
     difference = manifest.model.difference(now) if manifest.model else ""
     if difference and not allow_model_change:
         where = Storage(manifest.results_url).where()

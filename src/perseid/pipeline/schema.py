@@ -1,4 +1,4 @@
-"""Which version of the types that travel this is, and who can read which.
+"""The one codec of the types that travel, their version, and who can read which.
 
 A manifest or an item names the `schema` of its keys; one without is of schema 1, as 0.1 wrote it.
 Whoever reads one compares that, and the minor version of perseid that wrote it, before it starts
@@ -6,6 +6,13 @@ anything: an answer of other code is worse than a sentence.
 """
 
 from __future__ import annotations
+
+import dataclasses
+import functools
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 from perseid import __version__
 from perseid.errors import BadInputError
@@ -15,6 +22,7 @@ SCHEMA = 2
 items also ``version`` and ``model_change``."""
 FIRST = 1
 """Of what names none."""
+T = TypeVar("T")
 
 
 def check_schema(value: object, what: str, version: str, remedy: str) -> int:
@@ -61,3 +69,77 @@ def check_version(version: str, what: str, remedy: str) -> None:
 def minor(version: str) -> str:
     """E.g. ``0.2`` of ``0.2.1``; versions that share it can work together."""
     return ".".join(version.split(".")[:2])
+
+
+def to_plain(value: object) -> object:
+    """JSON values of a type that travels; a field that is not `written` is left out.
+
+    A class with ``sparse = True`` leaves out what is None, too.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        sparse = getattr(value, "sparse", False)
+        pairs = [(f.name, getattr(value, f.name)) for f in written(type(value))]
+        return {name: to_plain(item) for name, item in pairs if not (sparse and item is None)}
+    if isinstance(value, Mapping):
+        return {str(name): to_plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(item) for item in value]
+    return value
+
+
+def from_plain(kind: type[T], plain: object, what: str) -> T:
+    """The reverse of `to_plain`.
+
+    Raises
+    ------
+    BadInputError
+        A key is missing, not known, or has a value of another type; `what` is for the message.
+    """
+    if not isinstance(plain, Mapping):
+        raise BadInputError(f"{what} cannot be read: it is no JSON object")
+    hints, known = _hints(typing.cast(Any, kind)), {field.name: field for field in written(kind)}
+    unknown = [str(name) for name in plain if name not in known]
+    if unknown:
+        raise BadInputError(f"{what} cannot be read: the key {unknown[0]!r} is not known")
+    missing = [name for name, field in known.items() if name not in plain and _is_required(field)]
+    if missing:
+        raise BadInputError(f"{what} cannot be read: it has no {missing[0]!r}")
+    values = {name: _decode(hints[name], item, name, what) for name, item in plain.items()}
+    return kind(**values)
+
+
+def written(kind: type) -> list[dataclasses.Field[object]]:
+    """The fields of a type that stand in its JSON."""
+    return [field for field in dataclasses.fields(kind) if field.metadata.get("written", True)]
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, object]:
+    return typing.get_type_hints(kind)
+
+
+def _is_required(field: dataclasses.Field[object]) -> bool:
+    nothing = dataclasses.MISSING
+    return field.default is nothing and field.default_factory is nothing
+
+
+def _decode(hint: Any, value: object, name: str, what: str) -> Any:
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and types.NoneType in inner:
+            return None
+        (hint,) = [one for one in inner if one is not types.NoneType]
+        return _decode(hint, value, name, what)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return from_plain(hint, value, f"`{name}` of {what}")
+    if origin in (tuple, Sequence) and isinstance(value, (list, tuple)):
+        return tuple(_decode(inner[0], item, name, what) for item in value)
+    if origin is Mapping and isinstance(value, Mapping):
+        return {str(key): _decode(inner[1], item, name, what) for key, item in value.items()}
+    if hint is object:
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if origin is None and isinstance(value, hint) and isinstance(value, bool) <= (hint is bool):
+        return value
+    raise BadInputError(f"{what} cannot be read: {name!r} is {str(value)[:80]!r}")

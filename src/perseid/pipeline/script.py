@@ -50,8 +50,8 @@ def work(
     Parameters
     ----------
     item
-        Its ``options["script"]`` are the item keys of the existing executor, all strings, and
-        ``options["bucket_url"]`` is where the script's folder is.
+        Its ``options.script`` are the item keys of the existing executor, all strings, and
+        ``options.bucket_url`` is where the script's folder is.
     storage
         Of the run's own prefix, where the script writes ``<rank>.json``.
     attempt, cold, init_seconds
@@ -70,10 +70,10 @@ def work(
         The script failed, took too long, or left no result though the rank has data.
     """
     clock = Timeline()
-    environment: Mapping[str, str] = item.options["script"]
+    environment = item.options.script or {}
     prefix = environment["S3_OBJECT_NAME"]
     inner = script_key(prefix, environment["SCRIPT"])
-    bucket = Storage(item.options["bucket_url"])
+    bucket = Storage(item.options.bucket_url or "")
     for key in (layout.script_record(item.rank), layout.record(item.rank)):
         storage.delete([key])  # of a former attempt: it must not pass for this one
     with ExitStack() as stack:
@@ -140,7 +140,7 @@ def _run(item: WorkItem, folder: ScriptFolder, inner: str, environment: Mapping[
 
 def _limit(item: WorkItem) -> float:
     """Seconds that the script may take."""
-    return float(item.options.get("timeout", DEFAULT_TIMEOUT))
+    return item.options.timeout or DEFAULT_TIMEOUT
 
 
 def _start(
@@ -182,7 +182,7 @@ def _in_turn(first: Callable[[], None], then: Callable[[], None] | None) -> Call
 
 def _refuse_hidden(item: WorkItem, folder: ScriptFolder) -> None:
     """A script with a root of its own does not see what else lies there."""
-    urls = (item.results_url, item.data_url, str(item.options["bucket_url"]))
+    urls = (item.results_url, item.data_url, item.options.bucket_url or "")
     places = [Path(sys.executable), *(Storage(url).local_path() for url in urls)]
     for place in places:
         if place is not None and place.is_relative_to(folder.root):
@@ -240,7 +240,7 @@ def _record(item: WorkItem, theirs: Mapping[str, Any], measured: Measured) -> Ra
         rows_flagged=0,
         partitions=tuple({"key": p.key, "rows": None, "bytes": p.size} for p in item.partitions),
         failed_partitions=(),
-        result_path=str(item.options.get("result_path", item.results_url)),
+        result_path=item.options.result_path or item.results_url,
         data_path=data_path(item.partitions),
         batch_size=round(amount(theirs.get("batch_size")) or 0) or item.batch_size,
         micro_batch=0,

@@ -129,8 +129,8 @@ def _of_store(storage: Storage, manifest: Manifest, failures: Mapping[int, str])
                    if rank not in missing}  # fmt: skip
         publish_catalogue(storage, survey, manifest.run_id, "summarize")
         settings, used = manifest.settings, STORE
-        names = stored_label_names(settings.get("options", {}), manifest.data_url)
-        found = findings(survey, groups, settings["anomaly"], int(settings["top"]), names)
+        names = stored_label_names(settings.options.to_json(), manifest.data_url)
+        found = findings(survey, groups, settings.anomaly, settings.top, names)
     combined = {rank: record for rank, record in records.items() if had_data(record)}
     if manifest.script is not None:
         combined, gone = collect.read_results(storage, records)
@@ -189,7 +189,7 @@ def _remarks(manifest: Manifest, merged: Merged, transport: Json) -> list[str]:
     twice = found["repeated_ids"]
     if twice:
         said.append(f"{twice} objects have the id of another one: is a file there twice?")
-    if manifest.settings["anomaly"] != "none" and found["rows"] and not found["anomaly"]:
+    if manifest.settings.anomaly != "none" and found["rows"] and not found["anomaly"]:
         said.append("no object has an anomaly score: the model has no features")
     if transport["reason"]:
         asked = transport["asked"]
@@ -201,7 +201,7 @@ def _remarks(manifest: Manifest, merged: Merged, transport: Json) -> list[str]:
             f"{unnamed} of {len(records)} ranks were made by an earlier version, which does not "
             "tell models apart: whether all ranks used one model cannot be verified"
         )
-    wanted = manifest.settings["precision"]
+    wanted = manifest.settings.precision
     other = sum(r.get("precision", wanted) != wanted for r in records.values())
     if other and manifest.script is None:
         said.append(f"{other} ranks did not work in {wanted}: see `precision` in their records")

@@ -165,7 +165,7 @@ def transports(
     note
         Why the engine let them go through the store, where it did.
     """
-    asked = str(manifest.settings["transport"])
+    asked = manifest.settings.transport
     ways = [str(r["transport"]) for r in records.values() if "transport" in r]
     ends: dict[str, int] = {}
     for record in records.values():

@@ -182,7 +182,7 @@ def publish(
     with clock.stage("publish"):
         size = publish_catalogue(storage, survey, item.run_id, "rank 0")
         storage.put(layout.COMBINED, _json([one for one in records if had_data(one)]))
-    names = stored_label_names(item.options, item.data_url)
+    names = stored_label_names(item.options.to_json(), item.data_url)
     done = {
         "run_id": item.run_id,
         "world_size": item.world_size,

@@ -84,7 +84,7 @@ def work(
     storage = storage or Storage(item.results_url)
     tell = report or _silent
     tell(RankEvent(item.rank, RankState.RUNNING, attempt))
-    if "script" in item.options:
+    if item.options.script is not None:
         from perseid.pipeline import script  # not on the way of a worker of ours
 
         record = script.work(item, storage, attempt, cold=cold, init_seconds=init_seconds)
@@ -107,7 +107,7 @@ def load_runtime(item: WorkItem) -> ModelRuntime:
 
     return ModelRuntime.load(
         item.model_url,
-        threads=item.options.get("threads"),
+        threads=item.options.threads,
         precision=item.precision,
         micro_batch=min(MICRO_BATCH, item.batch_size),  # a smaller batch would be mostly padding
     )
@@ -223,7 +223,7 @@ def _record(
         rows_missing=done.missing,
         partitions=tuple(done.partitions),
         failed_partitions=tuple(done.failed),
-        result_path=str(item.options.get("result_path", item.results_url)),
+        result_path=item.options.result_path or item.results_url,
         data_path=data_path(item.partitions),
         batch_size=item.batch_size,
         micro_batch=runtime.micro_batch if runtime else 0,

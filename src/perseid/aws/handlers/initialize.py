@@ -27,6 +27,7 @@ from perseid.pipeline.records import STORE
 from perseid.pipeline.request import RunRequest
 from perseid.pipeline.resumption import with_current_model
 from perseid.pipeline.run_state import missing_ranks
+from perseid.pipeline.settings import ItemOptions
 from perseid.storage import Location, Storage
 
 CONTROL = ("replace", "resume", "allow_model_change")
@@ -112,7 +113,7 @@ def _resume(
     if execution == manifest.run_id:
         raise RunError(f"{url} is the run of this very execution: resume it by another one")
     key = layout.items_of(execution)
-    before = _attempts(manifest.settings["options"]) * _executions(storage, key)
+    before = _attempts(manifest.settings.options) * _executions(storage, key)
     ranks = missing_ranks(storage, manifest)
     if ranks:
         manifest = with_current_model(manifest, allow_model_change=allow_model_change)
@@ -127,7 +128,7 @@ def _again(item: WorkItem, before: int) -> WorkItem:
 
     It meets nobody: the ranks that are done will not come again.
     """
-    return replace(item, transport=STORE, options={**item.options, "attempts_before": before})
+    return replace(item, transport=STORE, options=replace(item.options, attempts_before=before))
 
 
 def _executions(storage: Storage, own: str) -> int:
@@ -139,17 +140,17 @@ def _executions(storage: Storage, own: str) -> int:
     return sum(layout.is_items(name) and name != own for name in storage.names())
 
 
-def _attempts(options: Mapping[str, Any]) -> int:
-    return 1 + int(options.get("retries", 2))
+def _attempts(options: ItemOptions) -> int:
+    return 1 + (2 if options.retries is None else options.retries)
 
 
 def _state(
     manifest: Manifest, items: Sequence[WorkItem], key: str, execution: str
 ) -> dict[str, Any]:
-    options = manifest.settings.get("options", {})
-    talks = any(item.transport != STORE or item.options.get("talks") for item in items)
+    options = manifest.settings.options
+    talks = any(item.transport != STORE or bool(item.options.talks) for item in items)
     limit = float(os.environ["WORKER_TIMEOUT"])
-    timeout = min(float(options.get("timeout", limit)), limit)
+    timeout = min(options.timeout or limit, limit)
     # At the function's own limit Lambda's error says more than the state's would.
     state_timeout = timeout + SLACK_SECONDS if timeout == limit else timeout
     results = Location.parse(manifest.results_url)
@@ -173,7 +174,9 @@ def _state(
         "children": "EXPRESS" if express else "STANDARD",
         "timeout_seconds": max(1, round(state_timeout)),
         "retries": attempts - 1,
-        "tolerated_failure_percentage": float(options.get("tolerated_failures", 100.0)),
+        "tolerated_failure_percentage": 100.0
+        if options.tolerated_failures is None
+        else options.tolerated_failures,
     }
 
 
@@ -182,9 +185,9 @@ def _reserve() -> int:
     return int(os.environ.get("RESERVED_CONCURRENCY") or 0)
 
 
-def _at_once(options: Mapping[str, Any]) -> int:
+def _at_once(options: ItemOptions) -> int:
     """Ranks that may run at one moment: as asked, and no more than are let through."""
-    return min(int(options.get("workers", 0)) or NO_LIMIT, _reserve() or NO_LIMIT)
+    return min(options.workers or NO_LIMIT, _reserve() or NO_LIMIT)
 
 
 def _all_fit(ranks: int) -> bool:

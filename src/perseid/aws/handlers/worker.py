@@ -17,6 +17,7 @@ from perseid.errors import PerseidError, StorageError
 from perseid.pipeline import layout
 from perseid.pipeline.items import WorkItem
 from perseid.pipeline.meeting import Meeting
+from perseid.pipeline.settings import ItemOptions
 from perseid.pipeline.work import load_runtime, work
 from perseid.rendezvous import job_key
 from perseid.storage import Storage
@@ -35,12 +36,10 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     """
     began = time.monotonic()
     item = WorkItem.from_json(event["item"])
-    options = {
-        **item.options, **_meeting_options(item, context),
-        "timeout": _script_seconds(item.options, context),
-    }  # fmt: skip
+    options = _meeting_options(item, context)
+    options = replace(options, timeout=_script_seconds(options, context))
     item = replace(item, options=options)
-    attempt = 1 + int(event.get("attempt_before") or 0) + int(options.get("attempts_before", 0))
+    attempt = 1 + int(event.get("attempt_before") or 0) + (options.attempts_before or 0)
     who = {"run": item.run_id, "rank": item.rank, "attempt": attempt}
     log.write("start", **who, request=context.aws_request_id)
     try:
@@ -55,19 +54,19 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
 
 
 def _work(item: WorkItem, attempt: int) -> int:
-    if "script" in item.options:  # Lambda's bootstrap finds its modules by means of its own
+    if item.options.script is not None:  # Lambda's bootstrap finds its modules by means of its own
         os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     cold, runtime, seconds = not _runtime.cache_info().currsize, None, 0.0
-    if "script" not in item.options and item.partitions:
+    if item.options.script is None and item.partitions:
         began = time.monotonic()
         digest = item.model.digest if item.model else ""  # a model may be replaced between runs
         runtime = _runtime(
-            item.model_url, item.precision, item.batch_size, item.options.get("threads"), digest
+            item.model_url, item.precision, item.batch_size, item.options.threads, digest
         )
         seconds = time.monotonic() - began
     storage = Storage(item.results_url)
     record = work(item, storage, runtime=runtime, attempt=attempt, cold=cold, init_seconds=seconds)
-    key = layout.done_record(item.rank, script="script" in item.options)
+    key = layout.done_record(item.rank, script=item.options.script is not None)
     if not storage.exists(key):  # a worker that says done must have left it
         raise StorageError(
             f"rank {item.rank} ended without an error but left no {storage.where(key)}"
@@ -81,19 +80,19 @@ def _leave_reason(item: WorkItem, said: Mapping[str, Any]) -> None:
         Storage(item.results_url).put(layout.failure(item.rank), json.dumps(said).encode())
 
 
-def _meeting_options(item: WorkItem, context: Any) -> dict[str, Any]:
-    """Where ranks are to meet: when this one must be done, and the job's key.
+def _meeting_options(item: WorkItem, context: Any) -> ItemOptions:
+    """The options with what a meeting takes: when this one must be done, and the job's key.
 
     The key lies in no object of the run: each worker derives it from the stack's secret.
     """
     name = os.environ.get("RENDEZVOUS_SECRET_PARAMETER")
     if Meeting.of_item(item) is None:
-        return {}
+        return item.options
     left = float(context.get_remaining_time_in_millis()) / 1000 - SPARE_SECONDS
-    options: dict[str, Any] = {"ends": time.time() + left}
-    if name and "rendezvous_key" not in item.options:
+    options = replace(item.options, ends=time.time() + left)
+    if name and options.rendezvous_key is None:
         try:
-            options["rendezvous_key"] = job_key(_secret(name), item.run_id).hex()
+            return replace(options, rendezvous_key=job_key(_secret(name), item.run_id).hex())
         except Exception as error:  # without it the ranks merge through the store, and say why
             log.write("no key", run=item.run_id, rank=item.rank, message=str(error)[:500])
     return options
@@ -126,12 +125,12 @@ def _runtime(
         model_url=model_url,
         precision=precision,
         batch_size=batch_size,
-        options={"threads": threads},
+        options=ItemOptions(threads=threads),
     )
     return load_runtime(item)
 
 
-def _script_seconds(options: Mapping[str, Any], context: Any) -> float:
+def _script_seconds(options: ItemOptions, context: Any) -> float:
     """What a script may take: as asked, but less than the function has left."""
     left = float(context.get_remaining_time_in_millis()) / 1000 - SPARE_SECONDS
-    return max(1.0, min(left, float(options.get("timeout", left))))
+    return max(1.0, min(left, options.timeout or left))

@@ -141,7 +141,7 @@ def gallery_section(catalogue: Catalogue | None, run: MeasuredRun, folder: RunFo
 
 def _label_names(folder: RunFolder) -> dict[int, str]:
     manifest = folder.manifest
-    return stored_label_names(manifest.settings.get("options", {}), manifest.data_url)
+    return stored_label_names(manifest.settings.options.to_json(), manifest.data_url)
 
 
 def _chosen(pictures: list[Picture], catalogue: Catalogue) -> str:

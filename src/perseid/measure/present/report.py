@@ -31,6 +31,7 @@ from perseid.measure.prices import Prices
 from perseid.measure.runs import MeasuredRun
 from perseid.measure.sources.catalogue import Catalogue, read_catalogue
 from perseid.pipeline import layout
+from perseid.pipeline.schema import to_plain
 
 NAMED = 24
 """Missing ranks and partitions that are named at the top."""
@@ -161,7 +162,7 @@ def _predicted(run: MeasuredRun) -> str:
 
 
 def _transport_note(run: MeasuredRun, folder: RunFolder) -> str:
-    asked = str(folder.manifest.settings.get("transport", "store"))
+    asked = folder.manifest.settings.transport
     took = run.collectives_seconds
     if run.transport == "store" != asked:
         return f"of the ranks' statistics; {asked} was asked for: see the notes below"
@@ -180,7 +181,7 @@ def _request_section(run: MeasuredRun, folder: RunFolder) -> Section:
             Heading("As it was given"),
             Preformatted(json.dumps(dict(manifest.request), indent=2, ensure_ascii=False)),
             Heading("What all ranks were told"),
-            Preformatted(json.dumps(dict(manifest.settings), indent=2, ensure_ascii=False)),
+            Preformatted(json.dumps(to_plain(manifest.settings), indent=2, ensure_ascii=False)),
             Heading("What the numbers mean"),
             Definitions(tuple(DEFINITIONS.items())),
         ),

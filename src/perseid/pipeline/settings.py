@@ -1,0 +1,78 @@
+"""What a run's ranks have in common, and what an engine may tell one of them besides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class ItemOptions:
+    """What changes no result: limits, places, where ranks meet. None where it is not said."""
+
+    sparse: ClassVar[bool] = True
+    """JSON holds only what is said."""
+
+    memory_mb: int | None = None
+    """MB that a worker may take."""
+    timeout: float | None = None
+    """Seconds that a worker may take."""
+    retries: int | None = None
+    """Attempts after a failed one."""
+    threads: int | None = None
+    """Threads that a worker computes with."""
+    workers: int | None = None
+    """Workers at once."""
+    tolerated_failures: float | None = None
+    """Percent of the ranks after whose failure AWS stops the rest."""
+    rendezvous_endpoint: str | None = None
+    """``HOST:PORT``."""
+    rendezvous_key: str | None = field(default=None, repr=False)
+    """The job's key, 64 hexadecimal digits; in no object of a run."""
+    meeting_seconds: float | None = None
+    """How long ranks wait for each other."""
+    ends: float | None = None
+    """When this worker must be done, seconds since the epoch."""
+    death_timeout: float | None = None
+    link_timeout: float | None = None
+    silence_timeout: float | None = None
+    """Seconds after which a rank counts as lost: see `perseid.pipeline.meeting`."""
+    result_path: str | None = None
+    """As the request gave it."""
+    label_names: Mapping[str, str] | None = None
+    """Names of the survey's labels, by the label."""
+    attempts_before: int | None = None
+    """Attempts that earlier executions may have made at the rank."""
+    bucket_url: str | None = None
+    """Script mode: where the script's folder is."""
+    talks: bool | None = None
+    """Script mode: whether ranks talk to each other, so that all must run at once."""
+    script: Mapping[str, str] | None = None
+    """Script mode: the item keys of the existing executor."""
+
+    def to_json(self) -> dict[str, object]:
+        """Plain JSON values: what is said."""
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The fields of a `WorkItem` that are the same for all ranks."""
+
+    model_url: str = "default"
+    """``default`` is the model in the package."""
+    precision: str = "float32"
+    """``float32`` or ``int8``."""
+    batch_size: int = 512
+    """Rows a model call, upper bound."""
+    anomaly: str = "both"
+    """Features of the score: ``both``, ``embedding``, ``residual``, or ``none``."""
+    top: int = 24
+    """Length of the list of the most anomalous objects."""
+    missing: Mapping[str, Sequence[float]] | None = None
+    """Values that mean a missing one, by column; None: every number is a value."""
+    transport: str = "store"
+    """How ranks exchange statistics: ``store``, ``direct``, ``relay``, ``auto``."""
+    options: ItemOptions = field(default_factory=ItemOptions)
+    """What changes no result."""
