@@ -145,6 +145,12 @@ def test_whatever_is_given_is_taken_or_refused_by_a_sentence(keys: dict):
             json.dumps(request.given())
 
 
+def test_a_url_is_no_rendezvous_and_is_refused_before_a_run():
+    RunRequest.parse(OURS | {"rendezvous_endpoint": "rendezvous.example.org"})
+    with pytest.raises(BadInputError, match="is a URL"):
+        RunRequest.parse(OURS | {"rendezvous_endpoint": "https://rendezvous.example.org"})
+
+
 def test_several_bad_values_are_all_named():
     with pytest.raises(BadInputError, match=r"file_limit .*; batch_size "):
         RunRequest.parse(PAYLOAD | {"file_limit": "x", "batch_size": "y"})

@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from perseid.errors import BadInputError
-from perseid.rendezvous import LONGEST_SILENCE
+from perseid.rendezvous import LONGEST_SILENCE, Endpoint
 from perseid.storage import Location
 from perseid.survey.missing import MissingValues
 from perseid.textfile import read_object
@@ -172,6 +172,8 @@ class RunRequest(BaseModel):
         except ValidationError as error:
             raise BadInputError(_sentences(error)) from error
         request.missing_values  # noqa: B018 - raises where they are none
+        if request.rendezvous_endpoint and not request.script_mode:
+            Endpoint.parse(request.rendezvous_endpoint)
         request._given = plain
         return request
 
