@@ -153,7 +153,7 @@ def test_comm_run_sets_all_three(tmp_path):
     asked = ("--death-timeout", "3", "--link-timeout", "7", "--silence-timeout", "90")
     command = [sys.executable, "-m", "perseid", "comm", "run", "-n", "1", *asked, str(program)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert result.stdout.strip() == str(LossTimeouts(3.0, 7.0, 90.0)), result.stderr
+    assert result.stdout.strip() == f"rank 0 | {LossTimeouts(3.0, 7.0, 90.0)}", result.stderr
     command[8] = "-3"
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 2

@@ -59,7 +59,11 @@ def test_a_run_that_was_moved_is_resumed_where_it_is(data, tmp_path):
     [
         (("split", "nowhere.pt", "out"), "there is nothing at"),
         (("split", "DATA", "/proc/there"), "cannot be written"),
-        (("run", "--data", "DATA", "--out", "DATA/1.pt"), "Not a directory"),
+        (("run", "--data", "DATA", "--out", "DATA/1.pt"), "would lie in the data"),
+        (("run", "--data", "DATA", "--out", "DATA"), "would lie in the data"),
+        (("run", "--data", "DATA", "--out", "DATA/runs/first"), "would lie in the data"),
+        (("run", "--data", "DATA", "--rate", "9"), "add --dry-run, or leave --rate out"),
+        (("run", "--data", "DATA", "--out", "x", "--engine", "aws", "--rate", "9"), "--dry-run"),
         (("train", "DATA", "DATA/1.pt/below"), "cannot be made: Not a directory"),
         (
             ("plan", "--data", "1GB", "--rate", "9", "--prices", "no.json"),

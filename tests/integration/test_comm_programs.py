@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -54,11 +55,59 @@ def test_comm_run_starts_a_program_on_every_rank(tmp_path):
     )
     result = perseid("comm", "run", "-n", 3, program, "word")
     assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == "[(0, 'word'), (1, 'word'), (2, 'word')]"
+    assert result.stdout.strip() == "rank 0 | [(0, 'word'), (1, 'word'), (2, 'word')]"
     alone = subprocess.run(
         [sys.executable, program, "solo"], capture_output=True, text=True, check=True
     )
     assert alone.stdout.strip() == "[(0, 'solo')]"
+
+
+def test_each_line_of_a_rank_carries_its_number(tmp_path):
+    """Lines of ranks that print at once never mix; an unfinished last line is shown."""
+    program = script(
+        tmp_path,
+        "import os, sys\n"
+        "rank = os.environ['PERSEID_RANK']\n"
+        "for n in range(2000): print(rank * 40, n)\n"
+        "print('wrong', rank, file=sys.stderr)\n"
+        "sys.stdout.write('€' * 50_000 + ' ' + rank)\n",
+    )
+    result = perseid("comm", "run", "-n", 3, program)
+    assert result.returncode == 0, result.stderr
+    by_rank = {rank: [] for rank in range(3)}
+    for line in result.stdout.splitlines():
+        match = re.fullmatch(r"rank (\d) \| (.*)", line)
+        by_rank[int(match[1])].append(match[2])
+    for rank, lines in by_rank.items():
+        assert lines[:2000] == [f"{str(rank) * 40} {n}" for n in range(2000)]
+        assert "".join(lines[2000:]).endswith(f"€ {rank}")
+        assert set("".join(lines[2000:])) == {"€", " ", str(rank)}
+    assert sorted(result.stderr.splitlines()) == [f"rank {r} | wrong {r}" for r in range(3)]
+
+
+def test_a_rank_that_nobody_reads_on_ends(tmp_path):
+    program = script(tmp_path, "while True: print('x' * 1000)\n")
+    command = [sys.executable, "-m", "perseid", "comm", "run", "-n", "2", str(program)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as running:
+        assert running.stdout.readline().startswith(b"rank ")
+        running.stdout.close()
+        assert running.wait(60) != 0
+
+
+def test_what_a_rank_leaves_running_does_not_hold_up_the_command(tmp_path):
+    program = script(
+        tmp_path,
+        "import subprocess, sys\n"
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(40)'])\n"
+        "print('done')\n",
+    )
+    began = time.monotonic()
+    result = subprocess.run(
+        [sys.executable, "-m", "perseid", "comm", "run", "-n", "1", str(program)],
+        stdout=subprocess.PIPE, text=True, timeout=35, check=False,
+    )  # fmt: skip
+    assert (result.returncode, result.stdout) == (0, "rank 0 | done\n")
+    assert time.monotonic() - began < 30
 
 
 def test_comm_run_tells_which_rank_failed_and_leaves_nothing_running(tmp_path):
@@ -104,7 +153,7 @@ def test_comm_run_that_is_ended_leaves_nothing_running(tmp_path, number):
     program = script(tmp_path, text)
     command = [sys.executable, "-m", "perseid", "comm", "run", "-n", "2", str(program)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
-        ranks = [int(running.stdout.readline()) for _ in range(2)]
+        ranks = [int(running.stdout.readline().rpartition(b" ")[2]) for _ in range(2)]
         running.send_signal(number)
         said = running.communicate(timeout=20)[1]
     assert running.returncode == 128 + number

@@ -1,6 +1,7 @@
 """Initialize, work, summarize in one process: what a run leaves, and that it is always the same."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -286,9 +287,10 @@ def test_one_file_as_data(tmp_path: Path):
 
 
 def test_results_beside_the_partitions(tmp_path: Path):
-    """The catalogue of a former run in the data's own folder is no partition of the next."""
+    """Version 0.1 let a run be written into its data; its catalogue is no partition of the next."""
     tiny_survey(tmp_path / "data", rows=20, per_partition=10)
-    run(tmp_path, "data", str(tmp_path / "data"))
+    run(tmp_path, "former", str(tmp_path / "data"))
+    shutil.copytree(tmp_path / "former", tmp_path / "data", dirs_exist_ok=True)
     _, summary = run(tmp_path, "run", str(tmp_path / "data"))
     assert summary["rows"]["received"] == 20
 
@@ -395,8 +397,9 @@ def test_a_plan_writes_nothing(tmp_path: Path):
 def test_results_of_a_run_are_not_partitions_of_the_next(tmp_path: Path):
     """A run inside the data's folder leaves the listing as it was."""
     tiny_survey(tmp_path / "data", rows=30, per_partition=10)
-    run(tmp_path, "data/run", str(tmp_path / "data"))
-    storage, _ = run(tmp_path, "data/again", str(tmp_path / "data"))
+    run(tmp_path, "former", str(tmp_path / "data"))
+    (tmp_path / "former").rename(tmp_path / "data" / "run")
+    storage, _ = run(tmp_path, "again", str(tmp_path / "data"))
     assert len(Manifest.load(storage).partitions) == 3
 
 

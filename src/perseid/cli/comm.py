@@ -99,6 +99,7 @@ def run_ranks(
         Of the environment, beyond this process' own.
     """
     from perseid.comm.launch import run_local
+    from perseid.comm.ranks_output import RanksOutput
     from perseid.compat.fmi import python_path
     from perseid.engines.stopping import StopRequests
 
@@ -108,7 +109,12 @@ def run_ranks(
     began = time.monotonic()
     with StopRequests() as stop:
         statuses = run_local(
-            command, ranks, timeout=timeout, environment=environment, stopped=lambda: stop.count
+            command,
+            ranks,
+            timeout=timeout,
+            environment=environment,
+            stopped=lambda: stop.count,
+            output=RanksOutput(sys.stdout.buffer, sys.stderr.buffer),
         )
     failed = {rank: status for rank, status in statuses.items() if status}
     for rank, status in failed.items():

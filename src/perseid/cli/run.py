@@ -65,6 +65,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run it, or print the plan."""
+    if args.rate is not None and not args.dry_run:
+        raise BadInputError(
+            "--rate is what --dry-run plans with; a run is as fast as it is: add --dry-run, or "
+            "leave --rate out"
+        )
     engine = engine_of(args, args.engine)
     plain = plain_of(args)
     if args.dry_run:

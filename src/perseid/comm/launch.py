@@ -9,7 +9,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
+from perseid.comm.ranks_output import RanksOutput
 from perseid.errors import BadInputError
 from perseid.lifetime import bound_to_parent
 from perseid.linux import need_linux
@@ -27,6 +29,7 @@ def run_local(
     timeout: float | None = None,
     environment: Mapping[str, str] | None = None,
     stopped: Callable[[], object] = lambda: False,
+    output: RanksOutput | None = None,
 ) -> dict[int, int]:
     """Start a Python program on every rank around an embedded rendezvous with a fresh key.
 
@@ -45,6 +48,9 @@ def run_local(
         Variables added to this process' own.
     stopped
         Asked again and again; once it is true all ranks are ended.
+    output
+        Takes what the ranks print and shows it with the rank in front of each line. None: they
+        print where this process prints.
 
     Returns
     -------
@@ -76,6 +82,7 @@ def run_local(
             "PERSEID_JOB_KEY": job_key(secret, job).hex(),
             "PERSEID_JOB_SECRET": secret.hex(),  # of this server alone, for jobs of other names
             "WORLD_SIZE": str(ranks),
+            **({"PYTHONUNBUFFERED": "1"} if output else {}),  # lines shall come as they are printed
             "PERSEID_OVERSUBSCRIBED": str(int(ranks > len(os.sched_getaffinity(0)))),
         }
         try:
@@ -83,13 +90,33 @@ def run_local(
                 variables["PERSEID_RANK"] = variables["RANK"] = str(rank)
                 processes.append(
                     subprocess.Popen(
-                        [sys.executable, *command], env=dict(variables), preexec_fn=bind
+                        [sys.executable, *command],
+                        env=dict(variables),
+                        preexec_fn=bind,
+                        stdout=subprocess.PIPE if output else None,
+                        stderr=subprocess.PIPE if output else None,
                     )
                 )
-            _wait(processes, timeout, stopped)
+            with _shown(processes, output):
+                try:
+                    _wait(processes, timeout, stopped)
+                finally:
+                    _end(processes)
         finally:
             _end(processes)
     return {rank: process.returncode for rank, process in enumerate(processes)}
+
+
+def _shown(
+    processes: Sequence[subprocess.Popen[bytes]], output: RanksOutput | None
+) -> AbstractContextManager[object]:
+    """While it lasts, what the processes print is passed on."""
+    if output is None:
+        return nullcontext()
+    for rank, process in enumerate(processes):
+        if process.stdout is not None and process.stderr is not None:
+            output.add(rank, process.stdout, process.stderr)
+    return output
 
 
 def _wait(

@@ -18,12 +18,13 @@ from perseid.pipeline.checks import CheckedModel, check_model, check_shape
 from perseid.pipeline.claim import FormerRun, claim, refuse_if_taken
 from perseid.pipeline.items import PartitionRef, WorkItem
 from perseid.pipeline.manifest import Manifest, assign
+from perseid.pipeline.overlap import refuse_overlap
 from perseid.pipeline.request import RunRequest
 from perseid.pipeline.schema import SCHEMA, check_version
 from perseid.pipeline.scriptfolder import holds_fmi_configuration, script_key
 from perseid.pipeline.settings import ItemOptions, RunSettings
 from perseid.storage import Location, Storage
-from perseid.survey.discovery import SurveyListing, discover
+from perseid.survey.discovery import Layout, SurveyListing, discover
 from perseid.survey.kinds import SURVEY_FILE, read_label_names
 from perseid.survey.reader import check_installed
 
@@ -197,13 +198,18 @@ def list_partitions(request: RunRequest) -> Listing:
     NotFoundError
         The folder (or one of the listed files) is not there.
     BadInputError
-        The folder holds no partition, or the list names one twice.
+        The folder holds no partition, the list names one twice, or the results would lie in the
+        data, or the data in a run.
     """
     if request.data:
         found = discover(request.data)
+        folder = found.location
     else:
         bucket = Location.parse(request.bucket_url(request.data_bucket or ""))
-        found = discover(bucket / (request.data_prefix or ""), base=bucket)
+        folder = bucket / (request.data_prefix or "")
+        found = discover(folder, base=bucket)
+    named = found.layout is Layout.FILES or not (request.data or request.data_prefix)
+    refuse_overlap(folder, Location.parse(request.results_url), results_may_lie_below=named)
     refs = tuple(PartitionRef(info.key, info.size, info.etag) for info in found.partitions)
     listing = Listing(found.location.url, refs, found.notes, _label_names(found))
     limit, count = request.file_limit, len(refs)
