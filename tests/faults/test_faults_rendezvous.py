@@ -482,7 +482,7 @@ def test_a_rank_that_comes_back_after_being_stopped_is_told(server):
 def test_ranks_that_do_not_return_after_a_restart_are_lost(monkeypatch):
     monkeypatch.setattr("perseid.rendezvous.client.membership.RETURN_SECONDS", 0.5)
     with ServerProcess() as server:
-        mine = Client.register(server.address, "noreturn", 0, 2)
+        mine = Client.register(server.address, "noreturn", 0, 2, silence_timeout=1.0)
         other = WorkerProcess().ready()
         other.do("register", server=server.address, job="noreturn", rank=1, world=2)
         eventually(lambda: 1 in mine.peers())

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,13 @@ PROGRAM = Path(__file__).parent.parent / "support" / "nat_rank.py"
 SECONDS = 60
 
 
-def join_all(net, sites, folder, *server_options, size=80_000, **options) -> list[dict]:
-    """A rank at each site, a server on a public address; what each rank printed."""
+def join_all(
+    net, sites, folder, *server_options, size=80_000, seconds=SECONDS, when_ready=None, **options
+) -> list[dict]:
+    """A rank at each site, a server on a public address; what each rank printed.
+
+    ``when_ready`` is called with the server's address once all ranks have talked.
+    """
     where = net.site("public", "open")
     server = ServerProcess(
         "--open", *server_options, host="", ports=(10000, 10001), preexec=where.gateway.enter
@@ -31,7 +37,7 @@ def join_all(net, sites, folder, *server_options, size=80_000, **options) -> lis
                 told = {
                     "job": "behind-nats", "rank": rank, "world_size": len(sites), "size": size,
                     "rendezvous": f"{where.address}:10000", "deadline": 30, "timeout": 30,
-                    "silence_timeout": 10,
+                    "silence_timeout": 10, "ready": str(folder / f"ready-{rank}"),
                 } | options  # fmt: skip
                 path.write_text(json.dumps(told))
                 running.append(
@@ -44,7 +50,13 @@ def join_all(net, sites, folder, *server_options, size=80_000, **options) -> lis
                         env={**os.environ, "OMP_NUM_THREADS": "1"},
                     )
                 )
-            ends = [process.communicate(timeout=SECONDS) for process in running]
+            if when_ready is not None:
+                end = time.monotonic() + seconds
+                while len(list(folder.glob("ready-*"))) < len(sites):
+                    assert time.monotonic() < end, "the ranks did not get going"
+                    time.sleep(0.05)
+                when_ready(where.address)
+            ends = [process.communicate(timeout=seconds) for process in running]
         finally:
             for process in running:
                 process.kill()
@@ -89,3 +101,38 @@ def test_a_relay_that_is_limited_is_slow_and_right(lab, tmp_path):
     assert [answer["routes"] for answer in answers] == [{"1": "relay"}, {"0": "relay"}]
     took = max(answer["seconds"] for answer in answers)
     assert 2 * size / rate * 0.6 < took < 2 * size / rate * 3
+
+
+# Nothing but the link's time-out can end these runs: no silence and no slow call counts.
+PATIENT = {"silence_timeout": 0, "timeout": 300, "link_timeout": 2.0}
+
+
+@pytest.mark.parametrize("idle", [4, 0], ids=["idle", "busy"])
+@pytest.mark.parametrize("whole_host", [True, False], ids=["host", "pair"])
+def test_a_cut_link_is_a_lost_rank_after_the_link_timeout(lab, tmp_path, whole_host, idle):
+    """A host that is gone, or two that reach the server but not each other."""
+    net = lab()
+    sites = [net.site("public", "open") for _ in range(3)]
+    addresses = [site.address for site in sites]
+
+    def cut(server):
+        others = [addresses[0]]
+        if whole_host:
+            others = [addresses[0], addresses[2], server]
+        net.cut = {frozenset({addresses[1], other}) for other in others}
+
+    answers = join_all(net, sites, tmp_path, when_ready=cut, idle=idle, **PATIENT)
+    assert {answer.get("error") for answer in answers} == {"PeerLostError"}, answers
+    named = "Rank 1" if whole_host else "Rank "  # of a pair, either end may be the first to notice
+    assert named in answers[0]["text"], answers
+    assert named in answers[2]["text"], answers
+
+
+@pytest.mark.slow
+def test_a_fifth_of_all_packets_lost_loses_nobody(lab, tmp_path):
+    """In each direction, for 45 s without a message: only probes and heartbeats travel."""
+    net = lab(delay=0.01, loss=0.2)
+    sites = [net.site("public", "open") for _ in range(3)]
+    more = {"silence_timeout": 60, "deadline": 60, "timeout": 120}
+    answers = join_all(net, sites, tmp_path, idle=45, seconds=240, size=8000, **more)
+    assert all(set(answer["routes"].values()) == {"direct"} for answer in answers), answers

@@ -163,6 +163,8 @@ class Lab:
 
     def __init__(self, delay: float = 0.005, loss: float = 0.0, seed: int = 1) -> None:
         self.delay, self.loss = delay, loss
+        self.cut: set[frozenset[str]] = set()
+        """Pairs of sites' addresses between which nothing passes."""
         self._chance = random.Random(seed)
         self._sites: dict[bytes, Site] = {}
         self._spaces: list[Namespace] = []
@@ -319,11 +321,19 @@ class Lab:
                 packet = os.read(fd, 65536)
             except OSError:
                 break
-            destination = packet[24:40] if packet[0] >> 4 == 6 else packet[16:20]
+            six = packet[0] >> 4 == 6
+            source = packet[8:24] if six else packet[12:16]
+            destination = packet[24:40] if six else packet[16:20]
             site = self._sites.get(destination)
+            if self.cut and self._is_cut(source, destination):
+                continue
             if site is not None and not (self.loss and self._chance.random() < self.loss):
                 found.append((packet, site.tun))
         return found
+
+    def _is_cut(self, source: bytes, destination: bytes) -> bool:
+        known = [self._sites.get(address) for address in (source, destination)]
+        return frozenset(site.address for site in known if site is not None) in self.cut
 
     def __enter__(self) -> Lab:
         return self

@@ -33,11 +33,20 @@ def talk(comm: Communicator, size: int) -> dict:
 
 def main(options: dict) -> dict:
     size, store = options.pop("size"), options.pop("store", None)
+    idle, ready = options.pop("idle", None), options.pop("ready", None)
     if store is not None:
         options["store"] = Storage(store)
     try:
         with Communicator.join(**options) as comm:
-            return talk(comm, size)
+            found = talk(comm, size)
+            if ready is not None:
+                Path(ready).touch()
+            if idle:  # nothing is sent for a while, but what the kernels send
+                time.sleep(idle)
+                found = talk(comm, size)
+            while idle == 0:  # until something ends it
+                talk(comm, size)
+            return found
     except PerseidError as error:
         return {"error": type(error).__name__, "text": str(error)}
 

@@ -317,7 +317,9 @@ class Membership:
             session.sock.close()
             return
         self._session_opened(session)
-        self._loop.call_later(RETURN_SECONDS, self._give_up_unconfirmed)
+        # Another rank may be in a long call meanwhile, and come back after it.
+        patience = unpack_silence(self._hello.heartbeat)
+        self._loop.call_later(max(RETURN_SECONDS, patience), self._give_up_unconfirmed)
 
     def _give_up_unconfirmed(self) -> None:
         if self._control is None:
