@@ -521,3 +521,79 @@ def test_json_that_is_nested_deeply(suffix: str, tmp_path: Path) -> None:
         pq.write_table(table.replace_schema_metadata({"perseid.image_shape": deep}), path)
     with pytest.raises(BadPartitionError, match="nested too deeply"):
         read(path)
+
+
+# Layouts and names
+
+
+LAYOUTS = {
+    "by the number of magnitudes": ((3, 4, 4), 3, False),
+    "bands last, by the number of magnitudes": ((4, 5, 3), 3, True),
+    "both axes could be bands": ((3, 4, 3), 3, False),
+    "square, bands last": ((69, 69, 3), None, True),
+    "square, bands first": ((3, 69, 69), None, False),
+    "many bands of small images": ((5, 4, 4), None, False),
+    "a cube": ((4, 4, 4), None, False),
+    "one band last": ((8, 8, 1), 1, True),
+}
+
+
+@pytest.mark.parametrize("suffix", [s for s in FORMATS if s != ".pt"])
+@pytest.mark.parametrize("what", LAYOUTS)
+def test_where_the_bands_are(what: str, suffix: str, tmp_path: Path) -> None:
+    shape, bands, last = LAYOUTS[what]
+    image = np.random.default_rng(3).integers(0, 255, (ROWS, *shape)).astype(np.uint8)
+    magnitude = None if bands is None else np.ones((ROWS, bands), np.float32)
+    given = {"image": image, "object_id": np.arange(ROWS)}
+    given |= {} if magnitude is None else {"magnitude": magnitude}
+    if suffix == ".parquet":
+        table = pa.table({
+            **{n: pa.array(a.tolist()) for n, a in given.items() if n != "image"},
+            "image": pa.array(image.tolist(), pa.list_(pa.list_(pa.list_(pa.uint8())))),
+        })  # fmt: skip
+        pq.write_table(table, tmp_path / "1.parquet")
+    else:
+        surveyfiles.write(tmp_path / f"1{suffix}", given)
+    got = read(tmp_path / f"1{suffix}")
+    wanted = np.moveaxis(image, -1, 1) if last else image
+    assert np.array_equal(got.images, wanted.astype(np.float32))
+    assert got.images.flags.c_contiguous
+    storage, key = Storage.holding(tmp_path / f"1{suffix}")
+    with open_partition(storage, key) as reader:
+        assert reader.shape == wanted.shape[1:]
+        assert np.array_equal(reader.rows_at(5, 8).images, wanted[5:8].astype(np.float32))
+    split(tmp_path / f"1{suffix}", tmp_path / "parts", rows=ROWS)
+    assert np.array_equal(read(tmp_path / "parts" / "1.pt").images, wanted.astype(np.float32))
+
+
+@pytest.mark.parametrize("suffix", [s for s in FORMATS if s != ".pt"])
+def test_names_of_common_surveys(suffix: str, tmp_path: Path) -> None:
+    given = arrays()
+    ids = np.arange(ROWS) + 1237680000000000000
+    path = surveyfiles.write(
+        tmp_path / f"1{suffix}",
+        {"IMAGES": given["image"], "magnitude": given["magnitude"], "Z_SPEC": given["redshift"],
+         "TARGETID": ids, "ans": np.arange(ROWS, dtype=np.int32), "z": np.zeros(ROWS)},
+    )  # fmt: skip
+    storage, key = Storage.holding(path)
+    with open_partition(storage, key) as reader:
+        assert reader.columns.renamed == {
+            "redshift": "Z_SPEC", "object_id": "TARGETID", "label": "ans"
+        }  # fmt: skip
+        got = reader.read()
+    assert got.object_id.tolist() == ids.tolist()
+    assert np.array_equal(got.redshift, given["redshift"])
+    assert got.label.tolist() == list(range(ROWS))
+
+
+@pytest.mark.parametrize("suffix", [s for s in FORMATS if s != ".pt"])
+def test_names_of_ours_come_first_and_strangers_are_left_alone(suffix: str, tmp_path: Path) -> None:
+    given = arrays(z_spec=np.full(ROWS, 9.0), ans=np.full((ROWS, 7), 2), targetid=np.zeros(ROWS))
+    path = surveyfiles.write(tmp_path / f"1{suffix}", given)
+    storage, key = Storage.holding(path)
+    with open_partition(storage, key) as reader:
+        assert reader.columns.renamed == {}
+        got = reader.read()
+    assert np.array_equal(got.redshift, given["redshift"])
+    assert got.object_id.tolist() == list(range(ROWS))
+    assert got.label is None

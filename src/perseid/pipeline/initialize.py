@@ -26,7 +26,7 @@ from perseid.pipeline.settings import ItemOptions, RunSettings
 from perseid.storage import Location, Storage
 from perseid.survey.discovery import Layout, SurveyListing, discover
 from perseid.survey.kinds import SURVEY_FILE, read_label_names
-from perseid.survey.reader import check_installed
+from perseid.survey.reader import look_at_formats
 
 
 @dataclass(frozen=True)
@@ -156,8 +156,10 @@ def plan(request: RunRequest, created: float | None = None, run_id: str | None =
     _check_script(request)
     model = None if request.script_mode else _checked(request)
     listing = list_partitions(request)
+    names: tuple[str, ...] = ()
     if not request.script_mode:
-        check_installed(Storage(listing.data_url), [ref.key for ref in listing.partitions])
+        keys = [ref.key for ref in listing.partitions]
+        names = look_at_formats(Storage(listing.data_url), keys)
     if model is not None and model.signature is not None:
         check_shape(
             Storage(listing.data_url),
@@ -184,6 +186,7 @@ def plan(request: RunRequest, created: float | None = None, run_id: str | None =
         warnings=(
             *request.warnings(),
             *listing.warnings,
+            *names,
             *_script_warnings(request),
             *_claim_warnings(request),
         ),

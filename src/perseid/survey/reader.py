@@ -26,7 +26,7 @@ from perseid.storage import Storage
 from perseid.survey.bytesource import ByteSource, FetchStats, open_source
 from perseid.survey.content import join
 from perseid.survey.cutouts import Cutouts
-from perseid.survey.formats import format_for, needed_package, open_table
+from perseid.survey.formats import format_for, needed_package, open_table, suffix_of
 from perseid.survey.missing import NO_SENTINELS, MissingValues
 from perseid.survey.table import Columns, RawTable, Writer, as_cutouts, as_dict
 
@@ -188,27 +188,35 @@ def open_partition(
         raise
 
 
-def check_installed(storage: Storage, keys: Sequence[str]) -> None:
-    """Find out before a run whether this installation can read its partitions.
+def look_at_formats(storage: Storage, keys: Sequence[str]) -> tuple[str, ...]:
+    """Find out before a run whether this installation can read its partitions, and how.
 
-    One file of each format that needs another package is opened. Whatever else is wrong with it
-    is for the run to say, which goes on without it.
+    One file of each format is opened. Whatever else is wrong with it is for the run to say, which
+    goes on without it.
+
+    Returns
+    -------
+    A sentence for each format whose columns go by the names of another survey.
 
     Raises
     ------
     NotInstalledError
         A package, or a filter of HDF5, is missing; the sentence names the remedy.
     """
-    first = {package: key for key in reversed(keys) if (package := needed_package(key))}
-    for package, key in first.items():
-        if find_spec(package) is None:
+    notes = []
+    for key in {suffix_of(key): key for key in reversed(keys)}.values():
+        package = needed_package(key)
+        if package is not None and find_spec(package) is None:
             raise NotInstalledError(
                 f"{storage.where(key)} needs {package}, which is not installed where the run "
-                "works: pip install 'perseid[formats]' there, or write the survey as .pt, .npz or "
+                f"works: pip install {package} there, or write the survey as .pt, .npz or "
                 ".safetensors with `perseid split`"
             )
-        with suppress(BadPartitionError, StorageError), open_partition(storage, key):
-            pass
+        with suppress(BadPartitionError, StorageError), open_partition(storage, key) as reader:
+            taken = [f"{name} is {source}" for name, source in reader.columns.renamed.items()]
+            if taken:
+                notes.append(f"in {storage.where(key)} the column {', the column '.join(taken)}")
+    return tuple(notes)
 
 
 def read_cutouts(url: str | Path) -> Cutouts:

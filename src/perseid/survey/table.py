@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, ClassVar
 
@@ -18,15 +18,11 @@ from perseid.errors import BadInputError, BadPartitionError
 from perseid.survey.bytesource import ByteSource
 from perseid.survey.content import TEXT, convert, join, kept_dtype
 from perseid.survey.cutouts import Cutouts
+from perseid.survey.names import NAMES, renamed
 
-NAMES = ("image", "magnitude", "redshift", "object_id", "label")
-"""Columns as files name them, in the order of the fields of `Cutouts`."""
 REQUIRED = ("image",)
 MOST_PIXELS = 1 << 26
 """Elements of one image above which a shape is taken for corrupt."""
-
-_PLURAL = {"images": "image", "magnitudes": "magnitude", "redshifts": "redshift"}
-_PLURAL |= {"object_ids": "object_id", "labels": "label"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +35,10 @@ class Columns:
     """(bands, height, width) of every image."""
     dtypes: Mapping[str, np.dtype[Any]]
     """Native dtype of each column that is there, by the names in `NAMES`."""
+    channels_last: bool = False
+    """Whether images lie in the file as (height, width, bands)."""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """The file's own names of columns that it knows by another name than ours."""
 
     def row_shape(self, name: str) -> tuple[int, ...]:
         """Shape of one row of a column."""
@@ -59,12 +59,16 @@ class Columns:
 
         Raises `BadPartitionError` naming `where` for a value that does not fit.
         """
+        if name == "image" and self.channels_last:
+            bands, height, width = self.shape
+            array = np.moveaxis(array.reshape(-1, height, width, bands), -1, 1)
+            return convert(name, np.ascontiguousarray(array), self.dtypes[name], where)
         shaped = array.reshape(-1, *self.row_shape(name))
         return convert(name, shaped, self.dtypes[name], where)
 
     def with_rows(self, rows: int) -> Columns:
         """The same columns with another length."""
-        return Columns(rows, self.shape, self.dtypes)
+        return replace(self, rows=rows)
 
     def describe(self) -> str:
         """Shape and columns in a few words, for messages."""
@@ -97,40 +101,15 @@ def as_cutouts(arrays: Mapping[str, NDArray[Any]]) -> Cutouts:
     return Cutouts(*(arrays.get(name) for name in NAMES))  # type: ignore[arg-type]
 
 
-def canonical(name: str) -> str:
-    """A column's name as in `NAMES`: any case, plurals accepted."""
-    lower = name.lower()
-    return _PLURAL.get(lower, lower)
-
-
-def pick_columns(where: str, names: Iterable[str]) -> dict[str, str]:
-    """Which of a file's names are columns of ours: a file's name for each of `NAMES`.
-
-    Raises
-    ------
-    BadPartitionError
-        Two of the names mean the same column, such as ``image`` and ``images``.
-    """
-    found: dict[str, str] = {}
-    for source in names:
-        name = canonical(source)
-        if name not in NAMES:
-            continue
-        if name in found:
-            raise BadPartitionError(
-                f"{where} has both {found[name]} and {source}, which mean the same column: rename "
-                "or remove one of them"
-            )
-        found[name] = source
-    return {name: found[name] for name in NAMES if name in found}
-
-
 def check_columns(
-    where: str, found: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
+    where: str,
+    found: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
+    sources: Mapping[str, str] | None = None,
 ) -> Columns:
     """The columns of a file, from the dtype and shape of each of its arrays.
 
-    Of a column of one value a row, the shapes (n,) and (n, 1) are the same.
+    Of a column of one value a row, the shapes (n,) and (n, 1) are the same. `sources` are the
+    names in the file, as `pick_columns` gave them.
 
     Raises
     ------
@@ -147,15 +126,42 @@ def check_columns(
             f"{where}: image must be (n, bands, height, width), not {_shape(shape)}"
         )
     rows, bands, height, width = shape
+    last = _channels_last(shape[1:], found.get("magnitude", (None, ()))[1])
+    if last:
+        height, width, bands = shape[1:]
     columns = Columns(rows, (bands, height, width), {})
     dtypes: dict[str, np.dtype[Any]] = {}
+    known = renamed(sources or {})
     for name, (dtype, has) in found.items():
-        dtypes[name] = kept_dtype(name, dtype, where)
-        wanted = (rows, *columns.row_shape(name))
-        same = {(rows,), (rows, 1)}  # of a column with one value a row
-        if has != wanted and not (has in same and wanted in same):
-            raise BadPartitionError(f"{where}: {name} must be {_shape(wanted)}, not {_shape(has)}")
-    return Columns(rows, (bands, height, width), {n: dtypes[n] for n in NAMES if n in dtypes})
+        try:
+            dtypes[name] = kept_dtype(name, dtype, where)
+            if name != "image":
+                _check_shape(where, name, (rows, *columns.row_shape(name)), has)
+        except BadPartitionError:
+            if name not in known or name == "image":
+                raise
+            dtypes.pop(name, None)  # only its name looked like one of ours
+    dtypes = {name: dtypes[name] for name in NAMES if name in dtypes}
+    known = {name: source for name, source in known.items() if name in dtypes}
+    return Columns(rows, (bands, height, width), dtypes, channels_last=last, renamed=known)
+
+
+def _check_shape(where: str, name: str, wanted: tuple[int, ...], has: tuple[int, ...]) -> None:
+    same = {wanted[:1], (wanted[0], 1)}  # of a column with one value a row
+    if has != wanted and not (has in same and wanted in same):
+        raise BadPartitionError(f"{where}: {name} must be {_shape(wanted)}, not {_shape(has)}")
+
+
+def _channels_last(image: tuple[int, ...], magnitudes: tuple[int, ...]) -> bool:
+    """Whether the bands are the last axis of an image, where its shape leaves no doubt.
+
+    The number of magnitudes says how many bands there are; without any, a last axis shorter than
+    two equal ones before it holds the bands. All else is (bands, height, width).
+    """
+    first, second, last = image
+    if len(magnitudes) == 2:
+        return magnitudes[1] == last != first
+    return first == second > last
 
 
 class Table(ABC):
@@ -211,10 +217,12 @@ class RawTable(Table):
         source: ByteSource,
         arrays: Mapping[str, RawArray],
         others: Mapping[str, NDArray[Any]] | None = None,
+        sources: Mapping[str, str] | None = None,
     ) -> None:
         where, others = source.name, others or {}
         found = {n: (a.dtype, a.shape) for n, a in arrays.items()}
-        columns = check_columns(where, found | {n: (a.dtype, a.shape) for n, a in others.items()})
+        found |= {n: (a.dtype, a.shape) for n, a in others.items()}
+        columns = check_columns(where, found, sources)
         super().__init__(source, columns)
         for name, array in arrays.items():
             if array.start < 0 or array.start + array.num_bytes > source.size:

@@ -17,7 +17,7 @@ def pyarrow_module() -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise NotInstalledError("Parquet needs pyarrow: pip install 'perseid[formats]'") from error
+        raise NotInstalledError("Parquet needs pyarrow: pip install pyarrow") from error
     return pyarrow
 
 
@@ -52,6 +52,15 @@ def unwrapped(kind: Any) -> tuple[Any, tuple[int | None, ...]]:
             kind = kind.value_type
         else:
             return kind, tuple(sizes)
+
+
+def is_read(kind: Any) -> bool:
+    """Whether values of an Arrow type can be read at all."""
+    try:
+        numpy_type(unwrapped(kind)[0], "")
+    except BadPartitionError:
+        return False
+    return True
 
 
 def numpy_type(leaf: Any, place: str) -> np.dtype[Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from perseid.errors import BadPartitionError, NotInstalledError, PerseidError
 from perseid.survey.bytesource import ByteSource, SourceFile, corrupt
 from perseid.survey.cutouts import Cutouts
+from perseid.survey.names import pick_columns, without_strangers
 from perseid.survey.table import (
     Columns,
     Table,
@@ -24,7 +26,6 @@ from perseid.survey.table import (
     as_cutouts,
     as_dict,
     check_columns,
-    pick_columns,
 )
 
 _BLOCK = 2880
@@ -57,7 +58,7 @@ def _astropy() -> Any:
     try:
         from astropy.io import fits
     except ImportError as error:
-        raise NotInstalledError("FITS needs astropy: pip install 'perseid[formats]'") from error
+        raise NotInstalledError("FITS needs astropy: pip install astropy") from error
     return fits
 
 
@@ -65,7 +66,9 @@ def _find(fits: Any, hdus: Any, source: ByteSource) -> Table:
     for hdu in hdus:
         if not isinstance(hdu, fits.BinTableHDU) or isinstance(hdu, fits.CompImageHDU):
             continue
-        used = pick_columns(source.name, hdu.columns.names)
+        used = without_strangers(
+            pick_columns(source.name, hdu.columns.names), partial(_is_plain, hdu.columns)
+        )
         if "image" not in used:
             continue
         if hdu.header.get("ZTABLE"):
@@ -83,6 +86,10 @@ def _find(fits: Any, hdus: Any, source: ByteSource) -> Table:
         fields = {n: _Field.of(hdu.columns[f], row, f"{source.name}: {f}") for n, f in used.items()}
         return _Rows(source, start, int(hdu.header["NAXIS2"]), row, fields)
     raise BadPartitionError(f"{source.name} has no binary table with an image column")
+
+
+def _is_plain(columns: Any, name: str) -> bool:
+    return columns[name].format.format not in ("P", "Q", "X")
 
 
 @dataclass(frozen=True)
@@ -179,8 +186,10 @@ class _Rows(Table):
             # A vector of one element is a scalar in FITS.
             shape = field.shape or ((1,) if name == "magnitude" else ())
             found[name] = (field.dtype, (rows, *shape))
-        super().__init__(source, check_columns(source.name, found))
-        self._start, self._row, self._fields = start, row, fields
+        sources = {name: field.name for name, field in fields.items()}
+        super().__init__(source, check_columns(source.name, found, sources))
+        self._start, self._row = start, row
+        self._fields = {name: fields[name] for name in self.columns.dtypes}
         if rows < 0 or start + rows * row.itemsize > source.size:
             raise BadPartitionError(
                 f"{source.name} is truncated: {rows} rows end at byte "

@@ -7,6 +7,7 @@ partition must not make a worker read something else.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from perseid.errors import BadPartitionError, NotInstalledError, PerseidError
 from perseid.survey.bytesource import LARGEST_READ, ByteSource, SourceFile, corrupt
 from perseid.survey.content import LONGEST_TEXT, TEXT
 from perseid.survey.cutouts import Cutouts
+from perseid.survey.names import pick_columns, without_strangers
 from perseid.survey.table import (
     Columns,
     RawArray,
@@ -26,7 +28,6 @@ from perseid.survey.table import (
     as_cutouts,
     as_dict,
     check_columns,
-    pick_columns,
 )
 
 _TEXTS = 64
@@ -38,15 +39,22 @@ def open_table(source: ByteSource) -> Table:
     h5py = _h5py()
     try:
         file = h5py.File(SourceFile(source), "r")
-        datasets = _datasets(h5py, file, source.name)
+        sources = without_strangers(
+            pick_columns(source.name, file),
+            lambda key: (
+                isinstance(file.get(key, getlink=True), h5py.HardLink)
+                and isinstance(file[key], h5py.Dataset)
+            ),
+        )
+        datasets = _datasets(h5py, file, source.name, sources)
         if all(_is_raw(file, dataset) for dataset in datasets.values()):
             arrays = {
                 name: RawArray(dataset.id.get_offset() or 0, dataset.dtype, dataset.shape)
                 for name, dataset in datasets.items()
             }
             file.close()
-            return RawTable(source, arrays)
-        return _Datasets(source, file, datasets)
+            return RawTable(source, arrays, sources=sources)
+        return _Datasets(source, file, datasets, sources)
     except PerseidError:
         raise
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
@@ -62,13 +70,13 @@ def _h5py() -> Any:
     try:
         import h5py
     except ImportError as error:
-        raise NotInstalledError("HDF5 needs h5py: pip install 'perseid[formats]'") from error
+        raise NotInstalledError("HDF5 needs h5py: pip install h5py") from error
     return h5py
 
 
-def _datasets(h5py: Any, file: Any, where: str) -> dict[str, Any]:
+def _datasets(h5py: Any, file: Any, where: str, sources: Mapping[str, str]) -> dict[str, Any]:
     found = {}
-    for name, key in pick_columns(where, file).items():
+    for name, key in sources.items():
         if not isinstance(file.get(key, getlink=True), h5py.HardLink):
             raise BadPartitionError(f"{where}: {key} is a link, which is not followed")
         dataset = file[key]
@@ -111,10 +119,12 @@ def _is_raw(file: Any, dataset: Any) -> bool:
 class _Datasets(Table):
     """Columns that h5py decodes."""
 
-    def __init__(self, source: ByteSource, file: Any, datasets: dict[str, Any]) -> None:
+    def __init__(
+        self, source: ByteSource, file: Any, datasets: dict[str, Any], sources: Mapping[str, str]
+    ) -> None:
         h5py = _h5py()
         found = {n: (_dtype(h5py, d), d.shape) for n, d in datasets.items()}
-        columns = check_columns(source.name, found)
+        columns = check_columns(source.name, found, sources)
         super().__init__(source, columns)
         self._file, self._datasets = file, datasets
         for name, dataset in datasets.items():

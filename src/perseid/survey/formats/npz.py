@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from perseid.errors import BadPartitionError, PerseidError
 from perseid.survey.bytesource import LARGEST_READ, ByteSource
 from perseid.survey.cutouts import Cutouts
+from perseid.survey.names import pick_columns, without_strangers
 from perseid.survey.table import (
     Columns,
     ColumnWriter,
@@ -30,7 +31,6 @@ from perseid.survey.table import (
     Writer,
     as_cutouts,
     check_columns,
-    pick_columns,
 )
 from perseid.survey.zipfiles import STREAM_ERRORS, Entry, ZipArchive
 from perseid.survey.zipwrite import AlignedZip
@@ -45,18 +45,27 @@ def open_table(source: ByteSource) -> Table:
     """Read the layout of the archive; see `perseid.survey.formats`."""
     archive = ZipArchive(source)
     names = [name.removesuffix(".npy") for name in archive.entries if name.endswith(".npy")]
-    members = {
-        column: _member(archive, archive.entries[f"{name}.npy"])
-        for column, name in pick_columns(source.name, names).items()
-    }
+    sources = without_strangers(
+        pick_columns(source.name, names), lambda name: _is_array(archive, f"{name}.npy")
+    )
+    members = {n: _member(archive, archive.entries[f"{name}.npy"]) for n, name in sources.items()}
     if any(member.entry.method for member in members.values()):
-        return _Compressed(archive, members)
-    return RawTable(source, {name: member.raw() for name, member in members.items()})
+        return _Compressed(archive, members, sources)
+    arrays = {name: member.raw() for name, member in members.items()}
+    return RawTable(source, arrays, sources=sources)
 
 
 def create(path: Path, columns: Columns) -> Writer:
     """Begin an uncompressed archive on disk; see `perseid.survey.formats`."""
     return _Writer(path, columns)
+
+
+def _is_array(archive: ZipArchive, name: str) -> bool:
+    try:
+        _member(archive, archive.entries[name])
+    except BadPartitionError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -123,8 +132,11 @@ def _member(archive: ZipArchive, entry: Entry) -> _Member:
 class _Compressed(Table):
     """Columns that are decompressed as they are read; going back starts from the beginning."""
 
-    def __init__(self, archive: ZipArchive, members: Mapping[str, _Member]) -> None:
-        columns = check_columns(archive.name, {n: (m.dtype, m.shape) for n, m in members.items()})
+    def __init__(
+        self, archive: ZipArchive, members: Mapping[str, _Member], sources: Mapping[str, str]
+    ) -> None:
+        found = {n: (m.dtype, m.shape) for n, m in members.items()}
+        columns = check_columns(archive.name, found, sources)
         super().__init__(archive.source, columns)
         self._archive, self._members = archive, members
         self._small = {name: self._whole(name) for name in columns.small}
@@ -142,7 +154,6 @@ class _Compressed(Table):
             self._take(self._images, 0, "image")
         arrays = {name: column[start:stop] for name, column in self._small.items()}
         images = np.frombuffer(data, self._members["image"].dtype)
-        images = images.reshape(stop - start, *self.columns.shape)
         arrays["image"] = self.columns.column("image", images, self.source.name)
         return as_cutouts(arrays)
 

@@ -21,7 +21,15 @@ from perseid.jsontext import parse_json
 from perseid.survey.bytesource import LARGEST_READ, ByteSource, SourceFile, corrupt
 from perseid.survey.content import TEXT, join
 from perseid.survey.cutouts import Cutouts
-from perseid.survey.formats.arrow import item_bytes, numpy_type, pyarrow_module, to_array, unwrapped
+from perseid.survey.formats.arrow import (
+    is_read,
+    item_bytes,
+    numpy_type,
+    pyarrow_module,
+    to_array,
+    unwrapped,
+)
+from perseid.survey.names import pick_columns, without_strangers
 from perseid.survey.table import (
     Columns,
     Table,
@@ -29,7 +37,6 @@ from perseid.survey.table import (
     as_cutouts,
     as_dict,
     check_columns,
-    pick_columns,
 )
 
 SHAPE_KEY = b"perseid.image_shape"
@@ -76,7 +83,9 @@ class _Groups(Table):
         schema, metadata = file.schema_arrow, file.metadata
         self._fields = {
             name: field
-            for name, field in pick_columns(source.name, schema.names).items()
+            for name, field in without_strangers(
+                pick_columns(source.name, schema.names), lambda f: is_read(schema.field(f).type)
+            ).items()
             if not pa.types.is_null(schema.field(field).type)  # nothing is known: no such column
         }
         self._file, self._rows = file, metadata.num_rows
@@ -87,7 +96,8 @@ class _Groups(Table):
         }
         if "image" in found and len(found["image"][1]) == 2:
             found["image"] = _shaped(found, (schema.metadata or {}).get(SHAPE_KEY), source.name)
-        super().__init__(source, check_columns(source.name, found))
+        super().__init__(source, check_columns(source.name, found, self._fields))
+        self._fields = {name: self._fields[name] for name in self.columns.dtypes}
         groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
         self._ends = np.cumsum([group.num_rows for group in groups], dtype=np.int64)
         self._at = -1

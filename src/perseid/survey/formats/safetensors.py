@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from perseid.errors import BadPartitionError, PerseidError
 from perseid.jsontext import parse_json
 from perseid.survey.bytesource import ByteSource
+from perseid.survey.names import pick_columns
 from perseid.survey.table import (
     Columns,
     ColumnWriter,
@@ -25,7 +26,6 @@ from perseid.survey.table import (
     RawTable,
     Table,
     Writer,
-    pick_columns,
 )
 
 _DTYPES = {
@@ -46,9 +46,9 @@ def open_table(source: ByteSource) -> Table:
         raise BadPartitionError(f"{where} is corrupt: a header of {length} bytes")
     try:
         header = parse_json(bytes(source.read(8, length)))
+        sources = pick_columns(where, header)
         arrays = {
-            name: _raw(header[key], 8 + length, f"{where}: {name}")
-            for name, key in pick_columns(where, header).items()
+            name: _raw(header[key], 8 + length, f"{where}: {name}") for name, key in sources.items()
         }
     except PerseidError:
         raise
@@ -56,7 +56,7 @@ def open_table(source: ByteSource) -> Table:
         raise BadPartitionError(
             f"{where} is corrupt: its header cannot be read ({error})"
         ) from error
-    return RawTable(source, arrays)
+    return RawTable(source, arrays, sources=sources)
 
 
 def create(path: Path, columns: Columns) -> Writer:
