@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import obstore
 import pytest
+import slurm_cluster
 from obstore.store import S3Store
 
 from perseid.lifetime import bound_to_parent
@@ -63,6 +64,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             group = "moto"
         elif "ministack" in names:
             group = "ministack"
+        elif "slurm" in names:
+            group = "slurm"
         elif item.get_closest_marker("nat"):
             group = "nat"
         else:
@@ -228,3 +231,16 @@ def _wait_until_ready(server: S3Server, process: subprocess.Popen[bytes], log: P
 def _address(server: S3Server) -> tuple[str, int]:
     host, port = server.endpoint.removeprefix("http://").rsplit(":", 1)
     return host, int(port)
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[slurm_cluster.SlurmCluster]:
+    """A real Slurm of two nodes; this process' variables lead to it."""
+    reason = slurm_cluster.missing()
+    if reason and not os.environ.get("PERSEID_REQUIRE_SLURM"):
+        pytest.skip(reason)
+    assert not reason, reason
+    with slurm_cluster.running() as cluster, pytest.MonkeyPatch.context() as patch:
+        for name, value in cluster.env.items():
+            patch.setenv(name, value)
+        yield cluster

@@ -19,12 +19,19 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how to run it")
     how.add_argument("--engine", choices=tuple(ENGINES), default="local", help="where (default: "
                      "local, on this machine)")  # fmt: skip
-    how.add_argument("--detach", action="store_true", help="start it and leave (aws)")
+    how.add_argument("--detach", action="store_true", help="start it and leave (slurm, aws)")
     how.add_argument("--workers", type=int, metavar="N", help="processes at once (default: cores)")
     how.add_argument("--threads", type=int, metavar="N", help="threads a worker (default 1)")
     how.add_argument("--memory", type=int, metavar="MB", help="memory a rank may take (1769)")
     how.add_argument("--timeout", type=float, metavar="S", help="seconds a rank may take (900)")
     how.add_argument("--retries", type=int, metavar="N", help="attempts after a failed one (2)")
+    slurm = parser.add_argument_group("on a cluster (slurm)")
+    slurm.add_argument("--partition", metavar="NAME", help="of the cluster (its default)")
+    slurm.add_argument("--account", metavar="NAME", help="that the time is charged to")
+    slurm.add_argument("--time", metavar="LIMIT", help="of a task, as sbatch takes it: 2:00:00")
+    slurm.add_argument("--ranks-per-task", type=int, metavar="N", help="ranks that a task works "
+                       "on, one after the other (default: at most 128 tasks)")  # fmt: skip
+    slurm.add_argument("--sbatch", metavar="OPTIONS", help="further options of sbatch, in quotes")
     parser.add_argument("--quiet", action="store_true", help="say only what went wrong")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     add_aws_arguments(parser)

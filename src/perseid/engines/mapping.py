@@ -351,10 +351,10 @@ class LocalMap:
         elif job.begun is None and ending is not Ending.STOPPED and not self._ever_ready:
             self._failed_starts += 1
             if self._failed_starts >= HOPELESS:
-                self._give_up(message)
+                self.leave_waiting(message)
 
-    def _give_up(self, message: str) -> None:
-        """The ranks that wait would fail in the same way."""
+    def leave_waiting(self, message: str) -> None:
+        """Fail the ranks that wait, with this sentence; those that are worked on go on."""
         for event in self._schedule.give_up(message):
             self._report(event)
 
@@ -397,7 +397,7 @@ class LocalMap:
             rank = slot.job.rank
             self._finish(slot, Ending.STOPPED, message, keep=False)
             self._report(self._schedule.fail(rank, message))
-        self._give_up(message)
+        self.leave_waiting(message)
 
     def _stop_rivals(self, rank: int) -> None:
         for slot in list(self._slots):

@@ -14,6 +14,7 @@ from perseid.storage import Storage
 
 ENGINES = {
     "local": ("perseid.engines.local", "LocalEngine"),
+    "slurm": ("perseid.engines.slurm", "SlurmEngine"),
     "aws": ("perseid.aws.engine", "AwsEngine"),
 }
 """Module and class of each; imported when it is asked for."""

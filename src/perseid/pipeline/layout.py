@@ -80,10 +80,20 @@ def log(rank: int) -> str:
     return f"logs/{rank}.log"
 
 
+def slurm_submission(name: str) -> str:
+    """On Slurm: what the tasks of one submission are to do."""
+    return f"slurm/{name}.json"
+
+
+def slurm_report(name: str, task: int) -> str:
+    """On Slurm: what one task of a submission did."""
+    return f"slurm/{name}/{task}.json"
+
+
 _OF_RANK = re.compile(r"(\d+)\.json$|ranks/(\d+)/|logs/(\d+)\.log$")
 _OF_RUN = re.compile(
     r"(manifest|items|payload|combined_data|merged|summary|engine|driver|\d+)\.json|items\.[^/]+\.json"
-    r"|catalogue\.parquet|report\.html|ranks/\d+/.+|logs/[^/]+\.log"
+    r"|catalogue\.parquet|report\.html|ranks/\d+/.+|logs/[^/]+\.log|slurm/.+"
 )
 
 

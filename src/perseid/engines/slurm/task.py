@@ -1,0 +1,95 @@
+"""The program of one task of an array: its ranks, in worker processes as on one machine.
+
+Run by the batch script of `perseid.engines.slurm.engine`: ``python -m perseid.engines.slurm.task
+RESULTS_URL SUBMISSION``. Limits, retries, logs and REPORT lines are the local engine's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping
+
+from perseid.engines.mapping import LocalMap
+from perseid.engines.options import LocalOptions
+from perseid.engines.process import WORKER, Guard
+from perseid.engines.retry import RetryPolicy
+from perseid.engines.slurm.submission import Submission, put_report
+from perseid.engines.stopping import StopRequests
+from perseid.engines.talking import around_scripts
+from perseid.errors import NotFoundError, PerseidError
+from perseid.pipeline import layout
+from perseid.pipeline.events import Event, RankEvent, RankState
+from perseid.pipeline.manifest import Manifest
+from perseid.pipeline.resumption import with_current_model
+from perseid.storage import Storage
+
+TIME_IS_UP = "the time limit of its Slurm task was near, so it was not begun"
+
+
+def main(arguments: list[str], environment: Mapping[str, str]) -> int:
+    """Work on the ranks of this task; the exit status."""
+    url, name = arguments
+    index = int(environment["SLURM_ARRAY_TASK_ID"])
+    store = Storage(url)
+    try:
+        submission = Submission.get(store, name)
+        manifest = Manifest.load(store)
+        manifest = with_current_model(manifest, allow_model_change=submission.allow_model_change)
+        ranks = list(submission.of_task(index))
+        if int(environment.get("SLURM_RESTART_COUNT", "0")):  # preempted, or its node was lost
+            ranks = [rank for rank in ranks if not _done(store, manifest, submission, rank)]
+        if ranks:
+            _work(store, manifest, submission, index, ranks)
+    except PerseidError as error:
+        sys.stderr.write(f"perseid: {error}\n")
+        return error.exit_code
+    return 0
+
+
+def _work(
+    store: Storage, manifest: Manifest, submission: Submission, index: int, ranks: list[int]
+) -> None:
+    options = LocalOptions(
+        workers=submission.workers,
+        threads=submission.threads,
+        memory_mb=submission.memory_mb,
+        timeout=submission.timeout,
+        retry=RetryPolicy(submission.retries),
+        command=submission.command or WORKER,
+    )
+    items = [manifest.item(rank) for rank in ranks]
+    near_its_limit: list[int] = []
+    signal.signal(signal.SIGUSR1, lambda number, frame: near_its_limit.append(number))
+    with Guard() as guard, StopRequests() as stop, around_scripts(items, options, _say) as options:
+        ranks_map = LocalMap(items, options, guard, _say)
+        while not (stop.count or ranks_map.finished):
+            ranks_map.turn()
+            if near_its_limit:
+                ranks_map.leave_waiting(TIME_IS_UP)
+        report = ranks_map.conclude(stop)
+    put_report(store, submission.name, index, report)
+
+
+def _done(store: Storage, manifest: Manifest, submission: Submission, rank: int) -> bool:
+    """Whether a former start of this task has done the rank."""
+    try:
+        key = layout.done_record(rank, script=manifest.script is not None)
+        record = json.loads(store.get(key))
+        newer = int(record["attempt"]) > submission.former.get(rank, 0)
+        return bool(record["run_id"] == manifest.run_id and newer)
+    except (NotFoundError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _say(event: Event) -> None:
+    """Into the task's own output; what the ranks print is in their logs."""
+    if isinstance(event, RankEvent) and event.state is not RankState.RUNNING:
+        sys.stdout.write(f"rank {event.rank} {event.state} {event.message}".rstrip() + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], os.environ))
