@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from perseid.aws.engine import AwsEngine
     from perseid.comm import Communicator
     from perseid.engines.local import LocalEngine
+    from perseid.engines.slurm import SlurmEngine
     from perseid.pipeline.request import RunRequest
     from perseid.rendezvous import EmbeddedServer as RendezvousServer
     from perseid.storage import Storage
@@ -42,6 +43,7 @@ _PLACES = {
     "RunRequest": "perseid.pipeline.request",
     "Catalogue": "perseid.api.catalogue",
     "LocalEngine": "perseid.engines.local",
+    "SlurmEngine": "perseid.engines.slurm",
     "AwsEngine": "perseid.aws.engine",
     "open_survey": "perseid.api.survey",
     "Survey": "perseid.api.survey",
@@ -66,6 +68,7 @@ __all__ = [
     "RendezvousServer",
     "Run",
     "RunRequest",
+    "SlurmEngine",
     "Storage",
     "Survey",
     "__version__",

@@ -31,7 +31,7 @@ SlurmctldPort={ctld}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge/socket
+AuthInfo=socket={folder}/munge/socket,cred_expire=5
 CredType=cred/munge
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
@@ -84,26 +84,23 @@ class SlurmCluster:
             raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
         return done.stdout
 
+    def tasks(self) -> list[list[str]]:
+        """Array index, state and node of every task that waits or runs."""
+        rows = self.call("squeue", "--noheader", "--array", "--format=%K|%T|%N").splitlines()
+        return [row.strip().split("|") for row in rows]
+
     def lose(self, node: str) -> None:
         """A node dies with all that it runs: power off."""
         daemon = self.daemons[node]
-        for pid in _tree(daemon.pid):
-            _kill(pid)
-        for pid in self._steps(node):
+        for pid in [*_tree(daemon.pid), *_jobs_of(self.folder, node)]:
             _kill(pid)
         daemon.wait(30)
 
-    def _steps(self, node: str) -> list[int]:
-        """slurmstepd processes of a node and their children: they outlive the node's daemon."""
-        found = []
-        for path in Path("/proc").glob("[0-9]*"):
-            try:
-                words = (path / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if words[0].startswith(b"slurmstepd") and _has_variable(path, self.folder, node):
-                found += _tree(int(path.name))
-        return found
+    def revive(self, node: str) -> None:
+        """Start a node that was lost."""
+        _start(self, node, "slurmd", "-D", "-N", node, "-f", self.env["SLURM_CONF"])
+        _wait(self, lambda: "idle" in self.call("sinfo", "--noheader", f"--nodes={node}",
+                                                "--format=%T", "--partition=main"))  # fmt: skip
 
 
 def missing() -> str:
@@ -180,27 +177,31 @@ def _wait(cluster: SlurmCluster, ready: object) -> None:
 
 
 def _stop(cluster: SlurmCluster) -> None:
-    """Jobs first: a running job's slurmstepd would outlive the daemons."""
-    for node in ("n1", "n2"):
-        for pid in cluster._steps(node):
-            _kill(pid)
+    """Daemons first, so that nothing is started again, then what outlives them: running jobs."""
     for daemon in reversed(cluster.daemons.values()):
         for pid in _tree(daemon.pid):
             _kill(pid)
     for daemon in cluster.daemons.values():
         daemon.wait(30)
-    for node in ("n1", "n2"):
-        for pid in cluster._steps(node):
+    for node in cluster.daemons:
+        for pid in _jobs_of(cluster.folder, node):
             _kill(pid)
 
 
-def _has_variable(process: Path, folder: Path, node: str) -> bool:
-    try:
-        variables = (process / "environ").read_bytes()
-    except OSError:
-        return False
-    place = f"SLURM_CONF={folder}/slurm.conf".encode()
-    return place in variables
+def _jobs_of(folder: Path, node: str) -> list[int]:
+    """Processes of the jobs that run on a node, slurmstepd's own included."""
+    wanted = (f"SLURM_CONF={folder}/slurm.conf".encode(), f"SLURMD_NODENAME={node}".encode())
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = (path / "environ").read_bytes().split(b"\0")
+            if all(one in variables for one in wanted):
+                parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+                words = Path(f"/proc/{parent}/cmdline").read_bytes()
+                found += [int(path.name), *([parent] if words.startswith(b"slurmstepd") else [])]
+        except OSError:
+            continue
+    return found
 
 
 def _tree(pid: int) -> list[int]:

@@ -36,6 +36,7 @@ cluster to spread, few enough for any limit of submitted jobs."""
 FIRST_LOOK, LONGEST_LOOK, SLOWER = 0.5, 10.0, 1.3
 """Seconds between two looks at squeue: the first, the longest, and the factor in between."""
 BATCH = """#!/bin/bash
+trap '' USR1  # until the program is ready for it
 exec {python} -P -m perseid.engines.slurm.task {url} {submission}
 """
 

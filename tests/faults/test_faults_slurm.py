@@ -1,0 +1,219 @@
+"""What can happen to a task of Slurm, on a real Slurm: each ending named, retried or resumed."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+
+import pytest
+from engine import FAULTY_WORKER
+from tiny import tiny_cutouts, tiny_model
+
+import perseid
+from perseid.api.run import begin
+from perseid.cli import main
+from perseid.engines.slurm import SlurmEngine
+from perseid.engines.slurm.commands import ENDINGS, LIVE, time_limit
+from perseid.errors import BadInputError, RunError, RunInterruptedError
+from perseid.storage import Storage
+from perseid.survey import write_cutouts
+
+pytestmark = pytest.mark.slurm
+RANKS = 4
+DEADLINE = 200.0
+
+
+class Cluster:
+    """A run of four ranks on the cluster, with workers that misbehave as told."""
+
+    def __init__(self, slurm, folder, monkeypatch):
+        self.slurm, self.folder, self._patch = slurm, folder, monkeypatch
+        cutouts = tiny_cutouts(5 * RANKS)
+        for rank in range(RANKS):
+            write_cutouts(cutouts[5 * rank : 5 * rank + 5], folder / "survey" / f"{rank + 1}.pt")
+        tiny_model(folder / "tiny.onnx")
+        self.keys = {"data": str(folder / "survey"), "model": str(folder / "tiny.onnx"),
+                     "results": str(folder / "run")}  # fmt: skip
+
+    def faults(self, **by_rank):
+        plan = {name.removeprefix("rank"): {"1": fault} for name, fault in by_rank.items()}
+        self._patch.setenv("FAULTS", json.dumps(plan))
+        self._patch.setenv("JOURNAL", str(self.folder / "journal"))
+
+    def begin(self, **settings):
+        engine = SlurmEngine(command=FAULTY_WORKER, **{"retries": 0, **settings})
+        request = perseid.RunRequest.parse(self.keys)
+        return begin(request, engine, lambda event: None)
+
+    def resume(self):
+        self._patch.setenv("FAULTS", "{}")
+        return perseid.resume(str(self.folder / "run"), engine="slurm", progress=False)
+
+    def here(self):
+        """The catalogue of the same survey by the local engine."""
+        keys = self.keys | {"results": str(self.folder / "here")}
+        return perseid.run(keys.pop("data"), progress=False, **keys).catalogue()
+
+    def started(self):
+        """Ranks whose attempt has begun, in order."""
+        journal = self.folder / "journal"
+        lines = journal.read_text().splitlines() if journal.exists() else []
+        return [int(line.split()[0]) for line in lines if line.split()[2] == "start"]
+
+
+@pytest.fixture
+def cluster(slurm, tmp_path, monkeypatch):
+    return Cluster(slurm, tmp_path, monkeypatch)
+
+
+def until(condition, what="it did not come to pass in time"):
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+def missing(run):
+    return {entry["rank"]: entry["reason"] for entry in run.summary["ranks"]["missing"]}
+
+
+def test_a_preempted_task_goes_on_where_it_was(cluster):
+    """A task of two ranks is put back into the queue while it works on its second."""
+    cluster.faults(rank1="sleep:600")
+    run = cluster.begin(ranks_per_task=2, retries=2)
+    until(lambda: (cluster.folder / "run/0.json").exists() and 1 in cluster.started())
+    first = (cluster.folder / "run/0.json").read_bytes()
+    [index] = [row[0] for row in cluster.slurm.tasks() if row[0] == "0"]
+    job = json.loads((cluster.folder / "run/driver.json").read_text())["jobs"][0]
+    cluster.slurm.call(
+        "sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--wrap=sleep 1",
+        f"--output={cluster.folder}/urgent.out",
+    )  # fmt: skip
+    assert run.wait(DEADLINE, progress=False).incomplete is None
+    assert (cluster.folder / "run/0.json").read_bytes() == first, f"task {job}_{index} did it again"
+    assert run.ranks[1].attempt == 2
+    assert run.catalogue().difference(cluster.here()) is None
+
+
+@pytest.mark.slow
+def test_a_task_near_its_limit_leaves_the_rest(cluster):
+    """SIGUSR1 comes a minute before the limit of the task: no further rank is begun."""
+    cluster.faults(rank0="sleep:75")
+    run = cluster.begin(ranks_per_task=RANKS, time="2")
+    assert "time limit" in run.wait(DEADLINE, progress=False).incomplete
+    assert run.ranks[0].done, "the rank that was worked on is finished"
+    told = missing(run)
+    assert set(told) == {1, 2, 3}
+    assert all("time limit of its Slurm task was near" in reason for reason in told.values())
+    again = cluster.resume()
+    assert again.incomplete is None
+    assert again.catalogue().difference(cluster.here()) is None
+
+
+def test_a_cancelled_task_is_named_and_resumed(cluster):
+    cluster.faults(rank2="sleep:600")
+    run = cluster.begin(ranks_per_task=1)
+    until(lambda: 2 in cluster.started())
+    job = json.loads((cluster.folder / "run/driver.json").read_text())["jobs"][0]
+    cluster.slurm.call("scancel", f"{job}_2")
+    with pytest.raises(RunInterruptedError, match="perseid resume"):
+        run.wait(DEADLINE, progress=False)
+    again = cluster.resume()
+    assert again.incomplete is None
+    assert again.catalogue().difference(cluster.here()) is None
+
+
+@pytest.mark.slow
+def test_a_lost_nodes_ranks_go_to_another(cluster):
+    cluster.faults(rank1="sleep:600")
+    run = cluster.begin(ranks_per_task=1)
+    until(lambda: 1 in cluster.started())
+    [node] = [row[2] for row in cluster.slurm.tasks() if row[:2] == ["1", "RUNNING"]]
+    cluster.slurm.lose(node)
+    try:
+        assert run.wait(DEADLINE, progress=False).incomplete is None
+    finally:
+        cluster.slurm.revive(node)
+    assert run.ranks[1].attempt == 2
+    assert run.catalogue().difference(cluster.here()) is None
+
+
+def test_a_rank_above_its_memory_is_named_by_our_own_limit(cluster):
+    """No control group limits jobs here, so it is the worker's own limit that is shown."""
+    cluster.faults(rank1="hog")
+    run = cluster.begin(memory_mb=300)
+    assert "ranks 1 of 4" in run.wait(DEADLINE, progress=False).incomplete
+    assert "above its 300 MB" in missing(run)[1]
+    assert cluster.resume().incomplete is None
+
+
+def test_two_at_once_are_refused(cluster):
+    cluster.faults(rank0="sleep:600")
+    run = cluster.begin()
+    with pytest.raises(RunError, match=r"of Slurm work on .*perseid status --stop"):
+        perseid.resume(run.url, engine="slurm", progress=False)
+    assert run.stop()
+    with pytest.raises(RunInterruptedError):
+        run.wait(DEADLINE, progress=False)
+
+
+def test_what_slurm_refuses_is_one_sentence(cluster, capsys):
+    cluster.faults()
+    command = ["run", "--data", cluster.keys["data"], "--model", cluster.keys["model"],
+               "--out", cluster.keys["results"], "--engine", "slurm"]  # fmt: skip
+    for words, said in (
+        (["--partition", "none"], "Slurm refuses the job: .*partition"),
+        (["--time", "soon"], "as sbatch takes it"),
+        (["--ranks-per-task", "0"], "at least 1, not 0"),
+        (["--sbatch", "'"], "cannot be split"),
+        (["--transport", "direct"], "needs all ranks at once"),
+        (["--sbatch=--mem=100G"], "Slurm refuses the job: .*--memory"),
+    ):
+        assert main([*command, *words]) == 2, words
+        lines = [line for line in capsys.readouterr().err.splitlines() if "perseid:" in line]
+        assert len(lines) == 1
+        assert re.search(said, lines[0]), words
+        assert not list(Storage(cluster.keys["results"]).list()), f"{words} left something behind"
+
+
+def test_detached_followed_logged_and_tabulated_by_the_command_line(cluster, capsys):
+    cluster.faults()
+    out = cluster.keys["results"]
+    command = ["run", "--data", cluster.keys["data"], "--model", cluster.keys["model"],
+               "--out", out, "--engine", "slurm", "--detach", "--quiet"]  # fmt: skip
+    assert main(command) == 0
+    assert main(["status", out, "--wait"]) == 0
+    capsys.readouterr()
+    assert main(["logs", out]) == 0
+    assert capsys.readouterr().out.count("REPORT RequestId") == RANKS
+    assert main(["table", out]) == 0
+    assert "4/4" in capsys.readouterr().out
+    assert json.loads((cluster.folder / "run/engine.json").read_text())["engine"] == "slurm"
+
+
+def test_every_state_of_slurm_has_a_meaning():
+    """Those that squeue(1) lists: a task either may still work, or its ending has a sentence."""
+    listed = (
+        "BOOT_FAIL CANCELLED COMPLETED CONFIGURING COMPLETING DEADLINE FAILED NODE_FAIL "
+        "OUT_OF_MEMORY PENDING PREEMPTED RUNNING RESV_DEL_HOLD REQUEUE_FED REQUEUE_HOLD REQUEUED "
+        "RESIZING SIGNALING SPECIAL_EXIT STAGE_OUT STOPPED SUSPENDED TIMEOUT"
+    )
+    listed = set(listed.split())
+    assert {*LIVE, *ENDINGS} >= listed
+    assert not LIVE & set(ENDINGS)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("5", 300), ("1:30", 90), ("2:00:00", 7200), ("1-0", 86400), ("1-2:30", 95400),
+     ("0-0:0:7", 7), ("soon", None), ("1:2:3:4", None), ("", None)],
+)  # fmt: skip
+def test_limits_as_sbatch_takes_them(text, seconds):
+    found = time_limit(text)
+    assert (found and found.total_seconds()) == seconds
+
+
+def test_wrong_settings_are_named():
+    with pytest.raises(BadInputError, match="at least 1"):
+        SlurmEngine(ranks_per_task=-1)
