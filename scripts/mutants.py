@@ -40,7 +40,7 @@ class Target:
 
 
 TARGETS = (
-    Target(("survey/safe_pickle.py",), ("unit/test_survey_torchfile.py", "unit/test_survey_safe_pickle.py")),
+    Target(("survey/safe_pickle.py",), ("unit/test_survey_torchfile.py",)),
     Target(("comm/frames.py",), ("unit/test_comm_frames.py",)),
     Target(("rendezvous/protocol/handshake.py",), ("unit/test_rendezvous_handshake.py",)),
     Target(("rendezvous/server/registry.py",), ("unit/test_rendezvous_registry.py",)),
