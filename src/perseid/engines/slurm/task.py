@@ -13,8 +13,8 @@ import sys
 from collections.abc import Mapping
 
 from perseid.engines.mapping import LocalMap
-from perseid.engines.options import LocalOptions
-from perseid.engines.process import WORKER, Guard
+from perseid.engines.options import WORKER, LocalOptions
+from perseid.engines.process import Guard
 from perseid.engines.retry import RetryPolicy
 from perseid.engines.slurm.submission import Submission, put_report
 from perseid.engines.stopping import StopRequests
