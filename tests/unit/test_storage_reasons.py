@@ -150,7 +150,7 @@ PORTALS = {
 WITH_A_BODY = [
     (portal, operation)
     for portal in PORTALS
-    for operation in ("get", "range", "list", "names", "info", "exists")
+    for operation in ("get", "range", "list", "names", "info", "exists", "put", "new", "delete")
     if operation not in ("info", "exists") or portal not in ("refusal", "absence")
 ]
 """A refusal of HEAD has no page to be known by: it says no, as S3 would."""

@@ -149,7 +149,8 @@ class Storage:
         """Write an object; `new` refuses to replace one (`AlreadyExistsError`)."""
         with self._reasons(key):
             if not new:
-                obstore.put(self._store, self._path(key), data, mode="overwrite")
+                done = obstore.put(self._store, self._path(key), data, mode="overwrite")
+                self._doubt(key, not _is_s3_tag(done["e_tag"]))
             elif self._bucket is None:
                 self._create(self._store, key, data)
             elif self.is_conditional:
@@ -159,7 +160,8 @@ class Storage:
 
     def _create(self, store: LocalStore | MemoryStore | S3Store, key: str,
                 data: Data) -> None:  # fmt: skip
-        obstore.put(store, self._path(key), data, mode="create", use_multipart=False)
+        done = obstore.put(store, self._path(key), data, mode="create", use_multipart=False)
+        self._doubt(key, not _is_s3_tag(done["e_tag"]))
 
     def _create_in_bucket(self, bucket: Bucket, key: str, data: Data) -> None:
         for attempt in range(_CONFLICTS):
