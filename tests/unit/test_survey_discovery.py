@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from moto.server import ThreadedMotoServer
 
+import perseid
 from perseid.cli import main
 from perseid.errors import BadInputError, NotFoundError
 from perseid.pipeline import layout
@@ -118,8 +119,11 @@ def check(url: str, named: dict[str, str]) -> None:
         assert partition == storage.info(partition.key)
 
 
+COMMANDS = ("list", "script", "split", "train", "plan", "api survey", "model check")
+
+
 @pytest.mark.parametrize("where", ["on_disk", pytest.param("in_s3", marks=pytest.mark.s3)])
-@pytest.mark.parametrize("command", ["list", "script", "split", "train", "plan", "model check"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_takes_these_and_names_the_others(
     command: str, where: str, request, tmp_path: Path, capsys
 ) -> None:
@@ -130,9 +134,12 @@ def test_every_command_takes_these_and_names_the_others(
         "split": lambda: _split(data, tmp_path),
         "train": lambda: _train(data),
         "plan": lambda: _plan(data),
+        "api survey": lambda: sum(len(part) for part in perseid.open_survey(data)),
         "model check": lambda: _model_check(data),
     }[command]()
     assert rows == 9
+    if command.startswith("api"):
+        return
     said = capsys.readouterr().err
     assert "look like data and are not read" in said
     assert ".hidden.npz begins with ." in said
@@ -256,6 +263,8 @@ def test_what_is_no_survey(tmp_path: Path) -> None:
         discover([str(tmp_path / "notes.txt")])
     with pytest.raises(NotFoundError):
         discover(tmp_path / "absent.pt")
+    with pytest.raises(BadInputError, match="only 1 other object"):
+        perseid.plan(tmp_path / "data", calibration=tmp_path / "none.json")
 
 
 def test_the_rule_knows_what_a_run_writes_at_its_root() -> None:

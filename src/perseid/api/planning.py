@@ -8,7 +8,7 @@ from perseid.errors import BadInputError
 from perseid.measure.calibrate import Calibration
 from perseid.measure.plan import Advice, Ask, advise
 from perseid.measure.prices import Prices
-from perseid.storage import Storage
+from perseid.survey import discover
 
 
 def plan(
@@ -36,8 +36,8 @@ def plan(
 
     Raises
     ------
-    BadInputError
-        There is nothing at the folder.
+    NotFoundError, BadInputError
+        There is nothing at the folder, or no partition in it: see `perseid.survey.discover`.
 
     Examples
     --------
@@ -48,7 +48,7 @@ def plan(
     if isinstance(data, int | float):
         size = float(data)
     else:
-        size = float(sum(info.size for info in Storage(str(data)).list()))
+        size = float(sum(partition.size for partition in discover(str(data)).partitions))
     if not size > 0:
         raise BadInputError(f"there is nothing at {data}")
     if not isinstance(calibration, Calibration):

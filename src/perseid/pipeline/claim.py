@@ -22,7 +22,7 @@ from perseid.errors import (
 from perseid.pipeline import layout
 from perseid.pipeline.collect import READERS
 from perseid.pipeline.manifest import Manifest
-from perseid.storage import ObjectInfo, Storage
+from perseid.storage import ObjectInfo, Storage, scan
 
 _FOLDERS = ("ranks", "logs")
 """Folders of a run."""
@@ -65,7 +65,7 @@ class FormerRun:
 
     def keys(self, storage: Storage) -> list[str]:
         """Every object that the run wrote: neither one of another kind nor of a rank beyond it."""
-        found = [info.key for info in storage.list() if layout.is_of_run(info.key)]
+        found = [info.key for info in scan(storage).objects if layout.is_of_run(info.key)]
         ranks = self.world_size
         return [
             key
@@ -154,7 +154,7 @@ def taken(storage: Storage, key: str, *, meanwhile: bool = False) -> RunError:
 
 
 def _left(storage: Storage) -> str | None:
-    found = (info.key for info in storage.list() if layout.is_of_run(info.key))
+    found = (info.key for info in scan(storage).objects if layout.is_of_run(info.key))
     return next((key for key in found if key != layout.DRIVER), None)
 
 
