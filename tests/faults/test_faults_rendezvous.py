@@ -50,9 +50,9 @@ from perseid.rendezvous.protocol import (
     Welcome,
 )
 from perseid.rendezvous.protocol.auth import client_proof
-from perseid.rendezvous.protocol.tcpunch import Status, unpack_v2
+from perseid.rendezvous.protocol.tcpunch import ReplyStatus, unpack_v2
 from perseid.rendezvous.protocol.wire import MAX_SERVER_FRAME, Address, FrameReader
-from perseid.rendezvous.server.connection import Connection
+from perseid.rendezvous.server.client_connection import ClientConnection
 from perseid.rendezvous.server.registry import Member
 
 RESET = struct.pack("ii", 1, 0)
@@ -188,7 +188,7 @@ def test_a_dead_waiter_is_never_handed_out(end):
     with ServerProcess() as server:
         dead = tcpunch_connect(server.port)
         dead.sendall(request)
-        assert unpack_v2(dead.recv(50))[0] is Status.WAITING
+        assert unpack_v2(dead.recv(50))[0] is ReplyStatus.WAITING
         server.signal(signal.SIGSTOP)
         newcomer = tcpunch_connect(server.port)
         newcomer.sendall(request)
@@ -198,7 +198,7 @@ def test_a_dead_waiter_is_never_handed_out(end):
             dead.sendall(b"x")
         dead.close()
         server.signal(signal.SIGCONT)
-        assert unpack_v2(newcomer.recv(50))[0] is Status.WAITING
+        assert unpack_v2(newcomer.recv(50))[0] is ReplyStatus.WAITING
         with tcpunch_connect(server.port) as partner:
             partner.sendall(request)
             assert unpack_v2(partner.recv(50))[2] == Address(*newcomer.getsockname())
@@ -537,7 +537,7 @@ def test_the_server_keeps_nothing_of_those_who_are_gone():
     """Freed when they end, not when the garbage collector comes round."""
 
     def kept():
-        return [one for one in gc.get_objects() if isinstance(one, Member | Connection)]
+        return [one for one in gc.get_objects() if isinstance(one, Member | ClientConnection)]
 
     gc.collect()
     gc.disable()

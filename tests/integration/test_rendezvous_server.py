@@ -168,16 +168,16 @@ def test_version_2_waits_pairs_and_ends(server):
     with tcpunch_connect(server.port) as one, tcpunch_connect(server.port) as two:
         one.sendall(v2_request("second"))
         status, own, peer, token = v2_reply(one)
-        assert (status, tuple(own)) == (t.Status.WAITING, one.getsockname())
+        assert (status, tuple(own)) == (t.ReplyStatus.WAITING, one.getsockname())
         assert (peer.host, peer.port) == ("0.0.0.0", 0)
         assert uuid.UUID(token)
         two.sendall(v2_request("second"))
         status, own, peer, other = v2_reply(two)
-        assert status is t.Status.PAIRED
+        assert status is t.ReplyStatus.PAIRED
         assert (tuple(own), tuple(peer)) == (two.getsockname(), one.getsockname())
         assert other != token
         status, _, peer, again = v2_reply(one)
-        assert (status, tuple(peer), again) == (t.Status.PAIRED, two.getsockname(), token)
+        assert (status, tuple(peer), again) == (t.ReplyStatus.PAIRED, two.getsockname(), token)
         assert one.recv(1) == b""
         assert two.recv(1) == b""
 
@@ -188,7 +188,7 @@ def test_version_2_in_pieces(server):
         for start in range(0, len(request), 20):
             one.sendall(request[start : start + 20])
             time.sleep(0.002)
-        assert v2_reply(one)[0] is t.Status.WAITING
+        assert v2_reply(one)[0] is t.ReplyStatus.WAITING
 
 
 def test_a_retry_with_its_token_does_not_pair_with_its_ghost(server):
@@ -196,7 +196,7 @@ def test_a_retry_with_its_token_does_not_pair_with_its_ghost(server):
         one.sendall(v2_request("ghost"))
         token = v2_reply(one)[3]
         again.sendall(v2_request("ghost", token))
-        assert v2_reply(again)[0] is t.Status.WAITING
+        assert v2_reply(again)[0] is t.ReplyStatus.WAITING
         assert one.recv(1) == b""
         with tcpunch_connect(server.port) as other:
             other.sendall(v2_request("ghost"))
@@ -207,7 +207,7 @@ def test_a_retry_with_its_token_does_not_pair_with_its_ghost(server):
 def test_malformed_version_2_requests_get_an_error(server, request_bytes):
     with tcpunch_connect(server.port) as sock:
         sock.sendall(request_bytes)
-        assert v2_reply(sock)[0] is t.Status.ERROR
+        assert v2_reply(sock)[0] is t.ReplyStatus.ERROR
         assert sock.recv(1) == b""
 
 
@@ -217,9 +217,9 @@ def test_waiting_ends_at_the_servers_limit():
         one.sendall(b"alone")
         two.sendall(v2_request("alone"))
         read_address(one)
-        assert v2_reply(two)[0] is t.Status.WAITING
+        assert v2_reply(two)[0] is t.ReplyStatus.WAITING
         assert one.recv(1) == b""
-        assert v2_reply(two)[0] is t.Status.TIMEOUT
+        assert v2_reply(two)[0] is t.ReplyStatus.TIMEOUT
         assert two.recv(1) == b""
         one.close()
         two.close()

@@ -27,11 +27,11 @@ def test_the_v1_reply_is_the_one_seen_on_the_wire():
 
 def test_the_v2_reply_has_50_bytes():
     own, peer = Address("10.1.2.3", 4000), Address("10.9.8.7", 65535)
-    raw = t.pack_v2(t.Status.PAIRED, own, peer, TOKEN)
+    raw = t.pack_v2(t.ReplyStatus.PAIRED, own, peer, TOKEN)
     assert len(raw) == 50
     assert raw[:13] == bytes.fromhex("01 0a010203 0fa0 0a090807 ffff")
     assert raw[13:] == TOKEN.encode() + b"\0"
-    assert t.unpack_v2(raw) == (t.Status.PAIRED, own, peer, TOKEN)
+    assert t.unpack_v2(raw) == (t.ReplyStatus.PAIRED, own, peer, TOKEN)
 
 
 def test_versions_are_told_apart_by_length_and_nul():

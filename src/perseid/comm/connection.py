@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from perseid.comm.objects import Buffer
-from perseid.rendezvous.net.liveness import unanswered_for, watch_link
+from perseid.rendezvous.net.keepalive import unanswered_for, watch_link
 
 LOCAL_CONGESTION = b"reno"
 """Congestion control between ranks of one machine, where nothing can be congested: the pacing of

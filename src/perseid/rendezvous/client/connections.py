@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from perseid.errors import (
     RendezvousUnreachableError,
 )
-from perseid.rendezvous.client.session import Session, open_session, receive_frame
+from perseid.rendezvous.client.server_session import ServerSession, open_session, receive_frame
 from perseid.rendezvous.net.dialing import connect_once, dial, dial_and_tell, reusable_socket
 from perseid.rendezvous.net.endpoint import Endpoint
 from perseid.rendezvous.protocol import (
@@ -41,7 +41,7 @@ RECEIVE_BYTES = 256 * 1024
 class OpenedRegistration:
     """A granted registration."""
 
-    session: Session
+    session: ServerSession
     hello: Register
     """The request, with the candidates of the other address family only."""
     listeners: tuple[socket.socket, ...]
@@ -109,7 +109,7 @@ def _listening_near(family: int, port: int) -> socket.socket:
 
 def reregister(
     endpoint: Endpoint, hello: Register, key: bytes | None, deadline: float, port: int, family: int
-) -> Session:
+) -> ServerSession:
     """Register again from the same port after the connection broke.
 
     ``hello`` has the candidates of the other address family.
@@ -121,7 +121,9 @@ def reregister(
     return session
 
 
-def _register(sock: socket.socket, hello: Register, key: bytes | None, deadline: float) -> Session:
+def _register(
+    sock: socket.socket, hello: Register, key: bytes | None, deadline: float
+) -> ServerSession:
     local = Address(*sock.getsockname()[:2])
     candidates = (local, *hello.candidates)
     return open_session(sock, replace(hello, candidates=candidates), key, deadline)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from perseid.errors import RendezvousUnreachableError
 from perseid.rendezvous.client.connections import observe
-from perseid.rendezvous.client.session import receive_frame
+from perseid.rendezvous.client.server_session import receive_frame
 from perseid.rendezvous.net.dialing import dial, resolve
 from perseid.rendezvous.net.endpoint import Endpoint
 from perseid.rendezvous.protocol import (

@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 
 from perseid.rendezvous.client.connections import RECEIVE_BYTES, read_until_closed
-from perseid.rendezvous.client.session import Session
+from perseid.rendezvous.client.server_session import ServerSession
 from perseid.rendezvous.net.event_loop import READ, EventLoopThread
-from perseid.rendezvous.net.liveness import end_unanswered, watch_link
+from perseid.rendezvous.net.keepalive import end_unanswered, watch_link
 from perseid.rendezvous.protocol import FROM_SERVER, ControlFrame, Deregister, Heartbeat, decode
 from perseid.rendezvous.protocol.liveness import unpack_silence
 from perseid.rendezvous.protocol.wire import Address, ProtocolError
@@ -46,7 +46,7 @@ class ControlConnection:
     def __init__(
         self,
         loop: EventLoopThread,
-        session: Session,
+        session: ServerSession,
         received: Callable[[ControlFrame], None],
         ended: Callable[[], None],
         link_timeout: float,

@@ -26,7 +26,7 @@ from perseid.rendezvous.client.connections import (
 )
 from perseid.rendezvous.client.control import ControlConnection
 from perseid.rendezvous.client.peer_table import Notice, PeerTable
-from perseid.rendezvous.client.session import Session
+from perseid.rendezvous.client.server_session import ServerSession
 from perseid.rendezvous.net.endpoint import Endpoint
 from perseid.rendezvous.net.event_loop import EventLoopThread
 from perseid.rendezvous.protocol import (
@@ -133,7 +133,7 @@ class Membership:
 
     # --- the connection to the server (from here on in the event loop's thread) ---------------
 
-    def _session_opened(self, session: Session) -> None:
+    def _session_opened(self, session: ServerSession) -> None:
         welcome = session.welcome
         self._punch.dialer.round_trip = session.round_trip
         self._punch.can_relay = welcome.relay
@@ -163,6 +163,20 @@ class Membership:
             self._control = None
 
     def _handle_frame(self, frame: ControlFrame) -> None:
+        if isinstance(frame, ConnectRequest):
+            for rank in frame.ranks:
+                self._punch.connect_requested(rank)
+        elif isinstance(frame, RelayInvite):
+            self._punch.relay_invited(frame.rank)
+        elif isinstance(frame, ReachabilityResult):
+            self._nat_detected(filtering=frame.filter)
+        elif isinstance(frame, Superseded):
+            self._superseded(frame)
+        else:
+            self._handle_update(frame)
+
+    def _handle_update(self, frame: ControlFrame) -> None:
+        """News of the other ranks; frames of other types need no answer."""
         if isinstance(frame, Peers):
             for peer in frame.peers:
                 self._peer_registered(peer)
@@ -174,21 +188,15 @@ class Membership:
             self._table.set_missing([rank for part in frame.ranges for rank in part])
         elif isinstance(frame, Complete):
             self._table.set_complete()
-        elif isinstance(frame, ConnectRequest):
-            for rank in frame.ranks:
-                self._punch.connect_requested(rank)
-        elif isinstance(frame, RelayInvite):
-            self._punch.relay_invited(frame.rank)
-        elif isinstance(frame, ReachabilityResult):
-            self._nat_detected(filtering=frame.filter)
         elif isinstance(frame, RankFailure):
-            if frame.rank != self.rank:
-                self._table.set_failure(frame.rank, frame.report.decode(errors="replace"))
-            elif not frame.report:
-                self._awaiting_reports = False
-                self._process_departures()
-        elif isinstance(frame, Superseded):
-            self._superseded(frame)
+            self._failure_reported(frame)
+
+    def _failure_reported(self, frame: RankFailure) -> None:
+        if frame.rank != self.rank:
+            self._table.set_failure(frame.rank, frame.report.decode(errors="replace"))
+        elif not frame.report:
+            self._awaiting_reports = False
+            self._process_departures()
 
     def _process_departures(self) -> None:
         departures, self._departures = self._departures, []
@@ -312,7 +320,7 @@ class Membership:
                     session.sock.close()
             return
 
-    def _reregistered(self, session: Session) -> None:
+    def _reregistered(self, session: ServerSession) -> None:
         if self._table.closed:
             session.sock.close()
             return

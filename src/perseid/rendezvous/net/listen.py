@@ -8,7 +8,7 @@ import logging
 import socket
 
 from perseid.errors import RendezvousError
-from perseid.rendezvous.net.liveness import end_unanswered, watch_link
+from perseid.rendezvous.net.keepalive import end_unanswered, watch_link
 
 with contextlib.suppress(ImportError):  # not on Windows, where runs can be read
     import resource

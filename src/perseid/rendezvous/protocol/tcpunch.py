@@ -36,7 +36,7 @@ class TcpunchError(ValueError):
     """The bytes are not a request of either version."""
 
 
-class Status(enum.IntEnum):
+class ReplyStatus(enum.IntEnum):
     """First byte of a version 2 reply."""
 
     WAITING = 0
@@ -134,7 +134,7 @@ def pack_v1(address: Address) -> bytes:
     return _V1.pack(*_packed(address))
 
 
-def pack_v2(status: Status, own: Address | None, peer: Address | None, token: str) -> bytes:
+def pack_v2(status: ReplyStatus, own: Address | None, peer: Address | None, token: str) -> bytes:
     """50 bytes: status, own address, peer's address or zeros, token."""
     return _V2_REPLY.pack(status, *_packed(own), *_packed(peer), token.encode("ascii"))
 
@@ -145,11 +145,11 @@ def unpack_v1(data: bytes) -> Address:
     return Address(str(ipaddress.IPv4Address(raw)), port)
 
 
-def unpack_v2(data: bytes) -> tuple[Status, Address, Address, str]:
+def unpack_v2(data: bytes) -> tuple[ReplyStatus, Address, Address, str]:
     """Status, own and peer's address, token of a version 2 reply."""
     status, own, own_port, peer, peer_port, token = _V2_REPLY.unpack(data)
     return (
-        Status(status),
+        ReplyStatus(status),
         Address(str(ipaddress.IPv4Address(own)), own_port),
         Address(str(ipaddress.IPv4Address(peer)), peer_port),
         token.partition(b"\0")[0].decode("ascii"),

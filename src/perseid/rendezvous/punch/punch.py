@@ -16,7 +16,7 @@ from perseid.rendezvous.protocol import PeerRecord
 from perseid.rendezvous.protocol.candidates import usable_candidates
 from perseid.rendezvous.protocol.handshake import Handshake, HandshakeState, Identity
 from perseid.rendezvous.protocol.wire import Address
-from perseid.rendezvous.punch.attempts import ConnectionAttempt, Dialer
+from perseid.rendezvous.punch.dialer import ConnectionAttempt, Dialer
 from perseid.rendezvous.punch.links import Link, PeerConnection
 from perseid.rendezvous.punch.nat import dial_candidates, direct_impossible
 

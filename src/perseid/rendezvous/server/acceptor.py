@@ -7,7 +7,7 @@ import logging
 import socket
 
 from perseid.rendezvous.net.listen import listening_sockets
-from perseid.rendezvous.server.connection import Connection, Handler
+from perseid.rendezvous.server.client_connection import ClientConnection, Handler
 from perseid.rendezvous.server.context import ServerContext
 from perseid.rendezvous.server.limits import RateLimit
 
@@ -95,7 +95,7 @@ class Acceptor:
             context.counters.refused_rate += 1
             sock.close()
         else:
-            connection = Connection(sock, host, name[1], context.poller, handler)
+            connection = ClientConnection(sock, host, name[1], context.poller, handler)
             context.restart_deadline(connection)
             connection.read()
 

@@ -26,7 +26,7 @@ from perseid.rendezvous.protocol.wire import (
     ProtocolError,
     pack_frame,
 )
-from perseid.rendezvous.server.connection import Connection
+from perseid.rendezvous.server.client_connection import ClientConnection
 from perseid.rendezvous.server.context import ServerContext
 from perseid.rendezvous.server.member_role import MemberRole
 from perseid.rendezvous.server.relay_role import RelayRole
@@ -72,7 +72,7 @@ class AdmissionRole(Role):
         super().__init__(context)
         self._members, self._relays, self._tcpunch = members, relays, tcpunch
 
-    def received(self, connection: Connection, data: bytes) -> None:
+    def received(self, connection: ClientConnection, data: bytes) -> None:
         """Collect the first bytes, then frames."""
         applicant = connection.state
         if not isinstance(applicant, Applicant):
@@ -91,12 +91,12 @@ class AdmissionRole(Role):
             self.ended(connection)
             self.malformed(connection, error)
 
-    def ended(self, connection: Connection) -> None:
+    def ended(self, connection: ClientConnection) -> None:
         """The client closed before it was admitted."""
         self.context.hello_deadlines.drop(connection)
 
     def _frames(
-        self, connection: Connection, applicant: Applicant, frames: list[tuple[int, bytes]]
+        self, connection: ClientConnection, applicant: Applicant, frames: list[tuple[int, bytes]]
     ) -> None:
         for index, (kind, body) in enumerate(frames):
             if connection.handler is not self:
@@ -107,7 +107,9 @@ class AdmissionRole(Role):
                 return
             self._frame(connection, applicant, kind, body)
 
-    def _frame(self, connection: Connection, applicant: Applicant, kind: int, body: bytes) -> None:
+    def _frame(
+        self, connection: ClientConnection, applicant: Applicant, kind: int, body: bytes
+    ) -> None:
         frame = decode(FROM_CLIENT, kind, body)
         version = getattr(frame, "version", VERSION)
         if version != VERSION:
@@ -129,14 +131,17 @@ class AdmissionRole(Role):
 
     @staticmethod
     def _challenge(
-        connection: Connection, applicant: Applicant, hello: Register | RelayRequest, raw: bytes
+        connection: ClientConnection,
+        applicant: Applicant,
+        hello: Register | RelayRequest,
+        raw: bytes,
     ) -> None:
         applicant.hello, applicant.raw, applicant.nonce = hello, raw, auth.fresh_nonce()
         connection.write(Challenge(applicant.nonce).pack())
 
     def _check_proof(
         self,
-        connection: Connection,
+        connection: ClientConnection,
         applicant: Applicant,
         hello: Register | RelayRequest,
         proof: ControlFrame,
@@ -153,7 +158,7 @@ class AdmissionRole(Role):
 
     def _admit(
         self,
-        connection: Connection,
+        connection: ClientConnection,
         applicant: Applicant,
         hello: Register | RelayRequest,
         mac: bytes,

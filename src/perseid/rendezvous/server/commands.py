@@ -15,18 +15,31 @@ from perseid.errors import BadInputError
 from perseid.linux import need_linux
 from perseid.rendezvous.net.endpoint import DEFAULT_PORT
 from perseid.rendezvous.protocol.auth import job_key
-from perseid.rendezvous.server.config import Config, read_secret
 from perseid.rendezvous.server.log_output import logging_to_stdout
 from perseid.rendezvous.server.server import Server
+from perseid.rendezvous.server.server_config import Config, read_secret
 
 DRAIN_SECONDS = 20.0
 """Time to shut down; container platforms send SIGKILL after 30 s."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the subcommands."""
+    """Add the subcommands ``serve`` and ``key``."""
     commands = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     serve = commands.add_parser("serve", help="run the server until SIGTERM or Ctrl-C")
+    _add_addresses_and_keys(serve)
+    _add_limits(serve)
+    serve.add_argument("--drain", type=float, default=DRAIN_SECONDS, metavar="S")
+    serve.add_argument("--log", choices=("text", "json"), default="text")
+    serve.add_argument("--log-level", choices=("debug", "info", "warning"), default="info")
+    serve.set_defaults(act=_serve)
+    key = commands.add_parser("key", help="print the key of one job, for its workers")
+    key.add_argument("--key-file", required=True)
+    key.add_argument("job", metavar="JOB")
+    key.set_defaults(act=_key)
+
+
+def _add_addresses_and_keys(serve: argparse.ArgumentParser) -> None:
     serve.add_argument("--host", default="", help="address to listen on (default: all, v4 and v6)")
     serve.add_argument("--port", type=_port, default=DEFAULT_PORT, help="default: %(default)s")
     serve.add_argument(
@@ -42,6 +55,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     serve.add_argument("--tcpunch", action=argparse.BooleanOptionalAction, default=True)
     serve.add_argument("--relay", action=argparse.BooleanOptionalAction, default=True)
+
+
+def _add_limits(serve: argparse.ArgumentParser) -> None:
     serve.add_argument(
         "--relay-rate", type=float, default=0.0, metavar="MB/S", help="0: not limited (default)"
     )
@@ -73,14 +89,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="a worker whose host answers nothing for so long is lost (default: %(default)g s)",
     )
-    serve.add_argument("--drain", type=float, default=DRAIN_SECONDS, metavar="S")
-    serve.add_argument("--log", choices=("text", "json"), default="text")
-    serve.add_argument("--log-level", choices=("debug", "info", "warning"), default="info")
-    serve.set_defaults(act=_serve)
-    key = commands.add_parser("key", help="print the key of one job, for its workers")
-    key.add_argument("--key-file", required=True)
-    key.add_argument("job", metavar="JOB")
-    key.set_defaults(act=_key)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from perseid.rendezvous.protocol import ObservedAddress
 from perseid.rendezvous.protocol.wire import Address
-from perseid.rendezvous.server.config import Config
-from perseid.rendezvous.server.connection import Connection, Poller
+from perseid.rendezvous.server.client_connection import ClientConnection, Poller
 from perseid.rendezvous.server.limits import Deadlines
 from perseid.rendezvous.server.prometheus import Counters
 from perseid.rendezvous.server.registry import Registry
+from perseid.rendezvous.server.server_config import Config
 
 
 class Clock:
@@ -44,11 +44,11 @@ class ServerContext:
     probe_port: int = 0
     """The second port that answers ``Probe``; 0: none."""
 
-    def observed(self, connection: Connection) -> ObservedAddress:
+    def observed(self, connection: ClientConnection) -> ObservedAddress:
         """The answer to a probe on this connection."""
         address = Address(connection.host, connection.port)
         return ObservedAddress(address, self.probe_port, self.config.secret is not None)
 
-    def restart_deadline(self, connection: Connection) -> None:
+    def restart_deadline(self, connection: ClientConnection) -> None:
         """Give a connection another ``hello_seconds`` before it is closed."""
         self.hello_deadlines.add(connection, self.clock.now())

@@ -7,8 +7,8 @@ import threading
 
 from perseid.errors import RendezvousError
 from perseid.linux import need_linux
-from perseid.rendezvous.server.config import Config
 from perseid.rendezvous.server.server import Server
+from perseid.rendezvous.server.server_config import Config
 
 START_SECONDS = 10.0
 """Time for the thread to start listening."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from perseid.rendezvous.protocol import MAGIC, Probe, decode
 from perseid.rendezvous.protocol.wire import FrameReader
-from perseid.rendezvous.server.connection import Connection
+from perseid.rendezvous.server.client_connection import ClientConnection
 from perseid.rendezvous.server.context import ServerContext
 from perseid.rendezvous.server.http import request_path, response
 from perseid.rendezvous.server.role import Role
@@ -27,7 +27,7 @@ class HttpRole(Role):
         super().__init__(context)
         self._metrics = metrics
 
-    def received(self, connection: Connection, data: bytes) -> None:
+    def received(self, connection: ClientConnection, data: bytes) -> None:
         """Collect a request or a probe, and answer once it is complete."""
         if connection.closing:
             return
@@ -47,7 +47,7 @@ class HttpRole(Role):
             connection.write(self._answer(path))
             connection.finish()
 
-    def _probe(self, connection: Connection, request: bytes) -> None:
+    def _probe(self, connection: ClientConnection, request: bytes) -> None:
         for kind, body in FrameReader(64).feed(request[len(MAGIC) :]):
             decode({Probe.KIND: Probe.unpack}, kind, body)
             connection.write(self.context.observed(connection).pack())
@@ -63,6 +63,6 @@ class HttpRole(Role):
             return response(200, self._metrics(), _PROMETHEUS)
         return response(404, "try /healthz, /readyz or /metrics\n")
 
-    def ended(self, connection: Connection) -> None:
+    def ended(self, connection: ClientConnection) -> None:
         """The client closed."""
         self.context.hello_deadlines.drop(connection)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perseid.rendezvous.server.connection import Connection
+from perseid.rendezvous.server.client_connection import ClientConnection
 
 
 class RateLimit:
@@ -49,20 +49,20 @@ class Deadlines:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self._due: dict[Connection, float] = {}
+        self._due: dict[ClientConnection, float] = {}
 
-    def add(self, connection: Connection, now: float) -> None:
+    def add(self, connection: ClientConnection, now: float) -> None:
         """Start a connection's time; if it is running already, start it again."""
         self._due.pop(connection, None)
         self._due[connection] = now + self.seconds
 
-    def drop(self, connection: Connection) -> None:
+    def drop(self, connection: ClientConnection) -> None:
         """Cancel: the connection met its deadline or closed."""
         self._due.pop(connection, None)
 
-    def pop_due(self, now: float) -> list[Connection]:
+    def pop_due(self, now: float) -> list[ClientConnection]:
         """Take out the connections whose time is over."""
-        due: list[Connection] = []
+        due: list[ClientConnection] = []
         for connection, when in self._due.items():
             if when > now:
                 break

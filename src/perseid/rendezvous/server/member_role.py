@@ -36,7 +36,7 @@ from perseid.rendezvous.protocol.wire import (
     ProtocolError,
     merge_ranges,
 )
-from perseid.rendezvous.server.connection import READ_BACKLOG, Connection
+from perseid.rendezvous.server.client_connection import READ_BACKLOG, ClientConnection
 from perseid.rendezvous.server.context import ServerContext
 from perseid.rendezvous.server.reachability import ReachabilityCheck
 from perseid.rendezvous.server.registry import Job, Member, RegistryRefusalError
@@ -88,11 +88,11 @@ class MemberRole(Role):
     def __init__(self, context: ServerContext, on_lost: Callable[[Member], None]) -> None:
         super().__init__(context)
         self._on_lost = on_lost
-        self._connections: set[Connection] = set()
+        self._connections: set[ClientConnection] = set()
         self._pending_jobs: list[Job] = []
 
     def admit(
-        self, connection: Connection, hello: Register, mac: bytes, reader: FrameReader | None
+        self, connection: ClientConnection, hello: Register, mac: bytes, reader: FrameReader | None
     ) -> None:
         """Register a worker that has proved its key."""
         context = self.context
@@ -122,14 +122,14 @@ class MemberRole(Role):
     def _supersede(self, old: Member, generation: int) -> None:
         self.context.counters.replaced += 1
         connection = old.handle
-        if isinstance(connection, Connection):
+        if isinstance(connection, ClientConnection):
             connection.state = None
             self._connections.discard(connection)
             connection.write(Superseded(generation).pack())
             self.context.restart_deadline(connection)
             connection.finish()
 
-    def received(self, connection: Connection, data: bytes) -> None:
+    def received(self, connection: ClientConnection, data: bytes) -> None:
         """Decode and handle what a registered worker sent."""
         state = connection.state
         if connection.closing or not isinstance(state, MemberState):
@@ -145,7 +145,7 @@ class MemberRole(Role):
         else:
             self.handle(connection, frames)
 
-    def handle(self, connection: Connection, frames: list[tuple[int, bytes]]) -> None:
+    def handle(self, connection: ClientConnection, frames: list[tuple[int, bytes]]) -> None:
         """Handle complete frames; while a client does not take its answers, its frames wait."""
         state = connection.state
         if not isinstance(state, MemberState):
@@ -163,7 +163,7 @@ class MemberRole(Role):
         except ProtocolError as error:
             self._malformed(connection, error)
 
-    def progressed(self, connection: Connection) -> None:
+    def progressed(self, connection: ClientConnection) -> None:
         """Continue with deferred frames; a client that takes its answers is alive."""
         state = connection.state
         if isinstance(state, MemberState):
@@ -171,11 +171,11 @@ class MemberRole(Role):
             if state.deferred:
                 self.handle(connection, [])
 
-    def _malformed(self, connection: Connection, error: ProtocolError) -> None:
+    def _malformed(self, connection: ClientConnection, error: ProtocolError) -> None:
         self._departed(connection, DepartureReason.CLOSED)
         self.malformed(connection, error)
 
-    def _frame(self, connection: Connection, state: MemberState, frame: ControlFrame) -> None:
+    def _frame(self, connection: ClientConnection, state: MemberState, frame: ControlFrame) -> None:
         member = state.member
         if isinstance(frame, Heartbeat):
             connection.write(frame.pack())
@@ -205,11 +205,11 @@ class MemberRole(Role):
         message = member.as_peers() + ConnectRequest((member.rank,)).pack()
         for rank in dict.fromkeys(ranks):
             other = member.job.members.get(rank)
-            if other is not None and isinstance(other.handle, Connection):
+            if other is not None and isinstance(other.handle, ClientConnection):
                 other.handle.write(message)
 
     @staticmethod
-    def _forward_failure(connection: Connection, member: Member, report: bytes) -> None:
+    def _forward_failure(connection: ClientConnection, member: Member, report: bytes) -> None:
         if not report:
             member.hears_failures = True
             asked = RankFailure(member.rank, member.instance, b"").pack()
@@ -217,14 +217,14 @@ class MemberRole(Role):
             return
         message = member.job.add_failure(member, report)
         for other in member.job.members.values():
-            if other.hears_failures and isinstance(other.handle, Connection):
+            if other.hears_failures and isinstance(other.handle, ClientConnection):
                 other.handle.write(message)
 
-    def ended(self, connection: Connection) -> None:
+    def ended(self, connection: ClientConnection) -> None:
         """The connection ended without deregistration: the process died, or its network."""
         self._departed(connection, DepartureReason.CLOSED)
 
-    def _departed(self, connection: Connection, why: DepartureReason) -> None:
+    def _departed(self, connection: ClientConnection, why: DepartureReason) -> None:
         self._connections.discard(connection)
         self.context.hello_deadlines.drop(connection)
         state, connection.state = connection.state, None
@@ -256,7 +256,7 @@ class MemberRole(Role):
         grace
             Seconds for which the server itself was stopped; all deadlines move by as much.
         """
-        silent: list[Connection] = []
+        silent: list[ClientConnection] = []
         for connection in self._connections:
             state = connection.state
             if not isinstance(state, MemberState) or not state.member.heartbeat:
@@ -297,10 +297,10 @@ class MemberRole(Role):
     def _flush(self, job: Job) -> None:
         job.scheduled = False
         for member, message in job.flush():
-            if isinstance(member.handle, Connection):
+            if isinstance(member.handle, ClientConnection):
                 member.handle.write(message)
 
-    def _check_reachability(self, connection: Connection, state: MemberState) -> None:
+    def _check_reachability(self, connection: ClientConnection, state: MemberState) -> None:
         state.reachability_requests += 1
         if state.reachability_requests > MAX_REACHABILITY_REQUESTS:
             raise ProtocolError("too many reachability requests")

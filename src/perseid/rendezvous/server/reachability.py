@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from perseid.rendezvous.protocol import NatFiltering
 from perseid.rendezvous.protocol.wire import Address
-from perseid.rendezvous.server.connection import Poller
+from perseid.rendezvous.server.client_connection import Poller
 from perseid.rendezvous.server.context import Clock
 
 CHECK_SECONDS = 1.0

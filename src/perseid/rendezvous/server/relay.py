@@ -14,7 +14,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from perseid.rendezvous.server.connection import Poller
+from perseid.rendezvous.server.client_connection import Poller
 from perseid.rendezvous.server.context import Clock
 
 CHUNK = 256 * 1024

@@ -16,7 +16,7 @@ from perseid.rendezvous.protocol.wire import (
     Address,
     ProtocolError,
 )
-from perseid.rendezvous.server.connection import Connection
+from perseid.rendezvous.server.client_connection import ClientConnection
 from perseid.rendezvous.server.context import ServerContext
 from perseid.rendezvous.server.limits import Deadlines
 from perseid.rendezvous.server.registry import Member
@@ -56,7 +56,7 @@ class RelayRole(Role):
             memoryview(bytearray(CHUNK)),
         )
         self._deadlines = Deadlines(context.config.relay_wait_seconds)
-        self._waiting: dict[PairKey, Connection] = {}
+        self._waiting: dict[PairKey, ClientConnection] = {}
         self._streams: dict[PairKey, _Stream] = {}
 
     @property
@@ -64,7 +64,7 @@ class RelayRole(Role):
         """Streams that are open now."""
         return [stream.pair for stream in self._streams.values()]
 
-    def admit(self, connection: Connection, hello: RelayRequest, mac: bytes) -> None:
+    def admit(self, connection: ClientConnection, hello: RelayRequest, mac: bytes) -> None:
         """Accept one end of a pair; the other is invited unless it waits already."""
         config, registry = self.context.config, self.context.registry
         mine = registry.find(hello.job, hello.generation, hello.rank)
@@ -83,7 +83,7 @@ class RelayRole(Role):
 
     def _accept(
         self,
-        connection: Connection,
+        connection: ClientConnection,
         key: PairKey,
         rank: int,
         mac: bytes,
@@ -105,11 +105,15 @@ class RelayRole(Role):
         self._waiting[key] = connection
         self._deadlines.add(connection, self.context.clock.now())
         mine, other = members
-        if isinstance(other.handle, Connection):
+        if isinstance(other.handle, ClientConnection):
             other.handle.write(mine.as_peers() + RelayInvite(rank).pack())
 
     def _join(
-        self, key: PairKey, one: Connection, two: Connection, members: tuple[Member, Member]
+        self,
+        key: PairKey,
+        one: ClientConnection,
+        two: ClientConnection,
+        members: tuple[Member, Member],
     ) -> None:
         ready = RelayReady().pack()
         one.write(ready)
@@ -134,12 +138,12 @@ class RelayRole(Role):
         for stream in [one for one in self._streams.values() if member in one.members]:
             stream.pair.close()
 
-    def received(self, connection: Connection, data: bytes) -> None:
+    def received(self, connection: ClientConnection, data: bytes) -> None:
         """Refuse bytes that come before ``RelayReady``."""
         self.ended(connection)
         self.malformed(connection, ProtocolError("bytes before the relay was ready"))
 
-    def ended(self, connection: Connection) -> None:
+    def ended(self, connection: ClientConnection) -> None:
         """The client gave up waiting."""
         self._deadlines.drop(connection)
         state = connection.state

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 
 from perseid.rendezvous.protocol import RefusalCode, Refused
-from perseid.rendezvous.server.connection import Connection
+from perseid.rendezvous.server.client_connection import ClientConnection
 from perseid.rendezvous.server.context import ServerContext
 
 log = logging.getLogger("perseid.rendezvous")
@@ -21,10 +21,10 @@ class Role:
     def __init__(self, context: ServerContext) -> None:
         self.context = context
 
-    def progressed(self, connection: Connection) -> None:
+    def progressed(self, connection: ClientConnection) -> None:
         """By default nothing depends on how fast a client reads."""
 
-    def refuse(self, connection: Connection, code: RefusalCode, reason: str) -> None:
+    def refuse(self, connection: ClientConnection, code: RefusalCode, reason: str) -> None:
         """Send a refusal, then close."""
         counters = self.context.counters
         if code is RefusalCode.KEY:
@@ -38,7 +38,7 @@ class Role:
         self.context.restart_deadline(connection)
         connection.finish()
 
-    def malformed(self, connection: Connection, error: Exception) -> None:
+    def malformed(self, connection: ClientConnection, error: Exception) -> None:
         """Close a connection that sent invalid bytes; they are not logged."""
         self.context.counters.malformed += 1
         log.info("malformed", extra={"data": {"from": connection.host, "why": str(error)}})

@@ -14,8 +14,7 @@ from perseid.rendezvous.net.listen import raise_descriptor_limit
 from perseid.rendezvous.protocol import Draining
 from perseid.rendezvous.server.acceptor import Acceptor
 from perseid.rendezvous.server.admission_role import AdmissionRole
-from perseid.rendezvous.server.config import Config
-from perseid.rendezvous.server.connection import Connection, Poller
+from perseid.rendezvous.server.client_connection import ClientConnection, Poller
 from perseid.rendezvous.server.context import Clock, ServerContext
 from perseid.rendezvous.server.http_role import HttpRole
 from perseid.rendezvous.server.limits import Deadlines
@@ -24,6 +23,7 @@ from perseid.rendezvous.server.prometheus import Counters, render
 from perseid.rendezvous.server.registry import Registry
 from perseid.rendezvous.server.relay import RelayedPair
 from perseid.rendezvous.server.relay_role import RelayRole
+from perseid.rendezvous.server.server_config import Config
 from perseid.rendezvous.server.tcpunch_role import TcpunchRole
 
 SWEEP_SECONDS = 0.1
@@ -107,7 +107,7 @@ class Server:
     def _close_all(self) -> None:
         poller = self._context.poller
         for owner in poller.owners():
-            if isinstance(owner, Connection):
+            if isinstance(owner, ClientConnection):
                 owner.close()
         for pair in self._relays.pairs:
             pair.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from perseid.rendezvous.protocol import tcpunch
 from perseid.rendezvous.protocol.wire import Address
-from perseid.rendezvous.server.connection import Connection
+from perseid.rendezvous.server.client_connection import ClientConnection
 from perseid.rendezvous.server.context import ServerContext
 from perseid.rendezvous.server.role import Role
 
@@ -14,12 +14,12 @@ class TcpunchRole(Role):
 
     def __init__(self, context: ServerContext) -> None:
         super().__init__(context)
-        self._pairings: tcpunch.Pairings[Connection] = tcpunch.Pairings()
+        self._pairings: tcpunch.Pairings[ClientConnection] = tcpunch.Pairings()
 
     def __len__(self) -> int:
         return len(self._pairings)
 
-    def first_bytes(self, connection: Connection, data: bytes) -> None:
+    def first_bytes(self, connection: ClientConnection, data: bytes) -> None:
         """Take over a connection whose first bytes are not of our own protocol."""
         if not self.context.config.tcpunch:
             self._reject(
@@ -33,7 +33,7 @@ class TcpunchRole(Role):
         connection.state = b""
         self.received(connection, data)
 
-    def received(self, connection: Connection, data: bytes) -> None:
+    def received(self, connection: ClientConnection, data: bytes) -> None:
         """Collect a request; bytes after it are ignored."""
         if not isinstance(connection.state, bytes):
             return
@@ -49,12 +49,12 @@ class TcpunchRole(Role):
             clock = self.context.clock
             clock.call_later(tcpunch.GRACE, self._settled, connection, len(connection.state))
 
-    def _settled(self, connection: Connection, length: int) -> None:
+    def _settled(self, connection: ClientConnection, length: int) -> None:
         raw = connection.state
         if not connection.closed and isinstance(raw, bytes) and len(raw) == length:
             self._request(connection, raw)
 
-    def _request(self, connection: Connection, raw: bytes) -> None:
+    def _request(self, connection: ClientConnection, raw: bytes) -> None:
         own = Address(connection.host, connection.port)
         try:
             if len(raw) == tcpunch.REQUEST_BYTES:
@@ -63,7 +63,7 @@ class TcpunchRole(Role):
                 request = tcpunch.parse_v1(raw)
         except tcpunch.TcpunchError as error:
             if len(raw) == tcpunch.REQUEST_BYTES:
-                connection.write(tcpunch.pack_v2(tcpunch.Status.ERROR, own, None, ""))
+                connection.write(tcpunch.pack_v2(tcpunch.ReplyStatus.ERROR, own, None, ""))
             self._reject(connection, error)
             return
         if request.version == 2 and not request.token:
@@ -71,7 +71,7 @@ class TcpunchRole(Role):
         self.context.hello_deadlines.drop(connection)
         self._offer(connection, own, request)
 
-    def _offer(self, connection: Connection, own: Address, request: tcpunch.Request) -> None:
+    def _offer(self, connection: ClientConnection, own: Address, request: tcpunch.Request) -> None:
         if self.context.draining and not self._pairings.awaits(request):
             connection.close()
             return
@@ -87,30 +87,32 @@ class TcpunchRole(Role):
             self.context.counters.tcpunch_pairs += 1
             self._pair(partner, newcomer)
         elif request.version == 2:
-            waiting = tcpunch.pack_v2(tcpunch.Status.WAITING, own, None, request.token)
+            waiting = tcpunch.pack_v2(tcpunch.ReplyStatus.WAITING, own, None, request.token)
             connection.write(waiting)
 
-    def _pair(self, one: tcpunch.Waiter[Connection], two: tcpunch.Waiter[Connection]) -> None:
+    def _pair(
+        self, one: tcpunch.Waiter[ClientConnection], two: tcpunch.Waiter[ClientConnection]
+    ) -> None:
         for me, other in ((one, two), (two, one)):
             own = Address(me.handle.host, me.handle.port)
             peer = Address(other.handle.host, other.handle.port)
             if me.request.version == 1:
                 me.handle.write(tcpunch.pack_v1(peer))
             else:
-                paired = tcpunch.Status.PAIRED
+                paired = tcpunch.ReplyStatus.PAIRED
                 me.handle.write(tcpunch.pack_v2(paired, own, peer, me.request.token))
         self._finish(one.handle)
         self._finish(two.handle)
 
-    def _finish(self, connection: Connection) -> None:
+    def _finish(self, connection: ClientConnection) -> None:
         self.context.restart_deadline(connection)
         connection.finish()
 
-    def _reject(self, connection: Connection, error: tcpunch.TcpunchError) -> None:
+    def _reject(self, connection: ClientConnection, error: tcpunch.TcpunchError) -> None:
         self.context.hello_deadlines.drop(connection)
         self.malformed(connection, error)
 
-    def ended(self, connection: Connection) -> None:
+    def ended(self, connection: ClientConnection) -> None:
         """The client closed: if it waits, it must not be paired any more."""
         self.context.hello_deadlines.drop(connection)
         if isinstance(connection.state, tcpunch.Request):
@@ -122,6 +124,6 @@ class TcpunchRole(Role):
             connection = waiter.handle
             if waiter.request.version == 2:
                 own = Address(connection.host, connection.port)
-                timeout = tcpunch.Status.TIMEOUT
+                timeout = tcpunch.ReplyStatus.TIMEOUT
                 connection.write(tcpunch.pack_v2(timeout, own, None, waiter.request.token))
             self._finish(connection)

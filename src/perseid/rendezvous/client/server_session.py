@@ -33,7 +33,7 @@ RECEIVE_BYTES = 64 * 1024
 
 
 @dataclass(slots=True)
-class Session:
+class ServerSession:
     """A connection to the server whose request was granted."""
 
     sock: socket.socket
@@ -116,7 +116,7 @@ def refusal(frame: Refused, job: str) -> RendezvousRefusedError:
 
 def open_session(
     sock: socket.socket, hello: Register | RelayRequest, key: bytes | None, deadline: float
-) -> Session:
+) -> ServerSession:
     """Send a request on a connected socket and wait for the welcome.
 
     Parameters
@@ -142,7 +142,7 @@ def open_session(
             round_trip = round_trip or time.monotonic() - began
             answer = opener.answer(frame)
             if isinstance(answer, Welcome):
-                return Session(sock, answer, reader, round_trip)
+                return ServerSession(sock, answer, reader, round_trip)
             _send(sock, answer, deadline)
     except RendezvousError:
         raise

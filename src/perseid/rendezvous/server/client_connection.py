@@ -15,7 +15,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Protocol
 
-from perseid.rendezvous.net.liveness import end_unanswered
+from perseid.rendezvous.net.keepalive import end_unanswered
 
 RECEIVE_BYTES = 2 * 1024
 """Bytes requested by one read. Most messages are single small frames, and a client that sends many
@@ -113,20 +113,20 @@ class Poller:
 class Handler(Protocol):
     """What a connection reports to; a role of the server."""
 
-    def received(self, connection: Connection, data: bytes) -> None:
+    def received(self, connection: ClientConnection, data: bytes) -> None:
         """Bytes arrived."""
         ...
 
-    def progressed(self, connection: Connection) -> None:
+    def progressed(self, connection: ClientConnection) -> None:
         """The other side took some of the bytes that were waiting to be sent."""
         ...
 
-    def ended(self, connection: Connection) -> None:
+    def ended(self, connection: ClientConnection) -> None:
         """The other side closed, reset, or let too much pile up; called once."""
         ...
 
 
-class Connection:
+class ClientConnection:
     """One accepted socket. Writes go out at once; what does not fit is kept and sent later.
 
     A client that does not read is not read from either: from ``READ_BACKLOG`` unsent bytes on,
