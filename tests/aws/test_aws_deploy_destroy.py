@@ -41,7 +41,7 @@ def test_a_stack_that_is_not_ours_is_not_destroyed(stack, foreign, capsys):
 
 
 def test_a_stack_that_is_not_ours_is_not_updated(stack, foreign, capsys):
-    words = ["--stack", foreign, "--yes", "--python", PYTHON]
+    words = ["--stack", foreign, "--yes", "--python", "3.12"]
     assert main(["aws", "deploy", *words]) == 2
     said = capsys.readouterr()
     assert "is not perseid's" in said.err
@@ -85,8 +85,9 @@ def test_the_dns_record_goes_with_the_stack_if_it_is_ours(
     made = client.create_hosted_zone(Name="example.org", CallerReference=str(left))
     zone = made["HostedZone"]["Id"].rpartition("/")[2]
     deploy(
-        stack.aws, Options(name="zoned", python=PYTHON, zone=zone, record="meet.example.org"),
+        stack.aws, Options(name="zoned", zone=zone, record="meet.example.org"),
         packages_folder, lambda event: None, lambda changes: True, compression=1,
+        interpreter=PYTHON,
     )  # fmt: skip
     if left is not None:
         change = {"Changes": [{"Action": "UPSERT", "ResourceRecordSet": left}]}
@@ -100,8 +101,9 @@ def test_the_dns_record_goes_with_the_stack_if_it_is_ours(
 
 def test_a_zone_that_is_gone_keeps_nothing_from_being_destroyed(stack, packages_folder, capsys):
     deploy(
-        stack.aws, Options(name="zoned", python=PYTHON, zone="ZGONE", record="meet.example.org"),
+        stack.aws, Options(name="zoned", zone="ZGONE", record="meet.example.org"),
         packages_folder, lambda event: None, lambda changes: True, compression=1,
+        interpreter=PYTHON,
     )  # fmt: skip
     assert main(["aws", "destroy", "--stack", "zoned", "--yes", "--delete-bucket"]) == 0
     assert "stays: DNS record meet.example.org" in capsys.readouterr().out

@@ -23,9 +23,10 @@ def hurt(stack, packages_folder):
         Bucket="hurt-far", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"}
     )
     done = deploy(
-        stack.aws, Options(name="hurt", python=PYTHON,
+        stack.aws, Options(name="hurt",
                            read_buckets=("hurt-far", "hurt-surveys", "hurt-more")),
         packages_folder, lambda event: None, lambda changes: True, compression=1,
+        interpreter=PYTHON,
     )  # fmt: skip
     return stack.aws, dict(done.outputs)
 
@@ -72,8 +73,11 @@ def test_what_helps_does(hurt, packages_folder, capsys):
     aws, _ = hurt
     words = ["--stack", "hurt", "--yes"]
     assert main(["aws", "destroy", *words, "--delete-bucket"]) == 0
-    options = Options(name="hurt", python=PYTHON)
-    deploy(aws, options, packages_folder, lambda event: None, lambda changes: True, compression=1)
+    options = Options(name="hurt")
+    deploy(
+        aws, options, packages_folder, lambda event: None, lambda changes: True, compression=1,
+        interpreter=PYTHON,
+    )  # fmt: skip
     found = findings(aws)
     assert {found[name][0] for name in ("stack", "buckets", "roles", "state machine")} == {"ok"}
     assert found["rendezvous"][0] == "skip"

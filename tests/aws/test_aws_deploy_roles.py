@@ -48,8 +48,8 @@ def deployed(packages_folder):
             patch.setenv(name, value)
         aws = Aws()
         done = deploy(
-            aws, Options(python=PYTHON), packages_folder, lambda event: None, lambda changes: True,
-            compression=1,
+            aws, Options(), packages_folder, lambda event: None, lambda changes: True,
+            compression=1, interpreter=PYTHON,
         )  # fmt: skip
         yield aws, dict(done.outputs)
 
@@ -156,8 +156,8 @@ def test_the_policy_of_who_deploys_is_enough_to_deploy_and_destroy(
     mine = Aws()
     for timeout in (900, 60):
         done = deploy(
-            mine, Options(name="theirs", python=PYTHON, timeout=timeout), packages_folder,
-            lambda event: None, lambda changes: True, compression=1,
+            mine, Options(name="theirs", timeout=timeout), packages_folder,
+            lambda event: None, lambda changes: True, compression=1, interpreter=PYTHON,
         )  # fmt: skip
         assert done.outputs["WorkerTimeout"] == str(timeout)
     assert bad_findings("theirs", capsys) == []
@@ -189,7 +189,7 @@ def strict(deployed):
         role = aws.client("iam").get_role(RoleName=roles[f"{part}Role"])["Role"]["Arn"]
         outputs[f"{part}Function"] = f"probe-{part}"
         client.create_function(
-            FunctionName=f"probe-{part}", Runtime=f"python{PYTHON}", Handler="probe.handler",
+            FunctionName=f"probe-{part}", Runtime="python3.12", Handler="probe.handler",
             Role=role, Code={"ZipFile": probe.getvalue()}, Timeout=60,
         )  # fmt: skip
     aws.client("s3").create_bucket(Bucket="somebody-elses")

@@ -15,6 +15,7 @@ from perseid.aws.deploy import deploy, ensure_bucket
 from perseid.aws.place import Place
 from perseid.aws.session import Aws
 from perseid.aws.template import Options, default_bucket
+from perseid.aws.wheels import PYTHONS, Target
 from perseid.cli import main
 from perseid.errors import AwsError, BadInputError, NotFoundError
 from perseid.storage import Storage
@@ -33,8 +34,8 @@ def put(aws, folder, **options):
     """Deploy the stack ``other``; the changes that were shown, and the outputs."""
     shown = []
     done = deploy(
-        aws, Options(name="other", python=PYTHON, **options), folder, lambda event: None,
-        lambda changes: shown.extend(changes) or True, compression=1,
+        aws, Options(name="other", **options), folder, lambda event: None,
+        lambda changes: shown.extend(changes) or True, compression=1, interpreter=PYTHON,
     )  # fmt: skip
     return shown, done.outputs
 
@@ -43,7 +44,7 @@ def test_dry_run_writes_everything_without_aws(tmp_path):
     bare = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
     bare |= {"HOME": os.environ["HOME"], "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
     where = ("--zone", "/hostedzone/Z0123", "--record", "rendezvous.example.org")
-    done = cli("aws", "deploy", "--dry-run", str(tmp_path), "--python", PYTHON, *where, env=bare)
+    done = cli("aws", "deploy", "--dry-run", str(tmp_path), "--python", "3.12", *where, env=bare)
     names = {path.name for path in tmp_path.iterdir()}
     assert names >= {
         "template.yaml", "statemachine.asl.json", "parameters.json", "policy-deploy.json",
@@ -125,6 +126,7 @@ def test_doctor_says_of_each_thing_how_it_is(stack):
     done = cli("aws", "doctor", check=False)
     lines = {line[6:20].strip(): line[:4].strip() for line in done.stdout.splitlines()}
     assert lines["credentials"] == lines["stack"] == lines["roles"] == lines["clock"] == "ok"
+    assert lines["functions"] == "ok", done.stdout
     assert lines["buckets"] == lines["state machine"] == "ok"
     assert lines["rendezvous"] == "-"
     assert "perseid aws rendezvous start" in done.stdout
@@ -159,8 +161,8 @@ def test_destroy_leaves_data_and_says_what_stays(stack, packages_folder):
 def test_a_failed_deployment_names_what_failed_first(stack, packages_folder):
     with pytest.raises(AwsError, match="Worker"):
         deploy(
-            stack.aws, Options(name="broken", python=PYTHON, layers=("no-arn",)), packages_folder,
-            lambda event: None, lambda changes: True, compression=1,
+            stack.aws, Options(name="broken", layers=("no-arn",)), packages_folder,
+            lambda event: None, lambda changes: True, compression=1, interpreter=PYTHON,
         )  # fmt: skip
     before = stacks.describe(stack.aws, "broken")
     assert before is not None
@@ -182,11 +184,21 @@ def test_values_that_aws_would_refuse_late_are_refused_before_anything_is_made(
 ):
     with pytest.raises(AwsError, match=said):
         deploy(
-            stack.aws, Options(name="refused", python=PYTHON, **options), packages_folder,
-            lambda event: None, lambda changes: True, compression=1,
+            stack.aws, Options(name="refused", **options), packages_folder,
+            lambda event: None, lambda changes: True, compression=1, interpreter=PYTHON,
         )  # fmt: skip
     left = stacks.describe(stack.aws, "refused")
     assert left is None or left["StackStatus"] == "REVIEW_IN_PROGRESS"
+
+
+@pytest.mark.parametrize("previous", [{}, {"Runtime": "python3.11"}, {"Runtime": "python3.13"}])
+def test_a_runtime_that_the_wheels_do_not_fit_is_neither_chosen_nor_inherited(previous):
+    """Lambda's 3.11 has glibc 2.26; whoever deploys may well run 3.11 themselves."""
+    target = Options().target(previous)
+    own = PYTHON if PYTHON in PYTHONS else "3.12"
+    assert target.python == ("3.13" if previous.get("Runtime") == "python3.13" else own)
+    with pytest.raises(BadInputError, match=r"cannot run Python '3\.11'.*choose 3\.12"):
+        Target(python="3.11")
 
 
 @pytest.mark.parametrize(
@@ -232,8 +244,8 @@ def test_a_bucket_in_another_region_is_found_before_anything_is_made(stack, pack
     )
     with pytest.raises(BadInputError, match=r"far-away is in eu-west-1.*--region eu-west-1"):
         deploy(
-            stack.aws, Options(name="far", python=PYTHON, bucket="far-away"), packages_folder,
-            lambda event: None, lambda changes: True, compression=1,
+            stack.aws, Options(name="far", bucket="far-away"), packages_folder,
+            lambda event: None, lambda changes: True, compression=1, interpreter=PYTHON,
         )  # fmt: skip
     assert stacks.describe(stack.aws, "far") is None
 
@@ -251,7 +263,7 @@ def test_a_bucket_named_after_this_account_must_be_this_accounts(stack):
 def test_a_file_that_is_no_model_is_refused_by_the_dry_run(tmp_path, capsys):
     path = tmp_path / "notamodel.onnx"
     path.write_text("no model")
-    words = ["--dry-run", str(tmp_path / "out"), "--python", PYTHON, "--model", str(path)]
+    words = ["--dry-run", str(tmp_path / "out"), "--python", "3.12", "--model", str(path)]
     assert main(["aws", "deploy", *words]) == 2
     said = capsys.readouterr()
     assert "notamodel.onnx is not a model" in said.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -37,6 +38,29 @@ def worker(unpacked, tmp_path):
     folder.mkdir()
     with environment(doubles.python(), unpacked["worker"], WORKER, folder) as running:
         yield running
+
+
+@pytest.mark.parametrize(
+    ("package", "handler"),
+    [("worker", "worker"), ("control", "initialize"), ("control", "summarize"), ("tools", "ping"),
+     ("tools", "dns")],
+)  # fmt: skip
+def test_every_function_answers_that_it_starts(unpacked, tmp_path, package, handler):
+    """What `perseid aws doctor` asks: with its own zip alone, all its libraries load."""
+    name = f"perseid.aws.handlers.{handler}.handler"
+    with environment(doubles.python(), unpacked[package], name, tmp_path) as running:
+        answer = running.invoke({"perseid_check": True})
+    assert (answer.kind, answer.body["ready"]) == ("response", True)
+
+
+def test_a_library_that_does_not_load_is_told(unpacked, tmp_path):
+    shutil.copytree(unpacked["worker"], tmp_path / "code")
+    shutil.rmtree(tmp_path / "code/onnxruntime/__pycache__")
+    (tmp_path / "code/onnxruntime/__init__.py").write_text("raise ImportError('GLIBC_2.27')")
+    with environment(doubles.python(), tmp_path / "code", WORKER, tmp_path) as running:
+        answer = running.invoke({"perseid_check": True})
+    assert answer.kind != "response"
+    assert "GLIBC_2.27" in str(answer.body)
 
 
 def lines(worker):
@@ -162,8 +186,8 @@ def test_the_zip_is_small_alone_and_holds_no_more_than_it_needs(packages, unpack
 
 @pytest.mark.slow
 def test_the_same_input_gives_the_same_zip(packages, tmp_path):
-    one = build(tmp_path / "one", Target(python=PYTHON), compression=1)
-    again = build(tmp_path / "again", Target(python=PYTHON), compression=9)
+    one = build(tmp_path / "one", Target(), interpreter=PYTHON, compression=1)
+    again = build(tmp_path / "again", Target(), interpreter=PYTHON, compression=9)
     for name in packages:
         assert again[name].digest == one[name].digest
         assert again[name].entries == one[name].entries

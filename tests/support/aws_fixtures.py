@@ -39,7 +39,7 @@ def packages_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def packages(packages_folder: Path) -> dict[str, Package]:
     """The zips, by name."""
-    return build(packages_folder, Target(python=PYTHON), compression=1)
+    return build(packages_folder, Target(), interpreter=PYTHON, compression=1)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from perseid.aws import service, stack
+from perseid.aws.handlers.ready import CHECK
 from perseid.aws.session import Aws, aws_errors
 from perseid.errors import AwsError, NotFoundError, PerseidError
 
@@ -18,6 +19,8 @@ SKEW_SECONDS = 60.0
 """Of this clock against AWS's; a signature is refused from 300 s on."""
 FEW_AT_ONCE = 100
 """Concurrent executions below which a run of the published size takes several rounds."""
+FUNCTIONS = ("Initialize", "Worker", "Summarize", "Ping", "DnsUpdater")
+"""Of a stack; the outputs with their names end in ``Function``."""
 NEW_ACCOUNT_MB = 3008
 """What a function of a new account may have at most."""
 
@@ -171,10 +174,34 @@ def _mend_bucket(bucket: str, values: Mapping[str, str]) -> str:
     return "make it again, or name those that are there by `perseid aws deploy --data-bucket`"
 
 
+def _functions(aws: Aws, name: str, facts: dict[str, Any]) -> str:
+    """Start each function: what its libraries lack shows on import alone."""
+    outputs = _outputs(facts)
+    versions, bad = set(), []
+    for part in FUNCTIONS:
+        function = outputs.get(f"{part}Function")
+        if function is None:
+            continue
+        try:
+            with aws_errors():
+                answer = aws.client("lambda").invoke(
+                    FunctionName=function, Payload=json.dumps({CHECK: True}).encode()
+                )
+        except NotFoundError:  # another check says so
+            continue
+        said = json.loads(answer["Payload"].read() or b"null") or {}
+        if answer.get("FunctionError"):
+            bad.append(f"{function} does not start: {said.get('errorMessage', said)}")
+        else:
+            versions.add(said["python"])
+    if bad:
+        raise _Bad("; ".join(bad) + "; deploy it again with `perseid aws deploy`")
+    return f"all start, on Python {', '.join(sorted(versions))}"
+
+
 def _roles(aws: Aws, name: str, facts: dict[str, Any]) -> str:
     outputs = _outputs(facts)
-    functions = [outputs[f"{part}Function"] for part in
-                 ("Initialize", "Worker", "Summarize", "Ping", "DnsUpdater")]  # fmt: skip
+    functions = [outputs[f"{part}Function"] for part in FUNCTIONS]
     roles = {}
     for function in functions:
         with aws_errors():
@@ -269,6 +296,7 @@ CHECKS: tuple[tuple[str, Callable[[Aws, str, dict[str, Any]], str]], ...] = (
     ("memory", _memory),
     ("buckets", _buckets),
     ("roles", _roles),
+    ("functions", _functions),
     ("state machine", _state_machine),
     ("rendezvous", _service),
     ("address", _address),

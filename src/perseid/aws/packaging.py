@@ -32,13 +32,14 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 _ALSO_LEFT_OUT = {"numpy": NUMPY_FOR_SCRIPTS}  # kept after all: scripts may import them
 _TOOLS = (
     "__init__.py", "errors.py", "linux.py", "rendezvous/*", "aws/__init__.py", "aws/address.py",
-    "aws/handlers/__init__.py", "aws/handlers/log.py", "aws/handlers/ping.py",
-    "aws/handlers/dns.py",
+    "aws/handlers/__init__.py", "aws/handlers/log.py", "aws/handlers/ready.py",
+    "aws/handlers/ping.py", "aws/handlers/dns.py",
 )  # fmt: skip
 _CONTROL_LEFT_OUT = ("cli", "api", "survey/data", "model/data", "model/training", "__main__.py")
 _MODELS = "perseid/model/data"
 _WORKER_HANDLERS = (
-    "aws/__init__.py", "aws/handlers/__init__.py", "aws/handlers/log.py", "aws/handlers/worker.py",
+    "aws/__init__.py", "aws/handlers/__init__.py", "aws/handlers/log.py", "aws/handlers/ready.py",
+    "aws/handlers/worker.py",
 )  # fmt: skip
 
 
@@ -75,6 +76,7 @@ def build(
     *,
     model: Path | None = None,
     bytecode: bool | None = None,
+    interpreter: str | None = None,
     cache: Path | None = None,
     compression: int = 6,
 ) -> dict[str, Package]:
@@ -92,6 +94,9 @@ def build(
     bytecode
         Put compiled modules beside the source, which saves their compilation in each cold start;
         done by default where this interpreter's version is the target's, else it cannot be.
+    interpreter
+        Version of Python that the packages are for, where it is not the target's: a server that
+        stands in for AWS runs functions with its own interpreter, whatever their runtime says.
     cache
         Of wheels.
     compression
@@ -105,8 +110,12 @@ def build(
         A package is larger than Lambda takes, or there is no wheel for the target.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    compiled = target.python == own_python() if bytecode is None else bytecode
-    wheels = {name: fetch(pins(name), target, cache) for name in ("worker", "control")}
+    python = interpreter or target.python
+    compiled = python == own_python() if bytecode is None else bytecode
+    wheels = {
+        name: fetch(pins(name), target.architecture, python, cache)
+        for name in ("worker", "control")
+    }
     return {
         name: _write(name, folder, _files(name, wheels.get(name), model), compiled, compression)
         for name in PACKAGES

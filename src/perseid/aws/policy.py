@@ -55,7 +55,7 @@ _RUNNER = (
           "arn:aws:lambda:{here}:function:{name}-*"),
     _Rule("Look", "ec2:DescribeNetworkInterfaces lambda:GetAccountSettings "
           "servicequotas:ListServiceQuotas", "*"),
-    _Rule("Ping", "lambda:InvokeFunction", "arn:aws:lambda:{here}:function:{name}-ping"),
+    _Rule("Check", "lambda:InvokeFunction", "arn:aws:lambda:{here}:function:{name}-*"),
     _TASKS,
     _WHERE,
 )  # fmt: skip

@@ -13,7 +13,7 @@ from importlib import resources
 
 from perseid import __version__
 from perseid.aws.packaging import Package
-from perseid.aws.wheels import Target
+from perseid.aws.wheels import PYTHONS, Target
 from perseid.errors import BadInputError
 
 NAME = "perseid"
@@ -73,10 +73,10 @@ class Options:
 
     def target(self, previous: Mapping[str, str]) -> Target:
         """What the functions run on."""
-        runtime = previous.get("Runtime", "").removeprefix("python")
-        return Target(
-            self.architecture or previous.get("Architecture") or "x86_64", self.python or runtime
-        )
+        python = self.python or previous.get("Runtime", "").removeprefix("python")
+        if self.python is None and python not in PYTHONS:  # deployed when it was still offered
+            python = ""
+        return Target(self.architecture or previous.get("Architecture") or "x86_64", python)
 
 
 def template() -> str:

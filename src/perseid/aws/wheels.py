@@ -20,9 +20,10 @@ GLIBC_OLDEST, GLIBC_NEWEST = 17, 34
 literally, so each is named (https://peps.python.org/pep-0600/)."""
 MACHINES = {"x86_64": "x86_64", "arm64": "aarch64"}
 """Lambda's names of the architectures, and the wheels'."""
-PYTHONS = ("3.12", "3.13", "3.14", "3.11")
-"""Versions that Lambda has and perseid runs on; the first is taken unless this one is among them
-(https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtimes.html)."""
+PYTHONS = ("3.12", "3.13", "3.14")
+"""Lambda's runtimes on Amazon Linux 2023; the first is taken unless this one is among them
+(https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtimes.html). Lambda's 3.11 runs on Amazon
+Linux 2, whose glibc 2.26 is older than the wheels of numpy and onnxruntime need."""
 PIP_SECONDS = 600.0
 """Longest wait for pip."""
 
@@ -40,10 +41,12 @@ class Target:
         if self.architecture not in MACHINES:
             raise BadInputError(f"architecture {self.architecture!r} is none: x86_64 or arm64")
         if not self.python:
-            object.__setattr__(self, "python", own_python() if own_python() in PYTHONS else "3.12")
+            own = own_python()
+            object.__setattr__(self, "python", own if own in PYTHONS else PYTHONS[0])
         if self.python not in PYTHONS:
             raise BadInputError(
-                f"python {self.python!r} is not one of {', '.join(sorted(PYTHONS))}"
+                f"functions cannot run Python {self.python!r}: numpy and onnxruntime need Lambda's "
+                f"runtimes on Amazon Linux 2023; choose {', '.join(PYTHONS[:-1])} or {PYTHONS[-1]}"
             )
 
     @property
@@ -63,7 +66,9 @@ def pins(package: str) -> list[str]:
     return [line for line in text.splitlines() if line and not line.startswith("#")]
 
 
-def fetch(requirements: Sequence[str], target: Target, cache: Path | None = None) -> Path:
+def fetch(
+    requirements: Sequence[str], architecture: str, python: str, cache: Path | None = None
+) -> Path:
     """A folder with these wheels unpacked; kept in `cache`, so the second time costs nothing.
 
     Raises
@@ -74,7 +79,7 @@ def fetch(requirements: Sequence[str], target: Target, cache: Path | None = None
         This Python has no pip.
     """
     cache = cache or default_cache() / "wheels"
-    said = "\n".join([target.python, target.architecture, *requirements])
+    said = "\n".join([python, architecture, *requirements])
     folder = cache / hashlib.sha256(said.encode()).hexdigest()[:24]
     if folder.is_dir():
         return folder
@@ -88,7 +93,7 @@ def fetch(requirements: Sequence[str], target: Target, cache: Path | None = None
         ) from None
     with tempfile.TemporaryDirectory(dir=cache) as temporary:
         fresh = Path(temporary) / "wheels"
-        _pip(requirements, target, fresh)
+        _pip(requirements, architecture, python, fresh)
         try:
             fresh.rename(folder)
         except OSError:
@@ -112,8 +117,8 @@ def _empty(folder: Path) -> Path:
     return folder
 
 
-def _pip(requirements: Sequence[str], target: Target, folder: Path) -> None:
-    machine = MACHINES[target.architecture]
+def _pip(requirements: Sequence[str], architecture: str, python: str, folder: Path) -> None:
+    machine = MACHINES[architecture]
     tags = [f"manylinux2014_{machine}"]
     tags += [f"manylinux_2_{minor}_{machine}" for minor in range(GLIBC_OLDEST, GLIBC_NEWEST + 1)]
     command = [
@@ -127,7 +132,7 @@ def _pip(requirements: Sequence[str], target: Target, folder: Path) -> None:
     ]
     command += ["--no-input", "--no-deps", "--no-compile", "--only-binary=:all:"]
     command += ["--target", str(folder), "--implementation", "cp"]
-    command += ["--python-version", target.python]
+    command += ["--python-version", python]
     command += [word for tag in tags for word in ("--platform", tag)]
     try:
         done = subprocess.run(
@@ -146,6 +151,6 @@ def _pip(requirements: Sequence[str], target: Target, folder: Path) -> None:
             )
         last = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         raise BadInputError(
-            f"pip found no wheels for {target.runtime} on {target.architecture}: "
+            f"pip found no wheels for Python {python} on {architecture}: "
             f"{'; '.join(last) or done.stderr.strip()[-500:]}"
         )

@@ -109,12 +109,13 @@ def zoned(moto, packages_folder):
     made = aws.client("route53").create_hosted_zone(Name=NAME, CallerReference="here")
     zone = made["HostedZone"]["Id"].rpartition("/")[2]
     options = Options(
-        name="zoned", python=PYTHON, bucket="mine", vpc=vpc, subnets=(subnet,), zone=zone,
+        name="zoned", bucket="mine", vpc=vpc, subnets=(subnet,), zone=zone,
         record=NAME,
     )  # fmt: skip
     done = deploy(
-        aws, options, packages_folder, lambda event: None, lambda changes: True, compression=1
-    )
+        aws, options, packages_folder, lambda event: None, lambda changes: True, compression=1,
+        interpreter=PYTHON,
+    )  # fmt: skip
     with Fargate(aws, done.outputs) as fargate:
         yield aws, done.outputs, fargate
 

@@ -10,8 +10,10 @@ from typing import Any
 
 from perseid.aws.address import Names, publish
 from perseid.aws.handlers import log
+from perseid.aws.handlers.ready import answers_check
 
 
+@answers_check()
 def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     """Look at ECS and publish; the event (EventBridge, *ECS Task State Change*) is not believed."""
     detail = event.get("detail") or {}

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from perseid.aws.handlers import log
+from perseid.aws.handlers.ready import answers_check
 from perseid.errors import (
     AlreadyExistsError,
     BadInputError,
@@ -43,6 +44,7 @@ NO_LIMIT = 1 << 31
 """More ranks at once than there can be."""
 
 
+@answers_check("numpy", "obstore", "pydantic")
 def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     """Begin the run of ``event["input"]``; ``event["execution"]`` becomes its id.
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from perseid.aws.handlers import log
+from perseid.aws.handlers.ready import answers_check
 from perseid.errors import BadInputError, RendezvousUnreachableError
 from perseid.rendezvous.client.connectivity import ping
 from perseid.rendezvous.net import Endpoint, dial
@@ -15,6 +16,7 @@ SECONDS = 5.0
 """For each of the two connections."""
 
 
+@answers_check()
 def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     """Connect to ``event["rendezvous_endpoint"]``, then ask it what it sees of us.
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from perseid.aws.handlers import log
+from perseid.aws.handlers.ready import answers_check
 from perseid.errors import RunIncompleteError, StorageError
 from perseid.jsontext import parse_json
 from perseid.pipeline import layout
@@ -40,6 +41,7 @@ class Failures(Mapping[int, str]):
         return sum(1 for _ in self)
 
 
+@answers_check("numpy", "obstore", "pydantic")
 def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     """Publish the run of ``event["state"]``, what the state machine knows of it.
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from perseid.aws.handlers import log
+from perseid.aws.handlers.ready import answers_check
 from perseid.errors import PerseidError, StorageError
 from perseid.pipeline import layout
 from perseid.pipeline.items import WorkItem
@@ -29,6 +30,7 @@ SPARE_SECONDS = 2.0
 """Before the function's end: a script is stopped, so that its last words reach the log."""
 
 
+@answers_check("numpy", "obstore", "onnxruntime")
 def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     """Work on the rank of ``event["item"]``; ``event["attempt_before"]`` attempts came before.
 

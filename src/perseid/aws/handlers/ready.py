@@ -1,0 +1,34 @@
+"""What every function answers to ``{"perseid_check": true}``: it starts, and its libraries load.
+
+`perseid aws doctor` asks this. A library that was built for a newer system than the function's
+runtime fails on import, and the whole function with it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import platform
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any
+
+CHECK = "perseid_check"
+"""Key of an event that asks for nothing else."""
+Handler = Callable[[Mapping[str, Any], Any], dict[str, Any]]
+
+
+def answers_check(*libraries: str) -> Callable[[Handler], Handler]:
+    """Have a handler answer the check by importing these libraries; it does no work then."""
+
+    def decorate(handler: Handler) -> Handler:
+        @wraps(handler)
+        def either(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
+            if not event.get(CHECK):
+                return handler(event, context)
+            for library in libraries:
+                importlib.import_module(library)
+            return {"ready": True, "python": platform.python_version()}
+
+        return either
+
+    return decorate
