@@ -36,15 +36,15 @@ class Check:
     """What was found, or what to do."""
 
 
-class _Skip(Exception):
+class _SkipError(Exception):
     """There is nothing to check; the message says why."""
 
 
-class _Note(Exception):
+class _NoteError(Exception):
     """It works, with a remark."""
 
 
-class _Bad(Exception):
+class _BadError(Exception):
     """It does not; the message says what to do."""
 
 
@@ -54,11 +54,11 @@ def examine(aws: Aws, name: str) -> Iterator[Check]:
     for title, check in CHECKS:
         try:
             yield Check(title, "ok", check(aws, name, facts))
-        except _Skip as skip:
+        except _SkipError as skip:
             yield Check(title, "skip", str(skip))
-        except _Note as note:
+        except _NoteError as note:
             yield Check(title, "note", str(note))
-        except (_Bad, PerseidError) as bad:
+        except (_BadError, PerseidError) as bad:
             gone = isinstance(bad, NotFoundError) and "outputs" in facts
             yield Check(title, "bad", f"{bad}: {service.REMAKE}" if gone else str(bad))
 
@@ -76,13 +76,15 @@ def _region(aws: Aws, name: str, facts: dict[str, Any]) -> str:
 
 def _clock(aws: Aws, name: str, facts: dict[str, Any]) -> str:
     if "identity" not in facts:
-        raise _Skip("not known without credentials")
+        raise _SkipError("not known without credentials")
     said = facts["identity"]["ResponseMetadata"]["HTTPHeaders"].get("date")
     if not said:
-        raise _Skip("AWS's answer bore no date")
+        raise _SkipError("AWS's answer bore no date")
     skew = (datetime.now(UTC) - parsedate_to_datetime(said)).total_seconds()
     if abs(skew) > SKEW_SECONDS:
-        raise _Bad(f"this machine's clock is {skew:+.0f} s off: set it (NTP), or requests fail")
+        raise _BadError(
+            f"this machine's clock is {skew:+.0f} s off: set it (NTP), or requests fail"
+        )
     return f"{skew:+.1f} s off"
 
 
@@ -93,7 +95,7 @@ def _stack(aws: Aws, name: str, facts: dict[str, Any]) -> str:
     state = str(found.get("StackStatus", ""))
     if not state.endswith(("CREATE_COMPLETE", "UPDATE_COMPLETE")):
         again = "destroy" if state.startswith("DELETE") else "deploy"
-        raise _Bad(f"{name} is {state}: run `perseid aws {again}` again")
+        raise _BadError(f"{name} is {state}: run `perseid aws {again}` again")
     return f"{name} is {state}"
 
 
@@ -102,7 +104,7 @@ def _concurrency(aws: Aws, name: str, facts: dict[str, Any]) -> str:
         limits = aws.client("lambda").get_account_settings()["AccountLimit"]
     most = int(limits["ConcurrentExecutions"])
     if most < FEW_AT_ONCE:
-        raise _Note(
+        raise _NoteError(
             f"{most} functions at once in this account: more ranks wait for their turn, and ranks "
             "that talk to each other must not be more; ask for more under Service Quotas (Lambda, "
             "concurrent executions)"
@@ -118,7 +120,7 @@ def _memory(aws: Aws, name: str, facts: dict[str, Any]) -> str:
         )
     most = int(found["MemorySize"])
     if most > NEW_ACCOUNT_MB:
-        raise _Note(
+        raise _NoteError(
             f"workers have {most} MB; new accounts are capped at {NEW_ACCOUNT_MB} MB, and a deploy "
             "above an account's cap fails: give --memory then"
         )
@@ -132,17 +134,17 @@ def _transitions(aws: Aws, name: str, facts: dict[str, Any]) -> str:
             pages = client.get_paginator("list_service_quotas").paginate(ServiceCode="states")
             found = [quota for page in pages for quota in page["Quotas"]]
     except PerseidError as error:
-        raise _Skip(f"the quotas of Step Functions cannot be read: {error}") from error
+        raise _SkipError(f"the quotas of Step Functions cannot be read: {error}") from error
     rates = {q["QuotaName"]: q["Value"] for q in found if "ransition" in q["QuotaName"]}
     if not rates:
-        raise _Skip("AWS lists no quota of state transitions here")
+        raise _SkipError("AWS lists no quota of state transitions here")
     return ", ".join(f"{quota}: {value:g}" for quota, value in sorted(rates.items()))
 
 
 def _buckets(aws: Aws, name: str, facts: dict[str, Any]) -> str:
     values = facts.get("parameters")
     if values is None:
-        raise _Skip("there is no stack")
+        raise _SkipError("there is no stack")
     found = [arn.rpartition(":")[2] for arn in values["ReadBuckets"].split(",")]
     bad, notes = [], []
     for bucket in found:
@@ -158,9 +160,9 @@ def _buckets(aws: Aws, name: str, facts: dict[str, Any]) -> str:
         if (where or "us-east-1") != aws.region:
             notes.append(f"{bucket} is in {where or 'us-east-1'}: traffic between regions costs")
     if bad:
-        raise _Bad("; ".join(bad + notes))
+        raise _BadError("; ".join(bad + notes))
     if notes:
-        raise _Note("; ".join(notes))
+        raise _NoteError("; ".join(notes))
     return ", ".join(found)
 
 
@@ -209,11 +211,11 @@ def _roles(aws: Aws, name: str, facts: dict[str, Any]) -> str:
         roles[function] = found["Role"]
         state, why = found.get("State", "Active"), found.get("StateReason", "no reason")
         if state == "Pending":
-            raise _Note(f"{function} is not ready yet: {why}")
+            raise _NoteError(f"{function} is not ready yet: {why}")
         if state not in ("Active", "Inactive"):
-            raise _Bad(f"{function} is {state}: {why}; {service.REMAKE}")
+            raise _BadError(f"{function} is {state}: {why}; {service.REMAKE}")
     if len(set(roles.values())) != len(roles):
-        raise _Bad(f"functions share a role, which the template never does; {service.REMAKE}")
+        raise _BadError(f"functions share a role, which the template never does; {service.REMAKE}")
     return f"{len(functions)} functions, a role each"
 
 
@@ -223,7 +225,7 @@ def _state_machine(aws: Aws, name: str, facts: dict[str, Any]) -> str:
             stateMachineArn=_outputs(facts)["StateMachineArn"]
         )
     if found["status"] != "ACTIVE":
-        raise _Bad(f"{found['name']} is {found['status']}: {service.REMAKE}")
+        raise _BadError(f"{found['name']} is {found['status']}: {service.REMAKE}")
     return str(found["name"])
 
 
@@ -231,12 +233,12 @@ def _service(aws: Aws, name: str, facts: dict[str, Any]) -> str:
     _outputs(facts)
     facts["status"] = found = service.status(aws, name)
     if not found.wanted:
-        raise _Skip(
+        raise _SkipError(
             "stopped, which costs nothing; `perseid aws rendezvous start` before a run whose ranks "
             "talk to each other"
         )
     if found.task.address is None:
-        raise _Bad(
+        raise _BadError(
             f"{found.wanted} task wanted, none has an address: wait a minute, then look into the "
             f"log group /perseid/{name}-rendezvous"
         )
@@ -246,10 +248,10 @@ def _service(aws: Aws, name: str, facts: dict[str, Any]) -> str:
 def _address(aws: Aws, name: str, facts: dict[str, Any]) -> str:
     found = facts.get("status")
     if found is None or found.task.address is None:
-        raise _Skip("no task runs")
+        raise _SkipError("no task runs")
     if not found.consistent:
         said = ", ".join(found.recorded) or "nothing"
-        raise _Bad(
+        raise _BadError(
             f"the task is at {found.task.address}, but the parameter says "
             f"{found.published.address} and the DNS record {said}: `perseid aws rendezvous start` "
             "publishes it again"
@@ -260,7 +262,7 @@ def _address(aws: Aws, name: str, facts: dict[str, Any]) -> str:
 def _ping(aws: Aws, name: str, facts: dict[str, Any]) -> str:
     found = facts.get("status")
     if found is None or found.endpoint is None:
-        raise _Skip("no task runs")
+        raise _SkipError("no task runs")
     began = time.monotonic()
     with aws_errors():
         answer = aws.client("lambda").invoke(
@@ -269,10 +271,10 @@ def _ping(aws: Aws, name: str, facts: dict[str, Any]) -> str:
         )
     said = json.loads(answer["Payload"].read() or b"null")
     if answer.get("FunctionError"):
-        raise _Bad(f"a function cannot reach it: {(said or {}).get('errorMessage', said)}")
+        raise _BadError(f"a function cannot reach it: {(said or {}).get('errorMessage', said)}")
     took = time.monotonic() - began
     if not said.get("perseid"):
-        raise _Bad(f"something else listens there: {said.get('message')}")
+        raise _BadError(f"something else listens there: {said.get('message')}")
     return (
         f"connected in {said['connect_seconds'] * 1e3:.1f} ms, NAT {said['nat'].lower()}; the "
         f"invocation took {took:.1f} s"
@@ -281,7 +283,7 @@ def _ping(aws: Aws, name: str, facts: dict[str, Any]) -> str:
 
 def _outputs(facts: Mapping[str, Any]) -> Mapping[str, str]:
     if "outputs" not in facts:
-        raise _Skip("there is no stack")
+        raise _SkipError("there is no stack")
     found: Mapping[str, str] = facts["outputs"]
     return found
 

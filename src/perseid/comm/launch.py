@@ -67,7 +67,7 @@ def run_local(
         raise BadInputError(f"at least 1 rank is needed, not {ranks}")
     if timeout is not None and not timeout > 0:
         raise BadInputError(f"the ranks need some time, not {timeout:g} s")
-    secret, job = secrets.token_bytes(32), f"local-{os.getpid()}-{secrets.token_hex(4)}"
+    secret = secrets.token_bytes(32)
     # Without the second port nobody looks for NATs, which are not to be found on one machine.
     config = Config(host="127.0.0.1", port=0, http_port=None, tcpunch=False, secret=secret)
     processes: list[subprocess.Popen[bytes]] = []
@@ -76,14 +76,8 @@ def run_local(
         variables = {
             **os.environ,
             **(environment or {}),
-            "PERSEID_JOB": job,
-            "PERSEID_WORLD_SIZE": str(ranks),
-            "PERSEID_RENDEZVOUS": server.address,
-            "PERSEID_JOB_KEY": job_key(secret, job).hex(),
-            "PERSEID_JOB_SECRET": secret.hex(),  # of this server alone, for jobs of other names
-            "WORLD_SIZE": str(ranks),
+            **_job_variables(server.address, ranks, secret),
             **({"PYTHONUNBUFFERED": "1"} if output else {}),  # lines shall come as they are printed
-            "PERSEID_OVERSUBSCRIBED": str(int(ranks > len(os.sched_getaffinity(0)))),
         }
         try:
             for rank in range(ranks):
@@ -105,6 +99,20 @@ def run_local(
         finally:
             _end(processes)
     return {rank: process.returncode for rank, process in enumerate(processes)}
+
+
+def _job_variables(rendezvous: str, ranks: int, secret: bytes) -> dict[str, str]:
+    """What tells the ranks of a new job how to meet."""
+    job = f"local-{os.getpid()}-{secrets.token_hex(4)}"
+    return {
+        "PERSEID_JOB": job,
+        "PERSEID_WORLD_SIZE": str(ranks),
+        "PERSEID_RENDEZVOUS": rendezvous,
+        "PERSEID_JOB_KEY": job_key(secret, job).hex(),
+        "PERSEID_JOB_SECRET": secret.hex(),  # of this server alone, for jobs of other names
+        "WORLD_SIZE": str(ranks),
+        "PERSEID_OVERSUBSCRIBED": str(int(ranks > len(os.sched_getaffinity(0)))),
+    }
 
 
 def _shown(

@@ -181,22 +181,22 @@ def _check_record(item: WorkItem) -> None:
     store = Storage(item.results_url)
     key = layout.done_record(item.rank, script=item.options.script is not None)
     if not store.exists(key):
-        raise _NoResult(f"it ended without an error but left no {key}")
+        raise _NoResultError(f"it ended without an error but left no {key}")
 
 
-class _NoResult(Exception):
+class _NoResultError(Exception):
     """The work returned and there is no record."""
 
 
 def _failure(error: Exception) -> dict[str, Any]:
     ours = isinstance(error, PerseidError)
-    told = ours or isinstance(error, _NoResult)
+    told = ours or isinstance(error, _NoResultError)
     if not told:
         traceback.print_exc()
     return {
         "event": "failed",
         "message": str(error) if told else f"{type(error).__name__}: {error}",
-        "no_result": isinstance(error, _NoResult),
+        "no_result": isinstance(error, _NoResultError),
         # The same input fails in the same way again; a store may have recovered.
         "final": isinstance(error, BadInputError) and not isinstance(error, StorageError),
         # An error that we did not foresee may have left the process in any state.

@@ -28,7 +28,7 @@ R = TypeVar("R")
 Json = dict[str, Any]
 
 
-class BrokenRank(Exception):
+class BrokenRankError(Exception):
     """A rank's objects do not agree with its record; `reason` says how in one sentence."""
 
     def __init__(self, rank: int, reason: str) -> None:
@@ -123,7 +123,7 @@ def read_moments(
 ) -> list[tuple[int, Stamp, list[tuple[str, Moments]]]]:
     """Each rank's statistics in rank order, so partitions come in natural order.
 
-    Raises `BrokenRank` where a rank's do not agree with its record.
+    Raises `BrokenRankError` where a rank's do not agree with its record.
     """
     out = []
     for rank, data in _objects(storage, layout.moments, records, READERS):
@@ -131,7 +131,9 @@ def read_moments(
         stamp, parts = _whole(rank, columns.read_moments, data, where)
         _belongs(records[rank], stamp, rank)
         if stamp.groups and [key for key, _ in parts] != _keys(records[rank]):
-            raise BrokenRank(rank, "its statistics are of other partitions than its record names")
+            raise BrokenRankError(
+                rank, "its statistics are of other partitions than its record names"
+            )
         out.append((rank, stamp, parts))
     return out
 
@@ -141,7 +143,7 @@ def stream_results(
 ) -> Iterator[tuple[int, list[PartitionResult]]]:
     """Each rank's columns and features in rank order, a few ranks read ahead.
 
-    Raises `BrokenRank` where a rank's do not agree with its record.
+    Raises `BrokenRankError` where a rank's do not agree with its record.
     """
     for rank, data in _objects(storage, layout.features, records, WINDOW):
         where = storage.where(layout.features(rank))
@@ -149,7 +151,7 @@ def stream_results(
         _belongs(records[rank], stamp, rank)
         got = [(part.key, len(part)) for part in parts]
         if got != [(p["key"], p["rows"]) for p in records[rank]["partitions"]]:
-            raise BrokenRank(rank, "its features are of other rows than its record names")
+            raise BrokenRankError(rank, "its features are of other rows than its record names")
         yield rank, parts
 
 
@@ -167,7 +169,7 @@ def _objects(
         try:
             return rank, storage.get(key(rank))
         except NotFoundError as error:
-            raise BrokenRank(rank, f"its record is there, but {error}") from error
+            raise BrokenRankError(rank, f"its record is there, but {error}") from error
 
     return ahead(get, _with_data(records), window)
 
@@ -276,9 +278,9 @@ def _whole(rank: int, read: Callable[[bytes, str], T], data: bytes, where: str) 
     try:
         return read(data, where)
     except (RunError, BadInputError, TypeError) as error:
-        raise BrokenRank(rank, str(error)) from error
+        raise BrokenRankError(rank, str(error)) from error
 
 
 def _belongs(record: Json, stamp: Stamp, rank: int) -> None:
     if (stamp.run_id, stamp.rank) != (record["run_id"], rank):
-        raise BrokenRank(rank, f"its objects are of run {stamp.run_id}, rank {stamp.rank}")
+        raise BrokenRankError(rank, f"its objects are of run {stamp.run_id}, rank {stamp.rank}")

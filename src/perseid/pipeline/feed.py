@@ -140,18 +140,18 @@ class Feed:
         try:
             for ref in self._partitions:
                 self._partition(ref)
-        except _Stopped:
+        except _StoppedError:
             return
         except BaseException as error:
             last = error
-        with contextlib.suppress(_Stopped):
+        with contextlib.suppress(_StoppedError):
             self._put(last)
 
     def _put(self, step: Step | BaseException | None) -> None:
         while not self._stop.is_set():
             with contextlib.suppress(queue.Full):
                 return self._queue.put(step, timeout=_POLL)
-        raise _Stopped
+        raise _StoppedError
 
     def _partition(self, ref: PartitionRef) -> None:
         try:
@@ -231,7 +231,7 @@ def _flag(cutouts: Cutouts, uses_magnitudes: bool) -> NDArray[np.int32]:
     return flag.astype(np.int32)
 
 
-class _Stopped(Exception):
+class _StoppedError(Exception):
     """Nobody takes the blocks any more."""
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from perseid.errors import RunIncompleteError
 from perseid.pipeline import collect, layout, merge
-from perseid.pipeline.collect import BrokenRank, Json
+from perseid.pipeline.collect import BrokenRankError, Json
 from perseid.pipeline.environment import differences
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.publish import NOTHING, dump, findings, publish_catalogue, strict
@@ -158,7 +158,9 @@ def merge_from_store(
             groups = next((dict(stamp.groups) for _, stamp, _ in found if stamp.groups), {})
             for rank, stamp, _ in found:
                 if dict(stamp.groups) != groups:
-                    raise BrokenRank(rank, "its model scores by other features than the others'")
+                    raise BrokenRankError(
+                        rank, "its model scores by other features than the others'"
+                    )
             whole = Partial.of((places[key], part) for _, _, named in found for key, part in named)
             metric = merge.survey_metric(whole, groups)
             scored = [
@@ -167,7 +169,7 @@ def merge_from_store(
                 for result in results
             ]
             return merge.rank(scored), groups, missing
-        except BrokenRank as error:
+        except BrokenRankError as error:
             missing[error.rank] = error.reason
             del left[error.rank]
 

@@ -193,16 +193,8 @@ def _superseded(storage: Storage, item: WorkItem, attempt: int) -> bool:
         return False
 
 
-def _record(
-    item: WorkItem,
-    runtime: ModelRuntime | None,
-    done: Inference,
-    clock: Timeline,
-    attempt: int,
-    cold: bool,
-    init_seconds: float,
-) -> RankRecord:
-    stages = {
+def _stages(done: Inference, clock: Timeline, init_seconds: float) -> dict[str, float]:
+    return {
         "init": clock.seconds("init"),
         "rendezvous": 0.0,
         "fetch": done.fetched.fetch_seconds,
@@ -212,6 +204,17 @@ def _record(
         "publish": clock.seconds("publish"),
         "total": init_seconds + clock.elapsed(),
     }
+
+
+def _record(
+    item: WorkItem,
+    runtime: ModelRuntime | None,
+    done: Inference,
+    clock: Timeline,
+    attempt: int,
+    cold: bool,
+    init_seconds: float,
+) -> RankRecord:
     signature = runtime.signature if runtime else None
     return RankRecord(
         run_id=item.run_id,
@@ -232,7 +235,7 @@ def _record(
         precision=signature.precision if signature else item.precision,
         bands=signature.band_names if signature else (),
         transport=STORE,
-        stages=stages,
+        stages=_stages(done, clock, init_seconds),
         timeline=clock.joined(),
         model_seconds=done.model_seconds,
         allocated_mb=done.rows * (signature.allocated_bytes_per_row if signature else 0) / MEGABYTE,

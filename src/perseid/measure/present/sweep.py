@@ -109,6 +109,29 @@ def _measures(prices: Prices) -> dict[str, _Measure]:
         return lambda run: run.throughput().get(which)
 
     return {
+        **_times(),
+        "a": _Measure(
+            "Throughput (a)",
+            "sum over ranks of bits of images and magnitudes / model time",
+            "Gb/s",
+            throughput("a"),
+        ),
+        "b": _Measure("Throughput (b)", "all bits / time of the map", "Gb/s", throughput("b")),
+        "c": _Measure(
+            "Throughput (c)", "all bits / time of the whole run", "Gb/s", throughput("c")
+        ),
+        "cost": _Measure(
+            "Cost as billed",
+            "configured memory x billed duration of every invocation, "
+            "requests, transitions, S3, logs: what these invocations would have cost on AWS",
+            "USD",
+            cost,
+        ),
+    }
+
+
+def _times() -> dict[str, _Measure]:
+    return {
         "whole": _Measure(
             "Whole run",
             "from the start of initialize to the end of summarize",
@@ -126,23 +149,6 @@ def _measures(prices: Prices) -> dict[str, _Measure]:
             "median over ranks of the time in the model",
             "seconds",
             lambda run: median(m.seconds for m in run.model) if run.model else None,
-        ),
-        "a": _Measure(
-            "Throughput (a)",
-            "sum over ranks of bits of images and magnitudes / model time",
-            "Gb/s",
-            throughput("a"),
-        ),
-        "b": _Measure("Throughput (b)", "all bits / time of the map", "Gb/s", throughput("b")),
-        "c": _Measure(
-            "Throughput (c)", "all bits / time of the whole run", "Gb/s", throughput("c")
-        ),
-        "cost": _Measure(
-            "Cost as billed",
-            "configured memory x billed duration of every invocation, "
-            "requests, transitions, S3, logs: what these invocations would have cost on AWS",
-            "USD",
-            cost,
         ),
     }
 
