@@ -10,6 +10,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,16 @@ _SAMPLE = 4096
 _UNPRINTABLE = bytes({*range(32)} - set(b"\t\n\r\f\b\x1b"))
 _DELIMITERS = ",;\t|"
 csv.field_size_limit(16 << 20)  # CloudWatch messages are larger than the module's default
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether there is such a file; a name that no file system takes (too long) is not there."""
+    return os.path.isfile(path)  # noqa: PTH113 - pathlib raises an OSError for such a name
+
+
+def is_there(path: str | Path) -> bool:
+    """Whether there is such a file or folder; see `is_file`."""
+    return os.path.exists(path)  # noqa: PTH110
 
 
 def read_text(path: str | Path, what: str = "the file") -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from perseid.cli.awsarguments import add_storage_arguments
 from perseid.errors import BadInputError
+from perseid.textfile import is_file
 
 if TYPE_CHECKING:
     from perseid.comm.model import Way
@@ -103,7 +104,7 @@ def run_ranks(
     from perseid.compat.fmi import python_path
     from perseid.engines.stopping import StopRequests
 
-    if not Path(command[0]).is_file():
+    if not is_file(command[0]):
         raise BadInputError(f"there is no script {command[0]}")
     environment = {"PYTHONPATH": python_path(), **(variables or {})}
     began = time.monotonic()

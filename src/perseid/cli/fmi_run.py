@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from perseid.errors import BadInputError
+from perseid.textfile import is_file
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
 
         return run_ranks([args.script, *args.arguments], args.ranks)
     script = Path(args.script)
-    if not script.is_file():
+    if not is_file(script):
         raise BadInputError(f"there is no script {script}")
     os.environ["PYTHONPATH"] = python_path()
     sys.path[:0] = [str(script.parent.resolve()), str(PATH)]

@@ -18,6 +18,7 @@ from perseid.measure.calibrate import Calibration
 from perseid.measure.plan import MEMORIES_MB, PARTITIONS_MB, Advice, Ask, Limits, Option, advise
 from perseid.measure.prices import ARCHITECTURES, Prices
 from perseid.measure.runs import MIB, size_label
+from perseid.textfile import is_there
 
 SHOWN = 6
 """Further options that are listed."""
@@ -85,7 +86,7 @@ def _data(text: str) -> float:
     try:
         return units.size_bytes(text)
     except BadInputError as error:
-        if "://" not in text and not Path(text).exists():
+        if "://" not in text and not is_there(text):
             raise BadInputError(
                 f"{text!r} is neither a size such as 12.6GB nor a folder"
             ) from error

@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 
 from perseid.errors import BadModelError, NotFoundError
 from perseid.storage import Storage
+from perseid.textfile import is_file
 
 DEFAULT = "default"
 """Name of the model that is shipped in the package."""
@@ -89,7 +90,7 @@ def on_disk(url: str | Path) -> Iterator[ModelFiles]:
     if str(url) in BUILT_IN:
         file = resources.files("perseid.model") / "data" / f"{url}.onnx"
         with resources.as_file(file) as path:
-            if not path.is_file():
+            if not is_file(path):
                 raise BadModelError(f"this installation has no {url} model: give the path of one")
             yield local_files(path, str(url))
         return
@@ -105,7 +106,7 @@ def on_disk(url: str | Path) -> Iterator[ModelFiles]:
 def local_files(path: Path, name: str = "") -> ModelFiles:
     """A model that lies on this machine's disk, called `name` in messages; see `on_disk`."""
     name = name or str(path)
-    if not path.is_file():
+    if not is_file(path):
         raise BadModelError(f"there is no model at {path}")
     allowed = (path.parent.resolve(), path.resolve().parent)
     external = []

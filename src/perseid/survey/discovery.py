@@ -22,6 +22,7 @@ from perseid.errors import BadInputError, NotFoundError
 from perseid.storage import Location, ObjectInfo, Storage, scan
 from perseid.survey.formats import suffix_of, suffixes
 from perseid.survey.partition import natural_key
+from perseid.textfile import is_file
 
 RUN_CATALOGUE = "catalogue.parquet"
 """A run's results may lie beside its data; its catalogue has the suffix of a partition."""
@@ -130,7 +131,7 @@ def first_key(storage: Storage) -> str | None:
 
 def _is_file(place: Location) -> bool:
     if place.path is not None:
-        return place.path.is_file()
+        return is_file(place.path)
     storage, name = Storage.holding(place)
     return storage.exists(name)
 

@@ -50,6 +50,12 @@ def cai() -> Path:
     return CAI
 
 
+@pytest.fixture(scope="session")
+def run_builder() -> Callable[..., MadeRun]:
+    """For fixtures that make their runs once for all tests of a module."""
+    return build_run
+
+
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., MadeRun]:
     def make(**options: Any) -> MadeRun:

@@ -27,7 +27,7 @@ from perseid.measure.sources.stored import READERS, read_json, read_stored
 from perseid.pipeline import layout
 from perseid.storage import Storage
 from perseid.survey import natural_key
-from perseid.textfile import decode
+from perseid.textfile import decode, is_there
 
 _FILE = re.compile(r"\.(json|jsonl|ndjson|log|txt|csv|tsv|ya?ml|md)(\.gz)?$|\.gz$", re.IGNORECASE)
 """Names of objects that are read as files; other URLs are folders."""
@@ -76,7 +76,7 @@ def load_runs(sources: Iterable[str], options: LoadOptions | None = None) -> lis
 
 
 def _globbed(source: str) -> list[str]:
-    if "://" in source or not glob.has_magic(source) or Path(source).exists():
+    if "://" in source or not glob.has_magic(source) or is_there(source):
         return [source]
     matches = sorted(glob.glob(source, recursive=True), key=natural_key)  # noqa: PTH207 (absolute too)
     if not matches:
@@ -88,7 +88,7 @@ def _open(source: str) -> _Source:
     """Read a source that is a file; a folder and a run's own records stay closed."""
     path = Path(source)
     if "://" not in source:
-        if not path.exists():
+        if not is_there(source):
             raise NotFoundError(f"{source} is not there")
         if path.is_dir() or (path.parent / layout.MANIFEST).exists():
             return _Source(source)
