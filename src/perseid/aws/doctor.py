@@ -197,7 +197,7 @@ def _functions(aws: Aws, name: str, facts: dict[str, Any]) -> str:
         else:
             versions.add(said["python"])
     if bad:
-        raise _Bad("; ".join(bad) + "; deploy it again with `perseid aws deploy`")
+        raise _BadError("; ".join(bad) + "; deploy it again with `perseid aws deploy`")
     return f"all start, on Python {', '.join(sorted(versions))}"
 
 
