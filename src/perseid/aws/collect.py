@@ -29,6 +29,7 @@ from perseid.pipeline import layout
 from perseid.pipeline.attempts import Attempt, Ending, EngineReport
 from perseid.pipeline.collect import read_records
 from perseid.pipeline.manifest import Manifest
+from perseid.pipeline.stored import Records
 from perseid.storage import Storage
 
 WRITERS = 32
@@ -98,7 +99,7 @@ def collect(calls: Calls, place: Place, manifest: Manifest, arns: Sequence[str])
 
 def _records(
     calls: Calls, store: Storage, manifest: Manifest, last: Execution
-) -> dict[int, dict[str, Any]]:
+) -> dict[int, Mapping[str, object]]:
     """Of all ranks that left one: in one object where the run was published, else each its own."""
     published = last.status == "SUCCEEDED"
     published |= current_name(last.error or "") == "RunIncompleteError"
@@ -107,9 +108,13 @@ def _records(
         records = parse_json(store.get(layout.COMBINED))
         found = {int(record["rank"]): record for record in records}
         surplus = {rank for rank, count in enumerate(manifest.assignment) if not count}
-        return found | read_records(store, manifest, surplus - found.keys())[0]
+        return found | _plain(read_records(store, manifest, surplus - found.keys())[0])
     calls.add("s3.GetObject", manifest.world_size)
-    return read_records(store, manifest)[0]
+    return _plain(read_records(store, manifest)[0])
+
+
+def _plain(records: Records) -> dict[int, Mapping[str, object]]:
+    return {rank: record.plain for rank, record in records.items()}
 
 
 def collected_before(store: Storage, arns: Sequence[str]) -> EngineReport | None:

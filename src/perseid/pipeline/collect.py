@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from perseid.errors import BadInputError, NotFoundError, RunError
 from perseid.jsontext import parse_json
-from perseid.model.identity import ModelIdentity
 from perseid.pipeline import columns, layout
 from perseid.pipeline.columns import PartitionResult, Stamp
 from perseid.pipeline.manifest import Manifest
-from perseid.pipeline.recordcheck import parse_result, wrong_key
+from perseid.pipeline.recordcheck import parse_result
 from perseid.pipeline.schema import to_plain
+from perseid.pipeline.stored import Findings, Plain, Records, StoredRecord
 from perseid.science import Moments
 from perseid.storage import Storage
 
@@ -25,7 +25,6 @@ WINDOW = 16
 
 T = TypeVar("T")
 R = TypeVar("R")
-Json = dict[str, Any]
 
 
 class BrokenRankError(Exception):
@@ -38,11 +37,11 @@ class BrokenRankError(Exception):
 
 def read_records(
     storage: Storage, manifest: Manifest, ranks: Iterable[int] | None = None
-) -> tuple[dict[int, Json], dict[int, str]]:
+) -> tuple[dict[int, StoredRecord], dict[int, str]]:
     """Records of these ranks (None: of all), and for each rank without one a sentence why."""
     wanted = range(manifest.world_size) if ranks is None else tuple(ranks)
 
-    def read(rank: int) -> Json | str:
+    def read(rank: int) -> StoredRecord | str:
         try:
             return _record(storage, manifest, rank)
         except NotFoundError:
@@ -52,37 +51,37 @@ def read_records(
 
     with ThreadPoolExecutor(READERS) as pool:
         found = dict(zip(wanted, pool.map(read, wanted), strict=True))
-    records = {rank: value for rank, value in found.items() if isinstance(value, dict)}
+    records = {rank: value for rank, value in found.items() if isinstance(value, StoredRecord)}
     missing = {rank: value for rank, value in found.items() if isinstance(value, str)}
     others = _of_other_models(records, manifest)
     return {rank: r for rank, r in records.items() if rank not in others}, missing | others
 
 
-def read_results(
-    storage: Storage, records: dict[int, Json]
-) -> tuple[dict[int, Json], dict[int, str]]:
+def read_results(storage: Storage, records: Records) -> tuple[dict[int, Plain], dict[int, str]]:
     """What scripts left, ours beside it, by rank; a sentence for each rank whose result is gone.
 
     A rank without data that left nothing has none.
     """
 
-    def read(rank: int) -> Json | str | None:
+    def read(rank: int) -> Plain | str | None:
         key = layout.record(rank)
         try:
-            return {**records[rank], **parse_result(storage.get(key), key)}
+            return {**records[rank].plain, **parse_result(storage.get(key), key)}
         except NotFoundError:
-            return "it left no record" if records[rank]["partitions"] else None
+            return "it left no record" if records[rank].has_data else None
         except RunError as error:
             return str(error)
 
     with ThreadPoolExecutor(READERS) as pool:
         found = dict(zip(records, pool.map(read, records), strict=True))
-    results = {rank: value for rank, value in found.items() if isinstance(value, dict)}
+    results = {rank: value for rank, value in found.items() if isinstance(value, Mapping)}
     return results, {rank: value for rank, value in found.items() if isinstance(value, str)}
 
 
-def read_merged(storage: Storage, manifest: Manifest) -> tuple[dict[int, Json], Json] | None:
-    """Records by rank, and what rank 0 of a communicator says of its merge.
+def read_merged(
+    storage: Storage, manifest: Manifest
+) -> tuple[dict[int, StoredRecord], Findings] | None:
+    """Records by rank, and what rank 0 of a communicator found.
 
     None where it did not merge, or where what it left is not whole: every rank's record, each
     partition once, a row of the catalogue for each row predicted.
@@ -91,35 +90,25 @@ def read_merged(storage: Storage, manifest: Manifest) -> tuple[dict[int, Json], 
         merged = _json(storage, layout.MERGED)
         if (merged["run_id"], merged["world_size"]) != (manifest.run_id, manifest.world_size):
             return None
-        combined = parse_json(storage.get(layout.COMBINED))
-        records = {record["rank"]: record for record in combined}
-        for rank, record in records.items():
-            _check(record, manifest, rank, layout.COMBINED)
-        rows = sum(record["rows"] for record in records.values())
+        combined = [_plain(value) for value in parse_json(storage.get(layout.COMBINED))]
+        found = [_checked(one, manifest, _rank(one), layout.COMBINED) for one in combined]
+        records = {record.rank: record for record in found}
+        rows = sum(record.rows for record in found)
         surplus = {rank for rank, count in enumerate(manifest.assignment) if not count}
         records |= read_records(storage, manifest, surplus - records.keys())[0]
         records = {rank: records[rank] for rank in range(manifest.world_size)}
-        whole = len({record["rank"] for record in combined}) == len(combined)
-        size = storage.size(layout.CATALOGUE)
-        if _of_other_models(records, manifest):
+        findings, size = Findings.from_json(merged["found"]), storage.size(layout.CATALOGUE)
+        if _of_other_models(records, manifest) or len({r.rank for r in found}) != len(found):
             return None
-        if not whole or (rows, size) != (merged["found"]["rows"], merged["catalogue_bytes"]):
+        if (rows, size) != (findings.rows, merged["catalogue_bytes"]):
             return None
-    except (
-        NotFoundError,
-        RunError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-    ):
+    except (NotFoundError, RunError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return records, merged
+    return records, findings
 
 
 def read_moments(
-    storage: Storage, records: dict[int, Json]
+    storage: Storage, records: Records
 ) -> list[tuple[int, Stamp, list[tuple[str, Moments]]]]:
     """Each rank's statistics in rank order, so partitions come in natural order.
 
@@ -130,7 +119,9 @@ def read_moments(
         where = storage.where(layout.moments(rank))
         stamp, parts = _whole(rank, columns.read_moments, data, where)
         _belongs(records[rank], stamp, rank)
-        if stamp.groups and [key for key, _ in parts] != _keys(records[rank]):
+        if stamp.groups and [key for key, _ in parts] != [
+            key for key, _ in records[rank].read or ()
+        ]:
             raise BrokenRankError(
                 rank, "its statistics are of other partitions than its record names"
             )
@@ -139,7 +130,7 @@ def read_moments(
 
 
 def stream_results(
-    storage: Storage, records: dict[int, Json]
+    storage: Storage, records: Records
 ) -> Iterator[tuple[int, list[PartitionResult]]]:
     """Each rank's columns and features in rank order, a few ranks read ahead.
 
@@ -150,13 +141,13 @@ def stream_results(
         stamp, parts = _whole(rank, columns.read_results, data, where)
         _belongs(records[rank], stamp, rank)
         got = [(part.key, len(part)) for part in parts]
-        if got != [(p["key"], p["rows"]) for p in records[rank]["partitions"]]:
+        if got != list(records[rank].read or ()):
             raise BrokenRankError(rank, "its features are of other rows than its record names")
         yield rank, parts
 
 
 def _objects(
-    storage: Storage, key: Callable[[int], str], records: dict[int, Json], window: int
+    storage: Storage, key: Callable[[int], str], records: Records, window: int
 ) -> Iterator[tuple[int, bytes]]:
     """One object of each rank that has data, in rank order.
 
@@ -190,33 +181,31 @@ def ahead(call: Callable[[T], R], over: Iterable[T], window: int) -> Iterator[R]
                 future.cancel()
 
 
-def _record(storage: Storage, manifest: Manifest, rank: int) -> Json:
+def _record(storage: Storage, manifest: Manifest, rank: int) -> StoredRecord:
     """A rank's record, or `RunError` saying why it does not count."""
     key = layout.done_record(rank, script=manifest.script is not None)
-    record = _json(storage, key)
-    _check(record, manifest, rank, key)
+    record = _checked(_json(storage, key), manifest, rank, key)
     if manifest.script is not None and manifest.assignment[rank]:
         storage.size(layout.record(rank))  # the script's own result must be there, too
     return record
 
 
-def _check(record: Json, manifest: Manifest, rank: int, key: str) -> None:
-    """Whether a record counts; raises `RunError` saying why it does not."""
-    if record.get("run_id") != manifest.run_id:
-        raise RunError(f"{key} is of another run ({record.get('run_id', 'no run id')})")
-    wrong = wrong_key(record)
-    if wrong is not None or record.get("rank") != rank:
-        raise RunError(f"{key} is not a record of rank {rank}: {wrong or 'rank'!r} is wrong in it")
+def _checked(plain: Plain, manifest: Manifest, rank: int, key: str) -> StoredRecord:
+    """A record that counts; raises `RunError` saying why it does not."""
+    if plain.get("run_id") != manifest.run_id:
+        raise RunError(f"{key} is of another run ({plain.get('run_id', 'no run id')})")
+    record = StoredRecord.of(plain, key)
+    if record.rank != rank:
+        raise RunError(f"{key} is not a record of rank {rank}: 'rank' is wrong in it")
     if manifest.script is None:
-        read = [p["key"] for p in record.get("partitions", ())]
-        failed = [p["key"] for p in record.get("failed_partitions", ())]
-        assigned = [ref.key for ref in manifest.of_rank(rank)]
-        if sorted(read + failed) != sorted(assigned):
+        named = [part for part, _ in (*(record.read or ()), *record.failed)]
+        if sorted(named) != sorted(ref.key for ref in manifest.of_rank(rank)):
             raise RunError(f"{key} does not account for each of its partitions once")
         _check_settings(record, manifest, key)
+    return record
 
 
-def _of_other_models(records: dict[int, Json], manifest: Manifest) -> dict[int, str]:
+def _of_other_models(records: Records, manifest: Manifest) -> dict[int, str]:
     """Ranks whose model is not the run's, with a sentence each.
 
     A run of an earlier version does not say with which model it began: the first rank that names
@@ -225,21 +214,13 @@ def _of_other_models(records: dict[int, Json], manifest: Manifest) -> dict[int, 
     return {
         rank: f"it used another model than the run ({difference})"
         for rank, difference in other_models(records, manifest).items()
-        if not records[rank].get("model_change")
+        if not records[rank].model_change
     }
 
 
-def model_of(record: Json) -> ModelIdentity | None:
-    """The model that a record names; None in records of earlier versions."""
-    try:
-        return ModelIdentity.from_json(record.get("model"))
-    except BadInputError:
-        return None
-
-
-def other_models(records: Mapping[int, Json], manifest: Manifest) -> dict[int, str]:
+def other_models(records: Records, manifest: Manifest) -> dict[int, str]:
     """How the models of ranks that count differ from the run's: the user let them."""
-    found = {rank: model_of(record) for rank, record in sorted(records.items())}
+    found = {rank: record.model for rank, record in sorted(records.items())}
     wanted = manifest.model or next((m for m in found.values() if m is not None), None)
     return {
         rank: difference
@@ -248,15 +229,14 @@ def other_models(records: Mapping[int, Json], manifest: Manifest) -> dict[int, s
     }
 
 
-def _check_settings(record: Json, manifest: Manifest, key: str) -> None:
-    said = record.get("settings")
-    for name, value in said.items() if isinstance(said, dict) else ():
+def _check_settings(record: StoredRecord, manifest: Manifest, key: str) -> None:
+    for name, value in record.settings.items():
         wanted = to_plain(getattr(manifest.settings, name, value))
         if wanted != value:
             raise RunError(f"{key} was made with {name} {value!r}, but the run has {wanted!r}")
 
 
-def _json(storage: Storage, key: str) -> Json:
+def _json(storage: Storage, key: str) -> Plain:
     try:
         value = parse_json(storage.get(key))
     except (ValueError, RecursionError) as error:
@@ -266,12 +246,18 @@ def _json(storage: Storage, key: str) -> Json:
     return value
 
 
-def _with_data(records: dict[int, Json]) -> Sequence[int]:
-    return [rank for rank in sorted(records) if records[rank]["partitions"]]
+def _plain(value: object) -> Plain:
+    if not isinstance(value, dict):
+        raise ValueError("this is no record")
+    return value
 
 
-def _keys(record: Json) -> list[str]:
-    return [part["key"] for part in record["partitions"]]
+def _rank(plain: Plain) -> int:
+    return rank if isinstance(rank := plain.get("rank"), int) else -1
+
+
+def _with_data(records: Records) -> Sequence[int]:
+    return [rank for rank in sorted(records) if records[rank].has_data]
 
 
 def _whole(rank: int, read: Callable[[bytes, str], T], data: bytes, where: str) -> T:
@@ -281,6 +267,6 @@ def _whole(rank: int, read: Callable[[bytes, str], T], data: bytes, where: str) 
         raise BrokenRankError(rank, str(error)) from error
 
 
-def _belongs(record: Json, stamp: Stamp, rank: int) -> None:
-    if (stamp.run_id, stamp.rank) != (record["run_id"], rank):
+def _belongs(record: StoredRecord, stamp: Stamp, rank: int) -> None:
+    if (stamp.run_id, stamp.rank) != (record.run_id, rank):
         raise BrokenRankError(rank, f"its objects are of run {stamp.run_id}, rank {stamp.rank}")

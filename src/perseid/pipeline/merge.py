@@ -76,7 +76,7 @@ def rank(parts: Sequence[Scored]) -> Survey:
     return Survey(tuple(parts), ranking(scores, partition, row))
 
 
-def top_list(survey: Survey, length: int, names: Mapping[int, str]) -> list[dict[str, Any]]:
+def top_list(survey: Survey, length: int, names: Mapping[int, str]) -> list[dict[str, object]]:
     """The objects of the highest scores, highest first; `names` are those of the labels."""
     chosen = np.flatnonzero((survey.rank > 0) & (survey.rank <= length))
     starts = np.cumsum([0, *(len(part.result) for part in survey.parts)])
@@ -98,7 +98,7 @@ def repeated_ids(survey: Survey) -> int:
     return len(every) - len(np.unique(every))
 
 
-def redshifts(survey: Survey) -> dict[str, Any] | None:
+def redshifts(survey: Survey) -> Mapping[str, object] | None:
     """Metrics over all objects of known redshift; None where there is none."""
     known = [part.result for part in survey.parts if part.result.z_spec is not None]
     if not known:
@@ -108,7 +108,7 @@ def redshifts(survey: Survey) -> dict[str, Any] | None:
     return redshift_metrics(z_pred, z_spec).to_json() if np.isfinite(z_spec).any() else None
 
 
-def detections(survey: Survey, names: Mapping[int, str]) -> list[dict[str, Any]]:
+def detections(survey: Survey, names: Mapping[int, str]) -> list[dict[str, object]]:
     """How well the score finds labelled anomalies: all labels together, then each of them.
 
     `names`: what the survey calls its labels.
@@ -123,7 +123,7 @@ def detections(survey: Survey, names: Mapping[int, str]) -> list[dict[str, Any]]
     return [found.to_json() for found in detection(scores, labels, kinds)]
 
 
-def _entry(part: Scored, row: int, place: int, names: Mapping[int, str]) -> dict[str, Any]:
+def _entry(part: Scored, row: int, place: int, names: Mapping[int, str]) -> dict[str, object]:
     result = part.result
 
     def value(array: NDArray[Any] | None) -> Any:

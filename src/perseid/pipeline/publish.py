@@ -14,12 +14,9 @@ from perseid.pipeline import layout, merge
 from perseid.pipeline.ids import common_kind
 from perseid.pipeline.parquet import ParquetWriter
 from perseid.pipeline.rankfiles import temporary_folder
+from perseid.pipeline.stored import Findings
 from perseid.pipeline.tables import CATALOGUE, catalogue_table, with_ids
 from perseid.storage import Storage
-
-Json = dict[str, Any]
-NOTHING: Json = {"redshift": None, "anomaly": None, "top": [], "rows": 0, "repeated_ids": 0}
-"""Findings of a run that has no catalogue."""
 
 
 def publish_catalogue(storage: Storage, survey: merge.Survey, run_id: str, who: str) -> int:
@@ -39,7 +36,7 @@ def publish_catalogue(storage: Storage, survey: merge.Survey, run_id: str, who: 
 
 def findings(
     survey: merge.Survey, groups: Mapping[str, int], use: str, top: int, names: Mapping[int, str]
-) -> Json:
+) -> Findings:
     """What the run found out about the survey.
 
     Parameters
@@ -60,13 +57,13 @@ def findings(
             "features": dict(groups),
             "detection": merge.detections(survey, names),
         }
-    return {
-        "redshift": merge.redshifts(survey),
-        "anomaly": anomaly,
-        "top": merge.top_list(survey, top, names),
-        "rows": survey.rows,
-        "repeated_ids": merge.repeated_ids(survey),
-    }
+    return Findings(
+        redshift=merge.redshifts(survey),
+        anomaly=anomaly,
+        top=merge.top_list(survey, top, names),
+        rows=survey.rows,
+        repeated_ids=merge.repeated_ids(survey),
+    )
 
 
 def dump(value: Any) -> bytes:

@@ -63,7 +63,7 @@ def missing_ranks(store: Storage, manifest: Manifest) -> list[int]:
     script talk to each other.
     """
     records, missing = read_records(store, manifest)
-    partly = {rank for rank, record in records.items() if record.get("failed_partitions")}
+    partly = {rank for rank, record in records.items() if record.failed}
     broken = {int(entry["rank"]) for entry in last_summary(store)["ranks"]["missing"]}
     found = {*missing, *partly, *broken}
     return list(range(manifest.world_size)) if found and manifest.talks else sorted(found)

@@ -9,11 +9,12 @@ from typing import Any
 
 from perseid.errors import RunIncompleteError
 from perseid.pipeline import collect, layout, merge
-from perseid.pipeline.collect import BrokenRankError, Json
+from perseid.pipeline.collect import BrokenRankError
 from perseid.pipeline.environment import differences
 from perseid.pipeline.manifest import Manifest
-from perseid.pipeline.publish import NOTHING, dump, findings, publish_catalogue, strict
-from perseid.pipeline.records import STORE, had_data
+from perseid.pipeline.publish import dump, findings, publish_catalogue, strict
+from perseid.pipeline.records import STORE
+from perseid.pipeline.stored import Findings, Plain, Records
 from perseid.pipeline.summary import (
     completeness,
     missing_sentence,
@@ -32,12 +33,12 @@ from perseid.survey.kinds import stored_label_names
 class Merged:
     """What the ranks left, merged."""
 
-    records: Mapping[int, Json]
+    records: Records
     """Those that count."""
     missing: Mapping[int, str]
     """The other ranks, with a sentence each."""
-    found: Json
-    """See `publish.findings`."""
+    found: Findings
+    """Of the whole survey."""
     used: str
     """Which way the statistics went."""
 
@@ -90,7 +91,7 @@ def summarize(
         "version": manifest.version,
         "model": manifest.model.to_json() if manifest.model else None,
         **state,
-        **{key: merged.found[key] for key in ("redshift", "anomaly", "top")},
+        **{key: getattr(merged.found, key) for key in ("redshift", "anomaly", "top")},
         "catalogue_bytes": storage.size(layout.CATALOGUE) if manifest.script is None else None,
         "missing": missing_values(records),
         "timing": timing,
@@ -113,25 +114,25 @@ def _of_communicator(storage: Storage, manifest: Manifest) -> Merged | None:
     if read is None:
         return None
     records, merged = read
-    ways = {way for record in records.values() for way in record["transport"].split("+")}
-    return Merged(records, {}, merged["found"], "+".join(sorted(ways)))
+    ways = {way for record in records.values() for way in record.transport.split("+")}
+    return Merged(records, {}, merged, "+".join(sorted(ways)))
 
 
 def _of_store(storage: Storage, manifest: Manifest, failures: Mapping[int, str]) -> Merged:
     """The merge of what lies in the store, published but for the summary."""
     records, missing = collect.read_records(storage, manifest)
     missing = {rank: failures.get(rank, reason) for rank, reason in missing.items()}
-    found, used = NOTHING, "none"
+    found, used = Findings(), "none"
     if manifest.script is None:
         survey, groups, broken = merge_from_store(storage, records, manifest)
         missing |= broken
-        records = {rank: records[rank] | {"transport": STORE} for rank in records
+        records = {rank: records[rank].through(STORE) for rank in records
                    if rank not in missing}  # fmt: skip
         publish_catalogue(storage, survey, manifest.run_id, "summarize")
         settings, used = manifest.settings, STORE
         names = stored_label_names(settings.options.to_json(), manifest.data_url)
         found = findings(survey, groups, settings.anomaly, settings.top, names)
-    combined = {rank: record for rank, record in records.items() if had_data(record)}
+    combined = {rank: record.plain for rank, record in records.items() if record.had_data}
     if manifest.script is not None:
         combined, gone = collect.read_results(storage, records)
         missing |= gone
@@ -141,7 +142,7 @@ def _of_store(storage: Storage, manifest: Manifest, failures: Mapping[int, str])
 
 
 def merge_from_store(
-    storage: Storage, records: Mapping[int, Json], manifest: Manifest
+    storage: Storage, records: Records, manifest: Manifest
 ) -> tuple[merge.Survey, Mapping[str, int], Mapping[int, str]]:
     """Statistics of all partitions first, then every rank's objects against them.
 
@@ -174,9 +175,9 @@ def merge_from_store(
             del left[error.rank]
 
 
-def _remarks(manifest: Manifest, merged: Merged, transport: Json) -> list[str]:
+def _remarks(manifest: Manifest, merged: Merged, transport: Plain) -> list[str]:
     said, records, found = [], merged.records, merged.found
-    flagged = sum(record.get("rows_flagged", 0) for record in records.values())
+    flagged = sum(record.rows_flagged for record in records.values())
     lacking = missing_values(records)
     if flagged:
         said.append(
@@ -188,24 +189,24 @@ def _remarks(manifest: Manifest, merged: Merged, transport: Json) -> list[str]:
         said.append(f"{lacking['redshift']} objects lack a redshift: they are not in the metrics")
     if lacking.get("label"):
         said.append(f"{lacking['label']} objects lack a label: they are not in the detection rates")
-    twice = found["repeated_ids"]
+    twice = found.repeated_ids
     if twice:
         said.append(f"{twice} objects have the id of another one: is a file there twice?")
-    if manifest.settings.anomaly != "none" and found["rows"] and not found["anomaly"]:
+    if manifest.settings.anomaly != "none" and found.rows and not found.anomaly:
         said.append("no object has an anomaly score: the model has no features")
     if transport["reason"]:
         asked = transport["asked"]
         said.append(f"transport is {asked}, but statistics went through the store: "
                     f"{transport['reason']}")  # fmt: skip
-    unnamed = sum(collect.model_of(record) is None for record in records.values())
+    unnamed = sum(record.model is None for record in records.values())
     if manifest.script is None and 0 < unnamed < len(records):
         said.append(
             f"{unnamed} of {len(records)} ranks were made by an earlier version, which does not "
             "tell models apart: whether all ranks used one model cannot be verified"
         )
     wanted = manifest.settings.precision
-    other = sum(r.get("precision", wanted) != wanted for r in records.values())
+    other = sum((r.precision or wanted) != wanted for r in records.values())
     if other and manifest.script is None:
         said.append(f"{other} ranks did not work in {wanted}: see `precision` in their records")
-    computed = {rank: r["environment"] for rank, r in records.items() if r.get("environment")}
+    computed = {rank: r.environment for rank, r in records.items() if r.environment}
     return [*said, *differences(computed)]

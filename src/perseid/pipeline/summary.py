@@ -10,8 +10,7 @@ import numpy as np
 
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.records import STAGES, STORE
-
-Json = dict[str, Any]
+from perseid.pipeline.stored import Records
 
 THROUGHPUT = {
     "sum_of_workers_bps": "sum over workers of bits of images and magnitudes / model time",
@@ -25,7 +24,7 @@ NAMED = 10
 
 def completeness(
     manifest: Manifest,
-    records: Mapping[int, Json],
+    records: Records,
     missing: Mapping[int, str],
     mixed: Mapping[int, str],
 ) -> dict[str, Any]:
@@ -40,8 +39,8 @@ def completeness(
         for ref in manifest.of_rank(rank)
     }
     for record in records.values():
-        lost |= {part["key"]: part["error"] for part in record.get("failed_partitions", ())}
-    rows = sum(record.get("rows", 0) for record in records.values())
+        lost |= dict(record.failed)
+    rows = sum(record.rows for record in records.values())
     expected = len(manifest.partitions)
     return {
         "status": "incomplete" if missing or lost else "mixed" if mixed else "complete",
@@ -64,16 +63,16 @@ def completeness(
         "rows": {
             "expected": None if lost else rows,
             "received": rows,
-            "flagged": sum(record.get("rows_flagged", 0) for record in records.values()),
+            "flagged": sum(record.rows_flagged for record in records.values()),
         },
     }
 
 
-def missing_values(records: Mapping[int, Json]) -> dict[str, int]:
+def missing_values(records: Records) -> dict[str, int]:
     """How many rows lack an input, a redshift, an id, a label: over all ranks."""
     total: dict[str, int] = {}
     for record in records.values():
-        for name, count in record.get("rows_missing", {}).items():
+        for name, count in record.rows_missing.items():
             total[name] = total.get(name, 0) + count
     return total
 
@@ -105,14 +104,14 @@ def missing_sentence(where: str, state: Mapping[str, Any]) -> str:
 
 def timings(
     manifest: Manifest,
-    records: Mapping[int, Json],
+    records: Records,
     map_seconds: float | None,
     *,
     summarize_began: float,
 ) -> dict[str, float]:
     """Seconds of the run's steps and of all."""
     now = time.time()
-    spans = [(s[1], s[2]) for r in records.values() for s in r.get("timeline", ())]
+    spans = [(s[1], s[2]) for r in records.values() for s in r.timeline]
     if map_seconds is None:
         last = max((end for _, end in spans), default=0.0)
         map_seconds = last - min((begin for begin, _ in spans), default=0.0)
@@ -125,12 +124,12 @@ def timings(
     }
 
 
-def throughput(records: Mapping[int, Json], timing: Mapping[str, float]) -> dict[str, Any]:
+def throughput(records: Records, timing: Mapping[str, float]) -> dict[str, object]:
     """Under each of the three definitions, bits a second, with rows a second of the whole run."""
-    bits = float(sum(record.get("pixel_bits", 0) for record in records.values()))
-    rows = sum(record.get("rows", 0) for record in records.values())
+    bits = float(sum(record.pixel_bits for record in records.values()))
+    rows = sum(record.rows for record in records.values())
     return {
-        "sum_of_workers_bps": sum(float(r.get("throughput_bps", 0)) for r in records.values()),
+        "sum_of_workers_bps": sum(r.throughput_bps for r in records.values()),
         "map_bps": _rate(bits, timing["map"]),
         "execution_bps": _rate(bits, timing["total"]),
         "map_rows_per_second": _rate(rows, timing["map"]),
@@ -139,23 +138,21 @@ def throughput(records: Mapping[int, Json], timing: Mapping[str, float]) -> dict
     }
 
 
-def workers(records: Mapping[int, Json]) -> dict[str, Any]:
+def workers(records: Records) -> dict[str, object]:
     """Distribution over the ranks with data of the seconds of each stage and of peak memory."""
-    working = [record for record in records.values() if record.get("partitions", True)]
-    times = [record["stages"] for record in working if "stages" in record]
-    stages = {stage: spread([float(t[stage]) for t in times if stage in t]) for stage in STAGES}
-    memory = [float(record["peak_memory_mb"]) for record in working if "peak_memory_mb" in record]
+    working = [r for r in records.values() if r.read is None or r.has_data]
+    times = [record.stages for record in working]
+    stages = {stage: spread([t[stage] for t in times if stage in t]) for stage in STAGES}
+    memory = [r.peak_memory_mb for r in working if r.peak_memory_mb is not None]
     return {
         "stage_seconds": stages,
         "peak_memory_mb": spread(memory),
-        "cold_starts": sum(bool(r.get("cold_start")) for r in records.values()),
-        "retried": sorted(rank for rank, r in records.items() if r.get("attempt", 1) > 1),
+        "cold_starts": sum(r.cold_start for r in records.values()),
+        "retried": sorted(rank for rank, r in records.items() if r.attempt > 1),
     }
 
 
-def transports(
-    manifest: Manifest, records: Mapping[int, Json], used: str, note: str
-) -> dict[str, Any]:
+def transports(manifest: Manifest, records: Records, used: str, note: str) -> dict[str, object]:
     """Which way the ranks' statistics went, and what that took.
 
     Parameters
@@ -166,26 +163,26 @@ def transports(
         Why the engine let them go through the store, where it did.
     """
     asked = manifest.settings.transport
-    ways = [str(r["transport"]) for r in records.values() if "transport" in r]
+    ways = [r.transport for r in records.values() if r.transport]
     ends: dict[str, int] = {}
     for record in records.values():
-        for way in record.get("routes", {}).values():
+        for way in record.routes.values():
             ends[way] = ends.get(way, 0) + 1
-    stages = [r["stages"] for r in records.values() if "stages" in r]
+    stages = [r.stages for r in records.values()]
     reason = None
     if used == STORE != asked:
-        told = [r for r in records.values() if r.get("transport_note")]
+        told = [r for r in records.values() if r.transport_note]
         # Who had no path to a peer knows why; the others only that it left.
-        told.sort(key=lambda record: STORE not in record.get("routes", {}).values())
-        notes = [record["transport_note"] for record in told]
+        told.sort(key=lambda record: STORE not in record.routes.values())
+        notes = [record.transport_note for record in told]
         reason = note or (notes[0] if notes else "the ranks had no rendezvous to meet at")
     return {
         "asked": asked,
         "used": used,
         "ranks": {way: ways.count(way) for way in sorted(set(ways))},
         "connections": {way: -(-count // 2) for way, count in sorted(ends.items())},
-        "rendezvous_seconds": max((float(s.get("rendezvous", 0)) for s in stages), default=0.0),
-        "collectives_seconds": max((float(s.get("collectives", 0)) for s in stages), default=0.0),
+        "rendezvous_seconds": max((s.get("rendezvous", 0.0) for s in stages), default=0.0),
+        "collectives_seconds": max((s.get("collectives", 0.0) for s in stages), default=0.0),
         "reason": reason,
     }
 

@@ -189,7 +189,7 @@ def publish(
         "catalogue_bytes": size,
         "seconds": {stage: clock.seconds(stage) for stage in ("rendezvous", "collectives",
                                                               "publish")},
-        "found": findings(survey, groups, item.anomaly, item.top, names),
+        "found": vars(findings(survey, groups, item.anomaly, item.top, names)),
     }  # fmt: skip
     storage.put(layout.MERGED, dump(done))
 

@@ -317,7 +317,9 @@ def test_words_of_a_request_cannot_become_markup(
 ) -> None:
     made = make_run(ranks=1, rows=3)
     manifest = made.path / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"batch_size"', '"<script>x</script>"', 1))
+    plain = json.loads(manifest.read_text())
+    plain["request"]["<script>x</script>"] = 1
+    manifest.write_text(json.dumps(plain))
     text, page = page_of(made)
     check(text, page)
     assert "<script>x</script>" in page.sections["request"]

@@ -156,7 +156,7 @@ class SlurmEngine:
             retries=options.retry.retries,
             command=self._command,
             former=_attempts(store, manifest, wanted) if ranks is not None else {},
-            allow_model_change=manifest.resumed_with is not None,
+            allow_model_change=manifest.allow_model_change,
         )
         jobs: list[str] = []
         if wanted:
@@ -347,7 +347,7 @@ def _refuse_if_live(store: Storage) -> None:
 def _attempts(store: Storage, manifest: Manifest, ranks: Sequence[int]) -> dict[int, int]:
     """Attempt of the record that each of these ranks has already."""
     records, _ = read_records(store, manifest)
-    return {rank: int(records[rank].get("attempt", 1)) for rank in ranks if rank in records}
+    return {rank: records[rank].attempt for rank in ranks if rank in records}
 
 
 def _output(manifest: Manifest) -> str:
