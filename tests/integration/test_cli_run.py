@@ -95,9 +95,9 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(lab):
 BAD = [
     ((), "nothing to run: give a request file, or --data with a folder of partitions"),
     (("--data", "nowhere"), "check the path"),
-    (("--data", "survey", "--world-size", "0"), "world_size in the request is 0: give a whole"),
-    (("--data", "survey", "--memory", "12"), "memory_mb in the request is 12: give MB a worker"),
-    (("--data", "survey", "--timeout", "-1"), "timeout in the request is -1.0"),
+    (("--data", "survey", "--world-size", "0"), "--world-size is 0: give a whole number"),
+    (("--data", "survey", "--memory", "12"), "--memory is 12: give MB a worker"),
+    (("--data", "survey", "--timeout", "-1"), "--timeout: '-1' is not a time"),
     (("no.json",), "the request no.json cannot be read: No such file or directory"),
     (("list.json",), "the request list.json must be a JSON object, not a list"),
     (("--data", "survey", "--endpoint", "localhost"), "which is not a URL"),

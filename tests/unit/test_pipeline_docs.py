@@ -1,11 +1,13 @@
 """The reference pages name every key that a request takes and a run writes."""
 
+import runpy
 from pathlib import Path
 
 from perseid.pipeline import tables
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.records import STAGES, RankRecord
 from perseid.pipeline.request import RunRequest
+from perseid.pipeline.request_keys import KEYS
 from perseid.pipeline.schema import written
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
@@ -20,6 +22,12 @@ def test_request():
     names = [field.alias or name for name, field in RunRequest.model_fields.items()]
     assert len(names) > 25
     assert missing("request.md", names) == []
+
+
+def test_the_tables_of_the_request_are_made_from_its_fields():
+    made = runpy.run_path(str(REFERENCE.parents[1] / "scripts" / "request_reference.py"))
+    assert list(KEYS) == list(RunRequest.model_fields)
+    assert made["PAGE"].read_text() == made["page"](), "run python scripts/request_reference.py"
 
 
 def test_results():

@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Collection, Sequence
+from typing import NoReturn
 
 from perseid import __version__
 from perseid.api.terminal import safe_output
@@ -44,9 +45,17 @@ A command module has ``configure(parser)`` and ``run(args) -> int`` (the exit st
 """
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one sentence, as all others are."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and where the options are described."""
+        self.exit(2, f"perseid: {message.removeprefix('argument ')}; see `{self.prog} --help`\n")
+
+
 def make_parser(names: Collection[str]) -> argparse.ArgumentParser:
     """The parser with the options of these commands; the others are only named."""
-    parser = argparse.ArgumentParser(prog="perseid", allow_abbrev=False)
+    parser = Parser(prog="perseid", allow_abbrev=False)
     parser.description = "Run a model over a survey of cutouts, as many small workers."
     parser.add_argument("--version", action="version", version=f"perseid {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

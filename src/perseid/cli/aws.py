@@ -18,6 +18,7 @@ from perseid.aws.session import Aws
 from perseid.aws.stack import Change, StackEvent
 from perseid.aws.template import NAME, Options, default_bucket
 from perseid.aws.wheels import MACHINES, PYTHONS, default_cache
+from perseid.cli import units
 from perseid.cli.awsarguments import add_storage_arguments
 from perseid.errors import AwsError, BadInputError, PerseidError
 
@@ -51,8 +52,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     policy.set_defaults(act=_policy)
     rendezvous = commands.add_parser("rendezvous", help="start, stop or look at the service")
     rendezvous.add_argument("what", choices=("start", "stop", "status"))
-    rendezvous.add_argument("--wait", type=float, default=service.START_SECONDS, metavar="S",
-                            help="with start: longest wait (default %(default)g s)")  # fmt: skip
+    rendezvous.add_argument(
+        "--wait", type=units.time_argument, default=service.START_SECONDS, metavar="TIME",
+        help="with start: longest wait (default %(default)g s)",
+    )  # fmt: skip
     rendezvous.set_defaults(act=_rendezvous)
     for sub in (deploying, removing, doctor, policy, rendezvous):
         sub.add_argument("--stack", default=NAME, metavar="NAME", help="default %(default)s")
@@ -80,9 +83,15 @@ def _deploy_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--architecture", choices=tuple(MACHINES), help="default x86_64")
     what.add_argument("--python", choices=PYTHONS, help="default: this one's version, or 3.12")
     what.add_argument("--model", type=Path, metavar="FILE.onnx", help="default model of the stack")
-    what.add_argument("--memory", type=int, metavar="MB", help="of a worker (1769)")
-    what.add_argument("--timeout", type=int, metavar="S", help="of a worker (900)")
-    what.add_argument("--tmp", type=int, metavar="MB", help="/tmp of a worker (512)")
+    what.add_argument(
+        "--memory", type=units.memory_argument, metavar="SIZE", help="of a worker (1769)"
+    )
+    what.add_argument(
+        "--timeout", type=units.whole_time_argument, metavar="TIME", help="of a worker (900)"
+    )
+    what.add_argument(
+        "--tmp", type=units.memory_argument, metavar="SIZE", help="/tmp of a worker (512)"
+    )
     what.add_argument(
         "--reserve", type=int, metavar="N", help="concurrency kept for workers (0: none)"
     )

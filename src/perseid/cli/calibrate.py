@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from perseid.cli import units
 from perseid.cli.awsarguments import add_storage_arguments
 from perseid.engines import calibrate as timing
 from perseid.engines.options import cores
@@ -25,8 +26,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="*", metavar="RUN", help="small runs, on AWS or here; "
                         "without any: the model is timed on this machine")  # fmt: skip
     parser.add_argument("--model", metavar="URL", help="to time here (default: the package's own)")
-    parser.add_argument("--memory", type=int, metavar="MB", help="what the workers of the runs "
-                        "had, where their REPORT lines are missing")  # fmt: skip
+    parser.add_argument(
+        "--memory", type=units.memory_argument, metavar="SIZE",
+        help="what the workers of the runs had, where their REPORT lines are missing",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="JSON", help="write it for `perseid plan`")
     parser.add_argument("--json", action="store_true", help="print it as JSON")
     add_storage_arguments(parser)

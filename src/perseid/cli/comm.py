@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from perseid.cli import units
 from perseid.cli.awsarguments import add_storage_arguments
 from perseid.errors import BadInputError
 from perseid.textfile import is_file
@@ -35,9 +36,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     run_ = commands.add_parser("run", help="run a Python program on N ranks of this machine")
     run_.add_argument("-n", "--ranks", type=int, default=os.cpu_count() or 1, metavar="N",
                       help="processes (default: cores)")  # fmt: skip
-    run_.add_argument("--timeout", type=float, metavar="SECONDS", help="end all after this time")
+    run_.add_argument(
+        "--timeout", type=units.time_argument, metavar="TIME", help="end all after this time"
+    )
     for name, what in LOSSES.items():
-        run_.add_argument(f"--{name}-timeout", type=float, metavar="SECONDS", help=what)
+        run_.add_argument(f"--{name}-timeout", type=units.time_argument, metavar="TIME", help=what)
     run_.add_argument("script", metavar="SCRIPT.py", help="a program that uses perseid.comm")
     run_.add_argument("arguments", nargs=argparse.REMAINDER, help="its own arguments")
     bench = commands.add_parser("bench", help="measure message passing on this machine")
@@ -56,7 +59,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     model.add_argument("operation")
     model.add_argument("-n", "--ranks", type=int, nargs="+", default=[8, 64, 517], metavar="N")
     model.add_argument("-m", "--bytes", type=float, nargs="+", default=[8.0, 1e6], metavar="BYTES")
-    model.add_argument("--memory", type=float, metavar="MB",
+    model.add_argument("--memory", type=units.memory_argument, metavar="SIZE",
                        help="of one worker, on Lambda (default 2048)")  # fmt: skip
     model.add_argument("--hint", choices=("fast", "cheap"), default="fast")
     model.add_argument(

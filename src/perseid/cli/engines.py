@@ -9,6 +9,7 @@ from perseid.api.progress import RunProgress
 from perseid.api.run import Run
 from perseid.cli.awsarguments import add_aws_arguments
 from perseid.cli.outcome import COMPLETE, show
+from perseid.cli.request_options import add_request_options
 from perseid.engines.base import Engine
 from perseid.engines.names import ENGINES, engine_class
 from perseid.errors import BadInputError, RunInterruptedError
@@ -20,11 +21,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--engine", choices=tuple(ENGINES), default="local", help="where (default: "
                      "local, on this machine)")  # fmt: skip
     how.add_argument("--detach", action="store_true", help="start it and leave (slurm, aws)")
-    how.add_argument("--workers", type=int, metavar="N", help="processes at once (default: cores)")
-    how.add_argument("--threads", type=int, metavar="N", help="threads a worker (default 1)")
-    how.add_argument("--memory", type=int, metavar="MB", help="memory a rank may take (1769)")
-    how.add_argument("--timeout", type=float, metavar="S", help="seconds a rank may take (900)")
-    how.add_argument("--retries", type=int, metavar="N", help="attempts after a failed one (2)")
+    add_request_options(how, limits=True)
     slurm = parser.add_argument_group("on a cluster (slurm)")
     slurm.add_argument("--partition", metavar="NAME", help="of the cluster (its default)")
     slurm.add_argument("--account", metavar="NAME", help="that the time is charged to")
@@ -39,9 +36,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
 
 def engine_of(args: argparse.Namespace, name: str) -> Engine:
     """The engine of this name, with what the command line says of it."""
-    settings = dict(vars(args))
-    settings["memory_mb"] = settings.pop("memory", None)
-    return engine_class(name).configured(settings)
+    return engine_class(name).configured(vars(args))
 
 
 def refuse_detach(args: argparse.Namespace, engine: Engine) -> None:

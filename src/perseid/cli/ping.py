@@ -6,6 +6,7 @@ import argparse
 import math
 import sys
 
+from perseid.cli import units
 from perseid.errors import BadInputError, RendezvousUnreachableError
 from perseid.rendezvous.client.connectivity import Ping, View, ping
 from perseid.rendezvous.net.endpoint import Endpoint
@@ -25,7 +26,7 @@ _UNKNOWN = (
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``perseid ping``."""
     parser.add_argument("server", metavar="HOST[:PORT]")
-    parser.add_argument("--timeout", type=float, default=5.0, metavar="S")
+    parser.add_argument("--timeout", type=units.time_argument, default=5.0, metavar="TIME")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -41,14 +41,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     choice = parser.add_argument_group("what to choose from")
     choice.add_argument("--partition", action="append", metavar="SIZE", help="e.g. 25MB; may be "
                         "given again (default: 5 to 200MB)")  # fmt: skip
-    choice.add_argument("--memory", action="append", type=int, metavar="MB", help="of a worker; "
-                        "may be given again")  # fmt: skip
+    choice.add_argument(
+        "--memory", action="append", type=units.memory_argument, metavar="SIZE",
+        help="of a worker; may be given again",
+    )  # fmt: skip
     choice.add_argument("--arch", choices=(*ARCHITECTURES, "both"), default="x86")
     choice.add_argument("--concurrency", type=int, default=1000, metavar="N",
                         help="workers at once (1000; new accounts may have 10)")  # fmt: skip
-    choice.add_argument("--max-memory", type=int, default=10_240, metavar="MB",
+    choice.add_argument("--max-memory", type=units.memory_argument, default=10_240, metavar="SIZE",
                         help="largest function (10240; new accounts may have 3008)")  # fmt: skip
-    choice.add_argument("--timeout", type=float, default=900.0, metavar="S",
+    choice.add_argument("--timeout", type=units.time_argument, default=900.0, metavar="TIME",
                         help="seconds a worker may take (900)")  # fmt: skip
     parser.add_argument("--prices", type=Path, metavar="JSON", help="prices other than the list")
     parser.add_argument("--json", action="store_true", help="print the advice as JSON")

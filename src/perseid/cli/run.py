@@ -16,17 +16,13 @@ from perseid.cli.engines import (
     refuse_detach,
     to_the_end,
 )
+from perseid.cli.request_options import add_request_options, given_options
 from perseid.cli.surveys import add_missing_argument
 from perseid.errors import BadInputError
 from perseid.pipeline.request import RunRequest, read_keys
 from perseid.storage import Storage
 from perseid.survey.missing import parse_options
 
-KEYS = (
-    "world_size", "batch_size", "model", "precision", "anomaly", "top", "file_limit", "transport",
-    "timeout", "retries", "workers", "threads", "bucket_root",
-)  # fmt: skip
-"""Options that are keys of the request, too."""
 DRY_RUN = "local"
 """The engine whose runs `--dry-run` plans."""
 
@@ -38,23 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a request in a file: an existing payload as it is, or one with our keys",
     )  # fmt: skip
     what = parser.add_argument_group("what to run (each overrides the request's key)")
-    what.add_argument("--data", metavar="URL", help="folder of partitions: a path or a URL")
-    what.add_argument("--out", metavar="URL", help="folder for this run (default runs/NAME)")
-    what.add_argument("--model", metavar="URL", help="exported model (default: the package's own)")
-    what.add_argument(
-        "--world-size", type=int, metavar="N", help="ranks (default: a partition each)"
-    )
-    what.add_argument("--batch-size", type=int, metavar="ROWS", help="rows a model call, at most")
-    what.add_argument("--precision", choices=("float32", "int8"),
-                      help="of the encoder (default float32)")  # fmt: skip
-    what.add_argument("--anomaly", choices=("both", "embedding", "residual", "none"),
-                      help="what scores are made from (default both)")  # fmt: skip
-    what.add_argument("--top", type=int, metavar="N", help="length of the list of anomalies")
-    what.add_argument("--file-limit", type=int, metavar="N", help="the first N partitions only")
-    what.add_argument("--bucket-root", metavar="DIR", help="local folder whose sub-folders stand "
-                      "for the buckets")  # fmt: skip
-    what.add_argument("--transport", choices=("store", "direct", "relay", "auto"),
-                      help="how ranks exchange statistics (default auto)")  # fmt: skip
+    add_request_options(what, limits=False)
     add_missing_argument(what)
     add_engine_arguments(parser)
     parser.add_argument("--replace", action="store_true", help="remove a run that is in the way")
@@ -72,10 +52,10 @@ def run(args: argparse.Namespace) -> int:
         )
     engine = engine_of(args, args.engine)
     plain = plain_of(args)
+    request = RunRequest.parse(with_results(plain, engine), options=given_options(args))
     if args.dry_run:
-        return _dry_run(args, RunRequest.parse(with_results(plain, engine)))
+        return _dry_run(args, request)
     refuse_detach(args, engine)
-    request = RunRequest.parse(with_results(plain, engine))
     with progress_of(args) as progress:
         return to_the_end(args, begin(request, engine, progress, replace=args.replace), progress)
 
@@ -89,17 +69,13 @@ def plain_of(args: argparse.Namespace) -> dict[str, Any]:
         raise BadInputError(
             "nothing to run: give a request file, or --data with a folder of partitions"
         )
-    plain |= {key: getattr(args, key) for key in KEYS if getattr(args, key) is not None}
-    if args.missing:
-        plain["missing"] = {**(plain.get("missing") or {}), **parse_options(args.missing)}
-    if args.memory is not None:
-        plain["memory_mb"] = args.memory
-    if args.data is not None:
+    given = given_options(args)
+    if "data" in given:
         for key in ("data_bucket", "data_prefix"):
             plain.pop(key, None)
-        plain["data"] = args.data
-    if args.out is not None:
-        plain["results"] = args.out
+    plain |= given
+    if args.missing:
+        plain["missing"] = {**(plain.get("missing") or {}), **parse_options(args.missing)}
     return plain
 
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from perseid.errors import BadInputError
 from perseid.measure.runs import MIB, size_mb
 
+T = TypeVar("T")
 _TIME = re.compile(r"([0-9.]+)\s*(ms|s|sec|min|m|h)?", re.IGNORECASE)
 _SECONDS = {"ms": 1e-3, "s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
+_MEMORY = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(MB|GB|MiB|GiB)?", re.IGNORECASE)
+_MEGABYTES = {"mb": 1.0, "mib": 1.0, "gb": 1024.0, "gib": 1024.0}
+"""MB of memory are of 2^20 bytes everywhere: as on Lambda."""
 _MONEY = re.compile(r"\$?\s*([0-9.]+)\s*(?:USD|\$|dollars?)?", re.IGNORECASE)
 
 
@@ -32,6 +39,40 @@ def seconds(text: str) -> float:
         return float(match[1]) * _SECONDS[(match[2] or "s").lower()]  # type: ignore[index]
     except (TypeError, ValueError) as error:
         raise BadInputError(f"{text!r} is not a time: give one such as 60s, 2min or 1h") from error
+
+
+def memory_mb(text: str) -> int:
+    """``2GB``, ``1769MB``, ``1769``: MB of 2^20 bytes, 1,024 a GB; raises `BadInputError`."""
+    match = _MEMORY.fullmatch(text.strip())
+    size = float(match[1]) * _MEGABYTES[(match[2] or "mb").lower()] if match else 0.0
+    if not size >= 1 or size != round(size):
+        raise BadInputError(
+            f"{text!r} is not a size of memory: give one such as 2GB, or whole MB such as 1769"
+        )
+    return round(size)
+
+
+def memory_argument(text: str) -> int:
+    """`memory_mb` of an option."""
+    return _argument(memory_mb, text)
+
+
+def time_argument(text: str) -> float:
+    """`seconds` of an option."""
+    return _argument(seconds, text)
+
+
+def whole_time_argument(text: str) -> int:
+    """`seconds` of an option that takes whole ones."""
+    return round(time_argument(text))
+
+
+def _argument(read: Callable[[str], T], text: str) -> T:
+    """A value, or the error that argparse puts the option's name before."""
+    try:
+        return read(text)
+    except BadInputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def usd(text: str) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from perseid.errors import BadInputError
+from perseid.pipeline.request_keys import KEYS
 from perseid.rendezvous import LONGEST_SILENCE, Endpoint
 from perseid.storage import Location
 from perseid.survey.missing import MissingValues
@@ -158,8 +159,12 @@ class RunRequest(BaseModel):
         return self
 
     @classmethod
-    def parse(cls, source: Mapping[str, Any] | str | Path) -> RunRequest:
+    def parse(
+        cls, source: Mapping[str, Any] | str | Path, *, options: Collection[str] = ()
+    ) -> RunRequest:
         """A request from its keys, or from a JSON file.
+
+        `options` are the keys that were given as options of a command: an error names the option.
 
         Raises
         ------
@@ -170,7 +175,7 @@ class RunRequest(BaseModel):
         try:
             request = cls.model_validate(plain)
         except ValidationError as error:
-            raise BadInputError(_sentences(error)) from error
+            raise BadInputError(_sentences(error, options)) from error
         request.missing_values  # noqa: B018 - raises where they are none
         if request.rendezvous_endpoint and not request.script_mode:
             Endpoint.parse(request.rendezvous_endpoint)
@@ -222,7 +227,7 @@ def read_keys(path: Path) -> dict[str, Any]:
     return read_object(path, "the request")
 
 
-def _sentences(error: ValidationError) -> str:
+def _sentences(error: ValidationError, options: Collection[str]) -> str:
     """What pydantic found, a sentence a key; a union reports a key more than once."""
     hints = {f.alias or name: f.description for name, f in RunRequest.model_fields.items()}
     said: dict[str, str] = {}
@@ -231,9 +236,9 @@ def _sentences(error: ValidationError) -> str:
             said.setdefault("", f"the request cannot be run: {entry['ctx']['error']}")
             continue
         key = str(entry["loc"][0])
-        said.setdefault(
-            key, f"{key} in the request is {_short(entry['input'])}: give {hints.get(key)}"
-        )
+        option = KEYS[key].option if key in options else None
+        what = option.flag if option is not None else f"{key} in the request"
+        said.setdefault(key, f"{what} is {_short(entry['input'])}: give {hints.get(key)}")
     return "; ".join(said.values())
 
 

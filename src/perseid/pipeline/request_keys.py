@@ -1,0 +1,240 @@
+"""What is said of each key of a request: the options and the reference are made from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Option:
+    """How the command line offers a key."""
+
+    flag: str
+    """E.g. ``--memory``."""
+    metavar: str
+    """What stands for its value; ``SIZE`` and ``TIME`` take units; empty where it is a choice."""
+    help: str
+    """A few words."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """What the reference says of a key."""
+
+    kind: str
+    """Of its values, in a word."""
+    default: str
+    """In words; empty where there is none. Markdown."""
+    meaning: str
+    """Markdown."""
+    option: Option | None = None
+    """None where only a request file can give it."""
+
+
+KEYS: dict[str, Key] = {
+    "bucket": Key(
+        "text",
+        "",
+        "bucket of scripts and results",
+    ),
+    "data_bucket": Key(
+        "text",
+        "",
+        "bucket of the partitions",
+    ),
+    "data_prefix": Key(
+        "text",
+        "whole bucket",
+        "folder of the partitions in `data_bucket`; a folder's name, not the beginning of one",
+    ),
+    "result_path": Key(
+        "text",
+        "",
+        "prefix of the run's results in `bucket`",
+    ),
+    "file_limit": Key(
+        "number",
+        "all",
+        "how many partitions to use, from the first in natural order",
+        Option("--file-limit", "N", "the first N partitions only"),
+    ),
+    "world_size": Key(
+        "number",
+        "one rank a partition",
+        "number of ranks; see [assignment](#which-rank-takes-what)",
+        Option("--world-size", "N", "ranks (default: a partition each)"),
+    ),
+    "batch_size": Key(
+        "number",
+        "512",
+        "rows a model call, at most (1 to 65536). The runtime computes micro-batches "
+        "of 64 rows within it, or of `batch_size` where that is smaller",
+        Option("--batch-size", "ROWS", "rows a model call, at most"),
+    ),
+    "object_type": Key(
+        "text",
+        "`folder`",
+        "the kind of `S3_object_name`; `folder` is the one there is",
+    ),
+    "s3_object_name": Key(
+        "text",
+        "",
+        "folder of the script in `bucket`",
+    ),
+    "script": Key(
+        "text",
+        "",
+        "the program to run: see [script mode](#script-mode)",
+    ),
+    "rendezvous_endpoint": Key(
+        "text",
+        "",
+        "`host:port`, or a host alone for port 10000",
+    ),
+    "fmi_enabled": Key(
+        "true/false",
+        "",
+        "whether the ranks of a script talk to each other: see [scripts that "
+        "talk](#scripts-that-talk)",
+    ),
+    "data_map": Key(
+        "any",
+        "",
+        "ignored with a warning: it is made anew from the listing",
+    ),
+    "data_path": Key(
+        "any",
+        "",
+        "kept for scripts in `payload.json`; `DATA_PATH` is each rank's own share, "
+        "whatever stands here",
+    ),
+    "data": Key(
+        "text or list",
+        "",
+        "in place of `data_bucket`: the path or URL of a folder of partitions, of one"
+        " partition file, or a list of partition files of one store",
+        Option("--data", "URL", "folder of partitions: a path or a URL"),
+    ),
+    "results": Key(
+        "text",
+        "",
+        "in place of `bucket` and `result_path`: the path or URL of a folder for this run alone",
+        Option("--out", "URL", "folder for this run (default runs/NAME)"),
+    ),
+    "bucket_root": Key(
+        "text",
+        "",
+        "local directory whose sub-folders stand for the buckets",
+        Option("--bucket-root", "DIR", "local folder whose sub-folders stand for the buckets"),
+    ),
+    "model": Key(
+        "text",
+        "`default`",
+        "`default` (in the package), or the path or URL of an exported model",
+        Option("--model", "URL", "exported model (default: the package's own)"),
+    ),
+    "precision": Key(
+        "text",
+        "`float32`",
+        "`float32` or `int8`; without the processor's instructions for it, `int8` "
+        "works in float32 and says so",
+        Option("--precision", "", "of the encoder (default float32)"),
+    ),
+    "anomaly": Key(
+        "text",
+        "`both`",
+        "features of the anomaly score: `both`, `embedding`, `residual`, or `none`",
+        Option("--anomaly", "", "what scores are made from (default both)"),
+    ),
+    "top": Key(
+        "number",
+        "24",
+        "length of the list of the most anomalous objects in the summary",
+        Option("--top", "N", "length of the list of anomalies"),
+    ),
+    "missing": Key(
+        "object",
+        "see [missing values](survey.md#missing-values)",
+        'values that mean a missing magnitude or redshift, such as `{"redshift": [-1,'
+        ' -9], "magnitude": "none"}`',
+    ),
+    "transport": Key(
+        "text",
+        "`auto` here, `store` on AWS",
+        "how ranks exchange statistics: `store`, `direct`, `relay`, or `auto`: "
+        "directly, else through the relay. Whatever fails falls back to the store",
+        Option(
+            "--transport", "", "how ranks exchange statistics (default: auto here, store on AWS)"
+        ),
+    ),
+    "silence_timeout": Key(
+        "seconds",
+        "60",
+        "how long a rank that meets the others may be silent while its process lives;"
+        " 0: no limit: [which is which](communicator.md#when-a-rank-counts-as-lost)",
+        Option(
+            "--silence-timeout",
+            "TIME",
+            "longest silence of a living rank that meets the others (60s)",
+        ),
+    ),
+    "link_timeout": Key(
+        "seconds",
+        "15",
+        "after which a cut link or a dead host counts as a lost rank: [which is "
+        "which](communicator.md#when-a-rank-counts-as-lost)",
+        Option("--link-timeout", "TIME", "time until a cut link counts as a lost rank (15s)"),
+    ),
+    "death_timeout": Key(
+        "seconds",
+        "2",
+        "after which a dead process counts as a lost rank: [which is "
+        "which](communicator.md#when-a-rank-counts-as-lost)",
+        Option("--death-timeout", "TIME", "time until a dead process counts as a lost rank (2s)"),
+    ),
+    "memory_mb": Key(
+        "number",
+        "1769",
+        "MB a worker, 128 to 10240 as on Lambda; 1769 MB is one vCPU there",
+        Option("--memory", "SIZE", "memory of a rank, such as 2GB; a bare number is MB (1769)"),
+    ),
+    "timeout": Key(
+        "seconds",
+        "900",
+        "longest time of one attempt at a rank",
+        Option(
+            "--timeout",
+            "TIME",
+            "longest time of a rank, such as 10m; a bare number is seconds (900)",
+        ),
+    ),
+    "retries": Key(
+        "number",
+        "2",
+        "further attempts after a failed one",
+        Option("--retries", "N", "attempts after a failed one (2)"),
+    ),
+    "tolerated_failures": Key(
+        "percent",
+        "100",
+        "on AWS: when more of the ranks fail, the rest is stopped",
+        Option(
+            "--tolerated-failures",
+            "PERCENT",
+            "of the ranks: where more fail, AWS stops the rest (100)",
+        ),
+    ),
+    "workers": Key(
+        "number",
+        "cores; on AWS no limit",
+        "workers at once",
+        Option("--workers", "N", "processes at once (default: cores)"),
+    ),
+    "threads": Key(
+        "number",
+        "cores / workers",
+        "threads a worker",
+        Option("--threads", "N", "threads a worker (default 1)"),
+    ),
+}
+"""Of each field of `RunRequest`, in its order."""
