@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 from perseid.api.terminal import paint
@@ -40,6 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     removing.add_argument("--yes", action="store_true", help="do not ask")
     removing.set_defaults(act=_destroy)
     doctor = commands.add_parser("doctor", help="check everything that a run on AWS needs")
+    doctor.add_argument("--json", action="store_true", help="print what was found as JSON")
     doctor.set_defaults(act=_doctor)
     policy = commands.add_parser("policy", help="print what a person's policy must allow")
     policy.add_argument("who", choices=("deploy", "run"), help="who deploys, or who only runs")
@@ -222,6 +225,10 @@ def _destroy(args: argparse.Namespace) -> int:
 
 
 def _doctor(args: argparse.Namespace) -> int:
+    if args.json:
+        checks = list(_checks(args))
+        print(json.dumps([asdict(check) for check in checks], indent=1))
+        return 1 if any(check.state == "bad" for check in checks) else 0
     bad = 0
     for check in _checks(args):
         bad += check.state == "bad"

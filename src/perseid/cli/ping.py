@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import sys
 
@@ -27,6 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``perseid ping``."""
     parser.add_argument("server", metavar="HOST[:PORT]")
     parser.add_argument("--timeout", type=units.time_argument, default=5.0, metavar="TIME")
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,8 +41,28 @@ def run(args: argparse.Namespace) -> int:
     except RendezvousUnreachableError as error:
         print(f"perseid: {error}", file=sys.stderr)
         return 1
-    _show(endpoint, found)
+    if args.json:
+        print(json.dumps(_plain(endpoint, found)))
+    else:
+        _show(endpoint, found)
     return 0
+
+
+def _plain(endpoint: Endpoint, found: Ping) -> dict[str, object]:
+    """The same as `_show`, for a program."""
+    views = [
+        {"seen": str(view.seen), "here": str(view.local), "nat": nat_words(view)}
+        for view in found.views
+    ]
+    return {
+        "name": endpoint.host,
+        "addresses": list(found.addresses),
+        "connected": str(found.remote),
+        "connect_seconds": found.connect_seconds,
+        "round_trip_seconds": found.round_trip_seconds,
+        "keyed": found.keyed,
+        "views": views,
+    }
 
 
 def _show(endpoint: Endpoint, found: Ping) -> None:

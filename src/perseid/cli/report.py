@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from perseid.cli.awsarguments import add_storage_arguments
@@ -22,6 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", metavar="FILE", help=f"path or URL of the page (default: {NAME} in the run)"
     )
+    parser.add_argument("--json", action="store_true", help="print where it is as JSON")
     add_price_arguments(parser)
     add_storage_arguments(parser)
 
@@ -42,7 +44,11 @@ def run(args: argparse.Namespace) -> int:
         where = store.where(name)
     else:
         where = _write(Path(args.out), text)
-    print(f"report: {where} ({len(text.encode()) / 1e6:.2f} MB)")
+    size = len(text.encode())
+    if args.json:
+        print(json.dumps({"report": where, "bytes": size}))
+    else:
+        print(f"report: {where} ({size / 1e6:.2f} MB)")
     return 0
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
+from dataclasses import asdict
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -39,6 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="SUFFIX",
         help="pt, safetensors, npz, h5, fits or parquet (default pt)",
     )
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
     add_storage_arguments(parser)
 
 
@@ -70,7 +73,11 @@ def run(args: argparse.Namespace) -> int:
             suffix="." + args.format.lstrip("."),
             report=lambda done, _: progress.update(task, completed=done),
         )
-    _say(result, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    if args.json:
+        print(json.dumps({**asdict(result), "seconds": seconds}))
+    else:
+        _say(result, seconds)
     return 0
 
 

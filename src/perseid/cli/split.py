@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
+from dataclasses import asdict
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -28,6 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace numbered partitions that are there"
     )
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
     add_storage_arguments(parser)
 
 
@@ -64,6 +67,9 @@ def run(args: argparse.Namespace) -> int:
             progress=show,
         )
     seconds = time.perf_counter() - began
+    if args.json:
+        print(json.dumps({**asdict(done), "seconds": seconds}))
+        return 0
     print(
         f"{done.rows:,} rows of {done.files} file{'s' * (done.files != 1)} in {done.partitions} "
         f"partition{'s' * (done.partitions != 1)} of {done.rows_per_partition:,} rows "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "the history of an execution (JSON)",
     )
     parser.add_argument("--format", choices=FORMATS, default="text")
+    parser.add_argument("--json", action="store_true", help="print unrounded numbers as JSON")
     parser.add_argument("--out", type=Path, help="write here instead of printing")
     parser.add_argument("--table", choices=WHICH, default="both", help="which of the two")
     parser.add_argument("--expect", type=int, metavar="N", help="ranks that should have answered")
@@ -59,12 +61,22 @@ def run(args: argparse.Namespace) -> int:
     """Print or write the tables."""
     runs = _runs(args, LoadOptions(args.arch, args.expect))
     chosen = _chosen(runs, chosen_prices(args), args.table)
+    if args.json:
+        print(json.dumps([_plain(table) for table in chosen], indent=1))
+        return 0
     if args.out is None:
         sys.stdout.write("\n".join(table.render(args.format, width()) for table in chosen))
         return 0
     for path in _write(args.out, chosen, args.format):
         print(f"wrote {path}")
     return 0
+
+
+def _plain(table: Table) -> dict[str, object]:
+    """Unrounded numbers by column, for a program."""
+    rows = [{key: cell.value for key, cell in row.items()} for row in table.rows]
+    heads = {column.key: column.head for column in table.columns}
+    return {"title": table.title, "columns": heads, "rows": rows}
 
 
 def _runs(args: argparse.Namespace, options: LoadOptions) -> list[MeasuredRun]:
