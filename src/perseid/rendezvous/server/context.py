@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from perseid.rendezvous.protocol import ObservedAddress
 from perseid.rendezvous.protocol.wire import Address
-from perseid.rendezvous.server.client_connection import ClientConnection, Poller
+from perseid.rendezvous.server.client_connection import ClientConnection
 from perseid.rendezvous.server.limits import Deadlines
+from perseid.rendezvous.server.poller import Poller
 from perseid.rendezvous.server.prometheus import Counters
 from perseid.rendezvous.server.registry import Registry
 from perseid.rendezvous.server.server_config import Config

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from perseid.rendezvous.protocol import NatFiltering
 from perseid.rendezvous.protocol.wire import Address
-from perseid.rendezvous.server.client_connection import Poller
 from perseid.rendezvous.server.context import Clock
+from perseid.rendezvous.server.poller import Poller
 
 CHECK_SECONDS = 1.0
 """Time for the connection; a filtering NAT drops the SYN in silence."""

@@ -14,8 +14,8 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from perseid.rendezvous.server.client_connection import Poller
 from perseid.rendezvous.server.context import Clock
+from perseid.rendezvous.server.poller import Poller
 
 CHUNK = 256 * 1024
 """Bytes read at once; below it throughput falls, above it other clients wait longer."""

@@ -14,11 +14,12 @@ from perseid.rendezvous.net.listen import raise_descriptor_limit
 from perseid.rendezvous.protocol import Draining
 from perseid.rendezvous.server.acceptor import Acceptor
 from perseid.rendezvous.server.admission_role import AdmissionRole
-from perseid.rendezvous.server.client_connection import ClientConnection, Poller
+from perseid.rendezvous.server.client_connection import ClientConnection
 from perseid.rendezvous.server.context import Clock, ServerContext
 from perseid.rendezvous.server.http_role import HttpRole
 from perseid.rendezvous.server.limits import Deadlines
 from perseid.rendezvous.server.member_role import MemberRole
+from perseid.rendezvous.server.poller import Poller
 from perseid.rendezvous.server.prometheus import Counters, render
 from perseid.rendezvous.server.registry import Registry
 from perseid.rendezvous.server.relay import RelayedPair
