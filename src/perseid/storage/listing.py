@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 import stat
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote_plus, urlencode
 
 import obstore
@@ -24,6 +24,9 @@ from perseid.errors import StorageError
 from perseid.storage.s3 import open_url
 from perseid.storage.settings import read_settings
 from perseid.storage.store import ObjectInfo, Storage
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
 
 _SECONDS = 60.0
 """Deadline of one request of a listing."""
@@ -167,13 +170,15 @@ def _raw(storage: Storage, store: S3Store, prefix: str) -> Iterator[ObjectInfo |
             return
 
 
-def _page(storage: Storage, store: S3Store, begin: str, after: str) -> ElementTree.Element:
+def _page(storage: Storage, store: S3Store, begin: str, after: str) -> Element:
     """One page of ListObjectsV2, by a URL that the store's own client signs.
 
     https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html. The client signs URLs
     of objects only, so the listing's parameters stand in its endpoint and the object's name is
     the value of a parameter that S3 ignores, as it does all that begin with ``x-``.
     """
+    from xml.etree import ElementTree  # a worker's start does without
+
     query = {"list-type": "2", "encoding-type": "url", "prefix": begin, "start-after": after}
     where = storage.where()
     try:
