@@ -400,6 +400,21 @@ def test_a_filter_that_is_not_installed(tmp_path: Path) -> None:
     assert not any(word in str(error.value) for word in CORRUPT)
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".h5"])
+def test_text_that_is_not_utf8(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"1{suffix}"
+    ids = np.array([b"\xff\xfe"] * ROWS)
+    if suffix == ".npz":
+        np.savez(path, **arrays(object_id=ids))
+    else:
+        with h5py.File(path, "w") as file:
+            for name, array in arrays(object_id=ids).items():
+                file[name] = array
+    with pytest.raises(BadPartitionError, match="has text that is not UTF-8") as error:
+        read(path)
+    assert not any(word in str(error.value) for word in CORRUPT)
+
+
 def test_parquet_that_is_encrypted(tmp_path: Path) -> None:
     data = surveyfiles.write(tmp_path / "1.parquet", arrays()).read_bytes()
     (tmp_path / "2.parquet").write_bytes(b"PARE" + data[4:-4] + b"PARE")

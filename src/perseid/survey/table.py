@@ -72,7 +72,8 @@ class Columns:
 
     def describe(self) -> str:
         """Shape and columns in a few words, for messages."""
-        columns = ", ".join(f"{name} {self.dtypes[name]}" for name in self.dtypes)
+        kinds = {n: "text" if dtype == TEXT else dtype for n, dtype in self.dtypes.items()}
+        columns = ", ".join(f"{name} {kind}" for name, kind in kinds.items())
         return f"{self.shape[0]} bands of {self.shape[1]} x {self.shape[2]} ({columns})"
 
     @classmethod

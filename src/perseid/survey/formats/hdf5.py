@@ -150,6 +150,10 @@ class _Datasets(Table):
                 array = self._text(dataset, start, stop)
             else:
                 array = dataset[start:stop]
+        except UnicodeDecodeError as error:
+            raise BadPartitionError(
+                f"{self.source.name}: {name} has text that is not UTF-8: write it anew"
+            ) from error
         except (OSError, RuntimeError, ValueError) as error:
             raise corrupt(self.source, "HDF5", error) from error
         return self.columns.column(name, array, self.source.name)
@@ -158,7 +162,7 @@ class _Datasets(Table):
         """Text, a few rows at a time: each may refer to a long one that lies in the file once."""
         rows: list[str] = []
         for at in range(start, stop, _TEXTS):
-            part = dataset.asstr()[at : min(at + _TEXTS, stop)]
+            part = dataset.asstr("utf-8")[at : min(at + _TEXTS, stop)]
             rows += [str(text)[: LONGEST_TEXT + 1] for text in np.ravel(part)]
         return np.array(rows, TEXT)
 
