@@ -41,7 +41,7 @@ class Target:
 
 TARGETS = (
     Target(("survey/safe_pickle.py",), ("unit/test_survey_torchfile.py",)),
-    Target(("comm/frames.py",), ("unit/test_comm_frames.py",)),
+    Target(("comm/frames.py",), ("unit/test_comm_wire.py", "unit/test_comm_frames.py")),
     Target(("rendezvous/protocol/handshake.py",), ("unit/test_rendezvous_handshake.py",)),
     Target(("rendezvous/server/registry.py",), ("unit/test_rendezvous_registry.py",)),
     Target(
@@ -50,9 +50,10 @@ TARGETS = (
          "integration/test_pipeline_steps.py"),
     ),
     Target(
-        ("pipeline/initialize.py", "pipeline/resumption.py"),
-        ("unit/test_pipeline_manifest.py", "integration/test_pipeline_steps.py",
-         "integration/test_pipeline_replace.py"),
+        ("pipeline/initialize.py", "pipeline/resumption.py", "pipeline/claim.py"),
+        ("unit/test_pipeline_manifest.py", "integration/test_golden_runs.py",
+         "integration/test_run_identity.py", "faults/test_faults_claim.py",
+         "integration/test_pipeline_steps.py", "integration/test_pipeline_script.py"),
     ),
 )  # fmt: skip
 

@@ -148,6 +148,18 @@ def test_a_rank_above_its_memory_is_named_by_our_own_limit(cluster):
     assert cluster.resume().incomplete is None
 
 
+def test_replace_leaves_nothing_of_the_former_run(cluster):
+    cluster.faults()
+    first = cluster.begin().wait(DEADLINE, progress=False)
+    before = [path for path in (cluster.folder / "run/slurm").rglob("*") if path.is_file()]
+    assert len(before) > RANKS
+    data = cluster.keys["data"]
+    keys = {name: value for name, value in cluster.keys.items() if name != "data"}
+    second = perseid.run(data, progress=False, replace=True, **keys)
+    assert second.id != first.id
+    assert not any(path.exists() for path in before)
+
+
 def test_two_at_once_are_refused(cluster):
     cluster.faults(rank0="sleep:600")
     run = cluster.begin()

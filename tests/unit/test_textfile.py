@@ -133,7 +133,7 @@ def test_every_input_in_every_encoding(kind: str, encoding: str, tmp_path: Path)
     ("data", "says"),
     [
         (bytes(range(256)) * 8, "is not text"),
-        (gzip.compress(b"[]" * 500)[:-9], "damaged gzip file"),
+        (gzip.compress(b"[]" * 500, mtime=0)[:-9], "damaged gzip file"),
         (b"\x1f\x8b\x08garbage", "damaged gzip file"),
         (b'{"a":' * 100_000, "nested too deeply|not|no "),
         (b"", "not|no "),

@@ -24,7 +24,7 @@ from perseid.pipeline.collect import READERS
 from perseid.pipeline.manifest import Manifest
 from perseid.storage import ObjectInfo, Storage, scan
 
-_FOLDERS = ("ranks", "logs")
+_FOLDERS = ("ranks", "logs", "slurm")
 """Folders of a run."""
 _KEPT = frozenset({layout.MANIFEST, layout.DRIVER})
 """Objects of the new run that are there before those of the former one are removed."""
