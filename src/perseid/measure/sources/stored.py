@@ -29,11 +29,15 @@ OBJECTS_A_RANK = 4
 """Predictions, features, moments, record: what a rank PUTs; summarize GETs all but the first."""
 OBJECTS_A_RUN = 6
 """Manifest, items, payload, combined records, catalogue, summary."""
+LISTINGS_OF_A_RUN = 2
+"""Before the place is claimed and while it is; those of the data are counted by the page."""
 LOOKS_A_PARTITION, LOOKS_A_RANK = 2, 2
 """HEADs around reading a partition, and looks for a rank's record before and after its work."""
-READS_OF_A_RUN = 5
-"""Manifest and merged records by summarize, the items by the map; and each of initialize and
-summarize, like every cold worker, looks once whether the bucket is one (`Storage`)."""
+READS_OF_A_RUN = 13
+"""Manifest, merged records and catalogue by summarize, the items by the map; of initialize the look
+for a run among the data, and two readings with two HEADs of the first partition. Each of both looks
+once whether the bucket is one, like every cold worker, and initialize twice more, for a place
+without objects (`Storage`)."""
 KEYS_A_PAGE = 1000
 
 
@@ -317,7 +321,7 @@ def _usage(
         + len(records) * (OBJECTS_A_RANK - 1 + LOOKS_A_RANK)
         + sum(report.cold for report in reports)
         + READS_OF_A_RUN,
-        s3_puts=len(records) * OBJECTS_A_RANK + OBJECTS_A_RUN + pages + fetched,
+        s3_puts=len(records) * OBJECTS_A_RANK + OBJECTS_A_RUN + LISTINGS_OF_A_RUN + pages + fetched,
         stored_bytes=float(sum(p.size for p in manifest.partitions)),
         stored_seconds=whole.seconds if whole else 0.0,
         log_bytes=logs.bytes,
