@@ -6,6 +6,8 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -37,6 +39,32 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Split with a progress bar, then say in one line what was written."""
     began = time.perf_counter()
+    with _progress() as show:
+        done = split(
+            args.survey,
+            args.dest,
+            size=args.size,
+            rows=args.rows,
+            format=args.format,
+            overwrite=args.overwrite,
+            progress=show,
+        )
+    seconds = time.perf_counter() - began
+    print_notes(done.notes)
+    if args.json:
+        print(json.dumps({**asdict(done), "seconds": seconds}))
+        return 0
+    print(
+        f"{done.rows:,} rows of {done.files} file{'s' * (done.files != 1)} in {done.partitions} "
+        f"partition{'s' * (done.partitions != 1)} of {done.rows_per_partition:,} rows "
+        f"under {done.url} ({seconds:.1f} s)"
+    )
+    return 0
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[SplitProgress], None]]:
+    """A bar on stderr, and the function that moves it."""
     bar = Progress(
         TextColumn("splitting"),
         BarColumn(),
@@ -57,23 +85,4 @@ def run(args: argparse.Namespace) -> int:
         )
 
     with bar:
-        done = split(
-            args.survey,
-            args.dest,
-            size=args.size,
-            rows=args.rows,
-            format=args.format,
-            overwrite=args.overwrite,
-            progress=show,
-        )
-    seconds = time.perf_counter() - began
-    if args.json:
-        print(json.dumps({**asdict(done), "seconds": seconds}))
-        return 0
-    print(
-        f"{done.rows:,} rows of {done.files} file{'s' * (done.files != 1)} in {done.partitions} "
-        f"partition{'s' * (done.partitions != 1)} of {done.rows_per_partition:,} rows "
-        f"under {done.url} ({seconds:.1f} s)"
-    )
-    print_notes(done.notes)
-    return 0
+        yield show
