@@ -68,6 +68,12 @@ def pick_columns(where: str, names: Iterable[str]) -> dict[str, str]:
     return {name: found[name] for name in NAMES if name in found}
 
 
+def unused_names(names: Iterable[str], used: Iterable[str]) -> tuple[str, ...]:
+    """A file's names of columns that are none of ours, in the file's order."""
+    taken = set(used)
+    return tuple(name for name in names if name not in taken)
+
+
 def without_strangers(found: Mapping[str, str], is_column: Callable[[str], bool]) -> dict[str, str]:
     """What `pick_columns` gave, less the known names of other surveys that are no column here.
 

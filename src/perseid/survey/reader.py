@@ -30,6 +30,8 @@ from perseid.survey.formats import format_for, needed_package, open_table, suffi
 from perseid.survey.missing import NO_SENTINELS, MissingValues
 from perseid.survey.table import Columns, RawTable, Writer, as_cutouts, as_dict
 
+NAMED_UNUSED = 12
+"""Columns that a note names; it counts the others."""
 BLOCK_BYTES = 8 << 20
 """Pixels fetched at a time: large enough that a request's latency does not matter (about 40 ms
 against 160 ms at 50 MB/s), small enough that two blocks are little memory."""
@@ -60,6 +62,11 @@ class PartitionReader:
     def rows(self) -> int:
         """Objects."""
         return self.columns.rows
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Columns of the file that nothing here reads, by the file's own names."""
+        return self._table.unused
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -196,7 +203,8 @@ def look_at_formats(storage: Storage, keys: Sequence[str]) -> tuple[str, ...]:
 
     Returns
     -------
-    A sentence for each format whose columns go by the names of another survey.
+    Sentences about columns that go by the names of another survey, and about those that nothing
+    uses, for each format.
 
     Raises
     ------
@@ -216,7 +224,16 @@ def look_at_formats(storage: Storage, keys: Sequence[str]) -> tuple[str, ...]:
             taken = [f"{name} is {source}" for name, source in reader.columns.renamed.items()]
             if taken:
                 notes.append(f"in {storage.where(key)} the column {', the column '.join(taken)}")
+            notes += _unused_note(storage.where(key), reader.unused)
     return tuple(notes)
+
+
+def _unused_note(where: str, names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    which = "the column" if len(names) == 1 else "the columns"
+    more = f" and {len(names) - NAMED_UNUSED} more" if len(names) > NAMED_UNUSED else ""
+    return [f"of {where} nothing uses {which} {', '.join(names[:NAMED_UNUSED])}{more}"]
 
 
 def read_cutouts(url: str | Path) -> Cutouts:

@@ -168,6 +168,9 @@ def _channels_last(image: tuple[int, ...], magnitudes: tuple[int, ...]) -> bool:
 class Table(ABC):
     """An opened file: its columns, and any rows of it."""
 
+    unused: tuple[str, ...] = ()
+    """Names of columns of the file that are none of ours, in the file's order."""
+
     def __init__(self, source: ByteSource, columns: Columns) -> None:
         self.source, self.columns = source, columns
 

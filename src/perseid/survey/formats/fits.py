@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from perseid.errors import BadPartitionError, NotInstalledError, PerseidError
 from perseid.survey.bytesource import ByteSource, SourceFile, corrupt
 from perseid.survey.cutouts import Cutouts
-from perseid.survey.names import pick_columns, without_strangers
+from perseid.survey.names import pick_columns, unused_names, without_strangers
 from perseid.survey.table import (
     Columns,
     Table,
@@ -84,7 +84,9 @@ def _find(fits: Any, hdus: Any, source: ByteSource) -> Table:
                 f"their columns {row.itemsize}"
             )
         fields = {n: _Field.of(hdu.columns[f], row, f"{source.name}: {f}") for n, f in used.items()}
-        return _Rows(source, start, int(hdu.header["NAXIS2"]), row, fields)
+        table = _Rows(source, start, int(hdu.header["NAXIS2"]), row, fields)
+        table.unused = unused_names(hdu.columns.names, used.values())
+        return table
     raise BadPartitionError(f"{source.name} has no binary table with an image column")
 
 

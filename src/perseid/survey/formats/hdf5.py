@@ -18,7 +18,7 @@ from perseid.errors import BadPartitionError, NotInstalledError, PerseidError
 from perseid.survey.bytesource import LARGEST_READ, ByteSource, SourceFile, corrupt
 from perseid.survey.content import LONGEST_TEXT, TEXT
 from perseid.survey.cutouts import Cutouts
-from perseid.survey.names import pick_columns, without_strangers
+from perseid.survey.names import pick_columns, unused_names, without_strangers
 from perseid.survey.table import (
     Columns,
     RawArray,
@@ -52,9 +52,13 @@ def open_table(source: ByteSource) -> Table:
                 name: RawArray(dataset.id.get_offset() or 0, dataset.dtype, dataset.shape)
                 for name, dataset in datasets.items()
             }
+            names = list(file)
             file.close()
-            return RawTable(source, arrays, sources=sources)
-        return _Datasets(source, file, datasets, sources)
+            table: Table = RawTable(source, arrays, sources=sources)
+        else:
+            names, table = list(file), _Datasets(source, file, datasets, sources)
+        table.unused = unused_names(names, sources.values())
+        return table
     except PerseidError:
         raise
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from perseid.errors import BadPartitionError, PerseidError
 from perseid.survey.bytesource import LARGEST_READ, ByteSource
 from perseid.survey.cutouts import Cutouts
-from perseid.survey.names import pick_columns, without_strangers
+from perseid.survey.names import pick_columns, unused_names, without_strangers
 from perseid.survey.table import (
     Columns,
     ColumnWriter,
@@ -50,9 +50,12 @@ def open_table(source: ByteSource) -> Table:
     )
     members = {n: _member(archive, archive.entries[f"{name}.npy"]) for n, name in sources.items()}
     if any(member.entry.method for member in members.values()):
-        return _Compressed(archive, members, sources)
-    arrays = {name: member.raw() for name, member in members.items()}
-    return RawTable(source, arrays, sources=sources)
+        table: Table = _Compressed(archive, members, sources)
+    else:
+        arrays = {name: member.raw() for name, member in members.items()}
+        table = RawTable(source, arrays, sources=sources)
+    table.unused = unused_names(names, sources.values())
+    return table
 
 
 def create(path: Path, columns: Columns) -> Writer:

@@ -29,7 +29,7 @@ from perseid.survey.formats.arrow import (
     to_array,
     unwrapped,
 )
-from perseid.survey.names import pick_columns, without_strangers
+from perseid.survey.names import pick_columns, unused_names, without_strangers
 from perseid.survey.table import (
     Columns,
     Table,
@@ -98,6 +98,7 @@ class _Groups(Table):
             found["image"] = _shaped(found, (schema.metadata or {}).get(SHAPE_KEY), source.name)
         super().__init__(source, check_columns(source.name, found, self._fields))
         self._fields = {name: self._fields[name] for name in self.columns.dtypes}
+        self.unused = unused_names(schema.names, self._fields.values())
         groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
         self._ends = np.cumsum([group.num_rows for group in groups], dtype=np.int64)
         self._at = -1

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from perseid.errors import BadPartitionError, PerseidError
 from perseid.jsontext import parse_json
 from perseid.survey.bytesource import ByteSource
-from perseid.survey.names import pick_columns
+from perseid.survey.names import pick_columns, unused_names
 from perseid.survey.table import (
     Columns,
     ColumnWriter,
@@ -56,7 +56,9 @@ def open_table(source: ByteSource) -> Table:
         raise BadPartitionError(
             f"{where} is corrupt: its header cannot be read ({error})"
         ) from error
-    return RawTable(source, arrays, sources=sources)
+    table = RawTable(source, arrays, sources=sources)
+    table.unused = unused_names(header, [*sources.values(), "__metadata__"])
+    return table
 
 
 def create(path: Path, columns: Columns) -> Writer:
