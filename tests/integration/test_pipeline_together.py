@@ -107,7 +107,7 @@ def test_the_catalogue_is_the_same(survey, tmp_path, address, by_store, ranks):
     items, storage = begin(survey, tmp_path / "run", ranks)  # 16: three ranks have no data
     changes = all_meet(items, storage, address)
     way = "direct" if ranks > 1 else "alone"
-    assert {change["transport"] for change in changes} == {way}
+    assert {change.transport for change in changes} == {way}
     made = {key: storage.get(key) for key in (layout.CATALOGUE, layout.COMBINED)}
     summary = summarize(storage)
     assert {key: storage.get(key) for key in made} == made, "summarize only verifies"
@@ -170,8 +170,8 @@ def test_a_rank_that_does_not_come(survey, tmp_path, address, by_store):
     began = time.monotonic()
     changes = all_meet(items[:3], storage, address, deadline=1.0)
     assert time.monotonic() - began < 10
-    assert {change["transport"] for change in changes} == {"store"}
-    assert "1 of 4 ranks" in changes[0]["transport_note"]
+    assert {change.transport for change in changes} == {"store"}
+    assert "1 of 4 ranks" in changes[0].transport_note
     summary = summarize(storage)
     assert summary["status"] == "complete"
     assert "1 of 4 ranks" in summary["transport"]["reason"]
@@ -183,9 +183,9 @@ def test_a_rank_whose_objects_are_broken_is_named_by_the_store_path(survey, tmp_
     items, storage = begin(survey, tmp_path / "run", 4)
     storage.put(layout.features(2), b"nonsense")
     changes = all_meet(items, storage, address)
-    assert [changes[rank]["transport"] for rank in (0, 2)] == ["store", "store"]
-    assert "is broken" in changes[2]["transport_note"]
-    assert "Rank 2" in changes[0]["transport_note"]
+    assert [changes[rank].transport for rank in (0, 2)] == ["store", "store"]
+    assert "is broken" in changes[2].transport_note
+    assert "Rank 2" in changes[0].transport_note
     with pytest.raises(RunIncompleteError, match="ranks 2 of 4"):
         summarize(storage)
     records = json.loads(storage.get(layout.COMBINED))
@@ -196,8 +196,8 @@ def test_a_wrong_key(survey, tmp_path, address):
     items, storage = begin(survey, tmp_path / "run", 2)
     meeting = Meeting(address, "00" * 32, deadline=5.0)
     change = meet(Left.of_store(items[0], storage), meeting)
-    assert change["transport"] == "store"
-    assert "key" in change["transport_note"]
+    assert change.transport == "store"
+    assert "key" in change.transport_note
     assert "00" * 32 not in repr(meeting)
 
 

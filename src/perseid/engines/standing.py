@@ -46,7 +46,7 @@ def stand_for(
     def one(item: WorkItem) -> None:
         try:
             left = kept.get(item.rank) or Left.of_store(item, Storage(item.results_url), reading)
-            found[item.rank] = str(meet(left, meeting)["transport_note"])
+            found[item.rank] = meet(left, meeting).transport_note
         except (PerseidError, ValueError) as error:  # its record cannot be read
             found[item.rank] = str(error)
 

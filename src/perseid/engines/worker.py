@@ -119,7 +119,7 @@ class Prepared:
             from perseid.pipeline.together import Left
 
             storage = Storage(item.results_url)
-            self._kept[item.rank] = Left(item, record.to_json(), storage, keep)
+            self._kept[item.rank] = Left(item, record.stored(), storage, keep)
         return record
 
     def meet(self, meeting: Meeting, items: Sequence[WorkItem]) -> dict[int, str]:

@@ -64,7 +64,7 @@ class Attempt:
         """Whether a process was started for it."""
         return self.init_ms is not None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain JSON values, the billed duration included."""
         return asdict(self) | {"billed_ms": self.billed_ms, "cold": self.cold}
 

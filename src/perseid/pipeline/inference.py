@@ -39,7 +39,7 @@ class Inference:
         self._item, self._runtime, self._clock = item, runtime, clock
         self._kept, groups = _kept_features(item, runtime)
         self.stamp = Stamp(item.run_id, item.rank, groups)
-        self.partitions: list[dict[str, Any]] = []
+        self.partitions: list[dict[str, object]] = []
         """key, rows, bytes of each partition that was read."""
         self.failed: list[dict[str, str]] = []
         """key, error of each that could not be."""

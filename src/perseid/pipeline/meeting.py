@@ -6,10 +6,10 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from perseid.pipeline.items import WorkItem
 from perseid.pipeline.records import STORE
+from perseid.pipeline.schema import from_plain
 from perseid.rendezvous import LossTimeouts
 
 
@@ -53,14 +53,14 @@ class Meeting:
             loss_timeouts(item),
         )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain JSON values, the key included: for a worker's pipe, never for a file."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Meeting:
+    def from_json(cls, value: Mapping[str, object]) -> Meeting:
         """The reverse of `to_json`."""
-        return cls(**{**value, "losses": LossTimeouts(**value["losses"])})
+        return from_plain(cls, value, "this meeting")
 
 
 def loss_timeouts(item: WorkItem) -> LossTimeouts:

@@ -13,12 +13,12 @@ MAX_DEPTH = 64
 """Objects and lists inside each other in a script's result: more is no measurement."""
 
 
-def wrong_key(record: Mapping[str, Any]) -> str | None:
+def wrong_key(record: Mapping[str, object]) -> str | None:
     """The first key of ours whose value is not of its type; a key that is not there is right."""
     return next((k for k, fits in _FITS.items() if k in record and not fits(record[k])), None)
 
 
-def parse_result(text: bytes, where: str) -> dict[str, Any]:
+def parse_result(text: bytes, where: str) -> dict[str, object]:
     """What a script wrote as its result: any JSON object; raises `RunError` where it is none."""
     try:
         value = json.loads(text)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
 
 from perseid.model.identity import ModelIdentity
+from perseid.pipeline.schema import to_plain
+from perseid.pipeline.stored import StoredRecord
 
 STAGES = ("init", "rendezvous", "fetch", "decode", "inference", "collectives", "publish", "total")
 """Stages of a worker, in order; fetch and decode overlap with inference, so they do not add up."""
@@ -17,7 +18,7 @@ ALONE = "alone"
 """Transport of a world of one rank: there is nobody to exchange anything with."""
 
 
-def had_data(record: Mapping[str, Any]) -> bool:
+def had_data(record: Mapping[str, object]) -> bool:
     """Whether the rank had partitions: one without is not in ``combined_data.json``.
 
     The existing system has no record of such a rank, and means over the records have no zeros.
@@ -38,7 +39,7 @@ class RankRecord:
     """Rows predicted."""
     rows_flagged: int
     """Rows without a prediction: with missing or non-finite input, or without a finite answer."""
-    partitions: tuple[Mapping[str, Any], ...]
+    partitions: tuple[Mapping[str, object], ...]
     """One a partition that was read: key, rows, bytes."""
     failed_partitions: tuple[Mapping[str, str], ...]
     """One a partition that could not be read: key, error."""
@@ -80,7 +81,7 @@ class RankRecord:
     """The model that ran; None for a script."""
     model_change: bool = False
     """The user let the rank use another model than the run began with."""
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
     """The item's options that change results: see `WorkItem.result_settings`."""
     rows_missing: Mapping[str, int] = field(default_factory=dict)
     """Rows that lack an ``input`` which the model uses, a ``redshift``, an ``object_id`` or a
@@ -89,10 +90,10 @@ class RankRecord:
     """num_requests, total_time, avg_time, min_time, max_time, first_request_time,
     last_response_time: prefixed with ``s3_`` in the JSON."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The record with the existing system's keys first."""
         seconds = self.model_seconds
-        existing: dict[str, Any] = {
+        existing: dict[str, object] = {
             "total_cpu_time (seconds)": seconds,
             "total_cpu_memory (MB)": self.allocated_mb,
             # As published: the last, partly filled batch counts as the part that it is.
@@ -108,6 +109,9 @@ class RankRecord:
             "data_path": self.data_path,
             **{f"s3_{name}": value for name, value in self.s3.items()},
         }
-        ours = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "s3"}
-        ours["model"] = self.model.to_json() if self.model else None
+        ours = {f.name: to_plain(getattr(self, f.name)) for f in fields(self) if f.name != "s3"}
         return existing | ours
+
+    def stored(self) -> StoredRecord:
+        """As it is read from the store."""
+        return StoredRecord.of(self.to_json(), f"the record of rank {self.rank}")

@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from perseid.errors import BadInputError, NotFoundError, RunError, WorkerFailedError
 from perseid.lifetime import bound_to_parent
@@ -208,7 +207,7 @@ def _pass_on(process: subprocess.Popen[bytes], tail: deque[str]) -> None:
                 tail.append(text.strip())
 
 
-def _result(item: WorkItem, storage: Storage) -> dict[str, Any] | None:
+def _result(item: WorkItem, storage: Storage) -> dict[str, object] | None:
     """What the script wrote; None where it did not, as it may for a rank without data."""
     key = layout.record(item.rank)
     try:
@@ -224,7 +223,7 @@ def _result(item: WorkItem, storage: Storage) -> dict[str, Any] | None:
         raise WorkerFailedError(f"rank {item.rank}: {error}") from error
 
 
-def _record(item: WorkItem, theirs: Mapping[str, Any], measured: Measured) -> RankRecord:
+def _record(item: WorkItem, theirs: Mapping[str, object], measured: Measured) -> RankRecord:
     clock, init = measured.clock, measured.init_seconds
     seconds = amount(theirs.get("total_cpu_time (seconds)")) or 0.0
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
@@ -258,7 +257,7 @@ def _record(item: WorkItem, theirs: Mapping[str, Any], measured: Measured) -> Ra
     )
 
 
-def _times(record: Mapping[str, Any], rate: str, seconds: float) -> int:
+def _times(record: Mapping[str, object], rate: str, seconds: float) -> int:
     """A rate that the script wrote times its seconds; 0 where there is no such number."""
     product = (amount(record.get(rate)) or 0.0) * seconds
     return round(product) if math.isfinite(product) else 0

@@ -25,12 +25,11 @@ from perseid.pipeline.items import WorkItem
 from perseid.pipeline.meeting import Meeting
 from perseid.pipeline.publish import dump, findings, publish_catalogue
 from perseid.pipeline.records import ALONE, STORE, had_data
+from perseid.pipeline.stored import Plain, StoredRecord
 from perseid.pipeline.timeline import Timeline
 from perseid.science import Partial
 from perseid.storage import Storage
 from perseid.survey.kinds import stored_label_names
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Left:
     """What a rank left when its inference was done."""
 
     item: WorkItem
-    record: Json
+    record: StoredRecord
     """As it lies in the store."""
     storage: Storage
     """Of the run's prefix."""
@@ -53,7 +52,8 @@ class Left:
         cls, item: WorkItem, storage: Storage, lock: AbstractContextManager[Any] | None = None
     ) -> Left:
         """What any rank left, as the store has it."""
-        record = parse_json(storage.get(layout.record(item.rank)))
+        key = layout.record(item.rank)
+        record = StoredRecord.of(parse_json(storage.get(key)), storage.where(key))
         return cls(item, record, storage, lock=lock or nullcontext())
 
     def share(self) -> Share:
@@ -78,6 +78,17 @@ class Left:
         return self.storage.get(key), self.storage.where(key)
 
 
+@dataclass(frozen=True)
+class Exchanged:
+    """What a meeting changes in a rank's record: fields of `RankRecord`, keys of its JSON."""
+
+    transport: str
+    routes: Mapping[str, str]
+    transport_note: str
+    stages: Mapping[str, float]
+    timeline: tuple[tuple[str, float, float], ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Share:
     """Statistics of some ranks' partitions."""
@@ -97,8 +108,8 @@ JOIN = Op.custom(Share.join, commutative=True, associative=True)
 """Bit for bit so, since `Partial` is: it may go up a tree."""
 
 
-def meet(left: Left, meeting: Meeting) -> Json:
-    """Take part in the merge of a run as one rank; the fields of its record that this changes.
+def meet(left: Left, meeting: Meeting) -> Exchanged:
+    """Take part in the merge of a run as one rank; what this changes in its record.
 
     Never raises: what goes wrong is in ``transport_note`` of the record, and ``transport`` is
     ``store`` then. The record in the store is replaced.
@@ -113,11 +124,13 @@ def meet(left: Left, meeting: Meeting) -> Json:
         changes = _changes(left, clock, STORE, routes, said)
     # A record that cannot be replaced says `store`, which is what summarize believes anyway.
     with contextlib.suppress(PerseidError):
-        left.storage.put(layout.record(left.item.rank), _json(left.record | changes))
+        left.storage.put(
+            layout.record(left.item.rank), _json({**left.record.plain, **vars(changes)})
+        )
     return changes
 
 
-def _meet(left: Left, meeting: Meeting, clock: Timeline, routes: dict[int, str]) -> Json:
+def _meet(left: Left, meeting: Meeting, clock: Timeline, routes: dict[int, str]) -> Exchanged:
     item = left.item
     with clock.stage("rendezvous"):
         comm = Communicator.join(
@@ -141,7 +154,7 @@ def _meet(left: Left, meeting: Meeting, clock: Timeline, routes: dict[int, str])
             routes |= comm.routes
         ways = "+".join(sorted(set(routes.values())))
         changes = _changes(left, clock, ways or ALONE, routes, "")
-        records = comm.gather(left.record | changes)
+        records = comm.gather({**left.record.plain, **vars(changes)})
     if parts is not None and records is not None:
         publish(left, groups, parts, records, clock)
     return changes
@@ -173,7 +186,7 @@ def publish(
     left: Left,
     groups: Mapping[str, int],
     parts: list[merge.Scored],
-    records: list[Json],
+    records: list[Plain],
     clock: Timeline,
 ) -> None:
     """Rank 0: the catalogue, all records, and last what says that both are whole."""
@@ -196,18 +209,17 @@ def publish(
 
 def _changes(
     left: Left, clock: Timeline, transport: str, routes: Mapping[int, str], note: str
-) -> Json:
-    """What the meeting changes in a rank's record."""
+) -> Exchanged:
     spent = {stage: clock.seconds(stage) for stage in ("rendezvous", "collectives")}
-    stages = {**left.record["stages"], **spent}
-    stages["total"] = left.record["stages"]["total"] + sum(spent.values())
-    return {
-        "transport": transport,
-        "routes": {str(peer): way for peer, way in sorted(routes.items())},
-        "transport_note": note,
-        "stages": stages,
-        "timeline": [*left.record["timeline"], *clock.joined()],
-    }
+    stages = {**left.record.stages, **spent}
+    stages["total"] = left.record.stages["total"] + sum(spent.values())
+    return Exchanged(
+        transport=transport,
+        routes={str(peer): way for peer, way in sorted(routes.items())},
+        transport_note=note,
+        stages=stages,
+        timeline=(*left.record.timeline, *clock.joined()),
+    )
 
 
 def _json(value: Any) -> bytes:

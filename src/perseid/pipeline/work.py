@@ -167,7 +167,7 @@ def _meet(
 ) -> RankRecord:
     from perseid.pipeline.together import Left, meet  # most ranks on one machine need none of it
 
-    return replace(record, **meet(Left(item, record.to_json(), storage, folder), meeting))
+    return replace(record, **vars(meet(Left(item, record.stored(), storage, folder), meeting)))
 
 
 def _predict(
