@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from perseid.api.catalogue import Catalogue
     from perseid.api.model import Model, load_model
     from perseid.api.planning import plan
-    from perseid.api.run import Run, open_run, resume, run
+    from perseid.api.run import Run
+    from perseid.api.runs import open_run, resume, run
     from perseid.api.survey import Survey, open_survey
     from perseid.aws.engine import AwsEngine
     from perseid.comm import Communicator
@@ -35,9 +36,9 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 _PLACES = {
-    "run": "perseid.api.run",
-    "resume": "perseid.api.run",
-    "open_run": "perseid.api.run",
+    "run": "perseid.api.runs",
+    "resume": "perseid.api.runs",
+    "open_run": "perseid.api.runs",
     "Run": "perseid.api.run",
     "plan": "perseid.api.planning",
     "RunRequest": "perseid.pipeline.request",

@@ -11,7 +11,7 @@ from engine import FAULTY_WORKER
 from tiny import tiny_cutouts, tiny_model
 
 import perseid
-from perseid.api.run import begin
+from perseid.api.runs import begin
 from perseid.cli import main
 from perseid.engines.slurm import SlurmEngine
 from perseid.engines.slurm.commands import ENDINGS, LIVE, time_limit

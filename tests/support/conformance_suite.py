@@ -15,7 +15,7 @@ import pytest
 from tiny import tiny_cutouts, tiny_model
 
 import perseid
-from perseid.api.run import begin
+from perseid.api.runs import begin
 from perseid.engines.base import Engine
 from perseid.errors import RunInterruptedError
 from perseid.pipeline.attempts import Ending

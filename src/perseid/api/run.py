@@ -1,91 +1,26 @@
-"""Runs as Python objects: begin one, find one again, and read what it found."""
+"""A run as a Python object: where it stands, what it found, how long it took."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from perseid.api.catalogue import Catalogue
-from perseid.api.notebook import NotebookProgress, in_notebook
 from perseid.api.outcome import outcome_lines
-from perseid.api.progress import RunProgress, count_line
+from perseid.api.reporting import reporting
 from perseid.api.show import Page, TableView, html_table
+from perseid.api.status import RankStatus, RunStatus
 from perseid.engines import driver
 from perseid.engines.base import Engine, RunHandle
-from perseid.engines.names import engine_class, engine_of_run
-from perseid.errors import (
-    BadInputError,
-    NotFoundError,
-    PerseidError,
-    RunError,
-    RunInterruptedError,
-)
+from perseid.errors import BadInputError, NotFoundError, RunError, RunInterruptedError
 from perseid.measure.prices import Prices
 from perseid.pipeline import layout
-from perseid.pipeline.events import CountEvent, Event, Report, StageEvent
+from perseid.pipeline.events import CountEvent, Report
 from perseid.pipeline.manifest import Manifest
-from perseid.pipeline.request import RunRequest
-from perseid.pipeline.run_state import RunResult, finished, published, stored_logs
-from perseid.storage import Location, Storage
-
-Data = str | Path | Sequence[str | Path] | RunRequest
-
-
-@dataclass(frozen=True)
-class RankStatus:
-    """One rank of a run, as far as its record says."""
-
-    rank: int
-    """0 <= rank < the run's world size."""
-    partitions: tuple[str, ...]
-    """Keys of its partitions; none for a surplus rank."""
-    done: bool
-    """Whether its record is there."""
-    rows: int = 0
-    """Objects that it predicted."""
-    seconds: float = 0.0
-    """Of its own work."""
-    attempt: int = 0
-    """Which attempt wrote the record, from 1."""
-    error: str = ""
-    """Why it, or one of its partitions, is missing; empty where nothing is."""
-
-
-@dataclass(frozen=True)
-class RunStatus:
-    """Where a run stands at one moment."""
-
-    state: str
-    """``running``, ``complete``, ``incomplete``, or ``not ended`` where nobody works on it."""
-    stage: str
-    """The step that it is in, or ``ended``."""
-    ranks: int
-    """Its world size."""
-    done: int
-    """Ranks with a record."""
-    running: int = 0
-    waiting: int = 0
-    failed: int = 0
-    rows: int = 0
-    """Objects predicted by ranks that are done, where the engine counts them."""
-    seconds: float = 0.0
-    """Since it began, where the engine says so."""
-    usd: float = 0.0
-    """About what its workers cost so far, where the engine says so."""
-
-    def __str__(self) -> str:
-        if not self.seconds:
-            return f"{self.state}: {self.done} of {self.ranks} ranks have a record"
-        return count_line(
-            CountEvent(
-                self.stage, self.seconds, self.ranks, self.waiting, self.running, self.done,
-                self.failed, rows=self.rows, usd=self.usd,
-            )
-        )  # fmt: skip
+from perseid.pipeline.run_state import RunResult, published, stored_logs
+from perseid.storage import Storage
 
 
 class Run:
@@ -200,7 +135,7 @@ class Run:
         RunInterruptedError
             It was stopped; `resume` goes on with what is missing.
         """
-        with _reporting(progress) as report:
+        with reporting(progress) as report:
             try:
                 self.follow(report, timeout)
             except KeyboardInterrupt:
@@ -346,216 +281,3 @@ class Run:
             f"{self.id} goes on without you; `perseid status {self.url}` says how far it is, "
             f"`perseid status {self.url} --stop` stops it"
         )
-
-
-def run(
-    data: Data | None = None,
-    *,
-    engine: str | Engine = "local",
-    replace: bool = False,
-    detach: bool = False,
-    progress: bool | Report = True,
-    **keys: Any,
-) -> Run:
-    """Run a model over every partition of a survey.
-
-    Parameters
-    ----------
-    data
-        Folder of partitions (path or URL), a list of partitions, or a whole `RunRequest`.
-    engine
-        ``local``, ``aws``, or an engine object.
-    replace
-        Remove a former run that is at the place for the results.
-    detach
-        Return as soon as the run has begun; only where the engine can.
-    progress
-        True: a bar in a terminal or notebook; False: nothing; or a function that is called with
-        each event.
-    **keys
-        The request's keys, such as ``model``, ``world_size``, ``precision``, ``results``; see
-        ``docs/reference/request.md``. Without ``results`` the engine chooses a fresh place: here,
-        a folder below ``runs/``.
-
-    Returns
-    -------
-    Run
-        Ended, complete or not (`Run.incomplete`), unless `detach` is given.
-
-    Raises
-    ------
-    BadInputError
-        A key or its value cannot be used, or the data holds no partition.
-    NotFoundError
-        There is no such data.
-    RunError
-        Another run is at the place for the results.
-    RunInterruptedError
-        The user stopped it.
-
-    Examples
-    --------
-    >>> run = perseid.run("partitions/", model="mine.onnx", world_size=8)  # doctest: +SKIP
-    >>> run.catalogue().to_pandas().head()  # doctest: +SKIP
-    """
-    engine = engine_class(engine)() if isinstance(engine, str) else engine
-    if detach and not engine.capabilities.detach:
-        raise BadInputError(
-            f"a run of the engine {engine.name} ends with this process: it cannot be detached"
-        )
-    request = _request(data, engine, keys)
-    with _reporting(progress) as report:
-        begun = begin(request, engine, report, replace=replace)
-        return begun if detach else begun.wait(progress=report)
-
-
-def begin(request: RunRequest, engine: Engine, report: Report, *, replace: bool = False) -> Run:
-    """Begin a run and return at once; `Run.wait` or `Run.follow` must come next, unless the engine
-    can detach."""
-    manifest, handle = driver.begin(request, engine, report, replace=replace)
-    return Run(manifest, engine, handle)
-
-
-def begin_again(
-    url: str, engine: Engine, report: Report, *, allow_model_change: bool = False
-) -> Run:
-    """Begin to work on what is missing of a run; of a complete one nothing is."""
-    store = Storage(url)
-    manifest = Manifest.load(store)
-    done = finished(store, manifest)
-    if done is not None:
-        report(StageEvent("resume", driver.NOTHING_TO_DO))
-        return Run(manifest, engine, result=done)
-    handle = driver.begin_missing(manifest, engine, report, allow_model_change=allow_model_change)
-    return Run(manifest, engine, handle)
-
-
-def resume(
-    run: str | Path | Run,
-    *,
-    engine: str | Engine = "local",
-    detach: bool = False,
-    allow_model_change: bool = False,
-    progress: bool | Report = True,
-) -> Run:
-    """Work on what is missing of a run, then publish it again; a complete one is left as it is.
-
-    Parameters
-    ----------
-    run
-        A run, its folder or its URL.
-    engine, detach, progress
-        As for `run`; the engine may be another one than before.
-    allow_model_change
-        Go on where the model is not the one that the run began with; the run is ``mixed`` then,
-        never ``complete``.
-
-    Raises
-    ------
-    NotFoundError
-        There is no run.
-    RunError
-        Another process works on it.
-    BadModelError
-        The model is not the one that the run began with, or is gone.
-
-    Examples
-    --------
-    >>> perseid.resume("runs/survey-20261126T101500").incomplete is None  # doctest: +SKIP
-    True
-    """
-    engine = engine_class(engine)() if isinstance(engine, str) else engine
-    url = run.url if isinstance(run, Run) else Location.parse(str(run)).url
-    with _reporting(progress) as report:
-        going_on = begin_again(url, engine, report, allow_model_change=allow_model_change)
-        return going_on if detach else going_on.wait(progress=report)
-
-
-def open_run(run: str | Path, *, engine: Engine | None = None) -> Run:
-    """Find a run again, finished or running, whoever began it.
-
-    Parameters
-    ----------
-    run
-        Its folder or URL; on AWS also its id, or the ARN of an execution.
-    engine
-        Where it ran; found out from the run itself where it is not given.
-
-    Raises
-    ------
-    NotFoundError
-        There is no such run.
-
-    Examples
-    --------
-    >>> perseid.open_run("runs/first").status().done  # doctest: +SKIP
-    8
-    """
-    text = str(run)
-    if text.startswith("arn:") or not Storage(text).exists(layout.MANIFEST):
-        text = _located(text, engine)
-    store = Storage(text)
-    return Run(Manifest.load(store), engine or engine_of_run(store))
-
-
-def _located(name: str, engine: Engine | None) -> str:
-    """The URL of a run that has another name."""
-    if "/" in name and not name.startswith("arn:"):
-        return name
-    try:
-        return (engine or engine_class("aws")()).locate(name)
-    except PerseidError as error:
-        if name.startswith("arn:"):
-            raise
-        raise NotFoundError(
-            f"there is no run {name} here (no {Storage(name).where(layout.MANIFEST)}), nor can one "
-            f"of that id be found on AWS ({error}); name a run on AWS by its s3:// URL, its id or "
-            "an execution's ARN"
-        ) from error
-
-
-def _request(data: Data | None, engine: Engine, keys: Mapping[str, Any]) -> RunRequest:
-    """The request of `run`'s arguments, with a place for the results."""
-    if isinstance(data, RunRequest):
-        return RunRequest.parse({**data.given(), **keys}) if keys else data
-    plain = dict(keys)
-    if data is not None:
-        plain["data"] = str(data) if isinstance(data, str | Path) else [str(one) for one in data]
-    return RunRequest.parse(with_results(plain, engine))
-
-
-def with_results(plain: Mapping[str, Any], engine: Engine) -> dict[str, Any]:
-    """A request's keys, with the engine's own place for results where they name none."""
-    data = plain.get("data")
-    if plain.get("results") or plain.get("result_path") or not data:
-        return dict(plain)
-    first = data[0] if isinstance(data, list) else data
-    return {**plain, "results": engine.default_results(str(first))}
-
-
-class _reporting:
-    """What draws the events: a bar, nothing, or the caller's own function."""
-
-    def __init__(self, progress: bool | Report) -> None:
-        self._bar: RunProgress | None = None
-        if callable(progress):
-            self._report: Report = progress
-        elif not progress:
-            self._report = _silent
-        elif in_notebook():
-            self._report = NotebookProgress()
-        else:
-            self._report = self._bar = RunProgress()
-
-    def __enter__(self) -> Report:
-        if self._bar is not None:
-            self._bar.__enter__()
-        return self._report
-
-    def __exit__(self, *error: Any) -> None:
-        if self._bar is not None:
-            self._bar.__exit__(*error)
-
-
-def _silent(event: Event) -> None:
-    """Nothing is shown."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from perseid.api.run import begin_again
+from perseid.api.runs import begin_again
 from perseid.cli.engines import (
     add_engine_arguments,
     engine_of,

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from perseid.api.run import begin, with_results
+from perseid.api.runs import begin, with_results
 from perseid.cli.engines import (
     add_engine_arguments,
     engine_of,

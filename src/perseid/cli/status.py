@@ -6,7 +6,9 @@ import argparse
 import json
 from dataclasses import asdict
 
-from perseid.api.run import Run, RunStatus, open_run
+from perseid.api.run import Run
+from perseid.api.runs import open_run
+from perseid.api.status import RunStatus
 from perseid.cli.awsarguments import add_aws_arguments
 from perseid.cli.engines import engine_of, progress_of
 from perseid.cli.outcome import COMPLETE, INCOMPLETE, show

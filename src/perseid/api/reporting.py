@@ -1,0 +1,28 @@
+"""Who draws a run's events: a bar in a terminal or notebook, nothing, or the caller."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from perseid.api.notebook import NotebookProgress, in_notebook
+from perseid.api.progress import RunProgress
+from perseid.pipeline.events import Event, Report
+
+
+@contextmanager
+def reporting(progress: bool | Report) -> Iterator[Report]:
+    """What an engine reports to: True stands for a bar, False for nothing."""
+    if callable(progress):
+        yield progress
+    elif not progress:
+        yield _silent
+    elif in_notebook():
+        yield NotebookProgress()
+    else:
+        with RunProgress() as bar:
+            yield bar
+
+
+def _silent(event: Event) -> None:
+    """Nothing is shown."""
