@@ -15,9 +15,9 @@ from perseid.api.progress import RunProgress, Tally, duration
 from perseid.engines import memory
 from perseid.engines.channel import Channel
 from perseid.engines.logs import RankLogs, attempts_in, end_lines, start_lines
-from perseid.engines.mapping import autopsy
 from perseid.engines.owner import Owner, refuse_if_owned
 from perseid.engines.plan import makespan
+from perseid.engines.slots import classify_exit
 from perseid.errors import RunError
 from perseid.measure.report_line import find_reports
 from perseid.pipeline import layout
@@ -151,7 +151,7 @@ def test_a_store_that_takes_no_logs_is_said_and_not_raised(tmp_path):
     ],
 )
 def test_how_a_process_ended_is_told_apart(status, peak, ending, said):
-    found, text = autopsy(status, peak, 1000)
+    found, text = classify_exit(status, peak, 1000)
     assert found is ending
     assert text.startswith(said)
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import selectors
-import signal
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from perseid.engines.gang import Gang, Met, why_not
@@ -16,6 +14,7 @@ from perseid.engines.logs import RankLogs, end_lines, start_lines
 from perseid.engines.options import LocalOptions
 from perseid.engines.process import Guard, WorkerProcess, worker_environment
 from perseid.engines.schedule import Schedule
+from perseid.engines.slots import Job, Slot, classify_exit, ending_of
 from perseid.engines.stopping import StopRequests
 from perseid.errors import RunError
 from perseid.pipeline.attempts import Attempt, Ending, EngineReport
@@ -30,36 +29,8 @@ POLL_A_WORKER = 0.003
 GRACE_SECONDS = 2.0
 """How long workers may take to end after Ctrl-C before they are killed."""
 SCRIPT_SECONDS = 5.0
-HOPELESS = 6
+MAX_FAILED_STARTS = 6
 """After so many failed starts, and no good one, no further worker is started."""
-NEARLY_FULL = 0.9
-"""A worker killed from outside above this part of its memory was killed for it."""
-
-
-@dataclass
-class _Job:
-    """One attempt in a worker."""
-
-    rank: int
-    attempt: int
-    request_id: str
-    cold: bool
-    started_epoch: float
-    begun: float | None = None
-    """When the item was handed over; None while the worker is in its init."""
-    over: float | None = None
-    """When it was found to be too late; its traceback is asked for after that."""
-    peak_mb: float = 0.0
-
-
-@dataclass(eq=False)
-class _Slot:
-    """One worker process and what it does."""
-
-    process: WorkerProcess
-    job: _Job | None = None
-    init_ms: float | None = None
-    """None until it is ready."""
 
 
 class LocalMap:
@@ -87,7 +58,7 @@ class LocalMap:
         self._logs = RankLogs(Storage(items[0].results_url))
         former = self._logs.load(set(self._items))
         self._schedule = Schedule(self._items, options.retry, former)
-        self._slots: list[_Slot] = []
+        self._slots: list[Slot] = []
         self._selector = selectors.DefaultSelector()
         self._next_poll = 0.0
         self._ever_ready = False
@@ -181,7 +152,7 @@ class LocalMap:
 
     def _begin(self, rank: int, attempt: int) -> None:
         slot = next((s for s in reversed(self._slots) if s.job is None), None)
-        job = _Job(rank, attempt, str(uuid.uuid4()), slot is None, time.time())
+        job = Job(rank, attempt, str(uuid.uuid4()), slot is None, time.time())
         if slot is None:
             try:
                 slot = self._new_slot()
@@ -193,13 +164,13 @@ class LocalMap:
         if slot.init_ms is not None:
             self._send(slot)
 
-    def _new_slot(self) -> _Slot:
+    def _new_slot(self) -> Slot:
         first = next(iter(self._items.values()))
         # A script is told a little more time, so that it is the engine that calls it late.
         timeout = self._options.timeout + SCRIPT_SECONDS
         setup = {"item": first.to_json(), "threads": self._options.threads, "timeout": timeout}
         process = WorkerProcess(self._options.command, setup, self._guard, self._environment)
-        slot = _Slot(process)
+        slot = Slot(process)
         self._slots.append(slot)
         self._selector.register(
             process.channel, selectors.EVENT_READ, lambda: self._hear(slot)
@@ -209,7 +180,7 @@ class LocalMap:
         )  # fmt: skip
         return slot
 
-    def _send(self, slot: _Slot) -> None:
+    def _send(self, slot: Slot) -> None:
         job = slot.job
         assert job is not None
         output = slot.process.output.take()
@@ -226,7 +197,7 @@ class LocalMap:
 
     # what workers say
 
-    def _hear(self, slot: _Slot) -> None:
+    def _hear(self, slot: Slot) -> None:
         if slot not in self._slots:
             return
         try:
@@ -240,7 +211,7 @@ class LocalMap:
         if slot in self._slots and slot.process.channel.ended:
             self._lost(slot)
 
-    def _follow(self, slot: _Slot, job: _Job, message: dict[str, Any]) -> None:
+    def _follow(self, slot: Slot, job: Job, message: dict[str, Any]) -> None:
         event = message.get("event")
         if event == "ready":
             self._ever_ready = True
@@ -251,7 +222,7 @@ class LocalMap:
             self._report(RankEvent(job.rank, RankState.RUNNING, job.attempt, rows))
         elif event in ("done", "failed"):
             job.peak_mb = max(job.peak_mb, float(message.get("peak_mb", 0.0)))
-            ending = _ending(message)
+            ending = ending_of(message)
             self._finish(
                 slot,
                 ending,
@@ -261,14 +232,14 @@ class LocalMap:
                 keep=bool(message.get("clean", True)) and job.begun is not None,
             )
 
-    def _note(self, job: _Job, ending: Ending) -> str:
+    def _note(self, job: Job, ending: Ending) -> str:
         limit = self._options.memory_mb
         if ending is Ending.DONE and job.peak_mb > limit:
             # Between two looks; the record is written and right, so it counts.
             return f"it peaked at {job.peak_mb:.0f} MB, above its {limit} MB: Lambda would end it"
         return ""
 
-    def _read_output(self, slot: _Slot) -> None:
+    def _read_output(self, slot: Slot) -> None:
         if slot not in self._slots:
             return
         slot.process.output.read()
@@ -277,7 +248,7 @@ class LocalMap:
 
     # what goes wrong
 
-    def _check(self, slot: _Slot) -> None:
+    def _check(self, slot: Slot) -> None:
         """Memory, deadlines, and whether the process is there at all."""
         if slot not in self._slots:
             return
@@ -299,12 +270,12 @@ class LocalMap:
             elif job.begun is not None and now - job.begun > options.timeout:
                 self._too_late(slot, job, f"it was not done within {options.timeout:g} s")
 
-    def _too_late(self, slot: _Slot, job: _Job, text: str) -> None:
+    def _too_late(self, slot: Slot, job: Job, text: str) -> None:
         job.over = time.monotonic()
         slot.process.dump()
         self._finish(slot, Ending.TIMED_OUT, text, keep=False)
 
-    def _lost(self, slot: _Slot) -> None:
+    def _lost(self, slot: Slot) -> None:
         """The process has ended, or closed its connection."""
         deadline = time.monotonic() + 1.0
         while (status := slot.process.exit_status()) is None and time.monotonic() < deadline:
@@ -312,10 +283,10 @@ class LocalMap:
         if slot.job is None:
             self._drop(slot)
             return
-        ending, text = autopsy(status, slot.job.peak_mb, self._options.memory_mb)
+        ending, text = classify_exit(status, slot.job.peak_mb, self._options.memory_mb)
         self._finish(slot, ending, text, keep=False)
 
-    def _not_started(self, job: _Job, error: OSError) -> None:
+    def _not_started(self, job: Job, error: OSError) -> None:
         attempt = Attempt(
             job.rank, job.attempt, job.request_id, Ending.RAISED,
             f"no process could be started for it: {error.strerror}", job.started_epoch,
@@ -327,7 +298,7 @@ class LocalMap:
 
     def _finish(
         self,
-        slot: _Slot,
+        slot: Slot,
         ending: Ending,
         message: str,
         *,
@@ -350,7 +321,7 @@ class LocalMap:
             self._stop_rivals(job.rank)
         elif job.begun is None and ending is not Ending.STOPPED and not self._ever_ready:
             self._failed_starts += 1
-            if self._failed_starts >= HOPELESS:
+            if self._failed_starts >= MAX_FAILED_STARTS:
                 self.leave_waiting(message)
 
     def leave_waiting(self, message: str) -> None:
@@ -359,7 +330,7 @@ class LocalMap:
             self._report(event)
 
     def _measure(
-        self, slot: _Slot, job: _Job, ending: Ending, message: str, work_seconds: float, rows: int
+        self, slot: Slot, job: Job, ending: Ending, message: str, work_seconds: float, rows: int
     ) -> Attempt:
         now = job.over or time.monotonic()
         waited = (now - slot.process.started) * 1000 if slot.init_ms is None else slot.init_ms
@@ -404,7 +375,7 @@ class LocalMap:
             if slot.job is not None and slot.job.rank == rank:
                 self._finish(slot, Ending.STOPPED, "another attempt was faster", keep=False)
 
-    def _drop(self, slot: _Slot) -> None:
+    def _drop(self, slot: Slot) -> None:
         self._slots.remove(slot)
         for source in (slot.process.channel, slot.process.output):
             with contextlib.suppress(KeyError):
@@ -426,26 +397,3 @@ class LocalMap:
                 self._drop(slot)
             else:
                 self._finish(slot, Ending.STOPPED, "the run was stopped", keep=False)
-
-
-def _ending(message: dict[str, Any]) -> Ending:
-    if message["event"] == "done":
-        return Ending.DONE
-    if message.get("no_result"):
-        return Ending.NO_RESULT
-    return Ending.BAD_INPUT if message.get("final") else Ending.RAISED
-
-
-def autopsy(status: int | None, peak_mb: float, memory_mb: int) -> tuple[Ending, str]:
-    """How a worker that is gone ended, in words."""
-    if status is None:
-        return Ending.NO_RESULT, "its process closed its connection without a result"
-    if status >= 0:
-        return Ending.NO_RESULT, f"its process exited with status {status} without a result"
-    name = signal.Signals(-status).name
-    if status == -signal.SIGKILL and peak_mb > NEARLY_FULL * memory_mb:
-        return Ending.OUT_OF_MEMORY, f"it was killed at {peak_mb:.0f} MB of its {memory_mb} MB"
-    if status == -signal.SIGKILL:
-        text = "its process was killed (SIGKILL) by someone, or by a machine without memory left"
-        return Ending.KILLED, text
-    return Ending.KILLED, f"its process was ended by {name}; its log may tell why"

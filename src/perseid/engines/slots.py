@@ -1,0 +1,64 @@
+"""What a worker of the local engine does at a moment, and how its attempts and it ended."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from perseid.engines.process import WorkerProcess
+from perseid.pipeline.attempts import Ending
+
+NEARLY_FULL = 0.9
+"""A worker killed from outside above this part of its memory was killed for it."""
+
+
+@dataclass
+class Job:
+    """One attempt in a worker."""
+
+    rank: int
+    attempt: int
+    request_id: str
+    cold: bool
+    started_epoch: float
+    begun: float | None = None
+    """When the item was handed over; None while the worker is in its init."""
+    over: float | None = None
+    """When it was found to be too late; its traceback is asked for after that."""
+    peak_mb: float = 0.0
+
+
+@dataclass(eq=False)
+class Slot:
+    """One worker process and what it does."""
+
+    process: WorkerProcess
+    job: Job | None = None
+    init_ms: float | None = None
+    """None until it is ready."""
+
+
+def ending_of(message: Mapping[str, Any]) -> Ending:
+    """How an attempt ended, by the worker's last message of it."""
+    if message["event"] == "done":
+        return Ending.DONE
+    if message.get("no_result"):
+        return Ending.NO_RESULT
+    return Ending.BAD_INPUT if message.get("final") else Ending.RAISED
+
+
+def classify_exit(status: int | None, peak_mb: float, memory_mb: int) -> tuple[Ending, str]:
+    """How a worker that is gone ended, in words."""
+    if status is None:
+        return Ending.NO_RESULT, "its process closed its connection without a result"
+    if status >= 0:
+        return Ending.NO_RESULT, f"its process exited with status {status} without a result"
+    name = signal.Signals(-status).name
+    if status == -signal.SIGKILL and peak_mb > NEARLY_FULL * memory_mb:
+        return Ending.OUT_OF_MEMORY, f"it was killed at {peak_mb:.0f} MB of its {memory_mb} MB"
+    if status == -signal.SIGKILL:
+        text = "its process was killed (SIGKILL) by someone, or by a machine without memory left"
+        return Ending.KILLED, text
+    return Ending.KILLED, f"its process was ended by {name}; its log may tell why"
