@@ -15,7 +15,7 @@ from perseid.cli import main
 from perseid.engines import scratch
 from perseid.engines.scratch import ScratchFolder, remove_abandoned
 
-HOLD = "import time; from perseid.engines.process import Guard; g = Guard(); print(g.folder, flush=True); time.sleep(600)"  # noqa: E501
+HOLD = "import time; from perseid.engines.process import Reaper; g = Reaper(); print(g.folder, flush=True); time.sleep(600)"  # noqa: E501
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def kill_with_children(process):
         chosen += [child for child, parent in pairs if parent == pid]
     assert len(chosen) > 1
     for pid in chosen[1:]:
-        os.kill(pid, signal.SIGSTOP)  # so that the guard does not clean up first
+        os.kill(pid, signal.SIGSTOP)  # so that the reaper does not clean up first
     for pid in chosen:
         os.kill(pid, signal.SIGKILL)
     process.wait(30)

@@ -37,7 +37,7 @@ POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
-class Met:
+class CollectiveOutcome:
     """How a meeting went."""
 
     note: str = ""
@@ -49,7 +49,7 @@ class Met:
     """The user stopped it before it was over."""
 
 
-def why_not(items: Sequence[WorkItem], done: int) -> str | None:
+def skip_reason(items: Sequence[WorkItem], done: int) -> str | None:
     """Why these ranks do not meet: a sentence, empty where nobody asked; None where they do."""
     first = items[0]
     if first.transport == STORE or first.options.script is not None:
@@ -69,7 +69,7 @@ def why_not(items: Sequence[WorkItem], done: int) -> str | None:
 
 
 @dataclass
-class _Table:
+class _Assignment:
     """Who stands for whom, and what came of it."""
 
     ranks: dict[WorkerProcess, list[int]]
@@ -105,9 +105,9 @@ class Gang:
             if process not in shares:
                 process = min(shares, key=lambda one: len(shares[one]))
             shares[process].append(rank)
-        self._table = _Table({one: ranks for one, ranks in shares.items() if ranks})
+        self._assigned = _Assignment({one: ranks for one, ranks in shares.items() if ranks})
 
-    def meet(self, stop: StopRequests) -> Met:
+    def meet(self, stop: StopRequests) -> CollectiveOutcome:
         """Let them; returns within a bound set by the deadlines, or soon where the user stops."""
         began = time.monotonic()
         first = next(iter(self._items.values()))
@@ -119,10 +119,11 @@ class Gang:
                 self._begin(self._meeting(server.address, key, first))
                 self._listen(stop)
         except (PerseidError, OSError) as error:
-            return Met(f"no rendezvous could be started: {error}", time.monotonic() - began)
-        table = self._table
-        seconds, lost = time.monotonic() - began, (*table.lost, *table.waiting)
-        return Met(self._note(), seconds, lost, bool(stop.count and table.waiting))
+            text = f"no rendezvous could be started: {error}"
+            return CollectiveOutcome(text, time.monotonic() - began)
+        assigned = self._assigned
+        seconds, lost = time.monotonic() - began, (*assigned.lost, *assigned.waiting)
+        return CollectiveOutcome(self._note(), seconds, lost, bool(stop.count and assigned.waiting))
 
     def _meeting(self, address: str, key: str, item: WorkItem) -> Meeting:
         more = RANK_SECONDS * len(self._items)
@@ -130,49 +131,49 @@ class Gang:
         return Meeting(address, key, item.transport, join, call, loss_timeouts(item))
 
     def _begin(self, meeting: Meeting) -> None:
-        for process, ranks in self._table.ranks.items():
+        for process, ranks in self._assigned.ranks.items():
             items = [self._items[rank].to_json() for rank in ranks]
             try:
                 process.channel.send({"meet": meeting.to_json(), "items": items})
-                self._table.waiting.add(process)
+                self._assigned.waiting.add(process)
             except OSError:
-                self._table.lost.append(process)
+                self._assigned.lost.append(process)
 
     def _listen(self, stop: StopRequests) -> None:
-        table = self._table
+        assigned = self._assigned
         both = JOIN_SECONDS + CALL_SECONDS + 2 * RANK_SECONDS * len(self._items)
         deadline = time.monotonic() + both + SPARE_SECONDS
         with selectors.DefaultSelector() as selector:
-            for process in table.waiting:
+            for process in assigned.waiting:
                 selector.register(process.channel, selectors.EVENT_READ, process)
-            while table.waiting and not stop.count and time.monotonic() < deadline:
+            while assigned.waiting and not stop.count and time.monotonic() < deadline:
                 for key, _ in selector.select(POLL_SECONDS):
                     self._hear(key.data)
-                    if key.data not in table.waiting:
+                    if key.data not in assigned.waiting:
                         selector.unregister(key.fileobj)
-                for process in table.waiting:
+                for process in assigned.waiting:
                     process.output.read()  # a full pipe would stop it
 
     def _hear(self, process: WorkerProcess) -> None:
-        table = self._table
+        assigned = self._assigned
         messages: list[dict[str, Any]] = []
         with contextlib.suppress(RunError):
             messages = process.channel.drain()
         for message in messages:
             if message.get("event") == "met":
-                table.waiting.discard(process)
-                table.notes |= {int(rank): note for rank, note in message["notes"].items()}
-        if process in table.waiting and process.channel.ended:
-            table.waiting.discard(process)
-            table.lost.append(process)
+                assigned.waiting.discard(process)
+                assigned.notes |= {int(rank): note for rank, note in message["notes"].items()}
+        if process in assigned.waiting and process.channel.ended:
+            assigned.waiting.discard(process)
+            assigned.lost.append(process)
 
     def _note(self) -> str:
-        table = self._table
-        lost = [rank for process in table.lost for rank in table.ranks[process]]
-        late = [rank for process in table.waiting for rank in table.ranks[process]]
+        assigned = self._assigned
+        lost = [rank for process in assigned.lost for rank in assigned.ranks[process]]
+        late = [rank for process in assigned.waiting for rank in assigned.ranks[process]]
         if lost:
             named = ", ".join(map(str, sorted(lost)[:10])) + (", …" if len(lost) > 10 else "")
             return f"the process of rank {named} was lost while the ranks met"
         if late:
             return f"{len(late)} ranks did not come to an end with their meeting in time"
-        return next((note for note in table.notes.values() if note), "")
+        return next((note for note in assigned.notes.values() if note), "")

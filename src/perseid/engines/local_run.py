@@ -12,7 +12,7 @@ from perseid.engines.attached import AttachedRun
 from perseid.engines.mapping import LocalMap
 from perseid.engines.options import LocalOptions
 from perseid.engines.owner import Owner
-from perseid.engines.process import Guard
+from perseid.engines.process import Reaper
 from perseid.engines.stopping import StopRequests
 from perseid.engines.talking import around_scripts
 from perseid.errors import RunError
@@ -48,12 +48,12 @@ class LocalRun:
         self._attached = AttachedRun(manifest)
         with ExitStack() as resources:
             resources.enter_context(Owner(Storage(manifest.results_url)))
-            guard = resources.enter_context(Guard())
+            reaper = resources.enter_context(Reaper())
             self._map: LocalMap | None = None
             if items:
                 tell: Report = lambda event: self._tell(event)  # noqa: E731
                 options = resources.enter_context(around_scripts(items, options, tell))
-                self._map = LocalMap(items, options, guard, tell)
+                self._map = LocalMap(items, options, reaper, tell)
             else:
                 note = "no rank was left to work, so none met"
                 self._report = EngineReport(concurrency=options.concurrency, transport_note=note)

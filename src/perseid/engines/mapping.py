@@ -9,10 +9,10 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from perseid.engines.gang import Gang, Met, why_not
+from perseid.engines.gang import CollectiveOutcome, Gang, skip_reason
 from perseid.engines.logs import RankLogs, end_lines, start_lines
 from perseid.engines.options import LocalOptions
-from perseid.engines.process import Guard, WorkerProcess, worker_environment
+from perseid.engines.process import Reaper, WorkerProcess, worker_environment
 from perseid.engines.schedule import Schedule
 from perseid.engines.slots import Job, Slot, classify_exit, ending_of
 from perseid.engines.stopping import StopRequests
@@ -42,18 +42,18 @@ class LocalMap:
         Of one run; at least one.
     options
         Limits, retries, the worker's program.
-    guard
+    reaper
         Kills the workers when this process is gone.
     report
         Called with each event, in this thread.
     """
 
     def __init__(
-        self, items: Sequence[WorkItem], options: LocalOptions, guard: Guard, report: Report
+        self, items: Sequence[WorkItem], options: LocalOptions, reaper: Reaper, report: Report
     ) -> None:
         self._items = {item.rank: item for item in items}
         self._options = options
-        self._guard = guard
+        self._reaper = reaper
         self._report = report
         self._logs = RankLogs(Storage(items[0].results_url))
         former = self._logs.load(set(self._items))
@@ -82,7 +82,7 @@ class LocalMap:
         """Let the ranks meet unless the user stopped the run, and end all workers."""
         wall = time.monotonic() - self._began
         try:
-            met = Met() if stop.count else self._meet(stop)
+            met = CollectiveOutcome() if stop.count else self._meet(stop)
         finally:
             self.close(stop)
         if self._logs.failure:
@@ -105,15 +105,15 @@ class LocalMap:
             if stop.count:
                 self._logs.hurry(GRACE_SECONDS)
 
-    def _meet(self, stop: StopRequests) -> Met:
+    def _meet(self, stop: StopRequests) -> CollectiveOutcome:
         """All ranks at once in a communicator, if they are to be."""
         items = list(self._items.values())
-        note = why_not(items, len(self._schedule.done))
+        note = skip_reason(items, len(self._schedule.done))
         idle = [slot.process for slot in self._slots if slot.job is None]
         if note is None and not idle:
             note = "no worker was left to meet as"
         if note is not None:
-            return Met(note)
+            return CollectiveOutcome(note)
         self._report(StageEvent("collectives"))
         met = Gang(idle, items, self._who).meet(stop)
         for slot in [slot for slot in self._slots if slot.process in met.lost]:
@@ -169,7 +169,7 @@ class LocalMap:
         # A script is told a little more time, so that it is the engine that calls it late.
         timeout = self._options.timeout + SCRIPT_SECONDS
         setup = {"item": first.to_json(), "threads": self._options.threads, "timeout": timeout}
-        process = WorkerProcess(self._options.command, setup, self._guard, self._environment)
+        process = WorkerProcess(self._options.command, setup, self._reaper, self._environment)
         slot = Slot(process)
         self._slots.append(slot)
         self._selector.register(

@@ -31,8 +31,8 @@ KILL_SECONDS = 30.0
 """How long the kernel may take to end a killed process."""
 
 
-class Guard:
-    """A process that cleans up when this one is gone. See `perseid.engines.guard`.
+class Reaper:
+    """A process that cleans up when this one is gone. See `perseid.engines.reaper`.
 
     Raises `RunError` where there is no place for temporary files.
     """
@@ -46,7 +46,7 @@ class Guard:
                 "free some space there, or point TMPDIR elsewhere"
             ) from error
         self.folder = self._scratch.path
-        program = Path(__file__).with_name("guard.py")
+        program = Path(__file__).with_name("reaper.py")
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(program), str(self.folder)],
             stdin=subprocess.PIPE,
@@ -63,7 +63,7 @@ class Guard:
         self._tell(f"-{group}\n")
 
     def close(self) -> None:
-        """End the guard; it removes the folder."""
+        """End the reaper; it removes the folder."""
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
             self._process.stdin.close()
@@ -87,7 +87,7 @@ class Guard:
 
     def _tell(self, line: str) -> None:
         assert self._process.stdin is not None
-        # A guard that somebody killed is no reason to lose a run: the workers still have the
+        # A reaper that somebody killed is no reason to lose a run: the workers still have the
         # parent-death signal.
         with contextlib.suppress(OSError):
             self._process.stdin.write(line.encode())
@@ -145,7 +145,7 @@ class WorkerProcess:
         The program with its arguments; the socket's number and our process id are appended.
     setup
         First message: model, precision, threads.
-    guard
+    reaper
         Told of the process' group.
     environment
         The worker's environment variables.
@@ -155,10 +155,10 @@ class WorkerProcess:
         self,
         command: Sequence[str],
         setup: dict[str, Any],
-        guard: Guard,
+        reaper: Reaper,
         environment: dict[str, str],
     ) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="worker-", dir=guard.folder))
+        self._folder = Path(tempfile.mkdtemp(prefix="worker-", dir=reaper.folder))
         ours, theirs = socket.socketpair()
         self.started = time.monotonic()
         self.started_epoch = time.time()
@@ -178,8 +178,8 @@ class WorkerProcess:
         finally:
             theirs.close()
         self.pid = self._process.pid
-        self._guard = guard
-        guard.add(self.pid)
+        self._reaper = reaper
+        reaper.add(self.pid)
         self.channel = Channel(ours)
         assert self._process.stdout is not None
         self.output = Output(os.dup(self._process.stdout.fileno()))
@@ -227,7 +227,7 @@ class WorkerProcess:
                     f"worker process {self.pid} cannot be killed: it waits for a disk or a "
                     "network file system that does not answer"
                 ) from error
-            self._guard.remove(self.pid)
+            self._reaper.remove(self.pid)
             self.channel.close()
             self.output.close()
             shutil.rmtree(self._folder, ignore_errors=True)  # what a killed one left

@@ -123,11 +123,11 @@ class Prepared:
         return record
 
     def meet(self, meeting: Meeting, items: Sequence[WorkItem]) -> dict[int, str]:
-        """Stand for ranks in a meeting; see `standing.stand_for`. Nothing is predicted after it."""
-        from perseid.engines.standing import stand_for
+        """Run ranks in a communicator; see `rank_threads`. Nothing is predicted after it."""
+        from perseid.engines.rank_threads import run_ranks
 
         self._runtime = None  # its memory is better used
-        return stand_for(meeting, items, self._kept)
+        return run_ranks(meeting, items, self._kept)
 
     def _with_options(self, item: WorkItem) -> WorkItem:
         return replace(item, options=replace(item.options, **self._options))

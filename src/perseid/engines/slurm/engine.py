@@ -211,7 +211,7 @@ class SlurmEngine:
 
 
 OVERHEAD_MB = 100
-"""What a task needs beside its ranks: its own process and a guard."""
+"""What a task needs beside its ranks: its own process and a reaper."""
 
 
 class SlurmRun(AttachedRun):

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 from perseid.engines.mapping import LocalMap
 from perseid.engines.options import WORKER, LocalOptions
-from perseid.engines.process import Guard
+from perseid.engines.process import Reaper
 from perseid.engines.retry import RetryPolicy
 from perseid.engines.slurm.submission import Submission, put_report
 from perseid.engines.stopping import StopRequests
@@ -63,8 +63,12 @@ def _work(
     items = [manifest.item(rank) for rank in ranks]
     near_its_limit: list[int] = []
     signal.signal(signal.SIGUSR1, lambda number, frame: near_its_limit.append(number))
-    with Guard() as guard, StopRequests() as stop, around_scripts(items, options, _say) as options:
-        ranks_map = LocalMap(items, options, guard, _say)
+    with (
+        Reaper() as reaper,
+        StopRequests() as stop,
+        around_scripts(items, options, _say) as options,
+    ):
+        ranks_map = LocalMap(items, options, reaper, _say)
         while not (stop.count or ranks_map.finished):
             ranks_map.turn()
             if near_its_limit:

@@ -21,7 +21,7 @@ STACK_BYTES = 1024 * 1024
 """Of a rank's thread: it calls numpy and pickle, nothing deep."""
 
 
-def stand_for(
+def run_ranks(
     meeting: Meeting, items: Sequence[WorkItem], kept: Mapping[int, Any]
 ) -> dict[int, str]:
     """Meet as each of these ranks; why its statistics go through the store, or an empty text.
