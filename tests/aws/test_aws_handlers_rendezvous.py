@@ -105,7 +105,7 @@ def running(stack, command, s3_server, credentials, tmp_path, monkeypatch):
 
 
 def test_it_asks_for_what_the_template_gives(command, container):
-    assert command["entryPoint"][:2] == ["python3", "-c"]
+    assert command["entryPoint"][:3] == ["python3", "-P", "-c"]
     assert {"CODE_BUCKET", "CODE_KEY", "AWS_REGION"} == {e["name"] for e in command["environment"]}
     [secret] = container["Secrets"]
     assert secret["Name"] == "RENDEZVOUS_SECRET"
