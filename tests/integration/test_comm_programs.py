@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from ranks import run_threads
 
-from perseid.comm import Communicator, pingpong
-from perseid.comm.model import Constants
+from perseid.comm import Communicator, cost_measurement
+from perseid.comm.cost_model import Constants
 from perseid.compat import fmi
 from perseid.compat.fmi_config import load
 from perseid.errors import (
@@ -235,7 +235,7 @@ def test_comm_bench_measures_the_models_constants(tmp_path):
     more = ("--iterations", 20, "--store", tmp_path / "box")
     result = perseid("comm", "bench", "--constants", path, *more)
     assert result.returncode == 0, result.stderr
-    direct, relay, store = Constants.load(path).ways
+    direct, relay, store = Constants.load(path).transports
     assert 1e-6 < direct.latency < 0.05
     assert 1e-6 < relay.latency < 0.1
     assert 1e6 < relay.bandwidth <= relay.shared
@@ -451,10 +451,10 @@ def test_the_channel_is_chosen_by_the_hint_and_the_files_constants(tmp_path):
     ]
     assert (config.bucket, config.region) == ("s3://stars", "eu-north-1")
     assert config.rates.server_second == 1.0
-    from perseid.comm.model import choose
+    from perseid.comm.cost_model import choose
 
-    assert choose("bcast", 8, 100, "fast", config.ways, config.rates).way == "direct"
-    assert choose("bcast", 8, 100, "cheap", config.ways, config.rates).way == "store"
+    assert choose("bcast", 8, 100, "fast", config.ways, config.rates).transport == "direct"
+    assert choose("bcast", 8, 100, "cheap", config.ways, config.rates).transport == "store"
 
 
 @pytest.mark.parametrize(
@@ -490,7 +490,7 @@ def test_the_store_may_be_a_bucket(s3):
     results, errors = through_store(bucket, 3, exchange)
     assert not errors
     assert set(results[0].values()) == {"store"}
-    way = pingpong.through(bucket, 5)
+    way = cost_measurement.through(bucket, 5)
     assert 1e-4 < way.latency < 1
     assert way.bandwidth > 1e5
     assert way.puts == 1 <= way.gets
@@ -524,7 +524,7 @@ def test_a_hint_has_all_ranks_take_the_way_that_the_model_prefers(tmp_path, late
         3, routed, hint="fast", expects=("allgather", 4e5), constants=constants, store=store
     )
     assert [ways for ways, _ in results] == [{way}] * 3
-    assert [choice.way for _, choice in results] == [way] * 3
+    assert [choice.transport for _, choice in results] == [way] * 3
     assert results[0][1].seconds > 0
     assert bool(list((tmp_path / "box").rglob("*"))) == (way == "store")
 
@@ -536,7 +536,7 @@ def test_a_hint_needs_no_rendezvous_where_there_is_a_store_and_one_rank_needs_no
     assert [ways for ways, _ in results] == [{"store"}] * 2
     with Communicator.join("alone", 0, 1, hint="fast") as comm:
         assert (comm.allreduce(2), comm.choice) == (2, None)
-    with pytest.raises(BadInputError, match="no way"):
+    with pytest.raises(BadInputError, match="no transport"):
         Communicator.join("job", 0, 2, hint="fast")
     with pytest.raises(BadInputError, match="fast or cheap"):
         Communicator.join("job", 0, 2, hint="good", store=store)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perseid.comm import blame
+from perseid.comm import abort
 from perseid.comm.frames import (
     HEADER_BYTES,
     MAX_PAYLOAD,
@@ -225,7 +225,7 @@ def test_a_table_that_does_not_fit_is_refused_before_anything_is_unpickled(parts
 )
 def test_an_abort_keeps_its_words_and_comes_back_as_the_same_error(error, word):
     """Ranks of 0.1 read the words; ranks of today raise what the sender raised."""
-    body = blame.to_bytes(error, sender=0)
+    body = abort.to_bytes(error, sender=0)
     assert json.loads(body)["error"] == word
-    back = blame.from_frame(body, sender=0, me=1)
+    back = abort.from_frame(body, sender=0, me=1)
     assert (type(back), str(back), vars(back)) == (type(error), str(error), vars(error))

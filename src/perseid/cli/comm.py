@@ -19,7 +19,7 @@ from perseid.errors import BadInputError
 from perseid.textfile import is_file
 
 if TYPE_CHECKING:
-    from perseid.comm.model import Way
+    from perseid.comm.cost_model import TransportCosts
 
 
 LOSSES = {
@@ -162,26 +162,27 @@ def _write(path: Path, results: Mapping[str, object]) -> None:
 
 
 def _measure_constants(args: argparse.Namespace) -> int:
-    from perseid.comm import pingpong
+    from perseid.comm import cost_measurement
     from perseid.storage import Storage
 
-    print(f"{'way':8s} {'latency':>10s} {'bandwidth':>12s} {'all together':>13s} {'requests':>10s}")
+    head = f"{'transport':9s} {'latency':>10s} {'bandwidth':>12s}"
+    print(f"{head} {'all together':>13s} {'requests':>10s}")
     store = None if args.store is None else Storage(args.store)
-    constants = pingpong.measure(args.iterations, store, _print_way)
+    constants = cost_measurement.measure(args.iterations, store, _print_costs)
     constants.dump(args.constants)
     print(f"{constants.source}: {args.constants}")
     return 0
 
 
-def _print_way(way: Way) -> None:
-    shared = f"{way.shared / 1e6:.4g} MB/s" if way.shared else "-"
-    requests = f"{way.puts + way.gets:.3g}" if way.puts else "-"
-    rate = f"{way.bandwidth / 1e6:.4g} MB/s"
-    print(f"{way.name:8s} {_time(way.latency):>10s} {rate:>12s} {shared:>13s} {requests:>10s}")
+def _print_costs(costs: TransportCosts) -> None:
+    shared = f"{costs.shared / 1e6:.4g} MB/s" if costs.shared else "-"
+    requests = f"{costs.puts + costs.gets:.3g}" if costs.puts else "-"
+    rate = f"{costs.bandwidth / 1e6:.4g} MB/s"
+    print(f"{costs.name:9s} {_time(costs.latency):>10s} {rate:>12s} {shared:>13s} {requests:>10s}")
 
 
 def _model(args: argparse.Namespace) -> int:
-    from perseid.comm.model import Constants, choose, estimate
+    from perseid.comm.cost_model import Constants, choose, estimate
     from perseid.measure.prices import Prices
 
     constants = Constants() if args.constants is None else Constants.load(args.constants)
@@ -192,15 +193,16 @@ def _model(args: argparse.Namespace) -> int:
         second = args.memory / 1024 * Prices().lambda_gb_second_x86.usd
         rates = replace(rates, worker_second=second)
     print(f"{args.operation}; constants: {constants.source}")
-    print(f"{'ranks':>6s} {'bytes':>10s} {'way':>8s} {'time':>12s} {'price':>14s} {'messages':>9s}")
+    head = f"{'ranks':>6s} {'bytes':>10s} {'transport':>9s}"
+    print(f"{head} {'time':>12s} {'price':>14s} {'messages':>9s}")
     for ranks in args.ranks:
         for nbytes in args.bytes:
-            best = choose(args.operation, ranks, nbytes, args.hint, constants.ways, rates)
-            for way in constants.ways:
-                one = estimate(args.operation, ranks, nbytes, way, rates)
-                mark = f" <- {args.hint}" if one.way == best.way else ""
+            best = choose(args.operation, ranks, nbytes, args.hint, constants.transports, rates)
+            for costs in constants.transports:
+                one = estimate(args.operation, ranks, nbytes, costs, rates)
+                mark = f" <- {args.hint}" if one.transport == best.transport else ""
                 print(
-                    f"{ranks:6d} {nbytes:10.4g} {one.way:>8s} {_time(one.seconds):>12s} "
+                    f"{ranks:6d} {nbytes:10.4g} {one.transport:>9s} {_time(one.seconds):>12s} "
                     f"{one.usd:10.3g} USD {one.messages:9d}{mark}"
                 )
     return 0

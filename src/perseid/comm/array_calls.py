@@ -108,7 +108,7 @@ class ArrayCalls:
     ) -> None:
         """Send one array and receive another at the same time; both may be the same memory."""
         place, place_code = arrays.to_receive(into)
-        data, code = arrays.to_send(arrays.apart(array, into))
+        data, code = arrays.to_send(arrays.without_overlap(array, into))
         sendtag, recvtag = arguments.tag("sendtag", sendtag), arguments.tag("recvtag", recvtag)
         if dest == source == self.rank:
             arrays.like(into, array)[...] = array
@@ -145,7 +145,7 @@ class ArrayCalls:
             Elements of each rank, where they differ; then given on all ranks.
         """
         root = self._root(root)
-        data, code = arrays.to_send(arrays.apart(array, into))
+        data, code = arrays.to_send(arrays.without_overlap(array, into))
         counts = self._counts(counts, array)
         parts = None
         if self.rank == root:
@@ -175,7 +175,9 @@ class ArrayCalls:
         parts = None
         if self.rank == root:
             parts = arrays.parts(
-                arrays.apart(array, into), into.dtype, counts or [into.size] * self.world_size
+                arrays.without_overlap(array, into),
+                into.dtype,
+                counts or [into.size] * self.world_size,
             )
         call = self._group.call(Kind.SCATTER, root, 0, code, 0 if counts else into.size)
         if counts or len(place) >= gather.LARGE_BYTES:
@@ -187,7 +189,7 @@ class ArrayCalls:
     @guarded
     def Allgather(self, array: Array, into: Array, counts: Sequence[int] | None = None) -> None:
         """Every rank's array one behind the other into every rank's ``into``."""
-        data, code = arrays.to_send(arrays.apart(array, into))
+        data, code = arrays.to_send(arrays.without_overlap(array, into))
         counts = self._counts(counts, array)
         parts = arrays.parts(into, array.dtype, counts or [array.size] * self.world_size)
         call = self._group.call(Kind.ALLGATHER, -1, 0, code, 0 if counts else array.size)
@@ -257,7 +259,7 @@ class ArrayCalls:
         size = self.world_size
         code = arrays.to_send(array)[1]
         arrays.to_receive(into)
-        array = arrays.apart(array, into)
+        array = arrays.without_overlap(array, into)
         if array.size % size or into.size != array.size:
             raise BadInputError(
                 f"Alltoall of {array.size} into {into.size} elements among {size} ranks: both "

@@ -33,12 +33,12 @@ def _code(array: Array) -> int:
 
 
 def to_send(array: Array) -> tuple[memoryview, int]:
-    """An array's bytes (of a copy, if it has gaps) and its type's code.
+    """An array's bytes (of a copy, if it is not contiguous) and its type's code.
 
     Raises
     ------
     BadInputError
-        It is no array, or of a type that only pickling can carry.
+        It is not an array, or of a type that only pickling can carry.
     """
     code = _code(array)
     return array_bytes(np.ascontiguousarray(array)), code
@@ -50,7 +50,7 @@ def to_receive(array: Array) -> tuple[memoryview, int]:
     Raises
     ------
     BadInputError
-        It has gaps, or may not be written.
+        It is not contiguous, or not writable.
     """
     code = _code(array)
     _check_place(array)
@@ -63,9 +63,9 @@ def _check_place(array: Array) -> None:
         raise BadInputError("an array that is received into must be contiguous and writable")
 
 
-def apart(array: Any, into: Any) -> Any:
-    """The array, or a copy where ``into`` shares memory with it: parts of ``into`` are written
-    before all of the array was read."""
+def without_overlap(array: Any, into: Any) -> Any:
+    """The array, or a copy of it if ``into`` shares its memory: parts of ``into`` are written
+    before all of the array has been read."""
     both = isinstance(array, np.ndarray) and isinstance(into, np.ndarray)
     return array.copy() if both and np.may_share_memory(array, into) else array
 

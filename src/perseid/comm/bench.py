@@ -142,19 +142,19 @@ def round_trips(library: Library, iterations: int) -> dict[str, float]:
             library.receive(array, 0)
             library.send(array, 0)
 
-    ways = {"round trip": ours, "plain TCP": PlainTcp(library).there_and_back}
+    calls = {"round trip": ours, "plain TCP": PlainTcp(library).there_and_back}
     results: dict[str, float] = {}
     for label, nbytes, blocks, count in (
         ("8 B", 8, max(1, iterations // 50), 50),
         ("64 MiB", 64 * MEBIBYTE, max(3, iterations // 50), 1),
     ):
         array = np.zeros(nbytes, np.uint8)
-        times: dict[str, list[float]] = {way: [] for way in ways}
+        times: dict[str, list[float]] = {name: [] for name in calls}
         for block in range(blocks + 1):
-            for way, call in ways.items():
+            for name, call in calls.items():
                 taken = [_timed(call, array) for _ in range(count)]
-                times[way] += taken if block else []  # the first block warms up
-        results |= {f"{way} {label}": statistics.median(times[way]) for way in ways}
+                times[name] += taken if block else []  # the first block warms up
+        results |= {f"{name} {label}": statistics.median(times[name]) for name in calls}
     return results
 
 

@@ -28,6 +28,7 @@ from perseid.comm.collectives import (
     scan,
     scatter,
 )
+from perseid.comm.cost_model import Constants, Estimate
 from perseid.comm.frames import OBJECT, Kind
 from perseid.comm.group import Group
 from perseid.comm.joining import (
@@ -37,7 +38,6 @@ from perseid.comm.joining import (
     JoinRequest,
     environment_arguments,
 )
-from perseid.comm.model import Constants, Estimate
 from perseid.comm.objects import dumps, loads
 from perseid.comm.ops import SUM, as_op
 from perseid.comm.ports import ObjectPort
@@ -61,7 +61,7 @@ class Communicator(ArrayCalls):
         super().__init__(group)
         self._owner = owner
         self.choice = choice
-        """The way that a hint chose, with what the model expects of it; None without a hint."""
+        """The transport that a hint chose, and what the model expects of it; None without one."""
 
     @classmethod
     def join(
@@ -106,13 +106,13 @@ class Communicator(ArrayCalls):
             relay, else the store, if there is one. ``store`` alone needs no rendezvous; without one
             a lost rank is noticed by the ``timeout`` only.
         hint
-            ``fast`` or ``cheap``: have the cost model choose the way for the whole job, the one
-            that takes the least time or money for what the job ``expects``, among the store (where
-            one is given) and what ``transport`` allows. A pair that cannot connect that way goes on
-            to the next as ever. Give the same ``hint``, ``expects`` and ``constants`` on all ranks.
+            ``fast`` or ``cheap``: have the cost model choose the transport of the whole job, the
+            one that takes the least time or money for what the job ``expects``, among the store
+            (where one is given) and what ``transport`` allows. A pair that cannot connect so goes
+            on to the next. Give all ranks the same ``hint``, ``expects`` and ``constants``.
         expects
-            What the job mostly does: an operation (`perseid.comm.model.OPERATIONS`) and the bytes
-            that each rank contributes.
+            What the job mostly does: an operation (`perseid.comm.cost_model.OPERATIONS`) and the
+            bytes that each rank contributes.
         constants
             The model's, or the file that ``perseid comm bench --constants`` wrote; None: those
             shipped, of AWS Lambda and S3.
@@ -188,7 +188,7 @@ class Communicator(ArrayCalls):
 
     @property
     def routes(self) -> Mapping[int, str]:
-        """Which way the connections made so far took, by rank: ``direct``, ``relay``, ``store``."""
+        """How each rank is connected, if it is yet: ``direct``, ``relay`` or ``store``."""
         group, found = self._group, self._engine.transports
         return {rank: found[world] for rank, world in enumerate(group.ranks) if world in found}
 
@@ -219,7 +219,7 @@ class Communicator(ArrayCalls):
 
     @guarded
     def send(self, value: Any, dest: int, tag: int = 0) -> None:
-        """Send an object; returns when it is on its way."""
+        """Send an object; returns once the peer's host or this one's kernel has it."""
         tag, blob = arguments.tag("tag", tag), dumps(value)
         channel = self._peer("dest", dest)
         self._progress.send_blob(channel, self._group.point(OBJECT), tag, blob)

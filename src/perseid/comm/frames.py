@@ -39,15 +39,15 @@ TAIL = struct.Struct("<iIQ")
 SIGNATURE_BYTES = SIGNATURE.size
 HEADER_BYTES = SIGNATURE.size + TAIL.size
 MAX_PAYLOAD = 1 << 36
-"""Longest payload, in bytes: 64 GiB; a longer length is taken for rubbish."""
+"""Longest payload, in bytes: 64 GiB; a longer length is treated as malformed."""
 MAX_PARTS = 1 << 20
 """Most out-of-band buffers of one object."""
 STAGING_BYTES = 64 * 1024
-"""What is read at once while no large payload is on its way: header and small payload together."""
+"""Size of the buffer that headers and small payloads are read into together."""
 
 
 class FrameError(ValueError):
-    """Bytes that are no frame of ours."""
+    """Bytes that are not a frame of this protocol."""
 
 
 class Kind(enum.IntEnum):
@@ -69,7 +69,7 @@ class Kind(enum.IntEnum):
     ABORT = 64
     """The sender's communicator failed; the payload says why."""
     WAITING = 65
-    """The sender has been waiting in this call for a while; there is no payload."""
+    """The sender has been waiting for a while; the payload is the signature of its call."""
 
 
 _KINDS = {kind.value for kind in Kind}
@@ -158,7 +158,7 @@ class Signature(NamedTuple):
 
 @dataclass(slots=True)
 class Frame:
-    """A whole frame that nobody has asked for yet."""
+    """A complete frame."""
 
     signature: bytes
     """32 bytes."""
@@ -174,12 +174,12 @@ def header(signature: bytes, step: int, parts: int, nbytes: int) -> bytes:
 
 
 def allocate(nbytes: int) -> memoryview:
-    """Writable memory that is not cleared first: pages that are never written take none.
+    """Writable memory that is not cleared first: pages that are never written occupy nothing.
 
     Raises
     ------
     FrameError
-        There is not so much: a length that no honest peer would send, most likely.
+        There is not enough memory: most likely the length is corrupt or forged.
     """
     try:
         return np.empty(nbytes, np.uint8).data if nbytes else memoryview(bytearray())
@@ -188,10 +188,10 @@ def allocate(nbytes: int) -> memoryview:
 
 
 class Receiver:
-    """Bytes into frames, in place: the caller reads into ``room()`` and tells how many came.
+    """Splits a stream of bytes into frames: the caller reads into ``room()`` and reports the count.
 
-    Small frames come with one read into a staging buffer; the rest of a large payload is read
-    straight to where it is wanted. Memory: the staging buffer and at most one payload, which is
+    Small frames arrive with one read into a staging buffer; the rest of a large payload is read
+    straight to its destination. Memory: the staging buffer and at most one payload, which is
     never longer than ``limit``.
     """
 
@@ -204,19 +204,19 @@ class Receiver:
         self.view = memoryview(self.buffer)
         self.start = self.end = 0
         self.signature: bytes | None = None
-        """Of the frame whose header is known and whose payload is not whole yet."""
+        """Of the frame whose header is known and whose payload is incomplete."""
         self.step = self.parts = self.nbytes = 0
         self._body: memoryview | None = None
         self._filled = 0
 
     @property
     def idle(self) -> bool:
-        """Whether no byte of an unfinished frame is here."""
+        """Whether no byte of an unfinished frame is buffered."""
         return self.signature is None and self.start == self.end
 
     @property
     def direct(self) -> bool:
-        """Whether the next bytes go straight to a payload's place."""
+        """Whether the next bytes go straight to a payload's destination."""
         return self._body is not None
 
     def room(self) -> memoryview:
@@ -230,19 +230,19 @@ class Receiver:
         return self.view[self.end :]
 
     def arrived(self, count: int) -> None:
-        """So many bytes were put there."""
+        """Record that ``count`` bytes were read into ``room()``."""
         if self._body is not None:
             self._filled += count
         else:
             self.end += count
 
     def parse(self) -> bool:
-        """Whether the next frame's header is known; it is then in the attributes.
+        """Parse the next header into the attributes; False if it is incomplete.
 
         Raises
         ------
         FrameError
-            The bytes are no header, or the payload is too long.
+            The bytes are not a header, or the payload is too long.
         """
         if self.signature is not None:
             return True
@@ -259,7 +259,7 @@ class Receiver:
         return True
 
     def put_back(self, data: memoryview) -> None:
-        """Bytes that were read elsewhere, and come behind those that are here."""
+        """Append bytes that were read elsewhere to the buffered ones."""
         left = bytes(self.view[self.start : self.end])
         if len(left) + len(data) > len(self.buffer):
             self.buffer = bytearray(len(left) + len(data))
@@ -268,14 +268,14 @@ class Receiver:
         self.view[: self.end] = left + data
 
     def accept(self, into: memoryview | None = None, have: int = 0) -> bool:
-        """Say where the payload goes (own memory by default); whether it is whole already.
+        """Choose where the payload goes (new memory by default); whether it is complete.
 
         Parameters
         ----------
         into
             Writable bytes of exactly the payload's length.
         have
-            So many of them are there already; then none is in the staging buffer.
+            Number of bytes that ``into`` holds already; the staging buffer then holds none.
         """
         if have:
             self._body, self._filled = into, have
@@ -288,9 +288,9 @@ class Receiver:
         return self._filled == self.nbytes
 
     def finish(self) -> Frame:
-        """The whole frame; the next one may be parsed."""
+        """The complete frame; the next one may be parsed."""
         signature, body = self.signature, self._body
         if signature is None or body is None or self._filled != self.nbytes:
-            raise FrameError("the payload is not whole yet")
+            raise FrameError("the payload is incomplete")
         self.signature = self._body = None
         return Frame(signature, self.step, self.parts, body)

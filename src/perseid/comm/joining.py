@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from perseid.comm import arguments
+from perseid.comm.cost_model import Constants, Estimate, choose_for_job
 from perseid.comm.engine import Engine
-from perseid.comm.model import Constants, Estimate, pick
 from perseid.comm.store_channel import ObjectStore
 from perseid.errors import BadInputError, PerseidError
 from perseid.rendezvous import Client, Endpoint, LossTimeouts, parse_key
@@ -82,8 +82,8 @@ class JoinRequest:
         choice; raises as ``Communicator.join``."""
         choice = self._choice()
         transport = self.transport
-        if choice is not None and choice.way != "direct":
-            transport = choice.way  # direct falls back by itself, as the transport allows
+        if choice is not None and choice.transport != "direct":
+            transport = choice.transport  # direct falls back by itself, as the transport allows
         if transport == "store" and self.store is None:
             raise BadInputError("transport='store' needs a store to go through: give store=")
         client = None
@@ -110,7 +110,9 @@ class JoinRequest:
         elif not isinstance(constants, Constants):
             constants = Constants.load(constants)
         known = {"rendezvous": self.rendezvous is not None, "store": self.store is not None}
-        return pick(self.hint, self.transport, self.world_size, self.expects, constants, **known)
+        return choose_for_job(
+            self.hint, self.transport, self.world_size, self.expects, constants, **known
+        )
 
     def _register(self, transport: str) -> Client:
         end = time.monotonic() + self.deadline

@@ -18,7 +18,7 @@ from perseid.linux import need_linux
 from perseid.rendezvous import Config, EmbeddedServer, job_key
 
 GRACE_SECONDS = 5.0
-"""After one rank failed or the time is up, how long the others may take to end by themselves."""
+"""Seconds that the other ranks may take to end after one failed or the time is over."""
 POLL_SECONDS = 0.02
 
 

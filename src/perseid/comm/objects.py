@@ -17,13 +17,13 @@ from perseid.comm.frames import MAX_PARTS, FrameError
 Buffer = bytes | bytearray | memoryview
 
 ALIGNMENT = 64
-"""Bytes: a cache line, and what vector instructions like."""
+"""Bytes: a cache line, and the alignment that vector instructions prefer."""
 _ZEROS = bytes(ALIGNMENT)
 _ENTRY = struct.Struct("<IQ")
 
 
 class Blob:
-    """A payload on its way: pieces of memory that need not be joined to be sent."""
+    """A payload to send: pieces of memory that need not be joined first."""
 
     __slots__ = ("nbytes", "parts", "pieces")
 
@@ -34,7 +34,7 @@ class Blob:
         self.nbytes = nbytes
 
     def flat(self) -> Buffer:
-        """All pieces as one, joined only where there are several."""
+        """All pieces as one; they are copied only if there are several."""
         if len(self.pieces) == 1:
             return self.pieces[0]
         return b"".join(self.pieces)
@@ -62,7 +62,7 @@ def dumps(value: Any) -> Blob:
 def loads(parts: int, payload: Buffer) -> Any:
     """The object of a payload; arrays share the payload's memory.
 
-    Only what an authenticated peer of the job sent may come here: pickles can run code.
+    Call it only with what an authenticated peer of the job sent: pickles can run code.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Reductions: sum, prod, max, min, and, or, minloc, maxloc, and functions of the user's."""
+"""Reductions: sum, prod, max, min, and, or, minloc, maxloc, and user-defined functions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Combine = Callable[[Any, Any], Any]
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """How two values become one.
+    """A reduction: how two values are combined into one.
 
     An operation that is commutative and associative may be evaluated as a tree (always the same
     one, in rank order); any other is evaluated strictly as ``f(f(f(x0, x1), x2), x3)``.
@@ -32,13 +32,13 @@ class Op:
     commutative: bool = False
     associative: bool = False
     ufunc: np.ufunc | None = None
-    """For arrays, in place; None: ``function`` gets whole arrays."""
+    """For arrays, in place; None: ``function`` is called with whole arrays."""
     tree: bool = field(init=False)
     """Whether it may be evaluated as a tree."""
     logical: bool = False
     """Whether values count as true or false."""
     code: int = field(init=False)
-    """Its number in a signature; all functions of users share one."""
+    """Its number in a signature; all user-defined functions share one."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tree", self.commutative and self.associative)
@@ -49,12 +49,12 @@ class Op:
     def custom(
         cls, function: Combine, *, commutative: bool = False, associative: bool = False
     ) -> Op:
-        """A function of the user's; it must give the same on every rank."""
+        """A user-defined function; it must give the same result on every rank."""
         return cls("custom", function, commutative, associative)
 
     def operand(self, value: Any) -> Any:
-        """A rank's value as an operand: what a logical operation gives of one value alone is what
-        it gives of several."""
+        """A rank's value as an operand: truth values for logical operations, so that one rank alone
+        gets what several would."""
         if not self.logical:
             return value
         if isinstance(value, np.ndarray):
@@ -67,7 +67,7 @@ class Op:
         Raises
         ------
         BadInputError
-            The function gave another shape, or numbers that ``out`` cannot hold.
+            The function returned another shape, or a type that ``out`` cannot hold.
         """
         if self.ufunc is not None:
             self.ufunc(left, right, out=out, casting="unsafe")
@@ -152,7 +152,7 @@ _BY_NAME = {op.name: op for op in (SUM, PROD, MAX, MIN, AND, OR, MINLOC, MAXLOC)
 
 
 def as_op(op: Op | str | Combine) -> Op:
-    """An operation from its name, or from any function of two values (then strictly by rank).
+    """An operation by its name, or any function of two values (applied strictly by rank).
 
     Raises
     ------

@@ -26,7 +26,7 @@ class Port(Generic[T]):
         self.call, self.op = call, op
 
     def begin(self, value: T) -> T:
-        """What this rank's value is gathered in: the value itself is never changed."""
+        """A copy of this rank's value to accumulate in: the value itself is never changed."""
         raise NotImplementedError
 
     def send(self, peer: int, value: T, step: int = 0) -> None:
@@ -38,27 +38,27 @@ class Port(Generic[T]):
         raise NotImplementedError
 
     def take(self, peer: int, value: T, step: int = 0) -> T:
-        """Receive a value in place of one that is no longer needed."""
+        """Receive a value, into the memory of one that is no longer needed if possible."""
         raise NotImplementedError
 
     def recv_reduce(self, peer: int, value: T, step: int = 0) -> T:
-        """``value`` combined with a peer's, which is of higher ranks; ``value`` is used up."""
+        """Receive a value of higher ranks and combine ``value`` with it; ``value`` is consumed."""
         raise NotImplementedError
 
     def exchange_reduce(self, peer: int, value: T, lower: bool, step: int = 0) -> T:
-        """Both peers' values combined, on both; ``lower``: the peer is of lower ranks."""
+        """Exchange values and combine them on both sides; ``lower``: the peer's ranks are lower."""
         raise NotImplementedError
 
-    def swap(self, peer: int, value: T, source: int, step: int = 0) -> T:
-        """Send a value to one peer, receive one from another (or the same)."""
+    def exchange(self, peer: int, value: T, source: int, step: int = 0) -> T:
+        """Send a value to one peer while receiving one from another (or the same)."""
         raise NotImplementedError
 
     def combine(self, left: T, right: T) -> T:
-        """One value of two; both may be destroyed. ``left`` is of the lower ranks."""
+        """Combine two values, which may both be overwritten; ``left`` is of the lower ranks."""
         raise NotImplementedError
 
     def copy(self, value: T) -> T:
-        """A value that may be destroyed while this one is kept."""
+        """A value that may be overwritten while this one is kept."""
         raise NotImplementedError
 
 
@@ -88,10 +88,10 @@ class ObjectPort(Port[Any]):
 
     def exchange_reduce(self, peer: int, value: Any, lower: bool, step: int = 0) -> Any:
         """By the operation's function for objects."""
-        other = self.swap(peer, value, peer, step)
+        other = self.exchange(peer, value, peer, step)
         return self.op.function(other, value) if lower else self.op.function(value, other)
 
-    def swap(self, peer: int, value: Any, source: int, step: int = 0) -> Any:
+    def exchange(self, peer: int, value: Any, source: int, step: int = 0) -> Any:
         """Both at once."""
         blob = self.call.exchange_blob(peer, dumps(value), source, step)
         return loads(blob.parts, blob.pieces[0])
@@ -177,7 +177,7 @@ class ArrayPort(Port[Array]):
             self._room = array_bytes(self._spare)
         return self._spare
 
-    def swap(self, peer: int, value: Array, source: int, step: int = 0) -> Array:
+    def exchange(self, peer: int, value: Array, source: int, step: int = 0) -> Array:
         """Both at once."""
         into = np.empty_like(self.place)
         self.call.exchange(peer, array_bytes(value), source, array_bytes(into), step)

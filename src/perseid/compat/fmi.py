@@ -23,7 +23,7 @@ import numpy as np
 
 from perseid.comm import MAX, MIN, PROD, SUM, Op
 from perseid.comm import Communicator as OurCommunicator
-from perseid.comm.model import choose
+from perseid.comm.cost_model import choose
 from perseid.compat.fmi_config import FmiConfig, load
 from perseid.errors import BadInputError, RendezvousTimeoutError
 from perseid.rendezvous import job_key
@@ -194,9 +194,9 @@ class Communicator:
         config = self._config
         best = choose(operation, self._peers, nbytes, self._hint, config.ways, config.rates)
         try:
-            if best.way not in self._open:
-                self._open[best.way] = self._join(best.way)
-            yield self._open[best.way]
+            if best.transport not in self._open:
+                self._open[best.transport] = self._join(best.transport)
+            yield self._open[best.transport]
         except RendezvousTimeoutError as error:
             at_once = int(os.environ.get("PERSEID_RANKS_AT_ONCE") or self._peers)
             if at_once >= self._peers:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from perseid.comm.model import WAYS, Rates, Way
+from perseid.comm.cost_model import TRANSPORTS, Rates, TransportCosts
 from perseid.errors import BadInputError
 from perseid.rendezvous import LossTimeouts
 from perseid.textfile import read_object
@@ -28,7 +28,7 @@ class FmiConfig:
     region: str | None
     deadline: float
     """Seconds for the others to come."""
-    ways: tuple[Way, ...]
+    ways: tuple[TransportCosts, ...]
     """The enabled backends with the file's (or our) constants."""
     rates: Rates
     key: str | None = field(default=None, repr=False)
@@ -105,14 +105,14 @@ def _bucket(s3: Mapping[str, Any]) -> str:
     return name if "://" in name or name.startswith("/") else f"s3://{name}"
 
 
-def _ways(direct: bool, s3: bool, model: Mapping[str, Any]) -> tuple[Way, ...]:
-    known = {way.name: way for way in WAYS}
+def _ways(direct: bool, s3: bool, model: Mapping[str, Any]) -> tuple[TransportCosts, ...]:
+    known = {way.name: way for way in TRANSPORTS}
     ways = []
     for enabled, name, key in ((direct, "direct", "Direct"), (s3, "store", "S3")):
         told, way = _part(model, key), known[name]
         if enabled:
             ways.append(
-                Way(
+                TransportCosts(
                     name,
                     _number(told, "overhead", way.latency / MILLISECOND) * MILLISECOND,
                     _number(told, "bandwidth", way.bandwidth / MEGABYTE) * MEGABYTE,

@@ -1,4 +1,4 @@
-"""Allgather: Bruck's algorithm for what is small or of unknown size, a ring for large arrays."""
+"""Allgather: Bruck's algorithm for small payloads or unknown sizes, a ring for large arrays."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from perseid.comm.group import Call
 from perseid.comm.objects import Blob, bundle, unbundle
 
 LARGE_BYTES = 64 * 1024
-"""From this size of one rank's part on the ring, which sends each byte once a neighbour."""
+"""Size of one rank's part from which the ring is used: it sends each byte once per neighbor."""
 
 
 def blobs(call: Call, mine: Blob) -> list[Blob]:
@@ -25,7 +25,7 @@ def blobs(call: Call, mine: Blob) -> list[Blob]:
 
 
 def ring(call: Call, parts: Sequence[memoryview], steps: int = 0) -> None:
-    """Every rank's part in place on every rank: each passes on what came last."""
+    """Every rank's part in place on every rank: each passes on what it received last."""
     rank, size = call.rank, call.size
     if size == 1:
         return

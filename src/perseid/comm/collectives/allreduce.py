@@ -20,26 +20,26 @@ T = TypeVar("T")
 LARGE_BYTES = 64 * 1024
 """From here on the work of reducing is divided among the ranks."""
 STRAIGHT_RANKS = 32
-"""Up to so many ranks that share cores send their value straight to rank 0: it adds them without
-falling asleep in between, and nobody is woken only to pass one on."""
+"""Up to this number of ranks that share cores, all send their value straight to rank 0: it adds
+them without sleeping in between, and no rank is woken only to pass a value on."""
 _LAST = 1 << 20
-"""Step of the message that gives a folded rank its result."""
+"""Step of the message that carries the result."""
 
 
 class Fold(NamedTuple):
-    """A world of any size as a power of two: pairs of the first ranks act as one."""
+    """Maps a world of any size to a power of two: each of the first pairs of ranks acts as one."""
 
     core: int
-    """Number of ranks that act: a power of two."""
+    """Number of acting ranks: a power of two."""
     extra: int
-    """So many pairs act as one rank each."""
+    """Number of pairs that act as one rank each."""
 
     def actor(self, rank: int) -> int:
-        """The acting number of a rank; of a folded pair its even rank acts."""
+        """The number of a rank among the acting ones; of a pair the even rank acts."""
         return rank // 2 if rank < 2 * self.extra else rank - self.extra
 
     def rank(self, actor: int) -> int:
-        """The rank that acts under a number."""
+        """The rank that has a number among the acting ones."""
         return 2 * actor if actor < self.extra else actor + self.extra
 
     def passive(self, rank: int) -> bool:
@@ -57,9 +57,9 @@ class Plan(NamedTuple):
     """One rank's part in recursive doubling."""
 
     passive: bool
-    """Whether the rank before this one acts for it."""
+    """Whether the previous rank acts for this one."""
     folded: bool
-    """Whether this rank acts for the one behind it."""
+    """Whether this rank acts for the next one."""
     rounds: tuple[tuple[int, int, bool], ...]
     """Partner, step, and whether the partner's ranks are the lower ones."""
     peers: tuple[int, ...]
@@ -68,7 +68,7 @@ class Plan(NamedTuple):
 
 @functools.lru_cache(maxsize=4096)
 def plan(rank: int, size: int) -> Plan:
-    """The part of a rank in a world of any size."""
+    """What a rank does in a world of any size."""
     shape = fold(size)
     if shape.passive(rank):
         return Plan(True, False, (), (rank - 1,))
@@ -101,11 +101,11 @@ def doubling(port: Port[T], value: T) -> T:
 
 def tree(port: Port[T], value: T) -> T:
     """Up a binomial tree and down again: the fewest messages, for ranks that share cores."""
-    return _tell(port, reduce.tree(port, value, 0))
+    return _broadcast_from_0(port, reduce.tree(port, value, 0))
 
 
-def _tell(port: Port[T], result: T | None) -> T:
-    """What rank 0 has, down a tree."""
+def _broadcast_from_0(port: Port[T], result: T | None) -> T:
+    """Broadcast rank 0's result down a tree."""
     call = port.call
     place = trees.branch(call.rank, call.size, 0)
     call.need(place.near)
@@ -118,23 +118,24 @@ def _tell(port: Port[T], result: T | None) -> T:
 
 
 class ReduceBcastPlan(NamedTuple):
-    """One rank's part where ranks share cores: to rank 0 at once, or up a tree; down a tree."""
+    """What a rank does where ranks share cores: values go straight to rank 0 or up a tree, the
+    result goes down a tree."""
 
     sources: tuple[int, ...]
-    """Whose values are added here, in this order."""
+    """Ranks whose values are added here, in this order."""
     up: int
-    """Who gets the sum of them; -1 on rank 0."""
+    """Rank that the sum is sent to; -1 on rank 0."""
     parent: int
-    """Who tells the result; -1 on rank 0."""
+    """Rank that the result comes from; -1 on rank 0."""
     children: tuple[int, ...]
-    """Whom it is told."""
+    """Ranks that the result is passed on to."""
     peers: tuple[int, ...]
     """All ranks that it exchanges messages with."""
 
 
 @functools.lru_cache(maxsize=4096)
 def reduce_bcast_plan(rank: int, size: int) -> ReduceBcastPlan:
-    """The part of a rank in a world of any size."""
+    """What a rank does in a world of any size."""
     place = trees.branch(rank, size, 0)
     if size > STRAIGHT_RANKS:
         sources = place.children[::-1]
@@ -146,10 +147,10 @@ def reduce_bcast_plan(rank: int, size: int) -> ReduceBcastPlan:
 
 
 def in_place(call: Call, ufunc: np.ufunc, array: Array, into: Array) -> None:
-    """Of small arrays with an operation of NumPy's, for ranks that share cores.
+    """Reduce small arrays by a NumPy ufunc, for ranks that share cores.
 
-    Each function that a rank goes through, and each time that it falls asleep, costs more here
-    than its own work: ranks that take turns on a core find nothing of theirs in its caches.
+    Each function call and each sleep costs more here than the work itself: ranks that take turns
+    on a core find none of their data in its caches.
     """
     part = reduce_bcast_plan(call.rank, call.size)
     call.need(part.peers)
@@ -172,12 +173,12 @@ def in_place(call: Call, ufunc: np.ufunc, array: Array, into: Array) -> None:
 
 
 def strict(port: Port[T], value: T) -> T:
-    """Strictly by rank on rank 0, then down a tree."""
-    return _tell(port, reduce.strict(port, value, 0))
+    """Combine strictly by rank on rank 0, then broadcast down a tree."""
+    return _broadcast_from_0(port, reduce.strict(port, value, 0))
 
 
 def large(call: Call, op: Op, array: Array, into: Array) -> None:
-    """Of flat arrays, for operations that may be evaluated in any order.
+    """Reduce flat arrays by an operation that may be evaluated in any order.
 
     ``into`` may be ``array`` itself. Nothing is copied beforehand: what is combined first is read
     from ``array`` and written to ``into``.

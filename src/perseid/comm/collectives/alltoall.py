@@ -1,4 +1,4 @@
-"""All to all: in round k send to the rank k further on and hear from the one k before."""
+"""All to all: in round k send to the rank k after this one, receive from the one k before."""
 
 from __future__ import annotations
 

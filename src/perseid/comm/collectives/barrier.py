@@ -9,7 +9,7 @@ _EMPTY = memoryview(bytearray())
 
 
 def dissemination(call: Call) -> None:
-    """In round k tell the rank 2**k further on, and hear from the one 2**k before."""
+    """In round k send to the rank 2**k after this one and receive from the one 2**k before."""
     rank, size = call.rank, call.size
     jumps = [1 << k for k in range((size - 1).bit_length())]
     call.need({(rank + sign * jump) % size for jump in jumps for sign in (1, -1)})
@@ -19,7 +19,7 @@ def dissemination(call: Call) -> None:
 
 
 def tree(call: Call) -> None:
-    """Hear from the children, tell the parent; and back: the fewest messages."""
+    """Up a tree and down again: the fewest messages."""
     place = branch(call.rank, call.size, 0)
     call.need(place.near)
     for child in reversed(place.children):

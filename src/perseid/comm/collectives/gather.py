@@ -9,7 +9,7 @@ from perseid.comm.group import Call
 from perseid.comm.objects import Blob, bundle, unbundle
 
 LARGE_BYTES = 64 * 1024
-"""Arrays from this size on go straight to the root: a tree would send them several times."""
+"""From this size on, arrays go straight to the root: a tree would send them several times."""
 WINDOW = 4
 """Ranks that send to the root at the same time: more would only lose packets (incast)."""
 _EMPTY = memoryview(bytearray())
@@ -33,7 +33,7 @@ def blobs(call: Call, mine: Blob, root: int) -> list[Blob] | None:
 def straight(call: Call, mine: memoryview, parts: Sequence[memoryview] | None, root: int) -> None:
     """Every rank's bytes into the root's memory; ``parts`` is given on the root alone.
 
-    The first ``WINDOW`` ranks send at once, each of the others when the root calls it.
+    The first ``WINDOW`` ranks send at once, each of the others when the root asks for it.
     """
     order = [rank for rank in range(call.size) if rank != root]
     if parts is None:

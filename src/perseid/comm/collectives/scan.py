@@ -20,7 +20,7 @@ def doubling(port: Port[T], value: T) -> tuple[T, T | None]:
     for step, jump in enumerate(jumps):
         lower, higher = rank - jump, rank + jump
         if lower >= 0 and higher < size:
-            other = port.swap(higher, result, lower, step)
+            other = port.exchange(higher, result, lower, step)
         elif higher < size:
             port.send(higher, result, step)
             continue

@@ -1,4 +1,4 @@
-"""What an operation is expected to take and to cost over each way, and which way to choose.
+"""What an operation is expected to take and to cost over each transport, and which to choose.
 
 The time of a message is ``latency + bytes / bandwidth``; the time of a collective is that of its
 algorithm's longest path (Thakur, Rabenseifner and Gropp, 2005). The price is the workers' time
@@ -19,14 +19,15 @@ from perseid.jsontext import parse_json
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """How messages travel."""
+class TransportCosts:
+    """What messages over one transport take and cost."""
 
     name: str
+    """``direct``, ``relay`` or ``store``."""
     latency: float
     """Seconds for an empty message, from the call to its arrival."""
     bandwidth: float
-    """Bytes a second of one message on its way."""
+    """Bytes per second of one message."""
     puts: float = 0.0
     """Writing requests of one message."""
     gets: float = 0.0
@@ -34,7 +35,7 @@ class Way:
     server: bool = False
     """Whether a rendezvous server must run meanwhile."""
     shared: float = 0.0
-    """Bytes a second of all messages together; 0: no common bottleneck."""
+    """Bytes per second of all messages together; 0: no common bottleneck."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,24 +56,27 @@ class Rates:
 class Estimate:
     """What one operation is expected to take."""
 
-    way: str
+    transport: str
+    """``direct``, ``relay`` or ``store``."""
     seconds: float
+    """Expected time."""
     usd: float
+    """Expected price."""
     messages: int
     """Of all ranks together."""
     moved: float
-    """Bytes, of all ranks together."""
+    """Bytes sent, of all ranks together."""
 
 
-WAYS = (
-    Way("direct", 0.5e-3, 77.6e6, server=True),
-    Way("relay", 1.04e-3, 77.6e6, server=True, shared=175e6),
-    Way("store", 40.4e-3, 50e6, puts=1.0, gets=3.0),
+TRANSPORTS = (
+    TransportCosts("direct", 0.5e-3, 77.6e6, server=True),
+    TransportCosts("relay", 1.04e-3, 77.6e6, server=True, shared=175e6),
+    TransportCosts("store", 40.4e-3, 50e6, puts=1.0, gets=3.0),
 )
 """Between functions on AWS Lambda. Direct: published measurements between two functions, 621 Mbit/s
-and a round trip under 1 ms. Relay: assumed from them, twice the way and 40 us in the server, which
-on a quarter of a core passes on a quarter of the 0.7 GB/s that a core passed on over loopback.
-Store: FMI's constants for S3, 40.4 ms and 50 MB/s; two questions in vain a message are assumed.
+and a round trip under 1 ms. Relay: assumed from them, twice the latency and 40 us in the server,
+which on a quarter of a core relays a quarter of the 0.7 GB/s that a core relayed over loopback.
+Store: FMI's constants for S3, 40.4 ms and 50 MB/s; two unsuccessful reads per message are assumed.
 `perseid comm bench --constants FILE` measures all of them for the machine that it runs on."""
 RATES = Rates(2 * 0.0000166667, (0.25 * 0.04048 + 0.5 * 0.004445 + 0.005) / 3600, 5e-6, 4e-7)
 """A Lambda worker of 2,048 MB (x86), a Fargate server of 1/4 vCPU and 0.5 GB with a public address,
@@ -82,12 +86,12 @@ HINTS = ("fast", "cheap")
 
 @dataclass(frozen=True, slots=True)
 class Constants:
-    """What the model knows of a place: its ways and its prices."""
+    """What the model knows of a place: its transports and its prices."""
 
-    ways: tuple[Way, ...] = WAYS
+    transports: tuple[TransportCosts, ...] = TRANSPORTS
     rates: Rates = RATES
     source: str = "published figures of AWS Lambda and S3"
-    """Where the ways' numbers come from."""
+    """Where the transports' numbers come from."""
 
     @classmethod
     def load(cls, path: str | Path) -> Constants:
@@ -96,38 +100,40 @@ class Constants:
         Raises
         ------
         BadInputError
-            It cannot be read, names another way or constant, or a number that makes no sense.
+            It cannot be read, names another transport or constant, or a number that makes no sense.
         """
         try:
             told = parse_json(Path(path).read_text())
             given = told.get("ways", {})
-            unknown = {*told} - {"source", "ways", "rates"} | {*given} - {way.name for way in WAYS}
+            known = {one.name for one in TRANSPORTS}
+            unknown = ({*told} - {"source", "ways", "rates"}) | ({*given} - known)
             if unknown:
                 raise ValueError(f"no such constants: {', '.join(sorted(unknown))}")
-            ways = tuple(_told(way, given.get(way.name, {})) for way in WAYS)
+            costs = tuple(_with_given(one, given.get(one.name, {})) for one in TRANSPORTS)
             rates = replace(RATES, **_numbers(told.get("rates", {})))
         except (OSError, ValueError, TypeError, AttributeError) as error:
             why = error.strerror if isinstance(error, OSError) else error
             raise BadInputError(f"the constants in {path} cannot be used: {why}") from error
-        return cls(ways, rates, str(told.get("source", path)))
+        return cls(costs, rates, str(told.get("source", path)))
 
     def dump(self, path: str | Path) -> None:
         """Write them for `load`, as JSON; raises `BadInputError` where that cannot be."""
-        ways = {way.name: asdict(way) for way in self.ways}
-        for way in ways.values():
-            del way["name"]
-        told = {"source": self.source, "ways": ways, "rates": asdict(self.rates)}
+        costs = {one.name: asdict(one) for one in self.transports}
+        for one in costs.values():
+            del one["name"]
+        told = {"source": self.source, "ways": costs, "rates": asdict(self.rates)}
         try:
             Path(path).write_text(json.dumps(told, indent=1) + "\n")
         except OSError as error:
             raise BadInputError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def _told(way: Way, told: Mapping[str, Any]) -> Way:
+def _with_given(costs: TransportCosts, told: Mapping[str, Any]) -> TransportCosts:
     numbers = _numbers({name: value for name, value in told.items() if name != "server"})
     if numbers.get("bandwidth") == 0:
-        raise ValueError(f"the bandwidth of {way.name} is 0")
-    return replace(way, **numbers, server=bool(told.get("server", way.server)))  # type: ignore[arg-type]
+        raise ValueError(f"the bandwidth of {costs.name} is 0")
+    server = bool(told.get("server", costs.server))
+    return replace(costs, **numbers, server=server)  # type: ignore[arg-type]
 
 
 def _numbers(told: Mapping[str, Any]) -> dict[str, float]:
@@ -202,7 +208,7 @@ OPERATIONS: dict[str, Callable[[int, float], _Shape]] = {
 
 
 def estimate(
-    operation: str, ranks: int, nbytes: float, way: Way, rates: Rates | None = None
+    operation: str, ranks: int, nbytes: float, costs: TransportCosts, rates: Rates | None = None
 ) -> Estimate:
     """Expected time and price of one operation.
 
@@ -227,16 +233,16 @@ def estimate(
         )
     rates = rates or Rates()
     if ranks == 1:
-        return Estimate(way.name, 0.0, 0.0, 0, 0.0)
+        return Estimate(costs.name, 0.0, 0.0, 0, 0.0)
     shape = OPERATIONS[operation](ranks, nbytes)
-    seconds = shape.rounds * way.latency + shape.path / way.bandwidth
-    if way.shared:
-        seconds = max(seconds, shape.moved / way.shared)
+    seconds = shape.rounds * costs.latency + shape.path / costs.bandwidth
+    if costs.shared:
+        seconds = max(seconds, shape.moved / costs.shared)
     usd = seconds * ranks * rates.worker_second
-    usd += shape.messages * (way.puts * rates.put + way.gets * rates.get)
-    if way.server:
+    usd += shape.messages * (costs.puts * rates.put + costs.gets * rates.get)
+    if costs.server:
         usd += seconds * rates.server_second
-    return Estimate(way.name, seconds, usd, shape.messages, shape.moved)
+    return Estimate(costs.name, seconds, usd, shape.messages, shape.moved)
 
 
 def choose(
@@ -244,25 +250,25 @@ def choose(
     ranks: int,
     nbytes: float,
     hint: str = "fast",
-    ways: Iterable[Way] = WAYS,
+    transports: Iterable[TransportCosts] = TRANSPORTS,
     rates: Rates | None = None,
 ) -> Estimate:
-    """The fastest or the cheapest way; of equal ones the first.
+    """The fastest or the cheapest transport; of equal ones the first.
 
     Raises
     ------
     BadInputError
-        The hint is neither ``fast`` nor ``cheap``, or there is no way.
+        The hint is neither ``fast`` nor ``cheap``, or there is no costs.
     """
     if hint not in HINTS:
         raise BadInputError(f"the hint is fast or cheap, not {hint!r}")
-    found = [estimate(operation, ranks, nbytes, way, rates) for way in ways]
+    found = [estimate(operation, ranks, nbytes, costs, rates) for costs in transports]
     if not found:
-        raise BadInputError("no way to choose from: enable one")
+        raise BadInputError("no transport to choose from: enable one")
     return min(found, key=lambda one: (one.seconds if hint == "fast" else one.usd, one.seconds))
 
 
-def pick(
+def choose_for_job(
     hint: str,
     transport: str,
     ranks: int,
@@ -272,7 +278,7 @@ def pick(
     rendezvous: bool,
     store: bool,
 ) -> Estimate:
-    """The way for a whole job, the same on all ranks that ask with the same arguments.
+    """The transport of a whole job, the same on all ranks that ask with the same arguments.
 
     Parameters
     ----------
@@ -287,11 +293,11 @@ def pick(
     Raises
     ------
     BadInputError
-        As `choose`; also where neither server nor store leaves a way.
+        As `choose`; also where neither server nor store leaves a costs.
     """
     others: dict[str, tuple[str, ...]] = {"auto": ("direct", "relay"), "store": ()}
     names = others.get(transport, (transport,))
     possible = (*(names if rendezvous else ()), *(("store",) if store else ()))
-    ways = [way for way in constants.ways if way.name in possible]
+    allowed = [costs for costs in constants.transports if costs.name in possible]
     operation, nbytes = expects
-    return choose(operation, ranks, nbytes, hint, ways, constants.rates)
+    return choose(operation, ranks, nbytes, hint, allowed, constants.rates)

@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 
 from perseid.comm.collectives.allreduce import cuts, fold, plan
 from perseid.comm.collectives.trees import branch
-from perseid.comm.model import (
+from perseid.comm.cost_model import (
     OPERATIONS,
     RATES,
-    WAYS,
+    TRANSPORTS,
     Constants,
     Rates,
-    Way,
+    TransportCosts,
     choose,
+    choose_for_job,
     estimate,
-    pick,
 )
 from perseid.errors import BadInputError
 from perseid.measure.prices import Prices
@@ -89,7 +89,7 @@ def test_cuts_cover_an_array_evenly(length, parts):
 
 
 def test_a_message_takes_latency_and_its_bytes_share_of_the_bandwidth():
-    way = Way("post", 0.5, 100.0, puts=1, gets=2)
+    way = TransportCosts("post", 0.5, 100.0, puts=1, gets=2)
     one = estimate("send", 2, 200, way, Rates(worker_second=10, put=3, get=0.5))
     assert one.seconds == 0.5 + 2.0
     assert one.usd == 2.5 * 2 * 10 + 3 + 2 * 0.5
@@ -97,15 +97,15 @@ def test_a_message_takes_latency_and_its_bytes_share_of_the_bandwidth():
 
 
 def test_a_shared_bottleneck_counts_all_bytes():
-    alone = estimate("alltoall", 10, 1e6, Way("w", 0, 1e9))
-    shared = estimate("alltoall", 10, 1e6, Way("w", 0, 1e9, shared=1e9))
+    alone = estimate("alltoall", 10, 1e6, TransportCosts("w", 0, 1e9))
+    shared = estimate("alltoall", 10, 1e6, TransportCosts("w", 0, 1e9, shared=1e9))
     assert alone.seconds == pytest.approx(9e-3)
     assert shared.seconds == pytest.approx(90e-3)
 
 
 @pytest.mark.parametrize("operation", list(OPERATIONS))
 def test_more_ranks_and_more_bytes_never_take_less(operation):
-    for way in WAYS:
+    for way in TRANSPORTS:
         assert estimate(operation, 1, 1e6, way).seconds == 0
         times = [estimate(operation, ranks, 1e4, way).seconds for ranks in (2, 5, 17, 100, 517)]
         assert times == sorted(times)
@@ -114,13 +114,16 @@ def test_more_ranks_and_more_bytes_never_take_less(operation):
 
 
 def test_the_hint_decides():
-    ways = (Way("quick", 1e-3, 1e9, server=True), Way("slow", 1.0, 1e6, puts=1, gets=1))
+    ways = (
+        TransportCosts("quick", 1e-3, 1e9, server=True),
+        TransportCosts("slow", 1.0, 1e6, puts=1, gets=1),
+    )
     rates = Rates(worker_second=0.0, server_second=1.0, put=1e-9, get=1e-9)
-    assert choose("bcast", 8, 1e3, "fast", ways, rates).way == "quick"
-    assert choose("bcast", 8, 1e3, "cheap", ways, rates).way == "slow"
+    assert choose("bcast", 8, 1e3, "fast", ways, rates).transport == "quick"
+    assert choose("bcast", 8, 1e3, "cheap", ways, rates).transport == "slow"
     for wrong in (
         lambda: choose("bcast", 8, 1e3, "nice"),
-        lambda: choose("bcast", 8, 1e3, ways=()),
+        lambda: choose("bcast", 8, 1e3, transports=()),
         lambda: estimate("sing", 8, 1e3, ways[0]),
         lambda: estimate("bcast", 0, 1e3, ways[0]),
     ):
@@ -142,7 +145,7 @@ def test_the_shipped_prices_are_those_of_the_table():
 
 
 def test_constants_survive_their_file(tmp_path):
-    direct, relay, store = WAYS
+    direct, relay, store = TRANSPORTS
     mine = Constants(
         (replace(direct, latency=1e-6), relay, replace(store, gets=1.5)),
         replace(RATES, put=1.0),
@@ -152,7 +155,7 @@ def test_constants_survive_their_file(tmp_path):
     assert Constants.load(tmp_path / "c.json") == mine
     (tmp_path / "part.json").write_text('{"ways": {"relay": {"latency": 3}}}')
     part = Constants.load(tmp_path / "part.json")
-    assert part.ways == (direct, replace(relay, latency=3.0), store)
+    assert part.transports == (direct, replace(relay, latency=3.0), store)
     assert part.rates == RATES
 
 
@@ -177,20 +180,20 @@ EASY = {"rendezvous": True, "store": True}
 
 def test_a_hint_picks_among_what_a_job_can_use():
     ways = (
-        Way("direct", 2.0, 1e9, server=True),
-        Way("relay", 1.0, 1e9, server=True),
-        Way("store", 9.0, 1e9, puts=1),
+        TransportCosts("direct", 2.0, 1e9, server=True),
+        TransportCosts("relay", 1.0, 1e9, server=True),
+        TransportCosts("store", 9.0, 1e9, puts=1),
     )
     constants = Constants(ways, Rates(server_second=1.0, put=1e-9))
 
     def way(hint, transport="auto", **more):
-        return pick(hint, transport, 2, ("send", 8), constants, **(EASY | more)).way
+        return choose_for_job(hint, transport, 2, ("send", 8), constants, **(EASY | more)).transport
 
     assert (way("fast"), way("cheap")) == ("relay", "store")
     assert (way("fast", "direct"), way("cheap", "direct")) == ("direct", "store")
     assert way("cheap", store=False) == "relay"
     assert way("fast", rendezvous=False) == way("fast", "store") == "store"
-    with pytest.raises(BadInputError, match="no way"):
+    with pytest.raises(BadInputError, match="no transport"):
         way("fast", rendezvous=False, store=False)
     with pytest.raises(BadInputError, match="fast or cheap"):
         way("nice")
@@ -200,7 +203,7 @@ def test_what_the_job_expects_decides():
     """Alltoall of large parts is more than a small relay passes on; the store has no such limit."""
 
     def way(*expects):
-        return pick("fast", "relay", 100, expects, Constants(), **EASY).way
+        return choose_for_job("fast", "relay", 100, expects, Constants(), **EASY).transport
 
     assert way("barrier", 0) == way("allreduce", 1000) == "relay"
     assert way("alltoall", 1e7) == "store"

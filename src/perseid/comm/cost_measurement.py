@@ -1,6 +1,6 @@
-"""The cost model's constants of this machine, by messages that go to and fro.
+"""The cost model's constants of this machine, measured by round trips of messages.
 
-Also the program of its ranks: ``python -m perseid.comm.pingpong TRANSPORT OUT ITERATIONS``.
+Also the program of its ranks: ``python -m perseid.comm.cost_measurement TRANSPORT OUT ITERATIONS``.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from pathlib import Path
 import numpy as np
 
 from perseid.comm.communicator import Communicator
+from perseid.comm.cost_model import TRANSPORTS, Constants, TransportCosts
 from perseid.comm.launch import run_local
-from perseid.comm.model import WAYS, Constants, Way
 from perseid.comm.store_channel import ObjectStore
 from perseid.errors import PerseidError
 
-COMMAND = ("-P", "-m", "perseid.comm.pingpong")
+COMMAND = ("-P", "-m", "perseid.comm.cost_measurement")
 RUN_SECONDS = 120.0
-"""Longest time of one way."""
+"""Longest time of one transport."""
 SMALL, LARGE = 8, 4 << 20
 """Bytes of the messages whose times give latency and bandwidth."""
 LARGE_SHARE = 0.1
-"""Large messages a small one."""
+"""Large messages per small one."""
 
 
 def one_way(comm: Communicator, nbytes: int, iterations: int) -> float:
@@ -60,7 +60,7 @@ def both(comm: Communicator, iterations: int) -> list[float]:
     return [one_way(comm, size, n) for size, n in zip((SMALL, LARGE), counts, strict=True)]
 
 
-def connected(transport: str, iterations: int) -> Way:
+def connected(transport: str, iterations: int) -> TransportCosts:
     """``direct`` or ``relay`` over this machine's loopback, between processes.
 
     Raises
@@ -68,11 +68,11 @@ def connected(transport: str, iterations: int) -> Way:
     PerseidError
         It did not finish.
     """
-    way = _way(transport, _pairs(transport, 2, iterations))
-    if not way.shared:
-        return way
+    costs = _costs(transport, _pairs(transport, 2, iterations))
+    if not costs.shared:
+        return costs
     together = 2 * LARGE / _pairs(transport, 4, iterations)[1]
-    return replace(way, shared=max(together, way.bandwidth))
+    return replace(costs, shared=max(together, costs.bandwidth))
 
 
 def _pairs(transport: str, ranks: int, iterations: int) -> list[float]:
@@ -80,15 +80,15 @@ def _pairs(transport: str, ranks: int, iterations: int) -> list[float]:
         out = Path(folder) / "result.json"
         run_local([*COMMAND, transport, str(out), str(iterations)], ranks, timeout=RUN_SECONDS)
         if not out.exists():
-            raise PerseidError(f"the {transport} way gave no result within {RUN_SECONDS:g} s")
+            raise PerseidError(f"the {transport} transport gave no result within {RUN_SECONDS:g} s")
         found: list[float] = json.loads(out.read_text())
         return found
 
 
-def _way(name: str, seconds: Sequence[float]) -> Way:
+def _costs(name: str, seconds: Sequence[float]) -> TransportCosts:
     small, large = seconds
-    shipped = next(way for way in WAYS if way.name == name)
-    # Of a very fast way, the two times may be the same but for noise.
+    shipped = next(costs for costs in TRANSPORTS if costs.name == name)
+    # Of a very fast transport, the two times may be the same but for noise.
     return replace(shipped, latency=small, bandwidth=(LARGE - SMALL) / max(large - small, 1e-9))
 
 
@@ -113,7 +113,7 @@ class _Counted:
         self._store.delete(keys)
 
 
-def through(store: ObjectStore, iterations: int) -> Way:
+def through(store: ObjectStore, iterations: int) -> TransportCosts:
     """A store, between two threads: they wait for it most of the time.
 
     Raises
@@ -145,37 +145,39 @@ def through(store: ObjectStore, iterations: int) -> Way:
     if 0 not in found:
         raise PerseidError(f"the store gave no result within {RUN_SECONDS:g} s")
     messages = counted.puts
-    return replace(_way("store", found[0]), puts=1.0, gets=counted.gets / messages)
+    return replace(_costs("store", found[0]), puts=1.0, gets=counted.gets / messages)
 
 
 def measure(
-    iterations: int, store: ObjectStore | None = None, report: Callable[[Way], None] | None = None
+    iterations: int,
+    store: ObjectStore | None = None,
+    report: Callable[[TransportCosts], None] | None = None,
 ) -> Constants:
     """The constants of this machine; those of the store as shipped where none is given.
 
     Parameters
     ----------
     iterations
-        Small messages to and fro on each way; a tenth as many large ones.
+        Round trips of small messages over each transport; a tenth as many of large ones.
     store
         Measured too; its objects are deleted again.
     report
-        Called with each way once it is measured.
+        Called with each transport once it is measured.
     """
-    ways = {way.name: way for way in WAYS}
-    for name in ways:
+    found = {costs.name: costs for costs in TRANSPORTS}
+    for name in found:
         if name != "store":
-            ways[name] = connected(name, iterations)
+            found[name] = connected(name, iterations)
         elif store is not None:
-            ways[name] = through(store, max(5, iterations // 10))
+            found[name] = through(store, max(5, iterations // 10))
         else:
             continue
         if report is not None:
-            report(ways[name])
+            report(found[name])
     left = "" if store is not None else "; the store's are those shipped"
     where = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}"
     source = f"measured on {where}, {datetime.now(UTC):%Y-%m-%d}{left}"
-    return Constants(tuple(ways.values()), source=source)
+    return Constants(tuple(found.values()), source=source)
 
 
 def main(arguments: list[str]) -> None:
