@@ -340,6 +340,18 @@ def test_the_relay_carries_large_streams_both_ways(server, monkeypatch, kept):
         close_all(clients)
 
 
+def test_names_of_version_0_1_still_work(server):
+    clients = all_join(server, 2)
+    try:
+        link = pair_up(clients)[0][1]
+        with pytest.warns(DeprecationWarning, match="transport"):
+            assert link.way == link.transport
+        with pytest.warns(DeprecationWarning, match="transports"):
+            assert clients[0].ways() == clients[0].transports() == {1: link.transport}
+    finally:
+        close_all(clients)
+
+
 def ended(sock):
     """Whether the other side closed or reset the connection."""
     try:

@@ -7,6 +7,7 @@ calls here wait for its results, each with a deadline.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 
 from perseid.errors import (
@@ -185,6 +186,11 @@ class Client(Membership):
         """Transport of the link to each rank: ``direct`` or ``relay``."""
         with self._table.changed:
             return dict(self._table.transports)
+
+    def ways(self) -> dict[int, str]:
+        """Use `transports`: this is its name in version 0.1."""
+        warnings.warn("Client.ways() is now Client.transports()", DeprecationWarning, stacklevel=2)
+        return self.transports()
 
     def peers(self) -> dict[int, PeerRecord]:
         """The other ranks as the server has described them so far."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import warnings
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,6 +35,12 @@ class Link:
     """Address of the other end of the socket: of the peer, or of the relay."""
     seconds: float
     """Seconds from the first try to the end of the handshake."""
+
+    @property
+    def way(self) -> str:
+        """Use `transport`: this is its name in version 0.1."""
+        warnings.warn("Link.way is now Link.transport", DeprecationWarning, stacklevel=2)
+        return self.transport
 
 
 class ConnectionOwner(Protocol):

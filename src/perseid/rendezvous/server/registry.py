@@ -167,24 +167,22 @@ class Job:
         if not self.completed and len(self.members) == self.world:
             self.completed = True
             tail = Complete(self.world).pack()
-        news = everyone = b""
+        shared_all = shared_updates = b""
         for member in list(self.members.values()):
-            told = b""
+            addresses = b""
             if not member.interest:
                 pass
             elif member.rank in newcomers:
                 if member.subscribes_to_all():
-                    everyone = everyone or self._everyone()
-                    told = everyone
+                    addresses = shared_all = shared_all or _encode(self.members)
                 else:
-                    told = self.peers_in(member.interest)
+                    addresses = self.peers_in(member.interest)
             elif updated:
                 if member.subscribes_to_all():
-                    news = news or pack_peers([one.record for one in updated.values()])
-                    told = news
+                    addresses = shared_updates = shared_updates or _encode(updated)
                 else:
-                    told = self._subscribed_records(member, updated)
-            message = lost + told + tail
+                    addresses = self._subscribed_records(member, updated)
+            message = lost + addresses + tail
             if message:
                 yield member, message
 
@@ -192,9 +190,6 @@ class Job:
     def _subscribed_records(member: Member, updated: dict[int, Member]) -> bytes:
         records = [one.record for one in updated.values() if member.subscribes_to(one.rank)]
         return pack_peers(records) if records else b""
-
-    def _everyone(self) -> bytes:
-        return pack_peers([one.record for one in self.members.values()])
 
     def peers_in(self, ranges: Iterable[range]) -> bytes:
         """Encode ``Peers`` of the registered ranks in the ranges; empty bytes if there are none."""
@@ -206,6 +201,10 @@ class Job:
             else:
                 found.update((r, members[r].record) for r in part if r in members)
         return pack_peers(list(found.values())) if found else b""
+
+
+def _encode(members: dict[int, Member]) -> bytes:
+    return pack_peers([member.record for member in members.values()])
 
 
 class Registry:
