@@ -208,7 +208,7 @@ class MeasuredRun:
 
 
 def percentiles(values: Sequence[float]) -> tuple[float, float, float, float]:
-    """p50, p90, p99 and maximum of all values (none left out), linear between neighbours.
+    """p50, p90, p99 and maximum of all values (none left out), linear between neighbors.
 
     NaN four times where there is no value.
     """

@@ -1,7 +1,7 @@
-"""The most anomalous cutouts as colour pictures.
+"""The most anomalous cutouts as color pictures.
 
 Composites after Lupton et al. 2004 (astropy's ``make_lupton_rgb``): one stretch for all three
-channels keeps the colours of bright pixels.
+channels keeps the colors of bright pixels.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def lupton(image: NDArray[np.float32]) -> NDArray[np.uint8]:
         from astropy.visualization import make_lupton_rgb
     except ImportError as error:
         raise NotInstalledError(
-            "colour composites need astropy: pip install 'perseid[report]'"
+            "color composites need astropy: pip install 'perseid[report]'"
         ) from error
     planes = [_clean(image[band]) for band in shown_bands(image.shape[0])]
     sky = [float(np.median(plane)) for plane in planes]

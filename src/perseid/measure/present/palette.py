@@ -1,6 +1,6 @@
-"""Colours and patterns of pages and charts, for light and dark, and as a style sheet.
+"""Colors and patterns of pages and charts, for light and dark, and as a style sheet.
 
-Stages and series take the eight colours that Okabe and Ito chose for all kinds of color vision
+Stages and series take the eight colors that Okabe and Ito chose for all kinds of color vision
 (https://jfly.uni-koeln.de/color/); stages have a pattern, series a dash and a name as well.
 """
 
@@ -55,8 +55,8 @@ FILE_STYLES: Mapping[str, Mapping[str, str]] = {
     "curve": {"fill": "none", "stroke-width": "2"},
     "range": {"stroke-width": "1.5"},
     "open": {"fill": LIGHT["card"], "stroke-width": "2"},
-    **{f"c{n}": {"stroke": colour} for n, colour in enumerate(SERIES)},
-    **{f"f{n}": {"fill": colour} for n, colour in enumerate(SERIES)},
+    **{f"c{n}": {"stroke": color} for n, color in enumerate(SERIES)},
+    **{f"f{n}": {"fill": color} for n, color in enumerate(SERIES)},
     **{f"d{n}": {"stroke-dasharray": dash} for n, dash in enumerate(DASHES) if dash},
 }  # fmt: skip
 """Attributes in place of the classes of a chart that is a file of its own."""
@@ -69,8 +69,8 @@ def style() -> str:
     stages = [f"svg .stage-{name} {{ fill: {fill}; }}" for name, fill in STAGES.items()] + [
         f"svg .hatch-{name} {{ fill: url(#hatch-{name}); }}" for name in HATCHES
     ]
-    series = [f"svg .c{n} {{ stroke: {colour}; }} svg .f{n} {{ fill: {colour}; }}"
-              for n, colour in enumerate(SERIES)]  # fmt: skip
+    series = [f"svg .c{n} {{ stroke: {color}; }} svg .f{n} {{ fill: {color}; }}"
+              for n, color in enumerate(SERIES)]  # fmt: skip
     dashes = [f"svg .d{n} {{ stroke-dasharray: {dash}; }}" for n, dash in enumerate(DASHES) if dash]
     shades = [f"svg .s{n} {{ fill: var(--s{n}); }}" for n in range(1, 9)]
     dark = f"@media (prefers-color-scheme: dark) {{ {_variables(DARK)} }}"
@@ -78,5 +78,5 @@ def style() -> str:
     return f"{_variables(LIGHT)}\n{dark}\n{drawn}\n{rules}"
 
 
-def _variables(colours: Mapping[str, str]) -> str:
-    return ":root { " + " ".join(f"--{name}: {value};" for name, value in colours.items()) + " }"
+def _variables(colors: Mapping[str, str]) -> str:
+    return ":root { " + " ".join(f"--{name}: {value};" for name, value in colors.items()) + " }"

@@ -1,4 +1,4 @@
-"""A few functions that write SVG: scales, axes, shapes. No colours: classes and a style sheet.
+"""A few functions that write SVG: scales, axes, shapes. No colors: classes and a style sheet.
 
 A chart that is a file of its own has attributes in place of the classes: programs that lay out
 text (LaTeX, word processors, librsvg) know neither style sheets with variables nor media queries.
@@ -132,7 +132,7 @@ class Svg:
         )
 
     def file(self, title: str) -> str:
-        """The picture as a file of its own, on white, with all colours in attributes."""
+        """The picture as a file of its own, on white, with all colors in attributes."""
         drawn = _CLASS.sub(_attributes, "".join(self.parts))
         return (
             '<?xml version="1.0" encoding="UTF-8"?>\n'

@@ -112,7 +112,7 @@ class Beside:
 
 @dataclass(frozen=True)
 class Legend:
-    """What the colours and patterns of a chart stand for."""
+    """What the colors and patterns of a chart stand for."""
 
     kind: ClassVar[str] = "legend"
     entries: tuple[tuple[str, str], ...]
