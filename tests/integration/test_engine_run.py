@@ -104,13 +104,6 @@ def test_events_tell_the_whole_story_in_order(lab):
     assert sum(e.rows for e in done) == 15
 
 
-def test_more_ranks_than_partitions_leaves_some_without_data(lab):
-    lab.survey(partitions=2)
-    result = lab.run(request={"world_size": 5})
-    assert result.incomplete is None
-    assert lab.catalogue().num_rows == 10
-
-
 def test_a_model_that_cannot_be_loaded_is_found_before_the_run_starts(lab):
     lab.survey(partitions=9)
     (lab.folder / "tiny.onnx").write_bytes(b"no model")

@@ -12,7 +12,7 @@ FIRST_CONTACT = (ROOT / "docs" / "reference" / "aws-first-contact.md").read_text
 
 def test_every_test_that_the_page_names_exists():
     files = list((ROOT / "tests").rglob("*.py"))
-    functions = set(re.findall(r"^def (test_\w+)", "\n".join(f.read_text() for f in files), re.M))
+    functions = set(re.findall(r"^ *def (test_\w+)", "\n".join(f.read_text() for f in files), re.M))
     named = set(re.findall(r"`(test_\w+)(?:\[\w+\])?`", PAGE + FIRST_CONTACT))
     assert len(named) > 60
     assert named - functions == set()

@@ -44,18 +44,6 @@ def test_a_failing_rank_within_what_is_tolerated(within):
     assert "ranks 1 of 4" in execution["cause"]
 
 
-def test_what_is_missing_is_resumed(within):
-    engine, started, _, _ = within
-    Storage(started.results_url.rpartition("/")[0]).put("within.faults.json", b"{}")
-    untouched = Storage(started.results_url).get("0.json")
-    again = engine.resume(started.results_url)
-    engine.watch(again, lambda now: None, first=0.5, longest=1.0)
-    result = engine.finish(again)
-    assert result.incomplete is None
-    assert result.summary["rows"]["received"] == 32
-    assert Storage(started.results_url).get("0.json") == untouched
-
-
 def test_a_failing_rank_beyond_what_is_tolerated_stops_the_map(moto, faulty, data):
     """At once: ranks that still work are lost to it. The rest is published nevertheless."""
     plan = {"1": ["exit"] * 2}

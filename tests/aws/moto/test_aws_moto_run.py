@@ -77,13 +77,6 @@ def test_what_the_run_left_is_told_by_the_command_line(three, tmp_path, capsys):
     assert "What this run cost" in (tmp_path / "r.html").read_text()
 
 
-def test_a_run_that_nobody_watches_is_found_again(moto, data, capsys):
-    results = f"{moto.bucket}/runs/detached"
-    assert run(data, results, "--detach") == 0
-    assert perseid("status", results, "--wait") == 0
-    assert "complete: 3 of 3 ranks" in capsys.readouterr().out
-
-
 def test_the_histories_of_both_doubles_have_the_same_parts(three):
     """Parts of the execution's time, from events that another program wrote than ministack."""
     (execution,) = read(three, "engine.json")["executions"]
