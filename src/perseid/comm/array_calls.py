@@ -60,7 +60,7 @@ class ArrayCalls:
     # --- one to one --------------------------------------------------------------------------
 
     def Send(self, array: Array, dest: int, tag: int = 0) -> None:
-        """Send an array's memory."""
+        """Send an array's memory: ``comm.Send(np.ones(4), dest=1)``."""
         # Send and Recv do by themselves what `guarded` does: its wrapper costs 6 % of a round trip.
         engine = self._engine
         if engine.owner != get_ident() or engine.failure.error is not None:
@@ -79,7 +79,7 @@ class ArrayCalls:
             raise
 
     def Recv(self, array: Array, source: int, tag: int = 0) -> None:
-        """Receive into an array of the size and type that was sent."""
+        """Receive into an array as it was sent: ``comm.Recv(np.empty(4), source=0)``."""
         engine = self._engine
         if engine.owner != get_ident() or engine.failure.error is not None:
             engine.enter()
@@ -106,7 +106,8 @@ class ArrayCalls:
         sendtag: int = 0,
         recvtag: int = 0,
     ) -> None:
-        """Send one array and receive another at the same time; both may be the same memory."""
+        """Send one array and receive another at the same time; both may be the same memory:
+        ``comm.Sendrecv(np.ones(4), 1 - comm.rank, np.empty(4), 1 - comm.rank)``."""
         place, place_code = arrays.to_receive(into)
         data, code = arrays.to_send(arrays.without_overlap(array, into))
         sendtag, recvtag = arguments.tag("sendtag", sendtag), arguments.tag("recvtag", recvtag)
@@ -122,7 +123,7 @@ class ArrayCalls:
 
     @guarded
     def Bcast(self, array: Array, root: int = 0) -> None:
-        """The root's array into every rank's."""
+        """The root's array into every rank's: ``comm.Bcast(np.ones(4), root=0)``."""
         root = self._root(root)
         send = self.rank == root
         data, code = arrays.to_send(array) if send else arrays.to_receive(array)
@@ -137,7 +138,8 @@ class ArrayCalls:
         root: int = 0,
         counts: Sequence[int] | None = None,
     ) -> None:
-        """Every rank's array one behind the other into the root's ``into``.
+        """Every rank's array one behind the other into the root's ``into``:
+        ``comm.Gather(np.ones(4), np.empty(4 * comm.size), root=0)``.
 
         Parameters
         ----------
@@ -168,7 +170,8 @@ class ArrayCalls:
         root: int = 0,
         counts: Sequence[int] | None = None,
     ) -> None:
-        """Parts of the root's array into each rank's ``into``; ``counts`` as in ``Gather``."""
+        """Parts of the root's array into each rank's ``into``; ``counts`` as in ``Gather``:
+        ``comm.Scatter(np.ones(4 * comm.size), np.empty(4))``."""
         root = self._root(root)
         place, code = arrays.to_receive(into)
         counts = self._counts(counts, into)
@@ -188,7 +191,8 @@ class ArrayCalls:
 
     @guarded
     def Allgather(self, array: Array, into: Array, counts: Sequence[int] | None = None) -> None:
-        """Every rank's array one behind the other into every rank's ``into``."""
+        """Every rank's array one behind the other into every rank's ``into``:
+        ``comm.Allgather(np.ones(4), np.empty(4 * comm.size))``."""
         data, code = arrays.to_send(arrays.without_overlap(array, into))
         counts = self._counts(counts, array)
         parts = arrays.parts(into, array.dtype, counts or [array.size] * self.world_size)
@@ -204,7 +208,8 @@ class ArrayCalls:
     def Reduce(
         self, array: Array, into: Array | None = None, op: AnyOp = SUM, root: int = 0
     ) -> None:
-        """All ranks' arrays as one, element by element, into the root's ``into``."""
+        """All ranks' arrays as one, element by element, into the root's ``into``:
+        ``comm.Reduce(np.ones(4), np.empty(4), root=0)``."""
         root = self._root(root)
         op, code = arrays.reducible(as_op(op), array)
         if self.rank == root:
@@ -219,7 +224,8 @@ class ArrayCalls:
 
     @guarded
     def Allreduce(self, array: Array, into: Array, op: AnyOp = SUM) -> None:
-        """All ranks' arrays as one, element by element, into every rank's ``into``.
+        """All ranks' arrays as one, element by element, into every rank's ``into``:
+        ``comm.Allreduce(np.ones(4), np.empty(4))``.
 
         ``into`` may be ``array`` itself.
         """
@@ -245,7 +251,8 @@ class ArrayCalls:
     def Reduce_scatter(
         self, array: Array, into: Array, op: AnyOp = SUM, counts: Sequence[int] | None = None
     ) -> None:
-        """The reduction of all ranks' arrays, one part into each rank's ``into``."""
+        """The reduction of all ranks' arrays, one part into each rank's ``into``:
+        ``comm.Reduce_scatter(np.ones(4 * comm.size), np.empty(4))``."""
         op, code = arrays.reducible(as_op(op), array)
         arrays.to_receive(into)
         counts = self._counts(counts, into) or [into.size] * self.world_size
@@ -255,7 +262,8 @@ class ArrayCalls:
 
     @guarded
     def Alltoall(self, array: Array, into: Array) -> None:
-        """The i-th part of each rank's array to rank i, in rank order; all parts equal."""
+        """The i-th part of each rank's array to rank i, in rank order; all parts equal:
+        ``comm.Alltoall(np.ones(4 * comm.size), np.empty(4 * comm.size))``."""
         size = self.world_size
         code = arrays.to_send(array)[1]
         arrays.to_receive(into)
@@ -273,12 +281,13 @@ class ArrayCalls:
 
     @guarded
     def Scan(self, array: Array, into: Array, op: AnyOp = SUM) -> None:
-        """The arrays of ranks 0 to this one as one, into ``into``."""
+        """The arrays of ranks 0 to this one as one: ``comm.Scan(np.ones(4), np.empty(4))``."""
         into[...] = self._scan(Kind.SCAN, array, into, op)[0]
 
     @guarded
     def Exscan(self, array: Array, into: Array, op: AnyOp = SUM) -> None:
-        """The arrays of the ranks before this one as one; on rank 0 ``into`` stays as it is."""
+        """The arrays of the ranks before this one as one; on rank 0 ``into`` stays as it is:
+        ``comm.Exscan(np.ones(4), np.empty(4))``."""
         before = self._scan(Kind.EXSCAN, array, into, op)[1]
         if before is not None:
             into[...] = before

@@ -219,14 +219,15 @@ class Communicator(ArrayCalls):
 
     @guarded
     def send(self, value: Any, dest: int, tag: int = 0) -> None:
-        """Send an object; returns once the peer's host or this one's kernel has it."""
+        """Send an object; returns once the peer's host or this one's kernel has it:
+        ``comm.send("x", dest=1, tag=7)``."""
         tag, blob = arguments.tag("tag", tag), dumps(value)
         channel = self._peer("dest", dest)
         self._progress.send_blob(channel, self._group.point(OBJECT), tag, blob)
 
     @guarded
     def recv(self, source: int, tag: int | None = None) -> Any:
-        """Receive an object from a rank; without a tag the next one, whatever its tag."""
+        """Receive an object, without a tag the next one: ``comm.recv(source=0, tag=7)``."""
         step = 0 if tag is None else arguments.tag("tag", tag)
         channel = self._peer("source", source)
         point = self._group.point(OBJECT)
@@ -239,7 +240,8 @@ class Communicator(ArrayCalls):
     ) -> Any:
         """Send one object and receive another at the same time; each rank may do both first.
 
-        A rank may exchange with itself, so that a ring of one works.
+        A rank may exchange with itself, so that a ring of one works:
+        ``comm.sendrecv("x", (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size)``.
         """
         sendtag = arguments.tag("sendtag", sendtag)
         step = 0 if recvtag is None else arguments.tag("recvtag", recvtag)
@@ -256,7 +258,7 @@ class Communicator(ArrayCalls):
 
     @guarded
     def barrier(self) -> None:
-        """Return when every rank has come."""
+        """Return when every rank has come: ``comm.barrier()``."""
         call = self._group.call(Kind.BARRIER)
         if self._group.engine.oversubscribed:
             barrier.tree(call)
@@ -265,7 +267,7 @@ class Communicator(ArrayCalls):
 
     @guarded
     def bcast(self, value: Any = None, root: int = 0) -> Any:
-        """The root's object on every rank."""
+        """The root's object on every rank: ``comm.bcast({"seed": 1}, root=0)``."""
         root = self._root(root)
         mine = dumps(value) if self.rank == root else None
         blob = bcast.blob(self._group.call(Kind.BCAST, root), mine, root)
@@ -273,7 +275,7 @@ class Communicator(ArrayCalls):
 
     @guarded
     def gather(self, value: Any, root: int = 0) -> list[Any] | None:
-        """Every rank's object in rank order on the root, None elsewhere."""
+        """Every rank's object in rank order on the root, None elsewhere: ``comm.gather(3)``."""
         root, mine = self._root(root), dumps(value)
         blobs = gather.blobs(self._group.call(Kind.GATHER, root), mine, root)
         if blobs is None:
@@ -285,7 +287,7 @@ class Communicator(ArrayCalls):
 
     @guarded
     def allgather(self, value: Any) -> list[Any]:
-        """Every rank's object in rank order, on every rank."""
+        """Every rank's object in rank order, on every rank: ``comm.allgather(comm.rank)``."""
         return self._allgather(Kind.ALLGATHER, value)
 
     def _allgather(self, kind: Kind, value: Any) -> list[Any]:
@@ -299,7 +301,7 @@ class Communicator(ArrayCalls):
 
     @guarded
     def scatter(self, values: Sequence[Any] | None = None, root: int = 0) -> Any:
-        """One of the root's objects for each rank; ``values`` counts on the root alone."""
+        """One of the root's objects for each rank: ``comm.scatter(list(range(comm.size)))``."""
         root = self._root(root)
         mine = [dumps(value) for value in self._one_each(values)] if self.rank == root else None
         blob = scatter.blobs(self._group.call(Kind.SCATTER, root), mine, root)
@@ -309,7 +311,7 @@ class Communicator(ArrayCalls):
 
     @guarded
     def reduce(self, value: Any, op: AnyOp = SUM, root: int = 0) -> Any:
-        """All ranks' objects as one on the root, None elsewhere."""
+        """All ranks' objects as one on the root, None elsewhere: ``comm.reduce(1.5, MAX)``."""
         op, root = as_op(op), self._root(root)
         call = self._group.call(Kind.REDUCE, root, op.code)
         algorithm = reduce.by_rank if op.tree else reduce.strict
@@ -317,7 +319,7 @@ class Communicator(ArrayCalls):
 
     @guarded
     def allreduce(self, value: Any, op: AnyOp = SUM) -> Any:
-        """All ranks' objects as one, the same on every rank.
+        """All ranks' objects as one, the same on every rank: ``comm.allreduce(1)``.
 
         A plain function is taken strictly in rank order; give ``Op.custom`` with
         ``commutative=True, associative=True`` to have it evaluated as a tree.
@@ -328,7 +330,8 @@ class Communicator(ArrayCalls):
 
     @guarded
     def reduce_scatter(self, values: Sequence[Any], op: AnyOp = SUM) -> Any:
-        """Of every rank's list the i-th objects as one on rank i."""
+        """Of every rank's list the i-th objects as one on rank i:
+        ``comm.reduce_scatter([1] * comm.size)``."""
         op = as_op(op)
         mine = [dumps(op.operand(value)) for value in self._one_each(values)]
         call = self._group.call(Kind.REDUCE_SCATTER, -1, op.code)
@@ -336,21 +339,22 @@ class Communicator(ArrayCalls):
 
     @guarded
     def alltoall(self, values: Sequence[Any]) -> list[Any]:
-        """The i-th object to rank i; what each rank had for this one, in rank order."""
+        """The i-th object to rank i, and what each had for this one in rank order:
+        ``comm.alltoall(["x"] * comm.size)``."""
         mine = [dumps(value) for value in self._one_each(values)]
         blobs = alltoall.blobs(self._group.call(Kind.ALLTOALL), mine)
         return [loads(blob.parts, blob.flat()) for blob in blobs]
 
     @guarded
     def scan(self, value: Any, op: AnyOp = SUM) -> Any:
-        """The objects of ranks 0 to this one as one."""
+        """The objects of ranks 0 to this one as one: ``comm.scan(1)``."""
         op = as_op(op)
         port = ObjectPort(self._group.call(Kind.SCAN, -1, op.code), op)
         return (scan.doubling if op.tree else scan.chain)(port, op.operand(value))[0]
 
     @guarded
     def exscan(self, value: Any, op: AnyOp = SUM) -> Any:
-        """The objects of ranks 0 to the one before this as one; None on rank 0."""
+        """The objects of the ranks before this as one, None on rank 0: ``comm.exscan(1)``."""
         op = as_op(op)
         port = ObjectPort(self._group.call(Kind.EXSCAN, -1, op.code), op)
         return (scan.doubling if op.tree else scan.chain)(port, op.operand(value))[1]
@@ -359,7 +363,7 @@ class Communicator(ArrayCalls):
     def split(self, color: int | str | None, key: int = 0) -> Communicator | None:
         """A communicator of the ranks that gave the same color, ordered by key, then rank.
 
-        Returns None where the color is None.
+        None where the color is None: ``comm.split(comm.rank % 2, key=comm.rank)``.
         """
         group = self._group
         if not (color is None or isinstance(color, str)):
