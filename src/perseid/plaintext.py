@@ -7,6 +7,7 @@ could move a terminal's cursor, forge a line of a log, or start a formula in a s
 from __future__ import annotations
 
 import re
+from html import escape
 
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
@@ -38,6 +39,17 @@ def one_line(text: str) -> str:
     'a\\\\nREPORT RequestId: b'
     """
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def markup(text: str) -> str:
+    """A text as a part of an HTML or SVG document: no markup, no control characters.
+
+    Examples
+    --------
+    >>> markup("<b>\\x1b")
+    '&lt;b&gt;\\\\x1b'
+    """
+    return escape(printable(text))
 
 
 def csv_cell(text: str) -> str:

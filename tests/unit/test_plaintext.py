@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import unicodedata
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from perseid.api.terminal import SafeStream
 from perseid.measure.present.text import Cell, Column, Table
-from perseid.plaintext import csv_cell, one_line, printable
+from perseid.plaintext import csv_cell, markup, one_line, printable
 
 ANY = st.text(
     alphabet=st.one_of(st.characters(), st.sampled_from("\x1b\x07\x9b\r\n\t\u202e\u2028=+-@|<")),
@@ -47,6 +48,13 @@ def test_no_cell_of_a_table_is_a_formula_or_breaks_its_row(text: str) -> None:
     assert len([line for line in markdown.splitlines() if line.startswith("|")]) == 3
     for form in ("text", "markdown", "csv"):
         assert not {c for c in table.render(form) if unicodedata.category(c) == "Cc"} - {"\n", "\t"}
+
+
+@given(ANY)
+def test_no_text_is_markup(text: str) -> None:
+    shown = markup(text)
+    assert not set(shown) & set("<>\"'")
+    assert html.unescape(shown) == printable(text)
 
 
 def test_text_that_is_harmless_stays_as_it_is() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib
 import sys
 import time
-from html import escape
 from typing import Any
 
 from perseid.api.progress import Tally, count_line, stage_line
 from perseid.pipeline.events import CountEvent, Event, StageEvent
+from perseid.plaintext import markup
 
 REFRESH_SECONDS = 0.5
 
@@ -50,9 +50,9 @@ class NotebookProgress:
 
     def _draw(self, line: str, fraction: float) -> None:
         ipython: Any = importlib.import_module("IPython.display")
-        notes = "".join(f"<br><small>{escape(note)}</small>" for note in self._notes)
+        notes = "".join(f"<br><small>{markup(note)}</small>" for note in self._notes)
         html = ipython.HTML(
-            f'<progress max="1" value="{fraction:.3f}"></progress> {escape(line)}{notes}'
+            f'<progress max="1" value="{fraction:.3f}"></progress> {markup(line)}{notes}'
         )
         if self._handle is None:
             self._handle = ipython.display(html, display_id=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
 from perseid.errors import BadInputError
 from perseid.measure.present.text import Table
+from perseid.plaintext import markup
 
 PAGE_HEIGHT = 600
 """Pixels of a page that is shown inside a notebook."""
@@ -55,7 +55,7 @@ class Page(Shown):
 
     def __init__(self, text: str, html: str) -> None:
         frame = (
-            f'<iframe srcdoc="{escape(html)}" width="100%" height="{PAGE_HEIGHT}" '
+            f'<iframe srcdoc="{markup(html)}" width="100%" height="{PAGE_HEIGHT}" '
             'style="border: 1px solid #ccc"></iframe>'
         )
         super().__init__(text, frame)
@@ -77,15 +77,15 @@ class Page(Shown):
 
 def html_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A plain table."""
-    top = "".join(f"<th>{escape(word)}</th>" for word in head)
+    top = "".join(f"<th>{markup(word)}</th>" for word in head)
     body = "".join(
-        "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
+        "<tr>" + "".join(f"<td>{markup(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
     )
     return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _table_html(table: Table) -> str:
     rows = [[row[column.key].text for column in table.columns] for row in table.rows]
-    notes = "".join(f"<p><small>{escape(note)}</small></p>" for note in table.footnotes)
-    title = f"<p><b>{escape(table.title)}</b></p>" if table.title else ""
+    notes = "".join(f"<p><small>{markup(note)}</small></p>" for note in table.footnotes)
+    title = f"<p><b>{markup(table.title)}</b></p>" if table.title else ""
     return title + html_table([column.head for column in table.columns], rows) + notes

@@ -13,12 +13,11 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from html import escape as escape_markup
 
 from markupsafe import Markup
 
 from perseid.measure.present.palette import FILE_STYLES, LIGHT
-from perseid.plaintext import one_line
+from perseid.plaintext import markup, one_line
 
 _CLASS = re.compile(r' class="([^"]*)"')
 CHARACTER = 6.6
@@ -150,7 +149,7 @@ class Svg:
 
 def escape(text: str) -> str:
     """Text inside a picture: one line, no markup."""
-    return escape_markup(one_line(text))
+    return markup(one_line(text))
 
 
 def _attributes(match: re.Match[str]) -> str:
