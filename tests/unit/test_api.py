@@ -35,6 +35,18 @@ def test_importing_costs_nothing_and_names_come_when_they_are_used():
     assert done.returncode == 0, done.stderr
 
 
+def test_help_loads_nothing_that_it_does_not_show():
+    program = (
+        "import sys; from perseid.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'numpy', 'rich', 'pydantic', 'obstore', 'perseid.api.run', 'perseid.storage'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("name", [n for n in perseid.__all__ if n != "__version__"])
 def test_every_name_is_there_and_documented(name):
     value = getattr(perseid, name)

@@ -7,11 +7,12 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from typing import Any, TextIO, cast
-
-from rich.console import Console
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from perseid.plaintext import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 class SafeStream:
@@ -48,6 +49,8 @@ def console(stream: TextIO | None = None) -> Console:
 
     What is shown on it must have gone through `perseid.plaintext.printable`.
     """
+    from rich.console import Console  # a tenth of a second that most commands do without
+
     return Console(file=_own(stream or sys.stderr), highlight=False)
 
 
