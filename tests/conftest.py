@@ -20,12 +20,17 @@ import numpy as np
 import obstore
 import pytest
 import slurm_cluster
+from hypothesis import HealthCheck, settings
 from obstore.store import S3Store
 
 from perseid.lifetime import bound_to_parent
 from perseid.survey.cutouts import Cutouts
 
 pytest_plugins = ("aws_fixtures",)
+
+# Tests assert results: on a busy machine an example may take as long as it likes.
+settings.register_profile("perseid", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("perseid")
 
 _PARTS = ("master", "volume", "filer", "s3")
 ACCESS_KEY, SECRET_KEY = "perseid-tests", "perseid-tests-secret"
