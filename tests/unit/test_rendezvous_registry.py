@@ -15,12 +15,18 @@ from perseid.rendezvous.protocol import (
     NatFiltering,
     NatMapping,
     Peers,
+    RankFailure,
     RefusalCode,
     Register,
     decode,
 )
 from perseid.rendezvous.protocol.wire import Address, FrameReader, merge_ranges
-from perseid.rendezvous.server.registry import Registry, RegistryLimits, RegistryRefusalError
+from perseid.rendezvous.server.registry import (
+    MAX_FAILURES,
+    Registry,
+    RegistryLimits,
+    RegistryRefusalError,
+)
 
 PUBLIC = Address("192.0.2.1", 4000)
 
@@ -209,3 +215,19 @@ def test_merged_interests_hold_all_ranks_of_both(one, two):
     found = merge_ranges(tuple(one), tuple(two), 35)
     expected = {rank for part in (*one, *two) for rank in part if rank < 35}
     assert [rank for part in found for rank in part] == sorted(expected)
+
+
+def test_reports_of_failures_are_kept_for_a_job_up_to_a_limit_and_a_generation():
+    """The first of them ends a job; hundreds of ranks that fail at once must not flood it."""
+    registry = Registry()
+    members = [registry.register(hello(rank, 20), PUBLIC, None)[0] for rank in range(20)]
+    job = members[0].job
+    frames = [job.add_failure(member, b"why") for member in members]
+    assert [bool(frame) for frame in frames] == [True] * MAX_FAILURES + [False] * (
+        20 - MAX_FAILURES
+    )
+    assert job.failures == frames[:MAX_FAILURES]
+    ((kind, body),) = FrameReader(1 << 20).feed(frames[3])
+    assert decode(FROM_SERVER, kind, body) == RankFailure(3, members[3].instance, b"why")
+    registry.register(hello(0, 20, generation=1), PUBLIC, None)
+    assert job.failures == []
