@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from perseid.api.survey import Survey, open_survey
     from perseid.aws.engine import AwsEngine
     from perseid.comm import Communicator
+    from perseid.engines.dask import DaskEngine
     from perseid.engines.local import LocalEngine
     from perseid.engines.slurm import SlurmEngine
     from perseid.pipeline.request import RunRequest
@@ -44,6 +45,7 @@ _PLACES = {
     "RunRequest": "perseid.pipeline.request",
     "Catalogue": "perseid.api.catalogue",
     "LocalEngine": "perseid.engines.local",
+    "DaskEngine": "perseid.engines.dask",
     "SlurmEngine": "perseid.engines.slurm",
     "AwsEngine": "perseid.aws.engine",
     "open_survey": "perseid.api.survey",
@@ -64,6 +66,7 @@ __all__ = [
     "Catalogue",
     "Communicator",
     "Cutouts",
+    "DaskEngine",
     "LocalEngine",
     "Model",
     "RendezvousServer",

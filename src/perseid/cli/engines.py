@@ -22,7 +22,8 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
                      "local, on this machine)")  # fmt: skip
     how.add_argument("--detach", action="store_true", help="start it and leave (slurm, aws)")
     add_request_options(how, limits=True)
-    slurm = parser.add_argument_group("on a cluster (slurm)")
+    slurm = parser.add_argument_group("on a cluster (slurm, dask)")
+    slurm.add_argument("--scheduler", metavar="ADDRESS", help="of Dask, e.g. tcp://host:8786")
     slurm.add_argument("--partition", metavar="NAME", help="of the cluster (its default)")
     slurm.add_argument("--account", metavar="NAME", help="that the time is charged to")
     slurm.add_argument("--time", metavar="LIMIT", help="of a task, as sbatch takes it: 2:00:00")

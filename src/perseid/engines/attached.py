@@ -34,6 +34,11 @@ class AttachedRun:
         self._seen: set[int] = set()
 
     @property
+    def seen(self) -> frozenset[int]:
+        """Ranks whose record was seen."""
+        return frozenset(self._seen)
+
+    @property
     def ended(self) -> bool:
         """Whether its driver is gone; of one on another machine, whether its mark is."""
         mark = read_mark(self._store)

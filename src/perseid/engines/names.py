@@ -15,6 +15,7 @@ from perseid.storage import Storage
 ENGINES = {
     "local": ("perseid.engines.local", "LocalEngine"),
     "slurm": ("perseid.engines.slurm", "SlurmEngine"),
+    "dask": ("perseid.engines.dask", "DaskEngine"),
     "aws": ("perseid.aws.engine", "AwsEngine"),
 }
 """Module and class of each; imported when it is asked for."""

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from perseid.engines.attached import AttachedRun
 from perseid.engines.base import Capabilities
+from perseid.engines.block import attempts_before
 from perseid.engines.local import LocalEngine, options_of
 from perseid.engines.slurm import commands
 from perseid.engines.slurm.commands import ENDINGS, RUNNING, Resources, TaskState
@@ -155,7 +156,7 @@ class SlurmEngine:
             timeout=options.timeout,
             retries=options.retry.retries,
             command=self._command,
-            former=_attempts(store, manifest, wanted) if ranks is not None else {},
+            former={} if ranks is None else attempts_before(manifest, wanted),
             allow_model_change=manifest.allow_model_change,
         )
         jobs: list[str] = []
@@ -342,12 +343,6 @@ def _refuse_if_live(store: Storage) -> None:
             f"jobs {', '.join(jobs)} of Slurm work on {store.where()}: wait for them "
             "(`perseid status --wait`), or stop them first (`perseid status --stop`)"
         )
-
-
-def _attempts(store: Storage, manifest: Manifest, ranks: Sequence[int]) -> dict[int, int]:
-    """Attempt of the record that each of these ranks has already."""
-    records, _ = read_records(store, manifest)
-    return {rank: records[rank].attempt for rank in ranks if rank in records}
 
 
 def _output(manifest: Manifest) -> str:

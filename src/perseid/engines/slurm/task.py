@@ -6,21 +6,17 @@ RESULTS_URL SUBMISSION``. Limits, retries, logs and REPORT lines are the local e
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
 from collections.abc import Mapping
 
-from perseid.engines.mapping import LocalMap
+from perseid.engines.block import done_since, work_on_block
 from perseid.engines.options import WORKER, LocalOptions
-from perseid.engines.process import Reaper
 from perseid.engines.retry import RetryPolicy
 from perseid.engines.slurm.submission import Submission, put_report
 from perseid.engines.stopping import StopRequests
-from perseid.engines.talking import around_scripts
-from perseid.errors import NotFoundError, PerseidError
-from perseid.pipeline import layout
+from perseid.errors import PerseidError
 from perseid.pipeline.events import Event, RankEvent, RankState
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.resumption import with_current_model
@@ -40,7 +36,8 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
         manifest = with_current_model(manifest, allow_model_change=submission.allow_model_change)
         ranks = list(submission.of_task(index))
         if int(environment.get("SLURM_RESTART_COUNT", "0")):  # preempted, or its node was lost
-            ranks = [rank for rank in ranks if not _done(store, manifest, submission, rank)]
+            former = submission.former
+            ranks = [rank for rank in ranks if not done_since(manifest, rank, former.get(rank, 0))]
         if ranks:
             _work(store, manifest, submission, index, ranks)
     except PerseidError as error:
@@ -63,29 +60,13 @@ def _work(
     items = [manifest.item(rank) for rank in ranks]
     near_its_limit: list[int] = []
     signal.signal(signal.SIGUSR1, lambda number, frame: near_its_limit.append(number))
-    with (
-        Reaper() as reaper,
-        StopRequests() as stop,
-        around_scripts(items, options, _say) as options,
-    ):
-        ranks_map = LocalMap(items, options, reaper, _say)
-        while not (stop.count or ranks_map.finished):
-            ranks_map.turn()
-            if near_its_limit:
-                ranks_map.leave_waiting(TIME_IS_UP)
-        report = ranks_map.conclude(stop)
+
+    def leave() -> str:
+        return TIME_IS_UP if near_its_limit else ""
+
+    with StopRequests() as stop:
+        report = work_on_block(items, options, _say, stop, leave)
     put_report(store, submission.name, index, report)
-
-
-def _done(store: Storage, manifest: Manifest, submission: Submission, rank: int) -> bool:
-    """Whether a former start of this task has done the rank."""
-    try:
-        key = layout.done_record(rank, script=manifest.script is not None)
-        record = json.loads(store.get(key))
-        newer = int(record["attempt"]) > submission.former.get(rank, 0)
-        return bool(record["run_id"] == manifest.run_id and newer)
-    except (NotFoundError, ValueError, KeyError, TypeError):
-        return False
 
 
 def _say(event: Event) -> None:

@@ -1,0 +1,77 @@
+"""A block of ranks in worker processes of one machine, on behalf of a scheduler's task.
+
+Slurm and Dask decide when and where a task runs; inside it ranks are worked on as the local engine
+does: the same processes, limits, retries, logs and measurements.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+
+from perseid.engines.mapping import LocalMap
+from perseid.engines.options import LocalOptions
+from perseid.engines.process import Reaper
+from perseid.engines.stopping import StopRequests
+from perseid.engines.talking import around_scripts
+from perseid.errors import NotFoundError
+from perseid.pipeline import layout
+from perseid.pipeline.attempts import EngineReport
+from perseid.pipeline.collect import read_records
+from perseid.pipeline.events import Report
+from perseid.pipeline.items import WorkItem
+from perseid.pipeline.manifest import Manifest
+from perseid.storage import Storage
+
+
+def work_on_block(
+    items: Sequence[WorkItem],
+    options: LocalOptions,
+    report: Report,
+    stop: StopRequests,
+    leave: Callable[[], str] = str,
+) -> EngineReport:
+    """Work on some ranks of a run until all are done, have failed, or are left.
+
+    Parameters
+    ----------
+    items
+        At least one.
+    options
+        As for the local engine.
+    report
+        Called with each event.
+    stop
+        Its count ends the ranks.
+    leave
+        Asked again and again: once it gives a sentence, no further rank is begun, and those that
+        wait have failed with it.
+    """
+    with Reaper() as reaper, around_scripts(items, options, report) as options:
+        ranks = LocalMap(items, options, reaper, report)
+        try:
+            while not (stop.count or ranks.finished):
+                ranks.turn()
+                if said := leave():
+                    ranks.leave_waiting(said)
+        except BaseException:
+            ranks.close(stop)
+            raise
+        return ranks.conclude(stop)
+
+
+def attempts_before(manifest: Manifest, ranks: Sequence[int]) -> dict[int, int]:
+    """Attempt of the record that each of these ranks has already; others are missing."""
+    records, _ = read_records(Storage(manifest.results_url), manifest)
+    return {rank: records[rank].attempt for rank in ranks if rank in records}
+
+
+def done_since(manifest: Manifest, rank: int, before: int) -> bool:
+    """Whether a rank has a record of a newer attempt than it had `before` (0: none)."""
+    store = Storage(manifest.results_url)
+    try:
+        key = layout.done_record(rank, script=manifest.script is not None)
+        record = json.loads(store.get(key))
+        return bool(record["run_id"] == manifest.run_id and int(record["attempt"]) > before)
+    except (NotFoundError, ValueError, KeyError, TypeError):
+        return False

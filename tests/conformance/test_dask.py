@@ -1,0 +1,106 @@
+"""The Dask engine on a cluster of worker processes on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conformance_suite import Conformance, Lab, reference, whole  # noqa: F401
+from distributed import Client, LocalCluster
+from engine import FAULTY_WORKER
+
+import perseid
+from perseid.api.run import begin
+from perseid.cli import main
+from perseid.engines import dask as engine_module
+from perseid.engines.dask import DaskEngine
+from perseid.errors import RunError
+
+FAULTS = {"raise": "raise", "kill": "kill", "hang": "sleep:600"}
+DEADLINE = 120.0
+
+
+@pytest.fixture(scope="module")
+def client():
+    with (
+        LocalCluster(
+            n_workers=3, threads_per_worker=1, dashboard_address=None, host="127.0.0.1"
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+@pytest.fixture(scope="module")
+def lab(client, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dask")
+    environment, started = {}, []
+
+    def fail(name, plan):
+        by_rank = {
+            str(rank): {str(n): FAULTS[fault] for n, fault in enumerate(faults, start=1)}
+            for rank, faults in plan.items()
+        }
+        environment["FAULTS"] = json.dumps(by_rank)
+
+    def begin_elsewhere(keys):
+        (folder / "request.json").write_text(json.dumps(dict(keys)))
+        command = [sys.executable, "-m", "perseid", "run", str(folder / "request.json"), "--engine",
+                   "dask", "--scheduler", client.scheduler.address, "--quiet"]  # fmt: skip
+        started.append(subprocess.Popen(command))
+
+    engine = DaskEngine(client, environment=environment, command=FAULTY_WORKER, retries=1)
+    lab = Lab(engine, str(folder), fail, begin_elsewhere)
+    lab.survey()
+    lab.model(folder)
+    yield lab
+    for process in started:
+        assert process.wait(60) == 0
+
+
+class TestDask(Conformance):
+    """See `conformance_suite.Conformance`."""
+
+    def test_a_killed_dask_worker_is_an_ending_like_any_other(self, lab, client, reference):
+        lab.fail("worker", {1: ["hang"]})
+        run = begin(perseid.RunRequest.parse(lab.keys("worker")), lab.engine, lambda event: None)
+        deadline = time.monotonic() + DEADLINE
+        while run.status().done < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        [pid] = [pid for pid in client.run(_at_work, run.id).values() if pid]
+        os.kill(pid, signal.SIGKILL)
+        assert run.wait(DEADLINE, progress=False).incomplete is None
+        assert run.ranks[1].attempt == 2
+        assert run.catalogue().difference(reference) is None
+
+    def test_workers_of_another_version_are_refused(self, lab, client):
+        client.run(_pretend, "9.9.0")
+        try:
+            with pytest.raises(RunError, match=r"\d of \d Dask workers have another perseid .*9\.9"):
+                lab.run("version")
+        finally:
+            client.run(_pretend, perseid.__version__)
+
+    def test_no_scheduler_is_one_sentence(self, lab, tmp_path, capsys):
+        command = ["run", "--data", f"{lab.root}/survey", "--out", str(tmp_path / "run"),
+                   "--engine", "dask"]  # fmt: skip
+        assert main(command) == 2
+        assert "no Dask cluster is named" in capsys.readouterr().err
+        assert main([*command, "--scheduler", "tcp://127.0.0.1:9"]) == 2
+        assert "no Dask scheduler answers at tcp://127.0.0.1:9" in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
+
+
+def _at_work(run_id):
+    """In a Dask worker: its process id while it works on the run, else 0."""
+    return os.getpid() if engine_module._stops.get(run_id) else 0
+
+
+def _pretend(version):
+    perseid.__version__ = version
