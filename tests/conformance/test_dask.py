@@ -15,7 +15,7 @@ from distributed import Client, LocalCluster
 from engine import FAULTY_WORKER
 
 import perseid
-from perseid.api.run import begin
+from perseid.api.runs import begin
 from perseid.cli import main
 from perseid.engines import dask as engine_module
 from perseid.engines.dask import DaskEngine
@@ -82,14 +82,14 @@ class TestDask(Conformance):
     def test_workers_of_another_version_are_refused(self, lab, client):
         client.run(_pretend, "9.9.0")
         try:
-            with pytest.raises(RunError, match=r"\d of \d Dask workers have another perseid .*9\.9"):
+            with pytest.raises(RunError, match=r"of \d Dask workers have another perseid .*9\.9"):
                 lab.run("version")
         finally:
             client.run(_pretend, perseid.__version__)
 
     def test_no_scheduler_is_one_sentence(self, lab, tmp_path, capsys):
-        command = ["run", "--data", f"{lab.root}/survey", "--out", str(tmp_path / "run"),
-                   "--engine", "dask"]  # fmt: skip
+        command = ["run", "--data", f"{lab.root}/survey", "--model", f"{lab.root}/tiny.onnx",
+                   "--out", str(tmp_path / "run"), "--engine", "dask"]  # fmt: skip
         assert main(command) == 2
         assert "no Dask cluster is named" in capsys.readouterr().err
         assert main([*command, "--scheduler", "tcp://127.0.0.1:9"]) == 2
