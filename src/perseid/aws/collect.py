@@ -137,7 +137,7 @@ def attempts_of(
 
     An attempt that left its rank's record is done, whatever became of the last lines of its log.
     """
-    ours = [traced for traced in workers if traced.mark("rank") is not None]
+    ours = [traced for traced in workers if traced.count("rank") is not None]
     ours.sort(key=lambda traced: traced.invocation.ended or float("inf"))
     found = [_attempt(traced, memory_mb) for traced in ours]
     return tuple(_by_record(attempt, records.get(attempt.rank, {})) for attempt in found)
@@ -170,7 +170,7 @@ def _workers(
             found = invocations_of(calls, group, manifest.run_id, start, end)
         except NotFoundError:
             found = []  # no worker was ever called
-        reported = {t.mark("rank") for t in found if t.invocation.report is not None}
+        reported = {t.count("rank") for t in found if t.invocation.report is not None}
         whole = len(reported) >= expected and all(t.invocation.report for t in found)
         if whole or time.monotonic() > deadline:
             return found
@@ -211,8 +211,8 @@ def _attempt(traced: Traced, memory_mb: int) -> Attempt:
     if invocation.ended is not None:  # lines of a short stream may bear the time of its last one
         began = min(began, invocation.ended - lasted / 1e3)
     return Attempt(
-        rank=int(traced.mark("rank")),
-        attempt=int(traced.mark("attempt") or 1),
+        rank=traced.count("rank") or 0,
+        attempt=traced.count("attempt") or 1,
         request_id=invocation.request_id,
         ending=ending,
         message=message,
@@ -221,15 +221,15 @@ def _attempt(traced: Traced, memory_mb: int) -> Attempt:
         memory_mb=int(report.memory_mb) if report else memory_mb,
         max_memory_mb=report.max_memory_mb if report else 0.0,
         init_ms=init,
-        work_seconds=float(traced.mark("seconds") or 0.0),
-        rows=int(traced.mark("rows") or 0) if ending is Ending.DONE else 0,
+        work_seconds=traced.number("seconds") or 0.0,
+        rows=traced.count("rows") or 0 if ending is Ending.DONE else 0,
     )
 
 
 def ending_of(traced: Traced) -> tuple[Ending, str]:
     """How an invocation ended, and a sentence where something went wrong."""
     invocation, report = traced.invocation, traced.invocation.report
-    events = {mark.get("event") for mark in traced.marks}
+    events = {mark.text("event") for mark in traced.marks}
     kind = (report.error_type or "") if report else ""
     if invocation.died == "timeout" or (report is not None and report.status == "timeout"):
         return Ending.TIMED_OUT, "the function's time was over"
@@ -259,9 +259,9 @@ def _killed_for_memory(traced: Traced) -> bool:
 
 def _raised(traced: Traced) -> tuple[str, str] | None:
     """Class and message of what the handler raised, by its own line or Lambda's."""
-    failed = next((mark for mark in traced.marks if mark.get("event") == "failed"), None)
+    failed = next((mark for mark in traced.marks if mark.text("event") == "failed"), None)
     if failed is not None:
-        return current_name(str(failed.get("error"))), str(failed.get("message"))
+        return current_name(failed.text("error") or ""), failed.text("message") or ""
     found = next((m for m in map(_ERROR.search, traced.lines) if m), None)
     return (current_name(found[1]), found[2]) if found else None
 
@@ -399,8 +399,9 @@ def _write(
 ) -> None:
     texts: dict[str, str] = {}
     for traced in workers:
-        if traced.mark("rank") is not None:
-            key = layout.log(int(traced.mark("rank")))
+        rank = traced.count("rank")
+        if rank is not None:
+            key = layout.log(rank)
             texts[key] = texts.get(key, "") + traced.text
     for name, found in around.items():
         if found:

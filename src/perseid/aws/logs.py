@@ -82,11 +82,11 @@ class Tail:
         yield from self._fresh(event.stream, open_one)
 
     def _fresh(self, stream: str, traced: Traced) -> Iterator[tuple[int, str]]:
-        rank = traced.mark("rank")
+        rank = traced.count("rank")
         if not traced.is_of(self.run_id) or rank is None or self.rank not in (None, rank):
             return
         for line in traced.lines[self._said.get(stream, 0) :]:
-            yield int(rank), line
+            yield rank, line
         self._said[stream] = len(traced.lines)
 
 

@@ -57,7 +57,7 @@ def test_interleaved_streams_in_any_order() -> None:
     )  # fmt: skip
     order = sorted(given, key=lambda e: (e.time, e.stream))
     found = [t for t in trace(order) if t.is_of("R")]
-    assert sorted((t.mark("rank"), t.invocation.request_id) for t in found) == [
+    assert sorted((t.count("rank"), t.invocation.request_id) for t in found) == [
         (0, "a1"), (2, "a2"), (3, "b2")]  # fmt: skip
     cold = next(t for t in found if t.invocation.request_id == "a1")
     assert cold.lines[0].endswith("python:3.12")
@@ -69,7 +69,7 @@ def test_several_lines_in_one_event_and_restore() -> None:
     text = "\n".join(invocation("s1", 5, report="Restore Duration: 300.00 ms\t"))
     (found,) = trace([LogEvent("s", 1.0, text)])
     assert found.invocation.report.restore_ms == 300
-    assert found.mark("rank") == 5
+    assert found.count("rank") == 5
 
 
 def test_ways_to_end() -> None:
@@ -87,7 +87,7 @@ def test_ways_to_end() -> None:
         silent=invocation("7", 7, end=""),
         cut=invocation("8", 8)[:2],
     )  # fmt: skip
-    found = {int(t.mark("rank")): t for t in trace(given)}
+    found = {t.count("rank"): t for t in trace(given)}
     ends = {rank: ending_of(traced) for rank, traced in found.items()}
     assert {rank: ending.value for rank, (ending, _) in ends.items()} == {
         1: "done", 2: "timed out", 3: "out of memory", 4: "no result", 5: "raised",

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
+from perseid.measure.fields import Fields
 from perseid.measure.sources.lambda_lines import text_lines
 from perseid.measure.sources.logs import Invocation, read_log
 
@@ -47,16 +47,20 @@ class Traced:
     stream: str
     lines: tuple[str, ...]
     """In order, each with its time; lines of the environment's init included."""
-    marks: tuple[Mapping[str, Any], ...] = ()
+    marks: tuple[Fields, ...] = ()
     """What our own handlers logged: event, run, rank, attempt, …"""
 
-    def mark(self, name: str) -> Any:
-        """The value of a key in the first of our lines that has it; None where none has."""
-        return next((mark[name] for mark in self.marks if name in mark), None)
+    def number(self, name: str) -> float | None:
+        """A number in the first of our lines that has the key; None where none has."""
+        return next((mark.number(name) for mark in self.marks if name in mark), None)
+
+    def count(self, name: str) -> int | None:
+        """A whole number in the first of our lines that has the key; None where none has."""
+        return next((mark.count(name) for mark in self.marks if name in mark), None)
 
     def is_of(self, run_id: str) -> bool:
         """Whether it worked for this run."""
-        return any(run_id in (mark.get("run"), mark.get("run_id")) for mark in self.marks)
+        return any(run_id in (mark.text("run"), mark.text("run_id")) for mark in self.marks)
 
     @property
     def text(self) -> str:
@@ -71,7 +75,7 @@ class Stream:
     name: str
     lines: list[str] = field(default_factory=list)
     request: str | None = None
-    marks: list[Mapping[str, Any]] = field(default_factory=list)
+    marks: list[Fields] = field(default_factory=list)
 
     def add(self, event: LogEvent) -> Iterator[Traced]:
         """Take an event in; yields an invocation where this one ends it."""
@@ -119,13 +123,13 @@ def trace(events: Iterable[LogEvent]) -> list[Traced]:
     return sorted(found, key=lambda traced: traced.invocation.started or 0.0)
 
 
-def read_mark(line: str) -> Mapping[str, Any] | None:
-    """What one of our own lines says, or None."""
+def read_mark(line: str) -> Fields | None:
+    """What a line of our own handlers says; None for any other line."""
     match = _MARK.search(line)
     if match is None:
         return None
     try:
         value = json.loads(match[1])
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, Mapping) else None
+    return Fields(value) if isinstance(value, Mapping) else None
