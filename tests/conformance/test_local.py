@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
 
 import pytest
-from conformance_suite import Conformance, Lab, reference, whole  # noqa: F401
-from engine import FAULTY_WORKER
+from conformance_suite import Conformance, Lab, reference, until, whole  # noqa: F401
+from engine import FAULTY_RUN, FAULTY_WORKER
 
+import perseid
 from perseid.engines.local import LocalEngine
 from perseid.engines.options import LocalOptions
 from perseid.engines.retry import RetryPolicy
+from perseid.errors import RunInterruptedError
+from perseid.storage import Storage
 
 FAULTS = {"raise": "raise", "kill": "kill", "hang": "sleep:600"}
 
@@ -47,3 +51,26 @@ def lab(tmp_path_factory):
 
 class TestLocal(Conformance):
     """See `conformance_suite.Conformance`."""
+
+    def test_a_run_of_another_process_is_watched_and_stopped_from_here(self, lab, tmp_path):
+        """Its ranks' logs are followed meanwhile; here nothing of it is held but its place."""
+        (tmp_path / "request.json").write_text(json.dumps(lab.keys("other", workers=3)))
+        lab.fail("other", {2: ["hang"]})
+        command = [*FAULTY_RUN, "run", str(tmp_path / "request.json"), "--quiet"]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        try:
+            until(lambda: Storage(lab.url("other")).exists("driver.json"))
+            run = perseid.open_run(lab.url("other"))
+            until(lambda: run.status().done == 2)
+            assert run.status().state == "running"
+            lines = run.logs(0, follow=True)
+            assert any("START RequestId" in line for _, line in itertools.islice(lines, 5))
+            assert run.stop()
+            said = process.communicate(timeout=60)[1]
+        finally:
+            process.kill()
+        assert process.returncode == RunInterruptedError.exit_code
+        assert "perseid resume" in said
+        with pytest.raises(RunInterruptedError, match="perseid resume"):
+            run.wait(60, progress=False)
+        assert run.status().state == "not ended"

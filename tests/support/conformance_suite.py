@@ -154,7 +154,7 @@ class Conformance:
         lab.fail("stopped", {2: ["hang"]})
         request = perseid.RunRequest.parse(lab.keys("stopped"))
         run = begin(request, lab.engine, lambda event: None)
-        _until(lambda: run.status().done == 2)
+        until(lambda: run.status().done == 2)
         assert run.status().state == "running"
         assert run.stop()
         with pytest.raises(RunInterruptedError, match="perseid resume"):
@@ -167,7 +167,7 @@ class Conformance:
 
     def test_a_run_that_was_begun_elsewhere_is_found_and_followed(self, lab, reference):
         lab.begin_elsewhere(lab.keys("elsewhere"))
-        _until(lambda: Storage(lab.url("elsewhere")).exists("driver.json"))
+        until(lambda: Storage(lab.url("elsewhere")).exists("driver.json"))
         run = perseid.open_run(lab.url("elsewhere"), engine=lab.engine)
         events: list[object] = []
         assert run.wait(DEADLINE, progress=events.append).incomplete is None
@@ -175,7 +175,8 @@ class Conformance:
         assert run.catalogue().difference(reference) is None
 
 
-def _until(condition: Callable[[], bool]) -> None:
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for it, within the deadline."""
     deadline = time.monotonic() + DEADLINE
     while not condition():
         assert time.monotonic() < deadline, "it did not come to pass in time"
