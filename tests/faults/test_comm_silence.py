@@ -46,15 +46,28 @@ def test_a_rank_that_holds_its_interpreter_between_two_calls_is_waited_for(secon
     assert run_ranks(3, _between_two_calls, seconds) == [(3, False), (3, True), (3, True)]
 
 
-def _before_the_first_connection(comm):
+def _before_the_first_connection(comm, victim, seconds):
     """The handshake of a new connection waits for the other rank's thread, too."""
-    if comm.rank == 1:
-        hold_the_interpreter(4)
+    if comm.rank == victim:
+        hold_the_interpreter(seconds)
     return comm.allreduce(1)
 
 
-def test_a_rank_that_holds_its_interpreter_before_its_first_connection_is_waited_for():
-    assert run_ranks(2, _before_the_first_connection) == [2, 2]
+@pytest.mark.parametrize(
+    ("seconds", "transport"),
+    [
+        (4, "auto"),
+        # Longer than a direct connection is waited for, and than the relay waits for an end.
+        pytest.param(22, "auto", marks=pytest.mark.slow),
+        pytest.param(22, "relay", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_holds_its_interpreter_before_its_first_connection_is_waited_for(
+    victim, seconds, transport
+):
+    call = (_before_the_first_connection, victim, seconds)
+    assert run_ranks(2, *call, transport=transport) == [2, 2]
 
 
 def _many_dictionaries(comm, count):
