@@ -166,6 +166,52 @@ def test_a_survey_of_another_tool(tmp_path: Path) -> None:
     assert "the column redshift is z_spec" in said[0]
 
 
+@pytest.mark.parametrize("suffix", [s for s in surveyfiles.FORMATS if s != ".pt"])
+def test_columns_that_the_user_names(suffix: str, tmp_path: Path) -> None:
+    """Decoys by our own names beside them are left alone."""
+    given = arrays()
+    bands = {f"MAG_{band}": given["magnitude"][:, n] for n, band in enumerate("UGRIZ")}
+    other = {
+        "PIX": given["image"], "Zbest": given["redshift"], "ID": np.arange(ROWS) + (1 << 60),
+        "redshift": np.full(ROWS, 9.0), "object_id": np.zeros(ROWS, np.int64), **bands,
+    }  # fmt: skip
+    if suffix == ".parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as parquet
+
+        (tmp_path / "data").mkdir()
+        table = {n: pa.array(a) for n, a in other.items() if n != "PIX"}
+        table["PIX"] = pa.FixedShapeTensorArray.from_numpy_ndarray(given["image"])
+        parquet.write_table(pa.table(table), tmp_path / "data" / "1.parquet")
+    else:
+        survey(tmp_path, suffix, other)
+    names = [f"MAG_{band}" for band in "UGRIZ"]
+    columns = {"image": "PIX", "redshift": "ZBEST", "object_id": "ID", "magnitude": names}
+    _, got = run(tmp_path, columns=columns)
+    assert got["object_id"] == [(1 << 60) + n for n in range(ROWS)]
+    assert np.allclose(got["z_spec"], given["redshift"])
+    wanted = tiny_redshift(Cutouts(given["image"], given["magnitude"]))
+    assert np.allclose(got["z_pred"], wanted, rtol=1e-5)
+    option = "image=PIX,redshift=Zbest,object_id=ID,magnitude=[" + ",".join(names) + "]"
+    parts = str(tmp_path / "parts")
+    assert main(["split", str(tmp_path / "data"), parts, "--rows", "4", "--columns", option]) == 0
+    (tmp_path / "again").mkdir()
+    _, again = run(tmp_path / "again", data=parts)
+    assert again["z_pred"] == got["z_pred"]
+    with pytest.raises(BadInputError, match=r"has no column Z_BEST for redshift: it has"):
+        run(tmp_path, columns={**columns, "redshift": "Z_BEST"}, results=str(tmp_path / "other"))
+
+
+@pytest.mark.parametrize(
+    "columns", [{"colour": "x"}, {"redshift": 3}, {"redshift": ["a", "b"]}, {"image": []}, ["x"]]
+)
+def test_names_that_are_refused(columns: object, tmp_path: Path) -> None:
+    survey(tmp_path, ".npz", arrays())
+    with pytest.raises(BadInputError):
+        run(tmp_path, columns=columns)
+    assert not (tmp_path / "run").exists()
+
+
 IDS = {
     "int64": np.array([-(1 << 63), (1 << 63) - 1, 1237680000000000001, *range(7)], np.int64),
     "uint64": np.array([(1 << 64) - 1, 1 << 63, *range(8)], np.uint64),

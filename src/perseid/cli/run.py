@@ -17,11 +17,12 @@ from perseid.cli.engines import (
     to_the_end,
 )
 from perseid.cli.request_options import add_request_options, given_options
-from perseid.cli.surveys import add_missing_argument
+from perseid.cli.surveys import add_columns_argument, add_missing_argument
 from perseid.errors import BadInputError
 from perseid.pipeline.request import RunRequest, read_keys
 from perseid.storage import Storage
 from perseid.survey.missing import parse_options
+from perseid.survey.names import column_names, parse_columns
 
 DRY_RUN = "local"
 """The engine whose runs `--dry-run` plans."""
@@ -35,6 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     what = parser.add_argument_group("what to run (each overrides the request's key)")
     add_request_options(what, limits=False)
+    add_columns_argument(what)
     add_missing_argument(what)
     add_engine_arguments(parser)
     parser.add_argument("--replace", action="store_true", help="remove a run that is in the way")
@@ -74,6 +76,8 @@ def plain_of(args: argparse.Namespace) -> dict[str, Any]:
         for key in ("data_bucket", "data_prefix"):
             plain.pop(key, None)
     plain |= given
+    if args.columns:
+        plain["columns"] = {**(plain.get("columns") or {}), **parse_columns(args.columns)}
     if args.missing:
         plain["missing"] = {**(plain.get("missing") or {}), **parse_options(args.missing)}
     return plain
@@ -103,7 +107,11 @@ def _dry_run(args: argparse.Namespace, request: RunRequest) -> int:
         plain = json.dumps(manifest.to_json(), indent=1)
         print(plain if args.json else "\n".join(script_plan(manifest)))
         return 0
-    counts = count_rows(Storage(manifest.data_url), manifest.partitions)
+    counts = count_rows(
+        Storage(manifest.data_url),
+        manifest.partitions,
+        column_names(manifest.settings.columns or {}),
+    )
     pace = calibrate.measure(manifest.item(0), options.threads)
     if args.rate is not None:
         pace = calibrate.at_rate(pace, args.rate)

@@ -17,6 +17,15 @@ class _Arguments(Protocol):
         """As of `argparse.ArgumentParser`."""
 
 
+def add_columns_argument(parser: _Arguments) -> None:
+    """Add ``--columns``."""
+    parser.add_argument(
+        "--columns", metavar="COLUMN=NAME,...",
+        help="names of the survey's columns, e.g. object_id=TARGETID,magnitude=[MAG_G,MAG_R] "
+        "(default: our names and those of common surveys)",
+    )  # fmt: skip
+
+
 def add_missing_argument(parser: _Arguments) -> None:
     """Add ``--missing``, which may be given again."""
     parser.add_argument(

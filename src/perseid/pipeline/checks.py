@@ -24,6 +24,7 @@ from perseid.model.signature import ModelSignature
 from perseid.pipeline.items import PartitionRef
 from perseid.science import group_columns
 from perseid.storage import Storage
+from perseid.survey.names import NO_NAMES, ColumnNames
 from perseid.survey.reader import open_partition
 
 READERS = 16
@@ -93,6 +94,7 @@ def check_shape(
     signature: ModelSignature,
     *,
     uses_magnitudes: bool = True,
+    columns: ColumnNames = NO_NAMES,
 ) -> None:
     """Raise `BadInputError` where no partition has the inputs that the model takes.
 
@@ -102,9 +104,11 @@ def check_shape(
     wanted, wrong = (signature.bands, signature.height, signature.width), ""
     for ref in partitions:
         try:
-            with open_partition(storage, ref.key) as reader:
+            with open_partition(storage, ref.key, names=columns) as reader:
                 shape, has = reader.shape, reader.columns.dtypes
-        except (BadPartitionError, NotFoundError):
+        except (BadPartitionError, NotFoundError) as error:
+            if columns and "has no column" in str(error):  # named by the user: never there
+                wrong = wrong or str(error)
             continue
         if shape != wanted:
             said = f"images of (bands, height, width) = {shape}, the model takes {wanted}"
@@ -121,7 +125,9 @@ def check_shape(
         )
 
 
-def count_rows(storage: Storage, partitions: Sequence[PartitionRef]) -> list[RowCount]:
+def count_rows(
+    storage: Storage, partitions: Sequence[PartitionRef], columns: ColumnNames = NO_NAMES
+) -> list[RowCount]:
     """The rows of each partition, from its own header, in order.
 
     Raises `NotInstalledError` where the extra for a format is missing.
@@ -129,7 +135,7 @@ def count_rows(storage: Storage, partitions: Sequence[PartitionRef]) -> list[Row
 
     def count(ref: PartitionRef) -> RowCount:
         try:
-            with open_partition(storage, ref.key) as reader:
+            with open_partition(storage, ref.key, names=columns) as reader:
                 return RowCount(ref.key, reader.rows)
         except NotInstalledError:
             raise

@@ -21,6 +21,7 @@ from perseid.storage import Storage
 from perseid.survey.bytesource import FetchStats
 from perseid.survey.content import join
 from perseid.survey.missing import NO_SENTINELS, MissingValues
+from perseid.survey.names import column_names
 
 if TYPE_CHECKING:
     from perseid.model.runtime import ModelRuntime
@@ -64,6 +65,7 @@ class Inference:
             runtime.micro_batch,
             missing=NO_SENTINELS if item.missing is None else MissingValues.of(item.missing),
             uses_magnitudes=runtime.uses_magnitudes,
+            columns=column_names(item.columns or {}),
         ) as feed:
             for step in feed:
                 match step:

@@ -156,17 +156,7 @@ def plan(request: RunRequest, created: float | None = None, run_id: str | None =
     _check_script(request)
     model = None if request.script_mode else _checked(request)
     listing = list_partitions(request)
-    names: tuple[str, ...] = ()
-    if not request.script_mode:
-        keys = [ref.key for ref in listing.partitions]
-        names = look_at_formats(Storage(listing.data_url), keys)
-    if model is not None and model.signature is not None:
-        check_shape(
-            Storage(listing.data_url),
-            listing.partitions,
-            model.signature,
-            uses_magnitudes=model.uses_magnitudes,
-        )
+    names = () if model is None else _check_data(request, listing, model)
     files = len(listing.partitions)
     world_size = request.world_size or files
     now = time.time() if created is None else created
@@ -238,6 +228,21 @@ def new_run_id(now: float) -> str:
     return f"{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
 
 
+def _check_data(request: RunRequest, listing: Listing, model: CheckedModel) -> tuple[str, ...]:
+    """Find out whether ranks can read the partitions and the model take them; notes about both."""
+    storage, columns = Storage(listing.data_url), request.column_names
+    notes = look_at_formats(storage, [ref.key for ref in listing.partitions], columns)
+    if model.signature is not None:
+        check_shape(
+            storage,
+            listing.partitions,
+            model.signature,
+            uses_magnitudes=model.uses_magnitudes,
+            columns=columns,
+        )
+    return notes
+
+
 def _settings(request: RunRequest, listing: Listing) -> RunSettings:
     return RunSettings(
         model_url=_model_url(request),
@@ -246,6 +251,7 @@ def _settings(request: RunRequest, listing: Listing) -> RunSettings:
         anomaly=request.anomaly,
         top=request.top,
         missing={name: tuple(v) for name, v in request.missing_values.to_json().items()},
+        columns=dict(request.column_names) or None,
         transport=request.transport,
         options=_options(request, listing),
     )

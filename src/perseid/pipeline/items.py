@@ -16,7 +16,7 @@ REMEDY = (
     "environment that its workers run in)"
 )
 """What to do where a worker and the step before it are of different versions."""
-RESULT_SETTINGS = ("precision", "batch_size", "anomaly", "top", "missing")
+RESULT_SETTINGS = ("precision", "batch_size", "anomaly", "top", "missing", "columns")
 """Fields of a `WorkItem` that change results; every record names them."""
 
 
@@ -74,6 +74,8 @@ class WorkItem:
     missing: Mapping[str, Sequence[float]] | None = None
     """Values that mean a missing magnitude or redshift, by column; None in a run that was begun
     when every number was a value."""
+    columns: Mapping[str, Sequence[str]] | None = None
+    """Names of the survey's columns, by ours; None: they are found by themselves."""
     model_change: bool = False
     """The user let this run go on with another model than it began with."""
     version: str = ""

@@ -22,6 +22,7 @@ from perseid.pipeline.request_keys import KEYS
 from perseid.rendezvous import LONGEST_SILENCE, Endpoint
 from perseid.storage import Location
 from perseid.survey.missing import MissingValues
+from perseid.survey.names import ColumnNames, column_names
 from perseid.textfile import read_object
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
@@ -114,6 +115,11 @@ class RunRequest(BaseModel):
         description="an object of columns (magnitude, redshift) and the values that mean missing, "
         'such as {"redshift": [-1, -9]}, or "none"',
     )
+    columns: dict[str, Any] | None = Field(
+        None,
+        description="an object of columns (image, magnitude, redshift, object_id, label) and their "
+        'names in the survey, such as {"object_id": "TARGETID"}; of magnitudes also a list',
+    )
     transport: Literal["store", "direct", "relay", "auto"] = Field(
         "store", description="store, direct, relay or auto"
     )
@@ -177,10 +183,16 @@ class RunRequest(BaseModel):
         except ValidationError as error:
             raise BadInputError(_sentences(error, options)) from error
         request.missing_values  # noqa: B018 - raises where they are none
+        request.column_names  # noqa: B018 - so does this
         if request.rendezvous_endpoint and not request.script_mode:
             Endpoint.parse(request.rendezvous_endpoint)
         request._given = plain
         return request
+
+    @property
+    def column_names(self) -> ColumnNames:
+        """Names of the survey's columns; `parse` has checked them."""
+        return column_names(self.columns or {})
 
     @property
     def missing_values(self) -> MissingValues:

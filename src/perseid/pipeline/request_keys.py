@@ -158,6 +158,12 @@ KEYS: dict[str, Key] = {
         'values that mean a missing magnitude or redshift, such as `{"redshift": [-1,'
         ' -9], "magnitude": "none"}`',
     ),
+    "columns": Key(
+        "object",
+        "found by themselves",
+        'names of the survey\'s columns, such as `{"object_id": "TARGETID", "magnitude": '
+        '["MAG_G", "MAG_R"]}`: see [columns](survey.md#names-of-columns)',
+    ),
     "transport": Key(
         "text",
         "`auto` here, `store` on AWS",

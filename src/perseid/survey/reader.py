@@ -28,6 +28,7 @@ from perseid.survey.content import join
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.formats import format_for, needed_package, open_table, suffix_of
 from perseid.survey.missing import NO_SENTINELS, MissingValues
+from perseid.survey.names import NO_NAMES, ColumnNames
 from perseid.survey.table import Columns, RawTable, Writer, as_cutouts, as_dict
 
 NAMED_UNUSED = 12
@@ -46,10 +47,15 @@ class PartitionReader:
     columns: Columns
     """Rows, shape and dtypes."""
 
-    def __init__(self, source: ByteSource, missing: MissingValues = NO_SENTINELS) -> None:
+    def __init__(
+        self,
+        source: ByteSource,
+        missing: MissingValues = NO_SENTINELS,
+        names: ColumnNames = NO_NAMES,
+    ) -> None:
         self._source, self._missing = source, missing
         began = time.perf_counter()
-        self._table = open_table(source)
+        self._table = open_table(source, names)
         self._count_decode(began, 0.0)
         self.columns = self._table.columns
 
@@ -165,7 +171,10 @@ class PartitionReader:
 
 
 def open_partition(
-    storage: Storage, key: str, missing: MissingValues = NO_SENTINELS
+    storage: Storage,
+    key: str,
+    missing: MissingValues = NO_SENTINELS,
+    names: ColumnNames = NO_NAMES,
 ) -> PartitionReader:
     """Open one partition: a memory map on this machine's disk, ranges of an object elsewhere.
 
@@ -176,6 +185,8 @@ def open_partition(
     missing
         Numbers that stand for missing magnitudes and redshifts, and become NaN; by default every
         number is a value. Nulls of a format become NaN in any case.
+    names
+        Of columns in the file, where they are not to be found by themselves: see `column_names`.
 
     Raises
     ------
@@ -189,13 +200,15 @@ def open_partition(
     format_for(key)
     source = open_source(storage, key)
     try:
-        return PartitionReader(source, missing)
+        return PartitionReader(source, missing, names)
     except BaseException:
         source.close()
         raise
 
 
-def look_at_formats(storage: Storage, keys: Sequence[str]) -> tuple[str, ...]:
+def look_at_formats(
+    storage: Storage, keys: Sequence[str], names: ColumnNames = NO_NAMES
+) -> tuple[str, ...]:
     """Find out before a run whether this installation can read its partitions, and how.
 
     One file of each format is opened. Whatever else is wrong with it is for the run to say, which
@@ -220,7 +233,10 @@ def look_at_formats(storage: Storage, keys: Sequence[str]) -> tuple[str, ...]:
                 f"works: pip install {package} there, or write the survey as .pt, .npz or "
                 ".safetensors with `perseid split`"
             )
-        with suppress(BadPartitionError, StorageError), open_partition(storage, key) as reader:
+        with (
+            suppress(BadPartitionError, StorageError),
+            open_partition(storage, key, names=names) as reader,
+        ):
             taken = [f"{name} is {source}" for name, source in reader.columns.renamed.items()]
             if taken:
                 notes.append(f"in {storage.where(key)} the column {', the column '.join(taken)}")

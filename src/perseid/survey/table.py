@@ -18,7 +18,7 @@ from perseid.errors import BadInputError, BadPartitionError
 from perseid.survey.bytesource import ByteSource
 from perseid.survey.content import TEXT, convert, join, kept_dtype
 from perseid.survey.cutouts import Cutouts
-from perseid.survey.names import NAMES, renamed
+from perseid.survey.names import KNOWN, NAMES, is_band, renamed
 
 REQUIRED = ("image",)
 MOST_PIXELS = 1 << 26
@@ -37,6 +37,8 @@ class Columns:
     """Native dtype of each column that is there, by the names in `NAMES`."""
     channels_last: bool = False
     """Whether images lie in the file as (height, width, bands)."""
+    bands: tuple[str, ...] = ()
+    """Names of the magnitudes' columns in the file, where each band has one of its own."""
     renamed: Mapping[str, str] = field(default_factory=dict)
     """The file's own names of columns that it knows by another name than ours."""
 
@@ -63,8 +65,21 @@ class Columns:
             bands, height, width = self.shape
             array = np.moveaxis(array.reshape(-1, height, width, bands), -1, 1)
             return convert(name, np.ascontiguousarray(array), self.dtypes[name], where)
-        shaped = array.reshape(-1, *self.row_shape(name))
-        return convert(name, shaped, self.dtypes[name], where)
+        dtype, row = self.kept(name)
+        kind = "magnitude" if name in self.bands else name
+        return convert(kind, array.reshape(-1, *row), dtype, where)
+
+    def kept(self, name: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
+        """Dtype and shape of a row of a column of the file, as it is kept."""
+        if name in self.bands:
+            return self.dtypes["magnitude"], ()
+        return self.dtypes[name], self.row_shape(name)
+
+    @property
+    def stored(self) -> list[str]:
+        """The columns of the file beside the images: as `small`, but for single bands."""
+        others = [name for name in self.small if name != "magnitude" or not self.bands]
+        return [*self.bands, *others]
 
     def with_rows(self, rows: int) -> Columns:
         """The same columns with another length."""
@@ -98,7 +113,10 @@ def as_dict(cutouts: Cutouts) -> dict[str, NDArray[Any]]:
 
 
 def as_cutouts(arrays: Mapping[str, NDArray[Any]]) -> Cutouts:
-    """The reverse of `as_dict`."""
+    """The reverse of `as_dict`; single bands of magnitudes become one array."""
+    bands = [array for name, array in arrays.items() if is_band(name)]
+    if bands:
+        arrays = {**arrays, "magnitude": np.stack(bands, axis=1)}
     return Cutouts(*(arrays.get(name) for name in NAMES))  # type: ignore[arg-type]
 
 
@@ -117,6 +135,7 @@ def check_columns(
     BadPartitionError
         A column is missing, or one has a wrong dtype, shape or length.
     """
+    found, parts = _joined(where, found)
     for name in REQUIRED:
         if name not in found:
             there = ", ".join(sorted(found)) or "nothing"
@@ -139,12 +158,29 @@ def check_columns(
             if name != "image":
                 _check_shape(where, name, (rows, *columns.row_shape(name)), has)
         except BadPartitionError:
-            if name not in known or name == "image":
+            if known.get(name, "").lower() not in KNOWN[name] or name == "image":
                 raise
             dtypes.pop(name, None)  # only its name looked like one of ours
     dtypes = {name: dtypes[name] for name in NAMES if name in dtypes}
     known = {name: source for name, source in known.items() if name in dtypes}
-    return Columns(rows, (bands, height, width), dtypes, channels_last=last, renamed=known)
+    return Columns(
+        rows, (bands, height, width), dtypes, channels_last=last, bands=parts, renamed=known
+    )
+
+
+def _joined(
+    where: str, found: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
+) -> tuple[dict[str, tuple[np.dtype[Any], tuple[int, ...]]], tuple[str, ...]]:
+    """The columns with single bands of magnitudes as one, and the names of these bands."""
+    parts = tuple(name for name in found if is_band(name))
+    joined = {name: about for name, about in found.items() if name not in parts}
+    if parts:
+        rows = found[parts[0]][1][:1]
+        for name in parts:
+            _check_shape(where, name, rows, found[name][1])
+        kept = [kept_dtype("magnitude", found[name][0], where) for name in parts]
+        joined["magnitude"] = np.result_type(*kept), (*rows, len(parts))
+    return joined, parts
 
 
 def _check_shape(where: str, name: str, wanted: tuple[int, ...], has: tuple[int, ...]) -> None:
@@ -239,7 +275,7 @@ class RawTable(Table):
             name: columns.column(name, others[name], where)
             if name in others
             else self._whole(name, arrays[name])
-            for name in columns.small
+            for name in columns.stored
         }
         self._crc, self._crc_row = 0, 0
 

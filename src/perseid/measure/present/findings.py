@@ -24,6 +24,7 @@ from perseid.measure.runs import MeasuredRun
 from perseid.measure.sources.catalogue import Catalogue
 from perseid.science import Detection, RedshiftMetrics, detection, redshift_metrics
 from perseid.survey.kinds import label_name, stored_label_names
+from perseid.survey.names import column_names
 
 PICTURES = 24
 DENSITY_WIDTH = 480.0
@@ -128,7 +129,8 @@ def gallery_section(catalogue: Catalogue | None, run: MeasuredRun, folder: RunFo
     if not len(catalogue):
         return absent(ident, title, NO_OBJECT)
     names = _label_names(folder)
-    pictures = gallery(catalogue, folder.manifest.data_url, names, PICTURES)
+    columns = column_names(folder.manifest.settings.columns or {})
+    pictures = gallery(catalogue, folder.manifest.data_url, names, PICTURES, columns)
     if not pictures:
         return absent(ident, title, "No object has an anomaly score.")
     bands = next((record.bands for record in run.records if record.bands), ())

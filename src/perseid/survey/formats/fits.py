@@ -18,7 +18,13 @@ from numpy.typing import NDArray
 from perseid.errors import BadPartitionError, NotInstalledError, PerseidError
 from perseid.survey.bytesource import ByteSource, SourceFile, corrupt
 from perseid.survey.cutouts import Cutouts
-from perseid.survey.names import pick_columns, unused_names, without_strangers
+from perseid.survey.names import (
+    NO_NAMES,
+    ColumnNames,
+    pick_columns,
+    unused_names,
+    without_strangers,
+)
 from perseid.survey.table import (
     Columns,
     Table,
@@ -35,14 +41,14 @@ _UNSIGNED = 1 << 63
 """``TZERO`` of unsigned integers of 64 bits."""
 
 
-def open_table(source: ByteSource) -> Table:
+def open_table(source: ByteSource, wanted: ColumnNames = NO_NAMES) -> Table:
     """Find the first table with an image column; see `perseid.survey.formats`."""
     fits = _astropy()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what astropy only warns of is checked below
             with fits.open(SourceFile(source), memmap=False, lazy_load_hdus=True) as hdus:
-                return _find(fits, hdus, source)
+                return _find(fits, hdus, source, wanted)
     except PerseidError:
         raise
     except Exception as error:  # astropy raises many kinds on corrupt headers
@@ -62,12 +68,12 @@ def _astropy() -> Any:
     return fits
 
 
-def _find(fits: Any, hdus: Any, source: ByteSource) -> Table:
+def _find(fits: Any, hdus: Any, source: ByteSource, wanted: ColumnNames) -> Table:
     for hdu in hdus:
         if not isinstance(hdu, fits.BinTableHDU) or isinstance(hdu, fits.CompImageHDU):
             continue
         used = without_strangers(
-            pick_columns(source.name, hdu.columns.names), partial(_is_plain, hdu.columns)
+            pick_columns(source.name, hdu.columns.names, wanted), partial(_is_plain, hdu.columns)
         )
         if "image" not in used:
             continue
@@ -191,7 +197,7 @@ class _Rows(Table):
         sources = {name: field.name for name, field in fields.items()}
         super().__init__(source, check_columns(source.name, found, sources))
         self._start, self._row = start, row
-        self._fields = {name: fields[name] for name in self.columns.dtypes}
+        self._fields = {name: fields[name] for name in ("image", *self.columns.stored)}
         if rows < 0 or start + rows * row.itemsize > source.size:
             raise BadPartitionError(
                 f"{source.name} is truncated: {rows} rows end at byte "

@@ -18,7 +18,13 @@ from perseid.errors import BadPartitionError, NotInstalledError, PerseidError
 from perseid.survey.bytesource import LARGEST_READ, ByteSource, SourceFile, corrupt
 from perseid.survey.content import LONGEST_TEXT, TEXT
 from perseid.survey.cutouts import Cutouts
-from perseid.survey.names import pick_columns, unused_names, without_strangers
+from perseid.survey.names import (
+    NO_NAMES,
+    ColumnNames,
+    pick_columns,
+    unused_names,
+    without_strangers,
+)
 from perseid.survey.table import (
     Columns,
     RawArray,
@@ -34,13 +40,13 @@ _TEXTS = 64
 """Texts read at once."""
 
 
-def open_table(source: ByteSource) -> Table:
+def open_table(source: ByteSource, wanted: ColumnNames = NO_NAMES) -> Table:
     """Read the layout; see `perseid.survey.formats`."""
     h5py = _h5py()
     try:
         file = h5py.File(SourceFile(source), "r")
         sources = without_strangers(
-            pick_columns(source.name, file),
+            pick_columns(source.name, file, wanted),
             lambda key: (
                 isinstance(file.get(key, getlink=True), h5py.HardLink)
                 and isinstance(file[key], h5py.Dataset)
@@ -135,7 +141,7 @@ class _Datasets(Table):
             chunk = np.prod(dataset.chunks or (1,), dtype=np.float64) * dataset.dtype.itemsize
             if chunk > LARGEST_READ:
                 raise BadPartitionError(f"{source.name}: {name} has chunks of {chunk:.0f} bytes")
-        self._small = {name: self._part(name, 0, columns.rows) for name in columns.small}
+        self._small = {name: self._part(name, 0, columns.rows) for name in columns.stored}
 
     def read(self, start: int, stop: int) -> Cutouts:
         arrays = {name: column[start:stop] for name, column in self._small.items()}

@@ -21,7 +21,13 @@ from numpy.typing import NDArray
 from perseid.errors import BadPartitionError, PerseidError
 from perseid.survey.bytesource import LARGEST_READ, ByteSource
 from perseid.survey.cutouts import Cutouts
-from perseid.survey.names import pick_columns, unused_names, without_strangers
+from perseid.survey.names import (
+    NO_NAMES,
+    ColumnNames,
+    pick_columns,
+    unused_names,
+    without_strangers,
+)
 from perseid.survey.table import (
     Columns,
     ColumnWriter,
@@ -41,12 +47,12 @@ _MOST_DEFLATE = 1032
 """Deflate cannot expand further: a larger ratio is a lie about the size."""
 
 
-def open_table(source: ByteSource) -> Table:
+def open_table(source: ByteSource, wanted: ColumnNames = NO_NAMES) -> Table:
     """Read the layout of the archive; see `perseid.survey.formats`."""
     archive = ZipArchive(source)
-    names = [name.removesuffix(".npy") for name in archive.entries if name.endswith(".npy")]
+    there = [name.removesuffix(".npy") for name in archive.entries if name.endswith(".npy")]
     sources = without_strangers(
-        pick_columns(source.name, names), lambda name: _is_array(archive, f"{name}.npy")
+        pick_columns(source.name, there, wanted), lambda name: _is_array(archive, f"{name}.npy")
     )
     members = {n: _member(archive, archive.entries[f"{name}.npy"]) for n, name in sources.items()}
     if any(member.entry.method for member in members.values()):
@@ -54,7 +60,7 @@ def open_table(source: ByteSource) -> Table:
     else:
         arrays = {name: member.raw() for name, member in members.items()}
         table = RawTable(source, arrays, sources=sources)
-    table.unused = unused_names(names, sources.values())
+    table.unused = unused_names(there, sources.values())
     return table
 
 
@@ -142,7 +148,7 @@ class _Compressed(Table):
         columns = check_columns(archive.name, found, sources)
         super().__init__(archive.source, columns)
         self._archive, self._members = archive, members
-        self._small = {name: self._whole(name) for name in columns.small}
+        self._small = {name: self._whole(name) for name in columns.stored}
         self._images: IO[bytes] | None = None
         self._row = 0
 

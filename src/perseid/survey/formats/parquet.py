@@ -29,7 +29,13 @@ from perseid.survey.formats.arrow import (
     to_array,
     unwrapped,
 )
-from perseid.survey.names import pick_columns, unused_names, without_strangers
+from perseid.survey.names import (
+    NO_NAMES,
+    ColumnNames,
+    pick_columns,
+    unused_names,
+    without_strangers,
+)
 from perseid.survey.table import (
     Columns,
     Table,
@@ -53,7 +59,7 @@ _ERRORS = (OSError, ValueError, TypeError, KeyError, NotImplementedError)
 """What pyarrow raises."""
 
 
-def open_table(source: ByteSource) -> Table:
+def open_table(source: ByteSource, wanted: ColumnNames = NO_NAMES) -> Table:
     """Read the footer; see `perseid.survey.formats`."""
     pa = pyarrow_module()
     try:
@@ -63,7 +69,7 @@ def open_table(source: ByteSource) -> Table:
             buffer_size=_FETCHED_BYTES,
             pre_buffer=False,
         )
-        return _Groups(source, file)
+        return _Groups(source, file, wanted)
     except PerseidError:
         raise
     except _ERRORS as error:
@@ -78,13 +84,14 @@ def create(path: Path, columns: Columns) -> Writer:
 class _Groups(Table):
     """Row groups, decoded a batch of rows at a time."""
 
-    def __init__(self, source: ByteSource, file: Any) -> None:
+    def __init__(self, source: ByteSource, file: Any, wanted: ColumnNames) -> None:
         pa = pyarrow_module()
         schema, metadata = file.schema_arrow, file.metadata
         self._fields = {
             name: field
             for name, field in without_strangers(
-                pick_columns(source.name, schema.names), lambda f: is_read(schema.field(f).type)
+                pick_columns(source.name, schema.names, wanted),
+                lambda f: is_read(schema.field(f).type),
             ).items()
             if not pa.types.is_null(schema.field(field).type)  # nothing is known: no such column
         }
@@ -97,7 +104,7 @@ class _Groups(Table):
         if "image" in found and len(found["image"][1]) == 2:
             found["image"] = _shaped(found, (schema.metadata or {}).get(SHAPE_KEY), source.name)
         super().__init__(source, check_columns(source.name, found, self._fields))
-        self._fields = {name: self._fields[name] for name in self.columns.dtypes}
+        self._fields = {name: self._fields[name] for name in ("image", *self.columns.stored)}
         self.unused = unused_names(schema.names, self._fields.values())
         groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
         self._ends = np.cumsum([group.num_rows for group in groups], dtype=np.int64)
@@ -109,7 +116,7 @@ class _Groups(Table):
         """Row of the file where `_batch` begins."""
 
     def read(self, start: int, stop: int) -> Cutouts:
-        parts: dict[str, list[NDArray[Any]]] = {name: [] for name in self.columns.dtypes}
+        parts: dict[str, list[NDArray[Any]]] = {name: [] for name in self._fields}
         at = start
         while at < stop:
             self._go_to(at)
@@ -118,10 +125,7 @@ class _Groups(Table):
                 parts[name].append(column[rows])
             at = min(stop, self._at)
         return as_cutouts(
-            {
-                name: join(arrays, self.columns.dtypes[name], self.columns.row_shape(name))
-                for name, arrays in parts.items()
-            }
+            {name: join(arrays, *self.columns.kept(name)) for name, arrays in parts.items()}
         )
 
     def _go_to(self, row: int) -> None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from perseid.errors import BadPartitionError
 from perseid.survey.bytesource import ByteSource
 from perseid.survey.content import LONGEST_TEXT, convert
+from perseid.survey.names import NO_NAMES, ColumnNames
 from perseid.survey.safe_pickle import Placeholder
 from perseid.survey.table import Columns, ColumnWriter, RawArray, RawTable, Table, Writer
 from perseid.survey.torchfile import TENSOR_DATASET, LazyTensor, load_torch
@@ -28,8 +29,12 @@ _TENSORS = ("image", "magnitude", "redshift")
 _ATTRIBUTES = ("object_id", "label")
 
 
-def open_table(source: ByteSource) -> Table:
+def open_table(source: ByteSource, wanted: ColumnNames = NO_NAMES) -> Table:
     """Read the layout of a dataset; see `perseid.survey.formats`."""
+    if wanted:
+        raise BadPartitionError(
+            f"{source.name}: the tensors of a .pt file have no names, so columns cannot be named"
+        )
     found = _tensors(load_torch(source), source.name)
     tensors = {n: value for n, value in found.items() if isinstance(value, LazyTensor)}
     lists = {n: value for n, value in found.items() if not isinstance(value, LazyTensor)}

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from perseid.errors import BadPartitionError, PerseidError
 from perseid.jsontext import parse_json
 from perseid.survey.bytesource import ByteSource
-from perseid.survey.names import pick_columns, unused_names
+from perseid.survey.names import NO_NAMES, ColumnNames, pick_columns, unused_names
 from perseid.survey.table import (
     Columns,
     ColumnWriter,
@@ -36,7 +36,7 @@ _NAMES = {np.dtype(code): name for name, code in _DTYPES.items()}
 _LONGEST_HEADER = 1 << 20
 
 
-def open_table(source: ByteSource) -> Table:
+def open_table(source: ByteSource, wanted: ColumnNames = NO_NAMES) -> Table:
     """Read the header; see `perseid.survey.formats`."""
     where = source.name
     if source.size < 8:
@@ -46,7 +46,7 @@ def open_table(source: ByteSource) -> Table:
         raise BadPartitionError(f"{where} is corrupt: a header of {length} bytes")
     try:
         header = parse_json(bytes(source.read(8, length)))
-        sources = pick_columns(where, header)
+        sources = pick_columns(where, header, wanted)
         arrays = {
             name: _raw(header[key], 8 + length, f"{where}: {name}") for name, key in sources.items()
         }
