@@ -22,6 +22,9 @@ from perseid.cli import main
 from perseid.measure.present.gallery import lupton, png, shown_bands
 from perseid.measure.present.palette import HATCHES, STAGES
 from perseid.measure.present.report import DEFINITIONS, render_report
+from perseid.measure.present.sweep import render_sweep
+from perseid.measure.present.table import run_table
+from perseid.measure.prices import Prices
 from perseid.measure.sources.load import load_runs
 from perseid.science import redshift_metrics
 
@@ -370,7 +373,7 @@ PROBE = """<!doctype html><iframe id="page" style="width:{width}px;height:844px;
 srcdoc="{text}"></iframe><script>
 document.getElementById('page').onload = event => {{
   const doc = event.target.contentDocument, inner = event.target.contentWindow.innerWidth;
-  const wide = [...doc.querySelectorAll('body *')].filter(e => !e.closest('.scroll, svg') &&
+  const wide = [...doc.querySelectorAll('body *')].filter(e => !e.closest('{without}') &&
     e.getBoundingClientRect().right > inner + 1).map(e => e.tagName + '.' + e.className);
   document.documentElement.dataset.probe =
     [inner, doc.documentElement.scrollWidth, wide.join('|')].join(';');
@@ -379,10 +382,12 @@ document.getElementById('page').onload = event => {{
 """A frame of the width: a headless window may not be narrower than 500 px."""
 
 
-def probe(text: str, folder: Path, width: int) -> tuple[int, int, str]:
+def probe(
+    text: str, folder: Path, width: int, without: str = ".scroll, svg"
+) -> tuple[int, int, str]:
     """The width of the window, of the page in it, and what sticks out."""
     path = folder / "probe.html"
-    path.write_text(PROBE.format(width=width, text=escape(text)), encoding="utf-8")
+    path.write_text(PROBE.format(width=width, text=escape(text), without=without), encoding="utf-8")
     done = subprocess.run(
         [
             CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
@@ -408,6 +413,21 @@ def test_nothing_sticks_out_in_a_real_browser(
     assert inner == width
     assert scroll <= width
     assert not wide
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (apt install chromium)")
+@pytest.mark.parametrize("width", [390, 760, 1280])
+def test_no_column_of_a_sweeps_tables_is_hidden(
+    make_run: Callable[..., object], tmp_path: Path, width: int
+) -> None:
+    """Every cell lies in the window: nothing is to be scrolled to."""
+    runs = load_runs([str(make_run(ranks=12, rows=4, retried=(1,)).path)])
+    text = render_sweep(runs)
+    inner, scroll, wide = probe(text, tmp_path, width, "svg")
+    assert (inner, wide) == (width, "")
+    assert scroll <= width
+    for column in run_table(runs, Prices()).filled():
+        assert column.head in text or column.key == "notes"
 
 
 def test_pictures_decode(make_run: Callable[..., object]) -> None:
