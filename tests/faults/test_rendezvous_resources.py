@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import resource
 import socket
 import threading
@@ -28,6 +29,7 @@ from perseid.rendezvous.protocol import (
 )
 from perseid.rendezvous.protocol.auth import fresh_nonce
 from perseid.rendezvous.protocol.wire import MAX_WORLD, Address
+from perseid.rendezvous.server.relay import CHUNK
 
 
 @pytest.fixture
@@ -91,6 +93,27 @@ def test_relayed_pairs_that_nobody_reads_cost_the_server_little_memory():
                         pass
         assert server.metric("relays") == len(pairs)
         assert resident_mb(server) - before < 30
+
+
+def test_the_relay_keeps_little_for_slow_readers_and_loses_nothing(monkeypatch):
+    most = 64 * 1024
+    monkeypatch.setattr("perseid.rendezvous.server.relay.MAX_KEPT", most)
+    with EmbeddedServer() as running, contextlib.ExitStack() as stack:
+        workers = members(stack, running.server, "slow", 5)
+        sent = {}
+        for one, two in itertools.combinations(workers, 2):
+            source, sink = relayed(stack, running.server, one, two)
+            pattern = os.urandom(1 << 16)
+            source.sock.settimeout(0.3)  # the relay is done when nothing more fits
+            sent[sink] = bytearray()
+            with contextlib.suppress(TimeoutError):
+                while True:
+                    sent[sink] += pattern[: source.sock.send(pattern)]
+            source.sock.shutdown(socket.SHUT_WR)
+        assert 0 < running.server.relay_kept_bytes <= most + CHUNK
+        for sink, data in sent.items():
+            assert b"".join(iter(lambda sink=sink: sink.sock.recv(1 << 20), b"")) == data
+        assert running.server.relay_kept_bytes == 0
 
 
 def test_the_relay_takes_no_more_pairs_than_it_is_told():
@@ -157,7 +180,7 @@ def test_members_that_never_read_cost_the_server_little_memory():
 
 
 def test_a_member_that_reads_late_still_gets_every_answer():
-    world, questions = 200, 400
+    world, questions = 200, 1600  # 9 MB of answers, and 4 MiB are the most that are kept
     with ServerProcess() as server, contextlib.ExitStack() as stack:
         workers = members(stack, server, "late", world)
         late = workers[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,6 +66,14 @@ def test_each_hears_of_the_others_as_they_come():
     assert all(Complete(3) in frames for frames in news.values())
     assert [ranks_of(news[rank]) for rank in range(3)] == [[2], [2], [0, 1, 2]]
     assert told(member.job) == {}
+
+
+def test_others_are_told_few_of_the_addresses_that_a_rank_claims():
+    registry = Registry()
+    claimed = tuple(Address(f"10.0.0.{n}", 4000) for n in range(1, 9))
+    member, _ = registry.register(replace(hello(0), candidates=claimed), PUBLIC, "c0")
+    [peers] = [frame for frame in told(member.job)[0] if isinstance(frame, Peers)]
+    assert peers.peers[0].private == claimed[:2]
 
 
 def test_only_the_ranks_of_interest_are_told():

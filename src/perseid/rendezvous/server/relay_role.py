@@ -64,6 +64,11 @@ class RelayRole(Role):
         """Streams that are open now."""
         return [stream.pair for stream in self._streams.values()]
 
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes kept for receivers that are slow to read."""
+        return self._shared.kept
+
     def admit(self, connection: ClientConnection, hello: RelayRequest, mac: bytes) -> None:
         """Accept one end of a pair; the other is invited unless it waits already."""
         config, registry = self.context.config, self.context.registry

@@ -120,6 +120,11 @@ class Server:
         """Relayed streams that are open now."""
         return frozenset(self._relays.pairs)
 
+    @property
+    def relay_kept_bytes(self) -> int:
+        """Bytes that the relay keeps for receivers that are slow to read."""
+        return self._relays.kept_bytes
+
     def _sweep(self) -> None:
         context = self._context
         now = context.clock.now()
@@ -165,6 +170,7 @@ class Server:
             "ranks": (float(registry.members), "Registered ranks."),
             "tcpunch_waiting": (float(len(self._tcpunch)), "TCPunch clients without a partner."),
             "relays": (float(len(self._relays.pairs)), "Pairs in the relay now."),
+            "relay_kept_bytes": (float(self.relay_kept_bytes), "Bytes kept for slow receivers."),
             "draining": (float(context.draining), "1 while the server shuts down."),
         }
         return render(self.counters, gauges)
