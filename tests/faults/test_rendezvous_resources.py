@@ -180,18 +180,24 @@ def test_members_that_never_read_cost_the_server_little_memory():
 
 
 def test_a_member_that_reads_late_still_gets_every_answer():
-    world, questions = 200, 1600  # 9 MB of answers, and 4 MiB are the most that are kept
+    world, questions = 200, 5000  # 28 MB of answers, and at most 4 MiB are kept for a member
+    question = Subscribe((range(world),)).pack()
     with ServerProcess() as server, contextlib.ExitStack() as stack:
-        workers = members(stack, server, "late", world)
-        late = workers[0]
+        late = members(stack, server, "late", world)[0]
         late.until(Complete)
-        asking = threading.Thread(
-            target=late.sock.sendall, args=(Subscribe((range(world),)).pack() * questions,)
-        )
+        late.sock.sendall(question)
+        answer = late.until(Peers)
+        assert len(answer.peers) == world
+        asking = threading.Thread(target=late.sock.sendall, args=(question * questions,))
         asking.start()
-        time.sleep(0.5)  # the server's answers pile up meanwhile
-        for _ in range(questions):
-            assert len(late.until(Peers, 20).peers) == world
+        time.sleep(1)  # the answers pile up meanwhile
+        expected, received = questions * len(answer.pack()), 0
+        late.sock.settimeout(20)
+        while received < expected:
+            data = late.sock.recv(1 << 20)
+            assert data, f"dropped after {received} of {expected} bytes"
+            received += len(data)
+        assert received == expected
         asking.join()
 
 
