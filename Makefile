@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEMO ?= demo
 DEMO_ROWS ?= 3000
+# More than the cores of a small machine: tests of servers and deadlines wait more than they compute.
+TEST_PROCESSES ?= 3
 
 .PHONY: help demo test test-slow test-numbers lint docs package bench pins clean
 help:
@@ -54,10 +56,10 @@ package: $(VENV)/.dev
 	$(BIN)/python -m twine check --strict dist/*
 	$(PYTHON) -m venv build/empty
 	build/empty/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.whl
-	cd build && empty/bin/perseid --version
+	cd build && rm -rf perseid-demo && empty/bin/perseid demo --rows 600
 
 test: lint docs
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n $(TEST_PROCESSES) --dist loadgroup
 
 test-slow: lint docs $(VENV)/.slow
 	PERSEID_FUZZ_SECONDS=600 $(BIN)/python -m pytest -m slow --timeout 1800
