@@ -36,16 +36,12 @@ class Check:
     """What was found, or what to do."""
 
 
-class _SkipError(Exception):
-    """There is nothing to check; the message says why."""
+@dataclass(frozen=True)
+class Finding:
+    """What a check found: its state and its text, as of `Check`."""
 
-
-class _NoteError(Exception):
-    """It works, with a remark."""
-
-
-class _BadError(Exception):
-    """It does not; the message says what to do."""
+    state: str
+    text: str
 
 
 def examine(aws: Aws, name: str) -> Iterator[Check]:
@@ -53,98 +49,109 @@ def examine(aws: Aws, name: str) -> Iterator[Check]:
     facts: dict[str, Any] = {}
     for title, check in CHECKS:
         try:
-            yield Check(title, "ok", check(aws, name, facts))
-        except _SkipError as skip:
-            yield Check(title, "skip", str(skip))
-        except _NoteError as note:
-            yield Check(title, "note", str(note))
-        except (_BadError, PerseidError) as bad:
-            gone = isinstance(bad, NotFoundError) and "outputs" in facts
-            yield Check(title, "bad", f"{bad}: {service.REMAKE}" if gone else str(bad))
+            found = check(aws, name, facts)
+        except PerseidError as error:
+            gone = isinstance(error, NotFoundError) and "outputs" in facts
+            found = Finding("bad", f"{error}: {service.REMAKE}" if gone else str(error))
+        yield Check(title, found.state, found.text)
 
 
-def _credentials(aws: Aws, name: str, facts: dict[str, Any]) -> str:
+def _of_stack(check: Callable[[Aws, str, dict[str, Any]], Finding]) -> Callable[..., Finding]:
+    """A check that has nothing to look at where there is no stack."""
+
+    def checked(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
+        if "outputs" not in facts:
+            return Finding("skip", "there is no stack")
+        return check(aws, name, facts)
+
+    return checked
+
+
+def _credentials(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
     with aws_errors():
         answer = aws.client("sts").get_caller_identity()
     facts["identity"] = answer
-    return f"{answer['Arn']} in account {answer['Account']}"
+    return Finding("ok", f"{answer['Arn']} in account {answer['Account']}")
 
 
-def _region(aws: Aws, name: str, facts: dict[str, Any]) -> str:
-    return aws.region
+def _region(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
+    return Finding("ok", aws.region)
 
 
-def _clock(aws: Aws, name: str, facts: dict[str, Any]) -> str:
+def _clock(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
     if "identity" not in facts:
-        raise _SkipError("not known without credentials")
+        return Finding("skip", "not known without credentials")
     said = facts["identity"]["ResponseMetadata"]["HTTPHeaders"].get("date")
     if not said:
-        raise _SkipError("AWS's answer bore no date")
+        return Finding("skip", "AWS's answer bore no date")
     skew = (datetime.now(UTC) - parsedate_to_datetime(said)).total_seconds()
     if abs(skew) > SKEW_SECONDS:
-        raise _BadError(
-            f"this machine's clock is {skew:+.0f} s off: set it (NTP), or requests fail"
+        return Finding(
+            "bad", f"this machine's clock is {skew:+.0f} s off: set it (NTP), or requests fail"
         )
-    return f"{skew:+.1f} s off"
+    return Finding("ok", f"{skew:+.1f} s off")
 
 
-def _stack(aws: Aws, name: str, facts: dict[str, Any]) -> str:
+def _stack(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
     facts["outputs"] = stack.outputs(aws, name)
     found = stack.describe(aws, name) or {}
     facts["parameters"] = stack.parameters(found)
     state = str(found.get("StackStatus", ""))
     if not state.endswith(("CREATE_COMPLETE", "UPDATE_COMPLETE")):
         again = "destroy" if state.startswith("DELETE") else "deploy"
-        raise _BadError(f"{name} is {state}: run `perseid aws {again}` again")
-    return f"{name} is {state}"
+        return Finding("bad", f"{name} is {state}: run `perseid aws {again}` again")
+    return Finding("ok", f"{name} is {state}")
 
 
-def _concurrency(aws: Aws, name: str, facts: dict[str, Any]) -> str:
+def _concurrency(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
     with aws_errors():
         limits = aws.client("lambda").get_account_settings()["AccountLimit"]
     most = int(limits["ConcurrentExecutions"])
     if most < FEW_AT_ONCE:
-        raise _NoteError(
+        return Finding(
+            "note",
             f"{most} functions at once in this account: more ranks wait for their turn, and ranks "
             "that talk to each other must not be more; ask for more under Service Quotas (Lambda, "
-            "concurrent executions)"
+            "concurrent executions)",
         )
-    return f"{most} functions at once"
+    return Finding("ok", f"{most} functions at once")
 
 
-def _memory(aws: Aws, name: str, facts: dict[str, Any]) -> str:
-    outputs = _outputs(facts)
+@_of_stack
+def _memory(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
+    outputs = facts["outputs"]
     with aws_errors():
         found = aws.client("lambda").get_function_configuration(
             FunctionName=outputs["WorkerFunction"]
         )
     most = int(found["MemorySize"])
     if most > NEW_ACCOUNT_MB:
-        raise _NoteError(
+        return Finding(
+            "note",
             f"workers have {most} MB; new accounts are capped at {NEW_ACCOUNT_MB} MB, and a deploy "
-            "above an account's cap fails: give --memory then"
+            "above an account's cap fails: give --memory then",
         )
-    return f"workers have {most} MB, {found['Timeout']} s"
+    return Finding("ok", f"workers have {most} MB, {found['Timeout']} s")
 
 
-def _transitions(aws: Aws, name: str, facts: dict[str, Any]) -> str:
+def _transitions(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
     client = aws.client("service-quotas")
     try:
         with aws_errors():
             pages = client.get_paginator("list_service_quotas").paginate(ServiceCode="states")
             found = [quota for page in pages for quota in page["Quotas"]]
     except PerseidError as error:
-        raise _SkipError(f"the quotas of Step Functions cannot be read: {error}") from error
+        return Finding("skip", f"the quotas of Step Functions cannot be read: {error}")
     rates = {q["QuotaName"]: q["Value"] for q in found if "ransition" in q["QuotaName"]}
     if not rates:
-        raise _SkipError("AWS lists no quota of state transitions here")
-    return ", ".join(f"{quota}: {value:g}" for quota, value in sorted(rates.items()))
+        return Finding("skip", "AWS lists no quota of state transitions here")
+    return Finding("ok", ", ".join(f"{quota}: {value:g}" for quota, value in sorted(rates.items())))
 
 
-def _buckets(aws: Aws, name: str, facts: dict[str, Any]) -> str:
+def _buckets(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
     values = facts.get("parameters")
     if values is None:
-        raise _SkipError("there is no stack")
+        return Finding("skip", "there is no stack")
     found = [arn.rpartition(":")[2] for arn in values["ReadBuckets"].split(",")]
     bad, notes = [], []
     for bucket in found:
@@ -160,10 +167,10 @@ def _buckets(aws: Aws, name: str, facts: dict[str, Any]) -> str:
         if (where or "us-east-1") != aws.region:
             notes.append(f"{bucket} is in {where or 'us-east-1'}: traffic between regions costs")
     if bad:
-        raise _BadError("; ".join(bad + notes))
+        return Finding("bad", "; ".join(bad + notes))
     if notes:
-        raise _NoteError("; ".join(notes))
-    return ", ".join(found)
+        return Finding("note", "; ".join(notes))
+    return Finding("ok", ", ".join(found))
 
 
 def _mend_bucket(bucket: str, values: Mapping[str, str]) -> str:
@@ -176,9 +183,10 @@ def _mend_bucket(bucket: str, values: Mapping[str, str]) -> str:
     return "make it again, or name those that are there by `perseid aws deploy --data-bucket`"
 
 
-def _functions(aws: Aws, name: str, facts: dict[str, Any]) -> str:
+@_of_stack
+def _functions(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
     """Start each function: what its libraries lack shows on import alone."""
-    outputs = _outputs(facts)
+    outputs = facts["outputs"]
     versions, bad = set(), []
     for part in FUNCTIONS:
         function = outputs.get(f"{part}Function")
@@ -197,12 +205,13 @@ def _functions(aws: Aws, name: str, facts: dict[str, Any]) -> str:
         else:
             versions.add(said["python"])
     if bad:
-        raise _BadError("; ".join(bad) + "; deploy it again with `perseid aws deploy`")
-    return f"all start, on Python {', '.join(sorted(versions))}"
+        return Finding("bad", "; ".join(bad) + "; deploy it again with `perseid aws deploy`")
+    return Finding("ok", f"all start, on Python {', '.join(sorted(versions))}")
 
 
-def _roles(aws: Aws, name: str, facts: dict[str, Any]) -> str:
-    outputs = _outputs(facts)
+@_of_stack
+def _roles(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
+    outputs = facts["outputs"]
     functions = [outputs[f"{part}Function"] for part in FUNCTIONS]
     roles = {}
     for function in functions:
@@ -211,84 +220,87 @@ def _roles(aws: Aws, name: str, facts: dict[str, Any]) -> str:
         roles[function] = found["Role"]
         state, why = found.get("State", "Active"), found.get("StateReason", "no reason")
         if state == "Pending":
-            raise _NoteError(f"{function} is not ready yet: {why}")
+            return Finding("note", f"{function} is not ready yet: {why}")
         if state not in ("Active", "Inactive"):
-            raise _BadError(f"{function} is {state}: {why}; {service.REMAKE}")
+            return Finding("bad", f"{function} is {state}: {why}; {service.REMAKE}")
     if len(set(roles.values())) != len(roles):
-        raise _BadError(f"functions share a role, which the template never does; {service.REMAKE}")
-    return f"{len(functions)} functions, a role each"
+        return Finding(
+            "bad", f"functions share a role, which the template never does; {service.REMAKE}"
+        )
+    return Finding("ok", f"{len(functions)} functions, a role each")
 
 
-def _state_machine(aws: Aws, name: str, facts: dict[str, Any]) -> str:
+@_of_stack
+def _state_machine(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
     with aws_errors():
         found = aws.client("stepfunctions").describe_state_machine(
-            stateMachineArn=_outputs(facts)["StateMachineArn"]
+            stateMachineArn=facts["outputs"]["StateMachineArn"]
         )
     if found["status"] != "ACTIVE":
-        raise _BadError(f"{found['name']} is {found['status']}: {service.REMAKE}")
-    return str(found["name"])
+        return Finding("bad", f"{found['name']} is {found['status']}: {service.REMAKE}")
+    return Finding("ok", str(found["name"]))
 
 
-def _service(aws: Aws, name: str, facts: dict[str, Any]) -> str:
-    _outputs(facts)
+@_of_stack
+def _service(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
     facts["status"] = found = service.status(aws, name)
     if not found.wanted:
-        raise _SkipError(
+        return Finding(
+            "skip",
             "stopped, which costs nothing; `perseid aws rendezvous start` before a run whose ranks "
-            "talk to each other"
+            "talk to each other",
         )
     if found.task.address is None:
-        raise _BadError(
+        return Finding(
+            "bad",
             f"{found.wanted} task wanted, none has an address: wait a minute, then look into the "
-            f"log group /perseid/{name}-rendezvous"
+            f"log group /perseid/{name}-rendezvous",
         )
-    return f"a task runs at {found.task.address} since {found.task.started}"
+    return Finding("ok", f"a task runs at {found.task.address} since {found.task.started}")
 
 
-def _address(aws: Aws, name: str, facts: dict[str, Any]) -> str:
+def _address(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
     found = facts.get("status")
     if found is None or found.task.address is None:
-        raise _SkipError("no task runs")
+        return Finding("skip", "no task runs")
     if not found.consistent:
         said = ", ".join(found.recorded) or "nothing"
-        raise _BadError(
+        return Finding(
+            "bad",
             f"the task is at {found.task.address}, but the parameter says "
             f"{found.published.address} and the DNS record {said}: `perseid aws rendezvous start` "
-            "publishes it again"
+            "publishes it again",
         )
-    return f"{found.name or 'the parameter'} says {found.task.address}"
+    return Finding("ok", f"{found.name or 'the parameter'} says {found.task.address}")
 
 
-def _ping(aws: Aws, name: str, facts: dict[str, Any]) -> str:
+@_of_stack
+def _ping(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
     found = facts.get("status")
     if found is None or found.endpoint is None:
-        raise _SkipError("no task runs")
+        return Finding("skip", "no task runs")
     began = time.monotonic()
     with aws_errors():
         answer = aws.client("lambda").invoke(
-            FunctionName=_outputs(facts)["PingFunction"],
+            FunctionName=facts["outputs"]["PingFunction"],
             Payload=json.dumps({"rendezvous_endpoint": str(found.endpoint)}).encode(),
         )
     said = json.loads(answer["Payload"].read() or b"null")
     if answer.get("FunctionError"):
-        raise _BadError(f"a function cannot reach it: {(said or {}).get('errorMessage', said)}")
+        return Finding(
+            "bad", f"a function cannot reach it: {(said or {}).get('errorMessage', said)}"
+        )
     took = time.monotonic() - began
     if not said.get("perseid"):
-        raise _BadError(f"something else listens there: {said.get('message')}")
-    return (
+        return Finding("bad", f"something else listens there: {said.get('message')}")
+    return Finding(
+        "ok",
         f"connected in {said['connect_seconds'] * 1e3:.1f} ms, NAT {said['nat'].lower()}; the "
-        f"invocation took {took:.1f} s"
+        f"invocation took {took:.1f} s",
     )
 
 
-def _outputs(facts: Mapping[str, Any]) -> Mapping[str, str]:
-    if "outputs" not in facts:
-        raise _SkipError("there is no stack")
-    found: Mapping[str, str] = facts["outputs"]
-    return found
-
-
-CHECKS: tuple[tuple[str, Callable[[Aws, str, dict[str, Any]], str]], ...] = (
+CHECKS: tuple[tuple[str, Callable[[Aws, str, dict[str, Any]], Finding]], ...] = (
     ("credentials", _credentials),
     ("region", _region),
     ("clock", _clock),
