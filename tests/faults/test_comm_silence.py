@@ -170,7 +170,7 @@ def test_comm_run_sets_all_three(tmp_path):
     command[8] = "-3"
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 2
-    assert "death_timeout must be a number of seconds, not -3" in result.stderr
+    assert "--death-timeout: '-3' is not a time" in result.stderr
 
 
 def test_what_the_kernel_is_told():
