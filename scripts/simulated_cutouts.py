@@ -27,7 +27,7 @@ def rgb(image: np.ndarray) -> np.ndarray:
     return make_lupton_rgb(i, r * 1.1, g * 1.5, minimum=-0.02, stretch=0.7, Q=8)
 
 
-def row_picture(table: sdss.Table, kind: int, ids: np.ndarray) -> np.ndarray:
+def row_picture(table: sdss.GalaxyTable, kind: int, ids: np.ndarray) -> np.ndarray:
     """One line of the picture: objects of one kind; anomalies of one band show u and z too."""
     cutouts = render_objects(SEED, ids, anomaly_rate=0.0, table=table, kinds=[kind] * len(ids))
     gap = np.full((34, 2, 3), 255, np.uint8)

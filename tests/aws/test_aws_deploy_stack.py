@@ -12,7 +12,7 @@ from double import PYTHON
 
 from perseid.aws import stack as stacks
 from perseid.aws.deploy import deploy, ensure_bucket
-from perseid.aws.place import Place
+from perseid.aws.place import StackResources
 from perseid.aws.session import Aws
 from perseid.aws.template import Options, default_bucket
 from perseid.aws.wheels import PYTHONS, Target
@@ -81,7 +81,7 @@ def test_a_stack_is_updated_in_place_and_keeps_what_is_not_said(stack, packages_
         FunctionName=outputs["WorkerFunction"]
     )
     assert (function["MemorySize"], function["Timeout"]) == (512, 60)
-    assert Place.of_outputs(outputs, "other").tmp_mb == 1024
+    assert StackResources.of_outputs(outputs, "other").tmp_mb == 1024
     values = stacks.parameters(stacks.describe(aws, "other"))
     assert values["ReadBuckets"].endswith("arn:aws:s3:::surveys-elsewhere")
 

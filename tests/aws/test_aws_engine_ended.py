@@ -7,7 +7,7 @@ import pytest
 from perseid.aws.calls import Calls
 from perseid.aws.collect import child_states, express_seconds
 from perseid.aws.executions import Executions
-from perseid.aws.place import Place
+from perseid.aws.place import StackResources
 from perseid.cli import main
 from perseid.errors import RunError
 from perseid.pipeline.attempts import Attempt, Ending
@@ -57,7 +57,7 @@ def test_a_run_that_has_ended_is_not_stopped(stack, complete, capsys):
 
 
 def test_a_refused_run_shows_no_rows_of_the_one_before_it(stack, complete):
-    engine = Executions(Calls(stack.aws), Place.of_outputs(stack.outputs, "perseid"))
+    engine = Executions(Calls(stack.aws), StackResources.of_outputs(stack.outputs, "perseid"))
     data = f"{stack.bucket}/ended-data"
     started = engine.start(RunRequest.parse({"data": data, "results": complete}))
     seen = []

@@ -11,7 +11,7 @@ from ministack import limited
 
 from perseid.aws.calls import Calls
 from perseid.aws.executions import Executions
-from perseid.aws.place import Place
+from perseid.aws.place import StackResources
 from perseid.pipeline.request import RunRequest
 from perseid.storage import Storage
 
@@ -22,7 +22,7 @@ AT_ONCE = 6
 def run(stack, put_survey, ranks, rows, seconds):
     data, results = f"{stack.bucket}/many-{ranks}", f"{stack.bucket}/runs/many-{ranks}"
     put_survey(data, ranks, rows=rows)
-    place = Place.of_outputs(stack.outputs, "perseid")
+    place = StackResources.of_outputs(stack.outputs, "perseid")
     machine = limited(stack.aws.client("stepfunctions"), place.state_machine, AT_ONCE)
     engine = Executions(Calls(stack.aws), replace(place, state_machine=machine))
     began = time.monotonic()

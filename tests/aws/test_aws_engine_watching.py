@@ -13,7 +13,7 @@ from terminal import CTRL_C, terminal
 
 from perseid.aws.calls import Calls
 from perseid.aws.executions import Executions
-from perseid.aws.place import Place
+from perseid.aws.place import StackResources
 from perseid.cli import main
 from perseid.storage import Storage
 
@@ -53,7 +53,7 @@ def waiting(stack, put_survey, tmp_path_factory):
 
 @pytest.fixture
 def engine(stack):
-    return Executions(Calls(stack.aws), Place.of_outputs(stack.outputs, "perseid"))
+    return Executions(Calls(stack.aws), StackResources.of_outputs(stack.outputs, "perseid"))
 
 
 def let_go(stack, url):

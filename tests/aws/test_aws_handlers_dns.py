@@ -12,7 +12,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 from moto_server import keep_tasks
 
-from perseid.aws.address import TTL, Names, newest_first, publish, read, recorded
+from perseid.aws.address import TTL, ServiceNames, newest_first, publish, read, recorded
 from perseid.aws.handlers import dns
 
 RECORD = "rendezvous.example.org"
@@ -66,7 +66,7 @@ class Rendezvous:
         )
         parameter = f"/p{self.number}/rendezvous-address"
         boto3.client("ssm").put_parameter(Name=parameter, Value="{}", Type="String")
-        self.names = Names(self.cluster, "rendezvous", parameter, zone, RECORD)
+        self.names = ServiceNames(self.cluster, "rendezvous", parameter, zone, RECORD)
 
     def start(self) -> tuple[str, str]:
         """A task of the service comes to run; its ARN and public address."""
@@ -217,7 +217,7 @@ def test_an_address_written_late_is_corrected_by_its_own_writer(rendezvous, monk
 
 def test_without_a_zone_there_is_the_parameter_alone(rendezvous):
     _, address = rendezvous.start()
-    bare = Names(rendezvous.cluster, "rendezvous", rendezvous.names.parameter)
+    bare = ServiceNames(rendezvous.cluster, "rendezvous", rendezvous.names.parameter)
     assert publish(bare, boto3.client).address == address
     value = boto3.client("ssm").get_parameter(Name=bare.parameter)["Parameter"]["Value"]
     assert json.loads(value)["address"] == address

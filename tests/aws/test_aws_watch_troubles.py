@@ -13,12 +13,12 @@ from small_s3 import BUCKET, Answer, error, serving
 
 from perseid.aws.calls import Calls
 from perseid.aws.executions import Executions, Started
-from perseid.aws.place import Place
+from perseid.aws.place import StackResources
 from perseid.aws.session import Aws
 from perseid.errors import NotFoundError, RunError
 
 MACHINE = "arn:aws:states:us-east-1:123456789012:stateMachine:perseid"
-PLACE = Place(MACHINE, BUCKET, "worker", "initialize", "summarize", 1769)
+PLACE = StackResources(MACHINE, BUCKET, "worker", "initialize", "summarize", 1769)
 STARTED = Started(PLACE.execution("one"), f"s3://{BUCKET}/runs/one")
 
 

@@ -16,10 +16,10 @@ from ranks import ranks, run_ranks, run_threads
 from perseid.comm import Communicator, abort
 from perseid.comm.channel import PendingReceive
 from perseid.comm.connection import SocketConnection
-from perseid.comm.engine import Engine
-from perseid.comm.frames import Kind, Signature, header
+from perseid.comm.engine import ConnectionPool
+from perseid.comm.frames import FrameKind, Signature, header
 from perseid.comm.objects import Blob
-from perseid.comm.progress import Progress
+from perseid.comm.progress import ProgressEngine
 from perseid.comm.socket_channel import SocketChannel
 from perseid.errors import (
     JobKeyRefusedError,
@@ -281,10 +281,10 @@ def test_a_wrong_key_is_refused():
 
 def _engine(rank, sock):
     """A rank of two whose channel to the other is over a socket; what moves its bytes."""
-    engine = Engine(None, rank, 2, 0, timeout=10.0)
+    engine = ConnectionPool(None, rank, 2, 0, timeout=10.0)
     channel = SocketChannel(1 - rank, SocketConnection(sock, "direct", engine.poll_seconds, 15.0))
     engine.adopt(channel)
-    return Progress(engine), channel
+    return ProgressEngine(engine), channel
 
 
 def _pair(small_buffers: bool = False):
@@ -296,7 +296,7 @@ def _pair(small_buffers: bool = False):
     return *_engine(0, ours), theirs
 
 
-SIGNATURE = Signature(Kind.BCAST, 0, 0, 1, 0).pack()
+SIGNATURE = Signature(FrameKind.BCAST, 0, 0, 1, 0).pack()
 
 
 @pytest.mark.parametrize("size", [0, 1, 1000, 50_000])

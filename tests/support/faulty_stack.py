@@ -12,7 +12,7 @@ from ministack import python
 
 from perseid.aws.calls import Calls
 from perseid.aws.executions import Executions
-from perseid.aws.place import Place
+from perseid.aws.place import StackResources
 from perseid.pipeline.request import RunRequest
 from perseid.storage import Storage
 
@@ -29,7 +29,7 @@ exec {python} -m awslambdaric "$_HANDLER"
 class FaultyStack:
     """The same state machine with another worker."""
 
-    place: Place
+    place: StackResources
     function: str
 
 
@@ -42,7 +42,7 @@ def make(
     that refusal Lambda.Unknown in executions, Step Functions Lambda.TooManyRequestsException.
     With `summarize`, that function is a faulty one, too.
     """
-    own = Place.of_outputs(stack.outputs, "perseid")
+    own = StackResources.of_outputs(stack.outputs, "perseid")
     lambdas, machines = stack.aws.client("lambda"), stack.aws.client("stepfunctions")
     given = machines.describe_state_machine(stateMachineArn=own.state_machine)
     parts = {own.worker: (name, "worker", "handler")}

@@ -7,45 +7,45 @@ import socket
 
 from perseid.comm.channel import ChannelError, PendingReceive
 from perseid.comm.connection import SocketConnection
-from perseid.comm.engine import Engine
-from perseid.comm.frames import HEADER_BYTES, SIGNATURE_BYTES, Kind, Signature, header
+from perseid.comm.engine import ConnectionPool
+from perseid.comm.frames import HEADER_BYTES, SIGNATURE_BYTES, FrameKind, Signature, header
 from perseid.comm.group import Group
 from perseid.comm.objects import Blob
-from perseid.comm.progress import Progress
+from perseid.comm.progress import ProgressEngine
 from perseid.comm.socket_channel import SocketChannel
 from perseid.comm.store_channel import StoreChannel
 from perseid.errors import NotFoundError, PerseidError
 
-MINE = Signature(Kind.BCAST, 0, 0, 1, 0).pack()
+MINE = Signature(FrameKind.BCAST, 0, 0, 1, 0).pack()
 """The call that this rank is in."""
-POINT = Signature(Kind.POINT, 0, 0).pack()
+POINT = Signature(FrameKind.POINT, 0, 0).pack()
 SIGNATURES = [
     MINE,
     POINT,
-    Signature(Kind.ABORT, 0, 0).pack(),
-    Signature(Kind.WAITING, 0, 0).pack(),
-    Signature(Kind.GATHER, 0, 0, 1, 0).pack(),
-    Signature(Kind.BCAST, 0, 0, 2, 0).pack(),
-    Signature(Kind.BCAST, 1, 0, 1, 0).pack(),
+    Signature(FrameKind.ABORT, 0, 0).pack(),
+    Signature(FrameKind.WAITING, 0, 0).pack(),
+    Signature(FrameKind.GATHER, 0, 0, 1, 0).pack(),
+    Signature(FrameKind.BCAST, 0, 0, 2, 0).pack(),
+    Signature(FrameKind.BCAST, 1, 0, 1, 0).pack(),
 ]
 """Of frames that such a rank may receive."""
 SIZE, LARGE = 100, 70_000
 """Bytes that it expects where it expects a number of them."""
 
 
-class Impatient(Progress):
+class Impatient(ProgressEngine):
     """Of a rank whose peer has said all that it will: whoever waits for more hangs."""
 
     def _check_stalled(self, channel, pending, polls) -> None:
         raise AssertionError(f"it waits for {pending.call} after the stream's end")
 
 
-def begin(rank: Engine) -> None:
+def begin(rank: ConnectionPool) -> None:
     """Have this rank make its call, which a waiting peer's is compared with."""
-    assert Group(rank, 0, range(2)).call(Kind.BCAST, 0).signature == MINE
+    assert Group(rank, 0, range(2)).call(FrameKind.BCAST, 0).signature == MINE
 
 
-def calls(progress: Progress, channel: SocketChannel) -> list:
+def calls(progress: ProgressEngine, channel: SocketChannel) -> list:
     """Each way of receiving; the last has no frame to show."""
     into = memoryview(bytearray(SIZE))
     pending = PendingReceive(MINE, 0, into)
@@ -77,7 +77,7 @@ def read_stream(data: bytes, choice: bytes = b"\0") -> PerseidError | None:
     Every payload that it got was in the bytes.
     """
     ours, theirs = socket.socketpair()
-    rank = Engine(None, 0, 2, 0, timeout=30.0)
+    rank = ConnectionPool(None, 0, 2, 0, timeout=30.0)
     channel = SocketChannel(1, SocketConnection(ours, "direct", rank.poll_seconds, 15.0))
     rank.adopt(channel)
     begin(rank)
@@ -122,11 +122,11 @@ class Box:
 
 def read_message(data: bytes) -> PerseidError | None:
     """The same of one message that lies in a store."""
-    rank = Engine(None, 0, 2, 0, timeout=0.0)
+    rank = ConnectionPool(None, 0, 2, 0, timeout=0.0)
     channel = StoreChannel(0, 1, Box(data), "p", 0.0)
     rank.adopt(channel)
     begin(rank)
-    progress, pending = Progress(rank), PendingReceive(MINE, 0, None)
+    progress, pending = ProgressEngine(rank), PendingReceive(MINE, 0, None)
     try:
         try:
             while True:

@@ -18,7 +18,7 @@ from perseid.comm.frames import (
     TAIL,
     Frame,
     FrameError,
-    Kind,
+    FrameKind,
     Receiver,
     Signature,
     dtype_code,
@@ -29,7 +29,7 @@ from perseid.errors import MismatchedCollectiveError, PeerLostError, RendezvousT
 
 SIGNATURES = st.builds(
     Signature,
-    kind=st.sampled_from(sorted(Kind)),
+    kind=st.sampled_from(sorted(FrameKind)),
     comm=st.integers(0, 2**32 - 1),
     generation=st.integers(0, 2**32 - 1),
     sequence=st.integers(0, 2**32 - 1),
@@ -80,7 +80,7 @@ def test_frames_come_out_as_they_went_in_however_they_are_cut(messages, cuts, st
 
 
 def test_one_byte_at_a_time():
-    signature = Signature(Kind.BCAST, 0, 0, 1, 0).pack()
+    signature = Signature(FrameKind.BCAST, 0, 0, 1, 0).pack()
     data = 3 * (header(signature, 0, 0, 1000) + bytes(range(250)) * 4)
     frames = feed(Receiver(), data, [1] * len(data))
     assert [bytes(frame.body) for frame in frames] == [bytes(range(250)) * 4] * 3
@@ -90,7 +90,7 @@ def test_a_large_payload_lands_where_it_is_wanted():
     wanted = bytearray(200_000)
     body = np.random.default_rng(1).bytes(200_000)
     receiver = Receiver()
-    data = header(Signature(Kind.BCAST, 0, 0).pack(), 0, 0, len(body)) + body
+    data = header(Signature(FrameKind.BCAST, 0, 0).pack(), 0, 0, len(body)) + body
     receiver.room()[:1000] = data[:1000]
     receiver.arrived(1000)
     assert receiver.parse()
@@ -136,7 +136,7 @@ def test_a_changed_byte_never_crashes_nor_takes_memory(signature, place, value):
 
 
 def test_a_payload_beyond_the_limit_is_refused_at_its_header():
-    signature = Signature(Kind.GATHER, 0, 0).pack()
+    signature = Signature(FrameKind.GATHER, 0, 0).pack()
     receiver = Receiver()
     receiver.room()[:HEADER_BYTES] = signature + TAIL.pack(0, 0, MAX_PAYLOAD + 1)
     receiver.arrived(HEADER_BYTES)
@@ -146,9 +146,9 @@ def test_a_payload_beyond_the_limit_is_refused_at_its_header():
 
 def test_descriptions_name_operation_type_and_size():
     float64 = dtype_code(np.dtype("float64"))
-    text = str(Signature(Kind.ALLREDUCE, 3, 0, 7, -1, 1, float64, 10))
+    text = str(Signature(FrameKind.ALLREDUCE, 3, 0, 7, -1, 1, float64, 10))
     assert text == "allreduce(sum, 10 float64) on communicator 3, call 7"
-    assert str(Signature(Kind.BCAST, 0, 0, 2, 5)) == "bcast(root 5, object), call 2"
+    assert str(Signature(FrameKind.BCAST, 0, 0, 2, 5)) == "bcast(root 5, object), call 2"
     assert dtype_code(np.dtype("U5")) is None
     assert dtype_code(np.dtype([("a", "i4")])) is None
 

@@ -12,7 +12,7 @@ from perseid.comm.frames import (
     STAGING_BYTES,
     TAIL,
     FrameError,
-    Kind,
+    FrameKind,
     Receiver,
     Signature,
     allocate,
@@ -21,7 +21,7 @@ from perseid.comm.frames import (
     reduction_code,
 )
 
-FULL = Signature(Kind.ALLREDUCE, 3, 2, 7, -1, 1, 13, 1_000_000)
+FULL = Signature(FrameKind.ALLREDUCE, 3, 2, 7, -1, 1, 13, 1_000_000)
 FULL_BYTES = (
     "5063" "08" "01" "0d" "01" "0000" "03000000" "02000000" "07000000" "ffffffff" "40420f0000000000"
 )  # fmt: skip
@@ -46,13 +46,13 @@ def test_the_bytes_of_a_header():
 
 
 def test_what_a_signature_says_that_is_told_nothing():
-    assert Signature(Kind.BARRIER, 0, 0).pack().hex() == "5063020000010000" + (
+    assert Signature(FrameKind.BARRIER, 0, 0).pack().hex() == "5063020000010000" + (
         "00000000" * 3 + "ffffffff" + "00" * 8
     )
 
 
 def test_the_numbers_of_kinds_types_and_reductions():
-    assert {kind.name: kind.value for kind in Kind} == KINDS
+    assert {kind.name: kind.value for kind in FrameKind} == KINDS
     assert {name: dtype_code(np.dtype(name)) for name in TYPES} == TYPES
     assert dtype_code(np.dtype("U3")) is None
     assert {name: reduction_code(name) for name in REDUCTIONS} == REDUCTIONS

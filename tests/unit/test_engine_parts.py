@@ -13,7 +13,7 @@ import pytest
 
 from perseid.api.progress import RunProgress, Tally, duration
 from perseid.engines import memory
-from perseid.engines.channel import Channel
+from perseid.engines.channel import MessageStream
 from perseid.engines.logs import RankLogs, attempts_in, end_lines, start_lines
 from perseid.engines.owner import Owner, refuse_if_owned
 from perseid.engines.plan import makespan
@@ -29,7 +29,7 @@ from perseid.storage import Storage
 @pytest.fixture
 def pair():
     ours, theirs = socket.socketpair()
-    with Channel(ours) as one, Channel(theirs) as other:
+    with MessageStream(ours) as one, MessageStream(theirs) as other:
         yield one, other
 
 

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from perseid.errors import BadInputError
-from perseid.pipeline.parquet import Column, Kind, ParquetWriter, Strings
+from perseid.pipeline.parquet import ParquetColumn, ParquetType, ParquetWriter, Strings
 
 DTYPES = {
-    Kind.UINT64: np.uint64,
-    Kind.INT32: "i4",
-    Kind.INT64: "i8",
-    Kind.FLOAT32: "f4",
-    Kind.FLOAT64: "f8",
+    ParquetType.UINT64: np.uint64,
+    ParquetType.INT32: "i4",
+    ParquetType.INT64: "i8",
+    ParquetType.FLOAT32: "f4",
+    ParquetType.FLOAT64: "f8",
 }
 
 
@@ -37,8 +37,8 @@ def read(data: bytes) -> pa.Table:
 @st.composite
 def tables(draw):
     """Columns, row groups, and the values expected of each column."""
-    kinds = draw(st.lists(st.sampled_from(list(Kind)), min_size=1, max_size=5))
-    columns = [Column(f"c{i}", kind, draw(st.booleans())) for i, kind in enumerate(kinds)]
+    kinds = draw(st.lists(st.sampled_from(list(ParquetType)), min_size=1, max_size=5))
+    columns = [ParquetColumn(f"c{i}", kind, draw(st.booleans())) for i, kind in enumerate(kinds)]
     groups, expected = [], {column.name: [] for column in columns}
     for _ in range(draw(st.integers(0, 3))):
         rows = draw(st.integers(0, 40))
@@ -51,9 +51,9 @@ def tables(draw):
 
 
 @st.composite
-def column_values(draw, column: Column, rows: int):
+def column_values(draw, column: ParquetColumn, rows: int):
     names: list[str] = []
-    if column.kind is Kind.UTF8:
+    if column.kind is ParquetType.UTF8:
         names = draw(st.lists(st.text(max_size=5), min_size=1, max_size=20, unique=True))
         array = draw(hnp.arrays(np.int32, rows, elements=st.integers(0, len(names) - 1)))
     else:
@@ -61,7 +61,7 @@ def column_values(draw, column: Column, rows: int):
     if column.optional:
         array = np.ma.masked_array(array, draw(hnp.arrays(bool, rows)))
     values = array.tolist()
-    if column.kind is Kind.UTF8:
+    if column.kind is ParquetType.UTF8:
         return Strings(array, names), [None if v is None else names[v] for v in values]
     return array, values
 
@@ -80,8 +80,8 @@ def test_pyarrow_reads_back_what_was_written(table):
 
 
 def test_types_and_metadata():
-    columns = [Column(kind.name, kind) for kind in Kind]
-    zero = {kind.name: np.zeros(1, DTYPES.get(kind, "i4")) for kind in Kind}
+    columns = [ParquetColumn(kind.name, kind) for kind in ParquetType]
+    zero = {kind.name: np.zeros(1, DTYPES.get(kind, "i4")) for kind in ParquetType}
     got = read(written(columns, [zero | {"UTF8": Strings(np.zeros(1, int), ["é"])}], {"run": "x"}))
     assert [str(f.type) for f in got.schema] == [
         *("int32", "int64", "float", "double", "string", "uint64")
@@ -93,13 +93,15 @@ def test_types_and_metadata():
 def test_a_repeated_string_costs_nothing():
     names = ["a-rather-long-partition-name/1.pt"]
     rows = 1_000_000
-    data = written([Column("p", Kind.UTF8)], [{"p": Strings(np.zeros(rows, np.int8), names)}])
+    data = written(
+        [ParquetColumn("p", ParquetType.UTF8)], [{"p": Strings(np.zeros(rows, np.int8), names)}]
+    )
     assert len(data) < 400
     assert read(data)["p"].to_pylist()[-1] == names[0]
 
 
 def test_many_columns_and_row_groups():
-    columns = [Column(f"c{i}", Kind.FLOAT32) for i in range(40)]
+    columns = [ParquetColumn(f"c{i}", ParquetType.FLOAT32) for i in range(40)]
     group = {c.name: np.full(3, i, "f4") for i, c in enumerate(columns)}
     data = written(columns, [group] * 50)
     file = pq.ParquetFile(io.BytesIO(data))
@@ -110,29 +112,33 @@ def test_many_columns_and_row_groups():
 def test_more_than_a_byte_of_distinct_strings():
     names = [f"n{i}" for i in range(70_000)]
     codes = np.arange(70_000)[::-1]
-    got = read(written([Column("p", Kind.UTF8)], [{"p": Strings(codes, names)}]))
+    got = read(written([ParquetColumn("p", ParquetType.UTF8)], [{"p": Strings(codes, names)}]))
     assert got["p"].to_pylist() == names[::-1]
 
 
 def test_big_endian_and_strided_values():
     values = np.arange(20, dtype=">f8")[::2]
-    assert read(written([Column("z", Kind.FLOAT64)], [{"z": values}]))["z"].to_pylist() == list(
-        range(0, 20, 2)
-    )
+    assert read(written([ParquetColumn("z", ParquetType.FLOAT64)], [{"z": values}]))[
+        "z"
+    ].to_pylist() == list(range(0, 20, 2))
 
 
 @pytest.mark.parametrize(
     ("columns", "group", "sentence"),
     [
         ([], {}, "at least one column"),
-        ([Column("a", Kind.INT32)], {}, "no column 'a'"),
+        ([ParquetColumn("a", ParquetType.INT32)], {}, "no column 'a'"),
         (
-            [Column("a", Kind.INT32), Column("b", Kind.INT32)],
+            [ParquetColumn("a", ParquetType.INT32), ParquetColumn("b", ParquetType.INT32)],
             {"a": np.zeros(1), "b": np.zeros(2)},
             "equally long",
         ),
-        ([Column("a", Kind.UTF8)], {"a": np.zeros(1)}, "not UTF8"),
-        ([Column("a", Kind.INT32)], {"a": np.ma.masked_equal([0, 1], 0)}, "not optional"),
+        ([ParquetColumn("a", ParquetType.UTF8)], {"a": np.zeros(1)}, "not UTF8"),
+        (
+            [ParquetColumn("a", ParquetType.INT32)],
+            {"a": np.ma.masked_equal([0, 1], 0)},
+            "not optional",
+        ),
     ],
 )
 def test_what_cannot_be_written(columns, group, sentence):

@@ -10,7 +10,7 @@ import pytest
 from tiny import tiny_model, tiny_survey
 
 from perseid import __version__
-from perseid.aws.place import Place
+from perseid.aws.place import StackResources
 from perseid.cli import main
 from perseid.errors import BadInputError
 from perseid.pipeline.initialize import initialize
@@ -94,12 +94,12 @@ def test_a_stack_of_another_version_is_refused_before_anything_starts():
         "StateMachineArn": "arn", "Bucket": "b", "WorkerFunction": "w", "InitializeFunction": "i",
         "SummarizeFunction": "s", "WorkerMemory": "1769", "Version": __version__,
     }  # fmt: skip
-    Place.of_outputs(outputs, "perseid").check_version()
+    StackResources.of_outputs(outputs, "perseid").check_version()
     with pytest.raises(BadInputError, match=r"the stack is of perseid 9\.1\.0.*perseid aws deploy"):
-        Place.of_outputs(outputs | {"Version": NEWER}, "perseid").check_version()
+        StackResources.of_outputs(outputs | {"Version": NEWER}, "perseid").check_version()
     del outputs["Version"]
     with pytest.raises(BadInputError, match=r"before 0\.2.*perseid aws deploy"):
-        Place.of_outputs(outputs, "perseid").check_version()
+        StackResources.of_outputs(outputs, "perseid").check_version()
 
 
 def test_a_step_that_goes_on_with_a_run_of_another_version_refuses_it(

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perseid.api.terminal import SafeStream
-from perseid.measure.present.text import Cell, Column, Table
+from perseid.measure.present.text import Cell, TableColumn, TextTable
 from perseid.plaintext import csv_cell, markup, one_line, printable
 
 ANY = st.text(
@@ -33,9 +33,9 @@ def test_nothing_that_moves_a_cursor_or_turns_text_is_left(text: str) -> None:
 
 @given(ANY)
 def test_no_cell_of_a_table_is_a_formula_or_breaks_its_row(text: str) -> None:
-    table = Table(
+    table = TextTable(
         text,
-        (Column("a", "Name", numeric=False), Column("b", "Number")),
+        (TableColumn("a", "Name", numeric=False), TableColumn("b", "Number")),
         ({"a": Cell(text, text), "b": Cell("-1", -1.0)},),
         (text,),
     )

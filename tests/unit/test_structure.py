@@ -87,3 +87,18 @@ def test_no_function_is_long():
                 if lines > LONGEST_BODY:
                     long.append(f"{name}.{node.name}: {lines} lines")
     assert long == []
+
+
+FACES = "perseid.compat"
+"""Names there are those of the systems that they stand for."""
+
+
+def test_no_two_classes_share_a_name():
+    places: dict[str, list[str]] = {}
+    own = {name: tree for name, tree in modules().items() if not name.startswith(FACES)}
+    for module, tree in own.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(module)
+    assert len(places) > 200, "the classes are read"
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}

@@ -10,7 +10,7 @@ from typing import Any
 from perseid.api.catalogue import Catalogue
 from perseid.api.outcome import outcome_lines
 from perseid.api.reporting import reporting
-from perseid.api.show import Page, TableView, html_table
+from perseid.api.show import PageFrame, TableView, html_table
 from perseid.api.status import RankStatus, RunStatus
 from perseid.engines import driver
 from perseid.engines.base import Engine, RunHandle
@@ -173,7 +173,7 @@ class Run:
 
         return TableView([run_table(load_runs([self.url]), prices or Prices())])
 
-    def report(self, prices: Prices | None = None) -> Page:
+    def report(self, prices: Prices | None = None) -> PageFrame:
         """The page of ``perseid report``: pictures, figures, times and cost.
 
         Examples
@@ -184,7 +184,7 @@ class Run:
         from perseid.measure.sources.load import load_runs
 
         (measured,) = load_runs([self.url])
-        return Page(str(self), render_report(measured, prices))
+        return PageFrame(str(self), render_report(measured, prices))
 
     def logs(self, rank: int | None = None, *, follow: bool = False) -> Iterator[tuple[int, str]]:
         """(rank, line) of what the ranks logged; `follow`: as lines come, until the run ends."""

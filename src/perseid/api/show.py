@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from perseid.errors import BadInputError
-from perseid.measure.present.text import Table
+from perseid.measure.present.text import TextTable
 from perseid.plaintext import markup
 
 PAGE_HEIGHT = 600
 """Pixels of a page that is shown inside a notebook."""
 
 
-class Shown:
+class TextView:
     """Text, and the same as HTML: what the last line of a notebook's cell draws."""
 
     def __init__(self, text: str, html: str) -> None:
@@ -29,7 +29,7 @@ class Shown:
         return self._html
 
 
-class TableView(Shown):
+class TableView(TextView):
     """A table of runs; `columns` and `rows` hold its unrounded numbers.
 
     Examples
@@ -39,7 +39,7 @@ class TableView(Shown):
     0.00042
     """
 
-    def __init__(self, tables: Sequence[Table]) -> None:
+    def __init__(self, tables: Sequence[TextTable]) -> None:
         super().__init__(
             "\n".join(table.render("text") for table in tables),
             "".join(_table_html(table) for table in tables),
@@ -50,7 +50,7 @@ class TableView(Shown):
         """Its rows: numbers as they were measured, None where there is none."""
 
 
-class Page(Shown):
+class PageFrame(TextView):
     """A whole HTML page, with a few lines of text that say the same."""
 
     def __init__(self, text: str, html: str) -> None:
@@ -84,7 +84,7 @@ def html_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _table_html(table: Table) -> str:
+def _table_html(table: TextTable) -> str:
     rows = [[row[column.key].text for column in table.columns] for row in table.rows]
     notes = "".join(f"<p><small>{markup(note)}</small></p>" for note in table.footnotes)
     title = f"<p><b>{markup(table.title)}</b></p>" if table.title else ""

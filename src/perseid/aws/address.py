@@ -19,7 +19,7 @@ ROUNDS = 5
 
 
 @dataclass(frozen=True)
-class Place:
+class ServiceAddress:
     """The running task of the service, if there is one."""
 
     address: str | None = None
@@ -31,7 +31,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Names:
+class ServiceNames:
     """What of the stack is concerned."""
 
     cluster: str
@@ -43,7 +43,7 @@ class Names:
     """E.g. ``rendezvous.example.org``."""
 
 
-def publish(names: Names, client: Any) -> Place:
+def publish(names: ServiceNames, client: Any) -> ServiceAddress:
     """Publish where the service's newest running task is.
 
     Parameters
@@ -66,7 +66,7 @@ def publish(names: Names, client: Any) -> Place:
     return place
 
 
-def look(names: Names, client: Any) -> Place:
+def look(names: ServiceNames, client: Any) -> ServiceAddress:
     """The newest running task of the service, and its public address."""
     ecs = client("ecs")
     pages = ecs.get_paginator("list_tasks").paginate(
@@ -80,8 +80,8 @@ def look(names: Names, client: Any) -> Place:
     for task in newest_first(tasks):
         address = _address(task, client("ec2"))
         if address is not None:
-            return Place(address, task["taskArn"], _age(task))
-    return Place()
+            return ServiceAddress(address, task["taskArn"], _age(task))
+    return ServiceAddress()
 
 
 def newest_first(tasks: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -90,16 +90,16 @@ def newest_first(tasks: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return sorted(running, key=_age, reverse=True)
 
 
-def read(names: Names, client: Any) -> Place:
+def read(names: ServiceNames, client: Any) -> ServiceAddress:
     """What is published in the parameter."""
     value = client("ssm").get_parameter(Name=names.parameter)["Parameter"]["Value"]
     try:
-        return Place(**json.loads(value))
+        return ServiceAddress(**json.loads(value))
     except (ValueError, TypeError):
-        return Place()
+        return ServiceAddress()
 
 
-def recorded(names: Names, client: Any) -> Sequence[str]:
+def recorded(names: ServiceNames, client: Any) -> Sequence[str]:
     """The addresses in the DNS record; empty where there is none."""
     if not names.zone:
         return []
@@ -135,7 +135,7 @@ def _address(task: Mapping[str, Any], ec2: Any) -> str | None:
     return public[0] if public else None
 
 
-def _write(names: Names, place: Place, client: Any) -> None:
+def _write(names: ServiceNames, place: ServiceAddress, client: Any) -> None:
     if read(names, client) != place:
         client("ssm").put_parameter(
             Name=names.parameter, Value=json.dumps(asdict(place)), Type="String", Overwrite=True

@@ -19,7 +19,7 @@ from typing import Any
 from perseid.aws.calls import Calls
 from perseid.aws.history import read_executions
 from perseid.aws.logs import group_of, invocations_of
-from perseid.aws.place import Place
+from perseid.aws.place import StackResources
 from perseid.aws.session import aws_errors
 from perseid.errors import AwsError, NotFoundError, current_name
 from perseid.jsontext import parse_json
@@ -71,7 +71,9 @@ class Collected:
     """``engine.json``."""
 
 
-def collect(calls: Calls, place: Place, manifest: Manifest, arns: Sequence[str]) -> Collected:
+def collect(
+    calls: Calls, place: StackResources, manifest: Manifest, arns: Sequence[str]
+) -> Collected:
     """Fetch logs and histories of a run's executions and write them to its prefix.
 
     Parameters
@@ -153,7 +155,7 @@ def _by_record(attempt: Attempt, record: Mapping[str, Any]) -> Attempt:
 
 def _workers(
     calls: Calls,
-    place: Place,
+    place: StackResources,
     manifest: Manifest,
     executions: Sequence[Execution],
     expected: int,
@@ -178,7 +180,7 @@ def _workers(
 
 
 def _around(
-    calls: Calls, place: Place, manifest: Manifest, executions: Sequence[Execution]
+    calls: Calls, place: StackResources, manifest: Manifest, executions: Sequence[Execution]
 ) -> dict[str, list[Traced]]:
     """Invocations of initialize and summarize."""
     start, end = _window(executions)
@@ -318,7 +320,7 @@ def most_at_once(attempts: Iterable[Attempt]) -> int:
 
 def _engine(
     calls: Calls,
-    place: Place,
+    place: StackResources,
     mapped: EngineReport,
     executions: Sequence[Execution],
     workers: Sequence[Traced],

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perseid.aws import service, stack, template
-from perseid.aws.address import TTL, Names
+from perseid.aws.address import TTL, ServiceNames
 from perseid.aws.session import Aws, aws_errors
 from perseid.aws.stack import TAG, Tell
 from perseid.errors import AwsError, NotFoundError
@@ -93,7 +93,7 @@ def _forget_record(aws: Aws, outputs: Mapping[str, str], tell: Tell) -> list[Rem
     return []
 
 
-def _record(client: Any, here: Names) -> dict[str, Any] | None:
+def _record(client: Any, here: ServiceNames) -> dict[str, Any] | None:
     """The A record as it is now."""
     answer = client.list_resource_record_sets(
         HostedZoneId=here.zone, StartRecordName=here.record, StartRecordType="A", MaxItems="1"

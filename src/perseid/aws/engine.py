@@ -20,7 +20,7 @@ from perseid.aws.executions import (
     Started,
     check_places,
 )
-from perseid.aws.place import Place
+from perseid.aws.place import StackResources
 from perseid.aws.progress import MapProgress
 from perseid.aws.session import Aws
 from perseid.engines.base import Capabilities
@@ -91,7 +91,7 @@ class AwsEngine:
         if self._region or self._profile:
             use_aws(profile=self._profile, region=self._region)
         aws = Aws(self._region, self._profile)
-        return Executions(Calls(aws), Place.of_stack(aws, self._stack))
+        return Executions(Calls(aws), StackResources.of_stack(aws, self._stack))
 
     @property
     def capabilities(self) -> Capabilities:

@@ -16,7 +16,7 @@ from typing import Any
 from perseid import errors
 from perseid.aws.calls import Calls
 from perseid.aws.collect import collect, collected_before
-from perseid.aws.place import Place
+from perseid.aws.place import StackResources
 from perseid.aws.progress import MapProgress, Watcher
 from perseid.aws.session import aws_errors
 from perseid.errors import (
@@ -111,7 +111,7 @@ class Executions:
         The state machine and its functions.
     """
 
-    def __init__(self, calls: Calls, place: Place) -> None:
+    def __init__(self, calls: Calls, place: StackResources) -> None:
         self.calls = calls
         self.place = place
 

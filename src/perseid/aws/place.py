@@ -15,7 +15,7 @@ _ARCHITECTURES = {"x86_64": "x86", "arm64": "arm", "x86": "x86", "arm": "arm"}
 
 
 @dataclass(frozen=True)
-class Place:
+class StackResources:
     """What an engine needs to know of a stack."""
 
     state_machine: str
@@ -36,12 +36,12 @@ class Place:
     """Of the perseid that the functions run; empty where the stack does not say."""
 
     @classmethod
-    def of_stack(cls, aws: Aws, name: str = "perseid") -> Place:
+    def of_stack(cls, aws: Aws, name: str = "perseid") -> StackResources:
         """From the outputs of a stack; raises `NotFoundError` where there is none."""
         return cls.of_outputs(stack.outputs(aws, name), name)
 
     @classmethod
-    def of_outputs(cls, outputs: Mapping[str, str], name: str) -> Place:
+    def of_outputs(cls, outputs: Mapping[str, str], name: str) -> StackResources:
         """From a stack's outputs; raises `BadInputError` where it is not one of ours."""
         try:
             return cls(

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from perseid.aws.calls import Calls
-from perseid.aws.place import Place
+from perseid.aws.place import StackResources
 from perseid.aws.session import aws_errors
 from perseid.errors import NotFoundError, StorageError
 from perseid.measure.cost import MB_PER_GB
@@ -75,7 +75,9 @@ class Watcher:
         Of the run; records of another one, which may lie there, do not count.
     """
 
-    def __init__(self, calls: Calls, place: Place, arn: str, results_url: str, run_id: str) -> None:
+    def __init__(
+        self, calls: Calls, place: StackResources, arn: str, results_url: str, run_id: str
+    ) -> None:
         self._calls = calls
         self._place = place
         self._arn = arn

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perseid.aws import stack
-from perseid.aws.address import Names, Place, look, publish, read, recorded
+from perseid.aws.address import ServiceAddress, ServiceNames, look, publish, read, recorded
 from perseid.aws.session import Aws, aws_errors
 from perseid.errors import AwsError, NotFoundError, RendezvousUnreachableError
 from perseid.rendezvous.client.connectivity import Ping, ping
@@ -32,9 +32,9 @@ class Status:
     wanted: int
     """Tasks asked for: 0 or 1."""
     running: int
-    task: Place
+    task: ServiceAddress
     """What ECS says."""
-    published: Place
+    published: ServiceAddress
     """What the parameter says."""
     recorded: tuple[str, ...]
     """Addresses in the DNS record."""
@@ -57,9 +57,9 @@ class Status:
         return Endpoint(self.name or self.task.address, DEFAULT_PORT)
 
 
-def names(outputs: Mapping[str, str]) -> Names:
+def names(outputs: Mapping[str, str]) -> ServiceNames:
     """From the stack's outputs."""
-    return Names(
+    return ServiceNames(
         outputs["RendezvousCluster"],
         outputs["RendezvousService"],
         outputs["RendezvousAddressParameter"],
@@ -128,7 +128,7 @@ def try_it(endpoint: Endpoint) -> Ping | str:
         return str(error)
 
 
-def _want(aws: Aws, here: Names, count: int) -> None:
+def _want(aws: Aws, here: ServiceNames, count: int) -> None:
     _service(aws, here)
     with aws_errors():
         aws.client("ecs").update_service(
@@ -136,7 +136,7 @@ def _want(aws: Aws, here: Names, count: int) -> None:
         )
 
 
-def _service(aws: Aws, here: Names) -> Mapping[str, Any]:
+def _service(aws: Aws, here: ServiceNames) -> Mapping[str, Any]:
     """The service; one that was deleted is still told of for a while, as not active."""
     try:
         with aws_errors():
@@ -150,7 +150,7 @@ def _service(aws: Aws, here: Names) -> Mapping[str, Any]:
     return dict(found[0])
 
 
-def _last_event(aws: Aws, here: Names) -> str:
+def _last_event(aws: Aws, here: ServiceNames) -> str:
     with aws_errors():
         events = _service(aws, here).get("events", ())
     return str(events[0]["message"]) if events else "ECS said nothing"

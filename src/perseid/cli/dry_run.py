@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from perseid.api.progress import duration
 from perseid.engines import memory
 from perseid.engines.options import LocalOptions
-from perseid.engines.plan import Plan
+from perseid.engines.plan import RunPlan
 from perseid.measure.calibrate import Pace
 from perseid.measure.prices import Prices
 from perseid.pipeline.manifest import Manifest
@@ -16,12 +16,12 @@ SHOWN = 12
 """Ranks whose partitions are listed."""
 
 
-def print_plan(plan: Plan, options: LocalOptions, pace: Pace, *, given: bool) -> None:
+def print_plan(plan: RunPlan, options: LocalOptions, pace: Pace, *, given: bool) -> None:
     """Print it; `given`: the rate was not measured but stated by the user."""
     print("\n".join(_lines(plan, options, pace, given)))
 
 
-def _lines(plan: Plan, options: LocalOptions, pace: Pace, given: bool) -> Iterator[str]:
+def _lines(plan: RunPlan, options: LocalOptions, pace: Pace, given: bool) -> Iterator[str]:
     manifest = plan.manifest
     size = sum(ref.size for ref in manifest.partitions) / 1e6
     yield f"data       {manifest.data_url}"
@@ -59,7 +59,7 @@ def script_plan(manifest: Manifest) -> Iterator[str]:
     yield "time, cost the script's own: nothing is estimated"
 
 
-def _expected(plan: Plan, options: LocalOptions, pace: Pace, given: bool) -> Iterator[str]:
+def _expected(plan: RunPlan, options: LocalOptions, pace: Pace, given: bool) -> Iterator[str]:
     free, rate = memory.available(), pace.rows_per_second
     source = "as given" if given else "the model alone, timed for a second just now"
     yield f"expected   {rate:,.0f} objects/s a worker ({source})"

@@ -15,7 +15,7 @@ from perseid.cli.surveys import found
 from perseid.cli.table import chosen_prices
 from perseid.errors import BadInputError
 from perseid.measure.calibrate import Calibration
-from perseid.measure.plan import MEMORIES_MB, PARTITIONS_MB, Advice, Ask, Limits, Option, advise
+from perseid.measure.plan import MEMORIES_MB, PARTITIONS_MB, Advice, Ask, Limits, PlanOption, advise
 from perseid.measure.prices import ARCHITECTURES, Prices
 from perseid.measure.runs import MIB, size_label
 from perseid.textfile import is_there
@@ -135,7 +135,7 @@ def _lines(advice: Advice, ask: Ask, calibration: Calibration, prices: Prices) -
     yield "           the upper end has one straggler of 4 times the median, as published"
 
 
-def _advice(option: Option) -> Iterator[str]:
+def _advice(option: PlanOption) -> Iterator[str]:
     arch = {"x86": "x86_64", "arm": "arm64"}[option.architecture]
     files = option.partitions / option.world_size
     yield f"advice     partitions of {option.partition_mb:g}MB: {option.partitions} files"
@@ -151,7 +151,7 @@ def _advice(option: Option) -> Iterator[str]:
     yield f"cost       {c.expected:.4f} USD, between {c.low:.4f} and {c.high:.4f} USD, as billed"
 
 
-def _others(advice: Advice) -> list[Option]:
+def _others(advice: Advice) -> list[PlanOption]:
     """Some of the front, evenly spread."""
     front = [option for option in advice.front if option != advice.option]
     if len(front) <= SHOWN:
@@ -159,7 +159,7 @@ def _others(advice: Advice) -> list[Option]:
     return [front[round(i * (len(front) - 1) / (SHOWN - 1))] for i in range(SHOWN)]
 
 
-def _table(options: Sequence[Option]) -> Iterator[str]:
+def _table(options: Sequence[PlanOption]) -> Iterator[str]:
     for o in options:
         yield (
             f"           {o.seconds.expected:7.1f} s  {o.usd.expected:8.4f} USD  "

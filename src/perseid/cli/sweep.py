@@ -14,7 +14,7 @@ from perseid.engines.local import LocalEngine
 from perseid.engines.options import LocalOptions
 from perseid.errors import BadInputError
 from perseid.jsontext import parse_json
-from perseid.measure.grid import DEFAULT_BATCH, WHOLE, Cell, grid
+from perseid.measure.grid import DEFAULT_BATCH, WHOLE, GridCell, grid
 from perseid.measure.present.sweep import figures, render_sweep
 from perseid.measure.present.table import partition_table, run_table
 from perseid.measure.runs import MeasuredRun, size_mb
@@ -118,7 +118,7 @@ def _partitioned(survey: str, out: Path, size: str) -> Path:
     return folder
 
 
-def _check(cell: Cell, folder: Path) -> None:
+def _check(cell: GridCell, folder: Path) -> None:
     """Raise `BadInputError` where the survey is smaller than a cell wants."""
     have = parse_json((folder / DONE).read_text())["files"]
     if cell.files is not None and cell.files > have:
@@ -128,7 +128,7 @@ def _check(cell: Cell, folder: Path) -> None:
         )
 
 
-def _run_cell(cell: Cell, folder: Path, args: argparse.Namespace, options: LocalOptions) -> str:
+def _run_cell(cell: GridCell, folder: Path, args: argparse.Namespace, options: LocalOptions) -> str:
     """Run a cell unless it is done; the words for its line."""
     place = args.out / cell.path
     if _is_complete(place):

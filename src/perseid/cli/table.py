@@ -12,7 +12,7 @@ from perseid.cli import units
 from perseid.cli.awsarguments import add_storage_arguments
 from perseid.errors import BadInputError
 from perseid.measure.present.table import partition_table, run_table, tables
-from perseid.measure.present.text import FORMATS, Table
+from perseid.measure.present.text import FORMATS, TextTable
 from perseid.measure.prices import ARCHITECTURES, Prices, load_prices
 from perseid.measure.runs import MeasuredRun
 from perseid.measure.sources.load import load_runs
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _plain(table: Table) -> dict[str, object]:
+def _plain(table: TextTable) -> dict[str, object]:
     """Unrounded numbers by column, for a program."""
     rows = [{key: cell.value for key, cell in row.items()} for row in table.rows]
     heads = {column.key: column.head for column in table.columns}
@@ -103,13 +103,13 @@ def _runs(args: argparse.Namespace, options: LoadOptions) -> list[MeasuredRun]:
     return found + group_runs(calls, args.log_group, start, end, args.state_machine, options)
 
 
-def _chosen(runs: list[MeasuredRun], prices: Prices, which: str) -> list[Table]:
+def _chosen(runs: list[MeasuredRun], prices: Prices, which: str) -> list[TextTable]:
     if which == "both":
         return list(tables(runs, prices))
     return [run_table(runs, prices) if which == "runs" else partition_table(runs, prices)]
 
 
-def _write(out: Path, chosen: list[Table], form: str) -> list[Path]:
+def _write(out: Path, chosen: list[TextTable], form: str) -> list[Path]:
     """One file; two tables as CSV are two files, since one file is one table to a program."""
     texts = [table.render(form) for table in chosen]
     files = {out: "\n".join(texts)}

@@ -28,7 +28,7 @@ from perseid.comm.collectives import (
     scan,
     scatter,
 )
-from perseid.comm.frames import Kind
+from perseid.comm.frames import FrameKind
 from perseid.comm.group import Group
 from perseid.comm.ops import SUM, Array, Combine, Op, as_op
 from perseid.comm.ports import ArrayPort, Port
@@ -127,7 +127,7 @@ class ArrayCalls:
         root = self._root(root)
         send = self.rank == root
         data, code = arrays.to_send(array) if send else arrays.to_receive(array)
-        call = self._group.call(Kind.BCAST, root, 0, code, array.size)
+        call = self._group.call(FrameKind.BCAST, root, 0, code, array.size)
         bcast.into(call, data, root)
 
     @guarded
@@ -153,7 +153,7 @@ class ArrayCalls:
         if self.rank == root:
             parts = arrays.parts(into, array.dtype, counts or [array.size] * self.world_size)
         count = 0 if counts else array.size
-        call = self._group.call(Kind.GATHER, root, 0, code, count)
+        call = self._group.call(FrameKind.GATHER, root, 0, code, count)
         if counts or len(data) >= gather.LARGE_BYTES:
             gather.straight(call, data, parts, root)
             return
@@ -182,7 +182,7 @@ class ArrayCalls:
                 into.dtype,
                 counts or [into.size] * self.world_size,
             )
-        call = self._group.call(Kind.SCATTER, root, 0, code, 0 if counts else into.size)
+        call = self._group.call(FrameKind.SCATTER, root, 0, code, 0 if counts else into.size)
         if counts or len(place) >= gather.LARGE_BYTES:
             scatter.straight(call, parts, place, root)
             return
@@ -196,7 +196,7 @@ class ArrayCalls:
         data, code = arrays.to_send(arrays.without_overlap(array, into))
         counts = self._counts(counts, array)
         parts = arrays.parts(into, array.dtype, counts or [array.size] * self.world_size)
-        call = self._group.call(Kind.ALLGATHER, -1, 0, code, 0 if counts else array.size)
+        call = self._group.call(FrameKind.ALLGATHER, -1, 0, code, 0 if counts else array.size)
         if counts or len(data) >= allgather.LARGE_BYTES:
             parts[call.rank][:] = data
             allgather.ring(call, parts)
@@ -214,7 +214,7 @@ class ArrayCalls:
         op, code = arrays.reducible(as_op(op), array)
         if self.rank == root:
             into = arrays.like(into, array)
-        call = self._group.call(Kind.REDUCE, root, op.code, code, array.size)
+        call = self._group.call(FrameKind.REDUCE, root, op.code, code, array.size)
         mine = op.operand(np.ascontiguousarray(array))
         place = np.empty_like(mine) if into is None or self.rank != root else into
         algorithm = reduce.tree if op.tree else reduce.strict
@@ -232,7 +232,7 @@ class ArrayCalls:
         op = op if type(op) is Op else as_op(op)
         code = arrays.matching(op, array, into)
         group = self._group
-        call = group.call(Kind.ALLREDUCE, -1, op.code, code, array.size)
+        call = group.call(FrameKind.ALLREDUCE, -1, op.code, code, array.size)
         ufunc = op.ufunc if op.tree else None
         if ufunc is not None and array.nbytes >= allreduce.LARGE_BYTES and group.size > 1:
             flat = into.reshape(-1)
@@ -257,7 +257,7 @@ class ArrayCalls:
         arrays.to_receive(into)
         counts = self._counts(counts, into) or [into.size] * self.world_size
         cut = arrays.pieces(op.operand(array), into.dtype, counts)
-        call = self._group.call(Kind.REDUCE_SCATTER, -1, op.code, code, array.size)
+        call = self._group.call(FrameKind.REDUCE_SCATTER, -1, op.code, code, array.size)
         reduce_scatter.into(call, cut, into.reshape(-1), op)
 
     @guarded
@@ -276,23 +276,25 @@ class ArrayCalls:
         counts = [array.size // size] * size
         data = np.ascontiguousarray(array)
         parts, places = (arrays.parts(a, array.dtype, counts) for a in (data, into))
-        call = self._group.call(Kind.ALLTOALL, -1, 0, code, array.size)
+        call = self._group.call(FrameKind.ALLTOALL, -1, 0, code, array.size)
         alltoall.into(call, parts, places)
 
     @guarded
     def Scan(self, array: Array, into: Array, op: AnyOp = SUM) -> None:
         """The arrays of ranks 0 to this one as one: ``comm.Scan(np.ones(4), np.empty(4))``."""
-        into[...] = self._scan(Kind.SCAN, array, into, op)[0]
+        into[...] = self._scan(FrameKind.SCAN, array, into, op)[0]
 
     @guarded
     def Exscan(self, array: Array, into: Array, op: AnyOp = SUM) -> None:
         """The arrays of the ranks before this one as one; on rank 0 ``into`` stays as it is:
         ``comm.Exscan(np.ones(4), np.empty(4))``."""
-        before = self._scan(Kind.EXSCAN, array, into, op)[1]
+        before = self._scan(FrameKind.EXSCAN, array, into, op)[1]
         if before is not None:
             into[...] = before
 
-    def _scan(self, kind: Kind, array: Array, into: Array, op: AnyOp) -> tuple[Array, Array | None]:
+    def _scan(
+        self, kind: FrameKind, array: Array, into: Array, op: AnyOp
+    ) -> tuple[Array, Array | None]:
         op, code = arrays.reducible(as_op(op), array)
         arrays.like(into, array)
         mine = op.operand(np.ascontiguousarray(array))

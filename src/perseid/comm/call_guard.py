@@ -7,7 +7,7 @@ from collections.abc import Callable
 from threading import get_ident
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
-from perseid.comm.engine import Engine
+from perseid.comm.engine import ConnectionPool
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -17,7 +17,7 @@ class HasEngine(Protocol):
     """A communicator, as far as the guard knows it."""
 
     @property
-    def _engine(self) -> Engine: ...
+    def _engine(self) -> ConnectionPool: ...
 
 
 C = TypeVar("C", bound=HasEngine)

@@ -11,10 +11,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from perseid.comm.frames import Frame, Kind, Signature
+from perseid.comm.frames import Frame, FrameKind, Signature
 from perseid.comm.objects import Blob, Buffer
 
-_POINT = int(Kind.POINT)
+_POINT = int(FrameKind.POINT)
 
 
 class ChannelError(Exception):
@@ -177,7 +177,7 @@ class FrameQueue:
 
     def accept(self, frame: Frame, pending: PendingReceive | None) -> bool:
         """Sort a complete frame in; whether it is the pending one."""
-        if frame.signature[2] >= Kind.ABORT:
+        if frame.signature[2] >= FrameKind.ABORT:
             self.control_frames.append(frame)
         elif pending is not None and pending.frame is None and self._matches(pending, frame):
             self._deliver(pending, frame)

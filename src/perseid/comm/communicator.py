@@ -29,7 +29,7 @@ from perseid.comm.collectives import (
     scatter,
 )
 from perseid.comm.cost_model import Constants, Estimate
-from perseid.comm.frames import OBJECT, Kind
+from perseid.comm.frames import OBJECT, FrameKind
 from perseid.comm.group import Group
 from perseid.comm.joining import (
     CALL_SECONDS,
@@ -259,7 +259,7 @@ class Communicator(ArrayCalls):
     @guarded
     def barrier(self) -> None:
         """Return when every rank has come: ``comm.barrier()``."""
-        call = self._group.call(Kind.BARRIER)
+        call = self._group.call(FrameKind.BARRIER)
         if self._group.engine.oversubscribed:
             barrier.tree(call)
         else:
@@ -270,14 +270,14 @@ class Communicator(ArrayCalls):
         """The root's object on every rank: ``comm.bcast({"seed": 1}, root=0)``."""
         root = self._root(root)
         mine = dumps(value) if self.rank == root else None
-        blob = bcast.blob(self._group.call(Kind.BCAST, root), mine, root)
+        blob = bcast.blob(self._group.call(FrameKind.BCAST, root), mine, root)
         return value if mine is not None else loads(blob.parts, blob.flat())
 
     @guarded
     def gather(self, value: Any, root: int = 0) -> list[Any] | None:
         """Every rank's object in rank order on the root, None elsewhere: ``comm.gather(3)``."""
         root, mine = self._root(root), dumps(value)
-        blobs = gather.blobs(self._group.call(Kind.GATHER, root), mine, root)
+        blobs = gather.blobs(self._group.call(FrameKind.GATHER, root), mine, root)
         if blobs is None:
             return None
         return [
@@ -288,9 +288,9 @@ class Communicator(ArrayCalls):
     @guarded
     def allgather(self, value: Any) -> list[Any]:
         """Every rank's object in rank order, on every rank: ``comm.allgather(comm.rank)``."""
-        return self._allgather(Kind.ALLGATHER, value)
+        return self._allgather(FrameKind.ALLGATHER, value)
 
-    def _allgather(self, kind: Kind, value: Any) -> list[Any]:
+    def _allgather(self, kind: FrameKind, value: Any) -> list[Any]:
         mine = dumps(value)
         call = self._group.call(kind)
         blobs = allgather.blobs(call, mine)
@@ -304,7 +304,7 @@ class Communicator(ArrayCalls):
         """One of the root's objects for each rank: ``comm.scatter(list(range(comm.size)))``."""
         root = self._root(root)
         mine = [dumps(value) for value in self._one_each(values)] if self.rank == root else None
-        blob = scatter.blobs(self._group.call(Kind.SCATTER, root), mine, root)
+        blob = scatter.blobs(self._group.call(FrameKind.SCATTER, root), mine, root)
         if mine is not None:
             return self._one_each(values)[root]
         return loads(blob.parts, blob.flat())
@@ -313,7 +313,7 @@ class Communicator(ArrayCalls):
     def reduce(self, value: Any, op: AnyOp = SUM, root: int = 0) -> Any:
         """All ranks' objects as one on the root, None elsewhere: ``comm.reduce(1.5, MAX)``."""
         op, root = as_op(op), self._root(root)
-        call = self._group.call(Kind.REDUCE, root, op.code)
+        call = self._group.call(FrameKind.REDUCE, root, op.code)
         algorithm = reduce.by_rank if op.tree else reduce.strict
         return algorithm(ObjectPort(call, op), op.operand(value), root)
 
@@ -325,7 +325,7 @@ class Communicator(ArrayCalls):
         ``commutative=True, associative=True`` to have it evaluated as a tree.
         """
         op = as_op(op)
-        call = self._group.call(Kind.ALLREDUCE, -1, op.code)
+        call = self._group.call(FrameKind.ALLREDUCE, -1, op.code)
         return self._small(op)(ObjectPort(call, op), op.operand(value))
 
     @guarded
@@ -334,7 +334,7 @@ class Communicator(ArrayCalls):
         ``comm.reduce_scatter([1] * comm.size)``."""
         op = as_op(op)
         mine = [dumps(op.operand(value)) for value in self._one_each(values)]
-        call = self._group.call(Kind.REDUCE_SCATTER, -1, op.code)
+        call = self._group.call(FrameKind.REDUCE_SCATTER, -1, op.code)
         return reduce_scatter.objects(call, mine, op)
 
     @guarded
@@ -342,21 +342,21 @@ class Communicator(ArrayCalls):
         """The i-th object to rank i, and what each had for this one in rank order:
         ``comm.alltoall(["x"] * comm.size)``."""
         mine = [dumps(value) for value in self._one_each(values)]
-        blobs = alltoall.blobs(self._group.call(Kind.ALLTOALL), mine)
+        blobs = alltoall.blobs(self._group.call(FrameKind.ALLTOALL), mine)
         return [loads(blob.parts, blob.flat()) for blob in blobs]
 
     @guarded
     def scan(self, value: Any, op: AnyOp = SUM) -> Any:
         """The objects of ranks 0 to this one as one: ``comm.scan(1)``."""
         op = as_op(op)
-        port = ObjectPort(self._group.call(Kind.SCAN, -1, op.code), op)
+        port = ObjectPort(self._group.call(FrameKind.SCAN, -1, op.code), op)
         return (scan.doubling if op.tree else scan.chain)(port, op.operand(value))[0]
 
     @guarded
     def exscan(self, value: Any, op: AnyOp = SUM) -> Any:
         """The objects of the ranks before this as one, None on rank 0: ``comm.exscan(1)``."""
         op = as_op(op)
-        port = ObjectPort(self._group.call(Kind.EXSCAN, -1, op.code), op)
+        port = ObjectPort(self._group.call(FrameKind.EXSCAN, -1, op.code), op)
         return (scan.doubling if op.tree else scan.chain)(port, op.operand(value))[1]
 
     @guarded
@@ -369,7 +369,7 @@ class Communicator(ArrayCalls):
         if not (color is None or isinstance(color, str)):
             color = arguments.whole("color", color)
         key = arguments.whole("key", key)
-        told = self._allgather(Kind.SPLIT, (color, key, group.engine.next_comm))
+        told = self._allgather(FrameKind.SPLIT, (color, key, group.engine.next_comm))
         comm = max(following for _, _, following in told)
         group.engine.next_comm = comm + 1
         if color is None:

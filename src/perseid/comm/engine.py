@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from perseid.comm.channel import Channel, ChannelEndedError
 from perseid.comm.connection import SocketConnection
 from perseid.comm.failure import Failure
-from perseid.comm.frames import FrameError, Kind, Signature
+from perseid.comm.frames import FrameError, FrameKind, Signature
 from perseid.comm.socket_channel import SocketChannel
 from perseid.comm.store_channel import ObjectStore, StoreChannel
 from perseid.errors import (
@@ -43,7 +43,7 @@ HISTORY = 64
 """Last calls of a communicator that a waiting peer's call is compared with."""
 
 
-class Engine:
+class ConnectionPool:
     """The connections of one rank of the world.
 
     Parameters
@@ -220,7 +220,7 @@ class Engine:
         """ABORT and WAITING frames came: raise the failure or the disagreement that they show."""
         frames, channel.control_frames = channel.control_frames, []
         for frame in frames:
-            if frame.signature[2] == Kind.WAITING:
+            if frame.signature[2] == FrameKind.WAITING:
                 self._compare(channel, bytes(frame.body))
             else:
                 channel.control_frames = [frame]
@@ -304,7 +304,7 @@ class Engine:
 
 _CLAIMS = threading.Lock()
 """Two threads may make the first call at once."""
-_ENGINES: weakref.WeakSet[Engine] = weakref.WeakSet()
+_ENGINES: weakref.WeakSet[ConnectionPool] = weakref.WeakSet()
 """Those of this process, for a child that it may fork."""
 
 

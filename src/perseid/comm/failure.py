@@ -18,7 +18,7 @@ from perseid.comm.channel import (
     ChannelError,
     UnexpectedFrameError,
 )
-from perseid.comm.frames import FrameError, Kind, Signature, header
+from perseid.comm.frames import FrameError, FrameKind, Signature, header
 from perseid.errors import (
     ClosedError,
     MismatchedCollectiveError,
@@ -83,7 +83,7 @@ class Failure:
             return
         channel.drain_to_eof()
         for frame in channel.control_frames:
-            if frame.signature[2] == Kind.ABORT:
+            if frame.signature[2] == FrameKind.ABORT:
                 error = abort.from_frame(bytes(frame.body), channel.rank, self._rank)
                 if abort.same_loss(self.error, error):
                     self.error = error
@@ -147,7 +147,7 @@ class Failure:
     def aborts(self, channel: Channel) -> None:
         """Raise the failure that a peer reported, if one is among the frames that came."""
         for frame in channel.control_frames:
-            if frame.signature[2] == Kind.ABORT:
+            if frame.signature[2] == FrameKind.ABORT:
                 error = abort.from_frame(bytes(frame.body), channel.rank, self._rank)
                 self.fail(error, own=False)
 
@@ -228,7 +228,7 @@ class Failure:
         body = abort.to_bytes(error, self._rank)
         if own and self._client is not None:
             self._client.report_failure(body)
-        signature = Signature(Kind.ABORT, 0, self._generation).pack()
+        signature = Signature(FrameKind.ABORT, 0, self._generation).pack()
         frame = header(signature, 0, 0, len(body)) + body
         for channel in self._channels:
             if channel is not None:

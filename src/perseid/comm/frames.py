@@ -50,7 +50,7 @@ class FrameError(ValueError):
     """Bytes that are not a frame of this protocol."""
 
 
-class Kind(enum.IntEnum):
+class FrameKind(enum.IntEnum):
     """What a frame belongs to."""
 
     POINT = 1
@@ -72,7 +72,7 @@ class Kind(enum.IntEnum):
     """The sender has been waiting for a while; the payload is the signature of its call."""
 
 
-_KINDS = {kind.value for kind in Kind}
+_KINDS = {kind.value for kind in FrameKind}
 _NAMES = (
     "object", "bytes", "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32",
     "uint64", "float16", "float32", "float64", "complex64", "complex128",
@@ -137,8 +137,8 @@ class Signature(NamedTuple):
         return cls(kind, comm, generation, sequence, root, reduction, dtype, count)
 
     def __str__(self) -> str:
-        name = Kind(self.kind).name.lower()
-        if self.kind == Kind.POINT:
+        name = FrameKind(self.kind).name.lower()
+        if self.kind == FrameKind.POINT:
             name = "send"
         parts = []
         if self.reduction:
@@ -146,7 +146,7 @@ class Signature(NamedTuple):
             parts.append("own function" if custom else _REDUCTIONS[self.reduction])
         if self.root >= 0:
             parts.append(f"root {self.root}")
-        if self.kind not in (Kind.BARRIER, Kind.SPLIT):
+        if self.kind not in (FrameKind.BARRIER, FrameKind.SPLIT):
             known = self.dtype < len(_NAMES)
             what = _NAMES[self.dtype] if known else f"type {self.dtype}"
             parts.append(f"{self.elements} {what}" if self.elements else what)

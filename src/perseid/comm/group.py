@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from perseid.comm.channel import Channel, PendingReceive
-from perseid.comm.engine import HISTORY, Engine
-from perseid.comm.frames import SIGNATURE, Kind, Signature
+from perseid.comm.engine import HISTORY, ConnectionPool
+from perseid.comm.frames import SIGNATURE, FrameKind, Signature
 from perseid.comm.objects import Blob, Buffer
 from perseid.comm.ops import Array
-from perseid.comm.progress import Progress
+from perseid.comm.progress import ProgressEngine
 from perseid.comm.socket_channel import JOINED_BYTES
 from perseid.errors import BadInputError
 
@@ -33,12 +33,12 @@ class Group:
         World ranks of the group, by rank within it.
     """
 
-    def __init__(self, engine: Engine, comm: int, ranks: Sequence[int]) -> None:
+    def __init__(self, engine: ConnectionPool, comm: int, ranks: Sequence[int]) -> None:
         self.engine, self.comm, self.ranks = engine, comm, list(ranks)
         self.rank = self.ranks.index(engine.rank)
         self.size = len(self.ranks)
         self.channels: list[Channel | None] = [engine.channels[r] for r in self.ranks]
-        self.progress = Progress(engine)
+        self.progress = ProgressEngine(engine)
         self._points: dict[int, bytes] = {}
         self._sequence = 0
         self._history = engine.history(comm)
@@ -49,7 +49,7 @@ class Group:
         found = self._points.get(dtype)
         if found is None:
             generation = self.engine.generation
-            found = Signature(Kind.POINT, self.comm, generation, dtype=dtype).pack()
+            found = Signature(FrameKind.POINT, self.comm, generation, dtype=dtype).pack()
             self._points[dtype] = found
         return found
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from perseid.comm import arguments
 from perseid.comm.cost_model import Constants, Estimate, choose_for_job
-from perseid.comm.engine import Engine
+from perseid.comm.engine import ConnectionPool
 from perseid.comm.store_channel import ObjectStore
 from perseid.errors import BadInputError, PerseidError
 from perseid.rendezvous import Client, Endpoint, LossTimeouts, parse_key
@@ -77,7 +77,7 @@ class JoinRequest:
                     f"{arguments.shown(self.store)} has no {name}"
                 )
 
-    def connect(self) -> tuple[Engine, Estimate | None]:
+    def connect(self) -> tuple[ConnectionPool, Estimate | None]:
         """Register, wait for the others if asked to, and give the connections and the hint's
         choice; raises as ``Communicator.join``."""
         choice = self._choice()
@@ -93,7 +93,7 @@ class JoinRequest:
             raise BadInputError(
                 f"{self.world_size} ranks need a rendezvous: give rendezvous='HOST:PORT'"
             )
-        engine = Engine(
+        engine = ConnectionPool(
             client, self.rank, self.world_size, self.generation, self.timeout, self.losses
         )
         engine.oversubscribed = self.oversubscribed

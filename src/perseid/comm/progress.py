@@ -18,8 +18,8 @@ from perseid.comm.channel import (
     PartlySent,
     PendingReceive,
 )
-from perseid.comm.engine import POLL_SECONDS, Engine
-from perseid.comm.frames import HEADER_BYTES, Frame, Kind, Signature, header
+from perseid.comm.engine import POLL_SECONDS, ConnectionPool
+from perseid.comm.frames import HEADER_BYTES, Frame, FrameKind, Signature, header
 from perseid.comm.objects import Blob, Buffer
 from perseid.comm.socket_channel import MAX_PIECES, SocketChannel
 from perseid.errors import RendezvousTimeoutError
@@ -28,7 +28,7 @@ DRAIN_AFTER = 0.02
 """Seconds that a sender is blocked before it takes in what ranks other than its source send it."""
 
 
-class Progress:
+class ProgressEngine:
     """Sends and receives on the channels of an engine until it is done.
 
     Every method raises what ended the communicator: ``PeerLostError``,
@@ -37,7 +37,7 @@ class Progress:
 
     __slots__ = ("_engine", "_failure")
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: ConnectionPool) -> None:
         self._engine, self._failure = engine, engine.failure
 
     # --- one direction -----------------------------------------------------------------------
@@ -102,9 +102,9 @@ class Progress:
         self._check_failed(channel)
         if polls * engine.poll_seconds >= engine.timeout:
             self._timed_out(channel, f"did not come to {call}")
-        if call.kind != Kind.POINT and polls & (polls - 1) == 0:
+        if call.kind != FrameKind.POINT and polls & (polls - 1) == 0:
             # The peer compares it with its own calls, and both find out that they disagree.
-            waiting = Signature(Kind.WAITING, call.comm, engine.generation).pack()
+            waiting = Signature(FrameKind.WAITING, call.comm, engine.generation).pack()
             size = len(pending.signature)
             channel.send_control(header(waiting, 0, 0, size) + pending.signature)
         engine.adopt_incoming()
@@ -198,7 +198,7 @@ class _BlockedSender:
     """What a blocked sender polls: first its own two channels, after a while all of them."""
 
     def __init__(
-        self, progress: Progress, sender: SocketChannel, source: SocketChannel | None
+        self, progress: ProgressEngine, sender: SocketChannel, source: SocketChannel | None
     ) -> None:
         self._progress, self._sender, self._source = progress, sender, source
         self._polls_all = False

@@ -20,7 +20,7 @@ LONGEST = 64 * 1024 * 1024
 """Bytes of one message; an item of 100,000 partitions is about 10 MB."""
 
 
-class Channel:
+class MessageStream:
     """One end of the connection; a context manager that closes it."""
 
     def __init__(self, connection: socket.socket) -> None:

@@ -14,7 +14,7 @@ from perseid.engines.logs import RankLogs, end_lines, start_lines
 from perseid.engines.options import LocalOptions
 from perseid.engines.process import Reaper, WorkerProcess, worker_environment
 from perseid.engines.schedule import Schedule
-from perseid.engines.slots import Job, Slot, classify_exit, ending_of
+from perseid.engines.slots import RunningAttempt, Slot, classify_exit, ending_of
 from perseid.engines.stopping import StopRequests
 from perseid.errors import RunError
 from perseid.pipeline.attempts import Attempt, Ending, EngineReport
@@ -152,7 +152,7 @@ class LocalMap:
 
     def _begin(self, rank: int, attempt: int) -> None:
         slot = next((s for s in reversed(self._slots) if s.job is None), None)
-        job = Job(rank, attempt, str(uuid.uuid4()), slot is None, time.time())
+        job = RunningAttempt(rank, attempt, str(uuid.uuid4()), slot is None, time.time())
         if slot is None:
             try:
                 slot = self._new_slot()
@@ -211,7 +211,7 @@ class LocalMap:
         if slot in self._slots and slot.process.channel.ended:
             self._lost(slot)
 
-    def _follow(self, slot: Slot, job: Job, message: dict[str, Any]) -> None:
+    def _follow(self, slot: Slot, job: RunningAttempt, message: dict[str, Any]) -> None:
         event = message.get("event")
         if event == "ready":
             self._ever_ready = True
@@ -232,7 +232,7 @@ class LocalMap:
                 keep=bool(message.get("clean", True)) and job.begun is not None,
             )
 
-    def _note(self, job: Job, ending: Ending) -> str:
+    def _note(self, job: RunningAttempt, ending: Ending) -> str:
         limit = self._options.memory_mb
         if ending is Ending.DONE and job.peak_mb > limit:
             # Between two looks; the record is written and right, so it counts.
@@ -270,7 +270,7 @@ class LocalMap:
             elif job.begun is not None and now - job.begun > options.timeout:
                 self._too_late(slot, job, f"it was not done within {options.timeout:g} s")
 
-    def _too_late(self, slot: Slot, job: Job, text: str) -> None:
+    def _too_late(self, slot: Slot, job: RunningAttempt, text: str) -> None:
         job.over = time.monotonic()
         slot.process.dump()
         self._finish(slot, Ending.TIMED_OUT, text, keep=False)
@@ -286,7 +286,7 @@ class LocalMap:
         ending, text = classify_exit(status, slot.job.peak_mb, self._options.memory_mb)
         self._finish(slot, ending, text, keep=False)
 
-    def _not_started(self, job: Job, error: OSError) -> None:
+    def _not_started(self, job: RunningAttempt, error: OSError) -> None:
         attempt = Attempt(
             job.rank, job.attempt, job.request_id, Ending.RAISED,
             f"no process could be started for it: {error.strerror}", job.started_epoch,
@@ -330,7 +330,13 @@ class LocalMap:
             self._report(event)
 
     def _measure(
-        self, slot: Slot, job: Job, ending: Ending, message: str, work_seconds: float, rows: int
+        self,
+        slot: Slot,
+        job: RunningAttempt,
+        ending: Ending,
+        message: str,
+        work_seconds: float,
+        rows: int,
     ) -> Attempt:
         now = job.over or time.monotonic()
         waited = (now - slot.process.started) * 1000 if slot.init_ms is None else slot.init_ms

@@ -32,7 +32,7 @@ REQUESTS_A_PARTITION = 5
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """What is expected; every number is an estimate."""
 
     manifest: Manifest
@@ -79,7 +79,7 @@ class Plan:
 
 def make_plan(
     manifest: Manifest, options: LocalOptions, pace: Pace, counts: Sequence[RowCount]
-) -> Plan:
+) -> RunPlan:
     """Put numbers to a manifest.
 
     Parameters
@@ -116,7 +116,7 @@ def make_plan(
     workers = manifest.world_size if manifest.talks else workers
     # Features are kept until the rank is done: about 100 float32 columns of each row.
     features = max(rows, default=0) * 400 / 2**20
-    return Plan(
+    return RunPlan(
         manifest=manifest,
         rows=sum(rows),
         unreadable=tuple(count for count in counts if count.error),

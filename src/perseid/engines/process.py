@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from perseid.engines import memory
-from perseid.engines.channel import Channel
+from perseid.engines.channel import MessageStream
 from perseid.engines.scratch import ScratchFolder
 from perseid.errors import RunError
 
@@ -180,7 +180,7 @@ class WorkerProcess:
         self.pid = self._process.pid
         self._reaper = reaper
         reaper.add(self.pid)
-        self.channel = Channel(ours)
+        self.channel = MessageStream(ours)
         assert self._process.stdout is not None
         self.output = Output(os.dup(self._process.stdout.fileno()))
         self._process.stdout.close()

@@ -15,7 +15,7 @@ NEARLY_FULL = 0.9
 
 
 @dataclass
-class Job:
+class RunningAttempt:
     """One attempt in a worker."""
 
     rank: int
@@ -35,7 +35,7 @@ class Slot:
     """One worker process and what it does."""
 
     process: WorkerProcess
-    job: Job | None = None
+    job: RunningAttempt | None = None
     init_ms: float | None = None
     """None until it is ready."""
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perseid.engines import memory
-from perseid.engines.channel import Channel
+from perseid.engines.channel import MessageStream
 from perseid.errors import BadInputError, PerseidError, StorageError
 from perseid.lifetime import bound_to_parent
 from perseid.pipeline import layout
@@ -62,7 +62,7 @@ def main(
     die_with_parent(parent)
     connection = socket.socket(fileno=descriptor)
     connection.set_inheritable(False)
-    with Channel(connection) as channel:
+    with MessageStream(connection) as channel:
         first = channel.receive()
         if first is None:
             return 0
@@ -141,7 +141,7 @@ def _place_for(item: WorkItem) -> Path | None:
     return Path(tempfile.mkdtemp(prefix=f"rank-{item.rank}-"))  # the engine removes TMPDIR
 
 
-def _serve(channel: Channel, work: Work, prepared: Work) -> None:
+def _serve(channel: MessageStream, work: Work, prepared: Work) -> None:
     while (message := channel.receive()) is not None:
         if "meet" in message:
             answer = _meet(message, prepared)
@@ -163,7 +163,7 @@ def _meet(message: dict[str, Any], prepared: Work) -> dict[str, Any]:
     return {"event": "met", "notes": {str(rank): note for rank, note in notes.items()}}
 
 
-def _attempt(item: WorkItem, attempt: int, work: Work, channel: Channel) -> dict[str, Any]:
+def _attempt(item: WorkItem, attempt: int, work: Work, channel: MessageStream) -> dict[str, Any]:
     memory.reset_peak()
     began = time.monotonic()
     try:
@@ -207,7 +207,7 @@ def _failure(error: Exception) -> dict[str, Any]:
 class _Progress:
     """Sends the rank's progress, a few times a second at most."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: MessageStream) -> None:
         self._channel = channel
         self._last = 0.0
 

@@ -14,7 +14,7 @@ WHOLE = "all"
 
 
 @dataclass(frozen=True)
-class Cell:
+class GridCell:
     """One run of the grid."""
 
     partition: str
@@ -50,7 +50,7 @@ def grid(
     batches: Sequence[int],
     worlds: Sequence[int | None],
     repeat: int,
-) -> list[Cell]:
+) -> list[GridCell]:
     """Every cell, repetitions outermost: what drifts in time does not fall on one cell.
 
     Raises `BadInputError` where a size is none, a number is below 1, or a value comes twice.
@@ -61,7 +61,7 @@ def grid(
     if any(number is not None and number < 1 for number in (*batches, *worlds, repeat)):
         raise BadInputError("batch sizes, world sizes and repetitions are whole numbers from 1")
     cells = [
-        Cell(p, d, b, w, r)
+        GridCell(p, d, b, w, r)
         for r in range(1, repeat + 1)
         for p in partitions
         for d in data

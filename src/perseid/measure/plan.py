@@ -85,7 +85,7 @@ class Ask:
     sure: bool = False
     """Whether the upper ends of time and cost are held against the wishes, not the expected."""
 
-    def within(self, option: Option, *, deadline: bool = True) -> bool:
+    def within(self, option: PlanOption, *, deadline: bool = True) -> bool:
         """Whether an option keeps the budget, and the deadline unless it is not to count."""
         seconds, usd = option.seconds.expected, option.usd.expected
         if self.sure:
@@ -101,7 +101,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Range:
     """A number and its ends."""
 
     low: float
@@ -110,7 +110,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Option:
+class PlanOption:
     """One way to do it."""
 
     partition_mb: float
@@ -118,9 +118,9 @@ class Option:
     world_size: int
     memory_mb: int
     architecture: str
-    seconds: Estimate
+    seconds: Range
     """The whole run."""
-    usd: Estimate
+    usd: Range
     """As billed, every start cold."""
     worker_mb: float
     """Peak memory of a worker."""
@@ -137,13 +137,13 @@ class Option:
 class Advice:
     """What to do, and what stands in the way of better."""
 
-    option: Option | None
+    option: PlanOption | None
     """None: nothing keeps both the deadline and the budget."""
-    fastest: Option
+    fastest: PlanOption
     """Whatever it costs."""
-    cheapest: Option
+    cheapest: PlanOption
     """However long it takes."""
-    front: tuple[Option, ...]
+    front: tuple[PlanOption, ...]
     """No other option is both faster and cheaper than one of these; by time."""
     binds: tuple[str, ...]
     """One sentence each, the strongest first."""
@@ -175,7 +175,7 @@ def advise(ask: Ask, calibration: Calibration, prices: Prices | None = None) -> 
     return Advice(chosen, fastest, cheapest, _front(options), binds)
 
 
-def _choose(ask: Ask, options: Sequence[Option]) -> Option | None:
+def _choose(ask: Ask, options: Sequence[PlanOption]) -> PlanOption | None:
     fit = [option for option in options if ask.within(option)]
     if not fit:
         return None
@@ -186,7 +186,7 @@ def _choose(ask: Ask, options: Sequence[Option]) -> Option | None:
     return min(fit, key=lambda o: o.seconds.expected * o.usd.expected)
 
 
-def _options(ask: Ask, calibration: Calibration, prices: Prices) -> Iterator[Option]:
+def _options(ask: Ask, calibration: Calibration, prices: Prices) -> Iterator[PlanOption]:
     for size in ask.partitions_mb:
         files = max(1, math.ceil(round(ask.data_bytes / (size * MIB), 6)))
         for world in _world_sizes(files):
@@ -213,7 +213,7 @@ def estimate(
     world_size: int,
     memory_mb: int,
     architecture: str,
-) -> Option | None:
+) -> PlanOption | None:
     """Time and cost of one option; None where a worker would not fit its memory or its time."""
     most = math.ceil(partitions / world_size)
     share = min(1.0, most / partitions)
@@ -230,15 +230,15 @@ def estimate(
     times, parts = _times(ask.limits, calibration, world_size, work, ready + own)
     used = [_usd(ask, prices, partitions, world_size, memory_mb, architecture, s)
             for s in _billed(calibration, work, share * world_size, ready + own)]  # fmt: skip
-    return Option(
+    return PlanOption(
         partition_mb, partitions, world_size, memory_mb, architecture,
-        times, Estimate(*used), worker_mb, parts,
+        times, Range(*used), worker_mb, parts,
     )  # fmt: skip
 
 
-def _spread(calibration: Calibration, compute: float, fetch: float) -> Estimate:
+def _spread(calibration: Calibration, compute: float, fetch: float) -> Range:
     """A worker's reading and computing, which overlap: at best, expected, as a straggler."""
-    return Estimate(
+    return Range(
         max(compute / calibration.doubt, fetch / calibration.doubt),
         max(compute, fetch),
         max(compute * max(calibration.doubt, STRAGGLER), fetch * calibration.doubt),
@@ -246,8 +246,8 @@ def _spread(calibration: Calibration, compute: float, fetch: float) -> Estimate:
 
 
 def _times(
-    limits: Limits, calibration: Calibration, world_size: int, work: Estimate, own: float
-) -> tuple[Estimate, dict[str, float]]:
+    limits: Limits, calibration: Calibration, world_size: int, work: Range, own: float
+) -> tuple[Range, dict[str, float]]:
     """The whole run's time, and the expected parts of it."""
     at_once = min(world_size, limits.concurrency)
     waves = math.ceil(world_size / limits.concurrency)
@@ -265,12 +265,10 @@ def _times(
     low = whole - CHILD_SECONDS * world_size - (slowest - work.low)
     low -= (waves - 1) * (work.expected - work.low)
     # In the last wave only the straggler counts: others fill the gaps of earlier ones.
-    return Estimate(low, whole, whole + max(0.0, work.high - slowest)), parts
+    return Range(low, whole, whole + max(0.0, work.high - slowest)), parts
 
 
-def _billed(
-    calibration: Calibration, work: Estimate, fullness: float, own: float
-) -> Iterator[float]:
+def _billed(calibration: Calibration, work: Range, fullness: float, own: float) -> Iterator[float]:
     """Seconds that a worker is billed on average: 5 % of stragglers at the upper end."""
     high = 0.95 * work.expected * calibration.doubt + 0.05 * work.high
     for part in (work.low, work.expected, max(high, work.expected)):
@@ -299,9 +297,9 @@ def _usd(
     return world_size * worker + cost(usage, prices).total
 
 
-def _front(options: Iterable[Option]) -> tuple[Option, ...]:
+def _front(options: Iterable[PlanOption]) -> tuple[PlanOption, ...]:
     """By time, each cheaper than all faster ones."""
-    front: list[Option] = []
+    front: list[PlanOption] = []
     for option in sorted(options, key=lambda o: (o.seconds.expected, o.usd.expected)):
         if not front or option.usd.expected < front[-1].usd.expected:
             front.append(option)
@@ -312,9 +310,9 @@ def _binds(
     ask: Ask,
     calibration: Calibration,
     prices: Prices,
-    chosen: Option | None,
-    fastest: Option,
-    cheapest: Option,
+    chosen: PlanOption | None,
+    fastest: PlanOption,
+    cheapest: PlanOption,
 ) -> Iterator[str]:
     """What keeps the run from being faster: each limit doubled in turn, strongest first."""
     if chosen is None:
@@ -365,7 +363,7 @@ def _relaxed(ask: Ask, calibration: Calibration) -> Iterator[tuple[str, str, Ask
         yield "price", f"with {2 * ask.budget:g} USD", twice, calibration
 
 
-def _unfit(ask: Ask, fastest: Option, cheapest: Option) -> Iterator[str]:
+def _unfit(ask: Ask, fastest: PlanOption, cheapest: PlanOption) -> Iterator[str]:
     """Which of the two wishes cannot be had, and what would be needed."""
     alone = replace(ask, budget=None)
     late, dear = not alone.within(fastest), not ask.within(cheapest, deadline=False)

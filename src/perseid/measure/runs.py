@@ -28,7 +28,7 @@ _BATCH = re.compile(r"(?:^|/)(?:Batches/|batch-)(\d+)(?:/|$)")
 
 
 @dataclass(frozen=True)
-class Place:
+class ResultPath:
     """What a published result path says: partition size / data size / … / repetition."""
 
     partition: str
@@ -40,7 +40,7 @@ class Place:
     """What stands between data size and repetition, e.g. ``Batches/32``."""
 
     @classmethod
-    def of(cls, path: str) -> Place | None:
+    def of(cls, path: str) -> ResultPath | None:
         """The last such place in a path, or None."""
         match = _PLACE.search(path.rstrip("/"))
         if match is None:

@@ -9,22 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perseid.errors import BadInputError
-from perseid.pipeline.parquet import Kind
+from perseid.pipeline.parquet import ParquetType
 
-_DTYPES = {Kind.INT64: np.dtype(np.int64), Kind.UINT64: np.dtype(np.uint64)}
+_DTYPES = {ParquetType.INT64: np.dtype(np.int64), ParquetType.UINT64: np.dtype(np.uint64)}
 
 Ids = NDArray[Any]
 """int64, uint64 or text (a U dtype); a `numpy.ma.MaskedArray` where some are missing."""
 
 
-def kind_of(ids: Ids) -> Kind:
+def kind_of(ids: Ids) -> ParquetType:
     """The kind of a column that holds these ids."""
     if ids.dtype.kind == "U":
-        return Kind.UTF8
-    return Kind.UINT64 if ids.dtype.kind == "u" else Kind.INT64
+        return ParquetType.UTF8
+    return ParquetType.UINT64 if ids.dtype.kind == "u" else ParquetType.INT64
 
 
-def common_kind(columns: Iterable[Ids | None]) -> Kind:
+def common_kind(columns: Iterable[Ids | None]) -> ParquetType:
     """The kind of a column that holds all of these ids exactly; INT64 where there are none.
 
     Signed and unsigned integers become the one of the two that holds them all, and text where
@@ -33,22 +33,22 @@ def common_kind(columns: Iterable[Ids | None]) -> Kind:
     known = [column for column in columns if column is not None]
     kinds = {kind_of(column) for column in known}
     if len(kinds) <= 1:
-        return kinds.pop() if kinds else Kind.INT64
-    if Kind.UTF8 not in kinds:
-        for kind in (Kind.INT64, Kind.UINT64):
+        return kinds.pop() if kinds else ParquetType.INT64
+    if ParquetType.UTF8 not in kinds:
+        for kind in (ParquetType.INT64, ParquetType.UINT64):
             if all(_fits(column, kind) for column in known):
                 return kind
-    return Kind.UTF8
+    return ParquetType.UTF8
 
 
-def as_kind(ids: Ids, kind: Kind) -> Ids:
+def as_kind(ids: Ids, kind: ParquetType) -> Ids:
     """The same ids in a column of another kind.
 
     Raises `BadInputError` where they cannot be exact in it.
     """
     if kind_of(ids) is kind:
         return ids
-    if kind is Kind.UTF8:
+    if kind is ParquetType.UTF8:
         return ids.astype(np.str_)
     if not _fits(ids, kind):
         raise BadInputError(
@@ -58,7 +58,7 @@ def as_kind(ids: Ids, kind: Kind) -> Ids:
     return ids.astype(_DTYPES[kind])
 
 
-def _fits(ids: Ids, kind: Kind) -> bool:
+def _fits(ids: Ids, kind: ParquetType) -> bool:
     if kind_of(ids) is kind:
         return True
     if ids.dtype.kind == "U":
@@ -68,5 +68,5 @@ def _fits(ids: Ids, kind: Kind) -> bool:
     return not known.size or (int(known.min()) >= limits.min and int(known.max()) <= limits.max)
 
 
-def _words(kind: Kind) -> str:
-    return {Kind.UTF8: "text", Kind.UINT64: "unsigned integers"}.get(kind, "integers")
+def _words(kind: ParquetType) -> str:
+    return {ParquetType.UTF8: "text", ParquetType.UINT64: "unsigned integers"}.get(kind, "integers")

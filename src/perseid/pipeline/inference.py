@@ -14,7 +14,7 @@ from perseid.pipeline.columns import MISSING_INPUT, NO_ANSWER, PartitionResult, 
 from perseid.pipeline.feed import Begun, Block, Ended, Failed, Feed
 from perseid.pipeline.ids import as_kind, kind_of
 from perseid.pipeline.items import PartitionRef, WorkItem
-from perseid.pipeline.parquet import Kind
+from perseid.pipeline.parquet import ParquetType
 from perseid.pipeline.timeline import Timeline
 from perseid.science import group_columns
 from perseid.storage import Storage
@@ -49,7 +49,7 @@ class Inference:
         self.missing = dict.fromkeys(("input", "redshift", "object_id", "label"), 0)
         """Rows that lack an input which the model uses; a redshift, id or label, of partitions
         that have such a column."""
-        self._ids: Kind | None = None
+        self._ids: ParquetType | None = None
         self.model_seconds = 0.0
 
     def results(self, progress: Progress) -> Iterator[PartitionResult]:

@@ -31,7 +31,7 @@ class Scored:
 
 
 @dataclass(frozen=True, eq=False)
-class Survey:
+class ScoredSurvey:
     """All partitions that were read, in natural order."""
 
     parts: tuple[Scored, ...]
@@ -67,16 +67,18 @@ def score(result: PartitionResult, metric: Metric | None) -> Scored:
     return Scored(replace(result, features=None), values)
 
 
-def rank(parts: Sequence[Scored]) -> Survey:
+def rank(parts: Sequence[Scored]) -> ScoredSurvey:
     """Ranks over all partitions, which come in natural order; ties by partition and row."""
     sizes = [len(part.result) for part in parts]
     scores = joined([part.score for part in parts], sizes, np.nan)
     partition = np.repeat(np.arange(len(sizes)), sizes)
     row = np.concatenate([np.arange(n) for n in sizes] or [np.empty(0, np.int64)])
-    return Survey(tuple(parts), ranking(scores, partition, row))
+    return ScoredSurvey(tuple(parts), ranking(scores, partition, row))
 
 
-def top_list(survey: Survey, length: int, names: Mapping[int, str]) -> list[dict[str, object]]:
+def top_list(
+    survey: ScoredSurvey, length: int, names: Mapping[int, str]
+) -> list[dict[str, object]]:
     """The objects of the highest scores, highest first; `names` are those of the labels."""
     chosen = np.flatnonzero((survey.rank > 0) & (survey.rank <= length))
     starts = np.cumsum([0, *(len(part.result) for part in survey.parts)])
@@ -88,7 +90,7 @@ def top_list(survey: Survey, length: int, names: Mapping[int, str]) -> list[dict
     return out
 
 
-def repeated_ids(survey: Survey) -> int:
+def repeated_ids(survey: ScoredSurvey) -> int:
     """How many objects have an id that an earlier one has, too."""
     found = [part.result.object_id for part in survey.parts]
     columns = [column for column in found if column is not None]
@@ -98,7 +100,7 @@ def repeated_ids(survey: Survey) -> int:
     return len(every) - len(np.unique(every))
 
 
-def redshifts(survey: Survey) -> Mapping[str, object] | None:
+def redshifts(survey: ScoredSurvey) -> Mapping[str, object] | None:
     """Metrics over all objects of known redshift; None where there is none."""
     known = [part.result for part in survey.parts if part.result.z_spec is not None]
     if not known:
@@ -108,7 +110,7 @@ def redshifts(survey: Survey) -> Mapping[str, object] | None:
     return redshift_metrics(z_pred, z_spec).to_json() if np.isfinite(z_spec).any() else None
 
 
-def detections(survey: Survey, names: Mapping[int, str]) -> list[dict[str, object]]:
+def detections(survey: ScoredSurvey, names: Mapping[int, str]) -> list[dict[str, object]]:
     """How well the score finds labelled anomalies: all labels together, then each of them.
 
     `names`: what the survey calls its labels.

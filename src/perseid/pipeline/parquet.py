@@ -22,7 +22,7 @@ MAGIC = b"PAR1"
 CREATED_BY = "perseid"
 
 
-class Kind(IntEnum):
+class ParquetType(IntEnum):
     """Types of columns, by Parquet's numbers of physical types; see `physical`."""
 
     INT32 = 1
@@ -38,8 +38,13 @@ class Kind(IntEnum):
         return self % 100
 
 
-_DTYPES = {Kind.INT32: "<i4", Kind.INT64: "<i8", Kind.FLOAT32: "<f4", Kind.FLOAT64: "<f8"}
-_DTYPES |= {Kind.UINT64: "<u8"}
+_DTYPES = {
+    ParquetType.INT32: "<i4",
+    ParquetType.INT64: "<i8",
+    ParquetType.FLOAT32: "<f4",
+    ParquetType.FLOAT64: "<f8",
+}
+_DTYPES |= {ParquetType.UINT64: "<u8"}
 _UNSIGNED = 14
 """``ConvertedType`` UINT_64."""
 
@@ -53,11 +58,11 @@ class _Codec(IntEnum):
 
 
 @dataclass(frozen=True)
-class Column:
+class ParquetColumn:
     """One column of a table."""
 
     name: str
-    kind: Kind
+    kind: ParquetType
     optional: bool = False
     """Whether values may be missing."""
 
@@ -90,7 +95,10 @@ class ParquetWriter:
     """
 
     def __init__(
-        self, file: BinaryIO, columns: Sequence[Column], metadata: Mapping[str, str] | None = None
+        self,
+        file: BinaryIO,
+        columns: Sequence[ParquetColumn],
+        metadata: Mapping[str, str] | None = None,
     ) -> None:
         if not columns:
             raise BadInputError("a Parquet table needs at least one column")
@@ -149,7 +157,7 @@ class ParquetWriter:
         if kind is None:
             self.close()
 
-    def _chunk(self, column: Column, values: Values, rows: int) -> dict[int, Any]:
+    def _chunk(self, column: ParquetColumn, values: Values, rows: int) -> dict[int, Any]:
         """Write one column of a row group; its ``ColumnChunk``."""
         begin, dictionary = self._offset, None
         levels, body = b"", b""
@@ -194,22 +202,22 @@ class ParquetWriter:
         self._offset += len(data)
 
 
-def _length(column: Column, values: Mapping[str, Values]) -> int:
+def _length(column: ParquetColumn, values: Mapping[str, Values]) -> int:
     if column.name not in values:
         raise BadInputError(f"the table has no column {column.name!r}")
     given = values[column.name]
-    if isinstance(given, Strings) != (column.kind is Kind.UTF8):
+    if isinstance(given, Strings) != (column.kind is ParquetType.UTF8):
         raise BadInputError(f"the values of column {column.name!r} are not {column.kind.name}")
     if not column.optional and np.ma.is_masked(given):
         raise BadInputError(f"column {column.name!r} is not optional, but values are missing")
     return len(given.codes if isinstance(given, Strings) else given)
 
 
-def _schema(column: Column) -> dict[int, Any]:
+def _schema(column: ParquetColumn) -> dict[int, Any]:
     element: dict[int, Any] = {1: column.kind.physical, 3: int(column.optional), 4: column.name}
-    if column.kind is Kind.UTF8:
+    if column.kind is ParquetType.UTF8:
         element |= {6: 0, 10: {1: {}}}  # ConvertedType UTF8 for old readers, LogicalType STRING
-    if column.kind is Kind.UINT64:
+    if column.kind is ParquetType.UINT64:
         element[6] = _UNSIGNED
     return element
 
@@ -228,7 +236,7 @@ def _present(values: Values) -> NDArray[Any]:
     return plain if valid is None else plain[valid]
 
 
-def _plain(column: Column, values: Values) -> bytes:
+def _plain(column: ParquetColumn, values: Values) -> bytes:
     return np.ascontiguousarray(_present(values), dtype=_DTYPES[column.kind]).tobytes()
 
 

@@ -19,7 +19,7 @@ from perseid.pipeline.tables import CATALOGUE, catalogue_table, with_ids
 from perseid.storage import Storage
 
 
-def publish_catalogue(storage: Storage, survey: merge.Survey, run_id: str, who: str) -> int:
+def publish_catalogue(storage: Storage, survey: merge.ScoredSurvey, run_id: str, who: str) -> int:
     """Write ``catalogue.parquet``, a row group a partition; its bytes. `who` is for errors."""
     with temporary_folder(who) as folder:
         path = folder / layout.CATALOGUE
@@ -35,7 +35,11 @@ def publish_catalogue(storage: Storage, survey: merge.Survey, run_id: str, who: 
 
 
 def findings(
-    survey: merge.Survey, groups: Mapping[str, int], use: str, top: int, names: Mapping[int, str]
+    survey: merge.ScoredSurvey,
+    groups: Mapping[str, int],
+    use: str,
+    top: int,
+    names: Mapping[int, str],
 ) -> Findings:
     """What the run found out about the survey.
 

@@ -14,7 +14,7 @@ from perseid.errors import PerseidError, StorageError
 from perseid.pipeline import columns, layout
 from perseid.pipeline.columns import NpzWriter, PartitionResult, Stamp
 from perseid.pipeline.ids import common_kind
-from perseid.pipeline.parquet import Kind, ParquetWriter
+from perseid.pipeline.parquet import ParquetType, ParquetWriter
 from perseid.pipeline.tables import PREDICTIONS, predictions_table, with_ids
 from perseid.science import Moments
 from perseid.storage import Storage
@@ -54,7 +54,7 @@ class RankFiles:
         with ExitStack() as stack:
             self._stamp = stamp
             self._file = stack.enter_context(open(self._paths[0], "wb"))
-            self._predictions: tuple[ParquetWriter, Kind] | None = None
+            self._predictions: tuple[ParquetWriter, ParquetType] | None = None
             self._features = stack.enter_context(NpzWriter(self._paths[1], stamp))
             self._moments = stack.enter_context(NpzWriter(self._paths[2], stamp))
             self._stack = stack.pop_all()
@@ -67,7 +67,7 @@ class RankFiles:
         if result.features is not None:
             columns.add_moments(self._moments, result.key, Moments.of(result.features))
 
-    def _begin(self, result: PartitionResult | None) -> tuple[ParquetWriter, Kind]:
+    def _begin(self, result: PartitionResult | None) -> tuple[ParquetWriter, ParquetType]:
         """The table of predictions: the first partition says what kind its ids are."""
         kind = common_kind([result.object_id if result else None])
         about = {"run_id": self._stamp.run_id, "rank": str(self._rank)}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Option:
+class Flag:
     """How the command line offers a key."""
 
     flag: str
@@ -27,7 +27,7 @@ class Key:
     """In words; empty where there is none. Markdown."""
     meaning: str
     """Markdown."""
-    option: Option | None = None
+    option: Flag | None = None
     """None where only a request file can give it."""
 
 
@@ -56,20 +56,20 @@ KEYS: dict[str, Key] = {
         "number",
         "all",
         "how many partitions to use, from the first in natural order",
-        Option("--file-limit", "N", "the first N partitions only"),
+        Flag("--file-limit", "N", "the first N partitions only"),
     ),
     "world_size": Key(
         "number",
         "one rank a partition",
         "number of ranks; see [assignment](#which-rank-takes-what)",
-        Option("--world-size", "N", "ranks (default: a partition each)"),
+        Flag("--world-size", "N", "ranks (default: a partition each)"),
     ),
     "batch_size": Key(
         "number",
         "512",
         "rows a model call, at most (1 to 65536). The runtime computes micro-batches "
         "of 64 rows within it, or of `batch_size` where that is smaller",
-        Option("--batch-size", "ROWS", "rows a model call, at most"),
+        Flag("--batch-size", "ROWS", "rows a model call, at most"),
     ),
     "object_type": Key(
         "text",
@@ -113,44 +113,44 @@ KEYS: dict[str, Key] = {
         "",
         "in place of `data_bucket`: the path or URL of a folder of partitions, of one"
         " partition file, or a list of partition files of one store",
-        Option("--data", "URL", "folder of partitions: a path or a URL"),
+        Flag("--data", "URL", "folder of partitions: a path or a URL"),
     ),
     "results": Key(
         "text",
         "",
         "in place of `bucket` and `result_path`: the path or URL of a folder for this run alone",
-        Option("--out", "URL", "folder for this run (default runs/NAME)"),
+        Flag("--out", "URL", "folder for this run (default runs/NAME)"),
     ),
     "bucket_root": Key(
         "text",
         "",
         "local directory whose sub-folders stand for the buckets",
-        Option("--bucket-root", "DIR", "local folder whose sub-folders stand for the buckets"),
+        Flag("--bucket-root", "DIR", "local folder whose sub-folders stand for the buckets"),
     ),
     "model": Key(
         "text",
         "`default`",
         "`default` (in the package), or the path or URL of an exported model",
-        Option("--model", "URL", "exported model (default: the package's own)"),
+        Flag("--model", "URL", "exported model (default: the package's own)"),
     ),
     "precision": Key(
         "text",
         "`float32`",
         "`float32` or `int8`; without the processor's instructions for it, `int8` "
         "works in float32 and says so",
-        Option("--precision", "", "of the encoder (default float32)"),
+        Flag("--precision", "", "of the encoder (default float32)"),
     ),
     "anomaly": Key(
         "text",
         "`both`",
         "features of the anomaly score: `both`, `embedding`, `residual`, or `none`",
-        Option("--anomaly", "", "what scores are made from (default both)"),
+        Flag("--anomaly", "", "what scores are made from (default both)"),
     ),
     "top": Key(
         "number",
         "24",
         "length of the list of the most anomalous objects in the summary",
-        Option("--top", "N", "length of the list of anomalies"),
+        Flag("--top", "N", "length of the list of anomalies"),
     ),
     "missing": Key(
         "object",
@@ -169,16 +169,14 @@ KEYS: dict[str, Key] = {
         "`auto` here, `store` on AWS",
         "how ranks exchange statistics: `store`, `direct`, `relay`, or `auto`: "
         "directly, else through the relay. Whatever fails falls back to the store",
-        Option(
-            "--transport", "", "how ranks exchange statistics (default: auto here, store on AWS)"
-        ),
+        Flag("--transport", "", "how ranks exchange statistics (default: auto here, store on AWS)"),
     ),
     "silence_timeout": Key(
         "seconds",
         "60",
         "how long a rank that meets the others may be silent while its process lives;"
         " 0: no limit: [which is which](communicator.md#when-a-rank-counts-as-lost)",
-        Option(
+        Flag(
             "--silence-timeout",
             "TIME",
             "longest silence of a living rank that meets the others (60s)",
@@ -189,26 +187,26 @@ KEYS: dict[str, Key] = {
         "15",
         "after which a cut link or a dead host counts as a lost rank: [which is "
         "which](communicator.md#when-a-rank-counts-as-lost)",
-        Option("--link-timeout", "TIME", "time until a cut link counts as a lost rank (15s)"),
+        Flag("--link-timeout", "TIME", "time until a cut link counts as a lost rank (15s)"),
     ),
     "death_timeout": Key(
         "seconds",
         "2",
         "after which a dead process counts as a lost rank: [which is "
         "which](communicator.md#when-a-rank-counts-as-lost)",
-        Option("--death-timeout", "TIME", "time until a dead process counts as a lost rank (2s)"),
+        Flag("--death-timeout", "TIME", "time until a dead process counts as a lost rank (2s)"),
     ),
     "memory_mb": Key(
         "number",
         "1769",
         "MB a worker, 128 to 10240 as on Lambda; 1769 MB is one vCPU there",
-        Option("--memory", "SIZE", "memory of a rank, such as 2GB; a bare number is MB (1769)"),
+        Flag("--memory", "SIZE", "memory of a rank, such as 2GB; a bare number is MB (1769)"),
     ),
     "timeout": Key(
         "seconds",
         "900",
         "longest time of one attempt at a rank",
-        Option(
+        Flag(
             "--timeout",
             "TIME",
             "longest time of a rank, such as 10m; a bare number is seconds (900)",
@@ -218,13 +216,13 @@ KEYS: dict[str, Key] = {
         "number",
         "2",
         "further attempts after a failed one",
-        Option("--retries", "N", "attempts after a failed one (2)"),
+        Flag("--retries", "N", "attempts after a failed one (2)"),
     ),
     "tolerated_failures": Key(
         "percent",
         "100",
         "on AWS: when more of the ranks fail, the rest is stopped",
-        Option(
+        Flag(
             "--tolerated-failures",
             "PERCENT",
             "of the ranks: where more fail, AWS stops the rest (100)",
@@ -234,13 +232,13 @@ KEYS: dict[str, Key] = {
         "number",
         "cores; on AWS no limit",
         "workers at once",
-        Option("--workers", "N", "processes at once (default: cores)"),
+        Flag("--workers", "N", "processes at once (default: cores)"),
     ),
     "threads": Key(
         "number",
         "cores / workers",
         "threads a worker",
-        Option("--threads", "N", "threads a worker (default 1)"),
+        Flag("--threads", "N", "threads a worker (default 1)"),
     ),
 }
 """Of each field of `RunRequest`, in its order."""

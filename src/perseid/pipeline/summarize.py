@@ -143,7 +143,7 @@ def _of_store(storage: Storage, manifest: Manifest, failures: Mapping[int, str])
 
 def merge_from_store(
     storage: Storage, records: Records, manifest: Manifest
-) -> tuple[merge.Survey, Mapping[str, int], Mapping[int, str]]:
+) -> tuple[merge.ScoredSurvey, Mapping[str, int], Mapping[int, str]]:
     """Statistics of all partitions first, then every rank's objects against them.
 
     Returns

@@ -11,32 +11,32 @@ from numpy.typing import NDArray
 
 from perseid.pipeline.columns import PartitionResult
 from perseid.pipeline.ids import Ids, as_kind
-from perseid.pipeline.parquet import Column, Kind, Strings, Values
+from perseid.pipeline.parquet import ParquetColumn, ParquetType, Strings, Values
 
 PREDICTIONS = (
-    Column("object_id", Kind.INT64, optional=True),
-    Column("partition", Kind.UTF8),
-    Column("row", Kind.INT32),
-    Column("z_pred", Kind.FLOAT32),
-    Column("z_spec", Kind.FLOAT64, optional=True),
-    Column("label", Kind.INT32, optional=True),
-    Column("flag", Kind.INT32),
+    ParquetColumn("object_id", ParquetType.INT64, optional=True),
+    ParquetColumn("partition", ParquetType.UTF8),
+    ParquetColumn("row", ParquetType.INT32),
+    ParquetColumn("z_pred", ParquetType.FLOAT32),
+    ParquetColumn("z_spec", ParquetType.FLOAT64, optional=True),
+    ParquetColumn("label", ParquetType.INT32, optional=True),
+    ParquetColumn("flag", ParquetType.INT32),
 )
 """Columns of a rank's ``predictions.parquet``; a row group a partition."""
 CATALOGUE = (
     *PREDICTIONS,
-    Column("anomaly_score", Kind.FLOAT64, optional=True),
-    Column("anomaly_rank", Kind.INT64, optional=True),
+    ParquetColumn("anomaly_score", ParquetType.FLOAT64, optional=True),
+    ParquetColumn("anomaly_rank", ParquetType.INT64, optional=True),
 )
 """Columns of ``catalogue.parquet``; a row group a partition."""
 
 
-def with_ids(columns: Sequence[Column], kind: Kind) -> tuple[Column, ...]:
+def with_ids(columns: Sequence[ParquetColumn], kind: ParquetType) -> tuple[ParquetColumn, ...]:
     """The columns of a table whose object ids are of this kind."""
     return tuple(replace(c, kind=kind) if c.name == "object_id" else c for c in columns)
 
 
-def predictions_table(result: PartitionResult, kind: Kind) -> dict[str, Values]:
+def predictions_table(result: PartitionResult, kind: ParquetType) -> dict[str, Values]:
     """One partition's row group of `PREDICTIONS` with ids of this kind.
 
     Raises `BadInputError` where the partition's ids do not fit it.
@@ -54,7 +54,7 @@ def predictions_table(result: PartitionResult, kind: Kind) -> dict[str, Values]:
 
 
 def catalogue_table(
-    result: PartitionResult, score: NDArray[np.float64], rank: NDArray[np.int64], kind: Kind
+    result: PartitionResult, score: NDArray[np.float64], rank: NDArray[np.int64], kind: ParquetType
 ) -> dict[str, Values]:
     """One partition's row group of `CATALOGUE`; no score is NaN, no rank 0."""
     return predictions_table(result, kind) | {
@@ -63,13 +63,13 @@ def catalogue_table(
     }
 
 
-def _ids(ids: Ids | None, rows: int, kind: Kind) -> Values:
-    if ids is None and kind is Kind.UTF8:
+def _ids(ids: Ids | None, rows: int, kind: ParquetType) -> Values:
+    if ids is None and kind is ParquetType.UTF8:
         return Strings(np.ma.masked_array(np.zeros(rows, np.int32), mask=True), [""])
     if ids is None:
         return _optional(None, rows, np.int64)
     ids = as_kind(ids, kind)
-    if kind is not Kind.UTF8:
+    if kind is not ParquetType.UTF8:
         return ids
     names, codes = np.unique(np.ma.getdata(ids), return_inverse=True)
     mask = np.ma.getmaskarray(ids)

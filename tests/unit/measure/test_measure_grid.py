@@ -13,12 +13,12 @@ import resvg_py
 
 from perseid.errors import BadInputError
 from perseid.measure.cost import Usage
-from perseid.measure.grid import Cell, grid
+from perseid.measure.grid import GridCell, grid
 from perseid.measure.present.palette import SERIES
 from perseid.measure.present.sweep import figures, render_sweep
 from perseid.measure.prices import Prices
 from perseid.measure.report_line import Report
-from perseid.measure.runs import MeasuredRun, ModelTime, Place, Span
+from perseid.measure.runs import MeasuredRun, ModelTime, ResultPath, Span
 
 SIZES = ["25MB", "50MB", "75MB", "100MB"]
 DATA = ["1GB", "2GB", "4GB", "6GB", "8GB", "10GB", "12.6GB"]
@@ -37,10 +37,10 @@ def test_paths_are_unique_and_places_are_read_from_them() -> None:
     cells = grid(["25MB"], ["1GB", "all"], [32, 512], [None, 4], 2)
     assert len({cell.path for cell in cells}) == 16
     assert cells[0].path == "result-partition-25MB/1GB/batch-32/1"
-    assert Cell("25MB", "1GB", 32, 4, 2).path == "result-partition-25MB/1GB/batch-32/ranks-4/2"
-    place = Place.of("x/" + Cell("25MB", "1GB", 32, 4, 2).path)
+    assert GridCell("25MB", "1GB", 32, 4, 2).path == "result-partition-25MB/1GB/batch-32/ranks-4/2"
+    place = ResultPath.of("x/" + GridCell("25MB", "1GB", 32, 4, 2).path)
     assert (place.partition, place.data, place.repetition) == ("25MB", "1GB", "2")
-    assert Cell("25MB", "all", 512, None, 1).files is None
+    assert GridCell("25MB", "all", 512, None, 1).files is None
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_grid_that_cannot_be(change: dict[str, object], says: str) -> None:
 def published(
     partition: str, data: str, seconds: float, *, received: int | None = None
 ) -> MeasuredRun:
-    ranks = Place(partition, data, "1").workers
+    ranks = ResultPath(partition, data, "1").workers
     report = Report("r", 6000, 6000, 10_240, 2900)
     return MeasuredRun(
         f"x/result-partition-{partition}/{data}/1", partition, data, 512, ranks,

@@ -19,15 +19,15 @@ from perseid.measure.present.table import bill, partition_table, run_table, tabl
 from perseid.measure.present.text import (
     MISSING,
     Cell,
-    Column,
-    Table,
+    TableColumn,
+    TextTable,
     dollars,
     plural,
     quantity,
     significant,
 )
 from perseid.measure.prices import Prices
-from perseid.measure.runs import MeasuredRun, Place, percentiles, size_label, size_mb
+from perseid.measure.runs import MeasuredRun, ResultPath, percentiles, size_label, size_mb
 from perseid.measure.sources.load import load_runs
 from perseid.measure.sources.options import LoadOptions
 from perseid.measure.sources.published import read_times
@@ -338,11 +338,11 @@ def test_places_follow_the_published_grid() -> None:
     }  # fmt: skip
     data = ["1GB", "2GB", "4GB", "6GB", "8GB", "10GB", "total"]
     for partition, workers in grid.items():
-        found = [Place.of(f"s3://b/result-partition-{partition}/{d}/3/").workers for d in data]
+        found = [ResultPath.of(f"s3://b/result-partition-{partition}/{d}/3/").workers for d in data]
         assert found == workers
-    place = Place.of("scaling/result-partition-100MB/12GB/timing/2")
+    place = ResultPath.of("scaling/result-partition-100MB/12GB/timing/2")
     assert (place.partition, place.data, place.repetition) == ("100MB", "12GB", "2")
-    assert Place.of("elsewhere/1") is None
+    assert ResultPath.of("elsewhere/1") is None
 
 
 def test_size_labels() -> None:
@@ -380,9 +380,9 @@ def test_the_three_forms_say_the_same(make_run: Callable[..., object]) -> None:
 
 
 def test_text_tables_keep_their_columns() -> None:
-    table = Table(
+    table = TextTable(
         "T",
-        (Column("a", "A long head of words"), Column("b", "Notes", numeric=False)),
+        (TableColumn("a", "A long head of words"), TableColumn("b", "Notes", numeric=False)),
         (
             {"a": Cell("1.50", 1.5), "b": Cell("word " * 20)},
             {"a": Cell("10.00", 10), "b": Cell("x")},

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from perseid.aws.address import Names, publish
+from perseid.aws.address import ServiceNames, publish
 from perseid.aws.handlers import log
 from perseid.aws.handlers.ready import answers_check
 
@@ -23,10 +23,10 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     return place
 
 
-def names() -> Names:
+def names() -> ServiceNames:
     """What the template put into the environment."""
     env = os.environ
-    return Names(
+    return ServiceNames(
         cluster=env["CLUSTER"],
         service=env["SERVICE"],
         parameter=env["ADDRESS_PARAMETER"],

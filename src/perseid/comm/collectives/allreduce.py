@@ -53,7 +53,7 @@ def fold(size: int) -> Fold:
     return Fold(core, size - core)
 
 
-class Plan(NamedTuple):
+class RecursiveDoublingPlan(NamedTuple):
     """One rank's part in recursive doubling."""
 
     passive: bool
@@ -67,16 +67,16 @@ class Plan(NamedTuple):
 
 
 @functools.lru_cache(maxsize=4096)
-def plan(rank: int, size: int) -> Plan:
+def plan(rank: int, size: int) -> RecursiveDoublingPlan:
     """What a rank does in a world of any size."""
     shape = fold(size)
     if shape.passive(rank):
-        return Plan(True, False, (), (rank - 1,))
+        return RecursiveDoublingPlan(True, False, (), (rank - 1,))
     actor, folded = shape.actor(rank), rank < 2 * shape.extra
     bits = [1 << k for k in range(shape.core.bit_length() - 1)]
     rounds = tuple((shape.rank(actor ^ bit), bit, bool(actor & bit)) for bit in bits)
     peers = tuple(partner for partner, _, _ in rounds)
-    return Plan(False, folded, rounds, (*peers, rank + 1) if folded else peers)
+    return RecursiveDoublingPlan(False, folded, rounds, (*peers, rank + 1) if folded else peers)
 
 
 def doubling(port: Port[T], value: T) -> T:

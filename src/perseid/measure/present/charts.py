@@ -12,7 +12,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from perseid.measure.present.palette import HATCHES, SERIES, STAGES
-from perseid.measure.present.svg import CHARACTER, Frame, Svg, frame, label, ticks
+from perseid.measure.present.svg import CHARACTER, PlotArea, Svg, frame, label, ticks
 from perseid.measure.present.text import plural, seconds
 from perseid.measure.runs import percentiles
 
@@ -86,7 +86,7 @@ def _redshift_range(
     return float(max(0.0, low - room) if low >= 0 else low - room), float(high + room)
 
 
-def _draw_density(plot: Frame, counts: NDArray[np.float64], low: float, high: float) -> None:
+def _draw_density(plot: PlotArea, counts: NDArray[np.float64], low: float, high: float) -> None:
     """Cells in shades by the logarithm of their count, one path a shade."""
     top = counts.max()
     if top <= 0:
@@ -145,7 +145,7 @@ def splits_rows(lanes: int) -> bool:
     return row_height(lanes) >= SPLIT_ROW
 
 
-def _rank_axis(plot: Frame, lanes: Sequence[Lane], row: float) -> None:
+def _rank_axis(plot: PlotArea, lanes: Sequence[Lane], row: float) -> None:
     """Each rank's number where rows are high enough for it, else round numbers."""
     if row >= 13:
         shown = list(range(len(lanes)))
@@ -157,7 +157,7 @@ def _rank_axis(plot: Frame, lanes: Sequence[Lane], row: float) -> None:
 
 
 def _stage_boxes(
-    plot: Frame, lanes: Sequence[Lane], stage: str, row: float
+    plot: PlotArea, lanes: Sequence[Lane], stage: str, row: float
 ) -> list[tuple[float, float, float, float]]:
     gap = 0.0 if row < 4 else min(3.0, row * 0.15)
     upper = (row - gap) * 0.36 if row >= SPLIT_ROW else 0.0
@@ -172,7 +172,7 @@ def _stage_boxes(
     return boxes
 
 
-def _joined(plot: Frame, bars: Sequence[Bar], stage: str) -> list[tuple[float, float]]:
+def _joined(plot: PlotArea, bars: Sequence[Bar], stage: str) -> list[tuple[float, float]]:
     """Pixels of a stage's bars; those less than half a pixel apart become one."""
     spans: list[tuple[float, float]] = []
     for start, end in sorted((plot.x(a), plot.x(b)) for name, a, b in bars if name == stage):
@@ -227,7 +227,7 @@ def _room(low: float, high: float) -> tuple[float, float]:
     return low, high + 0.04 * (high - low or 1.0)
 
 
-def _mark(plot: Frame, value: float, words: str, y: float) -> None:
+def _mark(plot: PlotArea, value: float, words: str, y: float) -> None:
     """A mark's words at their own height, turned inwards near the right edge."""
     x = plot.x(value)
     fits = x + 6 + CHARACTER * len(words) < plot.svg.width
@@ -287,14 +287,14 @@ class LineChart:
         return plot.svg
 
 
-def _own_ticks(plot: Frame, values: Sequence[float]) -> list[float]:
+def _own_ticks(plot: PlotArea, values: Sequence[float]) -> list[float]:
     """The values themselves, where their labels have room; else none."""
     room = [plot.x(b) - plot.x(a) for a, b in pairwise(values)]
     widest = CHARACTER * max(len(label(value)) for value in values)
     return list(values) if min(room, default=widest + 8) >= widest + 8 else []
 
 
-def _series(plot: Frame, one: Series, number: int, y_name: str) -> None:
+def _series(plot: PlotArea, one: Series, number: int, y_name: str) -> None:
     points = [(plot.x(x), plot.y(y)) for x, y, _, _ in one.points]
     plot.svg.curve(points, f"curve c{number} d{number}")
     for x, middle, low, high in one.points:

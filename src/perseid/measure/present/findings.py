@@ -11,17 +11,17 @@ from perseid.measure.present.text import plural
 from perseid.measure.present.view import (
     Beside,
     DataTable,
-    Entry,
     Figure,
     Gallery,
+    GalleryObject,
     Head,
     Section,
-    Shown,
+    TableEntry,
 )
 from perseid.measure.present.words import METRICS, PLACES
 from perseid.measure.present.workers import absent
 from perseid.measure.runs import MeasuredRun
-from perseid.measure.sources.catalogue import Catalogue
+from perseid.measure.sources.catalogue import CatalogueColumns
 from perseid.science import Detection, RedshiftMetrics, detection, redshift_metrics
 from perseid.survey.kinds import label_name, stored_label_names
 from perseid.survey.names import column_names
@@ -32,7 +32,7 @@ NO_CATALOGUE = "The run has no catalogue."
 NO_OBJECT = "The catalogue is empty: no object was read."
 
 
-def redshift_section(catalogue: Catalogue | None) -> Section:
+def redshift_section(catalogue: CatalogueColumns | None) -> Section:
     """How far the model's redshifts are from the spectroscopic ones."""
     ident, title = "redshift", "Redshifts"
     if catalogue is None:
@@ -58,7 +58,7 @@ def redshift_section(catalogue: Catalogue | None) -> Section:
     return Section(ident, title, lead, (Beside(plot, _metrics_table(metrics)),))
 
 
-def _nothing_compared(catalogue: Catalogue) -> str:
+def _nothing_compared(catalogue: CatalogueColumns) -> str:
     predicted = int(np.isfinite(catalogue.z_pred).sum())
     known = int(np.isfinite(catalogue.z_spec).sum())
     if not predicted:
@@ -80,13 +80,13 @@ def _metrics_table(metrics: RedshiftMetrics) -> DataTable:
             if key.startswith("outliers")
             else f"{value:z.{PLACES.get(key, 5)}f}"
         )
-        rows.append((Entry(name, what), Entry(text)))
+        rows.append((TableEntry(name, what), TableEntry(text)))
     compared = plural(metrics.n, "object")
     caption = f"{compared} compared; {metrics.excluded:,} without one of the two values"
     return DataTable((Head("Metric", "word"), Head("Value")), tuple(rows), caption)
 
 
-def detection_section(catalogue: Catalogue | None, folder: RunFolder) -> Section:
+def detection_section(catalogue: CatalogueColumns | None, folder: RunFolder) -> Section:
     """How well the score tells labelled objects from those with label 0."""
     ident, title = "anomalies", "Anomalies by label"
     if catalogue is None:
@@ -111,17 +111,19 @@ def detection_section(catalogue: Catalogue | None, folder: RunFolder) -> Section
     return Section(ident, title, lead, (DataTable(heads, rows, caption),))
 
 
-def _detection_row(one: Detection) -> tuple[Entry, ...]:
+def _detection_row(one: Detection) -> tuple[TableEntry, ...]:
     return (
-        Entry("all labels but 0" if one.kind == "all" else one.kind),
-        Entry(f"{one.n:,}"),
-        Entry(f"{one.roc_auc:.3f}"),
-        Entry(f"{one.average_precision:.3f}"),
-        Entry(share=2 * (one.roc_auc - 0.5)),
+        TableEntry("all labels but 0" if one.kind == "all" else one.kind),
+        TableEntry(f"{one.n:,}"),
+        TableEntry(f"{one.roc_auc:.3f}"),
+        TableEntry(f"{one.average_precision:.3f}"),
+        TableEntry(share=2 * (one.roc_auc - 0.5)),
     )
 
 
-def gallery_section(catalogue: Catalogue | None, run: MeasuredRun, folder: RunFolder) -> Section:
+def gallery_section(
+    catalogue: CatalogueColumns | None, run: MeasuredRun, folder: RunFolder
+) -> Section:
     """Pictures of the objects with the highest scores."""
     ident, title = "gallery", "The most anomalous objects"
     if catalogue is None:
@@ -146,7 +148,7 @@ def _label_names(folder: RunFolder) -> dict[int, str]:
     return stored_label_names(manifest.settings.options.to_json(), manifest.data_url)
 
 
-def _chosen(pictures: list[Picture], catalogue: Catalogue) -> str:
+def _chosen(pictures: list[Picture], catalogue: CatalogueColumns) -> str:
     scored = int((catalogue.rank > 0).sum())
     without = len(catalogue) - scored
     if len(pictures) == scored:
@@ -174,7 +176,7 @@ def _bands_shown(pictures: list[Picture], names: tuple[str, ...]) -> str:
     return f"{', '.join(shown)} as red, green, blue {stretch}"
 
 
-def _shown(one: Picture) -> Shown:
+def _shown(one: Picture) -> GalleryObject:
     lines = [f"score {one.score:.2f}",
              f"z {_z(one.z_pred)} predicted, {_z(one.z_spec)} spectroscopic"]  # fmt: skip
     if one.label is not None:
@@ -182,7 +184,7 @@ def _shown(one: Picture) -> Shown:
     what = f"Cutout of object {one.title}, anomaly rank {one.rank}"
     if one.image is None:
         what = f"no picture: {one.partition} cannot be read"
-    return Shown(one.image, what, f"{one.rank}. {one.title}", tuple(lines))
+    return GalleryObject(one.image, what, f"{one.rank}. {one.title}", tuple(lines))
 
 
 def _z(value: float) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perseid.errors import BadPartitionError, NotInstalledError, PerseidError
-from perseid.measure.sources.catalogue import Catalogue
+from perseid.measure.sources.catalogue import CatalogueColumns
 from perseid.storage import Storage
 from perseid.survey.kinds import label_name
 from perseid.survey.names import NO_NAMES, ColumnNames
@@ -54,7 +54,7 @@ class Picture:
 
 
 def gallery(
-    catalogue: Catalogue,
+    catalogue: CatalogueColumns,
     data_url: str,
     names: Mapping[int, str],
     count: int = 24,
@@ -76,7 +76,7 @@ def gallery(
 
 
 def _cutouts(
-    catalogue: Catalogue, chosen: NDArray[np.int64], data: Storage, columns: ColumnNames
+    catalogue: CatalogueColumns, chosen: NDArray[np.int64], data: Storage, columns: ColumnNames
 ) -> dict[int, NDArray[np.float32]]:
     """Images by row of the catalogue; none of a partition that cannot be read any more."""
     images: dict[int, NDArray[np.float32]] = {}
@@ -97,7 +97,7 @@ def _image(reader: PartitionReader, row: int) -> NDArray[np.float32]:
 
 
 def _picture(
-    catalogue: Catalogue,
+    catalogue: CatalogueColumns,
     index: int,
     image: NDArray[np.float32] | None,
     names: Mapping[int, str],

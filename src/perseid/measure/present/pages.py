@@ -8,11 +8,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from perseid.measure.present.palette import HATCHES, style
-from perseid.measure.present.view import Page
+from perseid.measure.present.view import PageView
 from perseid.plaintext import printable
 
 
-def render(page: Page) -> str:
+def render(page: PageView) -> str:
     """The page as one document that works offline."""
     return _environment().get_template("page.html").render(page=page)
 

@@ -18,18 +18,18 @@ from perseid.measure.present.text import plural, seconds, significant
 from perseid.measure.present.view import (
     Definitions,
     Heading,
-    Page,
+    PageView,
     Paragraph,
     Preformatted,
     Section,
-    Status,
+    StatusView,
     Tile,
 )
 from perseid.measure.present.words import DEFINITIONS, THROUGHPUT
 from perseid.measure.present.workers import cost_section, duration_section, timeline_section
 from perseid.measure.prices import Prices
 from perseid.measure.runs import MeasuredRun
-from perseid.measure.sources.catalogue import Catalogue, read_catalogue
+from perseid.measure.sources.catalogue import CatalogueColumns, read_catalogue
 from perseid.pipeline import layout
 from perseid.pipeline.schema import to_plain
 
@@ -60,7 +60,7 @@ def render_report(run: MeasuredRun, prices: Prices | None = None) -> str:
         raise BadInputError(f"{run.name} is not a run of perseid: there is no page of it")
     prices, catalogue = prices or Prices(), _catalogue(folder)
     title = _title(run)
-    page = Page(
+    page = PageView(
         title=f"{title}: perseid run report",
         eyebrow="perseid run report",
         heading=title,
@@ -85,7 +85,7 @@ def render_report(run: MeasuredRun, prices: Prices | None = None) -> str:
     return pages.render(page)
 
 
-def _catalogue(folder: RunFolder) -> Catalogue | None:
+def _catalogue(folder: RunFolder) -> CatalogueColumns | None:
     if layout.CATALOGUE not in folder.keys:
         return None
     try:
@@ -103,11 +103,11 @@ def _began(folder: RunFolder) -> str:
     return datetime.fromtimestamp(folder.manifest.created, UTC).strftime("%d %B %Y, %H:%M:%S UTC")
 
 
-def _status(run: MeasuredRun, folder: RunFolder) -> Status:
+def _status(run: MeasuredRun, folder: RunFolder) -> StatusView:
     files, lost = len(folder.manifest.partitions), _lost_partitions(run, folder)
     if run.is_complete and not lost:
         words = f"{plural(run.received, 'rank')} and {plural(files, 'partition')}, none missing"
-        return Status(True, "Complete", words)
+        return StatusView(True, "Complete", words)
     words = f"{run.received} of {run.expected} ranks, {files - len(lost)} of {files} partitions."
     if run.missing:
         words += f" Missing ranks: {_listed([str(rank) for rank in run.missing])}."
@@ -116,7 +116,7 @@ def _status(run: MeasuredRun, folder: RunFolder) -> Status:
         words += f"{next(iter(lost.values()))})."
     if folder.summary is None:
         words += " The run has no summary: it was not finished."
-    return Status(False, "Incomplete", words)
+    return StatusView(False, "Incomplete", words)
 
 
 def _lost_partitions(run: MeasuredRun, folder: RunFolder) -> dict[str, str]:

@@ -160,7 +160,7 @@ def _attributes(match: re.Match[str]) -> str:
 
 
 @dataclass(frozen=True)
-class Frame:
+class PlotArea:
     """The part of a picture inside the axes."""
 
     svg: Svg
@@ -205,9 +205,9 @@ def frame(
     bottom: float = 42,
     x_log: bool = False,
     y_log: bool = False,
-) -> Frame:
+) -> PlotArea:
     """A picture with room for axes on the left and below."""
     svg = Svg(width, height)
     x = Scale(*x_range, left, width - right, x_log)
     y = Scale(*y_range, height - bottom, top, y_log)
-    return Frame(svg, x, y)
+    return PlotArea(svg, x, y)

@@ -10,21 +10,21 @@ from perseid.measure.grid import DEFAULT_BATCH
 from perseid.measure.present import pages
 from perseid.measure.present.charts import LineChart, Series
 from perseid.measure.present.table import bill, partition_table, run_table
-from perseid.measure.present.text import Table, plural
+from perseid.measure.present.text import TextTable, plural
 from perseid.measure.present.view import (
     NARROW,
     DataTable,
-    Entry,
     Figure,
     Head,
-    Page,
+    PageView,
     Paragraph,
     Section,
-    Status,
+    StatusView,
+    TableEntry,
 )
 from perseid.measure.present.workers import absent
 from perseid.measure.prices import Prices
-from perseid.measure.runs import MIB, MeasuredRun, Place, size_mb
+from perseid.measure.runs import MIB, MeasuredRun, ResultPath, size_mb
 
 CHART_WIDTH = 490.0
 NOTES = "notes"
@@ -187,7 +187,7 @@ def _series(label: str, points: Mapping[float, Sequence[tuple[float, bool]]]) ->
 
 def data_mb(run: MeasuredRun) -> float | None:
     """Nominal size of the data, MB of 2^20 bytes: as its result path says, else of its files."""
-    nominal = Place("", run.data or "", "").data_gb
+    nominal = ResultPath("", run.data or "", "").data_gb
     if nominal is not None:
         return round(nominal * 1024, 3)
     if run.folder is None:
@@ -227,7 +227,7 @@ def render_sweep(runs: Sequence[MeasuredRun], prices: Prices | None = None) -> s
     """One page with the figures and both tables of a sweep."""
     prices = prices or Prices()
     drawn = tuple(_figure_section(figure) for figure in figures(runs, prices))
-    page = Page(
+    page = PageView(
         title="perseid sweep",
         eyebrow="perseid sweep",
         heading="Time, throughput and cost over a grid",
@@ -245,7 +245,7 @@ def render_sweep(runs: Sequence[MeasuredRun], prices: Prices | None = None) -> s
     return pages.render(page)
 
 
-def _status(runs: Sequence[MeasuredRun]) -> Status:
+def _status(runs: Sequence[MeasuredRun]) -> StatusView:
     bad = [run for run in runs if run.is_complete is not True]
     word = "Incomplete" if bad else "Complete"
     words = f"{plural(len(runs), 'run')}, {len(runs) - len(bad)} of them complete."
@@ -255,7 +255,7 @@ def _status(runs: Sequence[MeasuredRun]) -> Status:
             f"{'an unknown number of' if run.expected is None else run.expected} ranks)"
             for run in bad
         )
-    return Status(not bad, word, words)
+    return StatusView(not bad, word, words)
 
 
 def _figure_section(figure: SweepFigure) -> Section:
@@ -269,12 +269,12 @@ def _figure_section(figure: SweepFigure) -> Section:
     return Section(figure.name, figure.title, f"{lead}.", (drawn,), half=True)
 
 
-def _table_section(ident: str, table: Table) -> tuple[Section]:
+def _table_section(ident: str, table: TextTable) -> tuple[Section]:
     """Columns that are empty are left out; the notes of a row stand beneath its numbers."""
     columns = tuple(column for column in table.filled() if column.key != NOTES)
     beneath = tuple(row[NOTES].text for row in table.rows if NOTES in row)
     heads = tuple(Head(c.head, "number" if c.numeric else "word") for c in columns)
-    rows = tuple(tuple(Entry(row[c.key].text) for c in columns) for row in table.rows)
+    rows = tuple(tuple(TableEntry(row[c.key].text) for c in columns) for row in table.rows)
     notes = tuple(Paragraph(note, note=True) for note in table.footnotes)
     shown = DataTable(heads, rows, row_notes=beneath, stacks=True)
     return (Section(ident, table.title, parts=(shown, *notes)),)

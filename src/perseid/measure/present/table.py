@@ -8,44 +8,44 @@ from dataclasses import replace
 from statistics import median
 
 from perseid.measure.cost import MB_PER_GB, Cost, cost
-from perseid.measure.present.text import Cell, Column, Table, number, seconds, whole, word
+from perseid.measure.present.text import Cell, TableColumn, TextTable, number, seconds, whole, word
 from perseid.measure.prices import Prices
 from perseid.measure.runs import GRID_TOTAL_GB, MeasuredRun, percentiles
 
 RUN_COLUMNS = (
-    Column("data", "Data Size", names_row=True),
-    Column("batch", "Batch Size", names_row=True),
-    Column("world", "World Size", names_row=True),
-    Column("ranks", "Ranks received / expected"),
-    Column("duration", "Duration (s)"),
-    Column("of", "Duration of", numeric=False),
-    Column("p50", "Worker p50 (s)"),
-    Column("p90", "p90 (s)"),
-    Column("p99", "p99 (s)"),
-    Column("max", "max (s)"),
-    Column("transport", "Transport", numeric=False),
-    Column("collectives", "Collectives (s)"),
-    Column("memory", "Memory Used (MB)"),
-    Column("cost", "Cost Estimate ($)"),
-    Column("used", "Cost by memory used ($)"),
-    Column("notes", "Notes", numeric=False),
+    TableColumn("data", "Data Size", names_row=True),
+    TableColumn("batch", "Batch Size", names_row=True),
+    TableColumn("world", "World Size", names_row=True),
+    TableColumn("ranks", "Ranks received / expected"),
+    TableColumn("duration", "Duration (s)"),
+    TableColumn("of", "Duration of", numeric=False),
+    TableColumn("p50", "Worker p50 (s)"),
+    TableColumn("p90", "p90 (s)"),
+    TableColumn("p99", "p99 (s)"),
+    TableColumn("max", "max (s)"),
+    TableColumn("transport", "Transport", numeric=False),
+    TableColumn("collectives", "Collectives (s)"),
+    TableColumn("memory", "Memory Used (MB)"),
+    TableColumn("cost", "Cost Estimate ($)"),
+    TableColumn("used", "Cost by memory used ($)"),
+    TableColumn("notes", "Notes", numeric=False),
 )
 PARTITION_COLUMNS = (
-    Column("partition", "Partition", names_row=True),
-    Column("data", "Data Size", names_row=True),
-    Column("batch", "Batch Size", names_row=True),
-    Column("world", "World Size", names_row=True),
-    Column("ranks", "Ranks received / expected"),
-    Column("requests", "Requests"),
-    Column("p50", "Duration (s)"),
-    Column("p90", "p90 (s)"),
-    Column("p99", "p99 (s)"),
-    Column("max", "max (s)"),
-    Column("whole", "Whole run (s)"),
-    Column("memory", "Memory"),
-    Column("cost", "Cost ($)"),
-    Column("used", "Cost by memory used ($)"),
-    Column("runs", "Runs"),
+    TableColumn("partition", "Partition", names_row=True),
+    TableColumn("data", "Data Size", names_row=True),
+    TableColumn("batch", "Batch Size", names_row=True),
+    TableColumn("world", "World Size", names_row=True),
+    TableColumn("ranks", "Ranks received / expected"),
+    TableColumn("requests", "Requests"),
+    TableColumn("p50", "Duration (s)"),
+    TableColumn("p90", "p90 (s)"),
+    TableColumn("p99", "p99 (s)"),
+    TableColumn("max", "max (s)"),
+    TableColumn("whole", "Whole run (s)"),
+    TableColumn("memory", "Memory"),
+    TableColumn("cost", "Cost ($)"),
+    TableColumn("used", "Cost by memory used ($)"),
+    TableColumn("runs", "Runs"),
 )
 RANKS_NOTE = (
     "Ranks: results received / ranks expected; a run with fewer is INCOMPLETE and its other "
@@ -57,7 +57,9 @@ USED_NOTE = (
 )
 
 
-def tables(runs: Sequence[MeasuredRun], prices: Prices | None = None) -> tuple[Table, Table]:
+def tables(
+    runs: Sequence[MeasuredRun], prices: Prices | None = None
+) -> tuple[TextTable, TextTable]:
     """The table of runs and the table of partition sizes, from the same runs.
 
     Footnotes that both need stand beneath the second one only.
@@ -68,20 +70,20 @@ def tables(runs: Sequence[MeasuredRun], prices: Prices | None = None) -> tuple[T
     return replace(first, footnotes=own), second
 
 
-def run_table(runs: Sequence[MeasuredRun], prices: Prices) -> Table:
+def run_table(runs: Sequence[MeasuredRun], prices: Prices) -> TextTable:
     """One row a run."""
     rows = tuple(_run_row(run, prices) for run in runs)
-    return Table("Runs", RUN_COLUMNS, rows, _run_notes(runs, prices))
+    return TextTable("Runs", RUN_COLUMNS, rows, _run_notes(runs, prices))
 
 
-def partition_table(runs: Sequence[MeasuredRun], prices: Prices) -> Table:
+def partition_table(runs: Sequence[MeasuredRun], prices: Prices) -> TextTable:
     """One row for each partition size, data size, world size and batch size."""
     groups: dict[tuple[str | None, str | None, int | None, int | None], list[MeasuredRun]] = {}
     for run in runs:
         key = (run.partition, run.data, run.expected, run.batch_size)
         groups.setdefault(key, []).append(run)
     rows = tuple(_partition_row(group, prices) for group in groups.values())
-    return Table("Partition sizes", PARTITION_COLUMNS, rows, _partition_notes(runs, prices))
+    return TextTable("Partition sizes", PARTITION_COLUMNS, rows, _partition_notes(runs, prices))
 
 
 def bill(run: MeasuredRun, prices: Prices) -> Cost | None:

@@ -34,7 +34,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Column:
+class TableColumn:
     """One column."""
 
     key: str
@@ -46,11 +46,11 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Table:
+class TextTable:
     """A table with its definitions beneath it."""
 
     title: str
-    columns: tuple[Column, ...]
+    columns: tuple[TableColumn, ...]
     rows: tuple[Mapping[str, Cell], ...]
     footnotes: tuple[str, ...] = field(default=())
 
@@ -76,7 +76,7 @@ class Table:
             return _csv(self)
         raise BadInputError(f"no table format {form!r}: use one of {', '.join(FORMATS)}")
 
-    def filled(self) -> tuple[Column, ...]:
+    def filled(self) -> tuple[TableColumn, ...]:
         """The columns in which at least one row has a value; all of them where there is no row."""
         return tuple(
             column
@@ -153,7 +153,7 @@ class _Set:
         return max(len(line) for cell in self.cells for line in cell)
 
 
-def _text(table: Table, width: int | None) -> str:
+def _text(table: TextTable, width: int | None) -> str:
     columns = table.filled()
     named = [_wrapped_column(table, column, width) for column in columns if column.names_row]
     room = None
@@ -179,7 +179,7 @@ def _text(table: Table, width: int | None) -> str:
     return "\n".join([*lines, "", *filled]).rstrip() + "\n"
 
 
-def _wrapped_column(table: Table, column: Column, width: int | None) -> _Set:
+def _wrapped_column(table: TextTable, column: TableColumn, width: int | None) -> _Set:
     """Head and cells as lines: a head no wider than its cells need, a note no wider than NOTE."""
     widest = min(NOTE, width or NOTE)
     cells = [one_line(row[column.key].text) for row in table.rows]
@@ -224,7 +224,7 @@ def _row_lines(
         yield GAP.join(parts).rstrip()
 
 
-def _markdown(table: Table) -> str:
+def _markdown(table: TextTable) -> str:
     def line(cells: Iterable[str]) -> str:
         return "| " + " | ".join(map(_markdown_cell, cells)) + " |"
 
@@ -240,7 +240,7 @@ def _markdown_cell(text: str) -> str:
     return escape(one_line(text), quote=False).replace("|", "\\|")
 
 
-def _csv(table: Table) -> str:
+def _csv(table: TextTable) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([csv_cell(column.head) for column in table.columns])

@@ -23,7 +23,7 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Status:
+class StatusView:
     """Whether all is there, in a word and a sentence."""
 
     complete: bool
@@ -75,7 +75,7 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Entry:
+class TableEntry:
     """One cell of a table."""
 
     text: str = ""
@@ -92,9 +92,9 @@ class DataTable:
 
     kind: ClassVar[str] = "table"
     heads: tuple[Head, ...]
-    rows: tuple[tuple[Entry, ...], ...]
+    rows: tuple[tuple[TableEntry, ...], ...]
     caption: str = ""
-    foot: tuple[Entry, ...] = ()
+    foot: tuple[TableEntry, ...] = ()
     row_notes: tuple[str, ...] = ()
     """A sentence beneath each row, over its whole width; empty where no row has one."""
     stacks: bool = False
@@ -120,7 +120,7 @@ class Legend:
 
 
 @dataclass(frozen=True)
-class Shown:
+class GalleryObject:
     """One object of a gallery."""
 
     image: str | None
@@ -136,7 +136,7 @@ class Gallery:
     """Pictures with words beneath them."""
 
     kind: ClassVar[str] = "gallery"
-    items: tuple[Shown, ...]
+    items: tuple[GalleryObject, ...]
 
 
 @dataclass(frozen=True)
@@ -182,14 +182,14 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Page:
+class PageView:
     """A whole page; nothing in it points anywhere outside."""
 
     title: str
     eyebrow: str
     heading: str
     sub: str
-    status: Status
+    status: StatusView
     tiles: tuple[Tile, ...]
     wide_tiles: tuple[Tile, ...]
     sections: tuple[Section, ...]

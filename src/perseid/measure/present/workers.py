@@ -16,13 +16,13 @@ from perseid.measure.present.table import bill
 from perseid.measure.present.text import dollars, plural, quantity, seconds, significant
 from perseid.measure.present.view import (
     DataTable,
-    Entry,
     Figure,
     Head,
     Heading,
     Legend,
     Paragraph,
     Section,
+    TableEntry,
 )
 from perseid.measure.present.words import DEFINITIONS
 from perseid.measure.prices import Prices
@@ -97,7 +97,7 @@ def _stage_table(run: MeasuredRun) -> Iterable[Heading | DataTable]:
     for stage in [*order, *({"total"} & named)]:
         values = percentiles([stages.get(stage, 0.0) for stages in records])
         if values[-1] > 0:
-            rows.append((Entry(stage), *(Entry(seconds(value).text) for value in values)))
+            rows.append((TableEntry(stage), *(TableEntry(seconds(value).text) for value in values)))
     if not rows:
         return ()
     heads = (Head("Stage", "word"), *(Head(name) for name in ("p50", "p90", "p99", "max")))
@@ -113,14 +113,19 @@ def cost_section(run: MeasuredRun, prices: Prices, *, on_aws: bool) -> Section:
     top = max(line.usd for line in cost.lines) or 1.0
     rows = tuple(
         (
-            Entry(line.name, line.note),
-            Entry(quantity(line.quantity), unit=line.unit),
-            Entry(dollars(line.usd)),
-            Entry(share=line.usd / top),
+            TableEntry(line.name, line.note),
+            TableEntry(quantity(line.quantity), unit=line.unit),
+            TableEntry(dollars(line.usd)),
+            TableEntry(share=line.usd / top),
         )
         for line in cost.lines
     )
-    foot = (Entry("Total as billed"), Entry(), Entry(significant(cost.total, 4)), Entry())
+    foot = (
+        TableEntry("Total as billed"),
+        TableEntry(),
+        TableEntry(significant(cost.total, 4)),
+        TableEntry(),
+    )
     heads = (Head("Line", "word"), Head("Quantity"), Head("USD"), Head("", "bar"))
     used = significant(cost.memory_used_variant, 4)
     variant = f"By memory used it would be {used} USD: {DEFINITIONS['Cost by memory used']}"

@@ -15,7 +15,7 @@ from perseid.storage import Storage
 
 
 @dataclass(frozen=True, eq=False)
-class Catalogue:
+class CatalogueColumns:
     """One row an object, in the order of the file; NaN or 0 where a value is missing."""
 
     partition: NDArray[np.object_]
@@ -47,7 +47,7 @@ class Catalogue:
         return np.isfinite(self.z_pred) & np.isfinite(self.z_spec)
 
 
-def read_catalogue(store: Storage) -> Catalogue:
+def read_catalogue(store: Storage) -> CatalogueColumns:
     """The catalogue of the run at this prefix.
 
     Raises
@@ -77,7 +77,7 @@ def read_catalogue(store: Storage) -> Catalogue:
         raise BadInputError(
             f"{where} has no column {', '.join(sorted(missing))}: it is no catalogue"
         )
-    return Catalogue(
+    return CatalogueColumns(
         partition=np.asarray(table["partition"].to_pylist(), object),
         row=_whole(table, "row"),
         object_id=np.asarray(table["object_id"].to_pylist(), object)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from perseid.measure.cost import Usage, map_transitions
 from perseid.measure.execution import Execution
-from perseid.measure.runs import MeasuredRun, Place, Span, common
+from perseid.measure.runs import MeasuredRun, ResultPath, Span, common
 from perseid.measure.sources.logs import Invocation, read_log
 from perseid.measure.sources.options import LoadOptions
 
@@ -103,7 +103,7 @@ def _works_for(invocation: Invocation, execution: Execution) -> bool:
 def _log_run(group: _Group, options: LoadOptions) -> MeasuredRun:
     events = [one.event for one in group.invocations if one.event.known]
     reports = tuple(one.report for one in group.invocations if one.report is not None)
-    place = Place.of(group.path)
+    place = ResultPath.of(group.path)
     expected, why = options.expected, "what was given"
     if expected is None:
         expected, why = common(event.world_size for event in events), "WORLD_SIZE"
@@ -140,7 +140,7 @@ def _log_run(group: _Group, options: LoadOptions) -> MeasuredRun:
 def execution_run(execution: Execution, source: str) -> MeasuredRun:
     """A run of which only the execution's history is at hand: its times, and nothing else."""
     path = execution.input.result_path or ""
-    place = Place.of(path)
+    place = ResultPath.of(path)
     return MeasuredRun(
         name=f"{source} · {path}" if path else source,
         partition=place.partition if place else None,

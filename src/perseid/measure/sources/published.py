@@ -13,7 +13,7 @@ from pathlib import Path
 
 from perseid.errors import BadInputError
 from perseid.measure.folder import RankMeasures
-from perseid.measure.runs import MeasuredRun, ModelTime, Place, Span, common
+from perseid.measure.runs import MeasuredRun, ModelTime, ResultPath, Span, common
 from perseid.measure.sources.options import LoadOptions
 from perseid.measure.sources.records import published_records
 from perseid.pipeline import layout
@@ -55,7 +55,7 @@ class TimeTables:
     notes: tuple[str, ...] = ()
     """Tables that could not be read."""
 
-    def of(self, place: Place | None) -> list[Times]:
+    def of(self, place: ResultPath | None) -> list[Times]:
         """What the tables say of the run at a place, the one that counts first."""
         if place is None:
             return []
@@ -78,8 +78,8 @@ def combined_run(
     """
     options, tables = options or LoadOptions(), tables or TimeTables()
     records = published_records(values, source)
-    home = Place.of(source.removesuffix(layout.COMBINED))
-    said = Place.of(records[0].result_path or "") if records else None
+    home = ResultPath.of(source.removesuffix(layout.COMBINED))
+    said = ResultPath.of(records[0].result_path or "") if records else None
     place = home or said
     received = len({_who(record, i) for i, record in enumerate(records)})
     expected, why, doubt = _expected(records, place, received, options)
@@ -143,7 +143,7 @@ def read_times(path: Path) -> dict[TimeKey, Times]:
 
 
 def _expected(
-    records: Iterable[RankMeasures], place: Place | None, received: int, options: LoadOptions
+    records: Iterable[RankMeasures], place: ResultPath | None, received: int, options: LoadOptions
 ) -> tuple[int | None, str, list[str]]:
     """How many ranks there should have been, what says so, and what is not known about it."""
     if options.expected is not None:
@@ -167,7 +167,7 @@ def _who(record: RankMeasures, place: int) -> tuple[str, int]:
 
 
 def _place_notes(
-    home: Place | None, said: Place | None, records: tuple[RankMeasures, ...]
+    home: ResultPath | None, said: ResultPath | None, records: tuple[RankMeasures, ...]
 ) -> list[str]:
     if home is None or said is None or said == home:
         return []
@@ -196,7 +196,7 @@ def _above(path: Path, name: str) -> Path | None:
     return None
 
 
-def _keys(place: Place) -> list[TimeKey]:
+def _keys(place: ResultPath) -> list[TimeKey]:
     """The keys under which a table may have a run; scaling runs are named by what follows."""
     if place.batch_size is not None:
         return [(place.partition, place.data, place.batch_size, place.repetition)]

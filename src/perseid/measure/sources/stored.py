@@ -17,7 +17,7 @@ from perseid.measure.folder import (
     SummaryMeasures,
 )
 from perseid.measure.report_line import Report, find_reports
-from perseid.measure.runs import MeasuredRun, ModelTime, Place, Span, size_label
+from perseid.measure.runs import MeasuredRun, ModelTime, ResultPath, Span, size_label
 from perseid.measure.sources.records import read_record
 from perseid.pipeline import layout
 from perseid.pipeline.manifest import Manifest
@@ -253,7 +253,7 @@ def _reports_of(engine: EngineMeasures, logs: _Logs) -> tuple[Report, ...]:
 
 def _labels(manifest: Manifest) -> tuple[str | None, str | None]:
     """Partition and data size: as the request's path says, else by the bytes of the files."""
-    place = Place.of(manifest.results_url)
+    place = ResultPath.of(manifest.results_url)
     sizes = [p.size for p in manifest.partitions]
     if place is not None and place.workers is not None:
         return place.partition, place.data

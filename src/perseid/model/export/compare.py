@@ -16,7 +16,7 @@ TOP = 100
 
 
 @dataclass(frozen=True)
-class Change:
+class PredictionChange:
     """Before and after on the same rows; definitions of the metrics: `perseid.science`."""
 
     rows: int
@@ -31,7 +31,7 @@ class Change:
     """Share of the `TOP` (or one in ten, if fewer) most anomalous rows that stay among them."""
 
 
-def compare(before: ModelRuntime, after: ModelRuntime, survey: Cutouts) -> Change:
+def compare(before: ModelRuntime, after: ModelRuntime, survey: Cutouts) -> PredictionChange:
     """Run both over a survey; rows with unusable pixels or magnitudes are left out."""
     survey = finite_rows(survey)
     one, two = (model.predict(survey.images, survey.magnitudes) for model in (before, after))
@@ -45,7 +45,7 @@ def compare(before: ModelRuntime, after: ModelRuntime, survey: Cutouts) -> Chang
         spearman = _spearman(*scores)
         top = _overlap(*scores, count=min(TOP, max(1, len(survey) // 10)))
     largest = float(np.abs(one.redshift - two.redshift).max(initial=0.0))
-    return Change(len(survey), largest, mae, nmad, spearman, top)
+    return PredictionChange(len(survey), largest, mae, nmad, spearman, top)
 
 
 def finite_rows(survey: Cutouts) -> Cutouts:

@@ -65,7 +65,7 @@ class Mlp(nn.Module):
         return cast(Tensor, self.fc2(F.gelu(self.fc1(x))))
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """Attention, beside it the convolution branch on the patch tokens, then the MLP.
 
     All convolutions have kernel 1, so a token's branch does not see other tokens and any subset
@@ -192,7 +192,8 @@ class Decoder(nn.Module):
         positions = sincos_positions(width, config.grid, class_token=False)
         self.register_buffer("positions", torch.from_numpy(positions)[None])
         self.blocks = nn.ModuleList(
-            Block(width, config.decoder_heads, 4 * width, 0, 1) for _ in range(config.decoder_depth)
+            TransformerBlock(width, config.decoder_heads, 4 * width, 0, 1)
+            for _ in range(config.decoder_depth)
         )
         self.norm = nn.LayerNorm(width, eps=EPS)
         self.pixels = nn.Linear(width, config.patch_pixels)
@@ -228,7 +229,9 @@ class AstroMAE(nn.Module):
         positions = sincos_positions(width, config.grid, class_token=True)
         self.pos_embed = nn.Parameter(torch.from_numpy(positions)[None], requires_grad=False)
         self.blocks = nn.ModuleList(
-            Block(width, config.heads, config.mlp_hidden, config.pcm_hidden, config.pcm_groups)
+            TransformerBlock(
+                width, config.heads, config.mlp_hidden, config.pcm_hidden, config.pcm_groups
+            )
             for _ in range(config.depth)
         )
         self.patch_embed = PatchEmbed(config.bands, config.patch, width)

@@ -47,7 +47,7 @@ EVALUATION_BATCH = 256
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """Where a training stands; plain values, part of the checkpoint."""
 
     phase: int = 0
@@ -82,7 +82,7 @@ class Trainer:
         trained: bool = False,
     ) -> None:
         self.model, self.data, self.options, self.device = model, data, options, device
-        self.progress = Progress()
+        self.progress = TrainingProgress()
         self.best: dict[str, Tensor] = {}
         self.best_validation = float("inf")
         self._cache: dict[int, Tensor] = {}
@@ -122,7 +122,7 @@ class Trainer:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where the checkpoint stood."""
-        self.progress = Progress(**state["progress"])
+        self.progress = TrainingProgress(**state["progress"])
         self.model.load_state_dict(state["model"])
         self._begin_phase()
         if self.optimizer and state["optimizer"]:

@@ -208,7 +208,7 @@ def _arm_knots(
     )
 
 
-def draw_neighbours(table: sdss.Table, rng: np.random.Generator) -> Scene:
+def draw_neighbours(table: sdss.GalaxyTable, rng: np.random.Generator) -> Scene:
     """Draw field galaxies and stars around the object, some just outside the cutout.
 
     About 0.3 galaxies and 0.1 stars per cutout to r = 23, as at high galactic latitude; number

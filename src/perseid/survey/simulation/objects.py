@@ -50,7 +50,7 @@ def render_objects(
     object_id: NDArray[np.int64] | Sequence[int],
     *,
     anomaly_rate: float,
-    table: sdss.Table,
+    table: sdss.GalaxyTable,
     kinds: Sequence[int] | None = None,
 ) -> Cutouts:
     """Render objects of a survey.
@@ -97,7 +97,7 @@ def streams(seed: int, number: int) -> list[np.random.Generator]:
 
 
 def _render_one(
-    seed: int, number: int, anomaly_rate: float, table: sdss.Table, forced: int | None
+    seed: int, number: int, anomaly_rate: float, table: sdss.GalaxyTable, forced: int | None
 ) -> tuple[NDArray[np.float64], int]:
     sky, field, noise, chance = streams(seed, number)
     row = number % ROUND

@@ -45,7 +45,7 @@ SATURATION = FULL_SCALE * NMGY_PER_COUNT
 
 
 @dataclass(frozen=True, eq=False)
-class Table:
+class GalaxyTable:
     """Real galaxies, one per row; ``data/README.md`` gives their provenance."""
 
     magnitudes: NDArray[np.float32]
@@ -65,11 +65,11 @@ class Table:
         return int(self.redshift.shape[0])
 
 
-def load_table() -> Table:
+def load_table() -> GalaxyTable:
     """Load the table shipped with the package, 19,817 rows."""
     path = resources.files("perseid.survey").joinpath("data/sdss_galaxies.npz")
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        return Table(**{name: arrays[name] for name in arrays.files})
+        return GalaxyTable(**{name: arrays[name] for name in arrays.files})
 
 
 def flux(magnitudes: NDArray[np.floating]) -> NDArray[np.float64]:
