@@ -256,6 +256,32 @@ def test_objects_of_a_run_that_are_broken_are_named(make_run: Callable[..., obje
         path.write_text(whole)
 
 
+def test_optional_files_that_cannot_be_read_are_notes(make_run: Callable[..., object]) -> None:
+    made = make_run(ranks=3, rows=3)
+    (made.path / "engine.json").write_bytes(bytes(range(256)) * 8)
+    (made.path / "logs" / "1.log").write_bytes(b"\x1f\x8bbroken")
+    (made.path / "logs" / "2.log").unlink()
+    (made.path / "logs" / "2.log").symlink_to(made.path / "logs" / "nowhere")
+    (run,) = load_runs([str(made.path)])
+    assert (run.received, run.is_complete) == (3, True)
+    assert len(run.reports) == 1, "of the log that can be read"
+    notes = " ".join(run.notes)
+    assert "engine.json is not text" in notes
+    assert "1.log is a damaged gzip file" in notes
+
+
+def test_a_folder_of_logs_of_which_one_is_broken(tmp_path: Path) -> None:
+    line = "REPORT RequestId: a Duration: 1.0 ms Billed Duration: 2 ms Memory Size: 128 MB "
+    (tmp_path / "a.log").write_text(line + "Max Memory Used: 88 MB\n")
+    (tmp_path / "b.log.gz").write_bytes(b"\x1f\x8bbroken")
+    (run,) = load_runs([str(tmp_path)])
+    assert len(run.reports) == 1
+    assert any("b.log.gz is a damaged gzip file" in note for note in run.notes)
+    (tmp_path / "a.log").unlink()
+    with pytest.raises(BadInputError, match="damaged gzip"):
+        load_runs([str(tmp_path)])
+
+
 def test_a_run_that_talked_directly_pays_for_its_rendezvous(
     make_run: Callable[..., object],
 ) -> None:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from perseid.errors import BadInputError, NotFoundError
+from perseid.errors import BadInputError, NotFoundError, StorageError
 from perseid.measure.execution import Execution
 from perseid.measure.runs import MeasuredRun
 from perseid.measure.sources.documents import Document, document, read_document
@@ -142,7 +142,7 @@ def _load_tree(store: Storage, options: LoadOptions) -> Iterator[MeasuredRun]:
         own = {key.removeprefix(prefix) for key in keys if key.startswith(prefix)}
         try:
             yield _load_home(store.at(home) if home else store, own, options)
-        except BadInputError as error:
+        except (BadInputError, StorageError) as error:
             if len(homes) == 1:
                 raise
             name = store.where(home)
@@ -180,7 +180,7 @@ def _read_log(store: Storage, key: str) -> LogText | str:
     where = store.where(key)
     try:
         found = document(decode(store.get(key), where), where)
-    except BadInputError as error:
+    except (BadInputError, StorageError) as error:
         return str(error)
     if found.is_history or found.is_records:
         return LogText()

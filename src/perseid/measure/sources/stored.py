@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from perseid.errors import BadInputError, NotFoundError
+from perseid.errors import BadInputError, NotFoundError, StorageError
 from perseid.measure.cost import FREE_TMP_MB, Rendezvous, Usage, map_transitions
 from perseid.measure.fields import Fields
 from perseid.measure.folder import (
@@ -139,7 +139,7 @@ def _engine(store: Storage, keys: Collection[str], notes: list[str]) -> EngineMe
         return EngineMeasures()
     try:
         engine = Fields(read_json(store, layout.ENGINE))
-    except (BadInputError, NotFoundError) as error:
+    except (BadInputError, StorageError) as error:
         notes.append(str(error))
         return EngineMeasures()
     times = [
@@ -227,7 +227,7 @@ def _text(store: Storage, key: str) -> _LogFile:
         return _LogFile(decode(store.get(key), store.where(key)))
     except NotFoundError:
         return _LogFile("")
-    except BadInputError as error:
+    except (BadInputError, StorageError) as error:
         return _LogFile("", str(error))
 
 
