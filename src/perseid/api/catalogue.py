@@ -10,13 +10,19 @@ import numpy as np
 from perseid.api.show import html_table
 from perseid.errors import BadInputError, NotFoundError, NotInstalledError
 from perseid.pipeline import layout
+from perseid.pipeline.tables import CATALOGUE
 from perseid.storage import Storage
 from perseid.survey import natural_key
 
 SHOWN_ROWS = 10
 """Rows that a notebook shows."""
+CORE = tuple(column.name for column in CATALOGUE)
+"""Columns that two catalogues are compared by."""
 PLACE = ("partition", "row")
 """Columns that say which object of the survey a row is."""
+
+_BITS = {"float": "u4", "double": "u8"}
+"""Integers as wide as Arrow's floats."""
 
 
 class Catalogue:
@@ -67,9 +73,10 @@ class Catalogue:
         return list(self._table.column_names)
 
     def equals(self, other: Catalogue) -> bool:
-        """Whether both say the same: the same rows and columns, every value equal to the bit.
+        """Whether both say the same: the same rows, every value of ours equal to the bit.
 
-        The order of the rows in the file does not count, nor does how the file is laid out.
+        The order of the rows does not count, nor how the file is laid out, nor columns that were
+        only carried along from the survey.
         """
         return self.difference(other) is None
 
@@ -117,11 +124,14 @@ class Catalogue:
 
     @cached_property
     def _ordered(self) -> Any:
-        """By partition in natural order, then by row; columns by name."""
-        partitions = self._table["partition"].to_pylist()
-        rows = self._table["row"].to_pylist()
-        order = sorted(range(len(rows)), key=lambda i: (natural_key(partitions[i]), rows[i]))
-        return self._table.select(sorted(self.column_names)).take(order)
+        """The columns of `CORE`, rows by partition in natural order, then by their number."""
+        partitions = self._table["partition"].combine_chunks().dictionary_encode()
+        names = partitions.dictionary.to_pylist()
+        place = np.empty(len(names), np.int64)
+        place[sorted(range(len(names)), key=lambda i: natural_key(names[i]))] = range(len(names))
+        rows = self._table["row"].combine_chunks().to_numpy(zero_copy_only=False)
+        order = np.lexsort((rows, place[partitions.indices.to_numpy(zero_copy_only=False)]))
+        return self._table.select([n for n in CORE if n in self.column_names]).take(order)
 
     def __repr__(self) -> str:
         return f"<Catalogue of {len(self)} objects at {self._store.where(layout.CATALOGUE)}>"
@@ -138,18 +148,22 @@ def _first_difference(mine: Any, theirs: Any) -> int | None:
     if mine.type != theirs.type:
         return 0
     left, right = mine.combine_chunks(), theirs.combine_chunks()
-    nulls = np.asarray(left.is_null()) != np.asarray(right.is_null())
-    values = [array.to_numpy(zero_copy_only=False) for array in (left, right)]
-    if values[0].dtype.kind == "f":  # bits, so that NaN is equal to itself and -0 is not 0
-        values = [array.view(f"u{array.dtype.itemsize}") for array in map(np.asarray, values)]
-    either = np.asarray(left.is_null()) | np.asarray(right.is_null())
-    differ = np.flatnonzero(nulls | ((values[0] != values[1]) & ~either))
+    absent = [np.asarray(array.is_null()) for array in (left, right)]
+    if str(left.type) in _BITS:  # so that NaN is equal to itself and -0 is not 0
+        bits = [
+            np.asarray(array.fill_null(0.0)).view(_BITS[str(left.type)]) for array in (left, right)
+        ]
+        other = bits[0] != bits[1]
+    else:
+        other = np.asarray(_pyarrow().compute.not_equal(left, right).fill_null(False))
+    differ = np.flatnonzero((absent[0] != absent[1]) | (other & ~absent[0]))
     return int(differ[0]) if len(differ) else None
 
 
 def _pyarrow() -> Any:
     try:
         import pyarrow
+        import pyarrow.compute
         import pyarrow.parquet
     except ImportError as error:
         raise NotInstalledError("reading a catalogue needs pyarrow: pip install pyarrow") from error
