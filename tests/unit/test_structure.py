@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -102,3 +103,12 @@ def test_no_two_classes_share_a_name():
                 places.setdefault(node.name, []).append(module)
     assert len(places) > 200, "the classes are read"
     assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
+def test_the_glossary_names_classes_that_exist():
+    page = (Path(__file__).parents[2] / "docs" / "glossary.md").read_text()
+    trees = modules().values()
+    known = {n.name for tree in trees for n in ast.walk(tree) if isinstance(n, ast.ClassDef)}
+    named = set(re.findall(r"`(?:[a-z_.]+\.)?([A-Z][A-Za-z]*[a-z])`", page))
+    assert len(named) > 20
+    assert named - known == set()
