@@ -199,7 +199,7 @@ def test_comm_bench_measures_this_machine(tmp_path):
     ("words", "expected"),
     [
         (["-m", "nan"], "no estimate of 'bcast' for 8 ranks and nan bytes"),
-        (["--memory", "-1"], "a worker has some memory, not -1 MB"),
+        (["--memory", "-1"], "--memory: '-1' is not a size of memory"),
         (["--constants", "no.json"], "no.json cannot be used: No such file"),
     ],
 )
