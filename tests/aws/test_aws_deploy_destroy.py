@@ -100,11 +100,15 @@ def test_the_dns_record_goes_with_the_stack_if_it_is_ours(
 
 
 def test_a_zone_that_is_gone_keeps_nothing_from_being_destroyed(stack, packages_folder, capsys):
+    client = stack.aws.client("route53")
+    made = client.create_hosted_zone(Name="example.org", CallerReference="gone")
+    zone = made["HostedZone"]["Id"].rpartition("/")[2]
     deploy(
-        stack.aws, Options(name="zoned", zone="ZGONE", record="meet.example.org"),
+        stack.aws, Options(name="zoned", zone=zone, record="meet.example.org"),
         packages_folder, lambda event: None, lambda changes: True, compression=1,
         interpreter=PYTHON,
     )  # fmt: skip
+    client.delete_hosted_zone(Id=zone)
     assert main(["aws", "destroy", "--stack", "zoned", "--yes", "--delete-bucket"]) == 0
     assert "stays: DNS record meet.example.org" in capsys.readouterr().out
     assert stacks.describe(stack.aws, "zoned") is None

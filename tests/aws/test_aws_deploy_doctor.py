@@ -23,7 +23,7 @@ def hurt(stack, packages_folder):
         Bucket="hurt-far", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"}
     )
     done = deploy(
-        stack.aws, Options(name="hurt",
+        stack.aws, Options(name="hurt", rendezvous=True,
                            read_buckets=("hurt-far", "hurt-surveys", "hurt-more")),
         packages_folder, lambda event: None, lambda changes: True, compression=1,
         interpreter=PYTHON,
@@ -73,7 +73,7 @@ def test_what_helps_does(hurt, packages_folder, capsys):
     aws, _ = hurt
     words = ["--stack", "hurt", "--yes"]
     assert main(["aws", "destroy", *words, "--delete-bucket"]) == 0
-    options = Options(name="hurt")
+    options = Options(name="hurt", rendezvous=True)
     deploy(
         aws, options, packages_folder, lambda event: None, lambda changes: True, compression=1,
         interpreter=PYTHON,

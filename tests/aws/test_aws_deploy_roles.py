@@ -12,7 +12,7 @@ from double import PYTHON
 
 from perseid.aws import stack as stacks
 from perseid.aws.deploy import deploy
-from perseid.aws.policy import deployer, runner
+from perseid.aws.policy import deployer, rendezvous_deployer, runner
 from perseid.aws.session import Aws
 from perseid.aws.template import Options, default_bucket
 from perseid.cli import main
@@ -48,8 +48,8 @@ def deployed(packages_folder):
             patch.setenv(name, value)
         aws = Aws()
         done = deploy(
-            aws, Options(), packages_folder, lambda event: None, lambda changes: True,
-            compression=1, interpreter=PYTHON,
+            aws, Options(rendezvous=True), packages_folder, lambda event: None,
+            lambda changes: True, compression=1, interpreter=PYTHON,
         )  # fmt: skip
         yield aws, dict(done.outputs)
 
@@ -152,11 +152,12 @@ def test_the_policy_of_who_deploys_is_enough_to_deploy_and_destroy(
     aws, _ = deployed
     bucket = default_bucket("theirs", aws.account, aws.region)
     policy = deployer("theirs", aws.account, aws.region, bucket)
+    policy["Statement"] += rendezvous_deployer("theirs", aws.account, aws.region)["Statement"]
     as_person(aws, monkeypatch, "deploys", policy)
     mine = Aws()
     for timeout in (900, 60):
         done = deploy(
-            mine, Options(name="theirs", timeout=timeout), packages_folder,
+            mine, Options(name="theirs", rendezvous=True, timeout=timeout), packages_folder,
             lambda event: None, lambda changes: True, compression=1, interpreter=PYTHON,
         )  # fmt: skip
         assert done.outputs["WorkerTimeout"] == str(timeout)
@@ -168,6 +169,58 @@ def test_the_policy_of_who_deploys_is_enough_to_deploy_and_destroy(
     assert "may not call" in capsys.readouterr().err
     assert main(["aws", "destroy", "--stack", "theirs", "--yes", "--delete-bucket"]) == 0
     assert stacks.describe(aws, "theirs") is None
+
+
+TRUST = {
+    "Version": "2012-10-17",
+    "Statement": [{"Effect": "Allow", "Action": "sts:AssumeRole",
+                   "Principal": {"Service": ["lambda.amazonaws.com", "states.amazonaws.com"]}}],
+}  # fmt: skip
+LAB = "s3:* logs:* lambda:* states:* ssm:GetParameter"
+"""What the one role of a lab's account may do; it need not be narrow."""
+DENIED = ("iam:Create* iam:Put* iam:Attach* iam:Delete* iam:Get* iam:List* ec2:* ecs:* events:* "
+          "route53:*")  # fmt: skip
+
+
+def lab_role(iam):
+    """The role that the account's owner made, and that nobody there may change."""
+    made = iam.create_role(RoleName="LabRole", AssumeRolePolicyDocument=json.dumps(TRUST))
+    may = {"Effect": "Allow", "Action": LAB.split(), "Resource": "*"}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [may]})
+    iam.put_role_policy(RoleName="LabRole", PolicyName="own", PolicyDocument=document)
+    return made["Role"]["Arn"]
+
+
+def test_a_store_only_stack_is_deployed_run_and_destroyed_without_iam_ec2_and_ecs(
+    deployed, packages_folder, put_survey, monkeypatch, capsys
+):
+    """As in a student's lab account: one role is there, none may be made, and no network."""
+    aws, _ = deployed
+    bucket, role = "students", lab_role(aws.client("iam"))
+    aws.client("s3").create_bucket(Bucket=bucket)
+    policy = deployer("lab", aws.account, aws.region, bucket, role=role)
+    policy["Statement"] += runner("lab", aws.account, aws.region, [bucket], [bucket])["Statement"]
+    policy["Statement"] = [s for s in policy["Statement"] if s["Effect"] == "Allow"]
+    policy["Statement"].append({"Effect": "Deny", "Action": DENIED.split(), "Resource": "*"})
+    as_person(aws, monkeypatch, "student", policy)
+    done = deploy(
+        Aws(), Options(name="lab", bucket=bucket, role=role), packages_folder,
+        lambda event: None, lambda changes: True, compression=1, interpreter=PYTHON,
+    )  # fmt: skip
+    assert not any(name.startswith(("Ping", "Dns", "RendezvousC")) for name in done.outputs)
+    assert bad_findings("lab", capsys) == []
+    put_survey(f"s3://{bucket}/survey", 3)
+    run = f"s3://{bucket}/runs/1"
+    words = ["--engine", "aws", "--stack", "lab", "--data", f"s3://{bucket}/survey", "--out"]
+    refused = [*words, f"{run}0", "--quiet", "--transport", "direct"]
+    assert main(["run", *refused]) == 2
+    assert "this stack has no rendezvous" in capsys.readouterr().err
+    assert main(["run", *words, run, "--quiet"]) == 0, capsys.readouterr().err
+    assert main(["table", run]) == 0, capsys.readouterr().err
+    assert main(["aws", "rendezvous", "status", "--stack", "lab"]) == 2
+    assert "this stack has no rendezvous" in capsys.readouterr().err
+    assert main(["aws", "destroy", "--stack", "lab", "--yes"]) == 0, capsys.readouterr().err
+    assert stacks.describe(aws, "lab") is None
 
 
 @pytest.fixture(scope="module")

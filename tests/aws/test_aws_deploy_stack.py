@@ -34,7 +34,7 @@ def put(aws, folder, **options):
     """Deploy the stack ``other``; the changes that were shown, and the outputs."""
     shown = []
     done = deploy(
-        aws, Options(name="other", **options), folder, lambda event: None,
+        aws, Options(name="other", rendezvous=True, **options), folder, lambda event: None,
         lambda changes: shown.extend(changes) or True, compression=1, interpreter=PYTHON,
     )  # fmt: skip
     return shown, done.outputs
@@ -208,7 +208,10 @@ def test_a_runtime_that_the_wheels_do_not_fit_is_neither_chosen_nor_inherited(pr
         ({"name": "1st"}, "begin with a letter"),
         ({"name": "open-"}, "end with a letter or digit"),
         ({"name": ""}, "letters, digits"),
-        ({"name": "x" * 41}, "longer"),
+        ({"name": "x" * 33}, "longer"),
+        ({"name": "Aws-lab"}, "Parameter Store"),
+        ({"name": "ssm"}, "Parameter Store"),
+        ({"role": "arn:r", "boundary": "arn:b"}, "--permissions-boundary"),
         ({"vpc": "vpc-1"}, "--subnet"),
         ({"zone": "Z1"}, "--record"),
     ],
@@ -227,7 +230,7 @@ def test_a_name_too_long_for_a_bucket_of_its_own_is_refused_in_time():
 
 def test_policies_print_for_people_without_credentials(tmp_path):
     bare = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
-    for who in ("deploy", "run"):
+    for who in ("deploy", "deploy-rendezvous", "run"):
         done = cli(
             "aws", "policy", who, "--account", "123456789012", "--region", "eu-central-1", env=bare
         )

@@ -117,7 +117,7 @@ def deployed(server: Double, folder: Path) -> Stack:
     """The stack ``perseid``, deployed by the deployer itself; zips go to the folder."""
     aws = Aws()
     done = deploy(
-        aws, Options(), folder, lambda event: None, lambda changes: True,
+        aws, Options(rendezvous=True), folder, lambda event: None, lambda changes: True,
         compression=1, interpreter=PYTHON,
     )  # fmt: skip
     return Stack(aws, dict(done.outputs), server, dict(done.packages))

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ def install(endpoint: str, interpreter: Path, at_once: int) -> None:
         CloudFormationBackend.execute_change_set
     )
     Stack.parameter_list = property(_parameters)
+    Stack.has_parameters = _has_parameters
     worker = maps.DistributedItemProcessorWorker
     worker._eval_job = _tolerating(worker._eval_job)
 
@@ -91,6 +92,13 @@ def _with_outputs(execute: Callable[..., Any]) -> Callable[..., Any]:
         stack.parameters = {p["ParameterKey"]: p["ParameterValue"] for p in _parameters(stack)}
 
     return executed
+
+
+def _has_parameters(stack: Any, given: Mapping[str, str]) -> bool:
+    """A parameter that is not given has the template's default; moto compares what was given."""
+    known = stack.template_dict["Parameters"]
+    defaults = {k: str(entry["Default"]) for k, entry in known.items() if "Default" in entry}
+    return {**defaults, **given} == stack.parameters
 
 
 def _parameters(stack: Any) -> list[dict[str, str]]:

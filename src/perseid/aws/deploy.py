@@ -10,10 +10,16 @@ from typing import Any
 
 from perseid.aws import policy, stack, template
 from perseid.aws.packaging import Package, build
+from perseid.aws.prerequisites import (
+    check_region,
+    check_results_buckets,
+    check_zone,
+    ensure_ecs_role,
+)
 from perseid.aws.session import Aws, aws_errors
 from perseid.aws.stack import TAG, Change, Tell
 from perseid.aws.template import Options
-from perseid.errors import AwsError, BadInputError, NotFoundError
+from perseid.errors import AwsError, NotFoundError
 
 
 @dataclass(frozen=True)
@@ -53,8 +59,11 @@ def deploy(
     AwsError
         AWS refuses; what was there before still is.
     """
+    aws.check_partition()
     former = stack.describe_ours(aws, options.name)
-    previous = stack.parameters(former)
+    stack.check_takes_update(options.name, former)
+    previous = stack.lasting_parameters(former)
+    _check(aws, options, template.wants_rendezvous(options, previous), tell)
     bucket = options.bucket or previous.get("CodeBucket")
     bucket = bucket or template.default_bucket(options.name, aws.account, aws.region)
     target = options.target(previous)
@@ -72,6 +81,16 @@ def deploy(
     )
 
 
+def _check(aws: Aws, options: Options, rendezvous: bool, tell: Tell) -> None:
+    check_results_buckets(aws, options)
+    if options.zone and options.record:
+        check_zone(aws, options.zone.rpartition("/")[2], options.record)
+    if options.architecture == "arm64":
+        tell("arm64 is experimental: nobody has run onnxruntime on such functions for perseid yet")
+    if rendezvous:
+        ensure_ecs_role(aws, tell)
+
+
 def dry_run(
     options: Options, folder: Path, packages_folder: Path, account: str, region: str,
     **packaging: Any,
@@ -87,8 +106,11 @@ def dry_run(
         "statemachine.asl.json": template.definition(),
         "parameters.json": template.as_json(values),
         "policy-deploy.json": policy.text(
-            policy.deployer(options.name, account, region, bucket, options.zone or "",
-                            _names(values["ReadBuckets"]))
+            policy.deployer(options.name, account, region, bucket, _names(values["ReadBuckets"]),
+                            role=options.role or "", boundary=options.boundary or "")
+        ),
+        "policy-deploy-rendezvous.json": policy.text(
+            policy.rendezvous_deployer(options.name, account, region, options.zone or "")
         ),
         "policy-run.json": policy.text(
             policy.runner(options.name, account, region, _names(values["ReadBuckets"]),
@@ -109,7 +131,7 @@ def ensure_bucket(aws: Aws, bucket: str, name: str, *, given: bool, tell: Tell) 
     try:
         with aws_errors():
             found = s3.head_bucket(Bucket=bucket, **template.expected_owner(bucket, aws.account))
-        _check_region(bucket, found.get("BucketRegion"), aws.region)
+        check_region(bucket, found.get("BucketRegion"), aws.region)
         return
     except NotFoundError:
         if given:
@@ -131,15 +153,6 @@ def ensure_bucket(aws: Aws, bucket: str, name: str, *, given: bool, tell: Tell) 
         Bucket=bucket, PublicAccessBlockConfiguration=dict.fromkeys(closed, True)
     )
     s3.put_bucket_tagging(Bucket=bucket, Tagging={"TagSet": [{"Key": TAG, "Value": name}]})
-
-
-def _check_region(bucket: str, where: str | None, region: str) -> None:
-    """CloudFormation would find out after everything else is made."""
-    if where not in (None, region):
-        raise BadInputError(
-            f"the bucket {bucket} is in {where}, but functions in {region} take their packages "
-            f"from a bucket there: give another --bucket, or --region {where}"
-        )
 
 
 def ensure_secret(aws: Aws, name: str) -> None:

@@ -43,7 +43,10 @@ def destroy(aws: Aws, name: str, tell: Tell, *, delete_bucket: bool = False) -> 
         name, aws.account, aws.region
     )
     remains: list[Remains] = []
+    stack.check_idle(name, former)
     if former is not None:
+        if "RendezvousCluster" in stack.outputs_of(former):
+            service.drain(aws, stack.outputs_of(former), tell)
         stack.delete(aws, name, tell)
         remains += _forget_record(aws, stack.outputs_of(former), tell)
     with aws_errors():
@@ -71,7 +74,7 @@ def _forget_record(aws: Aws, outputs: Mapping[str, str], tell: Tell) -> list[Rem
     After the stack, whose function would write it again. It is called ours where it looks as the
     function writes it: one address, our time to live.
     """
-    if not outputs.get("HostedZone"):
+    if not outputs.get("HostedZone") or "RendezvousCluster" not in outputs:
         return []
     here = service.names(outputs)
     left = Remains(f"DNS record {here.record}", f"in the hosted zone {here.zone}; delete it there")
@@ -134,7 +137,13 @@ def _delete_below(s3: Any, bucket: str, prefix: str) -> bool:
         keys = [{"Key": entry["Key"]} for entry in page.get("Contents", ())]
         if keys:
             found = True
-            s3.delete_objects(Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
+            answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
+            for error in answer.get("Errors", ()):  # the call itself succeeds
+                raise AwsError(
+                    f"s3://{bucket}/{error.get('Key')} cannot be deleted: {error.get('Message')} "
+                    f"({error.get('Code')}); the stack is gone already, and what is left is this "
+                    "bucket"
+                )
     return found
 
 

@@ -212,7 +212,8 @@ def _functions(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
 @_of_stack
 def _roles(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
     outputs = facts["outputs"]
-    functions = [outputs[f"{part}Function"] for part in FUNCTIONS]
+    names = [f"{part}Function" for part in FUNCTIONS]
+    functions = [outputs[output] for output in names if output in outputs]
     roles = {}
     for function in functions:
         with aws_errors():
@@ -223,6 +224,8 @@ def _roles(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
             return Finding("note", f"{function} is not ready yet: {why}")
         if state not in ("Active", "Inactive"):
             return Finding("bad", f"{function} is {state}: {why}; {service.REMAKE}")
+    if facts["parameters"].get("RoleArn"):
+        return Finding("ok", f"{len(functions)} functions, all with the role that was given")
     if len(set(roles.values())) != len(roles):
         return Finding(
             "bad", f"functions share a role, which the template never does; {service.REMAKE}"
@@ -243,6 +246,8 @@ def _state_machine(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
 
 @_of_stack
 def _service(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
+    if "RendezvousCluster" not in facts["outputs"]:
+        return Finding("skip", "this stack has none; `perseid aws deploy --rendezvous` adds one")
     facts["status"] = found = service.status(aws, name)
     if not found.wanted:
         return Finding(

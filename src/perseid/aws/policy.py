@@ -29,6 +29,7 @@ class _Rule:
 
 _TASKS = _Rule("ListTasks", "ecs:ListTasks", "*",
                ("ArnEquals", "ecs:cluster", "arn:aws:ecs:{here}:cluster/{name}"))  # fmt: skip
+_ECS_ROLE = "arn:aws:iam::{account}:role/aws-service-role/ecs.amazonaws.com/AWSServiceRoleForECS"
 _WHERE = _Rule("Where", "s3:GetBucketLocation", "buckets")
 
 _RUNNER = (
@@ -62,38 +63,46 @@ _RUNNER = (
 
 _DEPLOYER = (
     _Rule("Stack", "cloudformation:CreateChangeSet DescribeChangeSet ExecuteChangeSet "
-          "DeleteChangeSet DescribeStacks DescribeStackEvents DeleteStack TagResource",
-          "arn:aws:cloudformation:{here}:stack/{name}/*"),
+          "DeleteChangeSet DescribeStacks DescribeStackEvents DescribeEvents DeleteStack "
+          "TagResource", "arn:aws:cloudformation:{here}:stack/{name}/*"),
     _Rule("Bucket", "s3:CreateBucket ListBucket PutBucketTagging GetBucketTagging "
           "PutBucketPublicAccessBlock DeleteBucket", "arn:aws:s3:::{bucket}"),
-    _Rule("Packages", "s3:GetObject PutObject DeleteObject", "arn:aws:s3:::{bucket}/*"),
+    _Rule("Packages", "s3:GetObject PutObject DeleteObject AbortMultipartUpload",
+          "arn:aws:s3:::{bucket}/*"),
     _Rule("Functions", "lambda:CreateFunction DeleteFunction GetFunction GetFunctionConfiguration "
           "UpdateFunctionCode UpdateFunctionConfiguration PutFunctionConcurrency "
-          "DeleteFunctionConcurrency AddPermission RemovePermission GetPolicy "
-          "GetFunctionCodeSigningConfig GetRuntimeManagementConfig GetFunctionRecursionConfig "
-          "TagResource UntagResource ListTags InvokeFunction",
-          "arn:aws:lambda:{here}:function:{name}-*"),
+          "DeleteFunctionConcurrency GetFunctionCodeSigningConfig GetRuntimeManagementConfig "
+          "GetFunctionRecursionConfig GetFunctionScalingConfig TagResource UntagResource ListTags "
+          "InvokeFunction", "arn:aws:lambda:{here}:function:{name}-*"),
     _Rule("Layers", "lambda:GetLayerVersion", "arn:aws:lambda:{region}:*:layer:*:*"),
-    _Rule("Roles", "iam:CreateRole DeleteRole GetRole PutRolePolicy DeleteRolePolicy GetRolePolicy "
-          "ListRolePolicies ListAttachedRolePolicies TagRole UntagRole UpdateAssumeRolePolicy",
-          "arn:aws:iam::{account}:role/{name}-*"),
-    _Rule("HandRolesToServices", "iam:PassRole", "arn:aws:iam::{account}:role/{name}-*",
-          ("StringEquals", "iam:PassedToService",
-           "lambda.amazonaws.com states.amazonaws.com ecs-tasks.amazonaws.com")),
     _Rule("StateMachine", "states:CreateStateMachine UpdateStateMachine DeleteStateMachine "
           "DescribeStateMachine TagResource UntagResource ListTagsForResource",
           "arn:aws:states:{here}:stateMachine:{name}-run"),
     _Rule("LogGroups", "logs:CreateLogGroup DeleteLogGroup PutRetentionPolicy "
-          "DeleteRetentionPolicy TagResource UntagResource ListTagsForResource",
-          "arn:aws:logs:{here}:log-group:/*/{name}-*"),
+          "DeleteRetentionPolicy GetDataProtectionPolicy TagResource UntagResource "
+          "ListTagsForResource", "arn:aws:logs:{here}:log-group:/*/{name}-*"),
+    _Rule("Parameters", "ssm:PutParameter GetParameter GetParameters DeleteParameter "
+          "AddTagsToResource RemoveTagsFromResource ListTagsForResource",
+          "arn:aws:ssm:{here}:parameter/{name}/*"),
+    # These know no narrower resource.
+    _Rule("Look", "logs:DescribeLogGroups DescribeIndexPolicies DescribeResourcePolicies "
+          "ssm:DescribeParameters lambda:GetAccountSettings servicequotas:ListServiceQuotas", "*"),
+    _WHERE,
+)  # fmt: skip
+"""To make, update, examine and remove a stack; beside it rules for the roles."""
+
+_RENDEZVOUS = (
+    _Rule("Events", "lambda:AddPermission RemovePermission GetPolicy",
+          "arn:aws:lambda:{here}:function:{name}-*"),
     _Rule("Cluster", "ecs:CreateCluster DeleteCluster DescribeClusters UpdateCluster "
           "PutClusterCapacityProviders CreateService UpdateService DeleteService "
-          "DescribeServices DescribeTasks TagResource UntagResource",
+          "DescribeServices DescribeTasks ListServiceDeployments DescribeServiceDeployments "
+          "TagResource UntagResource",
           "arn:aws:ecs:{here}:cluster/{name} arn:aws:ecs:{here}:service/{name}/* "
-          "arn:aws:ecs:{here}:task/{name}/*"),
-    _Rule("FirstService", "iam:CreateServiceLinkedRole",
-          "arn:aws:iam::{account}:role/aws-service-role/ecs.amazonaws.com/AWSServiceRoleForECS",
+          "arn:aws:ecs:{here}:task/{name}/* arn:aws:ecs:{here}:service-deployment/{name}/*"),
+    _Rule("FirstCluster", "iam:CreateServiceLinkedRole", _ECS_ROLE,
           ("StringEquals", "iam:AWSServiceName", "ecs.amazonaws.com")),
+    _Rule("SeeItsRole", "iam:GetRole", _ECS_ROLE),
     _Rule("Network", "ec2:CreateVpc DeleteVpc ModifyVpcAttribute CreateSubnet DeleteSubnet "
           "CreateInternetGateway DeleteInternetGateway AttachInternetGateway "
           "DetachInternetGateway CreateRouteTable DeleteRouteTable CreateRoute DeleteRoute "
@@ -101,21 +110,24 @@ _DEPLOYER = (
           "AuthorizeSecurityGroupIngress RevokeSecurityGroupIngress AuthorizeSecurityGroupEgress "
           "RevokeSecurityGroupEgress CreateTags DeleteTags DescribeVpcs DescribeVpcAttribute "
           "DescribeSubnets DescribeInternetGateways DescribeRouteTables DescribeSecurityGroups "
-          "DescribeNetworkInterfaces DescribeAvailabilityZones DescribeAccountAttributes", "*",
+          "DescribeNetworkInterfaces DescribeNetworkAcls DescribeVpcEncryptionControls "
+          "DescribeAvailabilityZones DescribeAccountAttributes", "*",
           ("StringEquals", "aws:RequestedRegion", "{region}")),
     _Rule("Rule", "events:PutRule DeleteRule DescribeRule PutTargets RemoveTargets "
-          "ListTargetsByRule TagResource", "arn:aws:events:{here}:rule/{name}-rendezvous"),
-    _Rule("Parameters", "ssm:PutParameter GetParameter GetParameters DeleteParameter "
-          "AddTagsToResource RemoveTagsFromResource ListTagsForResource",
-          "arn:aws:ssm:{here}:parameter/{name}/*"),
+          "ListTargetsByRule ListTagsForResource TagResource",
+          "arn:aws:events:{here}:rule/{name}-rendezvous"),
     # These know no narrower resource.
     _Rule("TaskDefinitions", "ecs:RegisterTaskDefinition DeregisterTaskDefinition "
           "DescribeTaskDefinition ListTagsForResource", "*"),
-    _Rule("Look", "logs:DescribeLogGroups ssm:DescribeParameters lambda:GetAccountSettings "
-          "servicequotas:ListServiceQuotas", "*"),
     _TASKS,
-    _WHERE,
 )  # fmt: skip
+
+_ROLES = _Rule("Roles", "iam:DeleteRole GetRole DeleteRolePolicy GetRolePolicy ListRolePolicies "
+               "ListAttachedRolePolicies TagRole UntagRole UpdateAssumeRolePolicy",
+               "arn:aws:iam::{account}:role/{name}-*")  # fmt: skip
+_MAKE_ROLES = "iam:CreateRole PutRolePolicy"
+_BOUNDED = "iam:PutRolePermissionsBoundary"
+_SERVICES = "lambda.amazonaws.com states.amazonaws.com ecs-tasks.amazonaws.com"
 
 _RECORD = _Rule("Record", "route53:ListResourceRecordSets ChangeResourceRecordSets",
                 "arn:aws:route53:::hostedzone/{zone}")  # fmt: skip
@@ -159,9 +171,19 @@ def runner(
 
 
 def deployer(
-    name: str, account: str, region: str, bucket: str, zone: str = "", others: Sequence[str] = ()
+    name: str,
+    account: str,
+    region: str,
+    bucket: str,
+    others: Sequence[str] = (),
+    *,
+    role: str = "",
+    boundary: str = "",
 ) -> Policy:
-    """Make, update, examine and remove one stack, and what is made beside it.
+    """Make, update, examine and remove one stack without a rendezvous, and what is beside it.
+
+    Who may make roles with any policy, and hand them to functions, administers the whole account:
+    `role` or `boundary` keeps this policy from being that.
 
     Parameters
     ----------
@@ -169,14 +191,37 @@ def deployer(
         Of the stack.
     bucket
         Of its packages.
-    zone
-        As for `runner`.
     others
         Further buckets of the stack, with surveys or results.
+    role
+        ARN of the one role that all functions have; no role may be made then.
+    boundary
+        ARN of the permissions boundary without which no role may be made.
     """
-    values = _values(name, account, region, zone) | {"bucket": bucket}
+    values = _values(name, account, region, "") | {"bucket": bucket}
     lists = {"buckets": _buckets([bucket, *others])}
-    return _policy((*_DEPLOYER, _RECORD) if zone else _DEPLOYER, values, lists)
+    return _policy((*_DEPLOYER, *_role_rules(role, boundary)), values, lists)
+
+
+def rendezvous_deployer(name: str, account: str, region: str, zone: str = "") -> Policy:
+    """What `deployer` lacks for a stack with a rendezvous; parameters as for `runner`."""
+    values = _values(name, account, region, zone)
+    look = _Rule("Zone", "route53:GetHostedZone", "arn:aws:route53:::hostedzone/{zone}")
+    return _policy((*_RENDEZVOUS, _RECORD, look) if zone else _RENDEZVOUS, values, {})
+
+
+def _role_rules(role: str, boundary: str) -> Iterable[_Rule]:
+    ours = role or _ROLES.resources
+    passing = ("StringEquals", "iam:PassedToService", _SERVICES)
+    yield _Rule("HandRolesToServices", "iam:PassRole", ours, passing)
+    if role:
+        return
+    yield _ROLES
+    if boundary:
+        bounded = ("StringEquals", "iam:PermissionsBoundary", boundary)
+        yield _Rule("MakeBoundedRoles", f"{_MAKE_ROLES} {_BOUNDED}", ours, bounded)
+    else:
+        yield _Rule("MakeRoles", _MAKE_ROLES, ours)
 
 
 def _values(name: str, account: str, region: str, zone: str) -> dict[str, str]:

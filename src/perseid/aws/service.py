@@ -10,7 +10,7 @@ from typing import Any
 from perseid.aws import stack
 from perseid.aws.address import ServiceAddress, ServiceNames, look, publish, read, recorded
 from perseid.aws.session import Aws, aws_errors
-from perseid.errors import AwsError, NotFoundError, RendezvousUnreachableError
+from perseid.errors import AwsError, BadInputError, NotFoundError, RendezvousUnreachableError
 from perseid.rendezvous.client.connectivity import Ping, ping
 from perseid.rendezvous.net import DEFAULT_PORT, Endpoint
 
@@ -58,7 +58,12 @@ class Status:
 
 
 def names(outputs: Mapping[str, str]) -> ServiceNames:
-    """From the stack's outputs."""
+    """From the stack's outputs; raises `BadInputError` where the stack has no rendezvous."""
+    if "RendezvousCluster" not in outputs:
+        raise BadInputError(
+            "this stack has no rendezvous: its ranks exchange through the bucket; `perseid aws "
+            "deploy --rendezvous` adds one"
+        )
     return ServiceNames(
         outputs["RendezvousCluster"],
         outputs["RendezvousService"],
@@ -113,6 +118,29 @@ def start(
     with aws_errors():
         publish(here, aws.client)
     return status(aws, name)
+
+
+def drain(aws: Aws, outputs: Mapping[str, str], tell: Callable[[str], None]) -> None:
+    """Before the stack is deleted: no task, so that its address is free and its service can go.
+
+    What fails here is told and goes on: deleting the stack may work nevertheless.
+    """
+    here = names(outputs)
+    try:
+        found = _service(aws, here)
+        if not int(found["desiredCount"]) and not int(found["runningCount"]):
+            return
+        tell("stopping the rendezvous first")
+        _want(aws, here, 0)
+        deadline = time.monotonic() + START_SECONDS
+        while int(found["runningCount"]) + int(found.get("pendingCount", 0)):
+            if time.monotonic() > deadline:
+                tell(f"its task has not ended within {START_SECONDS:g} s")
+                return
+            time.sleep(POLL_SECONDS)
+            found = _service(aws, here)
+    except (AwsError, NotFoundError) as error:
+        tell(f"the rendezvous could not be stopped first: {error}")
 
 
 def stop(aws: Aws, name: str) -> None:

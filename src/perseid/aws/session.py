@@ -69,6 +69,17 @@ class Aws:
         with aws_errors():
             return str(self.client("sts").get_caller_identity()["Account"])
 
+    def check_partition(self) -> None:
+        """Raise `AwsError` in another partition than AWS's standard one: no ARN would be right."""
+        with aws_errors():
+            arn = str(self.client("sts").get_caller_identity()["Arn"])
+        partition = arn.split(":")[1]
+        if partition != "aws":
+            raise AwsError(
+                f"this account is in the partition {partition} ({self.region}), where perseid "
+                "cannot be deployed: use an account of AWS's standard regions"
+            )
+
     def client(self, service: str) -> Any:
         """The client of a service, made once."""
         if service not in self._clients:

@@ -14,6 +14,8 @@ from perseid.errors import AwsError, BadInputError, NotFoundError
 POLL_SECONDS = 2.0
 """Between two looks at the stack's events."""
 CHANGE_SET_SECONDS = 300.0
+UNSEEN_SECONDS = 15.0
+"""So long an operation may show no event until the stack's state is believed nevertheless."""
 STACK_SECONDS = 1800.0
 """Longest wait for a stack to be made, changed or deleted."""
 TAG = "perseid:stack"
@@ -47,6 +49,28 @@ class StackEvent:
 
 
 Tell = Callable[[Change | StackEvent | str], None]
+NEVER_MADE = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED")
+"""States of a stack that takes no update; it can be deleted and made again."""
+
+
+def check_idle(name: str, found: Mapping[str, Any] | None) -> None:
+    """Raise `AwsError` while another operation is under way: the stack takes no second one."""
+    state = str((found or {}).get("StackStatus", ""))
+    if state.endswith("IN_PROGRESS") and state != "REVIEW_IN_PROGRESS":
+        raise AwsError(
+            f"the stack {name} is {state}: somebody is changing it; wait until that has ended"
+        )
+
+
+def check_takes_update(name: str, found: Mapping[str, Any] | None) -> None:
+    """Raise `AwsError`, saying what to do, where a stack takes no update now."""
+    check_idle(name, found)
+    state = str((found or {}).get("StackStatus", ""))
+    if state == "UPDATE_ROLLBACK_FAILED":
+        raise AwsError(
+            f"the stack {name} is {state}: run `aws cloudformation continue-update-rollback "
+            f"--stack-name {name}`, and then this again"
+        )
 
 
 def describe(aws: Aws, name: str) -> Mapping[str, Any] | None:
@@ -113,6 +137,13 @@ def parameters(stack: Mapping[str, Any] | None) -> dict[str, str]:
     return {entry["ParameterKey"]: entry.get("ParameterValue", "") for entry in entries}
 
 
+def lasting_parameters(stack: Mapping[str, Any] | None) -> dict[str, str]:
+    """Values that a stack was made with; none of one that never came to be whole."""
+    state = str((stack or {}).get("StackStatus", ""))
+    lasting = state == "CREATE_COMPLETE" or state.startswith(("UPDATE_", "IMPORT_"))
+    return parameters(stack) if lasting else {}
+
+
 def change(
     aws: Aws, name: str, body: str, values: Mapping[str, str], tell: Tell,
     confirm: Callable[[list[Change]], bool],
@@ -136,7 +167,8 @@ def change(
         The stack is not one of perseid's.
     """
     former = describe_ours(aws, name)
-    if former is not None and former["StackStatus"] == "ROLLBACK_COMPLETE":
+    check_takes_update(name, former)
+    if former is not None and former["StackStatus"] in NEVER_MADE:
         tell(f"the stack {name} failed to be made before: its rest is removed first")
         delete(aws, name, tell)
         former = None
@@ -162,9 +194,9 @@ def change(
             if fresh:
                 client.delete_stack(StackName=name)
             return False
-        began = datetime.now(UTC)
+        seen = _last_events(client, made["StackId"])
         client.execute_change_set(**this)
-        _wait(client, made["StackId"], began, tell)
+        _wait(client, made["StackId"], seen, tell)
     return True
 
 
@@ -175,9 +207,9 @@ def delete(aws: Aws, name: str, tell: Tell) -> None:
         return
     client = aws.client("cloudformation")
     with aws_errors():
-        began = datetime.now(UTC)
+        seen = _last_events(client, stack["StackId"])
         client.delete_stack(StackName=name)
-        _wait(client, stack["StackId"], began, tell)
+        _wait(client, stack["StackId"], seen, tell)
 
 
 def _changes(client: Any, this: Mapping[str, str]) -> list[Change] | None:
@@ -194,7 +226,8 @@ def _changes(client: Any, this: Mapping[str, str]) -> list[Change] | None:
         reason = found.get("StatusReason", "")
         if any(text in reason for text in _UNCHANGED):
             return None
-        raise AwsError(f"CloudFormation refuses the change: {reason}")
+        failed = "; ".join(_failed_events(client, this)) or reason
+        raise AwsError(f"CloudFormation refuses the change: {failed}")
     entries = list(found.get("Changes", ()))
     while found.get("NextToken"):
         found = client.describe_change_set(**this, NextToken=found["NextToken"])
@@ -209,19 +242,41 @@ def _changes(client: Any, this: Mapping[str, str]) -> list[Change] | None:
     ]  # fmt: skip
 
 
-def _wait(client: Any, stack_id: str, began: datetime, tell: Tell) -> None:
-    """Report events until the stack rests; raise what failed first."""
-    seen: set[str] = set()
-    first_failure = ""
+def _failed_events(client: Any, this: Mapping[str, str]) -> list[str]:
+    """Why a change set was refused: its validation names resource and property in events."""
+    try:
+        with aws_errors():
+            found = client.describe_events(**this, Filters={"FailedEvents": True})
+    except (AwsError, NotFoundError):  # the change set's own reason is told then
+        return []
+    told = []
+    for event in found.get("OperationEvents", ()):
+        why = event.get("ValidationStatusReason") or event.get("ResourceStatusReason")
+        if why:
+            where = event.get("ValidationPath") or event.get("LogicalResourceId") or ""
+            told.append(f"{where}: {why}" if where else str(why))
+    return list(dict.fromkeys(told))
+
+
+def _wait(client: Any, stack_id: str, seen: set[str], tell: Tell) -> None:
+    """Report events that are not in `seen` until the stack rests; raise what failed first.
+
+    The state is believed once an event of this operation was seen: at first it may be the old one.
+    """
+    first_failure, begun = "", False
+    trusted = time.monotonic() + UNSEEN_SECONDS
     deadline, pause = time.monotonic() + STACK_SECONDS, 0.1
     while True:
         status = _status(client, stack_id)
-        for event in _new_events(client, stack_id, began, seen):
+        for event in _new_events(client, stack_id, seen):
+            begun = True
             failed = event.status.endswith("FAILED") and "cancelled" not in event.reason
             if failed and not first_failure:
                 first_failure = f"{event.resource} ({event.kind}): {event.reason}"
             tell(event)
-        if not status.endswith("IN_PROGRESS"):
+        gone = status == "DELETE_COMPLETE"
+        believed = begun or gone or time.monotonic() > trusted
+        if believed and not status.endswith("IN_PROGRESS"):
             break
         if time.monotonic() > deadline:
             raise AwsError(f"the stack is {status} for {STACK_SECONDS / 60:g} minutes: see the "
@@ -243,18 +298,28 @@ def _status(client: Any, stack_id: str) -> str:
     return str(found[0]["StackStatus"]) if found else "DELETE_COMPLETE"
 
 
-def _new_events(client: Any, stack_id: str, began: datetime, seen: set[str]) -> list[StackEvent]:
-    """Events since `began` that were not seen yet, oldest first; newest pages first from AWS."""
+def _last_events(client: Any, stack_id: str) -> set[str]:
+    """Ids of the newest events, by which later ones are known: clocks may differ."""
+    try:
+        with aws_errors():
+            found = client.describe_stack_events(StackName=stack_id)["StackEvents"]
+    except (AwsError, NotFoundError):  # there are none yet
+        return set()
+    return {entry["EventId"] for entry in found}
+
+
+def _new_events(client: Any, stack_id: str, seen: set[str]) -> list[StackEvent]:
+    """Events that were not seen yet, oldest first; newest pages first from AWS."""
     fresh: list[StackEvent] = []
     try:
         with aws_errors():
             for page in client.get_paginator("describe_stack_events").paginate(StackName=stack_id):
-                entries = [entry for entry in page["StackEvents"] if entry["EventId"] not in seen]
-                for entry in entries:
-                    seen.add(entry["EventId"])
-                    if _utc(entry["Timestamp"]) >= began.replace(microsecond=0):
-                        fresh.append(_event(entry))
-                if len(entries) < len(page["StackEvents"]):
+                known = [entry["EventId"] in seen for entry in page["StackEvents"]]
+                count = known.index(True) if True in known else len(known)
+                entries = page["StackEvents"][:count]
+                seen.update(entry["EventId"] for entry in entries)
+                fresh += [_event(entry) for entry in entries]
+                if count < len(known):
                     break
     except (AwsError, NotFoundError):  # a deleted stack may have none
         return []

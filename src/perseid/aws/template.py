@@ -18,6 +18,12 @@ from perseid.errors import BadInputError
 
 NAME = "perseid"
 """Of the stack, unless the user gives another."""
+NAME_CHARACTERS = 32
+"""Of a stack's name: with it CloudFormation need not cut the names of the roles, which the policies
+of `perseid aws policy` tell by their beginning."""
+RESERVED = ("aws", "ssm")
+"""No parameter's name may begin so
+(https://docs.aws.amazon.com/systems-manager/latest/userguide/sysman-paramstore-su-create.html)."""
 ARN = "arn:aws"
 BUCKET_CHARACTERS = 63
 """Longest name of a bucket
@@ -48,6 +54,15 @@ class Options:
     """Concurrency reserved for workers; 0 is none."""
     layers: tuple[str, ...] | None = None
     log_days: int | None = None
+    rendezvous: bool | None = None
+    """Whether the stack has one: a VPC, an ECS service, a rule. What is given of `vpc` to `image`
+    says yes."""
+    role: str | None = None
+    """ARN of one role for every function and the state machine; else each has its own."""
+    boundary: str | None = None
+    """ARN of the permissions boundary of the roles that are made."""
+    kms_key: str | None = None
+    """ARN of the key that encrypts the buckets, where it is the customer's."""
     vpc: str | None = None
     subnets: tuple[str, ...] | None = None
     zone: str | None = None
@@ -62,8 +77,17 @@ class Options:
                 f"the stack's name {self.name!r} may hold letters, digits and - only, must begin "
                 "with a letter and end with a letter or digit"
             )
-        if len(self.name) > 40:
-            raise BadInputError(f"the stack's name {self.name!r} is longer than 40 characters")
+        if len(self.name) > NAME_CHARACTERS:
+            raise BadInputError(
+                f"the stack's name {self.name!r} is longer than {NAME_CHARACTERS} characters"
+            )
+        if self.name.lower().startswith(RESERVED):
+            raise BadInputError(
+                f"the stack's name {self.name!r} begins with aws or ssm, which Parameter Store "
+                "keeps for AWS: take another name"
+            )
+        if self.role and self.boundary:
+            raise BadInputError("with --role no roles are made: leave --permissions-boundary out")
         if bool(self.vpc) != bool(self.subnets):
             raise BadInputError("give --vpc and --subnet together: public subnets of that VPC")
         if bool(self.zone) != bool(self.record):
@@ -82,6 +106,22 @@ class Options:
 def template() -> str:
     """The CloudFormation template (YAML)."""
     return _data("template.yaml")
+
+
+def parameter_names() -> set[str]:
+    """Names of the template's parameters."""
+    section = template().split("\nParameters:\n")[1].split("\nConditions:\n")[0]
+    return set(re.findall(r"^  (\w+):", section, re.MULTILINE))
+
+
+def wants_rendezvous(options: Options, previous: Mapping[str, str]) -> bool:
+    """Whether the stack is to have a rendezvous: as asked, else as it was."""
+    if options.rendezvous is not None:
+        return options.rendezvous
+    if options.vpc or options.zone or options.image:
+        return True
+    # Stacks of before this was asked have one.
+    return previous.get("Rendezvous", "yes" if "RendezvousStart" in previous else "no") == "yes"
 
 
 def definition() -> str:
@@ -152,21 +192,22 @@ def parameters(
     bucket
         Of the packages.
     previous
-        Values of the stack that is there; empty where there is none.
+        Values of the stack that is there; empty where there is none. What somebody chose once is
+        kept, and the rest is as this template has it.
     running
         Tasks of the rendezvous that are wanted now: a new deployment must not stop them.
     """
     below = prefix(options.name)
     values: dict[str, object] = {
-        "Architecture": target.architecture,
-        "Runtime": target.runtime,
-        "Version": __version__,
         "WorkerMemory": options.memory_mb,
         "WorkerTimeout": options.timeout,
         "WorkerStorage": options.storage_mb,
         "ReservedConcurrency": options.reserved,
         "WorkerLayers": _list(options.layers),
         "LogRetention": options.log_days,
+        "RoleArn": options.role,
+        "PermissionsBoundary": options.boundary,
+        "KmsKey": options.kms_key,
         "VpcId": options.vpc,
         "SubnetIds": _list(options.subnets),
         "HostedZoneId": options.zone and options.zone.rpartition("/")[2],
@@ -175,6 +216,10 @@ def parameters(
     }
     chosen = {name: str(value) for name, value in values.items() if value is not None}
     fixed = {
+        "Architecture": target.architecture,
+        "Runtime": target.runtime,
+        "Version": __version__,
+        "Rendezvous": "yes" if wants_rendezvous(options, previous) else "no",
         "CodeBucket": bucket,
         "WorkerKey": f"{below}/{packages['worker'].key}",
         "ControlKey": f"{below}/{packages['control'].key}",
@@ -184,7 +229,17 @@ def parameters(
         "RendezvousCount": str(running),
         "SecretParameter": secret_name(options.name),
     }
-    return {**previous, **_buckets(options, bucket, previous), **chosen, **fixed, **options.extra}
+    ours = fixed | _buckets(options, bucket, previous)
+    kept = {**_kept(previous), **chosen, **options.extra}
+    names = sorted(kept.keys() - ours.keys())
+    return {**kept, **ours, "Chosen": ",".join(names), **options.extra}
+
+
+def _kept(previous: Mapping[str, str]) -> dict[str, str]:
+    """What somebody chose, as far as the template still has it; of older stacks all they have."""
+    chosen = previous["Chosen"].split(",") if "Chosen" in previous else list(previous)
+    known = parameter_names()
+    return {name: previous[name] for name in chosen if name in previous and name in known}
 
 
 def _buckets(options: Options, bucket: str, previous: Mapping[str, str]) -> dict[str, str]:

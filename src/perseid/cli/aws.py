@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from perseid.api.terminal import paint
 from perseid.aws import service
@@ -15,11 +17,11 @@ from perseid.aws.deploy import Deployed, deploy, dry_run, to_json
 from perseid.aws.destroy import destroy
 from perseid.aws.doctor import Check, examine
 from perseid.aws.packaging import MIB, UNZIPPED_LIMIT, Package
-from perseid.aws.policy import deployer, runner, text
+from perseid.aws.policy import deployer, rendezvous_deployer, runner, text
 from perseid.aws.session import Aws
 from perseid.aws.stack import Change, StackEvent
 from perseid.aws.template import NAME, Options, default_bucket
-from perseid.aws.wheels import MACHINES, PYTHONS, default_cache
+from perseid.aws.wheels import MACHINES, PYTHONS, default_cache, own_python
 from perseid.cli import units
 from perseid.cli.awsarguments import add_storage_arguments
 from perseid.errors import AwsError, BadInputError, PerseidError
@@ -45,13 +47,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     doctor.add_argument("--json", action="store_true", help="print what was found as JSON")
     doctor.set_defaults(act=_doctor)
     policy = commands.add_parser("policy", help="print what a person's policy must allow")
-    policy.add_argument("who", choices=("deploy", "run"), help="who deploys, or who only runs")
+    policy.add_argument("who", choices=("deploy", "deploy-rendezvous", "run"),
+                        help="who deploys, what a rendezvous adds, or who only runs")  # fmt: skip
     policy.add_argument("--bucket", action="append", metavar="NAME", help="buckets with surveys "
                         "and results (default: the one that deploy makes)")  # fmt: skip
     policy.add_argument(
         "--account", default="", metavar="NUMBER", help="default: of the credentials"
     )
     policy.add_argument("--zone", default="", metavar="ID", help="hosted zone of the record")
+    policy.add_argument("--role", default="", metavar="ARN", help="as for deploy: make no roles")
+    policy.add_argument("--permissions-boundary", default="", metavar="ARN",
+                        help="as for deploy: make no role without it")  # fmt: skip
     policy.set_defaults(act=_policy)
     rendezvous = commands.add_parser("rendezvous", help="start, stop or look at the service")
     rendezvous.add_argument("what", choices=("start", "stop", "status"))
@@ -83,7 +89,8 @@ def _deploy_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--data-bucket", action="append", metavar="NAME", help="workers may read it")
     what.add_argument("--results-bucket", action="append", metavar="NAME", help="… and write it")
-    what.add_argument("--architecture", choices=tuple(MACHINES), help="default x86_64")
+    what.add_argument("--architecture", choices=tuple(MACHINES),
+                      help="default x86_64; arm64 is experimental")  # fmt: skip
     what.add_argument("--python", choices=PYTHONS, help="default: this one's version, or 3.12")
     what.add_argument("--model", type=Path, metavar="FILE.onnx", help="default model of the stack")
     what.add_argument(
@@ -100,7 +107,17 @@ def _deploy_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--layer", action="append", metavar="ARN", help="layer of the worker")
     what.add_argument("--log-days", type=int, metavar="DAYS", help="that logs are kept (30)")
-    where = parser.add_argument_group("where the rendezvous lives")
+    what.add_argument("--kms-key", metavar="ARN", help="that encrypts the buckets, if it is yours")
+    rights = parser.add_argument_group("where you may not make roles, or only bounded ones")
+    rights.add_argument(
+        "--role", metavar="ARN", help="one for all (default: make a narrow one each)"
+    )
+    rights.add_argument("--permissions-boundary", metavar="ARN", help="of the roles that are made")
+    where = parser.add_argument_group("the rendezvous, for ranks that talk to each other")
+    where.add_argument(
+        "--rendezvous", action=argparse.BooleanOptionalAction, default=None,
+        help="have one: a VPC, an ECS service, a rule (default: none)",
+    )  # fmt: skip
     where.add_argument("--vpc", metavar="ID", help="an existing VPC (default: make a small one)")
     where.add_argument("--subnet", action="append", metavar="ID", help="public subnet of it")
     where.add_argument("--zone", metavar="ID", help="existing hosted zone (default: no DNS name)")
@@ -122,6 +139,10 @@ def _options(args: argparse.Namespace) -> Options:
         reserved=args.reserve,
         layers=_tuple(args.layer),
         log_days=args.log_days,
+        rendezvous=args.rendezvous,
+        role=args.role,
+        boundary=args.permissions_boundary,
+        kms_key=args.kms_key,
         vpc=args.vpc,
         subnets=_tuple(args.subnet),
         zone=args.zone,
@@ -137,7 +158,7 @@ def _deploy(args: argparse.Namespace) -> int:
     aws = Aws(args.region, args.profile)
     done = deploy(
         aws, options, _packages(options), _tell, lambda changes: _confirm(changes, args.yes),
-        model=args.model,
+        model=args.model, interpreter=_interpreter(),
     )  # fmt: skip
     if args.json:
         print(to_json(done))
@@ -156,6 +177,13 @@ def _dry_run(args: argparse.Namespace, options: Options) -> int:
         print(f"wrote {path} ({path.stat().st_size:,} bytes)")
     print("nothing was sent to AWS")
     return 0
+
+
+def _interpreter() -> str | None:
+    """This Python's version where a server on this machine stands in for AWS: it runs functions
+    with the Python that it has, whatever their runtime says."""
+    host = urlsplit(os.environ.get("AWS_ENDPOINT_URL", "")).hostname
+    return own_python() if host in ("127.0.0.1", "localhost", "::1") else None
 
 
 def _packages(options: Options) -> Path:
@@ -258,10 +286,13 @@ def _policy(args: argparse.Namespace) -> int:
             account, region = account or "ACCOUNT", region or "REGION"
     buckets = args.bucket or [default_bucket(args.stack, account, region)]
     if args.who == "deploy":
-        made = deployer(args.stack, account, region, buckets[0], args.zone, buckets[1:])
-        print(text(made), end="")
+        made = deployer(args.stack, account, region, buckets[0], buckets[1:], role=args.role,
+                        boundary=args.permissions_boundary)  # fmt: skip
+    elif args.who == "deploy-rendezvous":
+        made = rendezvous_deployer(args.stack, account, region, args.zone)
     else:
-        print(text(runner(args.stack, account, region, buckets, buckets, args.zone)), end="")
+        made = runner(args.stack, account, region, buckets, buckets, args.zone)
+    print(text(made), end="")
     return 0
 
 

@@ -19,7 +19,7 @@ def put(aws, folder, **options):
     """Deploy the stack ``other``; the changes that were shown, and what came of them."""
     shown = []
     done = deploy(
-        aws, Options(name="other", **options), folder, lambda event: None,
+        aws, Options(name="other", rendezvous=True, **options), folder, lambda event: None,
         lambda changes: shown.extend(changes) or True, compression=1, interpreter=PYTHON,
     )  # fmt: skip
     return shown, done

@@ -246,8 +246,15 @@ def _on_s3(url: str) -> None:
 def _with_endpoint(request: RunRequest) -> RunRequest:
     """The stack's own rendezvous, where ranks are to talk and the request names none."""
     name = os.environ.get("RENDEZVOUS_ADDRESS_PARAMETER")
-    if request.transport == "store" or request.rendezvous_endpoint or not name:
+    if request.transport == "store" or request.rendezvous_endpoint or name is None:
         return request
+    if not name:
+        if request.transport == "auto":
+            return request
+        raise BadInputError(
+            f"transport is {request.transport} but this stack has no rendezvous: deploy it with "
+            "`perseid aws deploy --rendezvous`, or leave `transport` at store"
+        )
     import boto3  # the Lambda runtime has it
 
     value = json.loads(boto3.client("ssm").get_parameter(Name=name)["Parameter"]["Value"])
