@@ -9,6 +9,7 @@ from double import PYTHON
 
 from perseid.aws import stack as stacks
 from perseid.aws.deploy import deploy
+from perseid.aws.doctor import CHECKS
 from perseid.aws.template import Options
 from perseid.cli import main
 from perseid.errors import NotFoundError
@@ -68,7 +69,7 @@ def test_doctor_finds_what_moto_knows(moto, capsys):
     """Eight attempts at each of what moto answers with an error of its own."""
     main(["aws", "doctor"])
     lines = {line[6:20].strip(): line for line in capsys.readouterr().out.splitlines()}
-    assert len(lines) == 13, lines  # a line each, whatever the answer was
+    assert len(lines) == len(CHECKS), lines  # a line each, whatever the answer was
     for name in ("credentials", "region", "clock", "stack", "buckets", "roles", "state machine"):
         assert lines[name].startswith("ok"), lines[name]
 
