@@ -75,7 +75,7 @@ def slow_store(delay: float) -> Iterator[tuple[str, str]]:
 def through_the_store(url: str, ranks: int, serial: int) -> dict[str, float]:
     """Seconds: one by one (of all, scaled from `serial`), and concurrently."""
     from perseid.pipeline import layout
-    from perseid.pipeline.collect import ahead, read_records
+    from perseid.pipeline.rank_outputs import ahead, read_records
     from perseid.storage import Storage
 
     storage = Storage(url)

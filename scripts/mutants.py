@@ -45,7 +45,8 @@ TARGETS = (
     Target(("rendezvous/protocol/handshake.py",), ("unit/test_rendezvous_handshake.py",)),
     Target(("rendezvous/server/registry.py",), ("unit/test_rendezvous_registry.py",)),
     Target(
-        ("pipeline/collect.py", "pipeline/merge.py", "pipeline/records.py", "pipeline/publish.py"),
+        ("pipeline/rank_outputs.py", "pipeline/merge.py", "pipeline/records.py",
+         "pipeline/publish.py"),
         ("unit/test_pipeline_merge.py", "integration/test_pipeline_collect.py",
          "integration/test_pipeline_steps.py"),
     ),

@@ -14,7 +14,7 @@ import pytest
 
 import perseid.aws
 from perseid.aws import policy, template
-from perseid.aws.collect import GIVEN_UP
+from perseid.aws.run_archive import GIVEN_UP
 from perseid.aws.template import default_bucket
 
 DATA = Path(perseid.aws.__file__).parent / "data"

@@ -12,8 +12,8 @@ from double import PYTHON
 
 from perseid.aws import stack as stacks
 from perseid.aws.deploy import deploy, ensure_bucket
-from perseid.aws.place import StackResources
 from perseid.aws.session import Aws
+from perseid.aws.stack_resources import StackResources
 from perseid.aws.template import Options, default_bucket
 from perseid.aws.wheels import PYTHONS, Target
 from perseid.cli import main

@@ -13,7 +13,7 @@ from terminal import CTRL_C, terminal
 
 from perseid.aws.calls import Calls
 from perseid.aws.executions import Executions
-from perseid.aws.place import StackResources
+from perseid.aws.stack_resources import StackResources
 from perseid.cli import main
 from perseid.storage import Storage
 

@@ -13,8 +13,8 @@ from small_s3 import BUCKET, Answer, error, serving
 
 from perseid.aws.calls import Calls
 from perseid.aws.executions import Executions, Started
-from perseid.aws.place import StackResources
 from perseid.aws.session import Aws
+from perseid.aws.stack_resources import StackResources
 from perseid.errors import NotFoundError, RunError
 
 MACHINE = "arn:aws:states:us-east-1:123456789012:stateMachine:perseid"

@@ -16,7 +16,7 @@ from ranks import ranks, run_ranks, run_threads
 from perseid.comm import Communicator, abort
 from perseid.comm.channel import PendingReceive
 from perseid.comm.connection import SocketConnection
-from perseid.comm.engine import ConnectionPool
+from perseid.comm.connection_pool import ConnectionPool
 from perseid.comm.frames import FrameKind, Signature, header
 from perseid.comm.objects import Blob
 from perseid.comm.progress import ProgressEngine

@@ -10,7 +10,7 @@ from engine import Lab
 
 from perseid.engines import calibrate
 from perseid.engines.options import LocalOptions, cores
-from perseid.engines.plan import make_plan
+from perseid.engines.run_plan import make_plan
 from perseid.errors import BadInputError, BadModelError, RunError
 from perseid.measure.report_line import find_reports
 from perseid.pipeline.checks import count_rows

@@ -13,7 +13,7 @@ from tiny import tiny_cutouts, tiny_model, tiny_survey
 
 from perseid.cli import main
 from perseid.engines.options import LocalOptions
-from perseid.engines.plan import make_plan
+from perseid.engines.run_plan import make_plan
 from perseid.errors import BadInputError
 from perseid.measure.calibrate import Pace
 from perseid.pipeline.checks import count_rows

@@ -12,7 +12,7 @@ from ministack import python
 
 from perseid.aws.calls import Calls
 from perseid.aws.executions import Executions
-from perseid.aws.place import StackResources
+from perseid.aws.stack_resources import StackResources
 from perseid.pipeline.request import RunRequest
 from perseid.storage import Storage
 

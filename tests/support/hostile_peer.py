@@ -7,7 +7,7 @@ import socket
 
 from perseid.comm.channel import ChannelError, PendingReceive
 from perseid.comm.connection import SocketConnection
-from perseid.comm.engine import ConnectionPool
+from perseid.comm.connection_pool import ConnectionPool
 from perseid.comm.frames import HEADER_BYTES, SIGNATURE_BYTES, FrameKind, Signature, header
 from perseid.comm.group import Group
 from perseid.comm.objects import Blob

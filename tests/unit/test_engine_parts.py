@@ -11,12 +11,12 @@ import sys
 
 import pytest
 
-from perseid.api.progress import RunProgress, Tally, duration
+from perseid.api.progress_display import RunProgress, Tally, duration
 from perseid.engines import memory
-from perseid.engines.channel import MessageStream
-from perseid.engines.logs import RankLogs, attempts_in, end_lines, start_lines
+from perseid.engines.message_stream import MessageStream
 from perseid.engines.owner import Owner, refuse_if_owned
-from perseid.engines.plan import makespan
+from perseid.engines.rank_logs import RankLogs, attempts_in, end_lines, start_lines
+from perseid.engines.run_plan import makespan
 from perseid.engines.slots import classify_exit
 from perseid.errors import RunError
 from perseid.measure.report_line import find_reports

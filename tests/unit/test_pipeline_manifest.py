@@ -10,7 +10,7 @@ from perseid.errors import BadInputError, NotFoundError
 from perseid.pipeline import layout
 from perseid.pipeline.items import PartitionRef, WorkItem
 from perseid.pipeline.manifest import Manifest, assign
-from perseid.pipeline.settings import ItemOptions, RunSettings
+from perseid.pipeline.run_settings import ItemOptions, RunSettings
 from perseid.storage import Storage
 
 

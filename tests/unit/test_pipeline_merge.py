@@ -13,6 +13,7 @@ import pytest
 from perseid.comm.ops import Op
 from perseid.errors import RunError
 from perseid.pipeline import merge
+from perseid.pipeline.collective_merge import Share, merged
 from perseid.pipeline.columns import (
     NpzWriter,
     PartitionResult,
@@ -23,7 +24,6 @@ from perseid.pipeline.columns import (
     read_results,
 )
 from perseid.pipeline.exchange import Exchange
-from perseid.pipeline.together import Share, merged
 from perseid.science import Moments, Partial
 
 GROUPS = {"embedding": 3, "residual": 2}

@@ -10,7 +10,7 @@ import pytest
 from tiny import tiny_model, tiny_survey
 
 from perseid import __version__
-from perseid.aws.place import StackResources
+from perseid.aws.stack_resources import StackResources
 from perseid.cli import main
 from perseid.errors import BadInputError
 from perseid.pipeline.initialize import initialize

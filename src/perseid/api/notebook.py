@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Any
 
-from perseid.api.progress import Tally, count_line, stage_line
+from perseid.api.progress_display import Tally, count_line, stage_line
 from perseid.pipeline.events import CountEvent, Event, StageEvent
 from perseid.plaintext import markup
 

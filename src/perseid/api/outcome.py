@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from perseid.api.progress import duration
+from perseid.api.progress_display import duration
 from perseid.api.terminal import width
 from perseid.pipeline import layout
 from perseid.pipeline.run_state import RunResult

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from perseid.api.notebook import NotebookProgress, in_notebook
-from perseid.api.progress import RunProgress
+from perseid.api.progress_display import RunProgress
 from perseid.pipeline.events import Event, Report
 
 

@@ -10,7 +10,7 @@ from perseid.api.reporting import reporting
 from perseid.api.run import Run
 from perseid.engines import driver
 from perseid.engines.base import Engine
-from perseid.engines.names import engine_class, engine_of_run
+from perseid.engines.engine_names import engine_class, engine_of_run
 from perseid.errors import BadInputError, NotFoundError, PerseidError
 from perseid.pipeline import layout
 from perseid.pipeline.events import Report, StageEvent

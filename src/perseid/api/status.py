@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from perseid.api.progress import count_line
+from perseid.api.progress_display import count_line
 from perseid.pipeline.events import CountEvent
 
 

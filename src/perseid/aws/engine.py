@@ -10,8 +10,9 @@ from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
-from perseid.aws import logs
+from perseid.aws import cloudwatch_logs
 from perseid.aws.calls import Calls
+from perseid.aws.execution_progress import MapProgress
 from perseid.aws.executions import (
     FIRST_WAIT,
     LONGEST_WAIT,
@@ -20,9 +21,8 @@ from perseid.aws.executions import (
     Started,
     check_places,
 )
-from perseid.aws.place import StackResources
-from perseid.aws.progress import MapProgress
 from perseid.aws.session import Aws
+from perseid.aws.stack_resources import StackResources
 from perseid.engines.base import Capabilities
 from perseid.errors import BadInputError, NotFoundError
 from perseid.jsontext import parse_json
@@ -213,13 +213,18 @@ class AwsRun:
         run_id = started.name  # of a run that has just begun there is no more than its name
         if started.resumed:
             run_id = Manifest.load(Storage(started.results_url)).run_id
-        group, tail = logs.group_of(self._executions.place.worker), logs.Tail(run_id, rank)
+        group, tail = (
+            cloudwatch_logs.group_of(self._executions.place.worker),
+            cloudwatch_logs.Tail(run_id, rank),
+        )
         start = self._executions.began(started) - 1.0
         if follow:
             ended = lambda: self._executions.look(started).ended  # noqa: E731
-            yield from logs.follow(calls, group, tail, start, ended)
+            yield from cloudwatch_logs.follow(calls, group, tail, start, ended)
             return
-        for event in sorted(logs.read_events(calls, group, start), key=lambda e: e.time or 0.0):
+        for event in sorted(
+            cloudwatch_logs.read_events(calls, group, start), key=lambda e: e.time or 0.0
+        ):
             yield from tail.feed(event)
 
     def __enter__(self) -> Self:

@@ -15,10 +15,10 @@ from typing import Any
 
 from perseid import errors
 from perseid.aws.calls import Calls
-from perseid.aws.collect import collect, collected_before
-from perseid.aws.place import StackResources
-from perseid.aws.progress import MapProgress, Watcher
+from perseid.aws.execution_progress import MapProgress, Watcher
+from perseid.aws.run_archive import collect, collected_before
 from perseid.aws.session import aws_errors
+from perseid.aws.stack_resources import StackResources
 from perseid.errors import (
     AwsError,
     BadInputError,

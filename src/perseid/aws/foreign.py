@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from perseid.aws.calls import Calls
-from perseid.aws.history import executions_between, read_executions
-from perseid.aws.logs import LATE_SECONDS, read_events
+from perseid.aws.cloudwatch_logs import LATE_SECONDS, read_events
+from perseid.aws.execution_history import executions_between, read_executions
 from perseid.errors import BadInputError
 from perseid.measure.runs import MeasuredRun
 from perseid.measure.sources.logruns import invocation_runs

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from perseid.api.progress import duration
+from perseid.api.progress_display import duration
 from perseid.engines import memory
 from perseid.engines.options import LocalOptions
-from perseid.engines.plan import RunPlan
+from perseid.engines.run_plan import RunPlan
 from perseid.measure.calibrate import Pace
 from perseid.measure.prices import Prices
 from perseid.pipeline.manifest import Manifest

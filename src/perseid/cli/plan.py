@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from perseid.api.progress import duration
+from perseid.api.progress_display import duration
 from perseid.cli import units
 from perseid.cli.awsarguments import add_storage_arguments
 from perseid.cli.surveys import found

@@ -87,7 +87,7 @@ def _dry_run(args: argparse.Namespace, request: RunRequest) -> int:
     from perseid.cli.dry_run import print_plan, script_plan
     from perseid.engines import calibrate
     from perseid.engines.local import options_of
-    from perseid.engines.plan import make_plan
+    from perseid.engines.run_plan import make_plan
     from perseid.pipeline.checks import count_rows
     from perseid.pipeline.claim import FormerRun, refuse_if_taken
     from perseid.pipeline.initialize import plan

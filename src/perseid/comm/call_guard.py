@@ -7,7 +7,7 @@ from collections.abc import Callable
 from threading import get_ident
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
-from perseid.comm.engine import ConnectionPool
+from perseid.comm.connection_pool import ConnectionPool
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from perseid.comm.channel import Channel, PendingReceive
-from perseid.comm.engine import HISTORY, ConnectionPool
+from perseid.comm.connection_pool import HISTORY, ConnectionPool
 from perseid.comm.frames import SIGNATURE, FrameKind, Signature
 from perseid.comm.objects import Blob, Buffer
 from perseid.comm.ops import Array

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from perseid.comm import arguments
+from perseid.comm.connection_pool import ConnectionPool
 from perseid.comm.cost_model import Constants, Estimate, choose_for_job
-from perseid.comm.engine import ConnectionPool
 from perseid.comm.store_channel import ObjectStore
 from perseid.errors import BadInputError, PerseidError
 from perseid.rendezvous import Client, Endpoint, LossTimeouts, parse_key

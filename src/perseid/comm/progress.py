@@ -18,7 +18,7 @@ from perseid.comm.channel import (
     PartlySent,
     PendingReceive,
 )
-from perseid.comm.engine import POLL_SECONDS, ConnectionPool
+from perseid.comm.connection_pool import POLL_SECONDS, ConnectionPool
 from perseid.comm.frames import HEADER_BYTES, Frame, FrameKind, Signature, header
 from perseid.comm.objects import Blob, Buffer
 from perseid.comm.socket_channel import MAX_PIECES, SocketChannel

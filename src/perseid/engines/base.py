@@ -1,7 +1,7 @@
 """The one interface of all engines: submit a run's ranks, or find them again, and look on.
 
 The pipeline begins and publishes a run; an engine turns its work items into records in the store.
-A further engine is one module with these two classes, one line in `perseid.engines.names`, and one
+A further engine is one module with these two classes, one line in `engine_names`, and one
 fixture of the conformance suite (``tests/conformance``).
 """
 

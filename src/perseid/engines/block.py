@@ -9,18 +9,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 
-from perseid.engines.mapping import LocalMap
+from perseid.engines.local_map import LocalMap
 from perseid.engines.options import LocalOptions
 from perseid.engines.process import Reaper
+from perseid.engines.script_gang import around_scripts
 from perseid.engines.stopping import StopRequests
-from perseid.engines.talking import around_scripts
 from perseid.errors import NotFoundError
 from perseid.pipeline import layout
 from perseid.pipeline.attempts import EngineReport
-from perseid.pipeline.collect import read_records
 from perseid.pipeline.events import Report
 from perseid.pipeline.items import WorkItem
 from perseid.pipeline.manifest import Manifest
+from perseid.pipeline.rank_outputs import read_records
 from perseid.storage import Storage
 
 

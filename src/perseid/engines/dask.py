@@ -21,9 +21,9 @@ from perseid.engines.retry import RetryPolicy
 from perseid.engines.stopping import StopRequests
 from perseid.errors import BadInputError, NotInstalledError, RunError
 from perseid.pipeline.attempts import EngineReport
-from perseid.pipeline.collect import read_records
 from perseid.pipeline.events import CountEvent, Event, Report
 from perseid.pipeline.manifest import Manifest
+from perseid.pipeline.rank_outputs import read_records
 from perseid.pipeline.request import RunRequest
 from perseid.pipeline.resumption import with_current_model
 from perseid.storage import Storage

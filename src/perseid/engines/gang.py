@@ -18,7 +18,7 @@ from perseid.engines.process import WorkerProcess
 from perseid.engines.stopping import StopRequests
 from perseid.errors import PerseidError, RunError
 from perseid.pipeline.items import WorkItem
-from perseid.pipeline.meeting import Meeting, loss_timeouts
+from perseid.pipeline.join_settings import JoinSettings, loss_timeouts
 from perseid.pipeline.records import STORE
 from perseid.rendezvous import Config, EmbeddedServer, job_key
 
@@ -125,12 +125,12 @@ class Gang:
         seconds, lost = time.monotonic() - began, (*assigned.lost, *assigned.waiting)
         return CollectiveOutcome(self._note(), seconds, lost, bool(stop.count and assigned.waiting))
 
-    def _meeting(self, address: str, key: str, item: WorkItem) -> Meeting:
+    def _meeting(self, address: str, key: str, item: WorkItem) -> JoinSettings:
         more = RANK_SECONDS * len(self._items)
         join, call = JOIN_SECONDS + more, CALL_SECONDS + more
-        return Meeting(address, key, item.transport, join, call, loss_timeouts(item))
+        return JoinSettings(address, key, item.transport, join, call, loss_timeouts(item))
 
-    def _begin(self, meeting: Meeting) -> None:
+    def _begin(self, meeting: JoinSettings) -> None:
         for process, ranks in self._assigned.ranks.items():
             items = [self._items[rank].to_json() for rank in ranks]
             try:

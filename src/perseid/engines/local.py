@@ -98,7 +98,7 @@ class LocalEngine:
     def check(self, manifest: Manifest) -> None:
         """Refuse ranks that must run at once where the machine has no memory for that."""
         need_linux("a run on this machine")
-        from perseid.engines.talking import refuse_without_memory
+        from perseid.engines.script_gang import refuse_without_memory
 
         refuse_without_memory(manifest, self._options_for(manifest))
 

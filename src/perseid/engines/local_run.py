@@ -9,12 +9,12 @@ from types import TracebackType
 from typing import Self
 
 from perseid.engines.attached import AttachedRun
-from perseid.engines.mapping import LocalMap
+from perseid.engines.local_map import LocalMap
 from perseid.engines.options import LocalOptions
 from perseid.engines.owner import Owner
 from perseid.engines.process import Reaper
+from perseid.engines.script_gang import around_scripts
 from perseid.engines.stopping import StopRequests
-from perseid.engines.talking import around_scripts
 from perseid.errors import RunError
 from perseid.linux import need_linux
 from perseid.pipeline.attempts import EngineReport

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from perseid.engines import memory
-from perseid.engines.channel import MessageStream
+from perseid.engines.message_stream import MessageStream
 from perseid.engines.scratch import ScratchFolder
 from perseid.errors import RunError
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from perseid.errors import PerseidError
 from perseid.pipeline.items import WorkItem
-from perseid.pipeline.meeting import Meeting
+from perseid.pipeline.join_settings import JoinSettings
 from perseid.storage import Storage
 
 STACK_BYTES = 1024 * 1024
@@ -22,7 +22,7 @@ STACK_BYTES = 1024 * 1024
 
 
 def run_ranks(
-    meeting: Meeting, items: Sequence[WorkItem], kept: Mapping[int, Any]
+    meeting: JoinSettings, items: Sequence[WorkItem], kept: Mapping[int, Any]
 ) -> dict[int, str]:
     """Meet as each of these ranks; why its statistics go through the store, or an empty text.
 
@@ -33,10 +33,10 @@ def run_ranks(
     items
         Of the ranks.
     kept
-        `perseid.pipeline.together.Left` of ranks whose objects this process has at hand; those of
+        `RankOutputs` of ranks whose objects this process has at hand; those of
         the others come from the store.
     """
-    from perseid.pipeline.together import Left, meet
+    from perseid.pipeline.collective_merge import RankOutputs, merge_collectively
 
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -45,8 +45,10 @@ def run_ranks(
 
     def one(item: WorkItem) -> None:
         try:
-            left = kept.get(item.rank) or Left.of_store(item, Storage(item.results_url), reading)
-            found[item.rank] = meet(left, meeting).transport_note
+            left = kept.get(item.rank) or RankOutputs.of_store(
+                item, Storage(item.results_url), reading
+            )
+            found[item.rank] = merge_collectively(left, meeting).transport_note
         except (PerseidError, ValueError) as error:  # its record cannot be read
             found[item.rank] = str(error)
 

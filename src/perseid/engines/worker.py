@@ -19,19 +19,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perseid.engines import memory
-from perseid.engines.channel import MessageStream
+from perseid.engines.message_stream import MessageStream
 from perseid.errors import BadInputError, PerseidError, StorageError
 from perseid.lifetime import bound_to_parent
 from perseid.pipeline import layout
 from perseid.pipeline.events import Event, RankEvent, Report
 from perseid.pipeline.items import WorkItem
-from perseid.pipeline.meeting import Meeting
+from perseid.pipeline.join_settings import JoinSettings
 from perseid.pipeline.records import STORE
 from perseid.storage import Storage
 
 if TYPE_CHECKING:
     from perseid.model.runtime import ModelRuntime
-    from perseid.pipeline.together import Left
+    from perseid.pipeline.collective_merge import RankOutputs
 
 Setup = dict[str, Any]
 """``item``: one of the run's (all have the same model), ``threads``, ``timeout`` (s), ``started``
@@ -99,7 +99,7 @@ class Prepared:
         if first.options.script is None:
             self._runtime = step.load_runtime(self._with_options(first))
         self._init: list[float] = [time.time() - float(setup["started"])]
-        self._kept: dict[int, Left] = {}
+        self._kept: dict[int, RankOutputs] = {}
 
     def __call__(self, item: WorkItem, attempt: int, report: Report) -> Any:
         """Work on a rank."""
@@ -112,17 +112,17 @@ class Prepared:
             report=report,
             cold=cold,
             init_seconds=seconds,
-            later=True,
-            keep=keep,
+            defer_merge=True,
+            keep_dir=keep,
         )
         if keep is not None:
-            from perseid.pipeline.together import Left
+            from perseid.pipeline.collective_merge import RankOutputs
 
             storage = Storage(item.results_url)
-            self._kept[item.rank] = Left(item, record.stored(), storage, keep)
+            self._kept[item.rank] = RankOutputs(item, record.stored(), storage, keep)
         return record
 
-    def meet(self, meeting: Meeting, items: Sequence[WorkItem]) -> dict[int, str]:
+    def meet(self, meeting: JoinSettings, items: Sequence[WorkItem]) -> dict[int, str]:
         """Run ranks in a communicator; see `rank_threads`. Nothing is predicted after it."""
         from perseid.engines.rank_threads import run_ranks
 
@@ -157,7 +157,7 @@ def _serve(channel: MessageStream, work: Work, prepared: Work) -> None:
 def _meet(message: dict[str, Any], prepared: Work) -> dict[str, Any]:
     items = [WorkItem.from_json(plain) for plain in message["items"]]
     if isinstance(prepared, Prepared):
-        notes = prepared.meet(Meeting.from_json(message["meet"]), items)
+        notes = prepared.meet(JoinSettings.from_json(message["meet"]), items)
     else:
         notes = {item.rank: "the worker's program knows of no meetings" for item in items}
     return {"event": "met", "notes": {str(rank): note for rank, note in notes.items()}}

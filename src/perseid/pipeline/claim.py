@@ -20,8 +20,8 @@ from perseid.errors import (
     StorageError,
 )
 from perseid.pipeline import layout
-from perseid.pipeline.collect import READERS
 from perseid.pipeline.manifest import Manifest
+from perseid.pipeline.rank_outputs import READERS
 from perseid.storage import ObjectInfo, Storage, scan
 
 _FOLDERS = ("ranks", "logs", "slurm")

@@ -20,9 +20,9 @@ from perseid.pipeline.items import PartitionRef, WorkItem
 from perseid.pipeline.manifest import Manifest, assign
 from perseid.pipeline.overlap import refuse_overlap
 from perseid.pipeline.request import RunRequest
+from perseid.pipeline.run_settings import ItemOptions, RunSettings
 from perseid.pipeline.schema import SCHEMA, check_version
 from perseid.pipeline.scriptfolder import holds_fmi_configuration, script_key
-from perseid.pipeline.settings import ItemOptions, RunSettings
 from perseid.storage import Location, Storage
 from perseid.survey.discovery import Layout, SurveyListing, discover
 from perseid.survey.kinds import SURVEY_FILE, read_label_names

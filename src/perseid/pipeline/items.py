@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, fields
 from perseid.errors import BadInputError
 from perseid.jsontext import parse_json
 from perseid.model.identity import ModelIdentity
+from perseid.pipeline.run_settings import ItemOptions
 from perseid.pipeline.schema import FIRST, check_schema, check_version, from_plain, to_plain
-from perseid.pipeline.settings import ItemOptions
 
 REMEDY = (
     "give the workers the version of the client (`perseid aws deploy`; on a cluster, the "

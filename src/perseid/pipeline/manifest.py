@@ -12,8 +12,8 @@ from perseid.jsontext import parse_json
 from perseid.model.identity import ModelIdentity
 from perseid.pipeline import layout
 from perseid.pipeline.items import PartitionRef, WorkItem, data_path
+from perseid.pipeline.run_settings import RunSettings
 from perseid.pipeline.schema import FIRST, SCHEMA, check_schema, from_plain, to_plain, written
-from perseid.pipeline.settings import RunSettings
 from perseid.storage import Storage
 
 NEWER = "update perseid (`pip install --upgrade perseid`)"

@@ -11,8 +11,8 @@ from typing import Any
 from perseid.errors import NotFoundError
 from perseid.pipeline import layout
 from perseid.pipeline.attempts import EngineReport
-from perseid.pipeline.collect import READERS, read_records
 from perseid.pipeline.manifest import Manifest
+from perseid.pipeline.rank_outputs import READERS, read_records
 from perseid.pipeline.resumption import has_catalogue
 from perseid.pipeline.summary import missing_sentence
 from perseid.storage import Storage

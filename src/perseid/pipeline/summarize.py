@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from perseid.errors import RunIncompleteError
-from perseid.pipeline import collect, layout, merge
-from perseid.pipeline.collect import BrokenRankError
+from perseid.pipeline import layout, merge, rank_outputs
 from perseid.pipeline.environment import differences
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.publish import dump, findings, publish_catalogue, strict
+from perseid.pipeline.rank_outputs import BrokenRankError
 from perseid.pipeline.records import STORE
 from perseid.pipeline.stored import Findings, Plain, Records
 from perseid.pipeline.summary import (
@@ -83,7 +83,7 @@ def summarize(
     manifest = Manifest.load(storage)
     merged = _of_communicator(storage, manifest) or _of_store(storage, manifest, failures or {})
     records, missing = merged.records, merged.missing
-    state = completeness(manifest, records, missing, collect.other_models(records, manifest))
+    state = completeness(manifest, records, missing, rank_outputs.other_models(records, manifest))
     timing = timings(manifest, records, map_seconds, summarize_began=began)
     transport = transports(manifest, records, merged.used, transport_note)
     summary = {
@@ -110,7 +110,7 @@ def summarize(
 
 def _of_communicator(storage: Storage, manifest: Manifest) -> Merged | None:
     """What rank 0 published; None where it did not, or not the whole of it."""
-    read = collect.read_merged(storage, manifest)
+    read = rank_outputs.read_merged(storage, manifest)
     if read is None:
         return None
     records, merged = read
@@ -120,7 +120,7 @@ def _of_communicator(storage: Storage, manifest: Manifest) -> Merged | None:
 
 def _of_store(storage: Storage, manifest: Manifest, failures: Mapping[int, str]) -> Merged:
     """The merge of what lies in the store, published but for the summary."""
-    records, missing = collect.read_records(storage, manifest)
+    records, missing = rank_outputs.read_records(storage, manifest)
     missing = {rank: failures.get(rank, reason) for rank, reason in missing.items()}
     found, used = Findings(), "none"
     if manifest.script is None:
@@ -134,7 +134,7 @@ def _of_store(storage: Storage, manifest: Manifest, failures: Mapping[int, str])
         found = findings(survey, groups, settings.anomaly, settings.top, names)
     combined = {rank: record.plain for rank, record in records.items() if record.had_data}
     if manifest.script is not None:
-        combined, gone = collect.read_results(storage, records)
+        combined, gone = rank_outputs.read_results(storage, records)
         missing |= gone
         records = {rank: record for rank, record in records.items() if rank not in gone}
     storage.put(layout.COMBINED, dump([combined[rank] for rank in sorted(combined)]))
@@ -155,7 +155,7 @@ def merge_from_store(
     places = {ref.key: place for place, ref in enumerate(manifest.partitions)}
     while True:
         try:
-            found = collect.read_moments(storage, left)
+            found = rank_outputs.read_moments(storage, left)
             groups = next((dict(stamp.groups) for _, stamp, _ in found if stamp.groups), {})
             for rank, stamp, _ in found:
                 if dict(stamp.groups) != groups:
@@ -166,7 +166,7 @@ def merge_from_store(
             metric = merge.survey_metric(whole, groups)
             scored = [
                 merge.score(result, metric)
-                for _, results in collect.stream_results(storage, left)
+                for _, results in rank_outputs.stream_results(storage, left)
                 for result in results
             ]
             return merge.rank(scored), groups, missing

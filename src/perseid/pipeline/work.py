@@ -19,7 +19,7 @@ from perseid.pipeline.environment import RankEnvironment
 from perseid.pipeline.events import RankEvent, RankState, Report
 from perseid.pipeline.inference import Inference
 from perseid.pipeline.items import WorkItem, data_path
-from perseid.pipeline.meeting import Meeting
+from perseid.pipeline.join_settings import JoinSettings
 from perseid.pipeline.rankfiles import RankFiles, temporary_folder
 from perseid.pipeline.records import STORE, RankRecord
 from perseid.pipeline.timeline import Timeline, peak_memory_mb
@@ -40,8 +40,8 @@ def work(
     report: Report | None = None,
     cold: bool = True,
     init_seconds: float = 0.0,
-    later: bool = False,
-    keep: Path | None = None,
+    defer_merge: bool = False,
+    keep_dir: Path | None = None,
 ) -> RankRecord:
     """Do one rank's work. The same item again writes the same predictions and features.
 
@@ -59,10 +59,10 @@ def work(
         Called with the rank's progress.
     cold, init_seconds
         Whether the process was started for this rank, and what its start took, seconds.
-    later
-        The ranks meet later, by `together.meet`, whatever the item says; else this rank goes to
-        meet the others as soon as its inference is done and its objects are in the store.
-    keep
+    defer_merge
+        The ranks merge later, by `merge_collectively`, whatever the item says; otherwise this rank
+        joins the others as soon as its inference is done and its objects are in the store.
+    keep_dir
         An empty folder in which the rank's statistics and features stay for that meeting.
 
     Returns
@@ -89,12 +89,12 @@ def work(
 
         record = script.work(item, storage, attempt, cold=cold, init_seconds=init_seconds)
     else:
-        with temporary_folder(f"rank {item.rank}", keep) as folder:
+        with temporary_folder(f"rank {item.rank}", keep_dir) as folder:
             record, newest = _infer(
                 item, storage, runtime, attempt, tell, cold, init_seconds, folder
             )
             runtime = None  # nothing is predicted any more while ranks wait for each other
-            meeting = None if later else Meeting.of_item(item)
+            meeting = None if defer_merge else JoinSettings.of_item(item)
             if meeting is not None and newest:
                 record = _meet(item, storage, meeting, record, folder)
     tell(RankEvent(item.rank, RankState.DONE, attempt, record.rows))
@@ -163,11 +163,17 @@ def _check_model(item: WorkItem, runtime: ModelRuntime) -> None:
 
 
 def _meet(
-    item: WorkItem, storage: Storage, meeting: Meeting, record: RankRecord, folder: Path
+    item: WorkItem, storage: Storage, meeting: JoinSettings, record: RankRecord, folder: Path
 ) -> RankRecord:
-    from perseid.pipeline.together import Left, meet  # most ranks on one machine need none of it
+    from perseid.pipeline.collective_merge import (  # most ranks on one machine need none of it
+        RankOutputs,
+        merge_collectively,
+    )
 
-    return replace(record, **vars(meet(Left(item, record.stored(), storage, folder), meeting)))
+    return replace(
+        record,
+        **vars(merge_collectively(RankOutputs(item, record.stored(), storage, folder), meeting)),
+    )
 
 
 def _predict(

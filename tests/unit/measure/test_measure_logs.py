@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
-from perseid.measure.sources.logs import read_log, timestamp
+from perseid.measure.sources.log_files import read_log, timestamp
 
 
 def test_the_published_log_has_nine_invocations_of_eight_result_paths(cai: Path) -> None:

@@ -27,8 +27,8 @@ from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.records import STORE
 from perseid.pipeline.request import RunRequest
 from perseid.pipeline.resumption import with_current_model
+from perseid.pipeline.run_settings import ItemOptions
 from perseid.pipeline.run_state import missing_ranks
-from perseid.pipeline.settings import ItemOptions
 from perseid.storage import Location, Storage
 
 CONTROL = ("replace", "resume", "allow_model_change")

@@ -17,8 +17,8 @@ from perseid.aws.handlers.ready import answers_check
 from perseid.errors import PerseidError, StorageError
 from perseid.pipeline import layout
 from perseid.pipeline.items import WorkItem
-from perseid.pipeline.meeting import Meeting
-from perseid.pipeline.settings import ItemOptions
+from perseid.pipeline.join_settings import JoinSettings
+from perseid.pipeline.run_settings import ItemOptions
 from perseid.pipeline.work import load_runtime, work
 from perseid.rendezvous import job_key
 from perseid.storage import Storage
@@ -88,7 +88,7 @@ def _meeting_options(item: WorkItem, context: Any) -> ItemOptions:
     The key lies in no object of the run: each worker derives it from the stack's secret.
     """
     name = os.environ.get("RENDEZVOUS_SECRET_PARAMETER")
-    if Meeting.of_item(item) is None:
+    if JoinSettings.of_item(item) is None:
         return item.options
     left = float(context.get_remaining_time_in_millis()) / 1000 - SPARE_SECONDS
     options = replace(item.options, ends=time.time() + left)

@@ -22,9 +22,9 @@ from perseid.engines.slurm.submission import Submission, get_reports
 from perseid.errors import BadInputError, NotFoundError, RunError
 from perseid.pipeline import layout
 from perseid.pipeline.attempts import Attempt, Ending, EngineReport
-from perseid.pipeline.collect import read_records
 from perseid.pipeline.events import CountEvent, Event, Report
 from perseid.pipeline.manifest import Manifest
+from perseid.pipeline.rank_outputs import read_records
 from perseid.pipeline.request import RunRequest
 from perseid.storage import Storage
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from perseid.errors import BadInputError
 from perseid.measure.fields import Fields, as_number
-from perseid.measure.sources.logs import MILLISECONDS_FROM, Invocation, read_log, timestamp
+from perseid.measure.sources.log_files import MILLISECONDS_FROM, Invocation, read_log, timestamp
 from perseid.measure.sources.streams import LogEvent, trace
 from perseid.textfile import csv_rows
 

@@ -16,7 +16,7 @@ from perseid.errors import BadInputError
 from perseid.measure.execution import Execution, ExecutionInput, Step
 from perseid.measure.fields import Fields
 from perseid.measure.sources.documents import Document, document
-from perseid.measure.sources.logs import MILLISECONDS_FROM
+from perseid.measure.sources.log_files import MILLISECONDS_FROM
 
 _ENDS = {
     "ExecutionSucceeded": "SUCCEEDED",

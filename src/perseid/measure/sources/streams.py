@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 from perseid.measure.fields import Fields
 from perseid.measure.sources.lambda_lines import text_lines
-from perseid.measure.sources.logs import Invocation, read_log
+from perseid.measure.sources.log_files import Invocation, read_log
 
 _START = re.compile(r"(?<!\w)START RequestId:\s*(\S+)")
 _REPORT = re.compile(r"(?<![\w])REPORT\s+RequestId:\s*(\S+)")

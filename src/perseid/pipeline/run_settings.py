@@ -37,7 +37,7 @@ class ItemOptions:
     death_timeout: float | None = None
     link_timeout: float | None = None
     silence_timeout: float | None = None
-    """Seconds after which a rank counts as lost: see `perseid.pipeline.meeting`."""
+    """Seconds after which a rank counts as lost: see `perseid.pipeline.join_settings`."""
     result_path: str | None = None
     """As the request gave it."""
     label_names: Mapping[str, str] | None = None

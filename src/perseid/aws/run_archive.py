@@ -17,18 +17,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from perseid.aws.calls import Calls
-from perseid.aws.history import read_executions
-from perseid.aws.logs import group_of, invocations_of
-from perseid.aws.place import StackResources
+from perseid.aws.cloudwatch_logs import group_of, invocations_of
+from perseid.aws.execution_history import read_executions
 from perseid.aws.session import aws_errors
+from perseid.aws.stack_resources import StackResources
 from perseid.errors import AwsError, NotFoundError, current_name
 from perseid.jsontext import parse_json
 from perseid.measure.execution import Execution
 from perseid.measure.sources.streams import Traced
 from perseid.pipeline import layout
 from perseid.pipeline.attempts import Attempt, Ending, EngineReport
-from perseid.pipeline.collect import read_records
 from perseid.pipeline.manifest import Manifest
+from perseid.pipeline.rank_outputs import read_records
 from perseid.pipeline.stored import Records
 from perseid.storage import Storage
 

@@ -11,8 +11,8 @@ from functools import cached_property
 from typing import Any
 
 from perseid.aws.calls import Calls
-from perseid.aws.place import StackResources
 from perseid.aws.session import aws_errors
+from perseid.aws.stack_resources import StackResources
 from perseid.errors import NotFoundError, StorageError
 from perseid.measure.cost import MB_PER_GB
 from perseid.measure.prices import Prices

@@ -14,7 +14,7 @@ from perseid.rendezvous import LossTimeouts
 
 
 @dataclass(frozen=True)
-class Meeting:
+class JoinSettings:
     """Where and how the ranks of a run meet."""
 
     rendezvous: str
@@ -31,7 +31,7 @@ class Meeting:
     """After how long a rank counts as lost."""
 
     @classmethod
-    def of_item(cls, item: WorkItem) -> Meeting | None:
+    def of_item(cls, item: WorkItem) -> JoinSettings | None:
         """As the item's options say; None where its statistics go through the store.
 
         ``rendezvous_endpoint`` and, but for an open server, ``rendezvous_key``;
@@ -58,7 +58,7 @@ class Meeting:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, value: Mapping[str, object]) -> Meeting:
+    def from_json(cls, value: Mapping[str, object]) -> JoinSettings:
         """The reverse of `to_json`."""
         return from_plain(cls, value, "this meeting")
 

@@ -18,12 +18,12 @@ from tiny import tiny_model, tiny_survey
 
 from perseid.errors import RunIncompleteError
 from perseid.pipeline import layout
+from perseid.pipeline.collective_merge import RankOutputs, merge_collectively
 from perseid.pipeline.initialize import initialize
 from perseid.pipeline.items import WorkItem
-from perseid.pipeline.meeting import Meeting
+from perseid.pipeline.join_settings import JoinSettings
 from perseid.pipeline.request import RunRequest
 from perseid.pipeline.summarize import summarize
-from perseid.pipeline.together import Left, meet
 from perseid.pipeline.work import work
 from perseid.rendezvous import Config, EmbeddedServer, job_key
 from perseid.storage import Storage
@@ -59,20 +59,20 @@ def begin(survey: Path, place: Path, ranks: int, data: str = "whole", **more: An
     )  # fmt: skip
     items = initialize(request).items
     for item in items:
-        work(item, later=True)
+        work(item, defer_merge=True)
     return items, Storage(request.results_url)
 
 
 def all_meet(
     items: tuple[WorkItem, ...], storage: Storage, address: str,
-    each: Callable[[Left, Meeting], Any] = meet, **how: Any,
+    each: Callable[[RankOutputs, JoinSettings], Any] = merge_collectively, **how: Any,
 ) -> list[Any]:  # fmt: skip
     """Every rank in a thread of its own."""
     key = job_key(SECRET, items[0].run_id).hex()
-    meeting = Meeting(address, key, **({"deadline": 20.0} | how))
+    meeting = JoinSettings(address, key, **({"deadline": 20.0} | how))
     lock = threading.Lock()
     with ThreadPoolExecutor(len(items)) as pool:
-        lefts = [Left.of_store(item, storage, lock) for item in items]
+        lefts = [RankOutputs.of_store(item, storage, lock) for item in items]
         return list(pool.map(lambda left: each(left, meeting), lefts))
 
 
@@ -194,8 +194,8 @@ def test_a_rank_whose_objects_are_broken_is_named_by_the_store_path(survey, tmp_
 
 def test_a_wrong_key(survey, tmp_path, address):
     items, storage = begin(survey, tmp_path / "run", 2)
-    meeting = Meeting(address, "00" * 32, deadline=5.0)
-    change = meet(Left.of_store(items[0], storage), meeting)
+    meeting = JoinSettings(address, "00" * 32, deadline=5.0)
+    change = merge_collectively(RankOutputs.of_store(items[0], storage), meeting)
     assert change.transport == "store"
     assert "key" in change.transport_note
     assert "00" * 32 not in repr(meeting)

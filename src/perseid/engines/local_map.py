@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from perseid.engines.gang import CollectiveOutcome, Gang, skip_reason
-from perseid.engines.logs import RankLogs, end_lines, start_lines
 from perseid.engines.options import LocalOptions
 from perseid.engines.process import Reaper, WorkerProcess, worker_environment
+from perseid.engines.rank_logs import RankLogs, end_lines, start_lines
 from perseid.engines.schedule import Schedule
 from perseid.engines.slots import RunningAttempt, Slot, classify_exit, ending_of
 from perseid.engines.stopping import StopRequests

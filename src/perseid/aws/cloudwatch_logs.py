@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from perseid.aws.calls import Calls
 from perseid.aws.session import aws_errors
-from perseid.measure.sources.logs import Invocation
+from perseid.measure.sources.log_files import Invocation
 from perseid.measure.sources.streams import LogEvent, Stream, Traced, trace
 
 GROUP = "/aws/lambda/"

@@ -22,7 +22,7 @@ from perseid.pipeline import columns, layout, merge
 from perseid.pipeline.columns import PartitionResult
 from perseid.pipeline.exchange import Exchange
 from perseid.pipeline.items import WorkItem
-from perseid.pipeline.meeting import Meeting
+from perseid.pipeline.join_settings import JoinSettings
 from perseid.pipeline.publish import dump, findings, publish_catalogue
 from perseid.pipeline.records import ALONE, STORE, had_data
 from perseid.pipeline.stored import Plain, StoredRecord
@@ -33,7 +33,7 @@ from perseid.survey.kinds import stored_label_names
 
 
 @dataclass(frozen=True)
-class Left:
+class RankOutputs:
     """What a rank left when its inference was done."""
 
     item: WorkItem
@@ -50,7 +50,7 @@ class Left:
     @classmethod
     def of_store(
         cls, item: WorkItem, storage: Storage, lock: AbstractContextManager[Any] | None = None
-    ) -> Left:
+    ) -> RankOutputs:
         """What any rank left, as the store has it."""
         key = layout.record(item.rank)
         record = StoredRecord.of(parse_json(storage.get(key)), storage.where(key))
@@ -108,7 +108,7 @@ JOIN = Op.custom(Share.join, commutative=True, associative=True)
 """Bit for bit so, since `Partial` is: it may go up a tree."""
 
 
-def meet(left: Left, meeting: Meeting) -> Exchanged:
+def merge_collectively(left: RankOutputs, meeting: JoinSettings) -> Exchanged:
     """Take part in the merge of a run as one rank; what this changes in its record.
 
     Never raises: what goes wrong is in ``transport_note`` of the record, and ``transport`` is
@@ -130,7 +130,9 @@ def meet(left: Left, meeting: Meeting) -> Exchanged:
     return changes
 
 
-def _meet(left: Left, meeting: Meeting, clock: Timeline, routes: dict[int, str]) -> Exchanged:
+def _meet(
+    left: RankOutputs, meeting: JoinSettings, clock: Timeline, routes: dict[int, str]
+) -> Exchanged:
     item = left.item
     with clock.stage("rendezvous"):
         comm = Communicator.join(
@@ -160,7 +162,9 @@ def _meet(left: Left, meeting: Meeting, clock: Timeline, routes: dict[int, str])
     return changes
 
 
-def merged(comm: Exchange, left: Left) -> tuple[Mapping[str, int], list[merge.Scored] | None]:
+def merged(
+    comm: Exchange, left: RankOutputs
+) -> tuple[Mapping[str, int], list[merge.Scored] | None]:
     """Score every rank's objects against the whole survey.
 
     Returns
@@ -183,7 +187,7 @@ def merged(comm: Exchange, left: Left) -> tuple[Mapping[str, int], list[merge.Sc
 
 
 def publish(
-    left: Left,
+    left: RankOutputs,
     groups: Mapping[str, int],
     parts: list[merge.Scored],
     records: list[Plain],
@@ -208,7 +212,7 @@ def publish(
 
 
 def _changes(
-    left: Left, clock: Timeline, transport: str, routes: Mapping[int, str], note: str
+    left: RankOutputs, clock: Timeline, transport: str, routes: Mapping[int, str], note: str
 ) -> Exchanged:
     spent = {stage: clock.seconds(stage) for stage in ("rendezvous", "collectives")}
     stages = {**left.record.stages, **spent}
