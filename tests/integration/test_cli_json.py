@@ -30,4 +30,5 @@ def test_what_a_run_left_as_json(lab):
     assert said("status", "run")["status"] == "complete"
     assert said("report", "run")["bytes"] == (lab.folder / "run" / "report.html").stat().st_size
     assert said("split", "survey", "cut", "--rows", "5")["partitions"] == 2
+    assert said("model", "info", "tiny.onnx")["height"] == 8
     assert said("simulate", "made", "--rows", "3", "--seed", "1")["rows"] == 3

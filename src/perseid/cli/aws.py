@@ -65,6 +65,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--wait", type=units.time_argument, default=service.START_SECONDS, metavar="TIME",
         help="with start: longest wait (default %(default)g s)",
     )  # fmt: skip
+    rendezvous.add_argument("--json", action="store_true", help="print the status as JSON")
     rendezvous.set_defaults(act=_rendezvous)
     for sub in (deploying, removing, doctor, policy, rendezvous):
         sub.add_argument("--stack", default=NAME, metavar="NAME", help="default %(default)s")
@@ -306,6 +307,9 @@ def _rendezvous(args: argparse.Namespace) -> int:
         found = service.start(aws, args.stack, _tell, seconds=args.wait)
     else:
         found = service.status(aws, args.stack)
+    if args.json:
+        print(json.dumps({**asdict(found), "consistent": found.consistent}, default=str))
+        return 0 if found.endpoint is None or found.consistent else 1
     print(f"tasks       {found.running} running of {found.wanted} wanted")
     print(f"address     {found.task.address or 'none'}")
     print(f"published   {found.published.address or 'none'}")

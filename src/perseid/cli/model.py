@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from typing import TYPE_CHECKING
 
 from perseid.cli.awsarguments import add_storage_arguments
@@ -37,6 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     info = commands.add_parser("info", help="say what a model takes and gives")
     info.add_argument("model", metavar="MODEL", help="an ONNX file, or `default`")
+    info.add_argument("--json", action="store_true", help="print it as JSON")
     for sub in (taken, export, info):
         add_storage_arguments(sub)
 
@@ -105,6 +107,10 @@ def _info(args: argparse.Namespace) -> int:
 
     runtime: ModelRuntime = ModelRuntime.load(args.model)
     s = runtime.signature
+    if args.json:
+        more = {"micro_batch": runtime.micro_batch, "threads": runtime.threads}
+        print(json.dumps(json.loads(s.to_json()) | more))
+        return 0
     groups = ", ".join(f"{n} ({w})" for n, w in s.feature_groups.items()) or "none"
     print(f"{s.name}: {s.precision}, images of {s.bands} bands, {s.height} x {s.width} pixels")
     print(f"bands: {' '.join(s.band_names) or 'not named'}; features: {groups}")
