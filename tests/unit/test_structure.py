@@ -112,3 +112,12 @@ def test_the_glossary_names_classes_that_exist():
     named = set(re.findall(r"`(?:[a-z_.]+\.)?([A-Z][A-Za-z]*[a-z])`", page))
     assert len(named) > 20
     assert named - known == set()
+
+
+def test_the_page_on_architecture_names_files_that_exist():
+    page = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text()
+    paths = {str(path.relative_to(ROOT)) for path in ROOT.rglob("*")}
+    names = {path.name for path in ROOT.rglob("*.py")}
+    named = set(re.findall(r"`((?:[a-z_]+/)+[a-z_]+(?:\.py)?|[a-z_]+\.py)`", page))
+    assert len(named) > 60
+    assert named - paths - names == set()
