@@ -115,9 +115,9 @@ def test_the_glossary_names_classes_that_exist():
 
 
 def test_the_page_on_architecture_names_files_that_exist():
-    page = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text()
-    paths = {str(path.relative_to(ROOT)) for path in ROOT.rglob("*")}
+    top = Path(__file__).parents[2]
+    page = (top / "docs" / "architecture.md").read_text()
     names = {path.name for path in ROOT.rglob("*.py")}
     named = set(re.findall(r"`((?:[a-z_]+/)+[a-z_]+(?:\.py)?|[a-z_]+\.py)`", page))
     assert len(named) > 60
-    assert named - paths - names == set()
+    assert [n for n in named - names if not (ROOT / n).exists() and not (top / n).exists()] == []

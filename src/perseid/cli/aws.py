@@ -109,6 +109,11 @@ def _deploy_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--layer", action="append", metavar="ARN", help="layer of the worker")
     what.add_argument("--log-days", type=int, metavar="DAYS", help="that logs are kept (30)")
     what.add_argument("--kms-key", metavar="ARN", help="that encrypts the buckets, if it is yours")
+    _account_arguments(parser)
+
+
+def _account_arguments(parser: argparse.ArgumentParser) -> None:
+    """What depends on the rights and the network of the account."""
     rights = parser.add_argument_group("where you may not make roles, or only bounded ones")
     rights.add_argument(
         "--role", metavar="ARN", help="one for all (default: make a narrow one each)"
