@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,10 +25,11 @@ from perseid.aws.executions import (
 from perseid.aws.session import Aws
 from perseid.aws.stack_resources import StackResources
 from perseid.engines.base import Capabilities
-from perseid.errors import BadInputError, NotFoundError
+from perseid.errors import BadInputError, NotFoundError, PerseidError
 from perseid.jsontext import parse_json
 from perseid.pipeline import layout
 from perseid.pipeline.attempts import EngineReport
+from perseid.pipeline.claim import give_up
 from perseid.pipeline.events import CountEvent, Event, Report, StageEvent
 from perseid.pipeline.initialize import new_run_id
 from perseid.pipeline.manifest import Manifest
@@ -203,9 +205,24 @@ class AwsRun:
 
     def report(self) -> EngineReport:
         """Fetch logs and times; what was fetched before is not fetched again."""
-        found = self._executions.report(self.started)
+        try:
+            found = self._executions.report(self.started)
+        except PerseidError:
+            self._give_up_if_refused()
+            raise
         Storage(self.started.results_url).delete([layout.DRIVER])  # nothing more to be asked of AWS
         return replace(found, notes=(*found.notes, f"asked      {_asked(self._executions.calls)}"))
+
+    def _give_up_if_refused(self) -> None:
+        """Leave nothing of a run that ended before any rank was begun: its place is free again."""
+        last = self._last or self._executions.look(self.started)
+        store = Storage(self.started.results_url)
+        if self.started.resumed or last.status != "FAILED" or last.total:
+            return
+        with contextlib.suppress(NotFoundError, BadInputError):
+            if Manifest.load(store).run_id == self.started.name:
+                give_up(store)
+                store.delete([layout.DRIVER])
 
     def logs(self, rank: int | None = None, *, follow: bool = False) -> Iterator[tuple[int, str]]:
         """From the log group of the worker."""

@@ -172,9 +172,12 @@ def test_before_it_is_started_a_run_that_needs_it_says_how(zoned, data, capsys):
     status, _, said = perseid(capsys, "run", "--engine", "aws", *words, "--quiet")
     assert status == 2
     assert "the rendezvous does not run: start it with `perseid aws rendezvous start`" in said
+    assert list(Storage("s3://mine/runs/early").list()) == []  # the place is free again
     status, out, _ = perseid(capsys, "aws", "rendezvous", "status")
     assert status == 0
     assert "0 running of 0 wanted" in out
+    plain = json.loads(perseid(capsys, "aws", "rendezvous", "status", "--json")[1])
+    assert (plain["wanted"], plain["running"], plain["consistent"]) == (0, 0, True)
     assert "address     none" in out
 
 
