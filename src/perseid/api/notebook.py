@@ -31,7 +31,7 @@ class NotebookProgress:
         self._notes: list[str] = []
 
     def __call__(self, event: Event) -> None:
-        """One event."""
+        """Draw the line of HTML again after one event."""
         now = time.monotonic()
         if isinstance(event, StageEvent):
             if event.message:

@@ -125,7 +125,7 @@ class RunProgress:
         self._task: TaskID | None = None
 
     def __call__(self, event: Event) -> None:
-        """One event."""
+        """Take one event of the run and draw it."""
         now = time.monotonic()
         if isinstance(event, StageEvent):
             self._begin_stage(event, now)

@@ -12,7 +12,7 @@ from perseid.pipeline.events import Event, Report
 
 @contextmanager
 def reporting(progress: bool | Report) -> Iterator[Report]:
-    """What an engine reports to: True stands for a bar, False for nothing."""
+    """The function that an engine reports to: True means a bar, False none."""
     if callable(progress):
         yield progress
     elif not progress:
@@ -25,4 +25,4 @@ def reporting(progress: bool | Report) -> Iterator[Report]:
 
 
 def _silent(event: Event) -> None:
-    """Nothing is shown."""
+    """Discard an event: progress was switched off."""

@@ -218,7 +218,7 @@ class Run:
         return html_table(("run", self.id), rows)
 
     def _settled(self) -> bool:
-        """Whether its results are published and nobody works on it any more."""
+        """Whether its results are published and no process works on it any more."""
         if self._given is not None or self._store.exists(layout.DRIVER):
             return False
         self._result = self._result or published(self._store, self._manifest)

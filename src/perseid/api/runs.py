@@ -146,7 +146,7 @@ def resume(
 
 
 def open_run(run: str | Path, *, engine: Engine | None = None) -> Run:
-    """Find a run again, finished or running, whoever began it.
+    """Find a run again, finished or running, also one that another process began.
 
     Parameters
     ----------

@@ -76,7 +76,7 @@ class PageFrame(TextView):
 
 
 def html_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A plain table."""
+    """An HTML table of these heads and rows; every text is escaped."""
     top = "".join(f"<th>{markup(word)}</th>" for word in head)
     body = "".join(
         "<tr>" + "".join(f"<td>{markup(str(cell))}</td>" for cell in row) + "</tr>" for row in rows

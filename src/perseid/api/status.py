@@ -33,7 +33,7 @@ class RunStatus:
     """Where a run stands at one moment."""
 
     state: str
-    """``running``, ``complete``, ``incomplete``, or ``not ended`` where nobody works on it."""
+    """``running``, ``complete``, ``incomplete``, or ``not ended`` where no process works on it."""
     stage: str
     """The step that it is in, or ``ended``."""
     ranks: int

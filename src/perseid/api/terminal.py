@@ -1,4 +1,4 @@
-"""What is written to a terminal: no control character of somebody else's text gets through."""
+"""What is written to a terminal: control characters of foreign text are escaped."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class ServiceAddress:
 
 @dataclass(frozen=True)
 class ServiceNames:
-    """What of the stack is concerned."""
+    """Names of the stack's resources that the address is read from and published in."""
 
     cluster: str
     service: str
@@ -91,7 +91,7 @@ def newest_first(tasks: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def read(names: ServiceNames, client: Any) -> ServiceAddress:
-    """What is published in the parameter."""
+    """The address that the parameter holds now."""
     value = client("ssm").get_parameter(Name=names.parameter)["Parameter"]["Value"]
     try:
         return ServiceAddress(**json.loads(value))

@@ -62,7 +62,7 @@ def in_memory(data: bytes) -> str:
 
 
 def main() -> None:
-    """Become the server."""
+    """Fetch the server's package and run it in this process."""
     if importlib.util.find_spec("perseid") is None:
         sys.path.insert(0, in_memory(fetch(E["CODE_BUCKET"], E["CODE_KEY"])))
     key = in_memory(E.pop("RENDEZVOUS_SECRET").encode() + b"\n")

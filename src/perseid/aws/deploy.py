@@ -24,7 +24,7 @@ from perseid.errors import AwsError, NotFoundError
 
 @dataclass(frozen=True)
 class Deployed:
-    """What a deployment left."""
+    """Outputs of the stack that was deployed, and its packages."""
 
     outputs: Mapping[str, str]
     changed: bool

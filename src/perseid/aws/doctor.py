@@ -27,7 +27,7 @@ NEW_ACCOUNT_MB = 3008
 
 @dataclass(frozen=True)
 class Check:
-    """One finding."""
+    """One thing that was checked: whether it is well, and what to do if not."""
 
     name: str
     state: str

@@ -200,7 +200,7 @@ class AwsRun:
         report(StageEvent("collect"))
 
     def stop(self) -> bool:
-        """Stop the execution; ranks that work are told nothing and end by themselves."""
+        """Stop the execution; ranks that are working are not told and end on their own."""
         return self._executions.stop(self.started)
 
     def report(self) -> EngineReport:

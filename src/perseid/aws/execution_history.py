@@ -47,6 +47,6 @@ def _between(calls: Calls, state_machine: str, start: float, end: float) -> Iter
 
 
 def read_executions(calls: Calls, arns: list[str]) -> list[Execution]:
-    """Several, in order."""
+    """Read several executions, in the order of their ARNs."""
     with ThreadPoolExecutor(READERS) as pool:
         return list(pool.map(lambda arn: read_execution(calls, arn), arns))

@@ -92,7 +92,7 @@ class Watcher:
         """What DescribeMapRun said last: pending, running, succeeded, …"""
 
     def look(self) -> MapProgress:
-        """The state of now."""
+        """Ask once how far the execution has come."""
         client = self._calls.client("stepfunctions")
         with aws_errors():
             self.description = client.describe_execution(executionArn=self._arn)

@@ -42,7 +42,7 @@ FIRST_WAIT, LONGEST_WAIT, LONGER = 1.0, 5.0, 1.25
 RECENT = 50
 """Executions that are looked at for one that has just begun."""
 WATCH_SECONDS = 86_400.0
-"""Nobody watches for longer; the execution goes on."""
+"""Longest time that this side watches; the execution goes on."""
 PATIENCE_SECONDS = 600.0
 """So long looks may fail one after the other: a network that is away, credentials that ended."""
 Tell = Callable[[MapProgress], None]
@@ -184,7 +184,7 @@ class Executions:
             wait = min(longest, wait * LONGER)
 
     def look(self, started: Started) -> MapProgress:
-        """How far it is now."""
+        """Ask once how far the execution has come."""
         return self._watcher(started).look()
 
     def _watcher(self, started: Started) -> Watcher:
@@ -198,7 +198,7 @@ class Executions:
         return moment(self._describe(started.arn)["startDate"])
 
     def stop(self, started: Started) -> bool:
-        """Stop the execution; ranks that work are told nothing and end by themselves.
+        """Stop the execution; ranks that are working are not told and end on their own.
 
         Returns whether there was anything to stop.
         """

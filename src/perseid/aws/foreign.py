@@ -1,4 +1,4 @@
-"""Runs that somebody else's functions and state machine made, from their log groups."""
+"""Runs of the existing system's functions and state machine, from their log groups."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def names(outputs: Mapping[str, str]) -> ServiceNames:
 
 
 def status(aws: Aws, name: str) -> Status:
-    """Of the stack's rendezvous."""
+    """Ask ECS whether the stack's rendezvous runs, and where."""
     here = names(stack.outputs(aws, name))
     with aws_errors():
         service = _service(aws, here)

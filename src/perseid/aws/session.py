@@ -60,7 +60,7 @@ class Aws:
 
     @property
     def region(self) -> str:
-        """E.g. ``eu-central-1``."""
+        """The region that clients use, e.g. ``eu-central-1``."""
         return str(self._session.region_name)
 
     @functools.cached_property

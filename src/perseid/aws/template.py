@@ -140,7 +140,7 @@ def secret_name(name: str) -> str:
 
 
 def new_secret() -> str:
-    """256 random bits."""
+    """A new secret of the rendezvous: 256 random bits, hexadecimal."""
     return secrets.token_hex(32)
 
 

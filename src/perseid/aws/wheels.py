@@ -103,7 +103,7 @@ def fetch(
 
 
 def default_cache() -> Path:
-    """``$XDG_CACHE_HOME/perseid``."""
+    """Where fetched wheels are kept: ``$XDG_CACHE_HOME/perseid``."""
     chosen = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
     if chosen.startswith("~"):
         raise BadInputError(

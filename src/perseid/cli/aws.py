@@ -30,7 +30,7 @@ SIGNS = {"ok": "ok  ", "note": "note", "bad": "BAD ", "skip": "-   "}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the subcommands."""
+    """Add the subcommands of ``perseid aws``."""
     commands = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     deploying = commands.add_parser("deploy", help="package and upload; make or update the stack")
     _deploy_arguments(deploying)

@@ -22,7 +22,7 @@ FEW_ROWS = 500
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
+    """Add the arguments of ``perseid calibrate``."""
     parser.add_argument("runs", nargs="*", metavar="RUN", help="small runs, on AWS or here; "
                         "without any: the model is timed on this machine")  # fmt: skip
     parser.add_argument("--model", metavar="URL", help="to time here (default: the package's own)")
@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, print, write."""
+    """Measure the pace of a worker, print it and write it to a file."""
     found = from_runs(load_runs(args.runs), args.memory) if args.runs else here(args.model)
     text = json.dumps(found.to_json(), indent=1) + "\n"
     print(text, end="") if args.json else print("\n".join(lines(found)))
@@ -64,7 +64,7 @@ def here(model: str | None = None) -> Calibration:
 
 
 def lines(found: Calibration) -> list[str]:
-    """In words."""
+    """The calibration in words, a line for each figure."""
     ranks = f"{found.ranks} ranks" if found.ranks else "no run"
     few = found.ranks > 0 and found.rows / found.ranks < FEW_ROWS
     note = "note       few rows a rank: with more, the pace is higher (batches are padded)"

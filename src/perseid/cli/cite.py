@@ -20,12 +20,12 @@ COMPUTED_WITH = ("numpy", "onnxruntime", "obstore")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
+    """Add the arguments of ``perseid cite``."""
     parser.add_argument("--bibtex", action="store_true", help="as BibTeX entries")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print it."""
+    """Print what to cite."""
     given = citation()
     if args.bibtex:
         entries = [_software(given), *map(_bibtex, given["references"])]

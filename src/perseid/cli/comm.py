@@ -69,7 +69,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Call one of them."""
+    """Run one of the three subcommands."""
     return {"run": _run, "bench": _bench, "model": _model}[args.what](args)
 
 

@@ -8,13 +8,13 @@ SHELLS = ("bash", "zsh", "tcsh")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
+    """Add the arguments of ``perseid completion``."""
     parser.add_argument("shell", choices=SHELLS, help="e.g. in ~/.bashrc: "
                         "eval \"$(perseid completion bash)\"")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print it."""
+    """Print the completion script of a shell."""
     import shtab
 
     from perseid.cli import COMMANDS, make_parser

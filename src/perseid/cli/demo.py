@@ -19,7 +19,7 @@ RANKS = "8"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
+    """Add the arguments of ``perseid demo``."""
     parser.add_argument("--rows", type=int, default=3000, help="objects to simulate (%(default)s)")
     parser.add_argument("--seed", type=int, default=2026, help="of the survey (%(default)s)")
     parser.add_argument(

@@ -13,7 +13,7 @@ from perseid.textfile import is_file
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments."""
+    """Add the arguments of ``perseid fmi-run``."""
     parser.add_argument("-n", "--ranks", type=int, metavar="N",
                         help="start N ranks here, around a rendezvous of their own (default: this "
                         "process is one, and the configuration names the rendezvous)")  # fmt: skip

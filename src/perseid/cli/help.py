@@ -6,13 +6,13 @@ import argparse
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
+    """Add the arguments of ``perseid help``."""
     parser.add_argument("words", nargs="*", metavar="COMMAND", help="and its action, where it has "
                         "several: `perseid help aws deploy`")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print it."""
+    """Print a command's help."""
     from perseid.cli import make_parser
 
     make_parser(args.words[:1]).parse_args([*args.words, "--help"])

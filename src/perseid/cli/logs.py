@@ -10,7 +10,7 @@ from perseid.errors import BadInputError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
+    """Add the arguments of ``perseid logs``."""
     add_run_argument(parser)
     parser.add_argument("--rank", type=int, metavar="N", help="only this one's")
     parser.add_argument("--follow", action="store_true", help="as they come, until the run ends")
@@ -18,7 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print them."""
+    """Print the log lines of a run's ranks."""
     said = False
     for rank, line in find_run(args).logs(args.rank, follow=args.follow):
         said = True

@@ -17,7 +17,7 @@ CHECK_ROWS = 20_000
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the subcommands."""
+    """Add the subcommands of ``perseid model``."""
     commands = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     taken = commands.add_parser("import", help="take the weights out of a published checkpoint")
     taken.add_argument("file", metavar="FILE", help="a pickled module or a state_dict (.pt, .pth)")

@@ -27,7 +27,7 @@ UNFIT = 1
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
+    """Add the arguments of ``perseid plan``."""
     parser.add_argument("--data", required=True, metavar="SIZE|URL",
                         help="how much: 12.6GB, or the folder that holds it")  # fmt: skip
     parser.add_argument("--deadline", metavar="TIME", help="of the whole run: 60s, 2min")
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def ask_of(args: argparse.Namespace) -> Ask:
-    """The arguments as a question."""
+    """The arguments as a request for a plan."""
     sizes = [units.size_bytes(text) / MIB for text in args.partition or ()]
     return Ask(
         data_bytes=_data(args.data),
@@ -152,7 +152,7 @@ def _advice(option: PlanOption) -> Iterator[str]:
 
 
 def _others(advice: Advice) -> list[PlanOption]:
-    """Some of the front, evenly spread."""
+    """A few plans of the Pareto front, evenly spread."""
     front = [option for option in advice.front if option != advice.option]
     if len(front) <= SHOWN:
         return front

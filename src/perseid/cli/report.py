@@ -18,7 +18,7 @@ NAME = "report.html"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
+    """Add the arguments of ``perseid report``."""
     parser.add_argument("run", metavar="RUN", help="a run's folder or URL")
     parser.add_argument(
         "--out", metavar="FILE", help=f"path or URL of the page (default: {NAME} in the run)"

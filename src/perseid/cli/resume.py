@@ -16,7 +16,7 @@ from perseid.storage import Location
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
+    """Add the arguments of ``perseid resume``."""
     parser.add_argument("run", metavar="RUN", help="the run's folder or URL")
     add_engine_arguments(parser)
     parser.add_argument(
@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Go on with it."""
+    """Work on what is missing of a run, then print what came of it."""
     engine = engine_of(args, args.engine)
     refuse_detach(args, engine)
     with progress_of(args) as progress:

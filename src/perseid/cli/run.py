@@ -29,7 +29,7 @@ DRY_RUN = "local"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
+    """Add the arguments of ``perseid run``."""
     parser.add_argument(
         "request", nargs="?", type=Path, metavar="REQUEST.json",
         help="a request in a file: an existing payload as it is, or one with our keys",

@@ -16,7 +16,7 @@ from perseid.survey.simulation.simulate import Simulated, simulate
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
+    """Add the arguments of ``perseid simulate``."""
     add = parser.add_argument
     add("dest", metavar="DEST", help="folder or URL (s3://bucket/prefix), empty or not there yet")
     add("--rows", type=int, required=True, metavar="N", help="number of objects")

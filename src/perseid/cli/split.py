@@ -20,7 +20,7 @@ from perseid.survey.names import NO_NAMES, column_names, parse_columns
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments of the command."""
+    """Add the arguments of ``perseid split``."""
     parser.add_argument("survey", metavar="SURVEY", help="a file, a folder, or a URL of either")
     parser.add_argument("dest", metavar="DEST", help="folder or URL for 1.pt, 2.pt, …")
     much = parser.add_mutually_exclusive_group()

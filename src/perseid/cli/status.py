@@ -18,7 +18,7 @@ from perseid.storage import Storage
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
+    """Add the arguments of ``perseid status``."""
     add_run_argument(parser)
     parser.add_argument("--stop", action="store_true", help="stop it")
     parser.add_argument("--wait", action="store_true", help="watch until it has ended")
@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run_argument(parser: argparse.ArgumentParser) -> None:
-    """A run that may be anywhere."""
+    """Add the argument that names a run: its folder, URL, id or ARN."""
     parser.add_argument("run", metavar="RUN", help="the run's folder or URL; on AWS also its id, "
                         "or an execution's ARN")  # fmt: skip
 

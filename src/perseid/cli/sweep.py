@@ -32,7 +32,7 @@ DONE = "split.json"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
+    """Add the arguments of ``perseid sweep``."""
     parser.add_argument("--data", required=True, metavar="SURVEY", help="a file, folder or URL")
     parser.add_argument("--out", required=True, type=Path, help="folder of the sweep")
     parser.add_argument("--partition-sizes", type=_words, default=["25MB"], metavar="25MB,50MB",

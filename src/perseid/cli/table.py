@@ -22,7 +22,7 @@ WHICH = ("both", "runs", "partitions")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
+    """Add the arguments of ``perseid table``."""
     parser.add_argument(
         "runs",
         nargs="*",

@@ -37,7 +37,7 @@ OPTIONS = (
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
+    """Add the arguments of ``perseid train``."""
     add = parser.add_argument
     add("survey", metavar="SURVEY", help="a file of cutouts, or a folder or URL of such files")
     add("out", metavar="OUT", type=Path, help="folder for weights.npz, history.json, checkpoint")

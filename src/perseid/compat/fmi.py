@@ -34,7 +34,7 @@ SPARE_SECONDS = 15.0
 
 
 class datatypes(enum.Enum):
-    """What a value is."""
+    """Element types of FMI's values."""
 
     int = 1
     double = 2
@@ -43,14 +43,14 @@ class datatypes(enum.Enum):
 
 
 class hints(enum.Enum):
-    """What to choose the channel for."""
+    """What a channel is chosen by: latency or price."""
 
     fast = 1
     cheap = 2
 
 
 class op(enum.Enum):
-    """What to reduce with."""
+    """FMI's names of the reductions."""
 
     sum = 1
     prod = 2
@@ -180,7 +180,7 @@ class Communicator:
         self.close(error)
 
     def close(self, error: BaseException | None = None) -> None:
-        """Leave."""
+        """Leave: close the connections to all other workers."""
         for comm in self._open.values():
             comm.close(error)
 
@@ -245,18 +245,18 @@ class Communicator:
             comm.barrier()
 
     def send(self, obj: Any, dest: int, type: types) -> None:
-        """Send a value."""
+        """Send a value of a type to one worker."""
         value = type.value(obj)
         with self._comm("send", type.nbytes) as comm:
             comm.send(value, dest)
 
     def recv(self, src: int, type: types) -> Any:
-        """Receive a value."""
+        """Receive a value of a type from one worker."""
         with self._comm("send", type.nbytes) as comm:
             return type.value(comm.recv(src))
 
     def bcast(self, obj: Any, root: int, type: types) -> Any:
-        """The root's value."""
+        """The root's value, on every worker."""
         mine = type.value(obj) if self._peer == root else None
         with self._comm("bcast", type.nbytes) as comm:
             return type.value(comm.bcast(mine, root))

@@ -57,7 +57,7 @@ class AttachedRun:
         return events
 
     def wait(self, report: Report, timeout: float | None = None) -> None:
-        """Until the driver has ended."""
+        """Wait until the driver has ended."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             ended = self.ended  # before the look: what is written in between is seen by it
@@ -117,7 +117,7 @@ class AttachedRun:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Nothing is held."""
+        """Release nothing: the handle only reads the store."""
 
     def _key(self, rank: int) -> str:
         """Of the record that is ours: what a script writes into its own says nothing."""

@@ -20,7 +20,7 @@ from perseid.pipeline.request import RunRequest
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What an engine can do, declared so that nobody has to know it by name."""
+    """What an engine can do, declared so that no code depends on its name."""
 
     gang: bool
     """Whether all ranks can be there at once, so that they can talk to each other."""
@@ -96,7 +96,7 @@ class Engine(Protocol):
 
     @property
     def capabilities(self) -> Capabilities:
-        """What it can do."""
+        """What the engine can do, declared."""
 
     def default_results(self, data: str) -> str:
         """Where a run of this data goes that names no place for its results: a fresh prefix."""

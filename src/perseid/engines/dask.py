@@ -165,7 +165,7 @@ class DaskEngine:
             )
 
     def submit(self, manifest: Manifest, ranks: Sequence[int] | None = None) -> DaskRun:
-        """Submit tasks that share the ranks."""
+        """Submit tasks to the cluster; each works on a block of the ranks."""
         options = options_of(RunRequest.parse({**manifest.request, **self._limits}))
         wanted = list(range(manifest.world_size) if ranks is None else ranks)
         former = {} if ranks is None else attempts_before(manifest, wanted)

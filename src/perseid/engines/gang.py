@@ -1,7 +1,7 @@
 """After the map: all ranks of a run at once in a communicator, around a rendezvous of our own.
 
 The ranks' inference was limited to a few workers at a time. What the ranks left lies on disks, so
-they can meet when the last one is done: each worker stands for its share of them.
+they can meet when the last one is done: each worker runs its share of them.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ CALL_SECONDS = 60.0
 RANK_SECONDS = 0.1
 """More of both for each rank: they share a machine's few cores with whatever else runs there."""
 SPARE_SECONDS = 60.0
-"""Beyond both, for scoring and writing: whoever has not answered then is ended."""
+"""Beyond both, for scoring and writing: a worker that has not answered by then is ended."""
 POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
 class CollectiveOutcome:
-    """How a meeting went."""
+    """How a collective merge went, as the driver saw it."""
 
     note: str = ""
     """Why the ranks' statistics go through the store; empty where they need not."""
@@ -50,7 +50,7 @@ class CollectiveOutcome:
 
 
 def skip_reason(items: Sequence[WorkItem], done: int) -> str | None:
-    """Why these ranks do not meet: a sentence, empty where nobody asked; None where they do."""
+    """Why these ranks do not merge collectively; empty: not asked for; None: they do."""
     first = items[0]
     if first.transport == STORE or first.options.script is not None:
         return ""
@@ -70,7 +70,7 @@ def skip_reason(items: Sequence[WorkItem], done: int) -> str | None:
 
 @dataclass
 class _Assignment:
-    """Who stands for whom, and what came of it."""
+    """A worker's share of the ranks, and how their merge went."""
 
     ranks: dict[WorkerProcess, list[int]]
     waiting: set[WorkerProcess] = field(default_factory=set)

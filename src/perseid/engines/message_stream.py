@@ -30,7 +30,7 @@ class MessageStream:
         """Whether the other side has closed."""
 
     def fileno(self) -> int:
-        """For selectors."""
+        """The socket's descriptor, so that a selector can wait for it."""
         return self._socket.fileno()
 
     def send(self, message: dict[str, Any]) -> None:

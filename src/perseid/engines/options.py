@@ -49,7 +49,7 @@ class LocalOptions:
 
     @property
     def concurrency(self) -> int:
-        """Workers at once."""
+        """How many workers run at once."""
         return self.workers or max(1, cores() // self.threads)
 
 

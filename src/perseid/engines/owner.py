@@ -57,7 +57,7 @@ class Owner:
 
 
 def _marked(store: Storage, mark: bytes) -> bool:
-    """Whether the mark could be put in the place of what is there now, by nobody else meanwhile."""
+    """Whether the mark replaced what was there, before another process could replace it."""
     try:
         seen = store.info(layout.DRIVER)
     except NotFoundError:

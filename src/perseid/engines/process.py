@@ -59,7 +59,7 @@ class Reaper:
         self._tell(f"+{group}\n")
 
     def remove(self, group: int) -> None:
-        """The group is gone."""
+        """Forget a process group that has ended."""
         self._tell(f"-{group}\n")
 
     def close(self) -> None:
@@ -105,7 +105,7 @@ class Output:
         self.ended = False
 
     def fileno(self) -> int:
-        """For selectors."""
+        """The pipe's descriptor, so that a selector can wait for it."""
         return self._descriptor
 
     def read(self) -> None:

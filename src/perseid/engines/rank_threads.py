@@ -1,4 +1,4 @@
-"""The worker's side of a meeting: one thread a rank that this process stands for.
+"""The worker's side of a collective merge: one thread for each rank that it was given.
 
 Ranks that are done hold no process: what they left lies on a disk, and the process that worked on
 them goes on to others. When all are done, each process takes its share of the ranks into the

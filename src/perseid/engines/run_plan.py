@@ -58,7 +58,7 @@ class RunPlan:
         return self.worker_mb * self.workers
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """The plan as JSON values, for ``--dry-run --json``."""
         return {
             "data_url": self.manifest.data_url,
             "results_url": self.manifest.results_url,

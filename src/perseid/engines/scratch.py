@@ -35,7 +35,7 @@ class ScratchFolder:
         fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     def release(self) -> None:
-        """Give the lock back; whoever is responsible for it removes the folder."""
+        """Release the lock; the owner of the folder removes it."""
         os.close(self._lock)
 
 

@@ -98,7 +98,7 @@ class Calibration:
         return self.base_mb + rows * FEATURE_BYTES / 2**20
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """The calibration as JSON values, as its file holds them."""
         return asdict(self)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Values of JSON objects that somebody else wrote, each of the type that it should have.
+"""Values of JSON objects of other programs, each of the type that it should have.
 
 Records of scripts, files of other versions and exports of other tools may hold anything under any
 key. A value of the wrong type counts as one that is not there.

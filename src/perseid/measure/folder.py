@@ -55,7 +55,7 @@ class RankMeasures:
 
 @dataclass(frozen=True)
 class SummaryMeasures:
-    """What ``summary.json`` says."""
+    """Figures of a run that ``summary.json`` states."""
 
     complete: bool
     lost: Mapping[str, str] = field(default_factory=dict)

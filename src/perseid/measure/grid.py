@@ -15,7 +15,7 @@ WHOLE = "all"
 
 @dataclass(frozen=True)
 class GridCell:
-    """One run of the grid."""
+    """One point of a sweep's grid: the settings of one run."""
 
     partition: str
     """Size, e.g. ``25MB``."""

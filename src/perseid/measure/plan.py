@@ -69,7 +69,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Ask:
-    """What is to be planned."""
+    """What a plan is asked for: the data, a deadline, a budget."""
 
     data_bytes: float
     deadline: float | None = None
@@ -102,7 +102,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Range:
-    """A number and its ends."""
+    """An estimate: the expected value, and the ends of its range."""
 
     low: float
     expected: float
@@ -111,7 +111,7 @@ class Range:
 
 @dataclass(frozen=True)
 class PlanOption:
-    """One way to do it."""
+    """One choice of partition size, world size and memory, with what it takes."""
 
     partition_mb: float
     partitions: int
@@ -129,7 +129,7 @@ class PlanOption:
 
     @property
     def vcpus(self) -> float:
-        """Of a worker."""
+        """The vCPUs that Lambda gives a worker of this memory."""
         return vcpus(self.memory_mb)
 
 
@@ -149,7 +149,7 @@ class Advice:
     """One sentence each, the strongest first."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """The plan as JSON values, for ``--json``."""
         return asdict(self)
 
 

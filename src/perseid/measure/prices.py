@@ -28,7 +28,7 @@ COURSE_GB_SECOND = 0.00001667
 
 @dataclass(frozen=True)
 class Price:
-    """One list price."""
+    """One list price, with its source and date."""
 
     usd: float
     """USD a unit."""

@@ -121,7 +121,7 @@ class AstroMAEConfig:
 
     @property
     def grid(self) -> int:
-        """Patches a side."""
+        """Number of patches along one side of the image."""
         return self.size // self.patch
 
     @property
@@ -156,7 +156,7 @@ class AstroMAEConfig:
         return {name: width for name, width in groups.items() if width}
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The settings as JSON values; `from_dict` is the reverse."""
         return asdict(self)
 
     @classmethod

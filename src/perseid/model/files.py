@@ -76,7 +76,7 @@ class ModelFiles:
 def on_disk(url: str | Path) -> Iterator[ModelFiles]:
     """A model's files, to be loaded within the block: a file costs less memory than its bytes.
 
-    Those of a store are fetched into a folder that nobody else may enter, so no file that another
+    Those of a store are fetched into a folder that no other user may enter, so no file that another
     user left in the temporary folder passes for the model's own.
 
     Raises

@@ -37,7 +37,7 @@ class ModelIdentity:
     int8_digest: str = ""
     """Of the file that ranks load for ``int8``; empty where float32 was asked for."""
     signature: str = ""
-    """``sha256:…`` of what it takes and gives; empty where nobody has loaded it yet."""
+    """``sha256:…`` of what it takes and gives; empty where it was not loaded yet."""
     precision: str = "float32"
     """As asked for: ``float32`` or ``int8``. A record's own `precision` says what ran."""
     device: str = CPU
@@ -63,7 +63,7 @@ class ModelIdentity:
         return ""
 
     def to_json(self) -> dict[str, str]:
-        """Plain JSON values."""
+        """The identity as JSON values, as manifests and records hold it."""
         return asdict(self)
 
     @classmethod

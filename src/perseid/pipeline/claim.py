@@ -115,13 +115,13 @@ def refuse_if_taken(storage: Storage) -> None:
 
 
 def give_up(storage: Storage) -> None:
-    """Remove a run that was claimed and that nobody began to work on."""
+    """Remove a run that was claimed and never begun."""
     remove(storage, FormerRun.at(storage).keys(storage))
     storage.delete([layout.MANIFEST])
 
 
 def remove(storage: Storage, keys: list[str]) -> None:
-    """Delete objects; on a disk never through a symbolic link, whoever put it there meanwhile."""
+    """Delete objects; on a disk never through a symbolic link, not even a new one."""
     root = storage.local_path()
     with ThreadPoolExecutor(READERS) as pool:
         if root is None:
@@ -131,7 +131,7 @@ def remove(storage: Storage, keys: list[str]) -> None:
 
 
 def taken(storage: Storage, key: str, *, meanwhile: bool = False) -> RunError:
-    """Why a prefix cannot be had; `meanwhile`: somebody else replaced the run at the same time."""
+    """Why a prefix cannot be had; `meanwhile`: another process replaced the run just now."""
     where = storage.where()
     try:
         manifest = Manifest.load(storage)

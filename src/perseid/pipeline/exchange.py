@@ -14,7 +14,7 @@ class Exchange(Protocol):
 
     @property
     def world_size(self) -> int:
-        """Number of ranks."""
+        """How many ranks take part."""
 
     def gather(self, value: Any, root: int = 0) -> list[Any] | None:
         """Every rank's value in rank order on the root, None elsewhere."""

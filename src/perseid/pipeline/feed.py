@@ -34,7 +34,7 @@ _POLL = 0.2
 
 @dataclass(frozen=True)
 class Begun:
-    """A partition is open."""
+    """A partition was opened; its blocks follow."""
 
     ref: PartitionRef
     rows: int
@@ -89,7 +89,7 @@ class Feed:
     uses_magnitudes
         Whether the model takes magnitudes: else rows may lack them.
     columns
-        Names of columns in the files, where they are not to be found by themselves.
+        Names of columns in the files, where they cannot be told by their usual names.
     """
 
     def __init__(
@@ -237,7 +237,7 @@ def _flag(cutouts: Cutouts, uses_magnitudes: bool) -> NDArray[np.int32]:
 
 
 class _StoppedError(Exception):
-    """Nobody takes the blocks any more."""
+    """The feed was closed while its thread was reading."""
 
 
 def block_rows(signature: ModelSignature, micro_batch: int) -> int:

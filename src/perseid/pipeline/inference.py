@@ -136,7 +136,7 @@ def _kept_features(
 
 
 class _Part:
-    """A partition being filled."""
+    """Columns of a partition that is being predicted, filled block by block."""
 
     def __init__(self, ref: PartitionRef, rows: int, kept: NDArray[np.int64]) -> None:
         self.ref, self.kept = ref, kept
@@ -155,7 +155,7 @@ class _Part:
         redshift: NDArray[np.float32],
         features: NDArray[np.float32] | None,
     ) -> None:
-        """The next rows."""
+        """Append the next rows: their columns, predictions and features."""
         rows = slice(self.filled, self.filled + len(cutouts))
         good, answered = flag == 0, np.isfinite(redshift)
         if features is not None and self._features is not None:
@@ -174,7 +174,7 @@ class _Part:
         self.filled += len(cutouts)
 
     def result(self) -> PartitionResult:
-        """All rows."""
+        """The columns of all rows, once the partition is complete."""
         return PartitionResult(
             key=self.ref.key,
             z_pred=self._z,

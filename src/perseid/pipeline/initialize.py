@@ -39,7 +39,7 @@ class Initialized:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """One sentence each."""
+        """What the user should know of the run, one sentence each."""
         return self.manifest.warnings
 
 

@@ -75,7 +75,7 @@ class WorkItem:
     """Values that mean a missing magnitude or redshift, by column; None in a run that was begun
     when every number was a value."""
     columns: Mapping[str, Sequence[str]] | None = None
-    """Names of the survey's columns, by ours; None: they are found by themselves."""
+    """Names of the survey's columns, by ours; None: the usual names are looked for."""
     model_change: bool = False
     """The user let this run go on with another model than it began with."""
     version: str = ""
@@ -88,7 +88,7 @@ class WorkItem:
         return {name: to_plain(getattr(self, name)) for name in RESULT_SETTINGS}
 
     def to_json(self) -> dict[str, object]:
-        """Plain JSON values."""
+        """The item as JSON values, as ``items.json`` holds it."""
         return {f.name: to_plain(getattr(self, f.name)) for f in fields(self)}
 
     @classmethod

@@ -27,7 +27,7 @@ LOGS = "logs"
 ENGINE = "engine.json"
 """What the engine measured: each attempt as Lambda would report it, wall time, overhead."""
 DRIVER = "driver.json"
-"""Who works on the run: host, process id; gone when nobody does."""
+"""Who works on the run: host, process id; gone when no process does."""
 
 
 def items_of(execution: str) -> str:

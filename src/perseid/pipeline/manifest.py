@@ -112,7 +112,7 @@ class Manifest:
         return {str(rank): data_path(self.of_rank(rank)) for rank in range(self.world_size)}
 
     def to_json(self) -> dict[str, object]:
-        """Plain JSON values."""
+        """The manifest as JSON values, as ``manifest.json`` holds it."""
         return {f.name: to_plain(getattr(self, f.name)) for f in written(Manifest)}
 
     @classmethod

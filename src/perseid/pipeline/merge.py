@@ -1,7 +1,7 @@
 """Every object against the whole survey: merged statistics, scores, ranks, the top list.
 
-Plain functions of what the ranks hold, whichever way it came: through the store, or through a
-communicator on rank 0. Partitions are taken in natural order, so the way makes no difference.
+Plain functions of what the ranks hold, whether it came through the store or through a communicator
+on rank 0. Partitions are taken in natural order, so the transport makes no difference.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ScoredSurvey:
 
     @property
     def rows(self) -> int:
-        """Objects in all."""
+        """Number of objects of all partitions."""
         return len(self.rank)
 
     def ranks(self) -> Iterable[NDArray[np.int64]]:

@@ -60,7 +60,7 @@ class RankFiles:
             self._stack = stack.pop_all()
 
     def add(self, result: PartitionResult) -> None:
-        """Append one partition."""
+        """Append the results of one partition to each file."""
         writer, kind = self._predictions or self._begin(result)
         writer.write(predictions_table(result, kind))
         columns.add_result(self._features, result)

@@ -15,7 +15,7 @@ STAGES = ("init", "rendezvous", "fetch", "decode", "inference", "collectives", "
 STORE = "store"
 """Transport: summarize merges from the objects in the store."""
 ALONE = "alone"
-"""Transport of a world of one rank: there is nobody to exchange anything with."""
+"""Transport of a world of one rank: nothing is exchanged."""
 
 
 def had_data(record: Mapping[str, object]) -> bool:

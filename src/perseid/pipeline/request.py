@@ -206,7 +206,7 @@ class RunRequest(BaseModel):
 
     @property
     def results_url(self) -> str:
-        """The run's own prefix."""
+        """URL of the run's own prefix."""
         if self.results:
             return Location.parse(self.results).url
         return (Location.parse(self.bucket_url(self.bucket or "")) / (self.result_path or "")).url

@@ -73,7 +73,7 @@ class RunSettings:
     missing: Mapping[str, Sequence[float]] | None = None
     """Values that mean a missing one, by column; None: every number is a value."""
     columns: Mapping[str, Sequence[str]] | None = None
-    """Names of the survey's columns, by ours; None: they are found by themselves."""
+    """Names of the survey's columns, by ours; None: the usual names are looked for."""
     transport: str = "store"
     """How ranks exchange statistics: ``store``, ``direct``, ``relay``, ``auto``."""
     options: ItemOptions = field(default_factory=ItemOptions)

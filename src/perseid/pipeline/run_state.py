@@ -21,7 +21,7 @@ from perseid.survey.partition import natural_key
 
 @dataclass(frozen=True)
 class RunResult:
-    """What came of a run."""
+    """A run that has ended: its manifest, the engine's report and the summary."""
 
     manifest: Manifest
     mapped: EngineReport

@@ -1,7 +1,7 @@
 """The one codec of the types that travel, their version, and who can read which.
 
 A manifest or an item names the `schema` of its keys; one without is of schema 1, as 0.1 wrote it.
-Whoever reads one compares that, and the minor version of perseid that wrote it, before it starts
+A reader compares that, and the minor version of perseid that wrote it, before it starts
 anything: an answer of other code is worse than a sentence.
 """
 

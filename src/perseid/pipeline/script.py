@@ -138,7 +138,7 @@ def _run(item: WorkItem, folder: ScriptFolder, inner: str, environment: Mapping[
 
 
 def _limit(item: WorkItem) -> float:
-    """Seconds that the script may take."""
+    """How long the script may take, seconds."""
     return item.options.timeout or DEFAULT_TIMEOUT
 
 

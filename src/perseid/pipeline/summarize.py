@@ -31,7 +31,7 @@ from perseid.survey.kinds import stored_label_names
 
 @dataclass(frozen=True)
 class Merged:
-    """What the ranks left, merged."""
+    """The ranks' records and findings, merged over the survey."""
 
     records: Records
     """Those that count."""

@@ -85,7 +85,7 @@ def work(
     tell = report or _silent
     tell(RankEvent(item.rank, RankState.RUNNING, attempt))
     if item.options.script is not None:
-        from perseid.pipeline import script  # not on the way of a worker of ours
+        from perseid.pipeline import script  # a worker with a model needs none of it
 
         record = script.work(item, storage, attempt, cold=cold, init_seconds=init_seconds)
     else:
@@ -114,7 +114,7 @@ def load_runtime(item: WorkItem) -> ModelRuntime:
 
 
 def _silent(event: object) -> None:
-    """Nobody asked."""
+    """Discard events."""
 
 
 def _infer(
@@ -191,7 +191,7 @@ def _predict(
 
 
 def _superseded(storage: Storage, item: WorkItem, attempt: int) -> bool:
-    """Whether a newer attempt of this run has left its record: ours comes late."""
+    """Whether a newer attempt of this run has left its record already."""
     try:
         record = parse_json(storage.get(layout.record(item.rank)))
         return bool(record["run_id"] == item.run_id and record["attempt"] > attempt)

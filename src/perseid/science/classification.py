@@ -1,7 +1,7 @@
 """How good class probabilities are: confusion matrix, per-class scores, reliability diagram.
 
 All of it follows from counts (`ClassificationCounts`), which add up: ranks count their own objects,
-and the sum is that of the whole survey, whoever adds in which order.
+and the sum is that of the whole survey, in whatever order they are added.
 """
 
 from __future__ import annotations

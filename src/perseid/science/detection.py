@@ -29,7 +29,7 @@ class Detection:
     the kind is."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """The figures as JSON values, as ``summary.json`` holds them."""
         return asdict(self)
 
 

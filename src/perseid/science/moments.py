@@ -117,7 +117,7 @@ class Partial:
     """Moments of some of a survey's partitions, as nodes of the one binary tree over all of them.
 
     Node (level, index) is of the partitions ``index * 2**level`` and the ``2**level - 1`` after
-    it, always merged from its two halves. Whoever joins which partials in which order, the total
+    it, always merged from its two halves. Whichever partials are joined in which order, the total
     has the same bits; and a partial of n partitions in a row holds about 2 log2(n) moments.
     """
 

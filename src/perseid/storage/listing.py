@@ -2,7 +2,7 @@
 
 `Storage.list` fails as a whole at the first name that the object-store client refuses
 (``data//log.txt``, a name with a tab) and at the first sub-folder that cannot be read. That is
-right for objects that this package wrote. A survey's folder belongs to somebody else.
+right for objects that this package wrote. A survey's folder was written by others.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class Bucket:
 
     @property
     def region(self) -> str:
-        """In which requests are signed."""
+        """The region that requests are signed for."""
         return self.settings.region or DEFAULT_REGION
 
     @property
@@ -170,7 +170,7 @@ def _first_answer(store: S3Store, settings: AwsSettings) -> str:
                 raise StorageError(NO_CREDENTIALS) from error
             reason = network_reason(error)
             if reason is None or "kind: Connect" not in str(error):
-                return ""  # it can be reached: what broke is tried again by whoever asks next
+                return ""  # it can be reached: what broke is tried again by the next request
             if "refused" not in reason or time.monotonic() > deadline:
                 raise _unreachable(settings, reason) from error
             time.sleep(0.1)

@@ -80,7 +80,7 @@ class Storage:
 
     @property
     def url(self) -> str:
-        """Of the location."""
+        """URL of the prefix that this store is of."""
         return self.location.url
 
     @property
@@ -108,7 +108,7 @@ class Storage:
         return str(self.location / key)
 
     def get(self, key: str) -> bytes:
-        """The whole object."""
+        """Read a whole object."""
         with self._reasons(key):
             found = obstore.get(self._store, self._path(key))
             data = bytes(found.bytes())
@@ -213,7 +213,7 @@ class Storage:
         Raises
         ------
         AlreadyExistsError
-            Somebody else replaced it meanwhile.
+            Another process replaced it meanwhile.
         NotFoundError
             It is gone.
         """
@@ -259,7 +259,7 @@ class Storage:
         return ObjectInfo(key, int(meta["size"]), meta.get("e_tag"))
 
     def size(self, key: str) -> int:
-        """Bytes of an object."""
+        """Size of an object, bytes."""
         return self.info(key).size
 
     def exists(self, key: str) -> bool:

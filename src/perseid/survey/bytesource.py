@@ -167,7 +167,7 @@ class MapSource(ByteSource):
 
 
 class BytesSource(ByteSource):
-    """Bytes in hand."""
+    """A file whose bytes are in memory."""
 
     def __init__(self, data: bytes | memoryview, name: str = "these bytes") -> None:
         self._data = memoryview(data)

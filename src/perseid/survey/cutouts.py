@@ -73,7 +73,7 @@ class Cutouts:
 
     @property
     def bands(self) -> int:
-        """Number of bands."""
+        """How many bands the images have."""
         return int(self.images.shape[1])
 
     def batches(self, size: int) -> Iterator[Cutouts]:

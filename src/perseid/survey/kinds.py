@@ -47,7 +47,7 @@ def label_name(label: int, names: Mapping[int, str]) -> str:
 def read_label_names(folder: Location) -> dict[int, str]:
     """The names that a survey's own ``survey.json`` gives its labels; empty where it has none.
 
-    A survey of somebody else's has labels of its own meaning, so nothing is assumed.
+    A survey from elsewhere has labels of its own meaning, so nothing is assumed.
     """
     try:
         said = json.loads(Storage(folder).get(SURVEY_FILE))

@@ -30,7 +30,7 @@ specObjID), DESI (TARGETID, Z_SPEC), Gaia (source_id), DES (COADD_OBJECT_ID), HS
 ColumnNames = Mapping[str, tuple[str, ...]]
 """By our name of a column, its name in the survey's files; several of a magnitude, one a band."""
 NO_NAMES: ColumnNames = MappingProxyType({})
-"""Every column is found by itself."""
+"""Every column is looked for under its usual names."""
 _BAND = "magnitude."
 """Beginning of the name of one band of the magnitudes, where each is a column of its own."""
 

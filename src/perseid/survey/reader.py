@@ -66,7 +66,7 @@ class PartitionReader:
 
     @property
     def rows(self) -> int:
-        """Objects."""
+        """How many objects the partition holds."""
         return self.columns.rows
 
     @property
@@ -186,7 +186,7 @@ def open_partition(
         Numbers that stand for missing magnitudes and redshifts, and become NaN; by default every
         number is a value. Nulls of a format become NaN in any case.
     names
-        Of columns in the file, where they are not to be found by themselves: see `column_names`.
+        Of columns in the file, where they cannot be told by their usual names: see `column_names`.
 
     Raises
     ------

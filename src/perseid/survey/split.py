@@ -82,7 +82,7 @@ def split(
         Write into a destination that holds something: numbered partitions in it are removed
         first, other objects stay.
     names
-        Of the survey's columns, where they are not to be found by themselves.
+        Of the survey's columns, where they cannot be told by their usual names.
     progress
         Called after every block.
 

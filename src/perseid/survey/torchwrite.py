@@ -64,7 +64,7 @@ class TorchZip:
         return self._zip.open(f"{_ROOT}/data/{key}", math.prod(shape) * dtype.itemsize)
 
     def close(self) -> None:
-        """Finish the archive."""
+        """Write the version entry and finish the archive."""
         self._zip.add(f"{_ROOT}/version", b"3\n")
         self._zip.close()
 

@@ -34,12 +34,12 @@ class AlignedZip:
         return self._entry
 
     def add(self, name: str, data: bytes | memoryview) -> None:
-        """A whole entry."""
+        """Write a whole entry of the archive."""
         with self.open(name, len(data)) as entry:
             entry.write(data)
 
     def close(self) -> None:
-        """Write the directory."""
+        """Write the archive's directory and close the file."""
         self._zip.close()
 
     def abort(self) -> None:

@@ -128,7 +128,7 @@ def _resume(
 def _again(item: WorkItem, before: int) -> WorkItem:
     """The item of a rank that was tried before: its attempts are counted on.
 
-    It meets nobody: the ranks that are done will not come again.
+    The rank merges from the store, since those that are done will not join again.
     """
     return replace(item, transport=STORE, options=replace(item.options, attempts_before=before))
 

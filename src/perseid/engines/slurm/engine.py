@@ -108,7 +108,7 @@ class SlurmEngine:
 
     @property
     def capabilities(self) -> Capabilities:
-        """Tasks start when there is room, so ranks never meet; the run goes on by itself."""
+        """No gang, since tasks start when there is room; a run outlives this process."""
         memory = self._limits.get("memory_mb")
         return Capabilities(
             gang=False,

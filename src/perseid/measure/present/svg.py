@@ -69,7 +69,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def label(value: float) -> str:
-    """A tick's text."""
+    """The text of a tick at a value."""
     return f"{value:.6g}"
 
 
@@ -86,7 +86,7 @@ class Svg:
         self.parts.append(markup)
 
     def line(self, x1: float, y1: float, x2: float, y2: float, kind: str) -> None:
-        """A straight line."""
+        """Draw a straight line between two points."""
         self.add(f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>')
 
     def rect(
@@ -113,12 +113,12 @@ class Svg:
             self.add(f'<path class="{kind}" d="{path}"/>')
 
     def curve(self, points: Iterable[tuple[float, float]], kind: str) -> None:
-        """A line through points."""
+        """Draw a line through points."""
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         self.add(f'<polyline class="{kind}" points="{path}"/>')
 
     def dot(self, x: float, y: float, kind: str, title: str = "", radius: float = 3.5) -> None:
-        """A filled circle."""
+        """Draw a filled circle around a point."""
         tip = f"<title>{escape(title)}</title>" if title else ""
         self.add(f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}">{tip}</circle>')
 

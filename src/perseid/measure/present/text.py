@@ -35,7 +35,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class TableColumn:
-    """One column."""
+    """One column of a table: its key, its head and how it is set."""
 
     key: str
     head: str
@@ -128,14 +128,14 @@ def seconds(value: float | None) -> Cell:
 
 
 def whole(value: float | None) -> Cell:
-    """A count."""
+    """A count as a cell, without decimals."""
     if value is None or not math.isfinite(value):
         return Cell(MISSING)
     return Cell(f"{value:.0f}", round(value))
 
 
 def word(value: str | None) -> Cell:
-    """A label."""
+    """A label as a cell."""
     return Cell(value, value) if value else Cell(MISSING)
 
 

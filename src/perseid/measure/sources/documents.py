@@ -14,7 +14,7 @@ from perseid.textfile import decode, read_text
 
 @dataclass(frozen=True)
 class Document:
-    """One file, read."""
+    """A file that was found and read: its text, and its JSON values if it has any."""
 
     source: str
     """Its path or URL."""

@@ -51,7 +51,7 @@ class Folder:
         self._arrays = weights.arrays
 
     def array(self, name: str) -> Array:
-        """One array, float64."""
+        """One array of the weights, as float64."""
         return np.asarray(self._arrays[name], np.float64)
 
     def linear(self, name: str) -> Affine:

@@ -137,7 +137,7 @@ class GraphBuilder:
         )
 
     def model(self, name: str, metadata: dict[str, str]) -> Any:
-        """The checked model."""
+        """The finished model, verified by ONNX's checker."""
         helper = self._onnx.helper
         graph = helper.make_graph(
             self._nodes, name, self._inputs, self._outputs, list(self._constants.values())

@@ -107,7 +107,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(bands, width, patch, stride=patch)
 
     def forward(self, image: Tensor) -> Tensor:
-        """(n, tokens, width)."""
+        """Apply it to (n, tokens, width); the same shape comes out."""
         return cast(Tensor, self.proj(image).flatten(2).transpose(1, 2))
 
 

@@ -71,7 +71,7 @@ class TrainOptions:
                 raise BadInputError(f"{name} is {getattr(self, name)}: use {least} to {most}")
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """The options as JSON values, as a checkpoint holds them."""
         return asdict(self)
 
 

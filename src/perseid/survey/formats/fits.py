@@ -142,7 +142,7 @@ class _Field:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the values."""
+        """NumPy type of the column's values, big-endian."""
         raw = self.raw.newbyteorder("=")
         if self.logical:
             return np.dtype(np.bool_)
