@@ -8,7 +8,7 @@ DEMO_ROWS ?= 3000
 # More than the cores of a small machine: tests of servers and deadlines wait more than they compute.
 TEST_PROCESSES ?= 3
 
-.PHONY: help demo test test-slow test-numbers lint docs package bench pins clean
+.PHONY: help demo test test-slow test-numbers lint docs reference package bench pins clean
 help:
 	@echo "make demo       set up, simulate a small survey, run the model over it, show the result"
 	@echo "make demo KILL=3  the same, and kill -9 the worker of rank 3 in the middle of a collective"
@@ -16,6 +16,7 @@ help:
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make test-numbers  what must not depend on threads, cores or kernels, under four settings"
 	@echo "make docs       build the documentation into site/"
+	@echo "make reference  make the reference pages anew from the program's own text"
 	@echo "make bench      the benchmarks (leave the machine alone meanwhile)"
 	@echo "make package    build wheel and sdist, check them, install the wheel into an empty environment"
 	@echo "make pins       raise the pinned versions in constraints.txt"
@@ -49,6 +50,9 @@ lint: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/mkdocs build --strict --quiet
+
+reference: $(VENV)/.dev
+	for page in cli api request; do $(BIN)/python scripts/$${page}_reference.py; done
 
 package: $(VENV)/.dev
 	rm -rf dist build/empty
