@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from botocore.stub import ANY, Stubber
 
-from perseid.aws import service, stack, template
+from perseid.aws import doctor, policy, service, stack, template
 from perseid.aws.destroy import destroy
 from perseid.aws.packaging import Package
 from perseid.aws.prerequisites import check_results_buckets, check_zone, ensure_ecs_role
@@ -298,6 +299,49 @@ def test_an_older_stack_keeps_all_it_has_and_its_rendezvous(packages):
     assert values(packages, {})["Rendezvous"] == "no"
     assert values(packages, {}, zone=ZONE, record="meet.example.org")["Rendezvous"] == "yes"
     assert values(packages, told, rendezvous=False)["Rendezvous"] == "no"
+
+
+@pytest.mark.parametrize("previous", [False, True])
+def test_rights_in_a_shared_bucket_end_at_the_results_prefix(packages, previous):
+    """Else a script of one student could delete the whole class's data; it stays so."""
+    places = ("bucket/runs/ann", "more")
+    told = values(packages, {}, write_buckets=places)
+    if previous:
+        told = values(packages, told, memory_mb=512)
+    arn = "arn:aws:s3:::"
+    assert told["WriteObjects"] == f"{arn}bucket/runs/ann/*,{arn}more/*"
+    assert told["WriteBuckets"] == f"{arn}bucket,{arn}more"
+    assert told["ReadObjects"] == f"{arn}bucket/*,{arn}more/*"
+    person = policy.runner("perseid", "1" * 12, "eu-west-1", ["bucket", "more"], places)
+    [write] = [s for s in person["Statement"] if s["Sid"] == "Results"]
+    assert write["Resource"] == [f"{arn}bucket/runs/ann/*", f"{arn}more/*"]
+    whole = values(packages, {})
+    assert whole["WriteObjects"] == f"{arn}bucket/*"
+
+
+def test_every_role_that_reads_or_writes_objects_may_use_the_buckets_key():
+    text = template.template()
+    parts = re.findall(r"\n  (\w+):\n    Type: AWS::IAM::Role\n(.*?)(?=\n  \w+:\n)", text, re.S)
+    assert len(parts) == 8
+    for name, body in parts:
+        touches = "s3:GetObject" in body and name != "TaskRole"  # that one fetches the packages
+        assert ("Sid: Key" in body) == touches, name
+
+
+@pytest.mark.parametrize(("given", "bad"), [("", True), ("arn:aws:kms:eu-west-1:1:key/k", False)])
+def test_a_key_that_no_role_may_use_is_found_by_doctor(aws, given, bad):
+    key = {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": "arn:aws:kms:eu-west-1:1:key/k"}
+    rules = [{"ApplyServerSideEncryptionByDefault": key}]
+    with answers(aws, "s3") as stub:
+        stub.add_response("get_bucket_location", {"LocationConstraint": "eu-west-1"})
+        stub.add_response(
+            "get_bucket_encryption", {"ServerSideEncryptionConfiguration": {"Rules": rules}}
+        )
+        parameters = {"ReadBuckets": "arn:aws:s3:::b", "KmsKey": given}
+        checks = dict(doctor.CHECKS)
+        found = checks["buckets"](aws, "perseid", {"parameters": parameters, "outputs": {}})
+    assert found.state == ("bad" if bad else "ok")
+    assert ("--kms-key" in found.text) == bad
 
 
 @pytest.mark.parametrize(

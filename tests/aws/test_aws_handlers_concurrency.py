@@ -73,11 +73,12 @@ def test_where_the_account_does_not_say_children_can_wait(begin, monkeypatch, ca
 @pytest.mark.parametrize(
     ("keys", "most"),
     [
-        ({}, 0),
+        ({}, 3),  # what the account has left
         ({"reserve": 2}, 2),
         ({"reserve": 2, "workers": 1}, 1),
         ({"reserve": 2, "workers": 3}, 2),
-        ({"workers": 3}, 3),
+        ({"workers": 2}, 2),
+        ({"workers": 9}, 3),
     ],
 )
 def test_no_more_children_than_are_let_through(begin, keys, most):
@@ -97,8 +98,16 @@ def test_a_gang_runs_at_once_or_not_at_all(begin):
         assert words in refused["message"]
     fewer = begin(reserve=3, world_size=3, **DIRECT)
     assert fewer["max_concurrency"] == 3
-    free = begin(**DIRECT)
-    assert free["max_concurrency"] == PARTITIONS
+    poor = begin(**DIRECT)  # without a reserve the account's own limit counts
+    assert (poor["ok"], poor["error"]) == (False, "BadInputError")
+    for words in ("only 3 workers may run at once", "Service Quotas", "`world_size`"):
+        assert words in poor["message"]
+    assert begin(**{**DIRECT, "transport": "auto"})["max_concurrency"] == 3
+
+
+def test_where_the_account_does_not_say_a_gang_begins(begin, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL_LAMBDA", "http://127.0.0.1:9")
+    assert begin(**DIRECT)["max_concurrency"] == PARTITIONS
 
 
 def test_a_gang_that_need_not_meet_does_without(begin):
@@ -107,7 +116,7 @@ def test_a_gang_that_need_not_meet_does_without(begin):
 
 
 def test_ranks_that_are_resumed_meet_nobody(begin):
-    begun = begin(**DIRECT)
+    begun = begin(reserve=PARTITIONS, **DIRECT)
     again = begin(reserve=2, resume=begun["results_url"])
     assert (again["ranks"], again["max_concurrency"]) == (PARTITIONS, 2)
 

@@ -114,7 +114,7 @@ def dry_run(
         ),
         "policy-run.json": policy.text(
             policy.runner(options.name, account, region, _names(values["ReadBuckets"]),
-                          _names(values["WriteBuckets"]), options.zone or "")
+                          _names(values["WriteObjects"]), options.zone or "")
         ),
     }  # fmt: skip
     for package in packages.values():
@@ -204,7 +204,7 @@ def _wanted_tasks(aws: Aws, name: str) -> int:
 
 
 def _names(arns: str) -> list[str]:
-    return [arn.rpartition(":")[2] for arn in arns.split(",")]
+    return [arn.removesuffix("/*").rpartition(":")[2] for arn in arns.split(",")]
 
 
 def to_json(deployed: Deployed) -> str:

@@ -164,6 +164,8 @@ def _buckets(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
         except AwsError as error:
             bad.append(f"{bucket}: {error}")
             continue
+        if foreign := _foreign_key(aws, bucket, values.get("KmsKey", "")):
+            bad.append(foreign)
         if (where or "us-east-1") != aws.region:
             notes.append(f"{bucket} is in {where or 'us-east-1'}: traffic between regions costs")
     if bad:
@@ -171,6 +173,23 @@ def _buckets(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
     if notes:
         return Finding("note", "; ".join(notes))
     return Finding("ok", ", ".join(found))
+
+
+def _foreign_key(aws: Aws, bucket: str, given: str) -> str:
+    """What is wrong where a customer's key encrypts a bucket and no role may use it; else empty."""
+    try:
+        with aws_errors():
+            found = aws.client("s3").get_bucket_encryption(Bucket=bucket)
+    except (AwsError, NotFoundError):  # none is set, or it may not be read
+        return ""
+    for rule in found["ServerSideEncryptionConfiguration"]["Rules"]:
+        key = rule.get("ApplyServerSideEncryptionByDefault", {}).get("KMSMasterKeyID", "")
+        if key and not key.endswith("alias/aws/s3") and not given:
+            return (
+                f"{bucket} is encrypted with the key {key}, which no role of the stack may use: "
+                "`perseid aws deploy --kms-key ARN`"
+            )
+    return ""
 
 
 def _mend_bucket(bucket: str, values: Mapping[str, str]) -> str:

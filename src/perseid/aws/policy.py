@@ -30,7 +30,7 @@ class _Rule:
 _TASKS = _Rule("ListTasks", "ecs:ListTasks", "*",
                ("ArnEquals", "ecs:cluster", "arn:aws:ecs:{here}:cluster/{name}"))  # fmt: skip
 _ECS_ROLE = "arn:aws:iam::{account}:role/aws-service-role/ecs.amazonaws.com/AWSServiceRoleForECS"
-_WHERE = _Rule("Where", "s3:GetBucketLocation", "buckets")
+_WHERE = _Rule("Where", "s3:GetBucketLocation GetEncryptionConfiguration", "buckets")
 
 _RUNNER = (
     _Rule("Runs", "states:StartExecution ListExecutions DescribeStateMachine",
@@ -156,7 +156,7 @@ def runner(
     name
         Of the stack.
     reads, writes
-        Names of the buckets with surveys, and with results.
+        Buckets with surveys, and with results: ``BUCKET``, or ``BUCKET/PREFIX``.
     zone
         Id of the hosted zone with the rendezvous' record, if it has one.
     """
@@ -267,9 +267,12 @@ def _actions(words: str) -> list[str]:
     return found
 
 
-def _buckets(names: Sequence[str]) -> list[str]:
-    return [f"arn:aws:s3:::{name}" for name in dict.fromkeys(names)]
+def _buckets(places: Sequence[str]) -> list[str]:
+    """ARNs of the buckets of ``BUCKET`` or ``BUCKET/PREFIX``."""
+    names = dict.fromkeys(place.partition("/")[0] for place in places)
+    return [f"arn:aws:s3:::{name}" for name in names]
 
 
-def _objects(names: Sequence[str]) -> list[str]:
-    return [f"{arn}/*" for arn in _buckets(names)]
+def _objects(places: Sequence[str]) -> list[str]:
+    """ARNs of all objects in them, or below their prefixes."""
+    return [f"arn:aws:s3:::{place}/*" for place in dict.fromkeys(places)]

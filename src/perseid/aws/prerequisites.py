@@ -91,7 +91,8 @@ def check_results_buckets(aws: Aws, options: Options) -> None:
     Step Functions reads a run's items from the results, and no bucket but one of its own region
     (https://docs.aws.amazon.com/step-functions/latest/dg/input-output-itemreader.html).
     """
-    for bucket in options.write_buckets or ():
+    for place in options.write_buckets or ():
+        bucket = place.partition("/")[0]
         try:
             with aws_errors():
                 where = aws.client("s3").head_bucket(Bucket=bucket).get("BucketRegion")

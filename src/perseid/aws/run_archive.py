@@ -326,6 +326,10 @@ def _engine(
     workers: Sequence[Traced],
 ) -> dict[str, Any]:
     counts = [_map_counts(calls, execution) for execution in executions]
+    usage = _workflow_usage(executions, counts, mapped.attempts)
+    refused = sum(traced.count("refused") or 0 for traced in workers)
+    if any(entry.get("children") != "EXPRESS" for entry in counts):
+        usage["transitions"] += refused  # each retry is one; an EXPRESS child is billed by time
     return mapped.to_json() | {
         "engine": "aws",
         "drivers": len(executions),
@@ -347,7 +351,8 @@ def _engine(
             }
             for execution, entry in zip(executions, counts, strict=True)
         ],
-        **_workflow_usage(executions, counts, mapped.attempts),
+        **usage,
+        "refused_calls": refused,
         "unreported": sum(traced.invocation.report is None for traced in workers),
         "api_calls": dict(sorted(calls.counts.items())),
     }

@@ -42,7 +42,8 @@ class Options:
     read_buckets: tuple[str, ...] | None = None
     """Further buckets with surveys, models, scripts."""
     write_buckets: tuple[str, ...] | None = None
-    """Further buckets for results (read, too)."""
+    """Further buckets for results (read, too); ``BUCKET/PREFIX`` limits what may be written and
+    deleted to what lies below the prefix, also in `bucket`."""
     architecture: str | None = None
     python: str | None = None
     memory_mb: int | None = None
@@ -88,6 +89,9 @@ class Options:
             )
         if self.role and self.boundary:
             raise BadInputError("with --role no roles are made: leave --permissions-boundary out")
+        for place in self.write_buckets or ():
+            if place.endswith("/") or "*" in place or "?" in place:
+                raise BadInputError(f"--results-bucket {place!r} must be BUCKET or BUCKET/PREFIX")
         if bool(self.vpc) != bool(self.subnets):
             raise BadInputError("give --vpc and --subnet together: public subnets of that VPC")
         if bool(self.zone) != bool(self.record):
@@ -244,19 +248,24 @@ def _kept(previous: Mapping[str, str]) -> dict[str, str]:
 
 def _buckets(options: Options, bucket: str, previous: Mapping[str, str]) -> dict[str, str]:
     def known(key: str) -> tuple[str, ...]:
-        return tuple(arn.rpartition(":")[2] for arn in previous.get(key, "").split(",") if arn)
+        places = (
+            arn.removesuffix("/*").rpartition(":")[2] for arn in previous.get(key, "").split(",")
+        )
+        return tuple(place for place in places if place)
 
     write = options.write_buckets
     if write is None:
-        write = tuple(name for name in known("WriteBuckets") if name != bucket)
+        write = tuple(place for place in known("WriteObjects") if place != bucket)
+    narrow = any(place.startswith(f"{bucket}/") for place in write)
+    writes = list(dict.fromkeys([*(() if narrow else (bucket,)), *write]))
+    write_names = list(dict.fromkeys(place.partition("/")[0] for place in writes))
     read = options.read_buckets
     if read is None:
-        read = tuple(name for name in known("ReadBuckets") if name not in (bucket, *write))
-    writes = list(dict.fromkeys([bucket, *write]))
-    reads = list(dict.fromkeys([*writes, *read]))
+        read = tuple(name for name in known("ReadBuckets") if name not in (bucket, *write_names))
+    reads = list(dict.fromkeys([bucket, *write_names, *read]))
     return {
-        "WriteBuckets": ",".join(f"{ARN}:s3:::{name}" for name in writes),
-        "WriteObjects": ",".join(f"{ARN}:s3:::{name}/*" for name in writes),
+        "WriteBuckets": ",".join(f"{ARN}:s3:::{name}" for name in write_names),
+        "WriteObjects": ",".join(f"{ARN}:s3:::{place}/*" for place in writes),
         "ReadBuckets": ",".join(f"{ARN}:s3:::{name}" for name in reads),
         "ReadObjects": ",".join(f"{ARN}:s3:::{name}/*" for name in reads),
     }

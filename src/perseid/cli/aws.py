@@ -89,7 +89,8 @@ def _deploy_arguments(parser: argparse.ArgumentParser) -> None:
         "--bucket", metavar="NAME", help="for packages and results (default: make one)"
     )
     what.add_argument("--data-bucket", action="append", metavar="NAME", help="workers may read it")
-    what.add_argument("--results-bucket", action="append", metavar="NAME", help="… and write it")
+    what.add_argument("--results-bucket", action="append", metavar="NAME[/PREFIX]",
+                      help="… and write it, or only below the prefix")  # fmt: skip
     what.add_argument("--architecture", choices=tuple(MACHINES),
                       help="default x86_64; arm64 is experimental")  # fmt: skip
     what.add_argument("--python", choices=PYTHONS, help="default: this one's version, or 3.12")

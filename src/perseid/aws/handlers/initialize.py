@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -90,14 +91,15 @@ def start(given: Any, execution: str, request_id: str) -> dict[str, Any]:
     _log_start(execution, execution, request_id)
     request = RunRequest.parse({k: v for k, v in given.items() if k not in CONTROL})
     _on_s3(request.results_url)
-    request = _within_reserve(_with_endpoint(request))
+    limit = _limit()
+    request = _that_may_meet(_with_endpoint(request), limit)
     begun = initialize(
         request,
         replace=bool(given.get("replace")),
         run_id=execution,
-        check=_refuse_waiting_talkers,
+        check=functools.partial(_refuse_waiting_talkers, limit=limit),
     )
-    return _state(begun.manifest, begun.items, layout.ITEMS, execution)
+    return _state(begun.manifest, begun.items, layout.ITEMS, execution, limit)
 
 
 def _log_start(run: str, execution: str, request_id: str) -> None:
@@ -122,7 +124,7 @@ def _resume(
     items = [_again(manifest.item(rank), before) for rank in ranks]
     storage.delete([layout.MERGED])  # what was merged is not what there will be
     storage.put(key, json.dumps([item.to_json() for item in items], indent=1).encode())
-    return _state(manifest, items, key, execution)
+    return _state(manifest, items, key, execution, _limit())
 
 
 def _again(item: WorkItem, before: int) -> WorkItem:
@@ -147,21 +149,23 @@ def _attempts(options: ItemOptions) -> int:
 
 
 def _state(
-    manifest: Manifest, items: Sequence[WorkItem], key: str, execution: str
+    manifest: Manifest, items: Sequence[WorkItem], key: str, execution: str, limit: int | None
 ) -> dict[str, Any]:
     options = manifest.settings.options
     talks = any(item.transport != STORE or bool(item.options.talks) for item in items)
-    limit = float(os.environ["WORKER_TIMEOUT"])
-    timeout = min(options.timeout or limit, limit)
+    most = float(os.environ["WORKER_TIMEOUT"])
+    timeout = min(options.timeout or most, most)
     # At the function's own limit Lambda's error says more than the state's would.
-    state_timeout = timeout + SLACK_SECONDS if timeout == limit else timeout
+    state_timeout = timeout + SLACK_SECONDS if timeout == most else timeout
     results = Location.parse(manifest.results_url)
     attempts = _attempts(options)
     longest = attempts * timeout + (attempts - 1) * WAIT_SECONDS
-    at_once = _at_once(options)
+    at_once = min(options.workers or NO_LIMIT, limit or NO_LIMIT)
     # An EXPRESS child may run twice at once: ranks that talk to each other must not. And it has no
     # time to wait for its turn.
-    express = not talks and longest <= EXPRESS_SECONDS and _all_fit(min(at_once, len(items)))
+    wanted = min(options.workers or NO_LIMIT, len(items))
+    fits = bool(_reserve()) or (limit is not None and wanted <= limit)
+    express = not talks and longest <= EXPRESS_SECONDS and fits
     return {
         "ok": True,
         "run_id": manifest.run_id,
@@ -171,7 +175,8 @@ def _state(
         "ranks": len(items),
         "bucket": results.bucket,
         "items_key": (results / key).key,
-        # A gang must run at once; otherwise as many as the account lets (0: no limit of ours).
+        # A gang must run at once; otherwise as many as the account lets, for each call that it
+        # refuses is billed as a transition (0: no limit of ours).
         "max_concurrency": manifest.world_size if talks else at_once % NO_LIMIT,
         "children": "EXPRESS" if express else "STANDARD",
         "timeout_seconds": max(1, round(state_timeout)),
@@ -187,52 +192,58 @@ def _reserve() -> int:
     return int(os.environ.get("RESERVED_CONCURRENCY") or 0)
 
 
-def _at_once(options: ItemOptions) -> int:
-    """Ranks that may run at one moment: as asked, and no more than are let through."""
-    return min(options.workers or NO_LIMIT, _reserve() or NO_LIMIT)
+def _limit() -> int | None:
+    """Workers that may run at one moment: as many as are reserved, else as the account has left.
 
-
-def _all_fit(ranks: int) -> bool:
-    """Whether none of so many ranks at once has to wait for its turn."""
+    None where the account does not say.
+    """
     if _reserve():
-        return ranks <= _reserve()
+        return _reserve()
     import boto3  # the Lambda runtime has it
     from botocore.config import Config
 
     soon = Config(connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 3})
     try:
         limits = boto3.client("lambda", config=soon).get_account_settings()["AccountLimit"]
-        return ranks <= int(limits["UnreservedConcurrentExecutions"])
+        return int(limits["UnreservedConcurrentExecutions"])
     except Exception as error:  # STANDARD children can wait: right in any case, if dearer
         log.write("account not known", message=str(error)[:500])
-        return False
+        return None
 
 
-def _within_reserve(request: RunRequest) -> RunRequest:
+def _more_at_once(ranks: int) -> str:
+    """What lets so many workers run at once."""
+    if _reserve():
+        return f"reserve more with `perseid aws deploy --reserve {ranks}`"
+    return (
+        "ask AWS for more under Service Quotas (Lambda, concurrent executions of this account and "
+        "region)"
+    )
+
+
+def _that_may_meet(request: RunRequest, limit: int | None) -> RunRequest:
     """A gang that could never run at once is refused, or does without meeting if it may."""
-    reserve = _reserve()
-    if request.transport == STORE or not reserve:
+    if request.transport == STORE or limit is None:
         return request
     ranks = request.world_size or len(list_partitions(request).partitions)
-    if ranks <= reserve:
+    if ranks <= limit:
         return request
     if request.transport == "auto":
         return RunRequest.parse({**request.given(), "transport": STORE})
     raise BadInputError(
-        f"{ranks} ranks are to meet (transport {request.transport}), but only {reserve} workers "
-        f"may run at once: reserve more with `perseid aws deploy --reserve {ranks}`, or take fewer "
-        "ranks (`world_size`), or leave `transport` at store"
+        f"{ranks} ranks are to meet (transport {request.transport}), but only {limit} workers "
+        f"may run at once: {_more_at_once(ranks)}, or take fewer ranks (`world_size`), or leave "
+        "`transport` at store"
     )
 
 
-def _refuse_waiting_talkers(manifest: Manifest) -> None:
+def _refuse_waiting_talkers(manifest: Manifest, limit: int | None) -> None:
     """Ranks of a script that talk to each other could never all run at once."""
-    ranks, reserve = manifest.world_size, _reserve()
-    if manifest.talks and reserve and ranks > reserve:
+    ranks = manifest.world_size
+    if manifest.talks and limit is not None and ranks > limit:
         raise BadInputError(
             f"the {ranks} ranks of this script talk to each other and must run at once, but only "
-            f"{reserve} workers may: reserve more with `perseid aws deploy --reserve {ranks}`, or "
-            "take fewer ranks (`world_size`)"
+            f"{limit} workers may: {_more_at_once(ranks)}, or take fewer ranks (`world_size`)"
         )
 
 

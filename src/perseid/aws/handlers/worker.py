@@ -34,6 +34,8 @@ SPARE_SECONDS = 2.0
 def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     """Work on the rank of ``event["item"]``; ``event["attempt_before"]`` attempts came before.
 
+    ``event["refused_before"]`` calls were refused before this one, each billed as a transition.
+
     Raises what `perseid.pipeline.work.work` raises: Step Functions reads the class' name.
     """
     began = time.monotonic()
@@ -43,7 +45,8 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     item = replace(item, options=options)
     attempt = 1 + int(event.get("attempt_before") or 0) + (options.attempts_before or 0)
     who = {"run": item.run_id, "rank": item.rank, "attempt": attempt}
-    log.write("start", **who, request=context.aws_request_id)
+    refused = int(event.get("refused_before") or 0)
+    log.write("start", **who, request=context.aws_request_id, refused=refused)
     try:
         done = _work(item, attempt)
     except Exception as error:
