@@ -60,6 +60,7 @@ class S3Server:
         return f"s3://{name}"
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What runs one after the other in one process of pytest-xdist: the tests of a file, all that
     share an emulator of AWS, all that make network namespaces."""
