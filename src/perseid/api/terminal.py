@@ -54,16 +54,16 @@ def console(stream: TextIO | None = None) -> Console:
     return Console(file=_own(stream or sys.stderr), highlight=False)
 
 
-def paint(text: str, colour: int) -> None:
-    """Write a word of ours on standard output, coloured where that is a terminal.
+def paint(text: str, color: int) -> None:
+    """Write a word of ours on standard output, colored where that is a terminal.
 
     Parameters
     ----------
-    colour
-        Code of the ANSI colour, e.g. 32 for green.
+    color
+        Code of the ANSI color, e.g. 32 for green.
     """
     stream = _own(sys.stdout)
-    stream.write(f"\033[{colour}m{text}\033[0m" if stream.isatty() else text)
+    stream.write(f"\033[{color}m{text}\033[0m" if stream.isatty() else text)
 
 
 def width() -> int | None:

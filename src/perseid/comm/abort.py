@@ -1,4 +1,4 @@
-"""What a failing rank tells its neighbours, as bytes and back."""
+"""What a failing rank tells its peers, as bytes and back."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def to_bytes(error: PerseidError, sender: int) -> bytes:
 
 
 def from_frame(body: bytes, sender: int, me: int) -> PerseidError:
-    """The error that a neighbour reports."""
+    """The error that a peer reports."""
     try:
         told = json.loads(body)
         message, name = str(told["message"]), told["error"]

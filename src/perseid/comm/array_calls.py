@@ -52,7 +52,6 @@ class ArrayCalls:
 
     @property
     def world_size(self) -> int:
-        """Number of ranks."""
         return self._group.size
 
     size = world_size

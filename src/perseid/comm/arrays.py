@@ -135,7 +135,7 @@ def reducible(op: Op, array: Array) -> tuple[Op, int]:
 
 def matching(op: Op, array: Array, into: Array) -> int:
     """The type's code of an array and the place of its reduction; raises as ``like`` and
-    ``reducible``, of which this is the short way for what is usual."""
+    ``reducible``, of which this is the fast path."""
     if type(array) is np.ndarray and type(into) is np.ndarray and op.ufunc is not None:
         dtype = array.dtype
         code = _CODES_BY_ID.get(id(dtype))

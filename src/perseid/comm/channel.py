@@ -152,7 +152,7 @@ class Channel(Protocol):
         ...
 
     def interrupt(self) -> None:
-        """Wake whoever is blocked here; from any thread."""
+        """Wake the thread that is blocked here; may be called from any thread."""
         ...
 
     def close(self) -> None:

@@ -63,7 +63,7 @@ class Connection(Protocol):
         ...
 
     def interrupt(self) -> None:
-        """End the stream in both directions; whoever is blocked here returns. From any thread."""
+        """End the stream both ways; a blocked call returns. May be called from any thread."""
         ...
 
     def finish(self) -> None:
@@ -158,5 +158,4 @@ class SocketConnection:
         self._sock.close()
 
     def discard(self) -> None:
-        """Close the descriptor."""
         self._sock.close()

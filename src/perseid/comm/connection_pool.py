@@ -71,7 +71,7 @@ class ConnectionPool:
         self.generation, self.timeout = generation, timeout
         self.losses = losses or LossTimeouts()
         self.poll_seconds = POLL_SECONDS * max(1.0, world_size / MANY_RANKS)
-        """How often a blocked call looks around."""
+        """Polling interval of a blocked call, seconds."""
         self.oversubscribed = False
         """Whether more ranks than cores run here: small collectives then take few messages rather
         than few rounds."""

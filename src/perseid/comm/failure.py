@@ -236,7 +236,7 @@ class Failure:
                     channel.send_control(frame)
 
     def forget_client(self, error: PerseidError) -> None:
-        """The connections belong to another process: nobody is told anything from here."""
+        """The connections belong to another process: no peer is informed from here."""
         self._client, self.error, self._by_notice = None, error, False
 
 

@@ -30,11 +30,9 @@ class Port(Generic[T]):
         raise NotImplementedError
 
     def send(self, peer: int, value: T, step: int = 0) -> None:
-        """Send a value."""
         raise NotImplementedError
 
     def receive(self, peer: int, step: int = 0) -> T:
-        """Receive a value."""
         raise NotImplementedError
 
     def take(self, peer: int, value: T, step: int = 0) -> T:
@@ -70,16 +68,13 @@ class ObjectPort(Port[Any]):
         return value
 
     def send(self, peer: int, value: Any, step: int = 0) -> None:
-        """Pickle and send."""
         self.call.send_blob(peer, dumps(value), step)
 
     def receive(self, peer: int, step: int = 0) -> Any:
-        """Receive and unpickle."""
         blob = self.call.receive_blob(peer, step)
         return loads(blob.parts, blob.pieces[0])
 
     def take(self, peer: int, value: Any, step: int = 0) -> Any:
-        """Receive and unpickle."""
         return self.receive(peer, step)
 
     def recv_reduce(self, peer: int, value: Any, step: int = 0) -> Any:
@@ -92,7 +87,6 @@ class ObjectPort(Port[Any]):
         return self.op.function(other, value) if lower else self.op.function(value, other)
 
     def exchange(self, peer: int, value: Any, source: int, step: int = 0) -> Any:
-        """Both at once."""
         blob = self.call.exchange_blob(peer, dumps(value), source, step)
         return loads(blob.parts, blob.pieces[0])
 
@@ -147,7 +141,6 @@ class ArrayPort(Port[Array]):
         return value
 
     def recv_reduce(self, peer: int, value: Array, step: int = 0) -> Array:
-        """In place."""
         other = self._received()
         self._progress.receive_into(self._channel(peer), self._signature, step, self._room)
         self.op.arrays(value, other, value)
@@ -178,16 +171,13 @@ class ArrayPort(Port[Array]):
         return self._spare
 
     def exchange(self, peer: int, value: Array, source: int, step: int = 0) -> Array:
-        """Both at once."""
         into = np.empty_like(self.place)
         self.call.exchange(peer, array_bytes(value), source, array_bytes(into), step)
         return into
 
     def combine(self, left: Array, right: Array) -> Array:
-        """In place."""
         self.op.arrays(left, right, left)
         return left
 
     def copy(self, value: Array) -> Array:
-        """A copy."""
         return value.copy()

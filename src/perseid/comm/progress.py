@@ -1,9 +1,9 @@
 """The only place where a rank waits for another: sending what does not go at once, receiving what
 is not here yet.
 
-Whoever waits keeps the others going, too: a sender that is blocked takes in what all others send,
-so that no two senders block each other, and a receiver looks around now and then for a rank that
-failed or is in another call.
+A rank that waits keeps the others going: a blocked sender takes in what all others send, so that
+no two senders block each other, and a receiver checks at intervals for a rank that failed or is in
+another call.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DRAIN_AFTER = 0.02
 
 
 class ProgressEngine:
-    """Sends and receives on the channels of an engine until it is done.
+    """Sends and receives on the channels of a pool until it is done.
 
     Every method raises what ended the communicator: ``PeerLostError``,
     ``MismatchedCollectiveError``, ``RendezvousTimeoutError``, ``ClosedError``.
@@ -43,7 +43,6 @@ class ProgressEngine:
     # --- one direction -----------------------------------------------------------------------
 
     def send(self, channel: Channel, signature: bytes, step: int, data: Buffer) -> None:
-        """Send raw bytes."""
         try:
             rest = channel.send(signature, step, data)
             if rest is not None:

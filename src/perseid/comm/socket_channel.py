@@ -106,7 +106,7 @@ class SocketChannel(FrameQueue):
     # --- receiving ---------------------------------------------------------------------------
 
     def receive_into(self, signature: bytes, step: int, into: memoryview) -> bool:
-        """The short way of a small message, which is nearly always what comes next."""
+        """The fast path of a small message, which is nearly always what comes next."""
         receiver = self.receiver
         size = len(into)
         if size > JOINED_BYTES or receiver.signature is not None or self.frames:

@@ -98,11 +98,11 @@ class StoreChannel(FrameQueue):
         self._written += 1
 
     def receive_into(self, signature: bytes, step: int, into: memoryview) -> bool:
-        """There is no short way."""
+        """False: only sockets have a buffer to look into."""
         return False
 
     def receive(self, signature: bytes, step: int, any_step: bool = False) -> Frame | None:
-        """There is no short way."""
+        """None: only sockets have a buffer to look into."""
         return None
 
     def receive_direct(self, pending: PendingReceive) -> None:

@@ -132,7 +132,6 @@ class Output:
         return text
 
     def close(self) -> None:
-        """Close the descriptor."""
         os.close(self._descriptor)
 
 

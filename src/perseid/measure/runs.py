@@ -157,9 +157,9 @@ class MeasuredRun:
 
     @property
     def transport(self) -> str | None:
-        """Which ways the ranks' statistics went; None where the source does not say."""
-        ways = {record.transport for record in self.records if record.transport}
-        return ", ".join(sorted(ways)) or None
+        """Transports of the ranks' statistics; None where the source does not say."""
+        found = {record.transport for record in self.records if record.transport}
+        return ", ".join(sorted(found)) or None
 
     @property
     def collectives_seconds(self) -> float | None:

@@ -154,8 +154,8 @@ def _meet(
                 groups, parts = merged(comm, left)
         finally:
             routes |= comm.routes
-        ways = "+".join(sorted(set(routes.values())))
-        changes = _changes(left, clock, ways or ALONE, routes, "")
+        used = "+".join(sorted(set(routes.values())))
+        changes = _changes(left, clock, used or ALONE, routes, "")
         records = comm.gather({**left.record.plain, **vars(changes)})
     if parts is not None and records is not None:
         publish(left, groups, parts, records, clock)
@@ -219,7 +219,7 @@ def _changes(
     stages["total"] = left.record.stages["total"] + sum(spent.values())
     return Exchanged(
         transport=transport,
-        routes={str(peer): way for peer, way in sorted(routes.items())},
+        routes={str(peer): route for peer, route in sorted(routes.items())},
         transport_note=note,
         stages=stages,
         timeline=(*left.record.timeline, *clock.joined()),

@@ -67,7 +67,7 @@ def _counts(value: object) -> bool:
 
 
 def _texts(value: object) -> bool:
-    return isinstance(value, dict) and all(isinstance(way, str) for way in value.values())
+    return isinstance(value, dict) and all(isinstance(route, str) for route in value.values())
 
 
 def _spans(value: object) -> bool:

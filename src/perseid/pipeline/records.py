@@ -69,7 +69,7 @@ class RankRecord:
     pixel_bits: int
     """Bits of images and magnitudes read, for `throughput_bps`."""
     routes: Mapping[str, str] = field(default_factory=dict)
-    """Which way this rank was connected to each peer, by the peer's rank: ``direct``, ``relay``;
+    """Transport of the connection to each peer, by the peer's rank: ``direct``, ``relay``;
     ``store`` where neither could be had."""
     transport_note: str = ""
     """Why the statistics went through the store although they were not to; else empty."""

@@ -106,7 +106,7 @@ class StoredRecord:
         )
 
     def through(self, transport: str) -> StoredRecord:
-        """The record with another way of its statistics."""
+        """The record with another transport of its statistics."""
         return StoredRecord.of({**self.plain, "transport": transport}, "this record")
 
 

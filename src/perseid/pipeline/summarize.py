@@ -40,7 +40,7 @@ class Merged:
     found: Findings
     """Of the whole survey."""
     used: str
-    """Which way the statistics went."""
+    """Transports of the statistics."""
 
 
 def summarize(
@@ -114,8 +114,8 @@ def _of_communicator(storage: Storage, manifest: Manifest) -> Merged | None:
     if read is None:
         return None
     records, merged = read
-    ways = {way for record in records.values() for way in record.transport.split("+")}
-    return Merged(records, {}, merged, "+".join(sorted(ways)))
+    found = {transport for record in records.values() for transport in record.transport.split("+")}
+    return Merged(records, {}, merged, "+".join(sorted(found)))
 
 
 def _of_store(storage: Storage, manifest: Manifest, failures: Mapping[int, str]) -> Merged:

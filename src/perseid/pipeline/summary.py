@@ -153,21 +153,21 @@ def workers(records: Records) -> dict[str, object]:
 
 
 def transports(manifest: Manifest, records: Records, used: str, note: str) -> dict[str, object]:
-    """Which way the ranks' statistics went, and what that took.
+    """Transports of the ranks' statistics, and what the exchange took.
 
     Parameters
     ----------
     used
-        The way; `STORE` where summarize merged.
+        The transport; `STORE` where summarize merged.
     note
         Why the engine let them go through the store, where it did.
     """
     asked = manifest.settings.transport
-    ways = [r.transport for r in records.values() if r.transport]
+    used_by_rank = [r.transport for r in records.values() if r.transport]
     ends: dict[str, int] = {}
     for record in records.values():
-        for way in record.routes.values():
-            ends[way] = ends.get(way, 0) + 1
+        for route in record.routes.values():
+            ends[route] = ends.get(route, 0) + 1
     stages = [r.stages for r in records.values()]
     reason = None
     if used == STORE != asked:
@@ -179,8 +179,8 @@ def transports(manifest: Manifest, records: Records, used: str, note: str) -> di
     return {
         "asked": asked,
         "used": used,
-        "ranks": {way: ways.count(way) for way in sorted(set(ways))},
-        "connections": {way: -(-count // 2) for way, count in sorted(ends.items())},
+        "ranks": {name: used_by_rank.count(name) for name in sorted(set(used_by_rank))},
+        "connections": {name: -(-count // 2) for name, count in sorted(ends.items())},
         "rendezvous_seconds": max((s.get("rendezvous", 0.0) for s in stages), default=0.0),
         "collectives_seconds": max((s.get("collectives", 0.0) for s in stages), default=0.0),
         "reason": reason,

@@ -224,23 +224,23 @@ class SourceFile(io.RawIOBase):
     def __init__(self, source: ByteSource) -> None:
         self._source, self._at = source, 0
 
-    def readable(self) -> bool:  # noqa: D102
+    def readable(self) -> bool:
         return True
 
-    def seekable(self) -> bool:  # noqa: D102
+    def seekable(self) -> bool:
         return True
 
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:  # noqa: D102
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._source.size}[whence]
         if base + offset < 0:
             raise ValueError(f"cannot seek to byte {base + offset}")
         self._at = base + offset
         return self._at
 
-    def tell(self) -> int:  # noqa: D102
+    def tell(self) -> int:
         return self._at
 
-    def read(self, size: int | None = -1) -> bytes:  # noqa: D102
+    def read(self, size: int | None = -1) -> bytes:
         left = max(0, self._source.size - self._at)
         length = left if size is None or size < 0 else min(size, left)
         try:
@@ -251,7 +251,7 @@ class SourceFile(io.RawIOBase):
         self._at += length
         return data
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # noqa: D102
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         data = self.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)

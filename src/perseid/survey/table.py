@@ -279,7 +279,7 @@ class RawTable(Table):
         }
         self._crc, self._crc_row = 0, 0
 
-    def read(self, start: int, stop: int) -> Cutouts:  # noqa: D102
+    def read(self, start: int, stop: int) -> Cutouts:
         array = self._images
         data = self.source.read(
             array.start + start * array.row_bytes, (stop - start) * array.row_bytes
@@ -290,7 +290,7 @@ class RawTable(Table):
         arrays["image"] = self.columns.column("image", images, self.source.name)
         return as_cutouts(arrays)
 
-    def release(self, start: int, stop: int) -> None:  # noqa: D102
+    def release(self, start: int, stop: int) -> None:
         step = self._images.row_bytes
         self.source.release(self._images.start + start * step, (stop - start) * step)
 

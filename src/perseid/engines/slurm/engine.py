@@ -123,7 +123,7 @@ class SlurmEngine:
         return LocalEngine().default_results(data)
 
     def prepare(self, request: RunRequest) -> RunRequest:
-        """Ranks merge through the store; a request for another way raises `BadInputError`."""
+        """Ranks merge through the store; a request for another transport raises `BadInputError`."""
         if request.transport in ("direct", "relay"):
             raise BadInputError(
                 f"transport {request.transport!r} needs all ranks at once, and tasks of Slurm "

@@ -193,7 +193,7 @@ def _transport_notes(runs: Iterable[MeasuredRun]) -> list[str]:
     if not any(run.collectives_seconds for run in runs):
         return []
     return [
-        "Transport: which ways the ranks' statistics went. Collectives: seconds of the slowest "
+        "Transport: how the ranks' statistics were exchanged. Collectives: seconds of the slowest "
         "rank in them, waiting for the others included."
     ]
 
@@ -218,8 +218,8 @@ def _worker_note(runs: Sequence[MeasuredRun]) -> str:
 
 
 def _expected_notes(runs: Iterable[MeasuredRun]) -> list[str]:
-    ways = sorted({run.expected_from for run in runs if run.expected_from})
-    return [f"Expected ranks: from {', or '.join(ways)}."] if ways else []
+    sources = sorted({run.expected_from for run in runs if run.expected_from})
+    return [f"Expected ranks: from {', or '.join(sources)}."] if sources else []
 
 
 def _cost_notes(runs: Sequence[MeasuredRun], prices: Prices) -> list[str]:

@@ -67,7 +67,6 @@ class EventLoopThread:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
-        """Start the thread."""
         self._thread.start()
 
     def stop(self, deadline: float = 5.0) -> None:

@@ -59,7 +59,6 @@ class Register:
     version: int = VERSION
 
     def pack(self) -> bytes:
-        """Encode the frame."""
         fixed = _REGISTER.pack(
             self.version,
             len(self.candidates),
@@ -114,7 +113,6 @@ class RelayRequest:
     version: int = VERSION
 
     def pack(self) -> bytes:
-        """Encode the frame."""
         fixed = _RELAY.pack(
             self.version, self.rank, self.peer, self.generation, self.instance, self.nonce
         )
@@ -189,14 +187,12 @@ class Welcome:
     """Whether this server forwards `FailureReport`."""
 
     def pack(self) -> bytes:
-        """Encode the frame."""
         flags = self.relay | self.reports << 1
         fixed = _WELCOME.pack(flags, self.probe_port, self.heartbeat, self.mac)
         return pack_frame(self.KIND, fixed + pack_address(self.address))
 
     @classmethod
     def unpack(cls, body: bytes) -> Welcome:
-        """Decode a body."""
         reader = BodyReader(body, "welcome")
         flags, probe_port, heartbeat, mac = _WELCOME.unpack(
             reader.take(_WELCOME.size, "fixed part")
@@ -216,12 +212,10 @@ class Refused:
     """A clause for people, at most 255 bytes of UTF-8."""
 
     def pack(self) -> bytes:
-        """Encode the frame."""
         return pack_frame(self.KIND, bytes((self.code,)) + pack_text(self.reason))
 
     @classmethod
     def unpack(cls, body: bytes) -> Refused:
-        """Decode a body."""
         reader = BodyReader(body, "refusal")
         code = reader.byte("code")
         reason = reader.text("reason", 255)
@@ -243,13 +237,11 @@ class ObservedAddress:
     """Whether registrations need a job key."""
 
     def pack(self) -> bytes:
-        """Encode the frame."""
         body = bytes((self.keyed,)) + U16.pack(self.probe_port) + pack_address(self.address)
         return pack_frame(self.KIND, body)
 
     @classmethod
     def unpack(cls, body: bytes) -> ObservedAddress:
-        """Decode a body."""
         reader = BodyReader(body, "observed address")
         keyed = bool(reader.byte("keyed"))
         port = reader.number(U16, "probe port")

@@ -85,9 +85,7 @@ class ControlFrame(Protocol):
 
     KIND: ClassVar[int]
 
-    def pack(self) -> bytes:
-        """Encode the frame."""
-        ...
+    def pack(self) -> bytes: ...
 
     @classmethod
     def unpack(cls, body: bytes) -> ControlFrame:
@@ -105,7 +103,6 @@ class FixedLayoutFrame:
     LAYOUT: ClassVar[struct.Struct] = struct.Struct("")
 
     def pack(self) -> bytes:
-        """Encode the frame."""
         values = (getattr(self, one.name) for one in fields(self))
         return pack_frame(self.KIND, self.LAYOUT.pack(*values))
 

@@ -70,7 +70,6 @@ class Peers:
     peers: tuple[PeerRecord, ...]
 
     def pack(self) -> bytes:
-        """Encode the frame."""
         return pack_peers([peer.pack() for peer in self.peers])
 
     @classmethod
@@ -109,7 +108,6 @@ class Departures:
     departures: tuple[Departure, ...]
 
     def pack(self) -> bytes:
-        """Encode the frame."""
         return pack_frame(self.KIND, b"".join(_GONE.pack(*one) for one in self.departures))
 
     @classmethod
@@ -136,12 +134,10 @@ class Subscribe:
     ranges: tuple[range, ...]
 
     def pack(self) -> bytes:
-        """Encode the frame."""
         return pack_frame(self.KIND, pack_ranges(self.ranges))
 
     @classmethod
     def unpack(cls, body: bytes) -> Subscribe:
-        """Decode a body."""
         reader = BodyReader(body, "subscription")
         ranges = reader.ranges("ranges")
         reader.end()
@@ -164,7 +160,6 @@ class MissingRanks:
     ranges: tuple[range, ...]
 
     def pack(self) -> bytes:
-        """Encode the frame."""
         parts = [RANGE.pack(part.start, len(part)) for part in self.ranges]
         return pack_frame(self.KIND, b"".join(parts))
 
@@ -217,7 +212,6 @@ class NatReport:
     nat: NatBehavior
 
     def pack(self) -> bytes:
-        """Encode the frame."""
         return pack_frame(self.KIND, bytes((self.nat.to_byte(),)))
 
     @classmethod
@@ -242,7 +236,6 @@ class ReachabilityResult:
     filter: NatFiltering
 
     def pack(self) -> bytes:
-        """Encode the frame."""
         return pack_frame(self.KIND, bytes((self.filter,)))
 
     @classmethod
@@ -263,7 +256,6 @@ class ConnectRequest:
     ranks: tuple[int, ...]
 
     def pack(self) -> bytes:
-        """Encode the frame."""
         return pack_frame(self.KIND, b"".join(map(U32.pack, self.ranks)))
 
     @classmethod
@@ -320,7 +312,6 @@ class FailureReport:
     """At most `MAX_REPORT_BYTES`; their meaning is up to the ranks."""
 
     def pack(self) -> bytes:
-        """Encode the frame."""
         return pack_frame(self.KIND, self.report)
 
     @classmethod
@@ -347,7 +338,6 @@ class RankFailure:
     report: bytes
 
     def pack(self) -> bytes:
-        """Encode the frame."""
         return pack_frame(self.KIND, _FAILURE.pack(self.rank, self.instance) + self.report)
 
     @classmethod

@@ -75,7 +75,6 @@ class BodyReader:
         return value
 
     def byte(self, field: str) -> int:
-        """Read one byte."""
         return self.take(1, field)[0]
 
     def text(self, field: str, limit: int) -> str:

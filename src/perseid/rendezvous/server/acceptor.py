@@ -121,6 +121,5 @@ class Acceptor:
         self._rate.forget_idle(now)
 
     def close(self) -> None:
-        """Stop listening."""
         for listener in self._listeners:
             listener.sock.close()

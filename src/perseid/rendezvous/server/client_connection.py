@@ -32,9 +32,7 @@ DONT_WAIT: int = getattr(socket, "MSG_DONTWAIT", 0)  # Windows has none, and no 
 class Handler(Protocol):
     """What a connection reports to; a role of the server."""
 
-    def received(self, connection: ClientConnection, data: bytes) -> None:
-        """Bytes arrived."""
-        ...
+    def received(self, connection: ClientConnection, data: bytes) -> None: ...
 
     def progressed(self, connection: ClientConnection) -> None:
         """The other side took some of the bytes that were waiting to be sent."""

@@ -64,5 +64,4 @@ class HttpRole(Role):
         return response(404, "try /healthz, /readyz or /metrics\n")
 
     def ended(self, connection: ClientConnection) -> None:
-        """The client closed."""
         self.context.hello_deadlines.drop(connection)

@@ -25,7 +25,6 @@ class JsonFormatter(logging.Formatter):
     """One JSON object per line: time, level, event, and the fields of ``extra={"data": …}``."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Format one record."""
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         entry = {"time": at, "level": record.levelname.lower(), "event": record.getMessage()}
         entry.update(getattr(record, "data", {}))
@@ -38,7 +37,6 @@ class TextFormatter(logging.Formatter):
     """The same as text: time, level, event, and ``field=value``."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Format one record."""
         at = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S.%f")[:-3]
         data = "".join(
             f" {key}={_one_line(value)}" for key, value in getattr(record, "data", {}).items()

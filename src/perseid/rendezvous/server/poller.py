@@ -86,7 +86,6 @@ class Poller:
         return list(self._owners.values())
 
     def close(self) -> None:
-        """Stop watching all."""
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
         self._owners.clear()
