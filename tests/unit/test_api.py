@@ -56,6 +56,21 @@ def test_every_name_is_there_and_documented(name):
         assert "Examples\n--------" in inspect.getdoc(value), f"perseid.{name} has no example"
 
 
+def test_every_method_of_a_public_class_is_documented():
+    classes = [
+        value for name in perseid.__all__ if inspect.isclass(value := getattr(perseid, name))
+    ]
+    bases = {base for one in classes for base in one.__mro__ if base.__module__[:7] == "perseid"}
+    methods = {
+        f"{base.__name__}.{name}": value
+        for base in bases
+        for name, value in vars(base).items()
+        if not name.startswith("_") and (inspect.isfunction(value) or isinstance(value, property))
+    }
+    assert len(methods) > 100
+    assert [name for name, value in methods.items() if not inspect.getdoc(value)] == []
+
+
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="'nothing'"):
         perseid.nothing  # noqa: B018

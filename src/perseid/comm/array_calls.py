@@ -52,6 +52,7 @@ class ArrayCalls:
 
     @property
     def world_size(self) -> int:
+        """How many ranks the communicator has; ``size`` is the same, as in mpi4py."""
         return self._group.size
 
     size = world_size
