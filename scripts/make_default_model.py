@@ -32,7 +32,7 @@ from perseid.model.training.train import WEIGHTS, TrainEvent, TrainOptions, trai
 from perseid.model.weights import load_weights
 from perseid.science import (
     Moments,
-    NearestNeighbours,
+    NearestNeighbors,
     bootstrap_difference,
     detection,
     mahalanobis,
@@ -170,7 +170,7 @@ def redshift_figures(survey: Path, work: Path, runtime: ModelRuntime) -> dict[st
     """The model and its baselines on the held-out plain objects, first drawing."""
     training = first_drawing(survey, TRAIN)
     validation, test = first_drawing(survey, VALIDATION), first_drawing(survey, TEST)
-    near = NearestNeighbours.tuned(
+    near = NearestNeighbors.tuned(
         training.magnitudes, training.redshift, (validation.magnitudes, validation.redshift)
     )
     predicted = {
@@ -185,7 +185,7 @@ def redshift_figures(survey: Path, work: Path, runtime: ModelRuntime) -> dict[st
     figures["constant"] = redshift_metrics(
         np.full(len(z), np.median(training.redshift)), z
     ).to_json()
-    figures["k"], figures["colours"] = near.k, near.colours
+    figures["k"], figures["colours"] = near.k, near.colors
     figures["spread_of_z"] = float(np.std(z))
     for name in ("magnitudes", "neighbours"):
         pair = (predicted["model"], predicted[name], z)

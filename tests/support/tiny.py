@@ -67,8 +67,8 @@ def tiny_model(path: Path, *, bands: int = 5, side: int = SIDE, groups: bool = T
 
 def tiny_redshift(cutouts: Cutouts) -> np.ndarray:
     """What the tiny model answers, in float64."""
-    colour = cutouts.magnitudes.astype(np.float64) @ WEIGHTS.astype(np.float64)
-    return colour + 0.01 * cutouts.images.astype(np.float64).mean(axis=(1, 2, 3))
+    color = cutouts.magnitudes.astype(np.float64) @ WEIGHTS.astype(np.float64)
+    return color + 0.01 * cutouts.images.astype(np.float64).mean(axis=(1, 2, 3))
 
 
 def tiny_cutouts(rows: int, seed: int = 1, *, side: int = SIDE, bands: int = 5) -> Cutouts:

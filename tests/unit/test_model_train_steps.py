@@ -13,7 +13,7 @@ from perseid.model.training.steps import (
     SYMMETRIES,
     RunningMean,
     WhitenedLinear,
-    colour_parameters,
+    color_parameters,
     encoder_parameters,
     head_only,
     image_parameters,
@@ -113,7 +113,7 @@ def test_cutouts_must_be_square(tmp_path):
 
 def test_every_parameter_is_trained_by_one_phase_or_is_fixed(tmp_path):
     model = AstroMAE(fitted_config(TrainOptions(), _survey(5, 32, tmp_path)))
-    groups = [encoder_parameters(model), image_parameters(model), colour_parameters(model)]
+    groups = [encoder_parameters(model), image_parameters(model), color_parameters(model)]
     trained = [id(p) for group in groups for p in group]
     assert len(trained) == len(set(trained))
     left = [n for n, p in model.named_parameters() if id(p) not in set(trained)]

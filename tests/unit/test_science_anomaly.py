@@ -117,9 +117,9 @@ def test_rows_that_are_not_finite_count_nowhere_and_score_nan():
 
 
 def _textbook(x: np.ndarray) -> np.ndarray:
-    centred = x - x.mean(0)
+    centered = x - x.mean(0)
     inverse = np.linalg.inv(np.cov(x.T, bias=True))
-    return np.einsum("ni,ij,nj->n", centred, inverse, centred) / x.shape[1]
+    return np.einsum("ni,ij,nj->n", centered, inverse, centered) / x.shape[1]
 
 
 def test_one_group_is_scored_by_the_textbook_distance():

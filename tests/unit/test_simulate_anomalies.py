@@ -142,8 +142,8 @@ def test_band_offset_moves_one_band_by_pixels():
     y, x = np.mgrid[:32, :32]
     for rng in rngs():
         image = render(scene, anomalies._band_shift(rng))
-        centre = np.stack([(image * axis).sum((1, 2)) / image.sum((1, 2)) for axis in (x, y)])
-        off = np.hypot(*(centre - 15.5))
+        center = np.stack([(image * axis).sum((1, 2)) / image.sum((1, 2)) for axis in (x, y)])
+        off = np.hypot(*(center - 15.5))
         assert (off > 1.8).sum() == 1
         assert (off < 0.05).sum() == 4
 

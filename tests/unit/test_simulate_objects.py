@@ -12,7 +12,7 @@ from perseid.survey.simulation.galaxies import (
     angular_distance,
     component_radii,
     draw_galaxy,
-    draw_neighbours,
+    draw_neighbors,
     early_probability,
     median_radius,
     star_flux,
@@ -200,7 +200,7 @@ def test_psf_is_sharpest_in_z():
 
 
 def test_neighbours_are_ordinary(table):
-    scenes = [draw_neighbours(table, np.random.default_rng([4, n])) for n in range(1000)]
+    scenes = [draw_neighbors(table, np.random.default_rng([4, n])) for n in range(1000)]
     parts = [part for scene in scenes for part in scene]
     assert 0.45 < len(parts) / 1000 < 0.67
     assert all(np.hypot(part.x, part.y) >= 2.0 for part in parts)

@@ -230,7 +230,7 @@ def scoring_masks(config: AstroMAEConfig) -> NDArray[np.bool_]:
     """
     row, column = np.mgrid[: config.grid, : config.grid].reshape(2, -1)
     if config.scoring == "checkerboards":
-        colour = (row + column) % 2
-        return np.stack([colour == which for which in range(2)])
+        color = (row + column) % 2
+        return np.stack([color == which for which in range(2)])
     square = 2 * (row % 2) + column % 2
     return np.stack([square != which for which in range(4)])

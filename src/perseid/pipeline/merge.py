@@ -115,12 +115,12 @@ def detections(survey: ScoredSurvey, names: Mapping[int, str]) -> list[dict[str,
 
     `names`: what the survey calls its labels.
     """
-    labelled = [(p.score, p.result.label) for p in survey.parts if p.result.label is not None]
-    if not labelled:
+    labeled = [(p.score, p.result.label) for p in survey.parts if p.result.label is not None]
+    if not labeled:
         return []
-    present = np.concatenate([~np.ma.getmaskarray(label) for _, label in labelled])
-    scores = np.concatenate([score for score, _ in labelled])[present]
-    labels = np.concatenate([np.ma.getdata(label) for _, label in labelled])[present]
+    present = np.concatenate([~np.ma.getmaskarray(label) for _, label in labeled])
+    scores = np.concatenate([score for score, _ in labeled])[present]
+    labels = np.concatenate([np.ma.getdata(label) for _, label in labeled])[present]
     kinds = {int(label): label_name(int(label), names) for label in np.unique(labels)}
     return [found.to_json() for found in detection(scores, labels, kinds)]
 

@@ -1,7 +1,7 @@
 """What comes out: redshift metrics and anomaly scores."""
 
 from perseid.science.anomaly import GROUPS, Metric, group_columns, mahalanobis, ranking
-from perseid.science.baselines import Interval, NearestNeighbours, bootstrap_difference
+from perseid.science.baselines import Interval, NearestNeighbors, bootstrap_difference
 from perseid.science.classification import ClassificationCounts, ClassScores, ReliabilityBin
 from perseid.science.detection import Detection, average_precision, detection, roc_auc
 from perseid.science.distributions import (
@@ -23,7 +23,7 @@ __all__ = [
     "Interval",
     "Metric",
     "Moments",
-    "NearestNeighbours",
+    "NearestNeighbors",
     "Neighbors",
     "Partial",
     "RedshiftMetrics",

@@ -85,8 +85,8 @@ class Metric:
             raise BadInputError(f"features {array.shape} do not fit moments of {len(self.mean)}")
         out = np.empty(len(array), np.float64)
         for start in range(0, len(array), BLOCK):
-            centred = np.asarray(array[start : start + BLOCK], np.float64) - self.mean
-            white = product(centred, self.matrix)
+            centered = np.asarray(array[start : start + BLOCK], np.float64) - self.mean
+            white = product(centered, self.matrix)
             out[start : start + BLOCK] = np.sqrt(np.sum(white * white, axis=1))
         out[~np.isfinite(array).all(axis=1)] = np.nan
         return out

@@ -11,35 +11,35 @@ from numpy.typing import ArrayLike, NDArray
 from perseid.errors import BadInputError
 from perseid.science.fixed_order import product
 
-NEIGHBOURS = (5, 8, 10, 15, 20, 30, 40, 60)
+NEIGHBORS = (5, 8, 10, 15, 20, 30, 40, 60)
 """Candidates for k."""
 
 
 @dataclass(frozen=True, eq=False)
-class NearestNeighbours:
+class NearestNeighbors:
     """The mean redshift of the k most similar objects; similar in scaled magnitudes or colours."""
 
     k: int
-    colours: bool
+    colors: bool
     """Whether objects are compared by one magnitude and the colours, or by all magnitudes."""
     features: NDArray[np.float64]
     """(n, bands) of the training objects, scaled."""
     redshift: NDArray[np.float64]
     """(n,)."""
-    centre: NDArray[np.float64]
+    center: NDArray[np.float64]
     scale: NDArray[np.float64]
 
     @classmethod
     def of(
-        cls, magnitudes: ArrayLike, redshift: ArrayLike, k: int, *, colours: bool
-    ) -> NearestNeighbours:
+        cls, magnitudes: ArrayLike, redshift: ArrayLike, k: int, *, colors: bool
+    ) -> NearestNeighbors:
         """From training objects: magnitudes (n, bands) and redshift (n,)."""
-        raw = _features(magnitudes, colours)
+        raw = _features(magnitudes, colors)
         if not 1 <= k <= len(raw):
             raise BadInputError(f"k is {k}: use 1 to {len(raw)}, the number of training objects")
-        centre, scale = raw.mean(axis=0), np.maximum(raw.std(axis=0), 1e-9)
+        center, scale = raw.mean(axis=0), np.maximum(raw.std(axis=0), 1e-9)
         true = np.asarray(redshift, np.float64)
-        return cls(k, colours, (raw - centre) / scale, true, centre, scale)
+        return cls(k, colors, (raw - center) / scale, true, center, scale)
 
     @classmethod
     def tuned(
@@ -47,16 +47,16 @@ class NearestNeighbours:
         magnitudes: ArrayLike,
         redshift: ArrayLike,
         validation: tuple[ArrayLike, ArrayLike],
-        neighbours: Sequence[int] = NEIGHBOURS,
-    ) -> NearestNeighbours:
+        neighbors: Sequence[int] = NEIGHBORS,
+    ) -> NearestNeighbors:
         """k and kind of features with the least MAE on the validation objects."""
         true = np.asarray(validation[1], np.float64)
-        best: tuple[float, NearestNeighbours] | None = None
-        for colours in (True, False):
-            for k in neighbours:
+        best: tuple[float, NearestNeighbors] | None = None
+        for colors in (True, False):
+            for k in neighbors:
                 if k > len(np.asarray(redshift)):
                     continue
-                model = cls.of(magnitudes, redshift, k, colours=colours)
+                model = cls.of(magnitudes, redshift, k, colors=colors)
                 mae = float(np.mean(np.abs(model.predict(validation[0]) - true)))
                 if best is None or mae < best[0]:
                     best = (mae, model)
@@ -66,7 +66,7 @@ class NearestNeighbours:
 
     def predict(self, magnitudes: ArrayLike) -> NDArray[np.float64]:
         """Redshift (n,) of objects with magnitudes (n, bands)."""
-        wanted = (_features(magnitudes, self.colours) - self.centre) / self.scale
+        wanted = (_features(magnitudes, self.colors) - self.center) / self.scale
         squares = np.sum(self.features**2, axis=1)
         out = np.empty(len(wanted))
         for start in range(0, len(wanted), 256):
@@ -112,9 +112,9 @@ def bootstrap_difference(
     return Interval(figure(first, true) - figure(second, true), float(low), float(high))
 
 
-def _features(magnitudes: ArrayLike, colours: bool) -> NDArray[np.float64]:
+def _features(magnitudes: ArrayLike, colors: bool) -> NDArray[np.float64]:
     m = np.asarray(magnitudes, np.float64)
-    if not colours:
+    if not colors:
         return m
     middle = m.shape[1] // 2
     return np.concatenate([m[:, middle : middle + 1], m[:, :-1] - m[:, 1:]], axis=1)

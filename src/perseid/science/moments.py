@@ -44,8 +44,8 @@ class Moments:
         if not len(rows):
             return cls.empty(array.shape[1])
         mean = rows.mean(axis=0)
-        centred = rows - mean
-        return cls(len(rows), mean, fixed_order.gram(centred))
+        centered = rows - mean
+        return cls(len(rows), mean, fixed_order.gram(centered))
 
     def merge(self, other: Moments) -> Moments:
         """Those of both sets of rows together; raises `BadInputError` where the widths differ."""

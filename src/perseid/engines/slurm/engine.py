@@ -286,8 +286,8 @@ class SlurmRun(AttachedRun):
             (one for report in reports.values() for one in report.attempts),
             key=lambda one: one.started + one.duration_ms / 1000,
         )
-        cancelled = any(task.state == "CANCELLED" for task in self._tasks.values())
-        stopped = cancelled or any(report.stopped for report in reports.values())
+        canceled = any(task.state == "CANCELLED" for task in self._tasks.values())
+        stopped = canceled or any(report.stopped for report in reports.values())
         self._store.delete([layout.DRIVER])
         began = min((one.started for one in attempts), default=0.0)
         ended = max((one.started + one.duration_ms / 1000 for one in attempts), default=0.0)

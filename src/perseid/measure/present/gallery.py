@@ -104,8 +104,8 @@ def _picture(
 ) -> Picture:
     key, row = str(catalogue.partition[index]), int(catalogue.row[index])
     object_id = None if catalogue.object_id is None else catalogue.object_id[index]
-    unlabelled = catalogue.label is None or np.ma.is_masked(catalogue.label[index])
-    label = None if unlabelled or catalogue.label is None else int(catalogue.label[index])
+    unlabeled = catalogue.label is None or np.ma.is_masked(catalogue.label[index])
+    label = None if unlabeled or catalogue.label is None else int(catalogue.label[index])
     return Picture(
         rank=int(catalogue.rank[index]),
         title=f"{key} row {row}" if object_id is None else str(object_id),

@@ -182,9 +182,9 @@ class ResidualGraph:
         shift = []
         for axis in (1, 2):
             moment = g.op("Mul", scaled, g.constant(window[axis]))
-            centre = g.reshape(self._reduce("Mean", moment, 1, 2, 3), -1, 1)
+            center = g.reshape(self._reduce("Mean", moment, 1, 2, 3), -1, 1)
             own = g.op("Div", self._reduce("Mean", moment, 2, 3), band)
-            shift.append(g.op("Sub", own, g.op("Div", centre, whole)))
+            shift.append(g.op("Sub", own, g.op("Div", center, whole)))
         return self._log(self._length(*shift), CENTROID_FLOOR)
 
     def _length(self, x: str, y: str) -> str:

@@ -21,7 +21,7 @@ from perseid.survey.cutouts import Cutouts
 
 CALIBRATION_ROWS = 512
 """Rows whose ranges set the scales: the first ones given."""
-QUANTISED = ("blocks.", "decoder.blocks.")
+QUANTIZED = ("blocks.", "decoder.blocks.")
 _ROWS_A_CALL = 64
 
 
@@ -56,7 +56,7 @@ def _inputs(folded: FoldedGraph) -> dict[int, str]:
     return {
         number: value
         for number, (name, value) in enumerate(folded.graph.linear_inputs)
-        if name.startswith(QUANTISED)
+        if name.startswith(QUANTIZED)
     }
 
 

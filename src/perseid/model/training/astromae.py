@@ -253,9 +253,9 @@ class AstroMAE(nn.Module):
         magnitude = magnitude.float()
         if self.config.magnitude_centre is None:
             return magnitude
-        centre = magnitude.new_tensor(self.config.magnitude_centre)
+        center = magnitude.new_tensor(self.config.magnitude_centre)
         scale = magnitude.new_tensor(self.config.magnitude_scale)
-        return ((magnitude - centre) / scale).clamp(-MAGNITUDE_CLIP, MAGNITUDE_CLIP)
+        return ((magnitude - center) / scale).clamp(-MAGNITUDE_CLIP, MAGNITUDE_CLIP)
 
     def encode(self, scaled: Tensor, keep: Tensor | None = None) -> Tensor:
         """Tokens (n, 1 + kept, width) of scaled images, the class token first.
@@ -287,8 +287,8 @@ class AstroMAE(nn.Module):
         With a frozen encoder `pooled` may be computed once and kept between epochs.
         """
         seen = self.vit_block(self.head(self.fc_norm(pooled)))
-        shapes, colours = self.inception_model(scaled, self.scale_magnitude(magnitude))
-        return cast(Tensor, self.concat_block(torch.cat((seen, shapes, colours), dim=1)))
+        shapes, colors = self.inception_model(scaled, self.scale_magnitude(magnitude))
+        return cast(Tensor, self.concat_block(torch.cat((seen, shapes, colors), dim=1)))
 
     def predict_with_features(self, image: Tensor, magnitude: Tensor) -> tuple[Tensor, Tensor]:
         """Redshift (n, 1) and features (n, sum of the config's groups), as exported."""
@@ -358,11 +358,11 @@ class MaskedAutoencoder(nn.Module):
         split = patches.reshape(n, grid, grid, config.bands, patch, patch)
         return split.permute(0, 3, 1, 4, 2, 5).reshape(n, config.bands, config.size, config.size)
 
-    def scoring_residual(self, scaled: Tensor, *, normalised: bool = True) -> Tensor:
+    def scoring_residual(self, scaled: Tensor, *, normalized: bool = True) -> Tensor:
         """Prediction minus truth (n, bands, size, size) with the fixed masks of the config.
 
         Every patch is predicted from others only, as a mean over the passes that hide it; in
-        units of ``decoder.residual_scale`` (bands,) where `normalised`.
+        units of ``decoder.residual_scale`` (bands,) where `normalized`.
         """
         hidden = scoring_masks(self.model.config)
         total = torch.zeros_like(self.patchify(scaled))
@@ -370,7 +370,7 @@ class MaskedAutoencoder(nn.Module):
             predicted = self.reconstruct(scaled, _rows(~mask, scaled))
             total = total + predicted * torch.from_numpy(mask).to(scaled)[:, None]
         residual = self.unpatchify(total / int(hidden[:, 0].sum())) - scaled
-        if not normalised:
+        if not normalized:
             return residual
         return residual / cast(Tensor, self.decoder.residual_scale)[:, None, None]
 
@@ -381,7 +381,7 @@ class MaskedAutoencoder(nn.Module):
         `images` (n, bands, size, size), raw; medians, so that a few anomalies do not matter.
         """
         parts = [
-            self.scoring_residual(self.model.scale_image(part), normalised=False)
+            self.scoring_residual(self.model.scale_image(part), normalized=False)
             for part in torch.split(images, batch)
         ]
         spread = torch.cat(parts).abs().transpose(0, 1).flatten(1).median(dim=1).values * 1.4826

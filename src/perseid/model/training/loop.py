@@ -24,7 +24,7 @@ from perseid.model.training.steps import (
     SYMMETRIES,
     RunningMean,
     WhitenedLinear,
-    colour_parameters,
+    color_parameters,
     encoder_parameters,
     head_only,
     image_parameters,
@@ -176,7 +176,7 @@ class Trainer:
         if self._phase == "pretrain":
             groups = [{"params": encoder_parameters(self.model), "peak": o.pretrain_lr}]
         else:
-            groups = [{"params": colour_parameters(self.model), "peak": o.lr}]
+            groups = [{"params": color_parameters(self.model), "peak": o.lr}]
             if not o.magnitudes_only:
                 peak = o.lr * o.image_lr
                 groups.append({"params": image_parameters(self.model), "peak": peak})

@@ -114,14 +114,14 @@ def fitted_config(options: TrainOptions, data: TrainingSet) -> AstroMAEConfig:
     images, magnitudes = data.images[rows], data.magnitudes[rows]
     border = np.concatenate([images[:, :, 0], images[:, :, -1]], axis=2)
     noise = 1.4826 * np.median(np.abs(border), axis=(0, 2))
-    centre = np.median(magnitudes, axis=0)
-    spread = 1.4826 * np.median(np.abs(magnitudes - centre), axis=0)
+    center = np.median(magnitudes, axis=0)
+    spread = 1.4826 * np.median(np.abs(magnitudes - center), axis=0)
     return replace(
         base,
         bands=bands,
         size=height,
         softening=tuple(_rounded(2.0 * max(value, 1e-6)) for value in noise.tolist()),
-        magnitude_centre=tuple(_rounded(value) for value in centre.tolist()),
+        magnitude_centre=tuple(_rounded(value) for value in center.tolist()),
         magnitude_scale=tuple(_rounded(max(value, 1e-3)) for value in spread.tolist()),
     )
 

@@ -102,8 +102,8 @@ def lopsided_statistics(residual: Tensor, scaled: Tensor) -> Tensor:
     shift = []
     for axis in (1, 2):
         moment = scaled * window[axis]
-        centre = moment.mean(dim=(1, 2, 3)) / whole
-        shift.append(moment.mean(dim=(2, 3)) / band - centre[:, None])
+        center = moment.mean(dim=(1, 2, 3)) / whole
+        shift.append(moment.mean(dim=(2, 3)) / band - center[:, None])
     return torch.cat(
         [
             torch.asinh(DIPOLE_SCALE * (dipole[0] ** 2 + dipole[1] ** 2).sqrt()),

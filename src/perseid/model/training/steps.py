@@ -123,7 +123,7 @@ def image_parameters(model: AstroMAE) -> list[nn.Parameter]:
     return [p for branch in branches for p in branch.parameters()]
 
 
-def colour_parameters(model: AstroMAE) -> list[nn.Parameter]:
+def color_parameters(model: AstroMAE) -> list[nn.Parameter]:
     """The magnitude branch and the layers that join all branches."""
     branches = (model.inception_model.magnitude_block, model.concat_block)
     return [p for branch in branches for p in branch.parameters()]
@@ -131,7 +131,7 @@ def colour_parameters(model: AstroMAE) -> list[nn.Parameter]:
 
 def head_only(model: AstroMAE, magnitude: Tensor) -> Tensor:
     """Redshift (n, 1) with the image branches switched off (their outputs zero)."""
-    colours = model.inception_model.magnitude_block(model.scale_magnitude(magnitude))
-    images = colours.new_zeros(len(colours), 2 * model.config.projection)
-    joined: Tensor = model.concat_block(torch.cat((images, colours), dim=1))
+    colors = model.inception_model.magnitude_block(model.scale_magnitude(magnitude))
+    images = colors.new_zeros(len(colors), 2 * model.config.projection)
+    joined: Tensor = model.concat_block(torch.cat((images, colors), dim=1))
     return joined

@@ -32,7 +32,7 @@ _BLUE_ARC = np.array([0.55, 0.35, 0.0, -0.12, -0.15])
 
 def observe(
     galaxy: Galaxy,
-    neighbours: Scene,
+    neighbors: Scene,
     kind: int,
     chance: np.random.Generator,
     noise: np.random.Generator,
@@ -57,7 +57,7 @@ def observe(
     name = ANOMALY_KINDS[kind]
     scene = _ON_THE_SKY[name](galaxy, chance) if name in _ON_THE_SKY else galaxy.scene
     shift = _band_shift(chance) if name == "band offset" else None
-    image = render((*scene, *neighbours), shift)
+    image = render((*scene, *neighbors), shift)
     if name in _IN_THE_TELESCOPE:
         image = _IN_THE_TELESCOPE[name](image, chance)
     image = sdss.add_noise(image, noise)

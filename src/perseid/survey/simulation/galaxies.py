@@ -208,7 +208,7 @@ def _arm_knots(
     )
 
 
-def draw_neighbours(table: sdss.GalaxyTable, rng: np.random.Generator) -> Scene:
+def draw_neighbors(table: sdss.GalaxyTable, rng: np.random.Generator) -> Scene:
     """Draw field galaxies and stars around the object, some just outside the cutout.
 
     About 0.3 galaxies and 0.1 stars per cutout to r = 23, as at high galactic latitude; number
@@ -218,8 +218,8 @@ def draw_neighbours(table: sdss.GalaxyTable, rng: np.random.Generator) -> Scene:
     parts: list[Component] = []
     for _ in range(int(rng.poisson(0.42))):
         x, y = _field_position(rng)
-        colours = table.magnitudes[int(rng.integers(len(table)))]
-        light = sdss.flux(colours - colours[2] + _field_magnitude(rng, 0.38, 17.0))
+        colors = table.magnitudes[int(rng.integers(len(table)))]
+        light = sdss.flux(colors - colors[2] + _field_magnitude(rng, 0.38, 17.0))
         radius = float(np.clip(0.9 * np.exp(0.4 * rng.standard_normal()), 0.3, 3.0))
         index = float(rng.choice((1.0, 2.5, 4.0)))
         ratio = float(rng.uniform(0.3, 1.0))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.simulation import sdss
 from perseid.survey.simulation.anomalies import ANOMALY_KINDS, observe
-from perseid.survey.simulation.galaxies import draw_galaxy, draw_neighbours
+from perseid.survey.simulation.galaxies import draw_galaxy, draw_neighbors
 from perseid.survey.splits import TEST, assign_split
 
 ROUND = 100_000
@@ -102,7 +102,7 @@ def _render_one(
     sky, field, noise, chance = streams(seed, number)
     row = number % ROUND
     galaxy = draw_galaxy(table.magnitudes[row], float(table.redshift[row]), sky)
-    neighbours = draw_neighbours(table, field)
+    neighbors = draw_neighbors(table, field)
     drawn = draw_kind(chance, anomaly_rate)
     kind = drawn if forced is None else forced
-    return observe(galaxy, neighbours, kind, chance, noise), kind
+    return observe(galaxy, neighbors, kind, chance, noise), kind
