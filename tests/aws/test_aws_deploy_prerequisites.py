@@ -12,7 +12,12 @@ from botocore.stub import ANY, Stubber
 from perseid.aws import doctor, policy, service, stack, template
 from perseid.aws.destroy import destroy
 from perseid.aws.packaging import Package
-from perseid.aws.prerequisites import check_results_buckets, check_zone, ensure_ecs_role
+from perseid.aws.prerequisites import (
+    check_image,
+    check_results_buckets,
+    check_zone,
+    ensure_ecs_role,
+)
 from perseid.aws.session import Aws
 from perseid.aws.template import Options
 from perseid.aws.wheels import Target
@@ -317,6 +322,26 @@ def test_rights_in_a_shared_bucket_end_at_the_results_prefix(packages, previous)
     assert write["Resource"] == [f"{arn}bucket/runs/ann/*", f"{arn}more/*"]
     whole = values(packages, {})
     assert whole["WriteObjects"] == f"{arn}bucket/*"
+
+
+IMAGE = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/torch-worker:1"
+
+
+def test_a_worker_is_an_image_of_ecr_or_a_zip_and_never_changes_between_them(packages):
+    told = values(packages, {}, worker_image=IMAGE)
+    assert (told["WorkerImage"], told["Chosen"]) == (IMAGE, "WorkerImage")
+    again = values(packages, told)
+    assert again["WorkerImage"] == IMAGE
+    check_image(Options(), told)
+    check_image(Options(worker_image=IMAGE.replace(":1", ":2")), told)
+    for options, previous in ((Options(worker_image=IMAGE), values(packages, {})),
+                              (Options(worker_image=""), told)):  # fmt: skip
+        with pytest.raises(BadInputError, match="`perseid aws destroy`"):
+            check_image(options, previous)
+    for given, said in (({"worker_image": "python:3.12"}, "not in ECR"),
+                        ({"worker_image": IMAGE, "layers": ("a",)}, "no layers")):  # fmt: skip
+        with pytest.raises(BadInputError, match=said):
+            Options(**given)
 
 
 def test_every_role_that_reads_or_writes_objects_may_use_the_buckets_key():

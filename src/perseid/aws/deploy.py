@@ -11,6 +11,7 @@ from typing import Any
 from perseid.aws import policy, stack, template
 from perseid.aws.packaging import Package, build
 from perseid.aws.prerequisites import (
+    check_image,
     check_region,
     check_results_buckets,
     check_zone,
@@ -63,6 +64,7 @@ def deploy(
     former = stack.describe_ours(aws, options.name)
     stack.check_takes_update(options.name, former)
     previous = stack.lasting_parameters(former)
+    check_image(options, previous)
     _check(aws, options, template.wants_rendezvous(options, previous), tell)
     bucket = options.bucket or previous.get("CodeBucket")
     bucket = bucket or template.default_bucket(options.name, aws.account, aws.region)

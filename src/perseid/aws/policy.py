@@ -74,6 +74,8 @@ _DEPLOYER = (
           "DeleteFunctionConcurrency GetFunctionCodeSigningConfig GetRuntimeManagementConfig "
           "GetFunctionRecursionConfig GetFunctionScalingConfig TagResource UntagResource ListTags "
           "InvokeFunction", "arn:aws:lambda:{here}:function:{name}-*"),
+    _Rule("Image", "ecr:GetRepositoryPolicy SetRepositoryPolicy BatchGetImage "
+          "GetDownloadUrlForLayer", "arn:aws:ecr:{here}:repository/*"),
     _Rule("Layers", "lambda:GetLayerVersion", "arn:aws:lambda:{region}:*:layer:*:*"),
     _Rule("StateMachine", "states:CreateStateMachine UpdateStateMachine DeleteStateMachine "
           "DescribeStateMachine TagResource UntagResource ListTagsForResource",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from perseid.aws.address import TTL
@@ -83,6 +83,20 @@ def _may_be_ours(entry: dict[str, Any]) -> bool:
         return True
     values = entry.get("ResourceRecords", ())
     return entry["Type"] == "A" and entry.get("TTL") == TTL and len(values) == 1
+
+
+def check_image(options: Options, previous: Mapping[str, str]) -> None:
+    """Raise `BadInputError` where a worker would change between zip and image.
+
+    A function cannot, and CloudFormation makes no second one of the same name.
+    """
+    if options.worker_image is None or not previous:
+        return
+    if bool(options.worker_image) != bool(previous.get("WorkerImage")):
+        raise BadInputError(
+            f"the stack {options.name} has its worker in the other form, and a function cannot "
+            "change between zip and image: `perseid aws destroy` (data stays), then deploy it again"
+        )
 
 
 def check_results_buckets(aws: Aws, options: Options) -> None:

@@ -28,6 +28,9 @@ ARN = "arn:aws"
 BUCKET_CHARACTERS = 63
 """Longest name of a bucket
 (https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html)."""
+_IMAGE = re.compile(
+    r"\d{12}\.dkr\.ecr\.[a-z0-9-]+\.amazonaws\.com/[a-z0-9._/-]+(:[\w.-]+)?(@sha256:[0-9a-f]{64})?"
+)
 _NAME = re.compile("[A-Za-z]([A-Za-z0-9-]*[A-Za-z0-9])?")
 
 
@@ -54,6 +57,9 @@ class Options:
     reserved: int | None = None
     """Concurrency reserved for workers; 0 is none."""
     layers: tuple[str, ...] | None = None
+    worker_image: str | None = None
+    """URI of an image in this region's ECR that workers run in place of the zip, for scripts that
+    import what fits neither a zip nor a layer."""
     log_days: int | None = None
     rendezvous: bool | None = None
     """Whether the stack has one: a VPC, an ECS service, a rule. What is given of `vpc` to `image`
@@ -87,6 +93,13 @@ class Options:
                 f"the stack's name {self.name!r} begins with aws or ssm, which Parameter Store "
                 "keeps for AWS: take another name"
             )
+        if self.worker_image and not _IMAGE.fullmatch(self.worker_image):
+            raise BadInputError(
+                f"--worker-image {self.worker_image!r} is not in ECR, and Lambda takes images from "
+                "there only: push it, and give ACCOUNT.dkr.ecr.REGION.amazonaws.com/NAME:TAG"
+            )
+        if self.worker_image and self.layers:
+            raise BadInputError("an image has no layers: put their contents into the image")
         if self.role and self.boundary:
             raise BadInputError("with --role no roles are made: leave --permissions-boundary out")
         for place in self.write_buckets or ():
@@ -208,6 +221,7 @@ def parameters(
         "WorkerStorage": options.storage_mb,
         "ReservedConcurrency": options.reserved,
         "WorkerLayers": _list(options.layers),
+        "WorkerImage": options.worker_image,
         "LogRetention": options.log_days,
         "RoleArn": options.role,
         "PermissionsBoundary": options.boundary,

@@ -108,6 +108,8 @@ def _deploy_arguments(parser: argparse.ArgumentParser) -> None:
         "--reserve", type=int, metavar="N", help="concurrency kept for workers (0: none)"
     )
     what.add_argument("--layer", action="append", metavar="ARN", help="layer of the worker")
+    what.add_argument("--worker-image", metavar="URI",
+                      help="image in ECR that workers run in place of the zip")  # fmt: skip
     what.add_argument("--log-days", type=int, metavar="DAYS", help="that logs are kept (30)")
     what.add_argument("--kms-key", metavar="ARN", help="that encrypts the buckets, if it is yours")
     _account_arguments(parser)
@@ -145,6 +147,7 @@ def _options(args: argparse.Namespace) -> Options:
         storage_mb=args.tmp,
         reserved=args.reserve,
         layers=_tuple(args.layer),
+        worker_image=args.worker_image,
         log_days=args.log_days,
         rendezvous=args.rendezvous,
         role=args.role,
