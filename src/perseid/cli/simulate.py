@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.04,
         metavar="R",
-        help="share of objects that get a labelled anomaly (default 0.04)",
+        help="share of objects that get a labeled anomaly (default 0.04)",
     )
     add(
         "--held-out",

@@ -26,8 +26,8 @@ THIRD_CLIP = 1e3
 DIPOLE_SIGMA, DIPOLE_SCALE = 5.0, 5.0
 """Pixels of the Gaussian window about the middle, and a factor, of a residual's first moments."""
 CENTROID_SIGMA, CENTROID_LIGHT, CENTROID_FLOOR = 3.0, 0.005, 0.02
-"""Window in pixels, light a pixel added so that empty bands have a centre, pixels added under
-the logarithm: about the noise of a faint galaxy's centre."""
+"""Window in pixels, light a pixel added so that empty bands have a center, pixels added under
+the logarithm: about the noise of a faint galaxy's center."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 ``torch.onnx.export`` keeps the weights of a larger model in ``NAME.onnx.data``. The graph names
 such files by paths relative to its own folder (https://onnx.ai/onnx/repo-docs/ExternalData.html);
-they are read here from the graph itself, so that nothing but numpy's neighbours is needed.
+they are read here from the graph itself, so that nothing but numpy's neighbors is needed.
 """
 
 from __future__ import annotations

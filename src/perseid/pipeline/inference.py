@@ -87,7 +87,7 @@ class Inference:
 
     def _block(self, runtime: ModelRuntime, part: _Part, block: Block) -> None:
         images, magnitudes = block.cutouts.images, block.cutouts.magnitudes
-        if block.flag.any():  # a row's neighbours must not see its infinities
+        if block.flag.any():  # a row's neighbors must not see its infinities
             good = block.flag == 0
             images = np.where(good[:, None, None, None], images, np.float32(0))
             if magnitudes is not None:

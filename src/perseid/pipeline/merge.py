@@ -111,7 +111,7 @@ def redshifts(survey: ScoredSurvey) -> Mapping[str, object] | None:
 
 
 def detections(survey: ScoredSurvey, names: Mapping[int, str]) -> list[dict[str, object]]:
-    """How well the score finds labelled anomalies: all labels together, then each of them.
+    """How well the score finds labeled anomalies: all labels together, then each of them.
 
     `names`: what the survey calls its labels.
     """

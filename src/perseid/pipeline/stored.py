@@ -121,7 +121,7 @@ class Findings:
     redshift: Plain | None = None
     """Metrics; None where no redshift is known."""
     anomaly: Plain | None = None
-    """How well the score finds labelled anomalies; None where nothing is scored."""
+    """How well the score finds labeled anomalies; None where nothing is scored."""
     top: Sequence[object] = ()
     """The objects of the highest scores, highest first."""
     rows: int = 0

@@ -1,4 +1,4 @@
-"""What a model must beat, and whether it does: nearest neighbours, paired bootstrap."""
+"""What a model must beat, and whether it does: nearest neighbors, paired bootstrap."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class NearestNeighbors:
 
     k: int
     colors: bool
-    """Whether objects are compared by one magnitude and the colours, or by all magnitudes."""
+    """Whether objects are compared by one magnitude and the colors, or by all magnitudes."""
     features: NDArray[np.float64]
     """(n, bands) of the training objects, scaled."""
     redshift: NDArray[np.float64]

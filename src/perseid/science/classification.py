@@ -52,7 +52,7 @@ class ReliabilityBin:
 
 @dataclass(frozen=True, eq=False)
 class ClassificationCounts:
-    """Counts of labelled objects with class probabilities; `merge` adds those of two sets."""
+    """Counts of labeled objects with class probabilities; `merge` adds those of two sets."""
 
     classes: tuple[str, ...]
     """Names, in the order of the probabilities' columns."""

@@ -1,4 +1,4 @@
-"""How well a score finds labelled anomalies: ROC AUC and average precision, per kind."""
+"""How well a score finds labeled anomalies: ROC AUC and average precision, per kind."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Cutouts:
     """(n,), int64, uint64 or text, unique in the survey; masked where single ids are missing.
     None: the row is known by partition and row number only."""
     label: NDArray[np.int32] | None = None
-    """(n,), 0 for a plain object, else the kind of a labelled anomaly (`ANOMALY_KINDS`); masked
+    """(n,), 0 for a plain object, else the kind of a labeled anomaly (`ANOMALY_KINDS`); masked
     where single labels are missing."""
 
     def __post_init__(self) -> None:

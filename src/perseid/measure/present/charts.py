@@ -106,7 +106,7 @@ def _draw_density(plot: PlotArea, counts: NDArray[np.float64], low: float, high:
 def timeline(lanes: Sequence[Lane], width: float, kind: str = "") -> Markup:
     """Gantt chart of the ranks by stage; legible for one rank and for many hundreds.
 
-    Few ranks get a labelled row each with fetch and decode in an upper lane; many get thin rows.
+    Few ranks get a labeled row each with fetch and decode in an upper lane; many get thin rows.
     """
     row = row_height(len(lanes))
     span = max((end for lane in lanes for _, _, end in lane.bars), default=1.0) or 1.0

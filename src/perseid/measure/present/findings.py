@@ -1,4 +1,4 @@
-"""Sections of a report about what was found: redshifts, labelled anomalies, the gallery."""
+"""Sections of a report about what was found: redshifts, labeled anomalies, the gallery."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _metrics_table(metrics: RedshiftMetrics) -> DataTable:
 
 
 def detection_section(catalogue: CatalogueColumns | None, folder: RunFolder) -> Section:
-    """How well the score tells labelled objects from those with label 0."""
+    """How well the score tells labeled objects from those with label 0."""
     ident, title = "anomalies", "Anomalies by label"
     if catalogue is None:
         return absent(ident, title, NO_CATALOGUE)

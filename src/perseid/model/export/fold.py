@@ -59,7 +59,7 @@ class Folder:
         return Affine(self.array(f"{name}.weight"), self.array(f"{name}.bias"))
 
     def normed(self, norm: str, linear: Affine) -> Affine:
-        """`linear` on the plain normalised input: the LayerNorm's scale and shift folded in."""
+        """`linear` on the plain normalized input: the LayerNorm's scale and shift folded in."""
         scale, shift = self.array(f"{norm}.weight"), self.array(f"{norm}.bias")
         moved = product(linear.weight, shift[:, None])[:, 0]
         return Affine(linear.weight * scale, moved + linear.bias)
@@ -85,7 +85,7 @@ class Folder:
         return proj.weight.reshape(len(proj.weight), -1), offset
 
     def attention(self, name: str, norm: str, heads: int) -> tuple[Affine, Affine]:
-        """Queries-keys-values and projection, on the plain normalised input."""
+        """Queries-keys-values and projection, on the plain normalized input."""
         q_bias, v_bias = self.array(f"{name}.q_bias"), self.array(f"{name}.v_bias")
         width = len(q_bias)
         bias = np.concatenate([q_bias, np.zeros(width), v_bias])
@@ -100,7 +100,7 @@ class Folder:
         return Affine(weight, shift), self.linear(f"{name}.proj").after(values)
 
     def mlp(self, name: str, norm: str) -> tuple[Affine, Affine]:
-        """Both linears, the first on the plain normalised input."""
+        """Both linears, the first on the plain normalized input."""
         return self.normed(norm, self.linear(f"{name}.fc1")), self.linear(f"{name}.fc2")
 
     def pcm(self, name: str) -> tuple[Affine, Affine]:
@@ -114,7 +114,7 @@ class Folder:
         )
 
     def projection(self) -> Affine:
-        """Pooled, normalised tokens to the first hidden layer of the joined head's input."""
+        """Pooled, normalized tokens to the first hidden layer of the joined head's input."""
         head = self.normed("fc_norm", self.linear("head"))
         return self.linear("vit_block.0").after(head)
 

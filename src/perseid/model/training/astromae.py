@@ -249,7 +249,7 @@ class AstroMAE(nn.Module):
         return torch.asinh((image / softening).clamp(-CLIP, CLIP))
 
     def scale_magnitude(self, magnitude: Tensor) -> Tensor:
-        """Float32, centred and scaled where the config says so."""
+        """Float32, centered and scaled where the config says so."""
         magnitude = magnitude.float()
         if self.config.magnitude_centre is None:
             return magnitude

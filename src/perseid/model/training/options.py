@@ -101,7 +101,7 @@ Stop = Callable[[], bool]
 def fitted_config(options: TrainOptions, data: TrainingSet) -> AstroMAEConfig:
     """The named config with the survey's bands, size and, where it scales at all, scaling.
 
-    Softening is twice the noise of a pixel (from the cutouts' border), magnitudes are centred
+    Softening is twice the noise of a pixel (from the cutouts' border), magnitudes are centered
     on their median and divided by their spread (a fixed one where all are equal).
     """
     base = CONFIGS[options.config]

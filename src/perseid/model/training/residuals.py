@@ -30,7 +30,7 @@ def residual_names(bands: tuple[str, ...]) -> list[str]:
 
 
 def residual_statistics(residual: Tensor, patch: int) -> Tensor:
-    """Statistics of normalised residuals.
+    """Statistics of normalized residuals.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def residual_statistics(residual: Tensor, patch: int) -> Tensor:
 
 
 def lopsided_statistics(residual: Tensor, scaled: Tensor) -> Tensor:
-    """How lopsided the residuals are, and how far the bands' centres lie from each other.
+    """How lopsided the residuals are, and how far the bands' centers lie from each other.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ def lopsided_statistics(residual: Tensor, scaled: Tensor) -> Tensor:
     -------
     Tensor
         (n, 2 * bands): asinh of each band's first moment of the residual about the middle
-        (second nuclei, streams); log distance in pixels of each band's centre of light from that
+        (second nuclei, streams); log distance in pixels of each band's center of light from that
         of all bands together (bands that are not aligned).
     """
     size = residual.shape[3]

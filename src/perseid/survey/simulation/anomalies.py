@@ -41,7 +41,7 @@ def observe(
 
     Parameters
     ----------
-    galaxy, neighbours
+    galaxy, neighbors
         Components of the scene; the same with and without an anomaly.
     kind
         A key of `ANOMALY_KINDS`.

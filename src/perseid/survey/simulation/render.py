@@ -23,7 +23,7 @@ from perseid.survey.simulation import sdss
 from perseid.survey.simulation.galaxies import Points, Scene, Sersic, Star
 
 MIDDLE = (sdss.SIZE - 1) / 2 * sdss.PIXEL
-"""Arcsec from the first pixel's centre to the middle of the cutout."""
+"""Arcsec from the first pixel's center to the middle of the cutout."""
 
 
 def galsim_module() -> Any:
