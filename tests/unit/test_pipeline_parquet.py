@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from perseid.errors import BadInputError
-from perseid.pipeline.parquet import ParquetColumn, ParquetType, ParquetWriter, Strings
+from perseid.pipeline.parquet_writer import ParquetColumn, ParquetType, ParquetWriter, Strings
 
 DTYPES = {
     ParquetType.UINT64: np.uint64,

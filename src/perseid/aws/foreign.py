@@ -9,7 +9,7 @@ from perseid.aws.calls import Calls
 from perseid.aws.cloudwatch_logs import LATE_SECONDS, read_events
 from perseid.aws.execution_history import executions_between, read_executions
 from perseid.errors import BadInputError
-from perseid.measure.runs import MeasuredRun
+from perseid.measure.measured_run import MeasuredRun
 from perseid.measure.sources.logruns import invocation_runs
 from perseid.measure.sources.options import LoadOptions
 from perseid.measure.sources.streams import trace

@@ -15,9 +15,9 @@ from perseid.engines.options import LocalOptions
 from perseid.errors import BadInputError
 from perseid.jsontext import parse_json
 from perseid.measure.grid import DEFAULT_BATCH, WHOLE, GridCell, grid
+from perseid.measure.measured_run import MeasuredRun, size_mb
 from perseid.measure.present.sweep import figures, render_sweep
 from perseid.measure.present.table import partition_table, run_table
-from perseid.measure.runs import MeasuredRun, size_mb
 from perseid.measure.sources.load import load_runs
 from perseid.measure.sources.options import LoadOptions
 from perseid.pipeline import layout

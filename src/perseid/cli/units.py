@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from perseid.errors import BadInputError
-from perseid.measure.runs import MIB, size_mb
+from perseid.measure.measured_run import MIB, size_mb
 
 T = TypeVar("T")
 _TIME = re.compile(r"([0-9.]+)\s*(ms|s|sec|min|m|h)?", re.IGNORECASE)

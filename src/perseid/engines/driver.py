@@ -12,7 +12,7 @@ from perseid.engines.owner import Owner, refuse_if_owned
 from perseid.errors import PerseidError, RunIncompleteError, RunInterruptedError
 from perseid.jsontext import parse_json
 from perseid.measure.cost import cost
-from perseid.measure.sources.stored import read_stored
+from perseid.measure.sources.run_objects import read_stored
 from perseid.pipeline import layout
 from perseid.pipeline.attempts import EngineReport
 from perseid.pipeline.claim import give_up

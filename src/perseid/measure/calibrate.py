@@ -12,7 +12,7 @@ from typing import Any
 
 from perseid.errors import BadInputError
 from perseid.measure.folder import RankMeasures
-from perseid.measure.runs import MeasuredRun
+from perseid.measure.measured_run import MeasuredRun
 from perseid.textfile import read_object
 
 MB_A_VCPU = 1769.0

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from perseid.errors import BadInputError
-from perseid.measure.runs import size_mb
+from perseid.measure.measured_run import size_mb
 
 DEFAULT_BATCH = 512
 WHOLE = "all"

@@ -15,9 +15,9 @@ from typing import Any
 from perseid.errors import BadInputError
 from perseid.measure.calibrate import Calibration, vcpus
 from perseid.measure.cost import Usage, cost, map_transitions
+from perseid.measure.measured_run import MIB
 from perseid.measure.prices import Prices
 from perseid.measure.report_line import Report
-from perseid.measure.runs import MIB
 
 PARTITIONS_MB = (5.0, 10.0, 25.0, 50.0, 75.0, 100.0, 200.0)
 MEMORIES_MB = (512, 1024, 1769, 2048, 3008, 3538, 5307, 7076, 8845, 10_240)

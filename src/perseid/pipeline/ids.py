@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perseid.errors import BadInputError
-from perseid.pipeline.parquet import ParquetType
+from perseid.pipeline.parquet_writer import ParquetType
 
 _DTYPES = {ParquetType.INT64: np.dtype(np.int64), ParquetType.UINT64: np.dtype(np.uint64)}
 

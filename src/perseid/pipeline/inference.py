@@ -14,7 +14,7 @@ from perseid.pipeline.columns import MISSING_INPUT, NO_ANSWER, PartitionResult, 
 from perseid.pipeline.feed import Begun, Block, Ended, Failed, Feed
 from perseid.pipeline.ids import as_kind, kind_of
 from perseid.pipeline.items import PartitionRef, WorkItem
-from perseid.pipeline.parquet import ParquetType
+from perseid.pipeline.parquet_writer import ParquetType
 from perseid.pipeline.timeline import Timeline
 from perseid.science import group_columns
 from perseid.storage import Storage

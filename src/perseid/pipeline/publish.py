@@ -12,7 +12,7 @@ from typing import Any
 
 from perseid.pipeline import layout, merge
 from perseid.pipeline.ids import common_kind
-from perseid.pipeline.parquet import ParquetWriter
+from perseid.pipeline.parquet_writer import ParquetWriter
 from perseid.pipeline.rankfiles import temporary_folder
 from perseid.pipeline.stored import Findings
 from perseid.pipeline.tables import CATALOGUE, catalogue_table, with_ids

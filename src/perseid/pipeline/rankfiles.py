@@ -14,7 +14,7 @@ from perseid.errors import PerseidError, StorageError
 from perseid.pipeline import columns, layout
 from perseid.pipeline.columns import NpzWriter, PartitionResult, Stamp
 from perseid.pipeline.ids import common_kind
-from perseid.pipeline.parquet import ParquetType, ParquetWriter
+from perseid.pipeline.parquet_writer import ParquetType, ParquetWriter
 from perseid.pipeline.tables import PREDICTIONS, predictions_table, with_ids
 from perseid.science import Moments
 from perseid.storage import Storage

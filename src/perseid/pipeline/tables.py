@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from perseid.pipeline.columns import PartitionResult
 from perseid.pipeline.ids import Ids, as_kind
-from perseid.pipeline.parquet import ParquetColumn, ParquetType, Strings, Values
+from perseid.pipeline.parquet_writer import ParquetColumn, ParquetType, Strings, Values
 
 PREDICTIONS = (
     ParquetColumn("object_id", ParquetType.INT64, optional=True),

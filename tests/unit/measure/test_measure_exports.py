@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from perseid.measure.runs import MeasuredRun
+from perseid.measure.measured_run import MeasuredRun
 from perseid.measure.sources.load import load_runs
 from perseid.storage import Storage
 

@@ -14,11 +14,11 @@ import resvg_py
 from perseid.errors import BadInputError
 from perseid.measure.cost import Usage
 from perseid.measure.grid import GridCell, grid
+from perseid.measure.measured_run import MeasuredRun, ModelTime, ResultPath, Span
 from perseid.measure.present.palette import SERIES
 from perseid.measure.present.sweep import figures, render_sweep
 from perseid.measure.prices import Prices
 from perseid.measure.report_line import Report
-from perseid.measure.runs import MeasuredRun, ModelTime, ResultPath, Span
 
 SIZES = ["25MB", "50MB", "75MB", "100MB"]
 DATA = ["1GB", "2GB", "4GB", "6GB", "8GB", "10GB", "12.6GB"]

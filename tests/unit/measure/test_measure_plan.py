@@ -16,10 +16,10 @@ from perseid.cli import main, units
 from perseid.errors import BadInputError
 from perseid.measure import plan as planning
 from perseid.measure.calibrate import Calibration, Pace, from_paces, from_runs, vcpus
+from perseid.measure.measured_run import MIB
 from perseid.measure.plan import Ask, Limits, advise, estimate
 from perseid.measure.prices import Prices
 from perseid.measure.report_line import Report
-from perseid.measure.runs import MIB
 from perseid.measure.sources.load import load_runs
 
 GB = 1024 * MIB

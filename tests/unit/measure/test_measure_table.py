@@ -14,6 +14,7 @@ import pytest
 
 from perseid.cli import main
 from perseid.errors import BadInputError, NotFoundError
+from perseid.measure.measured_run import MeasuredRun, ResultPath, percentiles, size_label, size_mb
 from perseid.measure.present.report import render_report
 from perseid.measure.present.table import bill, partition_table, run_table, tables
 from perseid.measure.present.text import (
@@ -27,7 +28,6 @@ from perseid.measure.present.text import (
     significant,
 )
 from perseid.measure.prices import Prices
-from perseid.measure.runs import MeasuredRun, ResultPath, percentiles, size_label, size_mb
 from perseid.measure.sources.load import load_runs
 from perseid.measure.sources.options import LoadOptions
 from perseid.measure.sources.published import read_times

@@ -11,10 +11,10 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from perseid.measure.measured_run import percentiles
 from perseid.measure.present.palette import HATCHES, SERIES, STAGES
 from perseid.measure.present.svg import CHARACTER, PlotArea, Svg, frame, label, ticks
 from perseid.measure.present.text import plural, seconds
-from perseid.measure.runs import percentiles
 
 SPLIT_ROW = 9.0
 """Pixels from which a row has an upper part."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from perseid.measure.folder import RunFolder
+from perseid.measure.measured_run import MeasuredRun
 from perseid.measure.present.charts import density, redshifts_outside
 from perseid.measure.present.gallery import Picture, gallery
 from perseid.measure.present.text import plural
@@ -20,8 +21,7 @@ from perseid.measure.present.view import (
 )
 from perseid.measure.present.words import METRICS, PLACES
 from perseid.measure.present.workers import absent
-from perseid.measure.runs import MeasuredRun
-from perseid.measure.sources.catalogue import CatalogueColumns
+from perseid.measure.sources.catalogue_columns import CatalogueColumns
 from perseid.science import Detection, RedshiftMetrics, detection, redshift_metrics
 from perseid.survey.kinds import label_name, stored_label_names
 from perseid.survey.names import column_names

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perseid.errors import BadPartitionError, NotInstalledError, PerseidError
-from perseid.measure.sources.catalogue import CatalogueColumns
+from perseid.measure.sources.catalogue_columns import CatalogueColumns
 from perseid.storage import Storage
 from perseid.survey.kinds import label_name
 from perseid.survey.names import NO_NAMES, ColumnNames

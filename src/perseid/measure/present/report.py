@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from perseid.errors import BadInputError, NotFoundError
 from perseid.measure.folder import RunFolder
+from perseid.measure.measured_run import MeasuredRun
 from perseid.measure.present import pages
 from perseid.measure.present.findings import (
     detection_section,
@@ -28,8 +29,7 @@ from perseid.measure.present.view import (
 from perseid.measure.present.words import DEFINITIONS, THROUGHPUT
 from perseid.measure.present.workers import cost_section, duration_section, timeline_section
 from perseid.measure.prices import Prices
-from perseid.measure.runs import MeasuredRun
-from perseid.measure.sources.catalogue import CatalogueColumns, read_catalogue
+from perseid.measure.sources.catalogue_columns import CatalogueColumns, read_catalogue
 from perseid.pipeline import layout
 from perseid.pipeline.schema import to_plain
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from perseid.measure.grid import DEFAULT_BATCH
+from perseid.measure.measured_run import MIB, MeasuredRun, ResultPath, size_mb
 from perseid.measure.present import pages
 from perseid.measure.present.charts import LineChart, Series
 from perseid.measure.present.table import bill, partition_table, run_table
@@ -24,7 +25,6 @@ from perseid.measure.present.view import (
 )
 from perseid.measure.present.workers import absent
 from perseid.measure.prices import Prices
-from perseid.measure.runs import MIB, MeasuredRun, ResultPath, size_mb
 
 CHART_WIDTH = 490.0
 NOTES = "notes"

@@ -8,9 +8,9 @@ from dataclasses import replace
 from statistics import median
 
 from perseid.measure.cost import MB_PER_GB, Cost, cost
+from perseid.measure.measured_run import GRID_TOTAL_GB, MeasuredRun, percentiles
 from perseid.measure.present.text import Cell, TableColumn, TextTable, number, seconds, whole, word
 from perseid.measure.prices import Prices
-from perseid.measure.runs import GRID_TOTAL_GB, MeasuredRun, percentiles
 
 RUN_COLUMNS = (
     TableColumn("data", "Data Size", names_row=True),

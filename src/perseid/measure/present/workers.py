@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from perseid.measure.measured_run import MeasuredRun, percentiles
 from perseid.measure.present.charts import (
     Lane,
     distribution,
@@ -26,7 +27,6 @@ from perseid.measure.present.view import (
 )
 from perseid.measure.present.words import DEFINITIONS
 from perseid.measure.prices import Prices
-from perseid.measure.runs import MeasuredRun, percentiles
 
 OVERLAP = (
     "Fetch and decode overlap with inference: they have the upper part of each row, all other "

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from perseid.measure.cost import Usage, map_transitions
 from perseid.measure.execution import Execution
-from perseid.measure.runs import MeasuredRun, ResultPath, Span, common
+from perseid.measure.measured_run import MeasuredRun, ResultPath, Span, common
 from perseid.measure.sources.log_files import Invocation, read_log
 from perseid.measure.sources.options import LoadOptions
 

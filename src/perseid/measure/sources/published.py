@@ -13,7 +13,7 @@ from pathlib import Path
 
 from perseid.errors import BadInputError
 from perseid.measure.folder import RankMeasures
-from perseid.measure.runs import MeasuredRun, ModelTime, ResultPath, Span, common
+from perseid.measure.measured_run import MeasuredRun, ModelTime, ResultPath, Span, common
 from perseid.measure.sources.options import LoadOptions
 from perseid.measure.sources.records import published_records
 from perseid.pipeline import layout

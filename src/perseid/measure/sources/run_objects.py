@@ -16,8 +16,8 @@ from perseid.measure.folder import (
     RunFolder,
     SummaryMeasures,
 )
+from perseid.measure.measured_run import MeasuredRun, ModelTime, ResultPath, Span, size_label
 from perseid.measure.report_line import Report, find_reports
-from perseid.measure.runs import MeasuredRun, ModelTime, ResultPath, Span, size_label
 from perseid.measure.sources.records import read_record
 from perseid.pipeline import layout
 from perseid.pipeline.manifest import Manifest
