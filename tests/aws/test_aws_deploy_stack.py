@@ -167,6 +167,12 @@ def test_a_failed_deployment_names_what_failed_first(stack, packages_folder):
     before = stacks.describe(stack.aws, "broken")
     assert before is not None
     assert before["StackStatus"] == "ROLLBACK_COMPLETE"
+    done = deploy(  # what made it fail is not sent again
+        stack.aws, Options(name="broken"), packages_folder, lambda event: None,
+        lambda changes: True, compression=1, interpreter=PYTHON,
+    )  # fmt: skip
+    assert done.changed
+    assert stacks.parameters(stacks.describe(stack.aws, "broken"))["WorkerLayers"] == ""
 
 
 @pytest.mark.parametrize(
