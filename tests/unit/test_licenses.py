@@ -14,7 +14,7 @@ PERMISSIVE = re.compile(
 )
 """Words of licenses that set no conditions on what is used beside them."""
 STATED_ELSEWHERE = {
-    "resvg_py": "MPL-2.0, in its license file; draws pictures in tests, never shipped",
+    "resvg_py": "MIT, in its license file",
     "yattag": "LGPL-2.1; part of the tool that makes mutants, never shipped",
     "atheris": "Apache-2.0, in its repository; a fuzzer that is never shipped",
     "resvg-py": "MIT, in its LICENSE file; draws SVG in the tests",
