@@ -1,10 +1,14 @@
 """The error classes: their names, the built-ins they inherit, and the names of version 0.1."""
 
+import ast
 import importlib
+import inspect
 import pickle
+from pathlib import Path
 
 import pytest
 
+import perseid
 from perseid import errors
 
 CLASSES = [
@@ -64,3 +68,27 @@ def test_every_class_is_a_built_in_error_and_survives_pickling(kind):
 def test_fields_of_an_error_survive_pickling():
     error = pickle.loads(pickle.dumps(errors.PeerLostError("rank 2 is lost", 2)))
     assert (str(error), error.rank) == ("rank 2 is lost", 2)
+
+
+def own_exceptions():
+    """Every exception class of the package, internal ones included."""
+    root = Path(perseid.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        names = [node.name for node in ast.parse(path.read_text()).body
+                 if isinstance(node, ast.ClassDef) and node.name.endswith("Error")]  # fmt: skip
+        if names:
+            parts = path.relative_to(root.parent).with_suffix("").parts
+            module = importlib.import_module(".".join(parts).removesuffix(".__init__"))
+            yield from (getattr(module, name) for name in names)
+
+
+@pytest.mark.parametrize("kind", own_exceptions(), ids=lambda kind: kind.__name__)
+def test_internal_errors_survive_pickling_too(kind):
+    """Some tools carry the causes of an error along to another process."""
+    own = inspect.isfunction(kind.__init__)
+    parameters = list(inspect.signature(kind.__init__).parameters.values())[1:] if own else []
+    required = [one for one in parameters if one.default is one.empty]
+    error = kind(*(7 for _ in required))
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is kind
+    assert vars(again) == vars(error)

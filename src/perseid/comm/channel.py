@@ -29,7 +29,7 @@ class ChannelError(Exception):
 class ChannelEndedError(ChannelError):
     """The connection ended or broke, or what came was no frame."""
 
-    def __init__(self, rank: int, cause: Exception | None) -> None:
+    def __init__(self, rank: int, cause: Exception | None = None) -> None:
         super().__init__(rank)
         self.cause = cause
         """None: the peer closed its end."""
@@ -38,7 +38,7 @@ class ChannelEndedError(ChannelError):
 class UnexpectedFrameError(ChannelError):
     """The frame that came shows that the peer is in another call."""
 
-    def __init__(self, rank: int, mine: str, theirs: str) -> None:
+    def __init__(self, rank: int, mine: str = "", theirs: str = "") -> None:
         super().__init__(rank)
         self.mine, self.theirs = mine, theirs
 

@@ -31,7 +31,7 @@ class BrokenRankError(Exception):
     """A rank's objects do not agree with its record; `reason` says how in one sentence."""
 
     def __init__(self, rank: int, reason: str) -> None:
-        super().__init__(reason)
+        super().__init__(rank, reason)
         self.rank, self.reason = rank, reason
 
 

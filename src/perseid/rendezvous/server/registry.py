@@ -39,7 +39,7 @@ class RegistryRefusalError(Exception):
     """A registration is refused."""
 
     def __init__(self, code: RefusalCode, reason: str) -> None:
-        super().__init__(reason)
+        super().__init__(code, reason)
         self.code, self.reason = code, reason
 
 
