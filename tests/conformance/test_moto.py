@@ -12,7 +12,7 @@ from double import variables
 @pytest.fixture(scope="module")
 def lab(moto_stack, tmp_path_factory):
     with variables(moto_stack.server.env):
-        faulty = faulty_stack.make(moto_stack)
+        faulty = faulty_stack.make(moto_stack, name="conformance")
         yield aws_lab(moto_stack, faulty, tmp_path_factory.mktemp("moto"))
 
 

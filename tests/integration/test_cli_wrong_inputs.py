@@ -59,7 +59,7 @@ def test_a_run_that_was_moved_is_resumed_where_it_is(data, tmp_path):
     [
         (("split", "nowhere.pt", "out"), "there is nothing at"),
         (("split", "DATA", "/proc/there"), "cannot be written"),
-        (("run", "--data", "DATA", "--out", "DATA/1.pt"), "would lie in the data"),
+        (("run", "--data", "DATA", "--out", "DATA/1.pt"), "1.pt is a file, and a run is a folder"),
         (("run", "--data", "DATA", "--out", "DATA"), "would lie in the data"),
         (("run", "--data", "DATA", "--out", "DATA/runs/first"), "would lie in the data"),
         (("run", "--data", "DATA", "--rate", "9"), "add --dry-run, or leave --rate out"),

@@ -139,4 +139,4 @@ def test_the_command_exports_calibrates_and_checks(tmp_path, capsys):
     assert "--calibrate" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     assert main([*command, "--int8", "--calibrate", str(tmp_path / "empty")]) == 2
-    assert "no cutouts at" in capsys.readouterr().err
+    assert "there is nothing at" in capsys.readouterr().err

@@ -130,7 +130,7 @@ def test_another_ranks_script_that_writes_over_our_own_record(begun: Initialized
     for key in ("rank", "rows", "stages", "timeline", "routes", "attempt", "partitions"):
         text = json.dumps({**own, key: "<script>"}).encode()
         store(begun).put(layout.script_record(0), text)
-        with pytest.raises(RunIncompleteError, match=f"not a record of rank 0: '{key}' is wrong"):
+        with pytest.raises(RunIncompleteError, match=f"not a rank's record: '{key}' is wrong"):
             summarize(store(begun))
         assert missing_ranks(store(begun), begun.manifest) == [0]
 

@@ -30,7 +30,7 @@ from perseid.survey.reader import write_cutouts
 
 OTHER = {
     "precision": "int8", "batch_size": 8, "anomaly": "none", "top": 5,
-    "missing": {"redshift": [7.0]},
+    "missing": {"redshift": [7.0]}, "columns": {"redshift": ["Z_SPEC"]},
 }  # fmt: skip
 """Another value of each option that changes results."""
 

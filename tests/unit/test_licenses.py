@@ -32,7 +32,7 @@ def stated(name: str) -> str:
     metadata = importlib.metadata.metadata(name)
     classifiers = metadata.get_all("Classifier") or []
     listed = [line.split(" :: ")[-1] for line in classifiers if line.startswith("License ::")]
-    text = metadata["License-Expression"] or "; ".join(listed) or metadata["License"] or ""
+    text = metadata.get("License-Expression") or "; ".join(listed) or metadata.get("License") or ""
     return text.splitlines()[0] if text else ""
 
 

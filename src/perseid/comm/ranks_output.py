@@ -33,7 +33,7 @@ class _Pipe:
     def lines(self, data: bytes) -> Iterator[bytes]:
         """Whole lines so far, without their ends; at the end of the stream also the last part."""
         self.held += data
-        while (end := self.held.find(b"\n")) >= 0 or len(self.held) >= LONGEST_LINE:
+        while (end := self.held.find(b"\n")) >= 0 or len(self.held) > LONGEST_LINE:
             end = min(end, LONGEST_LINE) if end >= 0 else LONGEST_LINE
             while len(self.held) > end > LONGEST_LINE - 4 and self.held[end] & 0xC0 == 0x80:
                 end -= 1  # not within a character of several bytes

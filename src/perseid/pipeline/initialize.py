@@ -92,6 +92,11 @@ def initialize(
     """
     created = time.time()
     storage = Storage(request.results_url)
+    place = storage.local_path()
+    if place is not None and place.is_file():
+        raise BadInputError(
+            f"{place} is a file, and a run is a folder: choose another place for results"
+        )
     begun = _begun(storage, run_id) if run_id else None
     former = FormerRun.at(storage) if replace and begun is None else None
     if not replace and begun is None:
