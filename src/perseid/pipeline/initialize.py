@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import PurePosixPath
 
 from perseid import __version__
-from perseid.errors import BadInputError, BadModelError, NotFoundError
+from perseid.errors import BadInputError, BadModelError, NotFoundError, StorageError
 from perseid.model.files import DEFAULT
 from perseid.pipeline import layout
 from perseid.pipeline.checks import CheckedModel, check_model, check_shape
@@ -94,7 +94,7 @@ def initialize(
     storage = Storage(request.results_url)
     place = storage.local_path()
     if place is not None and place.is_file():
-        raise BadInputError(
+        raise StorageError(
             f"{place} is a file, and a run is a folder: choose another place for results"
         )
     begun = _begun(storage, run_id) if run_id else None
