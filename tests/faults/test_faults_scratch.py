@@ -53,7 +53,7 @@ def test_the_next_run_removes_what_a_killed_one_left(temporary, tmp_path, monkey
     tiny_survey(tmp_path / "survey", rows=10, per_partition=10)
     tiny_model(tmp_path / "tiny.onnx")
     assert main(["run", "--data", "survey", "--model", "tiny.onnx", "--out", "one", "--quiet"]) == 0
-    assert list(temporary.iterdir()) == []
+    assert [path for path in temporary.iterdir() if path.name.startswith("perseid")] == []
 
 
 def test_folders_of_others_stay(temporary):
@@ -75,3 +75,17 @@ def test_folders_of_others_stay(temporary):
     mine.release()
     remove_abandoned()
     assert not mine.path.exists()
+
+
+RACE = """
+from perseid.engines.scratch import ScratchFolder
+for _ in range(300):
+    folder = ScratchFolder()
+    assert folder.path.is_dir(), "another process took it for abandoned"
+    folder.release()
+"""
+
+
+def test_many_that_begin_at_once_leave_each_others_folders_alone(temporary):
+    started = [subprocess.Popen([sys.executable, "-c", RACE]) for _ in range(4)]
+    assert [process.wait(120) for process in started] == [0] * 4

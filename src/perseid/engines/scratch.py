@@ -13,6 +13,8 @@ with contextlib.suppress(ImportError):  # not on Windows, where runs can be read
     import fcntl
 
 PREFIX = "perseid-run-"
+NEW_PREFIX = "perseid-new-"
+"""Of a folder whose lock is about to be taken."""
 LOCK = "in-use"
 """File in each folder that its process holds a lock on; the kernel releases it with the process."""
 UNLOCKED_SECONDS = 60.0
@@ -30,9 +32,11 @@ class ScratchFolder:
 
     def __init__(self) -> None:
         remove_abandoned()
-        self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
-        self._lock = os.open(self.path / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        made = Path(tempfile.mkdtemp(prefix=NEW_PREFIX))
+        self._lock = os.open(made / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
+        # Only now under the name that is looked for: nobody can take the lock in between.
+        self.path = made.rename(made.with_name(PREFIX + made.name.removeprefix(NEW_PREFIX)))
 
     def release(self) -> None:
         """Release the lock; the owner of the folder removes it."""
@@ -47,7 +51,7 @@ def remove_abandoned() -> None:
     """
     with contextlib.suppress(OSError):
         for entry in os.scandir(tempfile.gettempdir()):
-            if not entry.name.startswith(PREFIX):
+            if not entry.name.startswith((PREFIX, NEW_PREFIX)):
                 continue
             with contextlib.suppress(OSError):
                 ours = entry.stat(follow_symlinks=False).st_uid == os.getuid()
@@ -56,6 +60,8 @@ def remove_abandoned() -> None:
 
 
 def _abandoned(folder: Path) -> bool:
+    if folder.name.startswith(NEW_PREFIX):
+        return time.time() - folder.stat().st_mtime > UNLOCKED_SECONDS
     try:
         lock = os.open(folder / LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
