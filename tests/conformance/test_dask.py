@@ -20,6 +20,9 @@ from perseid.cli import main
 from perseid.engines import dask as engine_module
 from perseid.engines.dask import DaskEngine
 from perseid.errors import RunError
+from perseid.pipeline.manifest import Manifest
+from perseid.pipeline.resumption import with_current_model
+from perseid.storage import Storage
 
 FAULTS = {"raise": "raise", "kill": "kill", "hang": "sleep:600"}
 DEADLINE = 120.0
@@ -78,6 +81,21 @@ class TestDask(Conformance):
         assert run.wait(DEADLINE, progress=False).incomplete is None
         assert run.ranks[1].attempt == 2
         assert run.catalogue().difference(reference) is None
+
+    def test_a_model_that_is_swapped_under_a_resumption_is_refused(self, lab):
+        """After the driver has looked at it, and before the task begins."""
+        lab.fail("swapped", {1: ["raise", "raise"]})
+        run = lab.run("swapped")
+        manifest = with_current_model(Manifest.load(Storage(run.url)))
+        lab.fail("swapped", {})
+        model = Storage(lab.root).get("tiny.onnx")
+        Storage(lab.root).put("tiny.onnx", model.replace(b"tiny", b"tinx"))
+        try:
+            with lab.engine.submit(manifest, [1]) as handle:
+                handle.wait(lambda event: None, DEADLINE)
+                assert "is not the one" in handle.report().failures[1]
+        finally:
+            Storage(lab.root).put("tiny.onnx", model)
 
     def test_workers_of_another_version_are_refused(self, lab, client):
         client.run(_pretend, "9.9.0")

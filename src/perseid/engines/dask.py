@@ -13,7 +13,12 @@ from typing import Any, Self
 import perseid
 from perseid.engines.attached import AttachedRun
 from perseid.engines.base import Capabilities
-from perseid.engines.block import attempts_before, done_since, work_on_block
+from perseid.engines.block import (
+    attempts_before,
+    done_since,
+    merged_through_store,
+    work_on_block,
+)
 from perseid.engines.local import LocalEngine, options_of
 from perseid.engines.options import WORKER, LocalOptions
 from perseid.engines.owner import Owner
@@ -138,12 +143,7 @@ class DaskEngine:
 
     def prepare(self, request: RunRequest) -> RunRequest:
         """Ranks merge through the store; a request for another transport raises `BadInputError`."""
-        if request.transport in ("direct", "relay"):
-            raise BadInputError(
-                f"transport {request.transport!r} needs all ranks at once, and tasks of Dask start "
-                "when there is room: leave it out (they merge through the store)"
-            )
-        return request.model_copy(update={"transport": "store"})
+        return merged_through_store(request, "Dask")
 
     def check(self, manifest: Manifest) -> None:
         """Refuse scripts whose ranks must run at once, and workers with another perseid."""
@@ -176,7 +176,7 @@ class DaskEngine:
             "retries": options.retry.retries,
             "command": list(self._command or WORKER),
             "environment": dict(self._environment),
-            "allow_model_change": manifest.resumed_with is not None,
+            "allow_model_change": manifest.allow_model_change,
         }
         step = self._ranks_per_task
         blocks = [tuple(wanted[at : at + step]) for at in range(0, len(wanted), step)]

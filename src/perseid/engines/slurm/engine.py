@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from perseid.engines.attached import AttachedRun
 from perseid.engines.base import Capabilities
-from perseid.engines.block import attempts_before
+from perseid.engines.block import attempts_before, merged_through_store
 from perseid.engines.local import LocalEngine, options_of
 from perseid.engines.slurm import commands
 from perseid.engines.slurm.commands import ENDINGS, RUNNING, Resources, TaskState
@@ -124,12 +124,7 @@ class SlurmEngine:
 
     def prepare(self, request: RunRequest) -> RunRequest:
         """Ranks merge through the store; a request for another transport raises `BadInputError`."""
-        if request.transport in ("direct", "relay"):
-            raise BadInputError(
-                f"transport {request.transport!r} needs all ranks at once, and tasks of Slurm "
-                "start when there is room: leave it out (they merge through the store)"
-            )
-        return request.model_copy(update={"transport": "store"})
+        return merged_through_store(request, "Slurm")
 
     def check(self, manifest: Manifest) -> None:
         """Refuse scripts whose ranks must run at once."""
