@@ -483,6 +483,25 @@ def test_fmi_values_are_checked(tmp_path):
     assert numbers.nbytes == 12
 
 
+def arrive_late(comm):
+    """Rank 0 comes to its calls late, and needs nothing from rank 1 in the last one."""
+    if comm.rank == 0:
+        time.sleep(1.0)
+    value = comm.bcast("late" if comm.rank == 0 else None)
+    comm.gather(comm.rank)
+    if comm.rank == 0:
+        time.sleep(1.0)
+    return value, comm.bcast("later" if comm.rank == 0 else None)
+
+
+def test_a_rank_that_had_to_wait_leaves_nothing_in_the_store(tmp_path):
+    store = Storage(tmp_path)
+    results, errors = through_store(store, 3, arrive_late)
+    assert not errors
+    assert results == [("late", "later")] * 3
+    assert list(store.list()) == []
+
+
 @pytest.mark.s3
 def test_the_store_may_be_a_bucket(s3):
     """Messages and the model's constants through a real S3 server; nothing stays there."""

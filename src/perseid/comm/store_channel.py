@@ -7,6 +7,7 @@ store. Nothing here knows which store: anything with ``put``, ``get`` and ``dele
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from typing import Protocol
@@ -18,10 +19,11 @@ from perseid.comm.frames import (
     TAIL,
     Frame,
     FrameError,
+    FrameKind,
     Signature,
 )
 from perseid.comm.objects import Blob, Buffer
-from perseid.errors import NotFoundError
+from perseid.errors import NotFoundError, PerseidError
 
 FIRST_WAIT = 0.002
 """Seconds until a message that is not there yet is asked for again; doubled each time."""
@@ -55,8 +57,8 @@ class StoreChannel(FrameQueue):
         Longest wait of one read.
     """
 
-    __slots__ = ("_from", "_interrupted", "_poll_seconds", "_read", "_store", "_to", "_wait",
-                 "_written", "closed", "transport")  # fmt: skip
+    __slots__ = ("_from", "_interrupted", "_poll_seconds", "_read", "_store", "_to", "_unneeded",
+                 "_wait", "_written", "closed", "transport")  # fmt: skip
 
     def __init__(
         self, me: int, rank: int, store: ObjectStore, prefix: str, poll_seconds: float
@@ -68,6 +70,7 @@ class StoreChannel(FrameQueue):
         self._to = f"{prefix}/{me}-{rank}"
         self._from = f"{prefix}/{rank}-{me}"
         self._written = self._read = 0
+        self._unneeded: list[str] = []  # what no message of ours follows, and nobody has to read
         self._wait = FIRST_WAIT
         self._interrupted = False
 
@@ -94,8 +97,13 @@ class StoreChannel(FrameQueue):
 
     def send_control(self, frame: bytes) -> None:
         """Write a frame among the others."""
-        self._store.put(f"{self._to}/{self._written:08d}", frame)
+        key = f"{self._to}/{self._written:08d}"
+        self._store.put(key, frame)
         self._written += 1
+        if Signature.unpack(frame[:SIGNATURE_BYTES]).kind == FrameKind.WAITING:
+            self._unneeded.append(key)
+        else:  # whoever reads this one reads those before it first
+            self._unneeded.clear()
 
     def receive_into(self, signature: bytes, step: int, into: memoryview) -> bool:
         """False: only sockets have a buffer to look into."""
@@ -154,8 +162,14 @@ class StoreChannel(FrameQueue):
         self._interrupted = True
 
     def close(self) -> None:
-        """Forget it; unread messages of this rank stay until the prefix is deleted."""
+        """Forget it, and delete what only said that this rank was waiting.
+
+        A peer that came late to a call of which it needs nothing from this rank never reads that.
+        Other unread messages of this rank stay until the prefix is deleted.
+        """
         self.closed = True
+        with contextlib.suppress(PerseidError):  # the work is done; the prefix's owner cleans up
+            self._store.delete(self._unneeded)
 
     def discard(self) -> None:
         """The same."""
