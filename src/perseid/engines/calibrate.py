@@ -11,10 +11,10 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
-from typing import Any
 
 from perseid.engines import memory
 from perseid.engines.process import worker_environment
+from perseid.engines.worker_messages import WorkerSetup, from_text, to_text
 from perseid.errors import BadInputError, BadModelError, PerseidError
 from perseid.measure.calibrate import Pace
 from perseid.pipeline.items import WorkItem
@@ -33,11 +33,11 @@ def measure(item: WorkItem, threads: int) -> Pace:
     BadModelError
         The model cannot be loaded, or no answer came within two minutes.
     """
-    setup = {"item": item.to_json(), "threads": threads, "started": time.time()}
+    setup = WorkerSetup(item, threads, TIMEOUT, time.time())
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-m", "perseid.engines.calibrate"],
-            input=json.dumps(setup),
+            input=to_text(setup),
             capture_output=True,
             text=True,
             timeout=TIMEOUT,
@@ -63,7 +63,8 @@ def at_rate(pace: Pace, rows_per_second: float) -> Pace:
 
 def main() -> int:
     """Measure as the standard input says."""
-    setup = json.load(sys.stdin)
+    setup = from_text(sys.stdin.read())
+    assert isinstance(setup, WorkerSetup)
     try:
         pace = _pace(setup)
     except PerseidError as error:
@@ -73,15 +74,14 @@ def main() -> int:
     return 0
 
 
-def _pace(setup: dict[str, Any]) -> Pace:
+def _pace(setup: WorkerSetup) -> Pace:
     import numpy as np
 
     from perseid.pipeline.work import load_runtime
 
-    item = WorkItem.from_json(setup["item"])
-    options = replace(item.options, threads=int(setup["threads"]))
-    runtime = load_runtime(replace(item, options=options))
-    ready = time.time() - float(setup["started"])
+    options = replace(setup.item.options, threads=setup.threads)
+    runtime = load_runtime(replace(setup.item, options=options))
+    ready = time.time() - setup.started
     signature = runtime.signature
     shape = (BATCH, signature.bands, signature.height, signature.width)
     random = np.random.default_rng(0)

@@ -12,10 +12,10 @@ import selectors
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from perseid.engines.process import WorkerProcess
 from perseid.engines.stopping import StopRequests
+from perseid.engines.worker_messages import Meeting, Message, Met
 from perseid.errors import PerseidError, RunError
 from perseid.pipeline.items import WorkItem
 from perseid.pipeline.join_settings import JoinSettings, loss_timeouts
@@ -132,9 +132,9 @@ class Gang:
 
     def _begin(self, meeting: JoinSettings) -> None:
         for process, ranks in self._assigned.ranks.items():
-            items = [self._items[rank].to_json() for rank in ranks]
+            items = tuple(self._items[rank] for rank in ranks)
             try:
-                process.channel.send({"meet": meeting.to_json(), "items": items})
+                process.channel.send(Meeting(meeting, items))
                 self._assigned.waiting.add(process)
             except OSError:
                 self._assigned.lost.append(process)
@@ -156,13 +156,13 @@ class Gang:
 
     def _hear(self, process: WorkerProcess) -> None:
         assigned = self._assigned
-        messages: list[dict[str, Any]] = []
+        messages: list[Message] = []
         with contextlib.suppress(RunError):
             messages = process.channel.drain()
         for message in messages:
-            if message.get("event") == "met":
+            if isinstance(message, Met):
                 assigned.waiting.discard(process)
-                assigned.notes |= {int(rank): note for rank, note in message["notes"].items()}
+                assigned.notes |= {one.rank: one.note for one in message.notes}
         if process in assigned.waiting and process.channel.ended:
             assigned.waiting.discard(process)
             assigned.lost.append(process)

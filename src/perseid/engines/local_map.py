@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import selectors
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from perseid.engines.gang import CollectiveOutcome, Gang, skip_reason
 from perseid.engines.options import LocalOptions
@@ -16,6 +16,15 @@ from perseid.engines.rank_logs import RankLogs, end_lines, start_lines
 from perseid.engines.schedule import Schedule
 from perseid.engines.slots import RunningAttempt, Slot, classify_exit, ending_of
 from perseid.engines.stopping import StopRequests
+from perseid.engines.worker_messages import (
+    Assignment,
+    Failed,
+    Message,
+    Progressed,
+    Ready,
+    Succeeded,
+    WorkerSetup,
+)
 from perseid.errors import RunError
 from perseid.pipeline.attempts import Attempt, Ending, EngineReport
 from perseid.pipeline.events import RankEvent, RankState, Report, StageEvent
@@ -168,7 +177,7 @@ class LocalMap:
         first = next(iter(self._items.values()))
         # A script is told a little more time, so that it is the engine that calls it late.
         timeout = self._options.timeout + SCRIPT_SECONDS
-        setup = {"item": first.to_json(), "threads": self._options.threads, "timeout": timeout}
+        setup = functools.partial(WorkerSetup, first, self._options.threads, timeout)
         process = WorkerProcess(self._options.command, setup, self._reaper, self._environment)
         slot = Slot(process)
         self._slots.append(slot)
@@ -189,9 +198,8 @@ class LocalMap:
         job.peak_mb = max(job.peak_mb, slot.process.resident())
         if not job.cold:
             job.started_epoch = time.time()
-        item = self._items[job.rank].to_json()
         try:
-            slot.process.channel.send({"item": item, "attempt": job.attempt})
+            slot.process.channel.send(Assignment(self._items[job.rank], job.attempt))
         except OSError:
             self._lost(slot)
 
@@ -211,30 +219,29 @@ class LocalMap:
         if slot in self._slots and slot.process.channel.ended:
             self._lost(slot)
 
-    def _follow(self, slot: Slot, job: RunningAttempt, message: dict[str, Any]) -> None:
-        event = message.get("event")
-        if event == "ready":
+    def _follow(self, slot: Slot, job: RunningAttempt, message: Message) -> None:
+        if isinstance(message, Ready):
             self._ever_ready = True
             slot.init_ms = (time.monotonic() - slot.process.started) * 1000
             self._send(slot)
-        elif event == "progress":
-            rows = int(message["rows"])
-            self._report(RankEvent(job.rank, RankState.RUNNING, job.attempt, rows))
-        elif event in ("done", "failed"):
-            job.peak_mb = max(job.peak_mb, float(message.get("peak_mb", 0.0)))
-            ending = ending_of(message)
-            self._finish(
-                slot,
-                ending,
-                message.get("message") or self._note(job, ending),
-                work_seconds=float(message.get("work_seconds", 0.0)),
-                rows=int(message.get("rows", 0)),
-                keep=bool(message.get("clean", True)) and job.begun is not None,
-            )
+        elif isinstance(message, Progressed):
+            self._report(RankEvent(job.rank, RankState.RUNNING, job.attempt, message.rows))
+        elif isinstance(message, Succeeded | Failed):
+            self._attempt_ended(slot, job, message)
 
-    def _note(self, job: RunningAttempt, ending: Ending) -> str:
+    def _attempt_ended(self, slot: Slot, job: RunningAttempt, last: Succeeded | Failed) -> None:
+        job.peak_mb = max(job.peak_mb, last.peak_mb)
+        if isinstance(last, Failed):
+            rows, clean, said = 0, last.clean, last.message
+        else:
+            rows, clean, said = last.rows, True, self._memory_note(job)
+        keep = clean and job.begun is not None
+        seconds = last.work_seconds
+        self._finish(slot, ending_of(last), said, keep=keep, work_seconds=seconds, rows=rows)
+
+    def _memory_note(self, job: RunningAttempt) -> str:
         limit = self._options.memory_mb
-        if ending is Ending.DONE and job.peak_mb > limit:
+        if job.peak_mb > limit:
             # Between two looks; the record is written and right, so it counts.
             return f"it peaked at {job.peak_mb:.0f} MB, above its {limit} MB: Lambda would end it"
         return ""

@@ -11,14 +11,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from perseid.engines import memory
 from perseid.engines.message_stream import MessageStream
 from perseid.engines.scratch import ScratchFolder
+from perseid.engines.worker_messages import WorkerSetup
 from perseid.errors import RunError
 
 OUTPUT_LIMIT = 1024 * 1024
@@ -143,7 +144,7 @@ class WorkerProcess:
     command
         The program with its arguments; the socket's number and our process id are appended.
     setup
-        First message: model, precision, threads.
+        The first message, made of the time of its start (seconds since the epoch).
     reaper
         Told of the process' group.
     environment
@@ -153,7 +154,7 @@ class WorkerProcess:
     def __init__(
         self,
         command: Sequence[str],
-        setup: dict[str, Any],
+        setup: Callable[[float], WorkerSetup],
         reaper: Reaper,
         environment: dict[str, str],
     ) -> None:
@@ -184,7 +185,7 @@ class WorkerProcess:
         self.output = Output(os.dup(self._process.stdout.fileno()))
         self._process.stdout.close()
         with contextlib.suppress(OSError):  # it is gone already: that is seen and named later
-            self.channel.send({"setup": {**setup, "started": self.started_epoch}})
+            self.channel.send(setup(self.started_epoch))
 
     def exit_status(self) -> int | None:
         """As `subprocess.Popen.returncode`; None while it runs. Leaves the zombie for `end`."""

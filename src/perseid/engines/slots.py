@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from perseid.engines.process import WorkerProcess
+from perseid.engines.worker_messages import Failed, Succeeded
 from perseid.pipeline.attempts import Ending
 
 NEARLY_FULL = 0.9
@@ -40,13 +39,13 @@ class Slot:
     """None until it is ready."""
 
 
-def ending_of(message: Mapping[str, Any]) -> Ending:
+def ending_of(message: Succeeded | Failed) -> Ending:
     """How an attempt ended, by the worker's last message of it."""
-    if message["event"] == "done":
+    if isinstance(message, Succeeded):
         return Ending.DONE
-    if message.get("no_result"):
+    if message.no_result:
         return Ending.NO_RESULT
-    return Ending.BAD_INPUT if message.get("final") else Ending.RAISED
+    return Ending.BAD_INPUT if message.final else Ending.RAISED
 
 
 def classify_exit(status: int | None, peak_mb: float, memory_mb: int) -> tuple[Ending, str]:

@@ -20,6 +20,18 @@ from typing import TYPE_CHECKING, Any
 
 from perseid.engines import memory
 from perseid.engines.message_stream import MessageStream
+from perseid.engines.worker_messages import (
+    Assignment,
+    Failed,
+    Meeting,
+    Message,
+    Met,
+    Progressed,
+    RankNote,
+    Ready,
+    Succeeded,
+    WorkerSetup,
+)
 from perseid.errors import BadInputError, PerseidError, StorageError
 from perseid.lifetime import bound_to_parent
 from perseid.pipeline import layout
@@ -33,9 +45,6 @@ if TYPE_CHECKING:
     from perseid.model.runtime import ModelRuntime
     from perseid.pipeline.collective_merge import RankOutputs
 
-Setup = dict[str, Any]
-"""``item``: one of the run's (all have the same model), ``threads``, ``timeout`` (s), ``started``
-(seconds since the epoch)."""
 Work = Callable[[WorkItem, int, Report], Any]
 """(item, attempt, report): writes the rank's objects, the record last."""
 
@@ -45,7 +54,7 @@ _PROGRESS_SECONDS = 0.2
 def main(
     arguments: Sequence[str] | None = None,
     around: Callable[[Work], Work] | None = None,
-    start: Callable[[Setup], Work] | None = None,
+    start: Callable[[WorkerSetup], Work] | None = None,
 ) -> int:
     """Serve until the parent closes the socket; the exit status.
 
@@ -64,14 +73,14 @@ def main(
     connection.set_inheritable(False)
     with MessageStream(connection) as channel:
         first = channel.receive()
-        if first is None:
+        if not isinstance(first, WorkerSetup):
             return 0
         try:
-            work = (start or Prepared)(first["setup"])
+            work = (start or Prepared)(first)
         except Exception as error:
             channel.send(_failure(error))
             return 0
-        channel.send({"event": "ready"})
+        channel.send(Ready())
         _serve(channel, around(work) if around else work, work)
     return 0
 
@@ -88,17 +97,16 @@ def die_with_parent(parent: int) -> None:
 class Prepared:
     """The init phase: the model, loaded once for all ranks that this process will work on."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: WorkerSetup) -> None:
         # Inside: a program that brings its own `start` needs none of it.
         from perseid.pipeline import work as step
 
         self._step = step
-        first = WorkItem.from_json(setup["item"])
-        self._options = {name: setup[name] for name in ("threads", "timeout")}
+        self._setup = setup
         self._runtime: ModelRuntime | None = None
-        if first.options.script is None:
-            self._runtime = step.load_runtime(self._with_options(first))
-        self._init: list[float] = [time.time() - float(setup["started"])]
+        if setup.item.options.script is None:
+            self._runtime = step.load_runtime(self._with_options(setup.item))
+        self._init: list[float] = [time.time() - setup.started]
         self._kept: dict[int, RankOutputs] = {}
 
     def __call__(self, item: WorkItem, attempt: int, report: Report) -> Any:
@@ -130,7 +138,9 @@ class Prepared:
         return run_ranks(meeting, items, self._kept)
 
     def _with_options(self, item: WorkItem) -> WorkItem:
-        return replace(item, options=replace(item.options, **self._options))
+        setup = self._setup
+        options = replace(item.options, threads=setup.threads, timeout=setup.timeout)
+        return replace(item, options=options)
 
 
 def _place_for(item: WorkItem) -> Path | None:
@@ -143,37 +153,39 @@ def _place_for(item: WorkItem) -> Path | None:
 
 def _serve(channel: MessageStream, work: Work, prepared: Work) -> None:
     while (message := channel.receive()) is not None:
-        if "meet" in message:
+        answer: Message
+        if isinstance(message, Meeting):
             answer = _meet(message, prepared)
         else:
-            item = WorkItem.from_json(message["item"])
-            answer = _attempt(item, int(message["attempt"]), work, channel)
+            assert isinstance(message, Assignment)
+            answer = _attempt(message, work, channel)
         # The driver reads what was printed when it has the answer: all of it must be there.
         sys.stdout.flush()
         sys.stderr.flush()
         channel.send(answer)
 
 
-def _meet(message: dict[str, Any], prepared: Work) -> dict[str, Any]:
-    items = [WorkItem.from_json(plain) for plain in message["items"]]
+def _meet(meeting: Meeting, prepared: Work) -> Met:
+    items = meeting.items
     if isinstance(prepared, Prepared):
-        notes = prepared.meet(JoinSettings.from_json(message["meet"]), items)
+        notes = prepared.meet(meeting.settings, items)
     else:
         notes = {item.rank: "the worker's program knows of no meetings" for item in items}
-    return {"event": "met", "notes": {str(rank): note for rank, note in notes.items()}}
+    return Met(tuple(RankNote(rank, note) for rank, note in notes.items()))
 
 
-def _attempt(item: WorkItem, attempt: int, work: Work, channel: MessageStream) -> dict[str, Any]:
+def _attempt(assigned: Assignment, work: Work, channel: MessageStream) -> Succeeded | Failed:
+    item = assigned.item
     memory.reset_peak()
     began = time.monotonic()
     try:
-        record = work(item, attempt, _Progress(channel))
+        record = work(item, assigned.attempt, _Progress(channel))
         _check_record(item)
     except Exception as error:
-        answer = _failure(error)
+        answer: Succeeded | Failed = _failure(error)
     else:
-        answer = {"event": "done", "rows": getattr(record, "rows", 0)}
-    return answer | {"work_seconds": time.monotonic() - began, "peak_mb": memory.peak()}
+        answer = Succeeded(getattr(record, "rows", 0))
+    return replace(answer, work_seconds=time.monotonic() - began, peak_mb=memory.peak())
 
 
 def _check_record(item: WorkItem) -> None:
@@ -188,20 +200,19 @@ class _NoResultError(Exception):
     """The work returned and there is no record."""
 
 
-def _failure(error: Exception) -> dict[str, Any]:
+def _failure(error: Exception) -> Failed:
     ours = isinstance(error, PerseidError)
     told = ours or isinstance(error, _NoResultError)
     if not told:
         traceback.print_exc()
-    return {
-        "event": "failed",
-        "message": str(error) if told else f"{type(error).__name__}: {error}",
-        "no_result": isinstance(error, _NoResultError),
+    return Failed(
+        str(error) if told else f"{type(error).__name__}: {error}",
+        no_result=isinstance(error, _NoResultError),
         # The same input fails in the same way again; a store may have recovered.
-        "final": isinstance(error, BadInputError) and not isinstance(error, StorageError),
+        final=isinstance(error, BadInputError) and not isinstance(error, StorageError),
         # An error that we did not foresee may have left the process in any state.
-        "clean": ours,
-    }
+        clean=ours,
+    )
 
 
 class _Progress:
@@ -215,7 +226,7 @@ class _Progress:
         now = time.monotonic()
         if isinstance(event, RankEvent) and now - self._last >= _PROGRESS_SECONDS:
             self._last = now
-            self._channel.send({"event": "progress", "rows": event.rows})
+            self._channel.send(Progressed(event.rows))
 
 
 if __name__ == "__main__":
