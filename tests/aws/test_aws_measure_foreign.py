@@ -10,8 +10,8 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from perseid.aws.calls import Calls
-from perseid.aws.foreign import group_runs
+from perseid.aws.observe.calls import Calls
+from perseid.aws.observe.foreign import group_runs
 from perseid.aws.session import Aws
 from perseid.cli import main
 from perseid.errors import BadInputError, NotFoundError

@@ -11,9 +11,6 @@ from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
-from perseid.aws import cloudwatch_logs
-from perseid.aws.calls import Calls
-from perseid.aws.execution_progress import MapProgress
 from perseid.aws.executions import (
     FIRST_WAIT,
     LONGEST_WAIT,
@@ -22,6 +19,9 @@ from perseid.aws.executions import (
     Started,
     check_places,
 )
+from perseid.aws.observe import cloudwatch_logs
+from perseid.aws.observe.calls import Calls
+from perseid.aws.observe.execution_progress import MapProgress
 from perseid.aws.session import Aws
 from perseid.aws.stack_resources import StackResources
 from perseid.engines.base import Capabilities

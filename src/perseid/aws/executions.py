@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from perseid import errors
-from perseid.aws.calls import Calls
-from perseid.aws.execution_progress import MapProgress, Watcher
-from perseid.aws.run_archive import collect, collected_before
+from perseid.aws.observe.calls import Calls
+from perseid.aws.observe.execution_progress import MapProgress, Watcher
+from perseid.aws.observe.run_archive import collect, collected_before
 from perseid.aws.session import aws_errors
 from perseid.aws.stack_resources import StackResources
 from perseid.errors import (

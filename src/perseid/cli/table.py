@@ -92,8 +92,8 @@ def _runs(args: argparse.Namespace, options: LoadOptions) -> list[MeasuredRun]:
         return found
     if args.since is None:
         raise BadInputError("--log-group needs --from: from when on, e.g. --from 2h")
-    from perseid.aws.calls import Calls
-    from perseid.aws.foreign import group_runs
+    from perseid.aws.observe.calls import Calls
+    from perseid.aws.observe.foreign import group_runs
     from perseid.aws.session import Aws
 
     calls = Calls(Aws(args.region, args.profile))

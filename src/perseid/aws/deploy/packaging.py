@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import perseid
-from perseid.aws.trim import LEFT_OUT, NUMPY_FOR_SCRIPTS, drop_symbols, left_out
-from perseid.aws.wheels import Target, fetch, own_python, pins
+from perseid.aws.deploy.trim import LEFT_OUT, NUMPY_FOR_SCRIPTS, drop_symbols, left_out
+from perseid.aws.deploy.wheels import Target, fetch, own_python, pins
 from perseid.errors import BadInputError
 from perseid.model.files import local_files
 from perseid.model.identity import DEFAULT_IDENTITY, shipped_identity
@@ -31,9 +31,9 @@ connection test and the DNS updater: no third-party package."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _ALSO_LEFT_OUT = {"numpy": NUMPY_FOR_SCRIPTS}  # kept after all: scripts may import them
 _TOOLS = (
-    "__init__.py", "errors.py", "linux.py", "rendezvous/*", "aws/__init__.py", "aws/address.py",
+    "__init__.py", "errors.py", "linux.py", "rendezvous/*", "aws/__init__.py",
     "aws/handlers/__init__.py", "aws/handlers/log.py", "aws/handlers/ready.py",
-    "aws/handlers/ping.py", "aws/handlers/dns.py",
+    "aws/handlers/ping.py", "aws/handlers/dns.py", "aws/handlers/service_address.py",
 )  # fmt: skip
 _CONTROL_LEFT_OUT = ("cli", "api", "survey/data", "model/data", "model/training", "__main__.py")
 _MODELS = "perseid/model/data"

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from perseid.aws import stack
-from perseid.aws.address import ServiceAddress, ServiceNames, look, publish, read, recorded
+from perseid.aws.handlers.service_address import (
+    ServiceAddress,
+    ServiceNames,
+    look,
+    publish,
+    read,
+    recorded,
+)
 from perseid.aws.session import Aws, aws_errors
 from perseid.errors import AwsError, BadInputError, NotFoundError, RendezvousUnreachableError
 from perseid.rendezvous.client.connectivity import Ping, ping

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from perseid.aws.address import TTL
+from perseid.aws.deploy.template import Options
+from perseid.aws.handlers.service_address import TTL
 from perseid.aws.session import Aws, aws_errors, error_code
-from perseid.aws.template import Options
 from perseid.errors import AwsError, BadInputError, NotFoundError
 
 ECS = "ecs.amazonaws.com"

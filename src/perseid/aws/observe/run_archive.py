@@ -16,9 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from perseid.aws.calls import Calls
-from perseid.aws.cloudwatch_logs import group_of, invocations_of
-from perseid.aws.execution_history import read_executions
+from perseid.aws.observe.calls import Calls
+from perseid.aws.observe.cloudwatch_logs import group_of, invocations_of
+from perseid.aws.observe.execution_history import read_executions
 from perseid.aws.session import aws_errors
 from perseid.aws.stack_resources import StackResources
 from perseid.errors import AwsError, NotFoundError, current_name

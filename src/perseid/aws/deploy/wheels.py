@@ -62,7 +62,7 @@ def own_python() -> str:
 
 def pins(package: str) -> list[str]:
     """The pinned requirements of a package (``worker``, ``control``), all of them."""
-    text = resources.files("perseid.aws").joinpath(f"data/{package}.txt").read_text()
+    text = resources.files("perseid.aws.deploy").joinpath(f"data/{package}.txt").read_text()
     return [line for line in text.splitlines() if line and not line.startswith("#")]
 
 

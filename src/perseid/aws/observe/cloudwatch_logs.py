@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from perseid.aws.calls import Calls
+from perseid.aws.observe.calls import Calls
 from perseid.aws.session import aws_errors
 from perseid.measure.sources.log_files import Invocation
 from perseid.measure.sources.streams import LogEvent, Stream, Traced, trace

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from importlib import resources
 
 from perseid import __version__
-from perseid.aws.packaging import Package
-from perseid.aws.wheels import PYTHONS, Target
+from perseid.aws.deploy.packaging import Package
+from perseid.aws.deploy.wheels import PYTHONS, Target
 from perseid.errors import BadInputError
 
 NAME = "perseid"
@@ -293,7 +293,9 @@ def as_json(values: Mapping[str, str]) -> str:
 
 def _start() -> str:
     """The container's program without its docstrings: a parameter takes 4,096 characters."""
-    source = resources.files("perseid.aws").joinpath("container.py").read_text(encoding="utf-8")
+    source = (
+        resources.files("perseid.aws.deploy").joinpath("container.py").read_text(encoding="utf-8")
+    )
     tree = ast.parse(source)
     del tree.body[0]
     for node in tree.body:
@@ -307,4 +309,6 @@ def _list(values: tuple[str, ...] | None) -> str | None:
 
 
 def _data(name: str) -> str:
-    return resources.files("perseid.aws").joinpath(f"data/{name}").read_text(encoding="utf-8")
+    return (
+        resources.files("perseid.aws.deploy").joinpath(f"data/{name}").read_text(encoding="utf-8")
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from perseid.aws.calls import Calls
+from perseid.aws.observe.calls import Calls
 from perseid.aws.session import aws_errors
 from perseid.measure.execution import Execution
 from perseid.measure.sources.history import moment, read_history

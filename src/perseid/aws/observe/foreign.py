@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from perseid.aws.calls import Calls
-from perseid.aws.cloudwatch_logs import LATE_SECONDS, read_events
-from perseid.aws.execution_history import executions_between, read_executions
+from perseid.aws.observe.calls import Calls
+from perseid.aws.observe.cloudwatch_logs import LATE_SECONDS, read_events
+from perseid.aws.observe.execution_history import executions_between, read_executions
 from perseid.errors import BadInputError
 from perseid.measure.measured_run import MeasuredRun
 from perseid.measure.sources.logruns import invocation_runs

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from perseid.aws import service, stack
+from perseid.aws import stack
+from perseid.aws.deploy import service
 from perseid.aws.handlers.ready import CHECK
 from perseid.aws.session import Aws, aws_errors
 from perseid.errors import AwsError, NotFoundError, PerseidError

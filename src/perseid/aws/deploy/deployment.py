@@ -8,18 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perseid.aws import policy, stack, template
-from perseid.aws.packaging import Package, build
-from perseid.aws.prerequisites import (
+from perseid.aws import stack
+from perseid.aws.deploy import policy, template
+from perseid.aws.deploy.packaging import Package, build
+from perseid.aws.deploy.prerequisites import (
     check_image,
     check_region,
     check_results_buckets,
     check_zone,
     ensure_ecs_role,
 )
+from perseid.aws.deploy.template import Options
 from perseid.aws.session import Aws, aws_errors
 from perseid.aws.stack import TAG, Change, Tell
-from perseid.aws.template import Options
 from perseid.errors import AwsError, NotFoundError
 
 
@@ -51,7 +52,7 @@ def deploy(
     confirm
         Shown the changes before any is made.
     packaging
-        Further arguments of `perseid.aws.packaging.build`.
+        Further arguments of `perseid.aws.deploy.packaging.build`.
 
     Raises
     ------

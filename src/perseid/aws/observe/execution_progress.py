@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from perseid.aws.calls import Calls
+from perseid.aws.observe.calls import Calls
 from perseid.aws.session import aws_errors
 from perseid.aws.stack_resources import StackResources
 from perseid.errors import NotFoundError, StorageError

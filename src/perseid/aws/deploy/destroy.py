@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from perseid.aws import service, stack, template
-from perseid.aws.address import TTL, ServiceNames
+from perseid.aws import stack
+from perseid.aws.deploy import service, template
+from perseid.aws.handlers.service_address import TTL, ServiceNames
 from perseid.aws.session import Aws, aws_errors
 from perseid.aws.stack import TAG, Tell
 from perseid.errors import AwsError, NotFoundError
