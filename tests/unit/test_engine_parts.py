@@ -20,13 +20,13 @@ from perseid.engines.run_plan import makespan
 from perseid.engines.slots import classify_exit
 from perseid.engines.worker_messages import (
     Assignment,
-    Failed,
+    AttemptDone,
+    AttemptFailed,
     Meeting,
     Met,
     Progressed,
     RankNote,
     Ready,
-    Succeeded,
     WorkerSetup,
     from_text,
     to_text,
@@ -50,7 +50,7 @@ def pair():
 
 def test_messages_arrive_whole_and_in_order(pair):
     one, other = pair
-    big = Failed("x" * 100_000)
+    big = AttemptFailed("x" * 100_000)
     one.send(Progressed(1))
     one.send(big)
     assert other.receive(1.0) == Progressed(1)
@@ -88,8 +88,8 @@ ITEM = WorkItem("run", 2, 5, "/results", "/data", (PartitionRef("1.pt", 9, "e"),
         Meeting(JoinSettings("127.0.0.1:10000", "ab" * 32, "direct"), (ITEM, ITEM)),
         Ready(),
         Progressed(512),
-        Succeeded(512, 1.25, 181.5),
-        Failed("it broke", no_result=True, clean=True),
+        AttemptDone(512, 1.25, 181.5),
+        AttemptFailed("it broke", no_result=True, clean=True),
         Met((RankNote(0, ""), RankNote(1, "late"))),
     ],
     ids=lambda message: type(message).__name__,

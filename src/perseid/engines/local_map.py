@@ -18,11 +18,11 @@ from perseid.engines.slots import RunningAttempt, Slot, classify_exit, ending_of
 from perseid.engines.stopping import StopRequests
 from perseid.engines.worker_messages import (
     Assignment,
-    Failed,
+    AttemptDone,
+    AttemptFailed,
     Message,
     Progressed,
     Ready,
-    Succeeded,
     WorkerSetup,
 )
 from perseid.errors import RunError
@@ -226,12 +226,14 @@ class LocalMap:
             self._send(slot)
         elif isinstance(message, Progressed):
             self._report(RankEvent(job.rank, RankState.RUNNING, job.attempt, message.rows))
-        elif isinstance(message, Succeeded | Failed):
+        elif isinstance(message, AttemptDone | AttemptFailed):
             self._attempt_ended(slot, job, message)
 
-    def _attempt_ended(self, slot: Slot, job: RunningAttempt, last: Succeeded | Failed) -> None:
+    def _attempt_ended(
+        self, slot: Slot, job: RunningAttempt, last: AttemptDone | AttemptFailed
+    ) -> None:
         job.peak_mb = max(job.peak_mb, last.peak_mb)
-        if isinstance(last, Failed):
+        if isinstance(last, AttemptFailed):
             rows, clean, said = 0, last.clean, last.message
         else:
             rows, clean, said = last.rows, True, self._memory_note(job)

@@ -6,7 +6,7 @@ import signal
 from dataclasses import dataclass
 
 from perseid.engines.process import WorkerProcess
-from perseid.engines.worker_messages import Failed, Succeeded
+from perseid.engines.worker_messages import AttemptDone, AttemptFailed
 from perseid.pipeline.attempts import Ending
 
 NEARLY_FULL = 0.9
@@ -39,9 +39,9 @@ class Slot:
     """None until it is ready."""
 
 
-def ending_of(message: Succeeded | Failed) -> Ending:
+def ending_of(message: AttemptDone | AttemptFailed) -> Ending:
     """How an attempt ended, by the worker's last message of it."""
-    if isinstance(message, Succeeded):
+    if isinstance(message, AttemptDone):
         return Ending.DONE
     if message.no_result:
         return Ending.NO_RESULT

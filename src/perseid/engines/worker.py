@@ -22,14 +22,14 @@ from perseid.engines import memory
 from perseid.engines.message_stream import MessageStream
 from perseid.engines.worker_messages import (
     Assignment,
-    Failed,
+    AttemptDone,
+    AttemptFailed,
     Meeting,
     Message,
     Met,
     Progressed,
     RankNote,
     Ready,
-    Succeeded,
     WorkerSetup,
 )
 from perseid.errors import BadInputError, PerseidError, StorageError
@@ -174,7 +174,9 @@ def _meet(meeting: Meeting, prepared: Work) -> Met:
     return Met(tuple(RankNote(rank, note) for rank, note in notes.items()))
 
 
-def _attempt(assigned: Assignment, work: Work, channel: MessageStream) -> Succeeded | Failed:
+def _attempt(
+    assigned: Assignment, work: Work, channel: MessageStream
+) -> AttemptDone | AttemptFailed:
     item = assigned.item
     memory.reset_peak()
     began = time.monotonic()
@@ -182,9 +184,9 @@ def _attempt(assigned: Assignment, work: Work, channel: MessageStream) -> Succee
         record = work(item, assigned.attempt, _Progress(channel))
         _check_record(item)
     except Exception as error:
-        answer: Succeeded | Failed = _failure(error)
+        answer: AttemptDone | AttemptFailed = _failure(error)
     else:
-        answer = Succeeded(getattr(record, "rows", 0))
+        answer = AttemptDone(getattr(record, "rows", 0))
     return replace(answer, work_seconds=time.monotonic() - began, peak_mb=memory.peak())
 
 
@@ -200,12 +202,12 @@ class _NoResultError(Exception):
     """The work returned and there is no record."""
 
 
-def _failure(error: Exception) -> Failed:
+def _failure(error: Exception) -> AttemptFailed:
     ours = isinstance(error, PerseidError)
     told = ours or isinstance(error, _NoResultError)
     if not told:
         traceback.print_exc()
-    return Failed(
+    return AttemptFailed(
         str(error) if told else f"{type(error).__name__}: {error}",
         no_result=isinstance(error, _NoResultError),
         # The same input fails in the same way again; a store may have recovered.

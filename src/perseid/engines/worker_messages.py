@@ -1,7 +1,7 @@
 """What the driver and a worker process say to each other: JSON lines over `MessageStream`.
 
 The driver sends `WorkerSetup` once, then an `Assignment` for each rank and, where the ranks merge
-collectively, one `Meeting`. The worker answers `Ready`, then `Progressed`, `Succeeded` or `Failed`
+collectively, one `Meeting`. The worker answers `Ready`, then `Progressed`, `AttemptDone` or `AttemptFailed`
 for each assignment, and `Met`. Both are of one installation, so these lines have no version.
 """
 
@@ -63,7 +63,7 @@ class Progressed:
 
 
 @dataclass(frozen=True)
-class Succeeded:
+class AttemptDone:
     """The attempt left a whole record."""
 
     rows: int = 0
@@ -74,7 +74,7 @@ class Succeeded:
 
 
 @dataclass(frozen=True)
-class Failed:
+class AttemptFailed:
     """The attempt, or the init phase, ended with an error."""
 
     message: str
@@ -105,12 +105,21 @@ class Met:
 
 
 Message = (
-    WorkerSetup | Assignment | Meeting | Ready | Progressed | Succeeded | Failed | Met
+    WorkerSetup | Assignment | Meeting | Ready | Progressed | AttemptDone | AttemptFailed | Met
 )  # fmt: skip
 """All that goes over a worker's connection."""
 _KINDS: Mapping[str, type[Message]] = {
     kind.__name__: kind
-    for kind in (WorkerSetup, Assignment, Meeting, Ready, Progressed, Succeeded, Failed, Met)
+    for kind in (
+        WorkerSetup,
+        Assignment,
+        Meeting,
+        Ready,
+        Progressed,
+        AttemptDone,
+        AttemptFailed,
+        Met,
+    )
 }
 
 
