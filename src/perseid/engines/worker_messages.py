@@ -1,13 +1,14 @@
 """What the driver and a worker process say to each other: JSON lines over `MessageStream`.
 
 The driver sends `WorkerSetup` once, then an `Assignment` for each rank and, where the ranks merge
-collectively, one `Meeting`. The worker answers `Ready`, then `Progressed`, `AttemptDone` or `AttemptFailed`
-for each assignment, and `Met`. Both are of one installation, so these lines have no version.
+collectively, one `Meeting`. The worker answers `Ready`, then for each assignment `Progressed` and
+`AttemptDone` or `AttemptFailed`, and `Met`. Both are of one installation: no version is needed.
 """
 
 from __future__ import annotations
 
 import json
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -108,19 +109,7 @@ Message = (
     WorkerSetup | Assignment | Meeting | Ready | Progressed | AttemptDone | AttemptFailed | Met
 )  # fmt: skip
 """All that goes over a worker's connection."""
-_KINDS: Mapping[str, type[Message]] = {
-    kind.__name__: kind
-    for kind in (
-        WorkerSetup,
-        Assignment,
-        Meeting,
-        Ready,
-        Progressed,
-        AttemptDone,
-        AttemptFailed,
-        Met,
-    )
-}
+_KINDS: Mapping[str, type[Message]] = {kind.__name__: kind for kind in typing.get_args(Message)}
 
 
 def to_text(message: Message) -> str:
