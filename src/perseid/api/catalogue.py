@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from perseid.api.show import html_table
-from perseid.errors import BadInputError, NotFoundError, NotInstalledError
-from perseid.pipeline import layout
+from perseid.errors import NotInstalledError
+from perseid.pipeline.catalogue_reader import StoredCatalogue
 from perseid.pipeline.tables import CATALOGUE
 from perseid.storage import Storage
 from perseid.survey import natural_key
+from perseid.survey.formats.arrow import pyarrow_module
 
 SHOWN_ROWS = 10
 """Rows that a notebook shows."""
@@ -47,30 +48,19 @@ class Catalogue:
     """
 
     def __init__(self, store: Storage) -> None:
-        if not store.exists(layout.CATALOGUE):
-            raise NotFoundError(
-                f"{store.where()} has no {layout.CATALOGUE}: the run was not published, or is one "
-                "of script mode"
-            )
-        self._store = store
+        self._stored = StoredCatalogue(store)
 
     @cached_property
     def _table(self) -> Any:
-        arrow = _pyarrow()
-        where = self._store.where(layout.CATALOGUE)
-        try:
-            data = arrow.BufferReader(self._store.get(layout.CATALOGUE))
-            return arrow.parquet.read_table(data)
-        except arrow.ArrowException as error:
-            raise BadInputError(f"{where} is not a Parquet file: {error}") from error
+        return self._stored.table()
 
     def __len__(self) -> int:
-        return int(self._table.num_rows)
+        return self._stored.num_rows
 
     @property
     def column_names(self) -> list[str]:
         """Names of the columns, in order."""
-        return list(self._table.column_names)
+        return list(self._stored.schema.names)
 
     def equals(self, other: Catalogue) -> bool:
         """Whether both say the same: the same rows, every value of ours equal to the bit.
@@ -134,7 +124,7 @@ class Catalogue:
         return self._table.select([n for n in CORE if n in self.column_names]).take(order)
 
     def __repr__(self) -> str:
-        return f"<Catalogue of {len(self)} objects at {self._store.where(layout.CATALOGUE)}>"
+        return f"<Catalogue of {len(self)} objects at {self._stored.where}>"
 
     def _repr_html_(self) -> str:
         head = self._table.slice(0, SHOWN_ROWS)
@@ -155,16 +145,6 @@ def _first_difference(mine: Any, theirs: Any) -> int | None:
         ]
         other = bits[0] != bits[1]
     else:
-        other = np.asarray(_pyarrow().compute.not_equal(left, right).fill_null(False))
+        other = np.asarray(pyarrow_module().compute.not_equal(left, right).fill_null(False))
     differ = np.flatnonzero((absent[0] != absent[1]) | (other & ~absent[0]))
     return int(differ[0]) if len(differ) else None
-
-
-def _pyarrow() -> Any:
-    try:
-        import pyarrow
-        import pyarrow.compute
-        import pyarrow.parquet
-    except ImportError as error:
-        raise NotInstalledError("reading a catalogue needs pyarrow: pip install pyarrow") from error
-    return pyarrow

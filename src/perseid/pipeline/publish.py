@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from perseid.pipeline import layout, merge
+from perseid.pipeline.catalogue_reader import retire_parts
 from perseid.pipeline.ids import common_kind
 from perseid.pipeline.parquet_writer import ParquetWriter
 from perseid.pipeline.rankfiles import temporary_folder
@@ -30,6 +31,7 @@ def publish_catalogue(storage: Storage, survey: merge.ScoredSurvey, run_id: str,
         ):
             for part, ranks in zip(survey.parts, survey.ranks(), strict=True):
                 writer.write(catalogue_table(part.result, part.score, ranks, kind))
+        retire_parts(storage, [layout.CATALOGUE])
         storage.put(layout.CATALOGUE, path)
         return path.stat().st_size
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 from perseid.errors import BadInputError, NotFoundError, RunError
 from perseid.jsontext import parse_json
 from perseid.pipeline import columns, layout
+from perseid.pipeline.catalogue_reader import catalogue_bytes
 from perseid.pipeline.columns import PartitionResult, Stamp
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.recordcheck import parse_result
@@ -97,7 +98,7 @@ def read_merged(
         surplus = {rank for rank, count in enumerate(manifest.assignment) if not count}
         records |= read_records(storage, manifest, surplus - records.keys())[0]
         records = {rank: records[rank] for rank in range(manifest.world_size)}
-        findings, size = Findings.from_json(merged["found"]), storage.size(layout.CATALOGUE)
+        findings, size = Findings.from_json(merged["found"]), catalogue_bytes(storage)
         if _of_other_models(records, manifest) or len({r.rank for r in found}) != len(found):
             return None
         if (rows, size) != (findings.rows, merged["catalogue_bytes"]):

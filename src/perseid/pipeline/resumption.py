@@ -1,18 +1,14 @@
-"""What a run needs to go on: the model that it began with, and a catalogue that is whole."""
+"""What a run needs to go on: the model that it began with."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from perseid.errors import BadModelError, NotFoundError
+from perseid.errors import BadModelError
 from perseid.model.files import DEFAULT
 from perseid.model.identity import identify
-from perseid.pipeline import layout
 from perseid.pipeline.manifest import Manifest
 from perseid.storage import Storage
-
-PARQUET_END = b"PAR1"
-"""Last bytes of every whole Parquet file."""
 
 
 def with_current_model(
@@ -50,18 +46,3 @@ def with_current_model(
             "--allow-model-change, which marks the run as mixed"
         )
     return replace(manifest, resumed_with=now)
-
-
-def has_catalogue(store: Storage, manifest: Manifest, written: object = None) -> bool:
-    """Whether the run's catalogue is there and whole, as far as its size and its end tell.
-
-    `written` is its size in bytes when it was written, where that is known.
-    """
-    if manifest.script is not None:
-        return True
-    try:
-        size = store.size(layout.CATALOGUE)
-        end = store.get_range(layout.CATALOGUE, max(0, size - len(PARQUET_END)), len(PARQUET_END))
-    except NotFoundError:
-        return False
-    return end == PARQUET_END and written in (None, size)

@@ -11,9 +11,9 @@ from typing import Any
 from perseid.errors import NotFoundError
 from perseid.pipeline import layout
 from perseid.pipeline.attempts import EngineReport
+from perseid.pipeline.catalogue_reader import is_whole
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.rank_outputs import READERS, read_records
-from perseid.pipeline.resumption import has_catalogue
 from perseid.pipeline.summary import missing_sentence
 from perseid.storage import Storage
 from perseid.survey.partition import natural_key
@@ -39,7 +39,7 @@ def finished(store: Storage, manifest: Manifest) -> RunResult | None:
         return None
     if missing_ranks(store, manifest):
         return None
-    if not has_catalogue(store, manifest, last.get("catalogue_bytes")):
+    if manifest.script is None and not is_whole(store, last.get("catalogue_bytes")):
         return None
     return RunResult(manifest, EngineReport(), last, None)
 

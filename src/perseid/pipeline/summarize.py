@@ -9,6 +9,7 @@ from typing import Any
 
 from perseid.errors import RunIncompleteError
 from perseid.pipeline import layout, merge, rank_outputs
+from perseid.pipeline.catalogue_reader import catalogue_bytes
 from perseid.pipeline.environment import differences
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.publish import dump, findings, publish_catalogue, strict
@@ -92,7 +93,7 @@ def summarize(
         "model": manifest.model.to_json() if manifest.model else None,
         **state,
         **{key: getattr(merged.found, key) for key in ("redshift", "anomaly", "top")},
-        "catalogue_bytes": storage.size(layout.CATALOGUE) if manifest.script is None else None,
+        "catalogue_bytes": catalogue_bytes(storage) if manifest.script is None else None,
         "missing": missing_values(records),
         "timing": timing,
         "throughput": throughput(records, timing),

@@ -86,7 +86,7 @@ def render_report(run: MeasuredRun, prices: Prices | None = None) -> str:
 
 
 def _catalogue(folder: RunFolder) -> CatalogueColumns | None:
-    if layout.CATALOGUE not in folder.keys:
+    if not any(layout.is_catalogue(key) for key in folder.keys):
         return None
     try:
         return read_catalogue(folder.store)
