@@ -108,7 +108,9 @@ def test_other_libraries_open_the_folder(runs):
     folder, scores = runs[1] / layout.CATALOGUE, perseid.open_run(runs[0]).catalogue().to_arrow()
     wanted = np.asarray(scores["anomaly_score"])
     parts = [Table.read(path, format="parquet") for path in sorted(folder.iterdir())]
-    query = f"select anomaly_score from '{folder}/part-*.parquet' order by filename, file_row_number"
+    query = (
+        f"select anomaly_score from '{folder}/part-*.parquet' order by filename, file_row_number"
+    )
     for found in (
         pq.read_table(folder)["anomaly_score"],
         pandas.read_parquet(folder)["anomaly_score"],
