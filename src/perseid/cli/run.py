@@ -39,6 +39,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_columns_argument(what)
     add_missing_argument(what)
     add_engine_arguments(parser)
+    parser.add_argument("--state-machine", metavar="ARN", help="on AWS: give the file as it is to "
+                        "this state machine of yours, follow it, print tables")  # fmt: skip
     parser.add_argument("--replace", action="store_true", help="remove a run that is in the way")
     parser.add_argument("--dry-run", action="store_true", help="print the plan, run nothing")
     parser.add_argument("--rate", type=float, metavar="ROWS", help="with --dry-run: rows a second "
@@ -52,6 +54,10 @@ def run(args: argparse.Namespace) -> int:
             "--rate is what --dry-run plans with; a run is as fast as it is: add --dry-run, or "
             "leave --rate out"
         )
+    if args.state_machine is not None:
+        from perseid.cli.existing_machine import run_existing
+
+        return run_existing(args)
     engine = engine_of(args, args.engine)
     plain = plain_of(args)
     request = RunRequest.parse(with_results(plain, engine), options=given_options(args))

@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     runs = _runs(args, LoadOptions(args.arch, args.expect))
     chosen = _chosen(runs, chosen_prices(args), args.table)
     if args.json:
-        print(json.dumps([_plain(table) for table in chosen], indent=1))
+        print(json.dumps([plain_table(table) for table in chosen], indent=1))
         return 0
     if args.out is None:
         sys.stdout.write("\n".join(table.render(args.format, width()) for table in chosen))
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _plain(table: TextTable) -> dict[str, object]:
+def plain_table(table: TextTable) -> dict[str, object]:
     """Unrounded numbers by column, for a program."""
     rows = [{key: cell.value for key, cell in row.items()} for row in table.rows]
     heads = {column.key: column.head for column in table.columns}
