@@ -31,6 +31,7 @@ from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.rank_outputs import read_records
 from perseid.pipeline.request import RunRequest
 from perseid.pipeline.resumption import with_current_model
+from perseid.pipeline.run_summary import EngineDocument
 from perseid.storage import Storage
 
 LIMITS = ("threads", "memory_mb", "timeout", "retries")
@@ -314,7 +315,7 @@ class DaskRun:
 
 def work_on_ranks(
     url: str, ranks: Sequence[int], former: Mapping[int, int], settings: Mapping[str, Any]
-) -> dict[str, Any]:
+) -> EngineDocument:
     """The task, in a Dask worker: some ranks of the run at this URL; the report as JSON.
 
     Dask calls it again elsewhere where the worker was lost: ranks that are done are left out.

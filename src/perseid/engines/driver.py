@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import cast
 
 from perseid.engines.base import Engine, RunHandle
 from perseid.engines.owner import Owner, refuse_if_owned
@@ -28,6 +28,7 @@ from perseid.pipeline.run_state import (
     missing_ranks,
     result_of,
 )
+from perseid.pipeline.run_summary import EngineSummary, RunSummary
 from perseid.pipeline.summarize import summarize
 from perseid.storage import Storage
 
@@ -185,7 +186,7 @@ def follow(
     return _publish(manifest, mapped, measured)
 
 
-def _publish(manifest: Manifest, mapped: EngineReport, measured: dict[str, Any]) -> RunResult:
+def _publish(manifest: Manifest, mapped: EngineReport, measured: EngineSummary) -> RunResult:
     store, incomplete = Storage(manifest.results_url), None
     try:
         summary = summarize(
@@ -193,17 +194,17 @@ def _publish(manifest: Manifest, mapped: EngineReport, measured: dict[str, Any])
             map_seconds=measured["wall_seconds"],
             failures=mapped.failures,
             transport_note=mapped.transport_note,
-            extra={"engine": {k: v for k, v in measured.items() if k != "attempts"}},
+            engine=measured,
         )
     except RunIncompleteError as error:  # after publishing what there is
         incomplete = str(error)
-        summary = parse_json(store.get(layout.SUMMARY))
+        summary = cast(RunSummary, parse_json(store.get(layout.SUMMARY)))
     summary["cost"] = bill(store)
     store.put(layout.SUMMARY, json.dumps(summary, indent=1, allow_nan=False).encode())
     return RunResult(manifest, mapped, summary, incomplete)
 
 
-def bill(store: Storage) -> dict[str, Any] | None:
+def bill(store: Storage) -> Mapping[str, object] | None:
     """What a run costs, from its REPORT lines; None where there are none.
 
     Not summarize's work: a worker's REPORT line is written after the worker has ended.

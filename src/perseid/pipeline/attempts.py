@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
+
+from perseid.pipeline.run_summary import AttemptEntry, EngineDocument
 
 
 class Ending(StrEnum):
@@ -64,9 +66,9 @@ class Attempt:
         """Whether a process was started for it."""
         return self.init_ms is not None
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> AttemptEntry:
         """Plain JSON values, the billed duration included."""
-        return asdict(self) | {"billed_ms": self.billed_ms, "cold": self.cold}
+        return cast(AttemptEntry, asdict(self) | {"billed_ms": self.billed_ms, "cold": self.cold})
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class EngineReport:
         ranks = len({attempt.rank for attempt in self.attempts})
         return self.overhead_seconds / ranks if ranks else 0.0
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> EngineDocument:
         """Plain JSON values, as ``engine.json`` holds them."""
         return {
             "wall_seconds": self.wall_seconds,
@@ -125,7 +127,7 @@ class EngineReport:
         }
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> EngineReport:
+    def from_json(cls, value: EngineDocument) -> EngineReport:
         """Of an ``engine.json``: the attempts of all its drivers, without their notes.
 
         Raises
@@ -134,8 +136,11 @@ class EngineReport:
             It holds something else.
         """
         names = {one.name for one in fields(Attempt)}
-        plain = [{k: v for k, v in entry.items() if k in names} for entry in value["attempts"]]
-        attempts = tuple(Attempt(**one | {"ending": Ending(one["ending"])}) for one in plain)
+        attempts = tuple(
+            Attempt(**{k: cast(Any, v) for k, v in entry.items() if k in names})
+            for entry in value["attempts"]
+        )
+        attempts = tuple(replace(one, ending=Ending(one.ending)) for one in attempts)
         return cls(
             attempts,
             {int(rank): text for rank, text in value["failures"].items()},

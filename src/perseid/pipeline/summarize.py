@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 from perseid.errors import RunIncompleteError
 from perseid.pipeline import layout, merge, rank_outputs
@@ -15,6 +15,7 @@ from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.publish import dump, findings, publish_catalogue, strict
 from perseid.pipeline.rank_outputs import BrokenRankError
 from perseid.pipeline.records import STORE
+from perseid.pipeline.run_summary import EngineSummary, ExecutionSummary, RunSummary
 from perseid.pipeline.stored import Findings, Plain, Records
 from perseid.pipeline.summary import (
     completeness,
@@ -49,9 +50,9 @@ def summarize(
     *,
     map_seconds: float | None = None,
     failures: Mapping[int, str] | None = None,
-    extra: Mapping[str, Any] | None = None,
+    engine: EngineSummary | ExecutionSummary | None = None,
     transport_note: str = "",
-) -> dict[str, Any]:
+) -> RunSummary:
     """Publish what a run found; ``summary.json`` is written last.
 
     Parameters
@@ -63,8 +64,8 @@ def summarize(
         from the records where it is not given.
     failures
         What the engine knows of ranks that left no record: one sentence a rank.
-    extra
-        Further keys of the summary.
+    engine
+        What the engine measured, for the summary.
     transport_note
         Why the engine let the statistics go through the store, where it did.
 
@@ -100,13 +101,13 @@ def summarize(
         "workers": workers(records),
         "transport": transport,
         "warnings": [*manifest.warnings, *_remarks(manifest, merged, transport)],
-        **(extra or {}),
+        **({} if engine is None else {"engine": engine}),
     }
-    summary = dict(strict(summary))
-    storage.put(layout.SUMMARY, dump(summary))
+    finite = cast(RunSummary, strict(summary))
+    storage.put(layout.SUMMARY, dump(finite))
     if state["status"] != "complete":
         raise RunIncompleteError(missing_sentence(storage.where(), state))
-    return summary
+    return finite
 
 
 def _of_communicator(storage: Storage, manifest: Manifest) -> Merged | None:
