@@ -15,7 +15,7 @@ from perseid.aws.observe.foreign import group_runs
 from perseid.aws.session import Aws
 from perseid.cli import main
 from perseid.errors import BadInputError, NotFoundError
-from perseid.measure.sources.options import LoadOptions
+from perseid.measure.sources.load_options import LoadOptions
 
 GROUP = "/aws/lambda/cosmic-executor"
 INIT = "/aws/lambda/cosmic-init"

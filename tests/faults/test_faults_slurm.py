@@ -14,7 +14,7 @@ import perseid
 from perseid.api.runs import begin
 from perseid.cli import main
 from perseid.engines.slurm import SlurmEngine
-from perseid.engines.slurm.commands import ENDINGS, LIVE, time_limit
+from perseid.engines.slurm.slurm_commands import ENDINGS, LIVE, time_limit
 from perseid.errors import BadInputError, RunError, RunInterruptedError
 from perseid.storage import Storage
 from perseid.survey import write_cutouts

@@ -13,7 +13,7 @@ from tiny import tiny_survey
 from perseid.engines.driver import finished, missing_ranks
 from perseid.errors import RunIncompleteError, WorkerFailedError
 from perseid.measure.present.report import render_report
-from perseid.measure.present.table import tables
+from perseid.measure.present.run_tables import tables
 from perseid.measure.prices import Prices
 from perseid.measure.sources.load import load_runs
 from perseid.pipeline import layout

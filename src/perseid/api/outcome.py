@@ -124,7 +124,7 @@ def _plural(word: str, number: int) -> str:
 
 def _table(store: Storage) -> str:
     """The table that users make, with this run as its one row; `perseid table` has the notes."""
-    from perseid.measure.present.table import run_table
+    from perseid.measure.present.run_tables import run_table
     from perseid.measure.prices import Prices
     from perseid.measure.sources.load import load_runs
 

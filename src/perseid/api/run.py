@@ -169,7 +169,7 @@ class Run:
 
     def table(self, prices: Prices | None = None) -> TableView:
         """Memory, duration and cost of the run, as ``perseid table`` prints them."""
-        from perseid.measure.present.table import run_table
+        from perseid.measure.present.run_tables import run_table
         from perseid.measure.sources.load import load_runs
 
         return TableView([run_table(load_runs([self.url]), prices or Prices())])

@@ -91,7 +91,7 @@ def plain_of(args: argparse.Namespace) -> dict[str, Any]:
 
 def _dry_run(args: argparse.Namespace, request: RunRequest) -> int:
     from perseid.cli.dry_run import print_plan, script_plan
-    from perseid.engines import calibrate
+    from perseid.engines import worker_speed
     from perseid.engines.local import options_of
     from perseid.engines.run_plan import make_plan
     from perseid.pipeline.checks import count_rows
@@ -118,9 +118,9 @@ def _dry_run(args: argparse.Namespace, request: RunRequest) -> int:
         manifest.partitions,
         column_names(manifest.settings.columns or {}),
     )
-    pace = calibrate.measure(manifest.item(0), options.threads)
+    pace = worker_speed.measure(manifest.item(0), options.threads)
     if args.rate is not None:
-        pace = calibrate.at_rate(pace, args.rate)
+        pace = worker_speed.at_rate(pace, args.rate)
     expected = make_plan(manifest, options, pace, counts)
     if args.json:
         json.dump(expected.to_json(), sys.stdout, indent=1)

@@ -12,11 +12,11 @@ from perseid.cli import units
 from perseid.cli.awsarguments import add_storage_arguments
 from perseid.errors import BadInputError
 from perseid.measure.measured_run import MeasuredRun
-from perseid.measure.present.table import partition_table, run_table, tables
+from perseid.measure.present.run_tables import partition_table, run_table, tables
 from perseid.measure.present.text import FORMATS, TextTable
 from perseid.measure.prices import ARCHITECTURES, Prices, load_prices
 from perseid.measure.sources.load import load_runs
-from perseid.measure.sources.options import LoadOptions
+from perseid.measure.sources.load_options import LoadOptions
 
 WHICH = ("both", "runs", "partitions")
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 
 from perseid.engines.local_map import LocalMap
-from perseid.engines.options import LocalOptions
+from perseid.engines.local_options import LocalOptions
 from perseid.engines.process import Reaper
 from perseid.engines.script_gang import around_scripts
 from perseid.engines.stopping import StopRequests

@@ -20,7 +20,7 @@ from perseid.engines.block import (
     work_on_block,
 )
 from perseid.engines.local import LocalEngine, options_of
-from perseid.engines.options import WORKER, LocalOptions
+from perseid.engines.local_options import WORKER, LocalOptions
 from perseid.engines.owner import Owner
 from perseid.engines.retry import RetryPolicy
 from perseid.engines.stopping import StopRequests

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from perseid.engines.attached import AttachedRun
 from perseid.engines.base import Capabilities, RunHandle
-from perseid.engines.options import LocalOptions
+from perseid.engines.local_options import LocalOptions
 from perseid.engines.retry import RetryPolicy
 from perseid.errors import NotFoundError
 from perseid.linux import need_linux

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Sequence
 
 from perseid.engines.gang import CollectiveOutcome, Gang, skip_reason
-from perseid.engines.options import LocalOptions
+from perseid.engines.local_options import LocalOptions
 from perseid.engines.process import Reaper, WorkerProcess, worker_environment
 from perseid.engines.rank_logs import RankLogs, end_lines, start_lines
 from perseid.engines.schedule import Schedule

@@ -10,7 +10,7 @@ from typing import Self
 
 from perseid.engines.attached import AttachedRun
 from perseid.engines.local_map import LocalMap
-from perseid.engines.options import LocalOptions
+from perseid.engines.local_options import LocalOptions
 from perseid.engines.owner import Owner
 from perseid.engines.process import Reaper
 from perseid.engines.script_gang import around_scripts

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from perseid.engines.options import LocalOptions
+from perseid.engines.local_options import LocalOptions
 from perseid.errors import BadInputError
-from perseid.measure.calibrate import Pace
+from perseid.measure.calibration import Pace
 from perseid.measure.cost import Cost, Usage, cost, map_transitions
 from perseid.measure.report_line import Report
 from perseid.pipeline.checks import RowCount

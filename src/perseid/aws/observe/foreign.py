@@ -10,8 +10,8 @@ from perseid.aws.observe.cloudwatch_logs import LATE_SECONDS, read_events
 from perseid.aws.observe.execution_history import executions_between, read_executions
 from perseid.errors import BadInputError
 from perseid.measure.measured_run import MeasuredRun
+from perseid.measure.sources.load_options import LoadOptions
 from perseid.measure.sources.logruns import invocation_runs
-from perseid.measure.sources.options import LoadOptions
 from perseid.measure.sources.streams import trace
 
 

@@ -14,7 +14,7 @@ from perseid.measure.present.findings import (
     gallery_section,
     redshift_section,
 )
-from perseid.measure.present.table import bill
+from perseid.measure.present.run_tables import bill
 from perseid.measure.present.text import plural, seconds, significant
 from perseid.measure.present.view import (
     Definitions,

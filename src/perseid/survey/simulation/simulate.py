@@ -31,7 +31,7 @@ from perseid.survey.formats import format_for
 from perseid.survey.reader import write_cutouts
 from perseid.survey.simulation import sdss
 from perseid.survey.simulation.anomalies import ANOMALY_KINDS
-from perseid.survey.simulation.objects import ROUND, held_out, object_ids, render_objects
+from perseid.survey.simulation.object_rendering import ROUND, held_out, object_ids, render_objects
 from perseid.survey.simulation.render import galsim_module
 
 BLOCK = 256

@@ -16,8 +16,8 @@ from perseid.engines.attached import AttachedRun
 from perseid.engines.base import Capabilities
 from perseid.engines.block import attempts_before, merged_through_store
 from perseid.engines.local import LocalEngine, options_of
-from perseid.engines.slurm import commands
-from perseid.engines.slurm.commands import ENDINGS, RUNNING, Resources, TaskState
+from perseid.engines.slurm import slurm_commands
+from perseid.engines.slurm.slurm_commands import ENDINGS, RUNNING, Resources, TaskState
 from perseid.engines.slurm.submission import Submission, get_reports
 from perseid.errors import BadInputError, NotFoundError, RunError
 from perseid.pipeline import layout
@@ -87,7 +87,7 @@ class SlurmEngine:
     ) -> None:
         if ranks_per_task is not None and ranks_per_task < 1:
             raise BadInputError(f"ranks_per_task must be at least 1, not {ranks_per_task}")
-        if time is not None and commands.time_limit(time) is None:
+        if time is not None and slurm_commands.time_limit(time) is None:
             raise BadInputError(f"time {time!r} is not one: give it as sbatch takes it: 2:00:00")
         self._resources = partition or "", account or "", time or ""
         try:
@@ -169,7 +169,7 @@ class SlurmEngine:
             )
             name = f"perseid-{manifest.run_id.rpartition('-')[2]}"
             jobs.append(
-                commands.submit(script, submission.tasks, name, _output(manifest), resources)
+                slurm_commands.submit(script, submission.tasks, name, _output(manifest), resources)
             )
         mark: dict[str, object] = {"engine": self.name, "submission": submission.name}
         mark |= {"jobs": jobs, "since": time.time(), "sbatch": self._sbatch, **self._named()}
@@ -201,7 +201,7 @@ class SlurmEngine:
 
     def _packing(self, ranks: int) -> int:
         """Ranks of a task, so that the array is not larger than it may be."""
-        least = -(-ranks // max(1, commands.largest_array() - 1))
+        least = -(-ranks // max(1, slurm_commands.largest_array() - 1))
         wanted = self._ranks_per_task or -(-ranks // WANTED_TASKS)
         return max(1, least, wanted)
 
@@ -262,7 +262,7 @@ class SlurmRun(AttachedRun):
         self._look()
         if self.ended:
             return False
-        commands.cancel(self.jobs)
+        slurm_commands.cancel(self.jobs)
         return True
 
     def report(self) -> EngineReport:
@@ -296,7 +296,7 @@ class SlurmRun(AttachedRun):
     def _look(self) -> None:
         if self._over:
             return
-        found = commands.states(self.jobs)
+        found = slurm_commands.states(self.jobs)
         if found is None:
             return  # the controller does not answer: nothing is known, so nothing has ended
         self._tasks |= {task.index: task for task in found}
@@ -332,7 +332,7 @@ def _refuse_if_live(store: Storage) -> None:
         jobs = [str(job) for job in mark["jobs"]]
     except (NotFoundError, ValueError, KeyError, TypeError):
         return
-    live = [task for task in commands.states(jobs) or () if task.live] if jobs else []
+    live = [task for task in slurm_commands.states(jobs) or () if task.live] if jobs else []
     if live:
         raise RunError(
             f"jobs {', '.join(jobs)} of Slurm work on {store.where()}: wait for them "

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from perseid.errors import BadInputError
-from perseid.measure.calibrate import Calibration, vcpus
+from perseid.measure.calibration import Calibration, vcpus
 from perseid.measure.cost import Usage, cost, map_transitions
 from perseid.measure.measured_run import MIB
 from perseid.measure.prices import Prices

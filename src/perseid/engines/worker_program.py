@@ -1,4 +1,4 @@
-"""The program of a worker process: ``python -m perseid.engines.worker SOCKET PARENT``.
+"""The program of a worker process: ``python -m perseid.engines.worker_program SOCKET PARENT``.
 
 It loads the model once (its init), then works on one rank after the other as they come through the
 socket, and ends with its parent.

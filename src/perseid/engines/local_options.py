@@ -10,7 +10,7 @@ from perseid.engines.retry import RetryPolicy
 from perseid.errors import BadInputError
 from perseid.model.runtime.processor import usable_threads
 
-WORKER = (sys.executable, "-P", "-m", "perseid.engines.worker")
+WORKER = (sys.executable, "-P", "-m", "perseid.engines.worker_program")
 """The program of a worker; gets the number of its socket and of its parent process.
 
 ``-P``: a file in the current folder is no module of it."""
@@ -36,7 +36,7 @@ class LocalOptions:
     second_attempts: bool = True
     """Whether an idle worker doubles a straggler (`perseid.engines.retry.is_straggler`)."""
     command: Sequence[str] = WORKER
-    """The worker's program: one that calls `perseid.engines.worker.main`."""
+    """The worker's program: one that calls `perseid.engines.worker_program.main`."""
 
     environment: Mapping[str, str] = field(default_factory=dict)
     """Further variables of the workers and of the scripts that they start."""

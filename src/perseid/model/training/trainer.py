@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from perseid.errors import RunInterruptedError
 from perseid.model.training.astromae import AstroMAE, MaskedAutoencoder
 from perseid.model.training.data import TrainingSet
-from perseid.model.training.options import Report, Stop, TrainEvent, TrainOptions
 from perseid.model.training.steps import (
     SYMMETRIES,
     RunningMean,
@@ -33,6 +32,7 @@ from perseid.model.training.steps import (
     redshift_loss,
     turned,
 )
+from perseid.model.training.train_options import Report, Stop, TrainEvent, TrainOptions
 from perseid.survey.splits import TRAIN, VALIDATION
 
 PHASES = ("pretrain", "redshift")

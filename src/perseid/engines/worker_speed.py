@@ -1,6 +1,6 @@
 """How fast a worker is on this machine: a short measurement in a process of its own.
 
-``python -m perseid.engines.calibrate`` reads a setup (JSON) from its standard input and writes a
+``python -m perseid.engines.worker_speed`` reads a setup (JSON) from its standard input and writes a
 `Pace` (JSON) to its standard output.
 """
 
@@ -16,7 +16,7 @@ from perseid.engines import memory
 from perseid.engines.process import worker_environment
 from perseid.engines.worker_messages import WorkerSetup, from_text, to_text
 from perseid.errors import BadInputError, BadModelError, PerseidError
-from perseid.measure.calibrate import Pace
+from perseid.measure.calibration import Pace
 from perseid.pipeline.items import WorkItem
 
 SECONDS = 1.0
@@ -36,7 +36,7 @@ def measure(item: WorkItem, threads: int) -> Pace:
     setup = WorkerSetup(item, threads, TIMEOUT, time.time())
     try:
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "perseid.engines.calibrate"],
+            [sys.executable, "-P", "-m", "perseid.engines.worker_speed"],
             input=to_text(setup),
             capture_output=True,
             text=True,
