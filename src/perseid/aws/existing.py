@@ -17,8 +17,8 @@ from perseid.measure.fields import Fields
 from perseid.measure.measured_run import MeasuredRun
 from perseid.measure.report_line import Report
 from perseid.measure.sources.history import moment
+from perseid.measure.sources.load_options import LoadOptions
 from perseid.measure.sources.logruns import execution_run, invocation_runs
-from perseid.measure.sources.options import LoadOptions
 from perseid.measure.sources.streams import Traced, trace
 from perseid.pipeline.events import CountEvent
 from perseid.pipeline.initialize import new_run_id

@@ -13,7 +13,7 @@ from perseid.cli.request_options import given_options
 from perseid.cli.table import plain_table
 from perseid.errors import BadInputError, RunError, RunInterruptedError
 from perseid.measure.measured_run import MeasuredRun
-from perseid.measure.present.table import tables
+from perseid.measure.present.run_tables import tables
 from perseid.measure.prices import Prices
 from perseid.pipeline.request import read_keys
 from perseid.textfile import decode
