@@ -14,20 +14,30 @@ from perseid.pipeline.ids import Ids, as_kind
 from perseid.pipeline.parquet_writer import ParquetColumn, ParquetType, Strings, Values
 
 PREDICTIONS = (
-    ParquetColumn("object_id", ParquetType.INT64, optional=True),
-    ParquetColumn("partition", ParquetType.UTF8),
-    ParquetColumn("row", ParquetType.INT32),
-    ParquetColumn("z_pred", ParquetType.FLOAT32),
-    ParquetColumn("z_spec", ParquetType.FLOAT64, optional=True),
-    ParquetColumn("label", ParquetType.INT32, optional=True),
-    ParquetColumn("flag", ParquetType.INT32),
-)
+    ParquetColumn("object_id", ParquetType.INT64, optional=True, ucd="meta.id;meta.main",
+                  description="Identifier of the object in the survey"),
+    ParquetColumn("partition", ParquetType.UTF8, ucd="meta.id;meta.file",
+                  description="File of the survey that the object lies in"),
+    ParquetColumn("row", ParquetType.INT32, ucd="meta.record",
+                  description="Row of the object in that file, from 0"),
+    ParquetColumn("z_pred", ParquetType.FLOAT32, ucd="src.redshift.phot",
+                  description="Redshift predicted by the model; NaN where flag is not 0"),
+    ParquetColumn("z_spec", ParquetType.FLOAT64, optional=True, ucd="src.redshift",
+                  description="Spectroscopic redshift given by the survey"),
+    ParquetColumn("label", ParquetType.INT32, optional=True, ucd="meta.code.class",
+                  description="Label given by the survey"),
+    ParquetColumn("flag", ParquetType.INT32, ucd="meta.code.qual",
+                  description="0; 1: a pixel or a magnitude is not finite; 2: the model gave no "
+                  "finite answer; 3: an input that the model uses is missing"),
+)  # fmt: skip
 """Columns of a rank's ``predictions.parquet``; a row group a partition."""
 CATALOGUE = (
     *PREDICTIONS,
-    ParquetColumn("anomaly_score", ParquetType.FLOAT64, optional=True),
-    ParquetColumn("anomaly_rank", ParquetType.INT64, optional=True),
-)
+    ParquetColumn("anomaly_score", ParquetType.FLOAT64, optional=True, ucd="stat.value",
+                  description="Distance from the whole survey; about 1 for a plain object"),
+    ParquetColumn("anomaly_rank", ParquetType.INT64, optional=True, ucd="stat.rank",
+                  description="1 for the most anomalous object of the survey"),
+)  # fmt: skip
 """Columns of ``catalogue.parquet``; a row group a partition."""
 
 
