@@ -47,7 +47,7 @@ class ExistingMachine:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredExecution:
     """What came of an execution."""
 
     execution: Execution
@@ -173,7 +173,7 @@ def look(calls: Calls, arn: str) -> CountEvent:
 
 def measure(
     calls: Calls, machine: ExistingMachine, arn: str, options: LoadOptions | None = None
-) -> Measured:
+) -> MeasuredExecution:
     """What an ended execution took and cost, from its history and its functions' logs.
 
     Invocations of other executions at the same time are left out: they are told apart by the
@@ -187,9 +187,9 @@ def measure(
     found = invocation_runs([traced.invocation for traced in workers], source, size, options)
     run = next((one for one in found if one.execution is execution), None)
     if run is None:
-        return Measured(execution, execution_run(execution, source))
+        return MeasuredExecution(execution, execution_run(execution, source))
     others = _invocations(calls, machine.others, execution)
-    return Measured(execution, _with_others(run, others))
+    return MeasuredExecution(execution, _with_others(run, others))
 
 
 def _with_others(run: MeasuredRun, others: Iterable[Traced]) -> MeasuredRun:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-from perseid.engines.owner import is_alive, read_mark
+from perseid.engines.owner import read_mark
 from perseid.errors import NotFoundError, RunError, RunInterruptedError
 from perseid.pipeline import layout
 from perseid.pipeline.attempts import EngineReport
@@ -42,7 +41,7 @@ class AttachedRun:
     def ended(self) -> bool:
         """Whether its driver is gone; of one on another machine, whether its mark is."""
         mark = read_mark(self._store)
-        return mark is None or (mark.get("host") == socket.gethostname() and not is_alive(mark))
+        return mark is None or (mark.here and not mark.is_alive)
 
     def poll(self) -> Sequence[Event]:
         """The ranks that have got a record since the last look."""
@@ -74,13 +73,13 @@ class AttachedRun:
         mark = read_mark(self._store)
         if mark is None or self.ended:
             return False
-        if mark.get("host") != socket.gethostname():
+        if not mark.here:
             raise RunError(
-                f"{self._store.where()} is worked on by process {mark['pid']} on {mark['host']}: "
+                f"{self._store.where()} is worked on by process {mark.pid} on {mark.host}: "
                 "stop it there"
             )
         with suppress(ProcessLookupError):
-            os.kill(int(mark["pid"]), signal.SIGINT)
+            os.kill(mark.pid, signal.SIGINT)
         return True
 
     def report(self) -> EngineReport:

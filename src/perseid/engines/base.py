@@ -83,11 +83,16 @@ class RunHandle(Protocol):
     ) -> None: ...
 
 
+def stated(settings: Mapping[str, object], names: Sequence[str]) -> Any:
+    """Those of the settings with these names that are set, as keyword arguments."""
+    return {name: settings[name] for name in names if settings.get(name) is not None}
+
+
 class Engine(Protocol):
     """Where the ranks of a run work."""
 
     @classmethod
-    def configured(cls, settings: Mapping[str, Any]) -> Self:
+    def configured(cls, settings: Mapping[str, object]) -> Self:
         """With those that it knows of these, from ``driver.json`` or the command line."""
 
     @property

@@ -10,10 +10,10 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from perseid.engines.attached import AttachedRun
-from perseid.engines.base import Capabilities
+from perseid.engines.base import Capabilities, stated
 from perseid.engines.block import attempts_before, merged_through_store
 from perseid.engines.local import LocalEngine, options_of
 from perseid.engines.slurm import slurm_commands
@@ -101,10 +101,9 @@ class SlurmEngine:
         self._command = tuple(command)
 
     @classmethod
-    def configured(cls, settings: Mapping[str, Any]) -> Self:
+    def configured(cls, settings: Mapping[str, object]) -> Self:
         """With these of the keyword arguments."""
-        names = (*SETTINGS, *LIMITS)
-        return cls(**{name: settings[name] for name in names if settings.get(name) is not None})
+        return cls(**stated(settings, (*SETTINGS, *LIMITS)))
 
     @property
     def capabilities(self) -> Capabilities:
