@@ -28,7 +28,7 @@ class FmiConfig:
     region: str | None
     deadline: float
     """Seconds for the others to come."""
-    ways: tuple[TransportCosts, ...]
+    transports: tuple[TransportCosts, ...]
     """The enabled backends with the file's (or our) constants."""
     rates: Rates
     key: str | None = field(default=None, repr=False)
@@ -73,7 +73,7 @@ def load(path: str | Path, faas_memory: int, rendezvous: str | None = None) -> F
         bucket=_bucket(s3) if s3 else None,
         region=s3.get("s3_region") if s3 else None,
         deadline=max([*waits, 1.0]) * MILLISECOND if any(waits) else 60.0,
-        ways=_ways(bool(direct), bool(s3), model),
+        transports=_transports(bool(direct), bool(s3), model),
         rates=_rates(model, faas_memory),
         key=str(direct["key"]) if direct.get("key") else None,
     )
@@ -105,13 +105,13 @@ def _bucket(s3: Mapping[str, Any]) -> str:
     return name if "://" in name or name.startswith("/") else f"s3://{name}"
 
 
-def _ways(direct: bool, s3: bool, model: Mapping[str, Any]) -> tuple[TransportCosts, ...]:
+def _transports(direct: bool, s3: bool, model: Mapping[str, Any]) -> tuple[TransportCosts, ...]:
     known = {way.name: way for way in TRANSPORTS}
-    ways = []
+    transports = []
     for enabled, name, key in ((direct, "direct", "Direct"), (s3, "store", "S3")):
         told, way = _part(model, key), known[name]
         if enabled:
-            ways.append(
+            transports.append(
                 TransportCosts(
                     name,
                     _number(told, "overhead", way.latency / MILLISECOND) * MILLISECOND,
@@ -121,7 +121,7 @@ def _ways(direct: bool, s3: bool, model: Mapping[str, Any]) -> tuple[TransportCo
                     way.server,
                 )
             )
-    return tuple(ways)
+    return tuple(transports)
 
 
 def _rates(model: Mapping[str, Any], faas_memory: int) -> Rates:

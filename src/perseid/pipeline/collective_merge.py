@@ -80,7 +80,7 @@ class RankOutputs:
 
 @dataclass(frozen=True)
 class Exchanged:
-    """What a meeting changes in a rank's record: fields of `RankRecord`, keys of its JSON."""
+    """What a merge changes in a rank's record: fields of `RankRecord`, keys of its JSON."""
 
     transport: str
     routes: Mapping[str, str]
@@ -108,62 +108,63 @@ JOIN = Op.custom(Share.join, commutative=True, associative=True)
 """Bit for bit so, since `Partial` is: it may go up a tree."""
 
 
-def merge_collectively(left: RankOutputs, meeting: JoinSettings) -> Exchanged:
+def merge_collectively(outputs: RankOutputs, settings: JoinSettings) -> Exchanged:
     """Take part in the merge of a run as one rank; what this changes in its record.
 
     Never raises: what goes wrong is in ``transport_note`` of the record, and ``transport`` is
     ``store`` then. The record in the store is replaced.
     """
-    clock, routes = Timeline(), dict[int, str]()
+    clock, transports = Timeline(), dict[int, str]()
     try:
-        changes = _meet(left, meeting, clock, routes)
+        changes = _merge(outputs, settings, clock, transports)
     except Exception as error:  # the store has all that is needed; a retry would redo the inference
-        said = str(error) if isinstance(error, PerseidError) else f"{type(error).__name__}: {error}"
+        known = isinstance(error, PerseidError)
+        reason = str(error) if known else f"{type(error).__name__}: {error}"
         if isinstance(error, NoPathError):
-            routes |= dict.fromkeys(error.ranks, STORE)
-        changes = _changes(left, clock, STORE, routes, said)
+            transports |= dict.fromkeys(error.ranks, STORE)
+        changes = _changes(outputs, clock, STORE, transports, reason)
     # A record that cannot be replaced says `store`, which is what summarize believes anyway.
     with contextlib.suppress(PerseidError):
-        left.storage.put(
-            layout.record(left.item.rank), _json({**left.record.plain, **vars(changes)})
+        outputs.storage.put(
+            layout.record(outputs.item.rank), _json({**outputs.record.plain, **vars(changes)})
         )
     return changes
 
 
-def _meet(
-    left: RankOutputs, meeting: JoinSettings, clock: Timeline, routes: dict[int, str]
+def _merge(
+    outputs: RankOutputs, settings: JoinSettings, clock: Timeline, transports: dict[int, str]
 ) -> Exchanged:
-    item = left.item
+    item = outputs.item
     with clock.stage("rendezvous"):
         comm = Communicator.join(
             item.run_id,
             item.rank,
             item.world_size,
-            meeting.rendezvous,
-            meeting.key,
-            transport=meeting.transport,
-            deadline=meeting.deadline,
-            timeout=meeting.timeout,
-            death_timeout=meeting.losses.death,
-            link_timeout=meeting.losses.link,
-            silence_timeout=meeting.losses.silence,
+            settings.rendezvous,
+            settings.key,
+            transport=settings.transport,
+            deadline=settings.deadline,
+            timeout=settings.timeout,
+            death_timeout=settings.losses.death,
+            link_timeout=settings.losses.link,
+            silence_timeout=settings.losses.silence,
         )
     with comm:
         try:
             with clock.stage("collectives"):
-                groups, parts = merged(comm, left)
+                groups, parts = merged(comm, outputs)
         finally:
-            routes |= comm.routes
-        used = "+".join(sorted(set(routes.values())))
-        changes = _changes(left, clock, used or ALONE, routes, "")
-        records = comm.gather({**left.record.plain, **vars(changes)})
+            transports |= comm.transports
+        used = "+".join(sorted(set(transports.values())))
+        changes = _changes(outputs, clock, used or ALONE, transports, "")
+        records = comm.gather({**outputs.record.plain, **vars(changes)})
     if parts is not None and records is not None:
-        publish(left, groups, parts, records, clock)
+        publish(outputs, groups, parts, records, clock)
     return changes
 
 
 def merged(
-    comm: Exchange, left: RankOutputs
+    comm: Exchange, outputs: RankOutputs
 ) -> tuple[Mapping[str, int], list[merge.Scored] | None]:
     """Score every rank's objects against the whole survey.
 
@@ -173,13 +174,13 @@ def merged(
     go to rank 0 with the columns, since the catalogue is one file: some 40 bytes an object, while
     the features (400) stay where they are. Ranks over all scores follow from them exactly.
     """
-    share = comm.reduce(left.share(), JOIN)
+    share = comm.reduce(outputs.share(), JOIN)
     whole = None
     if share is not None:
         whole = (share.groups, merge.survey_metric(share.partial, share.groups))
     # One rank's metric for all: eigenvectors may differ by a bit from machine to machine.
     groups, metric = comm.bcast(whole)
-    scored = [merge.score(result, metric) for result in left.results()]
+    scored = [merge.score(result, metric) for result in outputs.results()]
     parts = comm.gather(scored)
     if parts is None:
         return groups, None
@@ -187,14 +188,14 @@ def merged(
 
 
 def publish(
-    left: RankOutputs,
+    outputs: RankOutputs,
     groups: Mapping[str, int],
     parts: list[merge.Scored],
     records: list[Plain],
     clock: Timeline,
 ) -> None:
     """Rank 0: the catalogue, all records, and last what says that both are whole."""
-    item, storage = left.item, left.storage
+    item, storage = outputs.item, outputs.storage
     survey = merge.rank(parts)
     with clock.stage("publish"):
         size = publish_catalogue(storage, survey, item.run_id, "rank 0")
@@ -212,17 +213,17 @@ def publish(
 
 
 def _changes(
-    left: RankOutputs, clock: Timeline, transport: str, routes: Mapping[int, str], note: str
+    outputs: RankOutputs, clock: Timeline, transport: str, transports: Mapping[int, str], note: str
 ) -> Exchanged:
     spent = {stage: clock.seconds(stage) for stage in ("rendezvous", "collectives")}
-    stages = {**left.record.stages, **spent}
-    stages["total"] = left.record.stages["total"] + sum(spent.values())
+    stages = {**outputs.record.stages, **spent}
+    stages["total"] = outputs.record.stages["total"] + sum(spent.values())
     return Exchanged(
         transport=transport,
-        routes={str(peer): route for peer, route in sorted(routes.items())},
+        routes={str(peer): used for peer, used in sorted(transports.items())},
         transport_note=note,
         stages=stages,
-        timeline=(*left.record.timeline, *clock.joined()),
+        timeline=(*outputs.record.timeline, *clock.joined()),
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 
 class Exchange(Protocol):
-    """The collectives that `together` uses; names and meanings as in mpi4py."""
+    """The collectives that `collective_merge` uses; names and meanings as in mpi4py."""
 
     @property
     def rank(self) -> int:

@@ -167,8 +167,8 @@ def transports(manifest: Manifest, records: Records, used: str, note: str) -> di
     used_by_rank = [r.transport for r in records.values() if r.transport]
     ends: dict[str, int] = {}
     for record in records.values():
-        for route in record.routes.values():
-            ends[route] = ends.get(route, 0) + 1
+        for transport in record.routes.values():
+            ends[transport] = ends.get(transport, 0) + 1
     stages = [r.stages for r in records.values()]
     reason = None
     if used == STORE != asked:
