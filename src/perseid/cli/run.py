@@ -22,7 +22,7 @@ from perseid.errors import BadInputError
 from perseid.pipeline.request import RunRequest, read_keys
 from perseid.storage import Storage
 from perseid.survey.missing import parse_options
-from perseid.survey.names import column_names, parse_columns
+from perseid.survey.names import parse_columns
 
 DRY_RUN = "local"
 """The engine whose runs `--dry-run` plans."""
@@ -97,6 +97,7 @@ def _dry_run(args: argparse.Namespace, request: RunRequest) -> int:
     from perseid.pipeline.checks import count_rows
     from perseid.pipeline.claim import FormerRun, refuse_if_taken
     from perseid.pipeline.initialize import plan
+    from perseid.pipeline.survey_columns import read_options
 
     if args.engine != DRY_RUN:
         raise BadInputError(
@@ -116,7 +117,7 @@ def _dry_run(args: argparse.Namespace, request: RunRequest) -> int:
     counts = count_rows(
         Storage(manifest.data_url),
         manifest.partitions,
-        column_names(manifest.settings.columns or {}),
+        read_options(manifest.settings),
     )
     pace = worker_speed.measure(manifest.item(0), options.threads)
     if args.rate is not None:

@@ -198,7 +198,7 @@ def publish(
     item, storage = outputs.item, outputs.storage
     survey = merge.rank(parts)
     with clock.stage("publish"):
-        size = publish_catalogue(storage, survey, item.run_id, "rank 0")
+        size = publish_catalogue(storage, survey, item.run_id, "rank 0", item.survey_columns)
         storage.put(layout.COMBINED, _json([one for one in records if had_data(one)]))
     names = stored_label_names(item.options.to_json(), item.data_url)
     done = {

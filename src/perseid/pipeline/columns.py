@@ -49,6 +49,9 @@ class PartitionResult:
     """(n,), masked where single labels are missing."""
     features: NDArray[np.float32] | None = None
     """(n, d), NaN where flagged; None where nothing is scored."""
+    carried: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """Columns of the survey that the catalogue takes, by their names there, (n,); masked where
+    single values are missing. A column that the partition lacks is not among them."""
 
     def __len__(self) -> int:
         return len(self.z_pred)
@@ -71,6 +74,8 @@ class Stamp:
 
 _MASKED, _MASK = ("object_id", "label"), ".missing"
 """Columns of which single values may be missing, and the name of the array that says which."""
+_CARRIED, _CARRIED_MASK = "carried/", "carried_missing/"
+"""Before the name of a carried column, and of the array that says which values are missing."""
 
 
 class NpzWriter:
@@ -109,10 +114,15 @@ class NpzWriter:
 
 def add_result(writer: NpzWriter, result: PartitionResult) -> None:
     """Append one partition to a rank's ``features.npz``."""
-    arrays = {f.name: getattr(result, f.name) for f in fields(result) if f.name != "key"}
-    for name in _MASKED:
+    apart = ("key", "carried")
+    arrays = {f.name: getattr(result, f.name) for f in fields(result) if f.name not in apart}
+    masked = {name: name + _MASK for name in _MASKED}
+    for name, array in result.carried.items():
+        arrays[_CARRIED + name] = array
+        masked[_CARRIED + name] = _CARRIED_MASK + name
+    for name, mask in masked.items():
         if np.ma.is_masked(arrays[name]):
-            arrays[name + _MASK] = np.ma.getmaskarray(arrays[name])
+            arrays[mask] = np.ma.getmaskarray(arrays[name])
     writer.add(result.key, arrays)
 
 
@@ -129,7 +139,18 @@ def read_results(data: bytes, where: str) -> tuple[Stamp, list[PartitionResult]]
             mask = arrays.pop(name + _MASK, None)
             if mask is not None:
                 arrays[name] = np.ma.masked_array(arrays[name], mask=mask)
-    return stamp, [PartitionResult(key=key, **arrays) for key, arrays in parts]
+    return stamp, [PartitionResult(key=k, carried=_carried(a), **a) for k, a in parts]
+
+
+def _carried(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The carried columns, taken out of a partition's arrays."""
+    names = [name for name in arrays if name.startswith(_CARRIED)]
+    carried = {name.removeprefix(_CARRIED): arrays.pop(name) for name in names}
+    for name in carried:
+        mask = arrays.pop(_CARRIED_MASK + name, None)
+        if mask is not None:
+            carried[name] = np.ma.masked_array(carried[name], mask=mask)
+    return carried
 
 
 def read_moments(data: bytes, where: str) -> tuple[Stamp, list[tuple[str, Moments]]]:

@@ -22,7 +22,7 @@ from perseid.storage import Storage
 from perseid.survey.bytesource import FetchStats
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.missing import MissingValues
-from perseid.survey.names import NO_NAMES, ColumnNames
+from perseid.survey.read_options import PLAIN, ReadOptions
 from perseid.survey.reader import PartitionReader, open_partition
 
 BLOCK_BYTES = 4 << 20
@@ -88,8 +88,8 @@ class Feed:
         Which magnitudes and redshifts mean that there is none.
     uses_magnitudes
         Whether the model takes magnitudes: else rows may lack them.
-    columns
-        Names of columns in the files, where they cannot be told by their usual names.
+    options
+        Names of columns in the files, further columns, layout of images.
     """
 
     def __init__(
@@ -101,11 +101,11 @@ class Feed:
         *,
         missing: MissingValues = MissingValues(),  # noqa: B008 - frozen
         uses_magnitudes: bool = True,
-        columns: ColumnNames = NO_NAMES,
+        options: ReadOptions = PLAIN,
     ) -> None:
         self._storage, self._partitions = storage, partitions
         self._missing, self._uses_magnitudes = missing, uses_magnitudes
-        self._columns = columns
+        self._options = options
         self._signature = signature
         self._rows = block_rows(signature, micro_batch)
         self._queue: queue.Queue[Step | BaseException | None] = queue.Queue(AHEAD)
@@ -160,7 +160,7 @@ class Feed:
 
     def _partition(self, ref: PartitionRef) -> None:
         try:
-            with open_partition(self._storage, ref.key, self._missing, self._columns) as reader:
+            with open_partition(self._storage, ref.key, self._missing, self._options) as reader:
                 self._blocks(ref, reader)
                 self._unchanged(ref)
                 self._put(Ended(reader.stats))

@@ -23,10 +23,14 @@ from perseid.pipeline.request import RunRequest
 from perseid.pipeline.run_settings import ItemOptions, RunSettings
 from perseid.pipeline.schema import SCHEMA, check_version
 from perseid.pipeline.scriptfolder import holds_fmi_configuration, script_key
+from perseid.pipeline.survey_columns import carried, choose_columns, parse_keep
+from perseid.pipeline.tables import CATALOGUE
 from perseid.storage import Location, Storage
+from perseid.survey.column_spec import ColumnSpec
 from perseid.survey.discovery import Layout, SurveyListing, discover
 from perseid.survey.kinds import SURVEY_FILE, read_label_names
-from perseid.survey.reader import look_at_formats
+from perseid.survey.look import look_at_formats, notes_on
+from perseid.survey.read_options import ReadOptions, channels_last
 
 
 @dataclass(frozen=True)
@@ -161,7 +165,7 @@ def plan(request: RunRequest, created: float | None = None, run_id: str | None =
     _check_script(request)
     model = None if request.script_mode else _checked(request)
     listing = list_partitions(request)
-    names = () if model is None else _check_data(request, listing, model)
+    survey = CheckedSurvey() if model is None else _check_data(request, listing, model)
     files = len(listing.partitions)
     world_size = request.world_size or files
     now = time.time() if created is None else created
@@ -174,14 +178,14 @@ def plan(request: RunRequest, created: float | None = None, run_id: str | None =
         data_url=listing.data_url,
         partitions=listing.partitions,
         assignment=assign(files, world_size),
-        settings=_settings(request, listing),
+        settings=_settings(request, listing, survey),
         request=request.given(),
         script=_environment(request) if request.script_mode else None,
         model=model.identity if model else None,
         warnings=(
             *request.warnings(),
             *listing.warnings,
-            *names,
+            *survey.notes,
             *_script_warnings(request),
             *_claim_warnings(request),
         ),
@@ -233,22 +237,35 @@ def new_run_id(now: float) -> str:
     return f"{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
 
 
-def _check_data(request: RunRequest, listing: Listing, model: CheckedModel) -> tuple[str, ...]:
-    """Find out whether ranks can read the partitions and the model take them; notes about both."""
-    storage, columns = Storage(listing.data_url), request.column_names
-    notes = look_at_formats(storage, [ref.key for ref in listing.partitions], columns)
+@dataclass(frozen=True)
+class CheckedSurvey:
+    """What a look at the survey's files has shown."""
+
+    columns: tuple[ColumnSpec, ...] | None = None
+    """Columns of the catalogue that come from the survey."""
+    notes: tuple[str, ...] = ()
+    """One sentence each."""
+
+
+def _check_data(request: RunRequest, listing: Listing, model: CheckedModel) -> CheckedSurvey:
+    """Find out whether ranks can read the partitions and the model take them."""
+    storage = Storage(listing.data_url)
+    options = ReadOptions(request.column_names, channels_last=channels_last(request.layout))
+    looks = look_at_formats(storage, [ref.key for ref in listing.partitions], options)
     if model.signature is not None:
         check_shape(
             storage,
             listing.partitions,
             model.signature,
             uses_magnitudes=model.uses_magnitudes,
-            columns=columns,
+            options=options,
         )
-    return notes
+    keep = parse_keep(request.keep)
+    columns = choose_columns(looks, request.column_names, keep, [c.name for c in CATALOGUE])
+    return CheckedSurvey(columns, notes_on(looks, carried(columns)))
 
 
-def _settings(request: RunRequest, listing: Listing) -> RunSettings:
+def _settings(request: RunRequest, listing: Listing, survey: CheckedSurvey) -> RunSettings:
     return RunSettings(
         model_url=_model_url(request),
         precision=request.precision,
@@ -257,6 +274,8 @@ def _settings(request: RunRequest, listing: Listing) -> RunSettings:
         top=request.top,
         missing={name: tuple(v) for name, v in request.missing_values.to_json().items()},
         columns=dict(request.column_names) or None,
+        layout=request.layout,
+        survey_columns=survey.columns,
         transport=request.transport,
         options=_options(request, listing),
     )

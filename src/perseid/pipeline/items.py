@@ -10,13 +10,14 @@ from perseid.jsontext import parse_json
 from perseid.model.identity import ModelIdentity
 from perseid.pipeline.run_settings import ItemOptions
 from perseid.pipeline.schema import FIRST, check_schema, check_version, from_plain, to_plain
+from perseid.survey.column_spec import ColumnSpec
 
 REMEDY = (
     "give the workers the version of the client (`perseid aws deploy`; on a cluster, the "
     "environment that its workers run in)"
 )
 """What to do where a worker and the step before it are of different versions."""
-RESULT_SETTINGS = ("precision", "batch_size", "anomaly", "top", "missing", "columns")
+RESULT_SETTINGS = ("precision", "batch_size", "anomaly", "top", "missing", "columns", "layout")
 """Fields of a `WorkItem` that change results; every record names them."""
 
 
@@ -76,6 +77,11 @@ class WorkItem:
     when every number was a value."""
     columns: Mapping[str, Sequence[str]] | None = None
     """Names of the survey's columns, by ours; None: the usual names are looked for."""
+    layout: str | None = None
+    """How images lie in the files, ``channels-last`` or ``channels-first``; None: seen from the
+    shape."""
+    survey_columns: Sequence[ColumnSpec] | None = None
+    """Columns of the catalogue that come from the survey; None in runs of earlier versions."""
     model_change: bool = False
     """The user let this run go on with another model than it began with."""
     version: str = ""

@@ -23,6 +23,7 @@ LONGEST_BOUND = 64
 class ParquetType(IntEnum):
     """Types of columns, by Parquet's numbers of physical types; see `physical`."""
 
+    BOOL = 0
     INT32 = 1
     INT64 = 2
     FLOAT32 = 4
@@ -37,13 +38,14 @@ class ParquetType(IntEnum):
 
 
 DTYPES = {
+    ParquetType.BOOL: "?",
     ParquetType.INT32: "<i4",
     ParquetType.INT64: "<i8",
     ParquetType.FLOAT32: "<f4",
     ParquetType.FLOAT64: "<f8",
     ParquetType.UINT64: "<u8",
 }
-"""Of the kinds whose values are numbers."""
+"""Of the kinds whose values are numbers or logical."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,8 @@ def levels(column: ParquetColumn, values: Values) -> tuple[int, bytes]:
 
 def plain(column: ParquetColumn, values: Values) -> bytes:
     """The values that are there, one after the other."""
+    if column.kind is ParquetType.BOOL:
+        return np.packbits(present(values), bitorder="little").tobytes()
     return np.ascontiguousarray(present(values), dtype=DTYPES[column.kind]).tobytes()
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from perseid.pipeline import layout, merge
@@ -15,22 +15,43 @@ from perseid.pipeline.catalogue_reader import retire_parts
 from perseid.pipeline.ids import common_kind
 from perseid.pipeline.parquet_writer import ParquetWriter
 from perseid.pipeline.rankfiles import temporary_folder
+from perseid.pipeline.schema import to_plain
 from perseid.pipeline.stored import Findings
-from perseid.pipeline.tables import CATALOGUE, catalogue_table, with_ids
+from perseid.pipeline.survey_columns import carried
+from perseid.pipeline.tables import CATALOGUE, carried_columns, catalogue_table, with_ids
 from perseid.storage import Storage
+from perseid.survey.column_spec import ColumnSpec
+
+COLUMNS_KEY = "perseid.columns"
+"""Key of the JSON text in the catalogue's metadata that describes the columns of the survey."""
 
 
-def publish_catalogue(storage: Storage, survey: merge.ScoredSurvey, run_id: str, who: str) -> int:
-    """Write ``catalogue.parquet``, a row group a partition; its bytes. `who` is for errors."""
+def publish_catalogue(
+    storage: Storage,
+    survey: merge.ScoredSurvey,
+    run_id: str,
+    who: str,
+    columns: Sequence[ColumnSpec] | None = None,
+) -> int:
+    """Write ``catalogue.parquet``, a row group a partition; its bytes.
+
+    `columns` are those that come from the survey (`RunSettings.survey_columns`); `who` is for
+    errors.
+    """
+    specs, about = carried(columns), {"run_id": run_id}
+    if columns:
+        about[COLUMNS_KEY] = json.dumps([to_plain(spec) for spec in columns])
     with temporary_folder(who) as folder:
         path = folder / layout.CATALOGUE
         kind = common_kind(part.result.object_id for part in survey.parts)
         with (
             open(path, "wb") as file,
-            ParquetWriter(file, with_ids(CATALOGUE, kind), {"run_id": run_id}) as writer,
+            ParquetWriter(
+                file, (*with_ids(CATALOGUE, kind), *carried_columns(specs)), about
+            ) as writer,
         ):
             for part, ranks in zip(survey.parts, survey.ranks(), strict=True):
-                writer.write(catalogue_table(part.result, part.score, ranks, kind))
+                writer.write(catalogue_table(part.result, part.score, ranks, kind, specs))
         retire_parts(storage, [layout.CATALOGUE])
         storage.put(layout.CATALOGUE, path)
         return path.stat().st_size

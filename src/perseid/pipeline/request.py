@@ -120,6 +120,12 @@ class RunRequest(BaseModel):
         description="an object of columns (image, magnitude, redshift, object_id, label) and their "
         'names in the survey, such as {"object_id": "TARGETID"}; of magnitudes also a list',
     )
+    layout: Annotated[Literal["channels-last", "channels-first"] | None, Blank] = Field(
+        None, description="channels-last or channels-first, or leave it out"
+    )
+    keep: Annotated[str | list[str] | None, Blank] = Field(
+        None, description="names of the survey's columns that the catalogue takes, or all"
+    )
     transport: Literal["store", "direct", "relay", "auto"] = Field(
         "store", description="store, direct, relay or auto"
     )

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
+from perseid.survey.column_spec import ColumnSpec
+
 
 @dataclass(frozen=True)
 class ItemOptions:
@@ -74,6 +76,11 @@ class RunSettings:
     """Values that mean a missing one, by column; None: every number is a value."""
     columns: Mapping[str, Sequence[str]] | None = None
     """Names of the survey's columns, by ours; None: the usual names are looked for."""
+    layout: str | None = None
+    """How images lie in the files, ``channels-last`` or ``channels-first``; None: seen from the
+    shape."""
+    survey_columns: Sequence[ColumnSpec] | None = None
+    """Columns of the catalogue that come from the survey; None in runs of earlier versions."""
     transport: str = "store"
     """How ranks exchange statistics: ``store``, ``direct``, ``relay``, ``auto``."""
     options: ItemOptions = field(default_factory=ItemOptions)

@@ -130,8 +130,9 @@ def _of_store(storage: Storage, manifest: Manifest, failures: Mapping[int, str])
         missing |= broken
         records = {rank: records[rank].through(STORE) for rank in records
                    if rank not in missing}  # fmt: skip
-        publish_catalogue(storage, survey, manifest.run_id, "summarize")
         settings, used = manifest.settings, STORE
+        columns = settings.survey_columns
+        publish_catalogue(storage, survey, manifest.run_id, "summarize", columns)
         names = stored_label_names(settings.options.to_json(), manifest.data_url)
         found = findings(survey, groups, settings.anomaly, settings.top, names)
     combined = {rank: record.plain for rank, record in records.items() if record.had_data}

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from perseid.pipeline.columns import PartitionResult
 from perseid.pipeline.ids import Ids, as_kind
 from perseid.pipeline.parquet_writer import ParquetColumn, ParquetType, Strings, Values
+from perseid.survey.column_spec import TEXT_KIND, ColumnSpec
 
 PREDICTIONS = (
     ParquetColumn("object_id", ParquetType.INT64, optional=True, ucd="meta.id;meta.main",
@@ -31,6 +32,16 @@ PREDICTIONS = (
                   "finite answer; 3: an input that the model uses is missing"),
 )  # fmt: skip
 """Columns of a rank's ``predictions.parquet``; a row group a partition."""
+_KINDS = {
+    "bool": ParquetType.BOOL,
+    "int32": ParquetType.INT32,
+    "int64": ParquetType.INT64,
+    "uint64": ParquetType.UINT64,
+    "float32": ParquetType.FLOAT32,
+    "float64": ParquetType.FLOAT64,
+    TEXT_KIND: ParquetType.UTF8,
+}
+"""Types of carried columns, by `ColumnSpec.kind`."""
 CATALOGUE = (
     *PREDICTIONS,
     ParquetColumn("anomaly_score", ParquetType.FLOAT64, optional=True, ucd="stat.value",
@@ -64,13 +75,46 @@ def predictions_table(result: PartitionResult, kind: ParquetType) -> dict[str, V
 
 
 def catalogue_table(
-    result: PartitionResult, score: NDArray[np.float64], rank: NDArray[np.int64], kind: ParquetType
+    result: PartitionResult,
+    score: NDArray[np.float64],
+    rank: NDArray[np.int64],
+    kind: ParquetType,
+    carried: Sequence[ColumnSpec] = (),
 ) -> dict[str, Values]:
-    """One partition's row group of `CATALOGUE`; no score is NaN, no rank 0."""
-    return predictions_table(result, kind) | {
+    """One partition's row group of `CATALOGUE`; no score is NaN, no rank 0.
+
+    `carried` are the survey's columns that follow: see `carried_columns`.
+    """
+    table = predictions_table(result, kind) | {
         "anomaly_score": np.ma.masked_invalid(score),
         "anomaly_rank": np.ma.masked_equal(rank, 0),
     }
+    return table | {spec.name: _carried(result, spec) for spec in carried}
+
+
+def carried_columns(carried: Sequence[ColumnSpec]) -> tuple[ParquetColumn, ...]:
+    """The catalogue's columns that are carried along from the survey."""
+    return tuple(
+        ParquetColumn(
+            spec.name,
+            _KINDS[spec.kind],
+            optional=True,
+            unit=spec.unit,
+            ucd=spec.ucd,
+            description=spec.description,
+        )
+        for spec in carried
+    )
+
+
+def _carried(result: PartitionResult, spec: ColumnSpec) -> Values:
+    """A carried column of one partition; all missing where the partition does not have it."""
+    array, kind = result.carried.get(spec.name), _KINDS[spec.kind]
+    if kind is ParquetType.UTF8:
+        return _ids(array, len(result), kind)
+    if array is not None and array.dtype.kind == "f":
+        return np.ma.masked_where(np.isnan(array), array)  # infinities are values, too
+    return _optional(array, len(result), spec.dtype.type)
 
 
 def _ids(ids: Ids | None, rows: int, kind: ParquetType) -> Values:

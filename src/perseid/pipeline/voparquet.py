@@ -15,6 +15,7 @@ from perseid.plaintext import printable
 VERSION_KEY = "IVOA.VOTable-Parquet.version"
 CONTENT_KEY = "IVOA.VOTable-Parquet.content"
 _DATATYPES = {
+    ParquetType.BOOL: "boolean",
     ParquetType.INT32: "int",
     ParquetType.INT64: "long",
     ParquetType.FLOAT32: "float",

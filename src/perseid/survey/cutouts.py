@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,9 @@ class Cutouts:
     label: NDArray[np.int32] | None = None
     """(n,), 0 for a plain object, else the kind of a labeled anomaly (`ANOMALY_KINDS`); masked
     where single labels are missing."""
+    further: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """Columns beside these, by name, (n,) or (n, ...): those of `ReadOptions.further` that the file
+    has; a `numpy.ma.MaskedArray` where single values are missing."""
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.dtype != np.float32:
@@ -50,6 +53,9 @@ class Cutouts:
             array = getattr(self, name)
             if array is not None and array.shape != (len(self),):
                 raise BadPartitionError(f"{name} must be ({len(self)},), not {array.shape}")
+        for name, array in self.further.items():
+            if array.shape[:1] != (len(self),):
+                raise BadPartitionError(f"{name} must have {len(self)} rows, not {array.shape}")
 
     def __len__(self) -> int:
         return int(self.images.shape[0])
@@ -58,6 +64,8 @@ class Cutouts:
         """Rows by slice (views, no copy) or by index (copies)."""
 
         def take(array: Any) -> Any:
+            if isinstance(array, Mapping):
+                return {name: values[rows] for name, values in array.items()}
             return None if array is None else array[rows]
 
         return Cutouts(*(take(getattr(self, f.name)) for f in fields(self)))

@@ -69,7 +69,7 @@ class MissingValues:
 
     def apply(self, cutouts: Cutouts) -> Cutouts:
         """The same cutouts with NaN for missing values; the same object where there are none."""
-        changed: dict[str, NDArray[Any]] = {}
+        changed: dict[str, Any] = {}
         for name, values in (("magnitudes", self.magnitude), ("redshift", self.redshift)):
             array = getattr(cutouts, name)
             found = None if array is None else _equal_to(array, values)

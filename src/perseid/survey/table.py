@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 
 from perseid.errors import BadInputError, BadPartitionError
 from perseid.survey.bytesource import ByteSource
+from perseid.survey.column_spec import ColumnSpec
 from perseid.survey.content import TEXT, convert, join, kept_dtype
 from perseid.survey.cutouts import Cutouts
-from perseid.survey.names import KNOWN, NAMES, is_band, renamed
+from perseid.survey.names import FURTHER, KNOWN, NAMES, is_band, is_further
+from perseid.survey.picking import renamed
+from perseid.survey.read_options import PLAIN, ReadOptions
 
-REQUIRED = ("image",)
 MOST_PIXELS = 1 << 26
 """Elements of one image above which a shape is taken for corrupt."""
 
@@ -41,6 +43,9 @@ class Columns:
     """Names of the magnitudes' columns in the file, where each band has one of its own."""
     renamed: Mapping[str, str] = field(default_factory=dict)
     """The file's own names of columns that it knows by another name than ours."""
+    further: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]] = field(default_factory=dict)
+    """Native dtype and shape of a row of each column beside ours that is read, by the names that
+    `pick_columns` gives them."""
 
     def row_shape(self, name: str) -> tuple[int, ...]:
         """Shape of one row of a column."""
@@ -73,13 +78,15 @@ class Columns:
         """Dtype and shape of a row of a column of the file, as it is kept."""
         if name in self.bands:
             return self.dtypes["magnitude"], ()
+        if name in self.further:
+            return self.further[name]
         return self.dtypes[name], self.row_shape(name)
 
     @property
     def stored(self) -> list[str]:
         """The columns of the file beside the images: as `small`, but for single bands."""
         others = [name for name in self.small if name != "magnitude" or not self.bands]
-        return [*self.bands, *others]
+        return [*self.bands, *others, *self.further]
 
     def with_rows(self, rows: int) -> Columns:
         """The same columns with another length."""
@@ -113,17 +120,29 @@ def as_dict(cutouts: Cutouts) -> dict[str, NDArray[Any]]:
 
 
 def as_cutouts(arrays: Mapping[str, NDArray[Any]]) -> Cutouts:
-    """The reverse of `as_dict`; single bands of magnitudes become one array."""
+    """The columns of a file, by the names that `pick_columns` gives them, as one object.
+
+    Single bands of magnitudes become one array, further columns are in `Cutouts.further`.
+    """
     bands = [array for name, array in arrays.items() if is_band(name)]
     if bands:
         arrays = {**arrays, "magnitude": np.stack(bands, axis=1)}
-    return Cutouts(*(arrays.get(name) for name in NAMES))  # type: ignore[arg-type]
+    further = {n.removeprefix(FURTHER): array for n, array in arrays.items() if is_further(n)}
+    return Cutouts(
+        arrays["image"],
+        arrays.get("magnitude"),
+        arrays.get("redshift"),
+        arrays.get("object_id"),
+        arrays.get("label"),
+        further,
+    )
 
 
 def check_columns(
     where: str,
     found: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
     sources: Mapping[str, str] | None = None,
+    options: ReadOptions = PLAIN,
 ) -> Columns:
     """The columns of a file, from the dtype and shape of each of its arrays.
 
@@ -136,23 +155,14 @@ def check_columns(
         A column is missing, or one has a wrong dtype, shape or length.
     """
     found, parts = _joined(where, found)
-    for name in REQUIRED:
-        if name not in found:
-            there = ", ".join(sorted(found)) or "nothing"
-            raise BadPartitionError(f"{where} has no {name} column (it has {there})")
-    shape = found["image"][1]
-    if len(shape) != 4 or 0 in shape[1:] or math.prod(shape[1:]) > MOST_PIXELS:
-        raise BadPartitionError(
-            f"{where}: image must be (n, bands, height, width), not {_shape(shape)}"
-        )
-    rows, bands, height, width = shape
-    last = _channels_last(shape[1:], found.get("magnitude", (None, ()))[1])
-    if last:
-        height, width, bands = shape[1:]
-    columns = Columns(rows, (bands, height, width), {})
+    rows, shape, last = _images(where, found, options)
+    columns = Columns(rows, shape, {})
     dtypes: dict[str, np.dtype[Any]] = {}
     known = renamed(sources or {})
+    further = _further(where, rows, found)
     for name, (dtype, has) in found.items():
+        if name in further:
+            continue
         try:
             dtypes[name] = kept_dtype(name, dtype, where)
             if name != "image":
@@ -164,8 +174,50 @@ def check_columns(
     dtypes = {name: dtypes[name] for name in NAMES if name in dtypes}
     known = {name: source for name, source in known.items() if name in dtypes}
     return Columns(
-        rows, (bands, height, width), dtypes, channels_last=last, bands=parts, renamed=known
+        rows,
+        shape,
+        dtypes,
+        channels_last=last,
+        bands=parts,
+        renamed=known,
+        further=further,
     )
+
+
+def _images(
+    where: str,
+    found: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
+    options: ReadOptions,
+) -> tuple[int, tuple[int, int, int], bool]:
+    """Rows, (bands, height, width) of an image, and whether its bands are the last axis."""
+    if "image" not in found:
+        there = ", ".join(sorted(found)) or "nothing"
+        raise BadPartitionError(f"{where} has no image column (it has {there})")
+    shape = found["image"][1]
+    if len(shape) != 4 or 0 in shape[1:] or math.prod(shape[1:]) > MOST_PIXELS:
+        raise BadPartitionError(
+            f"{where}: image must be (n, bands, height, width), not {_shape(shape)}"
+        )
+    rows, first, second, third = shape
+    last = options.channels_last
+    if last is None:
+        last = _channels_last(shape[1:], found.get("magnitude", (None, ()))[1])
+    return rows, (third, first, second) if last else (first, second, third), last
+
+
+def _further(
+    where: str, rows: int, found: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
+) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+    """Dtype and shape of a row of the columns beside ours; one value a row has no shape."""
+    further = {}
+    for name, (dtype, shape) in found.items():
+        if is_further(name):
+            if shape[:1] != (rows,):
+                source = name.removeprefix(FURTHER)
+                raise BadPartitionError(f"{where}: {source} must have {rows} rows, not {shape[:1]}")
+            row = () if shape[1:] == (1,) else shape[1:]
+            further[name] = kept_dtype(name, dtype, where), row
+    return further
 
 
 def _joined(
@@ -205,7 +257,9 @@ class Table(ABC):
     """An opened file: its columns, and any rows of it."""
 
     unused: tuple[str, ...] = ()
-    """Names of columns of the file that are none of ours, in the file's order."""
+    """Names of columns of the file that are not read, in the file's order."""
+    described: tuple[ColumnSpec, ...] = ()
+    """Every column of the file by its own name, where `ReadOptions.describe` asks for them."""
 
     def __init__(self, source: ByteSource, columns: Columns) -> None:
         self.source, self.columns = source, columns
@@ -258,11 +312,12 @@ class RawTable(Table):
         arrays: Mapping[str, RawArray],
         others: Mapping[str, NDArray[Any]] | None = None,
         sources: Mapping[str, str] | None = None,
+        options: ReadOptions = PLAIN,
     ) -> None:
         where, others = source.name, others or {}
         found = {n: (a.dtype, a.shape) for n, a in arrays.items()}
         found |= {n: (a.dtype, a.shape) for n, a in others.items()}
-        columns = check_columns(where, found, sources)
+        columns = check_columns(where, found, sources, options)
         super().__init__(source, columns)
         for name, array in arrays.items():
             if array.start < 0 or array.start + array.num_bytes > source.size:

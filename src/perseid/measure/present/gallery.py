@@ -21,7 +21,7 @@ from perseid.errors import BadPartitionError, NotInstalledError, PerseidError
 from perseid.measure.sources.catalogue_columns import CatalogueColumns
 from perseid.storage import Storage
 from perseid.survey.kinds import label_name
-from perseid.survey.names import NO_NAMES, ColumnNames
+from perseid.survey.read_options import PLAIN, ReadOptions
 from perseid.survey.reader import PartitionReader, open_partition
 
 RGB_BANDS = (3, 2, 1)
@@ -58,11 +58,11 @@ def gallery(
     data_url: str,
     names: Mapping[int, str],
     count: int = 24,
-    columns: ColumnNames = NO_NAMES,
+    options: ReadOptions = PLAIN,
 ) -> list[Picture]:
     """The most anomalous objects with their pictures, read from the partitions by row.
 
-    `names`: what the survey calls its labels; `columns`: what it calls its columns.
+    `names`: what the survey calls its labels; `options`: how its files are read.
 
     A partition that is gone or cannot be read leaves its objects without a picture, and says so.
 
@@ -71,18 +71,18 @@ def gallery(
     chosen = catalogue.most_anomalous(count)
     images: dict[int, NDArray[np.float32]] = {}
     with suppress(PerseidError):  # the store of the data may be out of reach
-        images = _cutouts(catalogue, chosen, Storage(data_url), columns)
+        images = _cutouts(catalogue, chosen, Storage(data_url), options)
     return [_picture(catalogue, int(i), images.get(int(i)), names) for i in chosen]
 
 
 def _cutouts(
-    catalogue: CatalogueColumns, chosen: NDArray[np.int64], data: Storage, columns: ColumnNames
+    catalogue: CatalogueColumns, chosen: NDArray[np.int64], data: Storage, options: ReadOptions
 ) -> dict[int, NDArray[np.float32]]:
     """Images by row of the catalogue; none of a partition that cannot be read any more."""
     images: dict[int, NDArray[np.float32]] = {}
     for key in sorted({str(k) for k in catalogue.partition[chosen]}):
         wanted = [int(i) for i in chosen if catalogue.partition[i] == key]
-        with suppress(PerseidError), open_partition(data, key, names=columns) as reader:
+        with suppress(PerseidError), open_partition(data, key, options=options) as reader:
             for index in wanted:
                 images[index] = _image(reader, int(catalogue.row[index]))
     return images

@@ -143,5 +143,5 @@ def _check_texts(column: Any, place: str) -> None:
     longest = compute.max(compute.utf8_length(column)).as_py() or 0
     if longest > LONGEST_TEXT:
         raise BadPartitionError(
-            f"{place} has a text of {longest:,} characters; an id has {LONGEST_TEXT} at most"
+            f"{place} has a text of {longest:,} characters; {LONGEST_TEXT} are read at most"
         )

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import metadata, resources
 from pathlib import Path
@@ -33,6 +33,7 @@ from perseid.survey.simulation import sdss
 from perseid.survey.simulation.anomalies import ANOMALY_KINDS
 from perseid.survey.simulation.object_rendering import ROUND, held_out, object_ids, render_objects
 from perseid.survey.simulation.render import galsim_module
+from perseid.survey.table import as_cutouts, as_dict
 
 BLOCK = 256
 """Objects per task. A task takes about half a second, so progress is smooth and Ctrl-C prompt."""
@@ -207,8 +208,8 @@ def _files(
 
 
 def _joined(parts: list[Cutouts]) -> Cutouts:
-    arrays = ([getattr(part, field.name) for part in parts] for field in fields(Cutouts))
-    return Cutouts(*(np.concatenate(each) for each in arrays))
+    each = [as_dict(part) for part in parts]
+    return as_cutouts({name: np.concatenate([part[name] for part in each]) for name in each[0]})
 
 
 def _in_processes(
