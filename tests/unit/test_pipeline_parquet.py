@@ -16,6 +16,7 @@ from perseid.errors import BadInputError
 from perseid.pipeline.parquet_writer import ParquetColumn, ParquetType, ParquetWriter, Strings
 
 DTYPES = {
+    ParquetType.BOOL: "?",
     ParquetType.UINT64: np.uint64,
     ParquetType.INT32: "i4",
     ParquetType.INT64: "i8",
@@ -98,7 +99,7 @@ def test_types_and_metadata():
     zero = {kind.name: np.zeros(1, DTYPES.get(kind, "i4")) for kind in ParquetType}
     got = read(written(columns, [zero | {"UTF8": Strings(np.zeros(1, int), ["é"])}], {"run": "x"}))
     assert [str(f.type) for f in got.schema] == [
-        *("int32", "int64", "float", "double", "string", "uint64")
+        *("bool", "int32", "int64", "float", "double", "string", "uint64")
     ]
     assert got.schema.metadata == {b"run": b"x"}
     assert got["UTF8"].to_pylist() == ["é"]
@@ -110,6 +111,7 @@ def test_statistics_and_what_has_none():
     columns.append(ParquetColumn("list", ParquetType.FLOAT32, width=2))
     group = {kind: np.ma.masked_equal([7, 5, 0, 9], 9) for kind in ("INT32", "INT64")}
     group |= {kind: np.array([np.nan, 0.0, -1.5, -0.0]) for kind in ("FLOAT32", "FLOAT64")}
+    group["BOOL"] = np.array([True, False, True, False])
     group["UINT64"] = np.array([2**64 - 1, 1, 2, 3], np.uint64)
     group["UTF8"] = Strings(np.array([0, 1, 1, 0]), ["zß", "a", "unused"])
     group["list"] = np.arange(8.0).reshape(4, 2)
@@ -120,10 +122,10 @@ def test_statistics_and_what_has_none():
     first, second = (pq.ParquetFile(io.BytesIO(data)).metadata.row_group(i) for i in (0, 1))
     found = [first.column(i).statistics for i in range(len(columns))]
     assert [(one.min, one.max, one.null_count) for one in found] == [
-        *((0, 7, 1), (0, 7, 1), (-1.5, 0.0, 0), (-1.5, 0.0, 0), ("a", "zß", 0)),
+        *((False, True, 0), (0, 7, 1), (0, 7, 1), (-1.5, 0.0, 0), (-1.5, 0.0, 0), ("a", "zß", 0)),
         *((1, 2**64 - 1, 0), (0.0, 7.0, 0)),
     ]
-    assert np.signbit(found[2].max) == np.False_
+    assert np.signbit(found[3].max) == np.False_
     bounds = {c.name: second.column(i).statistics.has_min_max for i, c in enumerate(columns)}
     assert [name for name, there in bounds.items() if not there] == [
         *("INT32", "FLOAT32", "FLOAT64", "UTF8")
