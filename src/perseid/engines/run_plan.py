@@ -11,7 +11,6 @@ import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from perseid.engines.local_options import LocalOptions
 from perseid.errors import BadInputError
@@ -57,7 +56,7 @@ class RunPlan:
         """Peak memory of all workers together, MiB."""
         return self.worker_mb * self.workers
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The plan as JSON values, for ``--dry-run --json``."""
         return {
             "data_url": self.manifest.data_url,

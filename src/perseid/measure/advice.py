@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
 
 from perseid.errors import BadInputError
 from perseid.measure.calibration import Calibration, vcpus
@@ -148,7 +147,7 @@ class Advice:
     binds: tuple[str, ...]
     """One sentence each, the strongest first."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The plan as JSON values, for ``--json``."""
         return asdict(self)
 

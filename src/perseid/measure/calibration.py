@@ -97,7 +97,7 @@ class Calibration:
         """Peak memory of a worker with so many rows, MB."""
         return self.base_mb + rows * FEATURE_BYTES / 2**20
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The calibration as JSON values, as its file holds them."""
         return asdict(self)
 

@@ -91,7 +91,7 @@ class Moments:
             "scatter": self.scatter,
         }
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain JSON values; floats keep every bit."""
         return {name: array.tolist() for name, array in self.to_arrays().items()}
 

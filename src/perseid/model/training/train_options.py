@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -70,7 +69,7 @@ class TrainOptions:
             if not least <= getattr(self, name) <= most:
                 raise BadInputError(f"{name} is {getattr(self, name)}: use {least} to {most}")
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The options as JSON values, as a checkpoint holds them."""
         return asdict(self)
 
