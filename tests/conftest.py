@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -58,6 +59,16 @@ class S3Server:
         obstore.put(store, ".made", b"")  # the server makes the bucket on the first write
         obstore.delete(store, ".made")
         return f"s3://{name}"
+
+
+def pytest_configure() -> None:
+    """Let SIGINT reach the processes that tests start.
+
+    A shell starts what runs in its background (``make test &``, nohup, many CI runners) with SIGINT
+    ignored, children inherit that, and Python leaves it as it is: Ctrl-C would do nothing in them.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
