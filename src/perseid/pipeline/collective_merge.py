@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +19,15 @@ from perseid.comm.ops import Op
 from perseid.errors import NoPathError, PerseidError, RunError
 from perseid.jsontext import parse_json
 from perseid.pipeline import columns, layout, merge
+from perseid.pipeline.catalogue_limits import LIMITS, CatalogueLimits
+from perseid.pipeline.collective_parts import CollectiveParts
 from perseid.pipeline.columns import PartitionResult
 from perseid.pipeline.exchange import Exchange
 from perseid.pipeline.items import WorkItem
 from perseid.pipeline.join_settings import JoinSettings
 from perseid.pipeline.publish import dump, findings, publish_catalogue
 from perseid.pipeline.records import ALONE, STORE, had_data
-from perseid.pipeline.stored import Plain, StoredRecord
+from perseid.pipeline.stored import Findings, Plain, StoredRecord
 from perseid.pipeline.timeline import Timeline
 from perseid.science import Partial
 from perseid.storage import Storage
@@ -63,7 +65,8 @@ class RankOutputs:
         with self.lock:
             stamp, parts = columns.read_moments(data, where)
         places = {ref.key: place for place, ref in enumerate(item.partitions, item.first)}
-        return Share(dict(stamp.groups), Partial.of((places[key], part) for key, part in parts))
+        partial = Partial.of((places[key], part) for key, part in parts)
+        return Share(dict(stamp.groups), partial, self.record.rows)
 
     def results(self) -> list[PartitionResult]:
         """Columns and features of the rank's partitions."""
@@ -96,19 +99,24 @@ class Share:
     groups: Mapping[str, int]
     """Feature groups; empty where nothing is scored."""
     partial: Partial
+    rows: int = 0
+    """Of the ranks' partitions."""
 
     def join(self, other: Share) -> Share:
         """Of both; raises `RunError` where the ranks score by other features."""
         if self.groups and other.groups and dict(self.groups) != dict(other.groups):
             raise RunError("the ranks' models score by different features: give all one model")
-        return Share(self.groups or other.groups, self.partial.join(other.partial))
+        rows = self.rows + other.rows
+        return Share(self.groups or other.groups, self.partial.join(other.partial), rows)
 
 
 JOIN = Op.custom(Share.join, commutative=True, associative=True)
 """Bit for bit so, since `Partial` is: it may go up a tree."""
 
 
-def merge_collectively(outputs: RankOutputs, settings: JoinSettings) -> Exchanged:
+def merge_collectively(
+    outputs: RankOutputs, settings: JoinSettings, limits: CatalogueLimits = LIMITS
+) -> Exchanged:
     """Take part in the merge of a run as one rank; what this changes in its record.
 
     Never raises: what goes wrong is in ``transport_note`` of the record, and ``transport`` is
@@ -116,7 +124,7 @@ def merge_collectively(outputs: RankOutputs, settings: JoinSettings) -> Exchange
     """
     clock, transports = Timeline(), dict[int, str]()
     try:
-        changes = _merge(outputs, settings, clock, transports)
+        changes = _merge(outputs, settings, clock, transports, limits)
     except Exception as error:  # the store has all that is needed; a retry would redo the inference
         known = isinstance(error, PerseidError)
         reason = str(error) if known else f"{type(error).__name__}: {error}"
@@ -132,7 +140,11 @@ def merge_collectively(outputs: RankOutputs, settings: JoinSettings) -> Exchange
 
 
 def _merge(
-    outputs: RankOutputs, settings: JoinSettings, clock: Timeline, transports: dict[int, str]
+    outputs: RankOutputs,
+    settings: JoinSettings,
+    clock: Timeline,
+    transports: dict[int, str],
+    limits: CatalogueLimits,
 ) -> Exchanged:
     item = outputs.item
     with clock.stage("rendezvous"):
@@ -152,62 +164,87 @@ def _merge(
     with comm:
         try:
             with clock.stage("collectives"):
-                groups, parts = merged(comm, outputs)
+                survey = score_together(comm, outputs)
+                catalogue = _catalogue(comm, outputs, survey, limits)
         finally:
             transports |= comm.transports
         used = "+".join(sorted(set(transports.values())))
         changes = _changes(outputs, clock, used or ALONE, transports, "")
         records = comm.gather({**outputs.record.plain, **vars(changes)})
-    if parts is not None and records is not None:
-        publish(outputs, groups, parts, records, clock)
+    if catalogue is not None and records is not None:
+        publish(outputs, catalogue, records, clock)
     return changes
 
 
-def merged(
-    comm: Exchange, outputs: RankOutputs
-) -> tuple[Mapping[str, int], list[merge.Scored] | None]:
-    """Score every rank's objects against the whole survey.
+@dataclass(frozen=True, eq=False)
+class RankScores:
+    """One rank's rows against the whole survey."""
 
-    Returns
-    -------
-    Feature groups of the score, and on rank 0 all partitions in natural order (else None). Scores
-    go to rank 0 with the columns, since the catalogue is one file: some 40 bytes an object, while
-    the features (400) stay where they are. Ranks over all scores follow from them exactly.
-    """
+    scored: list[merge.Scored]
+    """Of the rank's partitions."""
+    groups: Mapping[str, int]
+    """Feature groups of the score."""
+    rows: int
+    """Of the whole survey."""
+
+
+Catalogue = Callable[[], tuple[Findings, int]]
+"""On rank 0: publishes what is left to publish; what the run found, and the catalogue's bytes."""
+
+
+def score_together(comm: Exchange, outputs: RankOutputs) -> RankScores:
+    """Score every rank's objects against the whole survey."""
     share = comm.reduce(outputs.share(), JOIN)
     whole = None
     if share is not None:
-        whole = (share.groups, merge.survey_metric(share.partial, share.groups))
+        metric = merge.survey_metric(share.partial, share.groups)
+        whole = (share.groups, metric, share.rows)
     # One rank's metric for all: eigenvectors may differ by a bit from machine to machine.
-    groups, metric = comm.bcast(whole)
-    scored = [merge.score(result, metric) for result in outputs.results()]
-    parts = comm.gather(scored)
-    if parts is None:
-        return groups, None
-    return groups, [part for of_rank in parts for part in of_rank]
+    groups, metric, rows = comm.bcast(whole)
+    return RankScores([merge.score(result, metric) for result in outputs.results()], groups, rows)
+
+
+def _catalogue(
+    comm: Exchange, outputs: RankOutputs, survey: RankScores, limits: CatalogueLimits
+) -> Catalogue | None:
+    """Bring the catalogue together on rank 0 (else None), or write a part of it on each rank.
+
+    Scores go to rank 0 with the columns where the catalogue is one file: some 40 bytes an object,
+    while the features (400) stay where they are. Ranks over all scores follow from them exactly.
+    """
+    item, storage = outputs.item, outputs.storage
+    if survey.rows > limits.single_file:
+        written = CollectiveParts(comm, item, storage, limits).publish(survey.scored, survey.groups)
+        return None if written is None else lambda: written
+    gathered = comm.gather(survey.scored)
+    if gathered is None:
+        return None
+    parts = [part for of_rank in gathered for part in of_rank]
+
+    def publish_file() -> tuple[Findings, int]:
+        whole = merge.rank(parts)
+        size = publish_catalogue(storage, whole, item.run_id, "rank 0", item.survey_columns)
+        names = stored_label_names(item.options.to_json(), item.data_url)
+        return findings(whole, survey.groups, item.anomaly, item.top, names), size
+
+    return publish_file
 
 
 def publish(
-    outputs: RankOutputs,
-    groups: Mapping[str, int],
-    parts: list[merge.Scored],
-    records: list[Plain],
-    clock: Timeline,
+    outputs: RankOutputs, catalogue: Catalogue, records: list[Plain], clock: Timeline
 ) -> None:
     """Rank 0: the catalogue, all records, and last what says that both are whole."""
     item, storage = outputs.item, outputs.storage
-    survey = merge.rank(parts)
     with clock.stage("publish"):
-        size = publish_catalogue(storage, survey, item.run_id, "rank 0", item.survey_columns)
+        found, size = catalogue()
         storage.put(layout.COMBINED, _json([one for one in records if had_data(one)]))
-    names = stored_label_names(item.options.to_json(), item.data_url)
     done = {
         "run_id": item.run_id,
         "world_size": item.world_size,
         "catalogue_bytes": size,
         "seconds": {stage: clock.seconds(stage) for stage in ("rendezvous", "collectives",
                                                               "publish")},
-        "found": vars(findings(survey, groups, item.anomaly, item.top, names)),
+        "found": vars(found),
     }  # fmt: skip
     storage.put(layout.MERGED, dump(done))
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,10 +73,16 @@ class Stamp:
     """Width of each group of features that is kept, in order; empty: nothing to score."""
 
 
+ReadResults = tuple[Stamp, list[PartitionResult]]
+"""Whose a rank's results are, and those of its partitions."""
 _MASKED, _MASK = ("object_id", "label"), ".missing"
 """Columns of which single values may be missing, and the name of the array that says which."""
 _CARRIED, _CARRIED_MASK = "carried/", "carried_missing/"
 """Before the name of a carried column, and of the array that says which values are missing."""
+
+
+Source = bytes | BinaryIO
+"""An object that was fetched, or one that is read where it lies."""
 
 
 class NpzWriter:
@@ -131,9 +138,12 @@ def add_moments(writer: NpzWriter, key: str, moments: Moments) -> None:
     writer.add(key, moments.to_arrays())
 
 
-def read_results(data: bytes, where: str) -> tuple[Stamp, list[PartitionResult]]:
-    """A rank's ``features.npz``; raises `RunError` naming `where` if it is broken."""
-    stamp, parts = _read(data, where)
+def read_results(data: Source, where: str, *, features: bool = True) -> ReadResults:
+    """A rank's ``features.npz``; raises `RunError` naming `where` if it is broken.
+
+    Without `features` only the columns are read, which are a tenth of the object.
+    """
+    stamp, parts = _read(data, where, () if features else ("features",))
     for _, arrays in parts:
         for name in _MASKED:
             mask = arrays.pop(name + _MASK, None)
@@ -153,22 +163,49 @@ def _carried(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     return carried
 
 
-def read_moments(data: bytes, where: str) -> tuple[Stamp, list[tuple[str, Moments]]]:
+def read_moments(data: Source, where: str) -> tuple[Stamp, list[tuple[str, Moments]]]:
     """A rank's ``moments.npz``; raises `RunError` naming `where` if it is broken."""
-    stamp, parts = _read(data, where)
+    stamp, parts = _read(data, where, ())
     return stamp, [(key, Moments.from_arrays(arrays)) for key, arrays in parts]
 
 
-def _read(data: bytes, where: str) -> tuple[Stamp, list[tuple[str, dict[str, NDArray[Any]]]]]:
+def _read(
+    data: Source, where: str, without: Sequence[str]
+) -> tuple[Stamp, list[tuple[str, dict[str, NDArray[Any]]]]]:
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            run_id, rank, groups = parse_json(file["stamp"].tobytes())
+        with zipfile.ZipFile(io.BytesIO(data) if isinstance(data, bytes) else data) as file:
+            run_id, rank, groups = parse_json(_array(file.read("stamp.npy")).tobytes())
             parts: dict[int, dict[str, NDArray[Any]]] = {}
-            for name in file.files:
-                number, _, array = name.partition("/")
-                if array:
-                    parts.setdefault(int(number), {})[array] = file[name]
+            for member in file.namelist():
+                number, _, name = member.removesuffix(".npy").partition("/")
+                if name and name not in without:
+                    parts.setdefault(int(number), {})[name] = _array(file.read(member))
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise RunError(f"{where} is broken: run the rank again by `perseid resume`") from error
     stamp = Stamp(run_id, rank, dict(groups))
     return stamp, [(p.pop("key").tobytes().decode(), p) for _, p in sorted(parts.items())]
+
+
+_HEADER = re.compile(
+    rb"\{'descr': '([<|][bifuU]\d+)', 'fortran_order': False, 'shape': \(([\d, ]*)\), \} *\n"
+)
+"""Of an array as `NpzWriter` writes it."""
+
+
+def _array(data: bytes) -> NDArray[Any]:
+    """An array out of the bytes of a member.
+
+    Not by numpy: it reads headers by `ast`, which Python 3.11 cannot do in several threads at once
+    (SystemError, "AST constructor recursion depth mismatch").
+    """
+    major = data[6] if data[:6] == b"\x93NUMPY" else 0
+    start = {1: 10, 2: 12, 3: 12}.get(major, len(data))
+    length = int.from_bytes(data[8:start], "little")
+    header = _HEADER.fullmatch(data, start, start + length)
+    if header is None:
+        raise ValueError("this is no array of a rank's objects")
+    shape = tuple(int(size) for size in header[2].replace(b",", b" ").split())
+    dtype = np.dtype(header[1].decode())
+    if not dtype.itemsize:  # of empty texts
+        return np.zeros(shape, dtype)
+    return np.frombuffer(data, dtype, offset=start + length).reshape(shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 
@@ -21,6 +22,9 @@ class Exchange(Protocol):
 
     def bcast(self, value: Any = None, root: int = 0) -> Any:
         """The root's value on every rank."""
+
+    def scatter(self, values: Sequence[Any] | None = None, root: int = 0) -> Any:
+        """The value of the root's list that is this rank's."""
 
     def reduce(self, value: Any, op: Any, root: int = 0) -> Any:
         """All ranks' values as one on the root, None elsewhere."""

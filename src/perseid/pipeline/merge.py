@@ -80,14 +80,25 @@ def top_list(
     survey: ScoredSurvey, length: int, names: Mapping[int, str]
 ) -> list[dict[str, object]]:
     """The objects of the highest scores, highest first; `names` are those of the labels."""
-    chosen = np.flatnonzero((survey.rank > 0) & (survey.rank <= length))
-    starts = np.cumsum([0, *(len(part.result) for part in survey.parts)])
-    out = []
-    for place in chosen[np.argsort(survey.rank[chosen])]:
-        number = int(np.searchsorted(starts, place, side="right")) - 1
-        row = int(place - starts[number])
-        out.append(_entry(survey.parts[number], row, int(survey.rank[place]), names))
-    return out
+    entries = [
+        entry
+        for part, ranks in zip(survey.parts, survey.ranks(), strict=True)
+        for entry in top_entries(part, ranks, length, names)
+    ]
+    return by_rank(entries)
+
+
+def by_rank(entries: Iterable[dict[str, object]]) -> list[dict[str, object]]:
+    """Entries of the top list, highest score first."""
+    return sorted(entries, key=lambda entry: int(str(entry["anomaly_rank"])))
+
+
+def top_entries(
+    part: Scored, ranks: NDArray[np.int64], length: int, names: Mapping[int, str]
+) -> list[dict[str, object]]:
+    """What of one partition is in the top list; `ranks` (n,) are those of its rows."""
+    chosen = np.flatnonzero((ranks > 0) & (ranks <= length)).tolist()
+    return [_entry(part, row, int(ranks[row]), names) for row in chosen]
 
 
 def repeated_ids(survey: ScoredSurvey) -> int:

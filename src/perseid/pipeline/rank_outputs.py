@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 from perseid.errors import BadInputError, NotFoundError, RunError
@@ -18,11 +20,16 @@ from perseid.pipeline.schema import to_plain
 from perseid.pipeline.stored import Findings, Plain, Records, StoredRecord
 from perseid.science import Moments
 from perseid.storage import Storage
+from perseid.survey.bytesource import SourceFile, open_source
 
 READERS = 32
 """Requests at once: with 20 ms each, 517 records take a third of a second."""
 WINDOW = 16
 """Ranks' features read ahead of the one being scored: bounds the memory."""
+ROWS_AHEAD = 250_000
+"""Rows of them, where ranks have many: 100 MB at 100 features."""
+READ_BYTES = 1 << 18
+"""Of one read of columns: those of a partition of 100 MB."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -108,15 +115,18 @@ def read_merged(
     return records, findings
 
 
-def read_moments(
+def stream_moments(
     storage: Storage, records: Records
-) -> list[tuple[int, Stamp, list[tuple[str, Moments]]]]:
+) -> Iterator[tuple[int, Stamp, list[tuple[str, Moments]]]]:
     """Each rank's statistics in rank order, so partitions come in natural order.
 
     Raises `BrokenRankError` where a rank's do not agree with its record.
     """
-    out = []
-    for rank, data in _objects(storage, layout.moments, records, READERS):
+
+    def get(rank: int) -> tuple[int, columns.Source]:
+        return rank, _fetch(storage, rank, layout.moments(rank))
+
+    for rank, data in ahead(get, _with_data(records), READERS):
         where = storage.where(layout.moments(rank))
         stamp, parts = _whole(rank, columns.read_moments, data, where)
         _belongs(records[rank], stamp, rank)
@@ -126,59 +136,75 @@ def read_moments(
             raise BrokenRankError(
                 rank, "its statistics are of other partitions than its record names"
             )
-        out.append((rank, stamp, parts))
-    return out
+        yield rank, stamp, parts
 
 
 def stream_results(
-    storage: Storage, records: Records
+    storage: Storage, records: Records, *, features: bool = True
 ) -> Iterator[tuple[int, list[PartitionResult]]]:
     """Each rank's columns and features in rank order, a few ranks read ahead.
 
-    Raises `BrokenRankError` where a rank's do not agree with its record.
+    Without `features` only the bytes of the columns are fetched. Raises `BrokenRankError` where a
+    rank's do not agree with its record.
     """
-    for rank, data in _objects(storage, layout.features, records, WINDOW):
-        where = storage.where(layout.features(rank))
-        stamp, parts = _whole(rank, columns.read_results, data, where)
+    fetch = _fetch if features else _open
+
+    def read(rank: int) -> tuple[int, list[PartitionResult]]:
+        key = layout.features(rank)
+        load = partial(columns.read_results, features=features)
+        stamp, parts = _whole(rank, load, fetch(storage, rank, key), storage.where(key))
         _belongs(records[rank], stamp, rank)
         got = [(part.key, len(part)) for part in parts]
         if got != list(records[rank].read or ()):
             raise BrokenRankError(rank, "its features are of other rows than its record names")
-        yield rank, parts
+        return rank, parts
+
+    return ahead(read, _with_data(records), WINDOW, lambda rank: records[rank].rows, ROWS_AHEAD)
 
 
-def _objects(
-    storage: Storage, key: Callable[[int], str], records: Records, window: int
-) -> Iterator[tuple[int, bytes]]:
-    """One object of each rank that has data, in rank order.
+def _fetch(storage: Storage, rank: int, key: str) -> columns.Source:
+    """An object of a rank as a whole."""
+    try:
+        return storage.get(key)
+    except NotFoundError as error:
+        raise BrokenRankError(rank, f"its record is there, but {error}") from error
 
-    Only the requests are made in threads: numpy reads the headers of arrays by `ast`, which
-    Python 3.11 cannot do in several threads at once (SystemError, "AST constructor recursion
-    depth mismatch").
+
+def _open(storage: Storage, rank: int, key: str) -> columns.Source:
+    """An object of a rank, of which only what is asked for is fetched."""
+    try:
+        return io.BufferedReader(SourceFile(open_source(storage, key)), READ_BYTES)
+    except NotFoundError as error:
+        raise BrokenRankError(rank, f"its record is there, but {error}") from error
+
+
+def ahead(
+    call: Callable[[T], R],
+    over: Iterable[T],
+    window: int,
+    weigh: Callable[[T], int] = lambda _: 0,
+    most: int = 1,
+) -> Iterator[R]:
+    """Results in order, computed in threads ahead of the one asked for.
+
+    At most `window` of them, and no more than weigh `most` together; one may weigh more.
     """
-
-    def get(rank: int) -> tuple[int, bytes]:
-        try:
-            return rank, storage.get(key(rank))
-        except NotFoundError as error:
-            raise BrokenRankError(rank, f"its record is there, but {error}") from error
-
-    return ahead(get, _with_data(records), window)
-
-
-def ahead(call: Callable[[T], R], over: Iterable[T], window: int) -> Iterator[R]:
-    """Results in order, at most `window` of them computed ahead of the one asked for."""
-    waiting: deque[Future[R]] = deque()
+    waiting: deque[tuple[Future[R], int]] = deque()
+    load = 0
     with ThreadPoolExecutor(min(window, READERS)) as pool:
         try:
             for value in over:
-                waiting.append(pool.submit(call, value))
-                if len(waiting) >= window:
-                    yield waiting.popleft().result()
+                weight = weigh(value)
+                while waiting and (len(waiting) >= window or load + weight > most):
+                    future, done = waiting.popleft()
+                    load -= done
+                    yield future.result()
+                waiting.append((pool.submit(call, value), weight))
+                load += weight
             while waiting:
-                yield waiting.popleft().result()
+                yield waiting.popleft()[0].result()
         finally:
-            for future in waiting:
+            for future, _ in waiting:
                 future.cancel()
 
 
@@ -261,7 +287,9 @@ def _with_data(records: Records) -> Sequence[int]:
     return [rank for rank in sorted(records) if records[rank].has_data]
 
 
-def _whole(rank: int, read: Callable[[bytes, str], T], data: bytes, where: str) -> T:
+def _whole(
+    rank: int, read: Callable[[columns.Source, str], T], data: columns.Source, where: str
+) -> T:
     try:
         return read(data, where)
     except (RunError, BadInputError, TypeError) as error:

@@ -50,6 +50,14 @@ CATALOGUE = (
                   description="1 for the most anomalous object of the survey"),
 )  # fmt: skip
 """Columns of ``catalogue.parquet``; a row group a partition."""
+PERCENTILE = ParquetColumn(
+    "anomaly_percentile",
+    ParquetType.FLOAT32,
+    optional=True,
+    ucd="stat.value",
+    description="Share of all scores below this one, 0 to 100",
+)
+"""A further one of ours, where a survey has too many rows for the rank of each."""
 
 
 def with_ids(columns: Sequence[ParquetColumn], kind: ParquetType) -> tuple[ParquetColumn, ...]:
