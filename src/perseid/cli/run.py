@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from perseid.api.runs import begin, with_results
 from perseid.cli.engines import (
@@ -68,9 +67,9 @@ def run(args: argparse.Namespace) -> int:
         return to_the_end(args, begin(request, engine, progress, replace=args.replace), progress)
 
 
-def plain_of(args: argparse.Namespace) -> dict[str, Any]:
+def plain_of(args: argparse.Namespace) -> dict[str, object]:
     """The keys of the request's file with those of the options in their place."""
-    plain: dict[str, Any] = {}
+    plain: dict[str, object] = {}
     if args.request is not None:
         plain = dict(read_keys(args.request))
     elif args.data is None:
@@ -83,10 +82,15 @@ def plain_of(args: argparse.Namespace) -> dict[str, Any]:
             plain.pop(key, None)
     plain |= given
     if args.columns:
-        plain["columns"] = {**(plain.get("columns") or {}), **parse_columns(args.columns)}
+        plain["columns"] = _of_column(plain.get("columns")) | parse_columns(args.columns)
     if args.missing:
-        plain["missing"] = {**(plain.get("missing") or {}), **parse_options(args.missing)}
+        plain["missing"] = _of_column(plain.get("missing")) | parse_options(args.missing)
     return plain
+
+
+def _of_column(value: object) -> dict[str, object]:
+    """What a request says column by column; the options replace all that it says otherwise."""
+    return dict(value) if isinstance(value, dict) else {}
 
 
 def _dry_run(args: argparse.Namespace, request: RunRequest) -> int:

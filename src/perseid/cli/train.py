@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from perseid.api.terminal import console
 from perseid.cli.awsarguments import add_storage_arguments
@@ -127,7 +127,7 @@ def _bar() -> Iterator[Callable[[TrainEvent], None]]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console()) as progress:
-        tasks: dict[str, Any] = {}
+        tasks: dict[str, TaskID] = {}
 
         def report(event: TrainEvent) -> None:
             if event.phase not in tasks:

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median, stdev
-from typing import Any
 
 from perseid.errors import BadInputError
 from perseid.measure.folder import RankMeasures
 from perseid.measure.measured_run import MeasuredRun
+from perseid.pipeline.schema import from_plain
 from perseid.textfile import read_object
 
 MB_A_VCPU = 1769.0
@@ -104,12 +104,10 @@ class Calibration:
     @classmethod
     def load(cls, path: str | Path) -> Calibration:
         """From a file that ``perseid calibrate --out`` wrote; raises `BadInputError`."""
-        plain: dict[str, Any] = dict(read_object(path, "the calibration"))
+        plain = read_object(path, "the calibration")
         known = {field.name for field in fields(cls)}
-        try:
-            return cls(**{key: value for key, value in plain.items() if key in known})
-        except (ValueError, TypeError, AttributeError) as error:
-            raise BadInputError(f"the calibration {path} cannot be read: {error}") from error
+        given = {key: value for key, value in plain.items() if key in known}
+        return from_plain(cls, given, f"the calibration {path}")
 
 
 def vcpus(memory_mb: float) -> float:

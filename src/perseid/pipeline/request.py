@@ -110,12 +110,12 @@ class RunRequest(BaseModel):
     top: Annotated[int, Field(ge=0, le=100_000)] = Field(
         24, description="a whole number from 0 to 100000"
     )
-    missing: dict[str, Any] | None = Field(
+    missing: dict[str, object] | None = Field(
         None,
         description="an object of columns (magnitude, redshift) and the values that mean missing, "
         'such as {"redshift": [-1, -9]}, or "none"',
     )
-    columns: dict[str, Any] | None = Field(
+    columns: dict[str, object] | None = Field(
         None,
         description="an object of columns (image, magnitude, redshift, object_id, label) and their "
         'names in the survey, such as {"object_id": "TARGETID"}; of magnitudes also a list',
@@ -151,7 +151,7 @@ class RunRequest(BaseModel):
     workers: Count = Field(None, description="workers at once: a whole number from 1")
     threads: Count = Field(None, description="threads a worker: a whole number from 1")
 
-    _given: dict[str, Any] | None = PrivateAttr(None)
+    _given: dict[str, object] | None = PrivateAttr(None)
 
     @model_validator(mode="after")
     def _whole(self) -> RunRequest:
@@ -172,7 +172,7 @@ class RunRequest(BaseModel):
 
     @classmethod
     def parse(
-        cls, source: Mapping[str, Any] | str | Path, *, options: Collection[str] = ()
+        cls, source: Mapping[str, object] | str | Path, *, options: Collection[str] = ()
     ) -> RunRequest:
         """A request from its keys, or from a JSON file.
 
@@ -221,7 +221,7 @@ class RunRequest(BaseModel):
         """Where a bucket is: on S3, or a folder of `bucket_root`."""
         return (Location.parse(self.bucket_root) / name).url if self.bucket_root else f"s3://{name}"
 
-    def given(self) -> dict[str, Any]:
+    def given(self) -> dict[str, object]:
         """The keys and values as they were given, unknown ones included: scripts read them so."""
         if self._given is not None:
             return dict(self._given)
@@ -240,7 +240,7 @@ class RunRequest(BaseModel):
         return tuple(said)
 
 
-def read_keys(path: Path) -> dict[str, Any]:
+def read_keys(path: Path) -> dict[str, object]:
     """The keys of a request file; raises `BadInputError` where it is no JSON object."""
     return read_object(path, "the request")
 

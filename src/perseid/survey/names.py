@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
 from perseid.errors import BadInputError
 
@@ -53,7 +52,7 @@ FURTHER = "further."
 """Beginning of the name of a column beside ours, while a file is read."""
 
 
-def column_names(given: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+def column_names(given: Mapping[str, object]) -> dict[str, tuple[str, ...]]:
     """Names as a request gives them, by our names: one, or for magnitudes a list, one a band.
 
     Raises `BadInputError` for a column that is none of ours, or a name that is no text.
@@ -63,13 +62,12 @@ def column_names(given: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
         name = canonical(column)
         if name not in (*NAMES, *POSITION):
             raise BadInputError(f"{column!r} is no column: use {', '.join((*NAMES, *POSITION))}")
-        listed = [value] if isinstance(value, str) else value
-        good = isinstance(listed, (list, tuple)) and listed
-        if not good or not all(isinstance(one, str) and one for one in listed):
+        listed = value if isinstance(value, (list, tuple)) else [value]
+        if not listed or not all(isinstance(one, str) and one for one in listed):
             raise BadInputError(f"{column} is {value!r}: give the name of the survey's column")
         if len(listed) > 1 and name != "magnitude":
             raise BadInputError(f"{column} is {value!r}: only magnitudes are several columns")
-        names[name] = tuple(listed)
+        names[name] = tuple(str(one) for one in listed)
     return names
 
 

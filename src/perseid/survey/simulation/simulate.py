@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import metadata, resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -275,7 +274,7 @@ def _exit_with_parent() -> None:
         os._exit(1)
 
 
-def _summary(result: Simulated) -> dict[str, Any]:
+def _summary(result: Simulated) -> dict[str, object]:
     table = resources.files("perseid.survey").joinpath("data/sdss_galaxies.npz").read_bytes()
     return {
         **{name: value for name, value in asdict(result).items() if name != "url"},
