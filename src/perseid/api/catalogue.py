@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from perseid.api.show import html_table
+from perseid.catalogues.astropytable import to_astropy
+from perseid.catalogues.export import Written, export
+from perseid.catalogues.selection import Selection
 from perseid.errors import NotInstalledError
 from perseid.pipeline.catalogue_reader import StoredCatalogue
 from perseid.pipeline.tables import CATALOGUE
 from perseid.storage import Storage
 from perseid.survey import natural_key
-from perseid.survey.formats.arrow import pyarrow_module
+from perseid.survey.formats.arrow import compute_module
 
 SHOWN_ROWS = 10
 """Rows that a notebook shows."""
@@ -90,20 +95,8 @@ class Catalogue:
         return self._table
 
     def to_astropy(self) -> Any:
-        """An ``astropy.table.Table``; a missing value is masked."""
-        try:
-            from astropy.table import MaskedColumn, Table
-        except ImportError as error:
-            raise NotInstalledError("this needs astropy: pip install astropy") from error
-        columns = {}
-        for name in self.column_names:
-            column = self._table[name].combine_chunks()
-            mask = np.asarray(column.is_null())
-            values = column.to_numpy(zero_copy_only=False)
-            if mask.any() and values.dtype.kind in "fO":
-                values = np.where(mask, values.dtype.type(0), values)
-            columns[name] = MaskedColumn(values, mask=mask) if mask.any() else values
-        return Table(columns)
+        """An ``astropy.table.Table`` with units; missing values are masked, UCDs in ``meta``."""
+        return to_astropy(self._table, self._selection().meanings)
 
     def to_pandas(self) -> Any:
         """A ``pandas.DataFrame``; raises `NotInstalledError` where there is no pandas."""
@@ -111,6 +104,52 @@ class Catalogue:
             return self._table.to_pandas()
         except ImportError as error:
             raise NotInstalledError("this needs pandas: pip install pandas") from error
+
+    def write(
+        self,
+        to: str | Path,
+        *,
+        columns: Sequence[str] | None = None,
+        where: str | None = None,
+        format: str | None = None,
+    ) -> Written:
+        """Write the catalogue in the form that another tool opens.
+
+        Parameters
+        ----------
+        to
+            Path or URL of the file. Its suffix says the format: ``.fits``, ``.vot``, ``.csv``,
+            ``.parquet``.
+        columns
+            Names, in the order wanted; None: all.
+        where
+            Rows that are wanted, such as ``"z_pred > 0.1 and flag == 0"``; None: all.
+        format
+            ``fits``, ``votable``, ``csv`` or ``parquet``, whatever the suffix.
+
+        Returns
+        -------
+        Written
+            Place, format, rows and bytes.
+
+        Raises
+        ------
+        BadInputError
+            There is no such column, the condition cannot be read, or the suffix says no format.
+        StorageError
+            The place cannot be written to.
+
+        Examples
+        --------
+        >>> run.catalogue().write("near.fits", where="z_pred < 0.05").rows  # doctest: +SKIP
+        311
+        """
+        return export(self._selection(columns, where), to, format)
+
+    def _selection(
+        self, columns: Sequence[str] | None = None, where: str | None = None
+    ) -> Selection:
+        return Selection(self._stored, columns, where)
 
     @cached_property
     def _ordered(self) -> Any:
@@ -145,6 +184,6 @@ def _first_difference(mine: Any, theirs: Any) -> int | None:
         ]
         other = bits[0] != bits[1]
     else:
-        other = np.asarray(pyarrow_module().compute.not_equal(left, right).fill_null(False))
+        other = np.asarray(compute_module().not_equal(left, right).fill_null(False))
     differ = np.flatnonzero((absent[0] != absent[1]) | (other & ~absent[0]))
     return int(differ[0]) if len(differ) else None

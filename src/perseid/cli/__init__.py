@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "resume": "redo what is missing of a run",
     "table": "tables of memory, duration and cost from any set of runs",
     "report": "one HTML page about a run",
+    "catalogue": "a run's catalogue as FITS, VOTable, CSV or Parquet",
     "sweep": "runs over partition size, world size and batch size, with plots",
     "plan": "partition size, world size and memory for a deadline and a budget",
     "calibrate": "how fast a worker is: what plans are made from",

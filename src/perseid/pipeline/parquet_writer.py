@@ -63,7 +63,7 @@ class ParquetWriter:
         self._file = file
         self._columns = tuple(columns)
         self._metadata = dict(metadata or {})
-        self._longest: dict[str, int] = {}
+        self._longest = {c.name: 0 for c in columns if c.kind is ParquetType.UTF8}
         """Characters of the longest text of a column."""
         self._groups: list[dict[int, Any]] = []
         self._rows = 0
@@ -127,7 +127,7 @@ class ParquetWriter:
             dictionary = begin
             self._page_of_names(values.names)
             longest = max(map(len, values.names), default=0)
-            self._longest[column.name] = max(self._longest.get(column.name, 0), longest)
+            self._longest[column.name] = max(self._longest[column.name], longest)
             body, codec = pages.indices(values), _Codec.RLE_DICTIONARY
         else:
             body, codec = pages.plain(column, values), _Codec.PLAIN

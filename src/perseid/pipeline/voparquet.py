@@ -6,7 +6,8 @@ HATS know their units (IVOA note "VOParquet", https://www.ivoa.net/documents/Not
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from xml.sax.saxutils import escape, quoteattr
 
 from perseid.pipeline.parquet_pages import ParquetColumn, ParquetType
@@ -14,15 +15,31 @@ from perseid.plaintext import printable
 
 VERSION_KEY = "IVOA.VOTable-Parquet.version"
 CONTENT_KEY = "IVOA.VOTable-Parquet.content"
+TEXT = "unicodeChar"
+"""VOTable's type of text, and of unsigned 64-bit integers: it has none, and text is exact."""
 _DATATYPES = {
     ParquetType.BOOL: "boolean",
     ParquetType.INT32: "int",
     ParquetType.INT64: "long",
     ParquetType.FLOAT32: "float",
     ParquetType.FLOAT64: "double",
-    ParquetType.UTF8: "unicodeChar",
-    ParquetType.UINT64: "unicodeChar",  # VOTable has no unsigned 64-bit type; text is exact
+    ParquetType.UTF8: TEXT,
+    ParquetType.UINT64: TEXT,
 }
+
+
+@dataclass(frozen=True)
+class VOField:
+    """A column as VOTable describes it."""
+
+    name: str
+    datatype: str
+    """One of VOTable's, such as ``double``."""
+    arraysize: str = ""
+    """Elements of a value; empty: it is no array."""
+    unit: str = ""
+    ucd: str = ""
+    description: str = ""
 
 
 def votable_metadata(
@@ -35,29 +52,51 @@ def votable_metadata(
     """
     if not any(column.unit or column.ucd or column.description for column in columns):
         return {}
-    fields = "".join(_field(column, longest.get(column.name, 0)) for column in columns)
+    pairs = votable_pairs(
+        VOField(
+            column.name,
+            _DATATYPES[column.kind],
+            _arraysize(column, longest.get(column.name, 1)),
+            column.unit,
+            column.ucd,
+            column.description,
+        )
+        for column in columns
+    )
+    return pairs | text_lengths(longest)
+
+
+def text_lengths(longest: Mapping[str, int]) -> dict[str, str]:
+    """Key-value pairs by which astropy knows how long the texts of each column are."""
+    return {f"table::len::{name}": str(max(1, length)) for name, length in longest.items()}
+
+
+def votable_pairs(fields: Iterable[VOField]) -> dict[str, str]:
+    """Key-value pairs of the footer of a table with these columns."""
     content = (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
         '<VOTABLE version="1.4" xmlns="http://www.ivoa.net/xml/VOTable/v1.3">\n'
-        f' <RESOURCE>\n  <TABLE>\n{fields}   <PARQUET type="Parquet-local-XML"/>\n'
+        f" <RESOURCE>\n  <TABLE>\n{''.join(map(_xml, fields))}"
+        '   <PARQUET type="Parquet-local-XML"/>\n'
         "  </TABLE>\n </RESOURCE>\n</VOTABLE>\n"
     )
     return {VERSION_KEY: "1.0", CONTENT_KEY: content}
 
 
-def _field(column: ParquetColumn, longest: int) -> str:
-    size = "" if column.width is None else str(column.width)
-    if _DATATYPES[column.kind] == "unicodeChar":
-        size = f"{max(1, longest)}*"
+def _arraysize(column: ParquetColumn, longest: int) -> str:
+    if _DATATYPES[column.kind] == TEXT:
+        return f"{max(1, longest)}*"
+    return "" if column.width is None else str(column.width)
+
+
+def _xml(field: VOField) -> str:
     given = {
-        "name": column.name,
-        "datatype": _DATATYPES[column.kind],
-        "arraysize": size,
-        "unit": column.unit,
-        "ucd": column.ucd,
+        "name": field.name,
+        "datatype": field.datatype,
+        "arraysize": field.arraysize,
+        "unit": field.unit,
+        "ucd": field.ucd,
     }
-    words = " ".join(
-        f"{key}={quoteattr(printable(value))}" for key, value in given.items() if value
-    )
-    about = escape(printable(column.description))
+    words = " ".join(f"{key}={quoteattr(printable(text))}" for key, text in given.items() if text)
+    about = escape(printable(field.description))
     return f"   <FIELD {words}><DESCRIPTION>{about}</DESCRIPTION></FIELD>\n"

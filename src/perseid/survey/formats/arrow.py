@@ -21,6 +21,14 @@ def pyarrow_module() -> Any:
     return pyarrow
 
 
+def compute_module() -> Any:
+    """pyarrow's functions of columns; not imported where columns are only read."""
+    pyarrow_module()
+    import pyarrow.compute
+
+    return pyarrow.compute
+
+
 def item_bytes(kind: Any) -> int:
     """Bytes of a single value of a column of this Arrow type, in memory."""
     leaf, _ = unwrapped(kind)
