@@ -177,6 +177,7 @@ class FrameQueue:
 
     def accept(self, frame: Frame, pending: PendingReceive | None) -> bool:
         """Sort a complete frame in; whether it is the pending one."""
+        # The third byte is the kind (see `frames`): cheaper than unpacking all of the signature.
         if frame.signature[2] >= FrameKind.ABORT:
             self.control_frames.append(frame)
         elif pending is not None and pending.frame is None and self._matches(pending, frame):
@@ -200,6 +201,7 @@ class FrameQueue:
         if frame.signature == pending.signature:
             return pending.any_step or frame.step == pending.step
         theirs, mine = Signature.unpack(frame.signature), pending.call
+        # Calls of different communicators may come in any order.
         if theirs.comm != mine.comm:
             return False
         points = (theirs.kind == _POINT) + (mine.kind == _POINT)
@@ -207,10 +209,12 @@ class FrameQueue:
             return False
         if points == 2 and not pending.any_step and frame.step != pending.step:
             return False  # a send with another tag
+        # Two collectives of one communicator, and they differ: the ranks have made different calls.
         raise UnexpectedFrameError(self.rank, str(mine), str(theirs))
 
     def _deliver(self, pending: PendingReceive, frame: Frame) -> None:
         into = pending.into
+        # It came before it was asked for, into memory of its own.
         if into is not None and frame.body is not into:
             if frame.parts or len(frame.body) != len(into):
                 mine = f"{pending.call} of {len(into)} bytes"
