@@ -271,8 +271,8 @@ class HolePuncher:
             return
         if not self._may_relay():
             self._fail(attempt, "no direct connection, and there is no relay")
-        # Only the lower rank falls back, and the higher waits for its invitation: if both decided by
-        # their own clocks, one could choose the relay while the other settles on a direct
+        # Only the lower rank falls back, and the higher waits for its invitation: if both decided
+        # by their own clocks, one could choose the relay while the other settles on a direct
         # connection. Where only the relay may be used, there is nothing to decide differently.
         elif self.me.rank < attempt.rank or self._transport == "relay":
             attempt.relaying = True
