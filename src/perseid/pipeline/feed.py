@@ -206,6 +206,13 @@ class Feed:
                 f"{where} has no magnitudes, which the model {self._signature.name!r} takes: add a "
                 "column `magnitude`, or give a model of images alone"
             )
+        count = 0 if cutouts.magnitudes is None else cutouts.magnitudes.shape[1]
+        if self._uses_magnitudes and count != self._signature.bands:
+            raise BadPartitionError(
+                f"{where} has {count} magnitudes a row, but the model {self._signature.name!r} "
+                f"takes {self._signature.bands}: name those of its bands by --columns "
+                "magnitude=[...]"
+            )
 
     def _unchanged(self, ref: PartitionRef) -> None:
         change = self._change(ref)

@@ -22,10 +22,11 @@ class Cutouts:
     """
 
     images: NDArray[np.float32]
-    """(n, bands, height, width), nanomaggies for SDSS; may be a read-only memory map."""
+    """(n, bands, height, width), nanomaggies for SDSS; may be a read-only memory map. Where the
+    survey has no images, (n, 0, 0, 0)."""
     magnitudes: NDArray[np.floating] | None = None
-    """(n, bands), AB magnitudes, NaN where one is missing; float32 or float64, kept as read;
-    None where the survey has none."""
+    """(n, magnitudes), AB magnitudes, as many as the survey has, NaN where one is missing; float32
+    or float64, kept as read; None where the survey has none."""
     redshift: NDArray[np.floating] | None = None
     """(n,), spectroscopic, NaN where it is missing; None where no row has one."""
     object_id: NDArray[Any] | None = None
@@ -44,10 +45,10 @@ class Cutouts:
                 f"images must be float32 (n, bands, height, width), not {self.images.dtype} "
                 f"{self.images.shape}"
             )
-        if self.magnitudes is not None and self.magnitudes.shape != self.images.shape[:2]:
+        magnitudes = self.magnitudes
+        if magnitudes is not None and (magnitudes.ndim != 2 or len(magnitudes) != len(self)):
             raise BadPartitionError(
-                f"magnitudes must be (n, bands) = {self.images.shape[:2]}, "
-                f"not {self.magnitudes.shape}"
+                f"magnitudes must be ({len(self)}, bands), not {magnitudes.shape}"
             )
         for name in ("redshift", "object_id", "label"):
             array = getattr(self, name)

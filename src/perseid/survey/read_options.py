@@ -30,6 +30,8 @@ class ReadOptions:
     channels_last: bool | None = None
     """Whether images lie as (height, width, bands); None: seen from the shape where it leaves no
     doubt, else (bands, height, width)."""
+    needs_image: bool = True
+    """Whether a file without images is an error; else its images are (n, 0, 0, 0)."""
     describe: bool = False
     """Whether the opened table lists every column of the file (`Table.described`), which takes a
     look at each of them."""

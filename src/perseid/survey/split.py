@@ -127,7 +127,7 @@ def _columns(store: Storage, keys: list[str], options: ReadOptions) -> Columns:
         with open_partition(store, key, options=options) as reader:
             has = reader.columns
         first = first or has
-        if (has.shape, dict(has.dtypes)) != (first.shape, dict(first.dtypes)):
+        if not has.is_like(first):
             raise BadPartitionError(
                 f"{store.where(key)} has {has.describe()}, "
                 f"but {store.where(keys[0])} has {first.describe()}"

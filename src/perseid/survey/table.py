@@ -23,6 +23,8 @@ from perseid.survey.names import FURTHER, KNOWN, NAMES, is_band, is_further
 from perseid.survey.picking import renamed
 from perseid.survey.read_options import PLAIN, ReadOptions
 
+_ROW_BYTES = 512
+"""Bytes that a row without an image is taken to have."""
 MOST_PIXELS = 1 << 26
 """Elements of one image above which a shape is taken for corrupt."""
 
@@ -34,7 +36,7 @@ class Columns:
     rows: int
     """Objects."""
     shape: tuple[int, int, int]
-    """(bands, height, width) of every image."""
+    """(bands, height, width) of every image; all 0 where there are no images."""
     dtypes: Mapping[str, np.dtype[Any]]
     """Native dtype of each column that is there, by the names in `NAMES`."""
     channels_last: bool = False
@@ -46,15 +48,17 @@ class Columns:
     further: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]] = field(default_factory=dict)
     """Native dtype and shape of a row of each column beside ours that is read, by the names that
     `pick_columns` gives them."""
+    magnitudes: int = 0
+    """How many magnitudes a row has."""
 
     def row_shape(self, name: str) -> tuple[int, ...]:
         """Shape of one row of a column."""
-        return {"image": self.shape, "magnitude": self.shape[:1]}.get(name, ())
+        return {"image": self.shape, "magnitude": (self.magnitudes,)}.get(name, ())
 
     @property
     def image_bytes(self) -> int:
-        """Bytes of one image."""
-        return math.prod(self.shape) * 4
+        """Bytes of one image; of a row without an image a few, so that blocks stay small."""
+        return math.prod(self.shape) * 4 or _ROW_BYTES
 
     @property
     def small(self) -> list[str]:
@@ -88,6 +92,14 @@ class Columns:
         others = [name for name in self.small if name != "magnitude" or not self.bands]
         return [*self.bands, *others, *self.further]
 
+    def is_like(self, other: Columns) -> bool:
+        """Whether rows of both can lie in one file."""
+        return (self.shape, self.magnitudes, dict(self.dtypes)) == (
+            other.shape,
+            other.magnitudes,
+            dict(other.dtypes),
+        )
+
     def with_rows(self, rows: int) -> Columns:
         """The same columns with another length."""
         return replace(self, rows=rows)
@@ -104,7 +116,8 @@ class Columns:
         arrays = as_dict(cutouts)
         _, bands, height, width = cutouts.images.shape
         dtypes = {n: TEXT if a.dtype.kind == "U" else a.dtype for n, a in arrays.items()}
-        return cls(len(cutouts), (bands, height, width), dtypes)
+        magnitudes = 0 if cutouts.magnitudes is None else cutouts.magnitudes.shape[1]
+        return cls(len(cutouts), (bands, height, width), dtypes, magnitudes=magnitudes)
 
 
 def as_dict(cutouts: Cutouts) -> dict[str, NDArray[Any]]:
@@ -128,8 +141,13 @@ def as_cutouts(arrays: Mapping[str, NDArray[Any]]) -> Cutouts:
     if bands:
         arrays = {**arrays, "magnitude": np.stack(bands, axis=1)}
     further = {n.removeprefix(FURTHER): array for n, array in arrays.items() if is_further(n)}
+    if "image" in arrays:
+        images = arrays["image"]
+    else:
+        rows = max((len(array) for array in arrays.values()), default=0)
+        images = np.empty((rows, 0, 0, 0), np.float32)
     return Cutouts(
-        arrays["image"],
+        images,
         arrays.get("magnitude"),
         arrays.get("redshift"),
         arrays.get("object_id"),
@@ -156,7 +174,7 @@ def check_columns(
     """
     found, parts = _joined(where, found)
     rows, shape, last = _images(where, found, options)
-    columns = Columns(rows, shape, {})
+    columns = Columns(rows, shape, {}, magnitudes=_magnitudes(where, rows, found))
     dtypes: dict[str, np.dtype[Any]] = {}
     known = renamed(sources or {})
     further = _further(where, rows, found)
@@ -181,6 +199,7 @@ def check_columns(
         bands=parts,
         renamed=known,
         further=further,
+        magnitudes=columns.magnitudes if "magnitude" in dtypes else 0,
     )
 
 
@@ -190,8 +209,11 @@ def _images(
     options: ReadOptions,
 ) -> tuple[int, tuple[int, int, int], bool]:
     """Rows, (bands, height, width) of an image, and whether its bands are the last axis."""
+    if "image" not in found and not options.needs_image:
+        lengths = [shape[0] for _, shape in found.values() if shape]
+        return max(lengths, default=0), (0, 0, 0), False
     if "image" not in found:
-        there = ", ".join(sorted(found)) or "nothing"
+        there = ", ".join(sorted(name.removeprefix(FURTHER) for name in found)) or "nothing"
         raise BadPartitionError(f"{where} has no image column (it has {there})")
     shape = found["image"][1]
     if len(shape) != 4 or 0 in shape[1:] or math.prod(shape[1:]) > MOST_PIXELS:
@@ -203,6 +225,18 @@ def _images(
     if last is None:
         last = _channels_last(shape[1:], found.get("magnitude", (None, ()))[1])
     return rows, (third, first, second) if last else (first, second, third), last
+
+
+def _magnitudes(
+    where: str, rows: int, found: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
+) -> int:
+    """How many magnitudes a row has, whatever the images have."""
+    if "magnitude" not in found:
+        return 0
+    shape = found["magnitude"][1]
+    if len(shape) not in (1, 2) or shape[0] != rows or 0 in shape[1:]:
+        raise BadPartitionError(f"{where}: magnitude must be ({rows}, bands), not {_shape(shape)}")
+    return shape[1] if len(shape) == 2 else 1
 
 
 def _further(
@@ -263,6 +297,12 @@ class Table(ABC):
 
     def __init__(self, source: ByteSource, columns: Columns) -> None:
         self.source, self.columns = source, columns
+
+    @property
+    def read_names(self) -> list[str]:
+        """The columns that are read, by the names that `pick_columns` gives them."""
+        images = ["image"] if "image" in self.columns.dtypes else []
+        return [*images, *self.columns.stored]
 
     @abstractmethod
     def read(self, start: int, stop: int) -> Cutouts:
@@ -325,7 +365,7 @@ class RawTable(Table):
                     f"{where} is truncated: its {name} column ends at byte "
                     f"{array.start + array.num_bytes} of {source.size}"
                 )
-        self._images = arrays["image"]
+        self._images = arrays.get("image")
         self._small = {
             name: columns.column(name, others[name], where)
             if name in others
@@ -336,18 +376,21 @@ class RawTable(Table):
 
     def read(self, start: int, stop: int) -> Cutouts:
         array = self._images
+        arrays = {name: column[start:stop] for name, column in self._small.items()}
+        if array is None:
+            return as_cutouts(arrays)
         data = self.source.read(
             array.start + start * array.row_bytes, (stop - start) * array.row_bytes
         )
-        self._check(data, start, stop)
+        self._check(array, data, start, stop)
         images = np.frombuffer(data, array.dtype).reshape(stop - start, *array.shape[1:])
-        arrays = {name: column[start:stop] for name, column in self._small.items()}
         arrays["image"] = self.columns.column("image", images, self.source.name)
         return as_cutouts(arrays)
 
     def release(self, start: int, stop: int) -> None:
-        step = self._images.row_bytes
-        self.source.release(self._images.start + start * step, (stop - start) * step)
+        if self._images is not None:
+            step = self._images.row_bytes
+            self.source.release(self._images.start + start * step, (stop - start) * step)
 
     def _whole(self, name: str, array: RawArray) -> NDArray[Any]:
         data = self.source.read(array.start, array.num_bytes)
@@ -358,12 +401,12 @@ class RawTable(Table):
         values = np.frombuffer(data, array.dtype).reshape(array.shape)
         return self.columns.column(name, values, self.source.name)
 
-    def _check(self, data: memoryview, start: int, stop: int) -> None:
-        if not self._images.crc or start not in (0, self._crc_row):
+    def _check(self, images: RawArray, data: memoryview, start: int, stop: int) -> None:
+        if not images.crc or start not in (0, self._crc_row):
             return
         self._crc = zlib.crc32(data, self._crc if start else 0)
         self._crc_row = stop
-        if stop == self.columns.rows and self._crc != self._images.crc:
+        if stop == self.columns.rows and self._crc != images.crc:
             raise BadPartitionError(f"{self.source.name} is corrupt: the checksum of image differs")
 
 
@@ -388,7 +431,7 @@ class Writer(ABC):
     def write(self, block: Cutouts) -> None:
         """Append rows; raises `BadInputError` where they are not what was announced."""
         has = Columns.of(block)
-        if (has.shape, dict(has.dtypes)) != (self.columns.shape, dict(self.columns.dtypes)):
+        if not has.is_like(self.columns):
             raise BadInputError(
                 f"these rows have {has.describe()}, the file takes {self.columns.describe()}"
             )

@@ -72,7 +72,7 @@ def _find(fits: Any, hdus: Any, source: ByteSource, options: ReadOptions) -> Tab
         used = without_strangers(
             pick_columns(source.name, hdu.columns.names, options), partial(_is_plain, hdu.columns)
         )
-        if "image" not in used:
+        if "image" not in used and (options.needs_image or not used):
             continue
         if hdu.header.get("ZTABLE"):
             raise BadPartitionError(
@@ -216,7 +216,7 @@ class _Rows(Table):
         sources = {name: field.name for name, field in fields.items()}
         super().__init__(source, check_columns(source.name, found, sources, options))
         self._start, self._row = start, row
-        self._fields = {name: fields[name] for name in ("image", *self.columns.stored)}
+        self._fields = {name: fields[name] for name in self.read_names}
         if rows < 0 or start + rows * row.itemsize > source.size:
             raise BadPartitionError(
                 f"{source.name} is truncated: {rows} rows end at byte "

@@ -173,7 +173,9 @@ class _Datasets(Table):
 
     def read(self, start: int, stop: int) -> Cutouts:
         arrays = {name: column[start:stop] for name, column in self._small.items()}
-        return as_cutouts({"image": self._part("image", start, stop), **arrays})
+        if "image" in self._datasets:
+            arrays["image"] = self._part("image", start, stop)
+        return as_cutouts(arrays)
 
     def close(self) -> None:
         self._file.close()

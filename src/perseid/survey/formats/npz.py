@@ -162,6 +162,9 @@ class _Compressed(Table):
         self._row = 0
 
     def read(self, start: int, stop: int) -> Cutouts:
+        arrays = {name: column[start:stop] for name, column in self._small.items()}
+        if "image" not in self._members:
+            return as_cutouts(arrays)
         if self._images is None or start < self._row:
             self._images, self._row = self._begin("image"), 0
         size = math.prod(self.columns.shape) * self._members["image"].dtype.itemsize
@@ -170,7 +173,6 @@ class _Compressed(Table):
         self._row = stop
         if stop == self.columns.rows:
             self._take(self._images, 0, "image")
-        arrays = {name: column[start:stop] for name, column in self._small.items()}
         images = np.frombuffer(data, self._members["image"].dtype)
         arrays["image"] = self.columns.column("image", images, self.source.name)
         return as_cutouts(arrays)

@@ -99,8 +99,8 @@ class _Groups(Table):
         }
         if "image" in found and len(found["image"][1]) == 2:
             found["image"] = _shaped(found, (schema.metadata or {}).get(SHAPE_KEY), source.name)
-        super().__init__(source, check_columns(source.name, found, self._fields))
-        self._fields = {name: self._fields[name] for name in ("image", *self.columns.stored)}
+        super().__init__(source, check_columns(source.name, found, self._fields, options))
+        self._fields = {name: self._fields[name] for name in self.read_names}
         self.unused = unused_names(schema.names, self._fields.values())
         if options.describe:
             self.described = tuple(_described(schema))
