@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "table": "tables of memory, duration and cost from any set of runs",
     "report": "one HTML page about a run",
     "catalogue": "a run's catalogue as FITS, VOTable, CSV or Parquet",
+    "explore": "a live page about a run: look, select, label, search",
     "sweep": "runs over partition size, world size and batch size, with plots",
     "plan": "partition size, world size and memory for a deadline and a budget",
     "calibrate": "how fast a worker is: what plans are made from",

@@ -129,12 +129,16 @@ def shown_bands(count: int) -> tuple[int, int, int]:
     return RGB_BANDS if count > max(RGB_BANDS) else (count - 1, count // 2, 0)
 
 
-def lupton(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+def lupton(
+    image: NDArray[np.float32],
+    bands: tuple[int, int, int] | None = None,
+    brightness: float = 1.0,
+) -> NDArray[np.uint8]:
     """A color composite (height, width, 3) of an image (bands, height, width).
 
-    The bands are `shown_bands`. The stretch follows the cutout: the sky (the median) a little above
-    black, its noise (of the mean of the three bands) at a fifteenth of full brightness, the 99.5 %
-    quantile near full brightness.
+    The bands are `shown_bands` unless others are given. The stretch follows the cutout: the sky
+    (the median) a little above black, its noise (of the mean of the three bands) at a fifteenth of
+    full brightness (times `brightness`), the 99.5 % quantile near full brightness.
 
     Raises `NotInstalledError` where there is no astropy.
     """
@@ -144,13 +148,13 @@ def lupton(image: NDArray[np.float32]) -> NDArray[np.uint8]:
         raise NotInstalledError(
             "color composites need astropy: pip install 'perseid[report]'"
         ) from error
-    planes = [_clean(image[band]) for band in shown_bands(image.shape[0])]
+    planes = [_clean(image[band]) for band in bands or shown_bands(image.shape[0])]
     sky = [float(np.median(plane)) for plane in planes]
     mean = np.mean([plane - level for plane, level in zip(planes, sky, strict=True)], axis=0)
     noise = 1.4826 * float(np.median(np.abs(mean - np.median(mean))))
     peak = max(float(np.quantile(mean, 0.995)), 5 * noise, 1e-9)
     # Light all over the cutout counts as noise, and a blank one has none.
-    stretch = min(noise / NOISE_LEVEL, peak / 2) or peak / 2
+    stretch = (min(noise / NOISE_LEVEL, peak / 2) or peak / 2) / brightness
     softening = _softening(peak / stretch)
     black = [level - noise for level in sky]
     with np.errstate(invalid="ignore", divide="ignore"):  # astropy divides by black pixels first

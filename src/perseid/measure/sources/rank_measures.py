@@ -40,6 +40,7 @@ def read_record(plain: object, rank: int | None = None) -> RankMeasures:
         timeline=tuple(_timeline(record.items("timeline"))),
         partitions=tuple(_partitions(record.rows("partitions"))),
         requests=record.count("s3_num_requests") or 0,
+        peak_memory_mb=record.number("peak_memory_mb"),
         cold=record.flag("cold_start"),
         bands=record.texts("bands"),
         result_path=record.text("result_path"),
