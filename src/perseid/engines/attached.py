@@ -41,6 +41,7 @@ class AttachedRun:
     def ended(self) -> bool:
         """Whether its driver is gone; of one on another machine, whether its mark is."""
         mark = read_mark(self._store)
+        # A process of another machine cannot be looked at; only its mark's removal tells.
         return mark is None or (mark.here and not mark.is_alive)
 
     def poll(self) -> Sequence[Event]:

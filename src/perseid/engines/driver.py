@@ -49,6 +49,7 @@ def begin(
     report(StageEvent("initialize"))
     request = engine.prepare(request)
     if replace:
+        # A run that is being worked on must not be removed under its workers.
         refuse_if_owned(Storage(request.results_url))
     with ExitStack() as owned:
 
@@ -63,6 +64,7 @@ def begin(
         try:
             handle = engine.submit(begun.manifest)
         except PerseidError:
+            # Nothing has begun, so the place is left as it was found.
             give_up(Storage(begun.manifest.results_url))
             raise
         owned.pop_all()  # the engine's own mark stands in the place of this one
@@ -90,6 +92,7 @@ def begin_missing(
             own_default=engine.capabilities.own_default,
         )
     report(StageEvent("resume", f"{len(ranks)} of {manifest.world_size} ranks are missing"))
+    # Submit first: if the engine refuses, the former merge stays valid.
     handle = engine.submit(manifest, ranks)
     store.delete([layout.MERGED])  # what was merged is not what there will be
     return handle

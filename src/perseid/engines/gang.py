@@ -103,6 +103,8 @@ class Gang:
         for rank in self._items:
             process = who.get(rank)
             if process not in shares:
+                # Its process is gone; the one with the fewest ranks reads its objects from the
+                # store.
                 process = min(shares, key=lambda one: len(shares[one]))
             shares[process].append(rank)
         self._assigned = _Assignment({one: ranks for one, ranks in shares.items() if ranks})
@@ -110,6 +112,7 @@ class Gang:
     def meet(self, stop: StopRequests) -> CollectiveOutcome:
         """Let them; returns within a bound set by the deadlines, or soon where the user stops."""
         began = time.monotonic()
+        # What concerns all ranks (run, transport, time-outs) is the same in each item.
         first = next(iter(self._items.values()))
         secret = secrets.token_bytes(32)  # of this run alone; it never leaves this process
         config = Config(host="127.0.0.1", port=0, http_port=None, tcpunch=False, secret=secret)

@@ -195,6 +195,7 @@ class LocalMap:
         output = slot.process.output.take()
         self._logs.add(job.rank, start_lines(job.request_id, cold=job.cold, output=output))
         job.begun = time.monotonic()
+        # What the process holds already, the model above all, counts for the attempt, too.
         job.peak_mb = max(job.peak_mb, slot.process.resident())
         if not job.cold:
             job.started_epoch = time.time()
@@ -211,11 +212,13 @@ class LocalMap:
         try:
             messages = slot.process.channel.drain()
         except RunError as error:
+            # What it sends is no message of ours: the process cannot be trusted with another rank.
             self._finish(slot, Ending.RAISED, str(error), keep=False)
             return
         for message in messages:
             if slot in self._slots and slot.job is not None:
                 self._follow(slot, slot.job, message)
+        # Messages first: a worker may say what went wrong and exit at once.
         if slot in self._slots and slot.process.channel.ended:
             self._lost(slot)
 
@@ -280,6 +283,7 @@ class LocalMap:
                 self._too_late(slot, job, f"it was not done within {options.timeout:g} s")
 
     def _too_late(self, slot: Slot, job: RunningAttempt, text: str) -> None:
+        # Taken now: waiting for the traceback must not count as work.
         job.over = time.monotonic()
         slot.process.dump()
         self._finish(slot, Ending.TIMED_OUT, text, keep=False)
@@ -287,8 +291,10 @@ class LocalMap:
     def _lost(self, slot: Slot) -> None:
         """The process has ended, or closed its connection."""
         deadline = time.monotonic() + 1.0
+        # The socket closes a moment before the process can be waited for.
         while (status := slot.process.exit_status()) is None and time.monotonic() < deadline:
             time.sleep(0.001)
+        # Idle when it ended: no attempt is lost with it.
         if slot.job is None:
             self._drop(slot)
             return
@@ -327,7 +333,9 @@ class LocalMap:
         self._note_end(attempt, head, output)
         if ending is Ending.DONE:
             self._who[job.rank] = slot.process
+            # The first attempt that succeeds wins; the other would write the same results again.
             self._stop_rivals(job.rank)
+        # If no worker ever became ready, the fault is not a rank's: a broken model or installation.
         elif job.begun is None and ending is not Ending.STOPPED and not self._ever_ready:
             self._failed_starts += 1
             if self._failed_starts >= MAX_FAILED_STARTS:

@@ -83,6 +83,8 @@ class LocalRun:
         self._kept.clear()
         self._tell = report  # at once, also while `poll` waits for the ranks to meet
         try:
+            # Signals are only counted here. The loop looks at the count between two steps, so that
+            # no step is interrupted halfway.
             with self._stop:
                 while not self.ended:
                     if deadline is not None and time.monotonic() > deadline:

@@ -83,6 +83,7 @@ class MessageStream:
             data = self._socket.recv(65536)
         except ConnectionError:
             data = b""
+        # 0 bytes: the other side closed, which is how both learn of each other's end.
         self.ended = not data
         self._buffer += data
         if len(self._buffer) > LONGEST:

@@ -48,6 +48,8 @@ class Reaper:
             ) from error
         self.folder = self._scratch.path
         program = Path(__file__).with_name("reaper.py")
+        # In a session of its own, so that Ctrl-C in the terminal does not end it before the
+        # workers; isolated (-I -S), so that no user's site-packages can break it.
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(program), str(self.folder)],
             stdin=subprocess.PIPE,
@@ -159,6 +161,7 @@ class WorkerProcess:
         environment: dict[str, str],
     ) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="worker-", dir=reaper.folder))
+        # A socket and not pipes: the worker's standard streams belong to what it runs.
         ours, theirs = socket.socketpair()
         self.started = time.monotonic()
         self.started_epoch = time.time()
@@ -182,6 +185,7 @@ class WorkerProcess:
         reaper.add(self.pid)
         self.channel = MessageStream(ours)
         assert self._process.stdout is not None
+        # A duplicate of our own: Popen would close its file whenever the object is collected.
         self.output = Output(os.dup(self._process.stdout.fileno()))
         self._process.stdout.close()
         with contextlib.suppress(OSError):  # it is gone already: that is seen and named later
@@ -191,6 +195,8 @@ class WorkerProcess:
         """As `subprocess.Popen.returncode`; None while it runs. Leaves the zombie for `end`."""
         if self._process.returncode is not None:
             return self._process.returncode
+        # WNOWAIT: the process stays a zombie, so its number cannot be given to another one
+        # meanwhile.
         flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
         state = os.waitid(os.P_PID, self.pid, flags)
         if state is None:
@@ -204,6 +210,7 @@ class WorkerProcess:
     def dump(self) -> None:
         """Ask a hung worker for the traceback of each thread (faulthandler), then let it die."""
         with contextlib.suppress(ProcessLookupError):
+            # SIGABRT has faulthandler print the stack of each thread before the process dies.
             os.kill(self.pid, signal.SIGABRT)
         deadline = time.monotonic() + DUMP_SECONDS
         while self.exit_status() is None and time.monotonic() < deadline:

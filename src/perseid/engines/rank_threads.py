@@ -39,6 +39,7 @@ def run_ranks(
     from perseid.pipeline.collective_merge import RankOutputs, merge_collectively
 
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Each rank has its own connections: a share of fifty ranks exceeds the usual 1,024 files.
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     found: dict[int, str] = {}
     reading = threading.Lock()
@@ -52,6 +53,7 @@ def run_ranks(
         except (PerseidError, ValueError) as error:  # its record cannot be read
             found[item.rank] = str(error)
 
+    # The default is 8 MB of address space a thread, and there may be hundreds of threads.
     former = threading.stack_size(STACK_BYTES)
     threads = [threading.Thread(target=one, args=(item,), daemon=True) for item in items]
     for thread in threads:

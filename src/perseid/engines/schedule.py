@@ -61,6 +61,7 @@ class Schedule:
 
     def start_straggler(self, now: float) -> tuple[int, int] | None:
         """A second attempt beside the longest running one, if `is_straggler` says so."""
+        # An idle worker is better used for a rank that has not been tried at all.
         if self._waiting:
             return None
         ranks = [rank for rank, _ in self._running]
@@ -81,10 +82,14 @@ class Schedule:
         """Note how an attempt ended; the rank's new state, None where it changes nothing."""
         began = self._running.pop((attempt.rank, attempt.attempt))
         self.attempts.append(attempt)
+        # A stopped attempt says nothing about the rank; a late one of a finished rank changes
+        # nothing.
         if attempt.ending is Ending.STOPPED or attempt.rank in self.done:
             return None
         if attempt.ending is Ending.DONE:
             self.done.add(attempt.rank)
+            # Only of attempts that succeeded: those that failed early would make all others look
+            # slow.
             self._times.append(now - began)
             return _event(attempt, RankState.DONE)
         return self._failed(attempt, now)

@@ -55,6 +55,7 @@ def classify_exit(status: int | None, peak_mb: float, memory_mb: int) -> tuple[E
     if status >= 0:
         return Ending.NO_RESULT, f"its process exited with status {status} without a result"
     name = signal.Signals(-status).name
+    # The kernel does not say why it killed a process; a nearly full one was hardly killed by hand.
     if status == -signal.SIGKILL and peak_mb > NEARLY_FULL * memory_mb:
         return Ending.OUT_OF_MEMORY, f"it was killed at {peak_mb:.0f} MB of its {memory_mb} MB"
     if status == -signal.SIGKILL:

@@ -70,6 +70,7 @@ def main(
     descriptor, parent = (int(word) for word in (arguments or sys.argv[1:])[:2])
     die_with_parent(parent)
     connection = socket.socket(fileno=descriptor)
+    # A script that the worker starts must not hold the socket open after the worker has ended.
     connection.set_inheritable(False)
     with MessageStream(connection) as channel:
         first = channel.receive()
@@ -89,8 +90,10 @@ def die_with_parent(parent: int) -> None:
     """Be killed by the kernel when the parent goes."""
     if bind := bound_to_parent():
         bind()
+    # The kernel's signal covers only what happens after it was asked for.
     if os.getppid() != parent:  # it went before we could ask
         sys.exit(0)
+    # A crash would write gigabytes of model and cutouts to disk.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
@@ -178,6 +181,7 @@ def _attempt(
     assigned: Assignment, work: Work, channel: MessageStream
 ) -> AttemptDone | AttemptFailed:
     item = assigned.item
+    # The process works on many ranks, and each attempt reports its own peak.
     memory.reset_peak()
     began = time.monotonic()
     try:

@@ -92,6 +92,7 @@ def claim(storage: Storage, manifest: Manifest, former: FormerRun | None = None)
     RunError
         Another run is at the prefix, or what is left of one; or another one came first.
     """
+    # Listed before the claim: afterwards the new run's own objects would be among them.
     keys = former.keys(storage) if former else []
     if former is None and (left := _left(storage)) is not None:
         raise taken(storage, left)
@@ -100,10 +101,15 @@ def claim(storage: Storage, manifest: Manifest, former: FormerRun | None = None)
         if former is None or former.manifest is None:
             storage.put(layout.MANIFEST, data, new=True)
         else:
+            # Only if the manifest is still the one that was looked at: of two that replace the same
+            # run, one wins and the other is told.
             storage.swap(layout.MANIFEST, data, former.manifest)
     except (AlreadyExistsError, NotFoundError) as error:
+        # A retried write can meet its own first attempt. The run id in the manifest tells whose it
+        # is.
         if not _is_ours(storage, manifest):  # else it was written, and the answer was lost
             raise taken(storage, layout.MANIFEST, meanwhile=former is not None) from error
+    # Last: until here a failure leaves the former run untouched.
     remove(storage, keys)
 
 
@@ -117,6 +123,7 @@ def refuse_if_taken(storage: Storage) -> None:
 def give_up(storage: Storage) -> None:
     """Remove a run that was claimed and never begun."""
     remove(storage, FormerRun.at(storage).keys(storage))
+    # The manifest goes last, because it is what holds the claim.
     storage.delete([layout.MANIFEST])
 
 
@@ -191,6 +198,8 @@ def _unlink(root: Path, key: str) -> None:
         descriptor = os.open(root, flags)
         try:
             for folder in folders:
+                # Relative to the folder that is open, so that nobody can swap in a link between
+                # check and use.
                 inner = os.open(folder, flags, dir_fd=descriptor)
                 os.close(descriptor)
                 descriptor = inner

@@ -64,6 +64,8 @@ class RankOutputs:
         data, where = self._data("moments", layout.moments(item.rank))
         with self.lock:
             stamp, parts = columns.read_moments(data, where)
+        # Places in the whole survey, not in the rank: sums are then joined in the same order
+        # whatever the world size is.
         places = {ref.key: place for place, ref in enumerate(item.partitions, item.first)}
         partial = Partial.of((places[key], part) for key, part in parts)
         return Share(dict(stamp.groups), partial, self.record.rows)
@@ -170,6 +172,8 @@ def _merge(
             transports |= comm.transports
         used = "+".join(sorted(set(transports.values())))
         changes = _changes(outputs, clock, used or ALONE, transports, "")
+        # Still within the communicator: rank 0 must not publish if any rank is lost before this
+        # point.
         records = comm.gather({**outputs.record.plain, **vars(changes)})
     if catalogue is not None and records is not None:
         publish(outputs, catalogue, records, clock)
@@ -246,6 +250,7 @@ def publish(
                                                               "publish")},
         "found": vars(found),
     }  # fmt: skip
+    # The last object: summarize believes nothing of a collective merge before it exists.
     storage.put(layout.MERGED, dump(done))
 
 

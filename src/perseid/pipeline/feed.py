@@ -108,6 +108,7 @@ class Feed:
         self._options = options
         self._signature = signature
         self._rows = block_rows(signature, micro_batch)
+        # Bounded, or a fast store would fill the memory of a slow model.
         self._queue: queue.Queue[Step | BaseException | None] = queue.Queue(AHEAD)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
@@ -137,6 +138,8 @@ class Feed:
         while True:
             with contextlib.suppress(queue.Empty):
                 return self._queue.get(timeout=_POLL)
+            # Looked at only after a pause without anything, so that the last element is never
+            # missed.
             if not self._thread.is_alive() and self._queue.empty():
                 return BadPartitionError("the reading thread ended without a word")
 
@@ -150,6 +153,7 @@ class Feed:
         except BaseException as error:
             last = error
         with contextlib.suppress(_StoppedError):
+            # None at the end, or what went wrong: it is raised in the thread that iterates.
             self._put(last)
 
     def _put(self, step: Step | BaseException | None) -> None:
@@ -162,6 +166,8 @@ class Feed:
         try:
             with open_partition(self._storage, ref.key, self._missing, self._options) as reader:
                 self._blocks(ref, reader)
+                # After the last block: only then is it certain that all of them were of one
+                # version.
                 self._unchanged(ref)
                 self._put(Ended(reader.stats))
         except (BadInputError, NotFoundError) as error:
@@ -222,6 +228,7 @@ class Feed:
     def _change(self, ref: PartitionRef) -> str | None:
         """A sentence, if the object is not the one that the run began with."""
         info = self._storage.info(ref.key)
+        # Not every store gives entity tags; then the size has to do.
         same = (info.size == ref.size and None in (info.etag, ref.etag)) or info.etag == ref.etag
         if same:
             return None

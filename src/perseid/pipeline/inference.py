@@ -88,6 +88,8 @@ class Inference:
 
     def _block(self, runtime: ModelRuntime, part: _Part, block: Block) -> None:
         images, magnitudes = block.cutouts.images, block.cutouts.magnitudes
+        # The model still gets these rows, as zeros, because a micro-batch has one fixed shape;
+        # their results are dropped in `fill`.
         if block.flag.any():  # a row's neighbors must not see its infinities
             good = block.flag == 0
             images = np.where(good[:, None, None, None], images, np.float32(0))
@@ -166,6 +168,7 @@ class _Part:
         good, answered = flag == 0, np.isfinite(redshift)
         if features is not None and self._features is not None:
             chosen = features[:, self.kept]
+            # Features that are not finite would spoil the statistics of the whole survey.
             answered &= np.isfinite(chosen).all(axis=1)
             self._features[rows] = np.where((good & answered)[:, None], chosen, np.nan)
         self._z[rows] = np.where(good & answered, redshift, np.nan)
@@ -173,6 +176,8 @@ class _Part:
         for name in ("object_id", "redshift", "label"):
             array = getattr(cutouts, name)
             if array is not None:
+                # A copy: the block's memory may be a map of the file, which is about to be given
+                # back.
                 self._columns.setdefault(name, []).append(array.copy())
         for name, array in cutouts.further.items():
             self._further.setdefault(name, []).append(array.copy())

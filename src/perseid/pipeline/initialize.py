@@ -101,10 +101,13 @@ def initialize(
         raise StorageError(
             f"{place} is a file, and a run is a folder: choose another place for results"
         )
+    # AWS may deliver a request twice (at-least-once); the second must find the first one's run.
     begun = _begun(storage, run_id) if run_id else None
+    # Looked at before anything else, so that `claim` can tell whether it has changed since.
     former = FormerRun.at(storage) if replace and begun is None else None
     if not replace and begun is None:
         refuse_if_taken(storage)
+    # Everything that can be wrong with the request is found out here, before anything is written.
     manifest = plan(request, created, run_id)
     if begun is not None:
         manifest = _adopt(begun, manifest)

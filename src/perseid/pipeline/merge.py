@@ -64,6 +64,7 @@ def score(result: PartitionResult, metric: Metric | None) -> Scored:
         values = np.full(len(result), np.nan)
     else:
         values = metric.distance(result.features)
+    # The features are ten times the rest, and nothing needs them after the score.
     return Scored(replace(result, features=None), values)
 
 
@@ -72,6 +73,7 @@ def rank(parts: Sequence[Scored]) -> ScoredSurvey:
     sizes = [len(part.result) for part in parts]
     scores = joined([part.score for part in parts], sizes, np.nan)
     partition = np.repeat(np.arange(len(sizes)), sizes)
+    # Ties are broken by place, so that the ranks do not depend on the sort or on the world size.
     row = np.concatenate([np.arange(n) for n in sizes] or [np.empty(0, np.int64)])
     return ScoredSurvey(tuple(parts), ranking(scores, partition, row))
 

@@ -103,9 +103,11 @@ def read_merged(
         records = {record.rank: record for record in found}
         rows = sum(record.rows for record in found)
         surplus = {rank for rank, count in enumerate(manifest.assignment) if not count}
+        # Ranks without partitions write records, but are not in the combined file.
         records |= read_records(storage, manifest, surplus - records.keys())[0]
         records = {rank: records[rank] for rank in range(manifest.world_size)}
         findings, size = Findings.from_json(merged["found"]), catalogue_bytes(storage)
+        # Any doubt sends the run to the merge from the store, which costs time and is always right.
         if _of_other_models(records, manifest) or len({r.rank for r in found}) != len(found):
             return None
         if (rows, size) != (findings.rows, merged["catalogue_bytes"]):
@@ -195,6 +197,8 @@ def ahead(
         try:
             for value in over:
                 weight = weigh(value)
+                # The oldest result is given out before more is fetched: memory stays bounded, order
+                # stays.
                 while waiting and (len(waiting) >= window or load + weight > most):
                     future, done = waiting.popleft()
                     load -= done
@@ -205,6 +209,7 @@ def ahead(
                 yield waiting.popleft()[0].result()
         finally:
             for future, _ in waiting:
+                # The caller stopped early: do not fetch what nobody will take.
                 future.cancel()
 
 
@@ -219,6 +224,7 @@ def _record(storage: Storage, manifest: Manifest, rank: int) -> StoredRecord:
 
 def _checked(plain: Plain, manifest: Manifest, rank: int, key: str) -> StoredRecord:
     """A record that counts; raises `RunError` saying why it does not."""
+    # A retried worker of a replaced run can still write here, minutes after the new run began.
     if plain.get("run_id") != manifest.run_id:
         raise RunError(f"{key} is of another run ({plain.get('run_id', 'no run id')})")
     record = StoredRecord.of(plain, key)

@@ -31,9 +31,11 @@ def with_current_model(
     BadModelError
         The model is not the one that the run began with, or is gone.
     """
+    # A script brings its own model, of which nothing is known here.
     if manifest.script is not None:
         return manifest
     manifest = replace(manifest, allow_model_change=allow_model_change)
+    # On AWS, `default` is the model in the deployed package, which this machine cannot look into.
     if manifest.settings.model_url == DEFAULT and not own_default:
         return manifest
     now = identify(manifest.settings.model_url, manifest.settings.precision)

@@ -108,6 +108,7 @@ def summarize(
         **({} if engine is None else {"engine": engine}),
     }
     finite = cast(RunSummary, strict(summary))
+    # Published even if incomplete: what is there is of use, and the summary names what is not.
     storage.put(layout.SUMMARY, dump(finite))
     if state["status"] != "complete":
         raise RunIncompleteError(missing_sentence(storage.where(), state))

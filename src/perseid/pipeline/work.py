@@ -137,17 +137,21 @@ def _infer(
     def progress(rows: int) -> None:
         tell(RankEvent(item.rank, RankState.RUNNING, attempt, rows))
 
+    # Checked before any work: a rank that used another model would have to be thrown away.
     if runtime is not None:
         _check_model(item, runtime)
     inference, files = _predict(item, runtime, clock, folder, progress)
     if runtime is not None:
+        # A model file that was replaced while the rank worked would make the record lie.
         runtime.check_unchanged()
+    # A slow first attempt must not overwrite what a faster second one has already left.
     superseded = _superseded(storage, item, attempt)
     if not superseded:
         with clock.stage("publish"):
             files.publish(storage)
     record = _record(item, runtime, inference, clock, attempt, cold, init_seconds)
     if not superseded:
+        # The record is written after all other objects: it is what says that they are whole.
         storage.put(layout.record(item.rank), json.dumps(record.to_json(), indent=1).encode())
     return record, not superseded
 
@@ -194,6 +198,7 @@ def _superseded(storage: Storage, item: WorkItem, attempt: int) -> bool:
     """Whether a newer attempt of this run has left its record already."""
     try:
         record = parse_json(storage.get(layout.record(item.rank)))
+        # Records of former runs at this prefix do not count, whatever their attempt.
         return bool(record["run_id"] == item.run_id and record["attempt"] > attempt)
     except (NotFoundError, ValueError, KeyError, TypeError):
         return False
