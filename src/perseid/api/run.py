@@ -20,6 +20,7 @@ from perseid.pipeline.events import CountEvent, Report
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.run_state import RunResult, published, stored_logs
 from perseid.pipeline.run_summary import RunSummary
+from perseid.pipeline.similar import SimilarObject, SimilarObjects
 from perseid.pipeline.stored import StoredRecord
 from perseid.storage import Storage
 
@@ -166,6 +167,55 @@ class Run:
             The run has published none.
         """
         return Catalogue(self._store)
+
+    def similar(
+        self,
+        object_id: int | str | None = None,
+        *,
+        place: tuple[str, int] | None = None,
+        n: int = 100,
+        use: str | None = None,
+    ) -> list[SimilarObject]:
+        """The objects most like one, by the features that the model gave: exact, over all ranks.
+
+        Features come out of the store rank by rank, so memory is bounded.
+
+        Parameters
+        ----------
+        object_id
+            The object's id in the survey.
+        place
+            Or where it lies: key of its partition, and row.
+        n
+            How many objects; the first is the object itself.
+        use
+            ``embedding``, ``residual`` or ``both``; None: the embedding where the model has one.
+
+        Returns
+        -------
+        list of SimilarObject
+            Nearest first: ``distance`` (Euclidean), ``object_id``, ``partition``, ``row``,
+            ``z_pred``, ``z_spec``, ``label``.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such object, or the run has no features.
+        BadInputError
+            Several objects have the id, or the object has no features.
+
+        Examples
+        --------
+        >>> for one in run.similar(1237668296598749280, n=5):  # doctest: +SKIP
+        ...     print(one.object_id, one.distance)
+        """
+        if (object_id is None) == (place is None):
+            raise BadInputError("name the object by its id, or by place=(partition, row)")
+        found = SimilarObjects(self._store, self._manifest, use)
+        if place is not None:
+            return found.of_place(*place, n)
+        assert object_id is not None
+        return found.of_id(object_id, n)
 
     def table(self, prices: Prices | None = None) -> TableView:
         """Memory, duration and cost of the run, as ``perseid table`` prints them."""

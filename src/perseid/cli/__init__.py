@@ -27,6 +27,7 @@ COMMANDS: dict[str, str] = {
     "report": "one HTML page about a run",
     "catalogue": "a run's catalogue as FITS, VOTable, CSV or Parquet",
     "explore": "a live page about a run: look, select, label, search",
+    "similar": "the objects of a run that are most like one of them",
     "sweep": "runs over partition size, world size and batch size, with plots",
     "plan": "partition size, world size and memory for a deadline and a budget",
     "calibrate": "how fast a worker is: what plans are made from",
