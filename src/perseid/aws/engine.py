@@ -142,6 +142,8 @@ class AwsEngine:
                 manifest.results_url, allow_model_change=manifest.allow_model_change
             )
         mark = {"engine": self.name, "execution": started.arn, "since": time.time()}
+        # With stack and region, `status` and `stop` find the execution without options of their
+        # own.
         mark |= {"stack": self._stack, "region": self.executions.calls.aws.region}
         Storage(manifest.results_url).put(layout.DRIVER, json.dumps(mark).encode())
         return AwsRun(self.executions, started)
@@ -217,6 +219,7 @@ class AwsRun:
         """Leave nothing of a run that ended before any rank was begun: its place is free again."""
         last = self._last or self._executions.look(self.started)
         store = Storage(self.started.results_url)
+        # A total means that the map began, and then there may be results to keep.
         if self.started.resumed or last.status != "FAILED" or last.total:
             return
         with contextlib.suppress(NotFoundError, BadInputError):

@@ -74,8 +74,10 @@ def deploy(
     packages = build(folder, target, **packaging)
     with aws_errors():
         ensure_bucket(aws, bucket, options.name, given=options.bucket is not None, tell=tell)
+        # Not by the template: CloudFormation cannot make a SecureString.
         ensure_secret(aws, options.name)
         upload(aws, bucket, options.name, packages, tell)
+    # The template sets the number of tasks, so without this an update would stop the rendezvous.
     running = _wanted_tasks(aws, options.name) if former is not None else 0
     values = template.parameters(options, packages, target, bucket, previous, running)
     changed = stack.change(aws, options.name, template.template(), values, tell, confirm)
@@ -162,6 +164,7 @@ def ensure_secret(aws: Aws, name: str) -> None:
     """The secret that job keys are derived from; never shown, never replaced."""
     ssm = aws.client("ssm")
     try:
+        # Without Overwrite: replacing the secret would lock out workers that hold keys made of it.
         ssm.put_parameter(
             Name=template.secret_name(name), Value=template.new_secret(), Type="SecureString",
             Description="perseid: job keys of the rendezvous are derived from it",

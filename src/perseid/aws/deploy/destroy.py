@@ -47,6 +47,7 @@ def destroy(aws: Aws, name: str, tell: Tell, *, delete_bucket: bool = False) -> 
     stack.check_idle(name, former)
     if former is not None:
         if "RendezvousCluster" in stack.outputs_of(former):
+            # First, because the network cannot be deleted while a task holds an address in it.
             service.drain(aws, stack.outputs_of(former), tell)
         stack.delete(aws, name, tell)
         remains += _forget_record(aws, stack.outputs_of(former), tell)
@@ -118,6 +119,7 @@ def _clear_bucket(
             s3.head_bucket(Bucket=bucket, **template.expected_owner(bucket, aws.account))
     except NotFoundError:
         return False, []
+    # A bucket of the user's own is never deleted, whatever was asked for.
     ours = _tag(s3, bucket) == name
     whole = delete_bucket and ours
     removed = _delete_below(s3, bucket, "" if whole else template.prefix(name) + "/")

@@ -140,6 +140,7 @@ def _of_wheels(folder: Path) -> Iterator[tuple[str, Path]]:
             continue
         inside = path.relative_to(folder)
         top = inside.parts[0]
+        # METADATA stays: importlib.metadata reads versions from it, which records name.
         if top == "bin" or (top.endswith(".dist-info") and path.name != "METADATA"):
             continue
         package = top.removesuffix(".libs")
@@ -212,6 +213,7 @@ def _identity(model: Path | None) -> bytes:
 def _write(
     name: str, folder: Path, files: Mapping[str, Path | bytes], compiled: bool, compression: int
 ) -> Package:
+    # Over names and contents, not over the zip: deflate may differ between machines.
     digest = hashlib.sha256(f"{name} bytecode={compiled}".encode())
     for inside, source in sorted(files.items()):
         data = _content(source)
@@ -221,6 +223,7 @@ def _write(
         fresh = path.with_name(f"{path.name}.{os.getpid()}")
         try:
             _write_zip(fresh, files, compiled, compression)
+            # At once, so that no other process ever uploads half a zip.
             fresh.replace(path)
         finally:
             fresh.unlink(missing_ok=True)
@@ -254,6 +257,7 @@ def _write_zip(
 
 
 def _add(archive: zipfile.ZipFile, inside: str, data: bytes, compression: int) -> None:
+    # One fixed date: the same input gives the same bytes, and an unchanged package is not uploaded.
     info = zipfile.ZipInfo(inside, _EPOCH)
     info.external_attr = 0o100644 << 16  # readable by Lambda's own user
     info.create_system = 3

@@ -29,6 +29,7 @@ def ensure_ecs_role(aws: Aws, tell: Callable[[str], None], seconds: float = ROLE
     iam = aws.client("iam")
     try:
         with aws_errors():
+            # Trying to make it is the test: listing roles takes rights that many do not have.
             iam.create_service_linked_role(AWSServiceName=ECS)
     except AwsError as error:
         if error_code(error) != "InvalidInput":  # which says that it is there

@@ -164,6 +164,7 @@ def try_it(endpoint: Endpoint) -> Ping | str:
 
 
 def _want(aws: Aws, here: ServiceNames, count: int) -> None:
+    # Fails with what to do if the service is gone; updating it would only say "not found".
     _service(aws, here)
     with aws_errors():
         aws.client("ecs").update_service(

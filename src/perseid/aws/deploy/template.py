@@ -247,6 +247,8 @@ def parameters(
         "RendezvousCount": str(running),
         "SecretParameter": secret_name(options.name),
     }
+    # The template's defaults may improve between versions: only what somebody chose is carried
+    # over.
     ours = fixed | _buckets(options, bucket, previous)
     kept = {**_kept(previous), **chosen, **options.extra}
     names = sorted(kept.keys() - ours.keys())

@@ -62,6 +62,7 @@ def drop_symbols(library: bytes) -> bytes:
     data = bytearray(library)
     first, count = struct.unpack_from("<Q", data, 32)[0], struct.unpack_from("<H", data, 56)[0]
     headers = [struct.unpack_from("<IIQQQQ", data, first + 56 * i) for i in range(count)]
+    # Kind 1 is PT_LOAD: what the loader maps into memory. Sections behind it are for debuggers.
     end = max(offset + size for kind, _, offset, _, _, size in headers if kind == 1)
     struct.pack_into("<Q", data, 40, 0)  # no section headers any more
     struct.pack_into("<HHH", data, 58, 0, 0, 0)

@@ -39,7 +39,7 @@ class Target:
 
     def __post_init__(self) -> None:
         if self.architecture not in MACHINES:
-            raise BadInputError(f"architecture {self.architecture!r} is none: x86_64 or arm64")
+            raise BadInputError(f"architecture must be x86_64 or arm64, not {self.architecture!r}")
         if not self.python:
             own = own_python()
             object.__setattr__(self, "python", own if own in PYTHONS else PYTHONS[0])
@@ -95,6 +95,7 @@ def fetch(
         fresh = Path(temporary) / "wheels"
         _pip(requirements, architecture, python, fresh)
         try:
+            # Renamed when complete: a folder of this name always holds all its wheels.
             fresh.rename(folder)
         except OSError:
             if not folder.is_dir():  # else another process was faster
@@ -119,6 +120,7 @@ def _empty(folder: Path) -> Path:
 
 def _pip(requirements: Sequence[str], architecture: str, python: str, folder: Path) -> None:
     machine = MACHINES[architecture]
+    # pip compares tags as text: that glibc 2.34 runs what was built for 2.28 has to be spelled out.
     tags = [f"manylinux2014_{machine}"]
     tags += [f"manylinux_2_{minor}_{machine}" for minor in range(GLIBC_OLDEST, GLIBC_NEWEST + 1)]
     command = [

@@ -59,6 +59,8 @@ def publish(names: ServiceNames, client: Any) -> ServiceAddress:
     place = look(names, client)
     for _ in range(ROUNDS):
         _write(names, place, client)
+        # Look again after writing: of two updaters that overlap, the one that looked earlier may
+        # write later, and its address would stay.
         now = look(names, client)
         if now == place:
             break

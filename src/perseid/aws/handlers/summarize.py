@@ -27,6 +27,7 @@ class Failures(Mapping[int, str]):
             left = parse_json(self._storage.get(layout.failure(rank)))
         except (StorageError, ValueError):
             raise KeyError(rank) from None
+        # A reason that a former run left at this prefix says nothing about this one.
         if not isinstance(left, dict) or left.get("run") != self._run_id:
             raise KeyError(rank)
         return f"{left.get('error')}: {left.get('message')}"

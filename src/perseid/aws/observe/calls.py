@@ -22,6 +22,8 @@ class Calls:
         client = self.aws.client(service)
         if service not in self._known:
             self._known.add(service)
+            # `before-send` fires for each request on the wire, so retries of botocore are counted,
+            # too.
             client.meta.events.register("before-send", self._count)
         return client
 

@@ -104,6 +104,8 @@ def follow(
     deadline = time.monotonic() + seconds
     since, over, quiet = start, False, 0
     while True:
+        # CloudWatch may show an event late, so the last minute is read again each time and what was
+        # seen before is left out, by how often it occurred.
         again: Counter[LogEvent] = Counter()  # a line may be there twice, at one moment even
         for event in sorted(read_events(calls, group, since), key=lambda event: event.time or 0.0):
             again[event] += 1

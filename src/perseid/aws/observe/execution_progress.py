@@ -101,6 +101,8 @@ class Watcher:
         began = moment(self.description["startDate"])
         stopped = self.description.get("stopDate")
         counts, trouble = self.counts, ""
+        # Records are listed only if a rank has finished since: each look would otherwise cost
+        # requests.
         if counts.get("succeeded", 0) != self._done:
             try:
                 self._read_records()
@@ -128,6 +130,7 @@ class Watcher:
             runs = client.list_map_runs(executionArn=self._arn)["mapRuns"]
             if not runs:
                 return None
+            # Kept: an execution has one map run, and asking for it again is a request.
             self._map_run = str(runs[0]["mapRunArn"])
         found = client.describe_map_run(mapRunArn=self._map_run)
         self.counts = found["itemCounts"]

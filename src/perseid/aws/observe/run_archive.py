@@ -90,6 +90,7 @@ def collect(
     store = Storage(manifest.results_url)
     executions = tuple(read_executions(calls, list(arns)))
     records = _records(calls, store, manifest, executions[-1])
+    # After the records: how many REPORT lines to wait for follows from them.
     workers = _workers(calls, place, manifest, executions, len(records))
     around = _around(calls, place, manifest, executions)
     attempts = attempts_of(workers, place.memory_mb, records)
@@ -140,6 +141,7 @@ def attempts_of(
     An attempt that left its rank's record is done, whatever became of the last lines of its log.
     """
     ours = [traced for traced in workers if traced.count("rank") is not None]
+    # Those without an end, still running or cut off, come last and so decide nothing yet.
     ours.sort(key=lambda traced: traced.invocation.ended or float("inf"))
     found = [_attempt(traced, memory_mb) for traced in ours]
     return tuple(_by_record(attempt, records.get(attempt.rank, {})) for attempt in found)
@@ -174,6 +176,7 @@ def _workers(
             found = []  # no worker was ever called
         reported = {t.count("rank") for t in found if t.invocation.report is not None}
         whole = len(reported) >= expected and all(t.invocation.report for t in found)
+        # Lines that never come (a stream may lose its last one) must not hold up the result.
         if whole or time.monotonic() > deadline:
             return found
         time.sleep(WAIT_SECONDS)
