@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from perseid.storage import Storage
 
 PARTS = CatalogueLimits(single_file=0, part=40)
 FIRST_TEN = CatalogueLimits(single_file=0, part=40, exact_ranks=129, ranked=10)
+BENCHMARK = Path(__file__).parents[2] / "benchmarks/terabyte.py"
 NEAR = ("nmad", "roc_auc", "average_precision")
 """Figures that are of bins where a survey is large."""
 
@@ -149,3 +152,18 @@ def test_an_object_store(survey, one_file):
     _, storage = begin(survey, Path("unused"), 3, transport="store", **request)
     assert summarize(storage, limits=PARTS)["status"] == "complete"
     assert Catalogue(storage).difference(Catalogue(one_file[0])) is None
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_terabyte_at_a_small_size(tmp_path):
+    command = [sys.executable, str(BENCHMARK), "--ranks", "5", "--rows", "20", "--width", "4",
+               "--folder", str(tmp_path)]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    lines = done.stdout.splitlines()[1:]
+    assert [line.split()[0] for line in lines] == [
+        "initialize", "summarize", "local", "slurm", "aws"
+    ]  # fmt: skip
+    assert "100 rows" in lines[1]
+    assert "complete" in lines[1]
+    assert "complete" in lines[2]
+    assert "5 tasks" in lines[3]

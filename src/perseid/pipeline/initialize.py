@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import PurePosixPath
 
 from perseid import __version__
@@ -19,6 +20,7 @@ from perseid.pipeline.claim import FormerRun, claim, refuse_if_taken
 from perseid.pipeline.items import PartitionRef, WorkItem
 from perseid.pipeline.manifest import Manifest, assign
 from perseid.pipeline.overlap import refuse_overlap
+from perseid.pipeline.rankfiles import temporary_folder
 from perseid.pipeline.request import RunRequest
 from perseid.pipeline.run_settings import ItemOptions, RunSettings
 from perseid.pipeline.schema import SCHEMA, check_version
@@ -38,8 +40,11 @@ class Initialized:
     """A run that has begun: its prefix is claimed, its items are written."""
 
     manifest: Manifest
-    items: tuple[WorkItem, ...]
-    """One a rank."""
+
+    @cached_property
+    def items(self) -> tuple[WorkItem, ...]:
+        """One a rank."""
+        return tuple(self.manifest.items())
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -116,13 +121,24 @@ def initialize(
         if check is not None:
             check(manifest)
         claim(storage, manifest, former)
-    items = manifest.items()
-    storage.put(layout.ITEMS, _json([item.to_json() for item in items]))
+    _put_items(storage, manifest)
     payload = _json({**manifest.request, "data_map": manifest.data_map()})
     storage.put(layout.PAYLOAD, payload)
     if manifest.script is not None:  # scripts look for it at the bucket's root and nowhere else
         Storage(request.bucket_url(request.bucket or "")).put(layout.PAYLOAD, payload)
-    return Initialized(manifest, tuple(items))
+    return Initialized(manifest)
+
+
+def _put_items(storage: Storage, manifest: Manifest) -> None:
+    """Write the items, one a line: of 100,000 ranks they are 150 MB, which no process holds."""
+    with temporary_folder("initialize") as folder:
+        with open(folder / layout.ITEMS, "w", encoding="utf-8") as file:
+            before = "[\n"
+            for item in manifest.plain_items():
+                file.write(before + json.dumps(item))
+                before = ",\n"
+            file.write("\n]")
+        storage.put(layout.ITEMS, folder / layout.ITEMS)
 
 
 def _begun(storage: Storage, run_id: str) -> Manifest | None:

@@ -97,7 +97,10 @@ def from_plain(kind: type[T], plain: object, what: str) -> T:
     """
     if not isinstance(plain, Mapping):
         raise BadInputError(f"{what} cannot be read: it is no JSON object")
-    hints, known = _hints(typing.cast(Any, kind)), {field.name: field for field in written(kind)}
+    hints, known = (
+        _hints(typing.cast(Any, kind)),
+        {field.name: field for field in written(typing.cast(Any, kind))},
+    )
     unknown = [str(name) for name in plain if name not in known]
     if unknown:
         raise BadInputError(f"{what} cannot be read: the key {unknown[0]!r} is not known")
@@ -108,6 +111,7 @@ def from_plain(kind: type[T], plain: object, what: str) -> T:
     return kind(**values)
 
 
+@functools.cache
 def written(kind: type) -> list[dataclasses.Field[object]]:
     """The fields of a type that stand in its JSON."""
     return [field for field in dataclasses.fields(kind) if field.metadata.get("written", True)]

@@ -41,6 +41,7 @@ class AllRanks:
     def take(self, scores: Scores) -> Ranks:
         """Ranks of the next rows; blocks must come in the order of the rows."""
         good = np.flatnonzero(~np.isnan(scores))
+        good = good[np.argsort(scores[good], kind="stable")]  # neighbors are looked up together
         values = scores[good]
         above = np.searchsorted(self._ascending, values, side="right")
         found = len(self._ascending) - above + 1 + self._earlier(values)

@@ -143,7 +143,7 @@ class SlurmEngine:
         submission = Submission(
             name=uuid.uuid4().hex[:12],
             ranks=wanted,
-            ranks_per_task=self._packing(len(wanted)),
+            ranks_per_task=pack(len(wanted), slurm_commands.largest_array(), self._ranks_per_task),
             workers=workers,
             threads=options.threads,
             memory_mb=options.memory_mb,
@@ -198,11 +198,11 @@ class SlurmEngine:
             found["ranks_per_task"] = self._ranks_per_task
         return found
 
-    def _packing(self, ranks: int) -> int:
-        """Ranks of a task, so that the array is not larger than it may be."""
-        least = -(-ranks // max(1, slurm_commands.largest_array() - 1))
-        wanted = self._ranks_per_task or -(-ranks // WANTED_TASKS)
-        return max(1, least, wanted)
+
+def pack(ranks: int, largest_array: int, asked: int | None = None) -> int:
+    """Ranks of a task: as many as were asked for, or more where an array may have few tasks."""
+    least = -(-ranks // max(1, largest_array - 1))
+    return max(1, least, asked or -(-ranks // WANTED_TASKS))
 
 
 OVERHEAD_MB = 100
