@@ -1,4 +1,4 @@
-"""A run that another process of this machine works on, seen through what it leaves in the store."""
+"""Follow a run that another process works on, through the objects it leaves in the store."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class AttachedRun:
 
     @property
     def ended(self) -> bool:
-        """Whether its driver is gone; of one on another machine, whether its mark is."""
+        """Whether the driver is gone; for a driver on another machine, whether its mark is."""
         mark = read_mark(self._store)
         # A process of another machine cannot be looked at; only its mark's removal tells.
         return mark is None or (mark.here and not mark.is_alive)
@@ -120,11 +120,11 @@ class AttachedRun:
         """Release nothing: the handle only reads the store."""
 
     def _key(self, rank: int) -> str:
-        """Of the record that is ours: what a script writes into its own says nothing."""
+        """Key of our own record, since a script's record does not say whether the rank is done."""
         return layout.done_record(rank, script=self._manifest.script is not None)
 
     def _event(self, rank: int) -> RankEvent | None:
-        """Of its record, if that is of this run and whole."""
+        """The event for a rank whose record is complete and belongs to this run; else None."""
         try:
             record = json.loads(self._store.get(self._key(rank)))
             if record["run_id"] != self._manifest.run_id:

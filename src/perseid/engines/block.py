@@ -32,7 +32,7 @@ def work_on_block(
     stop: StopRequests,
     leave: Callable[[], str] = str,
 ) -> EngineReport:
-    """Work on some ranks of a run until all are done, have failed, or are left.
+    """Work on some ranks of a run until all are done, have failed, or were given up.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A whole run on any engine: initialize, submit, wait, publish; and again, what is missing."""
+"""Drive a whole run on any engine: initialize, submit, wait and publish; resume what is missing."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ def stopped(manifest: Manifest, engine: Engine) -> RunInterruptedError:
 
 @contextmanager
 def _stoppable(manifest: Manifest, engine: Engine) -> Iterator[None]:
-    """Say how to go on where the user stops the run while no rank works."""
+    """Turn Ctrl-C outside the map into the error that says how to resume."""
     try:
         yield
     except KeyboardInterrupt:

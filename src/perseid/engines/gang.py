@@ -1,7 +1,7 @@
-"""After the map: all ranks of a run at once in a communicator, around a rendezvous of our own.
+"""The collective merge of a local run: all its ranks in one communicator, after the map.
 
-The ranks' inference was limited to a few workers at a time. What the ranks left lies on disks, so
-they can meet when the last one is done: each worker runs its share of them.
+During the map only a few ranks run at a time. Their outputs lie on disks, so when the last rank is
+done, each worker process takes its share of the ranks into the communicator.
 """
 
 from __future__ import annotations
@@ -76,11 +76,11 @@ class _Assignment:
     waiting: set[WorkerProcess] = field(default_factory=set)
     lost: list[WorkerProcess] = field(default_factory=list)
     notes: dict[int, str] = field(default_factory=dict)
-    """Of each rank that met; empty where all went well."""
+    """What went wrong, by rank; empty for a rank whose merge succeeded."""
 
 
 class Gang:
-    """One meeting of all ranks of a run.
+    """The collective merge of all ranks of one run.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ class Gang:
         self._assigned = _Assignment({one: ranks for one, ranks in shares.items() if ranks})
 
     def meet(self, stop: StopRequests) -> CollectiveOutcome:
-        """Let them; returns within a bound set by the deadlines, or soon where the user stops."""
+        """Run the merge. Returns within the deadlines, or soon after the user stops it."""
         began = time.monotonic()
         # What concerns all ranks (run, transport, time-outs) is the same in each item.
         first = next(iter(self._items.values()))

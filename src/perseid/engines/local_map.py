@@ -1,4 +1,4 @@
-"""The local engine's work on a run: an event loop over worker processes, turned by its caller."""
+"""The map of a local run: an event loop over worker processes, driven by its caller."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class LocalMap:
         self._failed_starts = 0
         self._environment = worker_environment(options.threads) | dict(options.environment)
         self._who: dict[int, WorkerProcess] = {}
-        """Which process did a rank."""
+        """The process that worked on each rank."""
         self._began = time.monotonic()
         self._resources = contextlib.ExitStack()
         self._resources.enter_context(self._logs)
@@ -88,7 +88,7 @@ class LocalMap:
         return self._schedule.finished
 
     def conclude(self, stop: StopRequests) -> EngineReport:
-        """Let the ranks meet unless the user stopped the run, and end all workers."""
+        """Run the collective merge, unless the user stopped the run, and end all workers."""
         wall = time.monotonic() - self._began
         try:
             met = CollectiveOutcome() if stop.count else self._meet(stop)
@@ -115,7 +115,7 @@ class LocalMap:
                 self._logs.hurry(GRACE_SECONDS)
 
     def _meet(self, stop: StopRequests) -> CollectiveOutcome:
-        """All ranks at once in a communicator, if they are to be."""
+        """Run the collective merge, if this run has one."""
         items = list(self._items.values())
         note = skip_reason(items, len(self._schedule.done))
         idle = [slot.process for slot in self._slots if slot.job is None]
@@ -133,7 +133,7 @@ class LocalMap:
         return len(self._schedule.done) + len(self._schedule.failed) == len(self._items)
 
     def turn(self) -> None:
-        """Hand out what can be, and hear what comes within `POLL_SECONDS`."""
+        """Assign waiting ranks, and handle what arrives within `POLL_SECONDS`."""
         self._assign()
         for key, _ in self._selector.select(POLL_SECONDS):
             callback: Callable[[], None] = key.data

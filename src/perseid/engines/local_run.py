@@ -25,7 +25,7 @@ from perseid.storage import Storage
 
 
 class LocalRun:
-    """The ranks of a run in worker processes; it gets on while it is polled or waited for.
+    """A run in local worker processes. It only makes progress while it is polled or waited for.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ class LocalRun:
         return self._report is not None
 
     def poll(self) -> Sequence[Event]:
-        """Let the ranks get on for a moment; at their end, until they have met."""
+        """Work for a moment; when the last rank is done, run the collective merge to its end."""
         if self._report is None and self._map is not None:
             if self._stop.count or self._map.finished:
                 self._report = self._map.conclude(self._stop)

@@ -1,4 +1,4 @@
-"""Who works on a run: two drivers on one run would do everything twice."""
+"""Ownership of a run by one driver process: two drivers would do all work twice."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class DriverMark:
 
 
 class Owner:
-    """This process works on the run while it is entered.
+    """Mark this process as the run's driver while the context is entered.
 
     A driver that was killed leaves its mark; it is passed over when the process is gone. A driver
     on another machine cannot be asked, so its mark is passed over, too: ranks that are worked on

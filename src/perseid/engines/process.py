@@ -33,7 +33,7 @@ KILL_SECONDS = 30.0
 
 
 class Reaper:
-    """A process that cleans up when this one is gone. See `perseid.engines.reaper`.
+    """A process that cleans up if this one dies. See `perseid.engines.reaper`.
 
     Raises `RunError` where there is no place for temporary files.
     """

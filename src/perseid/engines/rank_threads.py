@@ -24,12 +24,13 @@ STACK_BYTES = 1024 * 1024
 def run_ranks(
     meeting: JoinSettings, items: Sequence[WorkItem], kept: Mapping[int, Any]
 ) -> dict[int, str]:
-    """Meet as each of these ranks; why its statistics go through the store, or an empty text.
+    """Merge collectively as each of these ranks; return, by rank, why that failed (empty: it did
+    not).
 
     Parameters
     ----------
     meeting
-        Where; its deadlines bound this call.
+        The rendezvous, and the deadlines that bound this call.
     items
         Of the ranks.
     kept

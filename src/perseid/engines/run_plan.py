@@ -1,4 +1,4 @@
-"""What a run would take, before it is run: a stated, simple model, no more.
+"""Estimate what a run would take, by a simple model that is stated here.
 
 A rank takes its worker's start (if the process is new), a little a partition, and rows / rate.
 Ranks go to the first free worker. On Lambda every rank would start at once, each in an environment
@@ -32,7 +32,7 @@ REQUESTS_A_PARTITION = 5
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What is expected; every number is an estimate."""
+    """The estimate for a run."""
 
     manifest: Manifest
     rows: int
@@ -79,7 +79,7 @@ class RunPlan:
 def make_plan(
     manifest: Manifest, options: LocalOptions, pace: Pace, counts: Sequence[RowCount]
 ) -> RunPlan:
-    """Put numbers to a manifest.
+    """Estimate times, memory and cost of a run.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def make_plan(
     options
         Of the local engine.
     pace
-        Of one worker; where more work at once, they slow each other down somewhat.
+        Pace of a single worker; several at once slow each other down somewhat.
     counts
         From `perseid.pipeline.checks.count_rows`.
 

@@ -1,4 +1,4 @@
-"""Which rank is tried when: bookkeeping without processes, clocks or sockets.
+"""Decide which rank is tried when: pure bookkeeping, without processes, clocks or sockets.
 
 Times are seconds of any steady clock, given by the caller.
 """
@@ -14,7 +14,7 @@ from perseid.pipeline.events import RankEvent, RankState
 
 
 class Schedule:
-    """The ranks that wait, run, are done, and have failed.
+    """The ranks that are waiting, running, done and failed.
 
     Parameters
     ----------

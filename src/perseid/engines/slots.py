@@ -1,4 +1,4 @@
-"""What a worker of the local engine does at a moment, and how its attempts and it ended."""
+"""The state of one worker of the local engine, and how its attempts ended."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def ending_of(message: AttemptDone | AttemptFailed) -> Ending:
 
 
 def classify_exit(status: int | None, peak_mb: float, memory_mb: int) -> tuple[Ending, str]:
-    """How a worker that is gone ended, in words."""
+    """Classify the end of a worker process, with a sentence for people."""
     if status is None:
         return Ending.NO_RESULT, "its process closed its connection without a result"
     if status >= 0:

@@ -1,4 +1,4 @@
-"""What the driver and a worker process say to each other: JSON lines over `MessageStream`.
+"""The messages between the driver and a worker process: JSON lines over `MessageStream`.
 
 The driver sends `WorkerSetup` once, then an `Assignment` for each rank and, where the ranks merge
 collectively, one `Meeting`. The worker answers `Ready`, then for each assignment `Progressed` and

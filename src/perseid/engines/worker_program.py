@@ -134,7 +134,8 @@ class Prepared:
         return record
 
     def meet(self, meeting: JoinSettings, items: Sequence[WorkItem]) -> dict[int, str]:
-        """Run ranks in a communicator; see `rank_threads`. Nothing is predicted after it."""
+        """Merge collectively as these ranks; see `rank_threads`. Nothing is predicted
+        afterwards."""
         from perseid.engines.rank_threads import run_ranks
 
         self._runtime = None  # its memory is better used
@@ -147,7 +148,7 @@ class Prepared:
 
 
 def _place_for(item: WorkItem) -> Path | None:
-    """Where a rank's objects stay at hand for a meeting; None where they are, or none comes."""
+    """Folder in which a rank's objects are kept for the merge; None if no copy is needed."""
     local = Storage(item.results_url).local_path() is not None
     if local or item.transport == STORE or item.options.script is not None:
         return None

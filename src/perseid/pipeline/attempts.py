@@ -17,13 +17,13 @@ class Ending(StrEnum):
     RAISED = "raised"
     """The worker raised; the message is the error's."""
     BAD_INPUT = "bad input"
-    """It raised an error that comes again in each attempt: no retry."""
+    """It raised an error that every attempt would raise again, so it is not retried."""
     TIMED_OUT = "timed out"
     OUT_OF_MEMORY = "out of memory"
     KILLED = "killed"
     """The process was ended by a signal that the engine did not send."""
     NO_RESULT = "no result"
-    """The worker exited, or called itself done, and left no record."""
+    """The worker exited or reported success, but left no record."""
     STOPPED = "stopped"
     """The engine ended it: the run was interrupted, or another attempt was faster."""
 
@@ -87,13 +87,13 @@ class EngineReport:
     stopped: bool = False
     """The user stopped it; ranks are neither done nor failed."""
     meeting_seconds: float = 0.0
-    """What the ranks' meeting took, after `wall_seconds`; 0 where there was none."""
+    """Seconds of the collective merge, which follow `wall_seconds`; 0 if there was none."""
     transport_note: str = ""
-    """Why the engine let the statistics go through the store; empty where it did not."""
+    """Why the engine merged the statistics through the store; empty if it did not."""
     published: bool = False
     """Whether the engine summarized the run, too: its results are in the store already."""
     notes: tuple[str, ...] = ()
-    """What else a user may want to know of it, one sentence each."""
+    """Further notes for the user, one sentence each."""
 
     @property
     def work_seconds(self) -> float:
@@ -102,7 +102,8 @@ class EngineReport:
 
     @property
     def overhead_seconds(self) -> float:
-        """wall x workers that had something to do - the ranks' own work: starts, idle ends."""
+        """Seconds that workers spent on anything but their ranks' work, such as starting or being
+        idle."""
         busy = min(self.concurrency, len({attempt.rank for attempt in self.attempts}))
         return max(0.0, self.wall_seconds * busy - self.work_seconds)
 

@@ -1,6 +1,6 @@
-"""What is found before a run starts: a model, an option or a shape that no rank could use.
+"""Checks before a run starts: find a model, an option or a shape that no rank could use.
 
-Workers find the same, each for itself; here it is said once, before anything is written.
+Each worker would find the same; here it is reported once, before anything is written.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What the pipeline asks of a communicator; without one, summarize merges from the store."""
+"""The part of a communicator that the pipeline uses; without one, summarize merges from the
+store."""
 
 from __future__ import annotations
 

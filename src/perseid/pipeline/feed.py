@@ -58,7 +58,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Failed:
-    """The partition cannot be used; blocks of it that came before do not count."""
+    """The partition cannot be used, including the blocks of it that were already delivered."""
 
     ref: PartitionRef
     error: str

@@ -1,4 +1,4 @@
-"""What a run was told to do: written once, when the run begins, and never changed."""
+"""The manifest of a run: what it is to do, written once when it begins and never changed."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from perseid.pipeline.schema import FIRST, SCHEMA, check_schema, from_plain, to_
 from perseid.storage import Storage
 
 NEWER = "update perseid (`pip install --upgrade perseid`)"
-"""What to do where a run was begun by a newer version."""
+"""Advice for when a run was begun by a newer version."""
 ORDER = "natural"
 """How partitions are sorted: ``2.pt`` before ``10.pt``."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """``manifest.json``: who creates it owns the prefix."""
+    """The content of ``manifest.json``. Whoever creates this object owns the prefix."""
 
     run_id: str
     """Unique; every record of the run carries it."""
@@ -82,7 +82,7 @@ class Manifest:
         return self.partitions[start : start + self.assignment[rank]]
 
     def item(self, rank: int) -> WorkItem:
-        """What the worker of this rank is told."""
+        """The work item of one rank."""
         settings = self.settings
         if self.script is not None:
             script = {**self.script, **self._variables(rank)}

@@ -1,4 +1,4 @@
-"""What a merged survey becomes: the catalogue, and the findings that the summary quotes.
+"""Publish a merged survey: write the catalogue, and collect the findings for the summary.
 
 The same functions serve rank 0 of a communicator and `summarize`.
 """

@@ -1,4 +1,4 @@
-"""What the ranks left in the store, read concurrently and checked; nothing is taken on trust."""
+"""Read what the ranks left in the store, concurrently, and check all of it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ R = TypeVar("R")
 
 
 class BrokenRankError(Exception):
-    """A rank's objects do not agree with its record; `reason` says how in one sentence."""
+    """A rank's objects do not match its record; `reason` says why in one sentence."""
 
     def __init__(self, rank: int, reason: str) -> None:
         super().__init__(rank, reason)

@@ -1,4 +1,4 @@
-"""The run request: the payload files that users have, as they are, and our own keys beside them."""
+"""The run request: the payload format that users already have, extended by keys of our own."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ Count = Annotated[int | None, Field(ge=1), Blank]
 
 
 class RunRequest(BaseModel):
-    """One run. Each field's description says what to give; `parse` makes errors of it."""
+    """A request for one run. Each field's description says what is valid; `parse` quotes it in
+    errors."""
 
     model_config = ConfigDict(extra="allow", populate_by_name=True, frozen=True)
 
@@ -174,14 +175,14 @@ class RunRequest(BaseModel):
     def parse(
         cls, source: Mapping[str, object] | str | Path, *, options: Collection[str] = ()
     ) -> RunRequest:
-        """A request from its keys, or from a JSON file.
+        """Parse a request from a mapping of keys or from a JSON file.
 
         `options` are the keys that were given as options of a command: an error names the option.
 
         Raises
         ------
         BadInputError
-            One sentence a bad value: the key, the value and what to give instead.
+            One sentence for each bad value, with its key, the value and what to give instead.
         """
         plain = dict(source) if isinstance(source, Mapping) else read_keys(Path(source))
         try:

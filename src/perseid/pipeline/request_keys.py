@@ -1,4 +1,5 @@
-"""What is said of each key of a request: the options and the reference are made from it."""
+"""Metadata of the request's keys, from which the command-line options and the reference are
+made."""
 
 from __future__ import annotations
 

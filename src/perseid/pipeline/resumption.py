@@ -1,4 +1,4 @@
-"""What a run needs to go on: the model that it began with."""
+"""Check that a resumed run still has the model it began with."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from perseid.storage import Storage
 def with_current_model(
     manifest: Manifest, *, allow_model_change: bool = False, own_default: bool = True
 ) -> Manifest:
-    """The manifest of a run that goes on: its items name the model as it is now.
+    """The manifest of a resumed run, whose items name the model as it is now.
 
     Parameters
     ----------

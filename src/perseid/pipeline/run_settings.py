@@ -1,4 +1,4 @@
-"""What a run's ranks have in common, and what an engine may tell one of them besides."""
+"""The settings that all ranks of a run share, and the options that do not change results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from perseid.survey.column_spec import ColumnSpec
 
 @dataclass(frozen=True)
 class ItemOptions:
-    """What changes no result: limits, places, where ranks meet. None where it is not said."""
+    """Options that do not change results, such as limits and addresses. None: not given."""
 
     sparse: ClassVar[bool] = True
     """JSON holds only what is said."""

@@ -1,4 +1,4 @@
-"""What a run's own objects say of it: which ranks are missing, and what came of it."""
+"""The state of a run as its own objects tell it: missing ranks, the report, the result."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class RunResult:
 
 
 def finished(store: Storage, manifest: Manifest) -> RunResult | None:
-    """What there is of a run that is complete and published; None where something is missing."""
+    """The result of a run that is complete and published; None if anything is missing."""
     last = last_summary(store)
     if last is None or last["status"] != "complete" or last["run_id"] != manifest.run_id:
         return None

@@ -1,8 +1,8 @@
-"""The one codec of the types that travel, their version, and who can read which.
+"""The one JSON codec of the types that travel between processes, and its versions.
 
 A manifest or an item names the `schema` of its keys; one without is of schema 1, as 0.1 wrote it.
-A reader compares that, and the minor version of perseid that wrote it, before it starts
-anything: an answer of other code is worse than a sentence.
+A reader checks that, and the minor version of perseid that wrote it, before it starts anything:
+failing with a clear message is better than results from code that differs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Columns of the survey that the catalogue takes: which they are, and their names there."""
+"""Columns that are carried from the survey into the catalogue, and their names there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two tables that users read: a rank's predictions and the survey's catalogue."""
+"""Schemas of the two tables for users: a rank's predictions and the survey's catalogue."""
 
 from __future__ import annotations
 
