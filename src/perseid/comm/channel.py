@@ -64,6 +64,42 @@ class PendingReceive:
         """The call that it belongs to."""
         return Signature.unpack(self.signature)
 
+    def matches(self, frame: Frame, rank: int) -> bool:
+        """Whether a frame of the peer ``rank`` is the pending one.
+
+        Raises
+        ------
+        UnexpectedFrameError
+            It shows that the peer made another call.
+        """
+        if frame.signature == self.signature:
+            return self.any_step or frame.step == self.step
+        theirs, mine = Signature.unpack(frame.signature), self.call
+        if theirs.comm != mine.comm:
+            return False
+        points = (theirs.kind == _POINT) + (mine.kind == _POINT)
+        if points == 1:  # sends and collectives may overtake each other
+            return False
+        if points == 2 and not self.any_step and frame.step != self.step:
+            return False  # a send with another tag
+        raise UnexpectedFrameError(rank, str(mine), str(theirs))
+
+    def deliver(self, frame: Frame, rank: int) -> None:
+        """The pending frame is here: its payload goes to its place, if it is not there yet.
+
+        Raises
+        ------
+        UnexpectedFrameError
+            It has another length.
+        """
+        into = self.into
+        if into is not None and frame.body is not into:
+            if frame.parts or len(frame.body) != len(into):
+                mine = f"{self.call} of {len(into)} bytes"
+                raise UnexpectedFrameError(rank, mine, f"one of {len(frame.body)} bytes")
+            into[:] = frame.body
+        self.frame = frame
+
 
 class PartlySent:
     """A frame of which the peer has not taken all bytes yet."""
@@ -177,11 +213,10 @@ class FrameQueue:
 
     def accept(self, frame: Frame, pending: PendingReceive | None) -> bool:
         """Sort a complete frame in; whether it is the pending one."""
-        # The third byte is the kind (see `frames`): cheaper than unpacking all of the signature.
         if frame.signature[2] >= FrameKind.ABORT:
             self.control_frames.append(frame)
-        elif pending is not None and pending.frame is None and self._matches(pending, frame):
-            self._deliver(pending, frame)
+        elif pending is not None and pending.frame is None and pending.matches(frame, self.rank):
+            pending.deliver(frame, self.rank)
             return True
         else:
             self.frames.append(frame)
@@ -190,34 +225,8 @@ class FrameQueue:
     def take_kept(self, pending: PendingReceive) -> bool:
         """Deliver the pending frame if it came earlier."""
         for index, frame in enumerate(self.frames):
-            if self._matches(pending, frame):
+            if pending.matches(frame, self.rank):
                 del self.frames[index]
-                self._deliver(pending, frame)
+                pending.deliver(frame, self.rank)
                 return True
         return False
-
-    def _matches(self, pending: PendingReceive, frame: Frame) -> bool:
-        """Whether a frame is the pending one; raises if it shows that another call was made."""
-        if frame.signature == pending.signature:
-            return pending.any_step or frame.step == pending.step
-        theirs, mine = Signature.unpack(frame.signature), pending.call
-        # Calls of different communicators may come in any order.
-        if theirs.comm != mine.comm:
-            return False
-        points = (theirs.kind == _POINT) + (mine.kind == _POINT)
-        if points == 1:  # sends and collectives may overtake each other
-            return False
-        if points == 2 and not pending.any_step and frame.step != pending.step:
-            return False  # a send with another tag
-        # Two collectives of one communicator, and they differ: the ranks have made different calls.
-        raise UnexpectedFrameError(self.rank, str(mine), str(theirs))
-
-    def _deliver(self, pending: PendingReceive, frame: Frame) -> None:
-        into = pending.into
-        # It came before it was asked for, into memory of its own.
-        if into is not None and frame.body is not into:
-            if frame.parts or len(frame.body) != len(into):
-                mine = f"{pending.call} of {len(into)} bytes"
-                raise UnexpectedFrameError(self.rank, mine, f"one of {len(frame.body)} bytes")
-            into[:] = frame.body
-        pending.frame = frame

@@ -15,7 +15,7 @@ from perseid.comm.connection_pool import HISTORY, ConnectionPool
 from perseid.comm.frames import SIGNATURE, FrameKind, Signature
 from perseid.comm.objects import Blob, Buffer
 from perseid.comm.ops import Array
-from perseid.comm.progress import ProgressEngine
+from perseid.comm.progress import Progress, ProgressEngine
 from perseid.comm.socket_channel import JOINED_BYTES
 from perseid.errors import BadInputError
 
@@ -31,14 +31,22 @@ class Group:
         The communicator's id, the same on all its ranks.
     ranks
         World ranks of the group, by rank within it.
+    progress
+        How its calls send and receive; as one thread does it, if nothing is given.
     """
 
-    def __init__(self, engine: ConnectionPool, comm: int, ranks: Sequence[int]) -> None:
+    def __init__(
+        self,
+        engine: ConnectionPool,
+        comm: int,
+        ranks: Sequence[int],
+        progress: Progress | None = None,
+    ) -> None:
         self.engine, self.comm, self.ranks = engine, comm, list(ranks)
         self.rank = self.ranks.index(engine.rank)
         self.size = len(self.ranks)
         self.channels: list[Channel | None] = [engine.channels[r] for r in self.ranks]
-        self.progress = ProgressEngine(engine)
+        self.progress: Progress = progress or ProgressEngine(engine)
         self._points: dict[int, bytes] = {}
         self._sequence = 0
         self._history = engine.history(comm)

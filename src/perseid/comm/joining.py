@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from perseid.comm import arguments
 from perseid.comm.connection_pool import ConnectionPool
@@ -137,7 +138,7 @@ class JoinRequest:
         return client
 
 
-def environment_arguments(env: Mapping[str, str] = os.environ) -> dict[str, object]:
+def environment_arguments(env: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """The arguments of ``join`` that ``perseid comm run`` set in the environment.
 
     Raises
@@ -145,7 +146,7 @@ def environment_arguments(env: Mapping[str, str] = os.environ) -> dict[str, obje
     BadInputError
         A variable holds no number.
     """
-    found: dict[str, object] = {
+    found: dict[str, Any] = {
         "job": env.get("PERSEID_JOB", "job"),
         "rendezvous": env.get("PERSEID_RENDEZVOUS"),
         "key": env.get("PERSEID_JOB_KEY"),

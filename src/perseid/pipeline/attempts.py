@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
-from typing import Any, cast
-
-from perseid.pipeline.run_summary import AttemptEntry, EngineDocument
+from typing import Any
 
 
 class Ending(StrEnum):
@@ -17,13 +15,13 @@ class Ending(StrEnum):
     RAISED = "raised"
     """The worker raised; the message is the error's."""
     BAD_INPUT = "bad input"
-    """It raised an error that every attempt would raise again, so it is not retried."""
+    """It raised an error that comes again in each attempt: no retry."""
     TIMED_OUT = "timed out"
     OUT_OF_MEMORY = "out of memory"
     KILLED = "killed"
     """The process was ended by a signal that the engine did not send."""
     NO_RESULT = "no result"
-    """The worker exited or reported success, but left no record."""
+    """The worker exited, or called itself done, and left no record."""
     STOPPED = "stopped"
     """The engine ended it: the run was interrupted, or another attempt was faster."""
 
@@ -66,9 +64,9 @@ class Attempt:
         """Whether a process was started for it."""
         return self.init_ms is not None
 
-    def to_json(self) -> AttemptEntry:
+    def to_json(self) -> dict[str, object]:
         """Plain JSON values, the billed duration included."""
-        return cast(AttemptEntry, asdict(self) | {"billed_ms": self.billed_ms, "cold": self.cold})
+        return asdict(self) | {"billed_ms": self.billed_ms, "cold": self.cold}
 
 
 @dataclass(frozen=True)
@@ -87,13 +85,13 @@ class EngineReport:
     stopped: bool = False
     """The user stopped it; ranks are neither done nor failed."""
     meeting_seconds: float = 0.0
-    """Seconds of the collective merge, which follow `wall_seconds`; 0 if there was none."""
+    """What the ranks' meeting took, after `wall_seconds`; 0 where there was none."""
     transport_note: str = ""
-    """Why the engine merged the statistics through the store; empty if it did not."""
+    """Why the engine let the statistics go through the store; empty where it did not."""
     published: bool = False
     """Whether the engine summarized the run, too: its results are in the store already."""
     notes: tuple[str, ...] = ()
-    """Further notes for the user, one sentence each."""
+    """What else a user may want to know of it, one sentence each."""
 
     @property
     def work_seconds(self) -> float:
@@ -102,8 +100,7 @@ class EngineReport:
 
     @property
     def overhead_seconds(self) -> float:
-        """Seconds that workers spent on anything but their ranks' work, such as starting or being
-        idle."""
+        """wall x workers that had something to do - the ranks' own work: starts, idle ends."""
         busy = min(self.concurrency, len({attempt.rank for attempt in self.attempts}))
         return max(0.0, self.wall_seconds * busy - self.work_seconds)
 
@@ -113,7 +110,7 @@ class EngineReport:
         ranks = len({attempt.rank for attempt in self.attempts})
         return self.overhead_seconds / ranks if ranks else 0.0
 
-    def to_json(self) -> EngineDocument:
+    def to_json(self) -> dict[str, Any]:
         """Plain JSON values, as ``engine.json`` holds them."""
         return {
             "wall_seconds": self.wall_seconds,
@@ -128,7 +125,7 @@ class EngineReport:
         }
 
     @classmethod
-    def from_json(cls, value: EngineDocument) -> EngineReport:
+    def from_json(cls, value: Mapping[str, Any]) -> EngineReport:
         """Of an ``engine.json``: the attempts of all its drivers, without their notes.
 
         Raises
@@ -137,11 +134,8 @@ class EngineReport:
             It holds something else.
         """
         names = {one.name for one in fields(Attempt)}
-        attempts = tuple(
-            Attempt(**{k: cast(Any, v) for k, v in entry.items() if k in names})
-            for entry in value["attempts"]
-        )
-        attempts = tuple(replace(one, ending=Ending(one.ending)) for one in attempts)
+        plain = [{k: v for k, v in entry.items() if k in names} for entry in value["attempts"]]
+        attempts = tuple(Attempt(**one | {"ending": Ending(one["ending"])}) for one in plain)
         return cls(
             attempts,
             {int(rank): text for rank, text in value["failures"].items()},

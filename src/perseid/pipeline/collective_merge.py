@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,15 +19,13 @@ from perseid.comm.ops import Op
 from perseid.errors import NoPathError, PerseidError, RunError
 from perseid.jsontext import parse_json
 from perseid.pipeline import columns, layout, merge
-from perseid.pipeline.catalogue_limits import LIMITS, CatalogueLimits
-from perseid.pipeline.collective_parts import CollectiveParts
 from perseid.pipeline.columns import PartitionResult
 from perseid.pipeline.exchange import Exchange
 from perseid.pipeline.items import WorkItem
 from perseid.pipeline.join_settings import JoinSettings
 from perseid.pipeline.publish import dump, findings, publish_catalogue
 from perseid.pipeline.records import ALONE, STORE, had_data
-from perseid.pipeline.stored import Findings, Plain, StoredRecord
+from perseid.pipeline.stored import Plain, StoredRecord
 from perseid.pipeline.timeline import Timeline
 from perseid.science import Partial
 from perseid.storage import Storage
@@ -64,11 +62,8 @@ class RankOutputs:
         data, where = self._data("moments", layout.moments(item.rank))
         with self.lock:
             stamp, parts = columns.read_moments(data, where)
-        # Places in the whole survey, not in the rank: sums are then joined in the same order
-        # whatever the world size is.
         places = {ref.key: place for place, ref in enumerate(item.partitions, item.first)}
-        partial = Partial.of((places[key], part) for key, part in parts)
-        return Share(dict(stamp.groups), partial, self.record.rows)
+        return Share(dict(stamp.groups), Partial.of((places[key], part) for key, part in parts))
 
     def results(self) -> list[PartitionResult]:
         """Columns and features of the rank's partitions."""
@@ -85,7 +80,7 @@ class RankOutputs:
 
 @dataclass(frozen=True)
 class Exchanged:
-    """What a merge changes in a rank's record: fields of `RankRecord`, keys of its JSON."""
+    """What a meeting changes in a rank's record: fields of `RankRecord`, keys of its JSON."""
 
     transport: str
     routes: Mapping[str, str]
@@ -101,171 +96,133 @@ class Share:
     groups: Mapping[str, int]
     """Feature groups; empty where nothing is scored."""
     partial: Partial
-    rows: int = 0
-    """Of the ranks' partitions."""
 
     def join(self, other: Share) -> Share:
         """Of both; raises `RunError` where the ranks score by other features."""
         if self.groups and other.groups and dict(self.groups) != dict(other.groups):
             raise RunError("the ranks' models score by different features: give all one model")
-        rows = self.rows + other.rows
-        return Share(self.groups or other.groups, self.partial.join(other.partial), rows)
+        return Share(self.groups or other.groups, self.partial.join(other.partial))
 
 
 JOIN = Op.custom(Share.join, commutative=True, associative=True)
 """Bit for bit so, since `Partial` is: it may go up a tree."""
 
 
-def merge_collectively(
-    outputs: RankOutputs, settings: JoinSettings, limits: CatalogueLimits = LIMITS
-) -> Exchanged:
+def merge_collectively(left: RankOutputs, meeting: JoinSettings) -> Exchanged:
     """Take part in the merge of a run as one rank; what this changes in its record.
 
     Never raises: what goes wrong is in ``transport_note`` of the record, and ``transport`` is
     ``store`` then. The record in the store is replaced.
     """
-    clock, transports = Timeline(), dict[int, str]()
+    clock, routes = Timeline(), dict[int, str]()
     try:
-        changes = _merge(outputs, settings, clock, transports, limits)
+        changes = _meet(left, meeting, clock, routes)
     except Exception as error:  # the store has all that is needed; a retry would redo the inference
-        known = isinstance(error, PerseidError)
-        reason = str(error) if known else f"{type(error).__name__}: {error}"
+        said = str(error) if isinstance(error, PerseidError) else f"{type(error).__name__}: {error}"
         if isinstance(error, NoPathError):
-            transports |= dict.fromkeys(error.ranks, STORE)
-        changes = _changes(outputs, clock, STORE, transports, reason)
+            routes |= dict.fromkeys(error.ranks, STORE)
+        changes = _changes(left, clock, STORE, routes, said)
     # A record that cannot be replaced says `store`, which is what summarize believes anyway.
     with contextlib.suppress(PerseidError):
-        outputs.storage.put(
-            layout.record(outputs.item.rank), _json({**outputs.record.plain, **vars(changes)})
+        left.storage.put(
+            layout.record(left.item.rank), _json({**left.record.plain, **vars(changes)})
         )
     return changes
 
 
-def _merge(
-    outputs: RankOutputs,
-    settings: JoinSettings,
-    clock: Timeline,
-    transports: dict[int, str],
-    limits: CatalogueLimits,
+def _meet(
+    left: RankOutputs, meeting: JoinSettings, clock: Timeline, routes: dict[int, str]
 ) -> Exchanged:
-    item = outputs.item
+    item = left.item
     with clock.stage("rendezvous"):
         comm = Communicator.join(
             item.run_id,
             item.rank,
             item.world_size,
-            settings.rendezvous,
-            settings.key,
-            transport=settings.transport,
-            deadline=settings.deadline,
-            timeout=settings.timeout,
-            death_timeout=settings.losses.death,
-            link_timeout=settings.losses.link,
-            silence_timeout=settings.losses.silence,
+            meeting.rendezvous,
+            meeting.key,
+            transport=meeting.transport,
+            deadline=meeting.deadline,
+            timeout=meeting.timeout,
+            death_timeout=meeting.losses.death,
+            link_timeout=meeting.losses.link,
+            silence_timeout=meeting.losses.silence,
         )
     with comm:
         try:
             with clock.stage("collectives"):
-                survey = score_together(comm, outputs)
-                catalogue = _catalogue(comm, outputs, survey, limits)
+                groups, parts = merged(comm, left)
         finally:
-            transports |= comm.transports
-        used = "+".join(sorted(set(transports.values())))
-        changes = _changes(outputs, clock, used or ALONE, transports, "")
-        # Still within the communicator: rank 0 must not publish if any rank is lost before this
-        # point.
-        records = comm.gather({**outputs.record.plain, **vars(changes)})
-    if catalogue is not None and records is not None:
-        publish(outputs, catalogue, records, clock)
+            routes |= comm.routes
+        used = "+".join(sorted(set(routes.values())))
+        changes = _changes(left, clock, used or ALONE, routes, "")
+        records = comm.gather({**left.record.plain, **vars(changes)})
+    if parts is not None and records is not None:
+        publish(left, groups, parts, records, clock)
     return changes
 
 
-@dataclass(frozen=True, eq=False)
-class RankScores:
-    """One rank's rows against the whole survey."""
+def merged(
+    comm: Exchange, left: RankOutputs
+) -> tuple[Mapping[str, int], list[merge.Scored] | None]:
+    """Score every rank's objects against the whole survey.
 
-    scored: list[merge.Scored]
-    """Of the rank's partitions."""
-    groups: Mapping[str, int]
-    """Feature groups of the score."""
-    rows: int
-    """Of the whole survey."""
-
-
-Catalogue = Callable[[], tuple[Findings, int]]
-"""On rank 0: publishes what is left to publish; what the run found, and the catalogue's bytes."""
-
-
-def score_together(comm: Exchange, outputs: RankOutputs) -> RankScores:
-    """Score every rank's objects against the whole survey."""
-    share = comm.reduce(outputs.share(), JOIN)
+    Returns
+    -------
+    Feature groups of the score, and on rank 0 all partitions in natural order (else None). Scores
+    go to rank 0 with the columns, since the catalogue is one file: some 40 bytes an object, while
+    the features (400) stay where they are. Ranks over all scores follow from them exactly.
+    """
+    share = comm.reduce(left.share(), JOIN)
     whole = None
     if share is not None:
-        metric = merge.survey_metric(share.partial, share.groups)
-        whole = (share.groups, metric, share.rows)
+        whole = (share.groups, merge.survey_metric(share.partial, share.groups))
     # One rank's metric for all: eigenvectors may differ by a bit from machine to machine.
-    groups, metric, rows = comm.bcast(whole)
-    return RankScores([merge.score(result, metric) for result in outputs.results()], groups, rows)
-
-
-def _catalogue(
-    comm: Exchange, outputs: RankOutputs, survey: RankScores, limits: CatalogueLimits
-) -> Catalogue | None:
-    """Bring the catalogue together on rank 0 (else None), or write a part of it on each rank.
-
-    Scores go to rank 0 with the columns where the catalogue is one file: some 40 bytes an object,
-    while the features (400) stay where they are. Ranks over all scores follow from them exactly.
-    """
-    item, storage = outputs.item, outputs.storage
-    if survey.rows > limits.single_file:
-        written = CollectiveParts(comm, item, storage, limits).publish(survey.scored, survey.groups)
-        return None if written is None else lambda: written
-    gathered = comm.gather(survey.scored)
-    if gathered is None:
-        return None
-    parts = [part for of_rank in gathered for part in of_rank]
-
-    def publish_file() -> tuple[Findings, int]:
-        whole = merge.rank(parts)
-        size = publish_catalogue(storage, whole, item.run_id, "rank 0", item.survey_columns)
-        names = stored_label_names(item.options.to_json(), item.data_url)
-        return findings(whole, survey.groups, item.anomaly, item.top, names), size
-
-    return publish_file
+    groups, metric = comm.bcast(whole)
+    scored = [merge.score(result, metric) for result in left.results()]
+    parts = comm.gather(scored)
+    if parts is None:
+        return groups, None
+    return groups, [part for of_rank in parts for part in of_rank]
 
 
 def publish(
-    outputs: RankOutputs, catalogue: Catalogue, records: list[Plain], clock: Timeline
+    left: RankOutputs,
+    groups: Mapping[str, int],
+    parts: list[merge.Scored],
+    records: list[Plain],
+    clock: Timeline,
 ) -> None:
     """Rank 0: the catalogue, all records, and last what says that both are whole."""
-    item, storage = outputs.item, outputs.storage
+    item, storage = left.item, left.storage
+    survey = merge.rank(parts)
     with clock.stage("publish"):
-        found, size = catalogue()
+        size = publish_catalogue(storage, survey, item.run_id, "rank 0")
         storage.put(layout.COMBINED, _json([one for one in records if had_data(one)]))
+    names = stored_label_names(item.options.to_json(), item.data_url)
     done = {
         "run_id": item.run_id,
         "world_size": item.world_size,
         "catalogue_bytes": size,
         "seconds": {stage: clock.seconds(stage) for stage in ("rendezvous", "collectives",
                                                               "publish")},
-        "found": vars(found),
+        "found": vars(findings(survey, groups, item.anomaly, item.top, names)),
     }  # fmt: skip
-    # The last object: summarize believes nothing of a collective merge before it exists.
     storage.put(layout.MERGED, dump(done))
 
 
 def _changes(
-    outputs: RankOutputs, clock: Timeline, transport: str, transports: Mapping[int, str], note: str
+    left: RankOutputs, clock: Timeline, transport: str, routes: Mapping[int, str], note: str
 ) -> Exchanged:
     spent = {stage: clock.seconds(stage) for stage in ("rendezvous", "collectives")}
-    stages = {**outputs.record.stages, **spent}
-    stages["total"] = outputs.record.stages["total"] + sum(spent.values())
+    stages = {**left.record.stages, **spent}
+    stages["total"] = left.record.stages["total"] + sum(spent.values())
     return Exchanged(
         transport=transport,
-        routes={str(peer): used for peer, used in sorted(transports.items())},
+        routes={str(peer): route for peer, route in sorted(routes.items())},
         transport_note=note,
         stages=stages,
-        timeline=(*outputs.record.timeline, *clock.joined()),
+        timeline=(*left.record.timeline, *clock.joined()),
     )
 
 

@@ -1,4 +1,4 @@
-"""Typed views of JSON in the store: a rank's record, and the findings of a run."""
+"""What was left in the store, typed: a rank's record, and what a run found."""
 
 from __future__ import annotations
 

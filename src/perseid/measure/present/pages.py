@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from perseid.measure.present.palette import HATCHES, style
@@ -14,16 +14,13 @@ from perseid.plaintext import printable
 
 def render(page: PageView) -> str:
     """The page as one document that works offline."""
-    return environment().get_template("page.html").render(page=page)
+    return _environment().get_template("page.html").render(page=page)
 
 
 @cache
-def environment(*packages: str) -> Environment:
-    """The templates of this package, and of others that use its pieces; all text is escaped."""
-    found = Environment(
-        loader=ChoiceLoader(
-            [PackageLoader(name) for name in (*packages, "perseid.measure.present")]
-        ),
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("perseid.measure.present"),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=_shown,
@@ -31,8 +28,8 @@ def environment(*packages: str) -> Environment:
         lstrip_blocks=True,
     )
     hatches = {name: Markup(drawing) for name, drawing in HATCHES.items()}
-    found.globals.update(style=Markup(style()), hatches=hatches)
-    return found
+    environment.globals.update(style=Markup(style()), hatches=hatches)
+    return environment
 
 
 def _shown(value: object) -> object:

@@ -1,1 +1,0 @@
-"""Make, change, check and remove a stack: packages, template, change sets, policies."""

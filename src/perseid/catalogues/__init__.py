@@ -1,1 +1,0 @@
-"""Catalogues in other forms: which rows and columns, and the formats that other tools open."""

@@ -1,0 +1,450 @@
+"""Sending and receiving for several threads of one rank, and for operations that nobody waits for.
+
+One lock guards everything. Of the threads that wait, one polls all connections without it and
+moves whatever goes on, for all of them. Where operations are under way and no thread waits, a
+thread of its own does it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn, Protocol
+
+from perseid.comm.channel import Channel, ChannelEndedError, ChannelError, PendingReceive
+from perseid.comm.connection_pool import ConnectionPool
+from perseid.comm.frames import Frame, FrameKind, Signature
+from perseid.comm.lane import AnyLane, PeerLane, Receive, SelfLane, Send
+from perseid.comm.objects import Blob, Buffer
+from perseid.comm.socket_channel import SocketChannel
+from perseid.errors import BadInputError, PerseidError, RendezvousTimeoutError
+
+LARGE_BYTES = 256 * 1024
+"""A payload of which as much is missing is waited for in one system call where no other thread
+needs the connections."""
+HELP_SECONDS = 0.002
+"""After this time without a thread that waits, one of its own sees to what is under way."""
+HELP_SECONDS_MOST = 0.05
+"""The same where other threads saw to it the last times."""
+
+
+class Operation(Protocol):
+    """Something that is under way."""
+
+    @property
+    def done(self) -> bool:
+        """Whether it has come to an end."""
+        ...
+
+
+class SharedProgress:
+    """As `progress.ProgressEngine`, for many threads at once.
+
+    Every method but ``turn`` is called within a ``turn``, and raises what ended the communicator.
+    """
+
+    def __init__(self, engine: ConnectionPool) -> None:
+        self._engine, self._failure = engine, engine.failure
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        """What a waiting thread wants may have come to pass, or a thread has to poll."""
+        self._called = threading.Condition(self._lock)
+        """The helping thread has something to do."""
+        self._idle = False
+        """Whether the helping thread waits for that."""
+        self._poll = select.epoll()
+        self._lanes: dict[int, PeerLane] = {}
+        """By descriptor."""
+        self._by_rank: dict[int, PeerLane] = {}
+        self._own = SelfLane(engine.rank)
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poll.register(self._wake, select.EPOLLIN)
+        self._sends: set[int] = set()
+        """Descriptors of connections whose peer has not taken all yet."""
+        self._polling = False
+        self._waiting = 0
+        """Threads that wait while another polls."""
+        self._background: list[Operation] = []
+        """What is under way without a thread that waits for it."""
+        self._helper: threading.Thread | None = None
+        self._closed = False
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """While it lasts no other thread sends or receives, unless this one waits."""
+        engine = self._engine
+        with self._lock:
+            engine.owner = threading.get_ident()
+            if engine.interruption is not None:
+                engine.end_interrupted()
+            yield
+
+    @contextlib.contextmanager
+    def quiet_turn(self) -> Iterator[None]:
+        """A turn in which nothing is raised: for what must be noted even after a failure."""
+        with self._lock:
+            yield
+
+    # --- as ProgressEngine -------------------------------------------------------------------
+
+    def send(self, channel: Channel, signature: bytes, step: int, data: Buffer) -> None:
+        """Send raw bytes."""
+        try:
+            sent = self._peer_lane(channel).send_bytes(signature, step, data)
+        except ChannelError as error:
+            self._failure.channel_failed(error)
+        if not sent.done:
+            self.wait(self._sending(sent))
+
+    def send_blob(self, channel: Channel, signature: bytes, step: int, blob: Blob) -> None:
+        """Send the pieces of a payload."""
+        sent = self.start_send(channel.rank, signature, step, blob)
+        if not sent.done:
+            self.wait(sent)
+
+    def receive_into(self, channel: Channel, signature: bytes, step: int, into: memoryview) -> None:
+        """Receive raw bytes of exactly the length of ``into``."""
+        self.wait(self.post(Receive((channel.rank,), signature, step, into)))
+
+    def receive(
+        self, channel: Channel, signature: bytes, step: int, any_step: bool = False
+    ) -> Frame:
+        """Receive a payload of any length into fresh memory."""
+        want = self.post(Receive((channel.rank,), signature, step, None, any_step))
+        self.wait(want)
+        assert want.frame is not None
+        return want.frame
+
+    def exchange(
+        self,
+        out: Channel,
+        signature: bytes,
+        step: int,
+        blob: Blob,
+        source: Channel,
+        pending: PendingReceive,
+    ) -> Frame:
+        """Send a payload to one peer and receive from another (or the same), both at once."""
+        want = self.post(
+            Receive((source.rank,), pending.signature, pending.step, pending.into, pending.any_step)
+        )
+        sent = self.start_send(out.rank, signature, step, blob)
+        self.wait(want)
+        if not sent.done:
+            self.wait(sent)
+        assert want.frame is not None
+        return want.frame
+
+    # --- operations that nobody waits for yet ------------------------------------------------
+
+    def start_send(self, rank: int, signature: bytes, step: int, blob: Blob) -> Send:
+        """Begin to send to a rank of the world, which this one is connected to."""
+        self._failure.check()
+        self._engine.begun += 1
+        try:
+            sent = self.lane(rank).send(signature, step, blob)
+            if rank == self._engine.rank:
+                self.wake()
+        except ChannelError as error:
+            self._failure.channel_failed(error)
+        return self._sending(sent)
+
+    def _sending(self, sent: Send) -> Send:
+        """Poll for the moment that the peer takes more."""
+        if sent.rest is not None:
+            fd = self._by_rank[sent.rank].channel.fileno()
+            self._sends.add(fd)
+            self._poll.modify(fd, select.EPOLLIN | select.EPOLLOUT)
+        return sent
+
+    def post(self, want: Receive) -> Receive:
+        """Want a frame from one of its ranks, to which this one is connected."""
+        self._failure.check()
+        self._engine.begun += 1
+        try:
+            for rank in want.ranks:
+                self.lane(rank).post(want)
+                if want.done:
+                    break
+        except ChannelError as error:
+            self._failure.channel_failed(error)
+        return want
+
+    def cancel(self, want: Receive) -> bool:
+        """No longer want a frame; False if it has begun to come."""
+        if want.claimed:
+            return False
+        want.claimed = True
+        return True
+
+    def lane(self, rank: int) -> AnyLane:
+        """The lane to a rank of the world, which this one is connected to."""
+        if rank == self._engine.rank:
+            return self._own
+        channel = self._engine.channels[rank]
+        assert channel is not None
+        return self._peer_lane(channel)
+
+    def _peer_lane(self, channel: Channel) -> PeerLane:
+        found = self._by_rank.get(channel.rank)
+        if found is not None:
+            return found
+        if not isinstance(channel, SocketChannel):
+            raise BadInputError(
+                "Operations at the same time need connections; through a store there are none."
+            )
+        lane = PeerLane(channel)
+        self._by_rank[channel.rank] = self._lanes[channel.fileno()] = lane
+        self._poll.register(channel.fileno(), select.EPOLLIN)
+        return lane
+
+    # --- waiting -----------------------------------------------------------------------------
+
+    def wait(self, *operations: Operation) -> None:
+        """Return when all of them are done."""
+        if not all(operation.done for operation in operations):
+            self.wait_until(lambda: all(one.done for one in operations), operations)
+
+    def wait_until(self, done: Callable[[], bool], operations: Sequence[Operation] = ()) -> None:
+        """Return when a condition holds that messages make true; the operations are those that it
+        is about."""
+        watch = _Watch(self._engine.poll_seconds)
+        while not done():
+            self._failure.check()
+            if self._polling:
+                self._follow()
+            else:
+                self._lead(done, watch)
+            if watch.due():
+                self._check_stalled(operations, watch)
+
+    def _follow(self) -> None:
+        """Another thread polls, for this one as well."""
+        self._waiting += 1
+        try:
+            self._changed.wait(self._engine.poll_seconds)
+        finally:
+            self._waiting -= 1
+            self._engine.owner = threading.get_ident()
+
+    def _lead(self, done: Callable[[], bool], watch: _Watch) -> None:
+        """Poll for all threads until the condition holds, or it is time to look around."""
+        self._polling = True
+        try:
+            while not done():
+                self._failure.check()
+                if self.move(self._engine.poll_seconds) and self._waiting:
+                    self._changed.notify_all()
+                if watch.over:
+                    self._look_around()
+                    break
+        finally:
+            self._polling = False
+            if self._waiting:
+                self._changed.notify_all()
+
+    def move(self, seconds: float) -> bool:
+        """Send and receive what can be within a time; whether an operation is done that was not.
+
+        Of all threads only the one that polls calls it.
+        """
+        large = self._large() if seconds else None
+        events: list[tuple[int, int]] = []
+        self._lock.release()
+        try:
+            if large is None:
+                events = self._poll.poll(seconds)
+            else:
+                large.channel.read_some()
+        except ChannelEndedError as error:
+            ended: ChannelEndedError | None = error
+        else:
+            ended = None
+        finally:
+            self._lock.acquire()
+            self._engine.owner = threading.get_ident()
+        finished = False
+        try:
+            if large is not None:
+                finished = large.sort() if ended is None else large.end(ended)
+            for fd, event in events:
+                finished = self._move_lane(fd, event) or finished
+        except ChannelError as error:
+            self._failure.channel_failed(error)
+        return finished
+
+    def poke(self) -> None:
+        """Send and receive what can be without waiting."""
+        self._failure.check()
+        if self._polling:
+            return
+        self._polling = True
+        try:
+            if self.move(0) and self._waiting:
+                self._changed.notify_all()
+        finally:
+            self._polling = False
+
+    def _large(self) -> PeerLane | None:
+        """The lane of a large payload, if nothing else is to be done meanwhile."""
+        if self._waiting or self._sends:
+            return None
+        found = [lane for lane in self._by_rank.values() if lane.missing >= LARGE_BYTES]
+        return found[0] if len(found) == 1 else None
+
+    def _move_lane(self, fd: int, event: int) -> bool:
+        lane = self._lanes.get(fd)
+        if lane is None:  # only to wake this thread
+            os.eventfd_read(self._wake)
+            return True
+        finished = False
+        if event & select.EPOLLOUT:
+            finished = lane.flush()
+            if not lane.outgoing:
+                self._sends.discard(fd)
+                self._poll.modify(fd, select.EPOLLIN)
+        if event & ~select.EPOLLOUT:
+            finished = lane.read() or finished
+            if lane.queue.control_frames:
+                self._engine.handle_control_frames(lane.channel)
+            if lane.channel.ended:
+                self._sends.discard(fd)
+                self._poll.unregister(fd)
+                del self._lanes[fd]
+        return finished
+
+    def _look_around(self) -> None:
+        """Nothing may have come because something is wrong."""
+        engine = self._engine
+        for lane in self._by_rank.values():
+            silent = lane.channel.unanswered_for() if lane.needed else 0.0
+            if silent > engine.losses.link:
+                cause = OSError(f"its host has not answered for {silent:.0f} s")
+                self._failure.channel_failed(ChannelEndedError(lane.channel.rank, cause))
+        engine.adopt_incoming()
+        for channel in engine.channels:
+            if channel is not None and not channel.closed:
+                self._peer_lane(channel)
+
+    def _check_stalled(self, operations: Sequence[Operation], watch: _Watch) -> None:
+        """See whether the ranks that are waited for do not come, or are in another call."""
+        for operation in operations:
+            if operation.done:
+                continue
+            late = watch.seconds >= self._engine.timeout
+            if isinstance(operation, Send) and late:
+                self._timed_out(
+                    [operation.rank], f"did not take what rank {self._engine.rank} sent"
+                )
+            if isinstance(operation, Receive):
+                if late:
+                    self._timed_out(operation.ranks, f"did not come to {operation.call}")
+                self._tell_waiting(operation, watch.looks)
+
+    def _timed_out(self, ranks: Sequence[int], what: str) -> NoReturn:
+        who = f"Rank {ranks[0]}" if len(ranks) == 1 else f"One of the ranks {list(ranks)}"
+        message = f"{who} {what} within {self._engine.timeout:g} s."
+        self._failure.fail(RendezvousTimeoutError(message, ranks))
+
+    def _tell_waiting(self, want: Receive, looks: int) -> None:
+        """The peer compares the call with its own, and both find out that they disagree."""
+        call = want.call
+        if call.kind == FrameKind.POINT or looks & (looks - 1):
+            return
+        waiting = Signature(FrameKind.WAITING, call.comm, self._engine.generation).pack()
+        self.start_send(want.ranks[0], waiting, 0, Blob(0, [want.signature], len(want.signature)))
+
+    # --- while no thread waits ---------------------------------------------------------------
+
+    def in_background(self, operation: Operation) -> None:
+        """See to it that an operation goes on although nobody waits for it."""
+        if operation.done:
+            return
+        self._background = [one for one in self._background if not one.done]
+        self._background.append(operation)
+        if self._helper is None:
+            self._helper = threading.Thread(target=self._help, name="perseid-progress", daemon=True)
+            self._helper.start()
+        elif self._idle:
+            self._called.notify()
+
+    def _under_way(self) -> bool:
+        self._background = [one for one in self._background if not one.done]
+        return bool(self._background)
+
+    def _help(self) -> None:
+        """Poll while operations are under way that no thread waits for."""
+        pause = HELP_SECONDS
+        with self._lock, contextlib.suppress(PerseidError):
+            while not self._closed:
+                if not self._under_way():
+                    self._idle = True
+                    self._called.wait()
+                    self._idle = False
+                    pause = HELP_SECONDS
+                # Most of them are waited for at once: that thread does without this one.
+                self._called.wait(pause)
+                if self._polling or not self._under_way():
+                    pause = min(2 * pause, HELP_SECONDS_MOST)
+                else:
+                    watch = _Watch(self._engine.poll_seconds)
+                    self._lead(lambda: self._closed or not self._under_way(), watch)
+
+    def wake(self) -> None:
+        """Something came to pass without a message: the thread that polls shall look."""
+        if self._polling:
+            os.eventfd_write(self._wake, 1)
+        elif self._waiting:
+            self._changed.notify_all()
+
+    def finish(self, seconds: float) -> None:
+        """Send what was begun and not waited for, at most for a time."""
+        end = time.monotonic() + seconds
+
+        def over() -> bool:
+            return not self._sends or time.monotonic() > end
+
+        self.wait_until(over)
+
+    def close(self) -> None:
+        """End the thread that helps; afterwards nothing is sent or received."""
+        with self._lock:
+            self._closed = True
+            self.wake()
+            self._called.notify_all()
+        if self._helper is not None:
+            self._helper.join()
+        self._poll.close()
+        os.close(self._wake)
+
+
+class _Watch:
+    """How long a thread has been waiting, and when it looks around."""
+
+    def __init__(self, interval: float) -> None:
+        self._interval = interval
+        self._began = self._last = time.monotonic()
+        self.looks = 0
+        """How often it has looked around."""
+
+    @property
+    def seconds(self) -> float:
+        """Since it began to wait."""
+        return time.monotonic() - self._began
+
+    @property
+    def over(self) -> bool:
+        """Whether an interval is over."""
+        return time.monotonic() - self._last >= self._interval
+
+    def due(self) -> bool:
+        """Whether it is time to look around, which is then done."""
+        if not self.over:
+            return False
+        self._last = time.monotonic()
+        self.looks += 1
+        return True

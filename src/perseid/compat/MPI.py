@@ -1,0 +1,168 @@
+"""mpi4py's names: ``from perseid.compat import MPI`` in place of ``from mpi4py import MPI``.
+
+The job is joined when a communicator is first used, as ``Communicator.from_environment`` does it,
+and left when the program ends. docs/how-to/mpi4py.md says what is here and what is not.
+"""
+
+from __future__ import annotations
+
+import pickle
+import socket
+import time
+from typing import Any
+
+from perseid.compat.mpi import datatypes as _datatypes
+from perseid.compat.mpi import reductions as _reductions
+from perseid.compat.mpi.buffers import BOTTOM, IN_PLACE
+from perseid.compat.mpi.comm import COMM_NULL, COMM_SELF, COMM_WORLD, Comm, Intracomm
+from perseid.compat.mpi.constants import (
+    ANY_SOURCE,
+    ANY_TAG,
+    COMM_TYPE_SHARED,
+    CONGRUENT,
+    ERROR_CODES,
+    IDENT,
+    PROC_NULL,
+    ROOT,
+    SIMILAR,
+    THREAD_FUNNELED,
+    THREAD_MULTIPLE,
+    THREAD_SERIALIZED,
+    THREAD_SINGLE,
+    UNDEFINED,
+    UNEQUAL,
+)
+from perseid.compat.mpi.datatypes import DATATYPE_NULL, Datatype
+from perseid.compat.mpi.errors import (
+    Get_error_class,
+    Get_error_string,
+    UnsupportedError,
+)
+from perseid.compat.mpi.errors import MPIException as Exception
+from perseid.compat.mpi.groups import GROUP_EMPTY, GROUP_NULL, Group
+from perseid.compat.mpi.reductions import Op
+from perseid.compat.mpi.requests import REQUEST_NULL, Request
+from perseid.compat.mpi.status import Status
+from perseid.compat.mpi.world import PROCESS
+
+Alloc_mem = bytearray
+"""Memory for a buffer: plain memory does."""
+BSEND_OVERHEAD = 0
+WTIME_IS_GLOBAL = 0
+VERSION, SUBVERSION = 3, 1
+
+globals().update(ERROR_CODES)
+globals().update(_datatypes.DATATYPES)
+globals().update(_reductions.OPS)
+globals().update(dict.fromkeys(_datatypes.MISSING, DATATYPE_NULL))
+
+
+def Init() -> None:
+    """Join the job now."""
+    PROCESS.world()
+
+
+def Init_thread(required: int = THREAD_MULTIPLE) -> int:
+    """Join the job now; calls may come from any thread."""
+    PROCESS.world()
+    return THREAD_MULTIPLE
+
+
+def Finalize() -> None:
+    """Leave the job, when all ranks have come so far; the end of the program does it, too."""
+    PROCESS.finalize()
+
+
+def Is_initialized() -> bool:
+    """Whether the job was joined."""
+    return PROCESS.joined or PROCESS.finalized
+
+
+def Is_finalized() -> bool:
+    """Whether the job was left."""
+    return PROCESS.finalized
+
+
+def Query_thread() -> int:
+    """Calls may come from any thread."""
+    return THREAD_MULTIPLE
+
+
+def Is_thread_main() -> bool:
+    """Whether this is the program's first thread."""
+    import threading
+
+    return threading.current_thread() is threading.main_thread()
+
+
+def Get_processor_name() -> str:
+    """This machine."""
+    return socket.gethostname()
+
+
+def Get_version() -> tuple[int, int]:
+    """The version of MPI whose calls these are."""
+    return VERSION, SUBVERSION
+
+
+def Get_library_version() -> str:
+    """Who makes it."""
+    from perseid import __version__
+
+    return f"perseid {__version__}"
+
+
+def get_vendor() -> tuple[str, tuple[int, int, int]]:
+    """Who makes it, and its version."""
+    from perseid import __version__
+
+    major, minor, patch = (*(int(part) for part in __version__.split(".")[:3]), 0, 0)[:3]
+    return "perseid", (major, minor, patch)
+
+
+def Wtime() -> float:
+    """Seconds of a clock that never goes back."""
+    return time.perf_counter()
+
+
+def Wtick() -> float:
+    """How fine `Wtime` is, in seconds."""
+    return time.get_clock_info("perf_counter").resolution
+
+
+def Attach_buffer(buf: Any) -> None:
+    """Nothing: buffered sends keep what they need themselves."""
+
+
+def Detach_buffer() -> None:
+    """Nothing, as `Attach_buffer`."""
+
+
+def Free_mem(mem: Any) -> None:
+    """Nothing: Python frees memory."""
+
+
+_MISSING = {
+    "Win": "one-sided communication", "File": "files (use perseid.Storage, or a file a rank)",
+    "Intercomm": "intercommunicators", "Cartcomm": "topologies", "Graphcomm": "topologies",
+    "Session": "sessions", "Info": "hints", "INFO_NULL": "hints", "Errhandler": "error handlers",
+    "ERRORS_RETURN": "error handlers: every error is an exception", "Prequest":
+    "persistent requests", "Grequest": "requests of a program's own", "Message": "matched probes",
+    "Compute_dims": "topologies",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MISSING:
+        raise AttributeError(f"MPI.{name} cannot be had in perseid.compat ({_MISSING[name]})")
+    raise AttributeError(f"perseid.compat.MPI has no {name}")
+
+
+__all__ = [
+    "ANY_SOURCE", "ANY_TAG", "BOTTOM", "COMM_NULL", "COMM_SELF", "COMM_TYPE_SHARED", "COMM_WORLD",
+    "CONGRUENT", "Comm", "DATATYPE_NULL", "Datatype", "Exception", "GROUP_EMPTY", "GROUP_NULL",
+    "Get_error_class", "Get_error_string", "Group", "IDENT", "IN_PLACE", "Intracomm", "Op",
+    "PROC_NULL", "REQUEST_NULL", "ROOT", "Request", "SIMILAR", "Status", "THREAD_FUNNELED",
+    "THREAD_MULTIPLE", "THREAD_SERIALIZED", "THREAD_SINGLE", "UNDEFINED", "UNEQUAL",
+    "UnsupportedError", "Wtime", "pickle",
+]  # fmt: skip

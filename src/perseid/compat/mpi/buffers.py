@@ -1,0 +1,217 @@
+"""What programs give as buffers: ``array``, ``[array, count, type]``, ``[array, counts, displs,
+type]``, as arrays of NumPy that share their memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from perseid.comm.ops import Array
+from perseid.compat.mpi.datatypes import DATATYPES, Datatype, from_code, from_numpy
+from perseid.compat.mpi.errors import UnsupportedError
+
+BYTE = DATATYPES["BYTE"]
+
+
+class _Marker:
+    """A name that stands for a place of memory."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __repr__(self) -> str:
+        return f"MPI.{self._name}"
+
+    def __reduce__(self) -> str:
+        return self._name
+
+
+IN_PLACE = _Marker("IN_PLACE")
+BOTTOM = _Marker("BOTTOM")
+
+
+class Spec(NamedTuple):
+    """A buffer as a program gave it."""
+
+    memory: Array
+    """All its bytes, uint8, shared."""
+    datatype: Datatype
+    count: Any
+    """Elements: a number, one for each rank, or None: as many as there are."""
+    displacement: Any
+    """The first element: a number, one for each rank, or None."""
+
+    @property
+    def elements(self) -> Array:
+        """All the memory as elements; a rest that is no whole one is left out."""
+        size = self.datatype.size
+        whole = len(self.memory) // size * size
+        dtype = self.datatype.dtype
+        assert dtype is not None
+        return self.memory[:whole].view(dtype)
+
+
+def parse(given: Any, writable: bool = False) -> Spec:
+    """Read a program's description of a buffer.
+
+    Raises
+    ------
+    TypeError, ValueError, KeyError, BufferError
+        As mpi4py does, each with a sentence.
+    """
+    if given is IN_PLACE:
+        raise UnsupportedError(
+            "MPI.IN_PLACE is not possible in this call: give an array of its own for the result."
+        )
+    if not isinstance(given, (list, tuple)):
+        memory, own = _memory(given, writable)
+        return Spec(memory, own, None, None)
+    if not 2 <= len(given) <= 4:
+        raise ValueError(f"a buffer is [array, count, displacement, type], not {len(given)} items")
+    datatype: Any = None
+    rest = list(given[1:])
+    if isinstance(rest[-1], (Datatype, str)) or (len(given) == 4 and rest[-1] is None):
+        datatype = rest.pop()
+    elif rest[-1] is None:
+        rest.pop()
+    memory, own = _memory(given[0], writable)
+    return Spec(memory, _datatype(datatype, own), *_counts(rest))
+
+
+def _counts(rest: list[Any]) -> tuple[Any, Any]:
+    """Counts and displacements of what stands between the array and its type."""
+    if len(rest) == 1 and isinstance(rest[0], tuple) and len(rest[0]) == 2:
+        return rest[0]
+    if len(rest) > 2:
+        raise ValueError("a buffer is [array, counts, displacements, type]")
+    counts, displacements = [*rest, None, None][:2]
+    return counts, displacements
+
+
+def _datatype(given: Any, own: Datatype) -> Datatype:
+    if given is None:
+        return own
+    found = from_code(given) if isinstance(given, str) else given
+    if not found:
+        raise ValueError("MPI.DATATYPE_NULL is no type of a buffer")
+    checked: Datatype = found
+    return checked
+
+
+def _memory(given: Any, writable: bool) -> tuple[Array, Datatype]:
+    """The bytes of what has memory, and the type that it has by itself."""
+    if given is None or given is BOTTOM:
+        return np.empty(0, np.uint8), BYTE
+    if hasattr(given, "__cuda_array_interface__"):
+        raise UnsupportedError("Arrays on a GPU cannot be sent: copy them to the host first.")
+    if not isinstance(given, np.ndarray):
+        given = _from_buffer(given)
+    if not given.flags.forc:
+        raise ValueError("an array that is sent or received into must be contiguous")
+    if writable and not given.flags.writeable:
+        raise BufferError("an array that is received into must be writable")
+    own = from_numpy(given.dtype)
+    if own is None:
+        raise UnsupportedError(
+            f"arrays of {given.dtype} cannot be sent as memory: use the lower-case method, or "
+            "[array.view('u1'), MPI.BYTE]"
+        )
+    return given.ravel(order="K").view(np.uint8), own
+
+
+def _from_buffer(given: Any) -> Array:
+    try:
+        view = memoryview(given)
+    except TypeError:
+        raise TypeError(
+            f"an array or an object with a buffer is needed, not {type(given).__name__}: use the "
+            "lower-case method for other objects"
+        ) from None
+    if not view.contiguous:
+        raise ValueError("an array that is sent or received into must be contiguous")
+    code = "u1" if view.format in ("c", "B") else view.format or "u1"
+    if not view.nbytes:
+        return np.empty(0, code)
+    return np.frombuffer(view.cast("B"), code)
+
+
+def _whole(name: str, value: Any) -> int:
+    number = int(value)
+    if number < 0:
+        raise ValueError(f"a buffer's {name} must not be negative, not {number}")
+    return number
+
+
+def simple(given: Any, writable: bool = False) -> Array:
+    """A buffer of one rank as a flat array, shared."""
+    return _simple(parse(given, writable))
+
+
+def _simple(spec: Spec) -> Array:
+    elements = spec.elements
+    start = 0 if spec.displacement is None else _whole("displacement", spec.displacement)
+    if spec.count is None:
+        if spec.memory.size % spec.datatype.size or start > elements.size:
+            raise ValueError(
+                f"{spec.memory.size} bytes are no whole number of {spec.datatype!r} from "
+                f"element {start}"
+            )
+        return elements[start:]
+    count = _whole("count", spec.count)
+    if start + count > elements.size:
+        raise ValueError(
+            f"{count} elements from element {start} are more than the buffer has: {elements.size}"
+        )
+    return elements[start : start + count]
+
+
+def blocks(given: Any, ranks: int, writable: bool = False) -> Array:
+    """A buffer that has one equal block for each rank, as a flat array, shared."""
+    spec = parse(given, writable)
+    if spec.count is None:
+        found = _simple(spec)
+        if found.size % ranks:
+            raise ValueError(f"{found.size} elements cannot be cut into {ranks} equal blocks")
+        return found
+    return _simple(spec._replace(count=_whole("count", spec.count) * ranks))
+
+
+def parts(given: Any, ranks: int, writable: bool = False) -> list[Array]:
+    """A buffer that has a block of its own size for each rank, as flat arrays, shared."""
+    spec = parse(given, writable)
+    counts = _counts_of(spec, ranks)
+    starts = _starts_of(spec, counts)
+    found = []
+    for count, start in zip(counts, starts, strict=True):
+        found.append(_simple(spec._replace(count=count, displacement=start)))
+    return found
+
+
+def _counts_of(spec: Spec, ranks: int) -> list[int]:
+    if spec.count is None:
+        size = spec.elements.size
+        if size % ranks:
+            raise ValueError(f"{size} elements cannot be cut into {ranks} equal blocks")
+        return [size // ranks] * ranks
+    return _one_each("counts", spec.count, ranks)
+
+
+def _one_each(name: str, given: Any, ranks: int) -> list[int]:
+    if isinstance(given, (Sequence, np.ndarray)):
+        found = [_whole(name, one) for one in given]
+        if len(found) != ranks:
+            raise ValueError(f"{ranks} {name} are needed, one for each rank, not {len(found)}")
+        return found
+    return [_whole(name, given)] * ranks
+
+
+def _starts_of(spec: Spec, counts: list[int]) -> list[int]:
+    ranks = len(counts)
+    if spec.displacement is None:
+        return [sum(counts[:rank]) for rank in range(ranks)]
+    if isinstance(spec.displacement, (Sequence, np.ndarray)):
+        return _one_each("displacements", spec.displacement, ranks)
+    step = _whole("displacement", spec.displacement)
+    return [rank * step for rank in range(ranks)]

@@ -1,0 +1,45 @@
+"""Numbers of MPI, as programs and mpi4py name them."""
+
+from __future__ import annotations
+
+ANY_SOURCE = -1
+ANY_TAG = -1
+PROC_NULL = -2
+ROOT = -4
+UNDEFINED = -32766
+TAG_UB_VALUE = 2**31 - 1
+"""The highest tag."""
+
+IDENT, CONGRUENT, SIMILAR, UNEQUAL = range(4)
+"""Answers of ``Comm.Compare`` and ``Group.Compare``."""
+THREAD_SINGLE, THREAD_FUNNELED, THREAD_SERIALIZED, THREAD_MULTIPLE = range(4)
+COMM_TYPE_SHARED = 0
+
+SUCCESS = 0
+ERROR_TEXTS = {
+    "SUCCESS": "no error",
+    "ERR_BUFFER": "invalid buffer",
+    "ERR_COUNT": "invalid count",
+    "ERR_TYPE": "invalid datatype",
+    "ERR_TAG": "invalid tag",
+    "ERR_COMM": "invalid communicator",
+    "ERR_RANK": "invalid rank",
+    "ERR_REQUEST": "invalid request",
+    "ERR_ROOT": "invalid root",
+    "ERR_GROUP": "invalid group",
+    "ERR_OP": "invalid reduction",
+    "ERR_TOPOLOGY": "invalid topology",
+    "ERR_DIMS": "invalid dimensions",
+    "ERR_ARG": "invalid argument",
+    "ERR_UNKNOWN": "unknown error",
+    "ERR_TRUNCATE": "the message is longer than the buffer",
+    "ERR_OTHER": "other error",
+    "ERR_INTERN": "internal error",
+    "ERR_IN_STATUS": "the error is in the status",
+    "ERR_PENDING": "the request is pending",
+    "ERR_PROC_FAILED": "a rank is lost",
+    "ERR_UNSUPPORTED_OPERATION": "not supported",
+    "ERR_LASTCODE": "last error code",
+}
+"""MPI's error classes, in the order of their numbers, and what each means."""
+ERROR_CODES = {name: code for code, name in enumerate(ERROR_TEXTS)}

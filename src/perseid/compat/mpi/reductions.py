@@ -1,0 +1,181 @@
+"""MPI's reductions as ours."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from perseid.comm import MAX, MAXLOC, MIN, MINLOC, PROD, SUM
+from perseid.comm import Op as OurOp
+from perseid.comm.ops import Array
+from perseid.compat.mpi import buffers
+from perseid.compat.mpi.datatypes import Datatype, from_numpy
+from perseid.compat.mpi.errors import UnsupportedError
+
+
+class Op:
+    """A reduction, for objects and for arrays; callable with two values.
+
+    Parameters
+    ----------
+    name
+        MPI's name of it; empty for a program's own.
+    ours
+        The reduction; None for ``OP_NULL``.
+    """
+
+    def __init__(
+        self, name: str, ours: OurOp | None, own: Callable[..., Any] | None = None
+    ) -> None:
+        self.name, self._ours, self._own = name, ours, own
+
+    @classmethod
+    def Create(cls, function: Callable[..., Any], commute: bool = False) -> Op:
+        """A program's own reduction.
+
+        Parameters
+        ----------
+        function
+            ``function(a, b, datatype)``: of two objects (the datatype is None) it returns the
+            result; of two buffers it leaves the result in the second.
+        commute
+            Whether the order of its arguments does not matter.
+        """
+
+        def combine(left: Any, right: Any) -> Any:
+            return function(left, right, None)
+
+        return cls("", OurOp.custom(combine, commutative=commute, associative=True), function)
+
+    @property
+    def is_predefined(self) -> bool:
+        """Whether it is one of MPI's."""
+        return self._own is None
+
+    @property
+    def is_commutative(self) -> bool:
+        """Whether the order of its arguments does not matter."""
+        return self._ours is not None and self._ours.commutative
+
+    def Is_predefined(self) -> bool:
+        """Whether it is one of MPI's."""
+        return self.is_predefined
+
+    def Is_commutative(self) -> bool:
+        """Whether the order of its arguments does not matter."""
+        return self.is_commutative
+
+    def Free(self) -> None:
+        """Make it ``OP_NULL``."""
+        self.name, self._ours, self._own = "OP_NULL", None, None
+
+    def Reduce_local(self, inbuf: Any, inoutbuf: Any) -> None:
+        """Combine two buffers of this rank into the second."""
+        left, right = buffers.simple(inbuf), buffers.simple(inoutbuf, writable=True)
+        if left.size != right.size or left.dtype != right.dtype:
+            raise ValueError(
+                f"{left.size} of {left.dtype} cannot be combined with {right.size} of {right.dtype}"
+            )
+        self.for_arrays(right.dtype).arrays(left, right, right)
+
+    def for_objects(self) -> OurOp:
+        """Ours, for objects."""
+        if self._ours is None:
+            raise UnsupportedError("MPI.OP_NULL is no reduction: give one, such as op=MPI.SUM.")
+        return self._ours
+
+    def for_arrays(self, dtype: np.dtype[Any]) -> OurOp:
+        """Ours, for arrays of a type."""
+        ours, own = self.for_objects(), self._own
+        if own is None:
+            return ours
+        datatype = from_numpy(dtype)
+
+        def combine(left: Array, right: Array) -> Array:
+            result = right.copy()
+            _call(own, left, result, datatype)
+            return result
+
+        return OurOp.custom(combine, commutative=ours.commutative, associative=True)
+
+    def __call__(self, left: Any, right: Any) -> Any:
+        if self._ours is None:
+            raise ValueError("MPI.OP_NULL cannot be called")
+        return self._ours.function(left, right)
+
+    def __bool__(self) -> bool:
+        return self._ours is not None
+
+    def __eq__(self, other: object) -> bool:
+        same = isinstance(other, Op) and self._ours is other._ours
+        return same and self._own is getattr(other, "_own", None)
+
+    def __hash__(self) -> int:
+        return hash(id(self._ours))
+
+    def __repr__(self) -> str:
+        return f"MPI.{self.name}" if self.name else "<MPI.Op of the program's own>"
+
+    def __reduce__(self) -> Any:
+        if self._own is not None:
+            return Op.Create, (self._own, self.is_commutative)
+        return _predefined, (self.name,)
+
+
+def _call(own: Callable[..., Any], left: Array, result: Array, datatype: Datatype | None) -> None:
+    own(left.view(np.uint8).data, result.view(np.uint8).data, datatype)
+
+
+def _either(left: Any, right: Any) -> bool:
+    return bool(left) | bool(right)
+
+
+def _both(left: Any, right: Any) -> bool:
+    return bool(left) & bool(right)
+
+
+def _one(left: Any, right: Any) -> bool:
+    return bool(left) ^ bool(right)
+
+
+def _first(left: Any, right: Any) -> Any:
+    return left
+
+
+def _last(left: Any, right: Any) -> Any:
+    return right
+
+
+def _tree(name: str, function: Callable[[Any, Any], Any], ufunc: np.ufunc | None = None,
+          logical: bool = False) -> OurOp:  # fmt: skip
+    return OurOp(name, function, True, True, ufunc, logical)
+
+
+OPS = {
+    name: Op(name, ours)
+    for name, ours in {
+        "OP_NULL": None,
+        "MAX": MAX,
+        "MIN": MIN,
+        "SUM": SUM,
+        "PROD": PROD,
+        "LAND": _tree("and", _both, np.logical_and, True),
+        "BAND": _tree("band", operator.and_, np.bitwise_and),
+        "LOR": _tree("or", _either, np.logical_or, True),
+        "BOR": _tree("bor", operator.or_, np.bitwise_or),
+        "LXOR": _tree("lxor", _one, np.logical_xor, True),
+        "BXOR": _tree("bxor", operator.xor, np.bitwise_xor),
+        "MAXLOC": MAXLOC,
+        "MINLOC": MINLOC,
+        "REPLACE": OurOp.custom(_last, associative=True),
+        "NO_OP": OurOp.custom(_first, associative=True),
+    }.items()
+}
+"""By MPI's name."""
+
+
+def _predefined(name: str) -> Op:
+    return OPS[name]

@@ -1,0 +1,95 @@
+"""This process among the ranks: the job is joined when it is first needed, and left at the end."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import sys
+import threading
+from types import TracebackType
+from typing import NoReturn
+
+from perseid.comm.shared_world import SharedGroup, SharedWorld
+from perseid.errors import ClosedError, PerseidError
+
+_OWN_GROUP = (1 << 30) - 1
+"""Id of the group of this rank alone."""
+
+
+class _Process:
+    """The world of this process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._world: SharedWorld | None = None
+        self._own: SharedGroup | None = None
+        self._pid = os.getpid()
+        self._error: BaseException | None = None
+        self.finalized = False
+
+    @property
+    def joined(self) -> bool:
+        """Whether it has joined and not left."""
+        return self._world is not None and not self.finalized
+
+    def world(self) -> SharedWorld:
+        """The world, joined now if need be."""
+        with self._lock:
+            if self.finalized:
+                raise ClosedError("MPI.Finalize was called: no further call can be made.")
+            if self._world is None:
+                self._world = SharedWorld.join()
+                self._watch_end()
+            return self._world
+
+    def own(self) -> SharedGroup:
+        """The group of this rank alone."""
+        world = self.world()
+        with self._lock:
+            if self._own is None:
+                self._own = world.group(_OWN_GROUP, [world.rank])
+            return self._own
+
+    def _watch_end(self) -> None:
+        atexit.register(self._at_exit)
+        former = sys.excepthook
+
+        def note(
+            kind: type[BaseException], error: BaseException, trace: TracebackType | None
+        ) -> None:
+            self._error = error
+            former(kind, error, trace)
+
+        sys.excepthook = note
+
+    def _at_exit(self) -> None:
+        if os.getpid() == self._pid:
+            with contextlib.suppress(PerseidError):
+                self.finalize(self._error)
+
+    def finalize(self, error: BaseException | None = None) -> None:
+        """Leave: when all ranks have come so far or, after an error, at once."""
+        with self._lock:
+            world, done = self._world, self.finalized
+            self.finalized = True
+        if world is None or done:
+            return
+        try:
+            if error is None and world.error is None:
+                with world.turn():
+                    world.world.calls.barrier()
+        finally:
+            world.close(error)
+
+    def abort(self, code: int) -> NoReturn:
+        """End this process at once; the others are told."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if self.joined and self._world is not None:
+            with contextlib.suppress(PerseidError):
+                self._world.close(SystemExit(f"MPI.Abort({code})"))
+        os._exit(code & 0xFF or 1)
+
+
+PROCESS = _Process()
