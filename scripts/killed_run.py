@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import perseid
-from perseid.cli.outcome import COMPLETE, show
+from perseid.cli.show_outcome import COMPLETE, show
 from perseid.comm import Communicator
-from perseid.engines import worker
-from perseid.engines.options import LocalOptions
+from perseid.engines import worker_program
+from perseid.engines.local_options import LocalOptions
 from perseid.pipeline.records import STORE
 
 VICTIM, PLACE = "KILLED_RUN_RANK", "KILLED_RUN_PLACE"
@@ -47,7 +47,7 @@ def work_until_killed() -> int:
         return gather(comm, value, root)
 
     Communicator.gather = last  # type: ignore[method-assign]
-    return worker.main()
+    return worker_program.main()
 
 
 def kill(rank: int, place: Path, stop: threading.Event) -> None:

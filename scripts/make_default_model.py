@@ -41,7 +41,7 @@ from perseid.science import (
 from perseid.science.metrics import nmad, scaled_error
 from perseid.survey import Cutouts, read_cutouts, write_cutouts
 from perseid.survey.simulation.anomalies import ANOMALY_KINDS
-from perseid.survey.simulation.objects import object_ids, render_objects, table_rows_of
+from perseid.survey.simulation.object_rendering import object_ids, render_objects, table_rows_of
 from perseid.survey.simulation.sdss import load_table
 from perseid.survey.simulation.simulate import simulate
 from perseid.survey.splits import TEST, TRAIN, VALIDATION, assign_split

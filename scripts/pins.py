@@ -1,7 +1,7 @@
 """Raise the pinned versions: `python scripts/pins.py` writes the newest that fit together.
 
 `constraints.txt` holds every version that `make demo`, `make test` and CI install. The packages of
-the AWS functions (`src/perseid/aws/data/*.txt`) hold the same versions of what they need.
+the AWS functions (`src/perseid/aws/deploy/data/*.txt`) hold the same versions of what they need.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 CONSTRAINTS = ROOT / "constraints.txt"
-PACKAGES = sorted((ROOT / "src/perseid/aws/data").glob("*.txt"))
+PACKAGES = sorted((ROOT / "src/perseid/aws/deploy/data").glob("*.txt"))
 EXTRAS = "dev,fuzz,bench"
 OURS = {"perseid", "pip", "setuptools", "wheel"}
 HEADER = """# Every version that `make demo`, `make test` and CI install; `make pins` raises them.

@@ -15,7 +15,7 @@ from astropy.visualization import make_lupton_rgb
 
 from perseid.survey.simulation import sdss
 from perseid.survey.simulation.anomalies import ANOMALY_KINDS
-from perseid.survey.simulation.objects import object_ids, render_objects
+from perseid.survey.simulation.object_rendering import object_ids, render_objects
 
 SEED = 7
 COLUMNS = 9

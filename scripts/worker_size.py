@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from perseid.aws.trim import COMPANIONS, LEFT_OUT, drop_symbols, left_out
+from perseid.aws.deploy.trim import COMPANIONS, LEFT_OUT, drop_symbols, left_out
 
 LIMIT_MIB = 130
 MIB = 1 << 20

@@ -18,5 +18,7 @@ def bound_to_parent() -> Callable[[], None] | None:
     """
     if not sys.platform.startswith("linux"):
         return None
+    # Loaded before the fork: loading a library in the child could wait for a lock that a thread of
+    # the parent held, and wait forever.
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -8,8 +8,8 @@ import pytest
 from double import PYTHON
 
 from perseid.aws import stack as stacks
-from perseid.aws.deploy import deploy
-from perseid.aws.template import Options
+from perseid.aws.deploy.deployment import deploy
+from perseid.aws.deploy.template import Options
 from perseid.cli import main
 
 FOREIGN = {

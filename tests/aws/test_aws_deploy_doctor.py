@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from double import PYTHON
 
-from perseid.aws.deploy import deploy
-from perseid.aws.doctor import examine
-from perseid.aws.template import Options
+from perseid.aws.deploy.deployment import deploy
+from perseid.aws.deploy.doctor import examine
+from perseid.aws.deploy.template import Options
 from perseid.cli import main
 
 HELPS = "`perseid aws destroy` (data stays), then `perseid aws deploy`"

@@ -12,8 +12,8 @@ from pathlib import PurePosixPath
 import pytest
 from elftools.elf.elffile import ELFFile
 
-from perseid.aws.packaging import Package, build
-from perseid.aws.wheels import MACHINES, PYTHONS, Target
+from perseid.aws.deploy.packaging import Package, build
+from perseid.aws.deploy.wheels import MACHINES, PYTHONS, Target
 
 NEWEST = {"GLIBC": (2, 34), "GLIBCXX": (3, 4, 29), "CXXABI": (1, 3, 13), "GCC": (11, 0)}
 """Versions of Amazon Linux 2023: glibc 2.34, and libstdc++ and libgcc of GCC 11.5

@@ -12,12 +12,12 @@ from pathlib import Path
 import cfnlint
 import pytest
 
-import perseid.aws
-from perseid.aws import policy, template
-from perseid.aws.run_archive import GIVEN_UP
-from perseid.aws.template import default_bucket
+import perseid.aws.deploy
+from perseid.aws.deploy import policy, template
+from perseid.aws.deploy.template import default_bucket
+from perseid.aws.observe.run_archive import GIVEN_UP
 
-DATA = Path(perseid.aws.__file__).parent / "data"
+DATA = Path(perseid.aws.deploy.__file__).parent / "data"
 ERRORS = Path(perseid.aws.__file__).parents[1] / "errors.py"
 
 

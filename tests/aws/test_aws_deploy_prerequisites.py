@@ -9,18 +9,19 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from botocore.stub import ANY, Stubber
 
-from perseid.aws import doctor, policy, service, stack, template
-from perseid.aws.destroy import destroy
-from perseid.aws.packaging import Package
-from perseid.aws.prerequisites import (
+from perseid.aws import stack
+from perseid.aws.deploy import doctor, policy, service, template
+from perseid.aws.deploy.destroy import destroy
+from perseid.aws.deploy.packaging import Package
+from perseid.aws.deploy.prerequisites import (
     check_image,
     check_results_buckets,
     check_zone,
     ensure_ecs_role,
 )
+from perseid.aws.deploy.template import Options
+from perseid.aws.deploy.wheels import Target
 from perseid.aws.session import Aws
-from perseid.aws.template import Options
-from perseid.aws.wheels import Target
 from perseid.errors import AwsError, BadInputError
 
 ZONE = "Z0123456789"
@@ -52,7 +53,7 @@ def role(name):
 
 
 def test_the_role_of_ecs_is_made_and_waited_for(aws, monkeypatch):
-    monkeypatch.setattr("perseid.aws.prerequisites.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("perseid.aws.deploy.prerequisites.POLL_SECONDS", 0.01)
     told = []
     with answers(aws, "iam") as stub:
         stub.add_response("create_service_linked_role", role("x"), {"AWSServiceName": ANY})

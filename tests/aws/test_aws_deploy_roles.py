@@ -11,10 +11,10 @@ import pytest
 from double import PYTHON
 
 from perseid.aws import stack as stacks
-from perseid.aws.deploy import deploy
-from perseid.aws.policy import deployer, rendezvous_deployer, runner
+from perseid.aws.deploy.deployment import deploy
+from perseid.aws.deploy.policy import deployer, rendezvous_deployer, runner
+from perseid.aws.deploy.template import Options, default_bucket
 from perseid.aws.session import Aws
-from perseid.aws.template import Options, default_bucket
 from perseid.cli import main
 from perseid.errors import StorageError
 from perseid.rendezvous import Config, EmbeddedServer

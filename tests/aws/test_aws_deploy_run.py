@@ -12,7 +12,7 @@ from ministack import limited, run_to_end
 
 from perseid.engines.driver import start
 from perseid.engines.local import LocalEngine
-from perseid.engines.options import LocalOptions
+from perseid.engines.local_options import LocalOptions
 from perseid.pipeline.initialize import new_run_id
 from perseid.pipeline.request import RunRequest
 from perseid.rendezvous import Config, EmbeddedServer

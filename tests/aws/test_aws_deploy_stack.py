@@ -11,11 +11,11 @@ import pytest
 from double import PYTHON
 
 from perseid.aws import stack as stacks
-from perseid.aws.deploy import deploy, ensure_bucket
+from perseid.aws.deploy.deployment import deploy, ensure_bucket
+from perseid.aws.deploy.template import Options, default_bucket
+from perseid.aws.deploy.wheels import PYTHONS, Target
 from perseid.aws.session import Aws
 from perseid.aws.stack_resources import StackResources
-from perseid.aws.template import Options, default_bucket
-from perseid.aws.wheels import PYTHONS, Target
 from perseid.cli import main
 from perseid.errors import AwsError, BadInputError, NotFoundError
 from perseid.storage import Storage

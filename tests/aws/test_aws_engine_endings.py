@@ -9,7 +9,7 @@ import json
 
 import pytest
 
-from perseid.aws.run_archive import attempts_of
+from perseid.aws.observe.run_archive import attempts_of
 from perseid.measure.sources.streams import LogEvent, trace
 
 ID = "adbca9aa-0d4f-4f0e-a3a1-8f6e1c2b3d4e"

@@ -10,9 +10,9 @@ import pytest
 from faulty_stack import endings, run
 from ministack import limited
 
-from perseid.aws.calls import Calls
 from perseid.aws.executions import Executions, Started
-from perseid.aws.run_archive import collect
+from perseid.aws.observe.calls import Calls
+from perseid.aws.observe.run_archive import collect
 from perseid.errors import PerseidError, RunInterruptedError, StorageError
 from perseid.measure.sources.load import load_runs
 from perseid.pipeline import layout

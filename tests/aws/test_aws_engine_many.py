@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 from ministack import limited
 
-from perseid.aws.calls import Calls
 from perseid.aws.executions import Executions
+from perseid.aws.observe.calls import Calls
 from perseid.aws.stack_resources import StackResources
 from perseid.pipeline.request import RunRequest
 from perseid.storage import Storage

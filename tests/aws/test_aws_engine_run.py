@@ -8,7 +8,7 @@ import pytest
 from flaky import flaky_proxy
 
 from perseid.cli import main
-from perseid.measure.present.table import bill
+from perseid.measure.present.run_tables import bill
 from perseid.measure.prices import Prices
 from perseid.measure.sources.load import load_runs
 from perseid.storage import Storage

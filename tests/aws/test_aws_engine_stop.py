@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from perseid.aws.calls import Calls
 from perseid.aws.executions import Executions
-from perseid.aws.run_archive import REPORT_SECONDS
+from perseid.aws.observe.calls import Calls
+from perseid.aws.observe.run_archive import REPORT_SECONDS
 from perseid.errors import RunInterruptedError
 from perseid.pipeline.request import RunRequest
 from perseid.storage import Storage

@@ -11,8 +11,8 @@ import time
 import pytest
 from terminal import CTRL_C, terminal
 
-from perseid.aws.calls import Calls
 from perseid.aws.executions import Executions
+from perseid.aws.observe.calls import Calls
 from perseid.aws.stack_resources import StackResources
 from perseid.cli import main
 from perseid.storage import Storage

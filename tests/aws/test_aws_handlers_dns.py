@@ -12,8 +12,15 @@ import pytest
 from moto.server import ThreadedMotoServer
 from moto_server import keep_tasks
 
-from perseid.aws.address import TTL, ServiceNames, newest_first, publish, read, recorded
 from perseid.aws.handlers import dns
+from perseid.aws.handlers.service_address import (
+    TTL,
+    ServiceNames,
+    newest_first,
+    publish,
+    read,
+    recorded,
+)
 
 RECORD = "rendezvous.example.org"
 

@@ -17,7 +17,7 @@ import pytest
 from cfnlint.decode import cfn_yaml
 from lambda_runtime import environment
 
-from perseid.aws.template import template
+from perseid.aws.deploy.template import template
 from perseid.errors import JobKeyRefusedError
 from perseid.rendezvous import Client, job_key
 from perseid.storage import Storage

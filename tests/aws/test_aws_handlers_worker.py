@@ -15,8 +15,8 @@ import pytest
 from double import PYTHON
 from lambda_runtime import environment
 
-from perseid.aws.packaging import MIB, build
-from perseid.aws.wheels import Target
+from perseid.aws.deploy.packaging import MIB, build
+from perseid.aws.deploy.wheels import Target
 from perseid.pipeline.initialize import initialize
 from perseid.pipeline.request import RunRequest
 from perseid.storage import Storage

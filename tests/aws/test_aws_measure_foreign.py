@@ -10,12 +10,12 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from perseid.aws.calls import Calls
-from perseid.aws.foreign import group_runs
+from perseid.aws.observe.calls import Calls
+from perseid.aws.observe.foreign import group_runs
 from perseid.aws.session import Aws
 from perseid.cli import main
 from perseid.errors import BadInputError, NotFoundError
-from perseid.measure.sources.options import LoadOptions
+from perseid.measure.sources.load_options import LoadOptions
 
 GROUP = "/aws/lambda/cosmic-executor"
 INIT = "/aws/lambda/cosmic-init"

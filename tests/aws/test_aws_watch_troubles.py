@@ -11,8 +11,8 @@ import time
 import pytest
 from small_s3 import BUCKET, Answer, error, serving
 
-from perseid.aws.calls import Calls
 from perseid.aws.executions import Executions, Started
+from perseid.aws.observe.calls import Calls
 from perseid.aws.session import Aws
 from perseid.aws.stack_resources import StackResources
 from perseid.errors import NotFoundError, RunError

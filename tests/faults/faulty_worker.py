@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from perseid.engines.worker import main
+from perseid.engines.worker_program import main
 from perseid.errors import BadPartitionError
 
 

@@ -472,7 +472,7 @@ def test_relay_is_forced_whatever_the_others_say(forced):
         transport = "relay" if rank == forced else "auto"
         with Communicator.join(jobs, rank, 3, address, transport=transport) as comm:
             comm.alltoall([0] * 3)
-            found[rank] = comm.routes
+            found[rank] = comm.transports
 
     with EmbeddedServer() as server:
         threads = [threading.Thread(target=work, args=(rank, server.address)) for rank in range(3)]

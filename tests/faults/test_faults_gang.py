@@ -147,7 +147,7 @@ def test_ranks_that_fail_before_are_tried_again_and_all_meet(lab):
 def test_without_all_ranks_there_is_no_meeting_and_a_resumed_run_says_why(lab):
     from perseid.engines.driver import resume
     from perseid.engines.local import LocalEngine
-    from perseid.engines.options import LocalOptions
+    from perseid.engines.local_options import LocalOptions
 
     result = lab.run({3: {"*": "raise:no luck"}})
     assert result.summary["transport"]["reason"] == "1 of 5 ranks failed"
@@ -161,7 +161,7 @@ def test_a_resumed_run_does_not_believe_what_was_merged_before(lab):
     """A partition that failed is mended: the former merge lacks it."""
     from perseid.engines.driver import resume
     from perseid.engines.local import LocalEngine
-    from perseid.engines.options import LocalOptions
+    from perseid.engines.local_options import LocalOptions
 
     good = (lab.folder / "survey" / "2.pt").read_bytes()
     (lab.folder / "survey" / "2.pt").write_bytes(b"nonsense")

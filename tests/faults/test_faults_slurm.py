@@ -14,7 +14,8 @@ import perseid
 from perseid.api.runs import begin
 from perseid.cli import main
 from perseid.engines.slurm import SlurmEngine
-from perseid.engines.slurm.commands import ENDINGS, LIVE, time_limit
+from perseid.engines.slurm.slurm_commands import ENDINGS, LIVE, time_limit
+from perseid.engines.slurm.slurm_engine import pack
 from perseid.errors import BadInputError, RunError, RunInterruptedError
 from perseid.storage import Storage
 from perseid.survey import write_cutouts
@@ -229,3 +230,13 @@ def test_limits_as_sbatch_takes_them(text, seconds):
 def test_wrong_settings_are_named():
     with pytest.raises(BadInputError, match="at least 1"):
         SlurmEngine(ranks_per_task=-1)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "largest", "asked", "per_task"),
+    [(4, 1001, None, 1), (517, 1001, None, 5), (10_240, 1001, None, 80), (10_240, 11, None, 1024),
+     (10_240, 1001, 1, 11), (517, 1001, 40, 40), (1, 1, None, 1)],
+)  # fmt: skip
+def test_ranks_are_packed_into_tasks(ranks, largest, asked, per_task):
+    assert pack(ranks, largest, asked) == per_task
+    assert -(-ranks // per_task) <= max(1, largest - 1)

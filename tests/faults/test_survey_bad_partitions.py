@@ -63,7 +63,6 @@ WRONG = {
     "no images": (None, MAGNITUDE, REDSHIFT),
     "images without bands": (IMAGE[:, 0], MAGNITUDE, REDSHIFT),
     "no pixels": (IMAGE[:, :, :0], MAGNITUDE, REDSHIFT),
-    "magnitudes of other bands": (IMAGE, MAGNITUDE[:, :4], REDSHIFT),
     "magnitudes of other rows": (IMAGE, MAGNITUDE[:3], REDSHIFT),
     "redshifts of other rows": (IMAGE, MAGNITUDE, REDSHIFT[:2]),
 }

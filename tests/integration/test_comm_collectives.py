@@ -392,7 +392,7 @@ def all_to_all_first(comm):
     for rank in others:
         comm.Recv(into, rank)
         assert (into == rank).all()
-    return comm.routes
+    return comm.transports
 
 
 def test_ranks_that_all_send_first_do_not_block_each_other():
@@ -575,7 +575,7 @@ def test_a_world_of_one_needs_no_server():
     with Communicator.join("alone", 0, 1) as comm:
         for name in STEPS:
             Step(name, 0, "float64", 10, "sum", 3).run(comm)
-        assert comm.routes == {}
+        assert comm.transports == {}
     with pytest.raises(ClosedError):
         comm.barrier()
     with pytest.raises(

@@ -261,7 +261,7 @@ def exchange(comm):
     into = np.empty(100_000)
     comm.Allreduce(np.full(100_000, 1.0), into)
     assert into.sum() == 100_000 * comm.world_size
-    return comm.routes
+    return comm.transports
 
 
 def test_everything_goes_through_the_relay_where_that_is_asked_for():
@@ -445,7 +445,7 @@ def test_the_channel_is_chosen_by_the_hint_and_the_files_constants(tmp_path):
     }
     path.write_text(json.dumps(document))
     config = load(path, 1024)
-    assert [(way.name, way.latency, way.bandwidth) for way in config.ways] == [
+    assert [(way.name, way.latency, way.bandwidth) for way in config.transports] == [
         ("direct", pytest.approx(0.4e-3), 200e6),
         ("store", pytest.approx(30e-3), 50e6),
     ]
@@ -453,8 +453,8 @@ def test_the_channel_is_chosen_by_the_hint_and_the_files_constants(tmp_path):
     assert config.rates.server_second == 1.0
     from perseid.comm.cost_model import choose
 
-    assert choose("bcast", 8, 100, "fast", config.ways, config.rates).transport == "direct"
-    assert choose("bcast", 8, 100, "cheap", config.ways, config.rates).transport == "store"
+    assert choose("bcast", 8, 100, "fast", config.transports, config.rates).transport == "direct"
+    assert choose("bcast", 8, 100, "cheap", config.transports, config.rates).transport == "store"
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from engine import Lab
 
-from perseid.engines import calibrate
-from perseid.engines.options import LocalOptions, cores
+from perseid.engines import worker_speed
+from perseid.engines.local_options import LocalOptions, cores
 from perseid.engines.run_plan import make_plan
 from perseid.errors import BadInputError, BadModelError, RunError
 from perseid.measure.report_line import find_reports
@@ -131,12 +131,12 @@ def test_a_plan_has_numbers_that_fit_the_survey(lab):
     lab.survey(partitions=6, rows=50)
     manifest = plan(lab.request(world_size=4))
     options = LocalOptions(workers=2)
-    pace = calibrate.measure(manifest.item(0), 1)
+    pace = worker_speed.measure(manifest.item(0), 1)
     assert pace.row_bytes == 5 * 8 * 8 * 4 + 6 * 8
     assert pace.rows_per_second > 1000
     assert 0.02 < pace.ready_seconds < 60
     assert 20 < pace.peak_mb < 400
-    slow = calibrate.at_rate(pace, 10.0)
+    slow = worker_speed.at_rate(pace, 10.0)
     counts = count_rows(Storage(manifest.data_url), manifest.partitions)
     expected = make_plan(manifest, options, slow, counts)
     assert expected.rows == 300
@@ -152,7 +152,7 @@ def test_calibration_names_a_model_that_is_none(lab):
     item = plan(lab.request()).item(0)
     (lab.folder / "tiny.onnx").write_bytes(b"no model")
     with pytest.raises(BadModelError, match=r"cannot be timed: .*tiny.onnx is not a model"):
-        calibrate.measure(item, 1)
+        worker_speed.measure(item, 1)
 
 
 def test_options_are_checked_and_default_to_the_cores():

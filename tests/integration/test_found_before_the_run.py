@@ -12,10 +12,10 @@ from onnx import helper
 from tiny import tiny_cutouts, tiny_model, tiny_survey
 
 from perseid.cli import main
-from perseid.engines.options import LocalOptions
+from perseid.engines.local_options import LocalOptions
 from perseid.engines.run_plan import make_plan
 from perseid.errors import BadInputError
-from perseid.measure.calibrate import Pace
+from perseid.measure.calibration import Pace
 from perseid.pipeline.checks import count_rows
 from perseid.pipeline.initialize import plan
 from perseid.pipeline.request import RunRequest

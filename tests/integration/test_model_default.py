@@ -10,7 +10,7 @@ import pytest
 import perseid.model
 from perseid.model.runtime import ModelRuntime
 from perseid.science import redshift_metrics
-from perseid.survey.simulation.objects import render_objects, table_rows_of
+from perseid.survey.simulation.object_rendering import render_objects, table_rows_of
 from perseid.survey.simulation.sdss import load_table
 from perseid.survey.splits import TEST, assign_split
 

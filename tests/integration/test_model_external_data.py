@@ -167,7 +167,7 @@ def test_a_run_with_a_model_on_s3(s3, tmp_path: Path):
 
 def test_the_default_model_of_a_package_may_have_external_data(tmp_path: Path):
     """`perseid aws deploy --model`: the zip of the workers holds the weights, too."""
-    from perseid.aws import packaging
+    from perseid.aws.deploy import packaging
     from perseid.model.identity import DEFAULT_IDENTITY
 
     path = external_model(tmp_path / "models")

@@ -13,14 +13,14 @@ from tiny import tiny_survey
 from perseid.engines.driver import finished, missing_ranks
 from perseid.errors import RunIncompleteError, WorkerFailedError
 from perseid.measure.present.report import render_report
-from perseid.measure.present.table import tables
+from perseid.measure.present.run_tables import tables
 from perseid.measure.prices import Prices
 from perseid.measure.sources.load import load_runs
 from perseid.pipeline import layout
 from perseid.pipeline.initialize import Initialized, initialize
 from perseid.pipeline.records import RankRecord
 from perseid.pipeline.request import RunRequest
-from perseid.pipeline.script import Measured, leave_records
+from perseid.pipeline.script import ScriptMeasurement, leave_records
 from perseid.pipeline.summarize import summarize
 from perseid.pipeline.timeline import Timeline
 from perseid.storage import Storage
@@ -67,11 +67,11 @@ def store(begun: Initialized) -> Storage:
     return Storage(begun.manifest.results_url)
 
 
-def measured() -> Measured:
+def measured() -> ScriptMeasurement:
     clock = Timeline()
     with clock.stage("inference"):
         pass
-    return Measured(clock, attempt=1, cold=True, init_seconds=0.1)
+    return ScriptMeasurement(clock, attempt=1, cold=True, init_seconds=0.1)
 
 
 def leave(begun: Initialized, rank: int, text: str) -> RankRecord:

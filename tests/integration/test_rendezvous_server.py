@@ -252,7 +252,7 @@ def test_a_port_in_use_is_one_sentence(server):
 
 def test_the_server_imports_nothing_but_the_standard_library():
     program = (
-        "import sys, perseid.rendezvous, perseid.rendezvous.server.commands; "
+        "import sys, perseid.rendezvous, perseid.rendezvous.server.command_line; "
         "names = {name.partition('.')[0] for name in sys.modules}; "
         "print(sorted(names - set(sys.stdlib_module_names) - {'perseid', '__main__'}))"
     )

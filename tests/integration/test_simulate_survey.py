@@ -15,7 +15,7 @@ from perseid.errors import AlreadyExistsError, BadInputError
 from perseid.storage import Storage
 from perseid.survey.reader import read_cutouts
 from perseid.survey.simulation import sdss
-from perseid.survey.simulation.objects import render_objects, table_rows_of
+from perseid.survey.simulation.object_rendering import render_objects, table_rows_of
 from perseid.survey.simulation.simulate import simulate
 from perseid.survey.splits import TEST, assign_split
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from double import PYTHON, Double, Stack, deployed, variables
 
-from perseid.aws.packaging import Package, build
-from perseid.aws.wheels import Target
+from perseid.aws.deploy.packaging import Package, build
+from perseid.aws.deploy.wheels import Target
 from perseid.storage import Storage
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.reader import write_cutouts

@@ -7,9 +7,9 @@ import json
 from conformance_suite import Lab
 
 import perseid
-from perseid.aws.calls import Calls
 from perseid.aws.engine import AwsEngine
 from perseid.aws.executions import Executions
+from perseid.aws.observe.calls import Calls
 from perseid.storage import Storage
 
 

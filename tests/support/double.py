@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from perseid.aws.deploy import deploy
-from perseid.aws.packaging import Package
+from perseid.aws.deploy.deployment import deploy
+from perseid.aws.deploy.packaging import Package
+from perseid.aws.deploy.template import Options
 from perseid.aws.session import Aws
-from perseid.aws.template import Options
 from perseid.lifetime import bound_to_parent
 
 REGION = "us-east-1"

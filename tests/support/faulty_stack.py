@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ministack import python
 
-from perseid.aws.calls import Calls
 from perseid.aws.executions import Executions
+from perseid.aws.observe.calls import Calls
 from perseid.aws.stack_resources import StackResources
 from perseid.pipeline.request import RunRequest
 from perseid.storage import Storage

@@ -28,7 +28,10 @@ def talk(comm: Communicator, size: int) -> dict:
     comm.Allreduce(array, total)
     seconds = time.monotonic() - began
     assert (total == sum(ranks)).all()
-    return {"routes": {str(rank): way for rank, way in comm.routes.items()}, "seconds": seconds}
+    return {
+        "routes": {str(rank): used for rank, used in comm.transports.items()},
+        "seconds": seconds,
+    }
 
 
 def main(options: dict) -> dict:

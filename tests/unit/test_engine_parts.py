@@ -18,11 +18,26 @@ from perseid.engines.owner import Owner, refuse_if_owned
 from perseid.engines.rank_logs import RankLogs, attempts_in, end_lines, start_lines
 from perseid.engines.run_plan import makespan
 from perseid.engines.slots import classify_exit
+from perseid.engines.worker_messages import (
+    Assignment,
+    AttemptDone,
+    AttemptFailed,
+    Meeting,
+    Met,
+    Progressed,
+    RankNote,
+    Ready,
+    WorkerSetup,
+    from_text,
+    to_text,
+)
 from perseid.errors import RunError
 from perseid.measure.report_line import find_reports
 from perseid.pipeline import layout
 from perseid.pipeline.attempts import Attempt, Ending
 from perseid.pipeline.events import RankEvent, RankState, StageEvent
+from perseid.pipeline.items import PartitionRef, WorkItem
+from perseid.pipeline.join_settings import JoinSettings
 from perseid.storage import Storage
 
 
@@ -35,31 +50,55 @@ def pair():
 
 def test_messages_arrive_whole_and_in_order(pair):
     one, other = pair
-    big = {"keys": ["x" * 1000] * 100}
-    one.send({"n": 1})
+    big = AttemptFailed("x" * 100_000)
+    one.send(Progressed(1))
     one.send(big)
-    assert other.receive(1.0) == {"n": 1}
+    assert other.receive(1.0) == Progressed(1)
     assert other.receive(1.0) == big
 
 
 def test_a_message_in_pieces_is_one_message(pair):
     one, other = pair
-    text = json.dumps({"rank": 3}).encode() + b"\n"
+    text = to_text(Progressed(3)).encode() + b"\n"
     for byte in text[:-1]:
         one._socket.send(bytes([byte]))
         assert other.drain() == []
     one._socket.send(text[-1:] + text)
-    assert other.drain() == [{"rank": 3}, {"rank": 3}]
+    assert other.drain() == [Progressed(3), Progressed(3)]
     assert not other.ended
 
 
 def test_the_end_of_the_stream_is_seen_after_the_last_message(pair):
     one, other = pair
-    one.send({"last": True})
+    one.send(Ready())
     one.close()
-    assert other.drain() == [{"last": True}]
+    assert other.drain() == [Ready()]
     assert other.ended
     assert other.receive(1.0) is None
+
+
+ITEM = WorkItem("run", 2, 5, "/results", "/data", (PartitionRef("1.pt", 9, "e"),))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        WorkerSetup(ITEM, 2, 60.0, 1.5),
+        Assignment(ITEM, 3),
+        Meeting(JoinSettings("127.0.0.1:10000", "ab" * 32, "direct"), (ITEM, ITEM)),
+        Ready(),
+        Progressed(512),
+        AttemptDone(512, 1.25, 181.5),
+        AttemptFailed("it broke", no_result=True, clean=True),
+        Met((RankNote(0, ""), RankNote(1, "late"))),
+    ],
+    ids=lambda message: type(message).__name__,
+)
+def test_every_message_arrives_as_it_was_sent(pair, message):
+    one, other = pair
+    one.send(message)
+    assert other.receive(1.0) == message
+    assert from_text(to_text(message)) == message
 
 
 def test_silence_ends_in_a_timeout(pair):
@@ -68,10 +107,21 @@ def test_silence_ends_in_a_timeout(pair):
         other.receive(0.01)
 
 
-@pytest.mark.parametrize("line", [b"{oops\n", b"[1]\n", b"\xff\n"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"{oops",
+        b"[1]",
+        b"\xff",
+        b"{}",
+        b'{"Ready": {"x": 1}}',
+        b'{"Stranger": {}}',
+        b'{"Ready": 1}',
+    ],
+)
 def test_what_is_no_message_is_named(pair, line):
     one, other = pair
-    one._socket.send(line)
+    one._socket.send(line + b"\n")
     with pytest.raises(RunError, match="what it sent is no message"):
         other.drain()
 

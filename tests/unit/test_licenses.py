@@ -18,6 +18,7 @@ STATED_ELSEWHERE = {
     "yattag": "LGPL-2.1; part of the tool that makes mutants, never shipped",
     "atheris": "Apache-2.0, in its repository; a fuzzer that is never shipped",
     "resvg-py": "MIT, in its LICENSE file; draws SVG in the tests",
+    "axe-playwright-python": "MIT, in its LICENSE file; carries axe-core (MPL-2.0) into the tests",
 }
 """Packages whose metadata name no license, and where it is found."""
 

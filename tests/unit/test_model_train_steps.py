@@ -7,7 +7,6 @@ import torch
 from perseid.errors import BadInputError
 from perseid.model.training.astromae import AstroMAE
 from perseid.model.training.data import gather
-from perseid.model.training.options import TrainOptions, fitted_config
 from perseid.model.training.steps import (
     LOSS_SCALE,
     SYMMETRIES,
@@ -21,6 +20,7 @@ from perseid.model.training.steps import (
     redshift_loss,
     turned,
 )
+from perseid.model.training.train_options import TrainOptions, fitted_config
 from perseid.survey.cutouts import Cutouts
 
 

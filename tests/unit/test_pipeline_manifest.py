@@ -114,3 +114,18 @@ def test_the_layout_knows_its_own_objects(key: str):
 )
 def test_and_no_others(key: str):
     assert not layout.is_of_run(key)
+
+
+@pytest.mark.parametrize("script", [None, {"SCRIPT": "run.py"}])
+def test_the_items_that_are_written_are_the_items(script: dict | None):
+    run = manifest(7, 3, script)
+    plain = list(run.plain_items())
+    assert plain == [item.to_json() for item in run.items()]
+    assert [WorkItem.from_json(json.dumps(one)) for one in plain] == run.items()
+
+
+def test_a_hundred_thousand_ranks():
+    """Each step is of one rank's size: in all some seconds, where sums over ranks took minutes."""
+    run = manifest(100_000, 100_000)
+    assert sum(1 for _ in run.plain_items()) == 100_000
+    assert run.data_map()["99999"] == "100MB/100000.pt"

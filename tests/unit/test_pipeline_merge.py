@@ -13,7 +13,7 @@ import pytest
 from perseid.comm.ops import Op
 from perseid.errors import RunError
 from perseid.pipeline import merge
-from perseid.pipeline.collective_merge import Share, merged
+from perseid.pipeline.collective_merge import Share, score_together
 from perseid.pipeline.columns import (
     NpzWriter,
     PartitionResult,
@@ -77,6 +77,9 @@ class ThreadExchange:
             first = op.function(first, other)
         return first if self.rank == root else None
 
+    def scatter(self, values: Any = None, root: int = 0) -> Any:
+        return self._all(values)[root][self.rank]
+
     def _all(self, value: Any) -> list[Any]:
         self._shared.values[self.rank] = value
         self._shared.gate.wait()
@@ -86,14 +89,14 @@ class ThreadExchange:
 
 
 class OfMemory:
-    """What `together.merged` asks of a rank's objects."""
+    """What `score_together` asks of a rank's objects."""
 
     def __init__(self, first: int, own: list[PartitionResult]) -> None:
         self._first, self._own = first, own
 
     def share(self) -> Share:
         parts = Partial.of(enumerate(moments(self._own), self._first))
-        return Share(GROUPS if self._own else {}, parts)
+        return Share(GROUPS if self._own else {}, parts, sum(map(len, self._own)))
 
     def results(self) -> list[PartitionResult]:
         return self._own
@@ -109,10 +112,9 @@ def test_over_an_exchange_between_ranks(ranks: int):
     shares = [OfMemory(r * per, results[r * per : (r + 1) * per]) for r in range(ranks)]
     with ThreadPoolExecutor(ranks) as pool:
         exchanges: list[Exchange] = [ThreadExchange(rank, shared) for rank in range(ranks)]
-        ends = list(pool.map(merged, exchanges, shares))
-    assert all(groups == GROUPS for groups, _ in ends)
-    assert all(parts is None for _, parts in ends[1:])
-    survey = merge.rank(ends[0][1])
+        ends = list(pool.map(score_together, exchanges, shares))
+    assert all(end.groups == GROUPS and end.rows == 45 for end in ends)
+    survey = merge.rank([part for end in ends for part in end.scored])
     np.testing.assert_array_equal(survey.rank, expected.rank)
     for got, wanted in zip(survey.parts, expected.parts, strict=True):
         np.testing.assert_array_equal(got.score, wanted.score)

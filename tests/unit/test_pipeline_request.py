@@ -175,3 +175,13 @@ def test_a_list_of_partitions():
     assert request.data == ["a/1.pt", "a/2.pt"]
     with pytest.raises(BadInputError, match="data in the request"):
         RunRequest.parse({"data": [1, 2], "results": "r"})
+
+
+@pytest.mark.parametrize("said", ['"none"', '{"redshift": [-1]}', "null", "[1]"])
+def test_options_by_column_replace_whatever_a_request_file_says_of_that_column(said, tmp_path):
+    from perseid.cli import make_parser
+    from perseid.cli.run import plain_of
+
+    (tmp_path / "request.json").write_text(f'{{"data": "x", "missing": {said}}}')
+    options = ["run", str(tmp_path / "request.json"), "--missing", "redshift=-9"]
+    assert plain_of(make_parser(["run"]).parse_args(options))["missing"] == {"redshift": "-9"}

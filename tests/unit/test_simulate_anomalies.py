@@ -6,7 +6,12 @@ import pytest
 from perseid.survey.simulation import anomalies, sdss
 from perseid.survey.simulation.anomalies import ANOMALY_KINDS
 from perseid.survey.simulation.galaxies import Star, draw_galaxy
-from perseid.survey.simulation.objects import draw_kind, object_ids, render_objects, streams
+from perseid.survey.simulation.object_rendering import (
+    draw_kind,
+    object_ids,
+    render_objects,
+    streams,
+)
 from perseid.survey.simulation.render import render
 
 SEEDS = range(12)

@@ -17,7 +17,12 @@ from perseid.survey.simulation.galaxies import (
     median_radius,
     star_flux,
 )
-from perseid.survey.simulation.objects import held_out, object_ids, render_objects, table_rows_of
+from perseid.survey.simulation.object_rendering import (
+    held_out,
+    object_ids,
+    render_objects,
+    table_rows_of,
+)
 from perseid.survey.simulation.render import render
 from perseid.survey.splits import TEST, assign_split
 

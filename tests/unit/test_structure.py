@@ -105,6 +105,27 @@ def test_no_two_classes_share_a_name():
     assert {name: found for name, found in places.items() if len(found) > 1} == {}
 
 
+SAME_NAMES_ALLOWED = {
+    "perseid.cli": "one module a command, named as the command that it adds",
+    "perseid.aws.handlers": "stacks that are deployed know their handlers by these paths",
+    "perseid.compat.path": "scripts of the existing system import these names",
+    "perseid.rendezvous.__main__": "Python's own name for what `python -m` runs",
+    "perseid.__main__": "Python's own name for what `python -m` runs",
+}
+"""Packages and modules whose names may be another module's, and why."""
+
+
+def test_no_two_modules_share_a_name():
+    found: dict[str, list[str]] = {}
+    for path in ROOT.rglob("*.py"):
+        name = ".".join(["perseid", *path.relative_to(ROOT).with_suffix("").parts])
+        package, _, stem = name.rpartition(".")
+        if stem != "__init__" and not {package, name} & set(SAME_NAMES_ALLOWED):
+            found.setdefault(stem, []).append(name)
+    assert len(found) > 250, "the modules are read"
+    assert {stem: names for stem, names in found.items() if len(names) > 1} == {}
+
+
 def test_the_glossary_names_classes_that_exist():
     page = (Path(__file__).parents[2] / "docs" / "glossary.md").read_text()
     trees = modules().values()

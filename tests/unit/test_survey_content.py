@@ -512,14 +512,14 @@ def test_one_long_text_that_many_rows_share(tmp_path: Path) -> None:
             if name != "object_id":
                 file[name] = array
         file["object_id"] = np.full(ROWS, "x" * 1_000_000, object)
-    with pytest.raises(BadPartitionError, match="256 at most"):
+    with pytest.raises(BadPartitionError, match="256 are read at most"):
         read(tmp_path / "1.h5")
     table = pa.table({
         "image": list(given["image"].reshape(ROWS, -1)), "magnitude": list(given["magnitude"]),
         "object_id": pa.array(["x" * 1_000_000] * ROWS),
     })  # fmt: skip
     pq.write_table(table, tmp_path / "1.parquet")
-    with pytest.raises(BadPartitionError, match="1,000,000 characters; an id has 256 at most"):
+    with pytest.raises(BadPartitionError, match="1,000,000 characters; 256 are read at most"):
         read(tmp_path / "1.parquet")
 
 

@@ -32,7 +32,8 @@ def together(url: str) -> Cutouts:
     """All partitions below a URL, one after the other."""
     keys = sorted((info.key for info in Storage(url).list()), key=natural_key)
     parts = [read_cutouts(f"{url}/{key}") for key in keys]
-    return Cutouts(*(_concatenated([getattr(p, n) for p in parts]) for n in vars(parts[0])))
+    names = ("images", "magnitudes", "redshift", "object_id", "label")
+    return Cutouts(*(_concatenated([getattr(p, n) for p in parts]) for n in names))
 
 
 def _concatenated(arrays):

@@ -12,7 +12,8 @@ from tiny import tiny_cutouts, tiny_model
 from perseid.pipeline.initialize import plan
 from perseid.pipeline.request import RunRequest
 from perseid.storage import Storage
-from perseid.survey.reader import look_at_formats, open_partition
+from perseid.survey.look import look_at_formats, notes_on
+from perseid.survey.reader import open_partition
 
 FORMATS = tuple(suffix for suffix in surveyfiles.FORMATS if suffix != ".pt")
 """A ``.pt`` file holds tensors without names."""
@@ -30,7 +31,7 @@ def test_columns_that_nothing_uses_are_named(tmp_path: Path, form: str) -> None:
     key = write(tmp_path, form, ("ra", "dec"))
     with open_partition(Storage(tmp_path), key) as reader:
         assert sorted(reader.unused) == ["dec", "ra"]
-    (note,) = look_at_formats(Storage(tmp_path), [key])
+    (note,) = notes_on(look_at_formats(Storage(tmp_path), [key]))
     assert key in note
     assert "nothing uses the columns" in note
     assert "ra" in note
@@ -40,7 +41,7 @@ def test_columns_that_nothing_uses_are_named(tmp_path: Path, form: str) -> None:
 @pytest.mark.parametrize("form", FORMATS)
 def test_nothing_is_said_where_all_are_used(tmp_path: Path, form: str) -> None:
     key = write(tmp_path, form, ())
-    assert look_at_formats(Storage(tmp_path), [key]) == ()
+    assert notes_on(look_at_formats(Storage(tmp_path), [key])) == ()
 
 
 def test_a_run_names_them_and_counts_the_rest(tmp_path: Path) -> None:

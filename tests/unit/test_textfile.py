@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from perseid.compat import fmi_config
 from perseid.errors import BadInputError
-from perseid.measure.calibrate import Calibration
+from perseid.measure.calibration import Calibration
 from perseid.measure.prices import load_prices
 from perseid.measure.sources.load import load_runs
 from perseid.measure.sources.published import read_times

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from perseid.api.show import html_table
-from perseid.errors import BadInputError, NotFoundError, NotInstalledError
-from perseid.pipeline import layout
+from perseid.catalogues.astropytable import to_astropy
+from perseid.catalogues.export import Written, export
+from perseid.catalogues.selection import Selection
+from perseid.errors import NotInstalledError
+from perseid.pipeline.catalogue_reader import StoredCatalogue
 from perseid.pipeline.tables import CATALOGUE
 from perseid.storage import Storage
 from perseid.survey import natural_key
+from perseid.survey.formats.arrow import compute_module
 
 SHOWN_ROWS = 10
 """Rows that a notebook shows."""
@@ -47,30 +53,19 @@ class Catalogue:
     """
 
     def __init__(self, store: Storage) -> None:
-        if not store.exists(layout.CATALOGUE):
-            raise NotFoundError(
-                f"{store.where()} has no {layout.CATALOGUE}: the run was not published, or is one "
-                "of script mode"
-            )
-        self._store = store
+        self._stored = StoredCatalogue(store)
 
     @cached_property
     def _table(self) -> Any:
-        arrow = _pyarrow()
-        where = self._store.where(layout.CATALOGUE)
-        try:
-            data = arrow.BufferReader(self._store.get(layout.CATALOGUE))
-            return arrow.parquet.read_table(data)
-        except arrow.ArrowException as error:
-            raise BadInputError(f"{where} is not a Parquet file: {error}") from error
+        return self._stored.table()
 
     def __len__(self) -> int:
-        return int(self._table.num_rows)
+        return self._stored.num_rows
 
     @property
     def column_names(self) -> list[str]:
         """Names of the columns, in order."""
-        return list(self._table.column_names)
+        return list(self._stored.schema.names)
 
     def equals(self, other: Catalogue) -> bool:
         """Whether both say the same: the same rows, every value of ours equal to the bit.
@@ -100,20 +95,8 @@ class Catalogue:
         return self._table
 
     def to_astropy(self) -> Any:
-        """An ``astropy.table.Table``; a missing value is masked."""
-        try:
-            from astropy.table import MaskedColumn, Table
-        except ImportError as error:
-            raise NotInstalledError("this needs astropy: pip install astropy") from error
-        columns = {}
-        for name in self.column_names:
-            column = self._table[name].combine_chunks()
-            mask = np.asarray(column.is_null())
-            values = column.to_numpy(zero_copy_only=False)
-            if mask.any() and values.dtype.kind in "fO":
-                values = np.where(mask, values.dtype.type(0), values)
-            columns[name] = MaskedColumn(values, mask=mask) if mask.any() else values
-        return Table(columns)
+        """An ``astropy.table.Table`` with units; missing values are masked, UCDs in ``meta``."""
+        return to_astropy(self._table, self._selection().meanings)
 
     def to_pandas(self) -> Any:
         """A ``pandas.DataFrame``; raises `NotInstalledError` where there is no pandas."""
@@ -121,6 +104,52 @@ class Catalogue:
             return self._table.to_pandas()
         except ImportError as error:
             raise NotInstalledError("this needs pandas: pip install pandas") from error
+
+    def write(
+        self,
+        to: str | Path,
+        *,
+        columns: Sequence[str] | None = None,
+        where: str | None = None,
+        format: str | None = None,
+    ) -> Written:
+        """Write the catalogue in the form that another tool opens.
+
+        Parameters
+        ----------
+        to
+            Path or URL of the file. Its suffix says the format: ``.fits``, ``.vot``, ``.csv``,
+            ``.parquet``.
+        columns
+            Names, in the order wanted; None: all.
+        where
+            Rows that are wanted, such as ``"z_pred > 0.1 and flag == 0"``; None: all.
+        format
+            ``fits``, ``votable``, ``csv`` or ``parquet``, whatever the suffix.
+
+        Returns
+        -------
+        Written
+            Place, format, rows and bytes.
+
+        Raises
+        ------
+        BadInputError
+            There is no such column, the condition cannot be read, or the suffix says no format.
+        StorageError
+            The place cannot be written to.
+
+        Examples
+        --------
+        >>> run.catalogue().write("near.fits", where="z_pred < 0.05").rows  # doctest: +SKIP
+        311
+        """
+        return export(self._selection(columns, where), to, format)
+
+    def _selection(
+        self, columns: Sequence[str] | None = None, where: str | None = None
+    ) -> Selection:
+        return Selection(self._stored, columns, where)
 
     @cached_property
     def _ordered(self) -> Any:
@@ -134,7 +163,7 @@ class Catalogue:
         return self._table.select([n for n in CORE if n in self.column_names]).take(order)
 
     def __repr__(self) -> str:
-        return f"<Catalogue of {len(self)} objects at {self._store.where(layout.CATALOGUE)}>"
+        return f"<Catalogue of {len(self)} objects at {self._stored.where}>"
 
     def _repr_html_(self) -> str:
         head = self._table.slice(0, SHOWN_ROWS)
@@ -155,16 +184,6 @@ def _first_difference(mine: Any, theirs: Any) -> int | None:
         ]
         other = bits[0] != bits[1]
     else:
-        other = np.asarray(_pyarrow().compute.not_equal(left, right).fill_null(False))
+        other = np.asarray(compute_module().not_equal(left, right).fill_null(False))
     differ = np.flatnonzero((absent[0] != absent[1]) | (other & ~absent[0]))
     return int(differ[0]) if len(differ) else None
-
-
-def _pyarrow() -> Any:
-    try:
-        import pyarrow
-        import pyarrow.compute
-        import pyarrow.parquet
-    except ImportError as error:
-        raise NotInstalledError("reading a catalogue needs pyarrow: pip install pyarrow") from error
-    return pyarrow

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 from perseid.api.progress_display import duration
 from perseid.api.terminal import width
 from perseid.pipeline import layout
 from perseid.pipeline.run_state import RunResult
+from perseid.pipeline.run_summary import AnomalySummary, RedshiftSummary, RunSummary
 from perseid.storage import Storage
 
 NAMED = 20
@@ -43,7 +43,7 @@ def _next(result: RunResult, store: Storage) -> str:
     return "mend or leave out these partitions, then a new run (--replace removes this one)"
 
 
-def _head(summary: Mapping[str, Any]) -> str:
+def _head(summary: RunSummary) -> str:
     ranks, parts, rows = summary["ranks"], summary["partitions"], summary["rows"]
     text = (
         f"{summary['status']}: {ranks['received']} of {ranks['expected']} ranks, "
@@ -51,7 +51,8 @@ def _head(summary: Mapping[str, Any]) -> str:
     )
     if rows.get("flagged"):
         text += f" ({rows['flagged']:,} of them without a prediction)"
-    resumed = summary.get("engine", {}).get("drivers", 1) > 1
+    engine = summary.get("engine")
+    resumed = engine is not None and engine.get("drivers", 1) > 1
     since = "since it began" if resumed else "in all"
     return f"{text}, {duration(summary['timing']['total'])} {since}"
 
@@ -77,19 +78,24 @@ def _keys(result: RunResult, rank: int) -> str:
     return shown or "no data"
 
 
-def _redshift(found: Mapping[str, Any] | None) -> Iterator[str]:
+def _redshift(found: RedshiftSummary | None) -> Iterator[str]:
     if not found:
         return
-    names = (("MAE", "mae"), ("bias", "bias"), ("NMAD", "nmad"), ("R2", "r2"))
-    words = [f"{name} {found[key]:.4g}" for name, key in names if found.get(key) is not None]
-    if found.get("outliers") is not None:
-        threshold = found["outlier_threshold"]
-        words.append(f"{found['outliers']:.2%} outliers (|dz| > {threshold:g})")
+    named = {
+        "MAE": found.get("mae"),
+        "bias": found.get("bias"),
+        "NMAD": found.get("nmad"),
+        "R2": found.get("r2"),
+    }
+    words = [f"{name} {value:.4g}" for name, value in named.items() if value is not None]
+    outliers = found.get("outliers")
+    if outliers is not None:
+        words.append(f"{outliers:.2%} outliers (|dz| > {found['outlier_threshold']:g})")
     yield f"redshift   {' · '.join(words)} · {found['n']:,} objects with a known one"
 
 
-def _anomalies(found: Mapping[str, Any] | None) -> Iterator[str]:
-    for entry in (found or {}).get("detection") or ():
+def _anomalies(found: AnomalySummary | None) -> Iterator[str]:
+    for entry in found["detection"] if found else ():
         if entry["kind"] == "all" and entry.get("roc_auc") is not None:
             yield (
                 f"anomalies  ROC AUC {entry['roc_auc']:.3f} · average precision "
@@ -118,7 +124,7 @@ def _plural(word: str, number: int) -> str:
 
 def _table(store: Storage) -> str:
     """The table that users make, with this run as its one row; `perseid table` has the notes."""
-    from perseid.measure.present.table import run_table
+    from perseid.measure.present.run_tables import run_table
     from perseid.measure.prices import Prices
     from perseid.measure.sources.load import load_runs
 

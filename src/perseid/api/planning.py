@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from perseid.errors import BadInputError
-from perseid.measure.calibrate import Calibration
-from perseid.measure.plan import Advice, Ask, advise
+from perseid.measure.advice import Advice, Ask, advise
+from perseid.measure.calibration import Calibration
 from perseid.measure.prices import Prices
 from perseid.survey import discover
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
 
 from perseid.api.catalogue import Catalogue
 from perseid.api.outcome import outcome_lines
@@ -15,11 +13,15 @@ from perseid.api.status import RankStatus, RunStatus
 from perseid.engines import driver
 from perseid.engines.base import Engine, RunHandle
 from perseid.errors import BadInputError, NotFoundError, RunError, RunInterruptedError
+from perseid.jsontext import parse_json
 from perseid.measure.prices import Prices
 from perseid.pipeline import layout
 from perseid.pipeline.events import CountEvent, Report
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.run_state import RunResult, published, stored_logs
+from perseid.pipeline.run_summary import RunSummary
+from perseid.pipeline.similar import SimilarObject, SimilarObjects
+from perseid.pipeline.stored import StoredRecord
 from perseid.storage import Storage
 
 
@@ -92,7 +94,7 @@ class Run:
         return found
 
     @property
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> RunSummary:
         """``summary.json``: completeness, redshift and anomaly scores, times, cost."""
         return self.result.summary
 
@@ -166,9 +168,58 @@ class Run:
         """
         return Catalogue(self._store)
 
+    def similar(
+        self,
+        object_id: int | str | None = None,
+        *,
+        place: tuple[str, int] | None = None,
+        n: int = 100,
+        use: str | None = None,
+    ) -> list[SimilarObject]:
+        """The objects most like one, by the features that the model gave: exact, over all ranks.
+
+        Features come out of the store rank by rank, so memory is bounded.
+
+        Parameters
+        ----------
+        object_id
+            The object's id in the survey.
+        place
+            Or where it lies: key of its partition, and row.
+        n
+            How many objects; the first is the object itself.
+        use
+            ``embedding``, ``residual`` or ``both``; None: the embedding where the model has one.
+
+        Returns
+        -------
+        list of SimilarObject
+            Nearest first: ``distance`` (Euclidean), ``object_id``, ``partition``, ``row``,
+            ``z_pred``, ``z_spec``, ``label``.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such object, or the run has no features.
+        BadInputError
+            Several objects have the id, or the object has no features.
+
+        Examples
+        --------
+        >>> for one in run.similar(1237668296598749280, n=5):  # doctest: +SKIP
+        ...     print(one.object_id, one.distance)
+        """
+        if (object_id is None) == (place is None):
+            raise BadInputError("name the object by its id, or by place=(partition, row)")
+        found = SimilarObjects(self._store, self._manifest, use)
+        if place is not None:
+            return found.of_place(*place, n)
+        assert object_id is not None
+        return found.of_id(object_id, n)
+
     def table(self, prices: Prices | None = None) -> TableView:
         """Memory, duration and cost of the run, as ``perseid table`` prints them."""
-        from perseid.measure.present.table import run_table
+        from perseid.measure.present.run_tables import run_table
         from perseid.measure.sources.load import load_runs
 
         return TableView([run_table(load_runs([self.url]), prices or Prices())])
@@ -245,29 +296,22 @@ class Run:
         ranks = range(self._manifest.world_size)
         return {rank for rank in ranks if layout.done_record(rank, script=script) in names}
 
-    def _record(self, rank: int) -> dict[str, Any]:
+    def _record(self, rank: int) -> StoredRecord | None:
         key = layout.done_record(rank, script=self._manifest.script is not None)
         try:
-            plain = json.loads(self._store.get(key))
-        except (NotFoundError, ValueError):
-            return {}
-        return plain if isinstance(plain, dict) else {}
+            plain = parse_json(self._store.get(key))
+            record = StoredRecord.of(plain, key) if isinstance(plain, dict) else None
+        except (NotFoundError, ValueError, RunError):
+            return None
+        return record if record is not None and record.run_id == self.id else None
 
     def _rank(self, rank: int, has_record: bool) -> RankStatus:
         keys = tuple(ref.key for ref in self._manifest.of_rank(rank))
-        plain = self._record(rank) if has_record else {}
-        if plain.get("run_id", self.id) != self.id or not plain:
+        record = self._record(rank) if has_record else None
+        if record is None:
             return RankStatus(rank, keys, False)
-        failed = plain.get("failed_partitions") or ()
-        return RankStatus(
-            rank,
-            keys,
-            True,
-            int(plain.get("rows", 0)),
-            float((plain.get("stages") or {}).get("total", 0.0)),
-            int(plain.get("attempt", 1)),
-            "; ".join(str(entry.get("error", entry)) for entry in failed),
-        )
+        seconds, failed = record.stages.get("total", 0.0), [error for _, error in record.failed]
+        return RankStatus(rank, keys, True, record.rows, seconds, record.attempt, "; ".join(failed))
 
     def stopped(self) -> RunInterruptedError:
         """The error of a user who stopped the run."""

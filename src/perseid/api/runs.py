@@ -188,7 +188,7 @@ def _located(name: str, engine: Engine | None) -> str:
         ) from error
 
 
-def _request(data: Data | None, engine: Engine, keys: Mapping[str, Any]) -> RunRequest:
+def _request(data: Data | None, engine: Engine, keys: Mapping[str, object]) -> RunRequest:
     """The request of `run`'s arguments, with a place for the results."""
     if isinstance(data, RunRequest):
         return RunRequest.parse({**data.given(), **keys}) if keys else data
@@ -198,7 +198,7 @@ def _request(data: Data | None, engine: Engine, keys: Mapping[str, Any]) -> RunR
     return RunRequest.parse(with_results(plain, engine))
 
 
-def with_results(plain: Mapping[str, Any], engine: Engine) -> dict[str, Any]:
+def with_results(plain: Mapping[str, object], engine: Engine) -> dict[str, object]:
     """A request's keys, with the engine's own place for results where they name none."""
     data = plain.get("data")
     if plain.get("results") or plain.get("result_path") or not data:

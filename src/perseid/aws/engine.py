@@ -11,9 +11,6 @@ from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
-from perseid.aws import cloudwatch_logs
-from perseid.aws.calls import Calls
-from perseid.aws.execution_progress import MapProgress
 from perseid.aws.executions import (
     FIRST_WAIT,
     LONGEST_WAIT,
@@ -22,6 +19,9 @@ from perseid.aws.executions import (
     Started,
     check_places,
 )
+from perseid.aws.observe import cloudwatch_logs
+from perseid.aws.observe.calls import Calls
+from perseid.aws.observe.execution_progress import MapProgress
 from perseid.aws.session import Aws
 from perseid.aws.stack_resources import StackResources
 from perseid.engines.base import Capabilities
@@ -142,6 +142,8 @@ class AwsEngine:
                 manifest.results_url, allow_model_change=manifest.allow_model_change
             )
         mark = {"engine": self.name, "execution": started.arn, "since": time.time()}
+        # With stack and region, `status` and `stop` find the execution without options of their
+        # own.
         mark |= {"stack": self._stack, "region": self.executions.calls.aws.region}
         Storage(manifest.results_url).put(layout.DRIVER, json.dumps(mark).encode())
         return AwsRun(self.executions, started)
@@ -217,6 +219,7 @@ class AwsRun:
         """Leave nothing of a run that ended before any rank was begun: its place is free again."""
         last = self._last or self._executions.look(self.started)
         store = Storage(self.started.results_url)
+        # A total means that the map began, and then there may be results to keep.
         if self.started.resumed or last.status != "FAILED" or last.total:
             return
         with contextlib.suppress(NotFoundError, BadInputError):

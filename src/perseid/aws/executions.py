@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from perseid import errors
-from perseid.aws.calls import Calls
-from perseid.aws.execution_progress import MapProgress, Watcher
-from perseid.aws.run_archive import collect, collected_before
+from perseid.aws.observe.calls import Calls
+from perseid.aws.observe.execution_progress import MapProgress, Watcher
+from perseid.aws.observe.run_archive import collect, collected_before
 from perseid.aws.session import aws_errors
 from perseid.aws.stack_resources import StackResources
 from perseid.errors import (
@@ -83,6 +83,7 @@ class _PatientLooks:
         except NotFoundError:
             raise
         except (AwsError, StorageError) as error:
+            # A laptop that sleeps or changes networks must not end the watching, let alone the run.
             if time.monotonic() - self._worked >= self._patience:
                 raise RunError(
                     f"{error}; {self._started.name} goes on without this command: `perseid status "
@@ -95,6 +96,7 @@ class _PatientLooks:
         return now
 
     def _say(self, trouble: str) -> None:
+        # Once, not every five seconds.
         if trouble and trouble != self._said:
             self._note(f"the run goes on, but cannot be seen as it should: {trouble}")
         self._said = trouble
@@ -124,6 +126,8 @@ class Executions:
             Data, model or results do not lie on S3.
         """
         check_places(request)
+        # The execution's name is the run's id: it cannot be used twice, so no run can be started
+        # twice.
         name = new_run_id(time.time())
         self._execute(name, request.given() | ({"replace": True} if replace else {}))
         return Started(self.place.execution(name), request.results_url)
@@ -188,6 +192,7 @@ class Executions:
         return self._watcher(started).look()
 
     def _watcher(self, started: Started) -> Watcher:
+        # A resumed run keeps the id of its first execution.
         run = Manifest.load(Storage(started.results_url)).run_id if started.resumed else None
         return Watcher(
             self.calls, self.place, started.arn, started.results_url, run or started.name
@@ -229,6 +234,8 @@ class Executions:
         store = Storage(started.results_url)
         manifest = Manifest.load(store)
         arns = self.executions(started.results_url)
+        # Logs expire after some days, and each request costs: what was archived whole is not read
+        # again.
         mapped = collected_before(store, arns)
         if mapped is None:
             mapped = collect(self.calls, self.place, manifest, arns).mapped
@@ -272,6 +279,8 @@ class Executions:
             )["executions"]
         begun = Storage(url).exists(layout.MANIFEST)
         for entry in listed:  # newest first
+            # The manifest of the run names those that have ended; here only a fresh one is looked
+            # for.
             if begun and entry["status"] != "RUNNING":
                 continue
             arn = str(entry["executionArn"])

@@ -172,9 +172,11 @@ def change(
         tell(f"the stack {name} failed to be made before: its rest is removed first")
         delete(aws, name, tell)
         former = None
+    # A stack under review exists in name only: a change set was made and never carried out.
     fresh = former is None or former["StackStatus"] == "REVIEW_IN_PROGRESS"
     client = aws.client("cloudformation")
     with aws_errors():
+        # A change set and not a plain update: the user sees what would be replaced before it is.
         made = client.create_change_set(
             StackName=name,
             ChangeSetName=f"perseid-{int(time.time() * 1000)}",
@@ -194,6 +196,8 @@ def change(
             if fresh:
                 client.delete_stack(StackName=name)
             return False
+        # Before the change begins. By id rather than by time, for this machine's clock may be
+        # wrong.
         seen = _last_events(client, made["StackId"])
         client.execute_change_set(**this)
         _wait(client, made["StackId"], seen, tell)
@@ -270,6 +274,7 @@ def _wait(client: Any, stack_id: str, seen: set[str], tell: Tell) -> None:
         status = _status(client, stack_id)
         for event in _new_events(client, stack_id, seen):
             begun = True
+            # When one resource fails, CloudFormation cancels the others: those are consequences.
             failed = event.status.endswith("FAILED") and "cancelled" not in event.reason
             if failed and not first_failure:
                 first_failure = f"{event.resource} ({event.kind}): {event.reason}"

@@ -12,16 +12,16 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from perseid.api.terminal import paint
-from perseid.aws import service
-from perseid.aws.deploy import Deployed, deploy, dry_run, to_json
-from perseid.aws.destroy import destroy
-from perseid.aws.doctor import Check, examine
-from perseid.aws.packaging import MIB, UNZIPPED_LIMIT, Package
-from perseid.aws.policy import deployer, rendezvous_deployer, runner, text
+from perseid.aws.deploy import service
+from perseid.aws.deploy.deployment import Deployed, deploy, dry_run, to_json
+from perseid.aws.deploy.destroy import destroy
+from perseid.aws.deploy.doctor import Check, examine
+from perseid.aws.deploy.packaging import MIB, UNZIPPED_LIMIT, Package
+from perseid.aws.deploy.policy import deployer, rendezvous_deployer, runner, text
+from perseid.aws.deploy.template import NAME, Options, default_bucket
+from perseid.aws.deploy.wheels import MACHINES, PYTHONS, default_cache, own_python
 from perseid.aws.session import Aws
 from perseid.aws.stack import Change, StackEvent
-from perseid.aws.template import NAME, Options, default_bucket
-from perseid.aws.wheels import MACHINES, PYTHONS, default_cache, own_python
 from perseid.cli import units
 from perseid.cli.awsarguments import add_storage_arguments
 from perseid.errors import AwsError, BadInputError, PerseidError

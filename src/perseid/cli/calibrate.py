@@ -8,10 +8,10 @@ from pathlib import Path
 
 from perseid.cli import units
 from perseid.cli.awsarguments import add_storage_arguments
-from perseid.engines import calibrate as timing
-from perseid.engines.options import cores
+from perseid.engines import worker_speed
+from perseid.engines.local_options import cores
 from perseid.errors import BadInputError
-from perseid.measure.calibrate import Calibration, from_paces, from_runs
+from perseid.measure.calibration import Calibration, from_paces, from_runs
 from perseid.measure.sources.load import load_runs
 from perseid.pipeline.items import WorkItem
 from perseid.storage import Location
@@ -58,9 +58,9 @@ def here(model: str | None = None) -> Calibration:
     url = Location.parse(model).url if model and model != "default" else "default"
     place = "memory://calibration"
     item = WorkItem("calibration", 0, 1, place, place, (), model_url=url)
-    one = [timing.measure(item, 1) for _ in range(REPETITIONS)]
+    one = [worker_speed.measure(item, 1) for _ in range(REPETITIONS)]
     both = range(REPETITIONS) if cores() > 1 else ()
-    return from_paces(one, [timing.measure(item, 2) for _ in both])
+    return from_paces(one, [worker_speed.measure(item, 2) for _ in both])
 
 
 def lines(found: Calibration) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import re
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -26,52 +27,85 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what to cite."""
-    given = citation()
+    software, *works = cited()
     if args.bibtex:
-        entries = [_software(given), *map(_bibtex, given["references"])]
+        entries = [_software(software), *map(_bibtex, works)]
         print("\n\n".join(entries))
         return 0
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in COMPUTED_WITH)
-    print(f"{_names(given)}: perseid, version {perseid.__version__} (with {versions}).")
-    for work in given["references"]:
-        print(f"\n{_names(work)} ({work['year']}): {work['title']}. {_place(work)}\n"
-              f"    {work['notes']}")  # fmt: skip
+    print(f"{_names(software)}: perseid, version {perseid.__version__} (with {versions}).")
+    for work in works:
+        print(f"\n{_names(work)} ({work.year}): {work.title}. {work.address}\n    {work.notes}")
     return 0
 
 
-def citation() -> dict[str, Any]:
-    """``CITATION.cff``: in the package, or beside the source that is being worked on."""
+@dataclass(frozen=True)
+class CitedAuthor:
+    """Who wrote it; a team has no given names."""
+
+    family: str
+    given: str = ""
+
+
+@dataclass(frozen=True)
+class CitedWork:
+    """An entry of ``CITATION.cff``: perseid itself, or what it builds on."""
+
+    kind: str
+    """As in the file: ``software``, ``article``, ``conference-paper`` …"""
+    title: str
+    authors: tuple[CitedAuthor, ...]
+    year: str = ""
+    doi: str = ""
+    url: str = ""
+    notes: str = ""
+    """What of perseid it stands for."""
+
+    @classmethod
+    def of(cls, entry: Any) -> CitedWork:
+        """Of an entry of the file."""
+        return cls(
+            entry["type"],
+            entry["title"],
+            tuple(
+                CitedAuthor(one.get("family-names") or one["name"], one.get("given-names", ""))
+                for one in entry["authors"]
+            ),
+            *(str(entry.get(key, "")) for key in ("year", "doi", "url", "notes")),
+        )
+
+    @property
+    def address(self) -> str:
+        """Its DOI as a link, else its URL."""
+        return f"https://doi.org/{self.doi}" if self.doi else self.url
+
+
+def cited() -> list[CitedWork]:
+    """``CITATION.cff``, in the package or beside the source: perseid first, then its references."""
     for place in (resources.files("perseid") / FILE, Path(__file__).parents[3] / FILE):
         if place.is_file():
-            found: dict[str, Any] = yaml.safe_load(place.read_text(encoding="utf-8"))
-            return found
+            found = yaml.safe_load(place.read_text(encoding="utf-8"))
+            return [CitedWork.of(entry) for entry in (found, *found["references"])]
     raise NotInstalledError(f"this installation has no {FILE}: install perseid again")
 
 
-def _names(work: dict[str, Any]) -> str:
-    people = [
-        f"{one['given-names']} {one['family-names']}" if "family-names" in one else one["name"]
-        for one in work["authors"]
-    ]
+def _names(work: CitedWork) -> str:
+    people = [f"{one.given} {one.family}".strip() for one in work.authors]
     return people[0] if len(people) == 1 else f"{', '.join(people[:-1])} and {people[-1]}"
 
 
-def _place(work: dict[str, Any]) -> str:
-    return f"https://doi.org/{work['doi']}" if "doi" in work else str(work.get("url", ""))
-
-
-def _software(given: dict[str, Any]) -> str:
+def _software(given: CitedWork) -> str:
     return (
         f"@software{{perseid,\n  author = {{{{{_names(given)}}}}},\n  title = {{perseid}},\n"
         f"  version = {{{perseid.__version__}}},\n}}"
     )
 
 
-def _bibtex(work: dict[str, Any]) -> str:
-    authors = " and ".join(f"{a['family-names']}, {a['given-names']}" for a in work["authors"])
-    first = re.sub(r"\W+", "", work["authors"][0]["family-names"]).lower()
-    kind = "article" if work["type"] == "article" else "inproceedings"
-    where = f"doi = {{{work['doi']}}}" if "doi" in work else f"url = {{{work.get('url', '')}}}"
-    fields = [f"author = {{{authors}}}", f"title = {{{work['title']}}}"]
-    fields += [f"year = {{{work['year']}}}", where]
-    return f"@{kind}{{{first}{work['year']},\n  " + ",\n  ".join(fields) + ",\n}"
+def _bibtex(work: CitedWork) -> str:
+    authors = " and ".join(f"{a.family}, {a.given}".removesuffix(", ") for a in work.authors)
+    first = re.sub(r"\W+", "", work.authors[0].family).lower()
+    kind = "article" if work.kind == "article" else "inproceedings"
+    where = f"doi = {{{work.doi}}}" if work.doi else f"url = {{{work.url}}}"
+    fields = [f"author = {{{authors}}}", f"title = {{{work.title}}}"]
+    fields += [f"year = {{{work.year}}}", where]
+    return f"@{kind}{{{first}{work.year},\n  " + ",\n  ".join(fields) + ",\n}"

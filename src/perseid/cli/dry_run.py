@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from perseid.api.progress_display import duration
 from perseid.engines import memory
-from perseid.engines.options import LocalOptions
+from perseid.engines.local_options import LocalOptions
 from perseid.engines.run_plan import RunPlan
-from perseid.measure.calibrate import Pace
+from perseid.measure.calibration import Pace
 from perseid.measure.prices import Prices
 from perseid.pipeline.manifest import Manifest
 

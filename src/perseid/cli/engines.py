@@ -8,8 +8,8 @@ import sys
 from perseid.api.progress_display import RunProgress
 from perseid.api.run import Run
 from perseid.cli.awsarguments import add_aws_arguments
-from perseid.cli.outcome import COMPLETE, show
 from perseid.cli.request_options import add_request_options
+from perseid.cli.show_outcome import COMPLETE, show
 from perseid.engines.base import Engine
 from perseid.engines.engine_names import ENGINES, engine_class
 from perseid.errors import BadInputError, RunInterruptedError

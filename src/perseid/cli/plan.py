@@ -14,9 +14,17 @@ from perseid.cli.awsarguments import add_storage_arguments
 from perseid.cli.surveys import found
 from perseid.cli.table import chosen_prices
 from perseid.errors import BadInputError
-from perseid.measure.calibrate import Calibration
+from perseid.measure.advice import (
+    MEMORIES_MB,
+    PARTITIONS_MB,
+    Advice,
+    Ask,
+    Limits,
+    PlanOption,
+    advise,
+)
+from perseid.measure.calibration import Calibration
 from perseid.measure.measured_run import MIB, size_label
-from perseid.measure.plan import MEMORIES_MB, PARTITIONS_MB, Advice, Ask, Limits, PlanOption, advise
 from perseid.measure.prices import ARCHITECTURES, Prices
 from perseid.textfile import is_there
 

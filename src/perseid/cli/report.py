@@ -11,7 +11,7 @@ from perseid.cli.table import add_price_arguments, chosen_prices
 from perseid.errors import BadInputError
 from perseid.measure.present.report import render_report
 from perseid.measure.sources.load import load_runs
-from perseid.measure.sources.options import LoadOptions
+from perseid.measure.sources.load_options import LoadOptions
 from perseid.storage import Location, Storage
 
 NAME = "report.html"

@@ -26,14 +26,14 @@ def add_request_options(group: Any, *, limits: bool) -> None:
             continue
         kinds = [kind for kind in _kinds(field.annotation) if kind is not NoneType]
         choices = [value for kind in kinds for value in _choices(kind)]
-        how: dict[str, Any] = {"dest": name, "help": option.help}
+        how: dict[str, object] = {"dest": name, "help": option.help}
         if choices:
             group.add_argument(option.flag, choices=choices, **how)
             continue
         group.add_argument(option.flag, metavar=option.metavar, type=_type(option, kinds), **how)
 
 
-def given_options(args: argparse.Namespace) -> dict[str, Any]:
+def given_options(args: argparse.Namespace) -> dict[str, object]:
     """The keys of a request that the command line names, with their values."""
     names = [name for name in RunRequest.model_fields if KEYS[name].option is not None]
     found = {name: getattr(args, name, None) for name in names}

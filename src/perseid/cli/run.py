@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from perseid.api.runs import begin, with_results
 from perseid.cli.engines import (
@@ -22,7 +21,7 @@ from perseid.errors import BadInputError
 from perseid.pipeline.request import RunRequest, read_keys
 from perseid.storage import Storage
 from perseid.survey.missing import parse_options
-from perseid.survey.names import column_names, parse_columns
+from perseid.survey.names import parse_columns
 
 DRY_RUN = "local"
 """The engine whose runs `--dry-run` plans."""
@@ -39,6 +38,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_columns_argument(what)
     add_missing_argument(what)
     add_engine_arguments(parser)
+    parser.add_argument("--state-machine", metavar="ARN", help="on AWS: give the file as it is to "
+                        "this state machine of yours, follow it, print tables")  # fmt: skip
     parser.add_argument("--replace", action="store_true", help="remove a run that is in the way")
     parser.add_argument("--dry-run", action="store_true", help="print the plan, run nothing")
     parser.add_argument("--rate", type=float, metavar="ROWS", help="with --dry-run: rows a second "
@@ -52,6 +53,10 @@ def run(args: argparse.Namespace) -> int:
             "--rate is what --dry-run plans with; a run is as fast as it is: add --dry-run, or "
             "leave --rate out"
         )
+    if args.state_machine is not None:
+        from perseid.cli.existing_machine import run_existing
+
+        return run_existing(args)
     engine = engine_of(args, args.engine)
     plain = plain_of(args)
     request = RunRequest.parse(with_results(plain, engine), options=given_options(args))
@@ -62,9 +67,9 @@ def run(args: argparse.Namespace) -> int:
         return to_the_end(args, begin(request, engine, progress, replace=args.replace), progress)
 
 
-def plain_of(args: argparse.Namespace) -> dict[str, Any]:
+def plain_of(args: argparse.Namespace) -> dict[str, object]:
     """The keys of the request's file with those of the options in their place."""
-    plain: dict[str, Any] = {}
+    plain: dict[str, object] = {}
     if args.request is not None:
         plain = dict(read_keys(args.request))
     elif args.data is None:
@@ -77,20 +82,26 @@ def plain_of(args: argparse.Namespace) -> dict[str, Any]:
             plain.pop(key, None)
     plain |= given
     if args.columns:
-        plain["columns"] = {**(plain.get("columns") or {}), **parse_columns(args.columns)}
+        plain["columns"] = _of_column(plain.get("columns")) | parse_columns(args.columns)
     if args.missing:
-        plain["missing"] = {**(plain.get("missing") or {}), **parse_options(args.missing)}
+        plain["missing"] = _of_column(plain.get("missing")) | parse_options(args.missing)
     return plain
+
+
+def _of_column(value: object) -> dict[str, object]:
+    """What a request says column by column; the options replace all that it says otherwise."""
+    return dict(value) if isinstance(value, dict) else {}
 
 
 def _dry_run(args: argparse.Namespace, request: RunRequest) -> int:
     from perseid.cli.dry_run import print_plan, script_plan
-    from perseid.engines import calibrate
+    from perseid.engines import worker_speed
     from perseid.engines.local import options_of
     from perseid.engines.run_plan import make_plan
     from perseid.pipeline.checks import count_rows
     from perseid.pipeline.claim import FormerRun, refuse_if_taken
     from perseid.pipeline.initialize import plan
+    from perseid.pipeline.survey_columns import read_options
 
     if args.engine != DRY_RUN:
         raise BadInputError(
@@ -110,11 +121,11 @@ def _dry_run(args: argparse.Namespace, request: RunRequest) -> int:
     counts = count_rows(
         Storage(manifest.data_url),
         manifest.partitions,
-        column_names(manifest.settings.columns or {}),
+        read_options(manifest.settings),
     )
-    pace = calibrate.measure(manifest.item(0), options.threads)
+    pace = worker_speed.measure(manifest.item(0), options.threads)
     if args.rate is not None:
-        pace = calibrate.at_rate(pace, args.rate)
+        pace = worker_speed.at_rate(pace, args.rate)
     expected = make_plan(manifest, options, pace, counts)
     if args.json:
         json.dump(expected.to_json(), sys.stdout, indent=1)

@@ -14,9 +14,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from perseid.api.terminal import console
 from perseid.cli.awsarguments import add_storage_arguments
-from perseid.cli.surveys import add_columns_argument, print_notes
+from perseid.cli.surveys import (
+    add_columns_argument,
+    add_layout_argument,
+    print_notes,
+    read_options,
+)
 from perseid.survey import SplitProgress, split, suffixes
-from perseid.survey.names import NO_NAMES, column_names, parse_columns
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     known = ", ".join(suffix.lstrip(".") for suffix in suffixes())
     parser.add_argument("--format", default="pt", help=f"of the partitions: {known} (default: pt)")
     add_columns_argument(parser)
+    add_layout_argument(parser)
     parser.add_argument(
         "--overwrite", action="store_true", help="replace numbered partitions that are there"
     )
@@ -49,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
             rows=args.rows,
             format=args.format,
             overwrite=args.overwrite,
-            names=column_names(parse_columns(args.columns)) if args.columns else NO_NAMES,
+            options=read_options(args),
             progress=show,
         )
     seconds = time.perf_counter() - began

@@ -11,7 +11,7 @@ from perseid.api.runs import open_run
 from perseid.api.status import RunStatus
 from perseid.cli.awsarguments import add_aws_arguments
 from perseid.cli.engines import engine_of, progress_of
-from perseid.cli.outcome import COMPLETE, INCOMPLETE, show
+from perseid.cli.show_outcome import COMPLETE, INCOMPLETE, show
 from perseid.engines.engine_names import engine_of_run
 from perseid.pipeline import layout
 from perseid.storage import Storage

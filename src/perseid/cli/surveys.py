@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
 from perseid.survey.discovery import SurveyListing, discover
+from perseid.survey.names import NO_NAMES, column_names, parse_columns
+from perseid.survey.read_options import LAYOUTS, ReadOptions, channels_last
 
 
 class _Arguments(Protocol):
@@ -24,6 +27,20 @@ def add_columns_argument(parser: _Arguments) -> None:
         help="names of the survey's columns, e.g. object_id=TARGETID,magnitude=[MAG_G,MAG_R] "
         "(default: our names and those of common surveys)",
     )  # fmt: skip
+
+
+def add_layout_argument(parser: _Arguments) -> None:
+    """Add ``--layout``."""
+    parser.add_argument(
+        "--layout", choices=LAYOUTS,
+        help="order of the axes of each image (default: seen from the shape where it is certain)",
+    )  # fmt: skip
+
+
+def read_options(args: argparse.Namespace) -> ReadOptions:
+    """What ``--columns`` and ``--layout`` say; `BadInputError` where they cannot be read."""
+    names = column_names(parse_columns(args.columns)) if args.columns else NO_NAMES
+    return ReadOptions(names, channels_last=channels_last(args.layout))
 
 
 def add_missing_argument(parser: _Arguments) -> None:

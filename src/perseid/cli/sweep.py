@@ -11,15 +11,15 @@ from perseid.cli.awsarguments import add_storage_arguments
 from perseid.cli.table import add_price_arguments, chosen_prices
 from perseid.engines.driver import start
 from perseid.engines.local import LocalEngine
-from perseid.engines.options import LocalOptions
+from perseid.engines.local_options import LocalOptions
 from perseid.errors import BadInputError
 from perseid.jsontext import parse_json
 from perseid.measure.grid import DEFAULT_BATCH, WHOLE, GridCell, grid
 from perseid.measure.measured_run import MeasuredRun, size_mb
+from perseid.measure.present.run_tables import partition_table, run_table
 from perseid.measure.present.sweep import figures, render_sweep
-from perseid.measure.present.table import partition_table, run_table
 from perseid.measure.sources.load import load_runs
-from perseid.measure.sources.options import LoadOptions
+from perseid.measure.sources.load_options import LoadOptions
 from perseid.pipeline import layout
 from perseid.pipeline.events import Event
 from perseid.pipeline.request import RunRequest

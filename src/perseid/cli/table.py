@@ -12,11 +12,11 @@ from perseid.cli import units
 from perseid.cli.awsarguments import add_storage_arguments
 from perseid.errors import BadInputError
 from perseid.measure.measured_run import MeasuredRun
-from perseid.measure.present.table import partition_table, run_table, tables
+from perseid.measure.present.run_tables import partition_table, run_table, tables
 from perseid.measure.present.text import FORMATS, TextTable
 from perseid.measure.prices import ARCHITECTURES, Prices, load_prices
 from perseid.measure.sources.load import load_runs
-from perseid.measure.sources.options import LoadOptions
+from perseid.measure.sources.load_options import LoadOptions
 
 WHICH = ("both", "runs", "partitions")
 
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     runs = _runs(args, LoadOptions(args.arch, args.expect))
     chosen = _chosen(runs, chosen_prices(args), args.table)
     if args.json:
-        print(json.dumps([_plain(table) for table in chosen], indent=1))
+        print(json.dumps([plain_table(table) for table in chosen], indent=1))
         return 0
     if args.out is None:
         sys.stdout.write("\n".join(table.render(args.format, width()) for table in chosen))
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _plain(table: TextTable) -> dict[str, object]:
+def plain_table(table: TextTable) -> dict[str, object]:
     """Unrounded numbers by column, for a program."""
     rows = [{key: cell.value for key, cell in row.items()} for row in table.rows]
     heads = {column.key: column.head for column in table.columns}
@@ -92,8 +92,8 @@ def _runs(args: argparse.Namespace, options: LoadOptions) -> list[MeasuredRun]:
         return found
     if args.since is None:
         raise BadInputError("--log-group needs --from: from when on, e.g. --from 2h")
-    from perseid.aws.calls import Calls
-    from perseid.aws.foreign import group_runs
+    from perseid.aws.observe.calls import Calls
+    from perseid.aws.observe.foreign import group_runs
     from perseid.aws.session import Aws
 
     calls = Calls(Aws(args.region, args.profile))

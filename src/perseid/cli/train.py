@@ -10,14 +10,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from perseid.api.terminal import console
 from perseid.cli.awsarguments import add_storage_arguments
-from perseid.cli.surveys import add_columns_argument, add_missing_argument, found
+from perseid.cli.surveys import (
+    add_columns_argument,
+    add_layout_argument,
+    add_missing_argument,
+    found,
+    read_options,
+)
 from perseid.errors import BadInputError, NotInstalledError
 from perseid.survey.missing import MissingValues
-from perseid.survey.names import NO_NAMES, column_names, parse_columns
 
 if TYPE_CHECKING:
     from perseid.model.training.train import TrainEvent, TrainResult
@@ -44,6 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for name, kind, text in OPTIONS:
         add(f"--{name}", type=kind, metavar="N" if kind is int else "X", help=text)
     add_columns_argument(parser)
+    add_layout_argument(parser)
     add_missing_argument(parser)
     add("--config", metavar="NAME", help="small or published (default small)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if any")
@@ -87,11 +93,10 @@ def _train(args: argparse.Namespace, chosen: dict[str, Any]) -> TrainResult:
     _make_folder(args.out)
     options = TrainOptions(**chosen)
     listing = found(args.survey)
-    columns = column_names(parse_columns(args.columns)) if args.columns else NO_NAMES
     start = load_weights(args.start) if args.start else None
     with _bar() as report, _stop_on_signal() as stop:
         return train(
-            blocks(listing, MissingValues.parse(args.missing or ()), columns),
+            blocks(listing, MissingValues.parse(args.missing or ()), read_options(args)),
             args.out,
             options,
             device=args.device,
@@ -122,7 +127,7 @@ def _bar() -> Iterator[Callable[[TrainEvent], None]]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console()) as progress:
-        tasks: dict[str, Any] = {}
+        tasks: dict[str, TaskID] = {}
 
         def report(event: TrainEvent) -> None:
             if event.phase not in tasks:

@@ -213,6 +213,7 @@ class FrameQueue:
 
     def accept(self, frame: Frame, pending: PendingReceive | None) -> bool:
         """Sort a complete frame in; whether it is the pending one."""
+        # The third byte is the kind (see `frames`): cheaper than unpacking all of the signature.
         if frame.signature[2] >= FrameKind.ABORT:
             self.control_frames.append(frame)
         elif pending is not None and pending.frame is None and pending.matches(frame, self.rank):

@@ -6,6 +6,7 @@ without a copy and received in place.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -187,10 +188,17 @@ class Communicator(ArrayCalls):
     # --- what it is --------------------------------------------------------------------------
 
     @property
-    def routes(self) -> Mapping[int, str]:
-        """How each rank is connected, if it is yet: ``direct``, ``relay`` or ``store``."""
+    def transports(self) -> Mapping[int, str]:
+        """Transport to each rank that is connected so far: ``direct``, ``relay`` or ``store``."""
         group, found = self._group, self._engine.transports
         return {rank: found[world] for rank, world in enumerate(group.ranks) if world in found}
+
+    @property
+    def routes(self) -> Mapping[int, str]:
+        """Use `transports`: this is its name in version 0.1."""
+        message = "Communicator.routes is now Communicator.transports"
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        return self.transports
 
     def __repr__(self) -> str:
         return f"<Communicator rank {self.rank} of {self.world_size}>"

@@ -95,6 +95,8 @@ class SocketConnection:
     def __init__(
         self, sock: socket.socket, transport: str, poll_seconds: float, link_timeout: float
     ) -> None:
+        # Blocking with a time limit in the kernel: one system call a message, where a non-blocking
+        # socket needs a poll as well.
         sock.setblocking(True)
         seconds, fraction = divmod(poll_seconds, 1)
         timeval = struct.pack("@ll", int(seconds), int(fraction * 1e6))
@@ -151,7 +153,9 @@ class SocketConnection:
         """Read what is left before closing: unread bytes would turn the close into a reset."""
         rest = memoryview(bytearray(64 * 1024))
         with contextlib.suppress(OSError):
+            # The peer reads to our end and closes; what it sent meanwhile is thrown away here.
             self._sock.shutdown(socket.SHUT_WR)
+            # Bounded, so that a peer that sends without pause cannot hold up the end.
             for _ in range(64):
                 if not self._sock.recv_into(rest, 0, _DONTWAIT):
                     break

@@ -70,6 +70,7 @@ class ConnectionPool:
         self.client, self.rank, self.world_size = client, rank, world_size
         self.generation, self.timeout = generation, timeout
         self.losses = losses or LossTimeouts()
+        # See MANY_RANKS: the total number of wake-ups per second stays the same in larger worlds.
         self.poll_seconds = POLL_SECONDS * max(1.0, world_size / MANY_RANKS)
         """Polling interval of a blocked call, seconds."""
         self.oversubscribed = False
@@ -103,6 +104,8 @@ class ConnectionPool:
     def _subscribe(self, client: Client) -> None:
         """Hear what happens to the others, and what has happened already."""
         notice = self.failure.notice
+        # Subscribe first, then ask for the past: the other way round, news in between would be
+        # lost.
         client.subscribe(notice)
         for rank in client.left():
             notice(Notice("left", rank, "it said goodbye"))
@@ -131,6 +134,8 @@ class ConnectionPool:
         end = time.monotonic() + self.timeout
         while True:
             try:
+                # In slices, so that a rank that is lost meanwhile raises its own error and not a
+                # time-out.
                 links = self.client.connect(missing, max(CONNECT_SLICE, self.poll_seconds))
                 break
             except RendezvousTimeoutError as error:
@@ -181,6 +186,8 @@ class ConnectionPool:
             self._by_fd[channel.fileno()] = channel
             self._poller.register(channel.fileno(), select.POLLIN)
             if self.failure.error is not None:
+                # The news of a failure came while the link was being made: do not let a call block
+                # on it.
                 channel.interrupt()
 
     def adopt_incoming(self) -> None:
@@ -188,6 +195,7 @@ class ConnectionPool:
         if self.client is None:
             return
         transports = self.client.transports()
+        # Somebody connected although this rank looks into the store only: both would wait forever.
         if self.only_store and transports:
             self._disagreed(min(transports), transports[min(transports)])
         fresh = [rank for rank in transports if self.channels[rank] is None]
@@ -218,6 +226,8 @@ class ConnectionPool:
 
     def handle_control_frames(self, channel: Channel) -> None:
         """ABORT and WAITING frames came: raise the failure or the disagreement that they show."""
+        # Taken out first: handling one may raise, and must not leave the others to be handled
+        # twice.
         frames, channel.control_frames = channel.control_frames, []
         for frame in frames:
             if frame.signature[2] == FrameKind.WAITING:
@@ -238,10 +248,12 @@ class ConnectionPool:
         except FrameError as error:
             self.failure.channel_failed(ChannelEndedError(channel.rank, error))
         calls = self._histories.get(call.comm)
+        # No entry means that this rank has not come to that call yet: late is not wrong.
         mine = calls[call.sequence % HISTORY] if calls else b""
         if not mine or mine == theirs:
             return
         here = Signature.unpack(mine)
+        # A slot that was overwritten since belongs to a later call, and proves nothing.
         if here.sequence == call.sequence:
             self.failure.mismatched(channel.rank, str(here), str(call))
 
@@ -257,6 +269,7 @@ class ConnectionPool:
         PerseidError
             What ended the communicator.
         """
+        # Before anything else: the previous call may have been interrupted before it could say so.
         self.end_interrupted()
         with _CLAIMS:
             if self.owner is None:
@@ -277,6 +290,7 @@ class ConnectionPool:
     def close(self, cause: BaseException | None = None) -> None:
         """End all connections; with a cause the others are told that this rank failed."""
         self.end_interrupted()
+        # Tell the peers before the connections close: a bare end of stream would look like a crash.
         in_peace = self.failure.close(cause)
         for channel in self.channels:
             if channel is not None:

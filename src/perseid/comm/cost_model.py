@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from math import ceil, inf, isfinite, log2
 from pathlib import Path
-from typing import Any
 
 from perseid.errors import BadInputError
 from perseid.jsontext import parse_json
@@ -128,7 +127,7 @@ class Constants:
             raise BadInputError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def _with_given(costs: TransportCosts, told: Mapping[str, Any]) -> TransportCosts:
+def _with_given(costs: TransportCosts, told: Mapping[str, object]) -> TransportCosts:
     numbers = _numbers({name: value for name, value in told.items() if name != "server"})
     if numbers.get("bandwidth") == 0:
         raise ValueError(f"the bandwidth of {costs.name} is 0")
@@ -136,8 +135,8 @@ def _with_given(costs: TransportCosts, told: Mapping[str, Any]) -> TransportCost
     return replace(costs, **numbers, server=server)  # type: ignore[arg-type]
 
 
-def _numbers(told: Mapping[str, Any]) -> dict[str, float]:
-    numbers = {name: float(value) for name, value in told.items()}
+def _numbers(told: Mapping[str, object]) -> dict[str, float]:
+    numbers = {name: float(str(value)) for name, value in told.items()}
     for name, value in numbers.items():
         if value < 0 or not isfinite(value):
             raise ValueError(f"{name} is {value}")

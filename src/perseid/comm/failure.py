@@ -78,13 +78,16 @@ class Failure:
 
     def _ask_why(self, channel: Channel | None) -> None:
         """The news of a loss may have overtaken the peer's own reason."""
+        # Ask once: the answer, if there is one, is already in the socket's buffer.
         self._by_notice = False
         if channel is None:
             return
+        # A peer that fails says why and then closes. The rendezvous may be quicker than that frame.
         channel.drain_to_eof()
         for frame in channel.control_frames:
             if frame.signature[2] == FrameKind.ABORT:
                 error = abort.from_frame(bytes(frame.body), channel.rank, self._rank)
+                # Another reason would be about another failure, which came later.
                 if abort.same_loss(self.error, error):
                     self.error = error
 
@@ -106,8 +109,10 @@ class Failure:
         with self._news:
             known = self.error
             first = known is None
+            # The first error stays: later ones are mostly its consequences.
             if first or (abort.same_loss(known, error) and self._by_notice):
                 self.error, self._by_notice = error, False  # the peer's own reason says more
+        # Closing is no failure, and those who learned it from us need not hear it again.
         if first and not isinstance(error, ClosedError):
             self._tell_all(error, own)
         self._interrupt_all()
@@ -138,6 +143,8 @@ class Failure:
             channel.drain_to_eof()
             self.aborts(channel)
         with self._news:
+            # One death ends many connections: survivors that close theirs look lost, too. The
+            # rendezvous saw the order, so its word is worth a short wait.
             self._news.wait_for(lambda: self.error is not None, BLAME_SHARE * self._losses.death)
             self.check()
             left = self._left.get(rank)

@@ -130,6 +130,7 @@ class Signature(NamedTuple):
         magic, kind, reduction, dtype, version, zero, comm, generation, sequence, root, count = (
             SIGNATURE.unpack_from(data)
         )
+        # The zero bytes are checked so that a later version can use them and be recognized.
         if magic != MAGIC or version != VERSION or zero:
             raise FrameError("signature: the magic bytes or the version are not ours")
         if kind not in _KINDS:
@@ -224,6 +225,8 @@ class Receiver:
         if self._body is not None:
             return self._body[self._filled :]
         if self.start:
+            # Move the rest to the front, so that a frame never has to be read around the buffer's
+            # end.
             left = self.end - self.start
             self.view[:left] = self.view[self.start : self.end]
             self.start, self.end = 0, left
@@ -252,6 +255,7 @@ class Receiver:
         signature = bytes(self.view[start : start + SIGNATURE_BYTES])
         Signature.unpack(signature)
         step, parts, nbytes = TAIL.unpack_from(self.buffer, start + SIGNATURE_BYTES)
+        # Before memory is allocated: a corrupt length must not be able to ask for all of it.
         if nbytes > self.limit or parts > MAX_PARTS:
             raise FrameError(f"a payload of {nbytes} bytes in {parts} parts; at most {self.limit}")
         self.signature, self.step, self.parts, self.nbytes = signature, step, parts, nbytes
@@ -281,6 +285,7 @@ class Receiver:
             self._body, self._filled = into, have
         elif self._body is None:
             self._body = allocate(self.nbytes) if into is None else into
+            # What came together with the header; the remainder is read straight into the body.
             take = min(self.nbytes, self.end - self.start)
             self._body[:take] = self.view[self.start : self.start + take]
             self.start += take
@@ -292,5 +297,6 @@ class Receiver:
         signature, body = self.signature, self._body
         if signature is None or body is None or self._filled != self.nbytes:
             raise FrameError("the payload is incomplete")
+        # The frame owns its memory from here on: the next payload gets another.
         self.signature = self._body = None
         return Frame(signature, self.step, self.parts, body)

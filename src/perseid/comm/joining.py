@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from perseid.comm import arguments
 from perseid.comm.connection_pool import ConnectionPool
@@ -138,7 +137,7 @@ class JoinRequest:
         return client
 
 
-def environment_arguments(env: Mapping[str, str] = os.environ) -> dict[str, Any]:
+def environment_arguments(env: Mapping[str, str] = os.environ) -> dict[str, object]:
     """The arguments of ``join`` that ``perseid comm run`` set in the environment.
 
     Raises
@@ -146,7 +145,7 @@ def environment_arguments(env: Mapping[str, str] = os.environ) -> dict[str, Any]
     BadInputError
         A variable holds no number.
     """
-    found: dict[str, Any] = {
+    found: dict[str, object] = {
         "job": env.get("PERSEID_JOB", "job"),
         "rendezvous": env.get("PERSEID_RENDEZVOUS"),
         "key": env.get("PERSEID_JOB_KEY"),

@@ -115,12 +115,17 @@ class ProgressEngine:
 
     def _wait(self, channel: Channel, pending: PendingReceive) -> Frame:
         """Receive what is pending, keeping other frames for later."""
+        # Large payloads first try to go straight into the caller's memory, before any of their
+        # bytes can land in the staging buffer and would have to be copied.
         channel.receive_direct(pending)
         polls = 0
         while True:
+            # Buffered bytes come before reading: the wanted frame may have arrived with an earlier
+            # one.
             complete = channel.process_buffered(pending)
             if channel.control_frames:
                 self._engine.handle_control_frames(channel)
+            # Only after the control frames: an ABORT that came before the wanted frame wins.
             if complete:
                 break
             if not channel.read_some():
@@ -135,11 +140,15 @@ class ProgressEngine:
         self._check_failed(channel)
         if polls * engine.poll_seconds >= engine.timeout:
             self._timed_out(channel, f"did not come to {call}")
+        # At polls 1, 2, 4, 8, …: soon enough to find a mismatch, rarely enough not to flood a peer
+        # that only computes. A peer that does not send yet is no mismatch of a plain send.
         if call.kind != FrameKind.POINT and polls & (polls - 1) == 0:
             # The peer compares it with its own calls, and both find out that they disagree.
             waiting = Signature(FrameKind.WAITING, call.comm, engine.generation).pack()
             size = len(pending.signature)
             channel.send_control(header(waiting, 0, 0, size) + pending.signature)
+        # Bad news may come on a connection that this call does not wait for, or on one that a peer
+        # has only just opened.
         engine.adopt_incoming()
         for other in engine.readable():
             if other is not channel:
@@ -163,6 +172,8 @@ class ProgressEngine:
         if channel.control_frames:
             self._engine.handle_control_frames(channel)
         if not more:
+            # A stream at its end stays readable forever: poll would return at once, again and
+            # again.
             self._engine.unwatch(channel)
         return more
 
@@ -179,10 +190,13 @@ class ProgressEngine:
     ) -> Frame:
         """Send a payload to one peer and receive from another (or the same), both at once."""
         pieces: list[Buffer] = [header(signature, step, blob.parts, blob.nbytes), *blob.pieces]
+        # More pieces than one system call takes: one copy is cheaper than several calls.
         if len(pieces) > MAX_PIECES:
             pieces = [pieces[0], blob.flat()]
         try:
             rest = out.send_frame(pieces, HEADER_BYTES + blob.nbytes)
+            # The kernel took the whole frame, as it does with all but large ones: nothing to
+            # interleave.
             if rest is None:
                 return self._wait(source, pending)
             if not isinstance(source, SocketChannel):  # nothing to poll
@@ -203,10 +217,13 @@ class ProgressEngine:
     ) -> None:
         """Send the rest of a frame while receiving what is pending, if anything is."""
         assert isinstance(out, SocketChannel), "a store takes whole frames"
+        # No control frame may go out in the middle of this one: the peer would read it as payload.
         out.sending = True
         poller = _BlockedSender(self, out, source)
         quiet = 0.0
         while True:
+            # Send before looking at what came, in each round: both directions make progress, so two
+            # ranks that send to each other never fill both buffers and stop.
             sent = rest.send_more()
             if source is not None:
                 complete = source.process_buffered(pending)
@@ -215,6 +232,7 @@ class ProgressEngine:
                 if complete:
                     poller.drop_source()
                     source = None
+            # The frame that is pending may still be on its way: waiting for it needs no poller.
             if sent:
                 break
             if not poller.wait(self._engine.channels):
@@ -234,9 +252,12 @@ class _BlockedSender:
         self, progress: ProgressEngine, sender: SocketChannel, source: SocketChannel | None
     ) -> None:
         self._progress, self._sender, self._source = progress, sender, source
+        # Reading from everyone costs a system call a channel. It is needed only where a circle of
+        # senders has formed (A waits for B to read, B for C, C for A), which is rare.
         self._polls_all = False
         self._channels: dict[int, SocketChannel] = {}
         self._poll = select.poll()
+        # poll and not select: descriptors above 1,023 occur where a process has many connections.
         self._poll.register(sender.fileno(), select.POLLOUT)
         if source is not None:
             self._channels[source.fileno()] = source
@@ -262,6 +283,7 @@ class _BlockedSender:
             events = self._poll.poll(1000 * POLL_SECONDS)
         for fd, event in events:
             channel = self._channels.get(fd)
+            # The sender became writable, which the caller's next round makes use of.
             if channel is None or not event & ~select.POLLOUT:
                 continue
             if channel is self._source:

@@ -67,6 +67,7 @@ class StoreChannel(FrameQueue):
         self.transport = "store"
         self.closed = False
         self._store, self._poll_seconds = store, poll_seconds
+        # One sequence for each direction: two writers of one sequence would need a lock.
         self._to = f"{prefix}/{me}-{rank}"
         self._from = f"{prefix}/{rank}-{me}"
         self._written = self._read = 0
@@ -124,6 +125,7 @@ class StoreChannel(FrameQueue):
                 return False
             time.sleep(self._wait)
             self._wait = min(2 * self._wait, LONGEST_WAIT)
+        # Messages come in bursts: after one, the next is probably near.
         self._wait = FIRST_WAIT
         return True
 
@@ -135,10 +137,13 @@ class StoreChannel(FrameQueue):
     def _fetch(self) -> bool:
         key = f"{self._from}/{self._read:08d}"
         try:
+            # A bytearray, because arrays are made on this memory and users may write into theirs.
             data = memoryview(bytearray(self._store.get(key)))
         except NotFoundError:
             return False
         self._read += 1
+        # Nobody else reads this object. Deleting it at once keeps a long run from filling the
+        # store.
         self._store.delete([key])
         frame = _frame(data)
         if frame is None:
@@ -185,6 +190,7 @@ def _frame(data: memoryview) -> Frame | None:
         Signature.unpack(signature)
     except FrameError:
         return None
+    # An object of some other program below this prefix.
     if nbytes != len(data) - HEADER_BYTES:
         return None
     return Frame(signature, step, parts, data[HEADER_BYTES:])

@@ -192,7 +192,7 @@ class Communicator:
     def _comm(self, operation: str, nbytes: int) -> Iterator[OurCommunicator]:
         """The communicator of the way that suits an operation best, for one call."""
         config = self._config
-        best = choose(operation, self._peers, nbytes, self._hint, config.ways, config.rates)
+        best = choose(operation, self._peers, nbytes, self._hint, config.transports, config.rates)
         try:
             if best.transport not in self._open:
                 self._open[best.transport] = self._join(best.transport)

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from perseid.comm.cost_model import TRANSPORTS, Rates, TransportCosts
 from perseid.errors import BadInputError
@@ -28,7 +27,7 @@ class FmiConfig:
     region: str | None
     deadline: float
     """Seconds for the others to come."""
-    ways: tuple[TransportCosts, ...]
+    transports: tuple[TransportCosts, ...]
     """The enabled backends with the file's (or our) constants."""
     rates: Rates
     key: str | None = field(default=None, repr=False)
@@ -71,22 +70,22 @@ def load(path: str | Path, faas_memory: int, rendezvous: str | None = None) -> F
     return FmiConfig(
         rendezvous=f"{direct['host']}:{direct.get('port', 10000)}" if direct else None,
         bucket=_bucket(s3) if s3 else None,
-        region=s3.get("s3_region") if s3 else None,
+        region=None if s3.get("s3_region") is None else str(s3["s3_region"]),
         deadline=max([*waits, 1.0]) * MILLISECOND if any(waits) else 60.0,
-        ways=_ways(bool(direct), bool(s3), model),
+        transports=_transports(bool(direct), bool(s3), model),
         rates=_rates(model, faas_memory),
         key=str(direct["key"]) if direct.get("key") else None,
     )
 
 
-def _part(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _part(document: Mapping[str, object], name: str) -> Mapping[str, object]:
     found = document.get(name, {})
     if not isinstance(found, dict):
         raise BadInputError(f"{name!r} in the FMI configuration must be an object")
     return found
 
 
-def _backend(backends: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _backend(backends: Mapping[str, object], name: str) -> Mapping[str, object]:
     found = _part(backends, name)
     needed = "host" if name == "Direct" else "bucket_name"
     if not _true(found.get("enabled", False)):
@@ -96,22 +95,22 @@ def _backend(backends: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return found
 
 
-def _true(value: Any) -> bool:
+def _true(value: object) -> bool:
     return value is True or str(value).lower() == "true"
 
 
-def _bucket(s3: Mapping[str, Any]) -> str:
+def _bucket(s3: Mapping[str, object]) -> str:
     name = str(s3["bucket_name"])
     return name if "://" in name or name.startswith("/") else f"s3://{name}"
 
 
-def _ways(direct: bool, s3: bool, model: Mapping[str, Any]) -> tuple[TransportCosts, ...]:
+def _transports(direct: bool, s3: bool, model: Mapping[str, object]) -> tuple[TransportCosts, ...]:
     known = {way.name: way for way in TRANSPORTS}
-    ways = []
+    transports = []
     for enabled, name, key in ((direct, "direct", "Direct"), (s3, "store", "S3")):
         told, way = _part(model, key), known[name]
         if enabled:
-            ways.append(
+            transports.append(
                 TransportCosts(
                     name,
                     _number(told, "overhead", way.latency / MILLISECOND) * MILLISECOND,
@@ -121,10 +120,10 @@ def _ways(direct: bool, s3: bool, model: Mapping[str, Any]) -> tuple[TransportCo
                     way.server,
                 )
             )
-    return tuple(ways)
+    return tuple(transports)
 
 
-def _rates(model: Mapping[str, Any], faas_memory: int) -> Rates:
+def _rates(model: Mapping[str, object], faas_memory: int) -> Rates:
     s3, faas, direct = _part(model, "S3"), _part(model, "FaaS"), _part(model, "Direct")
     return Rates(
         worker_second=_number(faas, "gib_second_price", 0.0) * faas_memory / 1024,
@@ -134,10 +133,10 @@ def _rates(model: Mapping[str, Any], faas_memory: int) -> Rates:
     )
 
 
-def _number(told: Mapping[str, Any], name: str, otherwise: float) -> float:
+def _number(told: Mapping[str, object], name: str, otherwise: float) -> float:
     value = told.get(name)
     try:
-        number = otherwise if value is None else float(value)
+        number = otherwise if value is None else float(str(value))
         if 0 <= number < math.inf and not isinstance(value, bool):
             return number
     except (TypeError, ValueError, OverflowError):

@@ -1,18 +1,17 @@
-"""A run that another process of this machine works on, seen through what it leaves in the store."""
+"""Follow a run that another process works on, through the objects it leaves in the store."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
-import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-from perseid.engines.owner import is_alive, read_mark
+from perseid.engines.owner import read_mark
 from perseid.errors import NotFoundError, RunError, RunInterruptedError
 from perseid.pipeline import layout
 from perseid.pipeline.attempts import EngineReport
@@ -40,9 +39,10 @@ class AttachedRun:
 
     @property
     def ended(self) -> bool:
-        """Whether its driver is gone; of one on another machine, whether its mark is."""
+        """Whether the driver is gone; for a driver on another machine, whether its mark is."""
         mark = read_mark(self._store)
-        return mark is None or (mark.get("host") == socket.gethostname() and not is_alive(mark))
+        # A process of another machine cannot be looked at; only its mark's removal tells.
+        return mark is None or (mark.here and not mark.is_alive)
 
     def poll(self) -> Sequence[Event]:
         """The ranks that have got a record since the last look."""
@@ -74,13 +74,13 @@ class AttachedRun:
         mark = read_mark(self._store)
         if mark is None or self.ended:
             return False
-        if mark.get("host") != socket.gethostname():
+        if not mark.here:
             raise RunError(
-                f"{self._store.where()} is worked on by process {mark['pid']} on {mark['host']}: "
+                f"{self._store.where()} is worked on by process {mark.pid} on {mark.host}: "
                 "stop it there"
             )
         with suppress(ProcessLookupError):
-            os.kill(int(mark["pid"]), signal.SIGINT)
+            os.kill(mark.pid, signal.SIGINT)
         return True
 
     def report(self) -> EngineReport:
@@ -120,11 +120,11 @@ class AttachedRun:
         """Release nothing: the handle only reads the store."""
 
     def _key(self, rank: int) -> str:
-        """Of the record that is ours: what a script writes into its own says nothing."""
+        """Key of our own record, since a script's record does not say whether the rank is done."""
         return layout.done_record(rank, script=self._manifest.script is not None)
 
     def _event(self, rank: int) -> RankEvent | None:
-        """Of its record, if that is of this run and whole."""
+        """The event for a rank whose record is complete and belongs to this run; else None."""
         try:
             record = json.loads(self._store.get(self._key(rank)))
             if record["run_id"] != self._manifest.run_id:

@@ -1,4 +1,4 @@
-"""The one interface of all engines: submit a run's ranks, or find them again, and look on.
+"""The interface of all engines: submit a run's ranks, or find them again, and follow them.
 
 The pipeline begins and publishes a run; an engine turns its work items into records in the store.
 A further engine is one module with these two classes, one line in `engine_names`, and one
@@ -23,7 +23,7 @@ class Capabilities:
     """What an engine can do, declared so that no code depends on its name."""
 
     gang: bool
-    """Whether all ranks can be there at once, so that they can talk to each other."""
+    """Whether all ranks can run at the same time, so that they can exchange messages."""
     detach: bool
     """Whether a run goes on when the process that submitted it ends."""
     device: str
@@ -37,14 +37,14 @@ class Capabilities:
 
 
 class RunHandle(Protocol):
-    """The ranks that an engine was given; a context manager that gives up what it holds."""
+    """The ranks of a run that an engine works on; a context manager that releases its resources."""
 
     @property
     def ended(self) -> bool:
         """Whether nothing works on the run any more, as far as `poll` has seen."""
 
     def poll(self) -> Sequence[Event]:
-        """What has happened since the last call; soon, and with nothing where nothing has."""
+        """The events since the last call. Returns soon, also when there are none."""
 
     def wait(self, report: Report, timeout: float | None = None) -> None:
         """Until the ranks have ended or `timeout` seconds have passed; each event is reported.
@@ -56,13 +56,14 @@ class RunHandle(Protocol):
         """
 
     def stop(self) -> bool:
-        """Let the ranks end; what is done stays in the store. Whether there was anything to stop.
+        """Ask the ranks to stop; finished work stays in the store. Return whether anything was
+        running.
 
         It returns soon; `wait` returns when they have ended.
         """
 
     def report(self) -> EngineReport:
-        """What was done with the ranks, once they have ended.
+        """The engine's report on the ranks, once they have ended.
 
         Raises
         ------
@@ -83,12 +84,18 @@ class RunHandle(Protocol):
     ) -> None: ...
 
 
+def stated(settings: Mapping[str, object], names: Sequence[str]) -> Any:
+    """The given settings among these names, as keyword arguments."""
+    return {name: settings[name] for name in names if settings.get(name) is not None}
+
+
 class Engine(Protocol):
-    """Where the ranks of a run work."""
+    """A place where the ranks of a run can work."""
 
     @classmethod
-    def configured(cls, settings: Mapping[str, Any]) -> Self:
-        """With those that it knows of these, from ``driver.json`` or the command line."""
+    def configured(cls, settings: Mapping[str, object]) -> Self:
+        """Create the engine from settings of ``driver.json`` or the command line; ignore unknown
+        ones."""
 
     @property
     def name(self) -> str:
@@ -99,10 +106,10 @@ class Engine(Protocol):
         """What the engine can do, declared."""
 
     def default_results(self, data: str) -> str:
-        """Where a run of this data goes that names no place for its results: a fresh prefix."""
+        """A fresh prefix for the results of a run that names none."""
 
     def prepare(self, request: RunRequest) -> RunRequest:
-        """The request with what this engine sets where it says nothing.
+        """The request, with this engine's defaults filled in.
 
         Raises
         ------
@@ -111,10 +118,11 @@ class Engine(Protocol):
         """
 
     def check(self, manifest: Manifest) -> None:
-        """Raise `BadInputError` where the run cannot work here; nothing of it is written yet."""
+        """Raise `BadInputError` if this engine cannot do the run. Called before anything is
+        written."""
 
     def submit(self, manifest: Manifest, ranks: Sequence[int] | None = None) -> RunHandle:
-        """Begin to work on a run that was initialized; returns at once.
+        """Begin to work on an initialized run, and return at once.
 
         `ranks` are those that are missing of a run that is resumed; None stands for all.
         A failing rank never stops the others.
@@ -126,7 +134,7 @@ class Engine(Protocol):
         """
 
     def locate(self, name: str) -> str:
-        """The URL of a run that is named otherwise than by it, such as by its id.
+        """The URL of a run that is given by another name, such as its id.
 
         Raises
         ------

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 
 from perseid.engines.local_map import LocalMap
-from perseid.engines.options import LocalOptions
+from perseid.engines.local_options import LocalOptions
 from perseid.engines.process import Reaper
 from perseid.engines.script_gang import around_scripts
 from perseid.engines.stopping import StopRequests
@@ -32,7 +32,7 @@ def work_on_block(
     stop: StopRequests,
     leave: Callable[[], str] = str,
 ) -> EngineReport:
-    """Work on some ranks of a run until all are done, have failed, or are left.
+    """Work on some ranks of a run until all are done, have failed, or were given up.
 
     Parameters
     ----------

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import perseid
 from perseid.engines.attached import AttachedRun
-from perseid.engines.base import Capabilities
+from perseid.engines.base import Capabilities, stated
 from perseid.engines.block import (
     attempts_before,
     done_since,
@@ -20,7 +20,7 @@ from perseid.engines.block import (
     work_on_block,
 )
 from perseid.engines.local import LocalEngine, options_of
-from perseid.engines.options import WORKER, LocalOptions
+from perseid.engines.local_options import WORKER, LocalOptions
 from perseid.engines.owner import Owner
 from perseid.engines.retry import RetryPolicy
 from perseid.engines.stopping import StopRequests
@@ -31,6 +31,7 @@ from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.rank_outputs import read_records
 from perseid.pipeline.request import RunRequest
 from perseid.pipeline.resumption import with_current_model
+from perseid.pipeline.run_summary import EngineDocument
 from perseid.storage import Storage
 
 LIMITS = ("threads", "memory_mb", "timeout", "retries")
@@ -96,10 +97,9 @@ class DaskEngine:
         self._command = tuple(command)
 
     @classmethod
-    def configured(cls, settings: Mapping[str, Any]) -> Self:
+    def configured(cls, settings: Mapping[str, object]) -> Self:
         """With these of the keyword arguments."""
-        names = ("scheduler", "ranks_per_task", *LIMITS)
-        return cls(**{name: settings[name] for name in names if settings.get(name) is not None})
+        return cls(**stated(settings, ("scheduler", "ranks_per_task", *LIMITS)))
 
     @property
     def client(self) -> Any:
@@ -169,18 +169,18 @@ class DaskEngine:
         options = options_of(RunRequest.parse({**manifest.request, **self._limits}))
         wanted = list(range(manifest.world_size) if ranks is None else ranks)
         former = {} if ranks is None else attempts_before(manifest, wanted)
-        settings = {
-            "threads": options.threads,
-            "memory_mb": options.memory_mb,
-            "timeout": options.timeout,
-            "retries": options.retry.retries,
-            "command": list(self._command or WORKER),
-            "environment": dict(self._environment),
-            "allow_model_change": manifest.allow_model_change,
-        }
+        options = LocalOptions(
+            workers=1,
+            threads=options.threads,
+            memory_mb=options.memory_mb,
+            timeout=options.timeout,
+            retry=RetryPolicy(options.retry.retries),
+            command=tuple(self._command or WORKER),
+            environment=dict(self._environment),
+        )
         step = self._ranks_per_task
         blocks = [tuple(wanted[at : at + step]) for at in range(0, len(wanted), step)]
-        return DaskRun(self.client, manifest, blocks, former, settings)
+        return DaskRun(self.client, manifest, blocks, former, options)
 
     def locate(self, name: str) -> str:
         """Runs on a Dask cluster have no other name than their place."""
@@ -200,7 +200,7 @@ class DaskRun:
         manifest: Manifest,
         blocks: Sequence[tuple[int, ...]],
         former: Mapping[int, int],
-        settings: Mapping[str, object],
+        options: LocalOptions,
     ) -> None:
         self._client, self._manifest = client, manifest
         self._store = Storage(manifest.results_url)
@@ -212,7 +212,8 @@ class DaskRun:
             self._futures = {
                 client.submit(
                     work_on_ranks, manifest.results_url, block,
-                    {rank: former.get(rank, 0) for rank in block}, dict(settings),
+                    {rank: former.get(rank, 0) for rank in block}, options,
+                    manifest.allow_model_change,
                     key=f"perseid-{manifest.run_id}-{block[0]}-{uuid.uuid4().hex[:8]}",
                     pure=False, retries=0,
                 ): block
@@ -313,26 +314,21 @@ class DaskRun:
 
 
 def work_on_ranks(
-    url: str, ranks: Sequence[int], former: Mapping[int, int], settings: Mapping[str, Any]
-) -> dict[str, Any]:
+    url: str,
+    ranks: Sequence[int],
+    former: Mapping[int, int],
+    options: LocalOptions,
+    allow_model_change: bool,
+) -> EngineDocument:
     """The task, in a Dask worker: some ranks of the run at this URL; the report as JSON.
 
     Dask calls it again elsewhere where the worker was lost: ranks that are done are left out.
     """
     manifest = Manifest.load(Storage(url))
-    manifest = with_current_model(manifest, allow_model_change=settings["allow_model_change"])
+    manifest = with_current_model(manifest, allow_model_change=allow_model_change)
     left = [rank for rank in ranks if not done_since(manifest, rank, former[rank])]
     if not left:
         return EngineReport().to_json()
-    options = LocalOptions(
-        workers=1,
-        threads=settings["threads"],
-        memory_mb=settings["memory_mb"],
-        timeout=settings["timeout"],
-        retry=RetryPolicy(settings["retries"]),
-        command=tuple(settings["command"]),
-        environment=settings["environment"],
-    )
     stop = StopRequests()
     _stops.setdefault(manifest.run_id, []).append(stop)
     try:

@@ -1,11 +1,11 @@
-"""A whole run on any engine: initialize, submit, wait, publish; and again, what is missing."""
+"""Drive a whole run on any engine: initialize, submit, wait and publish; resume what is missing."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import cast
 
 from perseid.engines.base import Engine, RunHandle
 from perseid.engines.owner import Owner, refuse_if_owned
@@ -28,6 +28,7 @@ from perseid.pipeline.run_state import (
     missing_ranks,
     result_of,
 )
+from perseid.pipeline.run_summary import EngineSummary, RunSummary
 from perseid.pipeline.summarize import summarize
 from perseid.storage import Storage
 
@@ -48,6 +49,7 @@ def begin(
     report(StageEvent("initialize"))
     request = engine.prepare(request)
     if replace:
+        # A run that is being worked on must not be removed under its workers.
         refuse_if_owned(Storage(request.results_url))
     with ExitStack() as owned:
 
@@ -62,6 +64,7 @@ def begin(
         try:
             handle = engine.submit(begun.manifest)
         except PerseidError:
+            # Nothing has begun, so the place is left as it was found.
             give_up(Storage(begun.manifest.results_url))
             raise
         owned.pop_all()  # the engine's own mark stands in the place of this one
@@ -89,6 +92,7 @@ def begin_missing(
             own_default=engine.capabilities.own_default,
         )
     report(StageEvent("resume", f"{len(ranks)} of {manifest.world_size} ranks are missing"))
+    # Submit first: if the engine refuses, the former merge stays valid.
     handle = engine.submit(manifest, ranks)
     store.delete([layout.MERGED])  # what was merged is not what there will be
     return handle
@@ -185,7 +189,7 @@ def follow(
     return _publish(manifest, mapped, measured)
 
 
-def _publish(manifest: Manifest, mapped: EngineReport, measured: dict[str, Any]) -> RunResult:
+def _publish(manifest: Manifest, mapped: EngineReport, measured: EngineSummary) -> RunResult:
     store, incomplete = Storage(manifest.results_url), None
     try:
         summary = summarize(
@@ -193,17 +197,17 @@ def _publish(manifest: Manifest, mapped: EngineReport, measured: dict[str, Any])
             map_seconds=measured["wall_seconds"],
             failures=mapped.failures,
             transport_note=mapped.transport_note,
-            extra={"engine": {k: v for k, v in measured.items() if k != "attempts"}},
+            engine=measured,
         )
     except RunIncompleteError as error:  # after publishing what there is
         incomplete = str(error)
-        summary = parse_json(store.get(layout.SUMMARY))
+        summary = cast(RunSummary, parse_json(store.get(layout.SUMMARY)))
     summary["cost"] = bill(store)
     store.put(layout.SUMMARY, json.dumps(summary, indent=1, allow_nan=False).encode())
     return RunResult(manifest, mapped, summary, incomplete)
 
 
-def bill(store: Storage) -> dict[str, Any] | None:
+def bill(store: Storage) -> Mapping[str, object] | None:
     """What a run costs, from its REPORT lines; None where there are none.
 
     Not summarize's work: a worker's REPORT line is written after the worker has ended.
@@ -223,7 +227,7 @@ def stopped(manifest: Manifest, engine: Engine) -> RunInterruptedError:
 
 @contextmanager
 def _stoppable(manifest: Manifest, engine: Engine) -> Iterator[None]:
-    """Say how to go on where the user stops the run while no rank works."""
+    """Turn Ctrl-C outside the map into the error that says how to resume."""
     try:
         yield
     except KeyboardInterrupt:

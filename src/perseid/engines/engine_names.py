@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import cast
 
 from perseid.engines.base import Engine
 from perseid.errors import BadInputError, NotFoundError
@@ -29,7 +29,7 @@ def engine_class(name: str) -> type[Engine]:
     return cast(type[Engine], getattr(importlib.import_module(module), attribute))
 
 
-def engine_of_run(store: Storage, settings: Mapping[str, Any] | None = None) -> Engine:
+def engine_of_run(store: Storage, settings: Mapping[str, object] | None = None) -> Engine:
     """The engine that works, or worked last, on the run at this prefix.
 
     `settings` count before what the run itself says of its engine.

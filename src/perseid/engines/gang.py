@@ -1,7 +1,7 @@
-"""After the map: all ranks of a run at once in a communicator, around a rendezvous of our own.
+"""The collective merge of a local run: all its ranks in one communicator, after the map.
 
-The ranks' inference was limited to a few workers at a time. What the ranks left lies on disks, so
-they can meet when the last one is done: each worker runs its share of them.
+During the map only a few ranks run at a time. Their outputs lie on disks, so when the last rank is
+done, each worker process takes its share of the ranks into the communicator.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import selectors
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from perseid.engines.process import WorkerProcess
 from perseid.engines.stopping import StopRequests
+from perseid.engines.worker_messages import Meeting, Message, Met
 from perseid.errors import PerseidError, RunError
 from perseid.pipeline.items import WorkItem
 from perseid.pipeline.join_settings import JoinSettings, loss_timeouts
@@ -76,11 +76,11 @@ class _Assignment:
     waiting: set[WorkerProcess] = field(default_factory=set)
     lost: list[WorkerProcess] = field(default_factory=list)
     notes: dict[int, str] = field(default_factory=dict)
-    """Of each rank that met; empty where all went well."""
+    """What went wrong, by rank; empty for a rank whose merge succeeded."""
 
 
 class Gang:
-    """One meeting of all ranks of a run.
+    """The collective merge of all ranks of one run.
 
     Parameters
     ----------
@@ -103,13 +103,16 @@ class Gang:
         for rank in self._items:
             process = who.get(rank)
             if process not in shares:
+                # Its process is gone; the one with the fewest ranks reads its objects from the
+                # store.
                 process = min(shares, key=lambda one: len(shares[one]))
             shares[process].append(rank)
         self._assigned = _Assignment({one: ranks for one, ranks in shares.items() if ranks})
 
     def meet(self, stop: StopRequests) -> CollectiveOutcome:
-        """Let them; returns within a bound set by the deadlines, or soon where the user stops."""
+        """Run the merge. Returns within the deadlines, or soon after the user stops it."""
         began = time.monotonic()
+        # What concerns all ranks (run, transport, time-outs) is the same in each item.
         first = next(iter(self._items.values()))
         secret = secrets.token_bytes(32)  # of this run alone; it never leaves this process
         config = Config(host="127.0.0.1", port=0, http_port=None, tcpunch=False, secret=secret)
@@ -132,9 +135,9 @@ class Gang:
 
     def _begin(self, meeting: JoinSettings) -> None:
         for process, ranks in self._assigned.ranks.items():
-            items = [self._items[rank].to_json() for rank in ranks]
+            items = tuple(self._items[rank] for rank in ranks)
             try:
-                process.channel.send({"meet": meeting.to_json(), "items": items})
+                process.channel.send(Meeting(meeting, items))
                 self._assigned.waiting.add(process)
             except OSError:
                 self._assigned.lost.append(process)
@@ -156,13 +159,13 @@ class Gang:
 
     def _hear(self, process: WorkerProcess) -> None:
         assigned = self._assigned
-        messages: list[dict[str, Any]] = []
+        messages: list[Message] = []
         with contextlib.suppress(RunError):
             messages = process.channel.drain()
         for message in messages:
-            if message.get("event") == "met":
+            if isinstance(message, Met):
                 assigned.waiting.discard(process)
-                assigned.notes |= {int(rank): note for rank, note in message["notes"].items()}
+                assigned.notes |= {one.rank: one.note for one in message.notes}
         if process in assigned.waiting and process.channel.ended:
             assigned.waiting.discard(process)
             assigned.lost.append(process)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from perseid.engines.attached import AttachedRun
-from perseid.engines.base import Capabilities, RunHandle
-from perseid.engines.options import LocalOptions
+from perseid.engines.base import Capabilities, RunHandle, stated
+from perseid.engines.local_options import LocalOptions
 from perseid.engines.retry import RetryPolicy
 from perseid.errors import NotFoundError
 from perseid.linux import need_linux
@@ -67,9 +67,9 @@ class LocalEngine:
         self._limits = {name: value for name, value in given.items() if value is not None}
 
     @classmethod
-    def configured(cls, settings: Mapping[str, Any]) -> Self:
+    def configured(cls, settings: Mapping[str, object]) -> Self:
         """With these of the keyword arguments."""
-        return cls(**{name: settings[name] for name in LIMITS if settings.get(name) is not None})
+        return cls(**stated(settings, LIMITS))
 
     @property
     def capabilities(self) -> Capabilities:

@@ -1,21 +1,30 @@
-"""The local engine's work on a run: an event loop over worker processes, turned by its caller."""
+"""The map of a local run: an event loop over worker processes, driven by its caller."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import selectors
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from perseid.engines.gang import CollectiveOutcome, Gang, skip_reason
-from perseid.engines.options import LocalOptions
+from perseid.engines.local_options import LocalOptions
 from perseid.engines.process import Reaper, WorkerProcess, worker_environment
 from perseid.engines.rank_logs import RankLogs, end_lines, start_lines
 from perseid.engines.schedule import Schedule
 from perseid.engines.slots import RunningAttempt, Slot, classify_exit, ending_of
 from perseid.engines.stopping import StopRequests
+from perseid.engines.worker_messages import (
+    Assignment,
+    AttemptDone,
+    AttemptFailed,
+    Message,
+    Progressed,
+    Ready,
+    WorkerSetup,
+)
 from perseid.errors import RunError
 from perseid.pipeline.attempts import Attempt, Ending, EngineReport
 from perseid.pipeline.events import RankEvent, RankState, Report, StageEvent
@@ -65,7 +74,7 @@ class LocalMap:
         self._failed_starts = 0
         self._environment = worker_environment(options.threads) | dict(options.environment)
         self._who: dict[int, WorkerProcess] = {}
-        """Which process did a rank."""
+        """The process that worked on each rank."""
         self._began = time.monotonic()
         self._resources = contextlib.ExitStack()
         self._resources.enter_context(self._logs)
@@ -79,7 +88,7 @@ class LocalMap:
         return self._schedule.finished
 
     def conclude(self, stop: StopRequests) -> EngineReport:
-        """Let the ranks meet unless the user stopped the run, and end all workers."""
+        """Run the collective merge, unless the user stopped the run, and end all workers."""
         wall = time.monotonic() - self._began
         try:
             met = CollectiveOutcome() if stop.count else self._meet(stop)
@@ -106,7 +115,7 @@ class LocalMap:
                 self._logs.hurry(GRACE_SECONDS)
 
     def _meet(self, stop: StopRequests) -> CollectiveOutcome:
-        """All ranks at once in a communicator, if they are to be."""
+        """Run the collective merge, if this run has one."""
         items = list(self._items.values())
         note = skip_reason(items, len(self._schedule.done))
         idle = [slot.process for slot in self._slots if slot.job is None]
@@ -124,7 +133,7 @@ class LocalMap:
         return len(self._schedule.done) + len(self._schedule.failed) == len(self._items)
 
     def turn(self) -> None:
-        """Hand out what can be, and hear what comes within `POLL_SECONDS`."""
+        """Assign waiting ranks, and handle what arrives within `POLL_SECONDS`."""
         self._assign()
         for key, _ in self._selector.select(POLL_SECONDS):
             callback: Callable[[], None] = key.data
@@ -168,7 +177,7 @@ class LocalMap:
         first = next(iter(self._items.values()))
         # A script is told a little more time, so that it is the engine that calls it late.
         timeout = self._options.timeout + SCRIPT_SECONDS
-        setup = {"item": first.to_json(), "threads": self._options.threads, "timeout": timeout}
+        setup = functools.partial(WorkerSetup, first, self._options.threads, timeout)
         process = WorkerProcess(self._options.command, setup, self._reaper, self._environment)
         slot = Slot(process)
         self._slots.append(slot)
@@ -186,12 +195,12 @@ class LocalMap:
         output = slot.process.output.take()
         self._logs.add(job.rank, start_lines(job.request_id, cold=job.cold, output=output))
         job.begun = time.monotonic()
+        # What the process holds already, the model above all, counts for the attempt, too.
         job.peak_mb = max(job.peak_mb, slot.process.resident())
         if not job.cold:
             job.started_epoch = time.time()
-        item = self._items[job.rank].to_json()
         try:
-            slot.process.channel.send({"item": item, "attempt": job.attempt})
+            slot.process.channel.send(Assignment(self._items[job.rank], job.attempt))
         except OSError:
             self._lost(slot)
 
@@ -203,38 +212,41 @@ class LocalMap:
         try:
             messages = slot.process.channel.drain()
         except RunError as error:
+            # What it sends is no message of ours: the process cannot be trusted with another rank.
             self._finish(slot, Ending.RAISED, str(error), keep=False)
             return
         for message in messages:
             if slot in self._slots and slot.job is not None:
                 self._follow(slot, slot.job, message)
+        # Messages first: a worker may say what went wrong and exit at once.
         if slot in self._slots and slot.process.channel.ended:
             self._lost(slot)
 
-    def _follow(self, slot: Slot, job: RunningAttempt, message: dict[str, Any]) -> None:
-        event = message.get("event")
-        if event == "ready":
+    def _follow(self, slot: Slot, job: RunningAttempt, message: Message) -> None:
+        if isinstance(message, Ready):
             self._ever_ready = True
             slot.init_ms = (time.monotonic() - slot.process.started) * 1000
             self._send(slot)
-        elif event == "progress":
-            rows = int(message["rows"])
-            self._report(RankEvent(job.rank, RankState.RUNNING, job.attempt, rows))
-        elif event in ("done", "failed"):
-            job.peak_mb = max(job.peak_mb, float(message.get("peak_mb", 0.0)))
-            ending = ending_of(message)
-            self._finish(
-                slot,
-                ending,
-                message.get("message") or self._note(job, ending),
-                work_seconds=float(message.get("work_seconds", 0.0)),
-                rows=int(message.get("rows", 0)),
-                keep=bool(message.get("clean", True)) and job.begun is not None,
-            )
+        elif isinstance(message, Progressed):
+            self._report(RankEvent(job.rank, RankState.RUNNING, job.attempt, message.rows))
+        elif isinstance(message, AttemptDone | AttemptFailed):
+            self._attempt_ended(slot, job, message)
 
-    def _note(self, job: RunningAttempt, ending: Ending) -> str:
+    def _attempt_ended(
+        self, slot: Slot, job: RunningAttempt, last: AttemptDone | AttemptFailed
+    ) -> None:
+        job.peak_mb = max(job.peak_mb, last.peak_mb)
+        if isinstance(last, AttemptFailed):
+            rows, clean, said = 0, last.clean, last.message
+        else:
+            rows, clean, said = last.rows, True, self._memory_note(job)
+        keep = clean and job.begun is not None
+        seconds = last.work_seconds
+        self._finish(slot, ending_of(last), said, keep=keep, work_seconds=seconds, rows=rows)
+
+    def _memory_note(self, job: RunningAttempt) -> str:
         limit = self._options.memory_mb
-        if ending is Ending.DONE and job.peak_mb > limit:
+        if job.peak_mb > limit:
             # Between two looks; the record is written and right, so it counts.
             return f"it peaked at {job.peak_mb:.0f} MB, above its {limit} MB: Lambda would end it"
         return ""
@@ -271,6 +283,7 @@ class LocalMap:
                 self._too_late(slot, job, f"it was not done within {options.timeout:g} s")
 
     def _too_late(self, slot: Slot, job: RunningAttempt, text: str) -> None:
+        # Taken now: waiting for the traceback must not count as work.
         job.over = time.monotonic()
         slot.process.dump()
         self._finish(slot, Ending.TIMED_OUT, text, keep=False)
@@ -278,8 +291,10 @@ class LocalMap:
     def _lost(self, slot: Slot) -> None:
         """The process has ended, or closed its connection."""
         deadline = time.monotonic() + 1.0
+        # The socket closes a moment before the process can be waited for.
         while (status := slot.process.exit_status()) is None and time.monotonic() < deadline:
             time.sleep(0.001)
+        # Idle when it ended: no attempt is lost with it.
         if slot.job is None:
             self._drop(slot)
             return
@@ -318,7 +333,9 @@ class LocalMap:
         self._note_end(attempt, head, output)
         if ending is Ending.DONE:
             self._who[job.rank] = slot.process
+            # The first attempt that succeeds wins; the other would write the same results again.
             self._stop_rivals(job.rank)
+        # If no worker ever became ready, the fault is not a rank's: a broken model or installation.
         elif job.begun is None and ending is not Ending.STOPPED and not self._ever_ready:
             self._failed_starts += 1
             if self._failed_starts >= MAX_FAILED_STARTS:

@@ -10,7 +10,7 @@ from typing import Self
 
 from perseid.engines.attached import AttachedRun
 from perseid.engines.local_map import LocalMap
-from perseid.engines.options import LocalOptions
+from perseid.engines.local_options import LocalOptions
 from perseid.engines.owner import Owner
 from perseid.engines.process import Reaper
 from perseid.engines.script_gang import around_scripts
@@ -25,7 +25,7 @@ from perseid.storage import Storage
 
 
 class LocalRun:
-    """The ranks of a run in worker processes; it gets on while it is polled or waited for.
+    """A run in local worker processes. It only makes progress while it is polled or waited for.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ class LocalRun:
         return self._report is not None
 
     def poll(self) -> Sequence[Event]:
-        """Let the ranks get on for a moment; at their end, until they have met."""
+        """Work for a moment; when the last rank is done, run the collective merge to its end."""
         if self._report is None and self._map is not None:
             if self._stop.count or self._map.finished:
                 self._report = self._map.conclude(self._stop)
@@ -83,6 +83,8 @@ class LocalRun:
         self._kept.clear()
         self._tell = report  # at once, also while `poll` waits for the ranks to meet
         try:
+            # Signals are only counted here. The loop looks at the count between two steps, so that
+            # no step is interrupted halfway.
             with self._stop:
                 while not self.ended:
                     if deadline is not None and time.monotonic() > deadline:

@@ -59,7 +59,7 @@ def resident_tree(pid: int) -> float:
 
 
 def available() -> float:
-    """What the machine can still give without swapping, MiB; 0 where the kernel does not tell."""
+    """Memory that is available without swapping, MiB; 0 if the kernel does not tell."""
     try:
         text = (_PROC / "meminfo").read_text()
     except OSError:

@@ -1,17 +1,15 @@
-"""JSON lines over a socket between the driver and one worker.
+"""Messages over a socket between the driver and one worker, a line each.
 
-Driver to worker: ``{"setup": …}`` once, then ``{"item": …}`` for each rank. Worker to driver:
-``{"event": "ready" | "progress" | "done" | "failed", …}``. The end of the stream is the end of the
-other side.
+The end of the stream is the end of the other side.
 """
 
 from __future__ import annotations
 
-import json
 import socket
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
+from perseid.engines.worker_messages import Message, from_text, to_text
 from perseid.errors import RunError
 
 SEND_SECONDS = 10.0
@@ -33,12 +31,12 @@ class MessageStream:
         """The socket's descriptor, so that a selector can wait for it."""
         return self._socket.fileno()
 
-    def send(self, message: dict[str, Any]) -> None:
+    def send(self, message: Message) -> None:
         """Hand one message over; raises `OSError` where the other side is gone or does not read."""
         self._socket.settimeout(SEND_SECONDS)
-        self._socket.sendall(json.dumps(message).encode() + b"\n")
+        self._socket.sendall(to_text(message).encode() + b"\n")
 
-    def receive(self, timeout: float | None = None) -> dict[str, Any] | None:
+    def receive(self, timeout: float | None = None) -> Message | None:
         """The next message, or None at the end of the stream.
 
         Raises
@@ -52,7 +50,7 @@ class MessageStream:
                 return None
         return message
 
-    def drain(self) -> list[dict[str, Any]]:
+    def drain(self) -> list[Message]:
         """Every whole message that has arrived, without waiting."""
         self._socket.settimeout(0)
         try:
@@ -85,21 +83,16 @@ class MessageStream:
             data = self._socket.recv(65536)
         except ConnectionError:
             data = b""
+        # 0 bytes: the other side closed, which is how both learn of each other's end.
         self.ended = not data
         self._buffer += data
         if len(self._buffer) > LONGEST:
             raise RunError(f"what it sent is longer than {LONGEST} bytes")
         return bool(data)
 
-    def _take(self) -> dict[str, Any] | None:
+    def _take(self) -> Message | None:
         line, end, rest = self._buffer.partition(b"\n")
         if not end:
             return None
         self._buffer = rest
-        try:
-            message = json.loads(line)
-        except ValueError as error:
-            raise RunError(f"what it sent is no message: {bytes(line[:80])!r}") from error
-        if not isinstance(message, dict):
-            raise RunError(f"what it sent is no message: {bytes(line[:80])!r}")
-        return message
+        return from_text(bytes(line))

@@ -11,14 +11,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from perseid.engines import memory
 from perseid.engines.message_stream import MessageStream
 from perseid.engines.scratch import ScratchFolder
+from perseid.engines.worker_messages import WorkerSetup
 from perseid.errors import RunError
 
 OUTPUT_LIMIT = 1024 * 1024
@@ -32,7 +33,7 @@ KILL_SECONDS = 30.0
 
 
 class Reaper:
-    """A process that cleans up when this one is gone. See `perseid.engines.reaper`.
+    """A process that cleans up if this one dies. See `perseid.engines.reaper`.
 
     Raises `RunError` where there is no place for temporary files.
     """
@@ -47,6 +48,8 @@ class Reaper:
             ) from error
         self.folder = self._scratch.path
         program = Path(__file__).with_name("reaper.py")
+        # In a session of its own, so that Ctrl-C in the terminal does not end it before the
+        # workers; isolated (-I -S), so that no user's site-packages can break it.
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(program), str(self.folder)],
             stdin=subprocess.PIPE,
@@ -143,7 +146,7 @@ class WorkerProcess:
     command
         The program with its arguments; the socket's number and our process id are appended.
     setup
-        First message: model, precision, threads.
+        The first message, made of the time of its start (seconds since the epoch).
     reaper
         Told of the process' group.
     environment
@@ -153,11 +156,12 @@ class WorkerProcess:
     def __init__(
         self,
         command: Sequence[str],
-        setup: dict[str, Any],
+        setup: Callable[[float], WorkerSetup],
         reaper: Reaper,
         environment: dict[str, str],
     ) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="worker-", dir=reaper.folder))
+        # A socket and not pipes: the worker's standard streams belong to what it runs.
         ours, theirs = socket.socketpair()
         self.started = time.monotonic()
         self.started_epoch = time.time()
@@ -181,15 +185,18 @@ class WorkerProcess:
         reaper.add(self.pid)
         self.channel = MessageStream(ours)
         assert self._process.stdout is not None
+        # A duplicate of our own: Popen would close its file whenever the object is collected.
         self.output = Output(os.dup(self._process.stdout.fileno()))
         self._process.stdout.close()
         with contextlib.suppress(OSError):  # it is gone already: that is seen and named later
-            self.channel.send({"setup": {**setup, "started": self.started_epoch}})
+            self.channel.send(setup(self.started_epoch))
 
     def exit_status(self) -> int | None:
         """As `subprocess.Popen.returncode`; None while it runs. Leaves the zombie for `end`."""
         if self._process.returncode is not None:
             return self._process.returncode
+        # WNOWAIT: the process stays a zombie, so its number cannot be given to another one
+        # meanwhile.
         flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
         state = os.waitid(os.P_PID, self.pid, flags)
         if state is None:
@@ -203,6 +210,7 @@ class WorkerProcess:
     def dump(self) -> None:
         """Ask a hung worker for the traceback of each thread (faulthandler), then let it die."""
         with contextlib.suppress(ProcessLookupError):
+            # SIGABRT has faulthandler print the stack of each thread before the process dies.
             os.kill(self.pid, signal.SIGABRT)
         deadline = time.monotonic() + DUMP_SECONDS
         while self.exit_status() is None and time.monotonic() < deadline:

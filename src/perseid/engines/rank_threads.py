@@ -24,12 +24,13 @@ STACK_BYTES = 1024 * 1024
 def run_ranks(
     meeting: JoinSettings, items: Sequence[WorkItem], kept: Mapping[int, Any]
 ) -> dict[int, str]:
-    """Meet as each of these ranks; why its statistics go through the store, or an empty text.
+    """Merge collectively as each of these ranks; return, by rank, why that failed (empty: it did
+    not).
 
     Parameters
     ----------
     meeting
-        Where; its deadlines bound this call.
+        The rendezvous, and the deadlines that bound this call.
     items
         Of the ranks.
     kept
@@ -39,6 +40,7 @@ def run_ranks(
     from perseid.pipeline.collective_merge import RankOutputs, merge_collectively
 
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Each rank has its own connections: a share of fifty ranks exceeds the usual 1,024 files.
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     found: dict[int, str] = {}
     reading = threading.Lock()
@@ -52,6 +54,7 @@ def run_ranks(
         except (PerseidError, ValueError) as error:  # its record cannot be read
             found[item.rank] = str(error)
 
+    # The default is 8 MB of address space a thread, and there may be hundreds of threads.
     former = threading.stack_size(STACK_BYTES)
     threads = [threading.Thread(target=one, args=(item,), daemon=True) for item in items]
     for thread in threads:

@@ -1,4 +1,4 @@
-"""What a run would take, before it is run: a stated, simple model, no more.
+"""Estimate what a run would take, by a simple model that is stated here.
 
 A rank takes its worker's start (if the process is new), a little a partition, and rows / rate.
 Ranks go to the first free worker. On Lambda every rank would start at once, each in an environment
@@ -11,11 +11,10 @@ import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from perseid.engines.options import LocalOptions
+from perseid.engines.local_options import LocalOptions
 from perseid.errors import BadInputError
-from perseid.measure.calibrate import Pace
+from perseid.measure.calibration import Pace
 from perseid.measure.cost import Cost, Usage, cost, map_transitions
 from perseid.measure.report_line import Report
 from perseid.pipeline.checks import RowCount
@@ -33,7 +32,7 @@ REQUESTS_A_PARTITION = 5
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What is expected; every number is an estimate."""
+    """The estimate for a run."""
 
     manifest: Manifest
     rows: int
@@ -57,7 +56,7 @@ class RunPlan:
         """Peak memory of all workers together, MiB."""
         return self.worker_mb * self.workers
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The plan as JSON values, for ``--dry-run --json``."""
         return {
             "data_url": self.manifest.data_url,
@@ -80,7 +79,7 @@ class RunPlan:
 def make_plan(
     manifest: Manifest, options: LocalOptions, pace: Pace, counts: Sequence[RowCount]
 ) -> RunPlan:
-    """Put numbers to a manifest.
+    """Estimate times, memory and cost of a run.
 
     Parameters
     ----------
@@ -89,7 +88,7 @@ def make_plan(
     options
         Of the local engine.
     pace
-        Of one worker; where more work at once, they slow each other down somewhat.
+        Pace of a single worker; several at once slow each other down somewhat.
     counts
         From `perseid.pipeline.checks.count_rows`.
 

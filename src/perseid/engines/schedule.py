@@ -1,4 +1,4 @@
-"""Which rank is tried when: bookkeeping without processes, clocks or sockets.
+"""Decide which rank is tried when: pure bookkeeping, without processes, clocks or sockets.
 
 Times are seconds of any steady clock, given by the caller.
 """
@@ -14,7 +14,7 @@ from perseid.pipeline.events import RankEvent, RankState
 
 
 class Schedule:
-    """The ranks that wait, run, are done, and have failed.
+    """The ranks that are waiting, running, done and failed.
 
     Parameters
     ----------
@@ -61,6 +61,7 @@ class Schedule:
 
     def start_straggler(self, now: float) -> tuple[int, int] | None:
         """A second attempt beside the longest running one, if `is_straggler` says so."""
+        # An idle worker is better used for a rank that has not been tried at all.
         if self._waiting:
             return None
         ranks = [rank for rank, _ in self._running]
@@ -81,10 +82,14 @@ class Schedule:
         """Note how an attempt ended; the rank's new state, None where it changes nothing."""
         began = self._running.pop((attempt.rank, attempt.attempt))
         self.attempts.append(attempt)
+        # A stopped attempt says nothing about the rank; a late one of a finished rank changes
+        # nothing.
         if attempt.ending is Ending.STOPPED or attempt.rank in self.done:
             return None
         if attempt.ending is Ending.DONE:
             self.done.add(attempt.rank)
+            # Only of attempts that succeeded: those that failed early would make all others look
+            # slow.
             self._times.append(now - began)
             return _event(attempt, RankState.DONE)
         return self._failed(attempt, now)

@@ -1,4 +1,4 @@
-"""Temporary folders of runs: a new one for this process, and what killed processes left behind."""
+"""Temporary folders of runs: create one for this process, remove those of killed processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scripts whose ranks talk to each other: all at once, around a rendezvous of the run's own."""
+"""Scripts whose ranks exchange messages: run all at once, around a rendezvous of the run's own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from perseid.engines import memory
-from perseid.engines.options import LocalOptions
+from perseid.engines.local_options import LocalOptions
 from perseid.errors import BadInputError, PerseidError
 from perseid.pipeline.events import Report, StageEvent
 from perseid.pipeline.items import WorkItem
@@ -41,7 +41,7 @@ def refuse_without_memory(manifest: Manifest, options: LocalOptions) -> None:
 def around_scripts(
     items: Sequence[WorkItem], options: LocalOptions, report: Report
 ) -> Iterator[LocalOptions]:
-    """The options under which these ranks can reach each other; as they are without a script.
+    """The options with which these ranks can reach each other; unchanged without a script.
 
     Parameters
     ----------

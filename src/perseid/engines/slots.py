@@ -1,13 +1,12 @@
-"""What a worker of the local engine does at a moment, and how its attempts and it ended."""
+"""The state of one worker of the local engine, and how its attempts ended."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from perseid.engines.process import WorkerProcess
+from perseid.engines.worker_messages import AttemptDone, AttemptFailed
 from perseid.pipeline.attempts import Ending
 
 NEARLY_FULL = 0.9
@@ -40,22 +39,23 @@ class Slot:
     """None until it is ready."""
 
 
-def ending_of(message: Mapping[str, Any]) -> Ending:
+def ending_of(message: AttemptDone | AttemptFailed) -> Ending:
     """How an attempt ended, by the worker's last message of it."""
-    if message["event"] == "done":
+    if isinstance(message, AttemptDone):
         return Ending.DONE
-    if message.get("no_result"):
+    if message.no_result:
         return Ending.NO_RESULT
-    return Ending.BAD_INPUT if message.get("final") else Ending.RAISED
+    return Ending.BAD_INPUT if message.final else Ending.RAISED
 
 
 def classify_exit(status: int | None, peak_mb: float, memory_mb: int) -> tuple[Ending, str]:
-    """How a worker that is gone ended, in words."""
+    """Classify the end of a worker process, with a sentence for people."""
     if status is None:
         return Ending.NO_RESULT, "its process closed its connection without a result"
     if status >= 0:
         return Ending.NO_RESULT, f"its process exited with status {status} without a result"
     name = signal.Signals(-status).name
+    # The kernel does not say why it killed a process; a nearly full one was hardly killed by hand.
     if status == -signal.SIGKILL and peak_mb > NEARLY_FULL * memory_mb:
         return Ending.OUT_OF_MEMORY, f"it was killed at {peak_mb:.0f} MB of its {memory_mb} MB"
     if status == -signal.SIGKILL:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a count that a loop looks at, instead of an exception at any line."""
+"""Count Ctrl-C and SIGTERM for a loop to check, instead of raising at an arbitrary line."""
 
 from __future__ import annotations
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from perseid.measure.prices import COURSE_GB_SECOND, Prices
 from perseid.measure.report_line import Report
@@ -87,7 +86,7 @@ class Cost:
         """USD as billed, all lines."""
         return sum(line.usd for line in self.lines)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain JSON values, as ``summary.json`` holds them under ``cost``."""
         return {
             "total_usd": self.total,

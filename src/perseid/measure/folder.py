@@ -45,6 +45,8 @@ class RankMeasures:
     partitions: tuple[PartitionRead, ...] = ()
     requests: int = 0
     """Read requests to the store."""
+    peak_memory_mb: float | None = None
+    """Highest resident memory of the rank's process, MiB."""
     cold: bool = False
     """Whether its process was started for it."""
     bands: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from perseid.errors import BadInputError
 from perseid.measure.fields import as_number
@@ -123,10 +123,10 @@ def load_prices(path: str | Path) -> Prices:
 
 
 def _override(price: Price, value: object, where: str) -> Price:
-    changes: dict[str, Any] = dict(value) if isinstance(value, Mapping) else {"usd": value}
+    changes = dict(value) if isinstance(value, Mapping) else {"usd": value}
     changes = {"source": "given by the user"} | changes
     unknown = set(changes) - {field.name for field in fields(Price)}
     usd = as_number(changes.pop("usd", price.usd))
     if unknown or usd is None or usd < 0 or not all(isinstance(v, str) for v in changes.values()):
         raise BadInputError(f"{where} must be a number of USD a {price.unit}, not {value!r}")
-    return replace(price, **{**changes, "usd": usd})
+    return replace(price, **cast(Any, {**changes, "usd": usd}))

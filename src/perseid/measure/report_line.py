@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 from perseid.measure.fields import Fields
 
@@ -122,13 +122,13 @@ def _from_text(chunk: str) -> Report | None:
     found = {name: pattern.search(chunk) for name, pattern in _FIELDS.items()}
     if request is None or any(found[name] is None for name in _REQUIRED):
         return None
-    values: dict[str, Any] = {name: float(m[1]) for name, m in found.items() if m is not None}
+    values = {name: float(m[1]) for name, m in found.items() if m is not None}
     status, error = _STATUS.search(chunk), _ERROR.search(chunk)
     return Report(
         request_id=request[1],
         status=status[1].lower() if status else "success",
         error_type=error[1] if error else None,
-        **values,
+        **cast(Any, values),
     )
 
 

@@ -155,7 +155,7 @@ class AstroMAEConfig:
         groups = {"embedding": self.width if self.embedding else 0, "residual": self.residuals}
         return {name: width for name, width in groups.items() if width}
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The settings as JSON values; `from_dict` is the reverse."""
         return asdict(self)
 

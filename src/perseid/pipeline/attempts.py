@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
+
+from perseid.pipeline.run_summary import AttemptEntry, EngineDocument
 
 
 class Ending(StrEnum):
@@ -15,13 +17,13 @@ class Ending(StrEnum):
     RAISED = "raised"
     """The worker raised; the message is the error's."""
     BAD_INPUT = "bad input"
-    """It raised an error that comes again in each attempt: no retry."""
+    """It raised an error that every attempt would raise again, so it is not retried."""
     TIMED_OUT = "timed out"
     OUT_OF_MEMORY = "out of memory"
     KILLED = "killed"
     """The process was ended by a signal that the engine did not send."""
     NO_RESULT = "no result"
-    """The worker exited, or called itself done, and left no record."""
+    """The worker exited or reported success, but left no record."""
     STOPPED = "stopped"
     """The engine ended it: the run was interrupted, or another attempt was faster."""
 
@@ -64,9 +66,9 @@ class Attempt:
         """Whether a process was started for it."""
         return self.init_ms is not None
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> AttemptEntry:
         """Plain JSON values, the billed duration included."""
-        return asdict(self) | {"billed_ms": self.billed_ms, "cold": self.cold}
+        return cast(AttemptEntry, asdict(self) | {"billed_ms": self.billed_ms, "cold": self.cold})
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,13 @@ class EngineReport:
     stopped: bool = False
     """The user stopped it; ranks are neither done nor failed."""
     meeting_seconds: float = 0.0
-    """What the ranks' meeting took, after `wall_seconds`; 0 where there was none."""
+    """Seconds of the collective merge, which follow `wall_seconds`; 0 if there was none."""
     transport_note: str = ""
-    """Why the engine let the statistics go through the store; empty where it did not."""
+    """Why the engine merged the statistics through the store; empty if it did not."""
     published: bool = False
     """Whether the engine summarized the run, too: its results are in the store already."""
     notes: tuple[str, ...] = ()
-    """What else a user may want to know of it, one sentence each."""
+    """Further notes for the user, one sentence each."""
 
     @property
     def work_seconds(self) -> float:
@@ -100,7 +102,8 @@ class EngineReport:
 
     @property
     def overhead_seconds(self) -> float:
-        """wall x workers that had something to do - the ranks' own work: starts, idle ends."""
+        """Seconds that workers spent on anything but their ranks' work, such as starting or being
+        idle."""
         busy = min(self.concurrency, len({attempt.rank for attempt in self.attempts}))
         return max(0.0, self.wall_seconds * busy - self.work_seconds)
 
@@ -110,7 +113,7 @@ class EngineReport:
         ranks = len({attempt.rank for attempt in self.attempts})
         return self.overhead_seconds / ranks if ranks else 0.0
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> EngineDocument:
         """Plain JSON values, as ``engine.json`` holds them."""
         return {
             "wall_seconds": self.wall_seconds,
@@ -125,7 +128,7 @@ class EngineReport:
         }
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> EngineReport:
+    def from_json(cls, value: EngineDocument) -> EngineReport:
         """Of an ``engine.json``: the attempts of all its drivers, without their notes.
 
         Raises
@@ -134,8 +137,11 @@ class EngineReport:
             It holds something else.
         """
         names = {one.name for one in fields(Attempt)}
-        plain = [{k: v for k, v in entry.items() if k in names} for entry in value["attempts"]]
-        attempts = tuple(Attempt(**one | {"ending": Ending(one["ending"])}) for one in plain)
+        attempts = tuple(
+            Attempt(**{k: cast(Any, v) for k, v in entry.items() if k in names})
+            for entry in value["attempts"]
+        )
+        attempts = tuple(replace(one, ending=Ending(one.ending)) for one in attempts)
         return cls(
             attempts,
             {int(rank): text for rank, text in value["failures"].items()},

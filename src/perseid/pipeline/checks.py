@@ -1,6 +1,6 @@
-"""What is found before a run starts: a model, an option or a shape that no rank could use.
+"""Checks before a run starts: find a model, an option or a shape that no rank could use.
 
-Workers find the same, each for itself; here it is said once, before anything is written.
+Each worker would find the same; here it is reported once, before anything is written.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from perseid.model.signature import ModelSignature
 from perseid.pipeline.items import PartitionRef
 from perseid.science import group_columns
 from perseid.storage import Storage
-from perseid.survey.names import NO_NAMES, ColumnNames
+from perseid.survey.read_options import PLAIN, ReadOptions
 from perseid.survey.reader import open_partition
 
 READERS = 16
@@ -94,7 +94,7 @@ def check_shape(
     signature: ModelSignature,
     *,
     uses_magnitudes: bool = True,
-    columns: ColumnNames = NO_NAMES,
+    options: ReadOptions = PLAIN,
 ) -> None:
     """Raise `BadInputError` where no partition has the inputs that the model takes.
 
@@ -104,10 +104,10 @@ def check_shape(
     wanted, wrong = (signature.bands, signature.height, signature.width), ""
     for ref in partitions:
         try:
-            with open_partition(storage, ref.key, names=columns) as reader:
+            with open_partition(storage, ref.key, options=options) as reader:
                 shape, has = reader.shape, reader.columns.dtypes
         except (BadPartitionError, NotFoundError) as error:
-            if columns and "has no column" in str(error):  # named by the user: never there
+            if options.names and "has no column" in str(error):  # named by the user: never there
                 wrong = wrong or str(error)
             continue
         if shape != wanted:
@@ -126,7 +126,7 @@ def check_shape(
 
 
 def count_rows(
-    storage: Storage, partitions: Sequence[PartitionRef], columns: ColumnNames = NO_NAMES
+    storage: Storage, partitions: Sequence[PartitionRef], options: ReadOptions = PLAIN
 ) -> list[RowCount]:
     """The rows of each partition, from its own header, in order.
 
@@ -135,7 +135,7 @@ def count_rows(
 
     def count(ref: PartitionRef) -> RowCount:
         try:
-            with open_partition(storage, ref.key, names=columns) as reader:
+            with open_partition(storage, ref.key, options=options) as reader:
                 return RowCount(ref.key, reader.rows)
         except NotInstalledError:
             raise

@@ -1,4 +1,4 @@
-"""Whose a prefix is: claimed once, by a conditional write; a former run goes only after that."""
+"""Claim a prefix for one run, by a conditional write; a former run is removed only after that."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from perseid.pipeline.rank_outputs import READERS
 from perseid.storage import ObjectInfo, Storage, scan
 
 _FOLDERS = ("ranks", "logs", "slurm")
-"""Folders of a run."""
+"""Folders that a run writes into."""
 _KEPT = frozenset({layout.MANIFEST, layout.DRIVER})
-"""Objects of the new run that are there before those of the former one are removed."""
+"""Objects that the new run has already written when those of the former run are removed."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class FormerRun:
     """The run at a prefix, as it was seen before anything was done to it."""
 
     manifest: ObjectInfo | None
-    """Of its manifest; None where there is none, only what is left of a run."""
+    """Listing entry of its manifest; None if there are only remains of a run."""
     world_size: int | None
     """Number of its ranks; None where the manifest cannot be read."""
 
     @classmethod
     def at(cls, storage: Storage) -> FormerRun:
-        """What is at a prefix now.
+        """Look at what is at a prefix now.
 
         Raises
         ------
@@ -64,7 +64,7 @@ class FormerRun:
             return cls(info, None)
 
     def keys(self, storage: Storage) -> list[str]:
-        """Every object that the run wrote: neither one of another kind nor of a rank beyond it."""
+        """Keys of all objects that the run wrote, and of nothing else that lies there."""
         found = [info.key for info in scan(storage).objects if layout.is_of_run(info.key)]
         ranks = self.world_size
         return [
@@ -75,23 +75,22 @@ class FormerRun:
 
 
 def claim(storage: Storage, manifest: Manifest, former: FormerRun | None = None) -> None:
-    """Write the manifest: of several runs at once exactly one gets the prefix.
+    """Claim the prefix by writing the manifest: of several runs that try at once, exactly one wins.
 
     Parameters
     ----------
     storage
-        Of the prefix.
-    manifest
-        Of the run that wants it.
+        Storage of the prefix. manifest Manifest of the run that claims the prefix.
     former
-        The run in whose place it comes; None: nothing of a run may be there. It is removed once the
-        prefix is claimed, and not touched otherwise.
+        The run to replace; None if the prefix must hold nothing of any run. It is removed once the
+        prefix is claimed, and left alone otherwise.
 
     Raises
     ------
     RunError
-        Another run is at the prefix, or what is left of one; or another one came first.
+        Another run, or the remains of one, is at the prefix, or another run claimed it first.
     """
+    # Listed before the claim: afterwards the new run's own objects would be among them.
     keys = former.keys(storage) if former else []
     if former is None and (left := _left(storage)) is not None:
         raise taken(storage, left)
@@ -100,23 +99,29 @@ def claim(storage: Storage, manifest: Manifest, former: FormerRun | None = None)
         if former is None or former.manifest is None:
             storage.put(layout.MANIFEST, data, new=True)
         else:
+            # Only if the manifest is still the one that was looked at: of two that replace the same
+            # run, one wins and the other is told.
             storage.swap(layout.MANIFEST, data, former.manifest)
     except (AlreadyExistsError, NotFoundError) as error:
+        # A retried write can meet its own first attempt. The run id in the manifest tells whose it
+        # is.
         if not _is_ours(storage, manifest):  # else it was written, and the answer was lost
             raise taken(storage, layout.MANIFEST, meanwhile=former is not None) from error
+    # Last: until here a failure leaves the former run untouched.
     remove(storage, keys)
 
 
 def refuse_if_taken(storage: Storage) -> None:
-    """Raise `RunError` where a run, or what is left of one, is at the prefix."""
+    """Raise `RunError` if a run, or the remains of one, is at the prefix."""
     left = _left(storage)
     if left is not None:
         raise taken(storage, left)
 
 
 def give_up(storage: Storage) -> None:
-    """Remove a run that was claimed and never begun."""
+    """Remove a run that claimed the prefix but never began."""
     remove(storage, FormerRun.at(storage).keys(storage))
+    # The manifest goes last, because it is what holds the claim.
     storage.delete([layout.MANIFEST])
 
 
@@ -131,7 +136,8 @@ def remove(storage: Storage, keys: list[str]) -> None:
 
 
 def taken(storage: Storage, key: str, *, meanwhile: bool = False) -> RunError:
-    """Why a prefix cannot be had; `meanwhile`: another process replaced the run just now."""
+    """Build the error for a taken prefix; `meanwhile`: another process replaced the run just
+    now."""
     where = storage.where()
     try:
         manifest = Manifest.load(storage)
@@ -191,6 +197,8 @@ def _unlink(root: Path, key: str) -> None:
         descriptor = os.open(root, flags)
         try:
             for folder in folders:
+                # Relative to the folder that is open, so that nobody can swap in a link between
+                # check and use.
                 inner = os.open(folder, flags, dir_fd=descriptor)
                 os.close(descriptor)
                 descriptor = inner

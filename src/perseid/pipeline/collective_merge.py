@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +19,15 @@ from perseid.comm.ops import Op
 from perseid.errors import NoPathError, PerseidError, RunError
 from perseid.jsontext import parse_json
 from perseid.pipeline import columns, layout, merge
+from perseid.pipeline.catalogue_limits import LIMITS, CatalogueLimits
+from perseid.pipeline.collective_parts import CollectiveParts
 from perseid.pipeline.columns import PartitionResult
 from perseid.pipeline.exchange import Exchange
 from perseid.pipeline.items import WorkItem
 from perseid.pipeline.join_settings import JoinSettings
 from perseid.pipeline.publish import dump, findings, publish_catalogue
 from perseid.pipeline.records import ALONE, STORE, had_data
-from perseid.pipeline.stored import Plain, StoredRecord
+from perseid.pipeline.stored import Findings, Plain, StoredRecord
 from perseid.pipeline.timeline import Timeline
 from perseid.science import Partial
 from perseid.storage import Storage
@@ -62,8 +64,11 @@ class RankOutputs:
         data, where = self._data("moments", layout.moments(item.rank))
         with self.lock:
             stamp, parts = columns.read_moments(data, where)
+        # Places in the whole survey, not in the rank: sums are then joined in the same order
+        # whatever the world size is.
         places = {ref.key: place for place, ref in enumerate(item.partitions, item.first)}
-        return Share(dict(stamp.groups), Partial.of((places[key], part) for key, part in parts))
+        partial = Partial.of((places[key], part) for key, part in parts)
+        return Share(dict(stamp.groups), partial, self.record.rows)
 
     def results(self) -> list[PartitionResult]:
         """Columns and features of the rank's partitions."""
@@ -80,7 +85,7 @@ class RankOutputs:
 
 @dataclass(frozen=True)
 class Exchanged:
-    """What a meeting changes in a rank's record: fields of `RankRecord`, keys of its JSON."""
+    """What a merge changes in a rank's record: fields of `RankRecord`, keys of its JSON."""
 
     transport: str
     routes: Mapping[str, str]
@@ -96,133 +101,171 @@ class Share:
     groups: Mapping[str, int]
     """Feature groups; empty where nothing is scored."""
     partial: Partial
+    rows: int = 0
+    """Of the ranks' partitions."""
 
     def join(self, other: Share) -> Share:
         """Of both; raises `RunError` where the ranks score by other features."""
         if self.groups and other.groups and dict(self.groups) != dict(other.groups):
             raise RunError("the ranks' models score by different features: give all one model")
-        return Share(self.groups or other.groups, self.partial.join(other.partial))
+        rows = self.rows + other.rows
+        return Share(self.groups or other.groups, self.partial.join(other.partial), rows)
 
 
 JOIN = Op.custom(Share.join, commutative=True, associative=True)
 """Bit for bit so, since `Partial` is: it may go up a tree."""
 
 
-def merge_collectively(left: RankOutputs, meeting: JoinSettings) -> Exchanged:
+def merge_collectively(
+    outputs: RankOutputs, settings: JoinSettings, limits: CatalogueLimits = LIMITS
+) -> Exchanged:
     """Take part in the merge of a run as one rank; what this changes in its record.
 
     Never raises: what goes wrong is in ``transport_note`` of the record, and ``transport`` is
     ``store`` then. The record in the store is replaced.
     """
-    clock, routes = Timeline(), dict[int, str]()
+    clock, transports = Timeline(), dict[int, str]()
     try:
-        changes = _meet(left, meeting, clock, routes)
+        changes = _merge(outputs, settings, clock, transports, limits)
     except Exception as error:  # the store has all that is needed; a retry would redo the inference
-        said = str(error) if isinstance(error, PerseidError) else f"{type(error).__name__}: {error}"
+        known = isinstance(error, PerseidError)
+        reason = str(error) if known else f"{type(error).__name__}: {error}"
         if isinstance(error, NoPathError):
-            routes |= dict.fromkeys(error.ranks, STORE)
-        changes = _changes(left, clock, STORE, routes, said)
+            transports |= dict.fromkeys(error.ranks, STORE)
+        changes = _changes(outputs, clock, STORE, transports, reason)
     # A record that cannot be replaced says `store`, which is what summarize believes anyway.
     with contextlib.suppress(PerseidError):
-        left.storage.put(
-            layout.record(left.item.rank), _json({**left.record.plain, **vars(changes)})
+        outputs.storage.put(
+            layout.record(outputs.item.rank), _json({**outputs.record.plain, **vars(changes)})
         )
     return changes
 
 
-def _meet(
-    left: RankOutputs, meeting: JoinSettings, clock: Timeline, routes: dict[int, str]
+def _merge(
+    outputs: RankOutputs,
+    settings: JoinSettings,
+    clock: Timeline,
+    transports: dict[int, str],
+    limits: CatalogueLimits,
 ) -> Exchanged:
-    item = left.item
+    item = outputs.item
     with clock.stage("rendezvous"):
         comm = Communicator.join(
             item.run_id,
             item.rank,
             item.world_size,
-            meeting.rendezvous,
-            meeting.key,
-            transport=meeting.transport,
-            deadline=meeting.deadline,
-            timeout=meeting.timeout,
-            death_timeout=meeting.losses.death,
-            link_timeout=meeting.losses.link,
-            silence_timeout=meeting.losses.silence,
+            settings.rendezvous,
+            settings.key,
+            transport=settings.transport,
+            deadline=settings.deadline,
+            timeout=settings.timeout,
+            death_timeout=settings.losses.death,
+            link_timeout=settings.losses.link,
+            silence_timeout=settings.losses.silence,
         )
     with comm:
         try:
             with clock.stage("collectives"):
-                groups, parts = merged(comm, left)
+                survey = score_together(comm, outputs)
+                catalogue = _catalogue(comm, outputs, survey, limits)
         finally:
-            routes |= comm.routes
-        used = "+".join(sorted(set(routes.values())))
-        changes = _changes(left, clock, used or ALONE, routes, "")
-        records = comm.gather({**left.record.plain, **vars(changes)})
-    if parts is not None and records is not None:
-        publish(left, groups, parts, records, clock)
+            transports |= comm.transports
+        used = "+".join(sorted(set(transports.values())))
+        changes = _changes(outputs, clock, used or ALONE, transports, "")
+        # Still within the communicator: rank 0 must not publish if any rank is lost before this
+        # point.
+        records = comm.gather({**outputs.record.plain, **vars(changes)})
+    if catalogue is not None and records is not None:
+        publish(outputs, catalogue, records, clock)
     return changes
 
 
-def merged(
-    comm: Exchange, left: RankOutputs
-) -> tuple[Mapping[str, int], list[merge.Scored] | None]:
-    """Score every rank's objects against the whole survey.
+@dataclass(frozen=True, eq=False)
+class RankScores:
+    """One rank's rows against the whole survey."""
 
-    Returns
-    -------
-    Feature groups of the score, and on rank 0 all partitions in natural order (else None). Scores
-    go to rank 0 with the columns, since the catalogue is one file: some 40 bytes an object, while
-    the features (400) stay where they are. Ranks over all scores follow from them exactly.
-    """
-    share = comm.reduce(left.share(), JOIN)
+    scored: list[merge.Scored]
+    """Of the rank's partitions."""
+    groups: Mapping[str, int]
+    """Feature groups of the score."""
+    rows: int
+    """Of the whole survey."""
+
+
+Catalogue = Callable[[], tuple[Findings, int]]
+"""On rank 0: publishes what is left to publish; what the run found, and the catalogue's bytes."""
+
+
+def score_together(comm: Exchange, outputs: RankOutputs) -> RankScores:
+    """Score every rank's objects against the whole survey."""
+    share = comm.reduce(outputs.share(), JOIN)
     whole = None
     if share is not None:
-        whole = (share.groups, merge.survey_metric(share.partial, share.groups))
+        metric = merge.survey_metric(share.partial, share.groups)
+        whole = (share.groups, metric, share.rows)
     # One rank's metric for all: eigenvectors may differ by a bit from machine to machine.
-    groups, metric = comm.bcast(whole)
-    scored = [merge.score(result, metric) for result in left.results()]
-    parts = comm.gather(scored)
-    if parts is None:
-        return groups, None
-    return groups, [part for of_rank in parts for part in of_rank]
+    groups, metric, rows = comm.bcast(whole)
+    return RankScores([merge.score(result, metric) for result in outputs.results()], groups, rows)
+
+
+def _catalogue(
+    comm: Exchange, outputs: RankOutputs, survey: RankScores, limits: CatalogueLimits
+) -> Catalogue | None:
+    """Bring the catalogue together on rank 0 (else None), or write a part of it on each rank.
+
+    Scores go to rank 0 with the columns where the catalogue is one file: some 40 bytes an object,
+    while the features (400) stay where they are. Ranks over all scores follow from them exactly.
+    """
+    item, storage = outputs.item, outputs.storage
+    if survey.rows > limits.single_file:
+        written = CollectiveParts(comm, item, storage, limits).publish(survey.scored, survey.groups)
+        return None if written is None else lambda: written
+    gathered = comm.gather(survey.scored)
+    if gathered is None:
+        return None
+    parts = [part for of_rank in gathered for part in of_rank]
+
+    def publish_file() -> tuple[Findings, int]:
+        whole = merge.rank(parts)
+        size = publish_catalogue(storage, whole, item.run_id, "rank 0", item.survey_columns)
+        names = stored_label_names(item.options.to_json(), item.data_url)
+        return findings(whole, survey.groups, item.anomaly, item.top, names), size
+
+    return publish_file
 
 
 def publish(
-    left: RankOutputs,
-    groups: Mapping[str, int],
-    parts: list[merge.Scored],
-    records: list[Plain],
-    clock: Timeline,
+    outputs: RankOutputs, catalogue: Catalogue, records: list[Plain], clock: Timeline
 ) -> None:
     """Rank 0: the catalogue, all records, and last what says that both are whole."""
-    item, storage = left.item, left.storage
-    survey = merge.rank(parts)
+    item, storage = outputs.item, outputs.storage
     with clock.stage("publish"):
-        size = publish_catalogue(storage, survey, item.run_id, "rank 0")
+        found, size = catalogue()
         storage.put(layout.COMBINED, _json([one for one in records if had_data(one)]))
-    names = stored_label_names(item.options.to_json(), item.data_url)
     done = {
         "run_id": item.run_id,
         "world_size": item.world_size,
         "catalogue_bytes": size,
         "seconds": {stage: clock.seconds(stage) for stage in ("rendezvous", "collectives",
                                                               "publish")},
-        "found": vars(findings(survey, groups, item.anomaly, item.top, names)),
+        "found": vars(found),
     }  # fmt: skip
+    # The last object: summarize believes nothing of a collective merge before it exists.
     storage.put(layout.MERGED, dump(done))
 
 
 def _changes(
-    left: RankOutputs, clock: Timeline, transport: str, routes: Mapping[int, str], note: str
+    outputs: RankOutputs, clock: Timeline, transport: str, transports: Mapping[int, str], note: str
 ) -> Exchanged:
     spent = {stage: clock.seconds(stage) for stage in ("rendezvous", "collectives")}
-    stages = {**left.record.stages, **spent}
-    stages["total"] = left.record.stages["total"] + sum(spent.values())
+    stages = {**outputs.record.stages, **spent}
+    stages["total"] = outputs.record.stages["total"] + sum(spent.values())
     return Exchanged(
         transport=transport,
-        routes={str(peer): route for peer, route in sorted(routes.items())},
+        routes={str(peer): used for peer, used in sorted(transports.items())},
         transport_note=note,
         stages=stages,
-        timeline=(*left.record.timeline, *clock.joined()),
+        timeline=(*outputs.record.timeline, *clock.joined()),
     )
 
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,9 @@ class PartitionResult:
     """(n,), masked where single labels are missing."""
     features: NDArray[np.float32] | None = None
     """(n, d), NaN where flagged; None where nothing is scored."""
+    carried: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """Columns of the survey that the catalogue takes, by their names there, (n,); masked where
+    single values are missing. A column that the partition lacks is not among them."""
 
     def __len__(self) -> int:
         return len(self.z_pred)
@@ -69,8 +73,16 @@ class Stamp:
     """Width of each group of features that is kept, in order; empty: nothing to score."""
 
 
+ReadResults = tuple[Stamp, list[PartitionResult]]
+"""Whose a rank's results are, and those of its partitions."""
 _MASKED, _MASK = ("object_id", "label"), ".missing"
 """Columns of which single values may be missing, and the name of the array that says which."""
+_CARRIED, _CARRIED_MASK = "carried/", "carried_missing/"
+"""Before the name of a carried column, and of the array that says which values are missing."""
+
+
+Source = bytes | BinaryIO
+"""An object that was fetched, or one that is read where it lies."""
 
 
 class NpzWriter:
@@ -109,10 +121,15 @@ class NpzWriter:
 
 def add_result(writer: NpzWriter, result: PartitionResult) -> None:
     """Append one partition to a rank's ``features.npz``."""
-    arrays = {f.name: getattr(result, f.name) for f in fields(result) if f.name != "key"}
-    for name in _MASKED:
+    apart = ("key", "carried")
+    arrays = {f.name: getattr(result, f.name) for f in fields(result) if f.name not in apart}
+    masked = {name: name + _MASK for name in _MASKED}
+    for name, array in result.carried.items():
+        arrays[_CARRIED + name] = array
+        masked[_CARRIED + name] = _CARRIED_MASK + name
+    for name, mask in masked.items():
         if np.ma.is_masked(arrays[name]):
-            arrays[name + _MASK] = np.ma.getmaskarray(arrays[name])
+            arrays[mask] = np.ma.getmaskarray(arrays[name])
     writer.add(result.key, arrays)
 
 
@@ -121,33 +138,74 @@ def add_moments(writer: NpzWriter, key: str, moments: Moments) -> None:
     writer.add(key, moments.to_arrays())
 
 
-def read_results(data: bytes, where: str) -> tuple[Stamp, list[PartitionResult]]:
-    """A rank's ``features.npz``; raises `RunError` naming `where` if it is broken."""
-    stamp, parts = _read(data, where)
+def read_results(data: Source, where: str, *, features: bool = True) -> ReadResults:
+    """A rank's ``features.npz``; raises `RunError` naming `where` if it is broken.
+
+    Without `features` only the columns are read, which are a tenth of the object.
+    """
+    stamp, parts = _read(data, where, () if features else ("features",))
     for _, arrays in parts:
         for name in _MASKED:
             mask = arrays.pop(name + _MASK, None)
             if mask is not None:
                 arrays[name] = np.ma.masked_array(arrays[name], mask=mask)
-    return stamp, [PartitionResult(key=key, **arrays) for key, arrays in parts]
+    return stamp, [PartitionResult(key=k, carried=_carried(a), **a) for k, a in parts]
 
 
-def read_moments(data: bytes, where: str) -> tuple[Stamp, list[tuple[str, Moments]]]:
+def _carried(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The carried columns, taken out of a partition's arrays."""
+    names = [name for name in arrays if name.startswith(_CARRIED)]
+    carried = {name.removeprefix(_CARRIED): arrays.pop(name) for name in names}
+    for name in carried:
+        mask = arrays.pop(_CARRIED_MASK + name, None)
+        if mask is not None:
+            carried[name] = np.ma.masked_array(carried[name], mask=mask)
+    return carried
+
+
+def read_moments(data: Source, where: str) -> tuple[Stamp, list[tuple[str, Moments]]]:
     """A rank's ``moments.npz``; raises `RunError` naming `where` if it is broken."""
-    stamp, parts = _read(data, where)
+    stamp, parts = _read(data, where, ())
     return stamp, [(key, Moments.from_arrays(arrays)) for key, arrays in parts]
 
 
-def _read(data: bytes, where: str) -> tuple[Stamp, list[tuple[str, dict[str, NDArray[Any]]]]]:
+def _read(
+    data: Source, where: str, without: Sequence[str]
+) -> tuple[Stamp, list[tuple[str, dict[str, NDArray[Any]]]]]:
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            run_id, rank, groups = parse_json(file["stamp"].tobytes())
+        with zipfile.ZipFile(io.BytesIO(data) if isinstance(data, bytes) else data) as file:
+            run_id, rank, groups = parse_json(_array(file.read("stamp.npy")).tobytes())
             parts: dict[int, dict[str, NDArray[Any]]] = {}
-            for name in file.files:
-                number, _, array = name.partition("/")
-                if array:
-                    parts.setdefault(int(number), {})[array] = file[name]
+            for member in file.namelist():
+                number, _, name = member.removesuffix(".npy").partition("/")
+                if name and name not in without:
+                    parts.setdefault(int(number), {})[name] = _array(file.read(member))
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise RunError(f"{where} is broken: run the rank again by `perseid resume`") from error
     stamp = Stamp(run_id, rank, dict(groups))
     return stamp, [(p.pop("key").tobytes().decode(), p) for _, p in sorted(parts.items())]
+
+
+_HEADER = re.compile(
+    rb"\{'descr': '([<|][bifuU]\d+)', 'fortran_order': False, 'shape': \(([\d, ]*)\), \} *\n"
+)
+"""Of an array as `NpzWriter` writes it."""
+
+
+def _array(data: bytes) -> NDArray[Any]:
+    """An array out of the bytes of a member.
+
+    Not by numpy: it reads headers by `ast`, which Python 3.11 cannot do in several threads at once
+    (SystemError, "AST constructor recursion depth mismatch").
+    """
+    major = data[6] if data[:6] == b"\x93NUMPY" else 0
+    start = {1: 10, 2: 12, 3: 12}.get(major, len(data))
+    length = int.from_bytes(data[8:start], "little")
+    header = _HEADER.fullmatch(data, start, start + length)
+    if header is None:
+        raise ValueError("this is no array of a rank's objects")
+    shape = tuple(int(size) for size in header[2].replace(b",", b" ").split())
+    dtype = np.dtype(header[1].decode())
+    if not dtype.itemsize:  # of empty texts
+        return np.zeros(shape, dtype)
+    return np.frombuffer(data, dtype, offset=start + length).reshape(shape)

@@ -22,7 +22,7 @@ from perseid.storage import Storage
 from perseid.survey.bytesource import FetchStats
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.missing import MissingValues
-from perseid.survey.names import NO_NAMES, ColumnNames
+from perseid.survey.read_options import PLAIN, ReadOptions
 from perseid.survey.reader import PartitionReader, open_partition
 
 BLOCK_BYTES = 4 << 20
@@ -58,7 +58,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Failed:
-    """The partition cannot be used; blocks of it that came before do not count."""
+    """The partition cannot be used, including the blocks of it that were already delivered."""
 
     ref: PartitionRef
     error: str
@@ -88,8 +88,8 @@ class Feed:
         Which magnitudes and redshifts mean that there is none.
     uses_magnitudes
         Whether the model takes magnitudes: else rows may lack them.
-    columns
-        Names of columns in the files, where they cannot be told by their usual names.
+    options
+        Names of columns in the files, further columns, layout of images.
     """
 
     def __init__(
@@ -101,13 +101,14 @@ class Feed:
         *,
         missing: MissingValues = MissingValues(),  # noqa: B008 - frozen
         uses_magnitudes: bool = True,
-        columns: ColumnNames = NO_NAMES,
+        options: ReadOptions = PLAIN,
     ) -> None:
         self._storage, self._partitions = storage, partitions
         self._missing, self._uses_magnitudes = missing, uses_magnitudes
-        self._columns = columns
+        self._options = options
         self._signature = signature
         self._rows = block_rows(signature, micro_batch)
+        # Bounded, or a fast store would fill the memory of a slow model.
         self._queue: queue.Queue[Step | BaseException | None] = queue.Queue(AHEAD)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
@@ -137,6 +138,8 @@ class Feed:
         while True:
             with contextlib.suppress(queue.Empty):
                 return self._queue.get(timeout=_POLL)
+            # Looked at only after a pause without anything, so that the last element is never
+            # missed.
             if not self._thread.is_alive() and self._queue.empty():
                 return BadPartitionError("the reading thread ended without a word")
 
@@ -150,6 +153,7 @@ class Feed:
         except BaseException as error:
             last = error
         with contextlib.suppress(_StoppedError):
+            # None at the end, or what went wrong: it is raised in the thread that iterates.
             self._put(last)
 
     def _put(self, step: Step | BaseException | None) -> None:
@@ -160,8 +164,10 @@ class Feed:
 
     def _partition(self, ref: PartitionRef) -> None:
         try:
-            with open_partition(self._storage, ref.key, self._missing, self._columns) as reader:
+            with open_partition(self._storage, ref.key, self._missing, self._options) as reader:
                 self._blocks(ref, reader)
+                # After the last block: only then is it certain that all of them were of one
+                # version.
                 self._unchanged(ref)
                 self._put(Ended(reader.stats))
         except (BadInputError, NotFoundError) as error:
@@ -206,6 +212,13 @@ class Feed:
                 f"{where} has no magnitudes, which the model {self._signature.name!r} takes: add a "
                 "column `magnitude`, or give a model of images alone"
             )
+        count = 0 if cutouts.magnitudes is None else cutouts.magnitudes.shape[1]
+        if self._uses_magnitudes and count != self._signature.bands:
+            raise BadPartitionError(
+                f"{where} has {count} magnitudes a row, but the model {self._signature.name!r} "
+                f"takes {self._signature.bands}: name those of its bands by --columns "
+                "magnitude=[...]"
+            )
 
     def _unchanged(self, ref: PartitionRef) -> None:
         change = self._change(ref)
@@ -215,6 +228,7 @@ class Feed:
     def _change(self, ref: PartitionRef) -> str | None:
         """A sentence, if the object is not the one that the run began with."""
         info = self._storage.info(ref.key)
+        # Not every store gives entity tags; then the size has to do.
         same = (info.size == ref.size and None in (info.etag, ref.etag)) or info.etag == ref.etag
         if same:
             return None

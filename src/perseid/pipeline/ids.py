@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -24,21 +26,57 @@ def kind_of(ids: Ids) -> ParquetType:
     return ParquetType.UINT64 if ids.dtype.kind == "u" else ParquetType.INT64
 
 
-def common_kind(columns: Iterable[Ids | None]) -> ParquetType:
-    """The kind of a column that holds all of these ids exactly; INT64 where there are none.
+@dataclass(frozen=True)
+class IdKinds:
+    """Which kinds of ids some partitions have; those of parts of a survey join."""
 
-    Signed and unsigned integers become the one of the two that holds them all, and text where
-    none does; integers beside text become text.
-    """
-    known = [column for column in columns if column is not None]
-    kinds = {kind_of(column) for column in known}
-    if len(kinds) <= 1:
-        return kinds.pop() if kinds else ParquetType.INT64
-    if ParquetType.UTF8 not in kinds:
-        for kind in (ParquetType.INT64, ParquetType.UINT64):
-            if all(_fits(column, kind) for column in known):
-                return kind
-    return ParquetType.UTF8
+    kinds: frozenset[ParquetType] = frozenset()
+    least: int = 0
+    """Of signed integers, 0 included."""
+    largest: int = 0
+    """Of unsigned integers, 0 included."""
+
+    @classmethod
+    def of(cls, ids: Ids | None) -> IdKinds:
+        """Of one partition's ids."""
+        if ids is None:
+            return cls()
+        known = np.ma.compressed(ids) if np.ma.isMaskedArray(ids) else ids
+        kind = kind_of(ids)
+        least = largest = 0
+        if known.size and kind is ParquetType.INT64:
+            least = min(0, int(known.min()))
+        if known.size and kind is ParquetType.UINT64:
+            largest = int(known.max())
+        return cls(frozenset([kind]), least, largest)
+
+    def join(self, other: IdKinds) -> IdKinds:
+        """Of both sets of partitions."""
+        return IdKinds(
+            self.kinds | other.kinds,
+            min(self.least, other.least),
+            max(self.largest, other.largest),
+        )
+
+    @property
+    def common(self) -> ParquetType:
+        """The kind of a column that holds all of these ids exactly; INT64 where there are none.
+
+        Signed and unsigned integers become the one of the two that holds them all, and text where
+        none does; integers beside text become text.
+        """
+        if len(self.kinds) <= 1:
+            return next(iter(self.kinds), ParquetType.INT64)
+        if ParquetType.UTF8 in self.kinds:
+            return ParquetType.UTF8
+        if self.largest <= np.iinfo(np.int64).max:
+            return ParquetType.INT64
+        return ParquetType.UTF8 if self.least else ParquetType.UINT64
+
+
+def common_kind(columns: Iterable[Ids | None]) -> ParquetType:
+    """The kind of a column that holds all of these ids exactly; see `IdKinds.common`."""
+    return reduce(IdKinds.join, map(IdKinds.of, columns), IdKinds()).common
 
 
 def as_kind(ids: Ids, kind: ParquetType) -> Ids:

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from perseid.errors import BadInputError
+from perseid.errors import BadInputError, BadPartitionError
 from perseid.pipeline.columns import MISSING_INPUT, NO_ANSWER, PartitionResult, Stamp
 from perseid.pipeline.feed import Begun, Block, Ended, Failed, Feed
 from perseid.pipeline.ids import as_kind, kind_of
 from perseid.pipeline.items import PartitionRef, WorkItem
 from perseid.pipeline.parquet_writer import ParquetType
+from perseid.pipeline.survey_columns import carried, conform, read_options
 from perseid.pipeline.timeline import Timeline
 from perseid.science import group_columns
 from perseid.storage import Storage
 from perseid.survey.bytesource import FetchStats
+from perseid.survey.column_spec import ColumnSpec
 from perseid.survey.content import join
 from perseid.survey.missing import NO_SENTINELS, MissingValues
-from perseid.survey.names import column_names
 
 if TYPE_CHECKING:
     from perseid.model.runtime import ModelRuntime
@@ -65,7 +66,7 @@ class Inference:
             runtime.micro_batch,
             missing=NO_SENTINELS if item.missing is None else MissingValues.of(item.missing),
             uses_magnitudes=runtime.uses_magnitudes,
-            columns=column_names(item.columns or {}),
+            options=read_options(item),
         ) as feed:
             for step in feed:
                 match step:
@@ -87,6 +88,8 @@ class Inference:
 
     def _block(self, runtime: ModelRuntime, part: _Part, block: Block) -> None:
         images, magnitudes = block.cutouts.images, block.cutouts.magnitudes
+        # The model still gets these rows, as zeros, because a micro-batch has one fixed shape;
+        # their results are dropped in `fill`.
         if block.flag.any():  # a row's neighbors must not see its infinities
             good = block.flag == 0
             images = np.where(good[:, None, None, None], images, np.float32(0))
@@ -99,8 +102,12 @@ class Inference:
         part.fill(block.cutouts, block.flag, prediction.redshift, prediction.features)
 
     def _finished(self, part: _Part) -> PartitionResult | None:
-        """The partition's result; None where its ids do not go with those before it."""
-        result = part.result()
+        """The partition's result; None where its columns do not go with those before it."""
+        try:
+            result = part.result(carried(self._item.survey_columns))
+        except BadPartitionError as error:
+            self.failed.append({"key": part.ref.key, "error": str(error)})
+            return None
         if result.object_id is not None:
             self._ids = self._ids or kind_of(result.object_id)
             try:
@@ -147,6 +154,7 @@ class _Part:
         self._flag = np.zeros(rows, np.int32)
         self._features = np.full((rows, len(kept)), np.nan, np.float32) if len(kept) else None
         self._columns: dict[str, list[NDArray[Any]]] = {}
+        self._further: dict[str, list[NDArray[Any]]] = {}
 
     def fill(
         self,
@@ -160,6 +168,7 @@ class _Part:
         good, answered = flag == 0, np.isfinite(redshift)
         if features is not None and self._features is not None:
             chosen = features[:, self.kept]
+            # Features that are not finite would spoil the statistics of the whole survey.
             answered &= np.isfinite(chosen).all(axis=1)
             self._features[rows] = np.where((good & answered)[:, None], chosen, np.nan)
         self._z[rows] = np.where(good & answered, redshift, np.nan)
@@ -167,14 +176,23 @@ class _Part:
         for name in ("object_id", "redshift", "label"):
             array = getattr(cutouts, name)
             if array is not None:
+                # A copy: the block's memory may be a map of the file, which is about to be given
+                # back.
                 self._columns.setdefault(name, []).append(array.copy())
+        for name, array in cutouts.further.items():
+            self._further.setdefault(name, []).append(array.copy())
         self.bytes += cutouts.images.nbytes
         if cutouts.magnitudes is not None:
             self.bytes += cutouts.magnitudes.nbytes
         self.filled += len(cutouts)
 
-    def result(self) -> PartitionResult:
-        """The columns of all rows, once the partition is complete."""
+    def result(self, specs: Sequence[ColumnSpec]) -> PartitionResult:
+        """The columns of all rows, once the partition is complete; `specs` are those carried along.
+
+        Raises `BadPartitionError` where a carried column is of another type than elsewhere.
+        """
+        further = {s.name: join(self._further[s.name], s.dtype)
+                   for s in specs if s.name in self._further}  # fmt: skip
         return PartitionResult(
             key=self.ref.key,
             z_pred=self._z,
@@ -183,6 +201,11 @@ class _Part:
             z_spec=self._column("redshift", np.dtype(np.float64)),
             label=self._column("label"),
             features=self._features,
+            carried={
+                spec.name: conform(further[spec.name], spec, self.ref.key)
+                for spec in specs
+                if spec.name in further
+            },
         )
 
     def _column(self, name: str, dtype: np.dtype[Any] | None = None) -> NDArray[Any] | None:

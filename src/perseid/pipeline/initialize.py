@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import PurePosixPath
 
 from perseid import __version__
@@ -19,14 +20,19 @@ from perseid.pipeline.claim import FormerRun, claim, refuse_if_taken
 from perseid.pipeline.items import PartitionRef, WorkItem
 from perseid.pipeline.manifest import Manifest, assign
 from perseid.pipeline.overlap import refuse_overlap
+from perseid.pipeline.rankfiles import temporary_folder
 from perseid.pipeline.request import RunRequest
 from perseid.pipeline.run_settings import ItemOptions, RunSettings
 from perseid.pipeline.schema import SCHEMA, check_version
 from perseid.pipeline.scriptfolder import holds_fmi_configuration, script_key
+from perseid.pipeline.survey_columns import carried, choose_columns, parse_keep
+from perseid.pipeline.tables import CATALOGUE
 from perseid.storage import Location, Storage
+from perseid.survey.column_spec import ColumnSpec
 from perseid.survey.discovery import Layout, SurveyListing, discover
 from perseid.survey.kinds import SURVEY_FILE, read_label_names
-from perseid.survey.reader import look_at_formats
+from perseid.survey.look import look_at_formats, notes_on
+from perseid.survey.read_options import ReadOptions, channels_last
 
 
 @dataclass(frozen=True)
@@ -34,8 +40,11 @@ class Initialized:
     """A run that has begun: its prefix is claimed, its items are written."""
 
     manifest: Manifest
-    items: tuple[WorkItem, ...]
-    """One a rank."""
+
+    @cached_property
+    def items(self) -> tuple[WorkItem, ...]:
+        """One a rank."""
+        return tuple(self.manifest.items())
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -97,10 +106,13 @@ def initialize(
         raise StorageError(
             f"{place} is a file, and a run is a folder: choose another place for results"
         )
+    # AWS may deliver a request twice (at-least-once); the second must find the first one's run.
     begun = _begun(storage, run_id) if run_id else None
+    # Looked at before anything else, so that `claim` can tell whether it has changed since.
     former = FormerRun.at(storage) if replace and begun is None else None
     if not replace and begun is None:
         refuse_if_taken(storage)
+    # Everything that can be wrong with the request is found out here, before anything is written.
     manifest = plan(request, created, run_id)
     if begun is not None:
         manifest = _adopt(begun, manifest)
@@ -109,13 +121,24 @@ def initialize(
         if check is not None:
             check(manifest)
         claim(storage, manifest, former)
-    items = manifest.items()
-    storage.put(layout.ITEMS, _json([item.to_json() for item in items]))
+    _put_items(storage, manifest)
     payload = _json({**manifest.request, "data_map": manifest.data_map()})
     storage.put(layout.PAYLOAD, payload)
     if manifest.script is not None:  # scripts look for it at the bucket's root and nowhere else
         Storage(request.bucket_url(request.bucket or "")).put(layout.PAYLOAD, payload)
-    return Initialized(manifest, tuple(items))
+    return Initialized(manifest)
+
+
+def _put_items(storage: Storage, manifest: Manifest) -> None:
+    """Write the items, one a line: of 100,000 ranks they are 150 MB, which no process holds."""
+    with temporary_folder("initialize") as folder:
+        with open(folder / layout.ITEMS, "w", encoding="utf-8") as file:
+            before = "[\n"
+            for item in manifest.plain_items():
+                file.write(before + json.dumps(item))
+                before = ",\n"
+            file.write("\n]")
+        storage.put(layout.ITEMS, folder / layout.ITEMS)
 
 
 def _begun(storage: Storage, run_id: str) -> Manifest | None:
@@ -161,7 +184,7 @@ def plan(request: RunRequest, created: float | None = None, run_id: str | None =
     _check_script(request)
     model = None if request.script_mode else _checked(request)
     listing = list_partitions(request)
-    names = () if model is None else _check_data(request, listing, model)
+    survey = CheckedSurvey() if model is None else _check_data(request, listing, model)
     files = len(listing.partitions)
     world_size = request.world_size or files
     now = time.time() if created is None else created
@@ -174,14 +197,14 @@ def plan(request: RunRequest, created: float | None = None, run_id: str | None =
         data_url=listing.data_url,
         partitions=listing.partitions,
         assignment=assign(files, world_size),
-        settings=_settings(request, listing),
+        settings=_settings(request, listing, survey),
         request=request.given(),
         script=_environment(request) if request.script_mode else None,
         model=model.identity if model else None,
         warnings=(
             *request.warnings(),
             *listing.warnings,
-            *names,
+            *survey.notes,
             *_script_warnings(request),
             *_claim_warnings(request),
         ),
@@ -233,22 +256,35 @@ def new_run_id(now: float) -> str:
     return f"{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
 
 
-def _check_data(request: RunRequest, listing: Listing, model: CheckedModel) -> tuple[str, ...]:
-    """Find out whether ranks can read the partitions and the model take them; notes about both."""
-    storage, columns = Storage(listing.data_url), request.column_names
-    notes = look_at_formats(storage, [ref.key for ref in listing.partitions], columns)
+@dataclass(frozen=True)
+class CheckedSurvey:
+    """What a look at the survey's files has shown."""
+
+    columns: tuple[ColumnSpec, ...] | None = None
+    """Columns of the catalogue that come from the survey."""
+    notes: tuple[str, ...] = ()
+    """One sentence each."""
+
+
+def _check_data(request: RunRequest, listing: Listing, model: CheckedModel) -> CheckedSurvey:
+    """Find out whether ranks can read the partitions and the model take them."""
+    storage = Storage(listing.data_url)
+    options = ReadOptions(request.column_names, channels_last=channels_last(request.layout))
+    looks = look_at_formats(storage, [ref.key for ref in listing.partitions], options)
     if model.signature is not None:
         check_shape(
             storage,
             listing.partitions,
             model.signature,
             uses_magnitudes=model.uses_magnitudes,
-            columns=columns,
+            options=options,
         )
-    return notes
+    keep = parse_keep(request.keep)
+    columns = choose_columns(looks, request.column_names, keep, [c.name for c in CATALOGUE])
+    return CheckedSurvey(columns, notes_on(looks, carried(columns)))
 
 
-def _settings(request: RunRequest, listing: Listing) -> RunSettings:
+def _settings(request: RunRequest, listing: Listing, survey: CheckedSurvey) -> RunSettings:
     return RunSettings(
         model_url=_model_url(request),
         precision=request.precision,
@@ -257,6 +293,8 @@ def _settings(request: RunRequest, listing: Listing) -> RunSettings:
         top=request.top,
         missing={name: tuple(v) for name, v in request.missing_values.to_json().items()},
         columns=dict(request.column_names) or None,
+        layout=request.layout,
+        survey_columns=survey.columns,
         transport=request.transport,
         options=_options(request, listing),
     )

@@ -10,13 +10,14 @@ from perseid.jsontext import parse_json
 from perseid.model.identity import ModelIdentity
 from perseid.pipeline.run_settings import ItemOptions
 from perseid.pipeline.schema import FIRST, check_schema, check_version, from_plain, to_plain
+from perseid.survey.column_spec import ColumnSpec
 
 REMEDY = (
     "give the workers the version of the client (`perseid aws deploy`; on a cluster, the "
     "environment that its workers run in)"
 )
-"""What to do where a worker and the step before it are of different versions."""
-RESULT_SETTINGS = ("precision", "batch_size", "anomaly", "top", "missing", "columns")
+"""Advice for when a worker and the step before it have different versions."""
+RESULT_SETTINGS = ("precision", "batch_size", "anomaly", "top", "missing", "columns", "layout")
 """Fields of a `WorkItem` that change results; every record names them."""
 
 
@@ -33,14 +34,14 @@ class PartitionRef:
 
 
 def data_path(partitions: Sequence[PartitionRef]) -> str | list[str] | None:
-    """A rank's own share as the existing system writes it: one key, a list of keys, or None."""
+    """A rank's partitions as the existing system writes them: one key, a list of keys, or None."""
     keys = [ref.key for ref in partitions]
     return keys if len(keys) > 1 else keys[0] if keys else None
 
 
 @dataclass(frozen=True)
 class WorkItem:
-    """All that one worker is told. JSON both ways; unknown keys are refused."""
+    """Everything a worker needs to know about its rank. Unknown keys in its JSON are refused."""
 
     run_id: str
     """Unique name of the run; records of another run are never counted."""
@@ -76,6 +77,11 @@ class WorkItem:
     when every number was a value."""
     columns: Mapping[str, Sequence[str]] | None = None
     """Names of the survey's columns, by ours; None: the usual names are looked for."""
+    layout: str | None = None
+    """How images lie in the files, ``channels-last`` or ``channels-first``; None: seen from the
+    shape."""
+    survey_columns: Sequence[ColumnSpec] | None = None
+    """Columns of the catalogue that come from the survey; None in runs of earlier versions."""
     model_change: bool = False
     """The user let this run go on with another model than it began with."""
     version: str = ""

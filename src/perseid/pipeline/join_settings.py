@@ -1,4 +1,4 @@
-"""Where and how the ranks of a run meet, once their inference is done."""
+"""How the ranks of a run join a communicator once their inference is done."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from perseid.rendezvous import LossTimeouts
 
 @dataclass(frozen=True)
 class JoinSettings:
-    """Where and how the ranks of a run meet."""
+    """Rendezvous and time limits with which the ranks of a run join a communicator."""
 
     rendezvous: str
     """``HOST:PORT``."""
@@ -32,7 +32,7 @@ class JoinSettings:
 
     @classmethod
     def of_item(cls, item: WorkItem) -> JoinSettings | None:
-        """As the item's options say; None where its statistics go through the store.
+        """Read the settings from an item's options; None if its statistics go through the store.
 
         ``rendezvous_endpoint`` and, but for an open server, ``rendezvous_key``;
         ``meeting_seconds`` changes how long ranks wait for each other, ``ends`` (seconds since the
@@ -64,7 +64,7 @@ class JoinSettings:
 
 
 def loss_timeouts(item: WorkItem) -> LossTimeouts:
-    """After how long a rank counts as lost, as the request said."""
+    """The time-outs after which a rank counts as lost, as requested."""
     said = item.options
     given = {
         "death": said.death_timeout,

@@ -19,7 +19,7 @@ COMBINED = "combined_data.json"
 SUMMARY = "summary.json"
 """What was found, how long it took, what it cost; written last."""
 CATALOGUE = "catalogue.parquet"
-"""One row an object."""
+"""One row an object: an object for small runs, the prefix of `catalogue_part` for large ones."""
 MERGED = "merged.json"
 """Written by rank 0 of a communicator after the catalogue and all records: that they are whole."""
 LOGS = "logs"
@@ -70,6 +70,16 @@ def moments(rank: int) -> str:
     return f"ranks/{rank}/moments.npz"
 
 
+def catalogue_part(number: int) -> str:
+    """A part of the catalogue of a large run (Parquet); 0 holds its first rows."""
+    return f"{CATALOGUE}/part-{number:05d}.parquet"
+
+
+def is_catalogue(key: str) -> bool:
+    """Whether it is the catalogue of a run or a part of it."""
+    return _CATALOGUE.fullmatch(key) is not None
+
+
 def failure(rank: int) -> str:
     """On AWS: why a rank's last attempt failed, for the sentence that names it as missing."""
     return f"ranks/{rank}/failure.json"
@@ -91,9 +101,10 @@ def slurm_report(name: str, task: int) -> str:
 
 
 _OF_RANK = re.compile(r"(\d+)\.json$|ranks/(\d+)/|logs/(\d+)\.log$")
+_CATALOGUE = re.compile(r"catalogue\.parquet(/part-\d+\.parquet)?")
 _OF_RUN = re.compile(
     r"(manifest|items|payload|combined_data|merged|summary|engine|driver|\d+)\.json|items\.[^/]+\.json"
-    r"|catalogue\.parquet|report\.html|ranks/\d+/.+|logs/[^/]+\.log|slurm/.+"
+    r"|catalogue\.parquet(/part-\d+\.parquet)?|report\.html|ranks/\d+/.+|logs/[^/]+\.log|slurm/.+"
 )
 
 

@@ -1,10 +1,12 @@
-"""What a run was told to do: written once, when the run begins, and never changed."""
+"""The manifest of a run: what it is to do, written once when it begins and never changed."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from itertools import accumulate
 
 from perseid import __version__
 from perseid.errors import BadInputError, NotFoundError
@@ -17,14 +19,14 @@ from perseid.pipeline.schema import FIRST, SCHEMA, check_schema, from_plain, to_
 from perseid.storage import Storage
 
 NEWER = "update perseid (`pip install --upgrade perseid`)"
-"""What to do where a run was begun by a newer version."""
+"""Advice for when a run was begun by a newer version."""
 ORDER = "natural"
 """How partitions are sorted: ``2.pt`` before ``10.pt``."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """``manifest.json``: who creates it owns the prefix."""
+    """The content of ``manifest.json``. Whoever creates this object owns the prefix."""
 
     run_id: str
     """Unique; every record of the run carries it."""
@@ -69,13 +71,18 @@ class Manifest:
         """Whether the ranks are a script's that talk to each other: all must run at once."""
         return bool(self.settings.options.talks)
 
+    @cached_property
+    def _firsts(self) -> tuple[int, ...]:
+        """Place of each rank's first partition among all."""
+        return (0, *accumulate(self.assignment))
+
     def of_rank(self, rank: int) -> tuple[PartitionRef, ...]:
         """The partitions of a rank, in natural order."""
-        start = sum(self.assignment[:rank])
+        start = self._firsts[rank]
         return self.partitions[start : start + self.assignment[rank]]
 
     def item(self, rank: int) -> WorkItem:
-        """What the worker of this rank is told."""
+        """The work item of one rank."""
         settings = self.settings
         if self.script is not None:
             script = {**self.script, **self._variables(rank)}
@@ -87,7 +94,7 @@ class Manifest:
             results_url=self.results_url,
             data_url=self.data_url,
             partitions=self.of_rank(rank),
-            first=sum(self.assignment[:rank]),
+            first=self._firsts[rank],
             model=self.resumed_with or self.model,
             version=__version__,
             schema=SCHEMA,
@@ -106,6 +113,20 @@ class Manifest:
     def items(self) -> list[WorkItem]:
         """One item a rank."""
         return [self.item(rank) for rank in range(self.world_size)]
+
+    def plain_items(self) -> Iterator[dict[str, object]]:
+        """The JSON values of `items`, one rank after the other: what they share is made once."""
+        if self.script is not None:
+            yield from (item.to_json() for item in self.items())
+            return
+        first = self.item(0).to_json()
+        for rank in range(self.world_size):
+            own = {
+                "rank": rank,
+                "partitions": [to_plain(ref) for ref in self.of_rank(rank)],
+                "first": self._firsts[rank],
+            }
+            yield first | own
 
     def data_map(self) -> dict[str, str | list[str] | None]:
         """As existing scripts read it: rank to one key, several, or null."""

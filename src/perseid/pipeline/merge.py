@@ -64,6 +64,7 @@ def score(result: PartitionResult, metric: Metric | None) -> Scored:
         values = np.full(len(result), np.nan)
     else:
         values = metric.distance(result.features)
+    # The features are ten times the rest, and nothing needs them after the score.
     return Scored(replace(result, features=None), values)
 
 
@@ -72,6 +73,7 @@ def rank(parts: Sequence[Scored]) -> ScoredSurvey:
     sizes = [len(part.result) for part in parts]
     scores = joined([part.score for part in parts], sizes, np.nan)
     partition = np.repeat(np.arange(len(sizes)), sizes)
+    # Ties are broken by place, so that the ranks do not depend on the sort or on the world size.
     row = np.concatenate([np.arange(n) for n in sizes] or [np.empty(0, np.int64)])
     return ScoredSurvey(tuple(parts), ranking(scores, partition, row))
 
@@ -80,14 +82,25 @@ def top_list(
     survey: ScoredSurvey, length: int, names: Mapping[int, str]
 ) -> list[dict[str, object]]:
     """The objects of the highest scores, highest first; `names` are those of the labels."""
-    chosen = np.flatnonzero((survey.rank > 0) & (survey.rank <= length))
-    starts = np.cumsum([0, *(len(part.result) for part in survey.parts)])
-    out = []
-    for place in chosen[np.argsort(survey.rank[chosen])]:
-        number = int(np.searchsorted(starts, place, side="right")) - 1
-        row = int(place - starts[number])
-        out.append(_entry(survey.parts[number], row, int(survey.rank[place]), names))
-    return out
+    entries = [
+        entry
+        for part, ranks in zip(survey.parts, survey.ranks(), strict=True)
+        for entry in top_entries(part, ranks, length, names)
+    ]
+    return by_rank(entries)
+
+
+def by_rank(entries: Iterable[dict[str, object]]) -> list[dict[str, object]]:
+    """Entries of the top list, highest score first."""
+    return sorted(entries, key=lambda entry: int(str(entry["anomaly_rank"])))
+
+
+def top_entries(
+    part: Scored, ranks: NDArray[np.int64], length: int, names: Mapping[int, str]
+) -> list[dict[str, object]]:
+    """What of one partition is in the top list; `ranks` (n,) are those of its rows."""
+    chosen = np.flatnonzero((ranks > 0) & (ranks <= length)).tolist()
+    return [_entry(part, row, int(ranks[row]), names) for row in chosen]
 
 
 def repeated_ids(survey: ScoredSurvey) -> int:

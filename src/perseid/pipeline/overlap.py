@@ -1,4 +1,4 @@
-"""A run's data and its results are apart: neither lies in the other, nor in another run."""
+"""Keep a run's data and results apart: neither may lie in the other, nor in another run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Places that no other local user can change: folders below a shared one, and a process' own."""
+"""Folders that no other local user can change: below a shared one, or private to a process."""
 
 from __future__ import annotations
 

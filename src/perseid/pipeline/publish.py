@@ -1,4 +1,4 @@
-"""What a merged survey becomes: the catalogue, and the findings that the summary quotes.
+"""Publish a merged survey: write the catalogue, and collect the findings for the summary.
 
 The same functions serve rank 0 of a communicator and `summarize`.
 """
@@ -7,31 +7,96 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from perseid.pipeline import layout, merge
+from perseid.pipeline.catalogue_reader import retire_parts
 from perseid.pipeline.ids import common_kind
-from perseid.pipeline.parquet_writer import ParquetWriter
+from perseid.pipeline.parquet_writer import ParquetType, ParquetWriter
 from perseid.pipeline.rankfiles import temporary_folder
+from perseid.pipeline.schema import to_plain
 from perseid.pipeline.stored import Findings
-from perseid.pipeline.tables import CATALOGUE, catalogue_table, with_ids
+from perseid.pipeline.survey_columns import carried
+from perseid.pipeline.tables import (
+    CATALOGUE,
+    PERCENTILE,
+    carried_columns,
+    catalogue_table,
+    with_ids,
+)
 from perseid.storage import Storage
+from perseid.survey.column_spec import ColumnSpec
+
+COLUMNS_KEY = "perseid.columns"
+"""Key of the JSON text in the catalogue's metadata that describes the columns of the survey."""
 
 
-def publish_catalogue(storage: Storage, survey: merge.ScoredSurvey, run_id: str, who: str) -> int:
-    """Write ``catalogue.parquet``, a row group a partition; its bytes. `who` is for errors."""
+@dataclass(frozen=True, eq=False)
+class CatalogueRows:
+    """The rows of one partition, as the catalogue has them."""
+
+    part: merge.Scored
+    rank: NDArray[np.int64]
+    """(n,), 0 where there is none."""
+    percentile: NDArray[np.float64] | None = None
+    """(n,), 0 to 100; None in a catalogue without this column."""
+
+
+@dataclass(frozen=True)
+class CatalogueSchema:
+    """What the parts of one catalogue have in common."""
+
+    run_id: str
+    ids: ParquetType
+    """Kind of the object ids."""
+    survey_columns: Sequence[ColumnSpec] | None = None
+    """Those that come from the survey (`RunSettings.survey_columns`)."""
+    percentile: bool = False
+    """Whether there is a percentile."""
+
+    def write(self, path: Path, rows: Iterable[CatalogueRows]) -> int:
+        """Write a file with a row group a partition; its bytes."""
+        specs, about = carried(self.survey_columns), {"run_id": self.run_id}
+        if self.survey_columns:
+            about[COLUMNS_KEY] = json.dumps([to_plain(spec) for spec in self.survey_columns])
+        own = (*CATALOGUE, PERCENTILE) if self.percentile else CATALOGUE
+        schema = (*with_ids(own, self.ids), *carried_columns(specs))
+        with open(path, "wb") as file, ParquetWriter(file, schema, about) as writer:
+            for one in rows:
+                part = one.part
+                table = catalogue_table(part.result, part.score, one.rank, self.ids, specs)
+                if one.percentile is not None:
+                    table |= {PERCENTILE.name: np.ma.masked_invalid(one.percentile)}
+                writer.write(table)
+        return path.stat().st_size
+
+
+def publish_catalogue(
+    storage: Storage,
+    survey: merge.ScoredSurvey,
+    run_id: str,
+    who: str,
+    columns: Sequence[ColumnSpec] | None = None,
+) -> int:
+    """Write ``catalogue.parquet``, a row group a partition; its bytes.
+
+    `columns` are those that come from the survey (`RunSettings.survey_columns`); `who` is for
+    errors.
+    """
     with temporary_folder(who) as folder:
         path = folder / layout.CATALOGUE
         kind = common_kind(part.result.object_id for part in survey.parts)
-        with (
-            open(path, "wb") as file,
-            ParquetWriter(file, with_ids(CATALOGUE, kind), {"run_id": run_id}) as writer,
-        ):
-            for part, ranks in zip(survey.parts, survey.ranks(), strict=True):
-                writer.write(catalogue_table(part.result, part.score, ranks, kind))
+        rows = map(CatalogueRows, survey.parts, survey.ranks())
+        size = CatalogueSchema(run_id, kind, columns).write(path, rows)
+        retire_parts(storage, [layout.CATALOGUE])
         storage.put(layout.CATALOGUE, path)
-        return path.stat().st_size
+        return size
 
 
 def findings(

@@ -1,4 +1,4 @@
-"""Whether a record can be counted on: the store holds what anybody with its keys has written."""
+"""Validate rank records: anybody with write access may have put anything into the store."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from perseid.errors import RunError
 
 MAX_DEPTH = 64
-"""Objects and lists inside each other in a script's result: more is no measurement."""
+"""Deepest nesting accepted in the JSON that a script wrote."""
 
 
 def wrong_key(record: Mapping[str, object]) -> str | None:
-    """The first key of ours whose value is not of its type; a key that is not there is right."""
+    """The first of our keys whose value has the wrong type; None if all are right or absent."""
     return next((k for k, fits in _FITS.items() if k in record and not fits(record[k])), None)
 
 

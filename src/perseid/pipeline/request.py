@@ -1,4 +1,4 @@
-"""The run request: the payload files that users have, as they are, and our own keys beside them."""
+"""The run request: the payload format that users already have, extended by keys of our own."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ Count = Annotated[int | None, Field(ge=1), Blank]
 
 
 class RunRequest(BaseModel):
-    """One run. Each field's description says what to give; `parse` makes errors of it."""
+    """A request for one run. Each field's description says what is valid; `parse` quotes it in
+    errors."""
 
     model_config = ConfigDict(extra="allow", populate_by_name=True, frozen=True)
 
@@ -110,15 +111,21 @@ class RunRequest(BaseModel):
     top: Annotated[int, Field(ge=0, le=100_000)] = Field(
         24, description="a whole number from 0 to 100000"
     )
-    missing: dict[str, Any] | None = Field(
+    missing: dict[str, object] | None = Field(
         None,
         description="an object of columns (magnitude, redshift) and the values that mean missing, "
         'such as {"redshift": [-1, -9]}, or "none"',
     )
-    columns: dict[str, Any] | None = Field(
+    columns: dict[str, object] | None = Field(
         None,
         description="an object of columns (image, magnitude, redshift, object_id, label) and their "
         'names in the survey, such as {"object_id": "TARGETID"}; of magnitudes also a list',
+    )
+    layout: Annotated[Literal["channels-last", "channels-first"] | None, Blank] = Field(
+        None, description="channels-last or channels-first, or leave it out"
+    )
+    keep: Annotated[str | list[str] | None, Blank] = Field(
+        None, description="names of the survey's columns that the catalogue takes, or all"
     )
     transport: Literal["store", "direct", "relay", "auto"] = Field(
         "store", description="store, direct, relay or auto"
@@ -145,7 +152,7 @@ class RunRequest(BaseModel):
     workers: Count = Field(None, description="workers at once: a whole number from 1")
     threads: Count = Field(None, description="threads a worker: a whole number from 1")
 
-    _given: dict[str, Any] | None = PrivateAttr(None)
+    _given: dict[str, object] | None = PrivateAttr(None)
 
     @model_validator(mode="after")
     def _whole(self) -> RunRequest:
@@ -166,16 +173,16 @@ class RunRequest(BaseModel):
 
     @classmethod
     def parse(
-        cls, source: Mapping[str, Any] | str | Path, *, options: Collection[str] = ()
+        cls, source: Mapping[str, object] | str | Path, *, options: Collection[str] = ()
     ) -> RunRequest:
-        """A request from its keys, or from a JSON file.
+        """Parse a request from a mapping of keys or from a JSON file.
 
         `options` are the keys that were given as options of a command: an error names the option.
 
         Raises
         ------
         BadInputError
-            One sentence a bad value: the key, the value and what to give instead.
+            One sentence for each bad value, with its key, the value and what to give instead.
         """
         plain = dict(source) if isinstance(source, Mapping) else read_keys(Path(source))
         try:
@@ -215,7 +222,7 @@ class RunRequest(BaseModel):
         """Where a bucket is: on S3, or a folder of `bucket_root`."""
         return (Location.parse(self.bucket_root) / name).url if self.bucket_root else f"s3://{name}"
 
-    def given(self) -> dict[str, Any]:
+    def given(self) -> dict[str, object]:
         """The keys and values as they were given, unknown ones included: scripts read them so."""
         if self._given is not None:
             return dict(self._given)
@@ -234,7 +241,7 @@ class RunRequest(BaseModel):
         return tuple(said)
 
 
-def read_keys(path: Path) -> dict[str, Any]:
+def read_keys(path: Path) -> dict[str, object]:
     """The keys of a request file; raises `BadInputError` where it is no JSON object."""
     return read_object(path, "the request")
 

@@ -1,4 +1,5 @@
-"""What is said of each key of a request: the options and the reference are made from it."""
+"""Metadata of the request's keys, from which the command-line options and the reference are
+made."""
 
 from __future__ import annotations
 
@@ -163,6 +164,20 @@ KEYS: dict[str, Key] = {
         "found by themselves",
         'names of the survey\'s columns, such as `{"object_id": "TARGETID", "magnitude": '
         '["MAG_G", "MAG_R"]}`: see [columns](survey.md#names-of-columns)',
+    ),
+    "layout": Key(
+        "text",
+        "seen from the shape",
+        "how each image lies in the files: `channels-last` (height, width, bands) or "
+        "`channels-first`; without it, see [surveys](survey.md#surveys-files-formats-partitions)",
+        Flag("--layout", "", "order of the axes of each image (default: seen from the shape)"),
+    ),
+    "keep": Key(
+        "text or list",
+        "",
+        "further columns of the survey that the catalogue takes, as a list or a text with commas; "
+        "`all` for every column of one value a row: see [columns](survey.md#columns-that-are-kept)",
+        Flag("--keep", "COLUMN,...", "survey's columns that the catalogue takes too, or all"),
     ),
     "transport": Key(
         "text",

@@ -1,24 +1,20 @@
-"""What a run needs to go on: the model that it began with, and a catalogue that is whole."""
+"""Check that a resumed run still has the model it began with."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from perseid.errors import BadModelError, NotFoundError
+from perseid.errors import BadModelError
 from perseid.model.files import DEFAULT
 from perseid.model.identity import identify
-from perseid.pipeline import layout
 from perseid.pipeline.manifest import Manifest
 from perseid.storage import Storage
-
-PARQUET_END = b"PAR1"
-"""Last bytes of every whole Parquet file."""
 
 
 def with_current_model(
     manifest: Manifest, *, allow_model_change: bool = False, own_default: bool = True
 ) -> Manifest:
-    """The manifest of a run that goes on: its items name the model as it is now.
+    """The manifest of a resumed run, whose items name the model as it is now.
 
     Parameters
     ----------
@@ -35,9 +31,11 @@ def with_current_model(
     BadModelError
         The model is not the one that the run began with, or is gone.
     """
+    # A script brings its own model, of which nothing is known here.
     if manifest.script is not None:
         return manifest
     manifest = replace(manifest, allow_model_change=allow_model_change)
+    # On AWS, `default` is the model in the deployed package, which this machine cannot look into.
     if manifest.settings.model_url == DEFAULT and not own_default:
         return manifest
     now = identify(manifest.settings.model_url, manifest.settings.precision)
@@ -50,18 +48,3 @@ def with_current_model(
             "--allow-model-change, which marks the run as mixed"
         )
     return replace(manifest, resumed_with=now)
-
-
-def has_catalogue(store: Storage, manifest: Manifest, written: object = None) -> bool:
-    """Whether the run's catalogue is there and whole, as far as its size and its end tell.
-
-    `written` is its size in bytes when it was written, where that is known.
-    """
-    if manifest.script is not None:
-        return True
-    try:
-        size = store.size(layout.CATALOGUE)
-        end = store.get_range(layout.CATALOGUE, max(0, size - len(PARQUET_END)), len(PARQUET_END))
-    except NotFoundError:
-        return False
-    return end == PARQUET_END and written in (None, size)

@@ -1,4 +1,4 @@
-"""What a run's ranks have in common, and what an engine may tell one of them besides."""
+"""The settings that all ranks of a run share, and the options that do not change results."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
+from perseid.survey.column_spec import ColumnSpec
+
 
 @dataclass(frozen=True)
 class ItemOptions:
-    """What changes no result: limits, places, where ranks meet. None where it is not said."""
+    """Options that do not change results, such as limits and addresses. None: not given."""
 
     sparse: ClassVar[bool] = True
     """JSON holds only what is said."""
@@ -74,6 +76,11 @@ class RunSettings:
     """Values that mean a missing one, by column; None: every number is a value."""
     columns: Mapping[str, Sequence[str]] | None = None
     """Names of the survey's columns, by ours; None: the usual names are looked for."""
+    layout: str | None = None
+    """How images lie in the files, ``channels-last`` or ``channels-first``; None: seen from the
+    shape."""
+    survey_columns: Sequence[ColumnSpec] | None = None
+    """Columns of the catalogue that come from the survey; None in runs of earlier versions."""
     transport: str = "store"
     """How ranks exchange statistics: ``store``, ``direct``, ``relay``, ``auto``."""
     options: ItemOptions = field(default_factory=ItemOptions)

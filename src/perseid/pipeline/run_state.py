@@ -1,4 +1,4 @@
-"""What a run's own objects say of it: which ranks are missing, and what came of it."""
+"""The state of a run as its own objects tell it: missing ranks, the report, the result."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import cast
 
 from perseid.errors import NotFoundError
+from perseid.jsontext import parse_json
 from perseid.pipeline import layout
 from perseid.pipeline.attempts import EngineReport
+from perseid.pipeline.catalogue_reader import is_whole
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.rank_outputs import READERS, read_records
-from perseid.pipeline.resumption import has_catalogue
+from perseid.pipeline.run_summary import EngineDocument, EngineSummary, RunSummary
 from perseid.pipeline.summary import missing_sentence
 from perseid.storage import Storage
 from perseid.survey.partition import natural_key
@@ -26,20 +28,20 @@ class RunResult:
     manifest: Manifest
     mapped: EngineReport
     """What the engine did; on a resumption only with the ranks that were missing."""
-    summary: dict[str, Any]
+    summary: RunSummary
     """What ``summary.json`` holds."""
     incomplete: str | None
     """One sentence that names what is missing; None where nothing is."""
 
 
 def finished(store: Storage, manifest: Manifest) -> RunResult | None:
-    """What there is of a run that is complete and published; None where something is missing."""
+    """The result of a run that is complete and published; None if anything is missing."""
     last = last_summary(store)
-    if last.get("status") != "complete" or last.get("run_id") != manifest.run_id:
+    if last is None or last["status"] != "complete" or last["run_id"] != manifest.run_id:
         return None
     if missing_ranks(store, manifest):
         return None
-    if not has_catalogue(store, manifest, last.get("catalogue_bytes")):
+    if manifest.script is None and not is_whole(store, last.get("catalogue_bytes")):
         return None
     return RunResult(manifest, EngineReport(), last, None)
 
@@ -47,10 +49,10 @@ def finished(store: Storage, manifest: Manifest) -> RunResult | None:
 def published(store: Storage, manifest: Manifest) -> RunResult | None:
     """The result of a run that was summarized, complete or not; None where it was not yet."""
     last = last_summary(store)
-    if last.get("run_id") != manifest.run_id:
+    if last is None or last["run_id"] != manifest.run_id:
         return None
     report = last_report(store) or EngineReport()
-    whole = last.get("status") == "complete"
+    whole = last["status"] == "complete"
     incomplete = None if whole else missing_sentence(store.where(), last)
     return RunResult(manifest, replace(report, published=True), last, incomplete)
 
@@ -64,19 +66,23 @@ def missing_ranks(store: Storage, manifest: Manifest) -> list[int]:
     """
     records, missing = read_records(store, manifest)
     partly = {rank for rank, record in records.items() if record.failed}
-    broken = {int(entry["rank"]) for entry in last_summary(store)["ranks"]["missing"]}
+    last = last_summary(store)
+    # A record can be there and its objects not: only the summary, which read them, knows.
+    broken = {entry["rank"] for entry in last["ranks"]["missing"]} if last else set[int]()
     found = {*missing, *partly, *broken}
+    # Ranks of a script that exchange messages need each other: one alone would wait in vain.
     return list(range(manifest.world_size)) if found and manifest.talks else sorted(found)
 
 
-def last_summary(store: Storage) -> dict[str, Any]:
-    """``summary.json``; where there is none, one that names no missing rank and no run."""
+def last_summary(store: Storage) -> RunSummary | None:
+    """``summary.json``; None where there is none of a run."""
     try:
-        summary = json.loads(store.get(layout.SUMMARY))
-        summary["ranks"]["missing"]
+        summary = parse_json(store.get(layout.SUMMARY))
+        whole = isinstance(summary["run_id"], str) and isinstance(summary["status"], str)
+        whole = whole and all(isinstance(e["rank"], int) for e in summary["ranks"]["missing"])
     except (NotFoundError, ValueError, KeyError, TypeError):
-        return {"ranks": {"missing": []}}
-    return dict(summary)
+        return None
+    return cast(RunSummary, summary) if whole else None
 
 
 def last_report(store: Storage) -> EngineReport | None:
@@ -98,19 +104,22 @@ def stored_logs(store: Storage, rank: int | None = None) -> Iterator[tuple[int, 
             yield number, data.decode("utf-8", "replace")
 
 
-def keep_report(store: Storage, engine: str, report: EngineReport) -> dict[str, Any]:
+def keep_report(store: Storage, engine: str, report: EngineReport) -> EngineSummary:
     """Write ``engine.json``; after a resumption it holds the attempts of all drivers."""
-    plain = report.to_json() | {"engine": engine, "drivers": 1}
+    plain, drivers = report.to_json(), 1
     former = _former(store)
     if former is not None:
         plain["attempts"] = [*former["attempts"], *plain["attempts"]]
-        plain["drivers"] = former.get("drivers", 1) + 1
-        for key in ("wall_seconds", "work_seconds", "overhead_seconds", "cold_starts"):
-            plain[key] += former.get(key, 0)
+        drivers += former.get("drivers", 1)
+        plain["wall_seconds"] += former["wall_seconds"]
+        plain["work_seconds"] += former["work_seconds"]
+        plain["overhead_seconds"] += former["overhead_seconds"]
+        plain["cold_starts"] += former["cold_starts"]
         ranks = {entry["rank"] for entry in plain["attempts"]}
         plain["overhead_seconds_per_rank"] = plain["overhead_seconds"] / max(1, len(ranks))
+    plain["engine"], plain["drivers"] = engine, drivers
     store.put(layout.ENGINE, json.dumps(plain, indent=1).encode())
-    return plain
+    return cast(EngineSummary, {key: value for key, value in plain.items() if key != "attempts"})
 
 
 def result_of(store: Storage, manifest: Manifest, report: EngineReport) -> RunResult:
@@ -121,14 +130,14 @@ def result_of(store: Storage, manifest: Manifest, report: EngineReport) -> RunRe
     return RunResult(manifest, report, summary, incomplete)
 
 
-def with_reasons(store: Storage, failures: Mapping[int, str]) -> dict[str, Any]:
+def with_reasons(store: Storage, failures: Mapping[int, str]) -> RunSummary:
     """The summary, with what the engine knows of ranks that left no record.
 
     An engine that summarized the run itself did so before its logs could be read; the summary is
     written again where they say more.
     """
     text = store.get(layout.SUMMARY)
-    summary: dict[str, Any] = json.loads(text)
+    summary: RunSummary = json.loads(text)
     for entry in summary["ranks"]["missing"]:
         entry["reason"] = failures.get(entry["rank"]) or entry["reason"]
     told = {entry["rank"]: entry["reason"] for entry in summary["ranks"]["missing"]}
@@ -142,9 +151,12 @@ def with_reasons(store: Storage, failures: Mapping[int, str]) -> dict[str, Any]:
     return summary
 
 
-def _former(store: Storage) -> dict[str, Any] | None:
+def _former(store: Storage) -> EngineDocument | None:
+    """What an earlier driver wrote; None where there is none, or it is not whole."""
     try:
-        former = json.loads(store.get(layout.ENGINE))
+        former = parse_json(store.get(layout.ENGINE))
     except (NotFoundError, ValueError):
         return None
-    return former if isinstance(former, dict) and "attempts" in former else None
+    needed = ("attempts", "wall_seconds", "work_seconds", "overhead_seconds", "cold_starts")
+    whole = isinstance(former, dict) and all(key in former for key in needed)
+    return cast(EngineDocument, former) if whole else None

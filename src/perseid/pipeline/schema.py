@@ -1,8 +1,8 @@
-"""The one codec of the types that travel, their version, and who can read which.
+"""The one JSON codec of the types that travel between processes, and its versions.
 
 A manifest or an item names the `schema` of its keys; one without is of schema 1, as 0.1 wrote it.
-A reader compares that, and the minor version of perseid that wrote it, before it starts
-anything: an answer of other code is worse than a sentence.
+A reader checks that, and the minor version of perseid that wrote it, before it starts anything:
+failing with a clear message is better than results from code that differs.
 """
 
 from __future__ import annotations
@@ -97,7 +97,10 @@ def from_plain(kind: type[T], plain: object, what: str) -> T:
     """
     if not isinstance(plain, Mapping):
         raise BadInputError(f"{what} cannot be read: it is no JSON object")
-    hints, known = _hints(typing.cast(Any, kind)), {field.name: field for field in written(kind)}
+    hints, known = (
+        _hints(typing.cast(Any, kind)),
+        {field.name: field for field in written(typing.cast(Any, kind))},
+    )
     unknown = [str(name) for name in plain if name not in known]
     if unknown:
         raise BadInputError(f"{what} cannot be read: the key {unknown[0]!r} is not known")
@@ -108,6 +111,7 @@ def from_plain(kind: type[T], plain: object, what: str) -> T:
     return kind(**values)
 
 
+@functools.cache
 def written(kind: type) -> list[dataclasses.Field[object]]:
     """The fields of a type that stand in its JSON."""
     return [field for field in dataclasses.fields(kind) if field.metadata.get("written", True)]

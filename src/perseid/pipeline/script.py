@@ -85,11 +85,11 @@ def work(
             )
         with clock.stage("inference"):
             _run(item, folder, inner, environment)
-    return leave_records(item, storage, Measured(clock, attempt, cold, init_seconds))
+    return leave_records(item, storage, ScriptMeasurement(clock, attempt, cold, init_seconds))
 
 
 @dataclass(frozen=True)
-class Measured:
+class ScriptMeasurement:
     """What we saw of a script from outside."""
 
     clock: Timeline
@@ -98,7 +98,7 @@ class Measured:
     init_seconds: float
 
 
-def leave_records(item: WorkItem, storage: Storage, measured: Measured) -> RankRecord:
+def leave_records(item: WorkItem, storage: Storage, measured: ScriptMeasurement) -> RankRecord:
     """Write our record of a rank, and complete the script's own; a surplus rank has only ours.
 
     Ours, which says that the rank is done, goes last. Nothing that the script wrote under one of
@@ -223,7 +223,9 @@ def _result(item: WorkItem, storage: Storage) -> dict[str, object] | None:
         raise WorkerFailedError(f"rank {item.rank}: {error}") from error
 
 
-def _record(item: WorkItem, theirs: Mapping[str, object], measured: Measured) -> RankRecord:
+def _record(
+    item: WorkItem, theirs: Mapping[str, object], measured: ScriptMeasurement
+) -> RankRecord:
     clock, init = measured.clock, measured.init_seconds
     seconds = amount(theirs.get("total_cpu_time (seconds)")) or 0.0
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024

@@ -1,4 +1,4 @@
-"""The folder of a user's script on this machine: copied once, shared by the ranks, never mixed.
+"""The local copy of a script's folder: copied once, shared by the ranks, never of mixed versions.
 
 It lies at the very path that scripts know, ``/tmp/<S3_object_name>``. Whoever comes first copies
 it under an exclusive lock; everyone holds the lock shared while a script runs; a run with another

@@ -1,4 +1,4 @@
-"""What was left in the store, typed: a rank's record, and what a run found."""
+"""Typed views of JSON in the store: a rank's record, and the findings of a run."""
 
 from __future__ import annotations
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 from perseid.errors import RunIncompleteError
-from perseid.pipeline import layout, merge, rank_outputs
+from perseid.pipeline import layout, rank_outputs
+from perseid.pipeline.catalogue_limits import LIMITS, CatalogueLimits
+from perseid.pipeline.catalogue_reader import catalogue_bytes
 from perseid.pipeline.environment import differences
 from perseid.pipeline.manifest import Manifest
-from perseid.pipeline.publish import dump, findings, publish_catalogue, strict
-from perseid.pipeline.rank_outputs import BrokenRankError
+from perseid.pipeline.publish import dump, strict
 from perseid.pipeline.records import STORE
+from perseid.pipeline.run_summary import EngineSummary, ExecutionSummary, RunSummary
+from perseid.pipeline.store_merge import publish_from_store
 from perseid.pipeline.stored import Findings, Plain, Records
 from perseid.pipeline.summary import (
     completeness,
@@ -24,9 +27,7 @@ from perseid.pipeline.summary import (
     transports,
     workers,
 )
-from perseid.science import Partial
 from perseid.storage import Storage
-from perseid.survey.kinds import stored_label_names
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,10 @@ def summarize(
     *,
     map_seconds: float | None = None,
     failures: Mapping[int, str] | None = None,
-    extra: Mapping[str, Any] | None = None,
+    engine: EngineSummary | ExecutionSummary | None = None,
     transport_note: str = "",
-) -> dict[str, Any]:
+    limits: CatalogueLimits = LIMITS,
+) -> RunSummary:
     """Publish what a run found; ``summary.json`` is written last.
 
     Parameters
@@ -62,10 +64,12 @@ def summarize(
         from the records where it is not given.
     failures
         What the engine knows of ranks that left no record: one sentence a rank.
-    extra
-        Further keys of the summary.
+    engine
+        What the engine measured, for the summary.
     transport_note
         Why the engine let the statistics go through the store, where it did.
+    limits
+        From how many rows on the catalogue is written in parts.
 
     Returns
     -------
@@ -81,7 +85,9 @@ def summarize(
     """
     began = time.time()
     manifest = Manifest.load(storage)
-    merged = _of_communicator(storage, manifest) or _of_store(storage, manifest, failures or {})
+    merged = _of_communicator(storage, manifest) or _of_store(
+        storage, manifest, failures or {}, limits
+    )
     records, missing = merged.records, merged.missing
     state = completeness(manifest, records, missing, rank_outputs.other_models(records, manifest))
     timing = timings(manifest, records, map_seconds, summarize_began=began)
@@ -92,20 +98,21 @@ def summarize(
         "model": manifest.model.to_json() if manifest.model else None,
         **state,
         **{key: getattr(merged.found, key) for key in ("redshift", "anomaly", "top")},
-        "catalogue_bytes": storage.size(layout.CATALOGUE) if manifest.script is None else None,
+        "catalogue_bytes": catalogue_bytes(storage) if manifest.script is None else None,
         "missing": missing_values(records),
         "timing": timing,
         "throughput": throughput(records, timing),
         "workers": workers(records),
         "transport": transport,
         "warnings": [*manifest.warnings, *_remarks(manifest, merged, transport)],
-        **(extra or {}),
+        **({} if engine is None else {"engine": engine}),
     }
-    summary = dict(strict(summary))
-    storage.put(layout.SUMMARY, dump(summary))
+    finite = cast(RunSummary, strict(summary))
+    # Published even if incomplete: what is there is of use, and the summary names what is not.
+    storage.put(layout.SUMMARY, dump(finite))
     if state["status"] != "complete":
         raise RunIncompleteError(missing_sentence(storage.where(), state))
-    return summary
+    return finite
 
 
 def _of_communicator(storage: Storage, manifest: Manifest) -> Merged | None:
@@ -118,20 +125,19 @@ def _of_communicator(storage: Storage, manifest: Manifest) -> Merged | None:
     return Merged(records, {}, merged, "+".join(sorted(found)))
 
 
-def _of_store(storage: Storage, manifest: Manifest, failures: Mapping[int, str]) -> Merged:
+def _of_store(
+    storage: Storage, manifest: Manifest, failures: Mapping[int, str], limits: CatalogueLimits
+) -> Merged:
     """The merge of what lies in the store, published but for the summary."""
     records, missing = rank_outputs.read_records(storage, manifest)
     missing = {rank: failures.get(rank, reason) for rank, reason in missing.items()}
     found, used = Findings(), "none"
     if manifest.script is None:
-        survey, groups, broken = merge_from_store(storage, records, manifest)
+        found, broken = publish_from_store(storage, records, manifest, limits)
         missing |= broken
         records = {rank: records[rank].through(STORE) for rank in records
                    if rank not in missing}  # fmt: skip
-        publish_catalogue(storage, survey, manifest.run_id, "summarize")
-        settings, used = manifest.settings, STORE
-        names = stored_label_names(settings.options.to_json(), manifest.data_url)
-        found = findings(survey, groups, settings.anomaly, settings.top, names)
+        used = STORE
     combined = {rank: record.plain for rank, record in records.items() if record.had_data}
     if manifest.script is not None:
         combined, gone = rank_outputs.read_results(storage, records)
@@ -139,40 +145,6 @@ def _of_store(storage: Storage, manifest: Manifest, failures: Mapping[int, str])
         records = {rank: record for rank, record in records.items() if rank not in gone}
     storage.put(layout.COMBINED, dump([combined[rank] for rank in sorted(combined)]))
     return Merged(records, missing, found, used)
-
-
-def merge_from_store(
-    storage: Storage, records: Records, manifest: Manifest
-) -> tuple[merge.ScoredSurvey, Mapping[str, int], Mapping[int, str]]:
-    """Statistics of all partitions first, then every rank's objects against them.
-
-    Returns
-    -------
-    The scored survey, the feature groups of the score, and a sentence for each rank whose objects
-    are broken: it is left out, as if it had left no record.
-    """
-    left, missing = dict(records), dict[int, str]()
-    places = {ref.key: place for place, ref in enumerate(manifest.partitions)}
-    while True:
-        try:
-            found = rank_outputs.read_moments(storage, left)
-            groups = next((dict(stamp.groups) for _, stamp, _ in found if stamp.groups), {})
-            for rank, stamp, _ in found:
-                if dict(stamp.groups) != groups:
-                    raise BrokenRankError(
-                        rank, "its model scores by other features than the others'"
-                    )
-            whole = Partial.of((places[key], part) for _, _, named in found for key, part in named)
-            metric = merge.survey_metric(whole, groups)
-            scored = [
-                merge.score(result, metric)
-                for _, results in rank_outputs.stream_results(storage, left)
-                for result in results
-            ]
-            return merge.rank(scored), groups, missing
-        except BrokenRankError as error:
-            missing[error.rank] = error.reason
-            del left[error.rank]
 
 
 def _remarks(manifest: Manifest, merged: Merged, transport: Plain) -> list[str]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.records import STAGES, STORE
+from perseid.pipeline.run_summary import Completeness, Timing
 from perseid.pipeline.stored import Records
 
 THROUGHPUT = {
@@ -27,7 +27,7 @@ def completeness(
     records: Records,
     missing: Mapping[int, str],
     mixed: Mapping[int, str],
-) -> dict[str, Any]:
+) -> Completeness:
     """Status, and what was expected and received: ranks, partitions, rows.
 
     `mixed`: ranks that the user let use another model than the run began with. Such a run is never
@@ -77,12 +77,12 @@ def missing_values(records: Records) -> dict[str, int]:
     return total
 
 
-def missing_sentence(where: str, state: Mapping[str, Any]) -> str:
+def missing_sentence(where: str, state: Completeness) -> str:
     """What is missing of an incomplete run, and what to do."""
     ranks = [str(entry["rank"]) for entry in state["ranks"]["missing"]]
     parts = state["partitions"]["missing"]
     if not ranks and not parts:
-        others = [str(entry["rank"]) for entry in state["other_models"]]
+        others = [str(entry["rank"]) for entry in state.get("other_models", ())]
         return (
             f"the run at {where} is mixed: ranks {_list(others)} of {state['ranks']['expected']} "
             "used another model than it began with; start a new run for a catalogue of one model"
@@ -92,7 +92,8 @@ def missing_sentence(where: str, state: Mapping[str, Any]) -> str:
         said.append(f"ranks {_list(ranks)} of {state['ranks']['expected']}")
     if parts:
         said.append(f"partitions {_list([entry['key'] for entry in parts])}")
-    reasons = [entry["reason"] for entry in [*state["ranks"]["missing"], *parts]]
+    reasons = [entry["reason"] for entry in state["ranks"]["missing"]]
+    reasons += [entry["reason"] for entry in parts]
     advice = "`perseid resume` redoes only what is missing"
     if not ranks:  # the workers did all they could
         advice = "mend these partitions or leave them out, then start a new run"
@@ -108,7 +109,7 @@ def timings(
     map_seconds: float | None,
     *,
     summarize_began: float,
-) -> dict[str, float]:
+) -> Timing:
     """Seconds of the run's steps and of all."""
     now = time.time()
     spans = [(s[1], s[2]) for r in records.values() for s in r.timeline]
@@ -124,7 +125,7 @@ def timings(
     }
 
 
-def throughput(records: Records, timing: Mapping[str, float]) -> dict[str, object]:
+def throughput(records: Records, timing: Timing) -> dict[str, object]:
     """Under each of the three definitions, bits a second, with rows a second of the whole run."""
     bits = float(sum(record.pixel_bits for record in records.values()))
     rows = sum(record.rows for record in records.values())
@@ -166,8 +167,8 @@ def transports(manifest: Manifest, records: Records, used: str, note: str) -> di
     used_by_rank = [r.transport for r in records.values() if r.transport]
     ends: dict[str, int] = {}
     for record in records.values():
-        for route in record.routes.values():
-            ends[route] = ends.get(route, 0) + 1
+        for transport in record.routes.values():
+            ends[transport] = ends.get(transport, 0) + 1
     stages = [r.stages for r in records.values()]
     reason = None
     if used == STORE != asked:

@@ -1,4 +1,4 @@
-"""The two tables that users read: a rank's predictions and the survey's catalogue."""
+"""Schemas of the two tables for users: a rank's predictions and the survey's catalogue."""
 
 from __future__ import annotations
 
@@ -12,23 +12,52 @@ from numpy.typing import NDArray
 from perseid.pipeline.columns import PartitionResult
 from perseid.pipeline.ids import Ids, as_kind
 from perseid.pipeline.parquet_writer import ParquetColumn, ParquetType, Strings, Values
+from perseid.survey.column_spec import TEXT_KIND, ColumnSpec
 
 PREDICTIONS = (
-    ParquetColumn("object_id", ParquetType.INT64, optional=True),
-    ParquetColumn("partition", ParquetType.UTF8),
-    ParquetColumn("row", ParquetType.INT32),
-    ParquetColumn("z_pred", ParquetType.FLOAT32),
-    ParquetColumn("z_spec", ParquetType.FLOAT64, optional=True),
-    ParquetColumn("label", ParquetType.INT32, optional=True),
-    ParquetColumn("flag", ParquetType.INT32),
-)
+    ParquetColumn("object_id", ParquetType.INT64, optional=True, ucd="meta.id;meta.main",
+                  description="Identifier of the object in the survey"),
+    ParquetColumn("partition", ParquetType.UTF8, ucd="meta.id;meta.file",
+                  description="File of the survey that the object lies in"),
+    ParquetColumn("row", ParquetType.INT32, ucd="meta.record",
+                  description="Row of the object in that file, from 0"),
+    ParquetColumn("z_pred", ParquetType.FLOAT32, ucd="src.redshift.phot",
+                  description="Redshift predicted by the model; NaN where flag is not 0"),
+    ParquetColumn("z_spec", ParquetType.FLOAT64, optional=True, ucd="src.redshift",
+                  description="Spectroscopic redshift given by the survey"),
+    ParquetColumn("label", ParquetType.INT32, optional=True, ucd="meta.code.class",
+                  description="Label given by the survey"),
+    ParquetColumn("flag", ParquetType.INT32, ucd="meta.code.qual",
+                  description="0; 1: a pixel or a magnitude is not finite; 2: the model gave no "
+                  "finite answer; 3: an input that the model uses is missing"),
+)  # fmt: skip
 """Columns of a rank's ``predictions.parquet``; a row group a partition."""
+_KINDS = {
+    "bool": ParquetType.BOOL,
+    "int32": ParquetType.INT32,
+    "int64": ParquetType.INT64,
+    "uint64": ParquetType.UINT64,
+    "float32": ParquetType.FLOAT32,
+    "float64": ParquetType.FLOAT64,
+    TEXT_KIND: ParquetType.UTF8,
+}
+"""Types of carried columns, by `ColumnSpec.kind`."""
 CATALOGUE = (
     *PREDICTIONS,
-    ParquetColumn("anomaly_score", ParquetType.FLOAT64, optional=True),
-    ParquetColumn("anomaly_rank", ParquetType.INT64, optional=True),
-)
+    ParquetColumn("anomaly_score", ParquetType.FLOAT64, optional=True, ucd="stat.value",
+                  description="Distance from the whole survey; about 1 for a plain object"),
+    ParquetColumn("anomaly_rank", ParquetType.INT64, optional=True, ucd="stat.rank",
+                  description="1 for the most anomalous object of the survey"),
+)  # fmt: skip
 """Columns of ``catalogue.parquet``; a row group a partition."""
+PERCENTILE = ParquetColumn(
+    "anomaly_percentile",
+    ParquetType.FLOAT32,
+    optional=True,
+    ucd="stat.value",
+    description="Share of all scores below this one, 0 to 100",
+)
+"""A further one of ours, where a survey has too many rows for the rank of each."""
 
 
 def with_ids(columns: Sequence[ParquetColumn], kind: ParquetType) -> tuple[ParquetColumn, ...]:
@@ -54,13 +83,46 @@ def predictions_table(result: PartitionResult, kind: ParquetType) -> dict[str, V
 
 
 def catalogue_table(
-    result: PartitionResult, score: NDArray[np.float64], rank: NDArray[np.int64], kind: ParquetType
+    result: PartitionResult,
+    score: NDArray[np.float64],
+    rank: NDArray[np.int64],
+    kind: ParquetType,
+    carried: Sequence[ColumnSpec] = (),
 ) -> dict[str, Values]:
-    """One partition's row group of `CATALOGUE`; no score is NaN, no rank 0."""
-    return predictions_table(result, kind) | {
+    """One partition's row group of `CATALOGUE`; no score is NaN, no rank 0.
+
+    `carried` are the survey's columns that follow: see `carried_columns`.
+    """
+    table = predictions_table(result, kind) | {
         "anomaly_score": np.ma.masked_invalid(score),
         "anomaly_rank": np.ma.masked_equal(rank, 0),
     }
+    return table | {spec.name: _carried(result, spec) for spec in carried}
+
+
+def carried_columns(carried: Sequence[ColumnSpec]) -> tuple[ParquetColumn, ...]:
+    """The catalogue's columns that are carried along from the survey."""
+    return tuple(
+        ParquetColumn(
+            spec.name,
+            _KINDS[spec.kind],
+            optional=True,
+            unit=spec.unit,
+            ucd=spec.ucd,
+            description=spec.description,
+        )
+        for spec in carried
+    )
+
+
+def _carried(result: PartitionResult, spec: ColumnSpec) -> Values:
+    """A carried column of one partition; all missing where the partition does not have it."""
+    array, kind = result.carried.get(spec.name), _KINDS[spec.kind]
+    if kind is ParquetType.UTF8:
+        return _ids(array, len(result), kind)
+    if array is not None and array.dtype.kind == "f":
+        return np.ma.masked_where(np.isnan(array), array)  # infinities are values, too
+    return _optional(array, len(result), spec.dtype.type)
 
 
 def _ids(ids: Ids | None, rows: int, kind: ParquetType) -> Values:

@@ -1,4 +1,4 @@
-"""What a worker measures of itself: stages on the clock, memory."""
+"""A worker's own measurements: the times of its stages, and its memory."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The second step, once a rank: fetch, decode, infer; write the rank's objects, its record last;
-then meet the other ranks, where there is a rendezvous.
+"""The second step, once for each rank: fetch, decode and infer, write the rank's objects with its
+record last, then join the collective merge if there is a rendezvous.
 
 Imports no more than a small worker package holds: numpy, onnxruntime, obstore.
 """
@@ -43,7 +43,7 @@ def work(
     defer_merge: bool = False,
     keep_dir: Path | None = None,
 ) -> RankRecord:
-    """Do one rank's work. The same item again writes the same predictions and features.
+    """Do one rank's work. Repeating an item writes the same predictions and features again.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def work(
         The ranks merge later, by `merge_collectively`, whatever the item says; otherwise this rank
         joins the others as soon as its inference is done and its objects are in the store.
     keep_dir
-        An empty folder in which the rank's statistics and features stay for that meeting.
+        An empty folder in which the rank's statistics and features are kept for the merge.
 
     Returns
     -------
@@ -127,7 +127,7 @@ def _infer(
     init_seconds: float,
     folder: Path,
 ) -> tuple[RankRecord, bool]:
-    """The record, and whether it is the newest: no later attempt was faster."""
+    """Predict and publish; return the record, and False if a newer attempt was faster."""
     clock = Timeline()
     clock.add("init", [(clock.began - init_seconds, clock.began)] if init_seconds else [])
     if runtime is None and item.partitions:
@@ -137,17 +137,21 @@ def _infer(
     def progress(rows: int) -> None:
         tell(RankEvent(item.rank, RankState.RUNNING, attempt, rows))
 
+    # Checked before any work: a rank that used another model would have to be thrown away.
     if runtime is not None:
         _check_model(item, runtime)
     inference, files = _predict(item, runtime, clock, folder, progress)
     if runtime is not None:
+        # A model file that was replaced while the rank worked would make the record lie.
         runtime.check_unchanged()
+    # A slow first attempt must not overwrite what a faster second one has already left.
     superseded = _superseded(storage, item, attempt)
     if not superseded:
         with clock.stage("publish"):
             files.publish(storage)
     record = _record(item, runtime, inference, clock, attempt, cold, init_seconds)
     if not superseded:
+        # The record is written after all other objects: it is what says that they are whole.
         storage.put(layout.record(item.rank), json.dumps(record.to_json(), indent=1).encode())
     return record, not superseded
 
@@ -194,6 +198,7 @@ def _superseded(storage: Storage, item: WorkItem, attempt: int) -> bool:
     """Whether a newer attempt of this run has left its record already."""
     try:
         record = parse_json(storage.get(layout.record(item.rank)))
+        # Records of former runs at this prefix do not count, whatever their attempt.
         return bool(record["run_id"] == item.run_id and record["attempt"] > attempt)
     except (NotFoundError, ValueError, KeyError, TypeError):
         return False

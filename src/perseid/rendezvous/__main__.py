@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from perseid.errors import PerseidError
-from perseid.rendezvous.server.commands import configure, run
+from perseid.rendezvous.server.command_line import configure, run
 
 
 def main() -> int:

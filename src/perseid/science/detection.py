@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,7 +27,7 @@ class Detection:
     """Area under precision against recall; chance is n / (n + plain), so it depends on how rare
     the kind is."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The figures as JSON values, as ``summary.json`` holds them."""
         return asdict(self)
 

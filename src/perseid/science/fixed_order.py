@@ -21,6 +21,7 @@ MAX_SWEEPS = 60
 
 def product(a: Matrix, b: Matrix) -> Matrix:
     """Matrix product of (n, k) and (k, m); a row's bits do not depend on the other rows."""
+    # `a @ b` would go to the BLAS, whose blocking of the sum depends on threads and processor.
     result: Matrix = np.einsum("nk,km->nm", a, b, optimize=False)
     return result
 
@@ -46,6 +47,8 @@ def cholesky(a: Matrix) -> Matrix:
             raise ValueError(f"the matrix is not positive definite: pivot {k} is {pivot}")
         left[k:, k] /= np.sqrt(pivot)
         column = left[k + 1 :, k]
+        # Only element-wise operations: each entry is one subtraction a step, always in the same
+        # order.
         left[k + 1 :, k + 1 :] -= column[:, None] * column
     return np.tril(left)
 
@@ -79,10 +82,12 @@ def eigh(a: Matrix) -> tuple[NDArray[np.float64], Matrix]:
         Where the iteration does not converge: `a` has values that are not finite.
     """
     largest = float(np.max(np.abs(a), initial=0.0))
+    # Scaling by a power of two changes exponents only, so it rounds nothing.
     exponent = frexp(largest)[1] if isfinite(largest) else 0
     # Exact, and squares of the values neither overflow nor vanish.
     diagonal, beside, vectors = _tridiagonal(np.ldexp(a, -exponent))
     values = np.ldexp(_implicit_ql(diagonal, beside, vectors), exponent)
+    # Stable: equal eigenvalues keep the order in which they were found, which is always the same.
     order = np.argsort(values, kind="stable")
     return values[order], np.ascontiguousarray(vectors[order].T)
 
@@ -96,6 +101,7 @@ def _tridiagonal(a: Matrix) -> tuple[list[float], list[float], Matrix]:
     for k in range(n - 1):
         reflector = left[k + 1 :, k].copy()
         size = float(np.sqrt(np.sum(reflector * reflector)))
+        # The sign that avoids subtracting two nearly equal numbers in the next line.
         target = -copysign(size, reflector[0])
         beside.append(target)
         reflector[0] -= target
@@ -130,6 +136,7 @@ def _first_negligible(values: list[float], off: list[float], first: int) -> int:
     """Where the block that starts at `first` ends: the value beside it no longer counts."""
     for m in range(first, len(values) - 1):
         size = abs(values[m]) + abs(values[m + 1])
+        # Negligible is what no longer changes the sum in this precision; no tolerance to choose.
         if abs(off[m]) + size == size:
             return m
     return len(values) - 1
@@ -138,6 +145,7 @@ def _first_negligible(values: list[float], off: list[float], first: int) -> int:
 def _ql_sweep(values: list[float], off: list[float], rows: Matrix, first: int, last: int) -> None:
     """One implicit QL step with Wilkinson's shift over the block from `first` to `last`."""
     g = (values[first + 1] - values[first]) / (2.0 * off[first])
+    # hypot neither overflows nor loses what a squared sum would.
     g = values[last] - values[first] + off[first] / (g + copysign(hypot(g, 1.0), g))
     sine, cosine, shift = 1.0, 1.0, 0.0
     for i in range(last - 1, first - 1, -1):

@@ -91,16 +91,16 @@ class Moments:
             "scatter": self.scatter,
         }
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain JSON values; floats keep every bit."""
         return {name: array.tolist() for name, array in self.to_arrays().items()}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Any]) -> Moments:
+    def from_arrays(cls, arrays: Mapping[str, object]) -> Moments:
         """The reverse of `to_arrays` and of `to_json`; raises `BadInputError` where a part is
         missing or the shapes do not belong together."""
         try:
-            count = int(arrays["count"])
+            count = int(np.asarray(arrays["count"], np.int64))
             mean = np.asarray(arrays["mean"], np.float64)
             scatter = np.asarray(arrays["scatter"], np.float64)
         except (KeyError, TypeError, ValueError) as error:

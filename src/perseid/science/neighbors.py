@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from perseid.errors import BadInputError
 
-BLOCK = 16384
+BLOCK = 2048
 """Rows compared at once: bounds the memory beside the features."""
 
 
@@ -73,15 +75,35 @@ def nearest(features: NDArray[np.floating], query: ArrayLike, n: int) -> Neighbo
 
 
 def _squares(features: NDArray[np.floating], center: NDArray[np.floating]) -> NDArray[np.floating]:
-    """(rows,): squared distances in the features' own precision, a block at a time."""
+    """(rows,): squared distances in the features' own precision, a block at a time.
+
+    As many threads as the process may use share the blocks: a row's distance is the same in each.
+    """
     out = np.empty(len(features), features.dtype)
-    difference = np.empty((min(BLOCK, len(features)), features.shape[1]), features.dtype)
-    for start in range(0, len(features), BLOCK):
-        rows = features[start : start + BLOCK]
-        part = difference[: len(rows)]
-        np.subtract(rows, center, out=part)
-        np.einsum("nd,nd->n", part, part, out=out[start : start + BLOCK], optimize=False)
+
+    def part(starts: range) -> None:
+        difference = np.empty((min(BLOCK, len(features)), features.shape[1]), features.dtype)
+        for start in starts:
+            rows = features[start : start + BLOCK]
+            here = difference[: len(rows)]
+            np.subtract(rows, center, out=here)
+            np.einsum("nd,nd->n", here, here, out=out[start : start + BLOCK], optimize=False)
+
+    blocks = range(0, len(features), BLOCK)
+    threads = min(len(blocks), usable_cores())
+    if threads < 2:
+        part(blocks)
+        return out
+    with ThreadPoolExecutor(threads) as pool:
+        for done in [pool.submit(part, blocks[first::threads]) for first in range(threads)]:
+            done.result()
     return out
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, where the system tells; else those of the machine."""
+    tell = getattr(os, "sched_getaffinity", None)
+    return len(tell(0)) if tell else os.cpu_count() or 1
 
 
 def _candidates(

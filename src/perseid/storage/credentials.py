@@ -56,6 +56,7 @@ def provider_of(settings: AwsSettings) -> Provider | None:
     StorageError
         There are no credentials, or their source failed: a session has ended, a program stopped.
     """
+    # The client reads these by itself, in Rust and without asking Python before each request.
     if settings.unsigned or settings.keys_from_environment:
         return None
     if settings.keys is not None:
@@ -84,6 +85,7 @@ def sdk_session(profile: str | None, region: str | None) -> Any:
     if region is not None:
         session.set_config_variable("region", region)
     folder = _cache_folder()
+    # Without a cache on disk each of a thousand workers would assume the role, and be throttled.
     cache = None if folder is None else JSONFileCache(str(folder))
     resolver = create_credential_resolver(session, cache, session.get_config_variable("region"))
     session.register_component("credential_provider", resolver)
@@ -144,6 +146,8 @@ class _Chain:
             "access_key_id": keys.access_key_id,
             "secret_access_key": keys.secret_access_key,
             "token": keys.session_token,
+            # Not the real end, which botocore watches: this only makes the client ask again every
+            # minute.
             "expires_at": datetime.now(UTC) + _RENEWED_BEFORE + ASKED_EVERY,
         }
 

@@ -66,6 +66,7 @@ def scan(storage: Storage, prefix: str = "") -> Scan:
     NotFoundError, ForbiddenError, StorageError
         The folder itself, or the bucket, cannot be listed.
     """
+    # Listed by hand rather than by the client, which stops at the first name that it does not like.
     folder = storage.local_path(prefix)
     if folder is not None:
         return _split(_walk(folder, prefix.strip("/")))
@@ -73,6 +74,7 @@ def scan(storage: Storage, prefix: str = "") -> Scan:
         return Scan(tuple(i for i in storage.list(prefix) if i.key != prefix.strip("/")), ())
     except StorageError as error:
         store = storage.client
+        # Only a name that the client cannot express is worth a second listing.
         if not isinstance(error.__cause__, InvalidPathError) or not isinstance(store, S3Store):
             raise
         return _split(_raw(storage, store, prefix))
@@ -113,6 +115,7 @@ def _walk(top: Path, prefix: str) -> Iterator[ObjectInfo | Skipped]:
         path, key = folders.pop()
         try:
             about = os.stat(path)  # noqa: PTH116 - strings, for they are many
+            # By device and inode, so that links in a circle end and no file is counted twice.
             if (about.st_dev, about.st_ino) in seen:
                 yield Skipped(key + "/", "is a link to a folder that is listed already")
                 continue
@@ -161,6 +164,7 @@ def _raw(storage: Storage, store: S3Store, prefix: str) -> Iterator[ObjectInfo |
         page = _page(storage, store, begin, after)
         for entry in page.iter(_PAGE + "Contents"):
             key = unquote_plus(entry.findtext(_PAGE + "Key", ""))
+            # `start-after`.
             after = key
             if not key.endswith("/"):
                 etag = entry.findtext(_PAGE + "ETag")

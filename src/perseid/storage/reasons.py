@@ -197,6 +197,7 @@ class Answer:
 
 def answer_of(error: BaseException) -> Answer:
     """Read the client's report of a failed request."""
+    # The debug part repeats the request with its headers, and can be pages long.
     report = str(error).partition("\n\nDebug source:")[0]
     found = re.search(r"status code: (\d{3})[^:]*: ?(.*)", report, re.DOTALL)
     status, body = (found[1], found[2]) if found else ("", "")
@@ -210,6 +211,7 @@ def reason_of(error: BaseException, where: str, region: str | None = None) -> St
     """The error of ours for one of the client's; `region` is that of S3, None for other stores."""
     if region is not None and answer_of(error).is_foreign:
         return not_s3(where, f"a web page, status {answer_of(error).status}")
+    # The client reports a missing bucket as a missing object. The difference matters to the user.
     if "<Code>NoSuchBucket<" in str(error):
         why = f"{CODES['NoSuchBucket'].advice} (NoSuchBucket)"
         return NotFoundError(f"{where} is not there: {why}")

@@ -90,6 +90,7 @@ def open_bucket(name: str) -> Bucket:
 def _surroundings() -> tuple[str, ...]:
     """Everything else that the clients depend on; another process never shares connections."""
     names = sorted(n for n in os.environ if n.startswith("AWS_") or n.lower().endswith("_proxy"))
+    # The process id, because a forked child must not use its parent's connections.
     return (str(os.getpid()), os.environ.get("HOME", ""), *(f"{n}={os.environ[n]}" for n in names))
 
 
@@ -98,6 +99,7 @@ def _open(name: str, settings: AwsSettings, surroundings: tuple[str, ...]) -> Bu
     provider = provider_of(settings)
     bucket = _clients(name, settings, provider)
     status = _first_answer(bucket.once, settings)
+    # Asking S3 for the bucket's region is cheaper than failing the user for not knowing it.
     if status in ("301", "307", "400"):  # HEAD says no more: the credentials, or the region
         region = bucket_region(name, settings)
         if region not in (None, bucket.region):
@@ -117,6 +119,7 @@ def _client(name: str, settings: AwsSettings, provider: Provider | None, attempt
         "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
     }
     if settings.endpoint:
+        # Other servers have no DNS name for each bucket.
         config |= {"endpoint": settings.endpoint, "virtual_hosted_style_request": False}
         options["allow_http"] = settings.endpoint.startswith("http://")
     if settings.ca_bundle:
@@ -166,11 +169,15 @@ def _first_answer(store: S3Store, settings: AwsSettings) -> str:
         try:
             status = _status_of_nothing(store)
         except BaseError as error:
+            # The chain of credentials ended at EC2's metadata service, and this machine is not on
+            # EC2.
             if METADATA_ADDRESS in str(error):
                 raise StorageError(NO_CREDENTIALS) from error
             reason = network_reason(error)
             if reason is None or "kind: Connect" not in str(error):
                 return ""  # it can be reached: what broke is tried again by the next request
+            # A refused connection may be a server that is still starting; an unknown name never
+            # gets better.
             if "refused" not in reason or time.monotonic() > deadline:
                 raise _unreachable(settings, reason) from error
             time.sleep(0.1)

@@ -92,9 +92,12 @@ def use_aws(
     """
     if profile is not None:
         for name in _OTHER_IDENTITIES:
+            # The SDK prefers keys in the environment to a profile; a profile that was asked for
+            # must win.
             os.environ.pop(name, None)
         os.environ["AWS_PROFILE"] = profile
     if region is not None:
+        # Both names: botocore reads only the second, other tools only the first.
         os.environ["AWS_REGION"] = os.environ["AWS_DEFAULT_REGION"] = region
     if endpoint is not None:
         check_endpoint(endpoint, "--endpoint")
@@ -178,6 +181,7 @@ def _profile_of(section: str) -> str:
 
 
 def _read(variable: str, name: str) -> configparser.RawConfigParser:
+    # [default] is a profile here, not defaults for all other sections as configparser has it.
     found = configparser.RawConfigParser(default_section="")
     folder = aws_folder()
     path = os.environ.get(variable) or (folder and folder / name)

@@ -112,6 +112,7 @@ class Storage:
         with self._reasons(key):
             found = obstore.get(self._store, self._path(key))
             data = bytes(found.bytes())
+        # A captive portal answers everything with status 200 and a page of its own.
         self._doubt(key, not _is_s3_tag(found.meta.get("e_tag")))
         return data
 
@@ -167,6 +168,8 @@ class Storage:
         for attempt in range(_CONFLICTS):
             try:
                 again = self._conditionally(bucket, key, lambda to: self._create(to, key, data))
+                # The first attempt may have been carried out although its answer was lost; then the
+                # object is there because we wrote it, and only its content can tell.
                 if again and self.get(key) != _bytes(data):
                     raise AlreadyExistsError(f"{self.where(key)} is there already")
                 return
@@ -187,12 +190,17 @@ class Storage:
         it: what is there may be our own.
         """
         try:
+            # Without the client's own retries: one whose first attempt succeeded unseen would then
+            # be told "exists already" and report its own object as another writer's.
             write(bucket.once)
             return False
         except BaseError as error:
             answer = answer_of(error)
+            # Some servers that speak S3 refuse the condition. Writing without it would silently
+            # lose the guarantee that two runs never share a prefix.
             if answer.status == "501":
                 raise UNCONDITIONAL.error(f"{self.where(key)}: {UNCONDITIONAL.advice}") from error
+            # Not carried out for certain. Of anything else (a time-out, a 500) nobody knows.
             if answer.is_final:
                 raise
         try:
@@ -220,6 +228,7 @@ class Storage:
         path = self.local_path(key)
         with self._reasons(key):
             if path is not None:
+                # A file system has no conditional replace: a lock makes look and write one step.
                 with _locked(path):
                     self._refuse_other(key, seen)
                     obstore.put(self._store, self._path(key), data)
@@ -280,6 +289,8 @@ class Storage:
                     empty = False
                     key = meta["path"]
                     if self._prefix:
+                        # The store's paths start at the bucket, the keys of this object at its own
+                        # URL.
                         key = key.removeprefix(self._prefix + "/")
                     yield ObjectInfo(key, int(meta["size"]), meta.get("e_tag"))
         self._doubt(prefix, empty)
@@ -299,6 +310,7 @@ class Storage:
             try:
                 with self._reasons(part[0]):
                     obstore.delete(self._store, [self._path(key) for key in part])
+            # DeleteObjects does not mind missing keys, a disk does.
             except NotFoundError:
                 continue
 

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perseid.errors import BadPartitionError
+from perseid.survey.column_spec import TEXT_KIND, kind_of_dtype
+from perseid.survey.names import FURTHER, is_further
 
 TEXT: Final = np.dtype("U")
 """Dtype of text in `Columns.dtypes`; arrays of it have the width of their longest value."""
@@ -41,7 +43,7 @@ def kept_dtype(name: str, dtype: np.dtype[Any], where: str) -> np.dtype[Any]:
     Parameters
     ----------
     name
-        Of the column, as in `perseid.survey.table.NAMES`.
+        Of the column, as in `perseid.survey.names.NAMES`, or of a further one.
     dtype
         In the file.
     where
@@ -50,13 +52,22 @@ def kept_dtype(name: str, dtype: np.dtype[Any], where: str) -> np.dtype[Any]:
     Returns
     -------
     float32 for images; float32 or float64 for magnitudes and redshifts; int64, uint64 or `TEXT`
-    for ids; int32 for labels.
+    for ids; int32 for labels; for further columns the smallest of `column_spec.KINDS` that holds
+    every value.
 
     Raises
     ------
     BadPartitionError
         The column cannot be of that dtype.
     """
+    if is_further(name):
+        kind = kind_of_dtype(dtype)
+        if not kind:
+            raise BadPartitionError(
+                f"{where}: {name.removeprefix(FURTHER)} must be numbers or text, not {dtype}: "
+                "convert the column, or leave it out"
+            )
+        return TEXT if kind == TEXT_KIND else np.dtype(kind)
     kinds, words = _TAKEN[name]
     wide = dtype.itemsize > _WIDEST and dtype.kind not in "US"
     if dtype.kind not in kinds or wide:
@@ -95,12 +106,14 @@ def convert(name: str, array: Array, dtype: np.dtype[Any], where: str) -> Array:
     BadPartitionError
         A value does not fit.
     """
-    place = f"{where}: {name}"
+    place = f"{where}: {name.removeprefix(FURTHER)}"
     if not array.dtype.isnative:
         array = array.byteswap().view(array.dtype.newbyteorder("="))
     if dtype == TEXT:
         return _text(array, place)
-    if name in ("image", "magnitude", "redshift"):
+    if dtype.kind == "b":
+        return array.astype(dtype)
+    if name in ("image", "magnitude", "redshift") or dtype.kind == "f":
         array = _floats(array, dtype, place)
     elif array.dtype.kind == "f":
         array = _whole_numbers(array, dtype, place)
@@ -190,7 +203,7 @@ def _text(array: Array, place: str) -> Array:
         longest = int(np.char.str_len(values).max(initial=0))
         if longest > LONGEST_TEXT:
             raise BadPartitionError(
-                f"{place} has a text of {longest:,} characters; an id has {LONGEST_TEXT} at most"
+                f"{place} has a text of {longest:,} characters; {LONGEST_TEXT} are read at most"
             )
         values = values.astype(f"U{max(longest, 1)}")
     return np.ma.masked_array(values, mask=mask) if mask is not np.ma.nomask else values

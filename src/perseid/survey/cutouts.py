@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,11 @@ class Cutouts:
     """
 
     images: NDArray[np.float32]
-    """(n, bands, height, width), nanomaggies for SDSS; may be a read-only memory map."""
+    """(n, bands, height, width), nanomaggies for SDSS; may be a read-only memory map. Where the
+    survey has no images, (n, 0, 0, 0)."""
     magnitudes: NDArray[np.floating] | None = None
-    """(n, bands), AB magnitudes, NaN where one is missing; float32 or float64, kept as read;
-    None where the survey has none."""
+    """(n, magnitudes), AB magnitudes, as many as the survey has, NaN where one is missing; float32
+    or float64, kept as read; None where the survey has none."""
     redshift: NDArray[np.floating] | None = None
     """(n,), spectroscopic, NaN where it is missing; None where no row has one."""
     object_id: NDArray[Any] | None = None
@@ -34,6 +35,9 @@ class Cutouts:
     label: NDArray[np.int32] | None = None
     """(n,), 0 for a plain object, else the kind of a labeled anomaly (`ANOMALY_KINDS`); masked
     where single labels are missing."""
+    further: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """Columns beside these, by name, (n,) or (n, ...): those of `ReadOptions.further` that the file
+    has; a `numpy.ma.MaskedArray` where single values are missing."""
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.dtype != np.float32:
@@ -41,15 +45,18 @@ class Cutouts:
                 f"images must be float32 (n, bands, height, width), not {self.images.dtype} "
                 f"{self.images.shape}"
             )
-        if self.magnitudes is not None and self.magnitudes.shape != self.images.shape[:2]:
+        magnitudes = self.magnitudes
+        if magnitudes is not None and (magnitudes.ndim != 2 or len(magnitudes) != len(self)):
             raise BadPartitionError(
-                f"magnitudes must be (n, bands) = {self.images.shape[:2]}, "
-                f"not {self.magnitudes.shape}"
+                f"magnitudes must be ({len(self)}, bands), not {magnitudes.shape}"
             )
         for name in ("redshift", "object_id", "label"):
             array = getattr(self, name)
             if array is not None and array.shape != (len(self),):
                 raise BadPartitionError(f"{name} must be ({len(self)},), not {array.shape}")
+        for name, array in self.further.items():
+            if array.shape[:1] != (len(self),):
+                raise BadPartitionError(f"{name} must have {len(self)} rows, not {array.shape}")
 
     def __len__(self) -> int:
         return int(self.images.shape[0])
@@ -58,6 +65,8 @@ class Cutouts:
         """Rows by slice (views, no copy) or by index (copies)."""
 
         def take(array: Any) -> Any:
+            if isinstance(array, Mapping):
+                return {name: values[rows] for name, values in array.items()}
             return None if array is None else array[rows]
 
         return Cutouts(*(take(getattr(self, f.name)) for f in fields(self)))

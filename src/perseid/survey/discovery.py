@@ -195,6 +195,8 @@ def _is_marker(storage: Storage, info: ObjectInfo, reason: str) -> bool:
 
 def _why_not(name: str) -> str:
     """Why a file of the folder is no partition of the survey; empty where it is one."""
+    if name.startswith(RUN_CATALOGUE + "/"):
+        return "is a part of the catalogue of a run"
     if "/" in name:
         return "lies in a sub-folder"
     if name.startswith((".", "_")):

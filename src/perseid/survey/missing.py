@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +41,7 @@ class MissingValues:
         return cls.of(parse_options(options))
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> MissingValues:
+    def of(cls, given: Mapping[str, object]) -> MissingValues:
         """From a mapping of columns to values: numbers, a list of them, or ``none``.
 
         Columns that are not named keep their defaults.
@@ -69,13 +69,13 @@ class MissingValues:
 
     def apply(self, cutouts: Cutouts) -> Cutouts:
         """The same cutouts with NaN for missing values; the same object where there are none."""
-        changed: dict[str, NDArray[Any]] = {}
+        changed: dict[str, NDArray[np.floating[Any]]] = {}
         for name, values in (("magnitudes", self.magnitude), ("redshift", self.redshift)):
             array = getattr(cutouts, name)
             found = None if array is None else _equal_to(array, values)
             if found is not None and found.any():
                 changed[name] = np.where(found, array.dtype.type(np.nan), array)
-        return replace(cutouts, **changed) if changed else cutouts
+        return replace(cutouts, **cast(Any, changed)) if changed else cutouts
 
 
 NO_SENTINELS = MissingValues((), ())

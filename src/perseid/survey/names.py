@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
-from perseid.errors import BadInputError, BadPartitionError
+from perseid.errors import BadInputError
 
 NAMES = ("image", "magnitude", "redshift", "object_id", "label")
 """Columns as our files name them, in the order of the fields of `Cutouts`."""
+
+POSITION = ("ra", "dec")
+"""Coordinates of an object, deg, which the catalogue has where the survey has them."""
 
 _PLURALS = {f"{name}s": name for name in NAMES}
 KNOWN: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -20,22 +22,37 @@ KNOWN: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "redshift": ("z_spec", "zspec", "spec_z", "specz", "specz_redshift"),
         "object_id": ("objid", "objectid", "specobjid", "targetid", "source_id", "coadd_object_id"),
         "label": ("ans",),
+        "ra": ("target_ra", "raj2000", "ra_icrs", "ra_deg", "ramean", "alpha_j2000", "_raj2000"),
+        "dec": (
+            "target_dec",
+            "dej2000",
+            "decj2000",
+            "de_icrs",
+            "dec_icrs",
+            "dec_deg",
+            "decmean",
+            "delta_j2000",
+            "_dej2000",
+        ),
     }
 )
 """Other names of each column, in any case, those that are preferred first: of SDSS (objID,
-specObjID), DESI (TARGETID, Z_SPEC), Gaia (source_id), DES (COADD_OBJECT_ID), HSC
-(specz_redshift), Galaxy10 (ans). ``z`` is not among them, since it also names a band."""
+specObjID), DESI (TARGETID, TARGET_RA, Z_SPEC), Gaia (source_id), DES (COADD_OBJECT_ID), HSC
+(specz_redshift), Galaxy10 (ans), VizieR (RAJ2000, RA_ICRS), Pan-STARRS (raMean), SExtractor
+(ALPHA_J2000). ``z`` is not among them, since it also names a band."""
 
 
 ColumnNames = Mapping[str, tuple[str, ...]]
 """By our name of a column, its name in the survey's files; several of a magnitude, one a band."""
 NO_NAMES: ColumnNames = MappingProxyType({})
 """Every column is looked for under its usual names."""
-_BAND = "magnitude."
+BAND = "magnitude."
 """Beginning of the name of one band of the magnitudes, where each is a column of its own."""
+FURTHER = "further."
+"""Beginning of the name of a column beside ours, while a file is read."""
 
 
-def column_names(given: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+def column_names(given: Mapping[str, object]) -> dict[str, tuple[str, ...]]:
     """Names as a request gives them, by our names: one, or for magnitudes a list, one a band.
 
     Raises `BadInputError` for a column that is none of ours, or a name that is no text.
@@ -43,15 +60,14 @@ def column_names(given: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     names: dict[str, tuple[str, ...]] = {}
     for column, value in given.items():
         name = canonical(column)
-        if name not in NAMES:
-            raise BadInputError(f"{column!r} is no column: use {', '.join(NAMES)}")
-        listed = [value] if isinstance(value, str) else value
-        good = isinstance(listed, (list, tuple)) and listed
-        if not good or not all(isinstance(one, str) and one for one in listed):
+        if name not in (*NAMES, *POSITION):
+            raise BadInputError(f"{column!r} is no column: use {', '.join((*NAMES, *POSITION))}")
+        listed = value if isinstance(value, (list, tuple)) else [value]
+        if not listed or not all(isinstance(one, str) and one for one in listed):
             raise BadInputError(f"{column} is {value!r}: give the name of the survey's column")
         if len(listed) > 1 and name != "magnitude":
             raise BadInputError(f"{column} is {value!r}: only magnitudes are several columns")
-        names[name] = tuple(listed)
+        names[name] = tuple(str(one) for one in listed)
     return names
 
 
@@ -75,96 +91,15 @@ def parse_columns(option: str) -> dict[str, str | list[str]]:
 
 def is_band(name: str) -> bool:
     """Whether it is one band of magnitudes, as `pick_columns` names them."""
-    return name.startswith(_BAND)
+    return name.startswith(BAND)
+
+
+def is_further(name: str) -> bool:
+    """Whether it is a column beside ours, as `pick_columns` names them."""
+    return name.startswith(FURTHER)
 
 
 def canonical(name: str) -> str:
     """A column's name as in `NAMES`: any case, plurals accepted; other names in lower case."""
     lower = name.lower()
     return _PLURALS.get(lower, lower)
-
-
-def pick_columns(
-    where: str, names: Iterable[str], wanted: ColumnNames = NO_NAMES
-) -> dict[str, str]:
-    """Which of a file's names are columns of ours: a file's name for each of `NAMES`.
-
-    A name of ours comes before a known one of another survey.
-
-    Parameters
-    ----------
-    where
-        The file, for messages.
-    names
-        Of all its columns.
-    wanted
-        Names that the user has given; they come before all others.
-
-    Returns
-    -------
-    Magnitudes of several columns are ``magnitude.0``, ``magnitude.1``, …, in the user's order.
-
-    Raises
-    ------
-    BadPartitionError
-        Two of the names mean the same column, such as ``image`` and ``images``; or the file lacks
-        a name that the user has given.
-    """
-    names = list(names)
-    given = _given(where, names, wanted)
-    found: dict[str, str] = {}
-    others: dict[str, str] = {}
-    for source in names:
-        name = canonical(source)
-        if name in wanted:
-            continue
-        if name not in NAMES:
-            others.setdefault(source.lower(), source)
-            continue
-        if name in found:
-            raise BadPartitionError(
-                f"{where} has both {found[name]} and {source}, which mean the same column: rename "
-                "or remove one of them"
-            )
-        found[name] = source
-    for name in NAMES:
-        known = next((others[other] for other in KNOWN[name] if other in others), None)
-        if name not in found and name not in wanted and known is not None:
-            found[name] = known
-    plain = {name: found[name] for name in NAMES if name in found}
-    return {**plain, **given}
-
-
-def _given(where: str, names: Sequence[str], wanted: ColumnNames) -> dict[str, str]:
-    there = {name.lower(): name for name in names} | {name: name for name in names}
-    given: dict[str, str] = {}
-    for name, sources in wanted.items():
-        for number, source in enumerate(sources):
-            found = there.get(source) or there.get(source.lower())
-            if found is None:
-                listed = ", ".join(sorted(names)) or "nothing"
-                raise BadPartitionError(
-                    f"{where} has no column {source} for {name}: it has {listed}"
-                )
-            given[f"{_BAND}{number}" if len(sources) > 1 else name] = found
-    return given
-
-
-def unused_names(names: Iterable[str], used: Iterable[str]) -> tuple[str, ...]:
-    """A file's names of columns that are none of ours, in the file's order."""
-    taken = set(used)
-    return tuple(name for name in names if name not in taken)
-
-
-def without_strangers(found: Mapping[str, str], is_column: Callable[[str], bool]) -> dict[str, str]:
-    """What `pick_columns` gave, less the known names of other surveys that are no column here.
-
-    A group or a pickled array that is called ``source_id`` is none of ours, and no error.
-    """
-    known = {name for name, key in renamed(found).items() if key.lower() in KNOWN.get(name, ())}
-    return {name: key for name, key in found.items() if name not in known or is_column(key)}
-
-
-def renamed(found: Mapping[str, str]) -> dict[str, str]:
-    """Of what `pick_columns` gave, the columns that go by another survey's name."""
-    return {name: source for name, source in found.items() if canonical(source) != name}

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,22 +16,20 @@ import numpy as np
 
 from perseid.errors import (
     BadInputError,
-    BadPartitionError,
-    NotInstalledError,
     PerseidError,
     StorageError,
 )
 from perseid.storage import Storage
 from perseid.survey.bytesource import ByteSource, FetchStats, open_source
+from perseid.survey.column_spec import ColumnSpec
 from perseid.survey.content import join
 from perseid.survey.cutouts import Cutouts
-from perseid.survey.formats import format_for, needed_package, open_table, suffix_of
+from perseid.survey.formats import format_for, open_table
 from perseid.survey.missing import NO_SENTINELS, MissingValues
-from perseid.survey.names import NO_NAMES, ColumnNames
+from perseid.survey.names import FURTHER
+from perseid.survey.read_options import PLAIN, ReadOptions
 from perseid.survey.table import Columns, RawTable, Writer, as_cutouts, as_dict
 
-NAMED_UNUSED = 12
-"""Columns that a note names; it counts the others."""
 BLOCK_BYTES = 8 << 20
 """Pixels fetched at a time: large enough that a request's latency does not matter (about 40 ms
 against 160 ms at 50 MB/s), small enough that two blocks are little memory."""
@@ -51,11 +48,11 @@ class PartitionReader:
         self,
         source: ByteSource,
         missing: MissingValues = NO_SENTINELS,
-        names: ColumnNames = NO_NAMES,
+        options: ReadOptions = PLAIN,
     ) -> None:
         self._source, self._missing = source, missing
         began = time.perf_counter()
-        self._table = open_table(source, names)
+        self._table = open_table(source, options)
         self._count_decode(began, 0.0)
         self.columns = self._table.columns
 
@@ -73,6 +70,11 @@ class PartitionReader:
     def unused(self) -> tuple[str, ...]:
         """Columns of the file that nothing here reads, by the file's own names."""
         return self._table.unused
+
+    @property
+    def described(self) -> tuple[ColumnSpec, ...]:
+        """Every column of the file by its own name, where `ReadOptions.describe` asks for them."""
+        return self._table.described
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -119,18 +121,17 @@ class PartitionReader:
             return self._read(0, self.rows)
         images = np.empty((self.rows, *self.shape), np.float32)
         small: dict[str, list[Any]] = {name: [] for name in self.columns.small}
+        small |= {name: [] for name in self.columns.further}
         at = 0
         for block in self.blocks():
-            for name, array in as_dict(block).items():
+            further = {f"{FURTHER}{name}": array for name, array in block.further.items()}
+            for name, array in (as_dict(block) | further).items():
                 if name == "image":
                     images[at : at + len(block)] = array
                 else:
                     small[name].append(array.copy())
             at += len(block)
-        arrays = {
-            name: join(parts, self.columns.dtypes[name], self.columns.row_shape(name))
-            for name, parts in small.items()
-        }
+        arrays = {name: join(parts, *self.columns.kept(name)) for name, parts in small.items()}
         return as_cutouts({"image": images, **arrays})
 
     def rows_at(self, start: int, stop: int) -> Cutouts:
@@ -174,7 +175,7 @@ def open_partition(
     storage: Storage,
     key: str,
     missing: MissingValues = NO_SENTINELS,
-    names: ColumnNames = NO_NAMES,
+    options: ReadOptions = PLAIN,
 ) -> PartitionReader:
     """Open one partition: a memory map on this machine's disk, ranges of an object elsewhere.
 
@@ -185,8 +186,9 @@ def open_partition(
     missing
         Numbers that stand for missing magnitudes and redshifts, and become NaN; by default every
         number is a value. Nulls of a format become NaN in any case.
-    names
-        Of columns in the file, where they cannot be told by their usual names: see `column_names`.
+    options
+        Names of columns in the file, where they cannot be told by their usual names, further
+        columns, layout of images.
 
     Raises
     ------
@@ -200,56 +202,10 @@ def open_partition(
     format_for(key)
     source = open_source(storage, key)
     try:
-        return PartitionReader(source, missing, names)
+        return PartitionReader(source, missing, options)
     except BaseException:
         source.close()
         raise
-
-
-def look_at_formats(
-    storage: Storage, keys: Sequence[str], names: ColumnNames = NO_NAMES
-) -> tuple[str, ...]:
-    """Find out before a run whether this installation can read its partitions, and how.
-
-    One file of each format is opened. Whatever else is wrong with it is for the run to say, which
-    goes on without it.
-
-    Returns
-    -------
-    Sentences about columns that go by the names of another survey, and about those that nothing
-    uses, for each format.
-
-    Raises
-    ------
-    NotInstalledError
-        A package, or a filter of HDF5, is missing; the sentence names the remedy.
-    """
-    notes = []
-    for key in {suffix_of(key): key for key in reversed(keys)}.values():
-        package = needed_package(key)
-        if package is not None and find_spec(package) is None:
-            raise NotInstalledError(
-                f"{storage.where(key)} needs {package}, which is not installed where the run "
-                f"works: pip install {package} there, or write the survey as .pt, .npz or "
-                ".safetensors with `perseid split`"
-            )
-        with (
-            suppress(BadPartitionError, StorageError),
-            open_partition(storage, key, names=names) as reader,
-        ):
-            taken = [f"{name} is {source}" for name, source in reader.columns.renamed.items()]
-            if taken:
-                notes.append(f"in {storage.where(key)} the column {', the column '.join(taken)}")
-            notes += _unused_note(storage.where(key), reader.unused)
-    return tuple(notes)
-
-
-def _unused_note(where: str, names: Sequence[str]) -> list[str]:
-    if not names:
-        return []
-    which = "the column" if len(names) == 1 else "the columns"
-    more = f" and {len(names) - NAMED_UNUSED} more" if len(names) > NAMED_UNUSED else ""
-    return [f"of {where} nothing uses {which} {', '.join(names[:NAMED_UNUSED])}{more}"]
 
 
 def read_cutouts(url: str | Path) -> Cutouts:

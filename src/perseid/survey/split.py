@@ -13,8 +13,8 @@ from perseid.storage import Storage, scan
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.discovery import Layout, SurveyListing, discover, first_key
 from perseid.survey.formats import suffixes
-from perseid.survey.names import NO_NAMES, ColumnNames
 from perseid.survey.partition import parse_size, rows_per_partition
+from perseid.survey.read_options import PLAIN, ReadOptions
 from perseid.survey.reader import creating, open_partition
 from perseid.survey.table import Columns, Writer
 
@@ -58,7 +58,7 @@ def split(
     rows: int | None = None,
     format: str = ".pt",
     overwrite: bool = False,
-    names: ColumnNames = NO_NAMES,
+    options: ReadOptions = PLAIN,
     progress: Callable[[SplitProgress], None] | None = None,
 ) -> SplitResult:
     """Write the rows of a survey, in order, as ``1.pt``, ``2.pt``, …
@@ -81,8 +81,9 @@ def split(
     overwrite
         Write into a destination that holds something: numbered partitions in it are removed
         first, other objects stay.
-    names
-        Of the survey's columns, where they cannot be told by their usual names.
+    options
+        Names of the survey's columns, where they cannot be told by their usual names, and the
+        layout of its images.
     progress
         Called after every block.
 
@@ -100,7 +101,7 @@ def split(
     if suffix not in suffixes():
         raise BadInputError(f"no format {format!r} of partitions (known: {' '.join(suffixes())})")
     _check_destination(listing, target, overwrite=overwrite)
-    columns = _columns(store, keys, names)
+    columns = _columns(store, keys, options)
     many = rows if rows is not None else rows_per_partition(_bytes(size), columns.shape)
     if many < 1:
         raise BadInputError(f"a partition has at least one row, not {many}")
@@ -109,7 +110,7 @@ def split(
         target.delete([info.key for info in there if _NUMBERED.fullmatch(info.key)])
     total = max(1, -(-columns.rows // many))
     with _Partitions(target, suffix, columns, many, total, progress) as partitions:
-        for block in _blocks(store, keys, names):
+        for block in _blocks(store, keys, options):
             partitions.write(block)
     return SplitResult(target.where(), columns.rows, total, many, len(keys), listing.notes)
 
@@ -118,15 +119,15 @@ def _bytes(size: str | int) -> int:
     return parse_size(size) if isinstance(size, str) else size
 
 
-def _columns(store: Storage, keys: list[str], names: ColumnNames) -> Columns:
+def _columns(store: Storage, keys: list[str], options: ReadOptions) -> Columns:
     """The columns of all files together; raises `BadPartitionError` where they differ."""
     first: Columns | None = None
     rows = 0
     for key in keys:
-        with open_partition(store, key, names=names) as reader:
+        with open_partition(store, key, options=options) as reader:
             has = reader.columns
         first = first or has
-        if (has.shape, dict(has.dtypes)) != (first.shape, dict(first.dtypes)):
+        if not has.is_like(first):
             raise BadPartitionError(
                 f"{store.where(key)} has {has.describe()}, "
                 f"but {store.where(keys[0])} has {first.describe()}"
@@ -136,9 +137,9 @@ def _columns(store: Storage, keys: list[str], names: ColumnNames) -> Columns:
     return first.with_rows(rows)
 
 
-def _blocks(store: Storage, keys: list[str], names: ColumnNames) -> Iterator[Cutouts]:
+def _blocks(store: Storage, keys: list[str], options: ReadOptions) -> Iterator[Cutouts]:
     for key in keys:
-        with open_partition(store, key, names=names) as reader:
+        with open_partition(store, key, options=options) as reader:
             yield from reader.blocks()
 
 

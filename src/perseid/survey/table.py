@@ -16,11 +16,15 @@ from numpy.typing import NDArray
 
 from perseid.errors import BadInputError, BadPartitionError
 from perseid.survey.bytesource import ByteSource
+from perseid.survey.column_spec import ColumnSpec
 from perseid.survey.content import TEXT, convert, join, kept_dtype
 from perseid.survey.cutouts import Cutouts
-from perseid.survey.names import KNOWN, NAMES, is_band, renamed
+from perseid.survey.names import FURTHER, KNOWN, NAMES, is_band, is_further
+from perseid.survey.picking import renamed
+from perseid.survey.read_options import PLAIN, ReadOptions
 
-REQUIRED = ("image",)
+_ROW_BYTES = 512
+"""Bytes that a row without an image is taken to have."""
 MOST_PIXELS = 1 << 26
 """Elements of one image above which a shape is taken for corrupt."""
 
@@ -32,7 +36,7 @@ class Columns:
     rows: int
     """Objects."""
     shape: tuple[int, int, int]
-    """(bands, height, width) of every image."""
+    """(bands, height, width) of every image; all 0 where there are no images."""
     dtypes: Mapping[str, np.dtype[Any]]
     """Native dtype of each column that is there, by the names in `NAMES`."""
     channels_last: bool = False
@@ -41,15 +45,20 @@ class Columns:
     """Names of the magnitudes' columns in the file, where each band has one of its own."""
     renamed: Mapping[str, str] = field(default_factory=dict)
     """The file's own names of columns that it knows by another name than ours."""
+    further: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]] = field(default_factory=dict)
+    """Native dtype and shape of a row of each column beside ours that is read, by the names that
+    `pick_columns` gives them."""
+    magnitudes: int = 0
+    """How many magnitudes a row has."""
 
     def row_shape(self, name: str) -> tuple[int, ...]:
         """Shape of one row of a column."""
-        return {"image": self.shape, "magnitude": self.shape[:1]}.get(name, ())
+        return {"image": self.shape, "magnitude": (self.magnitudes,)}.get(name, ())
 
     @property
     def image_bytes(self) -> int:
-        """Bytes of one image."""
-        return math.prod(self.shape) * 4
+        """Bytes of one image; of a row without an image a few, so that blocks stay small."""
+        return math.prod(self.shape) * 4 or _ROW_BYTES
 
     @property
     def small(self) -> list[str]:
@@ -73,13 +82,23 @@ class Columns:
         """Dtype and shape of a row of a column of the file, as it is kept."""
         if name in self.bands:
             return self.dtypes["magnitude"], ()
+        if name in self.further:
+            return self.further[name]
         return self.dtypes[name], self.row_shape(name)
 
     @property
     def stored(self) -> list[str]:
         """The columns of the file beside the images: as `small`, but for single bands."""
         others = [name for name in self.small if name != "magnitude" or not self.bands]
-        return [*self.bands, *others]
+        return [*self.bands, *others, *self.further]
+
+    def is_like(self, other: Columns) -> bool:
+        """Whether rows of both can lie in one file."""
+        return (self.shape, self.magnitudes, dict(self.dtypes)) == (
+            other.shape,
+            other.magnitudes,
+            dict(other.dtypes),
+        )
 
     def with_rows(self, rows: int) -> Columns:
         """The same columns with another length."""
@@ -97,7 +116,8 @@ class Columns:
         arrays = as_dict(cutouts)
         _, bands, height, width = cutouts.images.shape
         dtypes = {n: TEXT if a.dtype.kind == "U" else a.dtype for n, a in arrays.items()}
-        return cls(len(cutouts), (bands, height, width), dtypes)
+        magnitudes = 0 if cutouts.magnitudes is None else cutouts.magnitudes.shape[1]
+        return cls(len(cutouts), (bands, height, width), dtypes, magnitudes=magnitudes)
 
 
 def as_dict(cutouts: Cutouts) -> dict[str, NDArray[Any]]:
@@ -113,17 +133,34 @@ def as_dict(cutouts: Cutouts) -> dict[str, NDArray[Any]]:
 
 
 def as_cutouts(arrays: Mapping[str, NDArray[Any]]) -> Cutouts:
-    """The reverse of `as_dict`; single bands of magnitudes become one array."""
+    """The columns of a file, by the names that `pick_columns` gives them, as one object.
+
+    Single bands of magnitudes become one array, further columns are in `Cutouts.further`.
+    """
     bands = [array for name, array in arrays.items() if is_band(name)]
     if bands:
         arrays = {**arrays, "magnitude": np.stack(bands, axis=1)}
-    return Cutouts(*(arrays.get(name) for name in NAMES))  # type: ignore[arg-type]
+    further = {n.removeprefix(FURTHER): array for n, array in arrays.items() if is_further(n)}
+    if "image" in arrays:
+        images = arrays["image"]
+    else:
+        rows = max((len(array) for array in arrays.values()), default=0)
+        images = np.empty((rows, 0, 0, 0), np.float32)
+    return Cutouts(
+        images,
+        arrays.get("magnitude"),
+        arrays.get("redshift"),
+        arrays.get("object_id"),
+        arrays.get("label"),
+        further,
+    )
 
 
 def check_columns(
     where: str,
     found: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
     sources: Mapping[str, str] | None = None,
+    options: ReadOptions = PLAIN,
 ) -> Columns:
     """The columns of a file, from the dtype and shape of each of its arrays.
 
@@ -136,23 +173,14 @@ def check_columns(
         A column is missing, or one has a wrong dtype, shape or length.
     """
     found, parts = _joined(where, found)
-    for name in REQUIRED:
-        if name not in found:
-            there = ", ".join(sorted(found)) or "nothing"
-            raise BadPartitionError(f"{where} has no {name} column (it has {there})")
-    shape = found["image"][1]
-    if len(shape) != 4 or 0 in shape[1:] or math.prod(shape[1:]) > MOST_PIXELS:
-        raise BadPartitionError(
-            f"{where}: image must be (n, bands, height, width), not {_shape(shape)}"
-        )
-    rows, bands, height, width = shape
-    last = _channels_last(shape[1:], found.get("magnitude", (None, ()))[1])
-    if last:
-        height, width, bands = shape[1:]
-    columns = Columns(rows, (bands, height, width), {})
+    rows, shape, last = _images(where, found, options)
+    columns = Columns(rows, shape, {}, magnitudes=_magnitudes(where, rows, found))
     dtypes: dict[str, np.dtype[Any]] = {}
     known = renamed(sources or {})
+    further = _further(where, rows, found)
     for name, (dtype, has) in found.items():
+        if name in further:
+            continue
         try:
             dtypes[name] = kept_dtype(name, dtype, where)
             if name != "image":
@@ -164,8 +192,66 @@ def check_columns(
     dtypes = {name: dtypes[name] for name in NAMES if name in dtypes}
     known = {name: source for name, source in known.items() if name in dtypes}
     return Columns(
-        rows, (bands, height, width), dtypes, channels_last=last, bands=parts, renamed=known
+        rows,
+        shape,
+        dtypes,
+        channels_last=last,
+        bands=parts,
+        renamed=known,
+        further=further,
+        magnitudes=columns.magnitudes if "magnitude" in dtypes else 0,
     )
+
+
+def _images(
+    where: str,
+    found: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
+    options: ReadOptions,
+) -> tuple[int, tuple[int, int, int], bool]:
+    """Rows, (bands, height, width) of an image, and whether its bands are the last axis."""
+    if "image" not in found and not options.needs_image:
+        lengths = [shape[0] for _, shape in found.values() if shape]
+        return max(lengths, default=0), (0, 0, 0), False
+    if "image" not in found:
+        there = ", ".join(sorted(name.removeprefix(FURTHER) for name in found)) or "nothing"
+        raise BadPartitionError(f"{where} has no image column (it has {there})")
+    shape = found["image"][1]
+    if len(shape) != 4 or 0 in shape[1:] or math.prod(shape[1:]) > MOST_PIXELS:
+        raise BadPartitionError(
+            f"{where}: image must be (n, bands, height, width), not {_shape(shape)}"
+        )
+    rows, first, second, third = shape
+    last = options.channels_last
+    if last is None:
+        last = _channels_last(shape[1:], found.get("magnitude", (None, ()))[1])
+    return rows, (third, first, second) if last else (first, second, third), last
+
+
+def _magnitudes(
+    where: str, rows: int, found: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
+) -> int:
+    """How many magnitudes a row has, whatever the images have."""
+    if "magnitude" not in found:
+        return 0
+    shape = found["magnitude"][1]
+    if len(shape) not in (1, 2) or shape[0] != rows or 0 in shape[1:]:
+        raise BadPartitionError(f"{where}: magnitude must be ({rows}, bands), not {_shape(shape)}")
+    return shape[1] if len(shape) == 2 else 1
+
+
+def _further(
+    where: str, rows: int, found: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
+) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+    """Dtype and shape of a row of the columns beside ours; one value a row has no shape."""
+    further = {}
+    for name, (dtype, shape) in found.items():
+        if is_further(name):
+            if shape[:1] != (rows,):
+                source = name.removeprefix(FURTHER)
+                raise BadPartitionError(f"{where}: {source} must have {rows} rows, not {shape[:1]}")
+            row = () if shape[1:] == (1,) else shape[1:]
+            further[name] = kept_dtype(name, dtype, where), row
+    return further
 
 
 def _joined(
@@ -205,10 +291,18 @@ class Table(ABC):
     """An opened file: its columns, and any rows of it."""
 
     unused: tuple[str, ...] = ()
-    """Names of columns of the file that are none of ours, in the file's order."""
+    """Names of columns of the file that are not read, in the file's order."""
+    described: tuple[ColumnSpec, ...] = ()
+    """Every column of the file by its own name, where `ReadOptions.describe` asks for them."""
 
     def __init__(self, source: ByteSource, columns: Columns) -> None:
         self.source, self.columns = source, columns
+
+    @property
+    def read_names(self) -> list[str]:
+        """The columns that are read, by the names that `pick_columns` gives them."""
+        images = ["image"] if "image" in self.columns.dtypes else []
+        return [*images, *self.columns.stored]
 
     @abstractmethod
     def read(self, start: int, stop: int) -> Cutouts:
@@ -258,11 +352,12 @@ class RawTable(Table):
         arrays: Mapping[str, RawArray],
         others: Mapping[str, NDArray[Any]] | None = None,
         sources: Mapping[str, str] | None = None,
+        options: ReadOptions = PLAIN,
     ) -> None:
         where, others = source.name, others or {}
         found = {n: (a.dtype, a.shape) for n, a in arrays.items()}
         found |= {n: (a.dtype, a.shape) for n, a in others.items()}
-        columns = check_columns(where, found, sources)
+        columns = check_columns(where, found, sources, options)
         super().__init__(source, columns)
         for name, array in arrays.items():
             if array.start < 0 or array.start + array.num_bytes > source.size:
@@ -270,7 +365,7 @@ class RawTable(Table):
                     f"{where} is truncated: its {name} column ends at byte "
                     f"{array.start + array.num_bytes} of {source.size}"
                 )
-        self._images = arrays["image"]
+        self._images = arrays.get("image")
         self._small = {
             name: columns.column(name, others[name], where)
             if name in others
@@ -281,18 +376,21 @@ class RawTable(Table):
 
     def read(self, start: int, stop: int) -> Cutouts:
         array = self._images
+        arrays = {name: column[start:stop] for name, column in self._small.items()}
+        if array is None:
+            return as_cutouts(arrays)
         data = self.source.read(
             array.start + start * array.row_bytes, (stop - start) * array.row_bytes
         )
-        self._check(data, start, stop)
+        self._check(array, data, start, stop)
         images = np.frombuffer(data, array.dtype).reshape(stop - start, *array.shape[1:])
-        arrays = {name: column[start:stop] for name, column in self._small.items()}
         arrays["image"] = self.columns.column("image", images, self.source.name)
         return as_cutouts(arrays)
 
     def release(self, start: int, stop: int) -> None:
-        step = self._images.row_bytes
-        self.source.release(self._images.start + start * step, (stop - start) * step)
+        if self._images is not None:
+            step = self._images.row_bytes
+            self.source.release(self._images.start + start * step, (stop - start) * step)
 
     def _whole(self, name: str, array: RawArray) -> NDArray[Any]:
         data = self.source.read(array.start, array.num_bytes)
@@ -303,12 +401,12 @@ class RawTable(Table):
         values = np.frombuffer(data, array.dtype).reshape(array.shape)
         return self.columns.column(name, values, self.source.name)
 
-    def _check(self, data: memoryview, start: int, stop: int) -> None:
-        if not self._images.crc or start not in (0, self._crc_row):
+    def _check(self, images: RawArray, data: memoryview, start: int, stop: int) -> None:
+        if not images.crc or start not in (0, self._crc_row):
             return
         self._crc = zlib.crc32(data, self._crc if start else 0)
         self._crc_row = stop
-        if stop == self.columns.rows and self._crc != self._images.crc:
+        if stop == self.columns.rows and self._crc != images.crc:
             raise BadPartitionError(f"{self.source.name} is corrupt: the checksum of image differs")
 
 
@@ -333,7 +431,7 @@ class Writer(ABC):
     def write(self, block: Cutouts) -> None:
         """Append rows; raises `BadInputError` where they are not what was announced."""
         has = Columns.of(block)
-        if (has.shape, dict(has.dtypes)) != (self.columns.shape, dict(self.columns.dtypes)):
+        if not has.is_like(self.columns):
             raise BadInputError(
                 f"these rows have {has.describe()}, the file takes {self.columns.describe()}"
             )

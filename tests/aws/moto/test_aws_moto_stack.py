@@ -8,9 +8,9 @@ import pytest
 from double import PYTHON
 
 from perseid.aws import stack as stacks
-from perseid.aws.deploy import deploy
-from perseid.aws.doctor import CHECKS
-from perseid.aws.template import Options
+from perseid.aws.deploy.deployment import deploy
+from perseid.aws.deploy.doctor import CHECKS
+from perseid.aws.deploy.template import Options
 from perseid.cli import main
 from perseid.errors import NotFoundError
 from perseid.storage import Storage

@@ -22,8 +22,8 @@ from perseid.cli import main
 from perseid.measure.present.gallery import lupton, png, shown_bands
 from perseid.measure.present.palette import HATCHES, STAGES
 from perseid.measure.present.report import DEFINITIONS, render_report
+from perseid.measure.present.run_tables import run_table
 from perseid.measure.present.sweep import render_sweep
-from perseid.measure.present.table import run_table
 from perseid.measure.prices import Prices
 from perseid.measure.sources.load import load_runs
 from perseid.science import redshift_metrics

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from perseid.cli import main, units
 from perseid.errors import BadInputError
-from perseid.measure import plan as planning
-from perseid.measure.calibrate import Calibration, Pace, from_paces, from_runs, vcpus
+from perseid.measure import advice as planning
+from perseid.measure.advice import Ask, Limits, advise, estimate
+from perseid.measure.calibration import Calibration, Pace, from_paces, from_runs, vcpus
 from perseid.measure.measured_run import MIB
-from perseid.measure.plan import Ask, Limits, advise, estimate
 from perseid.measure.prices import Prices
 from perseid.measure.report_line import Report
 from perseid.measure.sources.load import load_runs

@@ -6,8 +6,8 @@ import json
 import random
 from pathlib import Path
 
-from perseid.aws.cloudwatch_logs import Tail
-from perseid.aws.run_archive import attempts_of, ending_of, most_at_once
+from perseid.aws.observe.cloudwatch_logs import Tail
+from perseid.aws.observe.run_archive import attempts_of, ending_of, most_at_once
 from perseid.measure.sources.load import load_runs
 from perseid.measure.sources.streams import LogEvent, trace
 from perseid.pipeline.attempts import Attempt, Ending

@@ -16,7 +16,7 @@ from perseid.cli import main
 from perseid.errors import BadInputError, NotFoundError
 from perseid.measure.measured_run import MeasuredRun, ResultPath, percentiles, size_label, size_mb
 from perseid.measure.present.report import render_report
-from perseid.measure.present.table import bill, partition_table, run_table, tables
+from perseid.measure.present.run_tables import bill, partition_table, run_table, tables
 from perseid.measure.present.text import (
     MISSING,
     Cell,
@@ -29,7 +29,7 @@ from perseid.measure.present.text import (
 )
 from perseid.measure.prices import Prices
 from perseid.measure.sources.load import load_runs
-from perseid.measure.sources.options import LoadOptions
+from perseid.measure.sources.load_options import LoadOptions
 from perseid.measure.sources.published import read_times
 
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from perseid.aws.address import ServiceNames, publish
 from perseid.aws.handlers import log
 from perseid.aws.handlers.ready import answers_check
+from perseid.aws.handlers.service_address import ServiceNames, publish
 
 
 @answers_check()

@@ -57,6 +57,8 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     except ForbiddenError as error:  # rights that were just given may come late: tried again
         raise _with_remedy(error, event["input"]) from error
     except PerseidError as error:
+        # Raising makes the state machine try again, which helps only if the store may answer
+        # otherwise.
         transient = isinstance(error, StorageError)
         if transient and not isinstance(error, (NotFoundError, AlreadyExistsError)):
             raise
@@ -93,6 +95,8 @@ def start(given: Any, execution: str, request_id: str) -> dict[str, Any]:
     _on_s3(request.results_url)
     limit = _limit()
     request = _that_may_meet(_with_endpoint(request), limit)
+    # With the execution's name as run id: Step Functions may call this function twice for one run,
+    # and the second call then finds what the first has begun.
     begun = initialize(
         request,
         replace=bool(given.get("replace")),
@@ -114,12 +118,15 @@ def _resume(
     storage = Storage(url)
     manifest = Manifest.load(storage)
     _log_start(manifest.run_id, execution, request_id)
+    # Its items would be written over those that its own map is reading.
     if execution == manifest.run_id:
         raise RunError(f"{url} is the run of this very execution: resume it by another one")
+    # A key of its own: Step Functions may still read the items of a former execution.
     key = layout.items_of(execution)
     before = _attempts(manifest.settings.options) * _executions(storage, key)
     ranks = missing_ranks(storage, manifest)
     if ranks:
+        # Before anything is written, so that a refused resumption leaves the run as it was.
         manifest = with_current_model(manifest, allow_model_change=allow_model_change)
     items = [_again(manifest.item(rank), before) for rank in ranks]
     storage.delete([layout.MERGED])  # what was merged is not what there will be
@@ -226,6 +233,8 @@ def _that_may_meet(request: RunRequest, limit: int | None) -> RunRequest:
     if request.transport == STORE or limit is None:
         return request
     ranks = request.world_size or len(list_partitions(request).partitions)
+    # Lambda starts as many as may run; the others would wait for a place while the first ones wait
+    # for them.
     if ranks <= limit:
         return request
     if request.transport == "auto":

@@ -11,6 +11,7 @@ from perseid.errors import RunIncompleteError, StorageError
 from perseid.jsontext import parse_json
 from perseid.pipeline import layout
 from perseid.pipeline.manifest import Manifest
+from perseid.pipeline.run_summary import ExecutionSummary
 from perseid.pipeline.summarize import summarize
 from perseid.storage import Storage
 
@@ -26,6 +27,7 @@ class Failures(Mapping[int, str]):
             left = parse_json(self._storage.get(layout.failure(rank)))
         except (StorageError, ValueError):
             raise KeyError(rank) from None
+        # A reason that a former run left at this prefix says nothing about this one.
         if not isinstance(left, dict) or left.get("run") != self._run_id:
             raise KeyError(rank)
         return f"{left.get('error')}: {left.get('message')}"
@@ -52,10 +54,12 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     who = {"run": state["run_id"], "execution": state["execution"]}
     log.write("start", function="summarize", **who, request=context.aws_request_id)
     storage = Storage(state["results_url"])
-    engine = {"engine": "aws", "execution": state["execution"], "children": state["children"]}
+    engine: ExecutionSummary = {
+        "engine": "aws", "execution": state["execution"], "children": state["children"]
+    }  # fmt: skip
     try:
         failures = Failures(storage, state["run_id"])
-        summary = summarize(storage, failures=failures, extra={"engine": engine})
+        summary = summarize(storage, failures=failures, engine=engine)
     except RunIncompleteError as error:
         said = {"error": "RunIncompleteError", "message": str(error)}
         log.write("incomplete", run=state["run_id"], **said)

@@ -43,6 +43,7 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     options = _meeting_options(item, context)
     options = replace(options, timeout=_script_seconds(options, context))
     item = replace(item, options=options)
+    # The state machine counts the attempts of this execution, and the item those of earlier ones.
     attempt = 1 + int(event.get("attempt_before") or 0) + (options.attempts_before or 0)
     who = {"run": item.run_id, "rank": item.rank, "attempt": attempt}
     refused = int(event.get("refused_before") or 0)
@@ -52,6 +53,8 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     except Exception as error:
         said = {"error": type(error).__name__, "message": str(error)[:2000]}
         log.write("failed", **who, **said, seconds=round(time.monotonic() - began, 3))
+        # Summarize cannot read logs: an object of the run is the only way to tell it what went
+        # wrong.
         _leave_reason(item, {**who, **said})
         raise
     log.write("done", **who, rows=done, seconds=round(time.monotonic() - began, 3))
@@ -64,6 +67,8 @@ def _work(item: WorkItem, attempt: int) -> int:
     cold, runtime, seconds = not _runtime.cache_info().currsize, None, 0.0
     if item.options.script is None and item.partitions:
         began = time.monotonic()
+        # Lambda keeps a process for further calls, perhaps of another run: the key of the cache
+        # must name everything that the model depends on.
         digest = item.model.digest if item.model else ""  # a model may be replaced between runs
         runtime = _runtime(
             item.model_url, item.precision, item.batch_size, item.options.threads, digest
@@ -93,6 +98,7 @@ def _meeting_options(item: WorkItem, context: Any) -> ItemOptions:
     name = os.environ.get("RENDEZVOUS_SECRET_PARAMETER")
     if JoinSettings.of_item(item) is None:
         return item.options
+    # A rank that is cut off by Lambda in the middle of a collective would look lost to the others.
     left = float(context.get_remaining_time_in_millis()) / 1000 - SPARE_SECONDS
     options = replace(item.options, ends=time.time() + left)
     if name and options.rendezvous_key is None:
@@ -137,5 +143,6 @@ def _runtime(
 
 def _script_seconds(options: ItemOptions, context: Any) -> float:
     """What a script may take: as asked, but less than the function has left."""
+    # Lambda kills without notice, and what the script printed last would be lost with it.
     left = float(context.get_remaining_time_in_millis()) / 1000 - SPARE_SECONDS
     return max(1.0, min(left, options.timeout or left))

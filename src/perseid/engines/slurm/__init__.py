@@ -1,5 +1,5 @@
 """The engine of clusters that Slurm schedules: ranks packed into the tasks of job arrays."""
 
-from perseid.engines.slurm.engine import SlurmEngine
+from perseid.engines.slurm.slurm_engine import SlurmEngine
 
 __all__ = ["SlurmEngine"]

@@ -5,11 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import cast
 
 from perseid.errors import NotFoundError
 from perseid.pipeline import layout
 from perseid.pipeline.attempts import EngineReport
+from perseid.pipeline.run_summary import EngineDocument
 from perseid.storage import Storage
+
+
+class TaskReport(EngineDocument):
+    """What a task of a job array keeps: its own ``engine.json``."""
+
+    stopped: bool
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,7 @@ def put_report(store: Storage, submission: str, index: int, report: EngineReport
             attempts=(*before.attempts, *report.attempts),
             wall_seconds=before.wall_seconds + report.wall_seconds,
         )
-    plain = report.to_json() | {"stopped": report.stopped}
+    plain: TaskReport = {**report.to_json(), "stopped": report.stopped}
     store.put(layout.slurm_report(submission, index), json.dumps(plain).encode())
 
 
@@ -96,8 +104,8 @@ def get_reports(store: Storage, submission: str, tasks: Sequence[int]) -> dict[i
     return found
 
 
-def _report(store: Storage, submission: str, index: int) -> dict[str, object] | None:
+def _report(store: Storage, submission: str, index: int) -> TaskReport | None:
     try:
-        return dict(json.loads(store.get(layout.slurm_report(submission, index))))
+        return cast(TaskReport, json.loads(store.get(layout.slurm_report(submission, index))))
     except (NotFoundError, ValueError):
         return None

@@ -1,7 +1,7 @@
 """The program of one task of an array: its ranks, in worker processes as on one machine.
 
-Run by the batch script of `perseid.engines.slurm.engine`: ``python -m perseid.engines.slurm.task
-RESULTS_URL SUBMISSION``. Limits, retries, logs and REPORT lines are the local engine's.
+The batch script of `SlurmEngine` runs it: ``python -m perseid.engines.slurm.task RESULTS_URL
+SUBMISSION``. Limits, retries, logs and REPORT lines are the local engine's.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 
 from perseid.engines.block import done_since, work_on_block
-from perseid.engines.options import WORKER, LocalOptions
+from perseid.engines.local_options import WORKER, LocalOptions
 from perseid.engines.retry import RetryPolicy
 from perseid.engines.slurm.submission import Submission, put_report
 from perseid.engines.stopping import StopRequests

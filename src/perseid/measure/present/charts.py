@@ -58,8 +58,8 @@ def density(
     outside = redshifts_outside(z_spec, z_pred)
     plot = frame(width, width, (low, high), (low, high))
     plot.grid("spectroscopic redshift", "predicted redshift", x_ticks=5, y_ticks=5)
-    counts, _, _ = np.histogram2d(z_spec, z_pred, bins, ((low, high), (low, high)))
-    _draw_density(plot, counts, low, high)
+    counts, edges, _ = np.histogram2d(z_spec, z_pred, bins, ((low, high), (low, high)))
+    draw_cells(plot, shades(counts), edges, edges)
     plot.svg.line(plot.x(low), plot.y(low), plot.x(high), plot.y(high), "truth")
     title = (
         f"Density of predicted against spectroscopic redshift of {len(z_spec)} objects, "
@@ -86,21 +86,41 @@ def _redshift_range(
     return float(max(0.0, low - room) if low >= 0 else low - room), float(high + room)
 
 
-def _draw_density(plot: PlotArea, counts: NDArray[np.float64], low: float, high: float) -> None:
-    """Cells in shades by the logarithm of their count, one path a shade."""
-    top = counts.max()
+def shades(counts: NDArray[np.floating | np.integer]) -> NDArray[np.int64]:
+    """The shade of each cell, 0 (empty) to `LEVELS`, by the logarithm of its count."""
+    top = counts.max(initial=0)
     if top <= 0:
-        return
-    shade = np.ceil(LEVELS * np.log1p(counts) / np.log1p(top)).astype(int)
-    edges = np.linspace(low, high, counts.shape[0] + 1)
-    size = abs(plot.x(edges[1]) - plot.x(edges[0])) + 0.15
+        return np.zeros(counts.shape, np.int64)
+    return np.asarray(np.ceil(LEVELS * np.log1p(counts) / np.log1p(top)), np.int64)
+
+
+def draw_cells(
+    plot: PlotArea,
+    levels: NDArray[np.int64],
+    x_edges: NDArray[np.float64],
+    y_edges: NDArray[np.float64],
+    kind: str = "s",
+) -> None:
+    """Cells in shades, one path a shade.
+
+    Parameters
+    ----------
+    plot
+        Where to draw.
+    levels
+        (columns, rows), 0 for a cell that is not drawn, else 1 to `LEVELS`.
+    x_edges, y_edges
+        (columns + 1,), (rows + 1,), ascending, of equal steps in pixels.
+    kind
+        Which family of shades of the style sheet.
+    """
+    width = abs(plot.x(x_edges[1]) - plot.x(x_edges[0])) + 0.15
+    height = abs(plot.y(y_edges[1]) - plot.y(y_edges[0])) + 0.15
+    left, top = [plot.x(edge) for edge in x_edges], [plot.y(edge) for edge in y_edges]
     for level in range(1, LEVELS + 1):
-        columns, rows = np.nonzero(shade == level)
-        boxes = [
-            (plot.x(edges[i]), plot.y(edges[j + 1]), size, size)
-            for i, j in zip(columns, rows, strict=True)
-        ]
-        plot.svg.boxes(boxes, f"shade s{level}")
+        columns, rows = np.nonzero(levels == level)
+        boxes = [(left[i], top[j + 1], width, height) for i, j in zip(columns, rows, strict=True)]
+        plot.svg.boxes(boxes, f"shade {kind}{level}")
 
 
 def timeline(lanes: Sequence[Lane], width: float, kind: str = "") -> Markup:

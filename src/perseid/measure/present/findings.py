@@ -22,9 +22,9 @@ from perseid.measure.present.view import (
 from perseid.measure.present.words import METRICS, PLACES
 from perseid.measure.present.workers import absent
 from perseid.measure.sources.catalogue_columns import CatalogueColumns
+from perseid.pipeline.survey_columns import read_options
 from perseid.science import Detection, RedshiftMetrics, detection, redshift_metrics
 from perseid.survey.kinds import label_name, stored_label_names
-from perseid.survey.names import column_names
 
 PICTURES = 24
 DENSITY_WIDTH = 480.0
@@ -131,8 +131,8 @@ def gallery_section(
     if not len(catalogue):
         return absent(ident, title, NO_OBJECT)
     names = _label_names(folder)
-    columns = column_names(folder.manifest.settings.columns or {})
-    pictures = gallery(catalogue, folder.manifest.data_url, names, PICTURES, columns)
+    options = read_options(folder.manifest.settings)
+    pictures = gallery(catalogue, folder.manifest.data_url, names, PICTURES, options)
     if not pictures:
         return absent(ident, title, "No object has an anomaly score.")
     bands = next((record.bands for record in run.records if record.bands), ())

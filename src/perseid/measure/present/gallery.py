@@ -21,7 +21,7 @@ from perseid.errors import BadPartitionError, NotInstalledError, PerseidError
 from perseid.measure.sources.catalogue_columns import CatalogueColumns
 from perseid.storage import Storage
 from perseid.survey.kinds import label_name
-from perseid.survey.names import NO_NAMES, ColumnNames
+from perseid.survey.read_options import PLAIN, ReadOptions
 from perseid.survey.reader import PartitionReader, open_partition
 
 RGB_BANDS = (3, 2, 1)
@@ -58,11 +58,11 @@ def gallery(
     data_url: str,
     names: Mapping[int, str],
     count: int = 24,
-    columns: ColumnNames = NO_NAMES,
+    options: ReadOptions = PLAIN,
 ) -> list[Picture]:
     """The most anomalous objects with their pictures, read from the partitions by row.
 
-    `names`: what the survey calls its labels; `columns`: what it calls its columns.
+    `names`: what the survey calls its labels; `options`: how its files are read.
 
     A partition that is gone or cannot be read leaves its objects without a picture, and says so.
 
@@ -71,18 +71,18 @@ def gallery(
     chosen = catalogue.most_anomalous(count)
     images: dict[int, NDArray[np.float32]] = {}
     with suppress(PerseidError):  # the store of the data may be out of reach
-        images = _cutouts(catalogue, chosen, Storage(data_url), columns)
+        images = _cutouts(catalogue, chosen, Storage(data_url), options)
     return [_picture(catalogue, int(i), images.get(int(i)), names) for i in chosen]
 
 
 def _cutouts(
-    catalogue: CatalogueColumns, chosen: NDArray[np.int64], data: Storage, columns: ColumnNames
+    catalogue: CatalogueColumns, chosen: NDArray[np.int64], data: Storage, options: ReadOptions
 ) -> dict[int, NDArray[np.float32]]:
     """Images by row of the catalogue; none of a partition that cannot be read any more."""
     images: dict[int, NDArray[np.float32]] = {}
     for key in sorted({str(k) for k in catalogue.partition[chosen]}):
         wanted = [int(i) for i in chosen if catalogue.partition[i] == key]
-        with suppress(PerseidError), open_partition(data, key, names=columns) as reader:
+        with suppress(PerseidError), open_partition(data, key, options=options) as reader:
             for index in wanted:
                 images[index] = _image(reader, int(catalogue.row[index]))
     return images
@@ -129,12 +129,16 @@ def shown_bands(count: int) -> tuple[int, int, int]:
     return RGB_BANDS if count > max(RGB_BANDS) else (count - 1, count // 2, 0)
 
 
-def lupton(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+def lupton(
+    image: NDArray[np.float32],
+    bands: tuple[int, int, int] | None = None,
+    brightness: float = 1.0,
+) -> NDArray[np.uint8]:
     """A color composite (height, width, 3) of an image (bands, height, width).
 
-    The bands are `shown_bands`. The stretch follows the cutout: the sky (the median) a little above
-    black, its noise (of the mean of the three bands) at a fifteenth of full brightness, the 99.5 %
-    quantile near full brightness.
+    The bands are `shown_bands` unless others are given. The stretch follows the cutout: the sky
+    (the median) a little above black, its noise (of the mean of the three bands) at a fifteenth of
+    full brightness (times `brightness`), the 99.5 % quantile near full brightness.
 
     Raises `NotInstalledError` where there is no astropy.
     """
@@ -144,13 +148,13 @@ def lupton(image: NDArray[np.float32]) -> NDArray[np.uint8]:
         raise NotInstalledError(
             "color composites need astropy: pip install 'perseid[report]'"
         ) from error
-    planes = [_clean(image[band]) for band in shown_bands(image.shape[0])]
+    planes = [_clean(image[band]) for band in bands or shown_bands(image.shape[0])]
     sky = [float(np.median(plane)) for plane in planes]
     mean = np.mean([plane - level for plane, level in zip(planes, sky, strict=True)], axis=0)
     noise = 1.4826 * float(np.median(np.abs(mean - np.median(mean))))
     peak = max(float(np.quantile(mean, 0.995)), 5 * noise, 1e-9)
     # Light all over the cutout counts as noise, and a blank one has none.
-    stretch = min(noise / NOISE_LEVEL, peak / 2) or peak / 2
+    stretch = (min(noise / NOISE_LEVEL, peak / 2) or peak / 2) / brightness
     softening = _softening(peak / stretch)
     black = [level - noise for level in sky]
     with np.errstate(invalid="ignore", divide="ignore"):  # astropy divides by black pixels first

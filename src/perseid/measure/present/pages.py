@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from perseid.measure.present.palette import HATCHES, style
@@ -14,13 +14,16 @@ from perseid.plaintext import printable
 
 def render(page: PageView) -> str:
     """The page as one document that works offline."""
-    return _environment().get_template("page.html").render(page=page)
+    return environment().get_template("page.html").render(page=page)
 
 
 @cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("perseid.measure.present"),
+def environment(*packages: str) -> Environment:
+    """The templates of this package, and of others that use its pieces; all text is escaped."""
+    found = Environment(
+        loader=ChoiceLoader(
+            [PackageLoader(name) for name in (*packages, "perseid.measure.present")]
+        ),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=_shown,
@@ -28,8 +31,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     hatches = {name: Markup(drawing) for name, drawing in HATCHES.items()}
-    environment.globals.update(style=Markup(style()), hatches=hatches)
-    return environment
+    found.globals.update(style=Markup(style()), hatches=hatches)
+    return found
 
 
 def _shown(value: object) -> object:

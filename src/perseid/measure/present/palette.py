@@ -36,6 +36,8 @@ LIGHT = {
     "bad": "#a1261d", "bad-soft": "#fde5e2", "truth": "#d55e00",
     "s1": "#dfe4fa", "s2": "#c3cbf4", "s3": "#a4b0ec", "s4": "#8393e2", "s5": "#6377d6",
     "s6": "#485dc6", "s7": "#3345a6", "s8": "#1e2c78",
+    "m1": "#eceef3", "m2": "#e2e5ec", "m3": "#d6dae3", "m4": "#cacfda", "m5": "#bdc3d0",
+    "m6": "#b0b7c6", "m7": "#a2aabb", "m8": "#949daf", "brush": "#b34700", "edge": "#858da1",
 }  # fmt: skip
 DARK = {
     "paper": "#10131b", "card": "#181c27", "ink": "#e8eaf2", "soft": "#a3abbf", "rule": "#2b3142",
@@ -43,6 +45,8 @@ DARK = {
     "bad": "#ffa79e", "bad-soft": "#43201d", "truth": "#ff9b66",
     "s1": "#232a49", "s2": "#2c3767", "s3": "#394787", "s4": "#4a5ca9", "s5": "#6175cc",
     "s6": "#8496e8", "s7": "#afbcf8", "s8": "#e4e9ff",
+    "m1": "#1f2431", "m2": "#262c3b", "m3": "#2e3546", "m4": "#373f52", "m5": "#414a5e",
+    "m6": "#4c556b", "m7": "#586278", "m8": "#656f86", "brush": "#ffb078", "edge": "#757e95",
 }  # fmt: skip
 _FONT = "Helvetica, Arial, 'DejaVu Sans', sans-serif"
 FILE_STYLES: Mapping[str, Mapping[str, str]] = {
@@ -55,6 +59,13 @@ FILE_STYLES: Mapping[str, Mapping[str, str]] = {
     "curve": {"fill": "none", "stroke-width": "2"},
     "range": {"stroke-width": "1.5"},
     "open": {"fill": LIGHT["card"], "stroke-width": "2"},
+    "bar": {"fill": LIGHT["accent"]},
+    "muted": {"fill": LIGHT["m5"]},
+    "truth": {"stroke": LIGHT["truth"], "stroke-width": "1.5", "stroke-dasharray": "5 4"},
+    "brush": {"fill": "none", "stroke": LIGHT["brush"], "stroke-width": "1.8"},
+    "cell": {"fill": LIGHT["ink"], "font-size": "11.5", "font-family": _FONT},
+    "over": {"fill": LIGHT["card"]},
+    **{f"{family}{n}": {"fill": LIGHT[f"{family}{n}"]} for family in "sm" for n in range(1, 9)},
     **{f"c{n}": {"stroke": color} for n, color in enumerate(SERIES)},
     **{f"f{n}": {"fill": color} for n, color in enumerate(SERIES)},
     **{f"d{n}": {"stroke-dasharray": dash} for n, dash in enumerate(DASHES) if dash},
@@ -72,7 +83,8 @@ def style() -> str:
     series = [f"svg .c{n} {{ stroke: {color}; }} svg .f{n} {{ fill: {color}; }}"
               for n, color in enumerate(SERIES)]  # fmt: skip
     dashes = [f"svg .d{n} {{ stroke-dasharray: {dash}; }}" for n, dash in enumerate(DASHES) if dash]
-    shades = [f"svg .s{n} {{ fill: var(--s{n}); }}" for n in range(1, 9)]
+    shades = [f"svg .{family}{n} {{ fill: var(--{family}{n}); }}"
+              for family in "sm" for n in range(1, 9)]  # fmt: skip
     dark = f"@media (prefers-color-scheme: dark) {{ {_variables(DARK)} }}"
     drawn = "\n".join([*stages, *series, *dashes, *shades])
     return f"{_variables(LIGHT)}\n{dark}\n{drawn}\n{rules}"

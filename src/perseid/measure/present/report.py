@@ -14,7 +14,7 @@ from perseid.measure.present.findings import (
     gallery_section,
     redshift_section,
 )
-from perseid.measure.present.table import bill
+from perseid.measure.present.run_tables import bill
 from perseid.measure.present.text import plural, seconds, significant
 from perseid.measure.present.view import (
     Definitions,
@@ -86,7 +86,7 @@ def render_report(run: MeasuredRun, prices: Prices | None = None) -> str:
 
 
 def _catalogue(folder: RunFolder) -> CatalogueColumns | None:
-    if layout.CATALOGUE not in folder.keys:
+    if not any(layout.is_catalogue(key) for key in folder.keys):
         return None
     try:
         return read_catalogue(folder.store)

@@ -10,7 +10,7 @@ from perseid.measure.grid import DEFAULT_BATCH
 from perseid.measure.measured_run import MIB, MeasuredRun, ResultPath, size_mb
 from perseid.measure.present import pages
 from perseid.measure.present.charts import LineChart, Series
-from perseid.measure.present.table import bill, partition_table, run_table
+from perseid.measure.present.run_tables import bill, partition_table, run_table
 from perseid.measure.present.text import TextTable, plural
 from perseid.measure.present.view import (
     NARROW,

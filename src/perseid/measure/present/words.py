@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perseid.measure.present.table import USED_NOTE
+from perseid.measure.present.run_tables import USED_NOTE
 
 METRICS = {
     "mae": ("MAE", "mean |z_pred - z_spec|"),

@@ -13,7 +13,7 @@ from perseid.measure.present.charts import (
     timeline,
 )
 from perseid.measure.present.palette import STAGES
-from perseid.measure.present.table import bill
+from perseid.measure.present.run_tables import bill
 from perseid.measure.present.text import dollars, plural, quantity, seconds, significant
 from perseid.measure.present.view import (
     DataTable,

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from perseid.errors import BadInputError, NotInstalledError
-from perseid.pipeline import layout
+from perseid.errors import BadInputError
+from perseid.pipeline.catalogue_reader import StoredCatalogue
 from perseid.storage import Storage
+
+_READ = (
+    "partition", "row", "object_id", "z_pred", "z_spec", "label", "flag",
+    "anomaly_score", "anomaly_rank",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,27 +60,14 @@ def read_catalogue(store: Storage) -> CatalogueColumns:
         The run has none (yet).
     BadInputError
         The object is not such a table.
-    NotInstalledError
-        There is no pyarrow.
     """
-    try:
-        import pyarrow as arrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise NotInstalledError(
-            "reading a catalogue needs pyarrow: pip install 'perseid[report]'"
-        ) from error
-    data = store.get(layout.CATALOGUE)
-    where = store.where(layout.CATALOGUE)
-    try:
-        table = parquet.read_table(io.BytesIO(data))
-    except (arrow.ArrowException, OSError) as error:
-        raise BadInputError(f"{where} is not a Parquet file: {error}") from error
-    missing = {"partition", "row", "z_pred"} - set(table.column_names)
+    stored = StoredCatalogue(store)
+    missing = {"partition", "row", "z_pred"} - set(stored.schema.names)
     if missing:
         raise BadInputError(
-            f"{where} has no column {', '.join(sorted(missing))}: it is no catalogue"
+            f"{stored.where} has no column {', '.join(sorted(missing))}: it is no catalogue"
         )
+    table = stored.table([name for name in _READ if name in stored.schema.names])
     return CatalogueColumns(
         partition=np.asarray(table["partition"].to_pylist(), object),
         row=_whole(table, "row"),

@@ -8,7 +8,8 @@ Reads what Step Functions' GetExecutionHistory gives, from the service or from a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,7 +28,46 @@ _ENDS = {
 _MAP_ENDS = ("MapStateExited", "MapStateFailed", "MapStateAborted", "MapRunFailed", "MapRunAborted")
 
 
-def read_history(events: Iterable[Mapping[str, Any]], arn: str = "") -> Execution:
+@dataclass(frozen=True)
+class HistoryEvent:
+    """What is read of one event; empty where it does not say."""
+
+    number: int
+    """Ascending in the order of events."""
+    kind: str
+    """E.g. ``MapStateEntered``."""
+    time: float
+    """Seconds since the epoch."""
+    entered: str = ""
+    """The state that was entered."""
+    exited: str = ""
+    """The state that was left."""
+    map_run: str = ""
+    """ARN of the map run that began."""
+    input: object = None
+    """The execution's input, JSON."""
+    error: str = ""
+    cause: str = ""
+
+    @classmethod
+    def of(cls, event: Any) -> HistoryEvent:
+        """Raises `KeyError`, `TypeError` or `ValueError` where it is none."""
+        details = {k: v for k, v in event.items() if k.endswith("EventDetails")}
+        failed: Any = next((v for v in details.values() if "error" in v or "cause" in v), {})
+        return cls(
+            int(event["id"]),
+            str(event["type"]),
+            moment(event["timestamp"]),
+            str(details.get("stateEnteredEventDetails", {}).get("name", "")),
+            str(details.get("stateExitedEventDetails", {}).get("name", "")),
+            str(details.get("mapRunStartedEventDetails", {}).get("mapRunArn", "")),
+            details.get("executionStartedEventDetails", {}).get("input"),
+            str(failed.get("error", "")),
+            str(failed.get("cause", "")),
+        )
+
+
+def read_history(events: Iterable[object], arn: str = "") -> Execution:
     """An execution from its events, oldest or newest first.
 
     Raises
@@ -35,26 +75,23 @@ def read_history(events: Iterable[Mapping[str, Any]], arn: str = "") -> Executio
     BadInputError
         They do not begin with the start of the execution.
     """
-    ordered = sorted(events, key=lambda event: int(event["id"]))
-    if not ordered or ordered[0]["type"] != "ExecutionStarted":
+    ordered = sorted(map(HistoryEvent.of, events), key=lambda event: event.number)
+    if not ordered or ordered[0].kind != "ExecutionStarted":
         raise BadInputError(f"the history of {arn or 'the execution'} does not hold its start")
     first, last = ordered[0], ordered[-1]
-    status = _ENDS.get(last["type"], "RUNNING")
-    details = [v for k, v in last.items() if k.endswith("EventDetails")]
-    failed: Mapping[str, Any] = next((v for v in details if "error" in v or "cause" in v), {})
-    runs = [event["mapRunStartedEventDetails"]["mapRunArn"] for event in ordered
-            if "mapRunStartedEventDetails" in event]  # fmt: skip
+    status = _ENDS.get(last.kind, "RUNNING")
+    runs = [event.map_run for event in ordered if event.map_run]
     return Execution(
         arn=arn,
         status=status,
-        started=moment(first["timestamp"]),
-        ended=moment(last["timestamp"]) if status != "RUNNING" else None,
-        input=_input(first.get("executionStartedEventDetails", {}).get("input")),
+        started=first.time,
+        ended=last.time if status != "RUNNING" else None,
+        input=_input(first.input),
         steps=_steps(ordered),
-        transitions=sum(event["type"].endswith("StateEntered") for event in ordered),
+        transitions=sum(event.kind.endswith("StateEntered") for event in ordered),
         map_run=runs[-1] if runs else None,
-        error=str(failed.get("error", "")),
-        cause=str(failed.get("cause", "")),
+        error=last.error,
+        cause=last.cause,
     )
 
 
@@ -84,27 +121,22 @@ def moment(value: datetime | float | str) -> float:
     return float(value) / 1e3 if value > MILLISECONDS_FROM else float(value)
 
 
-def _steps(events: Sequence[Mapping[str, Any]]) -> tuple[Step, ...]:
+def _steps(events: Sequence[HistoryEvent]) -> tuple[Step, ...]:
     """Top-level states: nothing between the beginning of a map and its end."""
     steps: list[Step] = []
     inside: str | None = None
     for event in events:
-        kind, when = event["type"], moment(event["timestamp"])
+        kind, when = event.kind, event.time
         if inside is not None:
-            if kind in _MAP_ENDS and _exited(event, inside):
+            if kind in _MAP_ENDS and event.exited in ("", inside):
                 steps[-1] = _ended(steps[-1], when)
                 inside = None
         elif kind.endswith("StateEntered"):
-            name = str(event["stateEnteredEventDetails"]["name"])
-            steps.append(Step(name, kind.removesuffix("StateEntered"), when))
-            inside = name if kind == "MapStateEntered" else None
+            steps.append(Step(event.entered, kind.removesuffix("StateEntered"), when))
+            inside = event.entered if kind == "MapStateEntered" else None
         elif kind.endswith("StateExited") and steps:
             steps[-1] = _ended(steps[-1], when)
     return tuple(steps)
-
-
-def _exited(event: Mapping[str, Any], name: str) -> bool:
-    return bool(event.get("stateExitedEventDetails", {}).get("name", name) == name)
 
 
 def _ended(step: Step, when: float) -> Step:

@@ -20,8 +20,8 @@ from perseid.measure.measured_run import MeasuredRun
 from perseid.measure.sources.documents import Document, document, read_document
 from perseid.measure.sources.exports import LogText, invocations_of, read_log_text
 from perseid.measure.sources.history import history_of
+from perseid.measure.sources.load_options import LoadOptions
 from perseid.measure.sources.logruns import execution_run, invocation_runs
-from perseid.measure.sources.options import LoadOptions
 from perseid.measure.sources.published import combined_run, time_tables
 from perseid.measure.sources.run_objects import READERS, read_json, read_stored
 from perseid.pipeline import layout

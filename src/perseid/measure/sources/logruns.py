@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from perseid.measure.cost import Usage, map_transitions
 from perseid.measure.execution import Execution
 from perseid.measure.measured_run import MeasuredRun, ResultPath, Span, common
+from perseid.measure.sources.load_options import LoadOptions
 from perseid.measure.sources.log_files import Invocation, read_log
-from perseid.measure.sources.options import LoadOptions
 
 CLOCK_SECONDS = 1.0
 """The clocks of Lambda and Step Functions may differ so much."""

@@ -14,8 +14,8 @@ from pathlib import Path
 from perseid.errors import BadInputError
 from perseid.measure.folder import RankMeasures
 from perseid.measure.measured_run import MeasuredRun, ModelTime, ResultPath, Span, common
-from perseid.measure.sources.options import LoadOptions
-from perseid.measure.sources.records import published_records
+from perseid.measure.sources.load_options import LoadOptions
+from perseid.measure.sources.rank_measures import published_records
 from perseid.pipeline import layout
 from perseid.textfile import csv_rows, decimal, read_text
 

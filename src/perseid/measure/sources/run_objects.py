@@ -18,7 +18,7 @@ from perseid.measure.folder import (
 )
 from perseid.measure.measured_run import MeasuredRun, ModelTime, ResultPath, Span, size_label
 from perseid.measure.report_line import Report, find_reports
-from perseid.measure.sources.records import read_record
+from perseid.measure.sources.rank_measures import read_record
 from perseid.pipeline import layout
 from perseid.pipeline.manifest import Manifest
 from perseid.storage import Storage

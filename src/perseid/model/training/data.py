@@ -16,7 +16,7 @@ from perseid.storage import Storage
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.discovery import SurveyListing, discover
 from perseid.survey.missing import MissingValues
-from perseid.survey.names import NO_NAMES, ColumnNames
+from perseid.survey.read_options import PLAIN, ReadOptions
 from perseid.survey.reader import open_partition
 from perseid.survey.splits import assign_split
 
@@ -52,18 +52,18 @@ class TrainingSet:
 def blocks(
     survey: str | Path | SurveyListing,
     missing: MissingValues = MissingValues(),  # noqa: B008 - frozen
-    columns: ColumnNames = NO_NAMES,
+    options: ReadOptions = PLAIN,
 ) -> Iterator[Cutouts]:
     """All rows of a survey in blocks, its files in natural order.
 
     The files are those of `perseid.survey.discover`, which is also what this raises; see there
     for what `survey` may be. Magnitudes and redshifts with one of the `missing` values are NaN.
-    `columns` are names of columns in the files (`perseid.survey.names.column_names`).
+    `options` say how the files name their columns.
     """
     listing = discover(survey) if not isinstance(survey, SurveyListing) else survey
     store = Storage(listing.location)
     for partition in listing.partitions:
-        with open_partition(store, partition.key, missing, columns) as reader:
+        with open_partition(store, partition.key, missing, options) as reader:
             yield from reader.blocks()
 
 

@@ -1,7 +1,7 @@
 """Train an AstroMAE on a survey: masked-autoencoder pre-training, then the redshift.
 
-The network and its phases are those of the published model; see `perseid.model.training.loop` for
-the loop, `train_data` for the split by object, `train_options` for what can be chosen.
+The network and its phases are those of the published model; see `trainer` for the loop,
+`train_data` for the split by object, `train_options` for what can be chosen.
 """
 
 from __future__ import annotations
@@ -20,8 +20,14 @@ from perseid.errors import BadInputError
 from perseid.model.training.astromae import AstroMAE, from_weights, to_weights
 from perseid.model.training.checkpoint import check_same, load_checkpoint, save_checkpoint
 from perseid.model.training.data import TrainingSet, gather
-from perseid.model.training.loop import Trainer
-from perseid.model.training.options import Report, Stop, TrainEvent, TrainOptions, fitted_config
+from perseid.model.training.train_options import (
+    Report,
+    Stop,
+    TrainEvent,
+    TrainOptions,
+    fitted_config,
+)
+from perseid.model.training.trainer import Trainer
 from perseid.model.weights import Weights, save_weights
 from perseid.science.metrics import RedshiftMetrics, redshift_metrics
 from perseid.survey.cutouts import Cutouts

@@ -220,6 +220,7 @@ class Client(Membership):
             if self._wait(lambda: self._table.complete, deadline):
                 return
         missing = self._ask_missing()
+        # The time is over here, but only the server knows whether the last rank has come meanwhile.
         if missing == []:  # the last one registered just now
             return
         left = self.left()
@@ -282,6 +283,7 @@ class Client(Membership):
         with self._table.changed:
             todo = [rank for rank in wanted if rank not in self._table.links]
             for rank in todo:
+                # Asked for again, so tried again: networks recover.
                 self._table.failed.pop(rank, None)
         if todo:
             self._loop.call_threadsafe(lambda: self._start(todo))
@@ -295,6 +297,7 @@ class Client(Membership):
         table = self._table
 
         def gone(rank: int) -> bool:
+            # A rank that finished may have left a link with data behind, which is still good.
             return rank in table.lost or (rank in table.unreachable and rank not in table.links)
 
         def settled() -> bool:
@@ -353,6 +356,7 @@ class Client(Membership):
                 return
             table.closed = True
             table.changed.notify_all()
+        # The loop's thread owns the sockets, so it says goodbye; `stop` waits until it has.
         self._loop.call_threadsafe(lambda: self._leave(goodbye))
         self._loop.stop()
         with table.changed:

@@ -59,6 +59,8 @@ def register(
         sock, found = dial_and_tell(endpoint, deadline)
         undo.enter_context(sock)
         port: int = sock.getsockname()[1]
+        # From the same port as the registration: the server sees, and hands out, the address that a
+        # NAT gave to this very port.
         listeners = [undo.enter_context(_listening(sock.family, port))]
         others = [Endpoint(host, endpoint.port) for kind, host in found if kind != sock.family]
         if others and (other := _other_family(others[0], port, deadline)):
@@ -93,6 +95,7 @@ def _other_family(
             with connect_once(family, server.host, server.port, own, left) as sock:
                 local = Address(*sock.getsockname()[:2])
                 seen = _ask(sock, server, soon).address
+        # Having only one address family is normal.
         except (RendezvousUnreachableError, OSError):
             return None
         undo.pop_all()
@@ -153,6 +156,7 @@ def relay_stream(
     try:
         session = open_session(sock, request, key, deadline)
         frame = receive_frame(sock, session.reader, deadline)
+        # A refusal can come even after the welcome, when the peer did not arrive in time.
         if not isinstance(frame, RelayReady):
             raise ProtocolError(getattr(frame, "reason", f"a {type(frame).__name__}"))
     except BaseException:

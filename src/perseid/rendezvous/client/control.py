@@ -100,6 +100,7 @@ class ControlConnection:
             self.send(Deregister())
         if self.open:
             self._loop.unwatch(self._sock)
+            # Blocks for a moment, which is fine: nothing else is left to do for this thread.
             read_until_closed(self._sock)
         self.close()
 
@@ -118,6 +119,7 @@ class ControlConnection:
         if not data:
             self._break()
             return
+        # Any byte from the server is an answer, not only the echo of a heartbeat.
         self._unanswered_since = None
         try:
             for kind, body in self._reader.feed(data):

@@ -123,6 +123,7 @@ class Membership:
         self._family = opened.listeners[0].family
         for listener in opened.listeners:
             self._punch.listen(listener)
+        # Queued before the thread starts, so that it is the first thing that the thread does.
         self._loop.call_threadsafe(lambda: self._session_opened(opened.session))
         self._loop.start()
 
@@ -145,6 +146,8 @@ class Membership:
         self._takes_reports = self._awaiting_reports = welcome.reports
         self._process_departures()
         if welcome.reports:
+            # An empty report asks for those of others: a rank may have given up before this one
+            # came.
             self._send(FailureReport())
         self._send(NatReport(self._nat))
         self._detect_nat(welcome.address, welcome.probe_port)
@@ -209,6 +212,7 @@ class Membership:
         if peer.rank == self.rank:
             return
         known = self._table.peers.get(peer.rank)
+        # The process behind the rank is a new one: links to the old one are of no use.
         if known is not None and known.instance != peer.instance:
             self._peer_departed(Departure(peer.rank, known.instance, DepartureReason.REPLACED))
         self._unconfirmed.discard(peer.rank)
@@ -217,6 +221,7 @@ class Membership:
 
     def _peer_departed(self, departure: Departure) -> None:
         known = self._table.peers.get(departure.rank)
+        # News of an instance that has been replaced here already.
         if departure.rank == self.rank or (
             known is not None and known.instance != departure.instance
         ):
@@ -258,6 +263,7 @@ class Membership:
     def _detect_nat(self, public: Address, probe_port: int) -> None:
         if self._nat.filter is NatFiltering.UNKNOWN and not _loopback(public):
             self._send(ReachabilityRequest())
+        # One port of the server shows only that there is a NAT; which kind takes a second port.
         if self._nat.mapping is not NatMapping.UNKNOWN or not probe_port:
             return
         target = Endpoint(self._server.host, probe_port)
@@ -271,6 +277,7 @@ class Membership:
             kind = mapping_kind(self._local, public, seen.address)
             self._loop.call_threadsafe(lambda: self._nat_detected(mapping=kind))
 
+        # A thread of its own: probing blocks, and the loop must go on answering peers.
         threading.Thread(target=probe, name="perseid-probe", daemon=True).start()
 
     def _nat_detected(
@@ -289,6 +296,7 @@ class Membership:
         if table.closed or table.fatal is not None:
             return
         table.notify(Notice("server-lost", -1, "the connection to the rendezvous ended"))
+        # A restarted server knows nobody. Until each rank is back it is neither there nor lost.
         self._unconfirmed = set(table.peers)
         with table.changed:
             table.complete = False
@@ -298,10 +306,15 @@ class Membership:
         end = time.monotonic() + REJOIN_SECONDS
         table = self._table
         with table.changed:
+            # The new server does not know what was subscribed to at the old one.
             wanted = to_ranges((self._subscribed | set(table.peers)) - {self.rank})
         interest = tuple({*self._hello.interest, *wanted})
         while not table.closed:
+            # All ranks lose the server at the same moment; they should not return at the same
+            # moment.
             time.sleep(random.uniform(0.01, 0.1))
+            # The instance stays: it tells the server and the peers that this process has not
+            # restarted.
             hello = replace(self._hello, nonce=auth.fresh_nonce(), interest=interest)
             soon = min(end, time.monotonic() + REJOIN_TRY_SECONDS)
             try:

@@ -74,6 +74,7 @@ class PeerTable:
         with self.changed:
             joined = peer.rank not in self.peers
             self.peers[peer.rank] = peer
+            # It is back: a worker that was restarted, or one whose connection to the server broke.
             self.lost.pop(peer.rank, None)
             self.left.discard(peer.rank)
             self.unreachable.discard(peer.rank)
@@ -154,6 +155,7 @@ class PeerTable:
 
     def notify(self, notice: Notice) -> None:
         """Pass a notice to all subscribers."""
+        # Outside the lock: a subscriber may call back into this table.
         for call in list(self._subscribers):
             try:
                 call(notice)

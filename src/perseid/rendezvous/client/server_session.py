@@ -93,6 +93,7 @@ class ServerHandshake:
     def _check_server(self, welcome: Welcome) -> None:
         if self._key is None:
             return
+        # An impostor without the key would leave out the challenge and hope that nobody checks.
         if self._nonce is None:
             raise JobKeyRefusedError(
                 f"A key was given for job {self._job!r}, but this rendezvous asks for none; "
@@ -139,6 +140,7 @@ def open_session(
         _send(sock, opener.first(), deadline)
         while True:
             frame = receive_frame(sock, reader, deadline)
+            # Of the first answer only: a proof costs both sides computing time.
             round_trip = round_trip or time.monotonic() - began
             answer = opener.answer(frame)
             if isinstance(answer, Welcome):
@@ -178,6 +180,7 @@ def receive_frame(sock: socket.socket, reader: FrameReader, deadline: float) -> 
     """
     while True:
         sock.settimeout(max(0.001, deadline - time.monotonic()))
+        # Never beyond the frame: after `RelayReady` the next byte is the peer's.
         data = sock.recv(min(reader.needed, RECEIVE_BYTES))
         if not data:
             raise ProtocolError("it closed the connection")

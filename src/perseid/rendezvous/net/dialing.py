@@ -42,10 +42,13 @@ def reusable_socket(family: int, port: int = 0, host: str = "") -> socket.socket
     """
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
+        # Both options are needed on both sockets: listener and outgoing connections share one port,
+        # which is what makes a peer's SYN and ours meet in the same NAT mapping.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if hasattr(socket, "SO_REUSEPORT"):  # Windows shares a port without it
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
+            # Else the socket would take the port in IPv4 as well, where another listens.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.bind((host, port))
@@ -98,6 +101,7 @@ def dial_and_tell(
                 return connect_once(kind, host, endpoint.port, local_port, seconds), found
             except OSError as error:
                 failure = f"{host}: {error.strerror or error}"
+        # Random: all workers of a run start at once and would come back at once.
         pause = random.uniform(0.02, 0.2)
         if time.monotonic() + pause >= deadline:
             raise RendezvousUnreachableError(

@@ -56,10 +56,13 @@ class EventLoopThread:
 
     def __init__(self, name: str) -> None:
         self._selector = selectors.DefaultSelector()
+        # One descriptor instead of a pipe's two. Not inherited: a child must not wake this thread.
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._selector.register(self._wake, READ, self._woken)
         self._calls: deque[Callable[[], None]] = deque()
         self._timers: list[tuple[float, int, Timer]] = []
+        # Breaks ties between timers of one moment: a heap would otherwise compare the Timer
+        # objects.
         self._order = itertools.count()
         self._stopping = False
         self._ended = False
@@ -76,6 +79,7 @@ class EventLoopThread:
             self._stopping = True
 
         self.call_threadsafe(end)
+        # A callback of the loop may stop it; a thread cannot wait for its own end.
         if threading.current_thread() is not self._thread:
             self._thread.join(deadline)
 
@@ -99,6 +103,7 @@ class EventLoopThread:
             if self._ended:
                 return
             self._calls.append(call)
+            # The loop looks at its calls before it sleeps again, so it need not wake itself.
             if threading.current_thread() is not self._thread:
                 os.eventfd_write(self._wake, 1)
 
@@ -120,6 +125,7 @@ class EventLoopThread:
 
     def unwatch(self, sock: socket.socket) -> None:
         """Stop watching; call it before the socket is closed or given away."""
+        # A socket that was closed without this has no number left to look it up by.
         if sock.fileno() >= 0 and sock.fileno() in self._selector.get_map():
             self._selector.unregister(sock)
 

@@ -25,6 +25,7 @@ def watch_link(sock: socket.socket, seconds: float) -> None:
 
     Unacknowledged data is another matter: see `end_unanswered` and `unanswered_for`.
     """
+    # A third of the time before the first probe, the rest spread over the probes.
     idle = max(1, round(seconds / 3))
     interval = max(1, round((seconds - idle) / _PROBES))
     count = max(1, round((seconds - idle) / interval))
@@ -33,6 +34,7 @@ def watch_link(sock: socket.socket, seconds: float) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, count)
+        # Messages here are few and small, which is when exponential back-off hurts most.
         sock.setsockopt(socket.IPPROTO_TCP, _THIN_LINEAR_TIMEOUTS, 1)
 
 
@@ -55,6 +57,7 @@ def unanswered_for(sock: socket.socket) -> float:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
     except OSError:
         return 0.0
+    # With nothing in flight the peer owes no answer, however long ago its last one was.
     if len(info) < _LAST_ANSWER + 4 or not struct.unpack_from("=I", info, _UNACKED)[0]:
         return 0.0
     milliseconds: int = struct.unpack_from("=I", info, _LAST_ANSWER)[0]

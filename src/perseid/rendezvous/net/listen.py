@@ -28,6 +28,7 @@ log = logging.getLogger("perseid.rendezvous")
 def raise_descriptor_limit() -> int:
     """Raise the soft limit of open files to the hard one; return the connections that allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Shells allow 1,024 open files by default; the hard limit is what the administrator meant.
     if hard == resource.RLIM_INFINITY or soft < hard:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -57,6 +58,7 @@ def listening_sockets(host: str, port: int, link_timeout: float) -> list[socket.
             try:
                 sock = _listening(family, address, chosen, link_timeout)
             except OSError as error:
+                # Only if all addresses were asked for: a host without IPv6 is then no error.
                 if family == socket.AF_INET6 and not host and error.errno != errno.EADDRINUSE:
                     continue  # the host has no IPv6
                 failure = error
@@ -67,6 +69,7 @@ def listening_sockets(host: str, port: int, link_timeout: float) -> list[socket.
             return socks
         for sock in socks:
             sock.close()
+        # Only a port of the kernel's choice can be chosen again.
         if port or failure is None or failure.errno != errno.EADDRINUSE:
             break
     reason = failure.strerror if failure else "no such address"

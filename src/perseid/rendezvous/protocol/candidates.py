@@ -39,6 +39,8 @@ def usable_candidates(claimed: Iterable[Address], observed: Address) -> tuple[Ad
     kept: list[Address] = []
     hosts: set[str] = set()
     for address in claimed:
+        # Of the host that the server sees, the observed port is a fact and any other is only a
+        # claim.
         own = address.host == observed.host
         if address.host in hosts or not address.port or (own and address != observed):
             continue
@@ -60,6 +62,7 @@ def _dialable(host: str, loopback: bool) -> bool:
     address = ipaddress.ip_address(host)
     if address.is_loopback:
         return loopback
+    # Private addresses stay allowed: workers behind one NAT reach each other by them.
     return not (
         address.is_multicast
         or address.is_unspecified

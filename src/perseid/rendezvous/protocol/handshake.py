@@ -91,6 +91,8 @@ class Handshake:
     @property
     def needed(self) -> int:
         """Size of the next frame, in bytes; no more may be read."""
+        # Reading exactly this many bytes leaves what follows in the kernel for the socket's next
+        # owner.
         return HELLO_BYTES if self.state is HandshakeState.AWAITING_HELLO else DECISION_BYTES
 
     @property
@@ -100,6 +102,8 @@ class Handshake:
 
     def hello(self) -> bytes:
         """This side's HELLO; empty if it was sent before, or while the peer is not known."""
+        # On an accepted connection the peer is known only from its HELLO, so this side sends
+        # second.
         if self._own_hello or self.peer is None or self.instance is None:
             return b""
         fixed = _HELLO.pack(
@@ -141,13 +145,18 @@ class Handshake:
 
     def _hello_received(self, frame: bytes) -> None:
         fixed, mac = frame[: _HELLO.size], frame[_HELLO.size :]
+        # The nonce is not looked at: it only makes each HELLO, and with it the MACs below, unique.
         magic, digest, generation, rank, meant, instance, mine, _nonce = _HELLO.unpack(fixed)
+        # The MAC comes first. Nothing that a stranger sent is believed, not even for an error
+        # message.
         if magic != HELLO_MAGIC or not macs_equal(mac, hmac.digest(self._key, fixed, "sha256")):
             raise HandshakeError("this is not the hello of a worker that has the job's key")
         if digest != self.me.digest() or generation != self.me.generation:
             raise HandshakeError("the hello is for another job or generation")
+        # Naming the receiver keeps a HELLO from being passed on to another worker of the same job.
         if meant != self.me.rank or mine != self.me.instance or rank == self.me.rank:
             raise HandshakeError(f"the hello of rank {rank} is meant for another worker")
+        # Behind a NAT another worker of the job can listen where this peer was expected.
         if self.peer not in (None, rank) or self.instance not in (None, instance):
             raise HandshakeError(f"rank {rank} answered instead of rank {self.peer}")
         self.peer, self.instance = rank, instance
@@ -156,6 +165,7 @@ class Handshake:
 
     def _mac(self, label: bytes) -> bytes:
         first, second = (self._own_hello, self._peer_hello)
+        # The lower rank's HELLO comes first at both ends, so both compute the same MAC.
         if not self.decides:
             first, second = second, first
         return hmac.digest(self._key, label + first + second, "sha256")

@@ -48,6 +48,7 @@ class LossTimeouts:
 
     def __post_init__(self) -> None:
         for name, value in (("death", self.death), ("link", self.link), ("silence", self.silence)):
+            # True is an int in Python, and "1 second" is surely not what was meant.
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not number or not math.isfinite(value) or value < 0:
                 raise BadInputError(f"{name}_timeout must be a number of seconds, not {value!r}.")
@@ -63,6 +64,8 @@ class LossTimeouts:
 def pack_silence(seconds: float) -> int:
     """A silence as the 16-bit number that stands for it, rounded up."""
     if seconds * 1000 <= _EXACT_MS:
+        # 0.1 * 1000 is a little more than 100 in floating point: without the slack it would become
+        # 101.
         return math.ceil(seconds * 1000 - 1e-6)
     return _EXACT_MS + math.ceil(seconds / _STEP_SECONDS)
 

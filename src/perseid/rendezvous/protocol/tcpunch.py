@@ -74,6 +74,7 @@ def request_version(data: bytes) -> int | None:
         return 2
     if len(data) > REQUEST_BYTES:
         raise TcpunchError(f"{len(data)} bytes are longer than a request")
+    # Too long for a name, or padded with zeros as only version 2 is: more is on its way.
     if len(data) > NAME_BYTES or b"\0" in data:
         return None
     return 1
@@ -84,6 +85,7 @@ def _name(raw: bytes) -> str:
         name = raw.decode()
     except UnicodeDecodeError:
         raise TcpunchError("the pairing name is not UTF-8") from None
+    # A program that speaks HTTP or TLS to this port ends here; its line breaks are no name.
     if not name or not name.isprintable():
         raise TcpunchError("the pairing name is empty or holds control characters")
     return name
@@ -200,6 +202,8 @@ class Pairings(Generic[W]):
         if waiter is None:
             self._waiting[key] = newcomer
             return None, None
+        # A client that lost its connection comes back with its token: pairing it with its own
+        # former self would give it a partner that never answers.
         same_client = (
             bool(newcomer.request.token) and waiter.request.token == newcomer.request.token
         )
@@ -217,6 +221,7 @@ class Pairings(Generic[W]):
         """Remove a waiter whose connection ended."""
         key = (request.version, request.name)
         waiter = self._waiting.get(key)
+        # The name may be waited for by a newer connection, which must stay.
         if waiter is not None and waiter.handle is handle:
             del self._waiting[key]
 

@@ -104,6 +104,8 @@ class BodyReader:
             raise ProtocolError(f"{self.label}: {count} ranges in {field}, at most {MAX_RANGES}")
         pairs = RANGE.iter_unpack(self.take(count * RANGE.size, field))
         found = tuple(range(first, first + number) for first, number in pairs)
+        # A range is cheap to send and could be expensive to expand: refuse it while it is two
+        # numbers.
         if any(part.stop > MAX_WORLD for part in found):
             raise ProtocolError(f"{self.label}: {field} goes beyond rank {MAX_WORLD}")
         return found
@@ -164,6 +166,7 @@ def merge_ranges(have: Iterable[range], more: Iterable[range], world: int) -> tu
     union: list[range] = []
     for start, stop in spans:
         if union and start <= union[-1].stop:
+            # Ranges that touch are joined, too, so that the list stays as short as it can be.
             union[-1] = range(union[-1].start, max(stop, union[-1].stop))
         elif start < stop:
             union.append(range(start, stop))
@@ -205,6 +208,7 @@ class FrameReader:
         frames: list[tuple[int, bytes]] = []
         while end - pos >= 5:
             kind, length = _HEADER.unpack_from(data, pos)
+            # Before any of it is buffered: the length is the sender's word only.
             if length > self._limit:
                 raise ProtocolError(f"a frame of {length} bytes, at most {self._limit}")
             stop = pos + 5 + length

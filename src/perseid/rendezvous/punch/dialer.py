@@ -132,6 +132,8 @@ class Dialer:
         attempt.waiting.pop(address, None)
         if attempt.over:
             return
+        # A connection exists and is being agreed on. Do not add another, but stay ready in case it
+        # fails.
         if attempt.handshaking():
             self._retry(attempt, address, random.uniform(*ACCEPTING_WAIT))
             return
@@ -140,12 +142,16 @@ class Dialer:
             self._retry(attempt, address, wait)
             return
         try:
+            # Always from the registered port: the NAT's mapping of that port is the one that peers
+            # dial.
             family = socket.AF_INET6 if address.family == 6 else socket.AF_INET
             sock = reusable_socket(family, self.ports[family])
         except OSError as error:
             self._refused(attempt, address, error.errno or 0)
             return
         sock.setblocking(False)
+        # A refusal can be immediate (loopback, or a NAT that answers with a reset), so the code is
+        # looked at here as well as when the socket becomes writable.
         code = sock.connect_ex((address.host, address.port))
         if code in (0, errno.EINPROGRESS):
             attempt.pending[address] = sock
@@ -159,6 +165,8 @@ class Dialer:
         if sock is None:  # abandoned in the same round of events
             return
         self._loop.unwatch(sock)
+        # Writable only says that connecting is over; whether it succeeded is in SO_ERROR
+        # (connect(2)).
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
             sock.close()
@@ -176,10 +184,13 @@ class Dialer:
     def _refused(self, attempt: ConnectionAttempt, address: Address, code: int) -> None:
         failures = attempt.failures[address] = attempt.failures.get(address, 0) + 1
         attempt.accepting = code == errno.EADDRNOTAVAIL
+        # Back off from claimed addresses: they may belong to someone who is not part of the job.
         if address != attempt.observed:
             wait = backoff(failures, random.random())
+        # The peer's connection between the same two ports exists: look again once it was accepted.
         elif attempt.accepting:
             wait = random.uniform(*ACCEPTING_WAIT)
         else:
+            # The observed address is really the peer's: try as often as punching a hole needs.
             wait = retry_wait(self.round_trip, failures, random.random())
         self._retry(attempt, address, wait)

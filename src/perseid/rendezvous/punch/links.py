@@ -86,6 +86,7 @@ class PeerConnection:
         self._data = b""
         self._timer = owner.loop.call_later(HELLO_SECONDS, self.fail)
         if dialed is not None:
+            # A dialed connection has the time limit of its attempt instead.
             self._timer.cancel()
         owner.loop.watch(sock, READ, self._readable)
         self.send(handshake.hello())
@@ -99,10 +100,14 @@ class PeerConnection:
         except OSError:
             sent = 0
         if sent != len(frame):
+            # Not at once: this may be the constructor, and the owner does not know the connection
+            # yet.
             self.owner.loop.call_threadsafe(self.fail)
 
     def _readable(self, _events: int) -> None:
         try:
+            # Never more than the frame: what follows the handshake belongs to whoever gets the
+            # socket.
             data = self.sock.recv(self.handshake.needed - len(self._data))
         except (BlockingIOError, InterruptedError):
             return
@@ -118,6 +123,7 @@ class PeerConnection:
         try:
             state = self.handshake.feed(frame)
         except HandshakeError as error:
+            # Not a warning: port scanners and workers of earlier attempts connect, too.
             log.debug("connection dropped: %s", error)
             self.fail()
             return

@@ -20,6 +20,7 @@ def mapping_kind(local: Address, first: Address, second: Address | None) -> NatM
     first, second
         The address that the server saw on each of its two ports; ``second`` may be None.
     """
+    # The server sees the worker's own address: nothing translates it.
     if first == local:
         return NatMapping.NONE
     if second is None:
@@ -34,12 +35,17 @@ def dial_candidates(me: PeerRecord, peer: PeerRecord) -> list[Address]:
     some other machine), never one of this worker's own, and only of families that both have.
     """
     found: list[Address] = []
+    # 10 - 4 is 6 and 10 - 6 is 4: the family that the peer registered by comes first.
     for family in (peer.public.family, 10 - peer.public.family):
         mine, theirs = in_family(me, family), in_family(peer, family)
         if mine and theirs:
             public, *private = theirs
+            # Behind one NAT the private address is the short way, and the public one works only
+            # where the NAT can hairpin (RFC 4787, section 6).
             found.extend(private if public.host == mine[0].host else ())
             found.append(public)
+    # Two workers behind different NATs can have the same private address. Dialing it would reach
+    # this worker itself.
     own = {me.public, *me.private}
     return [address for address in dict.fromkeys(found) if address not in own]
 

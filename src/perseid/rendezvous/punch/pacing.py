@@ -35,7 +35,9 @@ def retry_wait(round_trip: float, tries: int, chance: float) -> float:
     chance
         Uniform in [0, 1).
     """
+    # The exponent is capped so that an attempt of many thousand tries cannot overflow.
     grown = max(round_trip, MIN_ROUND_TRIP) * GROWTH ** min(tries, 200)
+    # Uniform between 0 and twice the mean: two sides that refuse each other fall out of step.
     return min(MAX_WAIT, grown) * 2 * chance
 
 
@@ -50,6 +52,7 @@ def backoff(failures: int, chance: float) -> float:
         Uniform in [0, 1).
     """
     mean = min(MAX_BACKOFF_SECONDS, BACKOFF_SECONDS * 2.0 ** min(failures - 1, 10))
+    # Spread by half to either side, so that many ranks do not come back at the same moment.
     return mean * (0.5 + chance)
 
 
@@ -68,6 +71,7 @@ class TokenBucket:
 
     def __init__(self, burst: float, rate: float) -> None:
         self._burst, self._rate = burst, rate
+        # Long ago: the first call finds the bucket full, whatever the clock says.
         self._tokens, self._at = burst, float("-inf")
 
     def take(self, now: float) -> float:

@@ -112,6 +112,8 @@ class HolePuncher:
             connection = PeerConnection(self, sock, Handshake(self.me, self._key), "direct")
             self._unidentified[connection] = None
             if len(self._unidentified) > self._max_unidentified:
+                # A dict keeps the order of arrival, so this drops the oldest. Anyone can connect to
+                # the port and say nothing: without a limit a scanner could use up all descriptors.
                 next(iter(self._unidentified)).fail()
 
     # --- requests and news ----------------------------------------------------------------
@@ -124,6 +126,7 @@ class HolePuncher:
         ask_peer
             Whether to ask the peer to connect, too, if it is not reached soon.
         """
+        # Both ends may ask for the same link at any time: whoever comes second finds it made.
         if rank in self._settled or rank == self.me.rank:
             return
         attempt = self._attempts.get(rank) or self._new_attempt(rank)
@@ -138,12 +141,15 @@ class HolePuncher:
 
     def connect_requested(self, rank: int) -> None:
         """The peer is connecting to this worker: connect to it, so that both NATs open."""
+        # Asking back would have the two ends ask each other forever.
         self.start(rank, ask_peer=False)
 
     def relay_invited(self, rank: int) -> None:
         """A peer waits for this worker at the relay."""
         if self._transport == "direct" or rank in self._settled:
             return
+        # The invitation may come before this end has given up its own direct attempt: it still
+        # needs an attempt to hang the relayed connection on.
         self.start(rank, ask_peer=False)
         attempt = self._attempts.get(rank)
         if attempt is not None and not attempt.relaying:
@@ -155,12 +161,14 @@ class HolePuncher:
         known = self.peers.get(peer.rank)
         peer = replace(peer, private=usable_candidates(peer.private, peer.public))
         self.peers[peer.rank] = peer
+        # Their HELLO overtook the server's description of them, without which it cannot be checked.
         for connection in self._awaiting_record.pop(peer.rank, []):
             self._hello_received(connection)
         attempt = self._attempts.get(peer.rank)
         if attempt is None:
             return
         if known is not None and known.instance != peer.instance:
+            # A restarted peer listens on another port, and its old sockets are dead.
             self._reset(attempt)
         self._proceed(attempt, ask_peer=True)
 
@@ -193,6 +201,7 @@ class HolePuncher:
 
     def _proceed(self, attempt: ConnectionAttempt, ask_peer: bool) -> None:
         peer, me = self.peers[attempt.rank], self.self_peer
+        # Which addresses can be dialed depends on this worker's own: the welcome is still to come.
         if me is None:
             return
         later = self.loop.call_later
@@ -202,11 +211,14 @@ class HolePuncher:
             attempt.timers.append(
                 later(self._attempt_seconds, lambda: self._attempt_timeout(attempt))
             )
+        # The request waits a moment because most peers are reached, or connect by themselves,
+        # first: in a large job each request saved is two messages less for the server.
         if ask_peer and not attempt.request_scheduled:
             attempt.request_scheduled = True
             attempt.timers.append(
                 later(REQUEST_SECONDS, lambda: self._request_connect(attempt, REQUEST_SLOW_SECONDS))
             )
+        # No use to wait for the time limit if the kinds of the two NATs rule a connection out.
         if self._transport == "relay" or direct_impossible(me, peer):
             self._fall_back(attempt)
             return
@@ -259,6 +271,9 @@ class HolePuncher:
             return
         if not self._may_relay():
             self._fail(attempt, "no direct connection, and there is no relay")
+        # Only the lower rank falls back, and the higher waits for its invitation: if both decided
+        # by their own clocks, one could choose the relay while the other settles on a direct
+        # connection. Where only the relay may be used, there is nothing to decide differently.
         elif self.me.rank < attempt.rank or self._transport == "relay":
             attempt.relaying = True
             self._callbacks.relay(attempt.rank)
@@ -283,6 +298,7 @@ class HolePuncher:
     def relayed(self, rank: int, sock: socket.socket) -> None:
         """A relayed stream to a peer is open: start the handshake, as on a direct connection."""
         attempt, peer = self._attempts.get(rank), self.peers.get(rank)
+        # The pair was connected directly, or the peer was lost, while the relay was being reached.
         if attempt is None or peer is None:
             sock.close()
             return
@@ -317,6 +333,7 @@ class HolePuncher:
     def _hello_received(self, connection: PeerConnection) -> None:
         handshake = connection.handshake
         rank = handshake.peer
+        # Closed by an earlier event of the same round.
         if rank is None or connection.sock.fileno() < 0:
             return
         if self._transport == "relay" and connection.transport == "direct":
@@ -324,10 +341,13 @@ class HolePuncher:
             self.start(rank, ask_peer=False)  # the pair will be relayed
             return
         peer = self.peers.get(rank)
+        # The peer is known to hold the job's key, but not yet whether it is the registered
+        # instance.
         if peer is None:
             self._awaiting_record.setdefault(rank, []).append(connection)
             self._callbacks.subscribe(rank)
             return
+        # A late connection of a process that was replaced, or the losing one of two that crossed.
         if peer.instance != handshake.instance or rank in self._settled:
             connection.fail()
             return
@@ -336,6 +356,8 @@ class HolePuncher:
             del self._unidentified[connection]
             attempt.connections.append(connection)
             connection.send(handshake.hello())
+        # The first valid connection wins. Only the lower rank chooses; if both did, each could pick
+        # the connection that the other is about to close.
         if handshake.decides and attempt.selected is None:
             attempt.selected = connection
             connection.send(handshake.select())
@@ -353,6 +375,7 @@ class HolePuncher:
             return
         attempt.connections.remove(connection)
         sock = connection.release()
+        # Closes the pair's other connections: only `connection` is no longer among them.
         self._drop_attempt(attempt)
         self._settled[rank] = connection.handshake.instance or b""
         seconds = time.monotonic() - attempt.began
@@ -366,6 +389,7 @@ class HolePuncher:
         if attempt is None or connection not in attempt.connections:
             return
         attempt.connections.remove(connection)
+        # The chosen connection broke before the ACK: another that is ready takes its place.
         if attempt.selected is connection:
             attempt.selected = None
             for other in attempt.connections:

@@ -77,6 +77,7 @@ class Acceptor:
         for _ in range(ACCEPTS_A_ROUND):
             try:
                 sock, name = listener.sock.accept()
+            # Nothing more is pending, or a client gave up between its SYN and now.
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
@@ -86,10 +87,13 @@ class Acceptor:
 
     def _admit(self, sock: socket.socket, name: tuple[str, int], handler: Handler) -> None:
         context = self._context
+        # A link-local IPv6 address has its interface behind a %.
         host = name[0].partition("%")[0]
         context.counters.connections += 1
         if len(context.poller) >= self.max_clients:
             context.counters.refused_limit += 1
+            # Closed without a word: composing an answer would be work for whoever floods the
+            # server.
             sock.close()
         elif not self._rate.admits(host, context.clock.now()):
             context.counters.refused_rate += 1
@@ -101,9 +105,12 @@ class Acceptor:
 
     def _accept_failed(self, error: OSError) -> None:
         self._context.counters.accept_errors += 1
+        # Of one connection only, such as a network that went down; the next accept may do.
         if error.errno not in _OUT_OF_RESOURCES:
             return
         log.warning("accepting paused", extra={"data": {"reason": error.strerror}})
+        # Without descriptors the listener stays readable, and the loop would spin. Established
+        # connections go on; the pause gives some of them time to end.
         if self._accepting:
             self._accepting = False
             for listener in self._listeners:

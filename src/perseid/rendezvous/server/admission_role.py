@@ -81,6 +81,8 @@ class AdmissionRole(Role):
             if applicant.reader is None:
                 applicant.data += data
                 if not applicant.data.startswith(MAGIC):
+                    # The first bytes may come one by one: only bytes that differ tell another
+                    # protocol.
                     if not MAGIC.startswith(applicant.data):
                         self._tcpunch.first_bytes(connection, applicant.data)
                     return
@@ -99,6 +101,7 @@ class AdmissionRole(Role):
         self, connection: ClientConnection, applicant: Applicant, frames: list[tuple[int, bytes]]
     ) -> None:
         for index, (kind, body) in enumerate(frames):
+            # A frame of the same packet admitted the client; what follows is for its new role.
             if connection.handler is not self:
                 if connection.handler is self._members:
                     self._members.handle(connection, frames[index:])
@@ -117,6 +120,7 @@ class AdmissionRole(Role):
             self.refuse(connection, RefusalCode.VERSION, reason)
         elif isinstance(frame, Heartbeat):
             connection.write(frame.pack())
+        # Once challenged, a client can do nothing but prove its key.
         elif applicant.hello is not None:
             self._check_proof(connection, applicant, applicant.hello, frame)
         elif isinstance(frame, (Register, RelayRequest)):
@@ -153,6 +157,7 @@ class AdmissionRole(Role):
         if not auth.macs_equal(auth.client_proof(key, applicant.raw, applicant.nonce), proof.mac):
             self.refuse(connection, RefusalCode.KEY, "the job key is wrong")
             return
+        # The server proves the key, too: a worker must not talk to whoever took over its address.
         mac = auth.server_proof(key, applicant.raw, applicant.nonce)
         self._admit(connection, applicant, hello, mac)
 

@@ -99,6 +99,7 @@ class ClientConnection:
         if not data or self.closing or self.sock.fileno() < 0:
             return
         sent = 0
+        # Nothing waits, so this may go out directly; otherwise it would overtake what waits.
         if self._unsent is None:
             try:
                 sent = self.sock.send(data, DONT_WAIT)
@@ -113,6 +114,7 @@ class ClientConnection:
         # A view: many connections may wait to be sent the same message.
         self._unsent.append(memoryview(data)[sent:])
         self._change_backlog(len(data) - sent)
+        # A slow reader is dropped in the end: one stuck client must not fill the server's memory.
         if self.backlog > MAX_UNSENT or (
             self._poller.backlog > MAX_TOTAL_UNSENT and self.backlog > READ_BACKLOG
         ):
@@ -128,6 +130,7 @@ class ClientConnection:
         except OSError:
             self._end()
             return
+        # The kernel may stop in the middle of a message.
         left = sent
         while left and left >= len(self._unsent[0]):
             left -= len(self._unsent.popleft())
@@ -144,6 +147,7 @@ class ClientConnection:
     def _change_backlog(self, change: int) -> None:
         before, self.backlog = self._mask(), self.backlog + change
         self._poller.backlog += change
+        # Most writes change nothing about what is waited for; each change is a system call.
         if self._mask() != before:
             self._poller.change(self.sock.fileno(), self._mask())
 
@@ -189,6 +193,7 @@ class ClientConnection:
     def close(self) -> None:
         """Close at once; ``ended`` is not called."""
         if self.sock.fileno() >= 0:
+            # Out of the poller before the number is free: the next socket may get the same one.
             self._forget()
             self.sock.close()
 

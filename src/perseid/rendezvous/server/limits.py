@@ -32,6 +32,7 @@ class RateLimit:
     def forget_idle(self, now: float) -> None:
         """Drop the buckets that are full again."""
         if self._rate:
+            # A full bucket says the same as none. Without this, each address ever seen would stay.
             refill = self._burst / self._rate
             full = [host for host, (_, at) in self._buckets.items() if now - at > refill]
             for host in full:
@@ -63,6 +64,7 @@ class Deadlines:
     def pop_due(self, now: float) -> list[ClientConnection]:
         """Take out the connections whose time is over."""
         due: list[ClientConnection] = []
+        # All have the same allowance, so a dict in order of insertion is in order of time: no heap.
         for connection, when in self._due.items():
             if when > now:
                 break

@@ -96,6 +96,7 @@ class MemberRole(Role):
     ) -> None:
         """Register a worker that has proved its key."""
         context = self.context
+        # A job that has begun may be completed even while the server shuts down.
         if context.draining and hello.job not in context.registry.jobs:
             self.refuse(connection, RefusalCode.DRAINING, "this server is shutting down")
             return
@@ -108,6 +109,7 @@ class MemberRole(Role):
         for old in replaced:
             self._supersede(old, hello.generation)
         if hello.heartbeat:
+            # A client that asks for a millisecond would be lost at the first hiccup of the network.
             member.heartbeat = max(member.heartbeat, context.config.min_heartbeat)
         context.hello_deadlines.drop(connection)
         context.counters.registrations += 1
@@ -123,6 +125,8 @@ class MemberRole(Role):
         self.context.counters.replaced += 1
         connection = old.handle
         if isinstance(connection, ClientConnection):
+            # Before writing: a write can fail and end the connection, which must not count as a
+            # loss then.
             connection.state = None
             self._connections.discard(connection)
             connection.write(Superseded(generation).pack())
@@ -134,7 +138,10 @@ class MemberRole(Role):
         state = connection.state
         if connection.closing or not isinstance(state, MemberState):
             return
+        # Whatever a worker sends is a sign of life.
         state.member.deadline = self.context.clock.now() + state.member.heartbeat
+        # Heartbeats are nearly all of the traffic of a quiet server: 2,000 ranks send hundreds a
+        # second.
         if len(data) == HEARTBEAT_BYTES and data.startswith(HEARTBEAT_HEADER) and state.idle():
             connection.write(data)
             return
@@ -154,8 +161,11 @@ class MemberRole(Role):
             frames, state.deferred = state.deferred + frames, None
         try:
             for index, (kind, body) in enumerate(frames):
+                # An earlier frame of the same packet may have ended or replaced the registration.
                 if connection.closed or connection.closing or connection.state is not state:
                     return
+                # The client asks faster than it reads the answers. Waiting here bounds what is kept
+                # for it.
                 if connection.backlog >= READ_BACKLOG:
                     state.deferred = frames[index:]
                     return
@@ -202,6 +212,7 @@ class MemberRole(Role):
 
     @staticmethod
     def _forward_connect_request(member: Member, ranks: tuple[int, ...]) -> None:
+        # With the sender's address: the peer may never have subscribed to it.
         message = member.as_peers() + ConnectRequest((member.rank,)).pack()
         for rank in dict.fromkeys(ranks):
             other = member.job.members.get(rank)
@@ -212,6 +223,7 @@ class MemberRole(Role):
     def _forward_failure(connection: ClientConnection, member: Member, report: bytes) -> None:
         if not report:
             member.hears_failures = True
+            # An empty report of the asker itself marks the end of what was known when it asked.
             asked = RankFailure(member.rank, member.instance, b"").pack()
             connection.write(b"".join(member.job.failures) + asked)
             return
@@ -261,10 +273,13 @@ class MemberRole(Role):
             state = connection.state
             if not isinstance(state, MemberState) or not state.member.heartbeat:
                 continue
+            # The whole process was stopped (a suspended machine, say), so nobody's heartbeat was
+            # read.
             if grace:
                 state.member.deadline += grace
             if state.member.deadline < now:
                 silent.append(connection)
+        # In a second loop: ending one changes the set that the first loop walks over.
         for connection in silent:
             self._departed(connection, DepartureReason.SILENT)
             connection.close()
@@ -276,9 +291,11 @@ class MemberRole(Role):
 
     def _schedule(self, job: Job, *, peaceful: bool = False) -> None:
         many = len(job.members)
+        # Everything until the scheduled flush goes into the same message.
         if job.scheduled or not many:
             return
         job.scheduled = True
+        # After this round of events: registrations that arrived together are answered together.
         if many <= SMALL_JOB:
             if not self._pending_jobs:
                 self.context.poller.call_soon(self._flush_pending)
@@ -304,6 +321,8 @@ class MemberRole(Role):
         state.reachability_requests += 1
         if state.reachability_requests > MAX_REACHABILITY_REQUESTS:
             raise ProtocolError("too many reachability requests")
+        # Only the address that the request came from: no client can have the server connect
+        # elsewhere.
         target = Address(connection.host, connection.port)
 
         def report(result: NatFiltering) -> None:

@@ -59,11 +59,13 @@ class Poller:
 
     def call_soon(self, call: Callable[[], None]) -> None:
         """Call a function after this round of events; cheaper than the loop's ``call_soon``."""
+        # Within a round the end of the round runs them; only outside asyncio has to be asked.
         if not self._in_round and not self._soon:
             self._loop.call_soon(self._call_soon)
         self._soon.append(call)
 
     def _call_soon(self) -> None:
+        # Swapped first: a call may ask for another, which belongs to the next round.
         calls, self._soon = self._soon, []
         for call in calls:
             call()
@@ -73,6 +75,7 @@ class Poller:
         self._in_round = True
         try:
             for fd, mask in self._epoll.poll(0, EVENTS_A_ROUND):
+                # An earlier event of this round may have closed the descriptor.
                 owner = owners.get(fd)
                 if owner is not None:
                     owner.on_event(mask)

@@ -170,6 +170,9 @@ class Job:
         shared_all = shared_updates = b""
         for member in list(self.members.values()):
             addresses = b""
+            # A message is put together once and shared by all whose content is the same: in a job
+            # of n ranks that all want all addresses, encoding for each would take n times n
+            # records.
             if not member.interest:
                 pass
             elif member.rank in newcomers:
@@ -196,6 +199,8 @@ class Job:
         members = self.members
         found: dict[int, bytes] = {}
         for part in ranges:
+            # Walk over whatever is shorter: a job may have announced a million ranks and have ten
+            # so far.
             if len(part) > len(members):
                 found.update((r, m.record) for r, m in members.items() if r in part)
             else:
@@ -227,7 +232,7 @@ class Registry:
 
         Raises
         ------
-        Refusing
+        RegistryRefusalError
             The job has another world size or a newer generation, or a limit is reached.
         """
         job = self.jobs.get(hello.job)
@@ -241,7 +246,10 @@ class Registry:
             job = self.jobs[hello.job] = Job(hello.job, hello.world, hello.generation)
         else:
             _check_same_run(job, hello)
+            # Checked again for every rank: a job that was let in may still grow beyond the server's
+            # limit.
             self._check_room()
+            # The whole job was started again. Ranks of the former attempt must not join this one.
             if hello.generation > job.generation:
                 replaced = self._end_generation(job, hello)
             elif (old := job.members.get(hello.rank)) is not None:
@@ -266,6 +274,7 @@ class Registry:
         job.members.clear()
         job.updated.clear()
         job.newcomers.clear()
+        # These would be told to the new generation, whose ranks never knew the old members.
         job.departed.clear()
         job.failures.clear()
         job.world, job.generation, job.completed = hello.world, hello.generation, False
@@ -274,6 +283,8 @@ class Registry:
     def remove(self, member: Member, why: DepartureReason) -> bool:
         """Remove a member; False if it was replaced or removed before."""
         job = member.job
+        # A newer registration has taken its place, whose owner must not be removed by the old one's
+        # end.
         if job.members.get(member.rank) is not member:
             return False
         self._forget(member, why)
@@ -288,6 +299,7 @@ class Registry:
         job.completed = False
         job.updated.pop(member.rank, None)
         job.newcomers.discard(member.rank)
+        # The same process with a new connection: for the others nothing has happened.
         if member.instance != successor:
             job.departed.append(Departure(member.rank, member.instance, why))
 
@@ -300,6 +312,7 @@ class Registry:
     def find(self, job: str, generation: int, rank: int) -> Member | None:
         """The member with this rank, if it is registered."""
         found = self.jobs.get(job)
+        # A worker of an older attempt gets nothing, although its job's name is known.
         if found is None or found.generation != generation:
             return None
         return found.members.get(rank)

@@ -133,6 +133,8 @@ class RelayedPair:
         if not allowed:
             self._pause(side)
             return
+        # Below the limit, read ahead: the receiver finds the bytes ready as soon as it has room. At
+        # the limit, leave them in the kernel, where TCP's window makes the sender wait.
         peek = socket.MSG_PEEK if shared.kept >= MAX_KEPT else 0
         try:
             count = side.sock.recv_into(shared.buffer, allowed, peek)
@@ -141,6 +143,7 @@ class RelayedPair:
                 return
             sent = self._send(side.other, shared.buffer[:count])
             if not peek:
+                # A copy, because the shared buffer is overwritten by the next pair's bytes.
                 self._keep(side.other, memoryview(bytes(shared.buffer[sent:count])))
                 sent = count
             shared.throttle.spend(sent)
@@ -160,6 +163,7 @@ class RelayedPair:
         except (BlockingIOError, InterruptedError):
             sent = 0
         if sent < len(data):
+            # From here on the sender is not read from until this side has taken what is kept.
             side.blocked = True
             self._watch(side)
             self._watch(side.other)
@@ -186,6 +190,7 @@ class RelayedPair:
     def _half_close(self, side: _Side) -> None:
         side.eof = True
         side.other.sock.shutdown(socket.SHUT_WR)
+        # Each direction ends by itself: a worker that has sent all may still be receiving.
         if side.other.eof:
             self.close()
         else:
@@ -198,6 +203,7 @@ class RelayedPair:
 
     def _resume(self, side: _Side) -> None:
         side.paused = False
+        # The pair may have been closed while this timer ran.
         if side.sock.fileno() >= 0:
             self._watch(side)
 
@@ -221,6 +227,7 @@ class RelayedPair:
 
     def close(self) -> None:
         """End both sides now."""
+        # Both sides report the end of a broken pair; only the first report counts.
         if self._sides[0].sock.fileno() < 0:
             return
         for side in self._sides:

@@ -78,8 +78,10 @@ class RelayRole(Role):
         key = (hello.job, hello.generation, low, high)
         if not config.relay:
             self.refuse(connection, RefusalCode.RELAY, "this server does not relay")
+        # Only registered ranks are relayed: otherwise the server would be an open proxy.
         elif mine is None or mine.instance != hello.instance or other is None:
             self.refuse(connection, RefusalCode.RELAY, "one of the two ranks is not registered")
+        # A pair that comes back takes the place of its former stream and needs no further one.
         elif len(self._streams) >= config.relay_pairs and key not in self._streams:
             reason = f"this server relays {len(self._streams)} pairs already"
             self.refuse(connection, RefusalCode.LIMIT, reason)
@@ -123,10 +125,12 @@ class RelayRole(Role):
         ready = RelayReady().pack()
         one.write(ready)
         two.write(ready)
+        # One of them hung up at this very moment. The other will ask again.
         if one.closed or two.closed:
             one.close()
             two.close()
             return
+        # Both ends are here anew, so the former stream is dead whatever its sockets say.
         if key in self._streams:
             self._streams[key].pair.close()
         socks = (one.detach(), two.detach())

@@ -129,10 +129,13 @@ class Server:
         context = self._context
         now = context.clock.now()
         late = now - self._swept - SWEEP_SECONDS
+        # Measured before the work of this sweep, so that a long sweep does not count as a pause.
         self._swept = now
         self._sweeper = context.clock.call_later(SWEEP_SECONDS, self._sweep)
         for connection in context.hello_deadlines.pop_due(now):
             if not connection.closed:
+                # A closing connection only waits for the client to read its answer; that is no slow
+                # request.
                 self.counters.slow_hello += not connection.closing
                 connection.close()
         self._relays.sweep(now)

@@ -35,6 +35,7 @@ class TcpunchRole(Role):
 
     def received(self, connection: ClientConnection, data: bytes) -> None:
         """Collect a request; bytes after it are ignored."""
+        # The request is complete: what still comes is not part of the protocol.
         if not isinstance(connection.state, bytes):
             return
         connection.state += data
@@ -47,10 +48,12 @@ class TcpunchRole(Role):
             self._request(connection, connection.state)
         elif version == 1:
             clock = self.context.clock
+            # A name has no terminator, so silence ends it.
             clock.call_later(tcpunch.GRACE, self._settled, connection, len(connection.state))
 
     def _settled(self, connection: ClientConnection, length: int) -> None:
         raw = connection.state
+        # More bytes have come since, and with them a later call of this function.
         if not connection.closed and isinstance(raw, bytes) and len(raw) == length:
             self._request(connection, raw)
 
@@ -76,6 +79,7 @@ class TcpunchRole(Role):
             connection.close()
             return
         connection.state = request
+        # Version 1 tells a client its own address first, and the peer's in a second message.
         if request.version == 1:
             connection.write(tcpunch.pack_v1(own))
         newcomer = tcpunch.Waiter(request, connection, self.context.clock.now())

@@ -1,6 +1,6 @@
 """Formats of a file of cutouts, one module each, chosen by the file's suffix.
 
-A format's module has ``open_table(source, wanted) -> Table`` and ``create(path, columns) ->
+A format's module has ``open_table(source, options) -> Table`` and ``create(path, columns) ->
 Writer``.
 """
 
@@ -12,7 +12,7 @@ from typing import Protocol, cast
 
 from perseid.errors import BadInputError, BadPartitionError
 from perseid.survey.bytesource import ByteSource
-from perseid.survey.names import NO_NAMES, ColumnNames
+from perseid.survey.read_options import PLAIN, ReadOptions
 from perseid.survey.table import Columns, Table, Writer
 
 _MODULES = {
@@ -34,7 +34,7 @@ _NEEDED = {"hdf5": "h5py", "fits": "astropy", "parquet": "pyarrow"}
 class Format(Protocol):
     """What a format's module offers."""
 
-    def open_table(self, source: ByteSource, wanted: ColumnNames = NO_NAMES) -> Table:
+    def open_table(self, source: ByteSource, options: ReadOptions = PLAIN) -> Table:
         """Read the layout; raises `BadPartitionError`."""
 
     def create(self, path: Path, columns: Columns) -> Writer:
@@ -67,8 +67,8 @@ def needed_package(name: str) -> str | None:
     return _NEEDED.get(_MODULES.get(suffix_of(name), ""))
 
 
-def open_table(source: ByteSource, wanted: ColumnNames = NO_NAMES) -> Table:
+def open_table(source: ByteSource, options: ReadOptions = PLAIN) -> Table:
     """Open a file by its suffix; raises `BadPartitionError` where it is not such a file."""
     if source.size == 0:
         raise BadPartitionError(f"{source.name} is empty (0 bytes)")
-    return format_for(source.name).open_table(source, wanted)
+    return format_for(source.name).open_table(source, options)

@@ -21,6 +21,14 @@ def pyarrow_module() -> Any:
     return pyarrow
 
 
+def compute_module() -> Any:
+    """pyarrow's functions of columns; not imported where columns are only read."""
+    pyarrow_module()
+    import pyarrow.compute
+
+    return pyarrow.compute
+
+
 def item_bytes(kind: Any) -> int:
     """Bytes of a single value of a column of this Arrow type, in memory."""
     leaf, _ = unwrapped(kind)
@@ -143,5 +151,5 @@ def _check_texts(column: Any, place: str) -> None:
     longest = compute.max(compute.utf8_length(column)).as_py() or 0
     if longest > LONGEST_TEXT:
         raise BadPartitionError(
-            f"{place} has a text of {longest:,} characters; an id has {LONGEST_TEXT} at most"
+            f"{place} has a text of {longest:,} characters; {LONGEST_TEXT} are read at most"
         )

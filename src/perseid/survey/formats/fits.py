@@ -7,6 +7,7 @@ big-endian, the image's shape is in ``TDIMn`` with the fastest axis first.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,14 +18,10 @@ from numpy.typing import NDArray
 
 from perseid.errors import BadPartitionError, NotInstalledError, PerseidError
 from perseid.survey.bytesource import ByteSource, SourceFile, corrupt
+from perseid.survey.column_spec import ColumnSpec, described
 from perseid.survey.cutouts import Cutouts
-from perseid.survey.names import (
-    NO_NAMES,
-    ColumnNames,
-    pick_columns,
-    unused_names,
-    without_strangers,
-)
+from perseid.survey.picking import pick_columns, unused_names, without_strangers
+from perseid.survey.read_options import PLAIN, ReadOptions
 from perseid.survey.table import (
     Columns,
     Table,
@@ -41,14 +38,14 @@ _UNSIGNED = 1 << 63
 """``TZERO`` of unsigned integers of 64 bits."""
 
 
-def open_table(source: ByteSource, wanted: ColumnNames = NO_NAMES) -> Table:
+def open_table(source: ByteSource, options: ReadOptions = PLAIN) -> Table:
     """Find the first table with an image column; see `perseid.survey.formats`."""
     fits = _astropy()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what astropy only warns of is checked below
             with fits.open(SourceFile(source), memmap=False, lazy_load_hdus=True) as hdus:
-                return _find(fits, hdus, source, wanted)
+                return _find(fits, hdus, source, options)
     except PerseidError:
         raise
     except Exception as error:  # astropy raises many kinds on corrupt headers
@@ -68,14 +65,14 @@ def _astropy() -> Any:
     return fits
 
 
-def _find(fits: Any, hdus: Any, source: ByteSource, wanted: ColumnNames) -> Table:
+def _find(fits: Any, hdus: Any, source: ByteSource, options: ReadOptions) -> Table:
     for hdu in hdus:
         if not isinstance(hdu, fits.BinTableHDU) or isinstance(hdu, fits.CompImageHDU):
             continue
         used = without_strangers(
-            pick_columns(source.name, hdu.columns.names, wanted), partial(_is_plain, hdu.columns)
+            pick_columns(source.name, hdu.columns.names, options), partial(_is_plain, hdu.columns)
         )
-        if "image" not in used:
+        if "image" not in used and (options.needs_image or not used):
             continue
         if hdu.header.get("ZTABLE"):
             raise BadPartitionError(
@@ -90,10 +87,31 @@ def _find(fits: Any, hdus: Any, source: ByteSource, wanted: ColumnNames) -> Tabl
                 f"their columns {row.itemsize}"
             )
         fields = {n: _Field.of(hdu.columns[f], row, f"{source.name}: {f}") for n, f in used.items()}
-        table = _Rows(source, start, int(hdu.header["NAXIS2"]), row, fields)
+        table = _Rows(source, start, int(hdu.header["NAXIS2"]), row, fields, options)
         table.unused = unused_names(hdu.columns.names, used.values())
+        if options.describe:
+            table.described = tuple(_described(hdu, row))
         return table
     raise BadPartitionError(f"{source.name} has no binary table with an image column")
+
+
+def _described(hdu: Any, row: np.dtype[Any]) -> Iterator[ColumnSpec]:
+    """Every column of the table; UCDs are in ``TUCDn`` and descriptions in ``TCOMMn`` by
+    convention."""
+    for number, name in enumerate(hdu.columns.names, start=1):
+        if not _is_plain(hdu.columns, name):
+            yield ColumnSpec(name, name, kind="")
+            continue
+        field = _Field.of(hdu.columns[name], row, name)
+        comment = hdu.header.get(f"TCOMM{number}") or hdu.header.get(f"TDESC{number}")
+        yield described(
+            name,
+            field.dtype,
+            (0, *field.shape),
+            unit=hdu.columns[name].unit,
+            ucd=hdu.header.get(f"TUCD{number}"),
+            description=comment,
+        )
 
 
 def _is_plain(columns: Any, name: str) -> bool:
@@ -188,6 +206,7 @@ class _Rows(Table):
         rows: int,
         row: np.dtype[Any],
         fields: dict[str, _Field],
+        options: ReadOptions,
     ) -> None:
         found = {}
         for name, field in fields.items():
@@ -195,9 +214,9 @@ class _Rows(Table):
             shape = field.shape or ((1,) if name == "magnitude" else ())
             found[name] = (field.dtype, (rows, *shape))
         sources = {name: field.name for name, field in fields.items()}
-        super().__init__(source, check_columns(source.name, found, sources))
+        super().__init__(source, check_columns(source.name, found, sources, options))
         self._start, self._row = start, row
-        self._fields = {name: fields[name] for name in ("image", *self.columns.stored)}
+        self._fields = {name: fields[name] for name in self.read_names}
         if rows < 0 or start + rows * row.itemsize > source.size:
             raise BadPartitionError(
                 f"{source.name} is truncated: {rows} rows end at byte "

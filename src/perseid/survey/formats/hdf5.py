@@ -16,15 +16,11 @@ from numpy.typing import NDArray
 
 from perseid.errors import BadPartitionError, NotInstalledError, PerseidError
 from perseid.survey.bytesource import LARGEST_READ, ByteSource, SourceFile, corrupt
+from perseid.survey.column_spec import ColumnSpec, described
 from perseid.survey.content import LONGEST_TEXT, TEXT
 from perseid.survey.cutouts import Cutouts
-from perseid.survey.names import (
-    NO_NAMES,
-    ColumnNames,
-    pick_columns,
-    unused_names,
-    without_strangers,
-)
+from perseid.survey.picking import pick_columns, unused_names, without_strangers
+from perseid.survey.read_options import PLAIN, ReadOptions
 from perseid.survey.table import (
     Columns,
     RawArray,
@@ -40,17 +36,14 @@ _TEXTS = 64
 """Texts read at once."""
 
 
-def open_table(source: ByteSource, wanted: ColumnNames = NO_NAMES) -> Table:
+def open_table(source: ByteSource, options: ReadOptions = PLAIN) -> Table:
     """Read the layout; see `perseid.survey.formats`."""
     h5py = _h5py()
     try:
         file = h5py.File(SourceFile(source), "r")
         sources = without_strangers(
-            pick_columns(source.name, file, wanted),
-            lambda key: (
-                isinstance(file.get(key, getlink=True), h5py.HardLink)
-                and isinstance(file[key], h5py.Dataset)
-            ),
+            pick_columns(source.name, file, options),
+            lambda key: _is_dataset(h5py, file, key),
         )
         datasets = _datasets(h5py, file, source.name, sources)
         if all(_is_raw(file, dataset) for dataset in datasets.values()):
@@ -58,12 +51,13 @@ def open_table(source: ByteSource, wanted: ColumnNames = NO_NAMES) -> Table:
                 name: RawArray(dataset.id.get_offset() or 0, dataset.dtype, dataset.shape)
                 for name, dataset in datasets.items()
             }
-            names = list(file)
+            names, about = list(file), _described(h5py, file) if options.describe else ()
             file.close()
-            table: Table = RawTable(source, arrays, sources=sources)
+            table: Table = RawTable(source, arrays, sources=sources, options=options)
         else:
-            names, table = list(file), _Datasets(source, file, datasets, sources)
-        table.unused = unused_names(names, sources.values())
+            names, about = list(file), _described(h5py, file) if options.describe else ()
+            table = _Datasets(source, file, datasets, sources, options)
+        table.unused, table.described = unused_names(names, sources.values()), about
         return table
     except PerseidError:
         raise
@@ -82,6 +76,35 @@ def _h5py() -> Any:
     except ImportError as error:
         raise NotInstalledError("HDF5 needs h5py: pip install h5py") from error
     return h5py
+
+
+def _is_dataset(h5py: Any, file: Any, key: str) -> bool:
+    linked = isinstance(file.get(key, getlink=True), h5py.HardLink)
+    return linked and isinstance(file[key], h5py.Dataset)
+
+
+def _described(h5py: Any, file: Any) -> tuple[ColumnSpec, ...]:
+    """The datasets at the root; units are in the attribute ``unit`` or ``units`` by convention."""
+    every = {key: file[key] for key in file if _is_dataset(h5py, file, key)}
+    return tuple(
+        described(
+            key,
+            _dtype(h5py, data),
+            data.shape,
+            unit=_attribute(data, "unit") or _attribute(data, "units"),
+            ucd=_attribute(data, "ucd"),
+            description=_attribute(data, "description"),
+        )
+        for key, data in every.items()
+        if data.shape
+    )
+
+
+def _attribute(dataset: Any, name: str) -> str:
+    value = dataset.attrs.get(name, "")
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return value if isinstance(value, str) else ""
 
 
 def _datasets(h5py: Any, file: Any, where: str, sources: Mapping[str, str]) -> dict[str, Any]:
@@ -130,11 +153,16 @@ class _Datasets(Table):
     """Columns that h5py decodes."""
 
     def __init__(
-        self, source: ByteSource, file: Any, datasets: dict[str, Any], sources: Mapping[str, str]
+        self,
+        source: ByteSource,
+        file: Any,
+        datasets: dict[str, Any],
+        sources: Mapping[str, str],
+        options: ReadOptions,
     ) -> None:
         h5py = _h5py()
         found = {n: (_dtype(h5py, d), d.shape) for n, d in datasets.items()}
-        columns = check_columns(source.name, found, sources)
+        columns = check_columns(source.name, found, sources, options)
         super().__init__(source, columns)
         self._file, self._datasets = file, datasets
         for name, dataset in datasets.items():
@@ -145,7 +173,9 @@ class _Datasets(Table):
 
     def read(self, start: int, stop: int) -> Cutouts:
         arrays = {name: column[start:stop] for name, column in self._small.items()}
-        return as_cutouts({"image": self._part("image", start, stop), **arrays})
+        if "image" in self._datasets:
+            arrays["image"] = self._part("image", start, stop)
+        return as_cutouts(arrays)
 
     def close(self) -> None:
         self._file.close()
@@ -156,7 +186,7 @@ class _Datasets(Table):
         if (stop - start) * np.prod(dataset.shape[1:]) * dataset.dtype.itemsize > LARGEST_READ:
             raise BadPartitionError(f"{self.source.name}: {name} is too large for one read")
         try:
-            if self.columns.dtypes[name] == TEXT:
+            if name != "image" and self.columns.kept(name)[0] == TEXT:
                 array = self._text(dataset, start, stop)
             else:
                 array = dataset[start:stop]

@@ -10,7 +10,7 @@ import io
 import math
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -20,14 +20,10 @@ from numpy.typing import NDArray
 
 from perseid.errors import BadPartitionError, PerseidError
 from perseid.survey.bytesource import LARGEST_READ, ByteSource
+from perseid.survey.column_spec import ColumnSpec, described
 from perseid.survey.cutouts import Cutouts
-from perseid.survey.names import (
-    NO_NAMES,
-    ColumnNames,
-    pick_columns,
-    unused_names,
-    without_strangers,
-)
+from perseid.survey.picking import pick_columns, unused_names, without_strangers
+from perseid.survey.read_options import PLAIN, ReadOptions
 from perseid.survey.table import (
     Columns,
     ColumnWriter,
@@ -47,26 +43,35 @@ _MOST_DEFLATE = 1032
 """Deflate cannot expand further: a larger ratio is a lie about the size."""
 
 
-def open_table(source: ByteSource, wanted: ColumnNames = NO_NAMES) -> Table:
+def open_table(source: ByteSource, options: ReadOptions = PLAIN) -> Table:
     """Read the layout of the archive; see `perseid.survey.formats`."""
     archive = ZipArchive(source)
     there = [name.removesuffix(".npy") for name in archive.entries if name.endswith(".npy")]
     sources = without_strangers(
-        pick_columns(source.name, there, wanted), lambda name: _is_array(archive, f"{name}.npy")
+        pick_columns(source.name, there, options), lambda name: _is_array(archive, f"{name}.npy")
     )
     members = {n: _member(archive, archive.entries[f"{name}.npy"]) for n, name in sources.items()}
     if any(member.entry.method for member in members.values()):
-        table: Table = _Compressed(archive, members, sources)
+        table: Table = _Compressed(archive, members, sources, options)
     else:
         arrays = {name: member.raw() for name, member in members.items()}
-        table = RawTable(source, arrays, sources=sources)
+        table = RawTable(source, arrays, sources=sources, options=options)
     table.unused = unused_names(there, sources.values())
+    if options.describe:
+        table.described = tuple(_described(archive, there))
     return table
 
 
 def create(path: Path, columns: Columns) -> Writer:
     """Begin an uncompressed archive on disk; see `perseid.survey.formats`."""
     return _Writer(path, columns)
+
+
+def _described(archive: ZipArchive, names: Iterable[str]) -> Iterator[ColumnSpec]:
+    for name in names:
+        if _is_array(archive, f"{name}.npy"):
+            member = _member(archive, archive.entries[f"{name}.npy"])
+            yield described(name, member.dtype, member.shape)
 
 
 def _is_array(archive: ZipArchive, name: str) -> bool:
@@ -142,10 +147,14 @@ class _Compressed(Table):
     """Columns that are decompressed as they are read; going back starts from the beginning."""
 
     def __init__(
-        self, archive: ZipArchive, members: Mapping[str, _Member], sources: Mapping[str, str]
+        self,
+        archive: ZipArchive,
+        members: Mapping[str, _Member],
+        sources: Mapping[str, str],
+        options: ReadOptions,
     ) -> None:
         found = {n: (m.dtype, m.shape) for n, m in members.items()}
-        columns = check_columns(archive.name, found, sources)
+        columns = check_columns(archive.name, found, sources, options)
         super().__init__(archive.source, columns)
         self._archive, self._members = archive, members
         self._small = {name: self._whole(name) for name in columns.stored}
@@ -153,6 +162,9 @@ class _Compressed(Table):
         self._row = 0
 
     def read(self, start: int, stop: int) -> Cutouts:
+        arrays = {name: column[start:stop] for name, column in self._small.items()}
+        if "image" not in self._members:
+            return as_cutouts(arrays)
         if self._images is None or start < self._row:
             self._images, self._row = self._begin("image"), 0
         size = math.prod(self.columns.shape) * self._members["image"].dtype.itemsize
@@ -161,7 +173,6 @@ class _Compressed(Table):
         self._row = stop
         if stop == self.columns.rows:
             self._take(self._images, 0, "image")
-        arrays = {name: column[start:stop] for name, column in self._small.items()}
         images = np.frombuffer(data, self._members["image"].dtype)
         arrays["image"] = self.columns.column("image", images, self.source.name)
         return as_cutouts(arrays)

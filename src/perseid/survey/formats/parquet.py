@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from perseid.errors import BadPartitionError, PerseidError
 from perseid.jsontext import parse_json
 from perseid.survey.bytesource import LARGEST_READ, ByteSource, SourceFile, corrupt
+from perseid.survey.column_spec import ColumnSpec, described
 from perseid.survey.content import TEXT, join
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.formats.arrow import (
@@ -29,13 +30,8 @@ from perseid.survey.formats.arrow import (
     to_array,
     unwrapped,
 )
-from perseid.survey.names import (
-    NO_NAMES,
-    ColumnNames,
-    pick_columns,
-    unused_names,
-    without_strangers,
-)
+from perseid.survey.picking import pick_columns, unused_names, without_strangers
+from perseid.survey.read_options import PLAIN, ReadOptions
 from perseid.survey.table import (
     Columns,
     Table,
@@ -59,7 +55,7 @@ _ERRORS = (OSError, ValueError, TypeError, KeyError, NotImplementedError)
 """What pyarrow raises."""
 
 
-def open_table(source: ByteSource, wanted: ColumnNames = NO_NAMES) -> Table:
+def open_table(source: ByteSource, options: ReadOptions = PLAIN) -> Table:
     """Read the footer; see `perseid.survey.formats`."""
     pa = pyarrow_module()
     try:
@@ -69,7 +65,7 @@ def open_table(source: ByteSource, wanted: ColumnNames = NO_NAMES) -> Table:
             buffer_size=_FETCHED_BYTES,
             pre_buffer=False,
         )
-        return _Groups(source, file, wanted)
+        return _Groups(source, file, options)
     except PerseidError:
         raise
     except _ERRORS as error:
@@ -84,13 +80,13 @@ def create(path: Path, columns: Columns) -> Writer:
 class _Groups(Table):
     """Row groups, decoded a batch of rows at a time."""
 
-    def __init__(self, source: ByteSource, file: Any, wanted: ColumnNames) -> None:
+    def __init__(self, source: ByteSource, file: Any, options: ReadOptions) -> None:
         pa = pyarrow_module()
         schema, metadata = file.schema_arrow, file.metadata
         self._fields = {
             name: field
             for name, field in without_strangers(
-                pick_columns(source.name, schema.names, wanted),
+                pick_columns(source.name, schema.names, options),
                 lambda f: is_read(schema.field(f).type),
             ).items()
             if not pa.types.is_null(schema.field(field).type)  # nothing is known: no such column
@@ -103,9 +99,11 @@ class _Groups(Table):
         }
         if "image" in found and len(found["image"][1]) == 2:
             found["image"] = _shaped(found, (schema.metadata or {}).get(SHAPE_KEY), source.name)
-        super().__init__(source, check_columns(source.name, found, self._fields))
-        self._fields = {name: self._fields[name] for name in ("image", *self.columns.stored)}
+        super().__init__(source, check_columns(source.name, found, self._fields, options))
+        self._fields = {name: self._fields[name] for name in self.read_names}
         self.unused = unused_names(schema.names, self._fields.values())
+        if options.describe:
+            self.described = tuple(_described(schema))
         groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
         self._ends = np.cumsum([group.num_rows for group in groups], dtype=np.int64)
         self._at = -1
@@ -186,6 +184,24 @@ class _Groups(Table):
         place = f"{self.source.name}: {field}"
         values = to_array(batch.column(batch.schema.get_field_index(field)), place)
         return self.columns.column(name, values, self.source.name)
+
+
+def _described(schema: Any) -> Iterator[ColumnSpec]:
+    """Every column of the file; what VOParquet says of them is not looked at here."""
+    for field in schema:
+        if not is_read(field.type) or pyarrow_module().types.is_null(field.type):
+            yield ColumnSpec(field.name, field.name, kind="")
+            continue
+        leaf, sizes = unwrapped(field.type)
+        about = {key.decode(): text.decode() for key, text in (field.metadata or {}).items()}
+        yield described(
+            field.name,
+            numpy_type(leaf, field.name),
+            (0, *(size or 0 for size in sizes)),
+            unit=about.get("unit"),
+            ucd=about.get("ucd"),
+            description=about.get("description"),
+        )
 
 
 def _check_groups(where: str, metadata: Any, schema: Any, fields: Mapping[str, str]) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from perseid.errors import BadPartitionError
 from perseid.survey.bytesource import ByteSource
 from perseid.survey.content import LONGEST_TEXT, convert
-from perseid.survey.names import NO_NAMES, ColumnNames
+from perseid.survey.read_options import PLAIN, ReadOptions
 from perseid.survey.safe_pickle import Placeholder
 from perseid.survey.table import Columns, ColumnWriter, RawArray, RawTable, Table, Writer
 from perseid.survey.torchfile import TENSOR_DATASET, LazyTensor, load_torch
@@ -29,9 +29,9 @@ _TENSORS = ("image", "magnitude", "redshift")
 _ATTRIBUTES = ("object_id", "label")
 
 
-def open_table(source: ByteSource, wanted: ColumnNames = NO_NAMES) -> Table:
+def open_table(source: ByteSource, options: ReadOptions = PLAIN) -> Table:
     """Read the layout of a dataset; see `perseid.survey.formats`."""
-    if wanted:
+    if options.names:
         raise BadPartitionError(
             f"{source.name}: the tensors of a .pt file have no names, so columns cannot be named"
         )
@@ -39,7 +39,8 @@ def open_table(source: ByteSource, wanted: ColumnNames = NO_NAMES) -> Table:
     tensors = {n: value for n, value in found.items() if isinstance(value, LazyTensor)}
     lists = {n: value for n, value in found.items() if not isinstance(value, LazyTensor)}
     arrays = {n: _raw(n, tensor, source.name) for n, tensor in tensors.items()}
-    return RawTable(source, arrays, {n: _array(n, v, source.name) for n, v in lists.items()})
+    others = {n: _array(n, v, source.name) for n, v in lists.items()}
+    return RawTable(source, arrays, others, options=options)
 
 
 def create(path: Path, columns: Columns) -> Writer:

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from perseid.errors import BadPartitionError, PerseidError
 from perseid.jsontext import parse_json
 from perseid.survey.bytesource import ByteSource
-from perseid.survey.names import NO_NAMES, ColumnNames, pick_columns, unused_names
+from perseid.survey.column_spec import described
+from perseid.survey.picking import pick_columns, unused_names
+from perseid.survey.read_options import PLAIN, ReadOptions
 from perseid.survey.table import (
     Columns,
     ColumnWriter,
@@ -36,7 +38,7 @@ _NAMES = {np.dtype(code): name for name, code in _DTYPES.items()}
 _LONGEST_HEADER = 1 << 20
 
 
-def open_table(source: ByteSource, wanted: ColumnNames = NO_NAMES) -> Table:
+def open_table(source: ByteSource, options: ReadOptions = PLAIN) -> Table:
     """Read the header; see `perseid.survey.formats`."""
     where = source.name
     if source.size < 8:
@@ -46,7 +48,7 @@ def open_table(source: ByteSource, wanted: ColumnNames = NO_NAMES) -> Table:
         raise BadPartitionError(f"{where} is corrupt: a header of {length} bytes")
     try:
         header = parse_json(bytes(source.read(8, length)))
-        sources = pick_columns(where, header, wanted)
+        sources = pick_columns(where, header, options)
         arrays = {
             name: _raw(header[key], 8 + length, f"{where}: {name}") for name, key in sources.items()
         }
@@ -56,8 +58,12 @@ def open_table(source: ByteSource, wanted: ColumnNames = NO_NAMES) -> Table:
         raise BadPartitionError(
             f"{where} is corrupt: its header cannot be read ({error})"
         ) from error
-    table = RawTable(source, arrays, sources=sources)
-    table.unused = unused_names(header, [*sources.values(), "__metadata__"])
+    table = RawTable(source, arrays, sources=sources, options=options)
+    names = unused_names(header, ["__metadata__"])
+    table.unused = unused_names(names, sources.values())
+    if options.describe:
+        every = {name: _raw(header[name], 8 + length, f"{where}: {name}") for name in names}
+        table.described = tuple(described(n, a.dtype, a.shape) for n, a in every.items())
     return table
 
 

@@ -13,11 +13,10 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import metadata, resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +30,9 @@ from perseid.survey.formats import format_for
 from perseid.survey.reader import write_cutouts
 from perseid.survey.simulation import sdss
 from perseid.survey.simulation.anomalies import ANOMALY_KINDS
-from perseid.survey.simulation.objects import ROUND, held_out, object_ids, render_objects
+from perseid.survey.simulation.object_rendering import ROUND, held_out, object_ids, render_objects
 from perseid.survey.simulation.render import galsim_module
+from perseid.survey.table import as_cutouts, as_dict
 
 BLOCK = 256
 """Objects per task. A task takes about half a second, so progress is smooth and Ctrl-C prompt."""
@@ -207,8 +207,8 @@ def _files(
 
 
 def _joined(parts: list[Cutouts]) -> Cutouts:
-    arrays = ([getattr(part, field.name) for part in parts] for field in fields(Cutouts))
-    return Cutouts(*(np.concatenate(each) for each in arrays))
+    each = [as_dict(part) for part in parts]
+    return as_cutouts({name: np.concatenate([part[name] for part in each]) for name in each[0]})
 
 
 def _in_processes(
@@ -274,7 +274,7 @@ def _exit_with_parent() -> None:
         os._exit(1)
 
 
-def _summary(result: Simulated) -> dict[str, Any]:
+def _summary(result: Simulated) -> dict[str, object]:
     table = resources.files("perseid.survey").joinpath("data/sdss_galaxies.npz").read_bytes()
     return {
         **{name: value for name, value in asdict(result).items() if name != "url"},

@@ -1,0 +1,1 @@
+"""Make, change, check and remove a stack: packages, template, change sets, policies."""

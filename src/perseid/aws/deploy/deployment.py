@@ -1,0 +1,222 @@
+"""Deploy: from this package to a stack that runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from perseid.aws import stack
+from perseid.aws.deploy import policy, template
+from perseid.aws.deploy.packaging import Package, build
+from perseid.aws.deploy.prerequisites import (
+    check_image,
+    check_region,
+    check_results_buckets,
+    check_zone,
+    ensure_ecs_role,
+)
+from perseid.aws.deploy.template import Options
+from perseid.aws.session import Aws, aws_errors
+from perseid.aws.stack import TAG, Change, Tell
+from perseid.errors import AwsError, NotFoundError
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """Outputs of the stack that was deployed, and its packages."""
+
+    outputs: Mapping[str, str]
+    changed: bool
+    packages: Mapping[str, Package]
+
+
+def deploy(
+    aws: Aws,
+    options: Options,
+    folder: Path,
+    tell: Tell,
+    confirm: Callable[[list[Change]], bool],
+    **packaging: Any,
+) -> Deployed:
+    """Package, upload, and make or update the stack.
+
+    Parameters
+    ----------
+    folder
+        Where the zips are made.
+    tell
+        Called with sentences and the stack's events.
+    confirm
+        Shown the changes before any is made.
+    packaging
+        Further arguments of `perseid.aws.deploy.packaging.build`.
+
+    Raises
+    ------
+    BadInputError
+        A package is too large, an option is not usable, or the stack is not one of perseid's.
+    AwsError
+        AWS refuses; what was there before still is.
+    """
+    aws.check_partition()
+    former = stack.describe_ours(aws, options.name)
+    stack.check_takes_update(options.name, former)
+    previous = stack.lasting_parameters(former)
+    check_image(options, previous)
+    _check(aws, options, template.wants_rendezvous(options, previous), tell)
+    bucket = options.bucket or previous.get("CodeBucket")
+    bucket = bucket or template.default_bucket(options.name, aws.account, aws.region)
+    target = options.target(previous)
+    tell(f"packaging for {target.runtime} on {target.architecture}")
+    packages = build(folder, target, **packaging)
+    with aws_errors():
+        ensure_bucket(aws, bucket, options.name, given=options.bucket is not None, tell=tell)
+        # Not by the template: CloudFormation cannot make a SecureString.
+        ensure_secret(aws, options.name)
+        upload(aws, bucket, options.name, packages, tell)
+    # The template sets the number of tasks, so without this an update would stop the rendezvous.
+    running = _wanted_tasks(aws, options.name) if former is not None else 0
+    values = template.parameters(options, packages, target, bucket, previous, running)
+    changed = stack.change(aws, options.name, template.template(), values, tell, confirm)
+    return Deployed(
+        stack.outputs(aws, options.name) if changed or former else {}, changed, packages
+    )
+
+
+def _check(aws: Aws, options: Options, rendezvous: bool, tell: Tell) -> None:
+    check_results_buckets(aws, options)
+    if options.zone and options.record:
+        check_zone(aws, options.zone.rpartition("/")[2], options.record)
+    if options.architecture == "arm64":
+        tell("arm64 is experimental: nobody has run onnxruntime on such functions for perseid yet")
+    if rendezvous:
+        ensure_ecs_role(aws, tell)
+
+
+def dry_run(
+    options: Options, folder: Path, packages_folder: Path, account: str, region: str,
+    **packaging: Any,
+) -> dict[str, Package]:  # fmt: skip
+    """Write all that would be deployed to `folder`, without a single call to AWS; the packages."""
+    target = options.target({})
+    packages = build(packages_folder, target, **packaging)
+    folder.mkdir(parents=True, exist_ok=True)
+    bucket = options.bucket or template.default_bucket(options.name, account, region)
+    values = template.parameters(options, packages, target, bucket, {})
+    texts = {
+        "template.yaml": template.template(),
+        "statemachine.asl.json": template.definition(),
+        "parameters.json": template.as_json(values),
+        "policy-deploy.json": policy.text(
+            policy.deployer(options.name, account, region, bucket, _names(values["ReadBuckets"]),
+                            role=options.role or "", boundary=options.boundary or "")
+        ),
+        "policy-deploy-rendezvous.json": policy.text(
+            policy.rendezvous_deployer(options.name, account, region, options.zone or "")
+        ),
+        "policy-run.json": policy.text(
+            policy.runner(options.name, account, region, _names(values["ReadBuckets"]),
+                          _names(values["WriteObjects"]), options.zone or "")
+        ),
+    }  # fmt: skip
+    for package in packages.values():
+        lines = [f"{size:>10}  {name}" for name, size in package.entries.items()]
+        texts[f"{package.name}.zip.txt"] = "\n".join([*lines, ""])
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return packages
+
+
+def ensure_bucket(aws: Aws, bucket: str, name: str, *, given: bool, tell: Tell) -> None:
+    """The bucket for the packages: the user's, or one of ours, private and encrypted."""
+    s3 = aws.client("s3")
+    try:
+        with aws_errors():
+            found = s3.head_bucket(Bucket=bucket, **template.expected_owner(bucket, aws.account))
+        check_region(bucket, found.get("BucketRegion"), aws.region)
+        return
+    except NotFoundError:
+        if given:
+            raise NotFoundError(
+                f"there is no bucket {bucket}: make it, or leave --bucket out"
+            ) from None
+    except AwsError as error:
+        raise AwsError(
+            f"the bucket {bucket} is there but cannot be used: {error}; where it is another "
+            "account's, give another --bucket"
+        ) from error
+    tell(f"making the bucket {bucket}")
+    where = {} if aws.region == "us-east-1" else {
+        "CreateBucketConfiguration": {"LocationConstraint": aws.region}
+    }  # fmt: skip
+    s3.create_bucket(Bucket=bucket, **where)
+    closed = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
+    s3.put_public_access_block(
+        Bucket=bucket, PublicAccessBlockConfiguration=dict.fromkeys(closed, True)
+    )
+    s3.put_bucket_tagging(Bucket=bucket, Tagging={"TagSet": [{"Key": TAG, "Value": name}]})
+
+
+def ensure_secret(aws: Aws, name: str) -> None:
+    """The secret that job keys are derived from; never shown, never replaced."""
+    ssm = aws.client("ssm")
+    try:
+        # Without Overwrite: replacing the secret would lock out workers that hold keys made of it.
+        ssm.put_parameter(
+            Name=template.secret_name(name), Value=template.new_secret(), Type="SecureString",
+            Description="perseid: job keys of the rendezvous are derived from it",
+        )  # fmt: skip
+    except ssm.exceptions.ParameterAlreadyExists:
+        return
+
+
+def upload(aws: Aws, bucket: str, name: str, packages: Mapping[str, Package], tell: Tell) -> None:
+    """Put the packages and the definition into the bucket, where they are not there yet."""
+    s3, below = aws.client("s3"), template.prefix(name)
+    for package in packages.values():
+        key = f"{below}/{package.key}"
+        if not _is_there(s3, bucket, key):
+            tell(f"uploading {package.name}.zip, {package.zipped / 1e6:.1f} MB")
+            with package.path.open("rb") as body:
+                s3.put_object(Bucket=bucket, Key=key, Body=body)
+    s3.put_object(
+        Bucket=bucket, Key=f"{below}/{template.definition_key()}",
+        Body=template.definition().encode(), ContentType="application/json",
+    )  # fmt: skip
+
+
+def _is_there(s3: Any, bucket: str, key: str) -> bool:
+    try:
+        with aws_errors():
+            s3.head_object(Bucket=bucket, Key=key)
+    except NotFoundError:
+        return False
+    return True
+
+
+def _wanted_tasks(aws: Aws, name: str) -> int:
+    """Of the rendezvous: what an operator started must go on over a new deployment."""
+    try:
+        with aws_errors():
+            found = aws.client("ecs").describe_services(
+                cluster=name, services=[f"{name}-rendezvous"]
+            )
+    except (AwsError, NotFoundError):
+        return 0
+    return max((int(entry["desiredCount"]) for entry in found["services"]), default=0)
+
+
+def _names(arns: str) -> list[str]:
+    return [arn.removesuffix("/*").rpartition(":")[2] for arn in arns.split(",")]
+
+
+def to_json(deployed: Deployed) -> str:
+    """Outputs and packages, for ``--json``."""
+    packages = {
+        p.name: {"zipped": p.zipped, "unzipped": p.unzipped} for p in deployed.packages.values()
+    }
+    plain = {"changed": deployed.changed, "outputs": dict(deployed.outputs), "packages": packages}
+    return json.dumps(plain, indent=1)

@@ -1,0 +1,159 @@
+"""Destroy: the stack and what deploying made beside it; what stays is listed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from perseid.aws import stack
+from perseid.aws.deploy import service, template
+from perseid.aws.handlers.service_address import TTL, ServiceNames
+from perseid.aws.session import Aws, aws_errors
+from perseid.aws.stack import TAG, Tell
+from perseid.errors import AwsError, NotFoundError
+
+
+@dataclass(frozen=True)
+class Remains:
+    """What is still there after `destroy`."""
+
+    name: str
+    """E.g. ``s3://perseid-123456789012-eu-central-1``."""
+    why: str
+
+
+def destroy(aws: Aws, name: str, tell: Tell, *, delete_bucket: bool = False) -> list[Remains]:
+    """Remove the stack, its DNS record, packages and secret; data stays unless `delete_bucket`.
+
+    Where the stack is gone already, what was left beside it is removed.
+
+    Returns
+    -------
+    What is left, to be removed by the user or kept.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such stack, and nothing was left of one.
+    BadInputError
+        The stack is not one of perseid's.
+    """
+    former = stack.describe_ours(aws, name)
+    bucket = stack.parameters(former).get("CodeBucket") or template.default_bucket(
+        name, aws.account, aws.region
+    )
+    remains: list[Remains] = []
+    stack.check_idle(name, former)
+    if former is not None:
+        if "RendezvousCluster" in stack.outputs_of(former):
+            # First, because the network cannot be deleted while a task holds an address in it.
+            service.drain(aws, stack.outputs_of(former), tell)
+        stack.delete(aws, name, tell)
+        remains += _forget_record(aws, stack.outputs_of(former), tell)
+    with aws_errors():
+        secret = _delete_secret(aws.client("ssm"), name)
+        cleared, left = _clear_bucket(aws, bucket, name, tell, delete_bucket)
+    if former is None and not secret and not cleared:
+        raise NotFoundError(
+            f"there is no stack {name} in {aws.region}, and nothing was left of one"
+        )
+    return remains + left
+
+
+def _delete_secret(ssm: Any, name: str) -> bool:
+    """Whether it was there."""
+    try:
+        ssm.delete_parameter(Name=template.secret_name(name))
+    except ssm.exceptions.ParameterNotFound:
+        return False
+    return True
+
+
+def _forget_record(aws: Aws, outputs: Mapping[str, str], tell: Tell) -> list[Remains]:
+    """Delete the DNS record that the dns-updater wrote: its address soon is somebody else's.
+
+    After the stack, whose function would write it again. It is called ours where it looks as the
+    function writes it: one address, our time to live.
+    """
+    if not outputs.get("HostedZone") or "RendezvousCluster" not in outputs:
+        return []
+    here = service.names(outputs)
+    left = Remains(f"DNS record {here.record}", f"in the hosted zone {here.zone}; delete it there")
+    try:
+        with aws_errors():
+            client = aws.client("route53")
+            record = _record(client, here)
+            if record is None:
+                return []
+            if record.get("TTL") != TTL or len(record.get("ResourceRecords", ())) != 1:
+                return [Remains(left.name, "it is not as perseid writes it, so it is not deleted")]
+            change = {"Action": "DELETE", "ResourceRecordSet": record}
+            client.change_resource_record_sets(
+                HostedZoneId=here.zone, ChangeBatch={"Changes": [change]}
+            )
+    except (AwsError, NotFoundError) as error:  # the stack is gone: nobody could do this again
+        return [Remains(left.name, f"{left.why}: {error}")]
+    tell(f"deleted the DNS record {here.record}")
+    return []
+
+
+def _record(client: Any, here: ServiceNames) -> dict[str, Any] | None:
+    """The A record as it is now."""
+    answer = client.list_resource_record_sets(
+        HostedZoneId=here.zone, StartRecordName=here.record, StartRecordType="A", MaxItems="1"
+    )
+    for entry in answer["ResourceRecordSets"]:
+        if entry["Type"] == "A" and entry["Name"].rstrip(".") == here.record.rstrip("."):
+            return dict(entry)
+    return None
+
+
+def _clear_bucket(
+    aws: Aws, bucket: str, name: str, tell: Tell, delete_bucket: bool
+) -> tuple[bool, list[Remains]]:
+    """Whether there was anything to remove, and what stays."""
+    s3 = aws.client("s3")
+    try:
+        with aws_errors():
+            s3.head_bucket(Bucket=bucket, **template.expected_owner(bucket, aws.account))
+    except NotFoundError:
+        return False, []
+    # A bucket of the user's own is never deleted, whatever was asked for.
+    ours = _tag(s3, bucket) == name
+    whole = delete_bucket and ours
+    removed = _delete_below(s3, bucket, "" if whole else template.prefix(name) + "/")
+    if whole:
+        s3.delete_bucket(Bucket=bucket)
+        tell(f"deleted the bucket {bucket} and all it held")
+        return True, []
+    why = "your data and results" if not ours else "made by deploy; holds your data and results"
+    if delete_bucket:
+        why = "not made by this stack, so it is not deleted"
+    return removed, [Remains(f"s3://{bucket}", why)]
+
+
+def _delete_below(s3: Any, bucket: str, prefix: str) -> bool:
+    """Whether there was anything."""
+    found = False
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        keys = [{"Key": entry["Key"]} for entry in page.get("Contents", ())]
+        if keys:
+            found = True
+            answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
+            for error in answer.get("Errors", ()):  # the call itself succeeds
+                raise AwsError(
+                    f"s3://{bucket}/{error.get('Key')} cannot be deleted: {error.get('Message')} "
+                    f"({error.get('Code')}); the stack is gone already, and what is left is this "
+                    "bucket"
+                )
+    return found
+
+
+def _tag(s3: Any, bucket: str) -> str:
+    try:
+        with aws_errors():
+            tags = s3.get_bucket_tagging(Bucket=bucket)["TagSet"]
+    except AwsError:  # it has none
+        return ""
+    return next((tag["Value"] for tag in tags if tag["Key"] == TAG), "")

@@ -1,0 +1,125 @@
+"""What must hold before a stack is made or changed: found out before anything is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from perseid.aws.deploy.template import Options
+from perseid.aws.handlers.service_address import TTL
+from perseid.aws.session import Aws, aws_errors, error_code
+from perseid.errors import AwsError, BadInputError, NotFoundError
+
+ECS = "ecs.amazonaws.com"
+ECS_ROLE = "AWSServiceRoleForECS"
+"""The role by which ECS acts in an account
+(https://docs.aws.amazon.com/AmazonECS/latest/developerguide/using-service-linked-roles.html)."""
+ROLE_SECONDS = 60.0
+"""Longest wait until a role that was just made is seen everywhere."""
+POLL_SECONDS = 2.0
+
+
+def ensure_ecs_role(aws: Aws, tell: Callable[[str], None], seconds: float = ROLE_SECONDS) -> None:
+    """Make ECS's own role where the account has none, and wait until it can be seen.
+
+    ECS makes it with an account's first cluster, which then fails: the role is not seen everywhere
+    yet. Where it may not be made, that is told: it may be there already.
+    """
+    iam = aws.client("iam")
+    try:
+        with aws_errors():
+            # Trying to make it is the test: listing roles takes rights that many do not have.
+            iam.create_service_linked_role(AWSServiceName=ECS)
+    except AwsError as error:
+        if error_code(error) != "InvalidInput":  # which says that it is there
+            tell(f"whether ECS has its role {ECS_ROLE} is not known: {error}")
+        return
+    tell(f"made ECS's own role {ECS_ROLE}: this account never had a cluster")
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            with aws_errors():
+                iam.get_role(RoleName=ECS_ROLE)
+        except (AwsError, NotFoundError):
+            time.sleep(POLL_SECONDS)
+            continue
+        time.sleep(POLL_SECONDS)  # it is seen by ECS a little later than by IAM
+        return
+
+
+def check_zone(aws: Aws, zone: str, record: str) -> None:
+    """Raise `BadInputError` unless the record can be ours: a public zone, the name in it, free.
+
+    A record that looks as the dns-updater writes it (one address, its time to live) is ours.
+    """
+    client = aws.client("route53")
+    try:
+        with aws_errors():
+            found = client.get_hosted_zone(Id=zone)["HostedZone"]
+    except (AwsError, NotFoundError) as error:
+        raise BadInputError(f"the hosted zone {zone} cannot be used: {error}") from error
+    name = str(found["Name"]).rstrip(".")
+    if found.get("Config", {}).get("PrivateZone"):
+        raise BadInputError(
+            f"the hosted zone {zone} ({name}) is private, and functions ask the public DNS: give "
+            "the public zone, or leave --zone and --record out"
+        )
+    if record.rstrip(".") != name and not record.rstrip(".").endswith(f".{name}"):
+        raise BadInputError(f"--record {record} is not a name in the zone {zone}, which is {name}")
+    with aws_errors():
+        answer = client.list_resource_record_sets(
+            HostedZoneId=zone, StartRecordName=record, MaxItems="10"
+        )
+    for entry in answer["ResourceRecordSets"]:
+        if entry["Name"].rstrip(".") == record.rstrip(".") and not _may_be_ours(entry):
+            raise BadInputError(
+                f"{record} has a {entry['Type']} record already, which perseid did not write: give "
+                "another --record, or delete that one"
+            )
+
+
+def _may_be_ours(entry: dict[str, Any]) -> bool:
+    if entry["Type"] not in ("A", "AAAA", "CNAME"):  # others do not concern the address
+        return True
+    values = entry.get("ResourceRecords", ())
+    return entry["Type"] == "A" and entry.get("TTL") == TTL and len(values) == 1
+
+
+def check_image(options: Options, previous: Mapping[str, str]) -> None:
+    """Raise `BadInputError` where a worker would change between zip and image.
+
+    A function cannot, and CloudFormation makes no second one of the same name.
+    """
+    if options.worker_image is None or not previous:
+        return
+    if bool(options.worker_image) != bool(previous.get("WorkerImage")):
+        raise BadInputError(
+            f"the stack {options.name} has its worker in the other form, and a function cannot "
+            "change between zip and image: `perseid aws destroy` (data stays), then deploy it again"
+        )
+
+
+def check_results_buckets(aws: Aws, options: Options) -> None:
+    """Raise `BadInputError` where results are to go to another region.
+
+    Step Functions reads a run's items from the results, and no bucket but one of its own region
+    (https://docs.aws.amazon.com/step-functions/latest/dg/input-output-itemreader.html).
+    """
+    for place in options.write_buckets or ():
+        bucket = place.partition("/")[0]
+        try:
+            with aws_errors():
+                where = aws.client("s3").head_bucket(Bucket=bucket).get("BucketRegion")
+        except (AwsError, NotFoundError):  # CloudFormation does not mind; doctor names it
+            continue
+        check_region(bucket, where, aws.region)
+
+
+def check_region(bucket: str, where: str | None, region: str) -> None:
+    """CloudFormation would find out after everything else is made."""
+    if where not in (None, region):
+        raise BadInputError(
+            f"the bucket {bucket} is in {where}, but functions in {region} take packages and begin "
+            f"runs in a bucket there: give another bucket, or --region {where}"
+        )

@@ -1,0 +1,316 @@
+"""What is deployed: the template, the state machine's definition, and the template's parameters."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+
+from perseid import __version__
+from perseid.aws.deploy.packaging import Package
+from perseid.aws.deploy.wheels import PYTHONS, Target
+from perseid.errors import BadInputError
+
+NAME = "perseid"
+"""Of the stack, unless the user gives another."""
+NAME_CHARACTERS = 32
+"""Of a stack's name: with it CloudFormation need not cut the names of the roles, which the policies
+of `perseid aws policy` tell by their beginning."""
+RESERVED = ("aws", "ssm")
+"""No parameter's name may begin so
+(https://docs.aws.amazon.com/systems-manager/latest/userguide/sysman-paramstore-su-create.html)."""
+ARN = "arn:aws"
+BUCKET_CHARACTERS = 63
+"""Longest name of a bucket
+(https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html)."""
+_IMAGE = re.compile(
+    r"\d{12}\.dkr\.ecr\.[a-z0-9-]+\.amazonaws\.com/[a-z0-9._/-]+(:[\w.-]+)?(@sha256:[0-9a-f]{64})?"
+)
+_NAME = re.compile("[A-Za-z]([A-Za-z0-9-]*[A-Za-z0-9])?")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for; None is: as it was deployed before, else the template's default."""
+
+    name: str = NAME
+    """Of the stack; every name in it begins with it."""
+    bucket: str | None = None
+    """Holds the packages, and takes results; made where it is not given."""
+    read_buckets: tuple[str, ...] | None = None
+    """Further buckets with surveys, models, scripts."""
+    write_buckets: tuple[str, ...] | None = None
+    """Further buckets for results (read, too); ``BUCKET/PREFIX`` limits what may be written and
+    deleted to what lies below the prefix, also in `bucket`."""
+    architecture: str | None = None
+    python: str | None = None
+    memory_mb: int | None = None
+    timeout: int | None = None
+    """Seconds, of a worker."""
+    storage_mb: int | None = None
+    """/tmp of a worker."""
+    reserved: int | None = None
+    """Concurrency reserved for workers; 0 is none."""
+    layers: tuple[str, ...] | None = None
+    worker_image: str | None = None
+    """URI of an image in this region's ECR that workers run in place of the zip, for scripts that
+    import what fits neither a zip nor a layer."""
+    log_days: int | None = None
+    rendezvous: bool | None = None
+    """Whether the stack has one: a VPC, an ECS service, a rule. What is given of `vpc` to `image`
+    says yes."""
+    role: str | None = None
+    """ARN of one role for every function and the state machine; else each has its own."""
+    boundary: str | None = None
+    """ARN of the permissions boundary of the roles that are made."""
+    kms_key: str | None = None
+    """ARN of the key that encrypts the buckets, where it is the customer's."""
+    vpc: str | None = None
+    subnets: tuple[str, ...] | None = None
+    zone: str | None = None
+    record: str | None = None
+    image: str | None = None
+    extra: Mapping[str, str] = field(default_factory=dict)
+    """Further parameters of the template."""
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise BadInputError(
+                f"the stack's name {self.name!r} may hold letters, digits and - only, must begin "
+                "with a letter and end with a letter or digit"
+            )
+        if len(self.name) > NAME_CHARACTERS:
+            raise BadInputError(
+                f"the stack's name {self.name!r} is longer than {NAME_CHARACTERS} characters"
+            )
+        if self.name.lower().startswith(RESERVED):
+            raise BadInputError(
+                f"the stack's name {self.name!r} begins with aws or ssm, which Parameter Store "
+                "keeps for AWS: take another name"
+            )
+        if self.worker_image and not _IMAGE.fullmatch(self.worker_image):
+            raise BadInputError(
+                f"--worker-image {self.worker_image!r} is not in ECR, and Lambda takes images from "
+                "there only: push it, and give ACCOUNT.dkr.ecr.REGION.amazonaws.com/NAME:TAG"
+            )
+        if self.worker_image and self.layers:
+            raise BadInputError("an image has no layers: put their contents into the image")
+        if self.role and self.boundary:
+            raise BadInputError("with --role no roles are made: leave --permissions-boundary out")
+        for place in self.write_buckets or ():
+            if place.endswith("/") or "*" in place or "?" in place:
+                raise BadInputError(f"--results-bucket {place!r} must be BUCKET or BUCKET/PREFIX")
+        if bool(self.vpc) != bool(self.subnets):
+            raise BadInputError("give --vpc and --subnet together: public subnets of that VPC")
+        if bool(self.zone) != bool(self.record):
+            raise BadInputError(
+                "give --zone and --record together: the hosted zone and a name in it"
+            )
+
+    def target(self, previous: Mapping[str, str]) -> Target:
+        """What the functions run on."""
+        python = self.python or previous.get("Runtime", "").removeprefix("python")
+        if self.python is None and python not in PYTHONS:  # deployed when it was still offered
+            python = ""
+        return Target(self.architecture or previous.get("Architecture") or "x86_64", python)
+
+
+def template() -> str:
+    """The CloudFormation template (YAML)."""
+    return _data("template.yaml")
+
+
+def parameter_names() -> set[str]:
+    """Names of the template's parameters."""
+    section = template().split("\nParameters:\n")[1].split("\nConditions:\n")[0]
+    return set(re.findall(r"^  (\w+):", section, re.MULTILINE))
+
+
+def wants_rendezvous(options: Options, previous: Mapping[str, str]) -> bool:
+    """Whether the stack is to have a rendezvous: as asked, else as it was."""
+    if options.rendezvous is not None:
+        return options.rendezvous
+    if options.vpc or options.zone or options.image:
+        return True
+    # Stacks of before this was asked have one.
+    return previous.get("Rendezvous", "yes" if "RendezvousStart" in previous else "no") == "yes"
+
+
+def definition() -> str:
+    """The state machine in the Amazon States Language, ``${…}`` where functions stand."""
+    return _data("statemachine.asl.json")
+
+
+def definition_key() -> str:
+    """Where the definition is uploaded to: a new text has a new key."""
+    return f"code/statemachine-{hashlib.sha256(definition().encode()).hexdigest()[:20]}.asl.json"
+
+
+def secret_name(name: str) -> str:
+    """Of the SecureString that job keys are derived from."""
+    return f"/{name}/rendezvous-secret"
+
+
+def new_secret() -> str:
+    """A new secret of the rendezvous: 256 random bits, hexadecimal."""
+    return secrets.token_hex(32)
+
+
+def default_bucket(name: str, account: str, region: str) -> str:
+    """The bucket that is made where none is given.
+
+    Raises `BadInputError` where the stack's name is too long for it.
+    """
+    found = "-".join(["perseid", account, region, *([name] if name != NAME else [])]).lower()
+    if len(found) > BUCKET_CHARACTERS:
+        most = len(name) - (len(found) - BUCKET_CHARACTERS)
+        raise BadInputError(
+            f"the stack's name {name!r} makes the bucket's name {found} too long: take at most "
+            f"{most} characters, or give --bucket"
+        )
+    return found
+
+
+def expected_owner(bucket: str, account: str) -> dict[str, str]:
+    """An argument for calls of S3: a bucket named after this account must be this account's.
+
+    Anybody may guess the name, and make the bucket first.
+    """
+    named = bucket.startswith(f"perseid-{account}-")
+    return {"ExpectedBucketOwner": account} if named else {}
+
+
+def prefix(name: str) -> str:
+    """Of everything that deploying puts into the bucket."""
+    return f"perseid/{name}"
+
+
+def parameters(
+    options: Options,
+    packages: Mapping[str, Package],
+    target: Target,
+    bucket: str,
+    previous: Mapping[str, str],
+    running: int = 0,
+) -> dict[str, str]:
+    """Values of the template's parameters; those left out keep the template's default.
+
+    Parameters
+    ----------
+    options
+        As asked.
+    packages
+        As built.
+    bucket
+        Of the packages.
+    previous
+        Values of the stack that is there; empty where there is none. What somebody chose once is
+        kept, and the rest is as this template has it.
+    running
+        Tasks of the rendezvous that are wanted now: a new deployment must not stop them.
+    """
+    below = prefix(options.name)
+    values: dict[str, object] = {
+        "WorkerMemory": options.memory_mb,
+        "WorkerTimeout": options.timeout,
+        "WorkerStorage": options.storage_mb,
+        "ReservedConcurrency": options.reserved,
+        "WorkerLayers": _list(options.layers),
+        "WorkerImage": options.worker_image,
+        "LogRetention": options.log_days,
+        "RoleArn": options.role,
+        "PermissionsBoundary": options.boundary,
+        "KmsKey": options.kms_key,
+        "VpcId": options.vpc,
+        "SubnetIds": _list(options.subnets),
+        "HostedZoneId": options.zone and options.zone.rpartition("/")[2],
+        "RecordName": options.record,
+        "RendezvousImage": options.image,
+    }
+    chosen = {name: str(value) for name, value in values.items() if value is not None}
+    fixed = {
+        "Architecture": target.architecture,
+        "Runtime": target.runtime,
+        "Version": __version__,
+        "Rendezvous": "yes" if wants_rendezvous(options, previous) else "no",
+        "CodeBucket": bucket,
+        "WorkerKey": f"{below}/{packages['worker'].key}",
+        "ControlKey": f"{below}/{packages['control'].key}",
+        "ToolsKey": f"{below}/{packages['tools'].key}",
+        "DefinitionKey": f"{below}/{definition_key()}",
+        "RendezvousStart": _start(),
+        "RendezvousCount": str(running),
+        "SecretParameter": secret_name(options.name),
+    }
+    # The template's defaults may improve between versions: only what somebody chose is carried
+    # over.
+    ours = fixed | _buckets(options, bucket, previous)
+    kept = {**_kept(previous), **chosen, **options.extra}
+    names = sorted(kept.keys() - ours.keys())
+    return {**kept, **ours, "Chosen": ",".join(names), **options.extra}
+
+
+def _kept(previous: Mapping[str, str]) -> dict[str, str]:
+    """What somebody chose, as far as the template still has it; of older stacks all they have."""
+    chosen = previous["Chosen"].split(",") if "Chosen" in previous else list(previous)
+    known = parameter_names()
+    return {name: previous[name] for name in chosen if name in previous and name in known}
+
+
+def _buckets(options: Options, bucket: str, previous: Mapping[str, str]) -> dict[str, str]:
+    def known(key: str) -> tuple[str, ...]:
+        places = (
+            arn.removesuffix("/*").rpartition(":")[2] for arn in previous.get(key, "").split(",")
+        )
+        return tuple(place for place in places if place)
+
+    write = options.write_buckets
+    if write is None:
+        write = tuple(place for place in known("WriteObjects") if place != bucket)
+    narrow = any(place.startswith(f"{bucket}/") for place in write)
+    writes = list(dict.fromkeys([*(() if narrow else (bucket,)), *write]))
+    write_names = list(dict.fromkeys(place.partition("/")[0] for place in writes))
+    read = options.read_buckets
+    if read is None:
+        read = tuple(name for name in known("ReadBuckets") if name not in (bucket, *write_names))
+    reads = list(dict.fromkeys([bucket, *write_names, *read]))
+    return {
+        "WriteBuckets": ",".join(f"{ARN}:s3:::{name}" for name in write_names),
+        "WriteObjects": ",".join(f"{ARN}:s3:::{place}/*" for place in writes),
+        "ReadBuckets": ",".join(f"{ARN}:s3:::{name}" for name in reads),
+        "ReadObjects": ",".join(f"{ARN}:s3:::{name}/*" for name in reads),
+    }
+
+
+def as_json(values: Mapping[str, str]) -> str:
+    """Parameters as the AWS command line reads them."""
+    entries = [{"ParameterKey": k, "ParameterValue": v} for k, v in sorted(values.items())]
+    return json.dumps(entries, indent=1)
+
+
+def _start() -> str:
+    """The container's program without its docstrings: a parameter takes 4,096 characters."""
+    source = (
+        resources.files("perseid.aws.deploy").joinpath("container.py").read_text(encoding="utf-8")
+    )
+    tree = ast.parse(source)
+    del tree.body[0]
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            del node.body[0]
+    return ast.unparse(tree)
+
+
+def _list(values: tuple[str, ...] | None) -> str | None:
+    return None if values is None else ",".join(values)
+
+
+def _data(name: str) -> str:
+    return (
+        resources.files("perseid.aws.deploy").joinpath(f"data/{name}").read_text(encoding="utf-8")
+    )

@@ -1,0 +1,228 @@
+"""Runs of a state machine that others made: started with their payload, followed, measured."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from perseid.aws.observe.calls import Calls
+from perseid.aws.observe.cloudwatch_logs import LATE_SECONDS, group_of, read_events
+from perseid.aws.observe.execution_history import read_execution
+from perseid.aws.session import aws_errors
+from perseid.errors import AwsError, BadInputError, NotFoundError, RunError
+from perseid.measure.execution import Execution
+from perseid.measure.fields import Fields
+from perseid.measure.measured_run import MeasuredRun
+from perseid.measure.report_line import Report
+from perseid.measure.sources.history import moment
+from perseid.measure.sources.load_options import LoadOptions
+from perseid.measure.sources.logruns import execution_run, invocation_runs
+from perseid.measure.sources.streams import Traced, trace
+from perseid.pipeline.events import CountEvent
+from perseid.pipeline.initialize import new_run_id
+
+FIRST_WAIT, LONGEST_WAIT, LONGER = 1.0, 5.0, 1.25
+"""Seconds between two looks: short at first, longer by this factor each time."""
+WATCH_SECONDS = 86_400.0
+REPORT_SECONDS = 30.0
+"""REPORT lines come a little after an invocation's end: how long they are waited for."""
+REPORT_WAIT = 3.0
+INVOKE = ("arn:aws:states:::lambda:invoke", "arn:aws:states:::aws-sdk:lambda:invoke")
+"""Integrations whose parameters name the function, with any suffix such as ``.waitForTaskToken``
+(https://docs.aws.amazon.com/step-functions/latest/dg/connect-lambda.html)."""
+Tell = Callable[[CountEvent], None]
+
+
+@dataclass(frozen=True)
+class ExistingMachine:
+    """A state machine, and the functions that its definition calls."""
+
+    arn: str
+    workers: tuple[str, ...]
+    """Names of the functions inside its map states."""
+    others: tuple[str, ...]
+    """Those outside: before and after the map."""
+
+
+@dataclass(frozen=True)
+class MeasuredExecution:
+    """What came of an execution."""
+
+    execution: Execution
+    run: MeasuredRun
+    """With the workers' invocations, and those of the other functions in the bill."""
+
+
+def examine(calls: Calls, arn: str) -> ExistingMachine:
+    """Read a state machine's definition.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such state machine.
+    BadInputError
+        It is an EXPRESS one, whose executions cannot be followed.
+    """
+    with aws_errors():
+        found = Fields(calls.client("stepfunctions").describe_state_machine(stateMachineArn=arn))
+    if found.text("type") == "EXPRESS":
+        raise BadInputError(
+            f"{arn} is an EXPRESS state machine, whose executions cannot be followed: give a "
+            "STANDARD one"
+        )
+    definition = Fields(json.loads(found.text("definition") or "null"))
+    called = list(_functions(definition, in_map=False))
+    workers = dict.fromkeys(name for name, in_map in called if in_map)
+    others = dict.fromkeys(name for name, in_map in called if not in_map and name not in workers)
+    return ExistingMachine(arn, tuple(workers), tuple(others))
+
+
+def _functions(machine: Fields, *, in_map: bool) -> Iterator[tuple[str, bool]]:
+    """Each function that the states of a definition call, and whether within a map."""
+    states = machine.inner("States")
+    for name in states.names():
+        state = states.inner(name)
+        function = _function_of(state)
+        if function is not None:
+            yield function, in_map
+        for key in ("ItemProcessor", "Iterator"):
+            yield from _functions(state.inner(key), in_map=True)
+        for branch in state.rows("Branches"):
+            yield from _functions(branch, in_map=in_map)
+
+
+def _function_of(state: Fields) -> str | None:
+    """The name of the function that a task calls; None where it calls none, or a computed one."""
+    resource = state.text("Resource") or ""
+    if ":lambda:" in resource and ":function:" in resource:
+        return function_name(resource)
+    if not resource.startswith(INVOKE):
+        return None
+    for key in ("Parameters", "Arguments"):
+        if (given := state.inner(key).text("FunctionName")) is not None:
+            return function_name(given)
+    return None
+
+
+def function_name(given: str) -> str:
+    """The name in a function's ARN, with or without a version or alias, or the name itself."""
+    if not given.startswith("arn:"):
+        return given.partition(":")[0]
+    return given.split(":")[6]
+
+
+def start(calls: Calls, machine: ExistingMachine, payload: str) -> str:
+    """Start an execution with exactly this input; its ARN."""
+    with aws_errors():
+        answer = calls.client("stepfunctions").start_execution(
+            stateMachineArn=machine.arn, name=new_run_id(time.time()), input=payload
+        )
+    return str(answer["executionArn"])
+
+
+def follow(
+    calls: Calls, arn: str, tell: Tell, note: Callable[[str], None], seconds: float = WATCH_SECONDS
+) -> None:
+    """Look from time to time until the execution has ended, and tell each time.
+
+    A look that fails is a note: the execution does not depend on who watches it.
+
+    Raises `RunError` where it has not ended within `seconds`.
+    """
+    deadline, wait, said = time.monotonic() + seconds, FIRST_WAIT, ""
+    while True:
+        try:
+            now = look(calls, arn)
+            tell(now)
+            if now.ended:
+                return
+        except AwsError as error:
+            if str(error) != said:
+                note(f"the execution goes on, but cannot be seen: {error}")
+            said = str(error)
+        if time.monotonic() > deadline:
+            raise RunError(f"{arn} is still running after {seconds:g} s")
+        time.sleep(wait)
+        wait = min(LONGEST_WAIT, wait * LONGER)
+
+
+def look(calls: Calls, arn: str) -> CountEvent:
+    """How far an execution has come: two or three requests."""
+    client = calls.client("stepfunctions")
+    with aws_errors():
+        found = client.describe_execution(executionArn=arn)
+        runs = client.list_map_runs(executionArn=arn)["mapRuns"]
+        described = client.describe_map_run(mapRunArn=runs[0]["mapRunArn"]) if runs else {}
+    counts = Fields(described).inner("itemCounts")
+    status, began = str(found["status"]), moment(found["startDate"])
+    ended = status != "RUNNING"
+    until = moment(found["stopDate"]) if found.get("stopDate") else max(began, time.time())
+    return CountEvent(
+        stage=status.lower() if ended else "map" if runs else "running",
+        seconds=until - began,
+        total=counts.count("total") or 0,
+        waiting=counts.count("pending") or 0,
+        running=counts.count("running") or 0,
+        done=counts.count("succeeded") or 0,
+        failed=sum(counts.count(name) or 0 for name in ("failed", "timedOut", "aborted")),
+        ended=ended,
+    )
+
+
+def measure(
+    calls: Calls, machine: ExistingMachine, arn: str, options: LoadOptions | None = None
+) -> MeasuredExecution:
+    """What an ended execution took and cost, from its history and its functions' logs.
+
+    Invocations of other executions at the same time are left out: they are told apart by the
+    result path that they received.
+    """
+    execution = read_execution(calls, arn)
+    options = replace(options or LoadOptions(), executions=(execution,))
+    workers = _invocations(calls, machine.workers, execution, patience=REPORT_SECONDS)
+    source = ", ".join(group_of(name) for name in machine.workers) or machine.arn
+    size = float(sum(len(traced.text) for traced in workers))
+    found = invocation_runs([traced.invocation for traced in workers], source, size, options)
+    run = next((one for one in found if one.execution is execution), None)
+    if run is None:
+        return MeasuredExecution(execution, execution_run(execution, source))
+    others = _invocations(calls, machine.others, execution)
+    return MeasuredExecution(execution, _with_others(run, others))
+
+
+def _with_others(run: MeasuredRun, others: Iterable[Traced]) -> MeasuredRun:
+    reports = tuple(_reports(others))
+    if run.usage is None:
+        return run
+    return replace(run, usage=replace(run.usage, other_reports=reports))
+
+
+def _reports(found: Iterable[Traced]) -> Iterator[Report]:
+    for traced in found:
+        if traced.invocation.report is not None:
+            yield traced.invocation.report
+
+
+def _invocations(
+    calls: Calls, functions: Iterable[str], execution: Execution, patience: float = 0.0
+) -> list[Traced]:
+    """Invocations that began while the execution went on; waits for REPORTs still to come."""
+    end = execution.ended or time.time()
+    deadline = time.monotonic() + patience
+    while True:
+        found: list[Traced] = []
+        for name in functions:
+            try:
+                events = read_events(
+                    calls, group_of(name), execution.started - 1.0, end + LATE_SECONDS
+                )
+                found += trace(events)
+            except NotFoundError:  # the function was never called
+                continue
+        own = [one for one in found if (one.invocation.started or end) <= end + 1.0]
+        whole = bool(own) and all(one.invocation.report for one in own)
+        if whole or time.monotonic() > deadline:
+            return own
+        time.sleep(REPORT_WAIT)

@@ -1,0 +1,155 @@
+"""Where the rendezvous is: its task's public address, published in a parameter and in DNS.
+
+What ECS says now is published, never what an event said: an event is only a reason to look. So
+late, repeated and reordered events all lead to the same record.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+TTL = 15
+"""Seconds that resolvers may keep the address."""
+ROUNDS = 5
+"""Looks at ECS until what was published is what it says."""
+
+
+@dataclass(frozen=True)
+class ServiceAddress:
+    """The running task of the service, if there is one."""
+
+    address: str | None = None
+    """Public IPv4 address."""
+    task: str | None = None
+    """ARN."""
+    started: str | None = None
+    """ISO 8601, UTC."""
+
+
+@dataclass(frozen=True)
+class ServiceNames:
+    """Names of the stack's resources that the address is read from and published in."""
+
+    cluster: str
+    service: str
+    parameter: str
+    zone: str = ""
+    """Id of the hosted zone; empty: no DNS record."""
+    record: str = ""
+    """E.g. ``rendezvous.example.org``."""
+
+
+def publish(names: ServiceNames, client: Any) -> ServiceAddress:
+    """Publish where the service's newest running task is.
+
+    Parameters
+    ----------
+    client
+        ``client("ecs")`` etc. gives a boto3 client.
+
+    Returns
+    -------
+    What is published now. Where two publish at once, the later writer looks again: what stays is
+    what ECS says.
+    """
+    place = look(names, client)
+    for _ in range(ROUNDS):
+        _write(names, place, client)
+        # Look again after writing: of two updaters that overlap, the one that looked earlier may
+        # write later, and its address would stay.
+        now = look(names, client)
+        if now == place:
+            break
+        place = now
+    return place
+
+
+def look(names: ServiceNames, client: Any) -> ServiceAddress:
+    """The newest running task of the service, and its public address."""
+    ecs = client("ecs")
+    pages = ecs.get_paginator("list_tasks").paginate(
+        cluster=names.cluster, serviceName=names.service, desiredStatus="RUNNING"
+    )
+    arns = [arn for page in pages for arn in page["taskArns"]]
+    tasks: list[Mapping[str, Any]] = []
+    for start in range(0, len(arns), 100):  # as many as DescribeTasks takes
+        part = arns[start : start + 100]
+        tasks += ecs.describe_tasks(cluster=names.cluster, tasks=part)["tasks"]
+    for task in newest_first(tasks):
+        address = _address(task, client("ec2"))
+        if address is not None:
+            return ServiceAddress(address, task["taskArn"], _age(task))
+    return ServiceAddress()
+
+
+def newest_first(tasks: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The tasks that run, as DescribeTasks tells of them, the one that started last first."""
+    running = [task for task in tasks if task["lastStatus"] == "RUNNING"]
+    return sorted(running, key=_age, reverse=True)
+
+
+def read(names: ServiceNames, client: Any) -> ServiceAddress:
+    """The address that the parameter holds now."""
+    value = client("ssm").get_parameter(Name=names.parameter)["Parameter"]["Value"]
+    try:
+        return ServiceAddress(**json.loads(value))
+    except (ValueError, TypeError):
+        return ServiceAddress()
+
+
+def recorded(names: ServiceNames, client: Any) -> Sequence[str]:
+    """The addresses in the DNS record; empty where there is none."""
+    if not names.zone:
+        return []
+    answer = client("route53").list_resource_record_sets(
+        HostedZoneId=names.zone, StartRecordName=names.record, StartRecordType="A", MaxItems="1"
+    )
+    sets = [
+        entry
+        for entry in answer["ResourceRecordSets"]
+        if entry["Name"].rstrip(".") == names.record.rstrip(".") and entry["Type"] == "A"
+    ]
+    return [value["Value"] for entry in sets for value in entry.get("ResourceRecords", ())]
+
+
+def _age(task: Mapping[str, Any]) -> str:
+    when = task.get("startedAt") or task.get("createdAt") or datetime.fromtimestamp(0, UTC)
+    return when.astimezone(UTC).isoformat() if isinstance(when, datetime) else str(when)
+
+
+def _address(task: Mapping[str, Any], ec2: Any) -> str | None:
+    """The public address of the task's network interface."""
+    details = {
+        detail["name"]: detail["value"]
+        for attachment in task.get("attachments", ())
+        if attachment.get("type") == "ElasticNetworkInterface"
+        for detail in attachment.get("details", ())
+    }
+    interface = details.get("networkInterfaceId")
+    if interface is None:
+        return None
+    found = ec2.describe_network_interfaces(NetworkInterfaceIds=[interface])["NetworkInterfaces"]
+    public = [entry["Association"].get("PublicIp") for entry in found if entry.get("Association")]
+    return public[0] if public else None
+
+
+def _write(names: ServiceNames, place: ServiceAddress, client: Any) -> None:
+    if read(names, client) != place:
+        client("ssm").put_parameter(
+            Name=names.parameter, Value=json.dumps(asdict(place)), Type="String", Overwrite=True
+        )
+    # The record of a task that is gone stays: without one, resolvers would remember for the
+    # zone's negative caching time (900 s by default) that there is none.
+    if names.zone and place.address and list(recorded(names, client)) != [place.address]:
+        record = {
+            "Name": names.record, "Type": "A", "TTL": TTL,
+            "ResourceRecords": [{"Value": place.address}],
+        }  # fmt: skip
+        change = {"Action": "UPSERT", "ResourceRecordSet": record}
+        client("route53").change_resource_record_sets(
+            HostedZoneId=names.zone, ChangeBatch={"Changes": [change]}
+        )

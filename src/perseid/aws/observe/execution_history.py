@@ -1,0 +1,52 @@
+"""Executions of state machines, ours and others', from Step Functions itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from perseid.aws.observe.calls import Calls
+from perseid.aws.session import aws_errors
+from perseid.measure.execution import Execution
+from perseid.measure.sources.history import moment, read_history
+
+READERS = 4
+"""Histories read at once: the service allows a few requests a second."""
+
+
+def read_execution(calls: Calls, arn: str) -> Execution:
+    """An execution with its whole history, all pages.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such execution, or it is older than the service keeps (90 days).
+    """
+    client = calls.client("stepfunctions")
+    with aws_errors():
+        pages = client.get_paginator("get_execution_history").paginate(executionArn=arn)
+        events = [event for page in pages for event in page["events"]]
+    return read_history(events, arn)
+
+
+def executions_between(calls: Calls, state_machine: str, start: float, end: float) -> list[str]:
+    """ARNs of the executions that went on at any time between two moments, oldest first."""
+    return sorted(_between(calls, state_machine, start, end))
+
+
+def _between(calls: Calls, state_machine: str, start: float, end: float) -> Iterator[str]:
+    client = calls.client("stepfunctions")
+    with aws_errors():
+        pages = client.get_paginator("list_executions").paginate(stateMachineArn=state_machine)
+        for page in pages:  # newest first
+            for entry in page["executions"]:
+                stopped = entry.get("stopDate")
+                late = moment(entry["startDate"]) > end
+                if not late and (stopped is None or moment(stopped) >= start):
+                    yield str(entry["executionArn"])
+
+
+def read_executions(calls: Calls, arns: list[str]) -> list[Execution]:
+    """Read several executions, in the order of their ARNs."""
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(lambda arn: read_execution(calls, arn), arns))

@@ -1,0 +1,183 @@
+"""How far an execution has come: two or three requests a look."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from perseid.aws.observe.calls import Calls
+from perseid.aws.session import aws_errors
+from perseid.aws.stack_resources import StackResources
+from perseid.errors import NotFoundError, StorageError
+from perseid.measure.cost import MB_PER_GB
+from perseid.measure.prices import Prices
+from perseid.measure.sources.history import moment
+from perseid.pipeline.recordcheck import wrong_key
+from perseid.storage import Storage
+
+READERS = 32
+"""Records read at once."""
+KEYS_A_PAGE = 1000
+
+
+@dataclass(frozen=True)
+class MapProgress:
+    """What is known of a run at one moment."""
+
+    stage: str
+    """``initialize``, ``map``, ``summarize`` or ``ended``."""
+    status: str
+    """Of the execution: ``RUNNING``, ``SUCCEEDED``, ``FAILED``, ``ABORTED``, ``TIMED_OUT``."""
+    seconds: float
+    """Since the execution began."""
+    total: int = 0
+    """Ranks of this execution; 0 before the map begins."""
+    waiting: int = 0
+    running: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    """Failed for good, timed out or aborted."""
+    retried: int = 0
+    """Ranks that are done and took more than one attempt."""
+    rows: int = 0
+    """Predicted by ranks that are done."""
+    usd: float = 0.0
+    """About what the workers that are done cost: their seconds, request and transition."""
+    trouble: str = ""
+    """Why records could not be read at this look; rows and costs are then those of the last."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the execution is over."""
+        return self.status != "RUNNING"
+
+
+class Watcher:
+    """Looks at one execution from time to time.
+
+    A look is DescribeExecution, DescribeMapRun (ListMapRuns until there is one), and, where more
+    ranks are done than at the last, a listing; each new rank's record is read once.
+
+    Parameters
+    ----------
+    calls
+        Counts what is asked.
+    arn
+        Of the execution.
+    results_url
+        The run's own prefix.
+    run_id
+        Of the run; records of another one, which may lie there, do not count.
+    """
+
+    def __init__(
+        self, calls: Calls, place: StackResources, arn: str, results_url: str, run_id: str
+    ) -> None:
+        self._calls = calls
+        self._place = place
+        self._arn = arn
+        self._url = results_url
+        self._run_id = run_id
+        self._map_run: str | None = None
+        self._records: dict[str, Mapping[str, Any]] = {}
+        self._done = -1
+        self.description: Mapping[str, Any] = {}
+        """What DescribeExecution said last."""
+        self.counts: Mapping[str, int] = {}
+        """What DescribeMapRun said last: pending, running, succeeded, …"""
+
+    def look(self) -> MapProgress:
+        """Ask once how far the execution has come."""
+        client = self._calls.client("stepfunctions")
+        with aws_errors():
+            self.description = client.describe_execution(executionArn=self._arn)
+            map_status = self._look_at_map(client)
+        status = str(self.description["status"])
+        began = moment(self.description["startDate"])
+        stopped = self.description.get("stopDate")
+        counts, trouble = self.counts, ""
+        # Records are listed only if a rank has finished since: each look would otherwise cost
+        # requests.
+        if counts.get("succeeded", 0) != self._done:
+            try:
+                self._read_records()
+                self._done = counts.get("succeeded", 0)
+            except StorageError as error:  # the run does not depend on who may read it
+                trouble = str(error)
+        return MapProgress(
+            stage=_stage(status, map_status),
+            status=status,
+            seconds=(moment(stopped) if stopped else max(began, time.time())) - began,
+            total=counts.get("total", 0),
+            waiting=counts.get("pending", 0),
+            running=counts.get("running", 0),
+            succeeded=counts.get("succeeded", 0),
+            failed=sum(counts.get(name, 0) for name in ("failed", "timedOut", "aborted")),
+            retried=sum(int(r.get("attempt", 1)) > 1 for r in self._records.values()),
+            rows=sum(int(r.get("rows", 0)) for r in self._records.values()),
+            usd=self._usd(began),
+            trouble=trouble,
+        )
+
+    def _look_at_map(self, client: Any) -> str | None:
+        """The map run's status; None where there is none yet."""
+        if self._map_run is None:
+            runs = client.list_map_runs(executionArn=self._arn)["mapRuns"]
+            if not runs:
+                return None
+            # Kept: an execution has one map run, and asking for it again is a request.
+            self._map_run = str(runs[0]["mapRunArn"])
+        found = client.describe_map_run(mapRunArn=self._map_run)
+        self.counts = found["itemCounts"]
+        return str(found["status"])
+
+    @cached_property
+    def _store(self) -> Storage:
+        return Storage(self._url)
+
+    def _read_records(self) -> None:
+        names = [n for n in self._store.names() if n.removesuffix(".json").isdecimal()]
+        fresh = [name for name in names if name not in self._records]
+        self._calls.add("s3.ListObjectsV2", len(names) // KEYS_A_PAGE + 1)
+        self._calls.add("s3.GetObject", len(fresh))
+        with ThreadPoolExecutor(READERS) as pool:
+            found = pool.map(self._record, fresh)
+            self._records |= {n: r for n, r in zip(fresh, found, strict=True) if r is not None}
+
+    def _record(self, name: str) -> Mapping[str, Any] | None:
+        try:
+            value = json.loads(self._store.get(name))
+        except (NotFoundError, StorageError, ValueError, RecursionError):
+            return None
+        ours = isinstance(value, Mapping) and value.get("run_id") == self._run_id
+        return value if ours and wrong_key(value) is None else None
+
+    def _usd(self, began: float) -> float:
+        """Workers of this execution; those of a former one are paid for already."""
+        prices = Prices()
+        second = prices.lambda_gb_second(self._place.architecture).usd
+        gb = self._place.memory_mb / MB_PER_GB
+        each = prices.lambda_request.usd + prices.state_transition.usd
+        seconds = [
+            float(record["stages"].get("total", 0.0))
+            for record in self._records.values()
+            if "stages" in record and _start(record) >= began
+        ]
+        return sum(gb * second * value + each for value in seconds)
+
+
+def _start(record: Mapping[str, Any]) -> float:
+    return min((float(span[1]) for span in record.get("timeline", ())), default=float("inf"))
+
+
+def _stage(status: str, map_status: str | None) -> str:
+    if status != "RUNNING":
+        return "ended"
+    if map_status is None:
+        return "initialize"
+    return "map" if map_status == "RUNNING" else "summarize"

@@ -1,0 +1,57 @@
+"""Runs of the existing system's functions and state machine, from their log groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from perseid.aws.observe.calls import Calls
+from perseid.aws.observe.cloudwatch_logs import LATE_SECONDS, read_events
+from perseid.aws.observe.execution_history import executions_between, read_executions
+from perseid.errors import BadInputError
+from perseid.measure.measured_run import MeasuredRun
+from perseid.measure.sources.load_options import LoadOptions
+from perseid.measure.sources.logruns import invocation_runs
+from perseid.measure.sources.streams import trace
+
+
+def group_runs(
+    calls: Calls,
+    groups: Sequence[str],
+    start: float,
+    end: float,
+    state_machine: str | None,
+    options: LoadOptions,
+) -> list[MeasuredRun]:
+    """Every run in some log groups between two moments (seconds since the epoch).
+
+    Parameters
+    ----------
+    state_machine
+        ARN; its executions give the times of their steps and tell runs of one result path apart.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such log group or state machine.
+    BadInputError
+        The groups hold no invocation of that time.
+    """
+    if state_machine is not None:
+        arns = executions_between(calls, state_machine, start, end)
+        executions = tuple(read_executions(calls, arns))
+        options = replace(options, executions=(*options.executions, *executions))
+    found: list[MeasuredRun] = []
+    for group in groups:
+        events = list(read_events(calls, group, start, end + LATE_SECONDS))
+        # What began before, or after, is of other runs; ends may come a little later.
+        traced = [t for t in trace(events) if start <= (t.invocation.started or start) <= end]
+        size = float(sum(len(event.text) for event in events))
+        invocations = [t.invocation for t in traced]
+        found += invocation_runs(invocations, group, size, options) if invocations else ()
+    if not found:
+        raise BadInputError(
+            f"no invocation was logged in {', '.join(groups)} in that time: check --from and --to "
+            "(UTC)"
+        )
+    return found

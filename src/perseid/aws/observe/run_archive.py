@@ -1,0 +1,421 @@
+"""What Step Functions and CloudWatch know of a run, brought to the run's own prefix.
+
+After this tables and reports need nothing but the run's folder: ``engine.json`` has each attempt
+and the executions' times, ``logs/`` what the ranks and the two functions around them logged.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from bisect import bisect
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+from perseid.aws.observe.calls import Calls
+from perseid.aws.observe.cloudwatch_logs import group_of, invocations_of
+from perseid.aws.observe.execution_history import read_executions
+from perseid.aws.session import aws_errors
+from perseid.aws.stack_resources import StackResources
+from perseid.errors import AwsError, NotFoundError, current_name
+from perseid.jsontext import parse_json
+from perseid.measure.execution import Execution
+from perseid.measure.sources.streams import Traced
+from perseid.pipeline import layout
+from perseid.pipeline.attempts import Attempt, Ending, EngineReport
+from perseid.pipeline.manifest import Manifest
+from perseid.pipeline.rank_outputs import read_records
+from perseid.pipeline.stored import Records
+from perseid.storage import Storage
+
+WRITERS = 32
+REPORT_SECONDS = 30.0
+"""REPORT lines come a little after an invocation's end: how long they are waited for."""
+WAIT_SECONDS = 3.0
+EXPRESS_GB = 0.0625
+"""Memory that an EXPRESS execution of a few small states is billed with: 64 MB."""
+_ERROR = re.compile(r"\[ERROR\]\s+([\w.]+): (.*)")
+"""How the runtime of Lambda logs an exception that left the handler."""
+_NOT_AGAIN = frozenset(
+    {
+        "BadInputError",
+        "BadPartitionError",
+        "UnsafePickleError",
+        "BadModelError",
+        "NotInstalledError",
+    }
+)
+GIVEN_UP = _NOT_AGAIN | {
+    "JobKeyRefusedError",
+    "MismatchedCollectiveError",
+    "PeerLostError",
+    "ReplacedError",
+}
+"""Errors after which the state machine tries no other attempt."""
+EXPRESS_STEP_MS = 100.0
+"""An EXPRESS execution's duration is billed in steps of it, rounded up
+(https://aws.amazon.com/step-functions/pricing/)."""
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What was found, as it was written."""
+
+    mapped: EngineReport
+    executions: tuple[Execution, ...]
+    engine: Mapping[str, Any]
+    """``engine.json``."""
+
+
+def collect(
+    calls: Calls, place: StackResources, manifest: Manifest, arns: Sequence[str]
+) -> Collected:
+    """Fetch logs and histories of a run's executions and write them to its prefix.
+
+    Parameters
+    ----------
+    calls
+        Counts what is asked.
+    place
+        Where it ran.
+    manifest
+        Of the run.
+    arns
+        Its executions, oldest first: the first one and those that went on with it.
+    """
+    store = Storage(manifest.results_url)
+    executions = tuple(read_executions(calls, list(arns)))
+    records = _records(calls, store, manifest, executions[-1])
+    # After the records: how many REPORT lines to wait for follows from them.
+    workers = _workers(calls, place, manifest, executions, len(records))
+    around = _around(calls, place, manifest, executions)
+    attempts = attempts_of(workers, place.memory_mb, records)
+    mapped = _mapped(executions, attempts, records)
+    engine = _engine(calls, place, mapped, executions, workers)
+    _write(store, workers, around, engine)
+    return Collected(mapped, executions, engine)
+
+
+def _records(
+    calls: Calls, store: Storage, manifest: Manifest, last: Execution
+) -> dict[int, Mapping[str, object]]:
+    """Of all ranks that left one: in one object where the run was published, else each its own."""
+    published = last.status == "SUCCEEDED"
+    published |= current_name(last.error or "") == "RunIncompleteError"
+    if published and manifest.script is None:  # a script may have changed what is said of it there
+        calls.add("s3.GetObject")
+        records = parse_json(store.get(layout.COMBINED))
+        found = {int(record["rank"]): record for record in records}
+        surplus = {rank for rank, count in enumerate(manifest.assignment) if not count}
+        return found | _plain(read_records(store, manifest, surplus - found.keys())[0])
+    calls.add("s3.GetObject", manifest.world_size)
+    return _plain(read_records(store, manifest)[0])
+
+
+def _plain(records: Records) -> dict[int, Mapping[str, object]]:
+    return {rank: record.plain for rank, record in records.items()}
+
+
+def collected_before(store: Storage, arns: Sequence[str]) -> EngineReport | None:
+    """What `collect` wrote of these executions, if it was whole; logs may have expired since."""
+    try:
+        engine = parse_json(store.get(layout.ENGINE))
+        had = [execution["arn"] for execution in engine["executions"]]
+        ended = all(execution["status"] != "RUNNING" for execution in engine["executions"])
+        if had != list(arns) or engine["unreported"] or not ended:
+            return None
+        return EngineReport.from_json(engine)
+    except (NotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
+def attempts_of(
+    workers: Iterable[Traced], memory_mb: int, records: Mapping[int, Mapping[str, Any]]
+) -> tuple[Attempt, ...]:
+    """Invocations as attempts at ranks, in the order in which they ended.
+
+    An attempt that left its rank's record is done, whatever became of the last lines of its log.
+    """
+    ours = [traced for traced in workers if traced.count("rank") is not None]
+    # Those without an end, still running or cut off, come last and so decide nothing yet.
+    ours.sort(key=lambda traced: traced.invocation.ended or float("inf"))
+    found = [_attempt(traced, memory_mb) for traced in ours]
+    return tuple(_by_record(attempt, records.get(attempt.rank, {})) for attempt in found)
+
+
+def _by_record(attempt: Attempt, record: Mapping[str, Any]) -> Attempt:
+    left = record.get("attempt") == attempt.attempt
+    if attempt.ending is not Ending.NO_RESULT or not left:
+        return attempt
+    rows, seconds = int(record.get("rows", 0)), float(record.get("stages", {}).get("total", 0.0))
+    return replace(attempt, ending=Ending.DONE, message="", rows=rows, work_seconds=seconds)
+
+
+def _workers(
+    calls: Calls,
+    place: StackResources,
+    manifest: Manifest,
+    executions: Sequence[Execution],
+    expected: int,
+) -> list[Traced]:
+    """The run's workers; waits for REPORT lines that are still to come, but not without end.
+
+    Not at all after a stop: functions go on then, for minutes. A later look fetches the rest.
+    """
+    start, end = _window(executions)
+    patience = 0.0 if executions[-1].status == "ABORTED" else REPORT_SECONDS
+    group, deadline = group_of(place.worker), time.monotonic() + patience
+    while True:
+        try:
+            found = invocations_of(calls, group, manifest.run_id, start, end)
+        except NotFoundError:
+            found = []  # no worker was ever called
+        reported = {t.count("rank") for t in found if t.invocation.report is not None}
+        whole = len(reported) >= expected and all(t.invocation.report for t in found)
+        # Lines that never come (a stream may lose its last one) must not hold up the result.
+        if whole or time.monotonic() > deadline:
+            return found
+        time.sleep(WAIT_SECONDS)
+
+
+def _around(
+    calls: Calls, place: StackResources, manifest: Manifest, executions: Sequence[Execution]
+) -> dict[str, list[Traced]]:
+    """Invocations of initialize and summarize."""
+    start, end = _window(executions)
+    found: dict[str, list[Traced]] = {}
+    for name, function in (("initialize", place.initialize), ("summarize", place.summarize)):
+        try:
+            group = group_of(function)
+            found[name] = invocations_of(calls, group, manifest.run_id, start, end)
+        except NotFoundError:
+            continue
+    return found
+
+
+def _window(executions: Sequence[Execution]) -> tuple[float, float | None]:
+    ends = [execution.ended for execution in executions]
+    last = None if None in ends else max(end for end in ends if end is not None)
+    return min(execution.started for execution in executions) - 1.0, last
+
+
+def _attempt(traced: Traced, memory_mb: int) -> Attempt:
+    invocation, report = traced.invocation, traced.invocation.report
+    ending, message = ending_of(traced)
+    began = invocation.started or 0.0
+    init = None if report is None else report.init_ms
+    lasted = 0.0
+    if report is not None:
+        lasted = report.duration_ms
+    elif invocation.ended is not None:
+        lasted = (invocation.ended - began) * 1e3
+    if invocation.ended is not None:  # lines of a short stream may bear the time of its last one
+        began = min(began, invocation.ended - lasted / 1e3)
+    return Attempt(
+        rank=traced.count("rank") or 0,
+        attempt=traced.count("attempt") or 1,
+        request_id=invocation.request_id,
+        ending=ending,
+        message=message,
+        started=began - (init or 0.0) / 1e3,
+        duration_ms=lasted,
+        memory_mb=int(report.memory_mb) if report else memory_mb,
+        max_memory_mb=report.max_memory_mb if report else 0.0,
+        init_ms=init,
+        work_seconds=traced.number("seconds") or 0.0,
+        rows=traced.count("rows") or 0 if ending is Ending.DONE else 0,
+    )
+
+
+def ending_of(traced: Traced) -> tuple[Ending, str]:
+    """How an invocation ended, and a sentence where something went wrong."""
+    invocation, report = traced.invocation, traced.invocation.report
+    events = {mark.text("event") for mark in traced.marks}
+    kind = (report.error_type or "") if report else ""
+    if invocation.died == "timeout" or (report is not None and report.status == "timeout"):
+        return Ending.TIMED_OUT, "the function's time was over"
+    raised = _raised(traced)
+    no_memory = raised is not None and raised[0].endswith("MemoryError")  # numpy has one, too
+    if "OutOfMemory" in kind or no_memory or _killed_for_memory(traced):
+        limit = f"its {report.memory_mb:.0f} MB" if report else "it has"
+        return Ending.OUT_OF_MEMORY, f"it needed more memory than {limit}"
+    if raised is not None:
+        error, message = raised
+        return Ending.BAD_INPUT if error in _NOT_AGAIN else Ending.RAISED, f"{error}: {message}"
+    if "done" in events:
+        return Ending.DONE, ""
+    if report is None:
+        return Ending.NO_RESULT, "its log has no REPORT: it was cut off, or still runs"
+    if invocation.failed:
+        return Ending.NO_RESULT, f"its process ended without a result ({kind or report.status})"
+    return Ending.NO_RESULT, "it returned without a result"
+
+
+def _killed_for_memory(traced: Traced) -> bool:
+    """The kernel kills a process, and says no more than that, when its memory is used up."""
+    report = traced.invocation.report
+    full = report is not None and report.max_memory_mb >= report.memory_mb
+    return full and any("signal: killed" in line for line in traced.lines)
+
+
+def _raised(traced: Traced) -> tuple[str, str] | None:
+    """Class and message of what the handler raised, by its own line or Lambda's."""
+    failed = next((mark for mark in traced.marks if mark.text("event") == "failed"), None)
+    if failed is not None:
+        return current_name(failed.text("error") or ""), failed.text("message") or ""
+    found = next((m for m in map(_ERROR.search, traced.lines) if m), None)
+    return (current_name(found[1]), found[2]) if found else None
+
+
+def _mapped(
+    executions: Sequence[Execution], attempts: tuple[Attempt, ...], records: Mapping[int, Any]
+) -> EngineReport:
+    last: dict[int, Attempt] = {attempt.rank: attempt for attempt in attempts}
+    failures = {rank: attempt.message for rank, attempt in last.items() if rank not in records}
+    return EngineReport(
+        attempts=attempts,
+        failures=failures,
+        wall_seconds=sum(execution.part("map") or 0.0 for execution in executions),
+        concurrency=max(1, most_at_once(attempts)),
+        done=tuple(sorted(records)),
+    )
+
+
+def child_states(attempts: Sequence[Attempt]) -> int:
+    """States that the map's children went through, as Standard children are billed.
+
+    One an attempt; after a failed one it is counted, judged, and waited or given up.
+    """
+    failed = [attempt for attempt in attempts if attempt.ending is not Ending.DONE]
+    once = sum(current_name(attempt.message.partition(":")[0]) in GIVEN_UP for attempt in failed)
+    return len(attempts) + 3 * (len(failed) - once) + once
+
+
+def express_seconds(attempts: Sequence[Attempt]) -> float:
+    """Seconds that EXPRESS children are billed for: each from its rank's first call to its last's
+    end, waits included."""
+    spans: dict[int, tuple[float, float]] = {}
+    for attempt in attempts:
+        ended = attempt.started + (attempt.duration_ms + (attempt.init_ms or 0.0)) / 1e3
+        first, last = spans.get(attempt.rank, (attempt.started, ended))
+        spans[attempt.rank] = (min(first, attempt.started), max(last, ended))
+    # Moments since 1970 are exact to less than a microsecond: that much is no further step.
+    steps = [
+        math.ceil((end - start) * 1e3 / EXPRESS_STEP_MS - 1e-5) for start, end in spans.values()
+    ]
+    return sum(steps) * EXPRESS_STEP_MS / 1e3
+
+
+def most_at_once(attempts: Iterable[Attempt]) -> int:
+    """How many attempts went on at one moment, at most."""
+    moments = [(a.started, 1) for a in attempts]
+    moments += [(a.started + (a.duration_ms + (a.init_ms or 0)) / 1e3, -1) for a in attempts]
+    now = most = 0
+    for _, step in sorted(moments):
+        now += step
+        most = max(most, now)
+    return most
+
+
+def _engine(
+    calls: Calls,
+    place: StackResources,
+    mapped: EngineReport,
+    executions: Sequence[Execution],
+    workers: Sequence[Traced],
+) -> dict[str, Any]:
+    counts = [_map_counts(calls, execution) for execution in executions]
+    usage = _workflow_usage(executions, counts, mapped.attempts)
+    refused = sum(traced.count("refused") or 0 for traced in workers)
+    if any(entry.get("children") != "EXPRESS" for entry in counts):
+        usage["transitions"] += refused  # each retry is one; an EXPRESS child is billed by time
+    return mapped.to_json() | {
+        "engine": "aws",
+        "drivers": len(executions),
+        "state_machine": place.state_machine,
+        "architecture": place.architecture,
+        "tmp_mb": place.tmp_mb,
+        "executions": [
+            {
+                "arn": execution.arn,
+                "status": execution.status,
+                "started": execution.started,
+                "seconds": execution.seconds,
+                "before_seconds": execution.part("before"),
+                "map_seconds": execution.part("map"),
+                "after_seconds": execution.part("after"),
+                "error": execution.error,
+                "cause": execution.cause,
+                "map": entry,
+            }
+            for execution, entry in zip(executions, counts, strict=True)
+        ],
+        **usage,
+        "refused_calls": refused,
+        "unreported": sum(traced.invocation.report is None for traced in workers),
+        "api_calls": dict(sorted(calls.counts.items())),
+    }
+
+
+def _workflow_usage(
+    executions: Sequence[Execution],
+    counts: Sequence[Mapping[str, Any]],
+    attempts: Sequence[Attempt],
+) -> dict[str, Any]:
+    """What Step Functions bills; each execution of the run has children of its own kind."""
+    states, requests, seconds = sum(execution.transitions for execution in executions), 0, 0.0
+    begun = [execution.started for execution in executions]
+    for place, entry in enumerate(counts):
+        own = [a for a in attempts if max(1, bisect(begun, a.started)) - 1 == place]
+        if entry.get("children") == "EXPRESS":
+            requests += int(entry.get("total", 0))
+            seconds += express_seconds(own)
+        else:
+            states += child_states(own)
+    return {
+        "transitions": states,
+        "express_requests": requests,
+        "express_gb_seconds": EXPRESS_GB * seconds,
+    }
+
+
+def _map_counts(calls: Calls, execution: Execution) -> dict[str, Any]:
+    """Numbers of items by how they ended, and the kind of the children."""
+    step = execution.map
+    if step is None:
+        return {}
+    kind = "EXPRESS" if "Express" in step.name else "STANDARD"
+    client = calls.client("stepfunctions")
+    try:
+        with aws_errors():
+            arn = execution.map_run
+            if arn is None:  # older histories do not name it
+                arn = client.list_map_runs(executionArn=execution.arn)["mapRuns"][0]["mapRunArn"]
+            found = client.describe_map_run(mapRunArn=arn)
+    except (AwsError, NotFoundError, IndexError):
+        return {"children": kind}
+    return {"children": kind, **{k: int(v) for k, v in found["itemCounts"].items()}}
+
+
+def _write(
+    store: Storage,
+    workers: Sequence[Traced],
+    around: Mapping[str, Sequence[Traced]],
+    engine: Mapping[str, Any],
+) -> None:
+    texts: dict[str, str] = {}
+    for traced in workers:
+        rank = traced.count("rank")
+        if rank is not None:
+            key = layout.log(rank)
+            texts[key] = texts.get(key, "") + traced.text
+    for name, found in around.items():
+        if found:
+            texts[f"{layout.LOGS}/{name}.log"] = "".join(traced.text for traced in found)
+    with ThreadPoolExecutor(WRITERS) as pool:
+        list(pool.map(lambda entry: store.put(entry[0], entry[1].encode()), texts.items()))
+    store.put(layout.ENGINE, json.dumps(engine, indent=1).encode())

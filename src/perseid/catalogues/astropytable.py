@@ -1,0 +1,91 @@
+"""A catalogue as an astropy table, and as the VOTable that astropy writes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from perseid.catalogues.selection import Meaning, Selection
+from perseid.errors import NotInstalledError
+from perseid.survey.formats.arrow import pyarrow_module, unwrapped
+
+NO_MEANING = Meaning()
+_WIDER = {"int8": "int16", "uint16": "int32", "uint32": "int64", "uint64": "string",
+          "halffloat": "float"}  # fmt: skip
+"""Types that VOTable does not have, and those that hold their values exactly."""
+
+
+def to_astropy(table: Any, meanings: Mapping[str, Meaning]) -> Any:
+    """An ``astropy.table.Table`` of an Arrow table: missing values masked, units set, UCDs in
+    the columns' ``meta``."""
+    try:
+        from astropy.table import Table
+    except ImportError as error:
+        raise NotInstalledError("this needs astropy: pip install astropy") from error
+    found = Table({name: _column(table[name].combine_chunks()) for name in table.column_names})
+    for name in found.colnames:
+        meaning = meanings.get(name, NO_MEANING)
+        found[name].description = meaning.description or None
+        if meaning.unit:
+            found[name].unit = meaning.unit
+        if meaning.ucd:
+            found[name].meta["ucd"] = meaning.ucd
+    return found
+
+
+def write_votable(selection: Selection, path: Path) -> int:
+    """Write a VOTable (binary2); the number of rows.
+
+    Unsigned 64-bit integers, of which VOTable has none, become text.
+    """
+    from astropy.io.votable import from_table
+
+    table = selection.table()
+    for place, field in enumerate(table.schema):
+        wider = _WIDER.get(str(field.type))
+        if wider:
+            table = table.set_column(place, field.name, table[field.name].cast(wider))
+    votable = from_table(to_astropy(table, selection.meanings))
+    votable.set_all_tables_format("binary2")
+    votable.to_xml(str(path))
+    return int(table.num_rows)
+
+
+def _column(column: Any) -> Any:
+    from astropy.table import MaskedColumn
+
+    mask = np.asarray(column.is_null())
+    values = _values(column)
+    if not mask.any():
+        return values
+    every = np.broadcast_to(mask.reshape(-1, *[1] * (values.ndim - 1)), values.shape)
+    return MaskedColumn(values, mask=every)
+
+
+def _values(column: Any) -> Any:
+    """(n, ...) of a type of NumPy's own; where a value is missing, anything."""
+    pa = pyarrow_module()
+    leaf, sizes = unwrapped(column.type)
+    if sizes:
+        return _lists(column)
+    if pa.types.is_string(leaf) or pa.types.is_large_string(leaf):
+        return np.asarray(column.fill_null("").to_pylist(), np.str_)
+    if column.null_count:
+        column = column.fill_null(False if pa.types.is_boolean(leaf) else 0)
+    return column.to_numpy(zero_copy_only=False)
+
+
+def _lists(column: Any) -> Any:
+    """(n, width) where all lists are equally long, else (n,) of arrays."""
+    values = column.to_pylist()
+    widths = {len(value) for value in values if value is not None}
+    if len(widths) == 1:
+        empty = [0] * widths.pop()
+        leaf = unwrapped(column.type)[0].to_pandas_dtype()
+        return np.asarray([empty if v is None else v for v in values], leaf)
+    out = np.empty(len(values), object)
+    out[:] = [np.asarray(value or []) for value in values]
+    return out

@@ -1,0 +1,82 @@
+"""A catalogue written in another form: the format is told by the name of what is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from perseid.catalogues.astropytable import write_votable
+from perseid.catalogues.csvfile import write_csv
+from perseid.catalogues.fitsfile import write_fits
+from perseid.catalogues.parquetfile import write_parquet
+from perseid.catalogues.selection import Selection
+from perseid.errors import BadInputError
+from perseid.pipeline.rankfiles import temporary_folder
+from perseid.storage import Location, Storage
+
+FORMATS: Mapping[str, Callable[[Selection, Path], int]] = {
+    "fits": write_fits,
+    "votable": write_votable,
+    "csv": write_csv,
+    "parquet": write_parquet,
+}
+"""What writes each format's file, and returns the number of rows."""
+SUFFIXES = {
+    ".fits": "fits", ".fit": "fits", ".vot": "votable", ".votable": "votable", ".xml": "votable",
+    ".csv": "csv", ".parquet": "parquet",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written."""
+
+    where: str
+    """Path or URL."""
+    format: str
+    """One of `FORMATS`."""
+    rows: int
+    bytes: int
+
+
+def export(selection: Selection, to: str | Path, form: str | None = None) -> Written:
+    """Write rows and columns of a catalogue to a path or URL.
+
+    The file is whole when it appears under its name; one that was there is replaced.
+
+    Parameters
+    ----------
+    selection
+        What is written.
+    to
+        Path or URL of the file.
+    form
+        One of `FORMATS`; None: as the suffix of `to` says.
+
+    Raises
+    ------
+    BadInputError
+        The suffix says no format, or the format cannot hold a column.
+    StorageError
+        The place cannot be written to.
+    """
+    form = form or format_of(str(to))
+    store, name = Storage.holding(to)
+    with temporary_folder("the export") as folder:
+        path = folder / "catalogue"
+        rows = FORMATS[form](selection, path)
+        store.put(name, path)
+        return Written(store.where(name), form, rows, path.stat().st_size)
+
+
+def format_of(place: str) -> str:
+    """The format that a name's suffix says; raises `BadInputError` where it says none."""
+    name = Location.parse(place).name.lower()
+    found = next((form for suffix, form in SUFFIXES.items() if name.endswith(suffix)), None)
+    if found is None:
+        raise BadInputError(
+            f"{place} does not say in which format the catalogue is wanted: end the name with "
+            f"one of {', '.join(SUFFIXES)}, or name the format by --format"
+        )
+    return found

@@ -1,0 +1,240 @@
+"""A catalogue as a binary table in FITS, written as a stream: two passes, a batch in memory.
+
+Unsigned integers are exact (``TZERO``), missing ones have ``TNULL``; a missing floating-point
+number is NaN and a missing text empty. FITS text is ASCII: other characters are written as escapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perseid.catalogues.selection import Meaning, Selection
+from perseid.errors import BadInputError
+from perseid.plaintext import one_line, printable
+from perseid.survey.formats.arrow import compute_module, pyarrow_module, unwrapped
+
+BLOCK = 2880
+"""Bytes that a FITS file's units are filled up to."""
+_CODES = {"i1": "I", "u1": "B", "i2": "I", "i4": "J", "i8": "K", "u2": "I", "u4": "J", "u8": "K",
+          "f2": "E", "f4": "E", "f8": "D", "b1": "L"}  # fmt: skip
+_STORED = {"I": ">i2", "B": "u1", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8", "L": "u1"}
+
+
+@dataclass(frozen=True)
+class _FitsColumn:
+    """How one column lies in the file."""
+
+    name: str
+    """As FITS has it: ASCII, and no other column's in any case of letters."""
+    code: str
+    """``TFORM`` without its count."""
+    count: int
+    """Elements of a value; of text, bytes."""
+    zero: int
+    """``TZERO``: what is added to a stored integer; 0: nothing."""
+    null: int | None
+    """``TNULL``, a stored integer; None: no value is missing, or it is no integer."""
+
+    @property
+    def dtype(self) -> Any:
+        """Of the stored values."""
+        if self.code == "A":
+            return np.dtype((np.bytes_, self.count))
+        return np.dtype((_STORED[self.code], self.count) if self.count > 1 else _STORED[self.code])
+
+
+def write_fits(selection: Selection, path: Path) -> int:
+    """Write the file; the number of rows.
+
+    Raises
+    ------
+    BadInputError
+        A column has values that FITS tables do not hold, such as lists of different lengths.
+    """
+    rows, columns = _measured(selection)
+    dtype = np.dtype([(column.name, column.dtype) for column in columns])
+    with open(path, "wb") as file:
+        file.write(_headers(columns, list(selection.columns), selection.meanings, rows))
+        for table in selection.batches():
+            stored = np.zeros(table.num_rows, dtype)
+            for column, name in zip(columns, selection.columns, strict=True):
+                stored[column.name] = _stored(table[name].combine_chunks(), column)
+            file.write(stored.tobytes())
+        file.write(b"\0" * (-rows * dtype.itemsize % BLOCK))
+    return rows
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """What the first pass found of a column."""
+
+    size: int = 0
+    """Bytes of the longest text, or elements of each value."""
+    has_null: bool = False
+    range: tuple[int, int] | None = None
+    """The least and the greatest value of a column of integers; None where there is none."""
+
+    def with_batch(self, column: Any, name: str) -> _Measure:
+        """With the values of a further batch."""
+        found = self.range
+        if pyarrow_module().types.is_integer(column.type) and column.null_count < len(column):
+            here = compute_module().min_max(column).as_py()
+            found = (
+                min(here["min"], found[0] if found else here["min"]),
+                max(here["max"], found[1] if found else here["max"]),
+            )
+        has_null = self.has_null or column.null_count > 0
+        return _Measure(max(self.size, _size(column, name)), has_null, found)
+
+
+def _measured(selection: Selection) -> tuple[int, list[_FitsColumn]]:
+    """The number of rows, and how each column lies in the file: the first pass."""
+    rows = 0
+    found = dict.fromkeys(selection.columns, _Measure())
+    for table in selection.batches():
+        rows += table.num_rows
+        for name, measure in found.items():
+            found[name] = measure.with_batch(table[name].combine_chunks(), name)
+    taken: set[str] = set()
+    return rows, [
+        _column(name, selection.schema.field(name).type, found[name], taken)
+        for name in selection.columns
+    ]
+
+
+def _size(column: Any, name: str) -> int:
+    """Bytes of the longest text, or elements of each value."""
+    pa = pyarrow_module()
+    leaf, lists = unwrapped(column.type)
+    if pa.types.is_string(leaf) or pa.types.is_large_string(leaf):
+        if lists:
+            raise BadInputError(f"the column {one_line(name)} holds lists of texts, which FITS "
+                                "does not: leave it out by --columns")  # fmt: skip
+        return max(
+            (len(_ascii(text)) for text in column.unique().drop_null().to_pylist()), default=0
+        )
+    if not lists:
+        return 1
+    found = set(compute_module().list_value_length(column.drop_null()).unique().to_pylist())
+    if len(lists) > 1 or len(found) > 1:
+        raise BadInputError(f"the column {one_line(name)} holds lists of different lengths, which "
+                            "are not written to FITS: leave it out by --columns")  # fmt: skip
+    return found.pop() if found else 1
+
+
+def _column(name: str, kind: Any, found: _Measure, taken: set[str]) -> _FitsColumn:
+    pa = pyarrow_module()
+    shown = _unique(_ascii(printable(name)).decode(), taken)
+    leaf, lists = unwrapped(kind)
+    if pa.types.is_string(leaf) or pa.types.is_large_string(leaf):
+        return _FitsColumn(shown, "A", max(1, found.size), 0, None)
+    if pa.types.is_integer(leaf) and found.has_null and not lists:
+        code, null = _with_null(found.range or (0, 0))
+        return _FitsColumn(shown, code, 20 if code == "A" else 1, 0, null)
+    short = np.dtype(leaf.to_pandas_dtype()).str[1:]
+    if short not in _CODES:
+        raise BadInputError(
+            f"the column {one_line(name)} is of type {kind}, which FITS does not have: leave it "
+            "out by --columns"
+        )
+    code = _CODES[short]
+    zero = 1 << (8 * np.dtype(_STORED[code]).itemsize - 1) if short in ("u2", "u4", "u8") else 0
+    return _FitsColumn(shown, code, max(1, found.size), zero, None)
+
+
+def _with_null(values: tuple[int, int]) -> tuple[str, int | None]:
+    """The smallest code that holds these integers and one more, which stands for a missing one.
+
+    Never with ``TZERO``: readers differ in whether ``TNULL`` is before or after it. Text where no
+    64-bit integer is left.
+    """
+    for code in "IJK":
+        limits = np.iinfo(_STORED[code])
+        if limits.min < values[0] and values[1] <= limits.max:
+            return code, int(limits.min)
+    limits = np.iinfo(np.int64)
+    if limits.min <= values[0] and values[1] < limits.max:
+        return "K", int(limits.max)
+    return "A", None
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    """The name, with a number where another column has it: FITS ignores case."""
+    found, number = name, 2
+    while found.lower() in taken:
+        found, number = f"{name}_{number}", number + 1
+    taken.add(found.lower())
+    return found
+
+
+def _stored(column: Any, to: _FitsColumn) -> NDArray[Any]:
+    """The values as they lie in the file."""
+    pa = pyarrow_module()
+    missing = np.asarray(column.is_null())
+    leaf, lists = unwrapped(column.type)
+    if to.code == "A":
+        texts = [_ascii("" if text is None else str(text)) for text in column.to_pylist()]
+        return np.asarray(texts, np.bytes_)
+    if lists:
+        flat = column.fill_null([0] * to.count) if missing.any() else column
+        values = flat.flatten().to_numpy(zero_copy_only=False).reshape(-1, to.count)
+        return _coded(values[:, 0] if to.count == 1 else values, missing, to)
+    if column.null_count:
+        column = column.fill_null(False if pa.types.is_boolean(leaf) else 0)
+    return _coded(column.to_numpy(zero_copy_only=False), missing, to)
+
+
+def _coded(values: NDArray[Any], missing: NDArray[np.bool_], to: _FitsColumn) -> NDArray[Any]:
+    """Numbers as they lie in the file; where they are missing, what stands for it."""
+    if to.code == "L":
+        stored = np.where(values, ord("T"), ord("F"))
+    elif to.zero == 1 << 63:
+        stored = (values ^ np.uint64(1 << 63)).view(np.int64)
+    elif to.zero:
+        stored = values.astype(np.int64) - to.zero
+    else:
+        stored = values.astype(_STORED[to.code])
+    if missing.any():
+        stored[missing] = np.nan if to.code in "ED" else to.null or 0
+    return stored
+
+
+def _headers(
+    columns: list[_FitsColumn], names: list[str], meanings: Mapping[str, Meaning], rows: int
+) -> bytes:
+    """The primary header, and that of the table."""
+    from astropy.io import fits
+
+    width = sum(column.dtype.itemsize for column in columns)
+    header = fits.Header()
+    for key, value in (("XTENSION", "BINTABLE"), ("BITPIX", 8), ("NAXIS", 2), ("NAXIS1", width),
+                       ("NAXIS2", rows), ("PCOUNT", 0), ("GCOUNT", 1),
+                       ("TFIELDS", len(columns)), ("EXTNAME", "CATALOGUE")):  # fmt: skip
+        header[key] = value
+    for number, (column, name) in enumerate(zip(columns, names, strict=True), 1):
+        meaning = meanings[name]
+        count = column.count if column.count > 1 or column.code == "A" else ""
+        entries = {
+            "TTYPE": column.name,
+            "TFORM": f"{count}{column.code}",
+            "TZERO": column.zero or None,
+            "TNULL": column.null,
+            "TUNIT": _ascii(printable(meaning.unit)).decode() or None,
+            "TUCD": _ascii(printable(meaning.ucd)).decode() or None,
+            "TCOMM": _ascii(printable(meaning.description)).decode() or None,
+        }
+        for key, entry in entries.items():
+            if entry is not None:
+                header[f"{key}{number}"] = entry
+    primary = fits.PrimaryHDU().header
+    return bytes((primary.tostring() + header.tostring()).encode("ascii"))
+
+
+def _ascii(text: str) -> bytes:
+    return text.encode("ascii", "backslashreplace")

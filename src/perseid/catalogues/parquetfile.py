@@ -1,0 +1,62 @@
+"""A catalogue as one Parquet file, with units and UCDs as VOParquet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from perseid.catalogues.selection import Selection
+from perseid.pipeline.voparquet import TEXT, VOField, text_lengths, votable_pairs
+from perseid.survey.formats.arrow import compute_module, pyarrow_module, unwrapped
+
+_DATATYPES = {
+    "bool": "boolean", "uint8": "unsignedByte", "int8": "short", "int16": "short", "int32": "int",
+    "uint16": "int", "uint32": "long", "int64": "long", "float": "float", "halffloat": "float",
+    "double": "double",
+}  # fmt: skip
+
+
+def write_parquet(selection: Selection, path: Path) -> int:
+    """Write the file; the number of rows."""
+    schema = selection.schema.with_metadata(footer_pairs(selection, longest_texts(selection)))
+    rows = 0
+    with pyarrow_module().parquet.ParquetWriter(path, schema) as writer:
+        for table in selection.batches():
+            writer.write_table(table.replace_schema_metadata(schema.metadata))
+            rows += table.num_rows
+    return rows
+
+
+def longest_texts(selection: Selection) -> dict[str, int]:
+    """Characters of the longest text of each column of text; reads these columns once.
+
+    Astropy must know them before it sees a row, from metadata that lie in front of all rows.
+    """
+    names = [f.name for f in selection.schema if pyarrow_module().types.is_string(f.type)]
+    found, pc = dict.fromkeys(names, 0), compute_module()
+    for table in selection.only(names).batches() if names else ():
+        for name in names:
+            found[name] = max(found[name], pc.max(pc.utf8_length(table[name])).as_py() or 0)
+    return found
+
+
+def footer_pairs(selection: Selection, longest: Mapping[str, int]) -> dict[str, str]:
+    """Metadata of a file with these columns: the run's own, and VOParquet's.
+
+    `longest`: characters of the longest text of each column of text.
+    """
+    fields = []
+    for name in selection.columns:
+        meaning = selection.meanings[name]
+        datatype, size = vo_type(selection.schema.field(name).type, longest.get(name, 1))
+        fields.append(VOField(name, datatype, size, meaning.unit, meaning.ucd, meaning.description))
+    return {**selection.metadata, **votable_pairs(fields), **text_lengths(longest)}
+
+
+def vo_type(kind: Any, longest: int) -> tuple[str, str]:
+    """VOTable's datatype and arraysize of a column of an Arrow type."""
+    leaf, sizes = unwrapped(kind)
+    datatype = _DATATYPES.get(str(leaf), TEXT)
+    size = "*" if None in sizes else "x".join(str(n) for n in sizes)
+    return datatype, f"{max(1, longest)}*" if datatype == TEXT else size

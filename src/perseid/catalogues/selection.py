@@ -1,0 +1,131 @@
+"""Some rows and columns of a stored catalogue, as a stream, with what the columns mean."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from perseid.catalogues.where import Where
+from perseid.errors import BadInputError
+from perseid.pipeline.catalogue_reader import StoredCatalogue
+from perseid.pipeline.tables import CATALOGUE
+from perseid.pipeline.voparquet import CONTENT_KEY
+from perseid.plaintext import one_line
+from perseid.survey.formats.arrow import pyarrow_module
+
+_FIELD = "{http://www.ivoa.net/xml/VOTable/v1.3}FIELD"
+_DESCRIPTION = "{http://www.ivoa.net/xml/VOTable/v1.3}DESCRIPTION"
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What a column holds, in the IVOA's words; empty where it is not known."""
+
+    unit: str = ""
+    """As VOUnits has it, e.g. ``mag``."""
+    ucd: str = ""
+    """E.g. ``src.redshift``."""
+    description: str = ""
+
+
+class Selection:
+    """Rows and columns of a stored catalogue.
+
+    Parameters
+    ----------
+    stored
+        The catalogue.
+    columns
+        Names, in the order wanted; None: all.
+    where
+        Rows that are wanted (`perseid.catalogues.where`); None: all.
+
+    Raises
+    ------
+    BadInputError
+        There is no such column, or the condition cannot be read.
+    """
+
+    def __init__(
+        self,
+        stored: StoredCatalogue,
+        columns: Sequence[str] | None = None,
+        where: str | None = None,
+    ) -> None:
+        known = stored.schema.names
+        self.columns = tuple(known if columns is None else dict.fromkeys(columns))
+        """Names, in order."""
+        unknown = [name for name in self.columns if name not in known]
+        if unknown or not self.columns:
+            raise BadInputError(
+                f"the catalogue has no column {one_line(unknown[0] if unknown else '')!r}: it has "
+                f"{', '.join(known)}"
+            )
+        self._stored, self._condition = stored, where
+        self._where = Where.parse(where) if where else None
+        self._filter = self._where.expression(stored.schema) if self._where else None
+
+    @property
+    def source(self) -> str:
+        """Path or URL of the catalogue."""
+        return self._stored.where
+
+    @cached_property
+    def schema(self) -> Any:
+        """The ``pyarrow.Schema`` of the columns, without metadata."""
+        return pyarrow_module().schema([self._stored.schema.field(name) for name in self.columns])
+
+    @cached_property
+    def metadata(self) -> Mapping[str, str]:
+        """Key-value pairs of the stored footer."""
+        return self._stored.metadata
+
+    @cached_property
+    def meanings(self) -> Mapping[str, Meaning]:
+        """What each column holds; of a catalogue of an earlier version, what ours always held."""
+        found = {c.name: Meaning(c.unit, c.ucd, c.description) for c in CATALOGUE}
+        found |= _described(self.metadata.get(CONTENT_KEY, ""))
+        return {name: found.get(name, Meaning()) for name in self.columns}
+
+    def only(self, columns: Sequence[str]) -> Selection:
+        """The same rows, with other columns."""
+        return Selection(self._stored, columns, self._condition)
+
+    def batches(self) -> Iterator[Any]:
+        """``pyarrow.Table`` objects of the rows in order, none of them empty."""
+        pa = pyarrow_module()
+        wanted = list(self.columns)
+        if self._where is not None:
+            wanted += [name for name in self._where.columns if name not in wanted]
+        for batch in self._stored.batches(wanted):
+            table = pa.Table.from_batches([batch])
+            if self._filter is not None:
+                table = table.filter(self._filter)
+            if table.num_rows:
+                yield table.select(list(self.columns))
+
+    def table(self) -> Any:
+        """All rows as one ``pyarrow.Table``."""
+        pa = pyarrow_module()
+        return pa.concat_tables([self.schema.empty_table(), *self.batches()])
+
+
+def _described(content: str) -> dict[str, Meaning]:
+    """Meanings by column's name, of VOParquet's VOTable; empty where there is none to read."""
+    if not content:
+        return {}
+    try:
+        root = ElementTree.fromstring(content.encode())
+    except ElementTree.ParseError:
+        return {}
+    return {
+        field.get("name", ""): Meaning(
+            field.get("unit", ""),
+            field.get("ucd", ""),
+            (field.findtext(_DESCRIPTION) or "").strip(),
+        )
+        for field in root.iter(_FIELD)
+    }

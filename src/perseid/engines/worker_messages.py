@@ -1,0 +1,132 @@
+"""The messages between the driver and a worker process: JSON lines over `MessageStream`.
+
+The driver sends `WorkerSetup` once, then an `Assignment` for each rank and, where the ranks merge
+collectively, one `Meeting`. The worker answers `Ready`, then for each assignment `Progressed` and
+`AttemptDone` or `AttemptFailed`, and `Met`. Both are of one installation: no version is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from perseid.errors import BadInputError, RunError
+from perseid.jsontext import parse_json
+from perseid.pipeline.items import WorkItem
+from perseid.pipeline.join_settings import JoinSettings
+from perseid.pipeline.schema import from_plain, to_plain
+
+
+@dataclass(frozen=True)
+class WorkerSetup:
+    """What a worker needs for its init phase."""
+
+    item: WorkItem
+    """One of the run's: all have the same model."""
+    threads: int
+    """Of every library that has its own."""
+    timeout: float
+    """Seconds that an attempt may take; a script is told of it."""
+    started: float
+    """When the process was started, seconds since the epoch."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One attempt at a rank."""
+
+    item: WorkItem
+    attempt: int
+    """From 1."""
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Some ranks of a collective merge, which all workers begin at once."""
+
+    settings: JoinSettings
+    items: tuple[WorkItem, ...]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The init phase is over."""
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """The attempt goes on."""
+
+    rows: int
+    """Rows predicted so far."""
+
+
+@dataclass(frozen=True)
+class AttemptDone:
+    """The attempt left a whole record."""
+
+    rows: int = 0
+    work_seconds: float = 0.0
+    """Seconds from the assignment to the record."""
+    peak_mb: float = 0.0
+    """Resident memory at its highest during the attempt, MiB."""
+
+
+@dataclass(frozen=True)
+class AttemptFailed:
+    """The attempt, or the init phase, ended with an error."""
+
+    message: str
+    no_result: bool = False
+    """It returned without an error, but left no record."""
+    final: bool = False
+    """The same input would fail in the same way again."""
+    clean: bool = False
+    """The error is one of ours, so the process is in a known state and can be used again."""
+    work_seconds: float = 0.0
+    peak_mb: float = 0.0
+
+
+@dataclass(frozen=True)
+class RankNote:
+    """How a rank's collective merge went."""
+
+    rank: int
+    note: str
+    """Why its statistics go through the store; empty where all went well."""
+
+
+@dataclass(frozen=True)
+class Met:
+    """The meeting is over."""
+
+    notes: tuple[RankNote, ...]
+
+
+Message = (
+    WorkerSetup | Assignment | Meeting | Ready | Progressed | AttemptDone | AttemptFailed | Met
+)  # fmt: skip
+"""All that goes over a worker's connection."""
+_KINDS: Mapping[str, type[Message]] = {kind.__name__: kind for kind in typing.get_args(Message)}
+
+
+def to_text(message: Message) -> str:
+    """A message as one JSON object on one line.
+
+    Examples
+    --------
+    >>> to_text(Progressed(512))
+    '{"Progressed": {"rows": 512}}'
+    """
+    return json.dumps({type(message).__name__: to_plain(message)})
+
+
+def from_text(text: str | bytes | bytearray) -> Message:
+    """The reverse of `to_text`; raises `RunError` for anything else."""
+    try:
+        ((name, plain),) = parse_json(text).items()
+        return from_plain(_KINDS[name], plain, f"the message {name}")
+    except (ValueError, KeyError, AttributeError, BadInputError) as error:
+        raise RunError(f"what it sent is no message: {text[:80]!r}") from error

@@ -1,0 +1,240 @@
+"""The program of a worker process: ``python -m perseid.engines.worker_program SOCKET PARENT``.
+
+It loads the model once (its init), then works on one rank after the other as they come through the
+socket, and ends with its parent.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perseid.engines import memory
+from perseid.engines.message_stream import MessageStream
+from perseid.engines.worker_messages import (
+    Assignment,
+    AttemptDone,
+    AttemptFailed,
+    Meeting,
+    Message,
+    Met,
+    Progressed,
+    RankNote,
+    Ready,
+    WorkerSetup,
+)
+from perseid.errors import BadInputError, PerseidError, StorageError
+from perseid.lifetime import bound_to_parent
+from perseid.pipeline import layout
+from perseid.pipeline.events import Event, RankEvent, Report
+from perseid.pipeline.items import WorkItem
+from perseid.pipeline.join_settings import JoinSettings
+from perseid.pipeline.records import STORE
+from perseid.storage import Storage
+
+if TYPE_CHECKING:
+    from perseid.model.runtime import ModelRuntime
+    from perseid.pipeline.collective_merge import RankOutputs
+
+Work = Callable[[WorkItem, int, Report], Any]
+"""(item, attempt, report): writes the rank's objects, the record last."""
+
+_PROGRESS_SECONDS = 0.2
+
+
+def main(
+    arguments: Sequence[str] | None = None,
+    around: Callable[[Work], Work] | None = None,
+    start: Callable[[WorkerSetup], Work] | None = None,
+) -> int:
+    """Serve until the parent closes the socket; the exit status.
+
+    Parameters
+    ----------
+    arguments
+        The socket's number and the parent's process id, as on the command line.
+    around
+        Puts something around the real work: how a program of one's own becomes a worker.
+    start
+        The init phase, from the setup message to the work; `Prepared` where it is None.
+    """
+    descriptor, parent = (int(word) for word in (arguments or sys.argv[1:])[:2])
+    die_with_parent(parent)
+    connection = socket.socket(fileno=descriptor)
+    # A script that the worker starts must not hold the socket open after the worker has ended.
+    connection.set_inheritable(False)
+    with MessageStream(connection) as channel:
+        first = channel.receive()
+        if not isinstance(first, WorkerSetup):
+            return 0
+        try:
+            work = (start or Prepared)(first)
+        except Exception as error:
+            channel.send(_failure(error))
+            return 0
+        channel.send(Ready())
+        _serve(channel, around(work) if around else work, work)
+    return 0
+
+
+def die_with_parent(parent: int) -> None:
+    """Be killed by the kernel when the parent goes."""
+    if bind := bound_to_parent():
+        bind()
+    # The kernel's signal covers only what happens after it was asked for.
+    if os.getppid() != parent:  # it went before we could ask
+        sys.exit(0)
+    # A crash would write gigabytes of model and cutouts to disk.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+class Prepared:
+    """The init phase: the model, loaded once for all ranks that this process will work on."""
+
+    def __init__(self, setup: WorkerSetup) -> None:
+        # Inside: a program that brings its own `start` needs none of it.
+        from perseid.pipeline import work as step
+
+        self._step = step
+        self._setup = setup
+        self._runtime: ModelRuntime | None = None
+        if setup.item.options.script is None:
+            self._runtime = step.load_runtime(self._with_options(setup.item))
+        self._init: list[float] = [time.time() - setup.started]
+        self._kept: dict[int, RankOutputs] = {}
+
+    def __call__(self, item: WorkItem, attempt: int, report: Report) -> Any:
+        """Work on a rank."""
+        cold, seconds = bool(self._init), self._init.pop() if self._init else 0.0
+        keep = _place_for(item)
+        record = self._step.work(
+            self._with_options(item),
+            runtime=self._runtime,
+            attempt=attempt,
+            report=report,
+            cold=cold,
+            init_seconds=seconds,
+            defer_merge=True,
+            keep_dir=keep,
+        )
+        if keep is not None:
+            from perseid.pipeline.collective_merge import RankOutputs
+
+            storage = Storage(item.results_url)
+            self._kept[item.rank] = RankOutputs(item, record.stored(), storage, keep)
+        return record
+
+    def meet(self, meeting: JoinSettings, items: Sequence[WorkItem]) -> dict[int, str]:
+        """Merge collectively as these ranks; see `rank_threads`. Nothing is predicted
+        afterwards."""
+        from perseid.engines.rank_threads import run_ranks
+
+        self._runtime = None  # its memory is better used
+        return run_ranks(meeting, items, self._kept)
+
+    def _with_options(self, item: WorkItem) -> WorkItem:
+        setup = self._setup
+        options = replace(item.options, threads=setup.threads, timeout=setup.timeout)
+        return replace(item, options=options)
+
+
+def _place_for(item: WorkItem) -> Path | None:
+    """Folder in which a rank's objects are kept for the merge; None if no copy is needed."""
+    local = Storage(item.results_url).local_path() is not None
+    if local or item.transport == STORE or item.options.script is not None:
+        return None
+    return Path(tempfile.mkdtemp(prefix=f"rank-{item.rank}-"))  # the engine removes TMPDIR
+
+
+def _serve(channel: MessageStream, work: Work, prepared: Work) -> None:
+    while (message := channel.receive()) is not None:
+        answer: Message
+        if isinstance(message, Meeting):
+            answer = _meet(message, prepared)
+        else:
+            assert isinstance(message, Assignment)
+            answer = _attempt(message, work, channel)
+        # The driver reads what was printed when it has the answer: all of it must be there.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        channel.send(answer)
+
+
+def _meet(meeting: Meeting, prepared: Work) -> Met:
+    items = meeting.items
+    if isinstance(prepared, Prepared):
+        notes = prepared.meet(meeting.settings, items)
+    else:
+        notes = {item.rank: "the worker's program knows of no meetings" for item in items}
+    return Met(tuple(RankNote(rank, note) for rank, note in notes.items()))
+
+
+def _attempt(
+    assigned: Assignment, work: Work, channel: MessageStream
+) -> AttemptDone | AttemptFailed:
+    item = assigned.item
+    # The process works on many ranks, and each attempt reports its own peak.
+    memory.reset_peak()
+    began = time.monotonic()
+    try:
+        record = work(item, assigned.attempt, _Progress(channel))
+        _check_record(item)
+    except Exception as error:
+        answer: AttemptDone | AttemptFailed = _failure(error)
+    else:
+        answer = AttemptDone(getattr(record, "rows", 0))
+    return replace(answer, work_seconds=time.monotonic() - began, peak_mb=memory.peak())
+
+
+def _check_record(item: WorkItem) -> None:
+    """A worker that calls itself done must have left a record of this run."""
+    store = Storage(item.results_url)
+    key = layout.done_record(item.rank, script=item.options.script is not None)
+    if not store.exists(key):
+        raise _NoResultError(f"it ended without an error but left no {key}")
+
+
+class _NoResultError(Exception):
+    """The work returned and there is no record."""
+
+
+def _failure(error: Exception) -> AttemptFailed:
+    ours = isinstance(error, PerseidError)
+    told = ours or isinstance(error, _NoResultError)
+    if not told:
+        traceback.print_exc()
+    return AttemptFailed(
+        str(error) if told else f"{type(error).__name__}: {error}",
+        no_result=isinstance(error, _NoResultError),
+        # The same input fails in the same way again; a store may have recovered.
+        final=isinstance(error, BadInputError) and not isinstance(error, StorageError),
+        # An error that we did not foresee may have left the process in any state.
+        clean=ours,
+    )
+
+
+class _Progress:
+    """Sends the rank's progress, a few times a second at most."""
+
+    def __init__(self, channel: MessageStream) -> None:
+        self._channel = channel
+        self._last = 0.0
+
+    def __call__(self, event: Event) -> None:
+        now = time.monotonic()
+        if isinstance(event, RankEvent) and now - self._last >= _PROGRESS_SECONDS:
+            self._last = now
+            self._channel.send(Progressed(event.rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

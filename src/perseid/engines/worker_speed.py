@@ -1,0 +1,100 @@
+"""How fast a worker is on this machine: a short measurement in a process of its own.
+
+``python -m perseid.engines.worker_speed`` reads a setup (JSON) from its standard input and writes a
+`Pace` (JSON) to its standard output.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+
+from perseid.engines import memory
+from perseid.engines.process import worker_environment
+from perseid.engines.worker_messages import WorkerSetup, from_text, to_text
+from perseid.errors import BadInputError, BadModelError, PerseidError
+from perseid.measure.calibration import Pace
+from perseid.pipeline.items import WorkItem
+
+SECONDS = 1.0
+"""How long rows are put through the model."""
+BATCH = 128
+TIMEOUT = 120.0
+
+
+def measure(item: WorkItem, threads: int) -> Pace:
+    """Start a process, load the item's model, and time it for about a second.
+
+    Raises
+    ------
+    BadModelError
+        The model cannot be loaded, or no answer came within two minutes.
+    """
+    setup = WorkerSetup(item, threads, TIMEOUT, time.time())
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "perseid.engines.worker_speed"],
+            input=to_text(setup),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            env=worker_environment(threads),
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise BadModelError(
+            f"the model {item.model_url} did not answer in {TIMEOUT:.0f} s"
+        ) from error
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
+        raise BadModelError(f"the model {item.model_url} cannot be timed: {last[0]}")
+    return Pace(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def at_rate(pace: Pace, rows_per_second: float) -> Pace:
+    """The same worker at another rate; raises `BadInputError` for one that is not above 0."""
+    if not rows_per_second > 0:
+        raise BadInputError(f"--rate is {rows_per_second}: give rows a second, above 0")
+    return replace(pace, rows_per_second=rows_per_second)
+
+
+def main() -> int:
+    """Measure as the standard input says."""
+    setup = from_text(sys.stdin.read())
+    assert isinstance(setup, WorkerSetup)
+    try:
+        pace = _pace(setup)
+    except PerseidError as error:
+        print(error, file=sys.stderr)  # noqa: T201 (a program of its own: its parent reads this)
+        return error.exit_code
+    print(json.dumps(asdict(pace)))  # noqa: T201
+    return 0
+
+
+def _pace(setup: WorkerSetup) -> Pace:
+    import numpy as np
+
+    from perseid.pipeline.work import load_runtime
+
+    options = replace(setup.item.options, threads=setup.threads)
+    runtime = load_runtime(replace(setup.item, options=options))
+    ready = time.time() - setup.started
+    signature = runtime.signature
+    shape = (BATCH, signature.bands, signature.height, signature.width)
+    random = np.random.default_rng(0)
+    images = random.random(shape, np.float32)
+    magnitudes = random.uniform(15, 22, shape[:2]).astype(np.float32)
+    runtime.predict(images, magnitudes)
+    rows, began = 0, time.perf_counter()
+    while time.perf_counter() - began < SECONDS:
+        runtime.predict(images, magnitudes)
+        rows += BATCH
+    rate = rows / (time.perf_counter() - began)
+    return Pace(rate, ready, memory.peak(), images[0].nbytes + 8 * (signature.bands + 1))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

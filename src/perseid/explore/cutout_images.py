@@ -1,0 +1,170 @@
+"""Cutouts as pictures: read by row when they are looked at, in any band, stretch and color.
+
+Readers of the last partitions stay open, so that a page of objects of one partition opens it once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perseid.errors import BadInputError, BadPartitionError
+from perseid.measure.present.gallery import lupton, png, shown_bands
+from perseid.pipeline.manifest import Manifest
+from perseid.pipeline.survey_columns import read_options
+from perseid.storage import Storage
+from perseid.survey.reader import PartitionReader, open_partition
+
+OPEN_READERS = 8
+KEPT_BYTES = 64 << 20
+"""Of images that were looked at."""
+SIGMAS = 6.0
+"""Residuals of so many times the usual spread get the full color."""
+BELOW, ABOVE = np.array([27, 98, 165.0]), np.array([196, 78, 12.0])
+"""Color of too little and of too much light in a residual: blue and orange, which every kind of
+color vision tells apart."""
+
+
+@dataclass(frozen=True)
+class PictureOptions:
+    """How a cutout is drawn."""
+
+    bands: tuple[int, ...] = ()
+    """One band in gray or three as red, green, blue, counted from 0; empty: the usual three."""
+    brightness: float = 1.0
+    """Factor of the stretch: above 1 brings out faint light."""
+    linear: bool = False
+    """Gray from the darkest to the brightest pixel, instead of an asinh stretch."""
+
+    @classmethod
+    def parse(cls, bands: str, brightness: str, stretch: str) -> PictureOptions:
+        """From words of an address, e.g. ``3,2,1``, ``2``, ``linear``."""
+        try:
+            chosen = tuple(int(band) for band in bands.split(",") if band)
+            factor = float(brightness or 1)
+        except ValueError as error:
+            raise BadInputError(f"a picture of bands {bands!r} cannot be drawn") from error
+        if len(chosen) not in (0, 1, 3) or not 1e-3 <= factor <= 1e3:
+            raise BadInputError(
+                "a picture shows one band or three, with a stretch of 0.001 to 1000"
+            )
+        return cls(chosen, factor, stretch == "linear")
+
+
+class CutoutImages:
+    """The images of a run's survey, by partition and row.
+
+    Parameters
+    ----------
+    manifest
+        Of the run: where its data are, and what their columns are called.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._data_url = manifest.data_url
+        self._keys = {ref.key for ref in manifest.partitions}
+        self._options = read_options(manifest.settings)
+        self._readers: OrderedDict[str, PartitionReader] = OrderedDict()
+        self._images: OrderedDict[tuple[str, int], NDArray[np.float32]] = OrderedDict()
+        self._magnitudes: dict[tuple[str, int], NDArray[np.floating] | None] = {}
+        self._lock = threading.Lock()
+
+    def image(self, partition: str, row: int) -> NDArray[np.float32]:
+        """(bands, height, width) of one object.
+
+        Raises
+        ------
+        PerseidError
+            The partition is not of the run, is gone, or cannot be read.
+        """
+        with self._lock:
+            found = self._images.get((partition, row))
+            if found is None:
+                found = self._read(partition, row)
+            self._images.move_to_end((partition, row))
+            return found
+
+    def magnitudes(self, partition: str, row: int) -> NDArray[np.floating] | None:
+        """(bands,) of one object; None where the survey has none. Raises as `image`."""
+        self.image(partition, row)
+        return self._magnitudes.get((partition, row))
+
+    def _read(self, partition: str, row: int) -> NDArray[np.float32]:
+        if partition not in self._keys:  # no other file of the place can be asked for
+            raise BadInputError(f"{partition!r} is no partition of this run")
+        reader = self._reader(partition)
+        if not 0 <= row < reader.rows:
+            raise BadPartitionError(
+                f"{reader.name} has {reader.rows} rows, and the catalogue names {row}"
+            )
+        cutout = reader.rows_at(row, row + 1)
+        found = np.array(cutout.images[0])
+        key = (partition, row)
+        self._images[key] = found
+        magnitudes = cutout.magnitudes
+        self._magnitudes[key] = None if magnitudes is None else np.array(magnitudes[0])
+        while len(self._images) > max(1, KEPT_BYTES // max(1, found.nbytes)):
+            gone, _ = self._images.popitem(last=False)
+            self._magnitudes.pop(gone, None)
+        return found
+
+    def _reader(self, partition: str) -> PartitionReader:
+        reader = self._readers.get(partition)
+        if reader is None:
+            reader = open_partition(Storage(self._data_url), partition, options=self._options)
+            self._readers[partition] = reader
+        self._readers.move_to_end(partition)
+        while len(self._readers) > OPEN_READERS:
+            self._readers.popitem(last=False)[1].close()
+        return reader
+
+    def close(self) -> None:
+        """Give up the open partitions."""
+        with self._lock:
+            while self._readers:
+                self._readers.popitem()[1].close()
+
+
+def draw(image: NDArray[np.float32], options: PictureOptions) -> bytes:
+    """A cutout (bands, height, width) as PNG; raises `BadInputError` for a band that it has not."""
+    count = image.shape[0]
+    chosen = options.bands or shown_bands(count)
+    if any(not 0 <= band < count for band in chosen):
+        raise BadInputError(
+            f"the cutouts have {count} bands, counted from 0: {chosen} is not there"
+        )
+    if len(chosen) == 1:
+        return png(_gray(image[chosen[0]], options))
+    return png(lupton(image, (chosen[0], chosen[1], chosen[2]), options.brightness))
+
+
+def _gray(plane: NDArray[np.float32], options: PictureOptions) -> NDArray[np.uint8]:
+    """(height, width, 3): gray from a little below the sky to the brightest pixel."""
+    values = np.nan_to_num(np.asarray(plane, np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(values.min()), float(values.max())
+    if not options.linear:
+        sky = float(np.median(values))
+        noise = 1.4826 * float(np.median(np.abs(values - sky))) or (high - low) / 100 or 1.0
+        low = max(low, sky - 2 * noise)
+        values = np.arcsinh(np.clip(values - low, 0, None) / (2 * noise))
+        low, high = 0.0, float(values.max())
+    share = (values - low) / (high - low) if high > low else np.zeros_like(values)
+    level = np.clip(255 * share * options.brightness, 0, 255).astype(np.uint8)
+    return np.repeat(level[::-1, :, None], 3, axis=2)  # astronomers' first row is the lowest
+
+
+def draw_residual(residual: NDArray[np.float32]) -> bytes:
+    """A residual (height, width), in units of its usual spread, as PNG.
+
+    Light that the model did not expect is orange, light that it missed blue.
+    """
+    strength = np.clip(np.nan_to_num(np.asarray(residual, np.float64)) / SIGMAS, -1, 1)[
+        ::-1, :, None
+    ]
+    color = np.where(strength > 0, ABOVE, BELOW)
+    shown = 247 + np.abs(strength) * (color - 247)
+    return png(shown.astype(np.uint8))

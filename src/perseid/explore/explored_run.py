@@ -1,0 +1,175 @@
+"""A run as it is explored: its catalogue, its pictures, and what an address selects of them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perseid.api.catalogue import Catalogue
+from perseid.api.run import Run
+from perseid.errors import BadInputError, NotFoundError, PerseidError
+from perseid.explore.conditions import PAGE_ROWS, Mask, Query, all_of
+from perseid.explore.cutout_images import CutoutImages
+from perseid.explore.object_table import ObjectTable, ResultCache
+from perseid.explore.plots import Plots, Shown
+from perseid.jsontext import parse_json
+from perseid.measure.sources.rank_measures import read_record
+from perseid.pipeline import layout
+from perseid.storage import Storage
+from perseid.survey.kinds import stored_label_names
+
+HIDDEN = ("partition", "row", "flag")
+"""Columns that come last in the table."""
+
+
+@dataclass(frozen=True)
+class TablePage:
+    """One page of the table."""
+
+    rows: NDArray[np.int64]
+    """Row numbers of the catalogue."""
+    number: int
+    pages: int
+    total: int
+    """Rows on all pages."""
+
+
+class ExploredRun:
+    """One run for all visitors; safe to use from several threads.
+
+    Parameters
+    ----------
+    run
+        Finished or going on.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        """The run itself."""
+        self.store = Storage(run.url)
+        """Its own prefix."""
+        self.images = CutoutImages(run.manifest)
+        """Its survey's cutouts."""
+        self._lock = threading.RLock()
+        self._table: ObjectTable | None = None
+        self._plots: Plots | None = None
+        self._bands: tuple[str, ...] | None = None
+        self._masks = ResultCache(24)
+        self._pages = ResultCache(12)
+
+    @property
+    def label_names(self) -> dict[int, str]:
+        """What the survey calls its labels."""
+        manifest = self.run.manifest
+        return stored_label_names(manifest.settings.options.to_json(), manifest.data_url)
+
+    def table(self) -> ObjectTable | None:
+        """The catalogue; None while the run has none."""
+        with self._lock:
+            if self._table is None:
+                try:
+                    found = Catalogue(self.store).to_arrow()
+                except NotFoundError:
+                    return None
+                self._table = ObjectTable(found, self.label_names)
+                self._plots = Plots(self._table)
+            return self._table
+
+    def needed_table(self) -> ObjectTable:
+        """The catalogue; raises `NotFoundError` while the run has none."""
+        table = self.table()
+        if table is None:
+            raise NotFoundError("the run has no catalogue yet: it is written when the run ends")
+        return table
+
+    def plots(self) -> Plots:
+        """The views; raises `NotFoundError` while the run has no catalogue."""
+        self.needed_table()
+        assert self._plots is not None
+        return self._plots
+
+    def forget(self) -> None:
+        """The run has ended, or was published again: read its catalogue anew."""
+        with self._lock:
+            self._table = self._plots = None
+            self._masks.forget(lambda key: True)
+            self._pages.forget(lambda key: True)
+
+    def changed(self, column: str) -> None:
+        """A column that was added has other values now."""
+        self._masks.forget(lambda key: True)
+        self._pages.forget(lambda key: True)
+        self.plots().forget(column)
+
+    def shown(self, query: Query) -> Shown:
+        """Which rows an address leaves, and which of them it selects."""
+        table = self.needed_table()
+        base = self._mask(query.filters, table)
+        selected = self._mask(query.selection, table)
+        if base is not None and selected is not None:
+            selected = base & selected
+        return Shown(base, selected, query.selection)
+
+    def _mask(self, conditions: Sequence[Any], table: ObjectTable) -> Mask | None:
+        found: Mask | None = self._masks.get(tuple(conditions), lambda: all_of(conditions, table))
+        return found
+
+    def ordered(self, query: Query) -> NDArray[np.int64]:
+        """Row numbers of all rows that the table shows, in its order."""
+        key = (query.filters, query.selection, query.sort, query.descending)
+        return self._pages.get(key, lambda: self._ordered(query))
+
+    def _ordered(self, query: Query) -> NDArray[np.int64]:
+        table, shown = self.needed_table(), self.shown(query)
+        rows = shown.base if shown.selected is None else shown.selected
+        if not query.sort:
+            found = np.arange(len(table)) if rows is None else np.flatnonzero(rows)
+            return np.asarray(found, np.int64)
+        table.kind(query.sort)  # raises where there is no such column
+        order = table.order(query.sort, descending=query.descending)
+        return np.asarray(order if rows is None else order[rows[order]], np.int64)
+
+    def page(self, query: Query) -> TablePage:
+        """One page of the table; the last one where there are fewer."""
+        rows = self.ordered(query)
+        pages = max(1, -(-len(rows) // PAGE_ROWS))
+        number = min(query.page, pages)
+        start = (number - 1) * PAGE_ROWS
+        return TablePage(rows[start : start + PAGE_ROWS], number, pages, len(rows))
+
+    def place(self, index: int) -> tuple[str, int]:
+        """Partition and row of an object; raises `BadInputError` where there is no such."""
+        table = self.needed_table()
+        if not 0 <= index < len(table):
+            raise BadInputError(
+                f"there is no object {index}: the catalogue has {len(table):,} rows"
+            )
+        one = np.array([index])
+        (partition,), (row,) = table.values("partition", one), table.values("row", one)
+        return str(partition), int(str(row))
+
+    def band_names(self, count: int) -> tuple[str, ...]:
+        """What the bands are called, as the model has them; by number where nothing says so."""
+        if self._bands is None:
+            try:
+                found = read_record(parse_json(self.store.get(layout.record(0))), 0).bands
+            except (PerseidError, ValueError):
+                found = ()
+            self._bands = found
+        if len(self._bands) == count:
+            return self._bands
+        return tuple(f"band {number}" for number in range(1, count + 1))
+
+    def columns(self) -> list[str]:
+        """Columns of the table, those that say where an object lies last."""
+        names = self.needed_table().names
+        return [n for n in names if n not in HIDDEN] + [n for n in HIDDEN if n in names]
+
+    def close(self) -> None:
+        """Give up what is open."""
+        self.images.close()

@@ -1,0 +1,327 @@
+"""A run as it goes on: its events, kept as the state of each rank for everyone who looks.
+
+One thread follows the run, whoever and how many are looking, so that a store or a service is asked
+no more often than by the command line.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+
+from perseid.api.progress_display import Tally, duration, stage_line
+from perseid.api.run import Run
+from perseid.errors import NotFoundError, PerseidError, RunInterruptedError
+from perseid.measure.folder import RankMeasures
+from perseid.measure.prices import Prices
+from perseid.measure.sources.rank_measures import read_record
+from perseid.pipeline import layout
+from perseid.pipeline.events import CountEvent, Event, RankEvent, RankState, StageEvent
+from perseid.storage import Storage
+
+READERS = 16
+RECORDS_AT_ONCE = 64
+"""Records that are read between two pictures of a run."""
+DEFAULT_MEMORY_MB = 1769
+"""Of a worker where the request says nothing: see `perseid.engines.options`."""
+
+
+@dataclass(frozen=True)
+class RankView:
+    """One rank as the page shows it."""
+
+    rank: int
+    state: RankState = RankState.WAITING
+    attempt: int = 0
+    rows: int = 0
+    began: float | None = None
+    """Seconds since the epoch; None before it was seen at work."""
+    ended: float | None = None
+    message: str = ""
+    """One sentence where something went wrong."""
+    record: RankMeasures | None = None
+    """What it left, once it is done and its record was read."""
+
+    @property
+    def retried(self) -> bool:
+        """Whether it took, or takes, more than one attempt."""
+        return self.attempt > 1 or self.state is RankState.RETRYING
+
+    @property
+    def memory_mb(self) -> float | None:
+        """Highest resident memory, MiB, where its record says so."""
+        return self.record.peak_memory_mb if self.record else None
+
+
+@dataclass(frozen=True)
+class LiveView:
+    """A picture of the run at one moment."""
+
+    version: int
+    """Grows with each event."""
+    going: bool
+    """Whether something works on the run."""
+    words: str
+    """What the run is doing, or how it ended."""
+    ranks: tuple[RankView, ...]
+    began: float
+    """Seconds since the epoch."""
+    rows: int = 0
+    rows_a_second: float = 0.0
+    seconds_left: float | None = None
+    fraction: float = 0.0
+    """Part of the work that is over, 0 to 1."""
+    usd: float | None = None
+    """Cost of the ranks that are done."""
+    counts: CountEvent | None = None
+    """From an engine that does not follow each rank."""
+    notes: tuple[str, ...] = ()
+
+    def count(self, state: RankState) -> int:
+        """How many ranks stand there."""
+        if self.counts is not None:
+            of = {
+                RankState.WAITING: self.counts.waiting, RankState.RUNNING: self.counts.running,
+                RankState.DONE: self.counts.done, RankState.FAILED: self.counts.failed,
+            }  # fmt: skip
+            return of.get(state, 0)
+        return sum(rank.state is state for rank in self.ranks)
+
+    @property
+    def retried(self) -> int:
+        """Ranks of more than one attempt."""
+        if self.counts is not None:
+            return self.counts.retried
+        return sum(rank.retried for rank in self.ranks)
+
+    @property
+    def memory_mb(self) -> float | None:
+        """The highest memory of any rank so far, MiB."""
+        known = [rank.memory_mb for rank in self.ranks if rank.memory_mb is not None]
+        return max(known, default=None)
+
+    @property
+    def left_words(self) -> str:
+        """E.g. ``about 20 s``; empty while unknown."""
+        return "" if self.seconds_left is None else f"about {duration(self.seconds_left)}"
+
+
+@dataclass
+class _State:
+    """What the events have said so far; guarded by the lock of `LiveRun`."""
+
+    going: bool = False
+    words: str = ""
+    version: int = 0
+    tally: Tally = field(default_factory=Tally)
+    counts: CountEvent | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+class LiveRun:
+    """Follows a run, or is told of one that this process follows anyway.
+
+    Parameters
+    ----------
+    run
+        The run.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._store = Storage(run.url)
+        self._script = run.manifest.script is not None
+        self._ranks = [RankView(rank) for rank in range(run.manifest.world_size)]
+        self._unread: list[int] = []
+        self._state = _State()
+        self._changed = threading.Condition()
+        self._closed = threading.Event()
+        self._reading = threading.Lock()
+
+    def begin(self) -> None:
+        """Look where the run stands, and follow it in a thread of its own if it is going on."""
+        now = self._run.status()
+        self._take_records()
+        if now.state == "running":
+            with self._changed:
+                self._state.going, self._state.words = True, stage_line("map")
+            threading.Thread(target=self._follow, name="follow-run", daemon=True).start()
+        else:
+            self._finish(_ended_words(self._run))
+
+    def _follow(self) -> None:
+        try:
+            self._run.follow(self.report)
+        except (PerseidError, RunInterruptedError) as error:
+            self._finish(str(error))
+        else:
+            self._finish(_ended_words(self._run))
+
+    def begun(self) -> None:
+        """The run is going on; this process follows it and calls `report` and `finish`."""
+        with self._changed:
+            self._state.going, self._state.words = True, stage_line("map")
+
+    def finish(self) -> None:
+        """The run has ended."""
+        self._finish(_ended_words(self._run))
+
+    def report(self, event: Event) -> None:
+        """One event of the run; from any thread."""
+        with self._changed:
+            if self._closed.is_set():
+                return
+            if isinstance(event, RankEvent):
+                self._of_rank(event)
+            elif isinstance(event, CountEvent):
+                self._state.counts = event
+                self._state.words = stage_line(event.stage)
+            elif isinstance(event, StageEvent):
+                self._state.words = stage_line(event.stage)
+                self._note(event.message)
+            self._state.version += 1
+            self._changed.notify_all()
+
+    def _of_rank(self, event: RankEvent) -> None:
+        now, old = time.time(), self._ranks[event.rank]
+        self._state.tally.add(event, time.monotonic())
+        working = event.state is RankState.RUNNING
+        began = old.began or (now if working else None)
+        if working and event.attempt != old.attempt:
+            began = now
+        done = event.state in (RankState.DONE, RankState.FAILED)
+        self._ranks[event.rank] = replace(
+            old, state=event.state, attempt=event.attempt, rows=event.rows, began=began,
+            ended=now if done else None, message=event.message or old.message,
+        )  # fmt: skip
+        if event.state is RankState.DONE:
+            self._unread.append(event.rank)
+        if event.message:
+            self._note(f"rank {event.rank}, attempt {event.attempt}: {event.message}")
+
+    def _note(self, words: str) -> None:
+        if words:
+            self._state.notes = [*self._state.notes[-49:], words]
+
+    def _finish(self, words: str) -> None:
+        self._take_records()
+        with self._changed:
+            self._state.going, self._state.words = False, words
+            self._state.version += 1
+            self._changed.notify_all()
+
+    def _take_records(self) -> None:
+        """Which ranks have left a record, of a run that is looked at for the first time."""
+        try:
+            names = {info.key for info in self._store.list()}
+        except PerseidError:
+            return
+        with self._changed:
+            for number, rank in enumerate(self._ranks):
+                key = layout.done_record(number, script=self._script)
+                if key in names and rank.state is not RankState.DONE:
+                    self._ranks[number] = replace(rank, state=RankState.DONE, attempt=1)
+                    self._unread.append(number)
+                self._state.tally.states[number] = self._ranks[number].state
+            self._state.version += 1
+
+    def wait_for_change(self, version: int, timeout: float) -> int:
+        """The newest version, as soon as it is not this one or the time is over."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._state.version != version or self._closed.is_set(), timeout
+            )
+            return self._state.version
+
+    @property
+    def going(self) -> bool:
+        """Whether something works on the run."""
+        return self._state.going
+
+    @property
+    def closed(self) -> bool:
+        """Whether the server is going away."""
+        return self._closed.is_set()
+
+    def view(self) -> LiveView:
+        """The run as it stands now."""
+        self._read_records()
+        with self._changed:
+            state, ranks = self._state, tuple(self._ranks)
+            tally, now = state.tally, time.monotonic()
+            counts = state.counts
+            done = sum(rank.state in (RankState.DONE, RankState.FAILED) for rank in ranks)
+            rows = max(sum(rank.rows for rank in ranks), counts.rows if counts else 0)
+            return LiveView(
+                version=state.version,
+                going=state.going,
+                words=state.words,
+                ranks=ranks,
+                began=self._run.manifest.created,
+                rows=rows,
+                rows_a_second=tally.rate(),
+                seconds_left=tally.seconds_left(now) if state.going else None,
+                fraction=_fraction(counts, max(tally.fraction(), done / max(1, len(ranks)))),
+                usd=counts.usd if counts else self._cost(ranks),
+                counts=counts,
+                notes=tuple(state.notes),
+            )
+
+    def _cost(self, ranks: Sequence[RankView]) -> float | None:
+        """What the seconds of the ranks that are done would cost on Lambda."""
+        memory = self._run.manifest.settings.options.memory_mb or DEFAULT_MEMORY_MB
+        seconds = [rank.record.stages.get("total", 0.0) for rank in ranks if rank.record]
+        price = Prices().lambda_gb_second("x86").usd
+        return sum(seconds) * memory / 1024 * price if seconds else None
+
+    def _read_records(self) -> None:
+        """Read what ranks have left that got done since the last look, each record once."""
+        with self._reading:
+            with self._changed:
+                wanted, self._unread = (
+                    self._unread[:RECORDS_AT_ONCE],
+                    self._unread[RECORDS_AT_ONCE:],
+                )
+            with ThreadPoolExecutor(READERS) as pool:
+                found = list(pool.map(self._record, wanted))
+            with self._changed:
+                for number, record in zip(wanted, found, strict=True):
+                    if record is not None:
+                        rank = self._ranks[number]
+                        bars = record.timeline
+                        self._ranks[number] = replace(
+                            rank, record=record, rows=max(rank.rows, record.rows),
+                            began=min((b[1] for b in bars), default=rank.began),
+                            ended=max((b[2] for b in bars), default=rank.ended),
+                        )  # fmt: skip
+
+    def _record(self, rank: int) -> RankMeasures | None:
+        key = layout.done_record(rank, script=self._script)
+        try:
+            return read_record(json.loads(self._store.get(key)), rank)
+        except (NotFoundError, ValueError, PerseidError):
+            return None
+
+    def close(self) -> None:
+        """Nobody looks any more."""
+        with self._changed:
+            self._closed.set()
+            self._changed.notify_all()
+
+
+def _fraction(counts: CountEvent | None, by_rank: float) -> float:
+    if counts is None or not counts.total:
+        return min(1.0, by_rank)
+    return min(1.0, (counts.done + counts.failed) / counts.total)
+
+
+def _ended_words(run: Run) -> str:
+    """How the run ended, in one sentence."""
+    try:
+        return run.incomplete or "complete: every rank and every partition is there"
+    except PerseidError as error:
+        return str(error)

@@ -1,0 +1,96 @@
+"""One object: its pictures, its values, what made its score, its neighbors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from perseid.errors import PerseidError
+from perseid.explore.explored_run import ExploredRun
+from perseid.explore.object_table import ObjectTable
+from perseid.explore.plots import SKY
+from perseid.explore.views import BodyCell, cell_of, head_of, names_of
+from perseid.measure.present.gallery import shown_bands
+
+VIEWERS = (
+    ("Legacy Surveys", "https://www.legacysurvey.org/viewer?ra={ra:.6f}&dec={dec:.6f}&zoom=16"),
+    ("SDSS", "https://skyserver.sdss.org/dr18/VisualTools/navi?ra={ra:.6f}&dec={dec:.6f}"),
+    ("Aladin", "https://aladin.cds.unistra.fr/AladinLite/?target={ra:.6f}%20{dec:.6f}&fov=0.03"),
+    ("SIMBAD", "https://simbad.cds.unistra.fr/simbad/sim-coo?Coord={ra:.6f}d{dec:+.6f}d"
+               "&Radius=10&Radius.unit=arcsec"),
+)  # fmt: skip
+"""Where an object can be looked up: links only, nothing of them is loaded."""
+
+
+@dataclass(frozen=True)
+class Viewer:
+    """A link to a sky viewer."""
+
+    name: str
+    address: str
+
+
+@dataclass(frozen=True)
+class ObjectView:
+    """One object as its page shows it."""
+
+    index: int
+    name: str
+    bands: tuple[str, ...]
+    """Names of the image's bands; empty where it cannot be read."""
+    color: tuple[int, ...]
+    """Bands that stand for red, green and blue, counted from 0."""
+    size: tuple[int, int]
+    """Width and height of the image, pixels."""
+    reason: str
+    """Why there is no picture; empty where there is one."""
+    values: tuple[tuple[str, BodyCell], ...]
+    coordinates: str
+    """Right ascension and declination, degrees; empty where the catalogue has none."""
+    viewers: tuple[Viewer, ...]
+    last: int
+    """Row number of the catalogue's last object."""
+
+
+def object_view(explored: ExploredRun, index: int) -> ObjectView:
+    """The page of one object; raises `BadInputError` where there is no such."""
+    partition, row = explored.place(index)
+    table, one = explored.needed_table(), np.array([index])
+    bands: tuple[str, ...] = ()
+    shape, reason = (0, 0, 0), ""
+    try:
+        image = explored.images.image(partition, row)
+        shape = (image.shape[0], image.shape[1], image.shape[2])
+        bands = explored.band_names(shape[0])
+    except PerseidError as error:
+        reason = str(error)
+    names = [*explored.columns(), *table.added]
+    values = tuple(
+        (head_of(name), cell_of(table, name, table.values(name, one)[0])) for name in names
+    )
+    coordinates, viewers = _sky(table, one)
+    return ObjectView(
+        index=index,
+        name=names_of(table, one)[0],
+        bands=bands,
+        color=shown_bands(shape[0]) if bands else (),
+        size=(shape[2], shape[1]),
+        reason=reason,
+        values=values,
+        coordinates=coordinates,
+        viewers=viewers,
+        last=len(table) - 1,
+    )
+
+
+def _sky(table: ObjectTable, one: np.ndarray) -> tuple[str, tuple[Viewer, ...]]:
+    """Coordinates of an object as text, and links to viewers of its place."""
+    pair = next((pair for pair in SKY if all(map(table.has, pair))), None)
+    if pair is None:
+        return "", ()
+    ra, dec = (float(table.numbers(name)[one[0]]) for name in pair)
+    if not (0 <= ra <= 360 and -90 <= dec <= 90):
+        return "", ()
+    viewers = tuple(Viewer(name, form.format(ra=ra, dec=dec)) for name, form in VIEWERS)
+    return f"{ra:.6f} {dec:+.6f}", viewers

@@ -1,0 +1,116 @@
+"""Who may ask this server: only who has the token, by a name that is this machine's own.
+
+The token is the first part of every path, so nothing is kept in the browser, two servers do not
+share cookies, and no other site can make a request that counts. A page of another site that has
+its own name point here (DNS rebinding) is refused by the Host header. The content security policy
+lets a page load and run nothing but what this server sends.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+import socket
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from starlette.responses import PlainTextResponse
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'"
+)
+NOTEBOOK_FRAMES = "http://localhost:* http://127.0.0.1:* https://localhost:* https://127.0.0.1:*"
+"""Where a page may be framed that is shown inside a notebook."""
+
+
+def new_token() -> str:
+    """A fresh secret for one server."""
+    return secrets.token_urlsafe(24)
+
+
+class Guard:
+    """Refuses requests without the token or under a foreign name; an ASGI application.
+
+    Parameters
+    ----------
+    app
+        Sees the path without the token.
+    token
+        First part of every path.
+    host
+        Name that the server was told to listen on, which is allowed beside this machine's own.
+    framed
+        Whether pages may be shown in a frame of a notebook of this machine.
+    """
+
+    def __init__(self, app: App, token: str, host: str = "", *, framed: bool = False) -> None:
+        self._app, self._prefix = app, f"/{token}/".encode()
+        self._names = {"localhost", socket.gethostname().lower(), host.lower()}
+        frames = NOTEBOOK_FRAMES if framed else "'none'"
+        self._headers = [
+            (b"content-security-policy", f"{POLICY}; frame-ancestors {frames}".encode()),
+            (b"x-content-type-options", b"nosniff"),
+            (b"referrer-policy", b"no-referrer"),
+            (b"cross-origin-resource-policy", b"same-origin"),
+            (b"cache-control", b"no-store"),
+        ]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self._app(scope, receive, send)
+            return
+        guarded = self._with_headers(send)
+        refusal = self._refusal(scope)
+        if refusal is not None:
+            await refusal(scope, receive, guarded)
+            return
+        path = scope["path"].encode()[len(self._prefix) - 1 :].decode()
+        await self._app({**scope, "path": path, "raw_path": path.encode()}, receive, guarded)
+
+    def _refusal(self, scope: Scope) -> PlainTextResponse | None:
+        headers = {name.lower(): value for name, value in scope["headers"]}
+        host = headers.get(b"host", b"").decode("latin-1")
+        if not self.knows(host):
+            return PlainTextResponse("This server does not go by that name.\n", 403)
+        origin = headers.get(b"origin")
+        if scope["method"] not in ("GET", "HEAD") and origin is not None:
+            name = origin.decode("latin-1").partition("://")[2]
+            if name != host:
+                return PlainTextResponse("Another site may not change anything here.\n", 403)
+        given = scope["path"].encode()[: len(self._prefix)]
+        if not secrets.compare_digest(given, self._prefix):
+            words = "Open the address that `perseid explore` printed: it holds a token.\n"
+            return PlainTextResponse(words, 403)
+        return None
+
+    def knows(self, host: str) -> bool:
+        """Whether a Host header is one of this machine: an address, localhost, its own name."""
+        name = host.strip().lower()
+        if name.startswith("["):
+            name = name[1:].partition("]")[0]
+        elif name.count(":") == 1:
+            name = name.partition(":")[0]
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return bool(name) and name in self._names
+        return True
+
+    def _with_headers(self, send: Send) -> Send:
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                own = {name for name, _ in message.get("headers", ())}
+                extra = [pair for pair in self._headers if pair[0] not in own]
+                message = {**message, "headers": [*message.get("headers", ()), *extra]}
+            await send(message)
+
+        return guarded

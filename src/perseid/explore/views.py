@@ -1,0 +1,178 @@
+"""What the page's templates are given: plain text, numbers and pictures, nothing that is markup."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from perseid.explore.conditions import Query
+from perseid.explore.explored_run import ExploredRun
+from perseid.explore.object_table import ColumnKind, ObjectTable
+from perseid.explore.plots import Plot
+
+MISSING = "–"
+HEADS = {
+    "object_id": "Object", "z_pred": "z predicted", "z_spec": "z spectroscopic",
+    "anomaly_score": "Score", "anomaly_rank": "Rank", "label": "Label", "flag": "State",
+    "partition": "Partition", "row": "Row", "learned_score": "Learned score",
+    "learned_rank": "Learned rank", "rating": "Rating",
+}  # fmt: skip
+"""Heads of our own columns; others go by their names."""
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A condition that holds, and the address without it."""
+
+    words: str
+    address: str
+    selects: bool
+    """Whether it selects, rather than filters."""
+
+
+@dataclass(frozen=True)
+class HeadCell:
+    """The head of a column: a link that sorts by it."""
+
+    text: str
+    address: str
+    sorted: str
+    """``ascending``, ``descending`` or empty, as ARIA says it."""
+    number: bool
+
+
+@dataclass(frozen=True)
+class BodyCell:
+    """One value."""
+
+    text: str
+    number: bool
+    title: str = ""
+    """All digits, where the text is rounded."""
+
+
+@dataclass(frozen=True)
+class BodyRow:
+    """One object of the table."""
+
+    index: int
+    """Row number of the catalogue."""
+    name: str
+    cells: tuple[BodyCell, ...]
+
+
+@dataclass(frozen=True)
+class ColumnChoice:
+    """A column that can be filtered by."""
+
+    name: str
+    text: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class ObjectsView:
+    """The page of all objects at one address."""
+
+    words: str
+    """How many objects there are, and how many of them are selected."""
+    chips: tuple[Chip, ...]
+    plots: tuple[Plot, ...]
+    heads: tuple[HeadCell, ...]
+    rows: tuple[BodyRow, ...]
+    page: int
+    pages: int
+    total: int
+    """Rows on all pages of the table."""
+    previous: str
+    """Address of the page before; empty on the first."""
+    next: str
+    address: str
+    """The canonical query string."""
+    columns: tuple[ColumnChoice, ...]
+    colors: tuple[tuple[str, str], ...]
+    color: str
+    selecting: bool
+    cleared: str
+    """Address without any condition."""
+
+
+def objects_view(explored: ExploredRun, query: Query) -> ObjectsView:
+    """Everything that the page of objects shows at this address."""
+    table, page = explored.needed_table(), explored.page(query)
+    query = replace(query, page=page.number)
+    shown, plots = explored.shown(query), explored.plots()
+    chips = [Chip(c.words(table), query.without(c).address(), False) for c in query.filters]
+    chips += [Chip(c.words(table), query.without(c).address(), True) for c in query.selection]
+    names = explored.columns()
+    return ObjectsView(
+        words=shown.words(len(table)),
+        chips=tuple(chips),
+        plots=tuple(plots.draw(name, shown, query.color) for name in plots.names()),
+        heads=tuple(_head(name, query, table) for name in names),
+        rows=_rows(table, names, page.rows),
+        page=page.number,
+        pages=page.pages,
+        total=page.total,
+        previous=replace(query, page=page.number - 1).address() if page.number > 1 else "",
+        next=replace(query, page=page.number + 1).address() if page.number < page.pages else "",
+        address=query.address(),
+        columns=tuple(
+            ColumnChoice(name, head_of(name), table.kind(name).value)
+            for name in (*names, *table.added) if table.has(name)
+        ),
+        colors=tuple(plots.colors()) if "map" in plots.names() else (),
+        color=query.color,
+        selecting=bool(query.selection),
+        cleared=replace(query, filters=(), selection=(), page=1).address(),
+    )  # fmt: skip
+
+
+def head_of(name: str) -> str:
+    """What a column is called on the page."""
+    return HEADS.get(name, name)
+
+
+def _head(name: str, query: Query, table: ObjectTable) -> HeadCell:
+    way = ""
+    if name == query.sort:
+        way = "descending" if query.descending else "ascending"
+    number = table.kind(name) is ColumnKind.NUMBER
+    return HeadCell(head_of(name), query.sorted_by(name).address(), way, number)
+
+
+def _rows(table: ObjectTable, names: list[str], rows: np.ndarray) -> tuple[BodyRow, ...]:
+    columns = [
+        [cell_of(table, name, value) for value in table.values(name, rows)] for name in names
+    ]
+    ids = names_of(table, rows)
+    return tuple(
+        BodyRow(int(index), ids[i], tuple(column[i] for column in columns))
+        for i, index in enumerate(rows)
+    )
+
+
+def names_of(table: ObjectTable, rows: np.ndarray) -> list[str]:
+    """What objects are called: their ids, or partition and row where they have none."""
+    places = zip(table.values("partition", rows), table.values("row", rows), strict=True)
+    fallback = [f"{partition} row {row}" for partition, row in places]
+    if "object_id" not in table.names:
+        return fallback
+    ids = table.values("object_id", rows)
+    return [
+        other if given is None else str(given) for given, other in zip(ids, fallback, strict=True)
+    ]
+
+
+def cell_of(table: ObjectTable, name: str, value: object) -> BodyCell:
+    """A value as the page shows it."""
+    kind = table.kind(name)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return BodyCell(MISSING, kind is ColumnKind.NUMBER)
+    if kind is ColumnKind.CATEGORY and isinstance(value, int) and not isinstance(value, bool):
+        return BodyCell(table.category_name(name, value), False)
+    if isinstance(value, float):
+        return BodyCell(f"{value:.5g}", True, repr(value))
+    return BodyCell(str(value), kind is ColumnKind.NUMBER)

@@ -1,0 +1,392 @@
+"""Partition size, world size, memory and processor for a deadline and a budget: a stated model.
+
+Time of a run = initialize + the map's own start + cold start + the slowest worker + summarize;
+a worker's time = its rows through the model, or its bytes through the network where that is
+slower, and a rank's own beginning and end. Cost as billed, from `perseid.measure.cost`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+
+from perseid.errors import BadInputError
+from perseid.measure.calibration import Calibration, vcpus
+from perseid.measure.cost import Usage, cost, map_transitions
+from perseid.measure.measured_run import MIB
+from perseid.measure.prices import Prices
+from perseid.measure.report_line import Report
+
+PARTITIONS_MB = (5.0, 10.0, 25.0, 50.0, 75.0, 100.0, 200.0)
+MEMORIES_MB = (512, 1024, 1769, 2048, 3008, 3538, 5307, 7076, 8845, 10_240)
+INITIALIZE_SECONDS = 2.5
+"""Cold start of a small function and a listing. An assumption, not a measurement on AWS."""
+MAP_SECONDS = 1.0
+"""A Distributed Map reads its items and begins. An assumption."""
+SUMMARIZE_SECONDS = 2.5
+"""Cold start of a small function. An assumption."""
+COLLECT_SECONDS = 0.05 / 32
+"""Reading one rank's objects: 0.049 s each as published, 32 at once here."""
+CHILD_SECONDS = 0.018
+"""What a further worker adds to the map: slope of the published map states (25 MB partitions,
+20.15 s with 82 workers to 28.08 s with 517), all causes together."""
+STRAGGLER = 4.0
+"""The slowest 5 % of workers in the published 517-worker runs take up to so many times the
+median: the upper end of a plan's time."""
+SCALING_SECONDS = 10.0
+"""A function gets `Limits.scaling` further environments each so many seconds."""
+FULL = 0.85
+"""A worker should not use more than this part of its memory."""
+LATE = 0.8
+"""Nor more than this part of its time-out, at the upper end of the estimate."""
+GAIN = 0.98
+"""What a limit must make of the time, when it is doubled, to be named as binding."""
+REQUESTS_A_PARTITION, OBJECTS_A_RANK = 5, 4
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an account, a function and the network allow."""
+
+    concurrency: int = 1000
+    """Workers at once; new accounts may have 10."""
+    scaling: int = 1000
+    """Further environments of one function each 10 seconds."""
+    memory_mb: int = 10_240
+    """Largest memory of a function; new accounts may have 3,008."""
+    network: float = 1.0
+    """Factor on the calibration's network."""
+    timeout: float = 900.0
+    """Seconds a worker may take."""
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not value > 0:
+                raise BadInputError(f"{name} must be above 0, not {value}")
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a plan is asked for: the data, a deadline, a budget."""
+
+    data_bytes: float
+    deadline: float | None = None
+    """Seconds for the whole run."""
+    budget: float | None = None
+    """USD."""
+    partitions_mb: Sequence[float] = PARTITIONS_MB
+    """Sizes to choose from, MB of 2^20 bytes."""
+    memories_mb: Sequence[int] = MEMORIES_MB
+    architectures: Sequence[str] = ("x86",)
+    """All at the calibration's pace: calibrate on the one that is to be used."""
+    limits: Limits = field(default_factory=Limits)
+    sure: bool = False
+    """Whether the upper ends of time and cost are held against the wishes, not the expected."""
+
+    def within(self, option: PlanOption, *, deadline: bool = True) -> bool:
+        """Whether an option keeps the budget, and the deadline unless it is not to count."""
+        seconds, usd = option.seconds.expected, option.usd.expected
+        if self.sure:
+            seconds, usd = option.seconds.high, option.usd.high
+        late = deadline and self.deadline is not None and seconds > self.deadline
+        return not late and (self.budget is None or usd <= self.budget)
+
+    def __post_init__(self) -> None:
+        for name in ("data_bytes", "deadline", "budget"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise BadInputError(f"{name.replace('_', ' ')} must be above 0, not {value:g}")
+
+
+@dataclass(frozen=True)
+class Range:
+    """An estimate: the expected value, and the ends of its range."""
+
+    low: float
+    expected: float
+    high: float
+
+
+@dataclass(frozen=True)
+class PlanOption:
+    """One choice of partition size, world size and memory, with what it takes."""
+
+    partition_mb: float
+    partitions: int
+    world_size: int
+    memory_mb: int
+    architecture: str
+    seconds: Range
+    """The whole run."""
+    usd: Range
+    """As billed, every start cold."""
+    worker_mb: float
+    """Peak memory of a worker."""
+    parts: dict[str, float]
+    """Expected seconds of each part of the run."""
+
+    @property
+    def vcpus(self) -> float:
+        """The vCPUs that Lambda gives a worker of this memory."""
+        return vcpus(self.memory_mb)
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to do, and what stands in the way of better."""
+
+    option: PlanOption | None
+    """None: nothing keeps both the deadline and the budget."""
+    fastest: PlanOption
+    """Whatever it costs."""
+    cheapest: PlanOption
+    """However long it takes."""
+    front: tuple[PlanOption, ...]
+    """No other option is both faster and cheaper than one of these; by time."""
+    binds: tuple[str, ...]
+    """One sentence each, the strongest first."""
+
+    def to_json(self) -> dict[str, object]:
+        """The plan as JSON values, for ``--json``."""
+        return asdict(self)
+
+
+def advise(ask: Ask, calibration: Calibration, prices: Prices | None = None) -> Advice:
+    """The cheapest option that keeps the deadline; the fastest within the budget without one.
+
+    With neither, the one of least time x cost. `Ask.sure` says which ends of the estimates count.
+
+    Raises
+    ------
+    BadInputError
+        No memory on offer is enough for a worker, or no partition is small enough for the
+        time-out.
+    """
+    prices = prices or Prices()
+    options = list(_options(ask, calibration, prices))
+    if not options:
+        raise BadInputError(_impossible(ask, calibration))
+    fastest = min(options, key=lambda o: (o.seconds.expected, o.usd.expected))
+    cheapest = min(options, key=lambda o: (o.usd.expected, o.seconds.expected))
+    chosen = _choose(ask, options)
+    binds = tuple(_binds(ask, calibration, prices, chosen, fastest, cheapest))
+    return Advice(chosen, fastest, cheapest, _front(options), binds)
+
+
+def _choose(ask: Ask, options: Sequence[PlanOption]) -> PlanOption | None:
+    fit = [option for option in options if ask.within(option)]
+    if not fit:
+        return None
+    if ask.deadline is not None:
+        return min(fit, key=lambda o: (o.usd.expected, o.seconds.expected))
+    if ask.budget is not None:
+        return min(fit, key=lambda o: (o.seconds.expected, o.usd.expected))
+    return min(fit, key=lambda o: o.seconds.expected * o.usd.expected)
+
+
+def _options(ask: Ask, calibration: Calibration, prices: Prices) -> Iterator[PlanOption]:
+    for size in ask.partitions_mb:
+        files = max(1, math.ceil(round(ask.data_bytes / (size * MIB), 6)))
+        for world in _world_sizes(files):
+            for memory in ask.memories_mb:
+                if memory > ask.limits.memory_mb:
+                    continue
+                for arch in ask.architectures:
+                    option = estimate(ask, calibration, prices, size, files, world, memory, arch)
+                    if option is not None:
+                        yield option
+
+
+def _world_sizes(files: int) -> list[int]:
+    """One file a worker, 2, 4, 8 …"""
+    return sorted({math.ceil(files / 2**power) for power in range(8)}, reverse=True)
+
+
+def estimate(
+    ask: Ask,
+    calibration: Calibration,
+    prices: Prices,
+    partition_mb: float,
+    partitions: int,
+    world_size: int,
+    memory_mb: int,
+    architecture: str,
+) -> PlanOption | None:
+    """Time and cost of one option; None where a worker would not fit its memory or its time."""
+    most = math.ceil(partitions / world_size)
+    share = min(1.0, most / partitions)
+    rows = ask.data_bytes * share / calibration.row_bytes
+    worker_mb = calibration.worker_mb(rows)
+    if worker_mb > FULL * memory_mb:
+        return None
+    fetch = ask.data_bytes * share / 1e6 / (calibration.network_mb_s * ask.limits.network)
+    work = _spread(calibration, rows / calibration.rate(memory_mb), fetch)
+    own = calibration.rank_seconds
+    ready = calibration.ready_seconds / min(1.0, vcpus(memory_mb))
+    if ready + own + work.high > LATE * ask.limits.timeout:
+        return None
+    times, parts = _times(ask.limits, calibration, world_size, work, ready + own)
+    used = [_usd(ask, prices, partitions, world_size, memory_mb, architecture, s)
+            for s in _billed(calibration, work, share * world_size, ready + own)]  # fmt: skip
+    return PlanOption(
+        partition_mb, partitions, world_size, memory_mb, architecture,
+        times, Range(*used), worker_mb, parts,
+    )  # fmt: skip
+
+
+def _spread(calibration: Calibration, compute: float, fetch: float) -> Range:
+    """A worker's reading and computing, which overlap: at best, expected, as a straggler."""
+    return Range(
+        max(compute / calibration.doubt, fetch / calibration.doubt),
+        max(compute, fetch),
+        max(compute * max(calibration.doubt, STRAGGLER), fetch * calibration.doubt),
+    )
+
+
+def _times(
+    limits: Limits, calibration: Calibration, world_size: int, work: Range, own: float
+) -> tuple[Range, dict[str, float]]:
+    """The whole run's time, and the expected parts of it."""
+    at_once = min(world_size, limits.concurrency)
+    waves = math.ceil(world_size / limits.concurrency)
+    late = max(0.0, at_once - limits.scaling) / limits.scaling * SCALING_SECONDS
+    slowest = work.expected * math.exp(
+        calibration.variation * math.sqrt(2 * math.log(max(2, at_once)))
+    )
+    parts = {
+        "initialize": INITIALIZE_SECONDS,
+        "start of the map": MAP_SECONDS + CHILD_SECONDS * world_size + late,
+        "workers": own + slowest + (waves - 1) * (calibration.rank_seconds + work.expected),
+        "summarize": SUMMARIZE_SECONDS + COLLECT_SECONDS * world_size,
+    }
+    whole = sum(parts.values())
+    low = whole - CHILD_SECONDS * world_size - (slowest - work.low)
+    low -= (waves - 1) * (work.expected - work.low)
+    # In the last wave only the straggler counts: others fill the gaps of earlier ones.
+    return Range(low, whole, whole + max(0.0, work.high - slowest)), parts
+
+
+def _billed(calibration: Calibration, work: Range, fullness: float, own: float) -> Iterator[float]:
+    """Seconds that a worker is billed on average: 5 % of stragglers at the upper end."""
+    high = 0.95 * work.expected * calibration.doubt + 0.05 * work.high
+    for part in (work.low, work.expected, max(high, work.expected)):
+        yield own + part / max(1.0, fullness)
+
+
+def _usd(
+    ask: Ask,
+    prices: Prices,
+    partitions: int,
+    world_size: int,
+    memory_mb: int,
+    architecture: str,
+    seconds: float,
+) -> float:
+    report = Report("", seconds * 1e3, math.ceil(seconds * 1e3), memory_mb, 0.0)
+    worker = cost(Usage(reports=[report], architecture=architecture), prices).total
+    usage = Usage(
+        transitions=map_transitions(world_size, world_size),
+        s3_gets=partitions * REQUESTS_A_PARTITION + world_size * OBJECTS_A_RANK,
+        s3_puts=world_size * OBJECTS_A_RANK + 6 + partitions // 1000 + 1,
+        stored_bytes=ask.data_bytes,
+        stored_seconds=seconds + INITIALIZE_SECONDS + SUMMARIZE_SECONDS,
+        log_bytes=1000.0 * world_size,
+    )
+    return world_size * worker + cost(usage, prices).total
+
+
+def _front(options: Iterable[PlanOption]) -> tuple[PlanOption, ...]:
+    """By time, each cheaper than all faster ones."""
+    front: list[PlanOption] = []
+    for option in sorted(options, key=lambda o: (o.seconds.expected, o.usd.expected)):
+        if not front or option.usd.expected < front[-1].usd.expected:
+            front.append(option)
+    return tuple(front)
+
+
+def _binds(
+    ask: Ask,
+    calibration: Calibration,
+    prices: Prices,
+    chosen: PlanOption | None,
+    fastest: PlanOption,
+    cheapest: PlanOption,
+) -> Iterator[str]:
+    """What keeps the run from being faster: each limit doubled in turn, strongest first."""
+    if chosen is None:
+        yield from _unfit(ask, fastest, cheapest)
+    before = (chosen or fastest).seconds.expected
+    now = _fastest(ask, calibration, prices)
+    gains = []
+    for name, words, changed, pace in _relaxed(ask, calibration):
+        ratio = _fastest(changed, pace, prices) / now
+        if ratio < GAIN:
+            gains.append((ratio, f"{name}: {words}"))
+    for ratio, text in sorted(gains):
+        yield f"{text} the fastest run would take {1 - ratio:.0%} less"
+    fixed = INITIALIZE_SECONDS + MAP_SECONDS + SUMMARIZE_SECONDS + calibration.ready_seconds
+    if fixed > 0.5 * before:
+        yield f"starting: {fixed:.1f} s of {before:.1f} s are starts that no size changes"
+
+
+def _fastest(ask: Ask, calibration: Calibration, prices: Prices) -> float:
+    """Seconds of the fastest option within the budget; of all where none is."""
+    found = list(_options(ask, calibration, prices))
+    within = [option for option in found if ask.within(option, deadline=False)] or found
+    return min(o.seconds.expected for o in within)
+
+
+def _relaxed(ask: Ask, calibration: Calibration) -> Iterator[tuple[str, str, Ask, Calibration]]:
+    limits = ask.limits
+    for name, words, change in (
+        ("concurrency", f"with {2 * limits.concurrency:,} workers at once",
+         {"concurrency": 2 * limits.concurrency}),
+        ("rate of scaling", f"with {2 * limits.scaling:,} new environments each 10 s",
+         {"scaling": 2 * limits.scaling}),
+        ("network", "with twice the bytes a second", {"network": 2 * limits.network}),
+        ("memory", f"with functions up to {2 * limits.memory_mb:,} MB",
+         {"memory_mb": 2 * limits.memory_mb}),
+    ):  # fmt: skip
+        more = [*ask.memories_mb, 2 * limits.memory_mb] if name == "memory" else ask.memories_mb
+        yield (
+            name,
+            words,
+            replace(ask, limits=replace(limits, **change), memories_mb=more),
+            calibration,
+        )
+    faster = replace(calibration, rows_per_second=2 * calibration.rows_per_second)
+    yield "pace of the model", "with twice the rows a second", ask, faster
+    if ask.budget is not None:
+        twice = replace(ask, budget=2 * ask.budget)
+        yield "price", f"with {2 * ask.budget:g} USD", twice, calibration
+
+
+def _unfit(ask: Ask, fastest: PlanOption, cheapest: PlanOption) -> Iterator[str]:
+    """Which of the two wishes cannot be had, and what would be needed."""
+    alone = replace(ask, budget=None)
+    late, dear = not alone.within(fastest), not ask.within(cheapest, deadline=False)
+    if late:
+        seconds = fastest.seconds.high if ask.sure else fastest.seconds.expected
+        yield f"deadline: the fastest option takes {seconds:.1f} s, not {ask.deadline:g} s"
+    if dear:
+        usd = cheapest.usd.high if ask.sure else cheapest.usd.expected
+        yield f"budget: the cheapest option costs {usd:.3g} USD, not {ask.budget:g} USD"
+    if not late and not dear:
+        yield "price: what keeps the deadline costs more than the budget"
+
+
+def _impossible(ask: Ask, calibration: Calibration) -> str:
+    smallest = min(ask.partitions_mb)
+    rows = smallest * MIB / calibration.row_bytes
+    need = calibration.worker_mb(rows) / FULL
+    largest = min(max(ask.memories_mb), ask.limits.memory_mb)
+    if need > largest:
+        return (
+            f"memory binds: a worker with one partition of {smallest:g} MB needs {need:,.0f} MB, "
+            f"but functions may have {largest:,} MB; allow more memory or smaller partitions"
+        )
+    return (
+        f"the time-out binds: a worker with one partition of {smallest:g} MB may take more than "
+        f"{ask.limits.timeout:g} s on {largest:,} MB; allow smaller partitions or more memory"
+    )

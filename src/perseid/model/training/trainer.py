@@ -1,0 +1,344 @@
+"""The two phases of a training: the masked autoencoder, then the redshift.
+
+Every random number follows from (seed, phase, epoch, step), so a training that goes on from a
+checkpoint ends with the same bits as one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from perseid.errors import RunInterruptedError
+from perseid.model.training.astromae import AstroMAE, MaskedAutoencoder
+from perseid.model.training.data import TrainingSet
+from perseid.model.training.steps import (
+    SYMMETRIES,
+    RunningMean,
+    WhitenedLinear,
+    color_parameters,
+    encoder_parameters,
+    head_only,
+    image_parameters,
+    jitter_per_band,
+    rate,
+    redshift_loss,
+    turned,
+)
+from perseid.model.training.train_options import Report, Stop, TrainEvent, TrainOptions
+from perseid.survey.splits import TRAIN, VALIDATION
+
+PHASES = ("pretrain", "redshift")
+CHECKPOINT_SECONDS = 60.0
+"""A checkpoint at the end of each epoch, and after this long within one."""
+CACHE_BYTES = 1 << 30
+"""Encoder outputs of a frozen encoder are kept between epochs up to this size."""
+FROZEN_SYMMETRIES = 2
+"""Of a frozen encoder's view: it hardly changes with a turn, so unturned and mirrored ones do,
+while the trained image branch sees all eight."""
+EVALUATION_BATCH = 256
+
+
+@dataclass
+class TrainingProgress:
+    """Where a training stands; plain values, part of the checkpoint."""
+
+    phase: int = 0
+    """Index in `PHASES`; 2 when all is done."""
+    epoch: int = 0
+    """Epochs done in this phase."""
+    step: int = 0
+    """Steps done in this epoch."""
+    loss_sum: float = 0.0
+    """Of this epoch's steps."""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """One entry an epoch."""
+
+
+Save = Callable[["Trainer"], None]
+"""Writes the trainer's state to its checkpoint."""
+
+
+class Trainer:
+    """One training in memory; `run` does what is left of it and calls `save` on the way.
+
+    `trained`: the model has the weights of a former training, which are gone on from.
+    """
+
+    def __init__(
+        self,
+        model: AstroMAE,
+        data: TrainingSet,
+        options: TrainOptions,
+        device: torch.device,
+        *,
+        trained: bool = False,
+    ) -> None:
+        self.model, self.data, self.options, self.device = model, data, options, device
+        self.progress = TrainingProgress()
+        self.best: dict[str, Tensor] = {}
+        self.best_validation = float("inf")
+        self._cache: dict[int, Tensor] = {}
+        layers = model.inception_model.magnitude_block
+        first = layers[0]
+        assert isinstance(first, nn.Linear)
+        magnitudes = torch.from_numpy(data.magnitudes[data.rows(TRAIN, supervised=False)])
+        layers[0] = WhitenedLinear(first, model.scale_magnitude(magnitudes), trained=trained)
+        model.to(device)
+        inception = model.inception_model.vis_inception
+        # convolutions over few channels: 1.7 times faster on a CPU
+        inception.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._begin_phase()
+
+    def run(self, report: Report, stop: Stop, save: Save) -> None:
+        """Train until done; raises `RunInterruptedError`, with a checkpoint, if `stop` says so."""
+        while self.progress.phase < len(PHASES):
+            while self.progress.epoch < self._epochs():
+                self._epoch(report, stop, save)
+                save(self)
+            self._end_phase()
+            self.progress.phase, self.progress.epoch = self.progress.phase + 1, 0
+            self._begin_phase()
+            save(self)
+
+    def state(self) -> dict[str, Any]:
+        """For the checkpoint; `restore` takes it back."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict() if self.optimizer else None,
+            "mean": self.mean.mean,
+            "mean_steps": self.mean.steps,
+            "best": self.best,
+            "best_validation": self.best_validation,
+            "progress": dict(self.progress.__dict__),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where the checkpoint stood."""
+        self.progress = TrainingProgress(**state["progress"])
+        self.model.load_state_dict(state["model"])
+        self._begin_phase()
+        if self.optimizer and state["optimizer"]:
+            self.optimizer.load_state_dict(state["optimizer"])
+        self.mean.steps = int(state["mean_steps"])
+        self.mean.mean = {name: t.to(self.device) for name, t in state["mean"].items()}
+        self.best = {name: t.to(self.device) for name, t in state["best"].items()}
+        self.best_validation = float(state["best_validation"])
+
+    def finished(self) -> AstroMAE:
+        """The trained model, its magnitude layer an ordinary one again, on the CPU."""
+        layers = self.model.inception_model.magnitude_block
+        first = layers[0]
+        assert isinstance(first, WhitenedLinear)
+        layers[0] = first.folded()
+        if self.options.magnitudes_only:
+            joined = self.model.concat_block[0]
+            assert isinstance(joined, nn.Linear)
+            with torch.no_grad():  # so that the model ignores images wherever it runs
+                joined.weight[:, : 2 * self.model.config.projection] = 0.0
+        return self.model.cpu().eval()
+
+    def predict(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Redshifts (n,) of rows with the weights as they are."""
+        self.model.eval()
+        parts = []
+        with torch.no_grad():
+            for start in range(0, len(rows), EVALUATION_BATCH):
+                part = rows[start : start + EVALUATION_BATCH]
+                parts.append(self._redshift(part, 0, self._magnitudes(part)).squeeze(1).cpu())
+        return torch.cat(parts).numpy() if parts else np.empty(0, np.float32)
+
+    # One phase
+
+    @property
+    def _phase(self) -> str:
+        return PHASES[min(self.progress.phase, len(PHASES) - 1)]
+
+    def _epochs(self) -> int:
+        if self._phase == "redshift":
+            return self.options.epochs
+        useless = self.model.decoder is None or self.options.magnitudes_only
+        return 0 if useless else self.options.pretrain_epochs
+
+    def _begin_phase(self) -> None:
+        o = self.options
+        self.optimizer: torch.optim.Optimizer | None = None
+        self._cache = {}
+        self.model.zero_grad(set_to_none=True)
+        groups: list[dict[str, Any]]
+        if self._phase == "pretrain":
+            groups = [{"params": encoder_parameters(self.model), "peak": o.pretrain_lr}]
+        else:
+            groups = [{"params": color_parameters(self.model), "peak": o.lr}]
+            if not o.magnitudes_only:
+                peak = o.lr * o.image_lr
+                groups.append({"params": image_parameters(self.model), "peak": peak})
+                if not o.frozen:
+                    groups.append({"params": encoder_parameters(self.model), "peak": 0.1 * peak})
+        self.optimizer = torch.optim.AdamW(groups, lr=o.lr, weight_decay=o.weight_decay)
+        self.mean = RunningMean(o.ema, self.model.state_dict())
+        self.best, self.best_validation = {}, float("inf")
+
+    def _end_phase(self) -> None:
+        """The phase's result becomes the model: the mean weights of the best epoch."""
+        if self.best:
+            self.model.load_state_dict(self.best)
+        if self._phase == "pretrain" and self.model.decoder is not None and self._epochs():
+            self.model.eval()
+            rows = self.data.rows(TRAIN, supervised=False)[:4096]
+            MaskedAutoencoder(self.model).measure_residual_scale(self._images(rows, 0))
+
+    def _epoch(self, report: Report, stop: Stop, save: Save) -> None:
+        p, rows = self.progress, self._training_rows()
+        order = self._generator(p.epoch, 0).permutation(rows)
+        steps = max(1, len(rows) // self.options.batch)
+        saved = begun = time.monotonic()
+        while p.step < steps:
+            if stop():
+                save(self)
+                raise RunInterruptedError(
+                    f"training stopped in epoch {p.epoch + 1} of {self._phase}: --resume goes on"
+                )
+            part = order[p.step * self.options.batch : (p.step + 1) * self.options.batch]
+            p.loss_sum += self._step(part, p.epoch * steps + p.step, steps * self._epochs())
+            p.step += 1
+            report(self._event(steps))
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                save(self)
+                saved = time.monotonic()
+        self._close_epoch(steps, time.monotonic() - begun, report)
+
+    def _close_epoch(self, steps: int, seconds: float, report: Report) -> None:
+        p = self.progress
+        validation = self._validate()
+        report(self._event(steps, validation))
+        p.history.append(
+            {
+                "phase": self._phase,
+                "epoch": p.epoch + 1,
+                "loss": p.loss_sum / steps,
+                "validation": validation,
+                "seconds": round(seconds, 3),
+            }
+        )
+        p.epoch, p.step, p.loss_sum = p.epoch + 1, 0, 0.0
+
+    def _event(self, steps: int, validation: float | None = None) -> TrainEvent:
+        p = self.progress
+        mean = p.loss_sum / max(p.step, 1)
+        return TrainEvent(self._phase, p.epoch + 1, self._epochs(), p.step, steps, mean, validation)
+
+    def _step(self, rows: NDArray[np.int64], step: int, steps: int) -> float:
+        assert self.optimizer is not None
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * rate(step, steps)
+        random = self._generator(self.progress.epoch, 1 + self.progress.step)
+        self._train_mode()
+        loss = self._loss(rows, random)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
+        self.optimizer.step()
+        self.mean.update(self.model.state_dict())
+        return float(loss.detach())
+
+    def _loss(self, rows: NDArray[np.int64], random: np.random.Generator) -> Tensor:
+        symmetry = int(random.integers(SYMMETRIES))
+        if self._phase == "pretrain":
+            generator = torch.Generator().manual_seed(int(random.integers(1 << 62)))
+            autoencoder = MaskedAutoencoder(self.model)
+            loss: Tensor = autoencoder(
+                self._images(rows, symmetry), self.options.mask_ratio, generator
+            )
+            return loss
+        magnitudes = self.data.magnitudes[rows]
+        spread = self.options.jitter * jitter_per_band(magnitudes.shape[1])
+        noise = random.standard_normal(magnitudes.shape).astype(np.float32) * spread
+        jittered = torch.from_numpy(magnitudes + noise).to(self.device)
+        true = torch.from_numpy(self.data.redshift[rows]).to(self.device)
+        return redshift_loss(self._redshift(rows, symmetry, jittered), true)
+
+    def _validate(self) -> float:
+        """Error on the validation rows with the mean weights; the best ones are kept."""
+        trained = {name: t.clone() for name, t in self.model.state_dict().items()}
+        self.model.load_state_dict(self.mean.mean)
+        self.model.eval()
+        rows = self.data.rows(VALIDATION, supervised=self._phase == "redshift")
+        value = self._masked_error(rows) if self._phase == "pretrain" else self._mae(rows)
+        if not len(rows) or value <= self.best_validation:
+            self.best = {name: t.clone() for name, t in self.mean.mean.items()}
+            self.best_validation = value
+        self.model.load_state_dict(trained)
+        return value
+
+    def _mae(self, rows: NDArray[np.int64]) -> float:
+        return float(np.mean(np.abs(self.predict(rows) - self.data.redshift[rows])))
+
+    def _masked_error(self, rows: NDArray[np.int64]) -> float:
+        total = 0.0
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for start in range(0, len(rows), EVALUATION_BATCH):
+                part = rows[start : start + EVALUATION_BATCH]
+                autoencoder = MaskedAutoencoder(self.model)
+                loss = autoencoder(self._images(part, 0), self.options.mask_ratio, generator)
+                total += float(loss) * len(part)
+        return total / max(len(rows), 1)
+
+    # Rows to tensors
+
+    def _training_rows(self) -> NDArray[np.int64]:
+        return self.data.rows(TRAIN, supervised=self._phase == "redshift")
+
+    def _generator(self, epoch: int, stream: int) -> np.random.Generator:
+        return np.random.default_rng([self.options.seed, self.progress.phase, epoch, stream])
+
+    def _train_mode(self) -> None:
+        self.model.train()
+        if self._phase == "redshift" and self.options.frozen:
+            self.model.blocks.eval()  # their BatchNorm statistics stay as pre-trained
+
+    def _images(self, rows: NDArray[np.int64], symmetry: int) -> Tensor:
+        return turned(torch.from_numpy(self.data.images[rows]), symmetry).to(self.device)
+
+    def _magnitudes(self, rows: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(self.data.magnitudes[rows]).to(self.device)
+
+    def _redshift(self, rows: NDArray[np.int64], symmetry: int, magnitudes: Tensor) -> Tensor:
+        if self.options.magnitudes_only:
+            return head_only(self.model, magnitudes)
+        images = self._images(rows, symmetry)
+        scaled = self.model.scale_image(images).contiguous(memory_format=torch.channels_last)
+        if self.options.frozen:
+            pooled = self._pooled(rows, symmetry, scaled)
+        else:
+            pooled = self.model.encode(scaled)[:, 1:].mean(dim=1)
+        return self.model.redshift(scaled, pooled, magnitudes)
+
+    def _pooled(self, rows: NDArray[np.int64], symmetry: int, scaled: Tensor) -> Tensor:
+        """The frozen encoder's output; kept between epochs where it fits.
+
+        Filled for all rows at once in fixed batches: the bits do not depend on which rows were
+        asked for first, so a resumed training sees the same.
+        """
+        n, width = len(self.data.redshift), self.model.config.width
+        if FROZEN_SYMMETRIES * n * width * 4 > CACHE_BYTES:
+            return self._encode(scaled)
+        symmetry %= FROZEN_SYMMETRIES
+        if symmetry not in self._cache:
+            parts = np.split(np.arange(n), range(EVALUATION_BATCH, n, EVALUATION_BATCH))
+            images = (self.model.scale_image(self._images(part, symmetry)) for part in parts)
+            self._cache[symmetry] = torch.cat([self._encode(part) for part in images])
+        return self._cache[symmetry][torch.from_numpy(rows).to(self.device)]
+
+    def _encode(self, scaled: Tensor) -> Tensor:
+        self.model.blocks.eval()
+        with torch.no_grad():
+            return self.model.encode(scaled)[:, 1:].mean(dim=1)

@@ -1,0 +1,87 @@
+"""How many ids of a survey occur again, without holding them all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perseid.pipeline.ids import Ids
+
+BUCKETS = 16
+"""Parts by which ids are counted: one of them is in memory at a time."""
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)
+"""2^64 over the golden ratio: its product's leading bits depend on all bits of an id."""
+
+Keys = NDArray[np.uint64]
+
+
+class IdSpill:
+    """Counts repeated ids by way of files, a bucket each: 8 bytes an id.
+
+    Parameters
+    ----------
+    folder
+        Where the files may lie; it exists.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._paths = [folder / f"ids-{number}" for number in range(BUCKETS)]
+
+    def add(self, columns: Iterable[Ids | None]) -> None:
+        """Note the ids of some partitions."""
+        for path, keys in zip(self._paths, buckets(columns), strict=True):
+            if len(keys):
+                with open(path, "ab") as file:
+                    file.write(keys.tobytes())
+
+    def repeats(self) -> int:
+        """How many ids are those of an earlier object, too; the files are removed."""
+        total = 0
+        for path in self._paths:
+            if path.exists():
+                total += count_repeats(np.fromfile(path, np.uint64))
+                path.unlink()
+        return total
+
+
+def buckets(columns: Iterable[Ids | None]) -> list[Keys]:
+    """The ids as keys, those that are equal in the same one of `BUCKETS` arrays."""
+    keys = np.concatenate([keys_of(ids) for ids in columns if ids is not None] or [_none()])
+    number = (keys * _SPREAD) >> np.uint64(60)
+    order = np.argsort(number, kind="stable")
+    ends = np.searchsorted(number[order], np.arange(1, BUCKETS))
+    return np.split(keys[order], ends)
+
+
+def count_repeats(keys: Keys) -> int:
+    """Keys that are equal to an earlier one."""
+    keys.sort()
+    return int(np.count_nonzero(keys[1:] == keys[:-1]))
+
+
+def keys_of(ids: Ids) -> Keys:
+    """A key an id that is not missing: the same one for 7 and the text "7".
+
+    A text that is no number has a hash of 64 bits for its key: of 50 million of them two share one
+    in one survey of 15,000.
+    """
+    known = np.ma.compressed(ids) if np.ma.isMaskedArray(ids) else ids
+    if known.dtype.kind != "U":
+        return known.astype(np.int64 if known.dtype.kind == "i" else np.uint64).view(np.uint64)
+    return np.fromiter((_key(text) for text in known.tolist()), np.uint64, len(known))
+
+
+def _key(text: str) -> int:
+    if text.isascii() and text.removeprefix("-").isdecimal() and len(text) <= 20:
+        number = int(text)
+        if str(number) == text and -(1 << 63) <= number < 1 << 64:
+            return number % (1 << 64)
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest())
+
+
+def _none() -> Keys:
+    return np.empty(0, np.uint64)

@@ -1,0 +1,202 @@
+"""The merge of what ranks left in the store: no more of a large survey than scores is held.
+
+Statistics of all partitions first, then every rank's objects against them. The rows of a small
+survey are kept and written as one file. Those of a large one are read again, without their
+features, when the ranks of all scores are known: a part of the catalogue for a block of ranks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from perseid.pipeline import layout, merge, rank_outputs
+from perseid.pipeline.catalogue_limits import LIMITS, CatalogueLimits
+from perseid.pipeline.catalogue_reader import retire_parts
+from perseid.pipeline.columns import PartitionResult
+from perseid.pipeline.manifest import Manifest
+from perseid.pipeline.publish import CatalogueRows, CatalogueSchema, findings, publish_catalogue
+from perseid.pipeline.rank_outputs import BrokenRankError
+from perseid.pipeline.rankfiles import temporary_folder
+from perseid.pipeline.repeated_ids import IdSpill
+from perseid.pipeline.stored import Findings, Records, StoredRecord
+from perseid.pipeline.survey_statistics import SurveyStatistics, ranker
+from perseid.science import Metric, Partial
+from perseid.science.ranks import Scores
+from perseid.storage import Storage
+from perseid.survey.kinds import stored_label_names
+
+WHO = "summarize"
+"""Who cannot write to the temporary folder, in errors."""
+OTHER_FEATURES = "its model scores by other features than the others'"
+Groups = Mapping[str, int]
+
+
+def publish_from_store(
+    storage: Storage, records: Records, manifest: Manifest, limits: CatalogueLimits = LIMITS
+) -> tuple[Findings, Mapping[int, str]]:
+    """Write the catalogue of these ranks.
+
+    Returns
+    -------
+    What the run found, and a sentence for each rank whose objects are broken: it is left out, as if
+    it had left no record.
+    """
+    left, broken = dict(records), dict[int, str]()
+    while True:
+        try:
+            groups, metric, others = _metric(storage, left, manifest)
+            broken |= dict.fromkeys(others, OTHER_FEATURES)
+            left = {rank: record for rank, record in left.items() if rank not in others}
+            rows = sum(map(_rows, left.values()))
+            survey = _StoredSurvey(storage, left, manifest, groups, metric, limits)
+            return survey.as_file() if rows <= limits.single_file else survey.as_parts(), broken
+        except BrokenRankError as error:
+            broken[error.rank] = error.reason
+            del left[error.rank]
+
+
+def _metric(
+    storage: Storage, records: Records, manifest: Manifest
+) -> tuple[Groups, Metric | None, set[int]]:
+    """The features of the score, the survey's metric, and the ranks whose features are others."""
+    places = {ref.key: place for place, ref in enumerate(manifest.partitions)}
+    groups: dict[str, int] = {}
+    whole, without, others = Partial({}), set[int](), set[int]()
+    for rank, stamp, parts in rank_outputs.stream_moments(storage, records):
+        groups = groups or dict(stamp.groups)
+        if not stamp.groups:
+            without.add(rank)
+        elif dict(stamp.groups) != groups:
+            others.add(rank)
+        else:
+            whole = whole.join(Partial.of((places[key], part) for key, part in parts))
+    return groups, merge.survey_metric(whole, groups), others | (without if groups else set())
+
+
+@dataclass(frozen=True, eq=False)
+class _StoredSurvey:
+    """Ranks that belong together, and how their objects are scored."""
+
+    storage: Storage
+    records: Records
+    manifest: Manifest
+    groups: Groups
+    metric: Metric | None
+    limits: CatalogueLimits
+
+    def as_file(self) -> Findings:
+        """Publish one file: all rows are held, without their features."""
+        survey = merge.rank([part for _, parts in self._scored() for part in parts])
+        settings = self.manifest.settings
+        publish_catalogue(self.storage, survey, self.manifest.run_id, WHO, settings.survey_columns)
+        return findings(survey, self.groups, settings.anomaly, settings.top, self._names())
+
+    def as_parts(self) -> Findings:
+        """Publish a part for each block of ranks: no more than scores and one rank are held."""
+        scores = np.empty(sum(map(_rows, self.records.values())))
+        statistics, row = SurveyStatistics(), 0
+        with temporary_folder(WHO) as folder:
+            ids = IdSpill(folder)
+            for _, parts in self._scored():
+                statistics = statistics.join(SurveyStatistics.of(parts))
+                ids.add([part.result.object_id for part in parts])
+                for part in parts:
+                    scores[row : row + len(part.score)] = part.score
+                    row += len(part.score)
+            repeated = ids.repeats()
+            top = self._write_parts(folder, scores, statistics)
+        return statistics.findings(
+            self.groups,
+            self.manifest.settings.anomaly,
+            self._names(),
+            top=top,
+            repeated_ids=repeated,
+        )
+
+    def _scored(self) -> Iterator[tuple[int, list[merge.Scored]]]:
+        """Each rank's partitions with their scores, in rank order; as many at once as cores."""
+        metric = self.metric
+
+        def score(
+            found: tuple[int, list[PartitionResult]],
+        ) -> tuple[int, list[merge.Scored]]:
+            return found[0], [merge.score(result, metric) for result in found[1]]
+
+        ranks = rank_outputs.stream_results(self.storage, self.records)
+        return rank_outputs.ahead(score, ranks, os.cpu_count() or 1)
+
+    def _write_parts(
+        self, folder: Path, scores: Scores, statistics: SurveyStatistics
+    ) -> list[dict[str, object]]:
+        """Write all parts; the entries of the top list, in any order."""
+        blocks = list(self._blocks())
+        keys = [layout.catalogue_part(number) for number in range(len(blocks))]
+        retire_parts(self.storage, keys)
+        rows = _RankedRows(statistics, scores, self.manifest.settings.top, self._names(),
+                           self.limits)  # fmt: skip
+        schema = CatalogueSchema(
+            self.manifest.run_id,
+            statistics.ids.common,
+            self.manifest.settings.survey_columns,
+            rows.percentile,
+        )
+        for key, block in zip(keys, blocks, strict=True):
+            read = rank_outputs.stream_results(self.storage, block, features=False)
+            results = (result for _, parts in read for result in parts)
+            schema.write(folder / "part", map(rows.take, results))
+            self.storage.put(key, folder / "part")
+        return rows.top
+
+    def _blocks(self) -> Iterator[Records]:
+        """Ranks in order, as many as have the rows of one part."""
+        block: dict[int, StoredRecord] = {}
+        rows = 0
+        for rank in sorted(self.records):
+            record = self.records[rank]
+            if block and rows + _rows(record) > self.limits.part:
+                yield block
+                block, rows = {}, 0
+            if record.has_data:
+                block[rank], rows = record, rows + _rows(record)
+        if block:
+            yield block
+
+    def _names(self) -> Mapping[int, str]:
+        options = self.manifest.settings.options.to_json()
+        return stored_label_names(options, self.manifest.data_url)
+
+
+class _RankedRows:
+    """Gives each partition, in the order of the survey, its scores, ranks and percentiles."""
+
+    def __init__(
+        self,
+        statistics: SurveyStatistics,
+        scores: Scores,
+        top: int,
+        names: Mapping[int, str],
+        limits: CatalogueLimits,
+    ) -> None:
+        self._scores, self._ranker, self._row = scores, ranker(scores, limits), 0
+        self._histogram, self._length, self._names = statistics.scores, top, names
+        self.percentile = len(scores) > limits.exact_ranks
+        self.top: list[dict[str, object]] = []
+
+    def take(self, result: PartitionResult) -> CatalogueRows:
+        """The next partition's rows; the best of all go to `top`."""
+        part = merge.Scored(result, self._scores[self._row : self._row + len(result)])
+        self._row += len(result)
+        rank = self._ranker.take(part.score)
+        self.top += merge.top_entries(part, rank, self._length, self._names)
+        percentile = 100.0 * self._histogram.share_below(part.score) if self.percentile else None
+        return CatalogueRows(part, rank, percentile)
+
+
+def _rows(record: StoredRecord) -> int:
+    """Rows of the partitions that it names: those that the rank's objects must have."""
+    return sum(rows or 0 for _, rows in record.read or ())

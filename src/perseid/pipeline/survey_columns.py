@@ -1,0 +1,174 @@
+"""Columns that are carried from the survey into the catalogue, and their names there."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perseid.errors import BadInputError, BadPartitionError
+from perseid.survey.column_spec import TEXT_KIND, ColumnSpec
+from perseid.survey.content import convert
+from perseid.survey.look import FileLook
+from perseid.survey.names import FURTHER, KNOWN, POSITION, ColumnNames, column_names
+from perseid.survey.read_options import ReadOptions, channels_last
+
+ALL: Final = "all"
+"""Of `RunRequest.keep`: every column of one value a row."""
+PREFIX: Final = "survey_"
+"""Before the name of a column of the survey that collides with one of ours."""
+OURS: Mapping[str, str] = MappingProxyType(
+    {"object_id": "object_id", "redshift": "z_spec", "label": "label"}
+)
+"""Columns of the survey that every catalogue has, and their names there."""
+_POSITION_UCD = {"ra": "pos.eq.ra;meta.main", "dec": "pos.eq.dec;meta.main"}
+
+
+class ReadSettings(Protocol):
+    """How ranks read the survey: a run's settings, or an item's."""
+
+    @property
+    def columns(self) -> Mapping[str, Sequence[str]] | None:
+        """Names of the survey's columns, by ours."""
+
+    @property
+    def layout(self) -> str | None:
+        """How images lie in the files."""
+
+    @property
+    def survey_columns(self) -> Sequence[ColumnSpec] | None:
+        """Columns of the catalogue that come from the survey."""
+
+
+def read_options(settings: ReadSettings) -> ReadOptions:
+    """How a rank, or a report, opens the partitions of a run."""
+    return ReadOptions(
+        names=column_names(settings.columns or {}),
+        further=carried(settings.survey_columns),
+        channels_last=channels_last(settings.layout),
+    )
+
+
+def carried(specs: Sequence[ColumnSpec] | None) -> tuple[ColumnSpec, ...]:
+    """The columns that a catalogue has beside its own: those of `OURS` are none of them."""
+    return tuple(spec for spec in specs or () if spec.name not in OURS.values())
+
+
+def parse_keep(keep: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The names that a request keeps: a list of them, or a text with commas."""
+    listed = keep.split(",") if isinstance(keep, str) else keep or ()
+    return tuple(name for one in listed if (name := one.strip()))
+
+
+def choose_columns(
+    looks: Sequence[FileLook], names: ColumnNames, keep: Sequence[str], reserved: Collection[str]
+) -> tuple[ColumnSpec, ...]:
+    """The columns of the catalogue that come from the survey.
+
+    Parameters
+    ----------
+    looks
+        What the survey's files hold.
+    names
+        Names of columns that the user has given.
+    keep
+        Names of further columns that the user wants in the catalogue; ``all`` for every one.
+    reserved
+        Names of the catalogue's own columns.
+
+    Raises
+    ------
+    BadInputError
+        No file has a column that is to be kept, or it has more than one value a row.
+    """
+    there: dict[str, ColumnSpec] = {}
+    sources: dict[str, str] = {}
+    for look in looks:
+        for spec in look.described:
+            there.setdefault(spec.source.lower(), spec)
+        for name, source in look.sources.items():
+            sources.setdefault(name, source)
+    chosen = [
+        replace(there[sources[name].lower()], name=ours)
+        for name, ours in OURS.items()
+        if name in sources
+    ]
+    chosen += _positions(there, names)
+    taken = {name.lower() for name in (*reserved, *(spec.name for spec in chosen))}
+    used = {spec.source.lower() for spec in chosen} | {one.lower() for one in sources.values()}
+    for spec in _kept(there, keep, used):
+        name = spec.source
+        while name.lower() in taken:
+            name = PREFIX + name
+        taken.add(name.lower())
+        chosen.append(replace(spec, name=name))
+    return tuple(chosen)
+
+
+def _positions(there: Mapping[str, ColumnSpec], names: ColumnNames) -> Iterable[ColumnSpec]:
+    """Right ascension and declination; degrees, unless the survey says otherwise."""
+    for name in POSITION:
+        given = [one.lower() for one in names.get(name, ())]
+        spec = next((there[one] for one in given or (name, *KNOWN[name]) if one in there), None)
+        if spec is None and given:
+            raise BadInputError(
+                f"the survey has no column {names[name][0]} for {name}: it has {_listed(there)}"
+            )
+        if spec is not None and spec.is_scalar and spec.kind != TEXT_KIND:
+            ucd = spec.ucd or _POSITION_UCD[name]
+            yield replace(spec, name=name, unit=spec.unit or "deg", ucd=ucd)
+
+
+def _kept(
+    there: Mapping[str, ColumnSpec], keep: Sequence[str], used: Collection[str]
+) -> Iterable[ColumnSpec]:
+    every = any(name.lower() == ALL for name in keep)
+    named = {name.lower() for name in keep} - {ALL}
+    for name in keep:
+        spec = there.get(name.lower())
+        if spec is None and name.lower() != ALL:
+            raise BadInputError(
+                f"--keep names the column {name}, which the survey lacks: it has {_listed(there)}"
+            )
+        if spec is not None and not spec.is_scalar:
+            what = (
+                f"{spec.shape} values a row" if spec.kind else "values of a type that is not read"
+            )
+            raise BadInputError(
+                f"--keep names the column {name}, which has {what}: the catalogue takes columns of "
+                "one number or text a row"
+            )
+    for key, spec in there.items():
+        wanted = key in named or (every and key not in used)
+        if wanted and spec.is_scalar and spec.source.isprintable():
+            yield spec
+
+
+def _listed(there: Mapping[str, ColumnSpec]) -> str:
+    return ", ".join(sorted(spec.source for spec in there.values())) or "no named columns"
+
+
+def conform(array: NDArray[Any], spec: ColumnSpec, where: str) -> NDArray[Any]:
+    """A carried column in the type that the catalogue has for it.
+
+    Raises `BadPartitionError` naming `where`, a partition, for a value that does not fit.
+    """
+    dtype = spec.dtype
+    text = array.dtype.kind == "U"
+    if text != (spec.kind == TEXT_KIND):
+        has = "text" if text else f"{array.dtype} numbers"
+        raise BadPartitionError(
+            f"{where}: the column {spec.source} is {has} here and {spec.kind} in the survey's "
+            "first file: write it in one type, or leave it out of --keep"
+        )
+    if text or array.dtype == dtype:
+        return array
+    if dtype.kind == "b" or array.dtype.kind == "b":
+        return (
+            np.ma.array(array).astype(dtype) if np.ma.isMaskedArray(array) else array.astype(dtype)
+        )
+    return convert(f"{FURTHER}{spec.source}", array, dtype, where)

@@ -1,0 +1,99 @@
+"""What a run finds out about a survey that no process can hold, as statistics that merge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perseid.pipeline.catalogue_limits import CatalogueLimits
+from perseid.pipeline.ids import IdKinds
+from perseid.pipeline.merge import Scored, by_rank
+from perseid.pipeline.stored import Findings
+from perseid.science.detection_statistics import DetectionStatistics
+from perseid.science.histogram import Histogram
+from perseid.science.ranks import AllRanks, FirstRanks, Ranker, Scores
+from perseid.science.redshift_statistics import RedshiftStatistics
+from perseid.survey.kinds import label_name
+
+
+@dataclass(frozen=True, eq=False)
+class SurveyStatistics:
+    """Of some of a survey's partitions, scored."""
+
+    rows: int = 0
+    scores: Histogram = field(default_factory=lambda: Histogram.of([]))
+    redshift: RedshiftStatistics = field(default_factory=RedshiftStatistics)
+    """Of partitions with spectroscopic redshifts."""
+    known_redshifts: int = 0
+    """Finite spectroscopic redshifts."""
+    detection: DetectionStatistics = field(default_factory=DetectionStatistics)
+    """Of rows with a label."""
+    ids: IdKinds = field(default_factory=IdKinds)
+
+    @classmethod
+    def of(cls, parts: Sequence[Scored]) -> SurveyStatistics:
+        """Of these partitions."""
+        known = [part.result for part in parts if part.result.z_spec is not None]
+        z_spec = _joined([np.asarray(result.z_spec) for result in known])
+        labeled = [(p.score, p.result.label) for p in parts if p.result.label is not None]
+        present = ~_joined([np.ma.getmaskarray(label) for _, label in labeled]).astype(bool)
+        labels = _joined([np.ma.getdata(label) for _, label in labeled])
+        scores = _joined([score for score, _ in labeled])
+        ids = IdKinds()
+        for part in parts:
+            ids = ids.join(IdKinds.of(part.result.object_id))
+        return cls(
+            rows=sum(len(part.score) for part in parts),
+            scores=Histogram.of(_joined([part.score for part in parts])),
+            redshift=RedshiftStatistics.of(_joined([result.z_pred for result in known]), z_spec),
+            known_redshifts=int(np.count_nonzero(np.isfinite(z_spec))),
+            detection=DetectionStatistics.of(scores[present], labels[present]),
+            ids=ids,
+        )
+
+    def join(self, other: SurveyStatistics) -> SurveyStatistics:
+        """Of both sets of partitions."""
+        return SurveyStatistics(
+            self.rows + other.rows,
+            self.scores.join(other.scores),
+            self.redshift.join(other.redshift),
+            self.known_redshifts + other.known_redshifts,
+            self.detection.join(other.detection),
+            self.ids.join(other.ids),
+        )
+
+    def findings(
+        self,
+        groups: Mapping[str, int],
+        use: str,
+        names: Mapping[int, str],
+        *,
+        top: Sequence[dict[str, object]],
+        repeated_ids: int,
+    ) -> Findings:
+        """As `publish.findings`; the list of the most anomalous objects is given, in any order."""
+        kinds = {label: label_name(label, names) for label in self.detection.scores}
+        found = [one.to_json() for one in self.detection.detections(kinds)]
+        anomaly = {"use": use, "features": dict(groups), "detection": found} if groups else None
+        return Findings(
+            redshift=self.redshift.metrics().to_json() if self.known_redshifts else None,
+            anomaly=anomaly,
+            top=by_rank(top),
+            rows=self.rows,
+            repeated_ids=repeated_ids,
+        )
+
+
+def ranker(scores: Scores, limits: CatalogueLimits) -> Ranker:
+    """Says the ranks of rows with these scores: of all, or of the first where there are many."""
+    if len(scores) <= limits.exact_ranks:
+        return AllRanks(scores)
+    return FirstRanks(scores, limits.ranked)
+
+
+def _joined(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    return np.concatenate(arrays) if arrays else np.empty(0)

@@ -1,0 +1,85 @@
+"""What is known of a column that comes from the survey: names, type, unit, UCD."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+TEXT_KIND: Final = "text"
+"""The `ColumnSpec.kind` of text."""
+KINDS: Final = ("bool", "int32", "int64", "uint64", "float32", "float64", TEXT_KIND)
+"""The types that a catalogue has for columns of the survey."""
+
+
+@dataclass(frozen=True)
+class ColumnSpec:
+    """One column of a survey, as its files name and describe it.
+
+    Examples
+    --------
+    >>> ColumnSpec("ra", "RA", "float64", unit="deg", ucd="pos.eq.ra;meta.main").is_scalar
+    True
+    """
+
+    name: str
+    """In `Cutouts.further`, and in the catalogue where it is carried there."""
+    source: str
+    """In the survey's files, matched in any case."""
+    kind: str = "float64"
+    """Type of its values, one of `KINDS`; empty where the type cannot be read."""
+    shape: tuple[int, ...] = ()
+    """Of the values of one row; empty for a single value."""
+    unit: str = ""
+    """As the file writes it (``deg``, ``mag``); empty where the file does not say."""
+    ucd: str = ""
+    """Unified Content Descriptor of the IVOA (``phot.mag``); empty where the file does not say."""
+    description: str = ""
+    """In words; empty where the file does not say."""
+
+    @property
+    def is_scalar(self) -> bool:
+        """Whether a row has a single value that can be read."""
+        return not self.shape and self.kind in KINDS
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """NumPy type of its values; text has no width of its own (``U``)."""
+        return np.dtype("U" if self.kind == TEXT_KIND else self.kind)
+
+
+def described(
+    source: str,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    *,
+    unit: str | None = "",
+    ucd: str | None = "",
+    description: str | None = "",
+) -> ColumnSpec:
+    """A column as its file has it, under its own name; `shape` is of all rows."""
+    row = () if shape[1:] == (1,) else tuple(int(size) for size in shape[1:])
+    said = [(text or "").strip() for text in (unit, ucd, description)]
+    return ColumnSpec(source, source, kind_of_dtype(dtype), row, *said)
+
+
+def kind_of_dtype(dtype: np.dtype[Any]) -> str:
+    """The kind of column that holds every value of a dtype; empty where there is none.
+
+    Examples
+    --------
+    >>> kind_of_dtype(np.dtype(">u4")), kind_of_dtype(np.dtype("f2")), kind_of_dtype(np.dtype("c8"))
+    ('int64', 'float32', '')
+    """
+    if dtype.kind in "US":
+        return TEXT_KIND
+    if dtype.kind == "b":
+        return "bool"
+    if dtype.kind == "f":
+        return {2: "float32", 4: "float32", 8: "float64"}.get(dtype.itemsize, "")
+    if dtype.kind == "i":
+        return "int32" if dtype.itemsize <= 4 else "int64"
+    if dtype.kind == "u":
+        return {1: "int32", 2: "int32", 4: "int64"}.get(dtype.itemsize, "uint64")
+    return ""

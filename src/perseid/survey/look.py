@@ -1,0 +1,97 @@
+"""A look at one file of each format of a survey, before anything is done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+
+from perseid.errors import BadPartitionError, NotInstalledError, StorageError
+from perseid.storage import Storage
+from perseid.survey.column_spec import ColumnSpec
+from perseid.survey.formats import needed_package, suffix_of
+from perseid.survey.picking import pick_columns
+from perseid.survey.read_options import PLAIN, ReadOptions
+from perseid.survey.reader import open_partition
+from perseid.survey.table import Columns
+
+NAMED_UNUSED = 12
+"""Columns that a note names; it counts the others."""
+
+
+@dataclass(frozen=True)
+class FileLook:
+    """What one file of a survey holds."""
+
+    where: str
+    """The file, for messages."""
+    columns: Columns
+    """What of it is read."""
+    described: tuple[ColumnSpec, ...]
+    """Every column by the file's own name; empty where a format has no names (``.pt``)."""
+    sources: Mapping[str, str]
+    """Our columns, and the file's own name of each."""
+
+
+def look_at_formats(
+    storage: Storage, keys: Sequence[str], options: ReadOptions = PLAIN
+) -> tuple[FileLook, ...]:
+    """Find out before a run whether this installation can read its partitions, and what they hold.
+
+    One file of each format is opened. Whatever else is wrong with it is for the run to say, which
+    goes on without it.
+
+    Raises
+    ------
+    NotInstalledError
+        A package, or a filter of HDF5, is missing; the sentence names the remedy.
+    """
+    looks = []
+    for key in {suffix_of(key): key for key in reversed(keys)}.values():
+        package = needed_package(key)
+        if package is not None and find_spec(package) is None:
+            raise NotInstalledError(
+                f"{storage.where(key)} needs {package}, which is not installed where the run "
+                f"works: pip install {package} there, or write the survey as .pt, .npz or "
+                ".safetensors with `perseid split`"
+            )
+        with (
+            suppress(BadPartitionError, StorageError),
+            open_partition(storage, key, options=replace(options, describe=True)) as reader,
+        ):
+            named = [spec.source for spec in reader.described]
+            sources = pick_columns(reader.name, named, options)
+            looks.append(FileLook(storage.where(key), reader.columns, reader.described, sources))
+    return tuple(looks)
+
+
+def notes_on(looks: Sequence[FileLook], carried: Sequence[ColumnSpec] = ()) -> tuple[str, ...]:
+    """Sentences about columns that go by the names of another survey, and about those that
+    nothing uses; `carried` are those that the catalogue takes."""
+    notes = []
+    for look in looks:
+        taken = [f"{name} is {source}" for name, source in look.columns.renamed.items()]
+        used = {*look.sources.values()}
+        for spec in carried:
+            if spec.source.lower() != spec.name.lower():
+                taken.append(f"{spec.name} is {spec.source}")
+            used.add(spec.source)
+        if taken:
+            notes.append(f"in {look.where} the column {', the column '.join(taken)}")
+        notes += _unused_note(look, used)
+    return tuple(notes)
+
+
+def _unused_note(look: FileLook, used: set[str]) -> list[str]:
+    unused = [spec for spec in look.described if spec.source not in used]
+    if not unused:
+        return []
+    which = "the column" if len(unused) == 1 else "the columns"
+    named = ", ".join(spec.source for spec in unused[:NAMED_UNUSED])
+    more = f" and {len(unused) - NAMED_UNUSED} more" if len(unused) > NAMED_UNUSED else ""
+    remedy = ""
+    if any(spec.is_scalar for spec in unused):
+        them = "it" if len(unused) == 1 else "those of one value a row"
+        remedy = f" (--keep all carries {them} into the catalogue)"
+    return [f"of {look.where} nothing uses {which} {named}{more}{remedy}"]
