@@ -96,7 +96,7 @@ def main() -> int:
         place = Path(folder) / "victim"
         result = run(args, place)
         if not place.exists():
-            print("the ranks never met, so none was killed", file=sys.stderr)
+            print("there was no collective merge, so no rank was killed", file=sys.stderr)
             return 1
     status = show(result)
     transport = result.summary["transport"]

@@ -94,7 +94,11 @@ def test_a_gang_runs_at_once_or_not_at_all(begin):
     assert (fits["max_concurrency"], fits["children"]) == (PARTITIONS, "STANDARD")
     refused = begin(reserve=3, **DIRECT)
     assert (refused["ok"], refused["error"]) == (False, "BadInputError")
-    for words in ("4 ranks are to meet", "only 3 workers may run at once", "--reserve 4"):
+    for words in (
+        "4 ranks are to merge collectively",
+        "only 3 workers may run at once",
+        "--reserve 4",
+    ):
         assert words in refused["message"]
     fewer = begin(reserve=3, world_size=3, **DIRECT)
     assert fewer["max_concurrency"] == 3

@@ -1,4 +1,4 @@
-"""Ranks lost while all meet (faults 16 and 20): the run completes through the store and says so."""
+"""Ranks lost during the collective merge: the run completes through the store and says so."""
 
 from __future__ import annotations
 
@@ -68,7 +68,9 @@ def test_a_rank_killed_in_the_middle_of_a_collective(lab, collective, victim):
     assert [entry[0] for entry in lab.journal() if entry[2] == f"met-{collective}"] == [victim]
     transport = result.summary["transport"]
     assert (transport["asked"], transport["used"]) == ("auto", "store")
-    assert transport["reason"] == f"the process of rank {victim} was lost while the ranks met"
+    assert (
+        transport["reason"] == f"the process of rank {victim} was lost during the collective merge"
+    )
     assert any("went through the store" in warning for warning in result.summary["warnings"])
     assert (result.incomplete, result.summary["status"]) == (None, "complete")
     assert len(result.mapped.attempts) == 5, "no inference was done again"
@@ -92,7 +94,7 @@ def test_the_command_line_says_so(lab):
     assert "complete: 5 of 5 ranks" in out
     assert (
         "note: transport is auto, but statistics went through the store: the process of rank 3 was "
-        "lost while the ranks met"
+        "lost during the collective merge"
     ) in out
 
 
@@ -106,7 +108,7 @@ def test_the_demo_with_a_killed_rank(lab):
     killed = re.search(r"kill -9 (\d+) .*worker of rank 3", out)
     assert int(killed[1]) not in lab.processes()
     assert "complete: 5 of 5 ranks" in out
-    why = "the process of rank 3 was lost while the ranks met"
+    why = "the process of rank 3 was lost during the collective merge"
     assert f"note: transport is auto, but statistics went through the store: {why}" in out
     assert out.endswith(f"the run is complete, through the store: {why}\n")
     same(lab, "run", "store")
@@ -123,7 +125,7 @@ def test_a_rank_that_stops_is_noticed_by_its_silence(lab):
     result = lab.run(workers=5, request={"silence_timeout": 1.3})
     assert result.summary["transport"]["used"] == "store"
     assert result.summary["transport"]["reason"] == (
-        "1 ranks did not come to an end with their meeting in time"
+        "1 ranks did not finish the collective merge in time"
     )
     ends = [r["timeline"][-1][2] for r in lab.json("combined_data.json")]
     assert max(ends) - min(ends) < 4, "the others knew soon"

@@ -274,7 +274,7 @@ def test_a_transport_that_is_not_to_be_had_is_said(tmp_path: Path):
     assert (transport["asked"], transport["used"], transport["ranks"]) == (
         *("auto", "store"), {"store": 2}
     )  # fmt: skip
-    assert transport["reason"] == "the ranks had no rendezvous to meet at"
+    assert transport["reason"] == "the ranks had no rendezvous"
     assert "went through the store" in summary["warnings"][0]
 
 

@@ -97,7 +97,7 @@ class AwsEngine:
 
     @property
     def capabilities(self) -> Capabilities:
-        """Ranks meet where a rendezvous runs; memory is that of the stack's function."""
+        """Gang scheduling, which needs the rendezvous; memory is that of the stack's function."""
         memory = self.executions.place.memory_mb
         return Capabilities(
             gang=True,

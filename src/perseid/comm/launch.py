@@ -102,7 +102,7 @@ def run_local(
 
 
 def _job_variables(rendezvous: str, ranks: int, secret: bytes) -> dict[str, str]:
-    """What tells the ranks of a new job how to meet."""
+    """Environment variables by which the ranks of a new job find each other."""
     job = f"local-{os.getpid()}-{secrets.token_hex(4)}"
     return {
         "PERSEID_JOB": job,

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from perseid.engines.process import WorkerProcess
 from perseid.engines.stopping import StopRequests
-from perseid.engines.worker_messages import Meeting, Message, Met
+from perseid.engines.worker_messages import MergeAssignment, MergeDone, Message
 from perseid.errors import PerseidError, RunError
 from perseid.pipeline.items import WorkItem
 from perseid.pipeline.join_settings import JoinSettings, loss_timeouts
@@ -63,7 +63,7 @@ def skip_reason(items: Sequence[WorkItem], done: int) -> str | None:
     if first.transport == "auto" and len(items) > MOST_RANKS:
         return (
             f"{len(items)} ranks on one machine are more than the {MOST_RANKS} that "
-            "`transport` auto lets meet; direct lets more"
+            "`transport` auto lets merge collectively; direct has no limit"
         )
     return None
 
@@ -109,7 +109,7 @@ class Gang:
             shares[process].append(rank)
         self._assigned = _Assignment({one: ranks for one, ranks in shares.items() if ranks})
 
-    def meet(self, stop: StopRequests) -> CollectiveOutcome:
+    def merge(self, stop: StopRequests) -> CollectiveOutcome:
         """Run the merge. Returns within the deadlines, or soon after the user stops it."""
         began = time.monotonic()
         # What concerns all ranks (run, transport, time-outs) is the same in each item.
@@ -119,7 +119,7 @@ class Gang:
         try:
             with EmbeddedServer(config) as server:
                 key = job_key(secret, first.run_id).hex()
-                self._begin(self._meeting(server.address, key, first))
+                self._begin(self._join_settings(server.address, key, first))
                 self._listen(stop)
         except (PerseidError, OSError) as error:
             text = f"no rendezvous could be started: {error}"
@@ -128,16 +128,16 @@ class Gang:
         seconds, lost = time.monotonic() - began, (*assigned.lost, *assigned.waiting)
         return CollectiveOutcome(self._note(), seconds, lost, bool(stop.count and assigned.waiting))
 
-    def _meeting(self, address: str, key: str, item: WorkItem) -> JoinSettings:
+    def _join_settings(self, address: str, key: str, item: WorkItem) -> JoinSettings:
         more = RANK_SECONDS * len(self._items)
         join, call = JOIN_SECONDS + more, CALL_SECONDS + more
         return JoinSettings(address, key, item.transport, join, call, loss_timeouts(item))
 
-    def _begin(self, meeting: JoinSettings) -> None:
+    def _begin(self, settings: JoinSettings) -> None:
         for process, ranks in self._assigned.ranks.items():
             items = tuple(self._items[rank] for rank in ranks)
             try:
-                process.channel.send(Meeting(meeting, items))
+                process.channel.send(MergeAssignment(settings, items))
                 self._assigned.waiting.add(process)
             except OSError:
                 self._assigned.lost.append(process)
@@ -163,7 +163,7 @@ class Gang:
         with contextlib.suppress(RunError):
             messages = process.channel.drain()
         for message in messages:
-            if isinstance(message, Met):
+            if isinstance(message, MergeDone):
                 assigned.waiting.discard(process)
                 assigned.notes |= {one.rank: one.note for one in message.notes}
         if process in assigned.waiting and process.channel.ended:
@@ -176,7 +176,7 @@ class Gang:
         late = [rank for process in assigned.waiting for rank in assigned.ranks[process]]
         if lost:
             named = ", ".join(map(str, sorted(lost)[:10])) + (", …" if len(lost) > 10 else "")
-            return f"the process of rank {named} was lost while the ranks met"
+            return f"the process of rank {named} was lost during the collective merge"
         if late:
-            return f"{len(late)} ranks did not come to an end with their meeting in time"
+            return f"{len(late)} ranks did not finish the collective merge in time"
         return next((note for note in assigned.notes.values() if note), "")

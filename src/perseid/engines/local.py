@@ -73,7 +73,7 @@ class LocalEngine:
 
     @property
     def capabilities(self) -> Capabilities:
-        """A gang, as its ranks meet when the last is done; the run ends with this process."""
+        """Gang scheduling, since all ranks merge together; the run ends with this process."""
         options = self._options or LocalOptions()
         memory = self._options.memory_mb if self._options else self._limits.get("memory_mb")
         return Capabilities(

@@ -91,7 +91,7 @@ class LocalMap:
         """Run the collective merge, unless the user stopped the run, and end all workers."""
         wall = time.monotonic() - self._began
         try:
-            met = CollectiveOutcome() if stop.count else self._meet(stop)
+            merged = CollectiveOutcome() if stop.count else self._merge(stop)
         finally:
             self.close(stop)
         if self._logs.failure:
@@ -100,11 +100,11 @@ class LocalMap:
             attempts=tuple(self._schedule.attempts),
             failures=dict(self._schedule.failed),
             wall_seconds=wall,
-            meeting_seconds=met.seconds,
-            transport_note=met.note,
+            meeting_seconds=merged.seconds,
+            transport_note=merged.note,
             concurrency=self._options.concurrency,
             done=tuple(sorted(self._schedule.done)),
-            stopped=met.stopped or (stop.count > 0 and not self._all_decided()),
+            stopped=merged.stopped or (stop.count > 0 and not self._all_decided()),
         )
 
     def close(self, stop: StopRequests) -> None:
@@ -114,20 +114,20 @@ class LocalMap:
             if stop.count:
                 self._logs.hurry(GRACE_SECONDS)
 
-    def _meet(self, stop: StopRequests) -> CollectiveOutcome:
+    def _merge(self, stop: StopRequests) -> CollectiveOutcome:
         """Run the collective merge, if this run has one."""
         items = list(self._items.values())
         note = skip_reason(items, len(self._schedule.done))
         idle = [slot.process for slot in self._slots if slot.job is None]
         if note is None and not idle:
-            note = "no worker was left to meet as"
+            note = "no worker was left for the collective merge"
         if note is not None:
             return CollectiveOutcome(note)
         self._report(StageEvent("collectives"))
-        met = Gang(idle, items, self._who).meet(stop)
-        for slot in [slot for slot in self._slots if slot.process in met.lost]:
+        merged = Gang(idle, items, self._who).merge(stop)
+        for slot in [slot for slot in self._slots if slot.process in merged.lost]:
             self._drop(slot)
-        return met
+        return merged
 
     def _all_decided(self) -> bool:
         return len(self._schedule.done) + len(self._schedule.failed) == len(self._items)

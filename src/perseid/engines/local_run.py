@@ -55,7 +55,7 @@ class LocalRun:
                 options = resources.enter_context(around_scripts(items, options, tell))
                 self._map = LocalMap(items, options, reaper, tell)
             else:
-                note = "no rank was left to work, so none met"
+                note = "no rank was missing, so there was no collective merge"
                 self._report = EngineReport(concurrency=options.concurrency, transport_note=note)
             self._resources = resources.pop_all()
 
@@ -81,7 +81,7 @@ class LocalRun:
         for event in self._kept:
             report(event)
         self._kept.clear()
-        self._tell = report  # at once, also while `poll` waits for the ranks to meet
+        self._tell = report  # at once, also while `poll` waits for the collective merge
         try:
             # Signals are only counted here. The loop looks at the count between two steps, so that
             # no step is interrupted halfway.

@@ -22,14 +22,14 @@ STACK_BYTES = 1024 * 1024
 
 
 def run_ranks(
-    meeting: JoinSettings, items: Sequence[WorkItem], kept: Mapping[int, Any]
+    settings: JoinSettings, items: Sequence[WorkItem], kept: Mapping[int, Any]
 ) -> dict[int, str]:
     """Merge collectively as each of these ranks; return, by rank, why that failed (empty: it did
     not).
 
     Parameters
     ----------
-    meeting
+    settings
         The rendezvous, and the deadlines that bound this call.
     items
         Of the ranks.
@@ -47,10 +47,10 @@ def run_ranks(
 
     def one(item: WorkItem) -> None:
         try:
-            left = kept.get(item.rank) or RankOutputs.of_store(
+            outputs = kept.get(item.rank) or RankOutputs.of_store(
                 item, Storage(item.results_url), reading
             )
-            found[item.rank] = merge_collectively(left, meeting).transport_note
+            found[item.rank] = merge_collectively(outputs, settings).transport_note
         except (PerseidError, ValueError) as error:  # its record cannot be read
             found[item.rank] = str(error)
 

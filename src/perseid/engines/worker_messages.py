@@ -1,8 +1,9 @@
 """The messages between the driver and a worker process: JSON lines over `MessageStream`.
 
-The driver sends `WorkerSetup` once, then an `Assignment` for each rank and, where the ranks merge
-collectively, one `Meeting`. The worker answers `Ready`, then for each assignment `Progressed` and
-`AttemptDone` or `AttemptFailed`, and `Met`. Both are of one installation: no version is needed.
+The driver sends `WorkerSetup` once, then an `Assignment` for each rank and, if the ranks merge
+collectively, one `MergeAssignment`. The worker answers `Ready`, then for each assignment
+`Progressed` and `AttemptDone` or `AttemptFailed`, and finally `MergeDone`. Both sides are of one
+installation, so the messages need no version.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Assignment:
 
 
 @dataclass(frozen=True)
-class Meeting:
+class MergeAssignment:
     """Some ranks of a collective merge, which all workers begin at once."""
 
     settings: JoinSettings
@@ -99,14 +100,15 @@ class RankNote:
 
 
 @dataclass(frozen=True)
-class Met:
-    """The meeting is over."""
+class MergeDone:
+    """The worker's part of the collective merge is over."""
 
     notes: tuple[RankNote, ...]
 
 
 Message = (
-    WorkerSetup | Assignment | Meeting | Ready | Progressed | AttemptDone | AttemptFailed | Met
+    WorkerSetup | Assignment | MergeAssignment
+    | Ready | Progressed | AttemptDone | AttemptFailed | MergeDone
 )  # fmt: skip
 """All that goes over a worker's connection."""
 _KINDS: Mapping[str, type[Message]] = {kind.__name__: kind for kind in typing.get_args(Message)}

@@ -24,9 +24,9 @@ from perseid.engines.worker_messages import (
     Assignment,
     AttemptDone,
     AttemptFailed,
-    Meeting,
+    MergeAssignment,
+    MergeDone,
     Message,
-    Met,
     Progressed,
     RankNote,
     Ready,
@@ -133,13 +133,13 @@ class Prepared:
             self._kept[item.rank] = RankOutputs(item, record.stored(), storage, keep)
         return record
 
-    def meet(self, meeting: JoinSettings, items: Sequence[WorkItem]) -> dict[int, str]:
+    def merge(self, settings: JoinSettings, items: Sequence[WorkItem]) -> dict[int, str]:
         """Merge collectively as these ranks; see `rank_threads`. Nothing is predicted
         afterwards."""
         from perseid.engines.rank_threads import run_ranks
 
         self._runtime = None  # its memory is better used
-        return run_ranks(meeting, items, self._kept)
+        return run_ranks(settings, items, self._kept)
 
     def _with_options(self, item: WorkItem) -> WorkItem:
         setup = self._setup
@@ -158,8 +158,8 @@ def _place_for(item: WorkItem) -> Path | None:
 def _serve(channel: MessageStream, work: Work, prepared: Work) -> None:
     while (message := channel.receive()) is not None:
         answer: Message
-        if isinstance(message, Meeting):
-            answer = _meet(message, prepared)
+        if isinstance(message, MergeAssignment):
+            answer = _merge(message, prepared)
         else:
             assert isinstance(message, Assignment)
             answer = _attempt(message, work, channel)
@@ -169,13 +169,13 @@ def _serve(channel: MessageStream, work: Work, prepared: Work) -> None:
         channel.send(answer)
 
 
-def _meet(meeting: Meeting, prepared: Work) -> Met:
-    items = meeting.items
+def _merge(assigned: MergeAssignment, prepared: Work) -> MergeDone:
+    items = assigned.items
     if isinstance(prepared, Prepared):
-        notes = prepared.meet(meeting.settings, items)
+        notes = prepared.merge(assigned.settings, items)
     else:
-        notes = {item.rank: "the worker's program knows of no meetings" for item in items}
-    return Met(tuple(RankNote(rank, note) for rank, note in notes.items()))
+        notes = {item.rank: "the worker's program has no collective merge" for item in items}
+    return MergeDone(tuple(RankNote(rank, note) for rank, note in notes.items()))
 
 
 def _attempt(

@@ -163,7 +163,7 @@ class MeasuredRun:
 
     @property
     def collectives_seconds(self) -> float | None:
-        """Of the slowest rank; None where ranks did not meet, or the source does not say."""
+        """Of the slowest rank; None without a collective merge, or if the source does not say."""
         times = (record.stages.get("collectives", 0.0) for record in self.records)
         return max(times, default=0.0) or None
 

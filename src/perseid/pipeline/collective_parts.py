@@ -1,4 +1,4 @@
-"""The catalogue of a large run, written by all ranks that meet: a part by each.
+"""Write the catalogue of a large run in a collective merge: each rank writes a part.
 
 Scores go to rank 0, which says the rank of each row in the survey; columns stay where they are.
 """

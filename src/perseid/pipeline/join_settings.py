@@ -60,7 +60,7 @@ class JoinSettings:
     @classmethod
     def from_json(cls, value: Mapping[str, object]) -> JoinSettings:
         """The reverse of `to_json`."""
-        return from_plain(cls, value, "this meeting")
+        return from_plain(cls, value, "the settings for joining")
 
 
 def loss_timeouts(item: WorkItem) -> LossTimeouts:

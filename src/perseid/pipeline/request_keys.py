@@ -189,12 +189,12 @@ KEYS: dict[str, Key] = {
     "silence_timeout": Key(
         "seconds",
         "60",
-        "how long a rank that meets the others may be silent while its process lives;"
+        "how long a rank may be silent during a collective merge while its process lives;"
         " 0: no limit: [which is which](communicator.md#when-a-rank-counts-as-lost)",
         Flag(
             "--silence-timeout",
             "TIME",
-            "longest silence of a living rank that meets the others (60s)",
+            "longest silence of a living rank in a collective merge (60s)",
         ),
     ),
     "link_timeout": Key(

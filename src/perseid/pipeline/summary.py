@@ -176,7 +176,7 @@ def transports(manifest: Manifest, records: Records, used: str, note: str) -> di
         # Who had no path to a peer knows why; the others only that it left.
         told.sort(key=lambda record: STORE not in record.routes.values())
         notes = [record.transport_note for record in told]
-        reason = note or (notes[0] if notes else "the ranks had no rendezvous to meet at")
+        reason = note or (notes[0] if notes else "the ranks had no rendezvous")
     return {
         "asked": asked,
         "used": used,

@@ -94,9 +94,9 @@ def work(
                 item, storage, runtime, attempt, tell, cold, init_seconds, folder
             )
             runtime = None  # nothing is predicted any more while ranks wait for each other
-            meeting = None if defer_merge else JoinSettings.of_item(item)
-            if meeting is not None and newest:
-                record = _meet(item, storage, meeting, record, folder)
+            settings = None if defer_merge else JoinSettings.of_item(item)
+            if settings is not None and newest:
+                record = _merge(item, storage, settings, record, folder)
     tell(RankEvent(item.rank, RankState.DONE, attempt, record.rows))
     return record
 
@@ -166,8 +166,8 @@ def _check_model(item: WorkItem, runtime: ModelRuntime) -> None:
         )
 
 
-def _meet(
-    item: WorkItem, storage: Storage, meeting: JoinSettings, record: RankRecord, folder: Path
+def _merge(
+    item: WorkItem, storage: Storage, settings: JoinSettings, record: RankRecord, folder: Path
 ) -> RankRecord:
     from perseid.pipeline.collective_merge import (  # most ranks on one machine need none of it
         RankOutputs,
@@ -176,7 +176,7 @@ def _meet(
 
     return replace(
         record,
-        **vars(merge_collectively(RankOutputs(item, record.stored(), storage, folder), meeting)),
+        **vars(merge_collectively(RankOutputs(item, record.stored(), storage, folder), settings)),
     )
 
 

@@ -94,7 +94,7 @@ def start(given: Any, execution: str, request_id: str) -> dict[str, Any]:
     request = RunRequest.parse({k: v for k, v in given.items() if k not in CONTROL})
     _on_s3(request.results_url)
     limit = _limit()
-    request = _that_may_meet(_with_endpoint(request), limit)
+    request = _that_may_join(_with_endpoint(request), limit)
     # With the execution's name as run id: Step Functions may call this function twice for one run,
     # and the second call then finds what the first has begun.
     begun = initialize(
@@ -228,8 +228,8 @@ def _more_at_once(ranks: int) -> str:
     )
 
 
-def _that_may_meet(request: RunRequest, limit: int | None) -> RunRequest:
-    """A gang that could never run at once is refused, or does without meeting if it may."""
+def _that_may_join(request: RunRequest, limit: int | None) -> RunRequest:
+    """Refuse a gang that could never run at once, or let it merge through the store if it may."""
     if request.transport == STORE or limit is None:
         return request
     ranks = request.world_size or len(list_partitions(request).partitions)
@@ -240,9 +240,9 @@ def _that_may_meet(request: RunRequest, limit: int | None) -> RunRequest:
     if request.transport == "auto":
         return RunRequest.parse({**request.given(), "transport": STORE})
     raise BadInputError(
-        f"{ranks} ranks are to meet (transport {request.transport}), but only {limit} workers "
-        f"may run at once: {_more_at_once(ranks)}, or take fewer ranks (`world_size`), or leave "
-        "`transport` at store"
+        f"{ranks} ranks are to merge collectively (transport {request.transport}), but only "
+        f"{limit} workers may run at once: {_more_at_once(ranks)}, or take fewer ranks "
+        "(`world_size`), or leave `transport` at store"
     )
 
 

@@ -40,7 +40,7 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     """
     began = time.monotonic()
     item = WorkItem.from_json(event["item"])
-    options = _meeting_options(item, context)
+    options = _join_options(item, context)
     options = replace(options, timeout=_script_seconds(options, context))
     item = replace(item, options=options)
     # The state machine counts the attempts of this execution, and the item those of earlier ones.
@@ -90,8 +90,8 @@ def _leave_reason(item: WorkItem, said: Mapping[str, Any]) -> None:
         Storage(item.results_url).put(layout.failure(item.rank), json.dumps(said).encode())
 
 
-def _meeting_options(item: WorkItem, context: Any) -> ItemOptions:
-    """The options with what a meeting takes: when this one must be done, and the job's key.
+def _join_options(item: WorkItem, context: Any) -> ItemOptions:
+    """The options with what joining a communicator takes: this worker's deadline, the job's key.
 
     The key lies in no object of the run: each worker derives it from the stack's secret.
     """
