@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -30,6 +30,7 @@ from perseid.pipeline.tables import CATALOGUE
 from perseid.storage import Location, Storage
 from perseid.survey.column_spec import ColumnSpec
 from perseid.survey.discovery import Layout, SurveyListing, discover
+from perseid.survey.hats import rows_of_files
 from perseid.survey.kinds import SURVEY_FILE, read_label_names
 from perseid.survey.look import look_at_formats, notes_on
 from perseid.survey.read_options import ReadOptions, channels_last
@@ -64,6 +65,8 @@ class Listing:
     """One sentence each."""
     label_names: Mapping[int, str] = field(default_factory=dict)
     """What the survey calls its labels, where it says so itself."""
+    uneven: bool = False
+    """Whether ranks are given as many rows, not as many partitions: pixels of HATS are uneven."""
 
 
 def initialize(
@@ -196,7 +199,7 @@ def plan(request: RunRequest, created: float | None = None, run_id: str | None =
         results_url=request.results_url,
         data_url=listing.data_url,
         partitions=listing.partitions,
-        assignment=assign(files, world_size),
+        assignment=assign(files, world_size, _weights(listing)),
         settings=_settings(request, listing, survey),
         request=request.given(),
         script=_environment(request) if request.script_mode else None,
@@ -232,7 +235,12 @@ def list_partitions(request: RunRequest) -> Listing:
     named = found.layout is Layout.FILES or not (request.data or request.data_prefix)
     refuse_overlap(folder, Location.parse(request.results_url), results_may_lie_below=named)
     refs = tuple(PartitionRef(info.key, info.size, info.etag) for info in found.partitions)
-    listing = Listing(found.location.url, refs, found.notes, _label_names(found))
+    if found.layout is Layout.HATS:
+        rows = rows_of_files(Storage(found.location), [ref.key for ref in refs])
+        refs = tuple(replace(ref, rows=rows.get(ref.key)) for ref in refs)
+    listing = Listing(
+        found.location.url, refs, found.notes, _label_names(found), found.layout is Layout.HATS
+    )
     limit, count = request.file_limit, len(refs)
     if limit is None or limit == count:
         return listing
@@ -240,6 +248,15 @@ def list_partitions(request: RunRequest) -> Listing:
         said = f"file_limit is {limit}, but there are only {count} partitions: all are used"
         return replace(listing, warnings=(*listing.warnings, said))
     return replace(listing, partitions=refs[:limit])
+
+
+def _weights(listing: Listing) -> Sequence[int] | None:
+    """What each partition weighs, where the survey's are uneven by their nature."""
+    if not listing.uneven:
+        return None
+    rows = [ref.rows for ref in listing.partitions]
+    known = [count for count in rows if count is not None]
+    return known if len(known) == len(rows) else [ref.size for ref in listing.partitions]
 
 
 def _label_names(found: SurveyListing) -> dict[int, str]:

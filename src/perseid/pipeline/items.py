@@ -31,6 +31,8 @@ class PartitionRef:
     """Bytes."""
     etag: str | None = None
     """The store's entity tag when the run began; another one later means the file was changed."""
+    rows: int | None = None
+    """How many objects it holds; None where the survey does not say so itself."""
 
 
 def data_path(partitions: Sequence[PartitionRef]) -> str | list[str] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import accumulate
@@ -169,10 +169,45 @@ class Manifest:
         return replace(manifest, results_url=storage.url)  # the run may have been moved
 
 
-def assign(files: int, world_size: int) -> tuple[int, ...]:
-    """How many files each rank takes: rank r ceil(files left / ranks left), the rest none."""
+def assign(files: int, world_size: int, weights: Sequence[int] | None = None) -> tuple[int, ...]:
+    """How many files each rank takes: rank r ceil(files left / ranks left), the rest none.
+
+    With `weights`, one a file, the heaviest rank is as light as it can be; each rank takes a file
+    as long as there are any.
+
+    Examples
+    --------
+    >>> assign(5, 2), assign(5, 2, [9, 1, 1, 1, 1])
+    ((3, 2), (1, 4))
+    """
+    if weights is not None:
+        return _balanced(weights, world_size)
     counts, left = [], files
     for rank in range(world_size):
         counts.append(-(-left // (world_size - rank)))
         left -= counts[-1]
+    return tuple(counts)
+
+
+def _balanced(weights: Sequence[int], world_size: int) -> tuple[int, ...]:
+    """Files a rank, by the least limit of a rank's weight that lets all files be taken."""
+    low, high = max(weights, default=0), sum(weights)
+    while low < high:
+        limit = (low + high) // 2
+        low, high = (low, limit) if sum(_within(weights, world_size, limit)) == len(weights) else (
+            limit + 1, high
+        )  # fmt: skip
+    return _within(weights, world_size, low)
+
+
+def _within(weights: Sequence[int], world_size: int, limit: int) -> tuple[int, ...]:
+    """Files a rank, as many as `limit` lets, but one is left for each rank that follows."""
+    counts, at = [], 0
+    for rank in range(world_size):
+        start, total = at, 0
+        spare = len(weights) - (world_size - rank - 1)
+        while at < len(weights) and total + weights[at] <= limit and (at == start or at < spare):
+            total += weights[at]
+            at += 1
+        counts.append(at - start)
     return tuple(counts)

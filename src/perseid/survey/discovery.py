@@ -6,7 +6,8 @@ The rule, as in docs/reference/survey.md:
 2. Of a folder, the files right in it are taken whose suffix is that of a known format in any case,
    except those whose name begins with ``.`` or ``_``, and a run's ``catalogue.parquet``.
 3. Files in sub-folders are not taken: they may be the same objects again.
-4. Partitions are in natural order of their keys: ``2.pt`` before ``10.pt``.
+4. Of a HATS catalogue, only the files of its HEALPix pixels are taken.
+5. Partitions are in natural order of their keys: ``2.pt`` before ``10.pt``.
 
 What looks like data and is not taken is named in `SurveyListing.notes`.
 """
@@ -14,13 +15,15 @@ What looks like data and is not taken is named in `SurveyListing.notes`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from perseid.errors import BadInputError, NotFoundError
 from perseid.storage import Location, ObjectInfo, Storage, scan
 from perseid.survey.formats import suffix_of, suffixes
+from perseid.survey.hats import catalogue_prefix, is_pixel
 from perseid.survey.partition import natural_key
 from perseid.textfile import is_file
 
@@ -44,6 +47,8 @@ class Layout(StrEnum):
     """One file, or several, by name."""
     FOLDER = "folder"
     """All files of a folder that the rule takes."""
+    HATS = "hats"
+    """The files of the HEALPix pixels of a HATS catalogue."""
 
 
 @dataclass(frozen=True)
@@ -174,10 +179,20 @@ def _folder(place: Location, base: Location) -> SurveyListing:
             partitions.append(info)
     # A name that cannot be used says nothing about what the file holds, so it is always named.
     ignored += [Ignored(skipped.key, skipped.reason, True) for skipped in found.skipped]
+    layout, keys = Layout.FOLDER, [info.key for info in found.objects]
+    pixels = catalogue_prefix(storage, prefix, keys, bare=not partitions)
+    if pixels is not None:
+        layout, is_row = Layout.HATS, partial(_is_pixel_of, pixels)
+        partitions = [info for info in found.objects if is_row(info.key)]
+        ignored = [replace(entry, is_data=False) for entry in ignored if not is_row(entry.key)]
     if not partitions:
         raise _nothing(place, ignored)
     ignored.sort(key=lambda entry: natural_key(entry.key))
-    return SurveyListing(base, Layout.FOLDER, _sorted(partitions), tuple(ignored))
+    return SurveyListing(base, layout, _sorted(partitions), tuple(ignored))
+
+
+def _is_pixel_of(prefix: str, key: str) -> bool:
+    return key.startswith(prefix) and is_pixel(key.removeprefix(prefix))
 
 
 def _parents(key: str) -> Iterable[str]:

@@ -145,7 +145,7 @@ def _blocks(store: Storage, keys: list[str], options: ReadOptions) -> Iterator[C
 
 def _check_destination(listing: SurveyListing, target: Storage, *, overwrite: bool) -> None:
     source, place = _real(Storage(listing.location)), _real(target)
-    below = listing.layout is Layout.FOLDER and (place + "/").startswith(source + "/")
+    below = listing.layout is not Layout.FILES and (place + "/").startswith(source + "/")
     if below or place == source or (source + "/").startswith(place + "/"):
         raise BadInputError(
             f"the partitions would be written to {target.where()}, where the survey lies; "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,10 @@ from numpy.typing import NDArray
 
 from perseid.errors import BadPartitionError, NotInstalledError
 from perseid.survey.content import LONGEST_TEXT, TEXT
+
+PIXELS = ("flux", "array")
+"""Names of the part of an image structure that holds its pixels: of the Multimodal Universe, and
+of data sets made with its tools."""
 
 
 def pyarrow_module() -> Any:
@@ -55,11 +61,73 @@ def unwrapped(kind: Any) -> tuple[Any, tuple[int | None, ...]]:
         elif pa.types.is_fixed_size_list(kind):
             sizes.append(kind.list_size)
             kind = kind.value_type
-        elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        elif is_any_list(kind):
             sizes.append(None)
             kind = kind.value_type
         else:
             return kind, tuple(sizes)
+
+
+@dataclass(frozen=True)
+class Field:
+    """A column of a Parquet file as it is read: one itself, or a part of a structure."""
+
+    column: str
+    """Name of the column."""
+    part: str = ""
+    """Of a structure, the part that is read; else empty."""
+    path: str = ""
+    """Of the values in the file: what Parquet calls the column, down to the part."""
+
+    def kind(self, schema: Any) -> Any:
+        """The Arrow type of its values."""
+        whole = schema.field(self.column).type
+        if not self.part:
+            return whole
+        pa = pyarrow_module()
+        if pa.types.is_struct(whole):
+            return whole.field(self.part).type
+        return pa.list_(whole.value_type.field(self.part).type)
+
+    def values(self, batch: Any) -> Any:
+        """Its values in a batch, as an Arrow array."""
+        pa = pyarrow_module()
+        whole = batch.column(batch.schema.get_field_index(self.column))
+        if not self.part:
+            return whole
+        if pa.types.is_struct(whole.type):
+            (values,) = (v for v, f in zip(whole.flatten(), whole.type, strict=True)
+                         if f.name == self.part)  # fmt: skip
+            return values
+        part = whole.values.field(self.part)
+        return type(whole).from_arrays(whole.offsets, part, mask=whole.is_null())
+
+
+def image_field(schema: Any, column: str, paths: Sequence[str]) -> Field:
+    """The pixels of a column: of a structure its ``flux``, as the Multimodal Universe has it.
+
+    `paths` are Parquet's names of all columns of single values.
+    """
+    pa, kind = pyarrow_module(), schema.field(column).type
+    if is_any_list(kind):
+        kind = kind.value_type
+    if not pa.types.is_struct(kind):
+        return Field(column, path=column)
+    names = [kind.field(number).name for number in range(kind.num_fields)]
+    part = next((name for name in names if name.lower() in PIXELS), "")
+    if not part:
+        return Field(column, path=column)
+    inner = next(
+        path for path in paths if path.startswith(f"{column}.") and part in path.split(".")
+    )
+    parts = inner.split(".")
+    return Field(column, part, ".".join(parts[: parts.index(part, 1) + 1]))
+
+
+def is_any_list(kind: Any) -> bool:
+    """Whether an Arrow type is a list of any length."""
+    types = pyarrow_module().types
+    return bool(types.is_list(kind) or types.is_large_list(kind))
 
 
 def is_read(kind: Any) -> bool:

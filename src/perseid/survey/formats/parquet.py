@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from perseid.survey.column_spec import ColumnSpec, described
 from perseid.survey.content import TEXT, join
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.formats.arrow import (
+    Field,
+    image_field,
     is_read,
     item_bytes,
     numpy_type,
@@ -83,25 +85,32 @@ class _Groups(Table):
     def __init__(self, source: ByteSource, file: Any, options: ReadOptions) -> None:
         pa = pyarrow_module()
         schema, metadata = file.schema_arrow, file.metadata
-        self._fields = {
-            name: field
-            for name, field in without_strangers(
+        paths = [file.schema.column(number).path for number in range(len(file.schema))]
+        named = {
+            name: column
+            for name, column in without_strangers(
                 pick_columns(source.name, schema.names, options),
-                lambda f: is_read(schema.field(f).type),
+                lambda f: is_read(image_field(schema, f, paths).kind(schema)),
             ).items()
-            if not pa.types.is_null(schema.field(field).type)  # nothing is known: no such column
+            if not pa.types.is_null(schema.field(column).type)  # nothing is known: no such column
+        }
+        self._fields = {
+            name: image_field(schema, column, paths)
+            if name == "image"
+            else Field(column, path=column)
+            for name, column in named.items()
         }
         self._file, self._rows = file, metadata.num_rows
-        _check_groups(source.name, metadata, schema, self._fields)
+        _check_groups(source.name, metadata, schema, self._fields.values())
         found = {
-            name: self._layout(name, schema.field(field).type, source.name)
+            name: self._layout(name, field.kind(schema), source.name)
             for name, field in self._fields.items()
         }
         if "image" in found and len(found["image"][1]) == 2:
             found["image"] = _shaped(found, (schema.metadata or {}).get(SHAPE_KEY), source.name)
-        super().__init__(source, check_columns(source.name, found, self._fields, options))
+        super().__init__(source, check_columns(source.name, found, named, options))
         self._fields = {name: self._fields[name] for name in self.read_names}
-        self.unused = unused_names(schema.names, self._fields.values())
+        self.unused = unused_names(schema.names, (f.column for f in self._fields.values()))
         if options.describe:
             self.described = tuple(_described(schema))
         groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
@@ -155,7 +164,7 @@ class _Groups(Table):
             self._file.iter_batches(
                 batch_size=rows,
                 row_groups=list(range(group, len(self._ends))),
-                columns=list(self._fields.values()),
+                columns=[field.path for field in self._fields.values()],
                 use_threads=False,
             )
         )
@@ -169,10 +178,10 @@ class _Groups(Table):
 
     def _lengths(self, name: str, depth: int) -> tuple[int, ...]:
         for batch in self._file.iter_batches(
-            batch_size=1, columns=[self._fields[name]], use_threads=False
+            batch_size=1, columns=[self._fields[name].path], use_threads=False
         ):
             lengths: list[int] = []
-            value = batch.column(0).to_pylist()[0]
+            value = self._fields[name].values(batch).to_pylist()[0]
             while isinstance(value, list) and len(lengths) < depth:
                 lengths.append(len(value))
                 value = next((entry for entry in value if entry is not None), None)
@@ -180,9 +189,8 @@ class _Groups(Table):
                 return tuple(lengths)
         return (1,) * depth  # of no rows, or of none that has a value
 
-    def _column(self, batch: Any, name: str, field: str) -> NDArray[Any]:
-        place = f"{self.source.name}: {field}"
-        values = to_array(batch.column(batch.schema.get_field_index(field)), place)
+    def _column(self, batch: Any, name: str, field: Field) -> NDArray[Any]:
+        values = to_array(field.values(batch), f"{self.source.name}: {field.path}")
         return self.columns.column(name, values, self.source.name)
 
 
@@ -204,18 +212,18 @@ def _described(schema: Any) -> Iterator[ColumnSpec]:
         )
 
 
-def _check_groups(where: str, metadata: Any, schema: Any, fields: Mapping[str, str]) -> None:
+def _check_groups(where: str, metadata: Any, schema: Any, fields: Iterable[Field]) -> None:
     """Refuse row groups that would take too much memory, as they are stored or decoded.
 
     A constant column of a gigabyte has a few bytes in the file.
     """
-    wanted = {field: item_bytes(schema.field(field).type) for field in fields.values()}
+    wanted = {field.path: item_bytes(field.kind(schema)) for field in fields}
     for index in range(metadata.num_row_groups):
         group = metadata.row_group(index)
         stored = decoded = 0
         for number in range(group.num_columns):
             chunk = group.column(number)
-            size = wanted.get(chunk.path_in_schema.split(".")[0], 0)
+            size = next((n for path, n in wanted.items() if _lies_in(chunk, path)), 0)
             if size:
                 decoded += chunk.num_values * size
                 stored = max(stored, chunk.total_uncompressed_size)
@@ -227,6 +235,10 @@ def _check_groups(where: str, metadata: Any, schema: Any, fields: Mapping[str, s
                 f"{max(stored, decoded) >> 20:,} MB of memory, and at most {LARGEST_READ >> 20:,} "
                 "MB are read: write row groups of at most 64 MB (`row_group_size`)"
             )
+
+
+def _lies_in(chunk: Any, path: str) -> bool:
+    return bool(chunk.path_in_schema == path or chunk.path_in_schema.startswith(f"{path}."))
 
 
 def _sentence(source: ByteSource, error: Exception) -> PerseidError:

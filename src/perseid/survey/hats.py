@@ -1,0 +1,126 @@
+"""HATS catalogues: which of their files hold rows, and how many.
+
+The layout is that of the IVOA note "HATS: Hierarchical Adaptive Tiling Scheme" (version 1.0):
+``dataset/Norder=k/Dir=m/Npix=n.parquet``, or a folder ``Npix=n`` of several files, beside
+``hats.properties``. A collection names its main catalogue in ``collection.properties``; its margins
+and indexes repeat the same objects.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from perseid.errors import PerseidError
+from perseid.storage import Storage
+
+_FILE = r"(?:dataset/)?Norder=(\d+)/Dir=\d+/Npix=(\d+)(?:\.parquet|/[^/]+\.parquet)"
+_PIXEL = re.compile(_FILE)
+_COLLECTION = "collection.properties"
+_PRIMARY = "hats_primary_table_url"
+_MARKERS = ("hats.properties", "properties", "dataset/_metadata", "dataset/_common_metadata")
+_INFO = "partition_info.csv"
+_METADATA = "dataset/_metadata"
+_MOST_METADATA = 64 << 20
+"""Bytes of a ``_metadata`` file above which it is not read for the rows alone."""
+
+
+def catalogue_prefix(
+    storage: Storage, prefix: str, keys: Iterable[str], *, bare: bool
+) -> str | None:
+    """Where the HATS catalogue of a folder lies: in a collection, deeper than the folder.
+
+    Parameters
+    ----------
+    storage, prefix
+        The folder; `prefix` is empty or ends in ``/``.
+    keys
+        Of all objects below it.
+    bare
+        Whether no file right in the folder could be a partition. Maps of the sky may lie there, so
+        otherwise the catalogue's own description must be there, too.
+
+    Returns
+    -------
+    What its keys begin with, as `prefix`; None where the folder is no HATS catalogue.
+    """
+    below = [key.removeprefix(prefix) for key in keys]
+    if _COLLECTION in below:
+        primary = _properties(storage, prefix + _COLLECTION).get(_PRIMARY, "").strip("/")
+        within = f"{primary}/"
+        if primary and any(is_pixel(k.removeprefix(within)) for k in below if k.startswith(within)):
+            return prefix + within
+    marked = any(name in _MARKERS for name in below)
+    return prefix if (marked or bare) and any(map(is_pixel, below)) else None
+
+
+def is_pixel(name: str) -> bool:
+    """Whether a file, named relative to the catalogue, holds the rows of a HEALPix pixel.
+
+    Examples
+    --------
+    >>> is_pixel("dataset/Norder=3/Dir=0/Npix=7.parquet"), is_pixel("dataset/_metadata")
+    (True, False)
+    """
+    return _PIXEL.fullmatch(name) is not None
+
+
+def rows_of_files(storage: Storage, keys: Sequence[str]) -> Mapping[str, int]:
+    """The rows of each file, as the catalogue itself says; empty where it does not.
+
+    `keys` are all partitions of a HATS catalogue, as `discover` found them.
+    """
+    match = re.search(_FILE + "$", keys[0])
+    prefix = keys[0][: match.start()] if match else ""
+    found = _of_table(storage, prefix, keys) or _of_metadata(storage, prefix)
+    return found if all(key in found for key in keys) else {}
+
+
+def _of_table(storage: Storage, prefix: str, keys: Sequence[str]) -> dict[str, int]:
+    """From ``partition_info.csv``, which gives rows a pixel: for pixels of a single file."""
+    try:
+        lines = storage.get(prefix + _INFO).decode().splitlines()
+        table = [
+            ((row["Norder"], row["Npix"]), int(row["num_rows"])) for row in csv.DictReader(lines)
+        ]
+    except (PerseidError, ValueError, KeyError, TypeError, UnicodeDecodeError):
+        return {}
+    rows, found = dict(table), dict[str, int]()
+    for key in keys:
+        match = re.search(_FILE + "$", key)
+        if match is not None and key.endswith(f"Npix={match[2]}.parquet"):
+            found[key] = rows.get((match[1], match[2]), 0)
+    return found
+
+
+def _of_metadata(storage: Storage, prefix: str) -> dict[str, int]:
+    """From the footers of all files in one, ``dataset/_metadata``."""
+    key = prefix + _METADATA
+    try:
+        import pyarrow
+        from pyarrow import parquet
+
+        if storage.size(key) > _MOST_METADATA:
+            return {}
+        footer = parquet.read_metadata(pyarrow.BufferReader(storage.get(key)))
+    except (PerseidError, ImportError, OSError, ValueError):
+        return {}
+    found: dict[str, int] = {}
+    for number in range(footer.num_row_groups):
+        group = footer.row_group(number)
+        path = group.column(0).file_path
+        if path:
+            name = f"{prefix}dataset/{path}"
+            found[name] = found.get(name, 0) + group.num_rows
+    return found
+
+
+def _properties(storage: Storage, key: str) -> dict[str, str]:
+    """A file of ``name=value`` lines; empty where it cannot be read."""
+    try:
+        lines = storage.get(key).decode("utf-8", "replace").splitlines()
+    except PerseidError:
+        return {}
+    pairs = (line.partition("=") for line in lines if not line.lstrip().startswith("#"))
+    return {name.strip(): value.strip() for name, equals, value in pairs if equals}
