@@ -74,12 +74,12 @@ def minor(version: str) -> str:
 def to_plain(value: object) -> object:
     """JSON values of a type that travels; a field that is not `written` is left out.
 
-    A class with ``sparse = True`` leaves out what is None, too.
+    A class with ``sparse = True`` leaves out what has its default, too: it is written often.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         sparse = getattr(value, "sparse", False)
-        pairs = [(f.name, getattr(value, f.name)) for f in written(type(value))]
-        return {name: to_plain(item) for name, item in pairs if not (sparse and item is None)}
+        pairs = [(f, getattr(value, f.name)) for f in written(type(value))]
+        return {f.name: to_plain(item) for f, item in pairs if not (sparse and item == f.default)}
     if isinstance(value, Mapping):
         return {str(name): to_plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):

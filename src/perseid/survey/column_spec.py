@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
@@ -22,6 +22,9 @@ class ColumnSpec:
     >>> ColumnSpec("ra", "RA", "float64", unit="deg", ucd="pos.eq.ra;meta.main").is_scalar
     True
     """
+
+    sparse: ClassVar[bool] = True
+    """JSON holds only what is said."""
 
     name: str
     """In `Cutouts.further`, and in the catalogue where it is carried there."""
