@@ -33,16 +33,16 @@ from perseid.compat.mpi.constants import (
     UNEQUAL,
 )
 from perseid.compat.mpi.datatypes import DATATYPE_NULL, Datatype
-from perseid.compat.mpi.errors import (
+from perseid.compat.mpi.exceptions import (
     Get_error_class,
     Get_error_string,
     UnsupportedError,
 )
-from perseid.compat.mpi.errors import MPIException as Exception
+from perseid.compat.mpi.exceptions import MPIException as Exception
 from perseid.compat.mpi.groups import GROUP_EMPTY, GROUP_NULL, Group
+from perseid.compat.mpi.message_status import Status
 from perseid.compat.mpi.reductions import Op
 from perseid.compat.mpi.requests import REQUEST_NULL, Request
-from perseid.compat.mpi.status import Status
 from perseid.compat.mpi.world import PROCESS
 
 Alloc_mem = bytearray

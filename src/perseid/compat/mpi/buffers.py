@@ -10,7 +10,7 @@ import numpy as np
 
 from perseid.comm.ops import Array
 from perseid.compat.mpi.datatypes import DATATYPES, Datatype, from_code, from_numpy
-from perseid.compat.mpi.errors import UnsupportedError
+from perseid.compat.mpi.exceptions import UnsupportedError
 
 BYTE = DATATYPES["BYTE"]
 

@@ -14,7 +14,7 @@ from perseid.compat.mpi.constants import (
     UNDEFINED,
     UNEQUAL,
 )
-from perseid.compat.mpi.errors import UnsupportedError, failure
+from perseid.compat.mpi.exceptions import UnsupportedError, failure
 from perseid.compat.mpi.groups import Group
 from perseid.compat.mpi.handle import Handle
 from perseid.compat.mpi.messages import Messages

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from perseid.compat.mpi.errors import UnsupportedError, failure
+from perseid.compat.mpi.exceptions import UnsupportedError, failure
 
 
 class Datatype:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from perseid.compat.mpi.constants import IDENT, SIMILAR, UNDEFINED, UNEQUAL
-from perseid.compat.mpi.errors import failure
+from perseid.compat.mpi.exceptions import failure
 
 
 class Group:

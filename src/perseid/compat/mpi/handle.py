@@ -8,7 +8,7 @@ from typing import Any
 
 from perseid.comm.shared_world import SharedGroup
 from perseid.compat.mpi.constants import ANY_SOURCE, ANY_TAG, PROC_NULL
-from perseid.compat.mpi.errors import failure
+from perseid.compat.mpi.exceptions import failure
 
 
 class Handle:

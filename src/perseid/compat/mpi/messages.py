@@ -12,10 +12,10 @@ from perseid.comm.ports import array_bytes
 from perseid.comm.shared_world import payload
 from perseid.compat.mpi import buffers
 from perseid.compat.mpi.constants import ANY_SOURCE, ANY_TAG, PROC_NULL
-from perseid.compat.mpi.errors import failure
+from perseid.compat.mpi.exceptions import failure
 from perseid.compat.mpi.handle import HasGroup
+from perseid.compat.mpi.message_status import Status
 from perseid.compat.mpi.requests import Request
-from perseid.compat.mpi.status import Status
 
 
 class Messages(HasGroup):

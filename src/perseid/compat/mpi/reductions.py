@@ -13,7 +13,7 @@ from perseid.comm import Op as OurOp
 from perseid.comm.ops import Array
 from perseid.compat.mpi import buffers
 from perseid.compat.mpi.datatypes import Datatype, from_numpy
-from perseid.compat.mpi.errors import UnsupportedError
+from perseid.compat.mpi.exceptions import UnsupportedError
 
 
 class Op:

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from perseid.comm.shared_world import SharedGroup
 from perseid.compat.mpi.constants import UNDEFINED
-from perseid.compat.mpi.errors import failure
-from perseid.compat.mpi.status import Status
+from perseid.compat.mpi.exceptions import failure
+from perseid.compat.mpi.message_status import Status
 
 
 class Operation(Protocol):
