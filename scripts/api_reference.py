@@ -26,13 +26,17 @@ WIDTH = 92
 """Characters of a signature on one line."""
 ORDER = (
     "run", "resume", "open_run", "plan", "Run", "Catalogue", "RunRequest", "LocalEngine",
-    "AwsEngine", "open_survey", "Survey", "Cutouts", "load_model", "Model", "Communicator",
-    "RendezvousServer", "Storage",
+    "SlurmEngine", "DaskEngine", "AwsEngine", "sweep", "Sweep", "open_survey", "Survey", "Cutouts",
+    "load_model", "Model", "Communicator", "RendezvousServer", "Storage",
 )  # fmt: skip
 HIDDEN = {
     "Run": ("follow", "handle", "left", "manifest", "result", "stopped"),
     "LocalEngine": ("attach", "check", "configured", "default_results", "locate", "prepare",
                     "submit"),
+    "SlurmEngine": ("attach", "check", "configured", "default_results", "locate", "prepare",
+                    "submit"),
+    "DaskEngine": ("attach", "check", "configured", "default_results", "locate", "prepare",
+                   "submit"),
     "AwsEngine": ("attach", "check", "configured", "default_results", "executions", "locate",
                   "prepare", "submit"),
     "RunRequest": ("model_post_init",),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from perseid.api.run import Run
     from perseid.api.runs import open_run, resume, run
     from perseid.api.survey import Survey, open_survey
+    from perseid.api.sweeping import Sweep, sweep
     from perseid.aws.engine import AwsEngine
     from perseid.comm import Communicator
     from perseid.engines.dask import DaskEngine
@@ -51,6 +52,8 @@ _PLACES = {
     "open_survey": "perseid.api.survey",
     "Survey": "perseid.api.survey",
     "Cutouts": "perseid.survey",
+    "sweep": "perseid.api.sweeping",
+    "Sweep": "perseid.api.sweeping",
     "load_model": "perseid.api.model",
     "Model": "perseid.api.model",
     "Communicator": "perseid.comm",
@@ -75,6 +78,7 @@ __all__ = [
     "SlurmEngine",
     "Storage",
     "Survey",
+    "Sweep",
     "__version__",
     "errors",
     "load_model",
@@ -83,6 +87,7 @@ __all__ = [
     "plan",
     "resume",
     "run",
+    "sweep",
 ]
 
 

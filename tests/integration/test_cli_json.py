@@ -31,4 +31,6 @@ def test_what_a_run_left_as_json(lab):
     assert said("report", "run")["bytes"] == (lab.folder / "run" / "report.html").stat().st_size
     assert said("split", "survey", "cut", "--rows", "5")["partitions"] == 2
     assert said("model", "info", "tiny.onnx")["height"] == 8
+    estimates = said("comm", "model", "allreduce", "-n", "8", "-m", "8")["estimates"]
+    assert [one["transport"] for one in estimates if one["chosen"]] == ["direct"]
     assert said("simulate", "made", "--rows", "3", "--seed", "1")["rows"] == 3

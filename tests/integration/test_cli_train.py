@@ -63,6 +63,9 @@ def test_a_stopped_and_resumed_training_ends_with_the_same_bits(survey, tmp_path
     resumed = _run(survey, tmp_path / "b", *SMALL, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert resumed.stdout.splitlines()[:2] == straight.stdout.splitlines()[:2]
+    said = json.loads(_run(survey, tmp_path / "b", *SMALL, "--resume", "--json").stdout)
+    assert said.pop("weights") == str(tmp_path / "b" / "weights.npz")
+    assert said == json.loads((tmp_path / "b" / "history.json").read_text())
     a, b = (load_weights(tmp_path / name / "weights.npz") for name in "ab")
     assert a.config == b.config
     for name, array in a.arrays.items():

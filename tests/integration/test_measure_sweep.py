@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tiny import tiny_model, tiny_survey
 
+import perseid
 from perseid.cli import main
 from perseid.measure.present.report import render_report
 from perseid.measure.sources.load import load_runs
@@ -23,6 +24,26 @@ def command(tmp_path: Path) -> list[str]:
         "--model", str(model), "--partition-sizes", "16KB,32KB", "--workers", "2",
         "--repeat", "1",
     ]  # fmt: skip
+
+
+def test_a_sweep_from_python_and_as_json(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert [run["status"] for run in said["runs"]] == ["complete"] * 2
+    assert all(Path(path).is_file() for path in said["files"])
+    done = perseid.sweep(
+        tmp_path / "survey",
+        tmp_path / "sweep",
+        partition_sizes=["16KB", "32KB"],
+        repeat=1,
+        model=str(tmp_path / "model.onnx"),
+        engine=perseid.LocalEngine(workers=2),
+    )
+    assert [one.seconds for one in done.cells] == [None, None]
+    assert done.incomplete == 0
+    assert len(done.runs) == 2
 
 
 def test_a_micro_grid_is_run_resumed_and_drawn(

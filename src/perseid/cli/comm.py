@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,6 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--constants", type=Path, metavar="FILE",
         help="as `comm bench --constants` writes it (default: of Lambda and S3)",
     )  # fmt: skip
+    model.add_argument("--json", action="store_true", help="print the estimates as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -192,19 +194,29 @@ def _model(args: argparse.Namespace) -> int:
             raise BadInputError(f"a worker has some memory, not {args.memory:g} MB")
         second = args.memory / 1024 * Prices().lambda_gb_second_x86.usd
         rates = replace(rates, worker_second=second)
+    rows = []
+    for ranks, nbytes in itertools.product(args.ranks, args.bytes):
+        best = choose(args.operation, ranks, nbytes, args.hint, constants.transports, rates)
+        for costs in constants.transports:
+            one = estimate(args.operation, ranks, nbytes, costs, rates)
+            rows.append((ranks, nbytes, one, one.transport == best.transport))
+    if args.json:
+        plain = {"operation": args.operation, "constants": constants.source, "hint": args.hint}
+        estimates = [
+            {"ranks": ranks, "bytes": nbytes, **asdict(one), "chosen": chosen}
+            for ranks, nbytes, one, chosen in rows
+        ]
+        print(json.dumps(plain | {"estimates": estimates}, indent=1))
+        return 0
     print(f"{args.operation}; constants: {constants.source}")
     head = f"{'ranks':>6s} {'bytes':>10s} {'transport':>9s}"
     print(f"{head} {'time':>12s} {'price':>14s} {'messages':>9s}")
-    for ranks in args.ranks:
-        for nbytes in args.bytes:
-            best = choose(args.operation, ranks, nbytes, args.hint, constants.transports, rates)
-            for costs in constants.transports:
-                one = estimate(args.operation, ranks, nbytes, costs, rates)
-                mark = f" <- {args.hint}" if one.transport == best.transport else ""
-                print(
-                    f"{ranks:6d} {nbytes:10.4g} {one.transport:>9s} {_time(one.seconds):>12s} "
-                    f"{one.usd:10.3g} USD {one.messages:9d}{mark}"
-                )
+    for ranks, nbytes, one, chosen in rows:
+        mark = f" <- {args.hint}" if chosen else ""
+        print(
+            f"{ranks:6d} {nbytes:10.4g} {one.transport:>9s} {_time(one.seconds):>12s} "
+            f"{one.usd:10.3g} USD {one.messages:9d}{mark}"
+        )
     return 0
 
 

@@ -4,31 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+from perseid.api.sweeping import CellResult, Sweep, sweep
 from perseid.cli.awsarguments import add_storage_arguments
 from perseid.cli.table import add_price_arguments, chosen_prices
-from perseid.engines.driver import start
 from perseid.engines.local import LocalEngine
 from perseid.engines.local_options import LocalOptions
-from perseid.errors import BadInputError
-from perseid.jsontext import parse_json
-from perseid.measure.grid import DEFAULT_BATCH, WHOLE, GridCell, grid
-from perseid.measure.measured_run import MeasuredRun, size_mb
-from perseid.measure.present.run_tables import partition_table, run_table
-from perseid.measure.present.sweep import figures, render_sweep
-from perseid.measure.sources.load import load_runs
-from perseid.measure.sources.load_options import LoadOptions
-from perseid.pipeline import layout
-from perseid.pipeline.events import Event
-from perseid.pipeline.request import RunRequest
-from perseid.storage import Location
-from perseid.survey import discover, split
-
-PARTITIONS = "partitions"
-DONE = "split.json"
-"""Says that a folder of partitions is whole, and of which survey."""
+from perseid.measure.grid import DEFAULT_BATCH, WHOLE, grid
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="default", help="exported model")
     parser.add_argument("--workers", type=int, metavar="N", help="processes at once")
     parser.add_argument("--threads", type=int, default=1, help="threads of a worker")
+    parser.add_argument("--json", action="store_true", help="print the runs as JSON")
     add_price_arguments(parser)
     add_storage_arguments(parser)
 
@@ -79,102 +66,51 @@ def _worlds(text: str) -> list[int | None]:
 
 def run(args: argparse.Namespace) -> int:
     """Run what is missing of the grid, then write tables, figures and the page."""
+    number = 0
+
+    def say(result: CellResult) -> None:
+        nonlocal number
+        number += 1
+        if not args.json:
+            print(f"{number}/{len(cells)}  {result.cell.path}: {_words_of(result)}", flush=True)
+
     cells = grid(
         args.partition_sizes, args.data_sizes, args.batch_sizes, args.world_sizes, args.repeat
     )
-    folders = {size: _partitioned(args.data, args.out, size) for size in args.partition_sizes}
-    for cell in cells:
-        _check(cell, folders[cell.partition])
-    options = LocalOptions(workers=args.workers, threads=args.threads)
-    for number, cell in enumerate(cells, start=1):
-        state = _run_cell(cell, folders[cell.partition], args, options)
-        print(f"{number}/{len(cells)}  {cell.path}: {state}", flush=True)
-    runs = load_runs([str(args.out / cell.path) for cell in cells], LoadOptions(args.arch))
-    for path in _publish(args, runs):
-        print(f"wrote {path}")
-    incomplete = sum(not run.is_complete for run in runs)
-    if incomplete:
-        print(f"{incomplete} of {len(runs)} runs are incomplete; the same command tries them again")
-    return 3 if incomplete else 0
+    done = sweep(
+        args.data,
+        args.out,
+        partition_sizes=args.partition_sizes,
+        data_sizes=args.data_sizes,
+        world_sizes=args.world_sizes,
+        batch_sizes=args.batch_sizes,
+        repeat=args.repeat,
+        model=args.model,
+        engine=LocalEngine(LocalOptions(workers=args.workers, threads=args.threads)),
+        architecture=args.arch,
+        report=say,
+    )
+    written = done.publish(chosen_prices(args))
+    if args.json:
+        print(json.dumps(_plain(done, written), indent=1))
+    else:
+        print("\n".join(f"wrote {path}" for path in written))
+    if done.incomplete:
+        print(f"perseid: {done.incomplete} of {len(done.cells)} runs are incomplete; the same "
+              "command tries them again", file=sys.stderr)  # fmt: skip
+    return 3 if done.incomplete else 0
 
 
-def _partitioned(survey: str, out: Path, size: str) -> Path:
-    """The survey in partitions of a size, cut once for all runs of the sweep."""
-    if not size_mb(size):
-        raise BadInputError(f"{size!r} is not a size: write it like 25MB or 1GB")
-    folder = out / PARTITIONS / size
-    mark = folder / DONE
-    source = Location.parse(survey).url
-    if mark.is_file():
-        known = parse_json(mark.read_text())["survey"]
-        if known != source:
-            raise BadInputError(
-                f"{folder} holds partitions of {known}, not of {source}: choose another --out"
-            )
-        return folder
-    done = split(survey, folder, size=size, overwrite=True)
-    mark.write_text(json.dumps({"survey": source, "rows": done.rows, "files": done.partitions}))
-    print(f"split into {done.partitions} partitions of {size}", flush=True)
-    return folder
-
-
-def _check(cell: GridCell, folder: Path) -> None:
-    """Raise `BadInputError` where the survey is smaller than a cell wants."""
-    have = parse_json((folder / DONE).read_text())["files"]
-    if cell.files is not None and cell.files > have:
-        raise BadInputError(
-            f"{cell.data} in partitions of {cell.partition} are {cell.files} files, and the survey "
-            f"has {have}: leave {cell.data} out of --data-sizes"
-        )
-
-
-def _run_cell(cell: GridCell, folder: Path, args: argparse.Namespace, options: LocalOptions) -> str:
-    """Run a cell unless it is done; the words for its line."""
-    place = args.out / cell.path
-    if _is_complete(place):
+def _words_of(result: CellResult) -> str:
+    if result.seconds is None:
         return "done before"
-    data = [str(folder / info.key) for info in discover(folder).partitions[: cell.files]]
-    request = RunRequest.parse(
-        {
-            "data": data,
-            "results": str(place),
-            "batch_size": cell.batch_size,
-            "model": args.model,
-            **({"world_size": cell.world_size} if cell.world_size else {}),
-        }
-    )
-    began = time.monotonic()
-    engine = LocalEngine(options)
-    result = start(request, engine, _quiet, replace=True)
-    ranks = result.summary["ranks"]
-    return (
-        f"{result.summary['status']}, {ranks['received']} of {ranks['expected']} ranks, "
-        f"{time.monotonic() - began:.1f} s"
-    )
+    return f"{result.status}, {result.received} of {result.expected} ranks, {result.seconds:.1f} s"
 
 
-def _quiet(event: Event) -> None:
-    """A sweep reports a line a run, no more."""
-
-
-def _is_complete(place: Path) -> bool:
-    try:
-        summary = parse_json((place / layout.SUMMARY).read_text())
-    except (OSError, ValueError):
-        return False
-    return bool(summary.get("status") == "complete")
-
-
-def _publish(args: argparse.Namespace, runs: list[MeasuredRun]) -> list[Path]:
-    prices = chosen_prices(args)
-    files = {
-        args.out / "runs.csv": run_table(runs, prices).render("csv"),
-        args.out / "partitions.csv": partition_table(runs, prices).render("csv"),
-        args.out / "sweep.html": render_sweep(runs, prices),
-    }
-    for figure in figures(runs, prices):
-        files[args.out / "plots" / f"{figure.name}.svg"] = figure.file()
-    for path, text in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    return list(files)
+def _plain(done: Sweep, written: Sequence[Path]) -> dict[str, object]:
+    runs = [
+        {"run": str(done.folder / one.cell.path), **asdict(one.cell), "status": one.status,
+         "ranks": {"received": one.received, "expected": one.expected}, "seconds": one.seconds}
+        for one in done.cells
+    ]  # fmt: skip
+    return {"runs": runs, "files": [str(path) for path in written]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -60,6 +61,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--unfreeze", action="store_true", help="train the encoder on the redshift, too")
     add("--magnitudes-only", action="store_true", help="the baseline: images switched off")
     add("--resume", action="store_true", help="go on from OUT's checkpoint, if there is one")
+    add("--json", action="store_true", help="print history.json")
     add_storage_arguments(parser)
 
 
@@ -69,7 +71,10 @@ def run(args: argparse.Namespace) -> int:
     chosen |= {"config": args.config, "magnitudes_only": args.magnitudes_only or None}
     chosen |= {"frozen": False if args.unfreeze else None}
     result = _train(args, {name: value for name, value in chosen.items() if value is not None})
-    _say(result, args.out)
+    if args.json:
+        print(json.dumps(result.history | {"weights": str(args.out / "weights.npz")}, indent=1))
+    else:
+        _say(result, args.out)
     return 0
 
 
