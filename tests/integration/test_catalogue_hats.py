@@ -15,7 +15,7 @@ from hats.pixel_math import generate_alignment
 
 import perseid
 from perseid import Catalogue, Storage
-from perseid.catalogues.hats import pixel_orders, write_hats
+from perseid.catalogues.hatsfolder import pixel_orders, write_hats
 from perseid.catalogues.selection import Selection
 from perseid.errors import AlreadyExistsError, BadInputError
 from perseid.pipeline.catalogue_reader import StoredCatalogue

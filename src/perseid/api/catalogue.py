@@ -119,13 +119,14 @@ class Catalogue:
         ----------
         to
             Path or URL of the file. Its suffix says the format: ``.fits``, ``.vot``, ``.csv``,
-            ``.parquet``; a text that ends with ``/`` is a folder for a HATS catalogue.
+            ``.parquet``, ``.hdf5`` (redshift PDFs for qp); a text that ends with ``/`` is a folder
+            for a HATS catalogue.
         columns
             Names, in the order wanted; None: all.
         where
             Rows that are wanted, such as ``"z_pred > 0.1 and flag == 0"``; None: all.
         format
-            ``fits``, ``votable``, ``csv``, ``parquet`` or ``hats``, whatever the suffix.
+            ``fits``, ``votable``, ``csv``, ``parquet``, ``qp`` or ``hats``, whatever the suffix.
 
         Returns
         -------

@@ -25,7 +25,9 @@ def to_astropy(table: Any, meanings: Mapping[str, Meaning]) -> Any:
         from astropy.table import Table
     except ImportError as error:
         raise NotInstalledError("this needs astropy: pip install astropy") from error
-    found = Table({name: _column(table[name].combine_chunks()) for name in table.column_names})
+    found = Table(
+        {name: column_values(table[name].combine_chunks()) for name in table.column_names}
+    )
     for name in found.colnames:
         meaning = meanings.get(name, NO_MEANING)
         found[name].description = meaning.description or None
@@ -54,7 +56,8 @@ def write_votable(selection: Selection, path: Path) -> int:
     return int(table.num_rows)
 
 
-def _column(column: Any) -> Any:
+def column_values(column: Any) -> Any:
+    """(n, ...) of an Arrow column: an array, or a ``MaskedColumn`` where values are missing."""
     from astropy.table import MaskedColumn
 
     mask = np.asarray(column.is_null())

@@ -9,8 +9,9 @@ from pathlib import Path
 from perseid.catalogues.astropytable import write_votable
 from perseid.catalogues.csvfile import write_csv
 from perseid.catalogues.fitsfile import write_fits
-from perseid.catalogues.hats import PROPERTIES, write_hats
+from perseid.catalogues.hatsfolder import PROPERTIES, write_hats
 from perseid.catalogues.parquetfile import write_parquet
+from perseid.catalogues.qpfile import write_qp
 from perseid.catalogues.selection import Selection
 from perseid.errors import AlreadyExistsError, BadInputError
 from perseid.pipeline.rankfiles import temporary_folder
@@ -22,11 +23,12 @@ FORMATS: Mapping[str, Callable[[Selection, Path], int]] = {
     "csv": write_csv,
     "parquet": write_parquet,
     "hats": write_hats,
+    "qp": write_qp,
 }
 """What writes each format's file or folder, and returns the number of rows."""
 SUFFIXES = {
     ".fits": "fits", ".fit": "fits", ".vot": "votable", ".votable": "votable", ".xml": "votable",
-    ".csv": "csv", ".parquet": "parquet",
+    ".csv": "csv", ".parquet": "parquet", ".hdf5": "qp",
 }  # fmt: skip
 
 

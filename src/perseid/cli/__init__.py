@@ -25,7 +25,7 @@ COMMANDS: dict[str, str] = {
     "resume": "redo what is missing of a run",
     "table": "tables of memory, duration and cost from any set of runs",
     "report": "one HTML page about a run",
-    "catalogue": "a run's catalogue as FITS, VOTable, CSV, Parquet or HATS",
+    "catalogue": "a run's catalogue as FITS, VOTable, CSV, Parquet, HATS or qp's HDF5",
     "explore": "a live page about a run: look, select, label, search",
     "similar": "the objects of a run that are most like one of them",
     "sweep": "runs over partition size, world size and batch size, with plots",

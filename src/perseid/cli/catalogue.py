@@ -19,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="PLACE",
         help="path or URL of what is written; its suffix says the format: .fits, .vot, .csv, "
-        ".parquet, or / for a folder of HATS",
+        ".parquet, .hdf5 (redshift PDFs for qp), or / for a folder of HATS",
     )
     parser.add_argument("--format", choices=sorted(FORMATS), help="whatever the suffix")
     parser.add_argument(
