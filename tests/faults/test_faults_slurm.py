@@ -16,7 +16,12 @@ from perseid.cli import main
 from perseid.engines.slurm import SlurmEngine
 from perseid.engines.slurm.slurm_commands import ENDINGS, LIVE, time_limit
 from perseid.engines.slurm.slurm_engine import pack
+from perseid.engines.slurm.slurm_run import SlurmRun
+from perseid.engines.slurm.submission import Submission
 from perseid.errors import BadInputError, RunError, RunInterruptedError
+from perseid.pipeline.items import PartitionRef
+from perseid.pipeline.manifest import Manifest
+from perseid.pipeline.run_settings import RunSettings
 from perseid.storage import Storage
 from perseid.survey import write_cutouts
 
@@ -205,6 +210,32 @@ def test_detached_followed_logged_and_tabulated_by_the_command_line(cluster, cap
     assert json.loads((cluster.folder / "run/engine.json").read_text())["engine"] == "slurm"
 
 
+def test_a_run_that_was_left_is_published_by_a_job(cluster):
+    """Nobody waits: the arrays are followed by a job that writes the catalogue."""
+    cluster.faults(rank2="raise")
+    keys = dict(cluster.keys)
+    engine = SlurmEngine(command=FAULTY_WORKER, retries=1)
+    perseid.run(keys.pop("data"), engine=engine, detach=True, progress=False, **keys)
+    summary = cluster.folder / "run/summary.json"
+    until(summary.exists, "no job published the run")
+    until(lambda: not cluster.slurm.tasks() and not (cluster.folder / "run/driver.json").exists())
+    run = perseid.open_run(str(cluster.folder / "run"))
+    assert run.incomplete is None
+    assert run.wait(DEADLINE, progress=False).catalogue().difference(cluster.here()) is None
+    assert run.ranks[2].attempt == 2
+    assert run.summary["cost"]["total_usd"] > 0
+
+
+def test_who_waits_for_a_run_that_was_left_sees_what_the_job_publishes(cluster):
+    cluster.faults(rank0="raise")
+    keys = dict(cluster.keys)
+    engine = SlurmEngine(command=FAULTY_WORKER, retries=0)
+    run = perseid.run(keys.pop("data"), engine=engine, detach=True, progress=False, **keys)
+    assert "ranks 0 of 4" in run.wait(DEADLINE, progress=False).incomplete
+    assert not (cluster.folder / "run/driver.json").exists()
+    assert (cluster.folder / "run/slurm/publish.out").read_text().startswith("the run at")
+
+
 def test_every_state_of_slurm_has_a_meaning():
     """Those that squeue(1) lists: a task either may still work, or its ending has a sentence."""
     listed = (
@@ -225,6 +256,40 @@ def test_every_state_of_slurm_has_a_meaning():
 def test_limits_as_sbatch_takes_them(text, seconds):
     found = time_limit(text)
     assert (found and found.total_seconds()) == seconds
+
+
+RECORDED = """\
+1842|0|COMPLETED|c01|None
+1842|1|OUT_OF_MEMORY|c02|OutOfMemory
+1842|2|RUNNING|c02|None
+1842|3|PENDING||Resources
+1842|N/A|PENDING||Dependency
+"""
+"""What squeue of a cluster with control groups answers to the engine's own question."""
+
+
+def test_a_task_that_slurm_ended_for_memory(tmp_path, monkeypatch):
+    """No control group limits the jobs of the cluster for tests: the answer is a recorded one."""
+    squeue = tmp_path / "squeue"
+    squeue.write_text(f"#!/bin/sh\ncat <<'END'\n{RECORDED}END\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    keys = {"results_url": f"memory://{tmp_path.name}", "data_url": "memory://none"}
+    refs = tuple(PartitionRef(f"{n}.pt", 1) for n in range(4))
+    run = Manifest("r", 1.0, "0", partitions=refs, assignment=(1,) * 4, settings=RunSettings(),
+                   request={}, **keys)  # fmt: skip
+    handle = SlurmRun(run, Submission("a", (0, 1, 2, 3), 1, 1, 1, 100, 1.0, 0), ("1842",))
+    count = handle.poll()[-1]
+    assert (count.waiting, count.running) == (1, 1)
+    assert not handle.ended
+    squeue.write_text(
+        squeue.read_text().replace("RUNNING", "COMPLETED").replace("PENDING", "COMPLETED")
+    )
+    handle.poll()
+    assert handle.ended
+    said = handle.report().failures[1]
+    assert "1842_1 on node c02 left no record of it: it took more memory than Slurm gave it" in said
+    assert "--memory" in said
 
 
 def test_wrong_settings_are_named():

@@ -57,6 +57,7 @@ KillWait=2
 MinJobAge=300
 MaxArraySize={array}
 MaxJobCount=5000
+SlurmdParameters=config_overrides
 RebootProgram=/bin/true
 {nodes}
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1

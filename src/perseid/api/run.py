@@ -109,6 +109,15 @@ class Run:
         done = self._with_record()
         return tuple(self._rank(rank, rank in done) for rank in range(self._manifest.world_size))
 
+    def leave(self) -> str:
+        """Let it go on by itself; where the engine can, its results are published at its end.
+
+        Returns
+        -------
+        A sentence that says how it gets published where nothing does it by itself; else empty.
+        """
+        return self.handle.leave()
+
     def status(self) -> RunStatus:
         """Where it stands now; asks the engine where it may still be running."""
         if self._store.exists(layout.DRIVER) or self._given is not None:

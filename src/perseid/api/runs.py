@@ -80,7 +80,7 @@ def run(
     request = _request(data, engine, keys)
     with reporting(progress) as report:
         begun = begin(request, engine, report, replace=replace)
-        return begun if detach else begun.wait(progress=report)
+        return _left(begun, report) if detach else begun.wait(progress=report)
 
 
 def begin(request: RunRequest, engine: Engine, report: Report, *, replace: bool = False) -> Run:
@@ -142,7 +142,14 @@ def resume(
     url = run.url if isinstance(run, Run) else Location.parse(str(run)).url
     with reporting(progress) as report:
         going_on = begin_again(url, engine, report, allow_model_change=allow_model_change)
-        return going_on if detach else going_on.wait(progress=report)
+        return _left(going_on, report) if detach else going_on.wait(progress=report)
+
+
+def _left(run: Run, report: Report) -> Run:
+    """The run, which goes on by itself."""
+    if said := run.leave():
+        report(StageEvent("map", said))
+    return run
 
 
 def open_run(run: str | Path, *, engine: Engine | None = None) -> Run:

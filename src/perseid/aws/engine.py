@@ -205,6 +205,10 @@ class AwsRun:
         """Stop the execution; ranks that are working are not told and end on their own."""
         return self._executions.stop(self.started)
 
+    def leave(self) -> str:
+        """Nothing: the state machine publishes."""
+        return ""
+
     def report(self) -> EngineReport:
         """Fetch logs and times; what was fetched before is not fetched again."""
         try:

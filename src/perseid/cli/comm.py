@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from perseid.textfile import is_file
 
 if TYPE_CHECKING:
     from perseid.comm.cost_model import TransportCosts
+    from perseid.comm.slurm_step import SlurmStep
 
 
 LOSSES = {
@@ -35,8 +37,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """The three commands and their options."""
     commands = parser.add_subparsers(dest="what", metavar="COMMAND", required=True)
     run_ = commands.add_parser("run", help="run a Python program on N ranks of this machine")
-    run_.add_argument("-n", "--ranks", type=int, default=os.cpu_count() or 1, metavar="N",
-                      help="processes (default: cores)")  # fmt: skip
+    run_.add_argument("-n", "--ranks", type=int, metavar="N",
+                      help="processes on this machine (default: cores; under srun, the ranks are "
+                      "the tasks of the step)")  # fmt: skip
     run_.add_argument(
         "--timeout", type=units.time_argument, metavar="TIME", help="end all after this time"
     )
@@ -76,13 +79,38 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from perseid.comm.slurm_step import SlurmStep
     from perseid.rendezvous import LossTimeouts
 
     given = {f"{name}_timeout": getattr(args, f"{name}_timeout") for name in LOSSES}
     given = {name: seconds for name, seconds in given.items() if seconds is not None}
     LossTimeouts(**{name.removesuffix("_timeout"): seconds for name, seconds in given.items()})
     variables = {f"PERSEID_{name.upper()}": str(seconds) for name, seconds in given.items()}
-    return run_ranks([args.script, *args.arguments], args.ranks, args.timeout, variables)
+    command = [args.script, *args.arguments]
+    step = SlurmStep.of(os.environ) if args.ranks is None else None
+    if step is not None:
+        return _run_step(step, command, args.timeout, variables)
+    return run_ranks(command, args.ranks or os.cpu_count() or 1, args.timeout, variables)
+
+
+def _run_step(
+    step: SlurmStep, command: Sequence[str], timeout: float | None, variables: Mapping[str, str]
+) -> int:
+    """Be one rank of a step of Slurm; the program's exit status."""
+    from perseid.compat.fmi import python_path
+
+    if not is_file(command[0]):
+        raise BadInputError(f"there is no script {command[0]}")
+    environment = {**os.environ, "PYTHONPATH": python_path(), **variables}
+    with step.meet(os.environ) as found:
+        try:
+            done = subprocess.run(
+                [sys.executable, *command], env=environment | found, timeout=timeout
+            )
+        except subprocess.TimeoutExpired:
+            print(f"perseid: the {timeout:g} s of --timeout were over", file=sys.stderr)
+            return 1
+    return done.returncode if done.returncode >= 0 else 128 - done.returncode
 
 
 def run_ranks(

@@ -57,6 +57,8 @@ def progress_of(args: argparse.Namespace) -> RunProgress:
 def to_the_end(args: argparse.Namespace, run: Run, progress: RunProgress) -> int:
     """Follow a run and print what came of it, or leave it where that was asked for."""
     if args.detach:
+        if said := run.leave():
+            progress.say(said)
         print(run.url)
         progress.say(f"next       perseid status {run.url}")
         return COMPLETE

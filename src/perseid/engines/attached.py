@@ -83,6 +83,10 @@ class AttachedRun:
             os.kill(mark.pid, signal.SIGINT)
         return True
 
+    def leave(self) -> str:
+        """Nothing: the driver publishes."""
+        return ""
+
     def report(self) -> EngineReport:
         """Every attempt of the run."""
         if not self.ended:

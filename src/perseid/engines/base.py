@@ -62,6 +62,14 @@ class RunHandle(Protocol):
         It returns soon; `wait` returns when they have ended.
         """
 
+    def leave(self) -> str:
+        """The process that began the run leaves it: have it published without one, if possible.
+
+        Returns
+        -------
+        A sentence that says how it gets published where nothing does it by itself; else empty.
+        """
+
     def report(self) -> EngineReport:
         """The engine's report on the ranks, once they have ended.
 

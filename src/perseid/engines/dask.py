@@ -265,6 +265,10 @@ class DaskRun:
         self._client.cancel(waiting)
         return True
 
+    def leave(self) -> str:
+        """Nothing: a run of this engine ends with its process."""
+        return ""
+
     def report(self) -> EngineReport:
         """What all tasks did, and why ranks have no record."""
         if not self.ended:

@@ -370,6 +370,7 @@ class LocalMap:
             init_ms=waited if job.cold else None,
             work_seconds=work_seconds,
             rows=rows,
+            cores=self._options.threads,
         )
 
     def _note_end(self, attempt: Attempt, head: str, output: str = "") -> None:

@@ -98,6 +98,10 @@ class LocalRun:
         self._stop.count += 1
         return not self.ended
 
+    def leave(self) -> str:
+        """Nothing: a run of this engine ends with its process."""
+        return ""
+
     def report(self) -> EngineReport:
         """Every attempt, and the sentence of each rank that failed."""
         if self._report is None:

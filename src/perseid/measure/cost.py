@@ -58,6 +58,8 @@ class Usage:
     """How long they are charged to this run: its own duration."""
     log_bytes: float = 0.0
     rendezvous: Rendezvous | None = None
+    core_seconds: float = 0.0
+    """Of machines that are not billed by AWS: cores x time of all attempts, starts included."""
 
 
 @dataclass(frozen=True)

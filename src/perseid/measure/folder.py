@@ -94,6 +94,8 @@ class EngineMeasures:
     transitions: int | None = None
     express_requests: int = 0
     express_gb_seconds: float = 0.0
+    core_seconds: float = 0.0
+    """Cores x time of all attempts; 0 where attempts do not say their cores."""
 
     @property
     def on_aws(self) -> bool:

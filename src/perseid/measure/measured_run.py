@@ -186,6 +186,11 @@ class MeasuredRun:
         return Span(max(self.durations), "slowest worker")
 
     @property
+    def core_hours(self) -> float | None:
+        """Cores x hours of all attempts; None where the source does not say, as of AWS."""
+        return (self.usage.core_seconds / 3600 or None) if self.usage else None
+
+    @property
     def max_memory_mb(self) -> float | None:
         """Highest `Max Memory Used` of all invocations, MB."""
         return max((r.max_memory_mb for r in self.reports), default=None)

@@ -54,6 +54,8 @@ class Attempt:
     """The rank's own work as the worker saw it, s; 0 where it did not answer."""
     rows: int = 0
     """Rows predicted; 0 where it did not finish."""
+    cores: int = 0
+    """Cores that its process could use; 0 where the engine does not say, as on Lambda."""
 
     @property
     def billed_ms(self) -> int:

@@ -119,6 +119,7 @@ class AttemptEntry(TypedDict):
     init_ms: float | None
     work_seconds: float
     rows: int
+    cores: int
     billed_ms: int
     cold: bool
 

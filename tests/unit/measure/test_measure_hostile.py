@@ -22,6 +22,7 @@ import pytest
 from pyarrow import parquet
 
 from perseid.cli import main
+from perseid.measure.present.run_tables import RUN_COLUMNS
 from perseid.measure.present.sweep import render_sweep
 from perseid.measure.sources.load import load_runs
 
@@ -255,5 +256,5 @@ def test_words_in_logs_and_records_of_others(
             assert_quiet(said)
             if form == "csv":
                 rows = list(csv.reader(io.StringIO(said)))
-                assert {len(row) for row in rows} == {16}
+                assert {len(row) for row in rows} == {len(RUN_COLUMNS)}
                 assert not [cell for row in rows for cell in row if is_formula(cell)]

@@ -101,6 +101,30 @@ def submit(script: str, tasks: int, name: str, output: str, resources: Resources
     return done.stdout.strip().partition(";")[0]
 
 
+def submit_after(
+    jobs: Sequence[str], script: str, name: str, output: str, resources: Resources
+) -> str:
+    """Submit a job that starts when these have ended, whatever came of them; its number.
+
+    Raises as `submit`.
+    """
+    command = ["sbatch", "--parsable", f"--dependency=afterany:{':'.join(jobs)}",
+               f"--job-name={name}", f"--output={output}", "--open-mode=append", "--requeue",
+               "--ntasks=1", *resources.options()]  # fmt: skip
+    done = _call(command, script)
+    if done.returncode:
+        raise BadInputError(f"Slurm refuses the job: {_reason(done.stderr)}{_advice(done.stderr)}")
+    return done.stdout.strip().partition(";")[0]
+
+
+def is_live(job: str) -> bool | None:
+    """Whether a job that is no array waits or runs; None where Slurm does not answer."""
+    done = _call(["squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T"])
+    if done.returncode:
+        return False if "Invalid job id" in done.stderr else None
+    return any(line.strip() in LIVE for line in done.stdout.splitlines())
+
+
 def states(jobs: Sequence[str]) -> list[TaskState] | None:
     """All tasks of these arrays that Slurm still knows; None where it does not answer.
 

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Self
 
-from perseid.engines.attached import AttachedRun
 from perseid.engines.base import Capabilities, stated
 from perseid.engines.block import attempts_before, merged_through_store
 from perseid.engines.local import LocalEngine, options_of
 from perseid.engines.slurm import slurm_commands
-from perseid.engines.slurm.slurm_commands import ENDINGS, RUNNING, Resources, TaskState
-from perseid.engines.slurm.submission import Submission, get_reports
+from perseid.engines.slurm.slurm_commands import Resources
+from perseid.engines.slurm.slurm_run import PUBLISH_MB, SlurmRun, job_name, task_output
+from perseid.engines.slurm.submission import Submission
 from perseid.errors import BadInputError, NotFoundError, RunError
 from perseid.pipeline import layout
-from perseid.pipeline.attempts import Attempt, Ending, EngineReport
-from perseid.pipeline.events import CountEvent, Event, Report
 from perseid.pipeline.manifest import Manifest
-from perseid.pipeline.rank_outputs import read_records
 from perseid.pipeline.request import RunRequest
 from perseid.storage import Storage
 
@@ -34,8 +29,6 @@ LIMITS = ("workers", "threads", "memory_mb", "timeout", "retries")
 WANTED_TASKS = 128
 """Tasks that a run is packed into where nobody says how many ranks a task has: enough for a
 cluster to spread, few enough for any limit of submitted jobs."""
-FIRST_LOOK, LONGEST_LOOK, SLOWER = 0.5, 10.0, 1.3
-"""Seconds between two looks at squeue: the first, the longest, and the factor in between."""
 BATCH = """#!/bin/bash
 trap '' USR1  # until the program is ready for it
 exec {python} -P -m perseid.engines.slurm.task {url} {submission}
@@ -156,24 +149,21 @@ class SlurmEngine:
         jobs: list[str] = []
         if wanted:
             submission.put(store)
-            partition, account, limit = self._resources
             memory = (options.memory_mb + OVERHEAD_MB) * workers
-            resources = Resources(
-                workers * options.threads, memory, limit, partition, account, self._extra
-            )
+            cores = workers * options.threads
+            resources = Resources(cores, memory, *self._named_resources(), self._extra)
             script = BATCH.format(
                 python=shlex.quote(sys.executable),
                 url=shlex.quote(manifest.results_url),
                 submission=submission.name,
             )
-            name = f"perseid-{manifest.run_id.rpartition('-')[2]}"
-            jobs.append(
-                slurm_commands.submit(script, submission.tasks, name, _output(manifest), resources)
-            )
+            name, output = job_name(manifest), task_output(manifest)
+            jobs.append(slurm_commands.submit(script, submission.tasks, name, output, resources))
+        publishing = Resources(1, PUBLISH_MB, *self._named_resources(), self._extra)
         mark: dict[str, object] = {"engine": self.name, "submission": submission.name}
         mark |= {"jobs": jobs, "since": time.time(), "sbatch": self._sbatch, **self._named()}
         store.put(layout.DRIVER, json.dumps(mark).encode())
-        return SlurmRun(manifest, submission, tuple(jobs))
+        return SlurmRun(manifest, submission, tuple(jobs), publishing=publishing)
 
     def locate(self, name: str) -> str:
         """Runs on a cluster have no other name than their place."""
@@ -185,10 +175,15 @@ class SlurmEngine:
         try:
             mark = json.loads(store.get(layout.DRIVER))
             submission = Submission.get(store, str(mark["submission"]))
-            return SlurmRun(manifest, submission, tuple(mark["jobs"]))
+            return SlurmRun(manifest, submission, tuple(mark["jobs"]), mark.get("publisher"))
         except (NotFoundError, ValueError, KeyError, TypeError):
             nothing = Submission("none", (), 1, 1, 1, 1, 1.0, 0)
             return SlurmRun(manifest, nothing, ())
+
+    def _named_resources(self) -> tuple[str, str, str]:
+        """Time, partition and account, in the order of `Resources`."""
+        partition, account, limit = self._resources
+        return limit, partition, account
 
     def _named(self) -> dict[str, object]:
         """What a resumption finds in ``driver.json``."""
@@ -209,121 +204,6 @@ OVERHEAD_MB = 100
 """What a task needs beside its ranks: its own process and a reaper."""
 
 
-class SlurmRun(AttachedRun):
-    """Arrays of a run, seen through the store and squeue."""
-
-    def __init__(self, manifest: Manifest, submission: Submission, jobs: tuple[str, ...]) -> None:
-        super().__init__(manifest)
-        self.submission = submission
-        self.jobs = jobs
-        self._began = time.time()
-        self._tasks: dict[int, TaskState] = {}
-        """The last that was seen of each task."""
-        self._over = not jobs
-        self._silent_since: float | None = None
-
-    @property
-    def ended(self) -> bool:
-        """Whether no task waits or runs, as far as was looked."""
-        return self._over
-
-    def poll(self) -> Sequence[Event]:
-        """New records in the store, and how many tasks wait: one request of each."""
-        self._look()
-        done = super().poll()
-        live = [task for task in self._tasks.values() if task.live]
-        running = sum(self._ranks(task) for task in live if task.state in RUNNING)
-        waiting = sum(self._ranks(task) for task in live if task.state not in RUNNING)
-        total = len(self.submission.ranks)
-        finished = len(self._seen & set(self.submission.ranks))
-        count = CountEvent(
-            "map", time.time() - self._began, total, min(waiting, total - finished),
-            min(running, total - finished), finished, ended=self.ended,
-        )  # fmt: skip
-        return (*done, count)
-
-    def wait(self, report: Report, timeout: float | None = None) -> None:
-        """Look ever less often, until no task waits or runs."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        pause = FIRST_LOOK
-        while True:
-            for event in self.poll():
-                report(event)
-            if self.ended:
-                return
-            if deadline is not None and time.monotonic() > deadline:
-                raise RunError(f"the run has not ended within {timeout:g} s; it goes on")
-            time.sleep(pause)
-            pause = min(LONGEST_LOOK, pause * SLOWER)
-
-    def stop(self) -> bool:
-        """Cancel the arrays; what is done stays in the store."""
-        self._look()
-        if self.ended:
-            return False
-        slurm_commands.cancel(self.jobs)
-        return True
-
-    def report(self) -> EngineReport:
-        """What all tasks did, and why ranks have no record."""
-        if not self.ended:
-            raise RunError(f"{self._store.where()} is still being worked on: wait for it first")
-        tasks = range(self.submission.tasks)
-        reports = get_reports(self._store, self.submission.name, tasks)
-        records, missing = read_records(self._store, self._manifest)
-        failures = {
-            rank: self._why(rank, reports)
-            for rank in self.submission.ranks
-            if rank in missing and rank not in records
-        }
-        attempts = sorted(
-            (one for report in reports.values() for one in report.attempts),
-            key=lambda one: one.started + one.duration_ms / 1000,
-        )
-        canceled = any(task.state == "CANCELLED" for task in self._tasks.values())
-        stopped = canceled or any(report.stopped for report in reports.values())
-        self._store.delete([layout.DRIVER])
-        began = min((one.started for one in attempts), default=0.0)
-        ended = max((one.started + one.duration_ms / 1000 for one in attempts), default=0.0)
-        return EngineReport(
-            tuple(attempts), failures, ended - began, _at_once(attempts),
-            tuple(sorted(set(self.submission.ranks) - set(failures))),
-            stopped=stopped and bool(failures),
-            notes=(f"jobs       {', '.join(self.jobs)}",),
-        )  # fmt: skip
-
-    def _look(self) -> None:
-        if self._over:
-            return
-        found = slurm_commands.states(self.jobs)
-        if found is None:
-            return  # the controller does not answer: nothing is known, so nothing has ended
-        self._tasks |= {task.index: task for task in found}
-        self._over = not any(task.live for task in found)
-
-    def _ranks(self, task: TaskState) -> int:
-        return len(self.submission.of_task(task.index))
-
-    def _why(self, rank: int, reports: Mapping[int, EngineReport]) -> str:
-        """One sentence for a rank without a record."""
-        index = self.submission.task_of(rank)
-        report, task = reports.get(index), self._tasks.get(index)
-        if report is not None and rank in report.failures:
-            return report.failures[rank]
-        name = f"its Slurm task {','.join(self.jobs)}_{index}"
-        if task is None:
-            return (
-                f"{name} is gone and Slurm no longer says why; its output is in {self._out(index)}"
-            )
-        said = ENDINGS.get(task.state, f"it ended as {task.state}")
-        where = f" on node {task.node}" if task.node else ""
-        return f"{name}{where} left no record of it: {said} (output: {self._out(index)})"
-
-    def _out(self, index: int) -> str:
-        name = _output(self._manifest).replace("%a", str(index))
-        return name.replace("%A", ",".join(self.jobs))
-
-
 def _refuse_if_live(store: Storage) -> None:
     """Raise `RunError` where jobs of this run wait or run already."""
     try:
@@ -337,23 +217,3 @@ def _refuse_if_live(store: Storage) -> None:
             f"jobs {', '.join(jobs)} of Slurm work on {store.where()}: wait for them "
             "(`perseid status --wait`), or stop them first (`perseid status --stop`)"
         )
-
-
-def _output(manifest: Manifest) -> str:
-    """Where a task's own output goes: beside the results where those are files."""
-    store = Storage(manifest.results_url)
-    if store.location.scheme == "file":
-        return os.path.join(store.where(), "slurm", "%A_%a.out")  # noqa: PTH118
-    return str(Path.cwd() / f"perseid-{manifest.run_id}-%A_%a.out")
-
-
-def _at_once(attempts: Sequence[Attempt]) -> int:
-    """Attempts that ran at the same time, at most."""
-    changes = [(one.started, 1) for one in attempts if one.ending is not Ending.STOPPED]
-    changes += [(one.started + one.duration_ms / 1000, -1) for one in attempts
-                if one.ending is not Ending.STOPPED]  # fmt: skip
-    most = now = 0
-    for _, change in sorted(changes):
-        now += change
-        most = max(most, now)
-    return max(1, most)

@@ -28,6 +28,7 @@ RUN_COLUMNS = (
     TableColumn("memory", "Memory Used (MB)"),
     TableColumn("cost", "Cost Estimate ($)"),
     TableColumn("used", "Cost by memory used ($)"),
+    TableColumn("cores", "Core-hours"),
     TableColumn("notes", "Notes", numeric=False),
 )
 PARTITION_COLUMNS = (
@@ -103,6 +104,7 @@ def _run_row(run: MeasuredRun, prices: Prices) -> Mapping[str, Cell]:
         "transport": word(run.transport),
         "collectives": seconds(run.collectives_seconds),
         "memory": whole(run.max_memory_mb),
+        "cores": number(run.core_hours),
         "notes": word(_notes(run)),
         **_worker_cells(run.durations),
         **_cost_cells([run], prices),
@@ -183,6 +185,7 @@ def _run_notes(runs: Sequence[MeasuredRun], prices: Prices) -> tuple[str, ...]:
         _worker_note(runs),
         "Memory Used: the highest Max Memory Used of all invocations.",
         *_transport_notes(runs),
+        *_core_notes(runs),
         RANKS_NOTE,
         *_expected_notes(runs),
         *_cost_notes(runs, prices),
@@ -195,6 +198,15 @@ def _transport_notes(runs: Iterable[MeasuredRun]) -> list[str]:
     return [
         "Transport: how the ranks' statistics were exchanged. Collectives: seconds of the slowest "
         "rank in them, waiting for the others included."
+    ]
+
+
+def _core_notes(runs: Iterable[MeasuredRun]) -> list[str]:
+    if not any(run.core_hours for run in runs):
+        return []
+    return [
+        "Core-hours: threads of a worker x the time of every attempt, starts included, failed ones "
+        "too; what a cluster accounts for its tasks is more by their idle ends."
     ]
 
 

@@ -159,7 +159,13 @@ def _engine(store: Storage, keys: Collection[str], notes: list[str]) -> EngineMe
         transitions=engine.count("transitions"),
         express_requests=engine.count("express_requests") or 0,
         express_gb_seconds=engine.number("express_gb_seconds") or 0.0,
+        core_seconds=sum(map(_core_seconds, engine.rows("attempts"))),
     )
+
+
+def _core_seconds(attempt: Fields) -> float:
+    spent = (attempt.number("duration_ms") or 0.0) + (attempt.number("init_ms") or 0.0)
+    return (attempt.count("cores") or 0) * spent / 1000
 
 
 def _attempt(one: Fields) -> Report | None:
@@ -326,6 +332,7 @@ def _usage(
         stored_seconds=whole.seconds if whole else 0.0,
         log_bytes=logs.bytes,
         rendezvous=_rendezvous(records, whole),
+        core_seconds=engine.core_seconds,
     )
 
 

@@ -1,0 +1,131 @@
+"""Ranks that ``srun`` started: who they are, and where they meet.
+
+Slurm's environment says which rank a process is of how many, and which address the step was
+launched from. What it does not have is a secret that only the step's processes know: rank 0 leaves
+one, with the address of its rendezvous, in a file of the user's home folder, which clusters share
+between their nodes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from perseid.errors import RendezvousError
+from perseid.linux import need_linux
+from perseid.rendezvous import Config, EmbeddedServer, job_key
+
+FOLDER = "PERSEID_MEETING_FOLDER"
+"""Variable that names another folder for the file."""
+MEETING_SECONDS = 60.0
+"""How long a rank waits for rank 0's file: tasks of a step start within seconds of each other."""
+POLL_SECONDS = 0.05
+DISCARD_PORT = 9
+"""Of an address that nothing is sent to: it tells which of this machine's own leads there."""
+
+
+@dataclass(frozen=True)
+class SlurmStep:
+    """What Slurm says of this process' step."""
+
+    name: str
+    """Unique on the cluster: job, its restarts, step."""
+    rank: int
+    world_size: int
+    launched_from: str
+    """Address of the node that the step was launched from."""
+
+    @classmethod
+    def of(cls, variables: Mapping[str, str]) -> SlurmStep | None:
+        """The step of a process with this environment; None where ``srun`` did not start it."""
+        try:
+            job, step = variables["SLURM_JOB_ID"], variables["SLURM_STEP_ID"]
+            restarts = variables.get("SLURM_RESTART_COUNT", "0")
+            return cls(
+                f"slurm-{job}.{step}-{restarts}",
+                int(variables["SLURM_PROCID"]),
+                int(variables["SLURM_STEP_NUM_TASKS"]),
+                variables.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1"),
+            )
+        except (KeyError, ValueError):
+            return None
+
+    @contextmanager
+    def meet(self, variables: Mapping[str, str]) -> Iterator[dict[str, str]]:
+        """While it lasts, the ranks of the step can meet by these variables.
+
+        Raises
+        ------
+        RendezvousError
+            Rank 0 left no file: it did not start, or the folder is not shared between the nodes.
+        """
+        folder = Path(variables.get(FOLDER) or Path.home() / ".perseid" / "meetings")
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = folder / f"{self.name}.json"
+        if self.rank:
+            yield self._variables(*_read(path))
+            return
+        need_linux("A rendezvous of ranks")
+        secret = secrets.token_bytes(32)
+        config = Config(
+            host=_own_address(self.launched_from),
+            port=0, http_port=None, tcpunch=False, secret=secret,
+        )  # fmt: skip
+        with EmbeddedServer(config) as server:
+            key = job_key(secret, self.name).hex()
+            _write(path, server.address, key)
+            try:
+                yield self._variables(server.address, key)
+                while server.server.registry.members:  # their relay and their news are here
+                    time.sleep(POLL_SECONDS)
+            finally:
+                path.unlink(missing_ok=True)
+
+    def _variables(self, address: str, key: str) -> dict[str, str]:
+        return {
+            "PERSEID_JOB": self.name,
+            "PERSEID_RANK": str(self.rank),
+            "PERSEID_WORLD_SIZE": str(self.world_size),
+            "PERSEID_RENDEZVOUS": address,
+            "PERSEID_JOB_KEY": key,
+            "RANK": str(self.rank),
+            "WORLD_SIZE": str(self.world_size),
+        }
+
+
+def _own_address(towards: str) -> str:
+    """This machine's address in the network that an address is of; nothing is sent."""
+    family = socket.AF_INET6 if ":" in towards else socket.AF_INET
+    with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((towards, DISCARD_PORT))
+        return str(probe.getsockname()[0])
+    return socket.gethostbyname(socket.gethostname())
+
+
+def _write(path: Path, address: str, key: str) -> None:
+    """Whole or not at all, and for this user's eyes alone."""
+    part = path.with_suffix(f".{os.getpid()}")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump([address, key], file)
+    part.rename(path)
+
+
+def _read(path: Path) -> tuple[str, str]:
+    deadline = time.monotonic() + MEETING_SECONDS
+    while time.monotonic() < deadline:
+        with suppress(FileNotFoundError, ValueError):
+            address, key = json.loads(path.read_text())
+            return str(address), str(key)
+        time.sleep(POLL_SECONDS)
+    raise RendezvousError(
+        f"Rank 0 of this Slurm step left no {path} within {MEETING_SECONDS:g} s: set {FOLDER} to a "
+        "folder that all nodes share."
+    )
