@@ -29,6 +29,8 @@ from perseid.storage import Storage
 from perseid.survey.reader import write_cutouts
 
 OTHER = {
+    "signature": {"name": "another"},
+    "fit": "crop",
     "precision": "int8", "batch_size": 8, "anomaly": "none", "top": 5,
     "missing": {"redshift": [7.0]}, "columns": {"redshift": ["Z_SPEC"]},
 }  # fmt: skip

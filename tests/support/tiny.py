@@ -8,6 +8,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from perseid.model.inputs import ImageInput
+from perseid.model.outputs import ModelOutput
 from perseid.model.signature import METADATA_KEY, ModelSignature
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.reader import write_cutouts
@@ -92,3 +94,50 @@ def tiny_survey(
     for number, part in enumerate(whole.batches(per_partition), start=1):
         write_cutouts(part, folder / f"{number}{suffix}")
     return whole
+
+
+CLASSES = ("smooth", "spiral arms", "merger")
+"""Of the tiny classifier."""
+
+
+def tiny_classifier(
+    path: Path, *, bands: int = 5, side: int = SIDE, logits: bool = True, metadata: bool = True
+) -> Path:
+    """Write a model that tells `CLASSES` apart by the mean of each band, and predicts nothing else.
+
+    `metadata`: whether the file says what its output means.
+    """
+    weights = np.random.default_rng(3).normal(0, 3, (bands, len(CLASSES))).astype(np.float32)
+    nodes = [
+        helper.make_node("ReduceMean", ["pixels", "axes"], ["means"], keepdims=0),
+        helper.make_node("MatMul", ["means", "weights"], ["votes" if logits else "raw"]),
+    ]
+    nodes += [] if logits else [helper.make_node("Softmax", ["raw"], ["votes"], axis=1)]
+    graph = helper.make_graph(
+        nodes,
+        "tiny classifier",
+        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", bands, side, side])],
+        [helper.make_tensor_value_info("votes", TensorProto.FLOAT, ["n", len(CLASSES)])],
+        [
+            numpy_helper.from_array(weights, "weights"),
+            numpy_helper.from_array(np.array([2, 3], np.int64), "axes"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    if metadata:
+        signature = classifier_signature(bands=bands, side=side, logits=logits)
+        helper.set_model_props(model, {METADATA_KEY: signature.to_json()})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, path)
+    return path
+
+
+def classifier_signature(
+    *, bands: int = 5, side: int = SIDE, logits: bool = True, classes: tuple[str, ...] = CLASSES
+) -> ModelSignature:
+    """What the tiny classifier takes and gives."""
+    votes = ModelOutput("votes", "probabilities", classes=classes, logits=logits)
+    image = ImageInput("pixels")
+    return ModelSignature(
+        "classifier", bands, side, side, band_names=(), image=image, columns=(), outputs=(votes,)
+    )

@@ -14,7 +14,10 @@ from perseid.catalogues.astropytable import to_astropy
 from perseid.catalogues.export import Written, export
 from perseid.catalogues.selection import Selection
 from perseid.errors import NotInstalledError
+from perseid.jsontext import parse_json
+from perseid.model.outputs import Z_PRED, OutputColumn
 from perseid.pipeline.catalogue_reader import StoredCatalogue
+from perseid.pipeline.publish import OUTPUTS_KEY
 from perseid.pipeline.tables import CATALOGUE
 from perseid.storage import Storage
 from perseid.survey import natural_key
@@ -66,6 +69,14 @@ class Catalogue:
     def column_names(self) -> list[str]:
         """Names of the columns, in order."""
         return list(self._stored.schema.names)
+
+    @property
+    def outputs(self) -> tuple[OutputColumn, ...]:
+        """What the columns of the model are: kind, unit, names of classes."""
+        text = self._stored.metadata.get(OUTPUTS_KEY)
+        if text is None:
+            return (Z_PRED,)
+        return tuple(map(OutputColumn.from_json, parse_json(text)))
 
     def equals(self, other: Catalogue) -> bool:
         """Whether both say the same: the same rows, every value of ours equal to the bit.
@@ -154,14 +165,15 @@ class Catalogue:
 
     @cached_property
     def _ordered(self) -> Any:
-        """The columns of `CORE`, rows by partition in natural order, then by their number."""
+        """Our columns and the model's, rows by partition in natural order, then by number."""
         partitions = self._table["partition"].combine_chunks().dictionary_encode()
         names = partitions.dictionary.to_pylist()
         place = np.empty(len(names), np.int64)
         place[sorted(range(len(names)), key=lambda i: natural_key(names[i]))] = range(len(names))
         rows = self._table["row"].combine_chunks().to_numpy(zero_copy_only=False)
         order = np.lexsort((rows, place[partitions.indices.to_numpy(zero_copy_only=False)]))
-        return self._table.select([n for n in CORE if n in self.column_names]).take(order)
+        ours = {*CORE, *(column.name for column in self.outputs)}
+        return self._table.select([n for n in self.column_names if n in ours]).take(order)
 
     def __repr__(self) -> str:
         return f"<Catalogue of {len(self)} objects at {self._stored.where}>"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from perseid.model.runtime import DEFAULT, ModelRuntime, Prediction
 from perseid.model.signature import ModelSignature
+from perseid.model.signature_files import signature_beside, signature_of
+from perseid.pipeline.model_inputs import other_columns
 from perseid.survey import Cutouts
 
 
@@ -33,14 +37,15 @@ class Model:
         return self._runtime.note
 
     def predict(self, cutouts: Cutouts) -> Prediction:
-        """Redshift float32 (n,) and features float32 (n, m) of n objects, in their order.
+        """Columns by name, (n,), and features float32 (n, m) of n objects, in their order.
 
         Raises
         ------
         BadModelError
             The cutouts have not the shape that the model takes.
         """
-        return self._runtime.predict(cutouts.images, cutouts.magnitudes)
+        others = other_columns(self.signature, cutouts)
+        return self._runtime.predict(cutouts.images, cutouts.magnitudes, others)
 
     def __repr__(self) -> str:
         one = self.signature
@@ -51,7 +56,11 @@ class Model:
 
 
 def load_model(
-    model: str | Path = DEFAULT, *, precision: str = "float32", threads: int | None = None
+    model: str | Path = DEFAULT,
+    *,
+    precision: str = "float32",
+    threads: int | None = None,
+    signature: ModelSignature | Mapping[str, Any] | str | Path | None = None,
 ) -> Model:
     """Load a model for use in this process.
 
@@ -63,6 +72,9 @@ def load_model(
         ``float32``, or ``int8`` where the processor multiplies 8-bit integers.
     threads
         Threads to compute with; default: as many as this process may run at once.
+    signature
+        What the model takes and gives: an object, or the path or URL of a file of it; default: as
+        the file beside the model says, else the model itself.
 
     Raises
     ------
@@ -76,4 +88,5 @@ def load_model(
     >>> survey = perseid.open_survey("partitions/")  # doctest: +SKIP
     >>> perseid.load_model().predict(survey.read(0)).redshift[:3]  # doctest: +SKIP
     """
-    return Model(ModelRuntime.load(model, threads=threads, precision=precision))
+    given = signature_beside(model) if signature is None else signature_of(signature)
+    return Model(ModelRuntime.load(model, threads=threads, precision=precision, signature=given))

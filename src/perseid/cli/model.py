@@ -103,17 +103,24 @@ def _check(model: str, survey: Cutouts) -> None:
 
 
 def _info(args: argparse.Namespace) -> int:
+    from perseid.model.inputs import MAGNITUDE
     from perseid.model.runtime import ModelRuntime
+    from perseid.model.signature_files import signature_beside
 
-    runtime: ModelRuntime = ModelRuntime.load(args.model)
+    given = signature_beside(args.model)
+    runtime: ModelRuntime = ModelRuntime.load(args.model, signature=given)
     s = runtime.signature
     if args.json:
         more = {"micro_batch": runtime.micro_batch, "threads": runtime.threads}
         print(json.dumps(json.loads(s.to_json()) | more))
         return 0
     groups = ", ".join(f"{n} ({w})" for n, w in s.feature_groups.items()) or "none"
-    print(f"{s.name}: {s.precision}, images of {s.bands} bands, {s.height} x {s.width} pixels")
+    taken = [f"images of {s.bands} bands, {s.height} x {s.width} pixels"] if s.bands else []
+    taken += [f"the column {column.column}" for column in s.columns if column.column != MAGNITUDE]
+    taken += ["magnitudes"] if s.takes_magnitudes else []
+    print(f"{s.name}: {s.precision}, {', '.join(taken)}")
     print(f"bands: {' '.join(s.band_names) or 'not named'}; features: {groups}")
+    print(f"columns: {', '.join(column.name for column in s.output_columns()) or 'none'}")
     print(f"micro-batch {runtime.micro_batch} rows, {runtime.threads} threads")
     return 0
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import time
@@ -75,25 +76,20 @@ def main() -> int:
 
 
 def _pace(setup: WorkerSetup) -> Pace:
-    import numpy as np
-
     from perseid.pipeline.work import load_runtime
 
     options = replace(setup.item.options, threads=setup.threads)
     runtime = load_runtime(replace(setup.item, options=options))
     ready = time.time() - setup.started
-    signature = runtime.signature
-    shape = (BATCH, signature.bands, signature.height, signature.width)
-    random = np.random.default_rng(0)
-    images = random.random(shape, np.float32)
-    magnitudes = random.uniform(15, 22, shape[:2]).astype(np.float32)
-    runtime.predict(images, magnitudes)
+    rows_of = runtime.some_rows(BATCH)
+    runtime.predict(*rows_of)
     rows, began = 0, time.perf_counter()
     while time.perf_counter() - began < SECONDS:
-        runtime.predict(images, magnitudes)
+        runtime.predict(*rows_of)
         rows += BATCH
+    row_bytes = 4 * math.prod(runtime.signature.shape)
     rate = rows / (time.perf_counter() - began)
-    return Pace(rate, ready, memory.peak(), images[0].nbytes + 8 * (signature.bands + 1))
+    return Pace(rate, ready, memory.peak(), row_bytes + 8 * (runtime.signature.bands + 1))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
-
 from perseid.errors import (
     BadInputError,
     BadModelError,
@@ -22,6 +20,7 @@ from perseid.errors import (
 from perseid.model.identity import ModelIdentity, identify
 from perseid.model.signature import ModelSignature
 from perseid.pipeline.items import PartitionRef
+from perseid.pipeline.model_inputs import unfit, with_inputs
 from perseid.science import group_columns
 from perseid.storage import Storage
 from perseid.survey.read_options import PLAIN, ReadOptions
@@ -38,8 +37,8 @@ class CheckedModel:
     identity: ModelIdentity
     signature: ModelSignature | None
     """None where this process has no onnxruntime to load it with, as on AWS between the ranks."""
-    uses_magnitudes: bool = True
-    """Whether magnitudes are an input."""
+    given: ModelSignature | None = None
+    """The signature that was given with it, or lies beside it; None where its file has its own."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +52,21 @@ class RowCount:
     """Why it cannot be read, in a sentence; else empty."""
 
 
-def check_model(url: str, precision: str, anomaly: str, batch_size: int) -> CheckedModel:
+def check_model(
+    url: str,
+    precision: str,
+    anomaly: str,
+    batch_size: int,
+    signature: ModelSignature | None = None,
+) -> CheckedModel:
     """Load a model as a rank does, and have it compute a few rows.
 
     Parameters
     ----------
     url, precision, anomaly, batch_size
         As in a `WorkItem`.
+    signature
+        What it takes and gives, where its file does not say it.
 
     Raises
     ------
@@ -71,21 +78,21 @@ def check_model(url: str, precision: str, anomaly: str, batch_size: int) -> Chec
         The store has no such model, or failed.
     """
     if importlib.util.find_spec("onnxruntime") is None:
-        return CheckedModel(identify(url, precision), None)
+        return CheckedModel(identify(url, precision), None, signature)
     from perseid.model.runtime import MICRO_BATCH, ModelRuntime  # onnxruntime is heavy
 
     size = min(MICRO_BATCH, batch_size)
-    runtime = ModelRuntime.load(url, threads=1, precision=precision, micro_batch=size)
-    signature = runtime.signature
+    runtime = ModelRuntime.load(
+        url, threads=1, precision=precision, micro_batch=size, signature=signature
+    )
     if anomaly != "none":
-        group_columns(signature.feature_groups, anomaly)
-    shape = (1, signature.bands, signature.height, signature.width)
-    runtime.predict(np.zeros(shape, np.float32), np.zeros(shape[:2], np.float32))
+        group_columns(runtime.signature.feature_groups, anomaly)
+    runtime.predict(*runtime.some_rows(1))
     identity = runtime.identity if precision == "float32" else identify(url, precision)
     difference = identity.difference(runtime.identity)
     if difference:
         raise BadModelError(f"the model {url} was replaced while it was being looked at")
-    return CheckedModel(identity, signature, runtime.uses_magnitudes)
+    return CheckedModel(identity, runtime.signature, signature)
 
 
 def check_shape(
@@ -93,32 +100,26 @@ def check_shape(
     partitions: Sequence[PartitionRef],
     signature: ModelSignature,
     *,
-    uses_magnitudes: bool = True,
     options: ReadOptions = PLAIN,
+    fit: str = "",
 ) -> None:
     """Raise `BadInputError` where no partition has the inputs that the model takes.
 
     Looks at as many as it takes to find one that fits, in most runs the first. One that cannot be
     read is left to its rank, which names it.
     """
-    wanted, wrong = (signature.bands, signature.height, signature.width), ""
+    wrong, options = "", with_inputs(options, signature)
     for ref in partitions:
         try:
             with open_partition(storage, ref.key, options=options) as reader:
-                shape, has = reader.shape, reader.columns.dtypes
+                said = unfit(signature, reader.columns, fit)
         except (BadPartitionError, NotFoundError) as error:
             if options.names and "has no column" in str(error):  # named by the user: never there
                 wrong = wrong or str(error)
             continue
-        if shape != wanted:
-            said = f"images of (bands, height, width) = {shape}, the model takes {wanted}"
-            remedy = "give a model for such images"
-        elif uses_magnitudes and "magnitude" not in has:
-            said = f"no magnitudes (it has {', '.join(has)}), which the model takes"
-            remedy = "add a column `magnitude`, or give a model of images alone"
-        else:
+        if not said:
             return
-        wrong = wrong or f"{storage.where(ref.key)} has {said}: {remedy}"
+        wrong = wrong or f"{storage.where(ref.key)} has {said}"
     if wrong:
         raise BadInputError(
             f"no partition has the inputs that the model {signature.name!r} takes: {wrong}"

@@ -68,7 +68,9 @@ class CollectiveParts:
             ranks = [rank_of.take(of_rank) for of_rank in scores]
             many = statistics.rows > self.limits.exact_ranks
             item, ids = self.item, statistics.ids.common
-            schema = CatalogueSchema(item.run_id, ids, item.survey_columns, many)
+            schema = CatalogueSchema(
+                item.run_id, ids, item.survey_columns, many, statistics.outputs
+            )
             common = schema, statistics.scores if many else None
             written = [layout.catalogue_part(r) for r, of_rank in enumerate(scores) if len(of_rank)]
             retire_parts(self.storage, written)

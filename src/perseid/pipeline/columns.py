@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from perseid.errors import RunError
 from perseid.jsontext import parse_json
+from perseid.model.outputs import Z_PRED, OutputColumn
 from perseid.science import Moments
 
 NOT_FINITE = 1
@@ -38,8 +39,8 @@ class PartitionResult:
 
     key: str
     """Of the partition."""
-    z_pred: NDArray[np.float32]
-    """(n,), NaN where flagged."""
+    z_pred: NDArray[np.float32] | None
+    """(n,), NaN where flagged; None where the model predicts no redshift."""
     flag: NDArray[np.int32]
     """(n,): 0, `NOT_FINITE`, `NO_ANSWER` or `MISSING_INPUT`."""
     object_id: NDArray[Any] | None = None
@@ -53,9 +54,14 @@ class PartitionResult:
     carried: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     """Columns of the survey that the catalogue takes, by their names there, (n,); masked where
     single values are missing. A column that the partition lacks is not among them."""
+    outputs: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """The model's other columns by name, (n,) or (n, width): float32, NaN where flagged; of classes
+    int32, -1 where flagged."""
+    output_columns: tuple[OutputColumn, ...] = (Z_PRED,)
+    """What the model's columns are, in order."""
 
     def __len__(self) -> int:
-        return len(self.z_pred)
+        return len(self.flag)
 
     @property
     def flagged(self) -> int:
@@ -71,6 +77,22 @@ class Stamp:
     rank: int
     groups: Mapping[str, int] = field(default_factory=dict)
     """Width of each group of features that is kept, in order; empty: nothing to score."""
+    output_columns: tuple[OutputColumn, ...] = (Z_PRED,)
+    """What the columns of the rank's model are, in order."""
+
+    def to_json(self) -> str:
+        """As the objects of a rank have it."""
+        plain: list[object] = [self.run_id, self.rank, list(self.groups.items())]
+        if self.output_columns != (Z_PRED,):
+            plain.append([column.to_json() for column in self.output_columns])
+        return json.dumps(plain)
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Stamp:
+        """The reverse of `to_json`; raises `ValueError` where it is none."""
+        run_id, rank, groups, *more = parse_json(text)
+        columns = tuple(map(OutputColumn.from_json, more[0])) if more else (Z_PRED,)
+        return cls(run_id, rank, dict(groups), columns)
 
 
 ReadResults = tuple[Stamp, list[PartitionResult]]
@@ -79,6 +101,8 @@ _MASKED, _MASK = ("object_id", "label"), ".missing"
 """Columns of which single values may be missing, and the name of the array that says which."""
 _CARRIED, _CARRIED_MASK = "carried/", "carried_missing/"
 """Before the name of a carried column, and of the array that says which values are missing."""
+_OUTPUT = "output/"
+"""Before the name of a column of the model."""
 
 
 Source = bytes | BinaryIO
@@ -91,8 +115,7 @@ class NpzWriter:
     def __init__(self, path: Path, stamp: Stamp) -> None:
         self._zip = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED)
         self._parts = 0
-        text = json.dumps([stamp.run_id, stamp.rank, list(stamp.groups.items())])
-        self._array("stamp", np.frombuffer(text.encode(), np.uint8))
+        self._array("stamp", np.frombuffer(stamp.to_json().encode(), np.uint8))
 
     def add(self, key: str, arrays: Mapping[str, NDArray[Any] | None]) -> None:
         """The arrays of the next partition; None is left out."""
@@ -121,8 +144,9 @@ class NpzWriter:
 
 def add_result(writer: NpzWriter, result: PartitionResult) -> None:
     """Append one partition to a rank's ``features.npz``."""
-    apart = ("key", "carried")
+    apart = ("key", "carried", "outputs", "output_columns")
     arrays = {f.name: getattr(result, f.name) for f in fields(result) if f.name not in apart}
+    arrays |= {_OUTPUT + name: array for name, array in result.outputs.items()}
     masked = {name: name + _MASK for name in _MASKED}
     for name, array in result.carried.items():
         arrays[_CARRIED + name] = array
@@ -149,7 +173,23 @@ def read_results(data: Source, where: str, *, features: bool = True) -> ReadResu
             mask = arrays.pop(name + _MASK, None)
             if mask is not None:
                 arrays[name] = np.ma.masked_array(arrays[name], mask=mask)
-    return stamp, [PartitionResult(key=k, carried=_carried(a), **a) for k, a in parts]
+    return stamp, [
+        PartitionResult(
+            key=key,
+            carried=_carried(arrays),
+            outputs=_outputs(arrays),
+            output_columns=stamp.output_columns,
+            **arrays,
+        )
+        for key, arrays in parts
+    ]
+
+
+def _outputs(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The model's columns but the redshift, taken out of a partition's arrays."""
+    arrays.setdefault("z_pred", None)  # type: ignore[arg-type]
+    names = [name for name in arrays if name.startswith(_OUTPUT)]
+    return {name.removeprefix(_OUTPUT): arrays.pop(name) for name in names}
 
 
 def _carried(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -174,15 +214,14 @@ def _read(
 ) -> tuple[Stamp, list[tuple[str, dict[str, NDArray[Any]]]]]:
     try:
         with zipfile.ZipFile(io.BytesIO(data) if isinstance(data, bytes) else data) as file:
-            run_id, rank, groups = parse_json(_array(file.read("stamp.npy")).tobytes())
+            stamp = Stamp.from_json(_array(file.read("stamp.npy")).tobytes())
             parts: dict[int, dict[str, NDArray[Any]]] = {}
             for member in file.namelist():
                 number, _, name = member.removesuffix(".npy").partition("/")
                 if name and name not in without:
                     parts.setdefault(int(number), {})[name] = _array(file.read(member))
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise RunError(f"{where} is broken: run the rank again by `perseid resume`") from error
-    stamp = Stamp(run_id, rank, dict(groups))
     return stamp, [(p.pop("key").tobytes().decode(), p) for _, p in sorted(parts.items())]
 
 

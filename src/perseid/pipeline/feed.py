@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 
 from perseid.errors import BadInputError, BadPartitionError, NotFoundError, StorageError
 from perseid.model.signature import ModelSignature
-from perseid.pipeline.columns import MISSING_INPUT, NOT_FINITE
 from perseid.pipeline.items import PartitionRef
+from perseid.pipeline.model_inputs import fitted, flags, unfit
 from perseid.storage import Storage
 from perseid.survey.bytesource import FetchStats
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.missing import MissingValues
 from perseid.survey.read_options import PLAIN, ReadOptions
 from perseid.survey.reader import PartitionReader, open_partition
+from perseid.survey.table import Columns
 
 BLOCK_BYTES = 4 << 20
 """Pixels handed over at once; the reader fetches more of them in one request."""
@@ -86,10 +87,10 @@ class Feed:
         Blocks hold a multiple of so many rows, except a partition's last.
     missing
         Which magnitudes and redshifts mean that there is none.
-    uses_magnitudes
-        Whether the model takes magnitudes: else rows may lack them.
     options
         Names of columns in the files, further columns, layout of images.
+    fit
+        What becomes of images that are larger or smaller than the model's: see `fitted`.
     """
 
     def __init__(
@@ -100,14 +101,13 @@ class Feed:
         micro_batch: int,
         *,
         missing: MissingValues = MissingValues(),  # noqa: B008 - frozen
-        uses_magnitudes: bool = True,
         options: ReadOptions = PLAIN,
+        fit: str = "",
     ) -> None:
         self._storage, self._partitions = storage, partitions
-        self._missing, self._uses_magnitudes = missing, uses_magnitudes
-        self._options = options
+        self._missing, self._options = missing, options
         self._signature = signature
-        self._rows = block_rows(signature, micro_batch)
+        self._micro_batch, self._fit = micro_batch, fit
         # Bounded, or a fast store would fill the memory of a slow model.
         self._queue: queue.Queue[Step | BaseException | None] = queue.Queue(AHEAD)
         self._stop = threading.Event()
@@ -185,40 +185,28 @@ class Feed:
         if not reader.rows:
             raise BadPartitionError(f"{where} holds no rows: take it out of the survey")
         self._put(Begun(ref, reader.rows))
-        blocks = iter(reader.blocks(self._rows))
+        blocks = iter(reader.blocks(block_rows(reader.columns.image_bytes, self._micro_batch)))
         while True:
             began = time.time()
             cutouts = next(blocks, None)
             if cutouts is None:
                 return
-            self._fits(where, cutouts)
-            if local:
+            images = fitted(cutouts.images, self._signature, self._fit)
+            if images is not cutouts.images:
+                cutouts = replace(cutouts, images=images)
+            elif local:
                 # The reader gives a block's pages of the memory map back when the next is asked
                 # for, which is before the model sees this one: it would map them anew, to stay.
                 cutouts = replace(cutouts, images=cutouts.images.copy())
-            flag = _flag(cutouts, self._uses_magnitudes)
+            self._fits(where, cutouts)
+            flag = flags(self._signature, cutouts)
             self.spans.append((began, time.time()))
             self._put(Block(cutouts, flag))
 
     def _fits(self, where: str, cutouts: Cutouts) -> None:
-        wanted = (self._signature.bands, self._signature.height, self._signature.width)
-        if cutouts.images.shape[1:] != wanted:
-            raise BadPartitionError(
-                f"{where} has images of (bands, height, width) = {cutouts.images.shape[1:]}, but "
-                f"the model {self._signature.name!r} takes {wanted}: give a model for such images"
-            )
-        if self._uses_magnitudes and cutouts.magnitudes is None:
-            raise BadPartitionError(
-                f"{where} has no magnitudes, which the model {self._signature.name!r} takes: add a "
-                "column `magnitude`, or give a model of images alone"
-            )
-        count = 0 if cutouts.magnitudes is None else cutouts.magnitudes.shape[1]
-        if self._uses_magnitudes and count != self._signature.bands:
-            raise BadPartitionError(
-                f"{where} has {count} magnitudes a row, but the model {self._signature.name!r} "
-                f"takes {self._signature.bands}: name those of its bands by --columns "
-                "magnitude=[...]"
-            )
+        said = unfit(self._signature, Columns.of(cutouts))
+        if said:
+            raise BadPartitionError(f"{where} has {said}")
 
     def _unchanged(self, ref: PartitionRef) -> None:
         change = self._change(ref)
@@ -238,23 +226,13 @@ class Feed:
         )
 
 
-def _flag(cutouts: Cutouts, uses_magnitudes: bool) -> NDArray[np.int32]:
-    """Why rows cannot be predicted, 0 where they can: NaN is a missing magnitude."""
-    good = np.isfinite(cutouts.images).all(axis=(1, 2, 3))
-    missing = np.zeros(len(cutouts), np.bool_)
-    if uses_magnitudes:
-        magnitudes = cutouts.needed_magnitudes()
-        missing = np.isnan(magnitudes).any(axis=1)
-        good &= ~np.isinf(magnitudes).any(axis=1)
-    flag = np.where(missing, MISSING_INPUT, np.where(good, 0, NOT_FINITE))
-    return flag.astype(np.int32)
-
-
 class _StoppedError(Exception):
     """The feed was closed while its thread was reading."""
 
 
-def block_rows(signature: ModelSignature, micro_batch: int) -> int:
-    """Rows of a block: the multiple of `micro_batch` within `BLOCK_BYTES`, at least one."""
-    row = 4 * signature.bands * signature.height * signature.width
-    return max(1, BLOCK_BYTES // row // micro_batch) * micro_batch
+def block_rows(row_bytes: int, micro_batch: int) -> int:
+    """Rows of a block: the multiple of `micro_batch` within `BLOCK_BYTES`, at least one.
+
+    `row_bytes` are those of an image in the file.
+    """
+    return max(1, BLOCK_BYTES // row_bytes // micro_batch) * micro_batch

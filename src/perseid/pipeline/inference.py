@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perseid.errors import BadInputError, BadPartitionError
+from perseid.model.outputs import CLASS, Z_PRED, OutputColumn
 from perseid.pipeline.columns import MISSING_INPUT, NO_ANSWER, PartitionResult, Stamp
 from perseid.pipeline.feed import Begun, Block, Ended, Failed, Feed
 from perseid.pipeline.ids import as_kind, kind_of
 from perseid.pipeline.items import PartitionRef, WorkItem
+from perseid.pipeline.model_inputs import INPUT, other_columns, with_inputs
 from perseid.pipeline.parquet_writer import ParquetType
 from perseid.pipeline.survey_columns import carried, conform, read_options
 from perseid.pipeline.timeline import Timeline
@@ -25,7 +27,7 @@ from perseid.survey.content import join
 from perseid.survey.missing import NO_SENTINELS, MissingValues
 
 if TYPE_CHECKING:
-    from perseid.model.runtime import ModelRuntime
+    from perseid.model.runtime import ModelRuntime, Prediction
 
 Progress = Callable[[int], None]
 """Called with the rows predicted so far."""
@@ -40,7 +42,8 @@ class Inference:
     def __init__(self, item: WorkItem, runtime: ModelRuntime | None, clock: Timeline) -> None:
         self._item, self._runtime, self._clock = item, runtime, clock
         self._kept, groups = _kept_features(item, runtime)
-        self.stamp = Stamp(item.run_id, item.rank, groups)
+        outputs = (Z_PRED,) if runtime is None else runtime.signature.output_columns()
+        self.stamp = Stamp(item.run_id, item.rank, groups, outputs)
         self.partitions: list[dict[str, object]] = []
         """key, rows, bytes of each partition that was read."""
         self.failed: list[dict[str, str]] = []
@@ -65,13 +68,13 @@ class Inference:
             runtime.signature,
             runtime.micro_batch,
             missing=NO_SENTINELS if item.missing is None else MissingValues.of(item.missing),
-            uses_magnitudes=runtime.uses_magnitudes,
-            options=read_options(item),
+            options=with_inputs(read_options(item), runtime.signature),
+            fit=item.fit,
         ) as feed:
             for step in feed:
                 match step:
                     case Begun():
-                        part = _Part(step.ref, step.rows, self._kept)
+                        part = _Part(step.ref, step.rows, self._kept, self.stamp.output_columns)
                     case Block():
                         assert part is not None
                         self._block(runtime, part, step)
@@ -88,6 +91,7 @@ class Inference:
 
     def _block(self, runtime: ModelRuntime, part: _Part, block: Block) -> None:
         images, magnitudes = block.cutouts.images, block.cutouts.magnitudes
+        columns = other_columns(runtime.signature, block.cutouts)
         # The model still gets these rows, as zeros, because a micro-batch has one fixed shape;
         # their results are dropped in `fill`.
         if block.flag.any():  # a row's neighbors must not see its infinities
@@ -95,11 +99,12 @@ class Inference:
             images = np.where(good[:, None, None, None], images, np.float32(0))
             if magnitudes is not None:
                 magnitudes = np.where(good[:, None], magnitudes, 0)
+            columns = {name: np.where(good, array, 0) for name, array in columns.items()}
         began, start = time.time(), time.perf_counter()
-        prediction = runtime.predict(images, magnitudes)
+        prediction = runtime.predict(images, magnitudes, columns)
         self.model_seconds += time.perf_counter() - start
         self._clock.add("inference", [(began, time.time())])
-        part.fill(block.cutouts, block.flag, prediction.redshift, prediction.features)
+        part.fill(block.cutouts, block.flag, prediction)
 
     def _finished(self, part: _Part) -> PartitionResult | None:
         """The partition's result; None where its columns do not go with those before it."""
@@ -145,41 +150,50 @@ def _kept_features(
 class _Part:
     """Columns of a partition that is being predicted, filled block by block."""
 
-    def __init__(self, ref: PartitionRef, rows: int, kept: NDArray[np.int64]) -> None:
-        self.ref, self.kept = ref, kept
+    def __init__(
+        self,
+        ref: PartitionRef,
+        rows: int,
+        kept: NDArray[np.int64],
+        outputs: tuple[OutputColumn, ...],
+    ) -> None:
+        self.ref, self.kept, self._outputs = ref, kept, outputs
         self.filled = 0
         self.bytes = 0
         """Of images and magnitudes."""
-        self._z = np.full(rows, np.nan, np.float32)
+        self._predicted: dict[str, NDArray[Any]] = {
+            column.name: np.full(rows, -1, np.int32)
+            if column.kind == CLASS
+            else np.full(rows, np.nan, np.float32)
+            for column in outputs
+        }
         self._flag = np.zeros(rows, np.int32)
         self._features = np.full((rows, len(kept)), np.nan, np.float32) if len(kept) else None
         self._columns: dict[str, list[NDArray[Any]]] = {}
         self._further: dict[str, list[NDArray[Any]]] = {}
 
-    def fill(
-        self,
-        cutouts: Any,
-        flag: NDArray[np.int32],
-        redshift: NDArray[np.float32],
-        features: NDArray[np.float32] | None,
-    ) -> None:
+    def fill(self, cutouts: Any, flag: NDArray[np.int32], prediction: Prediction) -> None:
         """Append the next rows: their columns, predictions and features."""
         rows = slice(self.filled, self.filled + len(cutouts))
-        good, answered = flag == 0, np.isfinite(redshift)
+        features = None
+        if prediction.features is not None and self._features is not None:
+            features = prediction.features[:, self.kept]
+        answered = _answered(len(cutouts), prediction, features)
+        good = (flag == 0) & answered
         if features is not None and self._features is not None:
-            chosen = features[:, self.kept]
             # Features that are not finite would spoil the statistics of the whole survey.
-            answered &= np.isfinite(chosen).all(axis=1)
-            self._features[rows] = np.where((good & answered)[:, None], chosen, np.nan)
-        self._z[rows] = np.where(good & answered, redshift, np.nan)
-        self._flag[rows] = np.where(good & ~answered, NO_ANSWER, flag)
+            self._features[rows] = np.where(good[:, None], features, np.nan)
+        for name, kept in self._predicted.items():
+            kept[rows] = np.where(good, prediction.columns[name], kept[rows])
+        self._flag[rows] = np.where((flag == 0) & ~answered, NO_ANSWER, flag)
         for name in ("object_id", "redshift", "label"):
             array = getattr(cutouts, name)
             if array is not None:
                 # A copy: the block's memory may be a map of the file, which is about to be given
                 # back.
                 self._columns.setdefault(name, []).append(array.copy())
-        for name, array in cutouts.further.items():
+        others = (one for one in cutouts.further.items() if not one[0].startswith(INPUT))
+        for name, array in others:
             self._further.setdefault(name, []).append(array.copy())
         self.bytes += cutouts.images.nbytes
         if cutouts.magnitudes is not None:
@@ -195,7 +209,7 @@ class _Part:
                    for s in specs if s.name in self._further}  # fmt: skip
         return PartitionResult(
             key=self.ref.key,
-            z_pred=self._z,
+            z_pred=self._predicted.get(Z_PRED.name),
             flag=self._flag,
             object_id=self._column("object_id"),
             z_spec=self._column("redshift", np.dtype(np.float64)),
@@ -206,6 +220,8 @@ class _Part:
                 for spec in specs
                 if spec.name in further
             },
+            outputs={n: a for n, a in self._predicted.items() if n != Z_PRED.name},
+            output_columns=self._outputs,
         )
 
     def _column(self, name: str, dtype: np.dtype[Any] | None = None) -> NDArray[Any] | None:
@@ -214,3 +230,15 @@ class _Part:
             return None
         whole = join(parts, parts[0].dtype)
         return whole if dtype is None else whole.astype(dtype)
+
+
+def _answered(
+    rows: int, prediction: Prediction, features: NDArray[np.float32] | None
+) -> NDArray[np.bool_]:
+    """(n,): whether every number that the run keeps of a row is finite."""
+    answered = np.ones(rows, np.bool_)
+    for array in prediction.columns.values():
+        answered &= np.isfinite(array)
+    if features is not None:
+        answered &= np.isfinite(features).all(axis=1)
+    return answered

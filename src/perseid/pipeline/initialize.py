@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from perseid import __version__
 from perseid.errors import BadInputError, BadModelError, NotFoundError, StorageError
 from perseid.model.files import DEFAULT
+from perseid.model.signature_files import signature_beside, signature_of
 from perseid.pipeline import layout
 from perseid.pipeline.checks import CheckedModel, check_model, check_shape
 from perseid.pipeline.claim import FormerRun, claim, refuse_if_taken
@@ -200,7 +201,7 @@ def plan(request: RunRequest, created: float | None = None, run_id: str | None =
         data_url=listing.data_url,
         partitions=listing.partitions,
         assignment=assign(files, world_size, _weights(listing)),
-        settings=_settings(request, listing, survey),
+        settings=_settings(request, listing, survey, model),
         request=request.given(),
         script=_environment(request) if request.script_mode else None,
         model=model.identity if model else None,
@@ -293,15 +294,21 @@ def _check_data(request: RunRequest, listing: Listing, model: CheckedModel) -> C
             storage,
             listing.partitions,
             model.signature,
-            uses_magnitudes=model.uses_magnitudes,
             options=options,
+            fit=request.fit or "",
         )
     keep = parse_keep(request.keep)
-    columns = choose_columns(looks, request.column_names, keep, [c.name for c in CATALOGUE])
+    known = model.signature or model.given
+    outputs = known.output_columns() if known else ()
+    reserved = [*(c.name for c in CATALOGUE), *(c.name for c in outputs)]
+    columns = choose_columns(looks, request.column_names, keep, reserved)
     return CheckedSurvey(columns, notes_on(looks, carried(columns)))
 
 
-def _settings(request: RunRequest, listing: Listing, survey: CheckedSurvey) -> RunSettings:
+def _settings(
+    request: RunRequest, listing: Listing, survey: CheckedSurvey, model: CheckedModel | None
+) -> RunSettings:
+    given = model.given if model else None
     return RunSettings(
         model_url=_model_url(request),
         precision=request.precision,
@@ -312,6 +319,8 @@ def _settings(request: RunRequest, listing: Listing, survey: CheckedSurvey) -> R
         columns=dict(request.column_names) or None,
         layout=request.layout,
         survey_columns=survey.columns,
+        signature=given.to_plain() if given else None,
+        fit=request.fit or "",
         transport=request.transport,
         options=_options(request, listing),
     )
@@ -348,7 +357,8 @@ def _talks(request: RunRequest) -> bool:
 
 def _checked(request: RunRequest) -> CheckedModel:
     url = _model_url(request)
-    return check_model(url, request.precision, request.anomaly, request.batch_size)
+    given = signature_beside(url) if request.signature is None else signature_of(request.signature)
+    return check_model(url, request.precision, request.anomaly, request.batch_size, given)
 
 
 def _model_url(request: RunRequest) -> str:

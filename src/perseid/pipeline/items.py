@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from perseid.errors import BadInputError
 from perseid.jsontext import parse_json
 from perseid.model.identity import ModelIdentity
+from perseid.model.signature import ModelSignature
 from perseid.pipeline.run_settings import ItemOptions
 from perseid.pipeline.schema import FIRST, check_schema, check_version, from_plain, to_plain
 from perseid.survey.column_spec import ColumnSpec
@@ -17,7 +18,8 @@ REMEDY = (
     "environment that its workers run in)"
 )
 """Advice for when a worker and the step before it have different versions."""
-RESULT_SETTINGS = ("precision", "batch_size", "anomaly", "top", "missing", "columns", "layout")
+RESULT_SETTINGS = ("precision", "batch_size", "anomaly", "top", "missing", "columns", "layout",
+                   "signature", "fit")  # fmt: skip
 """Fields of a `WorkItem` that change results; every record names them."""
 
 
@@ -84,12 +86,20 @@ class WorkItem:
     shape."""
     survey_columns: Sequence[ColumnSpec] | None = None
     """Columns of the catalogue that come from the survey; None in runs of earlier versions."""
+    signature: Mapping[str, object] | None = None
+    """What the model takes and gives, as JSON; None: as its file says."""
+    fit: str = ""
+    """``crop`` or ``pad``: what becomes of images of another size than the model's."""
     model_change: bool = False
     """The user let this run go on with another model than it began with."""
     version: str = ""
     """Of the perseid that made the item; empty in items of 0.1."""
     schema: int = FIRST
     """Of the item's keys: see `perseid.pipeline.schema`."""
+
+    def model_signature(self) -> ModelSignature | None:
+        """The signature that the run gives its model; None where the model's file has it."""
+        return None if self.signature is None else ModelSignature.from_plain(self.signature)
 
     def result_settings(self) -> dict[str, object]:
         """Every option that changes what a rank predicts or what is made of it, by name."""

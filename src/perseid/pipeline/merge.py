@@ -115,11 +115,15 @@ def repeated_ids(survey: ScoredSurvey) -> int:
 
 def redshifts(survey: ScoredSurvey) -> Mapping[str, object] | None:
     """Metrics over all objects of known redshift; None where there is none."""
-    known = [part.result for part in survey.parts if part.result.z_spec is not None]
+    known = [
+        (part.result.z_pred, part.result.z_spec)
+        for part in survey.parts
+        if part.result.z_pred is not None and part.result.z_spec is not None
+    ]
     if not known:
         return None
-    z_pred = np.concatenate([result.z_pred for result in known])
-    z_spec = np.concatenate([np.asarray(result.z_spec) for result in known])
+    z_pred = np.concatenate([predicted for predicted, _ in known])
+    z_spec = np.concatenate([spectroscopic for _, spectroscopic in known])
     return redshift_metrics(z_pred, z_spec).to_json() if np.isfinite(z_spec).any() else None
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from perseid.model.outputs import Z_PRED, OutputColumn
 from perseid.pipeline import layout, merge
 from perseid.pipeline.catalogue_reader import retire_parts
 from perseid.pipeline.ids import common_kind
@@ -26,15 +27,20 @@ from perseid.pipeline.survey_columns import carried
 from perseid.pipeline.tables import (
     CATALOGUE,
     PERCENTILE,
+    all_outputs,
     carried_columns,
     catalogue_table,
     with_ids,
+    with_outputs,
 )
 from perseid.storage import Storage
 from perseid.survey.column_spec import ColumnSpec
 
 COLUMNS_KEY = "perseid.columns"
 """Key of the JSON text in the catalogue's metadata that describes the columns of the survey."""
+
+OUTPUTS_KEY = "perseid.outputs"
+"""Key of the footer's JSON list of the model's columns: see `OutputColumn.to_json`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,18 +65,24 @@ class CatalogueSchema:
     """Those that come from the survey (`RunSettings.survey_columns`)."""
     percentile: bool = False
     """Whether there is a percentile."""
+    outputs: Sequence[OutputColumn] = (Z_PRED,)
+    """Those that come from the model."""
 
     def write(self, path: Path, rows: Iterable[CatalogueRows]) -> int:
         """Write a file with a row group a partition; its bytes."""
-        specs, about = carried(self.survey_columns), {"run_id": self.run_id}
+        specs = carried(self.survey_columns)
+        about = {"run_id": self.run_id, **outputs_metadata(self.outputs)}
         if self.survey_columns:
             about[COLUMNS_KEY] = json.dumps([to_plain(spec) for spec in self.survey_columns])
-        own = (*CATALOGUE, PERCENTILE) if self.percentile else CATALOGUE
-        schema = (*with_ids(own, self.ids), *carried_columns(specs))
+        own = with_outputs(CATALOGUE, self.outputs or (Z_PRED,))
+        own = with_ids((*own, PERCENTILE) if self.percentile else own, self.ids)
+        schema = (*own, *carried_columns(specs))
         with open(path, "wb") as file, ParquetWriter(file, schema, about) as writer:
             for one in rows:
                 part = one.part
-                table = catalogue_table(part.result, part.score, one.rank, self.ids, specs)
+                table = catalogue_table(
+                    part.result, part.score, one.rank, self.ids, specs, self.outputs
+                )
                 if one.percentile is not None:
                     table |= {PERCENTILE.name: np.ma.masked_invalid(one.percentile)}
                 writer.write(table)
@@ -93,10 +105,18 @@ def publish_catalogue(
         path = folder / layout.CATALOGUE
         kind = common_kind(part.result.object_id for part in survey.parts)
         rows = map(CatalogueRows, survey.parts, survey.ranks())
-        size = CatalogueSchema(run_id, kind, columns).write(path, rows)
+        outputs = all_outputs(part.result for part in survey.parts)
+        size = CatalogueSchema(run_id, kind, columns, outputs=outputs).write(path, rows)
         retire_parts(storage, [layout.CATALOGUE])
         storage.put(layout.CATALOGUE, path)
         return size
+
+
+def outputs_metadata(outputs: Sequence[OutputColumn]) -> dict[str, str]:
+    """What a table's footer says of a model's columns; nothing where ``z_pred`` is the only one."""
+    if tuple(outputs) in ((), (Z_PRED,)):
+        return {}
+    return {OUTPUTS_KEY: json.dumps([column.to_json() for column in outputs])}
 
 
 def findings(

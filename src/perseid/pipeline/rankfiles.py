@@ -15,7 +15,7 @@ from perseid.pipeline import columns, layout
 from perseid.pipeline.columns import NpzWriter, PartitionResult, Stamp
 from perseid.pipeline.ids import common_kind
 from perseid.pipeline.parquet_writer import ParquetType, ParquetWriter
-from perseid.pipeline.tables import PREDICTIONS, predictions_table, with_ids
+from perseid.pipeline.tables import PREDICTIONS, predictions_table, with_ids, with_outputs
 from perseid.science import Moments
 from perseid.storage import Storage
 
@@ -62,7 +62,7 @@ class RankFiles:
     def add(self, result: PartitionResult) -> None:
         """Append the results of one partition to each file."""
         writer, kind = self._predictions or self._begin(result)
-        writer.write(predictions_table(result, kind))
+        writer.write(predictions_table(result, kind, self._stamp.output_columns))
         columns.add_result(self._features, result)
         if result.features is not None:
             columns.add_moments(self._moments, result.key, Moments.of(result.features))
@@ -71,7 +71,8 @@ class RankFiles:
         """The table of predictions: the first partition says what kind its ids are."""
         kind = common_kind([result.object_id if result else None])
         about = {"run_id": self._stamp.run_id, "rank": str(self._rank)}
-        writer = ParquetWriter(self._file, with_ids(PREDICTIONS, kind), about)
+        columns = with_ids(with_outputs(PREDICTIONS, self._stamp.output_columns), kind)
+        writer = ParquetWriter(self._file, columns, about)
         self._predictions = writer, kind
         return self._predictions
 

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from perseid.errors import BadInputError
+from perseid.model.signature_files import signature_of
 from perseid.pipeline.request_keys import KEYS
 from perseid.rendezvous import LONGEST_SILENCE, Endpoint
 from perseid.storage import Location
@@ -104,6 +105,11 @@ class RunRequest(BaseModel):
     model: Annotated[str | None, Blank] = Field(
         None, description="default, or the URL or path of an exported model"
     )
+    signature: Annotated[dict[str, Any] | None, Blank] = Field(
+        None,
+        description="what the model takes and gives: an object, or the path or URL of a file of it",
+    )
+    fit: Annotated[Literal["crop", "pad"] | None, Blank] = Field(None, description="crop or pad")
     precision: Literal["float32", "int8"] = Field("float32", description="float32 or int8")
     anomaly: Literal["both", "embedding", "residual", "none"] = Field(
         "both", description="both, embedding, residual or none"
@@ -185,6 +191,8 @@ class RunRequest(BaseModel):
             One sentence for each bad value, with its key, the value and what to give instead.
         """
         plain = dict(source) if isinstance(source, Mapping) else read_keys(Path(source))
+        if _blank(plain.get("signature")) is not None:
+            plain["signature"] = signature_of(plain["signature"]).to_plain()
         try:
             request = cls.model_validate(plain)
         except ValidationError as error:

@@ -134,6 +134,20 @@ KEYS: dict[str, Key] = {
         "`default` (in the package), or the path or URL of an exported model",
         Flag("--model", "URL", "exported model (default: the package's own)"),
     ),
+    "signature": Key(
+        "object or text",
+        "in the model's file, or beside it",
+        "what the model takes and gives: an object, or the path or URL of a file of it; see "
+        "[signatures](model.md#the-signature)",
+        Flag("--signature", "FILE", "what the model takes and gives (default: the model says it)"),
+    ),
+    "fit": Key(
+        "text",
+        "",
+        "what becomes of images of another size than the model's: `crop` cuts them about their "
+        "middle, `pad` puts zeros around them. Without it they are refused",
+        Flag("--fit", "", "make images of another size fit the model's"),
+    ),
     "precision": Key(
         "text",
         "`float32`",

@@ -81,6 +81,10 @@ class RunSettings:
     shape."""
     survey_columns: Sequence[ColumnSpec] | None = None
     """Columns of the catalogue that come from the survey; None in runs of earlier versions."""
+    signature: Mapping[str, object] | None = None
+    """What the model takes and gives, as JSON; None: as its file says."""
+    fit: str = ""
+    """``crop`` or ``pad``: what becomes of images of another size than the model's."""
     transport: str = "store"
     """How ranks exchange statistics: ``store``, ``direct``, ``relay``, ``auto``."""
     options: ItemOptions = field(default_factory=ItemOptions)

@@ -17,9 +17,10 @@ from typing import Any, TypeVar
 from perseid import __version__
 from perseid.errors import BadInputError
 
-SCHEMA = 2
+SCHEMA = 3
 """Of what this version writes. 2 adds to manifest and items: ``schema``, ``model``, ``missing``; to
-items also ``version`` and ``model_change``."""
+items also ``version`` and ``model_change``. 3 adds to settings and items ``layout``,
+``survey_columns``, ``signature``, ``fit``."""
 FIRST = 1
 """Of what names none."""
 T = TypeVar("T")

@@ -144,6 +144,7 @@ class _StoredSurvey:
             statistics.ids.common,
             self.manifest.settings.survey_columns,
             rows.percentile,
+            statistics.outputs,
         )
         for key, block in zip(keys, blocks, strict=True):
             read = rank_outputs.stream_results(self.storage, block, features=False)

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from perseid.model.outputs import OutputColumn
 from perseid.pipeline.catalogue_limits import CatalogueLimits
 from perseid.pipeline.ids import IdKinds
 from perseid.pipeline.merge import Scored, by_rank
 from perseid.pipeline.stored import Findings
+from perseid.pipeline.tables import all_outputs
 from perseid.science.detection_statistics import DetectionStatistics
 from perseid.science.histogram import Histogram
 from perseid.science.ranks import AllRanks, FirstRanks, Ranker, Scores
@@ -33,12 +35,18 @@ class SurveyStatistics:
     detection: DetectionStatistics = field(default_factory=DetectionStatistics)
     """Of rows with a label."""
     ids: IdKinds = field(default_factory=IdKinds)
+    outputs: tuple[OutputColumn, ...] = ()
+    """Columns of the model, in order; of several where the user let them differ."""
 
     @classmethod
     def of(cls, parts: Sequence[Scored]) -> SurveyStatistics:
         """Of these partitions."""
-        known = [part.result for part in parts if part.result.z_spec is not None]
-        z_spec = _joined([np.asarray(result.z_spec) for result in known])
+        known = [
+            (one.result.z_pred, np.asarray(one.result.z_spec))
+            for one in parts
+            if one.result.z_pred is not None and one.result.z_spec is not None
+        ]
+        z_spec = _joined([spectroscopic for _, spectroscopic in known])
         labeled = [(p.score, p.result.label) for p in parts if p.result.label is not None]
         present = ~_joined([np.ma.getmaskarray(label) for _, label in labeled]).astype(bool)
         labels = _joined([np.ma.getdata(label) for _, label in labeled])
@@ -49,10 +57,11 @@ class SurveyStatistics:
         return cls(
             rows=sum(len(part.score) for part in parts),
             scores=Histogram.of(_joined([part.score for part in parts])),
-            redshift=RedshiftStatistics.of(_joined([result.z_pred for result in known]), z_spec),
+            redshift=RedshiftStatistics.of(_joined([predicted for predicted, _ in known]), z_spec),
             known_redshifts=int(np.count_nonzero(np.isfinite(z_spec))),
             detection=DetectionStatistics.of(scores[present], labels[present]),
             ids=ids,
+            outputs=all_outputs(part.result for part in parts),
         )
 
     def join(self, other: SurveyStatistics) -> SurveyStatistics:
@@ -64,6 +73,7 @@ class SurveyStatistics:
             self.known_redshifts + other.known_redshifts,
             self.detection.join(other.detection),
             self.ids.join(other.ids),
+            self.outputs + tuple(one for one in other.outputs if one not in self.outputs),
         )
 
     def findings(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from perseid.model.outputs import CLASS, Z_PRED, OutputColumn
 from perseid.pipeline.columns import PartitionResult
 from perseid.pipeline.ids import Ids, as_kind
 from perseid.pipeline.parquet_writer import ParquetColumn, ParquetType, Strings, Values
@@ -65,8 +66,36 @@ def with_ids(columns: Sequence[ParquetColumn], kind: ParquetType) -> tuple[Parqu
     return tuple(replace(c, kind=kind) if c.name == "object_id" else c for c in columns)
 
 
-def predictions_table(result: PartitionResult, kind: ParquetType) -> dict[str, Values]:
-    """One partition's row group of `PREDICTIONS` with ids of this kind.
+def with_outputs(
+    columns: Sequence[ParquetColumn], outputs: Sequence[OutputColumn]
+) -> tuple[ParquetColumn, ...]:
+    """The columns of a table with those of a model in the place of ``z_pred``."""
+    at = next(i for i, column in enumerate(columns) if column.name == Z_PRED.name)
+    return (*columns[:at], *map(_output_column, outputs), *columns[at + 1 :])
+
+
+def all_outputs(results: Iterable[PartitionResult]) -> tuple[OutputColumn, ...]:
+    """The columns of all models that were used: of one, unless the user let them differ."""
+    found = {column.name: column for result in results for column in result.output_columns}
+    return tuple(found.values())
+
+
+def _output_column(column: OutputColumn) -> ParquetColumn:
+    text = column.kind == CLASS
+    return ParquetColumn(
+        column.name,
+        ParquetType.UTF8 if text else ParquetType.FLOAT32,
+        optional=text,
+        unit=column.unit,
+        ucd=column.ucd,
+        description=column.description,
+    )
+
+
+def predictions_table(
+    result: PartitionResult, kind: ParquetType, outputs: Sequence[OutputColumn] = (Z_PRED,)
+) -> dict[str, Values]:
+    """One partition's row group of `PREDICTIONS` with ids of this kind, and a model's columns.
 
     Raises `BadInputError` where the partition's ids do not fit it.
     """
@@ -75,7 +104,7 @@ def predictions_table(result: PartitionResult, kind: ParquetType) -> dict[str, V
         "object_id": _ids(result.object_id, rows, kind),
         "partition": Strings(np.zeros(rows, np.int32), [result.key]),
         "row": np.arange(rows, dtype=np.int32),
-        "z_pred": result.z_pred,
+        **_outputs(result, outputs),
         "z_spec": _optional(result.z_spec, rows, np.float64),
         "label": _optional(result.label, rows, np.int32),
         "flag": result.flag,
@@ -88,12 +117,13 @@ def catalogue_table(
     rank: NDArray[np.int64],
     kind: ParquetType,
     carried: Sequence[ColumnSpec] = (),
+    outputs: Sequence[OutputColumn] = (Z_PRED,),
 ) -> dict[str, Values]:
     """One partition's row group of `CATALOGUE`; no score is NaN, no rank 0.
 
-    `carried` are the survey's columns that follow: see `carried_columns`.
+    `carried` are the survey's columns that follow: see `carried_columns`; `outputs` the model's.
     """
-    table = predictions_table(result, kind) | {
+    table = predictions_table(result, kind, outputs) | {
         "anomaly_score": np.ma.masked_invalid(score),
         "anomaly_rank": np.ma.masked_equal(rank, 0),
     }
@@ -123,6 +153,22 @@ def _carried(result: PartitionResult, spec: ColumnSpec) -> Values:
     if array is not None and array.dtype.kind == "f":
         return np.ma.masked_where(np.isnan(array), array)  # infinities are values, too
     return _optional(array, len(result), spec.dtype.type)
+
+
+def _outputs(result: PartitionResult, outputs: Sequence[OutputColumn]) -> dict[str, Values]:
+    """The model's columns; of one that the partition's model does not give, nothing."""
+    found: dict[str, Values] = {}
+    for column in outputs:
+        values = result.z_pred if column.name == Z_PRED.name else result.outputs.get(column.name)
+        if column.kind == CLASS:
+            codes = np.full(len(result), -1, np.int32) if values is None else values
+            missing = codes < 0
+            codes = np.where(missing, 0, codes)
+            found[column.name] = Strings(np.ma.masked_array(codes, mask=missing), column.classes)
+        else:
+            found[column.name] = np.full(len(result), np.nan, np.float32) if values is None else (
+                values)  # fmt: skip
+    return found
 
 
 def _ids(ids: Ids | None, rows: int, kind: ParquetType) -> Values:

@@ -110,6 +110,7 @@ def load_runtime(item: WorkItem) -> ModelRuntime:
         threads=item.options.threads,
         precision=item.precision,
         micro_batch=min(MICRO_BATCH, item.batch_size),  # a smaller batch would be mostly padding
+        signature=item.model_signature(),
     )
 
 

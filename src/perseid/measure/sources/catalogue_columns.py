@@ -29,6 +29,7 @@ class CatalogueColumns:
     object_id: NDArray[np.object_] | None
     """Integers or text, None where a single one is missing; None where the survey has no ids."""
     z_pred: NDArray[np.float64]
+    """NaN where the model predicts no redshift."""
     z_spec: NDArray[np.float64]
     label: NDArray[np.int64] | None
     """Masked where single ones are missing; None where the survey has no labels."""
@@ -62,7 +63,7 @@ def read_catalogue(store: Storage) -> CatalogueColumns:
         The object is not such a table.
     """
     stored = StoredCatalogue(store)
-    missing = {"partition", "row", "z_pred"} - set(stored.schema.names)
+    missing = {"partition", "row"} - set(stored.schema.names)
     if missing:
         raise BadInputError(
             f"{stored.where} has no column {', '.join(sorted(missing))}: it is no catalogue"

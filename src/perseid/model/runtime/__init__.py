@@ -2,6 +2,7 @@
 
 from perseid.model.files import DEFAULT
 from perseid.model.identity import int8_url
-from perseid.model.runtime.model_runtime import MICRO_BATCH, PRECISIONS, ModelRuntime, Prediction
+from perseid.model.runtime.answers import Prediction
+from perseid.model.runtime.model_runtime import MICRO_BATCH, PRECISIONS, ModelRuntime
 
 __all__ = ["DEFAULT", "MICRO_BATCH", "PRECISIONS", "ModelRuntime", "Prediction", "int8_url"]

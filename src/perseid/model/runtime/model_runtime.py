@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,8 +21,12 @@ from numpy.typing import NDArray
 from perseid.errors import BadInputError, BadModelError
 from perseid.model.files import DEFAULT, ModelFiles, on_disk
 from perseid.model.identity import ModelIdentity, identity_of, int8_url
+from perseid.model.inputs import MAGNITUDE
+from perseid.model.runtime.answers import Prediction, answer, empty, fill
+from perseid.model.runtime.graph_ports import Graph, Ports, bind
+from perseid.model.runtime.image_buffer import ImageBuffer
 from perseid.model.runtime.processor import has_int8_products, usable_threads
-from perseid.model.signature import METADATA_KEY, ModelSignature
+from perseid.model.signature import ModelSignature
 
 MICRO_BATCH = 32
 """Rows a call of onnxruntime: larger ones are as fast a row and only cost memory."""
@@ -27,21 +34,10 @@ PRECISIONS = ("float32", "int8")
 _BATCH_NAMES = ("n", "N", "batch", "batch_size")
 _NO_MEMORY = ("bad_alloc", "Failed to allocate memory")
 """How onnxruntime says so."""
-_TYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64}
-
+NO_COLUMNS: Mapping[str, NDArray[Any]] = MappingProxyType({})
 
 Versions = tuple[tuple[int, ...], ...]
 """See `ModelFiles.versions`."""
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """What the model says of some rows, in their order."""
-
-    redshift: NDArray[np.float32]
-    """(n,)."""
-    features: NDArray[np.float32] | None
-    """(n, sum of the signature's feature groups); None where the model has none."""
 
 
 class ModelRuntime:
@@ -62,7 +58,7 @@ class ModelRuntime:
         self,
         session: Any,
         signature: ModelSignature,
-        ports: _Ports,
+        ports: Ports,
         identity: ModelIdentity,
         note: str = "",
     ) -> None:
@@ -71,9 +67,11 @@ class ModelRuntime:
         self._session, self._ports = session, ports
         self.micro_batch = ports.batch
         self.threads = int(session.get_session_options().intra_op_num_threads)
-        shape = (signature.bands, signature.height, signature.width)
-        self._images = np.zeros((self.micro_batch, *shape), np.float32)
-        self._magnitudes = np.zeros((self.micro_batch, signature.bands), ports.magnitude_type)
+        self._images = ImageBuffer(signature, self.micro_batch)
+        self._columns = {
+            name: np.zeros((ports.batch, *((c.width,) if c.width else ())), c.dtype)
+            for name, c in ports.columns
+        }
 
     @classmethod
     def load(
@@ -83,6 +81,7 @@ class ModelRuntime:
         threads: int | None = None,
         precision: str = "float32",
         micro_batch: int = MICRO_BATCH,
+        signature: ModelSignature | None = None,
     ) -> ModelRuntime:
         """Load a model.
 
@@ -97,6 +96,8 @@ class ModelRuntime:
             8-bit integers (`has_int8_products`); elsewhere float32, and `note` says so.
         micro_batch
             Rows a call; a model of a fixed batch size keeps its own.
+        signature
+            What it takes and gives, where the file itself does not say it, or says something else.
 
         Raises
         ------
@@ -124,8 +125,7 @@ class ModelRuntime:
             session = _session(str(files.path), name, threads or usable_threads(), micro_batch)
             _same(files, versions)
         _give_back()
-        ports = _Ports.of(session, name, micro_batch)
-        signature = _signature(session, ports, name)
+        signature, ports = bind(Graph.of(session), name, micro_batch, signature)
         identity = replace(identity_of(url, precision, digest), signature=signature.digest())
         runtime = cls(session, signature, ports, identity, note)
         if files.path.exists():  # fetched files are gone: nobody can change what was loaded
@@ -145,22 +145,30 @@ class ModelRuntime:
     @property
     def uses_magnitudes(self) -> bool:
         """Whether magnitudes are an input; where not, what is given for them is ignored."""
-        return bool(self._ports.magnitude)
+        return self.signature.takes_magnitudes
 
     @property
     def precision(self) -> str:
         """``float32`` or ``int8``, as it runs."""
         return self.signature.precision
 
-    def predict(self, images: NDArray[np.float32], magnitudes: NDArray[Any] | None) -> Prediction:
+    def predict(
+        self,
+        images: NDArray[np.float32] | None,
+        magnitudes: NDArray[Any] | None = None,
+        columns: Mapping[str, NDArray[Any]] = NO_COLUMNS,
+    ) -> Prediction:
         """Predict rows.
 
         Parameters
         ----------
         images
             (n, bands, height, width) float32; memory-mapped or read-only arrays are used in place.
+            Ignored where the model takes none.
         magnitudes
             (n, bands), any float; may be None where the model takes none (`uses_magnitudes`).
+        columns
+            (n,) arrays by the survey's names, of the other columns that the model takes.
 
         Returns
         -------
@@ -175,167 +183,75 @@ class ModelRuntime:
         MemoryError
             There is not enough of it.
         """
-        self._fits(images, magnitudes)
-        n, step = len(images), self.micro_batch
-        redshift = np.empty(n, np.float32)
-        width = self.signature.features()
-        features = np.empty((n, width), np.float32) if width else None
+        given = dict(columns) if magnitudes is None else {**columns, MAGNITUDE: magnitudes}
+        n, step = self._rows(images, given), self.micro_batch
+        whole = empty(self.signature, n)
         for start in range(0, n, step):
             rows = slice(start, min(start + step, n))
-            count = rows.stop - start
-            some = None if magnitudes is None else magnitudes[rows]
-            outputs = self._run(self._feed(images[rows], some))
-            redshift[rows] = outputs[0].reshape(step)[:count]
-            if features is not None:
-                features[rows] = outputs[1][:count]
-        return Prediction(redshift, features)
+            feed = self._feed(images, given, rows)
+            fill(whole, answer(self.signature, self._run(feed), rows.stop - start), rows)
+        return whole
+
+    def some_rows(
+        self, rows: int
+    ) -> tuple[NDArray[np.float32] | None, None, dict[str, NDArray[Any]]]:
+        """Arguments of `predict` that it can work on: numbers between 0 and 1, always the same."""
+        random = np.random.default_rng(0)
+        shape = (rows, *self.signature.shape)
+        images = random.random(shape, np.float32) if self.signature.bands else None
+        wide = {c.column: (rows, *((c.width,) if c.width else ())) for _, c in self._ports.columns}
+        return images, None, {name: random.random(shape) for name, shape in wide.items()}
 
     def _run(self, feed: dict[str, Any]) -> Any:
         try:
-            return self._session.run(self._ports.outputs, feed)
+            found = self._session.run([name for name, _ in self._ports.outputs], feed)
+            pairs = zip(self._ports.outputs, found, strict=True)
+            return {name: array for (_, name), array in pairs}
         except Exception as error:
             _raise_if_of_memory(error, self.signature.name)
             raise BadModelError(
                 f"the model {self.signature.name!r} fails when it computes: {_reason(error)}"
             ) from error
 
-    def _feed(self, images: NDArray[np.float32], magnitudes: NDArray[Any] | None) -> dict[str, Any]:
+    def _feed(
+        self, images: NDArray[np.float32] | None, given: Mapping[str, NDArray[Any]], rows: slice
+    ) -> dict[str, Any]:
         """One micro-batch: the rows in place where they can be, else copied and padded."""
-        count = len(images)
-        whole = count == self.micro_batch
-        if not (whole and images.flags.c_contiguous and images.flags.aligned):
-            self._images[:count] = images
-            self._images[count:] = 0
-            images = self._images
-        feed = {self._ports.image: images}
-        if self._ports.magnitude:
-            self._magnitudes[:count] = magnitudes
-            self._magnitudes[count:] = 0
-            feed[self._ports.magnitude] = self._magnitudes
+        feed: dict[str, Any] = {}
+        if self._ports.image and images is not None:
+            feed[self._ports.image] = self._images.put(images[rows])
+        for name, column in self._ports.columns:
+            buffer, count = self._columns[name], rows.stop - rows.start
+            buffer[:count] = given[column.column][rows].reshape(count, *buffer.shape[1:])
+            buffer[count:] = 0
+            feed[name] = buffer
         return feed
 
-    def _fits(self, images: NDArray[np.float32], magnitudes: NDArray[Any] | None) -> None:
-        s = self.signature
-        wanted = (s.bands, s.height, s.width)
-        if images.dtype != np.float32 or images.shape[1:] != wanted:
-            raise BadModelError(
-                f"model {s.name!r} takes float32 images of (bands, height, width) = {wanted}, not "
-                f"{images.dtype} {images.shape[1:]}: give a model for such images"
-            )
-        if magnitudes is None:
-            if self.uses_magnitudes:
-                raise BadModelError(f"model {s.name!r} takes magnitudes (n, {s.bands}); none given")
-        elif magnitudes.shape != (len(images), s.bands):
-            raise BadModelError(
-                f"model {s.name!r} takes magnitudes ({len(images)}, {s.bands}), "
-                f"not {magnitudes.shape}"
-            )
-
-
-@dataclass(frozen=True)
-class _Ports:
-    """Names of the model's inputs and outputs, and the batch size that it is run with."""
-
-    image: str
-    magnitude: str
-    """Empty where the model takes none."""
-    magnitude_type: Any
-    outputs: list[str]
-    """Redshift, then features where there are any."""
-    shape: tuple[int, int, int]
-    """Bands, height, width."""
-    batch: int
-
-    @classmethod
-    def of(cls, session: Any, name: str, micro_batch: int) -> _Ports:
-        inputs = {value.name: value for value in session.get_inputs()}
-        image = _pick(inputs, "image", 4)
-        magnitude = _pick(inputs, "magnitude", 2)
-        if image is None or image.type != "tensor(float)":
-            raise BadModelError(
-                f"{name} has no float32 input image (n, bands, height, width); it takes "
-                f"{_listed(inputs)}"
-            )
-        shape = tuple(image.shape[1:])
-        if not all(isinstance(side, int) for side in shape):
-            raise BadModelError(
-                f"{name} does not say how large its images are ({image.name} {image.shape}): "
-                "export it with fixed bands, height and width"
-            )
-        unknown = set(inputs) - {image.name, magnitude.name if magnitude else ""}
-        if unknown or (magnitude and _TYPES.get(magnitude.type) is None):
-            raise BadModelError(
-                f"{name} takes {_listed(inputs)}; a worker gives only image (n, bands, height, "
-                "width) and magnitude (n, bands), float32 or float64"
-            )
-        if (
-            magnitude
-            and magnitude.shape[1] not in (shape[0], None)
-            and isinstance(magnitude.shape[1], int)
-        ):
-            raise BadModelError(f"{name} takes {shape[0]} bands but magnitudes {magnitude.shape}")
-        batch = image.shape[0] if isinstance(image.shape[0], int) else micro_batch
-        return cls(
-            image.name,
-            magnitude.name if magnitude else "",
-            _TYPES[magnitude.type] if magnitude else np.float32,
-            _outputs(session, name),
-            shape,
-            batch,
-        )
-
-
-def _pick(values: dict[str, Any], name: str, rank: int) -> Any:
-    """The value of this name, or the only one of this rank."""
-    ranked = [value for value in values.values() if len(value.shape) == rank]
-    return values.get(name) or (ranked[0] if len(ranked) == 1 else None)
-
-
-def _listed(values: dict[str, Any]) -> str:
-    return ", ".join(f"{v.name} {v.type} {v.shape}" for v in values.values()) or "nothing"
-
-
-def _outputs(session: Any, name: str) -> list[str]:
-    outputs = {value.name: value for value in session.get_outputs()}
-    redshift = outputs.get("redshift") or next(iter(outputs.values()), None)
-    if (
-        redshift is None
-        or redshift.type != "tensor(float)"
-        or (len(redshift.shape), redshift.shape[-1:]) not in ((2, [1]), (1, redshift.shape[-1:]))
-    ):
-        raise BadModelError(
-            f"{name} has no float32 output redshift (n,): it gives {_listed(outputs)}"
-        )
-    features = outputs.get("features")
-    if features is None:
-        return [redshift.name]
-    if (
-        features.type != "tensor(float)"
-        or len(features.shape) != 2
-        or not isinstance(features.shape[1], int)
-    ):
-        raise BadModelError(f"{name}: features must be float32 (n, width), not {_listed(outputs)}")
-    return [redshift.name, features.name]
-
-
-def _signature(session: Any, ports: _Ports, name: str) -> ModelSignature:
-    """The file's own, checked against its inputs and outputs; else one made from their shapes."""
-    bands, height, width = ports.shape
-    features = 0
-    if len(ports.outputs) == 2:
-        features = {value.name: value.shape for value in session.get_outputs()}["features"][1]
-    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-    if text is None:
-        groups = {"embedding": features} if features else {}
-        return ModelSignature(Path(name).stem, bands, height, width, groups, band_names=())
-    signature = ModelSignature.from_json(text)
-    stated = (signature.bands, signature.height, signature.width, signature.features())
-    if stated != (bands, height, width, features):
-        raise BadModelError(
-            f"{name} says of itself (bands, height, width, features) = {stated}, but takes and "
-            f"gives {(bands, height, width, features)}: export it again"
-        )
-    return replace(signature, feature_groups=dict(signature.feature_groups))
+    def _rows(self, images: NDArray[np.float32] | None, given: Mapping[str, NDArray[Any]]) -> int:
+        """How many rows there are; raises `BadModelError` where the arrays do not fit the model."""
+        s, lengths = self.signature, set()
+        if s.bands:
+            has = "none" if images is None else f"{images.dtype} {images.shape[1:]}"
+            if images is None or images.dtype != np.float32 or images.shape[1:] != s.shape:
+                raise BadModelError(
+                    f"model {s.name!r} takes float32 images of (bands, height, width) = {s.shape}, "
+                    f"not {has}: give a model for such images"
+                )
+            lengths.add(len(images))
+        for _, column in self._ports.columns:
+            values = given.get(column.column)
+            if values is None:
+                wide = f"(n, {column.width})" if column.width else "(n,)"
+                raise BadModelError(f"model {s.name!r} takes {column.column}s {wide}; none given")
+            lengths.add(len(values))
+            wanted = (max(lengths), *((column.width,) if column.width else ()))
+            if values.size != math.prod(wanted):
+                raise BadModelError(
+                    f"model {s.name!r} takes {column.column}s {wanted}, not {values.shape}"
+                )
+        if len(lengths) != 1:
+            raise BadModelError(f"model {s.name!r} was given arrays of {sorted(lengths)} rows")
+        return int(lengths.pop())
 
 
 def _session(path: str, name: str, threads: int, micro_batch: int) -> Any:

@@ -1,0 +1,66 @@
+"""Inputs of a model: an image, and columns of a survey."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from perseid.errors import BadModelError
+from perseid.survey.read_options import CHANNELS_FIRST, LAYOUTS
+
+PIXEL_TYPES = ("float32", "float16", "float64", "uint8", "int16", "uint16", "int32")
+"""Types that an image may have when the model gets it."""
+COLUMN_TYPES = ("float32", "float64", "float16", "int32", "int64")
+"""Types that a column may have when the model gets it."""
+MAGNITUDE = "magnitude"
+"""The survey's column of one magnitude a band."""
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """How a model wants its images; their bands and size are fields of `ModelSignature`."""
+
+    name: str = "image"
+    """Of the graph's input; of a Python model it has no meaning."""
+    layout: str = CHANNELS_FIRST
+    """``channels-first``, (n, bands, height, width), or ``channels-last``."""
+    dtype: str = "float32"
+    """One of `PIXEL_TYPES`; for an integer, pixels are rounded and clipped to its range."""
+    scale: tuple[float, ...] = ()
+    """Pixels are multiplied by it first: one value, or one a band; empty: by nothing."""
+    offset: tuple[float, ...] = ()
+    """Added after `scale`: one value, or one a band; empty: nothing."""
+
+    def check(self, bands: int, where: str) -> None:
+        """Raise `BadModelError` where a setting is none that there is."""
+        if self.layout not in LAYOUTS:
+            raise BadModelError(f"{where}: the layout is {self.layout!r}: use {_or(LAYOUTS)}")
+        if self.dtype not in PIXEL_TYPES:
+            raise BadModelError(f"{where}: pixels are {self.dtype!r}: use {_or(PIXEL_TYPES)}")
+        for name in ("scale", "offset"):
+            if len(getattr(self, name)) not in (0, 1, bands):
+                raise BadModelError(f"{where}: give one {name}, or one for each of {bands} bands")
+
+
+@dataclass(frozen=True)
+class ColumnInput:
+    """An input that comes from a column of the survey."""
+
+    name: str = MAGNITUDE
+    """Of the graph's input, or of the entry of ``columns`` that a Python model gets."""
+    column: str = MAGNITUDE
+    """Of the survey: ``magnitude`` is one number a band, every other is one a row."""
+    width: int = 0
+    """Numbers a row, where the model has a fixed number of them; 0: as many as the survey has."""
+    dtype: str = "float32"
+    """One of `COLUMN_TYPES`."""
+
+    def check(self, where: str) -> None:
+        """Raise `BadModelError` where a setting is none that there is."""
+        if self.dtype not in COLUMN_TYPES:
+            raise BadModelError(f"{where}: {self.name} is {self.dtype!r}: use {_or(COLUMN_TYPES)}")
+        if not self.column:
+            raise BadModelError(f"{where}: {self.name} names no column of the survey")
+
+
+def _or(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"

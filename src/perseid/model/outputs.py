@@ -1,0 +1,228 @@
+"""Outputs of a model by kind, and the named columns that each becomes in a catalogue."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from typing import Any
+
+from perseid.errors import BadModelError
+
+KINDS = ("redshift", "value", "probabilities", "quantiles", "pdf", "embedding", "features")
+"""What an output may be; the last two are features of the anomaly score."""
+LOW, MIDDLE, HIGH = 0.16, 0.5, 0.84
+"""Levels of ``z_lo``, of the prediction where there is no redshift beside it, and of ``z_hi``."""
+CLASS = "class"
+"""Column of the most probable class."""
+TAKEN = frozenset(
+    {"object_id", "partition", "row", "z_spec", "label", "flag", "anomaly_score", "anomaly_rank"}
+)
+"""Columns of a catalogue that no output may be called."""
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+@dataclass(frozen=True)
+class ModelOutput:
+    """One output of a model, and what its numbers mean.
+
+    Examples
+    --------
+    >>> [c.name for c in ModelOutput("q", "quantiles", levels=(0.1, 0.5, 0.9)).output_columns()]
+    ['z_q10', 'z_q50', 'z_q90', 'z_pred', 'z_lo', 'z_hi']
+    """
+
+    name: str
+    """Of the graph's output, or of the entry that a Python model returns."""
+    kind: str
+    """One of `KINDS`."""
+    column: str = ""
+    """Of a value: its column (empty: `name`). Of quantiles and a PDF: what they are of (empty:
+    ``z``, the redshift)."""
+    unit: str = ""
+    """Of a value, as astropy writes it, such as ``dex(Msun)``."""
+    ucd: str = ""
+    """Of a value: its Unified Content Descriptor, where it has one."""
+    classes: tuple[str, ...] = ()
+    """Of probabilities: names, in the order of the numbers."""
+    levels: tuple[float, ...] = ()
+    """Of quantiles: between 0 and 1, ascending."""
+    grid: tuple[float, ...] = ()
+    """Of a PDF: where its densities are given, or the edges of its `bins`, ascending."""
+    logits: bool = False
+    """Of probabilities and a PDF: whether a softmax is still to be applied."""
+
+    bins: bool = False
+    """Of a PDF: whether `grid` is the edges of its bins, one more than there are numbers."""
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers a row it has."""
+        many = {"probabilities": len(self.classes), "quantiles": len(self.levels)}
+        return many.get(self.kind, len(self.grid) - self.bins if self.kind == "pdf" else 1)
+
+    @property
+    def of(self) -> str:
+        """What quantiles and a PDF are of."""
+        return self.column or "z"
+
+    def output_columns(self, *, with_prediction: bool = True) -> tuple[OutputColumn, ...]:
+        """The columns that it becomes.
+
+        `with_prediction`: whether quantiles and a PDF give the predicted value, too.
+        """
+        if self.kind == "redshift":
+            return (_redshift(self.name),)
+        if self.kind == "value":
+            name = self.column or self.name
+            return (OutputColumn(name, self.kind, self.name, unit=self.unit, ucd=self.ucd),)
+        if self.kind == "probabilities":
+            return (*map(self._probability, self.classes), self._most_probable())
+        quantiles = [
+            OutputColumn(f"{self.of}_q{_percent(level)}", self.kind, self.name, unit=self.unit,
+                         level=level, description=f"Quantile {level:g} of {self.of}")
+            for level in self.levels
+        ]  # fmt: skip
+        return (*quantiles, *self._interval(with_prediction))
+
+    def _probability(self, name: str) -> OutputColumn:
+        return OutputColumn(
+            f"p_{_word(name)}", self.kind, self.name, ucd="stat.probability",
+            description=f"Probability of the class {name}",
+        )  # fmt: skip
+
+    def _most_probable(self) -> OutputColumn:
+        return OutputColumn(
+            CLASS, CLASS, self.name, ucd="meta.code.class", classes=self.classes,
+            description="The most probable class; missing where flag is not 0",
+        )  # fmt: skip
+
+    def _interval(self, with_prediction: bool) -> Iterable[OutputColumn]:
+        """The median and the ends of the 68 % interval, where the levels reach so far."""
+        first, last = (self.levels[0], self.levels[-1]) if self.levels else (0.0, 1.0)
+        if with_prediction and first <= MIDDLE <= last:
+            median = OutputColumn(self.of, "value", self.name, unit=self.unit, ucd=self.ucd)
+            yield _redshift(self.name) if self.of == "z" else median
+        if first <= LOW and last >= HIGH:
+            for end, level in (("lo", LOW), ("hi", HIGH)):
+                yield OutputColumn(
+                    f"{self.of}_{end}", "interval", self.name, unit=self.unit, level=level,
+                    description=f"{self.of} that the true value is below with probability {level}",
+                )  # fmt: skip
+
+
+def _redshift(output: str) -> OutputColumn:
+    return OutputColumn(
+        "z_pred", "redshift", output, ucd="src.redshift.phot",
+        description="Redshift predicted by the model; NaN where flag is not 0",
+    )  # fmt: skip
+
+
+REDSHIFT = ModelOutput("redshift", "redshift")
+"""The output of a model that predicts one redshift an object."""
+
+
+@dataclass(frozen=True)
+class OutputColumn:
+    """One column of a catalogue that comes from a model."""
+
+    name: str
+    kind: str
+    """Of the output; ``class`` for the most probable one, ``interval`` for the ends of one,
+    ``list`` for several numbers a row."""
+    output: str
+    """Of the model."""
+    unit: str = ""
+    """As astropy writes it."""
+    ucd: str = ""
+    """Unified Content Descriptor."""
+    description: str = ""
+    """A few words."""
+    classes: tuple[str, ...] = ()
+    """Of `CLASS`: names, by the number that is kept."""
+    level: float | None = None
+    """Of a quantile and the end of an interval: between 0 and 1."""
+    width: int = 0
+    """Of a list: numbers a row."""
+    grid: tuple[float, ...] = ()
+    """Of a list that is a PDF: as in `ModelOutput.grid`."""
+    bins: bool = False
+    """Of a list that is a PDF: as in `ModelOutput.bins`."""
+
+    def to_json(self) -> dict[str, object]:
+        """As a rank's objects and the footer of a catalogue have it."""
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        plain = {n: list(v) if isinstance(v, tuple) else v for n, v in given.items()}
+        return {name: value for name, value in plain.items() if value not in ("", [], None, False)}
+
+    @classmethod
+    def from_json(cls, value: Any) -> OutputColumn:
+        """The reverse of `to_json`; raises `ValueError` where it is none."""
+        try:
+            lists = {name: tuple(value[name]) for name in ("classes", "grid") if name in value}
+            return cls(**{**value, **lists})
+        except (TypeError, KeyError) as error:
+            raise ValueError("this is no column of a model") from error
+
+
+Z_PRED = REDSHIFT.output_columns()[0]
+
+
+def columns_of(outputs: Iterable[ModelOutput]) -> tuple[OutputColumn, ...]:
+    """The columns of all outputs, in order."""
+    outputs = tuple(outputs)
+    given = {o.column or "z" for o in outputs if o.kind in ("value", "redshift")}
+    given |= {"z" for o in outputs if o.kind == "redshift"}
+    return tuple(
+        column
+        for output in outputs
+        for column in output.output_columns(with_prediction=output.of not in given)
+    )
+
+
+def check_outputs(outputs: Sequence[ModelOutput], where: str) -> None:
+    """Raise `BadModelError` where outputs do not say enough, or two become one column."""
+    for output in outputs:
+        said = _wrong(output)
+        if said:
+            raise BadModelError(f"{where}: the output {output.name!r} {said}")
+    found: dict[str, str] = {}
+    for column in columns_of(outputs):
+        if column.name in TAKEN or column.name in found:
+            other = found.get(column.name, "")
+            with_ = f"that of {other!r}" if other else "one that every catalogue has"
+            raise BadModelError(
+                f"{where}: the output {column.output!r} becomes the column {column.name}, as does "
+                f"{with_}: give it another `column`, or other names of classes"
+            )
+        found[column.name] = column.output
+
+
+def _wrong(output: ModelOutput) -> str:
+    if output.kind not in KINDS:
+        return f"is of the kind {output.kind!r}: use {', '.join(KINDS)}"
+    name = output.column or (output.name if output.kind == "value" else "z")
+    if not _NAME.fullmatch(name):
+        return f"cannot be the column {name!r}: give a `column` of letters, digits and _"
+    if output.kind == "probabilities" and len(set(output.classes)) < 2:
+        return "needs `classes`, the names of two classes or more, each once"
+    if output.kind == "quantiles" and not (output.levels and _rises(0.0, *output.levels, 1.0)):
+        return "needs `levels` between 0 and 1, ascending"
+    if output.kind == "pdf" and not (len(output.grid) > 1 and _rises(*output.grid)):
+        return "needs a `grid`, the ascending places or edges of its numbers"
+    return ""
+
+
+def _rises(*values: float) -> bool:
+    return all(one < two for one, two in pairwise(values))
+
+
+def _word(name: str) -> str:
+    """A class as part of a column's name."""
+    return re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_") or "_"
+
+
+def _percent(level: float) -> str:
+    """``16`` of 0.16, ``2p5`` of 0.025."""
+    return f"{level * 100:.6g}".replace(".", "p").zfill(2)

@@ -1,0 +1,63 @@
+"""Rows of a survey as a model wants them: layout, type and scale of pixels, in buffers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perseid.model.inputs import ImageInput
+from perseid.model.signature import ModelSignature
+from perseid.survey.read_options import CHANNELS_LAST
+
+
+class ImageBuffer:
+    """Room for one micro-batch of images as the model takes them, used again and again.
+
+    Parameters
+    ----------
+    signature
+        Of the model; without bands there is nothing to hold.
+    rows
+        Of a micro-batch.
+    """
+
+    def __init__(self, signature: ModelSignature, rows: int) -> None:
+        self._as_is = (signature.image.dtype, signature.image.layout) == (
+            ImageInput.dtype, ImageInput.layout,
+        ) and not (signature.image.scale or signature.image.offset)  # fmt: skip
+        self._image, self._rows = signature.image, rows
+        shape = signature.shape
+        if signature.image.layout == CHANNELS_LAST:
+            shape = (*shape[1:], shape[0])
+        self._buffer = np.zeros((rows, *shape), signature.image.dtype)
+
+    def put(self, images: NDArray[np.float32]) -> NDArray[Any]:
+        """At most a micro-batch of (n, bands, height, width), padded with zeros.
+
+        A whole micro-batch that is as the model wants it stays where it lies.
+        """
+        count = len(images)
+        good = images.flags.c_contiguous and images.flags.aligned
+        if self._as_is and count == self._rows and good:
+            return images
+        self._buffer[:count] = images if self._as_is else as_wanted(images, self._image)
+        self._buffer[count:] = 0
+        return self._buffer
+
+
+def as_wanted(images: NDArray[np.float32], image: ImageInput) -> NDArray[Any]:
+    """Images (n, bands, height, width) with the scale, the type and the layout of an input."""
+    values: NDArray[Any] = images
+    for name, combine in (("scale", np.multiply), ("offset", np.add)):
+        factor = getattr(image, name)
+        if factor:
+            values = combine(values, np.asarray(factor, np.float32)[:, None, None])
+    kind = np.dtype(image.dtype)
+    if kind.kind in "iu":
+        limits = np.iinfo(kind)
+        values = np.clip(np.rint(np.nan_to_num(values)), limits.min, limits.max)
+    with np.errstate(over="ignore"):
+        values = values.astype(kind, copy=False)
+    return np.moveaxis(values, 1, -1) if image.layout == CHANNELS_LAST else values

@@ -1,0 +1,58 @@
+"""Signatures as files: beside a model, or wherever the user says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from perseid.errors import BadModelError, NotFoundError, StorageError
+from perseid.model.files import BUILT_IN
+from perseid.model.signature import BESIDE, ModelSignature
+from perseid.storage import Storage
+
+
+def signature_beside(model: str | Path) -> ModelSignature | None:
+    """The signature in the file beside a model; None where there is none.
+
+    Parameters
+    ----------
+    model
+        Path or URL of the model: the file is called ``MODEL.signature.json``.
+
+    Raises
+    ------
+    BadModelError
+        The file holds no signature.
+    StorageError
+        The store failed.
+    """
+    if str(model) in BUILT_IN:
+        return None
+    place = f"{model}{BESIDE}"
+    store, key = Storage.holding(place)
+    try:
+        return ModelSignature.from_json(store.get(key), place)
+    except NotFoundError:
+        return None
+
+
+def signature_of(given: object) -> ModelSignature:
+    """A signature as a user gives it: an object, or the path or URL of a file of it.
+
+    Raises
+    ------
+    BadModelError
+        It is none, or the file cannot be had.
+    """
+    if isinstance(given, ModelSignature):
+        return given
+    if isinstance(given, Mapping):
+        return ModelSignature.from_plain(dict(given))
+    if not isinstance(given, (str, Path)):
+        raise BadModelError(f"the signature is {given!r}: give an object, or the path of a file")
+    try:
+        store, key = Storage.holding(given)
+        text = store.get(key)
+    except (StorageError, ValueError) as error:
+        raise BadModelError(f"the signature {str(given)!r} cannot be read: {error}") from error
+    return ModelSignature.from_json(text, str(given))

@@ -1,0 +1,188 @@
+"""A model says what it takes and gives, and a run makes named columns of it: whole runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pyarrow.parquet as pq
+import pytest
+from tiny import CLASSES, classifier_signature, tiny_classifier, tiny_survey
+
+import perseid
+from perseid.cli import main
+from perseid.errors import BadInputError, BadModelError
+from perseid.model.outputs import ModelOutput
+from perseid.model.signature import ModelSignature
+
+ROWS, PER_PARTITION = 36, 10
+LABELLED = [f"p_{name.replace(' ', '_')}" for name in CLASSES]
+
+
+@pytest.fixture
+def survey(tmp_path: Path):
+    return tiny_survey(tmp_path / "survey", ROWS, PER_PARTITION)
+
+
+def probabilities(cutouts, model: Path) -> np.ndarray:
+    """What the classifier says, computed with onnxruntime alone."""
+    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    (votes,) = session.run(["votes"], {"pixels": np.ascontiguousarray(cutouts.images)})
+    e = np.exp(votes - votes.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("transport", ["store", "direct"])
+def test_a_classifier_without_a_redshift_runs_to_the_end(survey, tmp_path, transport, capsys):
+    model = tiny_classifier(tmp_path / "c.onnx")
+    arguments = ["run", "--data", str(tmp_path / "survey"), "--model", str(model), "--quiet"]
+    assert main([*arguments, "--out", str(tmp_path / "run"), "--transport", transport]) == 0
+    table = pq.read_table(tmp_path / "run" / "catalogue.parquet")
+    wanted = probabilities(survey, model)
+    found = np.column_stack([table[name].to_numpy() for name in LABELLED])
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    assert table["class"].to_pylist() == [CLASSES[place] for place in wanted.argmax(axis=1)]
+    assert "z_pred" not in table.column_names
+    assert table["object_id"].to_pylist() == survey.object_id.tolist()
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["transport"]["used"] == transport
+    assert summary["redshift"] is None
+    for command in ("table", "report", "status"):
+        assert main([command, str(tmp_path / "run")]) == 0, capsys.readouterr().err
+
+
+def test_a_classifiers_run_is_resumed(survey, tmp_path):
+    model = tiny_classifier(tmp_path / "c.onnx", metadata=False)
+    beside = Path(f"{model}.signature.json")
+    beside.write_text(classifier_signature().to_json())
+    run = perseid.run(str(tmp_path / "survey"), model=str(model), results=str(tmp_path / "run"),
+                      progress=False)  # fmt: skip
+    before = run.catalogue()
+    assert len(before) == ROWS
+    for name in ("1.json", "summary.json", "merged.json", "catalogue.parquet"):
+        (tmp_path / "run" / name).unlink()
+    beside.write_text(classifier_signature(classes=("a", "b", "c")).to_json())
+    again = perseid.resume(str(tmp_path / "run"), progress=False)
+    assert again.incomplete is None
+    assert again.catalogue().difference(before) is None
+
+
+def test_option_before_the_file_beside_before_the_metadata(survey, tmp_path):
+    model = tiny_classifier(tmp_path / "c.onnx")
+
+    def columns(name: str, **keys: object) -> list[str]:
+        out = str(tmp_path / name)
+        run = perseid.run(str(tmp_path / "survey"), model=str(model), results=out, progress=False,
+                          transport="store", **keys)  # fmt: skip
+        return [c for c in run.catalogue().column_names if c.startswith("p_")]
+
+    assert columns("one") == LABELLED
+    beside = classifier_signature(classes=("a", "b", "c"))
+    Path(f"{model}.signature.json").write_text(beside.to_json())
+    assert columns("two") == ["p_a", "p_b", "p_c"]
+    option = classifier_signature(classes=("x", "y", "z"))
+    (tmp_path / "s.json").write_text(option.to_json())
+    for number, given in enumerate((option.to_plain(), option, str(tmp_path / "s.json"))):
+        assert columns(f"option-{number}", signature=given) == ["p_x", "p_y", "p_z"]
+    manifest = json.loads((tmp_path / "two" / "manifest.json").read_text())
+    assert manifest["settings"]["signature"] == json.loads(beside.to_json())
+    assert manifest["model"]["signature"] == beside.digest()
+    other = json.loads((tmp_path / "option-0" / "manifest.json").read_text())["model"]
+    assert (other["digest"], other["signature"]) == (manifest["model"]["digest"], option.digest())
+
+
+def test_a_row_without_a_finite_pixel_has_no_class(survey, tmp_path):
+    cutouts = tiny_survey(tmp_path / "bad", 8, 8)
+    images = cutouts.images.copy()
+    images[3, 1, 2, 2] = np.nan
+    perseid.survey.write_cutouts(replace(cutouts, images=images), tmp_path / "bad" / "1.pt")
+    model = tiny_classifier(tmp_path / "c.onnx")
+    run = perseid.run(str(tmp_path / "bad"), model=str(model), results=str(tmp_path / "run"),
+                      progress=False)  # fmt: skip
+    table = run.catalogue().to_arrow()
+    assert table["class"].is_null().to_pylist() == [row == 3 for row in range(8)]
+    assert table["flag"].to_pylist() == [int(row == 3) for row in range(8)]
+    assert np.isnan(table[LABELLED[0]].to_numpy()[3])
+
+
+def test_the_catalogue_knows_what_the_model_gave(survey, tmp_path):
+    model = tiny_classifier(tmp_path / "c.onnx")
+    runs = [
+        perseid.run(str(tmp_path / "survey"), model=str(model), results=str(tmp_path / name),
+                    world_size=size, transport=transport, progress=False)
+        for name, size, transport in (("a", 1, "store"), ("b", 3, "direct"), ("c", 9, "store"))
+    ]  # fmt: skip
+    first = runs[0].catalogue()
+    assert [run.catalogue().difference(first) for run in runs] == [None] * 3
+    assert first.outputs == classifier_signature().output_columns()
+    assert first.outputs[-1].classes == CLASSES
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"bands": 3}, r"takes pixels float32 .*its signature says images of \(3, 8, 8\)"),
+        ({"classes": ("a", "b")}, r"gives votes float32 .* says 2 numbers a row"),
+    ],
+)
+def test_a_signature_that_is_not_the_graphs_is_refused(tmp_path, change, sentence):
+    model = tiny_classifier(tmp_path / "c.onnx")
+    with pytest.raises(BadModelError, match=sentence):
+        perseid.load_model(model, signature=classifier_signature(**change))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "sentence"),
+    [
+        ([ModelOutput("votes", "classes")], "is of the kind 'classes': use redshift, value"),
+        ([ModelOutput("votes", "probabilities")], "needs `classes`"),
+        ([ModelOutput("q", "quantiles", levels=(0.5, 0.1))], "needs `levels`"),
+        ([ModelOutput("pdf", "pdf")], "needs a `grid`"),
+        ([ModelOutput("mass", "value", column="log mass")], "cannot be the column 'log mass'"),
+        ([ModelOutput("row", "value")], "becomes the column row, as does one that every"),
+        ([ModelOutput("a", "redshift"), ModelOutput("b", "redshift")], "as does that of 'a'"),
+    ],
+)
+def test_outputs_that_mean_nothing(outputs, sentence):
+    with pytest.raises(BadModelError, match=sentence):
+        ModelSignature("x", outputs=tuple(outputs), columns=()).check()
+
+
+def test_a_signature_comes_back_from_its_json():
+    whole = ModelSignature(
+        "all", 3, 64, 48, {"embedding": 16},
+        band_names=("g", "r", "z"),
+        image=replace(classifier_signature().image, layout="channels-last", dtype="uint8",
+                      scale=(1 / 255,)),
+        outputs=(
+            ModelOutput("z", "redshift"),
+            ModelOutput("mass", "value", column="log_mass", unit="dex(Msun)"),
+            ModelOutput("votes", "probabilities", classes=CLASSES, logits=True),
+            ModelOutput("q", "quantiles", column="age", levels=(0.1, 0.5, 0.9)),
+        ),
+        features_name="tokens",
+    )  # fmt: skip
+    whole.check()
+    again = ModelSignature.from_json(whole.to_json())
+    assert (again, again.digest()) == (whole, whole.digest())
+    plain = ModelSignature("line", feature_groups={"embedding": 5})
+    assert set(json.loads(plain.to_json())) == {
+        "name", "bands", "height", "width", "feature_groups", "allocated_bytes_per_row",
+        "precision", "band_names",
+    }  # fmt: skip
+    assert ModelSignature.from_json(plain.to_json()) == plain
+
+
+def test_a_survey_that_does_not_fit_is_refused_before_the_run(survey, tmp_path):
+    model = tiny_classifier(tmp_path / "c.onnx", side=6)
+    keys = {"model": str(model), "results": str(tmp_path / "run"), "progress": False}
+    with pytest.raises(BadInputError, match=r"input `pixels` .* \(5, 6, 6\): fit them by --fit cr"):
+        perseid.run(str(tmp_path / "survey"), **keys)
+    assert not (tmp_path / "run").exists()
+    run = perseid.run(str(tmp_path / "survey"), fit="crop", **keys)
+    middle = replace(survey, images=survey.images[:, :, 1:7, 1:7])
+    found = run.catalogue().to_arrow()[LABELLED[0]].to_numpy()
+    np.testing.assert_allclose(found, probabilities(middle, model)[:, 0], atol=1e-6)
