@@ -186,3 +186,39 @@ def test_a_survey_that_does_not_fit_is_refused_before_the_run(survey, tmp_path):
     middle = replace(survey, images=survey.images[:, :, 1:7, 1:7])
     found = run.catalogue().to_arrow()[LABELLED[0]].to_numpy()
     np.testing.assert_allclose(found, probabilities(middle, model)[:, 0], atol=1e-6)
+
+
+def test_describe_writes_what_the_graph_shows_beside_the_model(tmp_path, capsys):
+    """Probabilities are told from logits by computing; what cannot be seen is a guess."""
+    model = tiny_classifier(tmp_path / "c.onnx", metadata=False, logits=False)
+    before = model.read_bytes()
+    assert main(["model", "describe", str(model), "--yes"]) == 0
+    assert model.read_bytes() == before
+    found = ModelSignature.from_json(Path(f"{model}.signature.json").read_text())
+    classes = ("class_0", "class_1", "class_2")
+    assert found == replace(classifier_signature(logits=False, classes=classes), name="c")
+    assert main(["model", "info", str(model)]) == 0
+    assert "columns: p_class_0, p_class_1, p_class_2, class" in capsys.readouterr().out
+
+
+def test_describe_asks_what_it_cannot_see(tmp_path, monkeypatch, capsys):
+    model = tiny_classifier(tmp_path / "c.onnx", metadata=False)
+    asked = []
+
+    def answer(question: str) -> str:
+        asked.append(question)
+        return "" if "What is" in question else "smooth, spiral arms, merger"
+
+    monkeypatch.setattr("builtins.input", answer)
+    assert main(["model", "describe", str(model)]) == 0
+    assert [question.split()[0] for question in asked] == ["What", "Names"]
+    found = ModelSignature.from_json(Path(f"{model}.signature.json").read_text())
+    assert found == replace(classifier_signature(), name="c")
+
+
+def test_describe_without_anybody_to_ask_says_so(tmp_path, monkeypatch, capsys):
+    model = tiny_classifier(tmp_path / "c.onnx", metadata=False)
+    monkeypatch.setattr("sys.stdin", open("/dev/null"))  # noqa: SIM115
+    assert main(["model", "describe", str(model)]) == 2
+    assert "say --yes" in capsys.readouterr().err
+    assert not Path(f"{model}.signature.json").exists()

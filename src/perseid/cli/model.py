@@ -39,7 +39,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     info = commands.add_parser("info", help="say what a model takes and gives")
     info.add_argument("model", metavar="MODEL", help="an ONNX file, or `default`")
     info.add_argument("--json", action="store_true", help="print it as JSON")
-    for sub in (taken, export, info):
+    describe = commands.add_parser(
+        "describe", help="write a model's signature beside it: what it takes and gives"
+    )
+    describe.add_argument("model", metavar="FILE", help="an ONNX file; it is not changed")
+    describe.add_argument(
+        "--yes", action="store_true", help="take the proposal as it is, without questions"
+    )
+    for sub in (taken, export, info, describe):
         add_storage_arguments(sub)
 
 
@@ -49,6 +56,10 @@ def run(args: argparse.Namespace) -> int:
         return _import(args)
     if args.action == "export":
         return _export(args)
+    if args.action == "describe":
+        from perseid.cli.describe import describe
+
+        return describe(args)
     return _info(args)
 
 

@@ -122,7 +122,7 @@ class ModelRuntime:
             note = "this processor has no VNNI instructions: the model runs in float32"
         with on_disk(int8_url(url) if small else url) as files:
             versions, digest, name = files.versions(), files.digest(), files.name
-            session = _session(str(files.path), name, threads or usable_threads(), micro_batch)
+            session = open_session(str(files.path), name, threads or usable_threads(), micro_batch)
             _same(files, versions)
         _give_back()
         signature, ports = bind(Graph.of(session), name, micro_batch, signature)
@@ -254,7 +254,8 @@ class ModelRuntime:
         return int(lengths.pop())
 
 
-def _session(path: str, name: str, threads: int, micro_batch: int) -> Any:
+def open_session(path: str, name: str, threads: int, micro_batch: int) -> Any:
+    """A session of onnxruntime; raises `BadModelError` where the file is no model."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
