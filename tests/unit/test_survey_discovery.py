@@ -34,7 +34,7 @@ NAMED = {
     ".ipynb_checkpoints/1-checkpoint.pt": "lies in a sub-folder",
     "a/b/3.parquet": "lies in a sub-folder",
     "catalogue.parquet": "is the catalogue of a run",
-    "night.fits.gz": "has a suffix that is not read",
+    "night.csv.gz": "has a suffix that is not read",
     "table.csv": "has a suffix that is not read",
     "UPPER.NPY": "has a suffix that is not read",
     "tab\tname.txt": "has the control character U+0009 in its name",

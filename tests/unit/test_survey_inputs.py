@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import numpy as np
 import pytest
 import surveyfiles
+from astropy.io import fits
 
 from perseid.errors import BadPartitionError
 from perseid.storage import Storage
@@ -66,3 +68,67 @@ def test_layouts_that_are_told(suffix: str, dtype: str, tmp_path: Path) -> None:
     assert np.array_equal(plain, images.astype(np.float32))
     last = read(path, ReadOptions(channels_last=True)).images
     assert np.array_equal(last, np.moveaxis(images, -1, 1).astype(np.float32))
+
+
+def table_of(images: np.ndarray) -> fits.BinTableHDU:
+    shape = ",".join(map(str, reversed(images.shape[1:])))
+    columns = [
+        fits.Column("TARGETID", "K", array=np.arange(len(images)) + (1 << 62)),
+        fits.Column("image", f"{images[0].size}E", dim=f"({shape})", array=images),
+    ]
+    return fits.BinTableHDU.from_columns(columns)
+
+
+IMAGES = np.random.default_rng(3).normal(size=(ROWS, BANDS, SIDE, SIDE)).astype(np.float32)
+
+
+def test_a_table_that_gzip_has_packed(tmp_path: Path) -> None:
+    table_of(IMAGES).writeto(tmp_path / "1.fits")
+    plain = (tmp_path / "1.fits").read_bytes()
+    packed = gzip.compress(plain)
+    for data in (packed, gzip.compress(plain[:5000]) + gzip.compress(plain[5000:])):
+        (tmp_path / "1.fits.gz").write_bytes(data)
+        got = read(tmp_path / "1.fits.gz", ReadOptions())
+        assert np.array_equal(got.images, IMAGES)
+        assert got.object_id.tolist() == [(1 << 62) + n for n in range(ROWS)]
+    flipped = bytearray(packed)
+    flipped[len(packed) // 2] ^= 1
+    for broken in (packed[:-20], bytes(flipped)):
+        (tmp_path / "1.fits.gz").write_bytes(broken)
+        with pytest.raises(BadPartitionError, match=r"truncated|corrupt"):
+            read(tmp_path / "1.fits.gz", ReadOptions())
+
+
+@pytest.mark.parametrize("suffix", [".fits", ".fits.fz", ".fits.gz"])
+def test_images_that_are_no_column(suffix: str, tmp_path: Path) -> None:
+    """A cube of cutouts, its columns in a table beside it; in ``.fz`` compressed by tiles."""
+    image = fits.CompImageHDU(IMAGES, compression_type="GZIP_2", quantize_level=0.0)
+    hdus = [fits.PrimaryHDU(), image if suffix == ".fits.fz" else fits.ImageHDU(IMAGES)]
+    columns = [
+        fits.Column("ID", "K", array=np.arange(ROWS)),
+        fits.Column("RA", "D", unit="deg", array=np.linspace(1, 2, ROWS)),
+    ]
+    hdus.append(fits.BinTableHDU.from_columns(columns))
+    fits.HDUList(hdus).writeto(tmp_path / f"1{suffix}")
+    options = ReadOptions({"object_id": ("ID",)}, (ColumnSpec("ra", "RA"),))
+    got = read(tmp_path / f"1{suffix}", options)
+    assert np.array_equal(got.images, IMAGES)
+    assert got.object_id.tolist() == list(range(ROWS))
+    assert got.further["ra"].tolist() == np.linspace(1, 2, ROWS).tolist()
+    with open_partition(Storage(tmp_path), f"1{suffix}", options=options) as reader:
+        assert np.array_equal(reader.rows_at(3, 5).images, IMAGES[3:5])
+
+
+def test_one_cutout_that_is_the_whole_file(tmp_path: Path) -> None:
+    """As cutout services hand them out: scaled integers with a value for blank pixels."""
+    raw = np.arange(BANDS * SIDE * SIDE, dtype=">i2").reshape(BANDS, SIDE, SIDE)
+    raw[0, 0, 0] = -32768
+    cards = {"SIMPLE": True, "BITPIX": 16, "NAXIS": 3, "NAXIS1": SIDE, "NAXIS2": SIDE,
+             "NAXIS3": BANDS, "BSCALE": 0.5, "BZERO": 3.0, "BLANK": -32768}  # fmt: skip
+    text = fits.Header(cards).tostring().encode("ascii")
+    (tmp_path / "1.fits").write_bytes(text + raw.tobytes() + bytes(-raw.nbytes % 2880))
+    got = read(tmp_path / "1.fits", ReadOptions())
+    wanted = raw.astype(np.float32) * np.float32(0.5) + np.float32(3)
+    assert got.images.shape == (1, BANDS, SIDE, SIDE)
+    assert np.isnan(got.images[0, 0, 0, 0])
+    assert np.array_equal(got.images[0].ravel()[1:], wanted.ravel()[1:])

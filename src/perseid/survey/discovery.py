@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 
 from perseid.errors import BadInputError, NotFoundError
 from perseid.storage import Location, ObjectInfo, Storage, scan
-from perseid.survey.formats import suffix_of, suffixes
+from perseid.survey.formats import READ_ONLY, suffix_of, suffixes
 from perseid.survey.hats import catalogue_prefix, is_pixel
 from perseid.survey.partition import natural_key
 from perseid.textfile import is_file
@@ -78,7 +78,7 @@ class SurveyListing:
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences about what looks like data and is not read, and about mixed formats."""
-        kinds = sorted({PurePosixPath(p.key).suffix.lower().lstrip(".") for p in self.partitions})
+        kinds = sorted({suffix_of(p.key).lstrip(".") for p in self.partitions})
         notes = []
         if len(kinds) > 1:
             notes.append(f"the partitions have several formats ({', '.join(kinds)}): all are used")
@@ -239,16 +239,17 @@ def _nothing(place: Location, ignored: Sequence[Ignored]) -> BadInputError | Not
         return NotFoundError(f"there is nothing at {place}: check the {where}")
     shown = [entry for entry in ignored if entry.is_data] or ignored
     return BadInputError(
-        f"{place} holds no partition ({', '.join(suffixes())}), only "
+        f"{place} holds no partition ({', '.join((*suffixes(), *READ_ONLY))}), only "
         f"{_counted(len(ignored), 'other object', 'other objects')} ({_named(shown)}): name the "
         "folder that the partitions lie in"
     )
 
 
 def _unknown_suffix(place: Location) -> BadInputError:
+    known = ", ".join((*suffixes(), *READ_ONLY))
     return BadInputError(
-        f"{place} is not read: its suffix is none of {', '.join(suffixes())}; rename it to the "
-        "suffix of its format, or write it in one of these formats"
+        f"{place} is not read: its suffix is none of {known}; rename it to the suffix of its "
+        "format, or write it in one of these formats"
     )
 
 

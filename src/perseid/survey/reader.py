@@ -24,7 +24,7 @@ from perseid.survey.bytesource import ByteSource, FetchStats, open_source
 from perseid.survey.column_spec import ColumnSpec
 from perseid.survey.content import join
 from perseid.survey.cutouts import Cutouts
-from perseid.survey.formats import format_for, open_table
+from perseid.survey.formats import creatable_format, format_for, open_table
 from perseid.survey.missing import NO_SENTINELS, MissingValues
 from perseid.survey.names import FURTHER
 from perseid.survey.read_options import PLAIN, ReadOptions
@@ -236,7 +236,7 @@ def creating(storage: Storage, key: str, columns: Columns) -> Iterator[Writer]:
     temporary = folder / f".{name.split('.')[0]}.{os.getpid()}-{time.monotonic_ns()}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with format_for(name).create(temporary, columns) as writer:
+        with creatable_format(name).create(temporary, columns) as writer:
             yield writer
         if path is not None:
             temporary.replace(path)

@@ -12,6 +12,7 @@ from typing import Protocol, cast
 
 from perseid.errors import BadInputError, BadPartitionError
 from perseid.survey.bytesource import ByteSource
+from perseid.survey.gunzip import UnpackedSource
 from perseid.survey.read_options import PLAIN, ReadOptions
 from perseid.survey.table import Columns, Table, Writer
 
@@ -23,12 +24,18 @@ _MODULES = {
     ".h5": "hdf5",
     ".hdf5": "hdf5",
     ".fits": "fits",
+    ".fits.gz": "fits",
+    ".fits.fz": "fits",
     ".parquet": "parquet",
 }
 
 
 _NEEDED = {"hdf5": "h5py", "fits": "astropy", "parquet": "pyarrow"}
 """Packages of the extra ``formats``, by the module that needs them."""
+
+
+READ_ONLY = (".fits.gz", ".fits.fz")
+"""Suffixes that are read, and not written."""
 
 
 class Format(Protocol):
@@ -43,13 +50,13 @@ class Format(Protocol):
 
 def suffixes() -> tuple[str, ...]:
     """The suffixes that are read and written, with their dots."""
-    return tuple(_MODULES)
+    return tuple(suffix for suffix in _MODULES if suffix not in READ_ONLY)
 
 
 def suffix_of(name: str) -> str:
     """The known suffix of a file's name, or an empty string."""
-    suffix = PurePosixPath(name).suffix.lower()
-    return suffix if suffix in _MODULES else ""
+    last = [suffix.lower() for suffix in PurePosixPath(name).suffixes[-2:]]
+    return next((suffix for suffix in ("".join(last), *last[-1:]) if suffix in _MODULES), "")
 
 
 def format_for(name: str) -> Format:
@@ -62,6 +69,16 @@ def format_for(name: str) -> Format:
     return cast(Format, module)
 
 
+def creatable_format(name: str) -> Format:
+    """The format that a file of this name is written in.
+
+    Raises `BadInputError` for an unknown suffix, or one that is only read.
+    """
+    if suffix_of(name) in READ_ONLY:
+        raise BadInputError(f"{name}: {suffix_of(name)} is read and not written: write .fits")
+    return format_for(name)
+
+
 def needed_package(name: str) -> str | None:
     """The package beyond numpy that reads a file of this name, None where there is none."""
     return _NEEDED.get(_MODULES.get(suffix_of(name), ""))
@@ -71,4 +88,6 @@ def open_table(source: ByteSource, options: ReadOptions = PLAIN) -> Table:
     """Open a file by its suffix; raises `BadPartitionError` where it is not such a file."""
     if source.size == 0:
         raise BadPartitionError(f"{source.name} is empty (0 bytes)")
+    if source.name.lower().endswith(".gz"):
+        source = UnpackedSource(source)
     return format_for(source.name).open_table(source, options)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from perseid.errors import BadPartitionError, NotInstalledError, PerseidError
 from perseid.survey.bytesource import ByteSource, SourceFile, corrupt
 from perseid.survey.column_spec import ColumnSpec, described
 from perseid.survey.cutouts import Cutouts
+from perseid.survey.formats.fits_images import ImageTable, image_hdu
+from perseid.survey.names import FURTHER
 from perseid.survey.picking import pick_columns, unused_names, without_strangers
 from perseid.survey.read_options import PLAIN, ReadOptions
 from perseid.survey.table import (
@@ -44,8 +46,11 @@ def open_table(source: ByteSource, options: ReadOptions = PLAIN) -> Table:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what astropy only warns of is checked below
-            with fits.open(SourceFile(source), memmap=False, lazy_load_hdus=True) as hdus:
-                return _find(fits, hdus, source, options)
+            hdus = fits.open(SourceFile(source), memmap=False, lazy_load_hdus=True)
+            table = _find(fits, hdus, source, options)
+            if not isinstance(table, ImageTable):
+                hdus.close()
+            return table
     except PerseidError:
         raise
     except Exception as error:  # astropy raises many kinds on corrupt headers
@@ -67,32 +72,63 @@ def _astropy() -> Any:
 
 def _find(fits: Any, hdus: Any, source: ByteSource, options: ReadOptions) -> Table:
     for hdu in hdus:
-        if not isinstance(hdu, fits.BinTableHDU) or isinstance(hdu, fits.CompImageHDU):
-            continue
-        used = without_strangers(
-            pick_columns(source.name, hdu.columns.names, options), partial(_is_plain, hdu.columns)
+        if _is_table(fits, hdu):
+            used = _used(hdu, source, options)
+            if "image" in used or (used and not options.needs_image):
+                return _of_table(hdu, source, used, options)
+    return _of_image(fits, hdus, source, options)
+
+
+def _is_table(fits: Any, hdu: Any) -> bool:
+    return isinstance(hdu, fits.BinTableHDU) and not isinstance(hdu, fits.CompImageHDU)
+
+
+def _used(hdu: Any, source: ByteSource, options: ReadOptions) -> dict[str, str]:
+    named = pick_columns(source.name, hdu.columns.names, options)
+    return without_strangers(named, partial(_is_plain, hdu.columns))
+
+
+def _of_table(hdu: Any, source: ByteSource, used: dict[str, str], options: ReadOptions) -> Table:
+    if hdu.header.get("ZTABLE"):
+        raise BadPartitionError(
+            f"{source.name} is a tile-compressed table, which is not read: uncompress it with "
+            "`funpack`"
         )
-        if "image" not in used and (options.needs_image or not used):
-            continue
-        if hdu.header.get("ZTABLE"):
-            raise BadPartitionError(
-                f"{source.name} is a tile-compressed table, which is not read: uncompress it with "
-                "`funpack`"
-            )
-        start = int(hdu.fileinfo()["datLoc"])
-        row = hdu.columns.dtype.newbyteorder(">")
-        if row.itemsize != hdu.header["NAXIS1"]:
-            raise BadPartitionError(
-                f"{source.name}: rows have {hdu.header['NAXIS1']} bytes, "
-                f"their columns {row.itemsize}"
-            )
-        fields = {n: _Field.of(hdu.columns[f], row, f"{source.name}: {f}") for n, f in used.items()}
-        table = _Rows(source, start, int(hdu.header["NAXIS2"]), row, fields, options)
-        table.unused = unused_names(hdu.columns.names, used.values())
-        if options.describe:
-            table.described = tuple(_described(hdu, row))
-        return table
-    raise BadPartitionError(f"{source.name} has no binary table with an image column")
+    start = int(hdu.fileinfo()["datLoc"])
+    row = hdu.columns.dtype.newbyteorder(">")
+    if row.itemsize != hdu.header["NAXIS1"]:
+        raise BadPartitionError(
+            f"{source.name}: rows have {hdu.header['NAXIS1']} bytes, their columns {row.itemsize}"
+        )
+    fields = {n: _Field.of(hdu.columns[f], row, f"{source.name}: {f}") for n, f in used.items()}
+    table = _Rows(source, start, int(hdu.header["NAXIS2"]), row, fields, options)
+    table.unused = unused_names(hdu.columns.names, used.values())
+    if options.describe:
+        table.described = tuple(_described(hdu, row))
+    return table
+
+
+def _of_image(fits: Any, hdus: Any, source: ByteSource, options: ReadOptions) -> Table:
+    """Cutouts of an image HDU, with the columns of a table of as many rows."""
+    image = image_hdu(fits, hdus)
+    if image is None:
+        raise BadPartitionError(
+            f"{source.name} has no binary table with an image column, and no image of (n, bands, "
+            "height, width)"
+        )
+    rows = 1 if len(image.shape) == 3 else image.shape[0]
+    table = next((h for h in hdus if _is_table(fits, h) and h.header["NAXIS2"] == rows), None)
+    if table is None:
+        return ImageTable(source, hdus, image, {}, {}, options)
+    used = _used(table, source, options)
+    used.pop("image", None)
+    columns = _of_table(table, source, used, replace(options, needs_image=False))
+    read = columns.read(0, rows)
+    small = {name: array for name, array in as_dict(read).items() if name != "image"}
+    small |= {f"{FURTHER}{name}": array for name, array in read.further.items()}
+    found = ImageTable(source, hdus, image, small, used, options)
+    found.unused, found.described = columns.unused, columns.described
+    return found
 
 
 def _described(hdu: Any, row: np.dtype[Any]) -> Iterator[ColumnSpec]:
