@@ -11,6 +11,7 @@ import pytest
 from onnx import helper
 from tiny import tiny_cutouts, tiny_model, tiny_survey
 
+import perseid
 from perseid.cli import main
 from perseid.engines.local_options import LocalOptions
 from perseid.engines.run_plan import make_plan
@@ -131,6 +132,22 @@ def test_a_dry_run_says_that_a_worker_needs_more_memory(folder: Path):
     assert make_plan(manifest, LocalOptions(memory_mb=448), pace, counts).rows == 30
     with pytest.raises(BadInputError, match=r"takes 400 MB .* 300 MB: give --memory 512"):
         make_plan(manifest, LocalOptions(memory_mb=300), pace, counts)
+
+
+def test_memory_that_no_worker_can_do_with_is_refused_before_the_run(folder: Path):
+    """An empty catalogue of ranks that all ran out of memory helps nobody."""
+
+    def engine(memory_mb: int) -> perseid.LocalEngine:
+        return perseid.LocalEngine(LocalOptions(workers=1, memory_mb=memory_mb))
+
+    keys = {"model": "m.onnx", "results": "run", "progress": False}
+    with pytest.raises(
+        BadInputError, match=r"takes \d+ MB .* may take 40 MB: give --memory"
+    ) as told:
+        perseid.run("data", engine=engine(40), **keys)
+    assert not (folder / "run").exists()
+    enough = int(str(told.value).rpartition(" ")[2])
+    assert perseid.run("data", engine=engine(enough), **keys).incomplete is None
 
 
 def test_a_dry_run_says_when_a_script_would_run(folder: Path, capsys):

@@ -11,6 +11,7 @@ from perseid.engines.attached import AttachedRun
 from perseid.engines.base import Capabilities, RunHandle, stated
 from perseid.engines.local_options import LocalOptions
 from perseid.engines.retry import RetryPolicy
+from perseid.engines.worker_speed import refuse_small_memory
 from perseid.errors import NotFoundError
 from perseid.linux import need_linux
 from perseid.pipeline import layout
@@ -96,11 +97,13 @@ class LocalEngine:
         return request.model_copy(update={"transport": "auto"})
 
     def check(self, manifest: Manifest) -> None:
-        """Refuse ranks that must run at once where the machine has no memory for that."""
+        """Refuse memory that no rank can work with, and ranks that must run at once and cannot."""
         need_linux("a run on this machine")
         from perseid.engines.script_gang import refuse_without_memory
 
-        refuse_without_memory(manifest, self._options_for(manifest))
+        options = self._options_for(manifest)
+        refuse_without_memory(manifest, options)
+        refuse_small_memory(manifest.item(0), options.threads, options.memory_mb)
 
     def submit(self, manifest: Manifest, ranks: Sequence[int] | None = None) -> RunHandle:
         """Begin; the ranks get on while the handle is polled or waited for."""

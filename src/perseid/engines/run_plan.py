@@ -8,12 +8,11 @@ of its own (cold).
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from perseid.engines.local_options import LocalOptions
-from perseid.errors import BadInputError
+from perseid.engines.worker_speed import refuse_beyond
 from perseid.measure.calibration import Pace
 from perseid.measure.cost import Cost, Usage, cost, map_transitions
 from perseid.measure.report_line import Report
@@ -97,11 +96,7 @@ def make_plan(
     BadInputError
         One worker takes more memory than a rank may.
     """
-    if pace.peak_mb > options.memory_mb:
-        raise BadInputError(
-            f"a worker takes {pace.peak_mb:.0f} MB with this model, but a rank may take "
-            f"{options.memory_mb} MB: give --memory {math.ceil(pace.peak_mb / 64 + 1) * 64}"
-        )
+    refuse_beyond(pace, options.memory_mb)
     found = {count.key: count.rows for count in counts}
     sizes = [[ref.size for ref in manifest.of_rank(rank)] for rank in range(manifest.world_size)]
     rows = [

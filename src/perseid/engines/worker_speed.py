@@ -1,7 +1,7 @@
 """How fast a worker is on this machine: a short measurement in a process of its own.
 
-``python -m perseid.engines.worker_speed`` reads a setup (JSON) from its standard input and writes a
-`Pace` (JSON) to its standard output.
+``python -m perseid.engines.worker_speed BATCH SECONDS`` reads a setup (JSON) from its standard
+input and writes a `Pace` (JSON) to its standard output.
 """
 
 from __future__ import annotations
@@ -24,10 +24,41 @@ SECONDS = 1.0
 """How long rows are put through the model."""
 BATCH = 128
 TIMEOUT = 120.0
+SMALL_MB = 1024
+"""Memory of a rank below which it is worth a second to see whether the model fits at all."""
 
 
-def measure(item: WorkItem, threads: int) -> Pace:
+def refuse_small_memory(item: WorkItem, threads: int, memory_mb: int) -> None:
+    """Raise `BadInputError` where a worker takes more than a rank may before its second row.
+
+    The same would end every attempt at every rank.
+    """
+    if memory_mb < SMALL_MB and item.options.script is None:
+        refuse_beyond(measure(item, threads, batch=1, seconds=0.0), memory_mb)
+
+
+def refuse_beyond(pace: Pace, memory_mb: int) -> None:
+    """Raise `BadInputError` where a worker of this pace takes more memory than a rank may."""
+    if pace.peak_mb > memory_mb:
+        raise BadInputError(
+            f"a worker takes {pace.peak_mb:.0f} MB with this model, but a rank may take "
+            f"{memory_mb} MB: give --memory {math.ceil(pace.peak_mb / 64 + 1) * 64}"
+        )
+
+
+def measure(item: WorkItem, threads: int, *, batch: int = BATCH, seconds: float = SECONDS) -> Pace:
     """Start a process, load the item's model, and time it for about a second.
+
+    Parameters
+    ----------
+    item
+        One of the run's.
+    threads
+        Of the worker.
+    batch
+        Rows a call.
+    seconds
+        How long to time it; one call is made in any case.
 
     Raises
     ------
@@ -37,7 +68,10 @@ def measure(item: WorkItem, threads: int) -> Pace:
     setup = WorkerSetup(item, threads, TIMEOUT, time.time())
     try:
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "perseid.engines.worker_speed"],
+            [
+                *(sys.executable, "-P", "-m", "perseid.engines.worker_speed"),
+                *(str(batch), str(seconds)),
+            ],
             input=to_text(setup),
             capture_output=True,
             text=True,
@@ -67,7 +101,7 @@ def main() -> int:
     setup = from_text(sys.stdin.read())
     assert isinstance(setup, WorkerSetup)
     try:
-        pace = _pace(setup)
+        pace = _pace(setup, int(sys.argv[1]), float(sys.argv[2]))
     except PerseidError as error:
         print(error, file=sys.stderr)  # noqa: T201 (a program of its own: its parent reads this)
         return error.exit_code
@@ -75,18 +109,18 @@ def main() -> int:
     return 0
 
 
-def _pace(setup: WorkerSetup) -> Pace:
+def _pace(setup: WorkerSetup, batch: int, seconds: float) -> Pace:
     from perseid.pipeline.work import load_runtime
 
     options = replace(setup.item.options, threads=setup.threads)
     runtime = load_runtime(replace(setup.item, options=options))
     ready = time.time() - setup.started
-    rows_of = runtime.some_rows(BATCH)
+    rows_of = runtime.some_rows(batch)
     runtime.predict(*rows_of)
     rows, began = 0, time.perf_counter()
-    while time.perf_counter() - began < SECONDS:
+    while rows == 0 or time.perf_counter() - began < seconds:
         runtime.predict(*rows_of)
-        rows += BATCH
+        rows += batch
     row_bytes = 4 * math.prod(runtime.signature.shape)
     rate = rows / (time.perf_counter() - began)
     return Pace(rate, ready, memory.peak(), row_bytes + 8 * (runtime.signature.bands + 1))

@@ -17,6 +17,7 @@ from perseid.engines.slurm import slurm_commands
 from perseid.engines.slurm.slurm_commands import Resources
 from perseid.engines.slurm.slurm_run import PUBLISH_MB, SlurmRun, job_name, task_output
 from perseid.engines.slurm.submission import Submission
+from perseid.engines.worker_speed import refuse_small_memory
 from perseid.errors import BadInputError, NotFoundError, RunError
 from perseid.pipeline import layout
 from perseid.pipeline.manifest import Manifest
@@ -119,12 +120,14 @@ class SlurmEngine:
         return merged_through_store(request, "Slurm")
 
     def check(self, manifest: Manifest) -> None:
-        """Refuse scripts whose ranks must run at once."""
+        """Refuse scripts whose ranks must run at once, and memory that no rank can work with."""
         if manifest.talks:
             raise BadInputError(
                 "the ranks of this script talk to each other and must run at once, which an array "
                 "of Slurm does not promise: use `srun perseid comm run`, or --engine local"
             )
+        options = options_of(RunRequest.parse({**manifest.request, **self._limits}))
+        refuse_small_memory(manifest.item(0), options.threads, options.memory_mb)
 
     def submit(self, manifest: Manifest, ranks: Sequence[int] | None = None) -> SlurmRun:
         """Submit an array whose tasks share the ranks."""
