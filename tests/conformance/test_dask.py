@@ -8,18 +8,21 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import distributed
 import pytest
 from conformance_suite import Conformance, Lab, reference, whole  # noqa: F401
 from distributed import Client, LocalCluster
 from engine import FAULTY_WORKER
+from tiny import tiny_survey
 
 import perseid
 from perseid.api.runs import begin
 from perseid.cli import main
 from perseid.engines import dask as engine_module
 from perseid.engines.dask import DaskEngine
-from perseid.errors import RunError
+from perseid.errors import RunError, RunInterruptedError
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.resumption import with_current_model
 from perseid.storage import Storage
@@ -81,6 +84,38 @@ class TestDask(Conformance):
         assert run.wait(DEADLINE, progress=False).incomplete is None
         assert run.ranks[1].attempt == 2
         assert run.catalogue().difference(reference) is None
+
+    def test_a_process_and_its_model_go_on_from_task_to_task(self, lab, client):
+        """And the dashboard's progress counts a task a rank: it draws the scheduler's prefixes."""
+        lab.fail("kept", {1: ["kill"]})
+        tiny_survey(Path(lab.root) / "more", 27, 3)
+        keys = lab.keys("kept") | {"data": f"{lab.root}/more"}
+        run = begin(perseid.RunRequest.parse(keys), lab.engine, lambda event: None)
+        tasks = [future.key for future in run.handle.futures]
+        assert len(tasks) == run.manifest.world_size
+        assert {distributed.utils.key_split(key) for key in tasks} == {"perseid"}
+        standing = lambda: list(engine_module._kept)  # noqa: E731
+        assert all(run.id in kept for kept in client.run(standing).values())
+        assert run.wait(DEADLINE, progress=False).incomplete is None
+        attempts = run.result.mapped.attempts
+        assert len(attempts) == run.manifest.world_size + 1
+        cold = [attempt for attempt in attempts if attempt.cold]
+        # One start a Dask worker at most, and one in the place of the process that was killed.
+        assert len(cold) <= len(client.scheduler_info()["workers"]) + 1 < len(attempts)
+        assert not any(client.run(standing).values()), "nothing stands by when the run has ended"
+
+    def test_tasks_go_where_their_resources_are(self, lab, client):
+        lab.fail("resources", {})
+        keys = lab.keys("resources")
+        engine = DaskEngine(client, resources={"GPU": 1}, command=FAULTY_WORKER)
+        run = begin(perseid.RunRequest.parse(keys), engine, lambda event: None)
+        try:
+            time.sleep(0.5)
+            assert {future.status for future in run.handle.futures} == {"pending"}
+        finally:
+            run.stop()
+        with pytest.raises(RunInterruptedError):
+            run.wait(DEADLINE, progress=False)
 
     def test_a_model_that_is_swapped_under_a_resumption_is_refused(self, lab):
         """After the driver has looked at it, and before the task begins."""

@@ -100,8 +100,9 @@ class SlurmCluster:
     def revive(self, node: str) -> None:
         """Start a node that was lost."""
         _start(self, node, "slurmd", "-D", "-N", node, "-f", self.env["SLURM_CONF"])
-        _wait(self, lambda: "idle" in self.call("sinfo", "--noheader", f"--nodes={node}",
-                                                "--format=%T", "--partition=main"))  # fmt: skip
+        state = ("sinfo", "--noheader", f"--nodes={node}", "--format=%T", "--partition=main")
+        up = {"idle", "mixed", "allocated"}  # it may have work at once
+        _wait(self, lambda: up & set(self.call(*state).split()))
 
 
 def missing() -> str:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
+from perseid.engines.kept_workers import KeptWorkers
 from perseid.engines.local_map import LocalMap
 from perseid.engines.local_options import LocalOptions
 from perseid.engines.process import Reaper
@@ -31,6 +33,7 @@ def work_on_block(
     report: Report,
     stop: StopRequests,
     leave: Callable[[], str] = str,
+    kept: KeptWorkers | None = None,
 ) -> EngineReport:
     """Work on some ranks of a run until all are done, have failed, or were given up.
 
@@ -47,9 +50,13 @@ def work_on_block(
     leave
         Asked again and again: once it gives a sentence, no further rank is begun, and those that
         wait have failed with it.
+    kept
+        Processes that stand by between blocks; None: each block has its own.
     """
-    with Reaper() as reaper, around_scripts(items, options, report) as options:
-        ranks = LocalMap(items, options, reaper, report)
+    with ExitStack() as stack:
+        reaper = kept.reaper if kept else stack.enter_context(Reaper())
+        options = stack.enter_context(around_scripts(items, options, report))
+        ranks = LocalMap(items, options, reaper, report, kept)
         try:
             while not (stop.count or ranks.finished):
                 ranks.turn()

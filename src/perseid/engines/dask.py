@@ -6,7 +6,7 @@ import importlib
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,6 +19,7 @@ from perseid.engines.block import (
     merged_through_store,
     work_on_block,
 )
+from perseid.engines.kept_workers import KeptWorkers
 from perseid.engines.local import LocalEngine, options_of
 from perseid.engines.local_options import WORKER, LocalOptions
 from perseid.engines.owner import Owner
@@ -39,6 +40,8 @@ LOOK_SECONDS = 0.2
 """Between two looks at the tasks."""
 STOP_SECONDS = 30.0
 """How long tasks may take to end their ranks when the run is stopped."""
+_kept: dict[str, KeptWorkers] = {}
+"""In a Dask worker: processes with a loaded model, by run; `ModelKeeper` puts them there."""
 _stops: dict[str, list[StopRequests]] = {}
 """In a Dask worker: the blocks that work on each run, so that a stop reaches them."""
 
@@ -47,7 +50,8 @@ class DaskEngine:
     """Runs ranks as tasks of a Dask cluster; the cluster is the user's, never one of ours.
 
     Each task works on one or more ranks in a process of its own beside the Dask worker, so that a
-    crash or a limit ends a rank, not the worker. Ranks merge through the store, since tasks start
+    crash or a limit ends a rank, not the worker; the next task goes on with that process, and the
+    model that it has loaded. Ranks merge through the store, since tasks start
     when there is room. The run ends with this process.
 
     Parameters
@@ -61,6 +65,8 @@ class DaskEngine:
     threads, memory_mb, timeout, retries
         Threads of a rank's process, memory (MB) and seconds that a rank may take, and attempts
         after a failed one; default: as the run's request says.
+    resources
+        Of Dask workers that a task needs, such as ``{"GPU": 1}``; see Dask's worker resources.
     environment
         Further variables of the ranks' processes.
     command
@@ -84,6 +90,7 @@ class DaskEngine:
         memory_mb: int | None = None,
         timeout: float | None = None,
         retries: int | None = None,
+        resources: Mapping[str, float] | None = None,
         environment: Mapping[str, str] | None = None,
         command: Sequence[str] = (),
     ) -> None:
@@ -95,6 +102,7 @@ class DaskEngine:
         self._limits = {name: value for name, value in given.items() if value is not None}
         self._environment = environment if environment is not None else {}
         self._command = tuple(command)
+        self._resources = dict(resources or {})
 
     @classmethod
     def configured(cls, settings: Mapping[str, object]) -> Self:
@@ -180,7 +188,7 @@ class DaskEngine:
         )
         step = self._ranks_per_task
         blocks = [tuple(wanted[at : at + step]) for at in range(0, len(wanted), step)]
-        return DaskRun(self.client, manifest, blocks, former, options)
+        return DaskRun(self.client, manifest, blocks, former, options, self._resources)
 
     def locate(self, name: str) -> str:
         """Runs on a Dask cluster have no other name than their place."""
@@ -201,6 +209,7 @@ class DaskRun:
         blocks: Sequence[tuple[int, ...]],
         former: Mapping[int, int],
         options: LocalOptions,
+        needed: Mapping[str, float],
     ) -> None:
         self._client, self._manifest = client, manifest
         self._store = Storage(manifest.results_url)
@@ -209,17 +218,23 @@ class DaskRun:
         self._stopped_at: float | None = None
         with ExitStack() as resources:
             resources.enter_context(Owner(self._store))
+            resources.enter_context(_model_keeper(client, manifest.run_id))
             self._futures = {
                 client.submit(
                     work_on_ranks, manifest.results_url, block,
                     {rank: former.get(rank, 0) for rank in block}, options,
                     manifest.allow_model_change,
                     key=f"perseid-{manifest.run_id}-{block[0]}-{uuid.uuid4().hex[:8]}",
-                    pure=False, retries=0,
+                    pure=False, retries=0, resources=dict(needed) or None,
                 ): block
                 for block in blocks
             }  # fmt: skip
             self._resources = resources.pop_all()
+
+    @property
+    def futures(self) -> Sequence[Any]:
+        """One a task, for `distributed.progress` and the like."""
+        return list(self._futures)
 
     @property
     def ended(self) -> bool:
@@ -337,9 +352,50 @@ def work_on_ranks(
     _stops.setdefault(manifest.run_id, []).append(stop)
     try:
         items = [manifest.item(rank) for rank in left]
-        return work_on_block(items, options, lambda event: None, stop).to_json()
+        kept = _kept.get(manifest.run_id)
+        return work_on_block(items, options, lambda event: None, stop, kept=kept).to_json()
     finally:
         _stops[manifest.run_id].remove(stop)
+
+
+class ModelKeeper:
+    """A plugin of Dask workers: the processes of a run stand by from task to task.
+
+    Workers that come while the run lasts get it, too; the processes end with the run, or with
+    their Dask worker.
+    """
+
+    def __init__(self, run_id: str) -> None:
+        self._run_id = run_id
+        self.name = f"perseid-{run_id}"
+
+    def setup(self, worker: object) -> None:
+        """In a Dask worker, before its first task."""
+        _kept[self._run_id] = KeptWorkers()
+
+    def teardown(self, worker: object) -> None:
+        """In a Dask worker, when the run or the worker ends."""
+        kept = _kept.pop(self._run_id, None)
+        if kept is not None:
+            kept.close()
+
+
+@contextmanager
+def _model_keeper(client: Any, run_id: str) -> Iterator[None]:
+    """Have the cluster's workers keep the run's model while the block lasts."""
+    keeper = _keeper_class()(run_id)
+    client.register_plugin(keeper)
+    try:
+        yield
+    finally:
+        with suppress(Exception):  # the cluster may be gone already
+            client.unregister_worker_plugin(keeper.name)
+
+
+def _keeper_class() -> type[ModelKeeper]:
+    """As Dask wants it: a kind of its own `WorkerPlugin`."""
+    plugin = _distributed().WorkerPlugin
+    return type("ModelKeeper", (ModelKeeper, plugin), {})
 
 
 def stop_ranks(run_id: str) -> None:

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Sequence
 
 from perseid.engines.gang import CollectiveOutcome, Gang, skip_reason
+from perseid.engines.kept_workers import KeptWorkers, WorkerKind
 from perseid.engines.local_options import LocalOptions
 from perseid.engines.process import Reaper, WorkerProcess, worker_environment
 from perseid.engines.rank_logs import RankLogs, end_lines, start_lines
@@ -55,10 +56,17 @@ class LocalMap:
         Kills the workers when this process is gone.
     report
         Called with each event, in this thread.
+    kept
+        Processes that stand by; those that are idle at the end go back to them.
     """
 
     def __init__(
-        self, items: Sequence[WorkItem], options: LocalOptions, reaper: Reaper, report: Report
+        self,
+        items: Sequence[WorkItem],
+        options: LocalOptions,
+        reaper: Reaper,
+        report: Report,
+        kept: KeptWorkers | None = None,
     ) -> None:
         self._items = {item.rank: item for item in items}
         self._options = options
@@ -73,6 +81,9 @@ class LocalMap:
         self._ever_ready = False
         self._failed_starts = 0
         self._environment = worker_environment(options.threads) | dict(options.environment)
+        self._kept = kept
+        more = tuple(sorted(options.environment.items()))
+        self._kind = WorkerKind(items[0].run_id, tuple(options.command), options.threads, more)
         self._who: dict[int, WorkerProcess] = {}
         """The process that worked on each rank."""
         self._began = time.monotonic()
@@ -92,6 +103,8 @@ class LocalMap:
         wall = time.monotonic() - self._began
         try:
             merged = CollectiveOutcome() if stop.count else self._merge(stop)
+            if not stop.count:
+                self._give_back()
         finally:
             self.close(stop)
         if self._logs.failure:
@@ -160,7 +173,7 @@ class LocalMap:
         return idle or len(self._slots) < self._options.concurrency
 
     def _begin(self, rank: int, attempt: int) -> None:
-        slot = next((s for s in reversed(self._slots) if s.job is None), None)
+        slot = next((s for s in reversed(self._slots) if s.job is None), None) or self._adopted()
         job = RunningAttempt(rank, attempt, str(uuid.uuid4()), slot is None, time.time())
         if slot is None:
             try:
@@ -179,7 +192,16 @@ class LocalMap:
         timeout = self._options.timeout + SCRIPT_SECONDS
         setup = functools.partial(WorkerSetup, first, self._options.threads, timeout)
         process = WorkerProcess(self._options.command, setup, self._reaper, self._environment)
-        slot = Slot(process)
+        return self._listened(Slot(process))
+
+    def _adopted(self) -> Slot | None:
+        """A process that stood by, if there is one."""
+        slot = self._kept.take(self._kind) if self._kept else None
+        return None if slot is None else self._listened(slot)
+
+    def _listened(self, slot: Slot) -> Slot:
+        """A process of this map from now on."""
+        process = slot.process
         self._slots.append(slot)
         self._selector.register(
             process.channel, selectors.EVENT_READ, lambda: self._hear(slot)
@@ -400,11 +422,23 @@ class LocalMap:
                 self._finish(slot, Ending.STOPPED, "another attempt was faster", keep=False)
 
     def _drop(self, slot: Slot) -> None:
+        self._forget(slot)
+        slot.process.end()
+
+    def _forget(self, slot: Slot) -> None:
         self._slots.remove(slot)
         for source in (slot.process.channel, slot.process.output):
             with contextlib.suppress(KeyError):
                 self._selector.unregister(source)
-        slot.process.end()
+
+    def _give_back(self) -> None:
+        """Let processes that are ready and idle stand by for the next block."""
+        if self._kept is None:
+            return
+        idle = [s for s in self._slots if s.job is None and s.init_ms is not None]
+        for slot in idle:
+            self._forget(slot)
+        self._kept.give(self._kind, idle)
 
     def _end_all(self, stop: StopRequests) -> None:
         """End every worker; gently where they work, unless the user asked twice."""
