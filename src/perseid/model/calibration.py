@@ -1,0 +1,129 @@
+"""Intervals around a model's redshifts, calibrated on objects that it was not trained on.
+
+Split conformal prediction (Lei et al. 2018): the half width of an interval is a quantile of the
+errors on a calibration set, in units of 1 + z, and holds the promised share of new objects of the
+same population, whatever the model. The widths lie beside the model, in ``NAME.calibration.json``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from perseid.errors import BadInputError, BadModelError, NotFoundError
+from perseid.jsontext import parse_json
+from perseid.model.files import BUILT_IN, DEFAULT
+from perseid.science.distributions import conformal_width
+from perseid.storage import Storage
+
+LEVELS = (0.68, 0.95)
+"""Probabilities of the intervals."""
+BESIDE = ".calibration.json"
+"""What is added to a model's name for the file beside it that holds its calibration."""
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Half widths of intervals around predicted redshifts.
+
+    Examples
+    --------
+    >>> calibration = Calibration({0.68: 0.02}, objects=500, digest="sha256:0")
+    >>> calibration.widths[0.68] * (1 + 0.5)
+    0.03
+    """
+
+    widths: Mapping[float, float]
+    """Half width over 1 + z_pred, by the probability of the interval."""
+    objects: int
+    """Objects of the calibration set."""
+    digest: str
+    """Of the model that it is of (`ModelIdentity.digest`)."""
+    data: str = ""
+    """Where the calibration set was, for people."""
+
+    @classmethod
+    def of(cls, z_pred: ArrayLike, z_spec: ArrayLike, digest: str, data: str = "") -> Calibration:
+        """Calibrate on objects of known redshift that the model was not trained on.
+
+        Parameters
+        ----------
+        z_pred, z_spec
+            (n,): predicted and true redshifts; rows where one is not finite do not count.
+
+        Raises
+        ------
+        BadInputError
+            There are too few objects for the intervals.
+        """
+        predicted, true = (np.asarray(z, np.float64) for z in (z_pred, z_spec))
+        error = (true - predicted) / (1.0 + predicted)
+        good = np.isfinite(error)
+        widths = {level: conformal_width(error[good], level) for level in LEVELS}
+        return cls(widths, int(good.sum()), digest, data)
+
+    def to_json(self) -> str:
+        """The text of the file."""
+        plain = {
+            "schema": SCHEMA,
+            "model": self.digest,
+            "objects": self.objects,
+            "data": self.data,
+            "half_width_over_1_plus_z": {f"{k:g}": width for k, width in self.widths.items()},
+        }
+        return json.dumps(plain, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes, where: str) -> Calibration:
+        """Raises `BadModelError` naming `where` if the text is no calibration."""
+        try:
+            plain = parse_json(text)
+            given = plain["half_width_over_1_plus_z"]
+            widths = {float(level): float(width) for level, width in given.items()}
+            whole = all(0 < level < 1 and width > 0 for level, width in widths.items())
+            if plain["schema"] != SCHEMA or not widths or not whole:
+                raise ValueError("not of this version, or a width is not positive")
+            return cls(widths, int(plain["objects"]), str(plain["model"]), str(plain["data"]))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BadModelError(
+                f"{where} is no calibration ({error}): make it anew by `perseid model calibrate`, "
+                "or remove it"
+            ) from error
+
+
+def calibration_place(model_url: str) -> str:
+    """Path or URL of the file beside a model; raises `BadInputError` for those of the package."""
+    if model_url in BUILT_IN:
+        raise BadInputError(
+            f"the model {model_url} lies in the package: name another place by --to"
+        )
+    return f"{model_url}{BESIDE}"
+
+
+def read_calibration(model_url: str) -> Calibration | None:
+    """The calibration that lies beside a model; None where there is none.
+
+    Raises
+    ------
+    BadModelError
+        The file is no calibration.
+    StorageError
+        The store failed.
+    """
+    if model_url in BUILT_IN:
+        file = resources.files("perseid.model") / "data" / f"{DEFAULT}{BESIDE}"
+        if model_url != DEFAULT or not file.is_file():
+            return None
+        return Calibration.from_json(file.read_text(encoding="utf-8"), str(file))
+    place = calibration_place(model_url)
+    store, key = Storage.holding(place)
+    try:
+        return Calibration.from_json(store.get(key), store.where(key))
+    except NotFoundError:
+        return None
