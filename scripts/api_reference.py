@@ -27,7 +27,7 @@ WIDTH = 92
 ORDER = (
     "run", "resume", "open_run", "plan", "Run", "Catalogue", "RunRequest", "LocalEngine",
     "SlurmEngine", "DaskEngine", "AwsEngine", "sweep", "Sweep", "open_survey", "Survey", "Cutouts",
-    "load_model", "Model", "Communicator", "RendezvousServer", "Storage",
+    "load_model", "calibrate_model", "Model", "Communicator", "RendezvousServer", "Storage",
 )  # fmt: skip
 HIDDEN = {
     "Run": ("follow", "handle", "left", "manifest", "result", "stopped"),

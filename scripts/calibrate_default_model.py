@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from perseid.model.calibration import BESIDE, Calibration
 from perseid.model.identity import identify
+from perseid.model.intervals import SHIPPED, IntervalCalibration
 from perseid.model.runtime import DEFAULT, ModelRuntime
 from perseid.science import interval_coverage
 from perseid.survey.simulation.object_rendering import object_ids, render_objects, table_rows_of
@@ -26,7 +26,7 @@ from perseid.survey.splits import TEST, VALIDATION, assign_split
 
 SEED = 11
 """Of the drawings: neither the training's nor that of the model card's figures."""
-PLACE = Path(__file__).parents[1] / "src/perseid/model/data" / f"{DEFAULT}{BESIDE}"
+PLACE = Path(__file__).parents[1] / "src/perseid/model/data" / SHIPPED
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
     digest = identify(DEFAULT).digest
     z_pred, z_spec = predicted(VALIDATION)
     data = f"simulated survey, seed {SEED}: validation galaxies without anomalies"
-    calibration = Calibration.of(z_pred, z_spec, digest, data)
+    calibration = IntervalCalibration.of(z_pred, z_spec, digest, data)
     PLACE.write_text(calibration.to_json(), encoding="utf-8")
     print(PLACE.read_text(encoding="utf-8"))
     z_pred, z_spec = predicted(TEST)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from perseid import errors
+    from perseid.api.calibrating import calibrate_model
     from perseid.api.catalogue import Catalogue
     from perseid.api.model import Model, load_model
     from perseid.api.planning import plan
@@ -50,6 +51,7 @@ _PLACES = {
     "SlurmEngine": "perseid.engines.slurm",
     "AwsEngine": "perseid.aws.engine",
     "open_survey": "perseid.api.survey",
+    "calibrate_model": "perseid.api.calibrating",
     "Survey": "perseid.api.survey",
     "Cutouts": "perseid.survey",
     "sweep": "perseid.api.sweeping",
@@ -80,6 +82,7 @@ __all__ = [
     "Survey",
     "Sweep",
     "__version__",
+    "calibrate_model",
     "errors",
     "load_model",
     "open_run",

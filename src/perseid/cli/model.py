@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
+from perseid.cli import calibrate_intervals
 from perseid.cli.awsarguments import add_storage_arguments
 
 if TYPE_CHECKING:
@@ -46,7 +47,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     describe.add_argument(
         "--yes", action="store_true", help="take the proposal as it is, without questions"
     )
-    for sub in (taken, export, info, describe):
+    calibrate = commands.add_parser(
+        "calibrate", help="intervals around redshifts, from objects that were not trained on"
+    )
+    calibrate_intervals.configure(calibrate)
+    for sub in (taken, export, info, describe, calibrate):
         add_storage_arguments(sub)
 
 
@@ -60,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
         from perseid.cli.describe import describe
 
         return describe(args)
+    if args.action == "calibrate":
+        return calibrate_intervals.run(args)
     return _info(args)
 
 

@@ -18,11 +18,14 @@ LIMITS = (
 """How a run works, in contrast to what it does."""
 
 
-def add_request_options(group: Any, *, limits: bool) -> None:
-    """Add the options of `LIMITS`, or of all other keys, to a parser or a group of one."""
+def add_request_options(group: Any, *, limits: bool, only: Collection[str] = ()) -> None:
+    """Add the options of `LIMITS`, or of all other keys, to a parser or a group of one.
+
+    `only`: no others than these; empty: all.
+    """
     for name, field in RunRequest.model_fields.items():
         option = KEYS[name].option
-        if option is None or (name in LIMITS) is not limits:
+        if option is None or (name in LIMITS) is not limits or (only and name not in only):
             continue
         kinds = [kind for kind in _kinds(field.annotation) if kind is not NoneType]
         choices = [value for kind in kinds for value in _choices(kind)]

@@ -6,9 +6,9 @@ Each worker would find the same; here it is reported once, before anything is wr
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from perseid.errors import (
     BadInputError,
@@ -18,6 +18,7 @@ from perseid.errors import (
     NotInstalledError,
 )
 from perseid.model.identity import ModelIdentity, identify
+from perseid.model.intervals import read_calibration
 from perseid.model.signature import ModelSignature
 from perseid.pipeline.items import PartitionRef
 from perseid.pipeline.model_inputs import unfit, with_inputs
@@ -39,6 +40,10 @@ class CheckedModel:
     """None where this process has no onnxruntime to load it with, as on AWS between the ranks."""
     given: ModelSignature | None = None
     """The signature that was given with it, or lies beside it; None where its file has its own."""
+    intervals: Mapping[str, float] | None = None
+    """Half width over 1 + z_pred of calibrated intervals, by their probability as text."""
+    notes: tuple[str, ...] = ()
+    """One sentence each."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ def check_model(
         The store has no such model, or failed.
     """
     if importlib.util.find_spec("onnxruntime") is None:
-        return CheckedModel(identify(url, precision), None, signature)
+        return _calibrated(CheckedModel(identify(url, precision), None, signature), url)
     from perseid.model.runtime import MICRO_BATCH, ModelRuntime  # onnxruntime is heavy
 
     size = min(MICRO_BATCH, batch_size)
@@ -92,7 +97,21 @@ def check_model(
     difference = identity.difference(runtime.identity)
     if difference:
         raise BadModelError(f"the model {url} was replaced while it was being looked at")
-    return CheckedModel(identity, runtime.signature, signature)
+    return _calibrated(CheckedModel(identity, runtime.signature, signature), url)
+
+
+def _calibrated(model: CheckedModel, url: str) -> CheckedModel:
+    """The model with the intervals of the calibration that lies beside it, where it is of it."""
+    found = read_calibration(url)
+    if found is None:
+        return model
+    if found.digest != model.identity.digest:
+        note = (
+            f"the calibration beside {url} is of another model: redshifts get no intervals; make "
+            "it anew by `perseid model calibrate`"
+        )
+        return replace(model, notes=(*model.notes, note))
+    return replace(model, intervals={f"{level:g}": w for level, w in found.widths.items()})
 
 
 def check_shape(

@@ -43,10 +43,10 @@ class CollectiveParts:
     ) -> tuple[Findings, int] | None:
         """Write the part of this rank; on rank 0 what the run found and the bytes of all parts."""
         comm, item = self.comm, self.item
-        statistics = comm.reduce(SurveyStatistics.of(scored), JOIN)
+        names = stored_label_names(item.options.to_json(), item.data_url)
+        statistics = comm.reduce(SurveyStatistics.of(scored, names), JOIN)
         ranks, schema, histogram = self._ranks(scored, statistics)
         size = self._write(scored, ranks, schema, histogram)
-        names = stored_label_names(item.options.to_json(), item.data_url)
         entries = [merge.top_entries(part, rank, item.top, names)
                    for part, rank in zip(scored, ranks, strict=True)]  # fmt: skip
         found = comm.gather((size, [entry for one in entries for entry in one]))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perseid.errors import BadInputError, BadPartitionError
+from perseid.model.intervals import interval_columns, interval_values
 from perseid.model.outputs import CLASS, Z_PRED, OutputColumn
 from perseid.pipeline.columns import MISSING_INPUT, NO_ANSWER, PartitionResult, Stamp
 from perseid.pipeline.feed import Begun, Block, Ended, Failed, Feed
@@ -43,6 +45,8 @@ class Inference:
         self._item, self._runtime, self._clock = item, runtime, clock
         self._kept, groups = _kept_features(item, runtime)
         outputs = (Z_PRED,) if runtime is None else runtime.signature.output_columns()
+        self._intervals = interval_columns(outputs, item.intervals)
+        outputs = (*outputs, *self._intervals)
         self.stamp = Stamp(item.run_id, item.rank, groups, outputs)
         self.partitions: list[dict[str, object]] = []
         """key, rows, bytes of each partition that was read."""
@@ -104,6 +108,9 @@ class Inference:
         prediction = runtime.predict(images, magnitudes, columns)
         self.model_seconds += time.perf_counter() - start
         self._clock.add("inference", [(began, time.time())])
+        if self._intervals:
+            around = interval_values(prediction.columns[Z_PRED.name], self._item.intervals or {})
+            prediction = replace(prediction, columns={**prediction.columns, **around})
         part.fill(block.cutouts, block.flag, prediction)
 
     def _finished(self, part: _Part) -> PartitionResult | None:

@@ -19,7 +19,7 @@ REMEDY = (
 )
 """Advice for when a worker and the step before it have different versions."""
 RESULT_SETTINGS = ("precision", "batch_size", "anomaly", "top", "missing", "columns", "layout",
-                   "signature", "fit")  # fmt: skip
+                   "signature", "fit", "intervals")  # fmt: skip
 """Fields of a `WorkItem` that change results; every record names them."""
 
 
@@ -90,6 +90,9 @@ class WorkItem:
     """What the model takes and gives, as JSON; None: as its file says."""
     fit: str = ""
     """``crop`` or ``pad``: what becomes of images of another size than the model's."""
+    intervals: Mapping[str, float] | None = None
+    """Half width over 1 + z_pred of intervals around predicted redshifts, by their probability as
+    text; None: the model was not calibrated."""
     model_change: bool = False
     """The user let this run go on with another model than it began with."""
     version: str = ""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from perseid.model.outputs import Z_PRED, OutputColumn
 from perseid.pipeline import layout, merge
+from perseid.pipeline.answer_statistics import AnswerStatistics, has_classes
 from perseid.pipeline.catalogue_reader import retire_parts
 from perseid.pipeline.ids import common_kind
 from perseid.pipeline.parquet_writer import ParquetType, ParquetWriter
@@ -139,19 +140,23 @@ def findings(
     names
         What the survey calls its labels.
     """
-    anomaly = None
+    results = [part.result for part in survey.parts]
+    answers, anomaly = AnswerStatistics.of(results, names), None
     if groups:
+        classes = has_classes(all_outputs(results))
         anomaly = {
             "use": use,
             "features": dict(groups),
-            "detection": merge.detections(survey, names),
+            "detection": [] if classes else merge.detections(survey, names),
         }
     return Findings(
-        redshift=merge.redshifts(survey),
+        redshift=answers.with_coverage(merge.redshifts(survey)),
         anomaly=anomaly,
         top=merge.top_list(survey, top, names),
         rows=survey.rows,
         repeated_ids=merge.repeated_ids(survey),
+        classification=answers.classes(),
+        distributions=answers.distributions(),
     )
 
 

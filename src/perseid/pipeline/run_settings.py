@@ -85,6 +85,9 @@ class RunSettings:
     """What the model takes and gives, as JSON; None: as its file says."""
     fit: str = ""
     """``crop`` or ``pad``: what becomes of images of another size than the model's."""
+    intervals: Mapping[str, float] | None = None
+    """Half width over 1 + z_pred of intervals around predicted redshifts, by their probability as
+    text; None: the model was not calibrated."""
     transport: str = "store"
     """How ranks exchange statistics: ``store``, ``direct``, ``relay``, ``auto``."""
     options: ItemOptions = field(default_factory=ItemOptions)

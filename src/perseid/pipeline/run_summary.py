@@ -84,6 +84,51 @@ class RedshiftSummary(TypedDict):
     r2: float | None
     outliers: float | None
     outlier_threshold: float
+    coverage: NotRequired[Mapping[str, float]]
+    """Share of the true redshifts inside the intervals, by the probability that was promised."""
+
+
+class ClassSummary(TypedDict):
+    """How well one class is told from the others; see `perseid.science.ClassScores`."""
+
+    name: str
+    n: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+class ReliabilitySummary(TypedDict):
+    """One point of a reliability diagram; see `perseid.science.ReliabilityBin`."""
+
+    low: float
+    high: float
+    n: int
+    confidence: float | None
+    accuracy: float | None
+
+
+class ClassificationSummary(TypedDict):
+    """How good class probabilities are, over the objects with a label."""
+
+    classes: list[str]
+    n: int
+    excluded: int
+    accuracy: float | None
+    calibration_error: float | None
+    confusion: list[list[int]]
+    by_class: list[ClassSummary]
+    reliability: list[ReliabilitySummary]
+
+
+class DistributionSummary(TypedDict):
+    """How good predicted distributions of redshifts are, over the objects of known redshift."""
+
+    n: int
+    excluded: int
+    crps: float | None
+    pit: list[int]
+    coverage: Mapping[str, float]
 
 
 class DetectionSummary(TypedDict):
@@ -163,6 +208,8 @@ class RunSummary(Completeness):
     version: NotRequired[str]
     model: NotRequired[Mapping[str, object] | None]
     redshift: NotRequired[RedshiftSummary | None]
+    classification: NotRequired[ClassificationSummary | None]
+    distributions: NotRequired[DistributionSummary | None]
     anomaly: NotRequired[AnomalySummary | None]
     top: NotRequired[Sequence[Mapping[str, object]]]
     catalogue_bytes: NotRequired[int | None]

@@ -103,7 +103,7 @@ class _StoredSurvey:
         with temporary_folder(WHO) as folder:
             ids = IdSpill(folder)
             for _, parts in self._scored():
-                statistics = statistics.join(SurveyStatistics.of(parts))
+                statistics = statistics.join(SurveyStatistics.of(parts, self._names()))
                 ids.add([part.result.object_id for part in parts])
                 for part in parts:
                     scores[row : row + len(part.score)] = part.score

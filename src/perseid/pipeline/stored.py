@@ -128,6 +128,10 @@ class Findings:
     """Of the catalogue."""
     repeated_ids: int = 0
     """Objects whose id an earlier one has, too."""
+    classification: Plain | None = None
+    """Accuracy, confusion and reliability; None where no labeled object has class probabilities."""
+    distributions: Plain | None = None
+    """PIT, CRPS and coverage; None where no object of known redshift has quantiles."""
 
     @classmethod
     def from_json(cls, value: object) -> Findings:
@@ -135,10 +139,12 @@ class Findings:
         plain = _object(value)
         rows, repeated = plain.get("rows"), plain.get("repeated_ids")
         top, redshift, anomaly = plain.get("top"), plain.get("redshift"), plain.get("anomaly")
+        answers = plain.get("classification"), plain.get("distributions")
         whole = isinstance(rows, int) and isinstance(repeated, int) and isinstance(top, list)
-        if not whole or not all(v is None or isinstance(v, dict) for v in (redshift, anomaly)):
+        objects = (redshift, anomaly, *answers)
+        if not whole or not all(one is None or isinstance(one, dict) for one in objects):
             raise ValueError("these are no findings")
-        return cls(*cast(Any, (redshift, anomaly, top, rows, repeated)))
+        return cls(*cast(Any, (redshift, anomaly, top, rows, repeated, *answers)))
 
 
 def _model(value: object) -> ModelIdentity | None:

@@ -29,6 +29,9 @@ from perseid.pipeline.summary import (
 )
 from perseid.storage import Storage
 
+FOUND = ("redshift", "classification", "distributions", "anomaly", "top")
+"""Keys of the summary that are `Findings`."""
+
 
 @dataclass(frozen=True)
 class Merged:
@@ -97,7 +100,7 @@ def summarize(
         "version": manifest.version,
         "model": manifest.model.to_json() if manifest.model else None,
         **state,
-        **{key: getattr(merged.found, key) for key in ("redshift", "anomaly", "top")},
+        **{key: getattr(merged.found, key) for key in FOUND},
         "catalogue_bytes": catalogue_bytes(storage) if manifest.script is None else None,
         "missing": missing_values(records),
         "timing": timing,

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perseid.model.outputs import OutputColumn
+from perseid.pipeline.answer_statistics import AnswerStatistics, has_classes
 from perseid.pipeline.catalogue_limits import CatalogueLimits
 from perseid.pipeline.ids import IdKinds
 from perseid.pipeline.merge import Scored, by_rank
@@ -37,10 +38,11 @@ class SurveyStatistics:
     ids: IdKinds = field(default_factory=IdKinds)
     outputs: tuple[OutputColumn, ...] = ()
     """Columns of the model, in order; of several where the user let them differ."""
+    answers: AnswerStatistics = field(default_factory=AnswerStatistics)
 
     @classmethod
-    def of(cls, parts: Sequence[Scored]) -> SurveyStatistics:
-        """Of these partitions."""
+    def of(cls, parts: Sequence[Scored], names: Mapping[int, str]) -> SurveyStatistics:
+        """Of these partitions; `names` is what the survey calls its labels."""
         known = [
             (one.result.z_pred, np.asarray(one.result.z_spec))
             for one in parts
@@ -62,6 +64,7 @@ class SurveyStatistics:
             detection=DetectionStatistics.of(scores[present], labels[present]),
             ids=ids,
             outputs=all_outputs(part.result for part in parts),
+            answers=AnswerStatistics.of((part.result for part in parts), names),
         )
 
     def join(self, other: SurveyStatistics) -> SurveyStatistics:
@@ -74,6 +77,7 @@ class SurveyStatistics:
             self.detection.join(other.detection),
             self.ids.join(other.ids),
             self.outputs + tuple(one for one in other.outputs if one not in self.outputs),
+            self.answers.join(other.answers),
         )
 
     def findings(
@@ -88,13 +92,18 @@ class SurveyStatistics:
         """As `publish.findings`; the list of the most anomalous objects is given, in any order."""
         kinds = {label: label_name(label, names) for label in self.detection.scores}
         found = [one.to_json() for one in self.detection.detections(kinds)]
+        if has_classes(self.outputs):
+            found = []
+        redshift = self.redshift.metrics().to_json() if self.known_redshifts else None
         anomaly = {"use": use, "features": dict(groups), "detection": found} if groups else None
         return Findings(
-            redshift=self.redshift.metrics().to_json() if self.known_redshifts else None,
+            redshift=self.answers.with_coverage(redshift),
             anomaly=anomaly,
             top=by_rank(top),
             rows=self.rows,
             repeated_ids=repeated_ids,
+            classification=self.answers.classes(),
+            distributions=self.answers.distributions(),
         )
 
 

@@ -19,6 +19,7 @@ from perseid.aws.deploy.wheels import Target, fetch, own_python, pins
 from perseid.errors import BadInputError
 from perseid.model.files import local_files
 from perseid.model.identity import DEFAULT_IDENTITY, shipped_identity
+from perseid.model.intervals import BESIDE, SHIPPED
 from perseid.model.runtime import ModelRuntime
 
 MIB = 1 << 20
@@ -131,6 +132,9 @@ def _files(name: str, wheels: Path | None, model: Path | None) -> dict[str, Path
         found |= _of_model(model)
     elif name == "control":
         found[f"{_MODELS}/{DEFAULT_IDENTITY}"] = _identity(model)
+        calibration = _source(model).with_name(_source(model).name + BESIDE)
+        if calibration.is_file():
+            found[f"{_MODELS}/{SHIPPED}"] = calibration
     return found
 
 

@@ -8,16 +8,17 @@ same population, whatever the model. The widths lie beside the model, in ``NAME.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from perseid.errors import BadInputError, BadModelError, NotFoundError
 from perseid.jsontext import parse_json
 from perseid.model.files import BUILT_IN, DEFAULT
+from perseid.model.outputs import Z_PRED, OutputColumn
 from perseid.science.distributions import conformal_width
 from perseid.storage import Storage
 
@@ -25,16 +26,18 @@ LEVELS = (0.68, 0.95)
 """Probabilities of the intervals."""
 BESIDE = ".calibration.json"
 """What is added to a model's name for the file beside it that holds its calibration."""
+SHIPPED = f"{DEFAULT}.onnx{BESIDE}"
+"""Of the default model, in the package."""
 SCHEMA = 1
 
 
 @dataclass(frozen=True)
-class Calibration:
+class IntervalCalibration:
     """Half widths of intervals around predicted redshifts.
 
     Examples
     --------
-    >>> calibration = Calibration({0.68: 0.02}, objects=500, digest="sha256:0")
+    >>> calibration = IntervalCalibration({0.68: 0.02}, objects=500, digest="sha256:0")
     >>> calibration.widths[0.68] * (1 + 0.5)
     0.03
     """
@@ -49,7 +52,9 @@ class Calibration:
     """Where the calibration set was, for people."""
 
     @classmethod
-    def of(cls, z_pred: ArrayLike, z_spec: ArrayLike, digest: str, data: str = "") -> Calibration:
+    def of(
+        cls, z_pred: ArrayLike, z_spec: ArrayLike, digest: str, data: str = ""
+    ) -> IntervalCalibration:
         """Calibrate on objects of known redshift that the model was not trained on.
 
         Parameters
@@ -80,7 +85,7 @@ class Calibration:
         return json.dumps(plain, indent=1) + "\n"
 
     @classmethod
-    def from_json(cls, text: str | bytes, where: str) -> Calibration:
+    def from_json(cls, text: str | bytes, where: str) -> IntervalCalibration:
         """Raises `BadModelError` naming `where` if the text is no calibration."""
         try:
             plain = parse_json(text)
@@ -97,6 +102,63 @@ class Calibration:
             ) from error
 
 
+def interval_columns(
+    outputs: Sequence[OutputColumn], widths: Mapping[str, float] | None
+) -> tuple[OutputColumn, ...]:
+    """The columns of intervals around predicted redshifts.
+
+    None where the model predicts no redshift, or gives intervals itself.
+
+    Parameters
+    ----------
+    outputs
+        The model's columns.
+    widths
+        Half width over 1 + z_pred, by the probability of the interval as text.
+
+    Examples
+    --------
+    >>> from perseid.model.outputs import Z_PRED
+    >>> [one.name for one in interval_columns([Z_PRED], {"0.68": 0.01, "0.95": 0.02})]
+    ['z_lo', 'z_hi', 'z_lo95', 'z_hi95']
+    """
+    predicted = next((one for one in outputs if one.name == Z_PRED.name), None)
+    if predicted is None or not widths or any(one.name == "z_lo" for one in outputs):
+        return ()
+    return tuple(
+        OutputColumn(
+            name,
+            "interval",
+            predicted.output,
+            ucd="stat.min;src.redshift" if lower else "stat.max;src.redshift",
+            description=f"{'Lower' if lower else 'Upper'} end of the interval that holds the true "
+            f"redshift with probability {float(level):g}",
+            level=(1 - float(level)) / 2 if lower else (1 + float(level)) / 2,
+        )
+        for level in widths
+        for name, lower in zip(_names(level), (True, False), strict=True)
+    )
+
+
+def interval_values(
+    z_pred: NDArray[np.floating], widths: Mapping[str, float]
+) -> dict[str, NDArray[np.float32]]:
+    """The values of `interval_columns`, (n,) each, by name."""
+    found: dict[str, NDArray[np.float32]] = {}
+    for level, width in widths.items():
+        half = np.float64(width) * (1.0 + z_pred.astype(np.float64))
+        low, high = _names(level)
+        found[low] = (z_pred - half).astype(np.float32)
+        found[high] = (z_pred + half).astype(np.float32)
+    return found
+
+
+def _names(level: str) -> tuple[str, str]:
+    """Of the columns of one interval: that of 68 % has the plain names."""
+    percent = "" if level == "0.68" else f"{100 * float(level):g}".replace(".", "p")
+    return f"z_lo{percent}", f"z_hi{percent}"
+
+
 def calibration_place(model_url: str) -> str:
     """Path or URL of the file beside a model; raises `BadInputError` for those of the package."""
     if model_url in BUILT_IN:
@@ -106,7 +168,7 @@ def calibration_place(model_url: str) -> str:
     return f"{model_url}{BESIDE}"
 
 
-def read_calibration(model_url: str) -> Calibration | None:
+def read_calibration(model_url: str) -> IntervalCalibration | None:
     """The calibration that lies beside a model; None where there is none.
 
     Raises
@@ -117,13 +179,13 @@ def read_calibration(model_url: str) -> Calibration | None:
         The store failed.
     """
     if model_url in BUILT_IN:
-        file = resources.files("perseid.model") / "data" / f"{DEFAULT}{BESIDE}"
+        file = resources.files("perseid.model") / "data" / SHIPPED
         if model_url != DEFAULT or not file.is_file():
             return None
-        return Calibration.from_json(file.read_text(encoding="utf-8"), str(file))
+        return IntervalCalibration.from_json(file.read_text(encoding="utf-8"), str(file))
     place = calibration_place(model_url)
     store, key = Storage.holding(place)
     try:
-        return Calibration.from_json(store.get(key), store.where(key))
+        return IntervalCalibration.from_json(store.get(key), store.where(key))
     except NotFoundError:
         return None
