@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -49,6 +48,8 @@ def write_qp(selection: Selection, path: Path) -> int:
     form = _form(selection)
     others = [name for name in selection.columns if name not in form.columns]
     rows = 0
+    import h5py  # only here, so that other commands work without it
+
     with h5py.File(path, "w") as file:
         _write_meta(file.create_group("meta"), form)
         data, ancil = file.create_group("data"), file.create_group("ancil")

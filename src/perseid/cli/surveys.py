@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from perseid.survey.discovery import SurveyListing, discover
-from perseid.survey.names import NO_NAMES, column_names, parse_columns
+from perseid.survey.names import NO_NAMES, check_known, column_names, parse_columns
 from perseid.survey.read_options import LAYOUTS, ReadOptions, channels_last
 
 
@@ -40,6 +40,7 @@ def add_layout_argument(parser: _Arguments) -> None:
 def read_options(args: argparse.Namespace) -> ReadOptions:
     """What ``--columns`` and ``--layout`` say; `BadInputError` where they cannot be read."""
     names = column_names(parse_columns(args.columns)) if args.columns else NO_NAMES
+    check_known(names)
     return ReadOptions(names, channels_last=channels_last(args.layout))
 
 

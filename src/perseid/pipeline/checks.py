@@ -128,10 +128,11 @@ def check_shape(
     read is left to its rank, which names it.
     """
     wrong, options = "", with_inputs(options, signature)
+    seen = replace(options, needs_image=False, describe=True)  # so that the sentence can name all
     for ref in partitions:
         try:
-            with open_partition(storage, ref.key, options=options) as reader:
-                said = unfit(signature, reader.columns, fit)
+            with open_partition(storage, ref.key, options=seen) as reader:
+                said = unfit(signature, reader.columns, fit, [s.source for s in reader.described])
         except (BadPartitionError, NotFoundError) as error:
             if options.names and "has no column" in str(error):  # named by the user: never there
                 wrong = wrong or str(error)

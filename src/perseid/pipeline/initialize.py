@@ -34,6 +34,7 @@ from perseid.survey.discovery import Layout, SurveyListing, discover
 from perseid.survey.hats import rows_of_files
 from perseid.survey.kinds import SURVEY_FILE, read_label_names
 from perseid.survey.look import look_at_formats, notes_on
+from perseid.survey.names import check_known
 from perseid.survey.read_options import ReadOptions, channels_last
 
 
@@ -288,22 +289,25 @@ class CheckedSurvey:
 def _check_data(request: RunRequest, listing: Listing, model: CheckedModel) -> CheckedSurvey:
     """Find out whether ranks can read the partitions and the model take them."""
     storage = Storage(listing.data_url)
-    options = ReadOptions(request.column_names, channels_last=channels_last(request.layout))
+    names = request.column_names
+    options = ReadOptions(names, channels_last=channels_last(request.layout))
+    known = model.signature or model.given
+    inputs = [column.column for column in known.columns] if known else list(names)
+    check_known(names, inputs)
     looks = look_at_formats(storage, [ref.key for ref in listing.partitions], options)
+    outputs = known.output_columns() if known else ()
+    reserved = [*(c.name for c in CATALOGUE), *(c.name for c in outputs)]
+    columns = choose_columns(looks, names, parse_keep(request.keep), reserved)
     if model.signature is not None:
         check_shape(
             storage,
             listing.partitions,
             model.signature,
-            options=options,
+            options=replace(options, further=carried(columns)),
             fit=request.fit or "",
         )
-    keep = parse_keep(request.keep)
-    known = model.signature or model.given
-    outputs = known.output_columns() if known else ()
-    reserved = [*(c.name for c in CATALOGUE), *(c.name for c in outputs)]
-    columns = choose_columns(looks, request.column_names, keep, reserved)
-    return CheckedSurvey(columns, notes_on(looks, carried(columns)))
+    taken = [one for name in inputs for one in names.get(name, (name,))]
+    return CheckedSurvey(columns, notes_on(looks, carried(columns), taken))
 
 
 def _settings(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,11 +21,15 @@ from perseid.survey.table import Columns
 
 INPUT = "model."
 """Before the name of a column in `Cutouts.further` that is read for the model."""
+SHOWN = 30
+"""Columns of a survey that a sentence names; it counts the others."""
 OURS = ("redshift", "label")
 """Columns of numbers that `Cutouts` has in fields of their own."""
 
 
-def unfit(signature: ModelSignature, columns: Columns, fit: str = "") -> str:
+def unfit(
+    signature: ModelSignature, columns: Columns, fit: str = "", named: Sequence[str] = ()
+) -> str:
     """What a file of the survey has that does not fit the model, and what to do; empty if it fits.
 
     Parameters
@@ -36,13 +40,15 @@ def unfit(signature: ModelSignature, columns: Columns, fit: str = "") -> str:
         Of the file.
     fit
         What is to become of images of another size: see `fitted`.
+    named
+        The file's own names of all its columns, for the sentence; without them, ours.
     """
     shape = fitted_shape(columns.shape, signature, fit)
     said = _unfit_image(signature, shape) if signature.bands else ""
     there = {name.removeprefix(FURTHER).removeprefix(INPUT) for name in columns.further}
     there |= set(columns.dtypes)
     for column in signature.columns:
-        said = said or _unfit_column(signature, column, columns.magnitudes, there)
+        said = said or _unfit_column(signature, column, columns.magnitudes, there, named)
     return said
 
 
@@ -53,10 +59,16 @@ def magnitudes_taken(signature: ModelSignature) -> int:
 
 
 def _unfit_column(
-    signature: ModelSignature, column: ColumnInput, magnitudes: int, there: Collection[str]
+    signature: ModelSignature,
+    column: ColumnInput,
+    magnitudes: int,
+    there: Collection[str],
+    named: Sequence[str],
 ) -> str:
     takes = f"the input `{column.name}` of the model {signature.name!r} takes"
-    has = ", ".join(sorted(there)) or "nothing"
+    listed = [*named] or sorted(there)
+    more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
+    has = (", ".join(listed[:SHOWN]) or "nothing") + more
     if column.column == MAGNITUDE:
         if not magnitudes:
             return (
@@ -71,8 +83,8 @@ def _unfit_column(
             )
     elif column.column not in there:
         return (
-            f"no column {column.column} (it has {has}), which {takes}: name the survey's column in "
-            "the signature"
+            f"no column {column.column} (it has {has}), which {takes}: name the survey's column by "
+            f"--columns {column.column}=NAME"
         )
     return ""
 
@@ -126,8 +138,12 @@ def fitted_shape(
 def with_inputs(options: ReadOptions, signature: ModelSignature) -> ReadOptions:
     """How the survey is read for a model: with the columns that it takes, and images if it does."""
     ours = (MAGNITUDE, *OURS)
-    wanted = [column.column for column in signature.columns if column.column not in ours]
-    further = [ColumnSpec(INPUT + name, name) for name in dict.fromkeys(wanted)]
+    there = {spec.name for spec in options.further}
+    wanted = [c.column for c in signature.columns if c.column not in (*ours, *there)]
+    further = [
+        ColumnSpec(INPUT + name, options.names.get(name, (name,))[0])
+        for name in dict.fromkeys(wanted)
+    ]
     return replace(options, further=(*options.further, *further), needs_image=signature.bands > 0)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -47,7 +47,7 @@ def look_at_formats(
     NotInstalledError
         A package, or a filter of HDF5, is missing; the sentence names the remedy.
     """
-    looks = []
+    looks, seen = [], replace(options, needs_image=False, describe=True)
     for key in {suffix_of(key): key for key in reversed(keys)}.values():
         package = needed_package(key)
         if package is not None and find_spec(package) is None:
@@ -58,7 +58,7 @@ def look_at_formats(
             )
         with (
             suppress(BadPartitionError, StorageError),
-            open_partition(storage, key, options=replace(options, describe=True)) as reader,
+            open_partition(storage, key, options=seen) as reader,
         ):
             named = [spec.source for spec in reader.described]
             sources = pick_columns(reader.name, named, options)
@@ -66,13 +66,21 @@ def look_at_formats(
     return tuple(looks)
 
 
-def notes_on(looks: Sequence[FileLook], carried: Sequence[ColumnSpec] = ()) -> tuple[str, ...]:
+def notes_on(
+    looks: Sequence[FileLook], carried: Sequence[ColumnSpec] = (), inputs: Collection[str] = ()
+) -> tuple[str, ...]:
     """Sentences about columns that go by the names of another survey, and about those that
-    nothing uses; `carried` are those that the catalogue takes."""
+    nothing uses.
+
+    `carried` are those that the catalogue takes; `inputs` the survey's names of those that the
+    model takes.
+    """
+    wanted = {name.lower() for name in inputs}
     notes = []
     for look in looks:
         taken = [f"{name} is {source}" for name, source in look.columns.renamed.items()]
         used = {*look.sources.values()}
+        used |= {spec.source for spec in look.described if spec.source.lower() in wanted}
         for spec in carried:
             if spec.source.lower() != spec.name.lower():
                 taken.append(f"{spec.name} is {spec.source}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from perseid.errors import BadInputError
@@ -55,13 +55,13 @@ FURTHER = "further."
 def column_names(given: Mapping[str, object]) -> dict[str, tuple[str, ...]]:
     """Names as a request gives them, by our names: one, or for magnitudes a list, one a band.
 
-    Raises `BadInputError` for a column that is none of ours, or a name that is no text.
+    Raises `BadInputError` for a name that is no text. Which columns there are depends on the
+    model: see `check_known`.
     """
     names: dict[str, tuple[str, ...]] = {}
     for column, value in given.items():
         name = canonical(column)
-        if name not in (*NAMES, *POSITION):
-            raise BadInputError(f"{column!r} is no column: use {', '.join((*NAMES, *POSITION))}")
+        name = name if name in (*NAMES, *POSITION) else column
         listed = value if isinstance(value, (list, tuple)) else [value]
         if not listed or not all(isinstance(one, str) and one for one in listed):
             raise BadInputError(f"{column} is {value!r}: give the name of the survey's column")
@@ -69,6 +69,14 @@ def column_names(given: Mapping[str, object]) -> dict[str, tuple[str, ...]]:
             raise BadInputError(f"{column} is {value!r}: only magnitudes are several columns")
         names[name] = tuple(str(one) for one in listed)
     return names
+
+
+def check_known(names: ColumnNames, inputs: Iterable[str] = ()) -> None:
+    """Raise `BadInputError` for a column that is none of ours and none of a model's `inputs`."""
+    known = [*NAMES, *POSITION, *inputs]
+    for name in names:
+        if name not in known:
+            raise BadInputError(f"{name!r} is no column: use {', '.join(dict.fromkeys(known))}")
 
 
 def parse_columns(option: str) -> dict[str, str | list[str]]:

@@ -115,9 +115,18 @@ class Columns:
         """The columns of cutouts in memory."""
         arrays = as_dict(cutouts)
         _, bands, height, width = cutouts.images.shape
+        if not height:
+            del arrays["image"]
         dtypes = {n: TEXT if a.dtype.kind == "U" else a.dtype for n, a in arrays.items()}
         magnitudes = 0 if cutouts.magnitudes is None else cutouts.magnitudes.shape[1]
-        return cls(len(cutouts), (bands, height, width), dtypes, magnitudes=magnitudes)
+        further = {f"{FURTHER}{n}": (a.dtype, a.shape[1:]) for n, a in cutouts.further.items()}
+        return cls(
+            len(cutouts),
+            (bands, height, width),
+            dtypes,
+            magnitudes=magnitudes,
+            further=further,
+        )
 
 
 def as_dict(cutouts: Cutouts) -> dict[str, NDArray[Any]]:

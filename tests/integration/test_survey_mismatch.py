@@ -1,0 +1,133 @@
+"""Each mismatch between survey and model is one sentence before the run, with what mends it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pyarrow.parquet as pq
+import pytest
+import surveyfiles
+from onnx import TensorProto, helper
+from tiny import SIDE, tiny_model
+
+from perseid.errors import BadInputError
+from perseid.model.inputs import ColumnInput
+from perseid.model.outputs import REDSHIFT
+from perseid.model.signature import ModelSignature
+from perseid.pipeline.initialize import initialize, plan
+from perseid.pipeline.request import RunRequest
+from perseid.pipeline.summarize import summarize
+from perseid.pipeline.work import work
+from perseid.storage import Storage
+
+ROWS = 6
+
+
+def dust_model(folder: Path) -> str:
+    """A model of one column alone: its redshift is twice the reddening."""
+    numbers = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n"])
+               for n in ("dust", "redshift")]  # fmt: skip
+    node = helper.make_node("Add", ["dust", "dust"], ["redshift"])
+    graph = helper.make_graph([node], "dust", numbers[:1], numbers[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    onnx.save(model, folder / "dust.onnx")
+    signature = ModelSignature(
+        "dust", 0, 0, 0, band_names=(), columns=(ColumnInput("dust", "ebv"),), outputs=(REDSHIFT,)
+    )
+    (folder / "dust.onnx.signature.json").write_text(signature.to_json())
+    return str(folder / "dust.onnx")
+
+
+def request(folder: Path, arrays: dict[str, np.ndarray], **given: object) -> RunRequest:
+    (folder / "data").mkdir()
+    surveyfiles.write(folder / "data" / "1.npz", arrays)
+    keys = {"data": str(folder / "data"), "results": str(folder / "run"), "anomaly": "none"}
+    return RunRequest.parse({**keys, **given})
+
+
+def images(bands: int = 5, side: int = SIDE) -> np.ndarray:
+    return np.ones((ROWS, bands, side, side), np.float32)
+
+
+@pytest.mark.parametrize("name", ["ebv", "EBV", "EBV_SFD"])
+def test_a_model_of_one_column_needs_nothing_else(name: str, tmp_path: Path) -> None:
+    dust = np.arange(ROWS, dtype=np.float64)
+    dust[2] = np.nan
+    columns = {"columns": {"ebv": name}} if name == "EBV_SFD" else {}
+    wanted = request(tmp_path, {name: dust}, model=dust_model(tmp_path), **columns)
+    assert not [said for said in plan(wanted).warnings if "nothing uses" in said]
+    for item in initialize(wanted).items:
+        assert not work(item).failed_partitions
+    summarize(Storage(tmp_path / "run"))
+    got = pq.read_table(tmp_path / "run" / "catalogue.parquet").to_pydict()
+    assert got["flag"] == [0, 0, 3, 0, 0, 0]
+    assert [got["z_pred"][row] for row in (0, 1, 3, 4, 5)] == [0, 2, 6, 8, 10]
+
+
+MISMATCHES = {
+    "no such column": (
+        "dust", {"EBV_SFD": np.ones(ROWS)}, {},
+        r"no column ebv \(it has EBV_SFD\), which the input `dust` of the model 'dust' takes: name "
+        "the survey's column by --columns ebv=NAME",
+    ),
+    "no images": (
+        "tiny", {"magnitude": np.ones((ROWS, 5), np.float32)}, {},
+        "no images, which the input `image` of the model 'tiny' takes",
+    ),
+    "no magnitudes": (
+        "tiny", {"image": images()}, {},
+        r"no magnitudes \(it has image\), which the input `magnitude` of the model 'tiny' takes: "
+        "name their columns by --columns magnitude=",
+    ),
+    "magnitudes of three bands": (
+        "tiny", {"image": images(), "magnitude": np.ones((ROWS, 3), np.float32)}, {},
+        "3 magnitudes a row, but the input `magnitude` of the model 'tiny' takes 5: .*--columns",
+    ),
+    "larger images": (
+        "tiny", {"image": images(side=SIDE + 2), "magnitude": np.ones((ROWS, 5))}, {}, "--fit crop",
+    ),
+    "bands that are last": (
+        "tiny", {"image": np.ones((ROWS, SIDE, SIDE + 1, 5), np.uint8)}, {},
+        "--layout channels-last",
+    ),
+    "a column that is no input": (
+        "tiny", {"image": images(), "magnitude": np.ones((ROWS, 5))}, {"columns": {"ebv": "x"}},
+        "'ebv' is no column: use image, magnitude, redshift, object_id, label, ra, dec",
+    ),
+    "a column that is not there": (
+        "tiny", {"image": images(), "magnitude": np.ones((ROWS, 5))}, {"columns": {"ra": "RA2"}},
+        "the survey has no column RA2 for ra: it has image, magnitude",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", MISMATCHES)
+def test_it_is_said_before_the_run(what: str, tmp_path: Path) -> None:
+    model, arrays, given, sentence = MISMATCHES[what]
+    url = dust_model(tmp_path) if model == "dust" else str(tiny_model(tmp_path / "tiny.onnx"))
+    with pytest.raises(BadInputError, match=sentence) as caught:
+        initialize(request(tmp_path, arrays, model=url, **given))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_the_model_does_not_use_may_be_missing(tmp_path: Path) -> None:
+    """Magnitudes and redshifts of rows are gone: a model of one column predicts them."""
+    arrays = {"ebv": np.ones(ROWS), "magnitude": np.full((ROWS, 3), np.nan),
+              "redshift": np.full(ROWS, -9999.0), "image": images(2) * np.nan}  # fmt: skip
+    for item in initialize(request(tmp_path, arrays, model=dust_model(tmp_path))).items:
+        record = work(item)
+        assert (record.rows, record.rows_flagged) == (ROWS, 0)
+
+
+def test_the_sentences_name_an_option_that_there_is() -> None:
+    from perseid.cli import make_parser
+
+    known = make_parser(["run"]).parse_args
+    for *_, sentence in MISMATCHES.values():
+        for option in re.findall(r"--[a-z]+", sentence):
+            values = {"--fit": "crop", "--layout": "channels-last"}
+            known(["run", option, values.get(option, "x")])
