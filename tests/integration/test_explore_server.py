@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from urllib.parse import quote, urlencode
 
+import pyarrow.parquet
 import pytest
 from explored import ask, make_run, served, write_survey
 
 import perseid
 from perseid.errors import BadInputError
 from perseid.explore import ExploredRun, ExploreServer, LiveRun
+from perseid.survey import write_cutouts
 
-PAGES = ("", "objects", "object/0", "objects/part", "object/0/part")
+PAGES = ("", "objects", "object/0", "objects/part", "object/0/part", "teach", "teach/part")
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +227,168 @@ def test_a_survey_that_has_moved_leaves_the_tables_and_says_why(run, tmp_path):
         picture = ask(server.address, "cutout/0.png")
         assert (picture.status, f"{tmp_path}/gone/1.pt" in picture.text) == (404, True)
         assert "No picture: " in ask(server.address, "object/0").text
+
+
+# ---- Features: map, explanation, neighbors ---------------------------------------------------
+
+
+def ready(address: str, path: str = "teach") -> str:
+    """A page once the features are there: the page of ratings waits for them."""
+    assert ask(address, "teach").status == 200
+    return ask(address, path).text
+
+
+def test_neighbors_are_those_of_perseid_similar(page, run):
+    table = run.catalogue().to_arrow().to_pydict()
+    text = ready(page, "object/7/part")
+    shown = re.findall(r'data-object="(\d+)"', text)
+    wanted = [one for one in run.similar(table["object_id"][7], n=13) if one.row != 7][:12]
+    assert [str(table["object_id"][int(i)]) for i in shown] == [str(o.object_id) for o in wanted]
+
+
+def test_the_band_of_a_defect_makes_most_of_the_score(tmp_path):
+    """A bad column of one band of the default model's own survey."""
+    from perseid.explore.explanation import explain
+    from perseid.survey.simulation.simulate import simulate
+
+    simulate(tmp_path / "survey", rows=40, seed=12, anomaly_rate=0.0, processes=1)
+    (path,) = (tmp_path / "survey").glob("*.pt")
+    cutouts = perseid.open_survey(tmp_path / "survey").read(0)
+    images = cutouts.images.copy()
+    images[3, 2, :, 10] += 8 * images[3, 2].std()
+    write_cutouts(replace(cutouts, images=images), path)
+    run = perseid.run(tmp_path / "survey", results=str(tmp_path / "run"), progress=False)
+    explored = ExploredRun(run)
+    found = explain(explored.features(), 3, "ugriz")
+    assert found.bands[0].name == "r"
+    assert found.bands[0].share > 0.5
+    assert sum(one.share for one in found.bands) == pytest.approx(1)
+    assert "column" in " ".join(one.name for one in found.features) or found.features
+    table = explored.needed_table()
+    assert explored.features().metric.distance(explored.features().values) == pytest.approx(
+        table.numbers("anomaly_score")
+    )
+
+
+def test_a_lasso_in_the_map_selects(page, run):
+    text = ready(page, "objects")
+    assert "map_1" in text
+    whole = quote(json.dumps(["lasso", "map_1", "map_2", [-99, -99, 99, -99, 99, 99, -99, 99]]))
+    assert "120 of 120 objects selected" in ask(page, f"objects/part?s={whole}").text
+    half = quote(json.dumps(["lasso", "map_1", "map_2", [-99, -99, 0, -99, 0, 99, -99, 99]]))
+    count = int(re.search(r"(\d+) of 120 objects selected", ask(
+        page, f"objects/part?s={half}").text)[1])  # fmt: skip
+    assert 0 < count < 120
+    for color in ("z_pred", "anomaly_score", "label=5", "map_9", "label=x"):
+        status = ask(page, f"objects?color={quote(color)}").status
+        assert status == (400 if color in ("map_9", "label=x") else 200), color
+
+
+# ---- Ratings -----------------------------------------------------------------------------------
+
+
+def rate(address: str, index: int, rating: int) -> int:
+    body = urlencode({"index": index, "rating": rating}).encode()
+    return ask(address, "rate", method="POST", body=body, Accept="text/plain").status
+
+
+def kept(folder) -> list[tuple[str, int, int]]:
+    rows = pyarrow.parquet.read_table(folder / "ratings.parquet").to_pylist()
+    return [(row["partition"], row["row"], row["rating"]) for row in rows]
+
+
+@pytest.fixture
+def copied(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run.url.removeprefix("file://"), folder)
+    (folder / "ratings.parquet").unlink(missing_ok=True)
+    return folder
+
+
+def test_ratings_are_kept_beside_the_run_and_can_be_taken_back(copied):
+    with served(perseid.open_run(copied)) as server:
+        assert rate(server.address, 3, 5) == 200
+        assert rate(server.address, 40, 1) == 200
+        assert rate(server.address, 3, 2) == 200
+        assert kept(copied) == [("1.pt", 3, 5), ("2.pt", 10, 1), ("1.pt", 3, 2)]
+        assert "2 rated" in ask(server.address, "teach").text
+        assert ask(server.address, "undo", method="POST").status == 200
+        assert kept(copied) == [("1.pt", 3, 5), ("2.pt", 10, 1)]
+        assert "rater" not in pyarrow.parquet.read_schema(copied / "ratings.parquet").names
+        best = condition("range", "rating", 5, None)
+        assert ids(ask(server.address, f"objects?f={best}&sort=learned_rank").text) == ["1003"]
+    with served(perseid.open_run(copied), name="Ada") as server:
+        assert "2 rated" in ask(server.address, "teach").text
+        assert rate(server.address, 9, 4) == 200
+        rows = pyarrow.parquet.read_table(copied / "ratings.parquet").to_pylist()
+        assert [row["rater"] for row in rows] == [None, None, "Ada"]
+        for _ in range(3):  # her own only
+            ask(server.address, "undo", method="POST")
+        assert len(kept(copied)) == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ("index=1&rating=6", 400), ("index=1&rating=0", 400), ("index=-1&rating=3", 400),
+        ("index=120&rating=3", 400), ("rating=3", 400), ("", 400), ("x" * 10_000, 400),
+        ("index=1&rating=33", 400),
+    ],
+)  # fmt: skip
+def test_a_rating_that_is_none_is_refused(page, body, status):
+    assert ask(page, "rate", method="POST", body=body.encode()).status == status
+
+
+def test_another_site_cannot_rate(page):
+    body = b"index=1&rating=5"
+    for origin in ("http://evil.example", "null"):
+        assert ask(page, "rate", method="POST", body=body, Origin=origin).status == 403
+    assert ask(page, "rate").status == 405
+
+
+def test_two_servers_on_one_run_lose_no_rating(copied):
+    run = perseid.open_run(copied)
+    with (
+        served(run) as one,
+        served(perseid.open_run(copied)) as other,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        places = [(one, other)[i % 2].address for i in range(24)]
+        assert set(pool.map(lambda i: rate(places[i], i, 1 + i % 5), range(24))) == {200}
+    assert sorted((row, rating) for _, row, rating in kept(copied)) == [
+        (i, 1 + i % 5) for i in range(24)
+    ]
+
+
+def test_a_file_of_ratings_that_is_none_is_a_sentence(copied):
+    (copied / "ratings.parquet").write_bytes(b"PAR1 broken")
+    with served(perseid.open_run(copied)) as server:
+        answer = ask(server.address, "teach")
+        assert (answer.status, "move it away" in answer.text) == (400, True)
+        assert (copied / "ratings.parquet").read_bytes() == b"PAR1 broken"
+
+
+def test_killed_and_started_again_without_losing_a_rating(copied):
+    command = [sys.executable, "-m", "perseid", "explore", str(copied), "--no-browser"]
+    for turn in range(2):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            address = process.stdout.readline().split()[1]
+            for index in range(5):
+                assert rate(address, 10 * turn + index, 4) == 200
+            process.kill()
+    assert [row for _, row, _ in kept(copied)] == [0, 1, 2, 3, 4, 10, 11, 12, 13, 14]
+    assert not list(copied.glob("ratings*#*"))
+
+
+def test_replacing_a_run_leaves_the_work_of_people(tmp_path):
+    run = make_run(tmp_path, rows=60)
+    with served(run) as server:
+        assert rate(server.address, 1, 5) == 200
+    perseid.run(
+        tmp_path / "survey", model=str(tmp_path / "tiny.onnx"), results=str(tmp_path / "run"),
+        replace=True, progress=False,
+    )  # fmt: skip
+    assert kept(tmp_path / "run") == [("1.pt", 1, 5)]
 
 
 # ---- Hostile names ----------------------------------------------------------------------

@@ -13,13 +13,13 @@ from perseid.model.config import (
     PUBLISHED,
     SMALL,
     AstroMAEConfig,
+    residual_names,
     scoring_masks,
     sincos_positions,
 )
 from perseid.model.training.astromae import AstroMAE, MaskedAutoencoder, from_weights, to_weights
 from perseid.model.training.residuals import (
     lopsided_statistics,
-    residual_names,
     residual_statistics,
 )
 from perseid.model.weights import Weights, expected_shapes, load_weights, save_weights

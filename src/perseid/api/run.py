@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from functools import cached_property
 
 from perseid.api.catalogue import Catalogue
 from perseid.api.outcome import outcome_lines
 from perseid.api.reporting import reporting
-from perseid.api.show import PageFrame, TableView, html_table
+from perseid.api.show import PageFrame, TableView, TextView, html_table
 from perseid.api.status import RankStatus, RunStatus
 from perseid.engines import driver
 from perseid.engines.base import Engine, RunHandle
@@ -245,6 +246,35 @@ class Run:
 
         (measured,) = load_runs([self.url])
         return PageFrame(str(self), render_report(measured, prices))
+
+    def explore(self, *, port: int = 0, height: int = 800) -> TextView:
+        """The live page of ``perseid explore``, shown inline in a notebook.
+
+        It is served from this process until it ends or the page's ``close()`` is called; its
+        ``address`` opens in any browser of this machine.
+
+        Parameters
+        ----------
+        port
+            Where to listen; 0 takes a free one.
+        height
+            Pixels of the page in a cell.
+
+        Raises
+        ------
+        NotInstalledError
+            The extra ``explore`` is not installed.
+
+        Examples
+        --------
+        >>> run.explore()  # doctest: +SKIP
+        explore    http://127.0.0.1:40821/Zk3…/
+        """
+        # The page sits above this interface: by name, so that nothing below needs it.
+        page: TextView = importlib.import_module("perseid.explore.notebook_page").LivePage(
+            self, port, height
+        )
+        return page
 
     def logs(self, rank: int | None = None, *, follow: bool = False) -> Iterator[tuple[int, str]]:
         """(rank, line) of what the ranks logged; `follow`: as lines come, until the run ends."""

@@ -13,6 +13,7 @@ from perseid.cli.show_outcome import COMPLETE, show
 from perseid.engines.base import Engine
 from perseid.engines.engine_names import ENGINES, engine_class
 from perseid.errors import BadInputError, RunInterruptedError
+from perseid.pipeline.events import Event, Report
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,8 +55,19 @@ def progress_of(args: argparse.Namespace) -> RunProgress:
     return RunProgress(quiet=args.quiet or args.json)
 
 
-def to_the_end(args: argparse.Namespace, run: Run, progress: RunProgress) -> int:
-    """Follow a run and print what came of it, or leave it where that was asked for."""
+def to_the_end(
+    args: argparse.Namespace, run: Run, progress: RunProgress, also: Report | None = None
+) -> int:
+    """Follow a run and print what came of it, or leave it where that was asked for.
+
+    `also` is told each event, too.
+    """
+
+    def report(event: Event) -> None:
+        progress(event)
+        if also is not None:
+            also(event)
+
     if args.detach:
         if said := run.leave():
             progress.say(said)
@@ -63,7 +75,7 @@ def to_the_end(args: argparse.Namespace, run: Run, progress: RunProgress) -> int
         progress.say(f"next       perseid status {run.url}")
         return COMPLETE
     try:
-        run.follow(progress)
+        run.follow(report)
     except KeyboardInterrupt:
         progress.close()
         raise _interrupted(run) from None

@@ -15,6 +15,7 @@ from perseid.cli.engines import (
     refuse_detach,
     to_the_end,
 )
+from perseid.cli.explore_options import add_explore_arguments
 from perseid.cli.request_options import add_request_options, given_options
 from perseid.cli.surveys import add_columns_argument, add_missing_argument
 from perseid.errors import BadInputError
@@ -38,6 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_columns_argument(what)
     add_missing_argument(what)
     add_engine_arguments(parser)
+    add_explore_arguments(parser)
     parser.add_argument("--state-machine", metavar="ARN", help="on AWS: give the file as it is to "
                         "this state machine of yours, follow it, print tables")  # fmt: skip
     parser.add_argument("--replace", action="store_true", help="remove a run that is in the way")
@@ -64,7 +66,12 @@ def run(args: argparse.Namespace) -> int:
         return _dry_run(args, request)
     refuse_detach(args, engine)
     with progress_of(args) as progress:
-        return to_the_end(args, begin(request, engine, progress, replace=args.replace), progress)
+        begun = begin(request, engine, progress, replace=args.replace)
+        if args.explore and not args.detach:
+            from perseid.cli.explore import explore_to_the_end
+
+            return explore_to_the_end(args, begun, progress)
+        return to_the_end(args, begun, progress)
 
 
 def plain_of(args: argparse.Namespace) -> dict[str, object]:

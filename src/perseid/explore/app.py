@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from importlib.resources import files
+from urllib.parse import parse_qsl
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import (
+    HTMLResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.routing import Route
 
 from perseid.errors import BadInputError, NotFoundError, PerseidError
@@ -20,6 +28,8 @@ from perseid.explore.explored_run import ExploredRun
 from perseid.explore.live import LiveRun
 from perseid.explore.object_page import object_view
 from perseid.explore.run_page import log_lines, run_view
+from perseid.explore.teach_page import TeachView, teach_view
+from perseid.explore.teaching import Teaching
 from perseid.explore.views import objects_view
 from perseid.measure.present.pages import environment
 from perseid.measure.present.palette import style
@@ -28,6 +38,10 @@ from perseid.plaintext import printable
 PICTURE_SECONDS = 0.5
 """Between two pictures of a run that is going on."""
 HEARTBEAT_SECONDS = 15.0
+PREPARE_SECONDS = 60.0
+"""How long a page waits for the features, before it does without."""
+MOST_BODY = 4096
+"""Bytes of a rating."""
 STATIC = {"explore.js": "text/javascript", "explore.css": "text/css"}
 
 
@@ -63,6 +77,7 @@ class ExploreApp:
 
     def __init__(self, explored: ExploredRun, live: LiveRun, rater: str = "") -> None:
         self._explored, self._live, self._rater = explored, live, rater
+        self._teaching: Teaching | None = None
         self._templates = environment("perseid.explore")
 
     def routes(self) -> list[Route]:
@@ -77,6 +92,10 @@ class ExploreApp:
             Route("/object/{index:int}/part", self.one_part),
             Route("/cutout/{index:int}.png", self.cutout),
             Route("/plot/{name}.svg", self.plot),
+            Route("/teach", self.teach),
+            Route("/teach/part", self.teach_part),
+            Route("/rate", self.rate, methods=["POST"]),
+            Route("/undo", self.undo, methods=["POST"]),
             Route("/static/{name}", self.static),
         ]
 
@@ -87,16 +106,19 @@ class ExploreApp:
 
     def objects(self, request: Request) -> Response:
         """The catalogue: plots and table."""
+        self._prepare()
         view = objects_view(self._explored, self._query(request))
         return self._page(request, "objects.html", "objects", "Objects", view=view)
 
     def objects_part(self, request: Request) -> Response:
         """What changes on the page of objects when the address does."""
+        self._prepare()
         view = objects_view(self._explored, self._query(request))
         return self._part(request, "objects_part.html", view=view, address=view.address)
 
     def one(self, request: Request) -> Response:
         """The page of one object."""
+        self._prepare()
         view = object_view(self._explored, request.path_params["index"])
         return self._page(request, "object.html", "objects", view.name, view=view)
 
@@ -104,6 +126,57 @@ class ExploreApp:
         """The same, to be shown beside the table."""
         view = object_view(self._explored, request.path_params["index"])
         return self._part(request, "object_part.html", view=view)
+
+    def _prepare(self) -> None:
+        """Begin to read the features; once they are there, ratings make a second ranking."""
+        self._explored.prepare()
+        if self._explored.prepared.is_set():
+            self._taught().ranking()
+
+    def _taught(self) -> Teaching:
+        if self._teaching is None:
+            self._teaching = Teaching(self._explored, self._rater)
+        return self._teaching
+
+    def teach(self, request: Request) -> Response:
+        """Objects to rate, and the ranking that is learned."""
+        return self._page(request, "teach.html", "teach", "Teach", view=self._teach_view(request))
+
+    def teach_part(self, request: Request) -> Response:
+        """The same, after a rating."""
+        return self._part(request, "teach_part.html", view=self._teach_view(request))
+
+    def _teach_view(self, request: Request) -> TeachView:
+        self._explored.needed_table()
+        self._explored.prepare()
+        self._explored.prepared.wait(PREPARE_SECONDS)
+        given = request.query_params.getlist("label")
+        if not all(re.fullmatch("-?[0-9]{1,15}", text) for text in given):
+            raise BadInputError(f"{given} are no labels")
+        return teach_view(self._explored, self._taught(), [int(text) for text in given])
+
+    async def rate(self, request: Request) -> Response:
+        """Keep one rating."""
+        given = dict(parse_qsl((await _body(request)).decode("utf-8", "replace")))
+        index, rating = given.get("index", ""), given.get("rating", "")
+        if not (re.fullmatch("[0-9]{1,12}", index) and re.fullmatch("[0-9]", rating)):
+            raise BadInputError("a rating names an object and a number from 1 to 5")
+        await run_in_threadpool(self._rated, int(index), int(rating))
+        return self._after(request)
+
+    def _rated(self, index: int, rating: int) -> None:
+        self._taught().rate(index, rating)
+
+    async def undo(self, request: Request) -> Response:
+        """Take the last rating back."""
+        await _body(request)
+        await run_in_threadpool(lambda: self._taught().undo())
+        return self._after(request)
+
+    def _after(self, request: Request) -> Response:
+        if "text/html" in request.headers.get("accept", ""):
+            return RedirectResponse("teach", 303)
+        return PlainTextResponse(f"{len(self._taught().rated())}")
 
     def cutout(self, request: Request) -> Response:
         """A picture of one object; where there is none, a sentence that says why."""
@@ -183,7 +256,8 @@ class ExploreApp:
             run_id=run.id,
             where=self._explored.store.where(),
             going=self._live.going,
-            ready=self._explored.table() is not None,
+            # A run that is going on has none, and looking for it would ask the store again.
+            ready=not self._live.going and self._explored.table() is not None,
         )
 
     def _page(
@@ -213,6 +287,16 @@ class ExploreApp:
         frame = await run_in_threadpool(self._frame, path, "", "Not to be had")
         template = self._templates.get_template("refused.html")
         return HTMLResponse(template.render(frame=frame, words=str(error)), status)
+
+
+async def _body(request: Request) -> bytes:
+    """What was sent; raises `BadInputError` where it is more than a rating takes."""
+    found = b""
+    async for part in request.stream():
+        found += part
+        if len(found) > MOST_BODY:
+            raise BadInputError("that is too much for a rating")
+    return found
 
 
 def make_app(explored: ExploredRun, live: LiveRun, *, rater: str = "") -> Starlette:

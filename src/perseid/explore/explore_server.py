@@ -60,6 +60,7 @@ class ExploreServer:
             ) from error
         check_token(host, token)
         self._explored, self._live = explored, live
+        live.when_ended(explored.forget)
         self._token = token or new_token()
         self._socket = _listen(host, port)
         app = make_app(explored, live, rater=name)

@@ -16,7 +16,8 @@ from perseid.errors import BadInputError, NotFoundError, PerseidError
 from perseid.explore.conditions import PAGE_ROWS, Mask, Query, all_of
 from perseid.explore.cutout_images import CutoutImages
 from perseid.explore.object_table import ObjectTable, ResultCache
-from perseid.explore.plots import Plots, Shown
+from perseid.explore.plots import MAP_X, MAP_Y, Plots, Shown
+from perseid.explore.run_features import RunFeatures, load_features
 from perseid.jsontext import parse_json
 from perseid.measure.sources.rank_measures import read_record
 from perseid.pipeline import layout
@@ -59,6 +60,13 @@ class ExploredRun:
         self._table: ObjectTable | None = None
         self._plots: Plots | None = None
         self._bands: tuple[str, ...] | None = None
+        self._features: RunFeatures | None = None
+        self._loading = threading.RLock()
+        self._preparing = False
+        self.prepared = threading.Event()
+        """Set once the features were read, or cannot be."""
+        self.map_note = ""
+        """Why there is no map; empty where there is one, or none yet."""
         self._masks = ResultCache(24)
         self._pages = ResultCache(12)
 
@@ -87,6 +95,58 @@ class ExploredRun:
             raise NotFoundError("the run has no catalogue yet: it is written when the run ends")
         return table
 
+    def features(self) -> RunFeatures:
+        """The features of all objects, read when they are first asked for.
+
+        Raises
+        ------
+        NotFoundError
+            The run has none.
+        BadInputError
+            They do not fit into memory.
+        """
+        table = self.needed_table()
+        with self._loading:
+            if self._features is None or len(self._features.values) != len(table):
+                found = load_features(self.store, self.run.manifest, table)
+                places = found.places()
+                for name, column in zip((MAP_X, MAP_Y), places.T, strict=True):
+                    table.add(name, np.ascontiguousarray(column))
+                    self.changed(name)
+                self._features = found
+            return self._features
+
+    @property
+    def known_features(self) -> RunFeatures | None:
+        """The features, where they were read already."""
+        return self._features
+
+    def prepare(self) -> None:
+        """Read the features in a thread of its own, if that was not begun yet."""
+        with self._lock:
+            if self._preparing or self.table() is None:
+                return
+            self._preparing = True
+        threading.Thread(target=self._prepare, name="features", daemon=True).start()
+
+    def _prepare(self) -> None:
+        try:
+            self.features()
+        except PerseidError as error:
+            self.map_note = str(error)
+        finally:
+            self.prepared.set()
+
+    def find(self, partition: str, row: int) -> int | None:
+        """The row number of the catalogue of an object; None where it is not there."""
+        table = self.needed_table()
+        names = table.texts("partition")
+        if partition not in names:
+            return None
+        of_partition = table.numbers("partition") == names.index(partition)
+        found = np.flatnonzero(of_partition & (table.numbers("row") == row))
+        return int(found[0]) if len(found) else None
+
     def plots(self) -> Plots:
         """The views; raises `NotFoundError` while the run has no catalogue."""
         self.needed_table()
@@ -96,7 +156,9 @@ class ExploredRun:
     def forget(self) -> None:
         """The run has ended, or was published again: read its catalogue anew."""
         with self._lock:
-            self._table = self._plots = None
+            self._table = self._plots = self._features = None
+            self._preparing, self.map_note = False, ""
+            self.prepared.clear()
             self._masks.forget(lambda key: True)
             self._pages.forget(lambda key: True)
 
@@ -167,7 +229,8 @@ class ExploredRun:
 
     def columns(self) -> list[str]:
         """Columns of the table, those that say where an object lies last."""
-        names = self.needed_table().names
+        table = self.needed_table()
+        names = [*table.names, *(n for n in table.added if n not in (MAP_X, MAP_Y))]
         return [n for n in names if n not in HIDDEN] + [n for n in HIDDEN if n in names]
 
     def close(self) -> None:

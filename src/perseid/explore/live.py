@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -141,6 +141,7 @@ class LiveRun:
         self._changed = threading.Condition()
         self._closed = threading.Event()
         self._reading = threading.Lock()
+        self._when_ended: Callable[[], None] = lambda: None
 
     def begin(self) -> None:
         """Look where the run stands, and follow it in a thread of its own if it is going on."""
@@ -160,6 +161,10 @@ class LiveRun:
             self._finish(str(error))
         else:
             self._finish(_ended_words(self._run))
+
+    def when_ended(self, call: Callable[[], None]) -> None:
+        """What is to be called once the run has ended: its catalogue is another one then."""
+        self._when_ended = call
 
     def begun(self) -> None:
         """The run is going on; this process follows it and calls `report` and `finish`."""
@@ -209,6 +214,7 @@ class LiveRun:
 
     def _finish(self, words: str) -> None:
         self._take_records()
+        self._when_ended()
         with self._changed:
             self._state.going, self._state.words = False, words
             self._state.version += 1

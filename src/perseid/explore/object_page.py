@@ -6,13 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from perseid.errors import PerseidError
+from perseid.errors import BadInputError, PerseidError
+from perseid.explore.explanation import Explanation, explain
 from perseid.explore.explored_run import ExploredRun
 from perseid.explore.object_table import ObjectTable
 from perseid.explore.plots import SKY
+from perseid.explore.run_features import RunFeatures
 from perseid.explore.views import BodyCell, cell_of, head_of, names_of
 from perseid.measure.present.gallery import shown_bands
 
+NEIGHBORS = 12
 VIEWERS = (
     ("Legacy Surveys", "https://www.legacysurvey.org/viewer?ra={ra:.6f}&dec={dec:.6f}&zoom=16"),
     ("SDSS", "https://skyserver.sdss.org/dr18/VisualTools/navi?ra={ra:.6f}&dec={dec:.6f}"),
@@ -29,6 +32,15 @@ class Viewer:
 
     name: str
     address: str
+
+
+@dataclass(frozen=True)
+class NearObject:
+    """An object of similar features."""
+
+    index: int
+    name: str
+    distance: str
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,12 @@ class ObjectView:
     viewers: tuple[Viewer, ...]
     last: int
     """Row number of the catalogue's last object."""
+    explanation: Explanation | None
+    """What made its score; None where it has no features, or they are not read yet."""
+    neighbors: tuple[NearObject, ...]
+    """The most similar objects, nearest first."""
+    pending: bool
+    """Whether features are being read."""
 
 
 def object_view(explored: ExploredRun, index: int) -> ObjectView:
@@ -65,7 +83,7 @@ def object_view(explored: ExploredRun, index: int) -> ObjectView:
         bands = explored.band_names(shape[0])
     except PerseidError as error:
         reason = str(error)
-    names = [*explored.columns(), *table.added]
+    names, features = [*explored.columns()], explored.known_features
     values = tuple(
         (head_of(name), cell_of(table, name, table.values(name, one)[0])) for name in names
     )
@@ -81,6 +99,22 @@ def object_view(explored: ExploredRun, index: int) -> ObjectView:
         coordinates=coordinates,
         viewers=viewers,
         last=len(table) - 1,
+        explanation=explain(features, index, bands) if features else None,
+        neighbors=_neighbors(features, table, index) if features else (),
+        pending=features is None and not explored.prepared.is_set(),
+    )
+
+
+def _neighbors(features: RunFeatures, table: ObjectTable, index: int) -> tuple[NearObject, ...]:
+    """The most similar objects; none where the object has no features."""
+    try:
+        found = features.neighbors(index, NEIGHBORS)
+    except BadInputError:
+        return ()
+    names = names_of(table, found.rows)
+    return tuple(
+        NearObject(int(row), name, f"{distance:.3g}")
+        for row, name, distance in zip(found.rows, names, found.distance, strict=True)
     )
 
 

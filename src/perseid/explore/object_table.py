@@ -205,6 +205,10 @@ class ObjectTable:
 
         return self._columns.get(("dictionary", name), encode)
 
+    def texts(self, name: str) -> list[str]:
+        """The different texts of a column, in natural order: what its codes stand for."""
+        return self._dictionary(name)[1]
+
     def order(self, name: str, *, descending: bool) -> NDArray[np.int32]:
         """Row numbers by this column; missing values last in both directions."""
         return self._orders.get(("order", name, descending), lambda: self._sort(name, descending))

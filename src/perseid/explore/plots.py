@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -185,8 +186,8 @@ class Plots:
     def _colored(self, plot: PlotArea, x: Axis, y: Axis, shown: Shown, color: str) -> str:
         """Cells of the map in shades by the mean of a column; the caption."""
         name, equals, value = color.rpartition("=")
-        if not equals or not self._table.has(name):
-            name, values = color, self._table.numbers(color)
+        if not re.fullmatch("-?[0-9]{1,15}", value) or not self._table.has(name):
+            equals, name, values = "", color, self._table.numbers(color)
             words = f"mean {name}"
         else:
             values = (self._table.numbers(name) == int(value)).astype(np.float64)
@@ -210,9 +211,7 @@ class Plots:
         if shown.selected is not None:
             selected = cells.counts(shown.selected)
         top = max(10.0, 1.3 * float(base.max(initial=1)))
-        plot = frame(
-            WIDTH, WIDTH * 0.66, (axis.low, axis.high), (0.7, top), x_log=axis.log, y_log=True
-        )
+        plot = frame(WIDTH, WIDTH, (axis.low, axis.high), (0.7, top), x_log=axis.log, y_log=True)
         title = "Anomaly scores" if name == "anomaly_score" else "Redshifts"
         plot.grid(
             "anomaly score" if axis.log else "predicted redshift", "objects",

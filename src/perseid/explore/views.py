@@ -94,6 +94,10 @@ class ObjectsView:
     columns: tuple[ColumnChoice, ...]
     colors: tuple[tuple[str, str], ...]
     color: str
+    pending: bool
+    """Whether a map is being made."""
+    map_note: str
+    """Why there is no map; empty where there is one."""
     selecting: bool
     cleared: str
     """Address without any condition."""
@@ -125,6 +129,8 @@ def objects_view(explored: ExploredRun, query: Query) -> ObjectsView:
         ),
         colors=tuple(plots.colors()) if "map" in plots.names() else (),
         color=query.color,
+        pending="map" not in plots.names() and not explored.prepared.is_set(),
+        map_note=explored.map_note,
         selecting=bool(query.selection),
         cleared=replace(query, filters=(), selection=(), page=1).address(),
     )  # fmt: skip

@@ -222,6 +222,14 @@ def moment_weights(size: int, sigma: float) -> NDArray[np.float32]:
     return np.stack([window, window * x, window * y]).astype(np.float32)
 
 
+def residual_names(bands: tuple[str, ...]) -> list[str]:
+    """Names of the residual statistics of a model, in the order of its features."""
+    kinds = ("mean_square", "max", "worst_pixels", "mean")
+    wide = ["total", "worst_patch", "worst_band", "worst_row", "worst_column", "asymmetry"]
+    lopsided = [f"{kind}_{band}" for kind in ("dipole", "shift") for band in bands]
+    return [f"{kind}_{band}" for kind in kinds for band in bands] + wide + lopsided
+
+
 def scoring_masks(config: AstroMAEConfig) -> NDArray[np.bool_]:
     """(passes, tokens), True where a patch is hidden; every patch is hidden equally often.
 

@@ -35,6 +35,7 @@ async function go(search, { push = true, focus = null } = {}) {
     if (focus) $(focus)?.focus();
     say($(".count", results).textContent);
     watchPictures(results);
+    awaitMap();
   } catch (error) {
     say(error.message);
     showProblem(error.message);
@@ -300,7 +301,91 @@ async function lostPicture(event) {
   note.textContent = "Some pictures are missing: " + (await (await fetch(event.target.src)).text()).trim();
 }
 
+// ---- Ratings -------------------------------------------------------------------------------------
+
+async function send(path, words) {
+  const answer = await fetch(root + path, {
+    method: "POST", body: new URLSearchParams(words), headers: { accept: "text/plain" },
+  });
+  const text = (await answer.text()).trim();
+  if (!answer.ok) throw new Error(text);
+  return text;
+}
+
+async function drawTeach() {
+  const place = $("#teach"), mine = ++asked;
+  const { text } = await part("teach/part" + location.search);
+  if (mine !== asked) return;
+  place.innerHTML = text;
+  watchPictures(place);
+  say($(".count", place).textContent);
+}
+
+let rating = Promise.resolve(); // one after the other, in the order of the keys
+
+// `which` is asked when its turn has come: a key means the object that is shown by then.
+function rate(which, number) {
+  rating = rating.then(async () => {
+    const index = which();
+    if (index === undefined) return;
+    try {
+      const count = await send("rate", { index, rating: number });
+      say(`Rated ${number}; ${count} rated`);
+      if ($("#teach")) await drawTeach();
+      else
+        for (const button of $$(`form[data-rate="${index}"] button`))
+          button.classList.toggle("chosen", button.value === String(number));
+    } catch (error) {
+      say(error.message);
+    }
+  });
+}
+
+function undo() {
+  rating = rating.then(async () => {
+    try {
+      say(`Taken back; ${await send("undo", {})} rated`);
+      if ($("#teach")) await drawTeach();
+    } catch (error) {
+      say(error.message);
+    }
+  });
+}
+
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  if (form.matches("form[data-rate]") && event.submitter) {
+    event.preventDefault();
+    rate(() => form.dataset.rate, event.submitter.value);
+  } else if (form.matches("form[data-undo]")) {
+    event.preventDefault();
+    undo();
+  }
+});
+
+document.addEventListener("change", (event) => {
+  const form = event.target.closest("form[data-labels]");
+  if (!form) return;
+  history.replaceState(null, "", "?" + new URLSearchParams(new FormData(form)));
+  drawTeach();
+});
+
+document.addEventListener("keydown", (event) => {
+  if (event.target.matches("input:not([type=checkbox],[type=radio],[type=range]), select, textarea")) return;
+  if (event.metaKey || event.ctrlKey || event.altKey) return;
+  const chosen = $("#one .one")?.dataset.index;
+  if (/^[1-5]$/.test(event.key) && ($("#teach") || chosen)) {
+    event.preventDefault();
+    rate($("#teach") ? () => $("#teach .now")?.dataset.index : () => chosen, Number(event.key));
+  }
+  if (event.key === "u" && $("#teach, #one .one")) undo();
+});
+
 // ---- A run that is going on ------------------------------------------------------------------------
+
+function awaitMap() {
+  if ($("[data-pending]")) setTimeout(() => $("[data-pending]") && go($(".state").dataset.address, { push: false }), 700);
+}
 
 function follow() {
   const live = $("#live[data-events]");
@@ -335,4 +420,5 @@ document.addEventListener("click", async (event) => {
 follow();
 fitFilter();
 watchPictures(document);
+awaitMap();
 if (/^#o\d+$/.test(location.hash)) showObject(location.hash.slice(2));

@@ -21,14 +21,6 @@ from perseid.model.config import (
 )
 
 
-def residual_names(bands: tuple[str, ...]) -> list[str]:
-    """Names of the statistics, in the order of the output."""
-    kinds = ("mean_square", "max", "worst_pixels", "mean")
-    wide = ["total", "worst_patch", "worst_band", "worst_row", "worst_column", "asymmetry"]
-    lopsided = [f"{kind}_{band}" for kind in ("dipole", "shift") for band in bands]
-    return [f"{kind}_{band}" for kind in kinds for band in bands] + wide + lopsided
-
-
 def residual_statistics(residual: Tensor, patch: int) -> Tensor:
     """Statistics of normalized residuals.
 

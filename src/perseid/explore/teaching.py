@@ -1,0 +1,174 @@
+"""Ratings and the second ranking that is learned from them, for all who look at one run."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perseid.errors import BadInputError, PerseidError
+from perseid.explore.explored_run import ExploredRun
+from perseid.explore.object_table import Category
+from perseid.explore.ratings import Rating, RatingsFile
+from perseid.explore.run_features import RunFeatures
+from perseid.explore.views import names_of
+from perseid.science.preference import Preference, blended, proposals, quantiles
+
+RATING, LEARNED, LEARNED_RANK = "rating", "learned_score", "learned_rank"
+"""Columns beside the catalogue's own."""
+QUEUE, SHOWN = 5, 24
+TOP = 100
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How many of the first hundred objects of both rankings have a wanted label."""
+
+    wanted: int
+    """Objects with a wanted label."""
+    by_score: float
+    """Share, 0 to 1."""
+    learned: float
+
+
+class Teaching:
+    """The ratings of one run and what is learned from them.
+
+    Parameters
+    ----------
+    explored
+        The run.
+    rater
+        A name that is kept with each rating; empty: none is.
+    """
+
+    def __init__(self, explored: ExploredRun, rater: str = "") -> None:
+        self._explored = explored
+        self.file = RatingsFile(explored.store, rater)
+        """What is kept beside the run."""
+        self._lock = threading.RLock()
+        self._rows: dict[tuple[str, int], int] = {}
+        self._version = -1
+        self._table_seen: object = None
+        self._ranking: NDArray[np.float64] = np.empty(0)
+        self._quantile: NDArray[np.float64] = np.empty(0)
+
+    def rate(self, index: int, rating: int) -> Rating:
+        """Keep a rating of an object, by its row number of the catalogue."""
+        partition, row = self._explored.place(index)
+        table = self._explored.needed_table()
+        has_id = "object_id" in table.names
+        name = names_of(table, np.array([index]))[0] if has_id else None
+        return self.file.rate(partition, row, name, rating)
+
+    def undo(self) -> Rating | None:
+        """Take the last rating back."""
+        return self.file.undo()
+
+    def rated(self) -> dict[int, int]:
+        """Row number of the catalogue -> rating, in the order of rating."""
+        found = {}
+        for place, one in self.file.current().items():
+            index = self._row_of(place)
+            if index is not None:
+                found[index] = one.rating
+        return found
+
+    def _row_of(self, place: tuple[str, int]) -> int | None:
+        if place not in self._rows:
+            found = self._explored.find(*place)
+            if found is None:
+                return None
+            self._rows[place] = found
+        return self._rows[place]
+
+    def ranking(self) -> NDArray[np.float64]:
+        """(n,): the second ranking's score; also a column of the table, with its rank."""
+        with self._lock:
+            table, version = self._explored.needed_table(), len(self.file.history)
+            last = self.file.history[-1].rated_at if version else 0.0
+            seen = (id(table), version, last)
+            if self._table_seen == seen:
+                return self._ranking
+            if not len(self._quantile) or len(self._quantile) != len(table):
+                self._rows.clear()
+                self._quantile = quantiles(table.numbers("anomaly_score"))
+            self._ranking = blended(self._quantile, self._learned())
+            self._publish(table.added)
+            self._table_seen = seen
+            return self._ranking
+
+    def _learned(self) -> NDArray[np.float64] | None:
+        rated = self.rated()
+        features = self._features()
+        if not rated or features is None:
+            return None
+        rows = np.array(list(rated))
+        learned = Preference.of(features.values[rows], features.moments, list(rated.values()))
+        return learned.values(features.values)
+
+    def _publish(self, added: Collection[str]) -> None:
+        """Make columns of it that the table can be sorted and filtered by."""
+        table, rated = self._explored.needed_table(), self.rated()
+        if not rated and RATING not in added:
+            return
+        ratings = np.full(len(table), np.nan)
+        ratings[list(rated)] = list(rated.values())
+        order = np.argsort(-np.nan_to_num(self._ranking, nan=-np.inf), kind="stable")
+        ranks = np.empty(len(table))
+        ranks[order] = np.arange(1.0, len(table) + 1)
+        ranks[np.isnan(self._ranking)] = np.nan
+        for name, values in ((RATING, ratings), (LEARNED, self._ranking), (LEARNED_RANK, ranks)):
+            table.add(name, values)
+            self._explored.changed(name)
+
+    def queue(self) -> NDArray[np.int64]:
+        """Row numbers of the objects to rate next."""
+        ranking, features = self.ranking(), self._features()
+        rated = np.array(list(self.rated()), np.int64)
+        if features is None:
+            values = np.nan_to_num(ranking, nan=-np.inf)
+            values[rated] = -np.inf
+            order = np.argsort(-values, kind="stable")[:QUEUE]
+            return np.asarray(order[np.isfinite(values[order])], np.int64)
+        return proposals(
+            ranking, features.values, features.moments, rated, QUEUE, len(rated) // QUEUE
+        )
+
+    def top(self, count: int = SHOWN) -> NDArray[np.int64]:
+        """Row numbers of the first objects of the second ranking."""
+        values = np.nan_to_num(self.ranking(), nan=-np.inf)
+        size = min(count, len(values))
+        found = np.argpartition(-values, size - 1)[:size] if size else np.empty(0, np.int64)
+        found = found[np.lexsort((found, -values[found]))]
+        return np.asarray(found[np.isfinite(values[found])], np.int64)
+
+    def labels(self) -> tuple[Category, ...]:
+        """The labels that can be wanted: all but 0; empty where the survey has none."""
+        table = self._explored.needed_table()
+        if not table.has("label"):
+            return ()
+        return tuple(one for one in table.categories("label") if one.value != 0)
+
+    def precision(self, wanted: Collection[int]) -> Precision | None:
+        """How good both rankings are at these labels; None where the survey has none."""
+        table = self._explored.needed_table()
+        if not table.has("label") or not table.has("anomaly_score"):
+            return None
+        unknown = set(wanted) - {one.value for one in self.labels()}
+        if unknown:
+            raise BadInputError(f"there is no label {min(unknown)} in the catalogue")
+        good = np.isin(table.numbers("label"), list(wanted))
+        by_score = table.order("anomaly_score", descending=True)[:TOP]
+        return Precision(
+            int(good.sum()), float(good[by_score].mean()), float(good[self.top(TOP)].mean())
+        )
+
+    def _features(self) -> RunFeatures | None:
+        try:
+            return self._explored.features()
+        except PerseidError:
+            return None
