@@ -25,6 +25,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import avx2
+
 TESTS = Path(__file__).parent.parent / "tests"
 sys.path[:0] = [str(TESTS), str(TESTS / "support")]
 
@@ -178,7 +180,9 @@ def main() -> None:
     parser.add_argument("--delay", type=float, default=20.0, help="ms put on each request")
     parser.add_argument("--serial", type=int, default=100, help="records read one by one (0: all)")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    avx2.add_argument(parser)
     args = parser.parse_args()
+    avx2.rerun(args)
     with slow_store(args.delay / 1000) as (url, _):
         store = through_the_store(url, args.ranks, args.serial)
         comm = through_the_communicator(url, args.ranks, args.processes)

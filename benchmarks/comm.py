@@ -23,6 +23,7 @@ import statistics
 import sys
 from pathlib import Path
 
+import avx2
 import numpy as np
 from comm_measure import installed, run_library
 
@@ -125,7 +126,9 @@ def main() -> int:
     parser.add_argument("--peers", nargs="+", default=installed())
     parser.add_argument("--json", type=Path)
     parser.add_argument("--profile", action="store_true")
+    avx2.add_argument(parser)
     args = parser.parse_args()
+    avx2.rerun(args)
     control = Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
     print(
         f"{len(os.sched_getaffinity(0))} cores; load {os.getloadavg()[0]:.1f}; congestion control "

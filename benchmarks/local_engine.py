@@ -16,6 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import avx2
+
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 
 
@@ -24,7 +26,9 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=517)
     parser.add_argument("--rows", type=int, default=3, help="objects a partition")
     parser.add_argument("--workers", type=int, default=None)
+    avx2.add_argument(parser)
     args = parser.parse_args()
+    avx2.rerun(args)
     with tempfile.TemporaryDirectory() as folder:
         measure(Path(folder), args)
 

@@ -23,6 +23,8 @@ import time
 import urllib.request
 from multiprocessing.synchronize import Event
 
+import avx2
+
 from perseid.rendezvous.protocol import MAGIC, Complete, Peers, Register, Welcome
 from perseid.rendezvous.protocol.auth import fresh_instance, fresh_nonce
 from perseid.rendezvous.protocol.wire import MAX_SERVER_FRAME, FrameReader
@@ -192,7 +194,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes: does it function?")
     parser.add_argument("--processes", type=int, default=8)
     parser.add_argument("--json", help="write the figures there")
+    avx2.add_argument(parser)
     args = parser.parse_args()
+    avx2.rerun(args)
     count, world, repeats = (100, 200, 1) if args.quick else (3000, 2000, 3)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

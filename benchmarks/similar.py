@@ -12,6 +12,7 @@ import argparse
 import time
 from collections.abc import Callable
 
+import avx2
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
@@ -25,7 +26,9 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=192)
     parser.add_argument("-n", type=int, default=100)
     parser.add_argument("--repeat", type=int, default=7)
+    avx2.add_argument(parser)
     args = parser.parse_args()
+    avx2.rerun(args)
     random = np.random.default_rng(0)
     features = random.standard_normal((args.rows, args.width), np.float32)
     query = features[args.rows // 2]

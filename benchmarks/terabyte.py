@@ -30,6 +30,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import avx2
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
@@ -69,7 +70,9 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=max(GROWTH), help="largest size of --grow")
     parser.add_argument("--folder", type=Path, help="where objects are generated")
     parser.add_argument("--one", help=argparse.SUPPRESS)
+    avx2.add_argument(parser)
     args = parser.parse_args()
+    avx2.rerun(args)
     if args.one:
         print(json.dumps(vars(measure(args.one, args.folder, args))))
         return

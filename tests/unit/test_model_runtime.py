@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +17,14 @@ from onnx import TensorProto, helper
 from perseid.errors import BadInputError, BadModelError, NotFoundError
 from perseid.model.config import PUBLISHED, SMALL
 from perseid.model.export.exporter import export_model, model_bytes
-from perseid.model.runtime import MICRO_BATCH, ModelRuntime, int8_url
+from perseid.model.runtime import MICRO_BATCH, ModelRuntime, int8_url, processor
 from perseid.model.runtime.processor import has_int8_products, usable_threads
 from perseid.model.signature import METADATA_KEY
 from perseid.model.training.astromae import to_weights
 from perseid.storage import Storage
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+import avx2
 
 MODELS = {
     "published": dataclasses.replace(PUBLISHED, depth=2),
@@ -310,12 +314,25 @@ def test_threads_follow_affinity_quota_and_lambda(tmp_path, monkeypatch):
 def test_vnni_is_read_from_the_flags_of_all_cores(tmp_path):
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text("flags\t\t: fpu avx512_vnni\n\nflags\t\t: fpu avx_vnni\n")
-    assert has_int8_products(cpuinfo)
+    assert has_int8_products(cpuinfo) is processor._products_are_exact()
     cpuinfo.write_text("flags\t\t: fpu avx512_vnni\n\nflags\t\t: fpu avx2\n")
     assert not has_int8_products(cpuinfo)
     cpuinfo.write_text("Features : asimd\n")
     assert not has_int8_products(cpuinfo)
     assert not has_int8_products(tmp_path / "none")
+
+
+def test_a_process_that_cannot_use_vnni_takes_no_int8(tmp_path):
+    """The kernel's list still has it; the sums of this process saturate."""
+    found, reason = avx2.variables(tmp_path)
+    if reason:
+        pytest.skip(reason)
+    ask = "from perseid.model.runtime.processor import has_int8_products as f; print(f())"
+    done = subprocess.run(
+        [sys.executable, "-c", ask], env={**os.environ, **found}, capture_output=True, text=True,
+        check=True, timeout=60,
+    )  # fmt: skip
+    assert done.stdout.strip() == "False"
 
 
 def test_model_bytes_are_the_same_every_time():

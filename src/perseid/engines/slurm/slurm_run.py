@@ -138,7 +138,9 @@ class SlurmRun(AttachedRun):
             key=lambda one: one.started + one.duration_ms / 1000,
         )
         canceled = any(task.state == "CANCELLED" for task in self._tasks.values())
-        stopped = canceled or any(report.stopped for report in reports.values())
+        # Slurm tells a task whose time is over to end as a user does: its state says which it was.
+        forgotten = set(reports) - set(self._tasks)
+        stopped = canceled or any(reports[index].stopped for index in forgotten)
         self._store.delete([layout.DRIVER])
         began = min((one.started for one in attempts), default=0.0)
         ended = max((one.started + one.duration_ms / 1000 for one in attempts), default=0.0)
