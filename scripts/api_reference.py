@@ -26,8 +26,9 @@ WIDTH = 92
 """Characters of a signature on one line."""
 ORDER = (
     "run", "resume", "open_run", "plan", "Run", "Catalogue", "RunRequest", "LocalEngine",
-    "SlurmEngine", "DaskEngine", "AwsEngine", "sweep", "Sweep", "open_survey", "Survey", "Cutouts",
-    "load_model", "calibrate_model", "Model", "Communicator", "RendezvousServer", "Storage",
+    "SlurmEngine", "DaskEngine", "AwsEngine", "sweep", "Sweep", "open_survey", "Survey",
+    "SurveyInfo", "Cutouts", "load_model", "calibrate_model", "Model", "Communicator",
+    "RendezvousServer", "Storage",
 )  # fmt: skip
 HIDDEN = {
     "Run": ("follow", "handle", "left", "manifest", "result", "stopped"),

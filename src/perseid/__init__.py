@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from perseid.api.run import Run
     from perseid.api.runs import open_run, resume, run
     from perseid.api.survey import Survey, open_survey
+    from perseid.api.survey_info import SurveyInfo
     from perseid.api.sweeping import Sweep, sweep
     from perseid.aws.engine import AwsEngine
     from perseid.comm import Communicator
@@ -53,6 +54,7 @@ _PLACES = {
     "open_survey": "perseid.api.survey",
     "calibrate_model": "perseid.api.calibrating",
     "Survey": "perseid.api.survey",
+    "SurveyInfo": "perseid.api.survey_info",
     "Cutouts": "perseid.survey",
     "sweep": "perseid.api.sweeping",
     "Sweep": "perseid.api.sweeping",
@@ -80,6 +82,7 @@ __all__ = [
     "SlurmEngine",
     "Storage",
     "Survey",
+    "SurveyInfo",
     "Sweep",
     "__version__",
     "calibrate_model",

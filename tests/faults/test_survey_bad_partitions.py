@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from perseid.errors import BadPartitionError, NotFoundError, StorageError
 from perseid.storage import Storage
 from perseid.survey import Cutouts, open_partition, read_cutouts, suffixes, write_cutouts
+from perseid.survey.file_columns import Columns
 from perseid.survey.reader import creating
-from perseid.survey.table import Columns
 
 SUFFIXES = [s for s in suffixes() if s not in (".pth", ".hdf5")]
 CHECKED = [".pt", ".npz", ".parquet"]

@@ -14,9 +14,9 @@ from perseid.errors import BadInputError, StorageError
 from perseid.storage import Storage
 from perseid.survey import Cutouts, open_partition, read_cutouts, suffixes, write_cutouts
 from perseid.survey.bytesource import ByteSource, BytesSource
+from perseid.survey.file_columns import Columns
 from perseid.survey.formats import open_table
 from perseid.survey.reader import creating
-from perseid.survey.table import Columns
 
 SUFFIXES = [s for s in suffixes() if s not in (".pth", ".hdf5")]
 SHAPES = st.tuples(

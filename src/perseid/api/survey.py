@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 
+from perseid.api.model import Model, load_model
 from perseid.api.show import html_table
+from perseid.api.survey_info import SurveyFiles, SurveyInfo, survey_info, survey_picture
 from perseid.errors import BadInputError
 from perseid.pipeline.initialize import list_partitions
-from perseid.pipeline.items import PartitionRef
 from perseid.pipeline.request import RunRequest
 from perseid.storage import Storage
-from perseid.survey import Cutouts, open_partition, read_cutouts
+from perseid.survey import Cutouts, open_partition
+from perseid.survey.column_spec import ColumnSpec
+from perseid.survey.read_options import ReadOptions, channels_last
 
 SHOWN_PARTITIONS = 10
 """Partitions that a notebook shows."""
@@ -31,12 +35,13 @@ class Survey:
     (500, 5, 32, 32)
     """
 
-    def __init__(self, url: str, partitions: tuple[PartitionRef, ...]) -> None:
-        self.url = url
+    def __init__(self, files: SurveyFiles) -> None:
+        self._files = files
+        self.url = files.url
         """Folder or bucket that the partitions' keys are relative to."""
-        self.partitions = partitions
+        self.partitions = files.partitions
         """Key and size (bytes) of each."""
-        self._store = Storage(url)
+        self._store = Storage(files.url)
 
     def __len__(self) -> int:
         return len(self.partitions)
@@ -45,6 +50,42 @@ class Survey:
     def size(self) -> int:
         """Bytes of all partitions."""
         return sum(ref.size for ref in self.partitions)
+
+    @cached_property
+    def columns(self) -> tuple[ColumnSpec, ...]:
+        """Every column of the first file: its own name, type, unit and UCD."""
+        return self._files.look().described
+
+    @cached_property
+    def missing(self) -> tuple[str, ...]:
+        """Our names of the columns that the survey does not have, e.g. ``redshift``."""
+        return self.info().missing
+
+    def info(self, model: Model | str | Path | None = None, *, fit: str = "") -> SurveyInfo:
+        """What the survey holds; with a model, what it would use of it and what is missing.
+
+        Rows are counted from the headers of all files.
+
+        Parameters
+        ----------
+        model
+            A loaded model, or what `load_model` takes.
+        fit
+            ``crop`` or ``pad``: what would become of images of another size than the model's.
+
+        Raises
+        ------
+        BadPartitionError
+            No file can be read.
+        BadModelError
+            The model cannot be loaded.
+        """
+        loaded = load_model(model) if isinstance(model, (str, Path)) else model
+        return survey_info(self._files, loaded.signature if loaded else None, fit)
+
+    def picture(self) -> bytes:
+        """The first nine cutouts as one PNG; raises `BadInputError` where there are no images."""
+        return survey_picture(self._files)
 
     def read(self, partition: int | str) -> Cutouts:
         """All rows of one partition, by its place or its key.
@@ -56,11 +97,14 @@ class Survey:
         BadPartitionError
             It is corrupt, truncated or empty.
         """
-        return read_cutouts((self._store.location / self._key(partition)).url)
+        key, options = self._key(partition), self._files.options
+        with open_partition(self._store, key, options=options) as reader:
+            return reader.read()
 
     def blocks(self, partition: int | str, rows: int = ROWS) -> Iterator[Cutouts]:
         """One partition in consecutive blocks of at most `rows` rows."""
-        with open_partition(self._store, self._key(partition)) as reader:
+        key, options = self._key(partition), self._files.options
+        with open_partition(self._store, key, options=options) as reader:
             yield from reader.blocks(rows)
 
     def __iter__(self) -> Iterator[Cutouts]:
@@ -85,7 +129,13 @@ class Survey:
         raise BadInputError(f"the survey at {self.url} has no partition {partition!r}")
 
 
-def open_survey(data: str | Path | list[str], *, file_limit: int | None = None) -> Survey:
+def open_survey(
+    data: str | Path | list[str],
+    *,
+    file_limit: int | None = None,
+    columns: Mapping[str, str | list[str]] | None = None,
+    layout: str | None = None,
+) -> Survey:
     """The partitions of a folder, a bucket's prefix or a list of files, as a run would take them.
 
     Parameters
@@ -94,6 +144,8 @@ def open_survey(data: str | Path | list[str], *, file_limit: int | None = None) 
         Folder (path or URL), or a list of partitions.
     file_limit
         Only so many of them, the first in natural order.
+    columns, layout
+        Names of the survey's columns and the order of the axes of its images, as in a request.
 
     Raises
     ------
@@ -108,6 +160,9 @@ def open_survey(data: str | Path | list[str], *, file_limit: int | None = None) 
     ...     print(cutouts.magnitudes.mean(axis=0))
     """
     where = [str(one) for one in data] if isinstance(data, list) else str(data)
-    keys = {"data": where, "results": "memory://none", "file_limit": file_limit}
-    listing = list_partitions(RunRequest.parse(keys))
-    return Survey(listing.data_url, listing.partitions)
+    keys = {"data": where, "results": "memory://none", "file_limit": file_limit,
+            "columns": columns, "layout": layout}  # fmt: skip
+    request = RunRequest.parse(keys)
+    listing = list_partitions(request)
+    options = ReadOptions(request.column_names, channels_last=channels_last(request.layout))
+    return Survey(SurveyFiles(listing.data_url, listing.partitions, listing.warnings, options))

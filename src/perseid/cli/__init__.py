@@ -18,6 +18,7 @@ from perseid.plaintext import one_line
 COMMANDS: dict[str, str] = {
     "demo": "simulate a small survey, run the model over it, show the result",
     "simulate": "make a simulated survey from real SDSS magnitudes and redshifts",
+    "survey": "look at a survey: rows, images, columns, what a model would use",
     "split": "cut a survey into numbered partitions",
     "train": "train a model on a survey",
     "model": "import, export and check model files",

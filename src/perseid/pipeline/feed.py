@@ -21,10 +21,10 @@ from perseid.pipeline.model_inputs import fitted, flags, unfit
 from perseid.storage import Storage
 from perseid.survey.bytesource import FetchStats
 from perseid.survey.cutouts import Cutouts
+from perseid.survey.file_columns import Columns
 from perseid.survey.missing import MissingValues
 from perseid.survey.read_options import PLAIN, ReadOptions
 from perseid.survey.reader import PartitionReader, open_partition
-from perseid.survey.table import Columns
 
 BLOCK_BYTES = 4 << 20
 """Pixels handed over at once; the reader fetches more of them in one request."""

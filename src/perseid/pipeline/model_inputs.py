@@ -15,9 +15,9 @@ from perseid.model.signature import ModelSignature
 from perseid.pipeline.columns import MISSING_INPUT, NOT_FINITE
 from perseid.survey.column_spec import ColumnSpec
 from perseid.survey.cutouts import Cutouts
+from perseid.survey.file_columns import Columns
 from perseid.survey.names import FURTHER
 from perseid.survey.read_options import ReadOptions
-from perseid.survey.table import Columns
 
 INPUT = "model."
 """Before the name of a column in `Cutouts.further` that is read for the model."""

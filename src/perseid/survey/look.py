@@ -10,11 +10,11 @@ from importlib.util import find_spec
 from perseid.errors import BadPartitionError, NotInstalledError, StorageError
 from perseid.storage import Storage
 from perseid.survey.column_spec import ColumnSpec
+from perseid.survey.file_columns import Columns
 from perseid.survey.formats import needed_package, suffix_of
 from perseid.survey.picking import pick_columns
 from perseid.survey.read_options import PLAIN, ReadOptions
 from perseid.survey.reader import open_partition
-from perseid.survey.table import Columns
 
 NAMED_UNUSED = 12
 """Columns that a note names; it counts the others."""
@@ -32,6 +32,8 @@ class FileLook:
     """Every column by the file's own name; empty where a format has no names (``.pt``)."""
     sources: Mapping[str, str]
     """Our columns, and the file's own name of each."""
+    bands: tuple[str, ...] = ()
+    """Names of the images' bands, where the file has them."""
 
 
 def look_at_formats(
@@ -62,7 +64,11 @@ def look_at_formats(
         ):
             named = [spec.source for spec in reader.described]
             sources = pick_columns(reader.name, named, options)
-            looks.append(FileLook(storage.where(key), reader.columns, reader.described, sources))
+            looks.append(
+                FileLook(
+                    storage.where(key), reader.columns, reader.described, sources, reader.bands
+                )
+            )
     return tuple(looks)
 
 

@@ -24,11 +24,12 @@ from perseid.survey.bytesource import ByteSource, FetchStats, open_source
 from perseid.survey.column_spec import ColumnSpec
 from perseid.survey.content import join
 from perseid.survey.cutouts import Cutouts
+from perseid.survey.file_columns import Columns, as_cutouts, as_dict
 from perseid.survey.formats import creatable_format, format_for, open_table
 from perseid.survey.missing import NO_SENTINELS, MissingValues
 from perseid.survey.names import FURTHER
 from perseid.survey.read_options import PLAIN, ReadOptions
-from perseid.survey.table import Columns, RawTable, Writer, as_cutouts, as_dict
+from perseid.survey.table import RawTable, Writer
 
 BLOCK_BYTES = 8 << 20
 """Pixels fetched at a time: large enough that a request's latency does not matter (about 40 ms
@@ -75,6 +76,11 @@ class PartitionReader:
     def described(self) -> tuple[ColumnSpec, ...]:
         """Every column of the file by its own name, where `ReadOptions.describe` asks for them."""
         return self._table.described
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the images' bands, where the file has them and `ReadOptions.describe` asks."""
+        return self._table.bands
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -124,6 +124,15 @@ def image_field(schema: Any, column: str, paths: Sequence[str]) -> Field:
     return Field(column, part, ".".join(parts[: parts.index(part, 1) + 1]))
 
 
+def sibling_field(field: Field, part: str, paths: Sequence[str]) -> Field | None:
+    """Another part of the structure that a field is of; None where there is none."""
+    of_column = (path.split(".") for path in paths if path.startswith(f"{field.column}."))
+    parts = next((parts for parts in of_column if part in parts[1:]), None)
+    if parts is None or not field.part:
+        return None
+    return Field(field.column, part, ".".join(parts[: parts.index(part, 1) + 1]))
+
+
 def is_any_list(kind: Any) -> bool:
     """Whether an Arrow type is a list of any length."""
     types = pyarrow_module().types

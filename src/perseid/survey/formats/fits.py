@@ -20,18 +20,12 @@ from perseid.errors import BadPartitionError, NotInstalledError, PerseidError
 from perseid.survey.bytesource import ByteSource, SourceFile, corrupt
 from perseid.survey.column_spec import ColumnSpec, described
 from perseid.survey.cutouts import Cutouts
+from perseid.survey.file_columns import Columns, as_cutouts, as_dict, check_columns
 from perseid.survey.formats.fits_images import ImageTable, image_hdu
 from perseid.survey.names import FURTHER
 from perseid.survey.picking import pick_columns, unused_names, without_strangers
 from perseid.survey.read_options import PLAIN, ReadOptions
-from perseid.survey.table import (
-    Columns,
-    Table,
-    Writer,
-    as_cutouts,
-    as_dict,
-    check_columns,
-)
+from perseid.survey.table import Table, Writer
 
 _BLOCK = 2880
 """Bytes; a FITS file is a whole number of them."""

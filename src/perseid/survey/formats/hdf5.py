@@ -19,18 +19,10 @@ from perseid.survey.bytesource import LARGEST_READ, ByteSource, SourceFile, corr
 from perseid.survey.column_spec import ColumnSpec, described
 from perseid.survey.content import LONGEST_TEXT, TEXT
 from perseid.survey.cutouts import Cutouts
+from perseid.survey.file_columns import Columns, as_cutouts, as_dict, check_columns
 from perseid.survey.picking import pick_columns, unused_names, without_strangers
 from perseid.survey.read_options import PLAIN, ReadOptions
-from perseid.survey.table import (
-    Columns,
-    RawArray,
-    RawTable,
-    Table,
-    Writer,
-    as_cutouts,
-    as_dict,
-    check_columns,
-)
+from perseid.survey.table import RawArray, RawTable, Table, Writer
 
 _TEXTS = 64
 """Texts read at once."""

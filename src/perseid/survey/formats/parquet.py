@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from perseid.survey.bytesource import LARGEST_READ, ByteSource, SourceFile, corr
 from perseid.survey.column_spec import ColumnSpec, described
 from perseid.survey.content import TEXT, join
 from perseid.survey.cutouts import Cutouts
+from perseid.survey.file_columns import Columns, as_cutouts, as_dict, check_columns
 from perseid.survey.formats.arrow import (
     Field,
     image_field,
@@ -29,19 +30,13 @@ from perseid.survey.formats.arrow import (
     item_bytes,
     numpy_type,
     pyarrow_module,
+    sibling_field,
     to_array,
     unwrapped,
 )
 from perseid.survey.picking import pick_columns, unused_names, without_strangers
 from perseid.survey.read_options import PLAIN, ReadOptions
-from perseid.survey.table import (
-    Columns,
-    Table,
-    Writer,
-    as_cutouts,
-    as_dict,
-    check_columns,
-)
+from perseid.survey.table import Table, Writer
 
 SHAPE_KEY = b"perseid.image_shape"
 _GROUP_BYTES = 8 << 20
@@ -112,7 +107,8 @@ class _Groups(Table):
         self._fields = {name: self._fields[name] for name in self.read_names}
         self.unused = unused_names(schema.names, (f.column for f in self._fields.values()))
         if options.describe:
-            self.described = tuple(_described(schema))
+            self.described = tuple(_described(schema, paths))
+            self.bands = self._band_names(paths)
         groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
         self._ends = np.cumsum([group.num_rows for group in groups], dtype=np.int64)
         self._at = -1
@@ -189,18 +185,30 @@ class _Groups(Table):
                 return tuple(lengths)
         return (1,) * depth  # of no rows, or of none that has a value
 
+    def _band_names(self, paths: Sequence[str]) -> tuple[str, ...]:
+        """Names of the bands, where the image is a structure that has them; of the first row."""
+        image = self._fields.get("image")
+        band = sibling_field(image, "band", paths) if image is not None else None
+        if band is None:
+            return ()
+        for batch in self._file.iter_batches(batch_size=1, columns=[band.path], use_threads=False):
+            values = band.values(batch).to_pylist()[0]
+            return tuple(str(one) for one in values) if isinstance(values, list) else ()
+        return ()
+
     def _column(self, batch: Any, name: str, field: Field) -> NDArray[Any]:
         values = to_array(field.values(batch), f"{self.source.name}: {field.path}")
         return self.columns.column(name, values, self.source.name)
 
 
-def _described(schema: Any) -> Iterator[ColumnSpec]:
+def _described(schema: Any, paths: Sequence[str]) -> Iterator[ColumnSpec]:
     """Every column of the file; what VOParquet says of them is not looked at here."""
     for field in schema:
-        if not is_read(field.type) or pyarrow_module().types.is_null(field.type):
+        kind = image_field(schema, field.name, paths).kind(schema)
+        if not is_read(kind) or pyarrow_module().types.is_null(kind):
             yield ColumnSpec(field.name, field.name, kind="")
             continue
-        leaf, sizes = unwrapped(field.type)
+        leaf, sizes = unwrapped(kind)
         about = {key.decode(): text.decode() for key, text in (field.metadata or {}).items()}
         yield described(
             field.name,

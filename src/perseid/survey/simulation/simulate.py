@@ -26,13 +26,13 @@ from perseid.errors import AlreadyExistsError, BadInputError, RunError
 from perseid.storage import Storage
 from perseid.survey.cutouts import UGRIZ, Cutouts
 from perseid.survey.discovery import first_key
+from perseid.survey.file_columns import as_cutouts, as_dict
 from perseid.survey.formats import format_for
 from perseid.survey.reader import write_cutouts
 from perseid.survey.simulation import sdss
 from perseid.survey.simulation.anomalies import ANOMALY_KINDS
 from perseid.survey.simulation.object_rendering import ROUND, held_out, object_ids, render_objects
 from perseid.survey.simulation.render import galsim_module
-from perseid.survey.table import as_cutouts, as_dict
 
 BLOCK = 256
 """Objects per task. A task takes about half a second, so progress is smooth and Ctrl-C prompt."""
