@@ -45,8 +45,14 @@ class Usage:
     architecture: str = "x86"
     tmp_mb: float = FREE_TMP_MB
     """Configured /tmp a function, MB."""
+    other_tmp_gb_seconds: float = 0.0
+    """/tmp above 512 MB of the functions around the workers."""
+    failed_init_ms: float = 0.0
+    """Of workers' environments that did not come to start: billed, and in no REPORT."""
     transitions: int = 0
-    """State transitions of standard workflows (`map_transitions`)."""
+    """State transitions of standard workflows (`map_transitions`), those of `refused` too."""
+    refused: int = 0
+    """Transitions by which calls were repeated that Lambda had refused."""
     express_requests: int = 0
     express_gb_seconds: float = 0.0
     s3_gets: int = 0
@@ -60,6 +66,8 @@ class Usage:
     rendezvous: Rendezvous | None = None
     core_seconds: float = 0.0
     """Of machines that are not billed by AWS: cores x time of all attempts, starts included."""
+    public_bytes: float = 0.0
+    """Sent from one public address to another: between ranks, and through the relay."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +118,7 @@ def cost(usage: Usage, prices: Prices | None = None) -> Cost:
         *_storage_lines(usage, prices),
         *_server_lines(usage.rendezvous, prices),
         _line("CloudWatch Logs", usage.log_bytes / BYTES_PER_GB, "GB", prices.logs_gb.usd),
+        *_traffic_lines(usage.public_bytes, prices),
     )
     return Cost(lines, memory_used_cost(usage.reports), prices)
 
@@ -133,6 +142,11 @@ def billed_gb_seconds(reports: Iterable[Report]) -> float:
     return sum(r.memory_mb / MB_PER_GB * r.billed_ms / 1e3 for r in reports)
 
 
+def tmp_gb_seconds(tmp_mb: float, seconds: float) -> float:
+    """What is billed of /tmp: what is configured above 512 MB, GB x seconds."""
+    return max(0.0, tmp_mb - FREE_TMP_MB) / MB_PER_GB * seconds
+
+
 def _line(name: str, quantity: float, unit: str, usd_a_unit: float, note: str = "") -> CostLine:
     return CostLine(name, quantity, unit, quantity * usd_a_unit, note)
 
@@ -140,13 +154,17 @@ def _line(name: str, quantity: float, unit: str, usd_a_unit: float, note: str = 
 def _lambda_lines(usage: Usage, prices: Prices) -> list[CostLine]:
     compute = billed_gb_seconds(usage.reports)
     seconds = sum(r.billed_ms for r in usage.reports) / 1e3
-    tmp = max(0.0, usage.tmp_mb - FREE_TMP_MB) / MB_PER_GB * seconds
+    tmp = tmp_gb_seconds(usage.tmp_mb, seconds) + usage.other_tmp_gb_seconds
     price = prices.lambda_gb_second(usage.architecture).usd
     arch = f"{usage.architecture}, configured memory x billed duration"
     around = []
     if usage.other_reports:
         spent = billed_gb_seconds(usage.other_reports)
         around = [_line("Lambda initialize and summarize", spent, "GB-s", price, arch)]
+    if usage.failed_init_ms:
+        memory = max((report.memory_mb for report in usage.reports), default=0.0) / MB_PER_GB
+        lost, why = memory * usage.failed_init_ms / 1e3, "environments that did not start"
+        around.append(_line("Lambda failed inits", lost, "GB-s", price, why))
     requests = len(usage.reports) + len(usage.other_reports)
     return [
         _line("Lambda compute", compute, "GB-s", price, arch),
@@ -157,9 +175,11 @@ def _lambda_lines(usage: Usage, prices: Prices) -> list[CostLine]:
 
 
 def _workflow_lines(usage: Usage, prices: Prices) -> list[CostLine]:
-    lines = [
-        _line("Step Functions", usage.transitions, "state transitions", prices.state_transition.usd)
-    ]
+    price, unit = prices.state_transition.usd, "state transitions"
+    lines = [_line("Step Functions", usage.transitions - usage.refused, unit, price)]
+    if usage.refused:
+        why = "calls that Lambda refused, and that were repeated"
+        lines.append(_line("Step Functions, refused calls", usage.refused, unit, price, why))
     if usage.express_requests:
         lines += [
             _line("Express", usage.express_requests, "executions", prices.express_request.usd),
@@ -179,6 +199,15 @@ def _storage_lines(usage: Usage, prices: Prices) -> list[CostLine]:
         _line("S3 PUT and LIST", usage.s3_puts, "requests", prices.s3_put.usd),
         _line("S3 storage", gb_month, "GB-months", prices.s3_gb_month.usd, note),
     ]
+
+
+def _traffic_lines(sent: float, prices: Prices) -> list[CostLine]:
+    """Billed where it leaves and where it arrives, within a region, too."""
+    if not sent:
+        return []
+    why = "estimated; out and in"
+    gigabytes = 2 * sent / BYTES_PER_GB
+    return [_line("Public addresses", gigabytes, "GB", prices.public_transfer_gb.usd, why)]
 
 
 def _server_lines(task: Rendezvous | None, prices: Prices) -> list[CostLine]:

@@ -92,6 +92,9 @@ class EngineMeasures:
     architecture: str | None = None
     tmp_mb: float | None = None
     transitions: int | None = None
+    refused: int = 0
+    """Transitions by which refused calls were repeated."""
+    summarize_tmp_mb: float | None = None
     express_requests: int = 0
     express_gb_seconds: float = 0.0
     core_seconds: float = 0.0

@@ -68,6 +68,9 @@ class Prices:
     fargate_vcpu_hour_arm: Price = Price(0.03238, "vCPU-hour, Linux, at least one minute", _FARGATE)
     fargate_gb_hour_arm: Price = Price(0.00356, "GB-hour, Linux", _FARGATE)
     ipv4_hour: Price = Price(0.005, "hour of a public IPv4 address", "aws.amazon.com/vpc/pricing")
+    public_transfer_gb: Price = Price(
+        0.01, "GB out of or into a public address, within a region", "aws.amazon.com/ec2/pricing"
+    )
     logs_gb: Price = Price(0.50, "GB of log ingested", "aws.amazon.com/cloudwatch/pricing")
 
     def lambda_gb_second(self, architecture: str) -> Price:

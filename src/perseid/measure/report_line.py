@@ -29,6 +29,9 @@ _FIELDS = {
     "billed_restore_ms": re.compile(r"\bBilled Restore Duration" + _NUMBER + "ms"),
 }
 _REQUIRED = ("duration_ms", "billed_ms", "memory_mb", "max_memory_mb")
+_FAILED_INIT = re.compile(
+    r"\bINIT_REPORT\s+Init Duration:\s*([0-9]+(?:\.[0-9]+)?)\s*ms\b.*\bStatus:\s*(?!success)\w"
+)
 _STATUS = re.compile(r"\bStatus:\s*(\w+)")
 _ERROR = re.compile(r"\bError Type:\s*(\S+)")
 
@@ -85,6 +88,29 @@ def find_reports(text: str) -> Iterator[Report]:
         report = _from_json(line)
         if report is not None:
             yield report
+
+
+def failed_init_ms(text: str) -> float:
+    """Milliseconds of all failed inits that a log tells of (``INIT_REPORT``); billed, too.
+
+    Those that succeeded are part of the first invocation's REPORT.
+    """
+    told = (float(m[1]) for line in text.splitlines() if (m := _FAILED_INIT.search(line)))
+    return sum(told) + sum(_failed_init_of_json(line) for line in text.splitlines())
+
+
+def _failed_init_of_json(line: str) -> float:
+    """Of a ``platform.initReport`` event: the same of functions that log in JSON."""
+    start = line.find("{")
+    if start < 0 or "platform.initReport" not in line:
+        return 0.0
+    try:
+        record = Fields(json.loads(line[start:])).inner("record")
+    except (ValueError, RecursionError):
+        return 0.0
+    if (record.text("status") or "success") == "success":
+        return 0.0
+    return record.inner("metrics").number("durationMs") or 0.0
 
 
 def format_report(report: Report) -> str:

@@ -7,7 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from perseid.errors import BadInputError, NotFoundError, StorageError
-from perseid.measure.cost import FREE_TMP_MB, Rendezvous, Usage, map_transitions
+from perseid.measure.cost import (
+    FREE_TMP_MB,
+    Rendezvous,
+    Usage,
+    map_transitions,
+    tmp_gb_seconds,
+)
 from perseid.measure.fields import Fields
 from perseid.measure.folder import (
     EngineMeasures,
@@ -17,7 +23,7 @@ from perseid.measure.folder import (
     SummaryMeasures,
 )
 from perseid.measure.measured_run import MeasuredRun, ModelTime, ResultPath, Span, size_label
-from perseid.measure.report_line import Report, find_reports
+from perseid.measure.report_line import Report, failed_init_ms, find_reports
 from perseid.measure.sources.rank_measures import read_record
 from perseid.pipeline import layout
 from perseid.pipeline.manifest import Manifest
@@ -39,6 +45,12 @@ for a run among the data, and two readings with two HEADs of the first partition
 once whether the bucket is one, like every cold worker, and initialize twice more, for a place
 without objects (`Storage`)."""
 KEYS_A_PAGE = 1000
+SUMMARIZE_LOG = f"{layout.LOGS}/summarize.log"
+BYTES_A_ROW = 40
+"""Sent to rank 0 where ranks meet: columns and scores of an object."""
+BYTES_A_RANK = 250_000
+"""Of a rank in the merge beside that: two sets of statistics of 80 kB, a matrix of 80 kB, a record
+(docs/architecture.md, "The merge")."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +61,10 @@ class _Logs:
     """REPORTs of the workers."""
     others: tuple[Report, ...]
     """Those of initialize and summarize."""
+    summarize: tuple[Report, ...]
+    """Those of summarize."""
+    failed_init_ms: float
+    """Of workers' environments."""
     count: int
     """Files."""
     bytes: float
@@ -157,6 +173,8 @@ def _engine(store: Storage, keys: Collection[str], notes: list[str]) -> EngineMe
         architecture=engine.text("architecture"),
         tmp_mb=engine.number("tmp_mb"),
         transitions=engine.count("transitions"),
+        refused=engine.count("refused_transitions") or 0,
+        summarize_tmp_mb=engine.number("summarize_tmp_mb"),
         express_requests=engine.count("express_requests") or 0,
         express_gb_seconds=engine.number("express_gb_seconds") or 0.0,
         core_seconds=sum(map(_core_seconds, engine.rows("attempts"))),
@@ -216,6 +234,12 @@ def _logs(folder: RunFolder, notes: list[str]) -> _Logs:
     return _Logs(
         ranks=_reports(t.text for t, ours in zip(texts, of_rank, strict=True) if ours),
         others=_reports(t.text for t, ours in zip(texts, of_rank, strict=True) if not ours),
+        summarize=_reports(
+            t.text for t, key in zip(texts, wanted, strict=True) if key == SUMMARIZE_LOG
+        ),
+        failed_init_ms=sum(
+            failed_init_ms(t.text) for t, ours in zip(texts, of_rank, strict=True) if ours
+        ),
         count=len(wanted),
         bytes=float(sum(len(text.text.encode()) for text in texts)),
     )
@@ -320,6 +344,9 @@ def _usage(
         architecture=engine.architecture or architecture,
         tmp_mb=FREE_TMP_MB if engine.tmp_mb is None else engine.tmp_mb,
         transitions=transitions,
+        refused=engine.refused,
+        other_tmp_gb_seconds=_summarize_tmp(engine, logs),
+        failed_init_ms=logs.failed_init_ms if engine.on_aws else 0.0,
         express_requests=engine.express_requests,
         express_gb_seconds=engine.express_gb_seconds,
         s3_gets=counted
@@ -333,7 +360,25 @@ def _usage(
         log_bytes=logs.bytes,
         rendezvous=_rendezvous(records, whole),
         core_seconds=engine.core_seconds,
+        public_bytes=_public_bytes(records) if engine.on_aws else 0.0,
     )
+
+
+def _summarize_tmp(engine: EngineMeasures, logs: _Logs) -> float:
+    """GB-seconds; the function's /tmp is as the template has it."""
+    seconds = sum(report.billed_ms for report in logs.summarize) / 1e3
+    return tmp_gb_seconds(engine.summarize_tmp_mb or FREE_TMP_MB, seconds)
+
+
+def _public_bytes(records: Sequence[RankMeasures]) -> float:
+    """What ranks that met sent each other, estimated; through the relay all of it goes twice."""
+    found = [record for record in records if (record.transport or "store") != "store"]
+    each = (
+        (BYTES_A_RANK + BYTES_A_ROW * record.rows) * (2 if "relay" in record.transport else 1)
+        for record in found
+        if record.transport is not None
+    )
+    return float(sum(each)) if len(found) > 1 else 0.0
 
 
 def _rendezvous(records: Sequence[RankMeasures], whole: Span | None) -> Rendezvous | None:
