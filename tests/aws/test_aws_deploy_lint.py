@@ -15,7 +15,7 @@ import pytest
 import perseid.aws.deploy
 from perseid.aws.deploy import policy, template
 from perseid.aws.deploy.template import default_bucket
-from perseid.aws.observe.run_archive import GIVEN_UP
+from perseid.aws.observe.workflow_bill import GIVEN_UP
 
 DATA = Path(perseid.aws.deploy.__file__).parent / "data"
 ERRORS = Path(perseid.aws.__file__).parents[1] / "errors.py"

@@ -14,6 +14,7 @@ from perseid.aws.deploy import doctor, policy, service, template
 from perseid.aws.deploy.destroy import destroy
 from perseid.aws.deploy.packaging import Package
 from perseid.aws.deploy.prerequisites import (
+    check_cluster,
     check_image,
     check_results_buckets,
     check_zone,
@@ -23,6 +24,7 @@ from perseid.aws.deploy.template import Options
 from perseid.aws.deploy.wheels import Target
 from perseid.aws.session import Aws
 from perseid.errors import AwsError, BadInputError
+from perseid.measure.fields import Fields
 
 ZONE = "Z0123456789"
 
@@ -124,6 +126,21 @@ def test_zones_that_cannot_hold_the_record(aws):
             check_zone(aws, ZONE, "meet.example.org")
 
 
+@pytest.mark.parametrize(("found", "says"), [
+    ([], "DS5110 is not there in eu-west-1"),
+    ([{"clusterName": "DS5110", "status": "INACTIVE"}], "DS5110 is INACTIVE in eu-west-1"),
+])  # fmt: skip
+def test_a_cluster_that_takes_no_service_is_refused(aws, found, says):
+    with answers(aws, "ecs") as stub:
+        stub.add_response("describe_clusters", {"clusters": found}, {"clusters": ["DS5110"]})
+        with pytest.raises(BadInputError, match=says):
+            check_cluster(aws, "DS5110")
+    with answers(aws, "ecs") as stub:
+        active = [{"clusterName": "DS5110", "status": "ACTIVE"}]
+        stub.add_response("describe_clusters", {"clusters": active}, {"clusters": ["DS5110"]})
+        check_cluster(aws, "DS5110")
+
+
 def test_results_in_another_region_are_refused(aws):
     """Step Functions would not read the run's items there."""
     with answers(aws, "s3") as stub:
@@ -146,6 +163,11 @@ def described(state, **more):
                         "Description": stack.DESCRIPTION, **more}]}  # fmt: skip
 
 
+def description(state, **more):
+    [entry] = described(state, **more)["Stacks"]
+    return stack.Description.of(Fields(entry))
+
+
 @pytest.mark.parametrize(
     ("state", "update", "removal"),
     [
@@ -159,13 +181,13 @@ def described(state, **more):
     ],
 )
 def test_each_state_of_a_stack_has_its_sentence(state, update, removal):
-    [found] = described(state)["Stacks"]
-    for check, said in ((stack.check_takes_update, update), (stack.check_idle, removal)):
+    found = description(state)
+    for check, said in ((found.check_takes_update, update), (found.check_idle, removal)):
         if said is None:
-            check("perseid", found)
+            check("perseid")
             continue
         with pytest.raises(AwsError, match=said):
-            check("perseid", found)
+            check("perseid")
 
 
 def event(number, state, when, reason=""):
@@ -365,7 +387,8 @@ def test_a_key_that_no_role_may_use_is_found_by_doctor(aws, given, bad):
         )
         parameters = {"ReadBuckets": "arn:aws:s3:::b", "KmsKey": given}
         checks = dict(doctor.CHECKS)
-        found = checks["buckets"](aws, "perseid", {"parameters": parameters, "outputs": {}})
+        facts = doctor.Facts(outputs={}, parameters=parameters)
+        found = checks["buckets"](aws, "perseid", facts)
     assert found.state == ("bad" if bad else "ok")
     assert ("--kms-key" in found.text) == bad
 
@@ -378,5 +401,4 @@ def test_a_key_that_no_role_may_use_is_found_by_doctor(aws, given, bad):
 )  # fmt: skip
 def test_options_of_a_stack_that_was_never_whole_are_forgotten(state, lasts):
     chosen = [{"ParameterKey": "WorkerMemory", "ParameterValue": "10240"}]
-    [found] = described(state, Parameters=chosen)["Stacks"]
-    assert bool(stack.lasting_parameters(found)) == lasts
+    assert bool(description(state, Parameters=chosen).lasting_parameters) == lasts

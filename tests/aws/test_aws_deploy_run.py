@@ -8,8 +8,11 @@ import time
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from cfnlint.decode import cfn_yaml
 from ministack import limited, run_to_end
 
+from perseid.aws import stack as stacks
+from perseid.aws.deploy.template import template
 from perseid.engines.driver import start
 from perseid.engines.local import LocalEngine
 from perseid.engines.local_options import LocalOptions
@@ -142,3 +145,13 @@ def test_many_ranks_give_the_local_engines_catalogue(stack, put_survey, tmp_path
         f"{ranks} ranks in {seconds:.1f} s; {(6 * seconds - work) / ranks:.3f} s a rank is not work"
     )
     assert same_catalogue(results, local_twin(stack, tmp_path, str(ranks), data))
+
+
+def test_everything_bears_the_tag_by_which_its_cost_is_told(stack):
+    """CloudFormation tags what a stack has; a service must be told to tag its tasks."""
+    found = stacks.describe(stack.aws, "perseid")
+    assert found.tags[stacks.TAG] == "perseid"
+    service = cfn_yaml.loads(template())["Resources"]["Service"]["Properties"]
+    assert service["PropagateTags"] == "SERVICE"
+    tags = stack.aws.client("s3").get_bucket_tagging(Bucket=stack.outputs["Bucket"])["TagSet"]
+    assert {"Key": stacks.TAG, "Value": "perseid"} in tags

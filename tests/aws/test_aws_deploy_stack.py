@@ -82,7 +82,7 @@ def test_a_stack_is_updated_in_place_and_keeps_what_is_not_said(stack, packages_
     )
     assert (function["MemorySize"], function["Timeout"]) == (512, 60)
     assert StackResources.of_outputs(outputs, "other").tmp_mb == 1024
-    values = stacks.parameters(stacks.describe(aws, "other"))
+    values = stacks.describe(aws, "other").parameters
     assert values["ReadBuckets"].endswith("arn:aws:s3:::surveys-elsewhere")
 
 
@@ -166,13 +166,13 @@ def test_a_failed_deployment_names_what_failed_first(stack, packages_folder):
         )  # fmt: skip
     before = stacks.describe(stack.aws, "broken")
     assert before is not None
-    assert before["StackStatus"] == "ROLLBACK_COMPLETE"
+    assert before.status == "ROLLBACK_COMPLETE"
     done = deploy(  # what made it fail is not sent again
         stack.aws, Options(name="broken"), packages_folder, lambda event: None,
         lambda changes: True, compression=1, interpreter=PYTHON,
     )  # fmt: skip
     assert done.changed
-    assert stacks.parameters(stacks.describe(stack.aws, "broken"))["WorkerLayers"] == ""
+    assert stacks.describe(stack.aws, "broken").parameters["WorkerLayers"] == ""
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_values_that_aws_would_refuse_late_are_refused_before_anything_is_made(
             lambda event: None, lambda changes: True, compression=1, interpreter=PYTHON,
         )  # fmt: skip
     left = stacks.describe(stack.aws, "refused")
-    assert left is None or left["StackStatus"] == "REVIEW_IN_PROGRESS"
+    assert left is None or left.under_review
 
 
 @pytest.mark.parametrize("previous", [{}, {"Runtime": "python3.11"}, {"Runtime": "python3.13"}])

@@ -6,7 +6,7 @@ import pytest
 
 from perseid.aws.executions import Executions
 from perseid.aws.observe.calls import Calls
-from perseid.aws.observe.run_archive import child_states, express_seconds
+from perseid.aws.observe.workflow_bill import child_states, express_seconds
 from perseid.aws.stack_resources import StackResources
 from perseid.cli import main
 from perseid.errors import RunError

@@ -11,6 +11,7 @@ import pytest
 
 from perseid.aws.observe.run_archive import attempts_of
 from perseid.measure.sources.streams import LogEvent, trace
+from perseid.pipeline.stored import StoredRecord
 
 ID = "adbca9aa-0d4f-4f0e-a3a1-8f6e1c2b3d4e"
 START = f"START RequestId: {ID} Version: $LATEST"
@@ -56,9 +57,10 @@ def test_an_ending_is_told_by_the_log(log, ending, says):
 
 def test_a_record_that_is_there_says_that_the_attempt_was_done():
     """The last lines of a log may be missing; the record is written last of a rank's objects."""
-    record = {"attempt": 2, "rows": 7, "stages": {"total": 1.5}}
+    plain = {"run_id": "r", "rank": 3, "attempt": 2, "rows": 7, "stages": {"total": 1.5}}
+    record, earlier = (StoredRecord.of({**plain, "attempt": n}, "3.json") for n in (2, 1))
     events = [LogEvent("s", 1e9, START), LogEvent("s", 1e9 + 1, MARK)]
     [attempt] = attempts_of(trace(events), 1769, {3: record})
     assert (attempt.ending.value, attempt.rows, attempt.work_seconds) == ("done", 7, 1.5)
-    [late] = attempts_of(trace(events), 1769, {3: record | {"attempt": 1}})
+    [late] = attempts_of(trace(events), 1769, {3: earlier})
     assert late.ending.value == "no result"

@@ -7,10 +7,13 @@ import time
 
 import pytest
 
+import perseid
+from perseid.aws.engine import AwsEngine
 from perseid.aws.executions import Executions
 from perseid.aws.observe.calls import Calls
 from perseid.aws.observe.run_archive import REPORT_SECONDS
-from perseid.errors import RunInterruptedError
+from perseid.cli import main
+from perseid.errors import BadInputError, RunInterruptedError
 from perseid.pipeline.request import RunRequest
 from perseid.storage import Storage
 
@@ -48,3 +51,25 @@ def test_a_stopped_run_ends_at_once_and_is_resumed(stack, faulty, faulty_data):
     assert summary["status"] == "complete"
     kept = json.loads(Storage(results).get("engine.json"))  # of the first look
     assert sorted(a["rank"] for a in kept["attempts"] if a["ending"] == "done") == [0, 1, 2]
+
+
+def test_a_run_is_stopped_at_its_spending_cap(stack, faulty, faulty_data):
+    """One rank hangs for as long as its function may; the others have cost more than the cap."""
+    results = f"{stack.bucket}/runs/capped"
+    plan = json.dumps({"3": ["hang"]}).encode()
+    Storage(f"{stack.bucket}/runs").put("capped.faults.json", plan)
+    executions = Executions(Calls(stack.aws), faulty.place)
+    engine = AwsEngine(executions=executions, max_usd=1e-6)
+    with pytest.raises(RunInterruptedError, match="--max-usd is 1e-06; what is done stays"):
+        perseid.run(faulty_data, results=results, engine=engine, progress=False)
+    [arn] = executions.executions(results)
+    found = stack.aws.client("stepfunctions").describe_execution(executionArn=arn)
+    assert found["status"] == "ABORTED"
+
+
+def test_a_cap_needs_somebody_who_keeps_it(capsys):
+    words = ["run", "--engine", "aws", "--data", "s3://b/d", "--out", "s3://b/r", "--max-usd"]
+    assert main([*words, "0.5", "--detach"]) == 2
+    assert "--detach would end" in capsys.readouterr().err
+    with pytest.raises(BadInputError, match="max_usd is -1"):
+        AwsEngine(max_usd=-1.0)

@@ -16,6 +16,7 @@ from perseid.aws.handlers import dns
 from perseid.aws.handlers.service_address import (
     TTL,
     ServiceNames,
+    Task,
     newest_first,
     publish,
     read,
@@ -167,7 +168,8 @@ def test_of_two_running_tasks_the_newer_one_counts():
         {"taskArn": "unknown", "lastStatus": "RUNNING"},
     ]
     for order in itertools.permutations(tasks):
-        assert [t["taskArn"] for t in newest_first(order)] == ["new", "old", "unknown"]
+        found = newest_first([Task.of(entry) for entry in order])
+        assert [t.arn for t in found] == ["new", "old", "unknown"]
 
 
 def test_a_stale_record_is_put_right(rendezvous):

@@ -108,3 +108,10 @@ def moto(moto_stack: Stack) -> Iterator[Stack]:
     """The stack, for the tests of one module."""
     with variables(moto_stack.server.env):
         yield moto_stack
+
+
+@pytest.fixture
+def moto_unlimited() -> Iterator[Double]:
+    """A moto of its own, whose account runs as many functions at once as are called."""
+    with moto_server.running() as server, variables(server.env):
+        yield server

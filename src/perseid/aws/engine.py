@@ -11,6 +11,7 @@ from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
+from perseid.aws.deploy.doctor import Check
 from perseid.aws.executions import (
     FIRST_WAIT,
     LONGEST_WAIT,
@@ -22,10 +23,11 @@ from perseid.aws.executions import (
 from perseid.aws.observe import cloudwatch_logs
 from perseid.aws.observe.calls import Calls
 from perseid.aws.observe.execution_progress import MapProgress
+from perseid.aws.preflight import Preflight
 from perseid.aws.session import Aws
 from perseid.aws.stack_resources import StackResources
 from perseid.engines.base import Capabilities
-from perseid.errors import BadInputError, NotFoundError, PerseidError
+from perseid.errors import BadInputError, NotFoundError, PerseidError, RunInterruptedError
 from perseid.jsontext import parse_json
 from perseid.pipeline import layout
 from perseid.pipeline.attempts import EngineReport
@@ -51,6 +53,10 @@ class AwsEngine:
         As for the AWS command line; else its variables and files decide.
     executions
         Of another state machine than the stack's own.
+    preflight
+        Whether what would fail is looked for before an execution starts.
+    max_usd
+        Stop a run that is waited for once its workers have cost about so much; USD.
 
     Examples
     --------
@@ -66,16 +72,24 @@ class AwsEngine:
         region: str | None = None,
         profile: str | None = None,
         executions: Executions | None = None,
+        max_usd: float | None = None,
+        preflight: bool = True,
     ) -> None:
+        if max_usd is not None and not max_usd > 0:
+            raise BadInputError(f"max_usd is {max_usd:g}: give an amount in USD above 0")
         self._stack, self._region, self._profile = stack, region, profile
+        self._max_usd, self._preflight = max_usd, preflight
+        self._notes: tuple[str, ...] = ()
         if executions is not None:
             self.executions = executions
 
     @classmethod
     def configured(cls, settings: Mapping[str, Any]) -> Self:
         """The engine of the stack that is named."""
-        names = ("region", "profile")
-        return cls(settings.get("stack") or "perseid", **{n: settings.get(n) for n in names})
+        names = ("region", "profile", "max_usd")
+        given = {name: settings.get(name) for name in names}
+        wanted = not settings.get("no_preflight")
+        return cls(settings.get("stack") or "perseid", **given, preflight=wanted)
 
     @cached_property
     def executions(self) -> Executions:
@@ -127,7 +141,19 @@ class AwsEngine:
         return request
 
     def check(self, manifest: Manifest) -> None:
-        """Nothing of a manifest that AWS could not take; `prepare` has looked at the places."""
+        """Raise `BadInputError` with a sentence for each thing that would fail on AWS."""
+        if not self._preflight:
+            return
+        found = list(self.examine(manifest))
+        wrong = [f"{check.name}: {check.text}" for check in found if check.state == "bad"]
+        if wrong:
+            raise BadInputError("; ".join([*wrong, "--no-preflight starts it nevertheless"]))
+        self._notes = tuple(check.text for check in found if check.state == "note")
+
+    def examine(self, manifest: Manifest) -> Iterator[Check]:
+        """What `check` looks at, a line each; nothing is started."""
+        executions = self.executions
+        return Preflight(executions.calls.aws, self._stack, executions.place, manifest).checks()
 
     def submit(self, manifest: Manifest, ranks: Sequence[int] | None = None) -> AwsRun:
         """Start an execution for the whole run, or for what is missing of it.
@@ -146,7 +172,7 @@ class AwsEngine:
         # own.
         mark |= {"stack": self._stack, "region": self.executions.calls.aws.region}
         Storage(manifest.results_url).put(layout.DRIVER, json.dumps(mark).encode())
-        return AwsRun(self.executions, started)
+        return AwsRun(self.executions, started, self._max_usd, self._notes)
 
     def locate(self, name: str) -> str:
         """The place of a run that is named by its id or by an execution's ARN."""
@@ -158,16 +184,24 @@ class AwsEngine:
             mark = parse_json(Storage(manifest.results_url).get(layout.DRIVER))
             arn = str(mark["execution"])
         except (NotFoundError, ValueError, KeyError, TypeError):
-            return AwsRun(self.executions, self.executions.find(manifest.results_url))
+            return AwsRun(
+                self.executions, self.executions.find(manifest.results_url), self._max_usd
+            )
         started = Started(arn, manifest.results_url, resumed=not arn.endswith(manifest.run_id))
-        return AwsRun(self.executions, started)
+        return AwsRun(self.executions, started, self._max_usd)
 
 
 class AwsRun:
     """An execution of the state machine, as the handle of a run."""
 
-    def __init__(self, executions: Executions, started: Started) -> None:
-        self._executions = executions
+    def __init__(
+        self,
+        executions: Executions,
+        started: Started,
+        max_usd: float | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
+        self._executions, self._max_usd, self._notes = executions, max_usd, notes
         self.started = started
         self._last: MapProgress | None = None
 
@@ -186,9 +220,13 @@ class AwsRun:
         report(StageEvent("map", f"execution  {self.started.arn}"))
         report(StageEvent("map", f"results    {self.started.results_url}"))
 
+        for note in self._notes:
+            report(StageEvent("map", f"note       {note}"))
+
         def tell(now: MapProgress) -> None:
             self._last = now
             report(event_of(now))
+            self._stop_above_cap(now)
 
         seconds = WATCH_SECONDS if timeout is None else timeout
         self._executions.watch(
@@ -200,6 +238,17 @@ class AwsRun:
             note=lambda text: report(StageEvent("map", text)),
         )
         report(StageEvent("collect"))
+
+    def _stop_above_cap(self, now: MapProgress) -> None:
+        spent = now.usd + now.usd_running
+        if self._max_usd is None or now.ended or spent < self._max_usd:
+            return
+        self.stop()
+        raise RunInterruptedError(
+            f"stopped: its workers have cost about {spent:.4f} USD, and --max-usd is "
+            f"{self._max_usd:g}; what is done stays, and `perseid resume "
+            f"{self.started.results_url} --engine aws` goes on with the rest"
+        )
 
     def stop(self) -> bool:
         """Stop the execution; ranks that are working are not told and end on their own."""

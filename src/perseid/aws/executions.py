@@ -11,10 +11,10 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from perseid import errors
 from perseid.aws.observe.calls import Calls
+from perseid.aws.observe.execution_history import ExecutionState, describe_execution
 from perseid.aws.observe.execution_progress import MapProgress, Watcher
 from perseid.aws.observe.run_archive import collect, collected_before
 from perseid.aws.session import aws_errors
@@ -28,7 +28,6 @@ from perseid.errors import (
     RunInterruptedError,
     StorageError,
 )
-from perseid.measure.sources.history import moment
 from perseid.pipeline import layout
 from perseid.pipeline.attempts import EngineReport
 from perseid.pipeline.initialize import new_run_id
@@ -200,14 +199,14 @@ class Executions:
 
     def began(self, started: Started) -> float:
         """When it began, seconds since the epoch."""
-        return moment(self._describe(started.arn)["startDate"])
+        return describe_execution(self.calls, started.arn).started
 
     def stop(self, started: Started) -> bool:
         """Stop the execution; ranks that are working are not told and end on their own.
 
         Returns whether there was anything to stop.
         """
-        if self._describe(started.arn)["status"] != "RUNNING":
+        if describe_execution(self.calls, started.arn).ended:
             return False
         with aws_errors():
             self.calls.client("stepfunctions").stop_execution(
@@ -227,7 +226,7 @@ class Executions:
         RunInterruptedError
             It was stopped.
         """
-        found = self._describe(started.arn)
+        found = describe_execution(self.calls, started.arn)
         error = _failure(found, started)
         if error is not None and not _left_a_run(started, error):
             raise error
@@ -268,8 +267,8 @@ class Executions:
         if run.startswith("s3://"):
             return self._newest(Location.parse(run).url)
         arn = run if run.startswith("arn:") else self.place.execution(run)
-        given = json.loads(self._describe(arn)["input"])
-        return Started(arn, _results_of(given, arn), resumed=bool(given.get("resume")))
+        given = _input_of(self.calls, arn)
+        return Started(arn, _results_of(given, arn), resumed="resume" in given)
 
     def _newest(self, url: str) -> Started:
         """Of the run at a prefix; one that has just begun has left nothing there yet."""
@@ -284,20 +283,14 @@ class Executions:
             if begun and entry["status"] != "RUNNING":
                 continue
             arn = str(entry["executionArn"])
-            given = json.loads(self._describe(arn).get("input") or "{}")
+            given = _input_of(self.calls, arn)
             with contextlib.suppress(BadInputError):
                 if _results_of(given, arn) == url:
-                    return Started(arn, url, resumed=bool(given.get("resume")))
+                    return Started(arn, url, resumed="resume" in given)
         arns = self.executions(url)
         return Started(arns[-1], url, resumed=len(arns) > 1)
 
-    def _describe(self, arn: str) -> Mapping[str, Any]:
-        with aws_errors():
-            client = self.calls.client("stepfunctions")
-            found: Mapping[str, Any] = client.describe_execution(executionArn=arn)
-            return found
-
-    def _execute(self, name: str, payload: Mapping[str, Any]) -> None:
+    def _execute(self, name: str, payload: Mapping[str, object]) -> None:
         with aws_errors():
             self.calls.client("stepfunctions").start_execution(
                 stateMachineArn=self.place.state_machine, name=name, input=json.dumps(payload)
@@ -327,9 +320,15 @@ def _on_s3(what: str, url: str) -> None:
         )
 
 
-def _results_of(given: Mapping[str, Any], arn: str) -> str:
+def _input_of(calls: Calls, arn: str) -> Mapping[str, object]:
+    """What an execution was given, without keys that say nothing."""
+    given = json.loads(describe_execution(calls, arn).input)
+    return {k: v for k, v in given.items() if v or k != "resume"} if given else {}
+
+
+def _results_of(given: Mapping[str, object], arn: str) -> str:
     """The run's prefix from an execution's input."""
-    if given.get("resume"):
+    if "resume" in given:
         return Location.parse(str(given["resume"])).url
     request = {k: v for k, v in given.items() if k != "replace"}
     try:
@@ -338,13 +337,10 @@ def _results_of(given: Mapping[str, Any], arn: str) -> str:
         raise BadInputError(f"{arn} is not a run of perseid: {error}") from error
 
 
-def _failure(found: Mapping[str, Any], started: Started) -> PerseidError | None:
+def _failure(found: ExecutionState, started: Started) -> PerseidError | None:
     """The error of an execution that ended without a published result; None where there is one."""
-    status = str(found["status"])
-    if (
-        status == "SUCCEEDED"
-        or errors.current_name(str(found.get("error"))) == "RunIncompleteError"
-    ):
+    status = found.status
+    if status == "SUCCEEDED" or errors.current_name(found.error) == "RunIncompleteError":
         return None
     if status == "RUNNING":
         return RunError(f"{started.name} is still running")
@@ -353,7 +349,7 @@ def _failure(found: Mapping[str, Any], started: Started) -> PerseidError | None:
             f"{started.name} was stopped; `perseid resume {started.results_url} --engine aws` goes "
             "on with what is missing"
         )
-    name, cause = str(found.get("error") or status), str(found.get("cause") or "no cause was given")
+    name, cause = found.error or status, found.cause or "no cause was given"
     kind = getattr(errors, errors.current_name(name), RunError)
     if isinstance(kind, type) and issubclass(kind, PerseidError):
         return kind(cause)

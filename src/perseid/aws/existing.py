@@ -9,14 +9,13 @@ from dataclasses import dataclass, replace
 
 from perseid.aws.observe.calls import Calls
 from perseid.aws.observe.cloudwatch_logs import LATE_SECONDS, group_of, read_events
-from perseid.aws.observe.execution_history import read_execution
+from perseid.aws.observe.execution_history import describe_execution, read_execution
 from perseid.aws.session import aws_errors
 from perseid.errors import AwsError, BadInputError, NotFoundError, RunError
 from perseid.measure.execution import Execution
 from perseid.measure.fields import Fields
 from perseid.measure.measured_run import MeasuredRun
 from perseid.measure.report_line import Report
-from perseid.measure.sources.history import moment
 from perseid.measure.sources.load_options import LoadOptions
 from perseid.measure.sources.logruns import execution_run, invocation_runs
 from perseid.measure.sources.streams import Traced, trace
@@ -150,24 +149,20 @@ def follow(
 
 def look(calls: Calls, arn: str) -> CountEvent:
     """How far an execution has come: two or three requests."""
-    client = calls.client("stepfunctions")
+    client, state = calls.client("stepfunctions"), describe_execution(calls, arn)
     with aws_errors():
-        found = client.describe_execution(executionArn=arn)
         runs = client.list_map_runs(executionArn=arn)["mapRuns"]
         described = client.describe_map_run(mapRunArn=runs[0]["mapRunArn"]) if runs else {}
     counts = Fields(described).inner("itemCounts")
-    status, began = str(found["status"]), moment(found["startDate"])
-    ended = status != "RUNNING"
-    until = moment(found["stopDate"]) if found.get("stopDate") else max(began, time.time())
     return CountEvent(
-        stage=status.lower() if ended else "map" if runs else "running",
-        seconds=until - began,
+        stage=state.status.lower() if state.ended else "map" if runs else "running",
+        seconds=state.seconds,
         total=counts.count("total") or 0,
         waiting=counts.count("pending") or 0,
         running=counts.count("running") or 0,
         done=counts.count("succeeded") or 0,
         failed=sum(counts.count(name) or 0 for name in ("failed", "timedOut", "aborted")),
-        ended=ended,
+        ended=state.ended,
     )
 
 

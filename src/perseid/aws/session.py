@@ -14,6 +14,8 @@ from perseid.storage.settings import profile_name
 
 CONNECT_SECONDS, READ_SECONDS, ATTEMPTS = 5, 60, 8
 """Of each call; AWS throttles its control plane, so there are several attempts."""
+LONGEST_READ_SECONDS = 900
+"""A function's longest time."""
 LONGEST = 300
 """Characters of an answer that are told."""
 _DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthorizationError")
@@ -56,7 +58,7 @@ class Aws:
             self._session = boto3.Session(botocore_session=sdk_session(profile, region))
         if self._session.region_name is None:
             raise AwsError("no AWS region is set: give --region, or set AWS_REGION")
-        self._clients: dict[str, Any] = {}
+        self._clients: dict[tuple[str, int], Any] = {}
 
     @property
     def region(self) -> str:
@@ -82,17 +84,26 @@ class Aws:
 
     def client(self, service: str) -> Any:
         """The client of a service, made once."""
-        if service not in self._clients:
+        return self._client(service, READ_SECONDS, ATTEMPTS)
+
+    def client_that_asks_once(self, service: str) -> Any:
+        """A client that waits as long as a function may work, and repeats no request: each may cost
+        something."""
+        return self._client(service, LONGEST_READ_SECONDS, 0)
+
+    def _client(self, service: str, read_seconds: int, attempts: int) -> Any:
+        key = (service, attempts)
+        if key not in self._clients:
             from botocore.config import Config
 
             config = Config(
                 connect_timeout=CONNECT_SECONDS,
-                read_timeout=READ_SECONDS,
-                retries={"mode": "standard", "max_attempts": ATTEMPTS},
+                read_timeout=read_seconds,
+                retries={"mode": "standard", "max_attempts": attempts},
             )
             with aws_errors():
-                self._clients[service] = self._session.client(service, config=config)
-        return self._clients[service]
+                self._clients[key] = self._session.client(service, config=config)
+        return self._clients[key]
 
 
 @contextmanager

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from perseid.aws.session import Aws, aws_errors, error_code
 from perseid.errors import AwsError, BadInputError, NotFoundError
+from perseid.measure.fields import Fields
 
 POLL_SECONDS = 2.0
 """Between two looks at the stack's events."""
@@ -53,40 +54,88 @@ NEVER_MADE = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_F
 """States of a stack that takes no update; it can be deleted and made again."""
 
 
-def check_idle(name: str, found: Mapping[str, Any] | None) -> None:
-    """Raise `AwsError` while another operation is under way: the stack takes no second one."""
-    state = str((found or {}).get("StackStatus", ""))
-    if state.endswith("IN_PROGRESS") and state != "REVIEW_IN_PROGRESS":
-        raise AwsError(
-            f"the stack {name} is {state}: somebody is changing it; wait until that has ended"
+@dataclass(frozen=True)
+class Description:
+    """A stack as CloudFormation describes it."""
+
+    status: str
+    """E.g. ``UPDATE_COMPLETE``."""
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    """None where it never was made whole."""
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    """Values that it was made with."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    text: str = ""
+    """The template's description."""
+    arn: str = ""
+
+    @classmethod
+    def of(cls, answer: Fields) -> Description:
+        """From an entry of DescribeStacks."""
+        return cls(
+            answer.text("StackStatus") or "",
+            _pairs(answer, "Outputs", "OutputKey", "OutputValue"),
+            _pairs(answer, "Parameters", "ParameterKey", "ParameterValue"),
+            _pairs(answer, "Tags", "Key", "Value"),
+            answer.text("Description") or "",
+            answer.text("StackId") or "",
         )
 
+    @property
+    def under_review(self) -> bool:
+        """Whether a change set is all there is of it."""
+        return self.status == "REVIEW_IN_PROGRESS"
 
-def check_takes_update(name: str, found: Mapping[str, Any] | None) -> None:
-    """Raise `AwsError`, saying what to do, where a stack takes no update now."""
-    check_idle(name, found)
-    state = str((found or {}).get("StackStatus", ""))
-    if state == "UPDATE_ROLLBACK_FAILED":
-        raise AwsError(
-            f"the stack {name} is {state}: run `aws cloudformation continue-update-rollback "
-            f"--stack-name {name}`, and then this again"
-        )
+    @property
+    def lasting_parameters(self) -> Mapping[str, str]:
+        """Values that it was made with; none of a stack that never came to be whole."""
+        lasts = self.status == "CREATE_COMPLETE" or self.status.startswith(("UPDATE_", "IMPORT_"))
+        return self.parameters if lasts else {}
+
+    def is_ours(self, name: str) -> bool:
+        """Whether it bears the tag or the description of perseid's stacks."""
+        return self.tags.get(TAG) == name or self.text.startswith(DESCRIPTION)
+
+    def check_idle(self, name: str) -> None:
+        """Raise `AwsError` while another operation is under way: it takes no second one."""
+        if self.status.endswith("IN_PROGRESS") and not self.under_review:
+            raise AwsError(
+                f"the stack {name} is {self.status}: somebody is changing it; wait until that has "
+                "ended"
+            )
+
+    def check_takes_update(self, name: str) -> None:
+        """Raise `AwsError`, saying what to do, where it takes no update now."""
+        self.check_idle(name)
+        if self.status == "UPDATE_ROLLBACK_FAILED":
+            raise AwsError(
+                f"the stack {name} is {self.status}: run `aws cloudformation "
+                f"continue-update-rollback --stack-name {name}`, and then this again"
+            )
 
 
-def describe(aws: Aws, name: str) -> Mapping[str, Any] | None:
+NOT_THERE = Description("")
+"""Of a stack that is not there: nothing is said of it."""
+
+
+def _pairs(answer: Fields, section: str, key: str, value: str) -> dict[str, str]:
+    return {entry.text(key) or "": entry.text(value) or "" for entry in answer.rows(section)}
+
+
+def describe(aws: Aws, name: str) -> Description | None:
     """The stack, or None where there is none."""
     try:
         with aws_errors():
-            stacks = aws.client("cloudformation").describe_stacks(StackName=name)["Stacks"]
+            answer = Fields(aws.client("cloudformation").describe_stacks(StackName=name))
     except AwsError as error:
         if error_code(error) == "ValidationError" and "does not exist" in str(error):
             return None
         raise
-    gone = not stacks or stacks[0]["StackStatus"] == "DELETE_COMPLETE"
-    return None if gone else dict(stacks[0])
+    found = [Description.of(entry) for entry in answer.rows("Stacks")]
+    return None if not found or found[0].status == "DELETE_COMPLETE" else found[0]
 
 
-def describe_ours(aws: Aws, name: str) -> Mapping[str, Any] | None:
+def describe_ours(aws: Aws, name: str) -> Description | None:
     """The stack, or None where there is none.
 
     Raises
@@ -96,17 +145,12 @@ def describe_ours(aws: Aws, name: str) -> Mapping[str, Any] | None:
     """
     found = describe(aws, name)
     # What is only under review holds nothing yet, and bears no mark.
-    if found is None or found["StackStatus"] == "REVIEW_IN_PROGRESS" or _is_ours(found, name):
+    if found is None or found.under_review or found.is_ours(name):
         return found
     raise BadInputError(
         f"the stack {name} in {aws.region} is not perseid's: it has neither the tag {TAG} nor our "
         "description; give another --stack"
     )
-
-
-def _is_ours(found: Mapping[str, Any], name: str) -> bool:
-    tags = {entry["Key"]: entry["Value"] for entry in found.get("Tags", ())}
-    return tags.get(TAG) == name or str(found.get("Description", "")).startswith(DESCRIPTION)
 
 
 def outputs(aws: Aws, name: str) -> dict[str, str]:
@@ -118,30 +162,12 @@ def outputs(aws: Aws, name: str) -> dict[str, str]:
         There is no such stack here.
     """
     stack = describe(aws, name)
-    if stack is None or stack["StackStatus"] == "REVIEW_IN_PROGRESS":
+    if stack is None or stack.under_review:
         raise NotFoundError(
             f"there is no stack {name} in {aws.region}: make it with `perseid aws deploy`, or give "
             "--region or --stack"
         )
-    return outputs_of(stack)
-
-
-def outputs_of(stack: Mapping[str, Any]) -> dict[str, str]:
-    """Outputs of a stack as it was described; none where it never was made whole."""
-    return {entry["OutputKey"]: entry["OutputValue"] for entry in stack.get("Outputs", ())}
-
-
-def parameters(stack: Mapping[str, Any] | None) -> dict[str, str]:
-    """Values that the stack was made with."""
-    entries = (stack or {}).get("Parameters", ())
-    return {entry["ParameterKey"]: entry.get("ParameterValue", "") for entry in entries}
-
-
-def lasting_parameters(stack: Mapping[str, Any] | None) -> dict[str, str]:
-    """Values that a stack was made with; none of one that never came to be whole."""
-    state = str((stack or {}).get("StackStatus", ""))
-    lasting = state == "CREATE_COMPLETE" or state.startswith(("UPDATE_", "IMPORT_"))
-    return parameters(stack) if lasting else {}
+    return dict(stack.outputs)
 
 
 def change(
@@ -167,13 +193,13 @@ def change(
         The stack is not one of perseid's.
     """
     former = describe_ours(aws, name)
-    check_takes_update(name, former)
-    if former is not None and former["StackStatus"] in NEVER_MADE:
+    (former or NOT_THERE).check_takes_update(name)
+    if former is not None and former.status in NEVER_MADE:
         tell(f"the stack {name} failed to be made before: its rest is removed first")
         delete(aws, name, tell)
         former = None
     # A stack under review exists in name only: a change set was made and never carried out.
-    fresh = former is None or former["StackStatus"] == "REVIEW_IN_PROGRESS"
+    fresh = former is None or former.under_review
     client = aws.client("cloudformation")
     with aws_errors():
         # A change set and not a plain update: the user sees what would be replaced before it is.
@@ -211,9 +237,9 @@ def delete(aws: Aws, name: str, tell: Tell) -> None:
         return
     client = aws.client("cloudformation")
     with aws_errors():
-        seen = _last_events(client, stack["StackId"])
+        seen = _last_events(client, stack.arn)
         client.delete_stack(StackName=name)
-        _wait(client, stack["StackId"], seen, tell)
+        _wait(client, stack.arn, seen, tell)
 
 
 def _changes(client: Any, this: Mapping[str, str]) -> list[Change] | None:
@@ -323,7 +349,7 @@ def _new_events(client: Any, stack_id: str, seen: set[str]) -> list[StackEvent]:
                 count = known.index(True) if True in known else len(known)
                 entries = page["StackEvents"][:count]
                 seen.update(entry["EventId"] for entry in entries)
-                fresh += [_event(entry) for entry in entries]
+                fresh += [_event(Fields(entry), entry["Timestamp"]) for entry in entries]
                 if count < len(known):
                     break
     except (AwsError, NotFoundError):  # a deleted stack may have none
@@ -331,10 +357,10 @@ def _new_events(client: Any, stack_id: str, seen: set[str]) -> list[StackEvent]:
     return fresh[::-1]
 
 
-def _event(entry: Mapping[str, Any]) -> StackEvent:
+def _event(entry: Fields, when: datetime) -> StackEvent:
     return StackEvent(
-        _utc(entry["Timestamp"]), entry["LogicalResourceId"], entry["ResourceType"],
-        entry["ResourceStatus"], entry.get("ResourceStatusReason", "") or "",
+        _utc(when), entry.text("LogicalResourceId") or "", entry.text("ResourceType") or "",
+        entry.text("ResourceStatus") or "", entry.text("ResourceStatusReason") or "",
     )  # fmt: skip
 
 

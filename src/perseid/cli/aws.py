@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from perseid.api.terminal import paint
 from perseid.aws.deploy import service
 from perseid.aws.deploy.deployment import Deployed, deploy, dry_run, to_json
 from perseid.aws.deploy.destroy import destroy
@@ -19,14 +16,13 @@ from perseid.aws.deploy.doctor import Check, examine
 from perseid.aws.deploy.packaging import MIB, UNZIPPED_LIMIT, Package
 from perseid.aws.deploy.policy import deployer, rendezvous_deployer, runner, text
 from perseid.aws.deploy.template import NAME, Options, default_bucket
-from perseid.aws.deploy.wheels import MACHINES, PYTHONS, default_cache, own_python
+from perseid.aws.deploy.wheels import MACHINES, PYTHONS, StandIn, default_cache
 from perseid.aws.session import Aws
 from perseid.aws.stack import Change, StackEvent
-from perseid.cli import units
+from perseid.cli import aws_prove, units
 from perseid.cli.awsarguments import add_storage_arguments
+from perseid.cli.checks import show_check
 from perseid.errors import AwsError, BadInputError, PerseidError
-
-SIGNS = {"ok": "ok  ", "note": "note", "bad": "BAD ", "skip": "-   "}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -47,18 +43,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     doctor.add_argument("--json", action="store_true", help="print what was found as JSON")
     doctor.set_defaults(act=_doctor)
     policy = commands.add_parser("policy", help="print what a person's policy must allow")
-    policy.add_argument("who", choices=("deploy", "deploy-rendezvous", "run"),
-                        help="who deploys, what a rendezvous adds, or who only runs")  # fmt: skip
-    policy.add_argument("--bucket", action="append", metavar="NAME", help="buckets with surveys "
-                        "and results (default: the one that deploy makes)")  # fmt: skip
-    policy.add_argument(
-        "--account", default="", metavar="NUMBER", help="default: of the credentials"
-    )
-    policy.add_argument("--zone", default="", metavar="ID", help="hosted zone of the record")
-    policy.add_argument("--role", default="", metavar="ARN", help="as for deploy: make no roles")
-    policy.add_argument("--permissions-boundary", default="", metavar="ARN",
-                        help="as for deploy: make no role without it")  # fmt: skip
+    _policy_arguments(policy)
     policy.set_defaults(act=_policy)
+    aws_prove.configure(commands.add_parser("prove", help="measure what only AWS can show, for "
+                                            "less than a dollar"))  # fmt: skip
     rendezvous = commands.add_parser("rendezvous", help="start, stop or look at the service")
     rendezvous.add_argument("what", choices=("start", "stop", "status"))
     rendezvous.add_argument(
@@ -75,6 +63,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do what was asked."""
     return int(args.act(args))
+
+
+def _policy_arguments(policy: argparse.ArgumentParser) -> None:
+    policy.add_argument("who", choices=("deploy", "deploy-rendezvous", "run"),
+                        help="who deploys, what a rendezvous adds, or who only runs")  # fmt: skip
+    policy.add_argument("--bucket", action="append", metavar="NAME", help="buckets with surveys "
+                        "and results (default: the one that deploy makes)")  # fmt: skip
+    policy.add_argument(
+        "--account", default="", metavar="NUMBER", help="default: of the credentials"
+    )
+    policy.add_argument("--zone", default="", metavar="ID", help="hosted zone of the record")
+    policy.add_argument("--cluster", default="", metavar="NAME", help="as for deploy")
+    policy.add_argument("--role", default="", metavar="ARN", help="as for deploy: make no roles")
+    policy.add_argument("--permissions-boundary", default="", metavar="ARN",
+                        help="as for deploy: make no role without it")  # fmt: skip
 
 
 def _deploy_arguments(parser: argparse.ArgumentParser) -> None:
@@ -127,6 +130,8 @@ def _account_arguments(parser: argparse.ArgumentParser) -> None:
         "--rendezvous", action=argparse.BooleanOptionalAction, default=None,
         help="have one: a VPC, an ECS service, a rule (default: none)",
     )  # fmt: skip
+    where.add_argument("--cluster", metavar="NAME",
+                       help="an existing ECS cluster (default: make one)")  # fmt: skip
     where.add_argument("--vpc", metavar="ID", help="an existing VPC (default: make a small one)")
     where.add_argument("--subnet", action="append", metavar="ID", help="public subnet of it")
     where.add_argument("--zone", metavar="ID", help="existing hosted zone (default: no DNS name)")
@@ -153,6 +158,7 @@ def _options(args: argparse.Namespace) -> Options:
         role=args.role,
         boundary=args.permissions_boundary,
         kms_key=args.kms_key,
+        cluster=args.cluster,
         vpc=args.vpc,
         subnets=_tuple(args.subnet),
         zone=args.zone,
@@ -168,7 +174,7 @@ def _deploy(args: argparse.Namespace) -> int:
     aws = Aws(args.region, args.profile)
     done = deploy(
         aws, options, _packages(options), _tell, lambda changes: _confirm(changes, args.yes),
-        model=args.model, interpreter=_interpreter(),
+        model=args.model, interpreter=StandIn.of_environment().python,
     )  # fmt: skip
     if args.json:
         print(to_json(done))
@@ -187,13 +193,6 @@ def _dry_run(args: argparse.Namespace, options: Options) -> int:
         print(f"wrote {path} ({path.stat().st_size:,} bytes)")
     print("nothing was sent to AWS")
     return 0
-
-
-def _interpreter() -> str | None:
-    """This Python's version where a server on this machine stands in for AWS: it runs functions
-    with the Python that it has, whatever their runtime says."""
-    host = urlsplit(os.environ.get("AWS_ENDPOINT_URL", "")).hostname
-    return own_python() if host in ("127.0.0.1", "localhost", "::1") else None
 
 
 def _packages(options: Options) -> Path:
@@ -270,9 +269,7 @@ def _doctor(args: argparse.Namespace) -> int:
     bad = 0
     for check in _checks(args):
         bad += check.state == "bad"
-        sign = SIGNS[check.state]
-        paint(sign, {"ok": 32, "note": 33, "bad": 31, "skip": 90}[check.state])
-        print(f"  {check.name:14} {check.text}", flush=True)
+        show_check(check)
     return 1 if bad else 0
 
 
@@ -299,9 +296,10 @@ def _policy(args: argparse.Namespace) -> int:
         made = deployer(args.stack, account, region, buckets[0], buckets[1:], role=args.role,
                         boundary=args.permissions_boundary)  # fmt: skip
     elif args.who == "deploy-rendezvous":
-        made = rendezvous_deployer(args.stack, account, region, args.zone)
+        made = rendezvous_deployer(args.stack, account, region, args.zone, cluster=args.cluster)
     else:
-        made = runner(args.stack, account, region, buckets, buckets, args.zone)
+        made = runner(args.stack, account, region, buckets, buckets, args.zone,
+                      cluster=args.cluster)  # fmt: skip
     print(text(made), end="")
     return 0
 

@@ -31,6 +31,10 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     slurm.add_argument("--ranks-per-task", type=int, metavar="N", help="ranks that a task works "
                        "on, one after the other (default: at most 128 tasks)")  # fmt: skip
     slurm.add_argument("--sbatch", metavar="OPTIONS", help="further options of sbatch, in quotes")
+    how.add_argument("--no-preflight", action="store_true",
+                     help="on AWS: do not look first for what would fail")  # fmt: skip
+    how.add_argument("--max-usd", type=float, metavar="USD", help="on AWS: stop the run once its "
+                     "workers have cost about so much")  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="say only what went wrong")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     add_aws_arguments(parser)
@@ -47,6 +51,11 @@ def refuse_detach(args: argparse.Namespace, engine: Engine) -> None:
         raise BadInputError(
             f"--detach cannot be had with --engine {engine.name}: there, a run ends with this "
             "command"
+        )
+
+    if args.detach and args.max_usd is not None:
+        raise BadInputError(
+            "--max-usd is kept by this command, which --detach would end: leave one of them out"
         )
 
 

@@ -18,6 +18,7 @@ from perseid.cli.engines import (
 from perseid.cli.explore_options import add_explore_arguments
 from perseid.cli.request_options import add_request_options, given_options
 from perseid.cli.surveys import add_columns_argument, add_missing_argument
+from perseid.engines.base import Engine
 from perseid.errors import BadInputError
 from perseid.pipeline.request import RunRequest, read_keys
 from perseid.storage import Storage
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     plain = plain_of(args)
     request = RunRequest.parse(with_results(plain, engine), options=given_options(args))
     if args.dry_run:
-        return _dry_run(args, request)
+        return _look_ahead(args, engine, request)
     refuse_detach(args, engine)
     with progress_of(args) as progress:
         begun = begin(request, engine, progress, replace=args.replace)
@@ -100,6 +101,16 @@ def _of_column(value: object) -> dict[str, object]:
     return dict(value) if isinstance(value, dict) else {}
 
 
+def _look_ahead(args: argparse.Namespace, engine: Engine, request: RunRequest) -> int:
+    if args.engine == "aws":
+        from perseid.cli.aws_preflight import show_preflight
+
+        return show_preflight(args, engine, request)
+    if args.engine != DRY_RUN:
+        raise BadInputError(f"--dry-run plans a run of --engine {DRY_RUN}, or looks ahead on AWS")
+    return _dry_run(args, request)
+
+
 def _dry_run(args: argparse.Namespace, request: RunRequest) -> int:
     from perseid.cli.dry_run import print_plan, script_plan
     from perseid.engines import worker_speed
@@ -110,10 +121,6 @@ def _dry_run(args: argparse.Namespace, request: RunRequest) -> int:
     from perseid.pipeline.initialize import plan
     from perseid.pipeline.survey_columns import read_options
 
-    if args.engine != DRY_RUN:
-        raise BadInputError(
-            f"--dry-run plans a run of --engine {DRY_RUN}: `perseid plan` plans one on AWS"
-        )
     options = options_of(request)
     place = Storage(request.results_url)
     if args.replace:

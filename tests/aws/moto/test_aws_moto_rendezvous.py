@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from contextlib import ExitStack
 
 import pytest
@@ -17,8 +18,9 @@ from double import PYTHON
 from perseid.aws import stack as stacks
 from perseid.aws.deploy.deployment import deploy
 from perseid.aws.deploy.template import Options
+from perseid.aws.handlers.service_lifetime import HTTP_PORT
 from perseid.cli import main
-from perseid.rendezvous import Config, EmbeddedServer
+from perseid.rendezvous import Client, Config, EmbeddedServer, job_key
 from perseid.rendezvous.net.endpoint import DEFAULT_PORT
 from perseid.storage import Storage
 
@@ -32,13 +34,13 @@ class Fargate:
     def __init__(self, aws, outputs):
         self.client, self.outputs = aws.client, outputs
         self.task, self.address, self.server = None, None, ExitStack()
-        values = stacks.parameters(stacks.describe(aws, "zoned"))
+        values = stacks.describe(aws, "zoned").parameters
         # As in the template; moto's CloudFormation drops it from the service.
         self.network = {
             "subnets": values["SubnetIds"].split(","), "assignPublicIp": "ENABLED",
             "securityGroups": [group["GroupId"] for group in groups(aws, values)],
         }  # fmt: skip
-        self.over = threading.Event()
+        self.over, self.told = threading.Event(), threading.Event()
         self.thread = threading.Thread(target=self.work, daemon=True)
 
     def __enter__(self):
@@ -48,7 +50,8 @@ class Fargate:
     def __exit__(self, *_):
         self.over.set()
         self.thread.join(30)
-        self.have(0)
+        if self.task is not None:
+            self.server.close()
 
     def work(self):
         place = {"cluster": self.outputs["RendezvousCluster"]}
@@ -65,13 +68,18 @@ class Fargate:
             self.client("ecs").stop_task(cluster=self.outputs["RendezvousCluster"], task=self.task)
             self.client("ec2").release_address(AllocationId=self.address)
             self.server.close()
+            self.told.clear()
             self.task = None
+            self.tell("STOPPED")
+            self.told.set()
 
     def begin(self):
         secret = self.client("ssm").get_parameter(
             Name=self.outputs["RendezvousSecretParameter"], WithDecryption=True
         )["Parameter"]["Value"]
-        config = Config(host=ADDRESS, port=DEFAULT_PORT, http_port=None, secret=secret.encode())
+        config = Config(
+            host=ADDRESS, port=DEFAULT_PORT, http_port=HTTP_PORT, secret=secret.encode()
+        )
         self.server.enter_context(EmbeddedServer(config))
         # moto knows no memory of the template's, which is the task's and not its container's.
         self.client("ecs").register_task_definition(
@@ -90,11 +98,19 @@ class Fargate:
             AllocationId=self.address, NetworkInterfaceId=details["networkInterfaceId"]
         )
         self.task = task["taskArn"]
+        self.tell("RUNNING")
+
+    def tell(self, status):
+        """As EventBridge's rule would."""
+        event = {"detail-type": "ECS Task State Change", "detail": {"lastStatus": status}}
+        self.client("lambda").invoke(
+            FunctionName=self.outputs["DnsUpdaterFunction"], Payload=json.dumps(event).encode()
+        )
 
 
 @pytest.fixture(scope="module")
 def zoned(moto, packages_folder):
-    """A stack with a bucket, a VPC and a hosted zone that were there before."""
+    """A stack with a bucket, a cluster, a VPC and a hosted zone that were there before."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -108,9 +124,10 @@ def zoned(moto, packages_folder):
     subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.7.0.0/26")["Subnet"]["SubnetId"]
     made = aws.client("route53").create_hosted_zone(Name=NAME, CallerReference="here")
     zone = made["HostedZone"]["Id"].rpartition("/")[2]
+    aws.client("ecs").create_cluster(clusterName="DS5110-Fargate-Cluster")
     options = Options(
-        name="zoned", bucket="mine", vpc=vpc, subnets=(subnet,), zone=zone,
-        record=NAME,
+        name="zoned", bucket="mine", cluster="DS5110-Fargate-Cluster", vpc=vpc, subnets=(subnet,),
+        zone=zone, record=NAME,
     )  # fmt: skip
     done = deploy(
         aws, options, packages_folder, lambda event: None, lambda changes: True, compression=1,
@@ -157,8 +174,9 @@ def test_what_was_there_is_used_and_nothing_made_in_its_place(zoned):
     assert (outputs["Bucket"], outputs["RendezvousName"]) == ("mine", NAME)
     made = aws.client("cloudformation").list_stack_resources(StackName="zoned")
     names = {r["LogicalResourceId"] for r in made["StackResourceSummaries"]}
-    assert not {"Vpc", "Subnet", "Gateway", "Route"} & names
-    values = stacks.parameters(stacks.describe(aws, "zoned"))
+    assert not {"Cluster", "Vpc", "Subnet", "Gateway", "Route"} & names
+    assert outputs["RendezvousCluster"] == "DS5110-Fargate-Cluster"
+    values = stacks.describe(aws, "zoned").parameters
     [group] = groups(aws, values)
     assert [(rule["FromPort"], rule["ToPort"]) for rule in group["IpPermissions"]] == [
         (10000, 10001)
@@ -167,18 +185,34 @@ def test_what_was_there_is_used_and_nothing_made_in_its_place(zoned):
     assert updater["Environment"]["Variables"]["HOSTED_ZONE"] == outputs["HostedZone"]
 
 
-def test_before_it_is_started_a_run_that_needs_it_says_how(zoned, data, capsys):
-    words = ["--data", data, "--out", "s3://mine/runs/early", "--transport", "direct"]
-    status, _, said = perseid(capsys, "run", "--engine", "aws", *words, "--quiet")
-    assert status == 2
-    assert "the rendezvous does not run: start it with `perseid aws rendezvous start`" in said
-    assert list(Storage("s3://mine/runs/early").list()) == []  # the place is free again
+def test_a_run_that_must_meet_has_it_started_and_stopped_after_itself(zoned, data, capsys):
+    aws, outputs, _ = zoned
+    results = "s3://mine/runs/early"
+    words = ["--data", data, "--out", results, "--transport", "direct"]
+    status, _, said = perseid(capsys, "run", "--engine", "aws", *words)
+    assert status == 0, said
+    left = json.loads(Storage(results).get("combined_data.json"))
+    assert [record["transport"] for record in left] == ["direct"] * 3
+    machine = outputs["StateMachineArn"]
+    [execution] = aws.client("stepfunctions").list_executions(stateMachineArn=machine)["executions"]
+    history = aws.client("stepfunctions").get_execution_history(
+        executionArn=execution["executionArn"], maxResults=1000
+    )["events"]
+    entered = [e["stateEnteredEventDetails"]["name"] for e in history
+               if "stateEnteredEventDetails" in e]  # fmt: skip
+    assert "AwaitRendezvous" in entered
     status, out, _ = perseid(capsys, "aws", "rendezvous", "status")
-    assert status == 0
-    assert "0 running of 0 wanted" in out
+    assert "of 0 wanted" in out
     plain = json.loads(perseid(capsys, "aws", "rendezvous", "status", "--json")[1])
-    assert (plain["wanted"], plain["running"], plain["consistent"]) == (0, 0, True)
-    assert "address     none" in out
+    assert (plain["wanted"], plain["published"]["address"]) == (0, None)
+
+
+def test_a_run_that_need_not_meet_starts_nothing(zoned, data, capsys):
+    words = ["--data", data, "--out", "s3://mine/runs/auto", "--transport", "auto"]
+    assert perseid(capsys, "run", "--engine", "aws", *words, "--quiet")[0] == 0
+    left = json.loads(Storage("s3://mine/runs/auto").get("combined_data.json"))
+    assert {record["transport"] for record in left} == {"store"}
+    assert "of 0 wanted" in perseid(capsys, "aws", "rendezvous", "status")[1]
 
 
 def test_started_it_has_a_name_and_an_address_and_answers(zoned, capsys):
@@ -208,6 +242,32 @@ def test_ranks_find_it_by_the_parameter_and_meet_with_the_secret(zoned, data, ca
     assert "complete: 3 of 3 ranks" in out
 
 
+def test_what_somebody_started_is_kept_by_runs_and_stopped_when_idle(zoned, capsys):
+    """Not while a rank is registered there. (moto's tasks do not say since when they run.)"""
+    aws, outputs, _ = zoned
+    assert "of 1 wanted" in perseid(capsys, "aws", "rendezvous", "status")[1]  # a run used it
+    name = outputs["RendezvousSecretParameter"]
+    secret = aws.client("ssm").get_parameter(Name=name, WithDecryption=True)["Parameter"]["Value"]
+    key = job_key(secret.encode(), "somebody")
+    with Client.register(f"{ADDRESS}:{DEFAULT_PORT}", "somebody", 0, 2, key=key):
+        assert hourly_look(aws, outputs) == "kept for those who use it"
+    deadline = time.monotonic() + 30
+    while (done := hourly_look(aws, outputs)) != "stopped":
+        assert time.monotonic() < deadline, done
+        time.sleep(0.2)
+    assert "of 0 wanted" in perseid(capsys, "aws", "rendezvous", "status")[1]
+    assert perseid(capsys, "aws", "rendezvous", "start", "--wait", 60)[0] == 0
+
+
+def hourly_look(aws, outputs):
+    """What the function does at the event of the schedule."""
+    answer = aws.client("lambda").invoke(
+        FunctionName=outputs["DnsUpdaterFunction"],
+        Payload=json.dumps({"detail-type": "Scheduled Event"}).encode(),
+    )
+    return json.loads(answer["Payload"].read())["done"]
+
+
 def test_a_stale_record_is_seen_by_doctor_and_put_right_by_start(zoned, capsys):
     aws, outputs, _ = zoned
     stale = {"Name": NAME, "Type": "A", "TTL": 15, "ResourceRecords": [{"Value": "192.0.2.7"}]}
@@ -229,12 +289,11 @@ def test_stopped_it_costs_nothing_and_the_parameter_says_so(zoned, capsys):
     aws, outputs, fargate = zoned
     status, out, _ = perseid(capsys, "aws", "rendezvous", "stop")
     assert (status, "costs nothing" in out) == (0, True)
-    fargate.over.wait(1.0)
-    assert fargate.task is None
-    event = {"detail": {"lastStatus": "STOPPED"}}  # as the rule would
-    aws.client("lambda").invoke(
-        FunctionName=outputs["DnsUpdaterFunction"], Payload=json.dumps(event).encode()
-    )
+    deadline = time.monotonic() + 30
+    while fargate.task is not None:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    fargate.told.wait(30)
     status, out, _ = perseid(capsys, "aws", "rendezvous", "status")
     assert status == 0
     assert "published   none" in out

@@ -7,8 +7,12 @@ import json
 import pytest
 
 from perseid.cli import main
+from perseid.measure.cost import cost
+from perseid.measure.sources.load import load_runs
 from perseid.storage import Storage
 
+SMALL_ACCOUNT = 10
+"""Workers that its limit lets run at once."""
 AT_ONCE = 6
 """What the account lets run, as conftest says."""
 
@@ -109,12 +113,22 @@ def test_more_ranks_than_may_run_at_once_wait_for_their_turn(moto, put_survey, t
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_517_ranks(moto, put_survey, tmp_path):
-    """Six at once by the request (as MaxConcurrencyPath, which moto obeys)."""
+def test_517_ranks_ten_at_once_of_which_others_take_some(moto, put_survey, tmp_path):
+    """As in a small account: ten at once (MaxConcurrencyPath, which moto obeys), and functions of
+    others leave six. Calls that are refused wait, end well, and are a line of the bill."""
     data, results = f"{moto.bucket}/of-517", f"{moto.bucket}/runs/of-517"
     put_survey(data, 517, rows=2)
-    assert run(data, results, "--workers", AT_ONCE) == 0
+    assert run(data, results, "--workers", SMALL_ACCOUNT) == 0
     engine = read(results, "engine.json")
     assert (len(engine["attempts"]), engine["unreported"]) == (517, 0)
+    assert {attempt["attempt"] for attempt in engine["attempts"]} == {1}
+    assert engine["refused_calls"] > 0
+    assert engine["transitions"] == 6 + 517 + engine["refused_calls"]
     assert [r["rank"] for r in read(results, "combined_data.json")] == list(range(517))
     assert same_catalogue(results, data, tmp_path / "of-517")
+    [measured] = load_runs([results])
+    lines = {line.name: line for line in cost(measured.usage).lines}
+    refused = lines["Step Functions, refused calls"]
+    assert refused.quantity == engine["refused_calls"]
+    assert refused.usd == pytest.approx(engine["refused_calls"] * 0.000025)
+    print(f"{engine['refused_calls']} calls of 517 ranks were refused: {refused.usd:.6f} USD")

@@ -59,9 +59,9 @@ def test_a_stack_is_updated_in_place_and_keeps_what_is_not_said(moto, other, pac
     assert changed.outputs["WorkerTimeout"] == "60"
     function = aws.client("lambda").get_function_configuration(FunctionName="other-worker")
     assert (function["MemorySize"], function["Timeout"]) == (512, 60)
-    values = stacks.parameters(stacks.describe(aws, "other"))
+    values = stacks.describe(aws, "other").parameters
     assert values["ReadBuckets"].endswith("arn:aws:s3:::surveys-elsewhere")
-    assert stacks.describe(aws, "other")["StackStatus"] == "UPDATE_COMPLETE"
+    assert stacks.describe(aws, "other").status == "UPDATE_COMPLETE"
 
 
 @pytest.mark.slow

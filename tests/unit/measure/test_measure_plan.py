@@ -72,6 +72,19 @@ def test_more_workers_than_may_run_at_once_come_in_waves() -> None:
     assert one(ask).parts["workers"] == pytest.approx(1.5 + 10 + 3 * 10.5)
 
 
+def test_a_new_account_takes_52_rounds_for_517_workers() -> None:
+    """10 workers at once and 3,008 MB: each round as long as a worker, none with more memory."""
+    limits = Limits(concurrency=10, memory_mb=3008)
+    ask = Ask(517 * 20e6, limits=limits, partitions_mb=(20e6 / 2**20,))
+    option = one(ask, partitions=517, world_size=517)
+    assert option.parts["workers"] == pytest.approx(1.5 + 10 + 51 * 10.5)
+    assert option.seconds.expected == pytest.approx(
+        2.5 + 1 + 517 * 0.018 + 547 + 2.5 + 517 * 0.05 / 32
+    )
+    assert max(o.memory_mb for o in every(ask, PACE)) == 3008
+    assert advise(ask, PACE, Prices()).option is not None
+
+
 def test_what_does_not_fit_memory_or_time_is_no_option() -> None:
     assert one(Ask(40 * 20e6), memory_mb=128) is None
     assert one(Ask(40 * 20e6, limits=Limits(timeout=40))) is None

@@ -11,6 +11,7 @@ from perseid.aws.observe.run_archive import attempts_of, ending_of, most_at_once
 from perseid.measure.sources.load import load_runs
 from perseid.measure.sources.streams import LogEvent, trace
 from perseid.pipeline.attempts import Attempt, Ending
+from perseid.pipeline.stored import StoredRecord
 
 REPORT = (
     "Duration: 100.00 ms\tBilled Duration: 120 ms\tMemory Size: 1769 MB\tMax Memory Used: 300 MB\t"
@@ -97,7 +98,8 @@ def test_ways_to_end() -> None:
     assert "no such file" in ends[6][1]
     assert "1769 MB" in ends[3][1]
     assert "no REPORT" in ends[8][1]
-    records = {7: {"attempt": 1, "rows": 4, "stages": {"total": 0.5}}}
+    plain = {"run_id": "r", "rank": 7, "attempt": 1, "rows": 4, "stages": {"total": 0.5}}
+    records = {7: StoredRecord.of(plain, "7.json")}
     by_rank = {a.rank: a for a in attempts_of(found.values(), 1769, records)}
     assert (by_rank[7].ending, by_rank[7].rows) == (Ending.DONE, 4)  # its record is there
     assert by_rank[1].rows == 9

@@ -12,6 +12,7 @@ from perseid.aws import stack
 from perseid.aws.deploy import policy, template
 from perseid.aws.deploy.packaging import Package, build
 from perseid.aws.deploy.prerequisites import (
+    check_cluster,
     check_image,
     check_region,
     check_results_buckets,
@@ -63,8 +64,8 @@ def deploy(
     """
     aws.check_partition()
     former = stack.describe_ours(aws, options.name)
-    stack.check_takes_update(options.name, former)
-    previous = stack.lasting_parameters(former)
+    (former or stack.NOT_THERE).check_takes_update(options.name)
+    previous = (former or stack.NOT_THERE).lasting_parameters
     check_image(options, previous)
     _check(aws, options, template.wants_rendezvous(options, previous), tell)
     bucket = options.bucket or previous.get("CodeBucket")
@@ -78,7 +79,7 @@ def deploy(
         ensure_secret(aws, options.name)
         upload(aws, bucket, options.name, packages, tell)
     # The template sets the number of tasks, so without this an update would stop the rendezvous.
-    running = _wanted_tasks(aws, options.name) if former is not None else 0
+    running = _wanted_tasks(aws, options.name, previous) if former is not None else 0
     values = template.parameters(options, packages, target, bucket, previous, running)
     changed = stack.change(aws, options.name, template.template(), values, tell, confirm)
     return Deployed(
@@ -92,7 +93,9 @@ def _check(aws: Aws, options: Options, rendezvous: bool, tell: Tell) -> None:
         check_zone(aws, options.zone.rpartition("/")[2], options.record)
     if options.architecture == "arm64":
         tell("arm64 is experimental: nobody has run onnxruntime on such functions for perseid yet")
-    if rendezvous:
+    if options.cluster:
+        check_cluster(aws, options.cluster)
+    elif rendezvous:
         ensure_ecs_role(aws, tell)
 
 
@@ -115,11 +118,14 @@ def dry_run(
                             role=options.role or "", boundary=options.boundary or "")
         ),
         "policy-deploy-rendezvous.json": policy.text(
-            policy.rendezvous_deployer(options.name, account, region, options.zone or "")
+            policy.rendezvous_deployer(
+                options.name, account, region, options.zone or "", cluster=options.cluster or ""
+            )
         ),
         "policy-run.json": policy.text(
             policy.runner(options.name, account, region, _names(values["ReadBuckets"]),
-                          _names(values["WriteObjects"]), options.zone or "")
+                          _names(values["WriteObjects"]), options.zone or "",
+                          cluster=options.cluster or "")
         ),
     }  # fmt: skip
     for package in packages.values():
@@ -197,12 +203,12 @@ def _is_there(s3: Any, bucket: str, key: str) -> bool:
     return True
 
 
-def _wanted_tasks(aws: Aws, name: str) -> int:
+def _wanted_tasks(aws: Aws, name: str, previous: Mapping[str, str]) -> int:
     """Of the rendezvous: what an operator started must go on over a new deployment."""
     try:
         with aws_errors():
             found = aws.client("ecs").describe_services(
-                cluster=name, services=[f"{name}-rendezvous"]
+                cluster=previous.get("ExistingCluster") or name, services=[f"{name}-rendezvous"]
             )
     except (AwsError, NotFoundError):
         return 0

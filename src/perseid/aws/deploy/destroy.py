@@ -40,17 +40,18 @@ def destroy(aws: Aws, name: str, tell: Tell, *, delete_bucket: bool = False) -> 
         The stack is not one of perseid's.
     """
     former = stack.describe_ours(aws, name)
-    bucket = stack.parameters(former).get("CodeBucket") or template.default_bucket(
+    found = former or stack.NOT_THERE
+    bucket = found.parameters.get("CodeBucket") or template.default_bucket(
         name, aws.account, aws.region
     )
     remains: list[Remains] = []
-    stack.check_idle(name, former)
+    found.check_idle(name)
     if former is not None:
-        if "RendezvousCluster" in stack.outputs_of(former):
+        if "RendezvousCluster" in former.outputs:
             # First, because the network cannot be deleted while a task holds an address in it.
-            service.drain(aws, stack.outputs_of(former), tell)
+            service.drain(aws, former.outputs, tell)
         stack.delete(aws, name, tell)
-        remains += _forget_record(aws, stack.outputs_of(former), tell)
+        remains += _forget_record(aws, former.outputs, tell)
     with aws_errors():
         secret = _delete_secret(aws.client("ssm"), name)
         cleared, left = _clear_bucket(aws, bucket, name, tell, delete_bucket)
@@ -122,7 +123,7 @@ def _clear_bucket(
     # A bucket of the user's own is never deleted, whatever was asked for.
     ours = _tag(s3, bucket) == name
     whole = delete_bucket and ours
-    removed = _delete_below(s3, bucket, "" if whole else template.prefix(name) + "/")
+    removed = delete_below(s3, bucket, "" if whole else template.prefix(name) + "/")
     if whole:
         s3.delete_bucket(Bucket=bucket)
         tell(f"deleted the bucket {bucket} and all it held")
@@ -133,7 +134,7 @@ def _clear_bucket(
     return removed, [Remains(f"s3://{bucket}", why)]
 
 
-def _delete_below(s3: Any, bucket: str, prefix: str) -> bool:
+def delete_below(s3: Any, bucket: str, prefix: str) -> bool:
     """Whether there was anything."""
     found = False
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):

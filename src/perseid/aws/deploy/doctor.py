@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
 
 from perseid.aws import stack
 from perseid.aws.deploy import service
 from perseid.aws.handlers.ready import CHECK
 from perseid.aws.session import Aws, aws_errors
 from perseid.errors import AwsError, NotFoundError, PerseidError
+from perseid.measure.fields import Fields
 
 SKEW_SECONDS = 60.0
 """Of this clock against AWS's; a signature is refused from 300 s on."""
@@ -45,47 +45,67 @@ class Finding:
     text: str
 
 
+@dataclass
+class Facts:
+    """What earlier checks found that later ones need."""
+
+    identified: bool = False
+    """Whether AWS said whose the credentials are."""
+    date: str = ""
+    """Of that answer, as HTTP has it."""
+    outputs: Mapping[str, str] | None = None
+    """Of the stack; None where there is none."""
+    parameters: Mapping[str, str] | None = None
+    status: service.Status | None = None
+    """Of the rendezvous' service."""
+
+    @property
+    def known(self) -> Mapping[str, str]:
+        """The stack's outputs; a check of `_of_stack` is made only where there are any."""
+        return self.outputs or {}
+
+
 def examine(aws: Aws, name: str) -> Iterator[Check]:
     """Every check in order, as soon as it is done; none depends on another's success."""
-    facts: dict[str, Any] = {}
+    facts = Facts()
     for title, check in CHECKS:
         try:
             found = check(aws, name, facts)
         except PerseidError as error:
-            gone = isinstance(error, NotFoundError) and "outputs" in facts
+            gone = isinstance(error, NotFoundError) and facts.outputs is not None
             found = Finding("bad", f"{error}: {service.REMAKE}" if gone else str(error))
         yield Check(title, found.state, found.text)
 
 
-def _of_stack(check: Callable[[Aws, str, dict[str, Any]], Finding]) -> Callable[..., Finding]:
+def _of_stack(check: Callable[[Aws, str, Facts], Finding]) -> Callable[..., Finding]:
     """A check that has nothing to look at where there is no stack."""
 
-    def checked(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
-        if "outputs" not in facts:
+    def checked(aws: Aws, name: str, facts: Facts) -> Finding:
+        if facts.outputs is None:
             return Finding("skip", "there is no stack")
         return check(aws, name, facts)
 
     return checked
 
 
-def _credentials(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
+def _credentials(aws: Aws, name: str, facts: Facts) -> Finding:
     with aws_errors():
-        answer = aws.client("sts").get_caller_identity()
-    facts["identity"] = answer
-    return Finding("ok", f"{answer['Arn']} in account {answer['Account']}")
+        answer = Fields(aws.client("sts").get_caller_identity())
+    facts.date = answer.inner("ResponseMetadata").inner("HTTPHeaders").text("date") or ""
+    facts.identified = True
+    return Finding("ok", f"{answer.text('Arn')} in account {answer.text('Account')}")
 
 
-def _region(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
+def _region(aws: Aws, name: str, facts: Facts) -> Finding:
     return Finding("ok", aws.region)
 
 
-def _clock(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
-    if "identity" not in facts:
+def _clock(aws: Aws, name: str, facts: Facts) -> Finding:
+    if not facts.identified:
         return Finding("skip", "not known without credentials")
-    said = facts["identity"]["ResponseMetadata"]["HTTPHeaders"].get("date")
-    if not said:
+    if not facts.date:
         return Finding("skip", "AWS's answer bore no date")
-    skew = (datetime.now(UTC) - parsedate_to_datetime(said)).total_seconds()
+    skew = (datetime.now(UTC) - parsedate_to_datetime(facts.date)).total_seconds()
     if abs(skew) > SKEW_SECONDS:
         return Finding(
             "bad", f"this machine's clock is {skew:+.0f} s off: set it (NTP), or requests fail"
@@ -93,18 +113,17 @@ def _clock(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
     return Finding("ok", f"{skew:+.1f} s off")
 
 
-def _stack(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
-    facts["outputs"] = stack.outputs(aws, name)
-    found = stack.describe(aws, name) or {}
-    facts["parameters"] = stack.parameters(found)
-    state = str(found.get("StackStatus", ""))
+def _stack(aws: Aws, name: str, facts: Facts) -> Finding:
+    facts.outputs = stack.outputs(aws, name)
+    found = stack.describe(aws, name) or stack.NOT_THERE
+    facts.parameters, state = found.parameters, found.status
     if not state.endswith(("CREATE_COMPLETE", "UPDATE_COMPLETE")):
         again = "destroy" if state.startswith("DELETE") else "deploy"
         return Finding("bad", f"{name} is {state}: run `perseid aws {again}` again")
     return Finding("ok", f"{name} is {state}")
 
 
-def _concurrency(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
+def _concurrency(aws: Aws, name: str, facts: Facts) -> Finding:
     with aws_errors():
         limits = aws.client("lambda").get_account_settings()["AccountLimit"]
     most = int(limits["ConcurrentExecutions"])
@@ -119,8 +138,8 @@ def _concurrency(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
 
 
 @_of_stack
-def _memory(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
-    outputs = facts["outputs"]
+def _memory(aws: Aws, name: str, facts: Facts) -> Finding:
+    outputs = facts.known
     with aws_errors():
         found = aws.client("lambda").get_function_configuration(
             FunctionName=outputs["WorkerFunction"]
@@ -135,7 +154,7 @@ def _memory(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
     return Finding("ok", f"workers have {most} MB, {found['Timeout']} s")
 
 
-def _transitions(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
+def _transitions(aws: Aws, name: str, facts: Facts) -> Finding:
     client = aws.client("service-quotas")
     try:
         with aws_errors():
@@ -149,8 +168,8 @@ def _transitions(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
     return Finding("ok", ", ".join(f"{quota}: {value:g}" for quota, value in sorted(rates.items())))
 
 
-def _buckets(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
-    values = facts.get("parameters")
+def _buckets(aws: Aws, name: str, facts: Facts) -> Finding:
+    values = facts.parameters
     if values is None:
         return Finding("skip", "there is no stack")
     found = [arn.rpartition(":")[2] for arn in values["ReadBuckets"].split(",")]
@@ -165,7 +184,7 @@ def _buckets(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
         except AwsError as error:
             bad.append(f"{bucket}: {error}")
             continue
-        if foreign := _foreign_key(aws, bucket, values.get("KmsKey", "")):
+        if foreign := foreign_key(aws, bucket, values.get("KmsKey", "")):
             bad.append(foreign)
         if (where or "us-east-1") != aws.region:
             notes.append(f"{bucket} is in {where or 'us-east-1'}: traffic between regions costs")
@@ -176,7 +195,7 @@ def _buckets(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
     return Finding("ok", ", ".join(found))
 
 
-def _foreign_key(aws: Aws, bucket: str, given: str) -> str:
+def foreign_key(aws: Aws, bucket: str, given: str) -> str:
     """What is wrong where a customer's key encrypts a bucket and no role may use it; else empty."""
     try:
         with aws_errors():
@@ -204,9 +223,9 @@ def _mend_bucket(bucket: str, values: Mapping[str, str]) -> str:
 
 
 @_of_stack
-def _functions(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
+def _functions(aws: Aws, name: str, facts: Facts) -> Finding:
     """Start each function: what its libraries lack shows on import alone."""
-    outputs = facts["outputs"]
+    outputs = facts.known
     versions, bad = set(), []
     for part in FUNCTIONS:
         function = outputs.get(f"{part}Function")
@@ -230,8 +249,8 @@ def _functions(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
 
 
 @_of_stack
-def _roles(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
-    outputs = facts["outputs"]
+def _roles(aws: Aws, name: str, facts: Facts) -> Finding:
+    outputs = facts.known
     names = [f"{part}Function" for part in FUNCTIONS]
     functions = [outputs[output] for output in names if output in outputs]
     roles = {}
@@ -244,7 +263,7 @@ def _roles(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
             return Finding("note", f"{function} is not ready yet: {why}")
         if state not in ("Active", "Inactive"):
             return Finding("bad", f"{function} is {state}: {why}; {service.REMAKE}")
-    if facts["parameters"].get("RoleArn"):
+    if (facts.parameters or {}).get("RoleArn"):
         return Finding("ok", f"{len(functions)} functions, all with the role that was given")
     if len(set(roles.values())) != len(roles):
         return Finding(
@@ -254,10 +273,10 @@ def _roles(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
 
 
 @_of_stack
-def _state_machine(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
+def _state_machine(aws: Aws, name: str, facts: Facts) -> Finding:
     with aws_errors():
         found = aws.client("stepfunctions").describe_state_machine(
-            stateMachineArn=facts["outputs"]["StateMachineArn"]
+            stateMachineArn=facts.known["StateMachineArn"]
         )
     if found["status"] != "ACTIVE":
         return Finding("bad", f"{found['name']} is {found['status']}: {service.REMAKE}")
@@ -265,10 +284,10 @@ def _state_machine(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
 
 
 @_of_stack
-def _service(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
-    if "RendezvousCluster" not in facts["outputs"]:
+def _service(aws: Aws, name: str, facts: Facts) -> Finding:
+    if "RendezvousCluster" not in facts.known:
         return Finding("skip", "this stack has none; `perseid aws deploy --rendezvous` adds one")
-    facts["status"] = found = service.status(aws, name)
+    facts.status = found = service.status(aws, name)
     if not found.wanted:
         return Finding(
             "skip",
@@ -284,8 +303,8 @@ def _service(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
     return Finding("ok", f"a task runs at {found.task.address} since {found.task.started}")
 
 
-def _address(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
-    found = facts.get("status")
+def _address(aws: Aws, name: str, facts: Facts) -> Finding:
+    found = facts.status
     if found is None or found.task.address is None:
         return Finding("skip", "no task runs")
     if not found.consistent:
@@ -300,14 +319,14 @@ def _address(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
 
 
 @_of_stack
-def _ping(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
-    found = facts.get("status")
+def _ping(aws: Aws, name: str, facts: Facts) -> Finding:
+    found = facts.status
     if found is None or found.endpoint is None:
         return Finding("skip", "no task runs")
     began = time.monotonic()
     with aws_errors():
         answer = aws.client("lambda").invoke(
-            FunctionName=facts["outputs"]["PingFunction"],
+            FunctionName=facts.known["PingFunction"],
             Payload=json.dumps({"rendezvous_endpoint": str(found.endpoint)}).encode(),
         )
     said = json.loads(answer["Payload"].read() or b"null")
@@ -325,7 +344,7 @@ def _ping(aws: Aws, name: str, facts: dict[str, Any]) -> Finding:
     )
 
 
-CHECKS: tuple[tuple[str, Callable[[Aws, str, dict[str, Any]], Finding]], ...] = (
+CHECKS: tuple[tuple[str, Callable[[Aws, str, Facts], Finding]], ...] = (
     ("credentials", _credentials),
     ("region", _region),
     ("clock", _clock),

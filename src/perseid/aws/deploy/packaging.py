@@ -35,12 +35,13 @@ _TOOLS = (
     "__init__.py", "errors.py", "linux.py", "rendezvous/*", "aws/__init__.py",
     "aws/handlers/__init__.py", "aws/handlers/log.py", "aws/handlers/ready.py",
     "aws/handlers/ping.py", "aws/handlers/dns.py", "aws/handlers/service_address.py",
+    "aws/handlers/service_lifetime.py",
 )  # fmt: skip
 _CONTROL_LEFT_OUT = ("cli", "api", "survey/data", "model/data", "model/training", "__main__.py")
 _MODELS = "perseid/model/data"
 _WORKER_HANDLERS = (
     "aws/__init__.py", "aws/handlers/__init__.py", "aws/handlers/log.py", "aws/handlers/ready.py",
-    "aws/handlers/worker.py",
+    "aws/handlers/worker.py", "aws/handlers/probe.py",
 )  # fmt: skip
 
 
@@ -78,6 +79,7 @@ def build(
     model: Path | None = None,
     bytecode: bool | None = None,
     interpreter: str | None = None,
+    machine: str | None = None,
     cache: Path | None = None,
     compression: int = 6,
 ) -> dict[str, Package]:
@@ -98,6 +100,8 @@ def build(
     interpreter
         Version of Python that the packages are for, where it is not the target's: a server that
         stands in for AWS runs functions with its own interpreter, whatever their runtime says.
+    machine
+        Architecture that they are for, where it is not the target's, for the same reason.
     cache
         Of wheels.
     compression
@@ -114,7 +118,7 @@ def build(
     python = interpreter or target.python
     compiled = python == own_python() if bytecode is None else bytecode
     wheels = {
-        name: fetch(pins(name), target.architecture, python, cache)
+        name: fetch(pins(name), machine or target.architecture, python, cache)
         for name in ("worker", "control")
     }
     return {

@@ -28,7 +28,7 @@ class _Rule:
 
 
 _TASKS = _Rule("ListTasks", "ecs:ListTasks", "*",
-               ("ArnEquals", "ecs:cluster", "arn:aws:ecs:{here}:cluster/{name}"))  # fmt: skip
+               ("ArnEquals", "ecs:cluster", "arn:aws:ecs:{here}:cluster/{cluster}"))  # fmt: skip
 _ECS_ROLE = "arn:aws:iam::{account}:role/aws-service-role/ecs.amazonaws.com/AWSServiceRoleForECS"
 _WHERE = _Rule("Where", "s3:GetBucketLocation GetEncryptionConfiguration", "buckets")
 
@@ -49,7 +49,8 @@ _RUNNER = (
     _Rule("Logs", "logs:FilterLogEvents GetLogEvents DescribeLogStreams",
           "arn:aws:logs:{here}:log-group:/aws/lambda/{name}-*"),
     _Rule("Rendezvous", "ecs:UpdateService DescribeServices DescribeTasks",
-          "arn:aws:ecs:{here}:service/{name}/{name}-rendezvous arn:aws:ecs:{here}:task/{name}/*"),
+          "arn:aws:ecs:{here}:service/{cluster}/{name}-rendezvous "
+          "arn:aws:ecs:{here}:task/{cluster}/*"),
     _Rule("Address", "ssm:GetParameter PutParameter",
           "arn:aws:ssm:{here}:parameter/{name}/rendezvous-address"),
     _Rule("Configuration", "lambda:GetFunctionConfiguration",
@@ -100,8 +101,9 @@ _RENDEZVOUS = (
           "PutClusterCapacityProviders CreateService UpdateService DeleteService "
           "DescribeServices DescribeTasks ListServiceDeployments DescribeServiceDeployments "
           "TagResource UntagResource",
-          "arn:aws:ecs:{here}:cluster/{name} arn:aws:ecs:{here}:service/{name}/* "
-          "arn:aws:ecs:{here}:task/{name}/* arn:aws:ecs:{here}:service-deployment/{name}/*"),
+          "arn:aws:ecs:{here}:cluster/{cluster} arn:aws:ecs:{here}:service/{cluster}/{name}-* "
+          "arn:aws:ecs:{here}:task/{cluster}/* "
+          "arn:aws:ecs:{here}:service-deployment/{cluster}/{name}-*"),
     _Rule("FirstCluster", "iam:CreateServiceLinkedRole", _ECS_ROLE,
           ("StringEquals", "iam:AWSServiceName", "ecs.amazonaws.com")),
     _Rule("SeeItsRole", "iam:GetRole", _ECS_ROLE),
@@ -117,7 +119,7 @@ _RENDEZVOUS = (
           ("StringEquals", "aws:RequestedRegion", "{region}")),
     _Rule("Rule", "events:PutRule DeleteRule DescribeRule PutTargets RemoveTargets "
           "ListTargetsByRule ListTagsForResource TagResource",
-          "arn:aws:events:{here}:rule/{name}-rendezvous"),
+          "arn:aws:events:{here}:rule/{name}-rendezvous*"),
     # These know no narrower resource.
     _Rule("TaskDefinitions", "ecs:RegisterTaskDefinition DeregisterTaskDefinition "
           "DescribeTaskDefinition ListTagsForResource", "*"),
@@ -148,6 +150,8 @@ def runner(
     reads: Sequence[str],
     writes: Sequence[str],
     zone: str = "",
+    *,
+    cluster: str = "",
 ) -> Policy:
     """Start, watch and stop runs of one stack; read its logs, surveys and results.
 
@@ -161,8 +165,10 @@ def runner(
         Buckets with surveys, and with results: ``BUCKET``, or ``BUCKET/PREFIX``.
     zone
         Id of the hosted zone with the rendezvous' record, if it has one.
+    cluster
+        Name of the rendezvous' ECS cluster, where it is not the stack's own.
     """
-    values = _values(name, account, region, zone)
+    values = _values(name, account, region, zone, cluster)
     lists = {
         "buckets": _buckets([*reads, *writes]),
         "objects": _objects([*reads, *writes]),
@@ -205,9 +211,11 @@ def deployer(
     return _policy((*_DEPLOYER, *_role_rules(role, boundary)), values, lists)
 
 
-def rendezvous_deployer(name: str, account: str, region: str, zone: str = "") -> Policy:
+def rendezvous_deployer(
+    name: str, account: str, region: str, zone: str = "", *, cluster: str = ""
+) -> Policy:
     """What `deployer` lacks for a stack with a rendezvous; parameters as for `runner`."""
-    values = _values(name, account, region, zone)
+    values = _values(name, account, region, zone, cluster)
     look = _Rule("Zone", "route53:GetHostedZone", "arn:aws:route53:::hostedzone/{zone}")
     return _policy((*_RENDEZVOUS, _RECORD, look) if zone else _RENDEZVOUS, values, {})
 
@@ -226,9 +234,10 @@ def _role_rules(role: str, boundary: str) -> Iterable[_Rule]:
         yield _Rule("MakeRoles", _MAKE_ROLES, ours)
 
 
-def _values(name: str, account: str, region: str, zone: str) -> dict[str, str]:
+def _values(name: str, account: str, region: str, zone: str, cluster: str = "") -> dict[str, str]:
     return {
         "name": name,
+        "cluster": cluster or name,
         "account": account,
         "region": region,
         "here": f"{region}:{account}",

@@ -48,6 +48,21 @@ def ensure_ecs_role(aws: Aws, tell: Callable[[str], None], seconds: float = ROLE
         return
 
 
+def check_cluster(aws: Aws, cluster: str) -> None:
+    """Raise `BadInputError` unless there is such an ECS cluster, and it takes services."""
+    try:
+        with aws_errors():
+            found = aws.client("ecs").describe_clusters(clusters=[cluster])["clusters"]
+    except NotFoundError:
+        found = []
+    state = str(found[0]["status"]) if found else "not there"
+    if state != "ACTIVE":
+        raise BadInputError(
+            f"the ECS cluster {cluster} is {state} in {aws.region}: give another --cluster, or "
+            "leave it out to have one made"
+        )
+
+
 def check_zone(aws: Aws, zone: str, record: str) -> None:
     """Raise `BadInputError` unless the record can be ours: a public zone, the name in it, free.
 

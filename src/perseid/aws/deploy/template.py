@@ -31,6 +31,7 @@ BUCKET_CHARACTERS = 63
 _IMAGE = re.compile(
     r"\d{12}\.dkr\.ecr\.[a-z0-9-]+\.amazonaws\.com/[a-z0-9._/-]+(:[\w.-]+)?(@sha256:[0-9a-f]{64})?"
 )
+_CLUSTER = re.compile("[A-Za-z0-9_-]{1,255}")
 _NAME = re.compile("[A-Za-z]([A-Za-z0-9-]*[A-Za-z0-9])?")
 
 
@@ -70,6 +71,8 @@ class Options:
     """ARN of the permissions boundary of the roles that are made."""
     kms_key: str | None = None
     """ARN of the key that encrypts the buckets, where it is the customer's."""
+    cluster: str | None = None
+    """An existing ECS cluster for the rendezvous' task; else one is made."""
     vpc: str | None = None
     subnets: tuple[str, ...] | None = None
     zone: str | None = None
@@ -105,6 +108,11 @@ class Options:
         for place in self.write_buckets or ():
             if place.endswith("/") or "*" in place or "?" in place:
                 raise BadInputError(f"--results-bucket {place!r} must be BUCKET or BUCKET/PREFIX")
+        if self.cluster and not _CLUSTER.fullmatch(self.cluster):
+            raise BadInputError(
+                f"--cluster {self.cluster!r} must be the name of an ECS cluster: letters, digits, "
+                "- and _"
+            )
         if bool(self.vpc) != bool(self.subnets):
             raise BadInputError("give --vpc and --subnet together: public subnets of that VPC")
         if bool(self.zone) != bool(self.record):
@@ -135,7 +143,7 @@ def wants_rendezvous(options: Options, previous: Mapping[str, str]) -> bool:
     """Whether the stack is to have a rendezvous: as asked, else as it was."""
     if options.rendezvous is not None:
         return options.rendezvous
-    if options.vpc or options.zone or options.image:
+    if options.cluster or options.vpc or options.zone or options.image:
         return True
     # Stacks of before this was asked have one.
     return previous.get("Rendezvous", "yes" if "RendezvousStart" in previous else "no") == "yes"
@@ -226,6 +234,7 @@ def parameters(
         "RoleArn": options.role,
         "PermissionsBoundary": options.boundary,
         "KmsKey": options.kms_key,
+        "ExistingCluster": options.cluster,
         "VpcId": options.vpc,
         "SubnetIds": _list(options.subnets),
         "HostedZoneId": options.zone and options.zone.rpartition("/")[2],

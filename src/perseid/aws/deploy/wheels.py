@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from perseid.errors import BadInputError, NotInstalledError, StorageError
 
@@ -58,6 +60,25 @@ class Target:
 def own_python() -> str:
     """This interpreter's version, e.g. ``3.12``."""
     return f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """What runs functions where a server on this machine stands in for AWS: this very Python,
+    whatever their runtime says."""
+
+    python: str | None = None
+    """None: it is AWS."""
+    machine: str | None = None
+
+    @classmethod
+    def of_environment(cls) -> StandIn:
+        """As ``AWS_ENDPOINT_URL`` says."""
+        host = urlsplit(os.environ.get("AWS_ENDPOINT_URL", "")).hostname
+        if host not in ("127.0.0.1", "localhost", "::1"):
+            return cls()
+        names = {wheels: ours for ours, wheels in MACHINES.items()}
+        return cls(own_python(), names.get(platform.machine()))
 
 
 def pins(package: str) -> list[str]:

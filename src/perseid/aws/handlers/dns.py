@@ -1,38 +1,38 @@
-"""The function that publishes the rendezvous' address when a task of its service changed."""
+"""The function that publishes the rendezvous' address when a task of its service changed, and stops
+a rendezvous that nothing uses."""
 
 from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from perseid.aws.handlers import log
-from perseid.aws.handlers.ready import answers_check
+from perseid.aws.handlers.ready import Answer, Event, answers_check, inner
 from perseid.aws.handlers.service_address import ServiceNames, publish
+from perseid.aws.handlers.service_lifetime import stop_if_idle
+
+SCHEDULED = "Scheduled Event"
+"""Kind of the events that a rule sends from time to time."""
 
 
 @answers_check()
-def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
-    """Look at ECS and publish; the event (EventBridge, *ECS Task State Change*) is not believed."""
-    detail = event.get("detail") or {}
+def handler(event: Event, context: Any) -> Answer:
+    """Look at ECS and publish; the event (EventBridge, *ECS Task State Change*) is not believed.
+
+    At a *Scheduled Event* the rendezvous is stopped where nothing uses it.
+    """
+    here = ServiceNames.of_environment()
+    if event.get("detail-type") == SCHEDULED:
+        done = stop_if_idle(here, _client, os.environ["STATE_MACHINE"])
+        log.write("idle", done=done)
+        return {"done": done}
+    detail = inner(event, "detail")
     log.write("looking", task=detail.get("taskArn"), status=detail.get("lastStatus"))
-    place = asdict(publish(names(), _client))
+    place = asdict(publish(here, _client))
     log.write("published", **place)
     return place
-
-
-def names() -> ServiceNames:
-    """What the template put into the environment."""
-    env = os.environ
-    return ServiceNames(
-        cluster=env["CLUSTER"],
-        service=env["SERVICE"],
-        parameter=env["ADDRESS_PARAMETER"],
-        zone=env.get("HOSTED_ZONE", ""),
-        record=env.get("RECORD_NAME", ""),
-    )
 
 
 @functools.cache

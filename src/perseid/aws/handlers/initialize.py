@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from perseid.aws.handlers import log
-from perseid.aws.handlers.ready import answers_check
+from perseid.aws.handlers.ready import Answer, Event, answers_check
+from perseid.aws.handlers.run_rendezvous import Wait, with_endpoint
 from perseid.errors import (
     AlreadyExistsError,
     BadInputError,
@@ -43,19 +44,21 @@ WAIT_SECONDS = 5
 """Longest that the state machine waits before another attempt."""
 NO_LIMIT = 1 << 31
 """More ranks at once than there can be."""
+NOT_YET = Wait()
 
 
 @answers_check("numpy", "obstore", "pydantic")
-def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
+def handler(event: Event, context: Any) -> Answer:
     """Begin the run of ``event["input"]``; ``event["execution"]`` becomes its id.
 
     Returns what the state machine's other states read. What the user can mend comes back as
     ``ok: false`` with a sentence; what another attempt may mend is raised.
     """
+    given, wait = Wait.of(event["input"])
     try:
-        state = start(event["input"], str(event["execution"]), context.aws_request_id)
+        state = start(given, str(event["execution"]), context.aws_request_id, wait)
     except ForbiddenError as error:  # rights that were just given may come late: tried again
-        raise _with_remedy(error, event["input"]) from error
+        raise _with_remedy(error, given) from error
     except PerseidError as error:
         # Raising makes the state machine try again, which helps only if the store may answer
         # otherwise.
@@ -68,7 +71,7 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     return state
 
 
-def _with_remedy(error: ForbiddenError, given: Any) -> ForbiddenError:
+def _with_remedy(error: ForbiddenError, given: object) -> ForbiddenError:
     """The sentence, with what lets the functions into a bucket."""
     found = re.match("s3://([a-z0-9.-]+)", str(error))
     if found is None:
@@ -83,8 +86,11 @@ def _with_remedy(error: ForbiddenError, given: Any) -> ForbiddenError:
     )
 
 
-def start(given: Any, execution: str, request_id: str) -> dict[str, Any]:
-    """The state after this step. Doing it again (a retried request) changes nothing."""
+def start(given: object, execution: str, request_id: str, wait: Wait = NOT_YET) -> Answer:
+    """The state after this step. Doing it again (a retried request) changes nothing.
+
+    Where the run's rendezvous is still starting, that is the state, and nothing has begun.
+    """
     if not isinstance(given, Mapping):
         raise BadInputError(f"the input of the state machine must be a JSON object, not {given!r}")
     if given.get("resume"):
@@ -94,25 +100,26 @@ def start(given: Any, execution: str, request_id: str) -> dict[str, Any]:
     request = RunRequest.parse({k: v for k, v in given.items() if k not in CONTROL})
     _on_s3(request.results_url)
     limit = _limit()
-    request = _that_may_join(_with_endpoint(request), limit)
+    known, wait = with_endpoint(_that_may_join(request, limit), wait, _client)
+    if known is None:
+        return wait.state(given)
     # With the execution's name as run id: Step Functions may call this function twice for one run,
     # and the second call then finds what the first has begun.
     begun = initialize(
-        request,
+        known,
         replace=bool(given.get("replace")),
         run_id=execution,
         check=functools.partial(_refuse_waiting_talkers, limit=limit),
     )
-    return _state(begun.manifest, begun.items, layout.ITEMS, execution, limit)
+    state = _state(begun.manifest, begun.items, layout.ITEMS, execution, limit)
+    return state | {"stop_rendezvous": wait.started}
 
 
 def _log_start(run: str, execution: str, request_id: str) -> None:
     log.write("start", function="initialize", run=run, execution=execution, request=request_id)
 
 
-def _resume(
-    url: str, execution: str, request_id: str, *, allow_model_change: bool
-) -> dict[str, Any]:
+def _resume(url: str, execution: str, request_id: str, *, allow_model_change: bool) -> Answer:
     """Items of the ranks that are missing, under a key of this execution's own."""
     _on_s3(url)
     storage = Storage(url)
@@ -157,7 +164,7 @@ def _attempts(options: ItemOptions) -> int:
 
 def _state(
     manifest: Manifest, items: Sequence[WorkItem], key: str, execution: str, limit: int | None
-) -> dict[str, Any]:
+) -> Answer:
     options = manifest.settings.options
     talks = any(item.transport != STORE or bool(item.options.talks) for item in items)
     most = float(os.environ["WORKER_TIMEOUT"])
@@ -263,26 +270,8 @@ def _on_s3(url: str) -> None:
         )
 
 
-def _with_endpoint(request: RunRequest) -> RunRequest:
-    """The stack's own rendezvous, where ranks are to talk and the request names none."""
-    name = os.environ.get("RENDEZVOUS_ADDRESS_PARAMETER")
-    if request.transport == "store" or request.rendezvous_endpoint or name is None:
-        return request
-    if not name:
-        if request.transport == "auto":
-            return request
-        raise BadInputError(
-            f"transport is {request.transport} but this stack has no rendezvous: deploy it with "
-            "`perseid aws deploy --rendezvous`, or leave `transport` at store"
-        )
+@functools.cache
+def _client(service: str) -> Any:
     import boto3  # the Lambda runtime has it
 
-    value = json.loads(boto3.client("ssm").get_parameter(Name=name)["Parameter"]["Value"])
-    if not value.get("address"):
-        if request.transport == "auto":
-            return request
-        raise RunError(
-            f"transport is {request.transport} but the rendezvous does not run: start it with "
-            "`perseid aws rendezvous start`, or leave `transport` at store"
-        )
-    return RunRequest.parse({**request.given(), "rendezvous_endpoint": value["address"]})
+    return boto3.client(service)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from perseid.aws.handlers import log
-from perseid.aws.handlers.ready import answers_check
+from perseid.aws.handlers.ready import Answer, Event, answers_check
 from perseid.errors import BadInputError, RendezvousUnreachableError
 from perseid.rendezvous.client.connectivity import ping
 from perseid.rendezvous.net import Endpoint, dial
@@ -17,7 +16,7 @@ SECONDS = 5.0
 
 
 @answers_check()
-def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
+def handler(event: Event, context: Any) -> Answer:
     """Connect to ``event["rendezvous_endpoint"]``, then ask it what it sees of us.
 
     Raises

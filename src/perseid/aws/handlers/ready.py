@@ -14,7 +14,11 @@ from typing import Any
 
 CHECK = "perseid_check"
 """Key of an event that asks for nothing else."""
-Handler = Callable[[Mapping[str, Any], Any], dict[str, Any]]
+Event = Mapping[str, object]
+"""What a function is called with, as JSON has it."""
+Answer = dict[str, object]
+"""What it answers."""
+Handler = Callable[[Event, Any], Answer]
 
 
 def answers_check(*libraries: str) -> Callable[[Handler], Handler]:
@@ -22,7 +26,7 @@ def answers_check(*libraries: str) -> Callable[[Handler], Handler]:
 
     def decorate(handler: Handler) -> Handler:
         @wraps(handler)
-        def either(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
+        def either(event: Event, context: Any) -> Answer:
             if not event.get(CHECK):
                 return handler(event, context)
             for library in libraries:
@@ -34,3 +38,15 @@ def answers_check(*libraries: str) -> Callable[[Handler], Handler]:
         return either
 
     return decorate
+
+
+def inner(event: Event, name: str) -> Event:
+    """An object inside an event; an empty one where there is none."""
+    value = event.get(name)
+    return value if isinstance(value, Mapping) else {}
+
+
+def count(event: Event, name: str) -> int:
+    """A whole number inside an event; 0 where there is none."""
+    value = event.get(name)
+    return int(value) if isinstance(value, (int, float, str)) and value != "" else 0

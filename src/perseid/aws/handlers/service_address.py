@@ -7,6 +7,7 @@ late, repeated and reordered events all lead to the same record.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -42,6 +43,38 @@ class ServiceNames:
     record: str = ""
     """E.g. ``rendezvous.example.org``."""
 
+    @classmethod
+    def of_environment(cls) -> ServiceNames:
+        """What the template put into a function's environment."""
+        env = os.environ
+        return cls(
+            cluster=env["CLUSTER"],
+            service=env["SERVICE"],
+            parameter=env.get("ADDRESS_PARAMETER", ""),
+            zone=env.get("HOSTED_ZONE", ""),
+            record=env.get("RECORD_NAME", ""),
+        )
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task, as DescribeTasks tells of it."""
+
+    arn: str
+    status: str
+    """E.g. ``RUNNING``."""
+    started: str
+    """ISO 8601, UTC; when it was made where it has not started."""
+    interface: str | None
+    """Id of its network interface."""
+
+    @classmethod
+    def of(cls, entry: Mapping[str, object]) -> Task:
+        """From an entry of the answer."""
+        return cls(
+            str(entry["taskArn"]), str(entry["lastStatus"]), _started(entry), _interface(entry)
+        )
+
 
 def publish(names: ServiceNames, client: Any) -> ServiceAddress:
     """Publish where the service's newest running task is.
@@ -75,21 +108,22 @@ def look(names: ServiceNames, client: Any) -> ServiceAddress:
         cluster=names.cluster, serviceName=names.service, desiredStatus="RUNNING"
     )
     arns = [arn for page in pages for arn in page["taskArns"]]
-    tasks: list[Mapping[str, Any]] = []
+    tasks: list[Task] = []
     for start in range(0, len(arns), 100):  # as many as DescribeTasks takes
         part = arns[start : start + 100]
-        tasks += ecs.describe_tasks(cluster=names.cluster, tasks=part)["tasks"]
+        found = ecs.describe_tasks(cluster=names.cluster, tasks=part)["tasks"]
+        tasks += [Task.of(entry) for entry in found]
     for task in newest_first(tasks):
         address = _address(task, client("ec2"))
         if address is not None:
-            return ServiceAddress(address, task["taskArn"], _age(task))
+            return ServiceAddress(address, task.arn, task.started)
     return ServiceAddress()
 
 
-def newest_first(tasks: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The tasks that run, as DescribeTasks tells of them, the one that started last first."""
-    running = [task for task in tasks if task["lastStatus"] == "RUNNING"]
-    return sorted(running, key=_age, reverse=True)
+def newest_first(tasks: Sequence[Task]) -> list[Task]:
+    """The tasks that run, the one that started last first."""
+    running = [task for task in tasks if task.status == "RUNNING"]
+    return sorted(running, key=lambda task: task.started, reverse=True)
 
 
 def read(names: ServiceNames, client: Any) -> ServiceAddress:
@@ -99,6 +133,11 @@ def read(names: ServiceNames, client: Any) -> ServiceAddress:
         return ServiceAddress(**json.loads(value))
     except (ValueError, TypeError):
         return ServiceAddress()
+
+
+def forget(names: ServiceNames, client: Any) -> None:
+    """Have the parameter hold no address: the task is about to end."""
+    _put(names, ServiceAddress(), client)
 
 
 def recorded(names: ServiceNames, client: Any) -> Sequence[str]:
@@ -116,32 +155,35 @@ def recorded(names: ServiceNames, client: Any) -> Sequence[str]:
     return [value["Value"] for entry in sets for value in entry.get("ResourceRecords", ())]
 
 
-def _age(task: Mapping[str, Any]) -> str:
-    when = task.get("startedAt") or task.get("createdAt") or datetime.fromtimestamp(0, UTC)
+def _started(entry: Mapping[str, object]) -> str:
+    when = entry.get("startedAt") or entry.get("createdAt") or datetime.fromtimestamp(0, UTC)
     return when.astimezone(UTC).isoformat() if isinstance(when, datetime) else str(when)
 
 
-def _address(task: Mapping[str, Any], ec2: Any) -> str | None:
-    """The public address of the task's network interface."""
+def _interface(entry: Any) -> str | None:
+    """Of DescribeTasks: the id of the task's network interface."""
     details = {
         detail["name"]: detail["value"]
-        for attachment in task.get("attachments", ())
+        for attachment in entry.get("attachments", ())
         if attachment.get("type") == "ElasticNetworkInterface"
         for detail in attachment.get("details", ())
     }
-    interface = details.get("networkInterfaceId")
-    if interface is None:
+    return details.get("networkInterfaceId")
+
+
+def _address(task: Task, ec2: Any) -> str | None:
+    """The public address of the task's network interface."""
+    if task.interface is None:
         return None
-    found = ec2.describe_network_interfaces(NetworkInterfaceIds=[interface])["NetworkInterfaces"]
+    ids = [task.interface]
+    found = ec2.describe_network_interfaces(NetworkInterfaceIds=ids)["NetworkInterfaces"]
     public = [entry["Association"].get("PublicIp") for entry in found if entry.get("Association")]
     return public[0] if public else None
 
 
 def _write(names: ServiceNames, place: ServiceAddress, client: Any) -> None:
     if read(names, client) != place:
-        client("ssm").put_parameter(
-            Name=names.parameter, Value=json.dumps(asdict(place)), Type="String", Overwrite=True
-        )
+        _put(names, place, client)
     # The record of a task that is gone stays: without one, resolvers would remember for the
     # zone's negative caching time (900 s by default) that there is none.
     if names.zone and place.address and list(recorded(names, client)) != [place.address]:
@@ -153,3 +195,9 @@ def _write(names: ServiceNames, place: ServiceAddress, client: Any) -> None:
         client("route53").change_resource_record_sets(
             HostedZoneId=names.zone, ChangeBatch={"Changes": [change]}
         )
+
+
+def _put(names: ServiceNames, place: ServiceAddress, client: Any) -> None:
+    client("ssm").put_parameter(
+        Name=names.parameter, Value=json.dumps(asdict(place)), Type="String", Overwrite=True
+    )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from perseid.aws.handlers import log
-from perseid.aws.handlers.ready import answers_check
+from perseid.aws.handlers.ready import Answer, Event, answers_check, inner
+from perseid.aws.handlers.run_rendezvous import stop_after
 from perseid.errors import RunIncompleteError, StorageError
 from perseid.jsontext import parse_json
 from perseid.pipeline import layout
@@ -44,21 +46,29 @@ class Failures(Mapping[int, str]):
 
 
 @answers_check("numpy", "obstore", "pydantic")
-def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
+def handler(event: Event, context: Any) -> Answer:
     """Publish the run of ``event["state"]``, what the state machine knows of it.
 
     Returns the state with a short ``summary``, or ``ok: false`` with the sentence that names what
     is missing (what is there has been published then, too).
     """
-    state = dict(event["state"])
+    state = inner(event, "state")
+    try:
+        return _publish(state, context)
+    finally:
+        stop_after(bool(state.get("stop_rendezvous")), str(state["execution"]), _client)
+
+
+def _publish(state: Event, context: Any) -> Answer:
     who = {"run": state["run_id"], "execution": state["execution"]}
     log.write("start", function="summarize", **who, request=context.aws_request_id)
-    storage = Storage(state["results_url"])
+    storage = Storage(str(state["results_url"]))
     engine: ExecutionSummary = {
-        "engine": "aws", "execution": state["execution"], "children": state["children"]
+        "engine": "aws", "execution": str(state["execution"]),
+        "children": str(state["children"]),
     }  # fmt: skip
     try:
-        failures = Failures(storage, state["run_id"])
+        failures = Failures(storage, str(state["run_id"]))
         summary = summarize(storage, failures=failures, engine=engine)
     except RunIncompleteError as error:
         said = {"error": "RunIncompleteError", "message": str(error)}
@@ -71,3 +81,10 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     }
     log.write("summarized", run=state["run_id"], **short)
     return {**state, "summary": short}
+
+
+@functools.cache
+def _client(service: str) -> Any:
+    import boto3  # the Lambda runtime has it
+
+    return boto3.client(service)

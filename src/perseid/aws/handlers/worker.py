@@ -8,12 +8,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from perseid.aws.handlers import log
-from perseid.aws.handlers.ready import answers_check
+from perseid.aws.handlers.probe import PROBE, answer
+from perseid.aws.handlers.ready import Answer, Event, answers_check, count, inner
 from perseid.errors import PerseidError, StorageError
 from perseid.pipeline import layout
 from perseid.pipeline.items import WorkItem
@@ -31,22 +31,27 @@ SPARE_SECONDS = 2.0
 
 
 @answers_check("numpy", "obstore", "onnxruntime")
-def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
+def handler(event: Event, context: Any) -> Answer:
     """Work on the rank of ``event["item"]``; ``event["attempt_before"]`` attempts came before.
 
     ``event["refused_before"]`` calls were refused before this one, each billed as a transition.
 
     Raises what `perseid.pipeline.work.work` raises: Step Functions reads the class' name.
     """
+    if PROBE in event:
+        name = os.environ.get("RENDEZVOUS_SECRET_PARAMETER", "")
+        model = ("default", "float32", 512, None, "")
+        left = float(context.get_remaining_time_in_millis()) / 1000
+        return answer(inner(event, PROBE), left, lambda: _secret(name), lambda: _runtime(*model))
     began = time.monotonic()
-    item = WorkItem.from_json(event["item"])
+    item = WorkItem.from_json(inner(event, "item"))
     options = _join_options(item, context)
     options = replace(options, timeout=_script_seconds(options, context))
     item = replace(item, options=options)
     # The state machine counts the attempts of this execution, and the item those of earlier ones.
-    attempt = 1 + int(event.get("attempt_before") or 0) + (options.attempts_before or 0)
+    attempt = 1 + count(event, "attempt_before") + (options.attempts_before or 0)
     who = {"run": item.run_id, "rank": item.rank, "attempt": attempt}
-    refused = int(event.get("refused_before") or 0)
+    refused = count(event, "refused_before")
     log.write("start", **who, request=context.aws_request_id, refused=refused)
     try:
         done = _work(item, attempt)
@@ -84,7 +89,7 @@ def _work(item: WorkItem, attempt: int) -> int:
     return record.rows
 
 
-def _leave_reason(item: WorkItem, said: Mapping[str, Any]) -> None:
+def _leave_reason(item: WorkItem, said: Event) -> None:
     """For summarize, which sees objects only; the log has it, too."""
     with contextlib.suppress(PerseidError):
         Storage(item.results_url).put(layout.failure(item.rank), json.dumps(said).encode())

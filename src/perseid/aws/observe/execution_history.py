@@ -2,16 +2,60 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from perseid.aws.observe.calls import Calls
 from perseid.aws.session import aws_errors
 from perseid.measure.execution import Execution
+from perseid.measure.fields import Fields
 from perseid.measure.sources.history import moment, read_history
 
 READERS = 4
 """Histories read at once: the service allows a few requests a second."""
+
+
+@dataclass(frozen=True)
+class ExecutionState:
+    """What DescribeExecution says of an execution."""
+
+    status: str
+    """``RUNNING``, ``SUCCEEDED``, ``FAILED``, ``ABORTED`` or ``TIMED_OUT``."""
+    started: float
+    """Seconds since the epoch."""
+    stopped: float | None = None
+    input: str = "{}"
+    """JSON."""
+    error: str = ""
+    cause: str = ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is over."""
+        return self.status != "RUNNING"
+
+    @property
+    def seconds(self) -> float:
+        """Since it began, or until it ended."""
+        until = max(self.started, time.time()) if self.stopped is None else self.stopped
+        return until - self.started
+
+
+def describe_execution(calls: Calls, arn: str) -> ExecutionState:
+    """Ask once; raises `NotFoundError` where there is none."""
+    with aws_errors():
+        answer = calls.client("stepfunctions").describe_execution(executionArn=arn)
+    found, stopped = Fields(answer), answer.get("stopDate")
+    return ExecutionState(
+        found.text("status") or "",
+        moment(answer["startDate"]),
+        None if stopped is None else moment(stopped),
+        found.text("input") or "{}",
+        found.text("error") or "",
+        found.text("cause") or "",
+    )
 
 
 def read_execution(calls: Calls, arn: str) -> Execution:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,13 +10,14 @@ from functools import cached_property
 from typing import Any
 
 from perseid.aws.observe.calls import Calls
+from perseid.aws.observe.execution_history import describe_execution
 from perseid.aws.session import aws_errors
 from perseid.aws.stack_resources import StackResources
-from perseid.errors import NotFoundError, StorageError
+from perseid.errors import NotFoundError, RunError, StorageError
+from perseid.jsontext import parse_json
 from perseid.measure.cost import MB_PER_GB
 from perseid.measure.prices import Prices
-from perseid.measure.sources.history import moment
-from perseid.pipeline.recordcheck import wrong_key
+from perseid.pipeline.stored import StoredRecord
 from perseid.storage import Storage
 
 READERS = 32
@@ -48,6 +48,9 @@ class MapProgress:
     """Predicted by ranks that are done."""
     usd: float = 0.0
     """About what the workers that are done cost: their seconds, request and transition."""
+    usd_running: float = 0.0
+    """About what the workers cost that have begun and are not done: each as long as those that are
+    done took, or since the execution began where none is."""
     trouble: str = ""
     """Why records could not be read at this look; rows and costs are then those of the last."""
 
@@ -84,22 +87,18 @@ class Watcher:
         self._url = results_url
         self._run_id = run_id
         self._map_run: str | None = None
-        self._records: dict[str, Mapping[str, Any]] = {}
+        self._records: dict[str, StoredRecord] = {}
         self._done = -1
-        self.description: Mapping[str, Any] = {}
-        """What DescribeExecution said last."""
         self.counts: Mapping[str, int] = {}
         """What DescribeMapRun said last: pending, running, succeeded, …"""
 
     def look(self) -> MapProgress:
         """Ask once how far the execution has come."""
         client = self._calls.client("stepfunctions")
+        state = describe_execution(self._calls, self._arn)
         with aws_errors():
-            self.description = client.describe_execution(executionArn=self._arn)
             map_status = self._look_at_map(client)
-        status = str(self.description["status"])
-        began = moment(self.description["startDate"])
-        stopped = self.description.get("stopDate")
+        status, began = state.status, state.started
         counts, trouble = self.counts, ""
         # Records are listed only if a rank has finished since: each look would otherwise cost
         # requests.
@@ -112,15 +111,16 @@ class Watcher:
         return MapProgress(
             stage=_stage(status, map_status),
             status=status,
-            seconds=(moment(stopped) if stopped else max(began, time.time())) - began,
+            seconds=state.seconds,
             total=counts.get("total", 0),
             waiting=counts.get("pending", 0),
             running=counts.get("running", 0),
             succeeded=counts.get("succeeded", 0),
             failed=sum(counts.get(name, 0) for name in ("failed", "timedOut", "aborted")),
-            retried=sum(int(r.get("attempt", 1)) > 1 for r in self._records.values()),
-            rows=sum(int(r.get("rows", 0)) for r in self._records.values()),
-            usd=self._usd(began),
+            retried=sum(record.attempt > 1 for record in self._records.values()),
+            rows=sum(record.rows for record in self._records.values()),
+            usd=sum(self._usd(began)),
+            usd_running=counts.get("running", 0) * self._typical_usd(began),
             trouble=trouble,
         )
 
@@ -149,30 +149,39 @@ class Watcher:
             found = pool.map(self._record, fresh)
             self._records |= {n: r for n, r in zip(fresh, found, strict=True) if r is not None}
 
-    def _record(self, name: str) -> Mapping[str, Any] | None:
+    def _record(self, name: str) -> StoredRecord | None:
         try:
-            value = json.loads(self._store.get(name))
-        except (NotFoundError, StorageError, ValueError, RecursionError):
+            record = StoredRecord.of(parse_json(self._store.get(name)), name)
+        except (NotFoundError, StorageError, RunError, ValueError, TypeError):
             return None
-        ours = isinstance(value, Mapping) and value.get("run_id") == self._run_id
-        return value if ours and wrong_key(value) is None else None
+        return record if record.run_id == self._run_id else None
 
-    def _usd(self, began: float) -> float:
-        """Workers of this execution; those of a former one are paid for already."""
+    def _usd(self, began: float) -> list[float]:
+        """Of each worker of this execution that is done; those of a former one are paid for."""
         prices = Prices()
-        second = prices.lambda_gb_second(self._place.architecture).usd
-        gb = self._place.memory_mb / MB_PER_GB
         each = prices.lambda_request.usd + prices.state_transition.usd
         seconds = [
-            float(record["stages"].get("total", 0.0))
+            record.stages.get("total", 0.0)
             for record in self._records.values()
-            if "stages" in record and _start(record) >= began
+            if record.stages and _start(record) >= began
         ]
-        return sum(gb * second * value + each for value in seconds)
+        return [self._usd_a_second * value + each for value in seconds]
+
+    def _typical_usd(self, began: float) -> float:
+        done = self._usd(began)
+        if done:
+            return sum(done) / len(done)
+        return self._usd_a_second * max(0.0, time.time() - began)
+
+    @property
+    def _usd_a_second(self) -> float:
+        """Of one worker."""
+        price = Prices().lambda_gb_second(self._place.architecture).usd
+        return self._place.memory_mb / MB_PER_GB * price
 
 
-def _start(record: Mapping[str, Any]) -> float:
-    return min((float(span[1]) for span in record.get("timeline", ())), default=float("inf"))
+def _start(record: StoredRecord) -> float:
+    return min((start for _, start, _ in record.timeline), default=float("inf"))
 
 
 def _stage(status: str, map_status: str | None) -> str:

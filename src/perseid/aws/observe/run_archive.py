@@ -7,21 +7,18 @@ and the executions' times, ``logs/`` what the ranks and the two functions around
 from __future__ import annotations
 
 import json
-import math
 import re
 import time
-from bisect import bisect
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
 
 from perseid.aws.observe.calls import Calls
 from perseid.aws.observe.cloudwatch_logs import group_of, invocations_of
 from perseid.aws.observe.execution_history import read_executions
-from perseid.aws.session import aws_errors
+from perseid.aws.observe.workflow_bill import NOT_AGAIN, MapCounts, WorkflowUsage
 from perseid.aws.stack_resources import StackResources
-from perseid.errors import AwsError, NotFoundError, current_name
+from perseid.errors import NotFoundError, current_name
 from perseid.jsontext import parse_json
 from perseid.measure.execution import Execution
 from perseid.measure.sources.streams import Traced
@@ -29,36 +26,17 @@ from perseid.pipeline import layout
 from perseid.pipeline.attempts import Attempt, Ending, EngineReport
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.rank_outputs import read_records
-from perseid.pipeline.stored import Records
+from perseid.pipeline.stored import Records, StoredRecord
 from perseid.storage import Storage
 
 WRITERS = 32
 REPORT_SECONDS = 30.0
 """REPORT lines come a little after an invocation's end: how long they are waited for."""
 WAIT_SECONDS = 3.0
-EXPRESS_GB = 0.0625
-"""Memory that an EXPRESS execution of a few small states is billed with: 64 MB."""
+SUMMARIZE_TMP_MB = 2048
+"""/tmp of the function that summarizes, as the template has it."""
 _ERROR = re.compile(r"\[ERROR\]\s+([\w.]+): (.*)")
 """How the runtime of Lambda logs an exception that left the handler."""
-_NOT_AGAIN = frozenset(
-    {
-        "BadInputError",
-        "BadPartitionError",
-        "UnsafePickleError",
-        "BadModelError",
-        "NotInstalledError",
-    }
-)
-GIVEN_UP = _NOT_AGAIN | {
-    "JobKeyRefusedError",
-    "MismatchedCollectiveError",
-    "PeerLostError",
-    "ReplacedError",
-}
-"""Errors after which the state machine tries no other attempt."""
-EXPRESS_STEP_MS = 100.0
-"""An EXPRESS execution's duration is billed in steps of it, rounded up
-(https://aws.amazon.com/step-functions/pricing/)."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +45,7 @@ class Collected:
 
     mapped: EngineReport
     executions: tuple[Execution, ...]
-    engine: Mapping[str, Any]
+    engine: Mapping[str, object]
     """``engine.json``."""
 
 
@@ -100,24 +78,19 @@ def collect(
     return Collected(mapped, executions, engine)
 
 
-def _records(
-    calls: Calls, store: Storage, manifest: Manifest, last: Execution
-) -> dict[int, Mapping[str, object]]:
+def _records(calls: Calls, store: Storage, manifest: Manifest, last: Execution) -> Records:
     """Of all ranks that left one: in one object where the run was published, else each its own."""
     published = last.status == "SUCCEEDED"
     published |= current_name(last.error or "") == "RunIncompleteError"
     if published and manifest.script is None:  # a script may have changed what is said of it there
         calls.add("s3.GetObject")
-        records = parse_json(store.get(layout.COMBINED))
-        found = {int(record["rank"]): record for record in records}
+        where = store.where(layout.COMBINED)
+        records = [StoredRecord.of(one, where) for one in parse_json(store.get(layout.COMBINED))]
+        found = {record.rank: record for record in records}
         surplus = {rank for rank, count in enumerate(manifest.assignment) if not count}
-        return found | _plain(read_records(store, manifest, surplus - found.keys())[0])
+        return found | dict(read_records(store, manifest, surplus - found.keys())[0])
     calls.add("s3.GetObject", manifest.world_size)
-    return _plain(read_records(store, manifest)[0])
-
-
-def _plain(records: Records) -> dict[int, Mapping[str, object]]:
-    return {rank: record.plain for rank, record in records.items()}
+    return read_records(store, manifest)[0]
 
 
 def collected_before(store: Storage, arns: Sequence[str]) -> EngineReport | None:
@@ -133,9 +106,7 @@ def collected_before(store: Storage, arns: Sequence[str]) -> EngineReport | None
         return None
 
 
-def attempts_of(
-    workers: Iterable[Traced], memory_mb: int, records: Mapping[int, Mapping[str, Any]]
-) -> tuple[Attempt, ...]:
+def attempts_of(workers: Iterable[Traced], memory_mb: int, records: Records) -> tuple[Attempt, ...]:
     """Invocations as attempts at ranks, in the order in which they ended.
 
     An attempt that left its rank's record is done, whatever became of the last lines of its log.
@@ -144,15 +115,16 @@ def attempts_of(
     # Those without an end, still running or cut off, come last and so decide nothing yet.
     ours.sort(key=lambda traced: traced.invocation.ended or float("inf"))
     found = [_attempt(traced, memory_mb) for traced in ours]
-    return tuple(_by_record(attempt, records.get(attempt.rank, {})) for attempt in found)
+    return tuple(_by_record(attempt, records.get(attempt.rank)) for attempt in found)
 
 
-def _by_record(attempt: Attempt, record: Mapping[str, Any]) -> Attempt:
-    left = record.get("attempt") == attempt.attempt
-    if attempt.ending is not Ending.NO_RESULT or not left:
+def _by_record(attempt: Attempt, record: StoredRecord | None) -> Attempt:
+    if attempt.ending is not Ending.NO_RESULT or record is None:
         return attempt
-    rows, seconds = int(record.get("rows", 0)), float(record.get("stages", {}).get("total", 0.0))
-    return replace(attempt, ending=Ending.DONE, message="", rows=rows, work_seconds=seconds)
+    if record.attempt != attempt.attempt:
+        return attempt
+    seconds = record.stages.get("total", 0.0)
+    return replace(attempt, ending=Ending.DONE, message="", rows=record.rows, work_seconds=seconds)
 
 
 def _workers(
@@ -245,7 +217,7 @@ def ending_of(traced: Traced) -> tuple[Ending, str]:
         return Ending.OUT_OF_MEMORY, f"it needed more memory than {limit}"
     if raised is not None:
         error, message = raised
-        return Ending.BAD_INPUT if error in _NOT_AGAIN else Ending.RAISED, f"{error}: {message}"
+        return Ending.BAD_INPUT if error in NOT_AGAIN else Ending.RAISED, f"{error}: {message}"
     if "done" in events:
         return Ending.DONE, ""
     if report is None:
@@ -272,7 +244,7 @@ def _raised(traced: Traced) -> tuple[str, str] | None:
 
 
 def _mapped(
-    executions: Sequence[Execution], attempts: tuple[Attempt, ...], records: Mapping[int, Any]
+    executions: Sequence[Execution], attempts: tuple[Attempt, ...], records: Records
 ) -> EngineReport:
     last: dict[int, Attempt] = {attempt.rank: attempt for attempt in attempts}
     failures = {rank: attempt.message for rank, attempt in last.items() if rank not in records}
@@ -283,31 +255,6 @@ def _mapped(
         concurrency=max(1, most_at_once(attempts)),
         done=tuple(sorted(records)),
     )
-
-
-def child_states(attempts: Sequence[Attempt]) -> int:
-    """States that the map's children went through, as Standard children are billed.
-
-    One an attempt; after a failed one it is counted, judged, and waited or given up.
-    """
-    failed = [attempt for attempt in attempts if attempt.ending is not Ending.DONE]
-    once = sum(current_name(attempt.message.partition(":")[0]) in GIVEN_UP for attempt in failed)
-    return len(attempts) + 3 * (len(failed) - once) + once
-
-
-def express_seconds(attempts: Sequence[Attempt]) -> float:
-    """Seconds that EXPRESS children are billed for: each from its rank's first call to its last's
-    end, waits included."""
-    spans: dict[int, tuple[float, float]] = {}
-    for attempt in attempts:
-        ended = attempt.started + (attempt.duration_ms + (attempt.init_ms or 0.0)) / 1e3
-        first, last = spans.get(attempt.rank, (attempt.started, ended))
-        spans[attempt.rank] = (min(first, attempt.started), max(last, ended))
-    # Moments since 1970 are exact to less than a microsecond: that much is no further step.
-    steps = [
-        math.ceil((end - start) * 1e3 / EXPRESS_STEP_MS - 1e-5) for start, end in spans.values()
-    ]
-    return sum(steps) * EXPRESS_STEP_MS / 1e3
 
 
 def most_at_once(attempts: Iterable[Attempt]) -> int:
@@ -327,12 +274,10 @@ def _engine(
     mapped: EngineReport,
     executions: Sequence[Execution],
     workers: Sequence[Traced],
-) -> dict[str, Any]:
-    counts = [_map_counts(calls, execution) for execution in executions]
-    usage = _workflow_usage(executions, counts, mapped.attempts)
+) -> dict[str, object]:
+    counts = [MapCounts.of(calls, execution) for execution in executions]
     refused = sum(traced.count("refused") or 0 for traced in workers)
-    if any(entry.get("children") != "EXPRESS" for entry in counts):
-        usage["transitions"] += refused  # each retry is one; an EXPRESS child is billed by time
+    usage = WorkflowUsage.of(executions, counts, mapped.attempts, refused)
     return mapped.to_json() | {
         "engine": "aws",
         "drivers": len(executions),
@@ -350,62 +295,23 @@ def _engine(
                 "after_seconds": execution.part("after"),
                 "error": execution.error,
                 "cause": execution.cause,
-                "map": entry,
+                "map": entry.to_json(),
             }
             for execution, entry in zip(executions, counts, strict=True)
         ],
-        **usage,
+        **vars(usage),
         "refused_calls": refused,
+        "summarize_tmp_mb": SUMMARIZE_TMP_MB,
         "unreported": sum(traced.invocation.report is None for traced in workers),
         "api_calls": dict(sorted(calls.counts.items())),
     }
-
-
-def _workflow_usage(
-    executions: Sequence[Execution],
-    counts: Sequence[Mapping[str, Any]],
-    attempts: Sequence[Attempt],
-) -> dict[str, Any]:
-    """What Step Functions bills; each execution of the run has children of its own kind."""
-    states, requests, seconds = sum(execution.transitions for execution in executions), 0, 0.0
-    begun = [execution.started for execution in executions]
-    for place, entry in enumerate(counts):
-        own = [a for a in attempts if max(1, bisect(begun, a.started)) - 1 == place]
-        if entry.get("children") == "EXPRESS":
-            requests += int(entry.get("total", 0))
-            seconds += express_seconds(own)
-        else:
-            states += child_states(own)
-    return {
-        "transitions": states,
-        "express_requests": requests,
-        "express_gb_seconds": EXPRESS_GB * seconds,
-    }
-
-
-def _map_counts(calls: Calls, execution: Execution) -> dict[str, Any]:
-    """Numbers of items by how they ended, and the kind of the children."""
-    step = execution.map
-    if step is None:
-        return {}
-    kind = "EXPRESS" if "Express" in step.name else "STANDARD"
-    client = calls.client("stepfunctions")
-    try:
-        with aws_errors():
-            arn = execution.map_run
-            if arn is None:  # older histories do not name it
-                arn = client.list_map_runs(executionArn=execution.arn)["mapRuns"][0]["mapRunArn"]
-            found = client.describe_map_run(mapRunArn=arn)
-    except (AwsError, NotFoundError, IndexError):
-        return {"children": kind}
-    return {"children": kind, **{k: int(v) for k, v in found["itemCounts"].items()}}
 
 
 def _write(
     store: Storage,
     workers: Sequence[Traced],
     around: Mapping[str, Sequence[Traced]],
-    engine: Mapping[str, Any],
+    engine: Mapping[str, object],
 ) -> None:
     texts: dict[str, str] = {}
     for traced in workers:

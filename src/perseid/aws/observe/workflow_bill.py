@@ -1,0 +1,129 @@
+"""What Step Functions bills of a run: states, executions of children, refused calls."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from perseid.aws.observe.calls import Calls
+from perseid.aws.session import aws_errors
+from perseid.errors import AwsError, NotFoundError, current_name
+from perseid.measure.execution import Execution
+from perseid.pipeline.attempts import Attempt, Ending
+
+EXPRESS_GB = 0.0625
+"""Memory that an EXPRESS execution of a few small states is billed with: 64 MB."""
+EXPRESS_STEP_MS = 100.0
+"""An EXPRESS execution's duration is billed in steps of it, rounded up
+(https://aws.amazon.com/step-functions/pricing/)."""
+NOT_AGAIN = frozenset(
+    {
+        "BadInputError",
+        "BadPartitionError",
+        "UnsafePickleError",
+        "BadModelError",
+        "NotInstalledError",
+    }
+)
+"""Errors of the input: every attempt would end in the same way."""
+GIVEN_UP = NOT_AGAIN | {
+    "JobKeyRefusedError",
+    "MismatchedCollectiveError",
+    "PeerLostError",
+    "ReplacedError",
+}
+"""Errors after which the state machine tries no other attempt."""
+
+
+@dataclass(frozen=True)
+class MapCounts:
+    """What Step Functions counts of a map."""
+
+    children: str = ""
+    """``STANDARD`` or ``EXPRESS``; empty where there was no map."""
+    items: Mapping[str, int] = field(default_factory=dict)
+    """Numbers of items by how they ended, and their total; empty where it does not say."""
+
+    @classmethod
+    def of(cls, calls: Calls, execution: Execution) -> MapCounts:
+        """Of an execution's map."""
+        step = execution.map
+        if step is None:
+            return cls()
+        kind = "EXPRESS" if "Express" in step.name else "STANDARD"
+        client = calls.client("stepfunctions")
+        try:
+            with aws_errors():
+                arn = execution.map_run
+                if arn is None:  # older histories do not name it
+                    runs = client.list_map_runs(executionArn=execution.arn)["mapRuns"]
+                    arn = runs[0]["mapRunArn"]
+                found = client.describe_map_run(mapRunArn=arn)
+        except (AwsError, NotFoundError, IndexError):
+            return cls(kind)
+        return cls(kind, {name: int(number) for name, number in found["itemCounts"].items()})
+
+    def to_json(self) -> dict[str, object]:
+        """As ``engine.json`` has it."""
+        return {"children": self.children, **self.items} if self.children else {}
+
+
+@dataclass(frozen=True)
+class WorkflowUsage:
+    """What Step Functions bills, under the names that ``engine.json`` has."""
+
+    transitions: int
+    """Those of `refused_transitions` too."""
+    refused_transitions: int
+    """Of calls that Lambda refused: each retry is one; an EXPRESS child is billed by time."""
+    express_requests: int
+    express_gb_seconds: float
+
+    @classmethod
+    def of(
+        cls,
+        executions: Sequence[Execution],
+        counts: Sequence[MapCounts],
+        attempts: Sequence[Attempt],
+        refused: int,
+    ) -> WorkflowUsage:
+        """Each execution of the run has children of its own kind."""
+        states, requests, seconds = sum(execution.transitions for execution in executions), 0, 0.0
+        begun = [execution.started for execution in executions]
+        for place, entry in enumerate(counts):
+            own = [a for a in attempts if max(1, bisect(begun, a.started)) - 1 == place]
+            if entry.children == "EXPRESS":
+                requests += entry.items.get("total", 0)
+                seconds += express_seconds(own)
+            else:
+                states += child_states(own)
+        if all(entry.children == "EXPRESS" for entry in counts):
+            refused = 0
+        return cls(states + refused, refused, requests, EXPRESS_GB * seconds)
+
+
+def child_states(attempts: Sequence[Attempt]) -> int:
+    """States that the map's children went through, as Standard children are billed.
+
+    One an attempt; after a failed one it is counted, judged, and waited or given up.
+    """
+    failed = [attempt for attempt in attempts if attempt.ending is not Ending.DONE]
+    once = sum(current_name(attempt.message.partition(":")[0]) in GIVEN_UP for attempt in failed)
+    return len(attempts) + 3 * (len(failed) - once) + once
+
+
+def express_seconds(attempts: Sequence[Attempt]) -> float:
+    """Seconds that EXPRESS children are billed for: each from its rank's first call to its last's
+    end, waits included."""
+    spans: dict[int, tuple[float, float]] = {}
+    for attempt in attempts:
+        ended = attempt.started + (attempt.duration_ms + (attempt.init_ms or 0.0)) / 1e3
+        first, last = spans.get(attempt.rank, (attempt.started, ended))
+        spans[attempt.rank] = (min(first, attempt.started), max(last, ended))
+    # Moments since 1970 are exact to less than a microsecond: that much is no further step.
+    steps = [
+        math.ceil((end - start) * 1e3 / EXPRESS_STEP_MS - 1e-5) for start, end in spans.values()
+    ]
+    return sum(steps) * EXPRESS_STEP_MS / 1e3

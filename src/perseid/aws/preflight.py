@@ -1,0 +1,219 @@
+"""What would fail, found before an execution starts: a line a check, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from perseid.aws import stack
+from perseid.aws.deploy.doctor import Check, foreign_key
+from perseid.aws.session import Aws, aws_errors
+from perseid.aws.stack_resources import StackResources
+from perseid.errors import PerseidError
+from perseid.measure.fields import Fields
+from perseid.pipeline.manifest import Manifest
+from perseid.pipeline.records import STORE
+from perseid.storage import Location
+
+MIB = 1 << 20
+ROOM = 2.0
+"""A worker may need so many times the bytes of its largest partition, and its libraries."""
+LIBRARIES_MB = 350
+READS, WRITES = ("s3:GetObject", "s3:ListBucket"), ("s3:PutObject",)
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """A run that is about to start on a stack."""
+
+    aws: Aws
+    stack: str
+    """Name of the stack."""
+    place: StackResources
+    manifest: Manifest
+
+    def checks(self) -> Iterator[Check]:
+        """Every check in order; one that cannot be made is skipped, with the reason."""
+        for name, check in CHECKS:
+            try:
+                state, text = check(self)
+            except PerseidError as error:
+                state, text = "skip", f"not known: {error}"
+            yield Check(name, state, text)
+
+    @cached_property
+    def parameters(self) -> Mapping[str, str]:
+        """What the stack was made with."""
+        return (stack.describe(self.aws, self.stack) or stack.NOT_THERE).parameters
+
+    @property
+    def buckets(self) -> Mapping[str, tuple[str, ...]]:
+        """What is to be done in each bucket of the run."""
+        found: dict[str, tuple[str, ...]] = {}
+        urls = (
+            (self.manifest.data_url, READS),
+            (self.manifest.settings.model_url, READS[:1]),
+            (self.manifest.results_url, (*READS, *WRITES)),
+        )
+        for url, actions in urls:
+            place = Location.parse(url) if "://" in url else None
+            if place is not None and place.scheme == "s3":
+                found[place.bucket] = tuple(dict.fromkeys((*found.get(place.bucket, ()), *actions)))
+        return found
+
+    @property
+    def meets(self) -> bool:
+        """Whether all ranks have to run at once."""
+        return self.manifest.talks or self.manifest.settings.transport not in (STORE, "auto")
+
+
+Result = tuple[str, str]
+"""State (``ok``, ``note``, ``bad``, ``skip``) and sentence."""
+
+
+def _functions(run: Preflight) -> Result:
+    client = run.aws.client("lambda")
+    for name in (run.place.initialize, run.place.worker, run.place.summarize):
+        with aws_errors():
+            found = Fields(client.get_function_configuration(FunctionName=name))
+        state = found.text("State") or "Active"
+        if state not in ("Active", "Inactive"):
+            why = found.text("StateReason") or "no reason is given"
+            return "bad", f"the function {name} is {state} ({why}): deploy the stack again"
+    return "ok", "ready"
+
+
+def _concurrency(run: Preflight) -> Result:
+    reserved = int(run.parameters.get("ReservedConcurrency") or 0)
+    ranks, limit = run.manifest.world_size, reserved
+    if not reserved:
+        with aws_errors():
+            answer = Fields(run.aws.client("lambda").get_account_settings())
+        limit = answer.inner("AccountLimit").count("UnreservedConcurrentExecutions") or 0
+    if not limit:
+        return "skip", "the account does not say how many functions may run at once"
+    if run.meets and ranks > limit:
+        return "bad", (
+            f"{ranks} ranks have to run at once, and only {limit} functions may: take fewer ranks "
+            "(--world-size), leave --transport at store, or ask for more under Service Quotas "
+            "(Lambda, concurrent executions)"
+        )
+    if ranks > limit:
+        rounds = -(-ranks // limit)
+        return "note", f"{ranks} ranks run {limit} at once, in about {rounds} rounds"
+    return "ok", f"{ranks} ranks, {limit} may run at once"
+
+
+def _rendezvous(run: Preflight) -> Result:
+    given = run.manifest.settings.options.rendezvous_endpoint
+    if not run.meets or given:
+        return "skip", "none is needed" if not given else f"{given} is used"
+    if run.parameters.get("Rendezvous", "yes") != "yes":
+        return "bad", (
+            "ranks are to meet, and this stack has no rendezvous: `perseid aws deploy "
+            "--rendezvous`, or leave --transport at store"
+        )
+    return "ok", "the run has it started"
+
+
+def _memory(run: Preflight) -> Result:
+    largest = max((part.size for part in run.manifest.partitions), default=0) / MIB
+    need, have = ROOM * largest + LIBRARIES_MB, run.place.memory_mb
+    if run.manifest.script is None and need > have:
+        return "note", (
+            f"a worker has {have} MB, and one with the largest partition, of {largest:.0f} MB, may "
+            f"need {need:.0f}: `perseid aws deploy --memory {round(need)}` if ranks run out of it"
+        )
+    return "ok", f"{have} MB for partitions of at most {largest:.0f} MB"
+
+
+def _regions(run: Preflight) -> Result:
+    results = Location.parse(run.manifest.results_url).bucket
+    notes = []
+    for bucket in run.buckets:
+        where = _region_of(run.aws, bucket)
+        if where == run.aws.region:
+            continue
+        if bucket == results:
+            return "bad", (
+                f"results are to go to {bucket} in {where}, and Step Functions reads a run's items "
+                f"in {run.aws.region} only: give --out in a bucket there"
+            )
+        notes.append(f"{bucket} is in {where}: traffic between regions costs about 0.02 USD a GB")
+    return ("note", "; ".join(notes)) if notes else ("ok", run.aws.region)
+
+
+def _region_of(aws: Aws, bucket: str) -> str:
+    with aws_errors():
+        return str(aws.client("s3").head_bucket(Bucket=bucket).get("BucketRegion") or aws.region)
+
+
+def _keys(run: Preflight) -> Result:
+    given = run.parameters.get("KmsKey", "")
+    wrong = [foreign_key(run.aws, bucket, given) for bucket in run.buckets]
+    found = [text for text in wrong if text]
+    return ("bad", "; ".join(found)) if found else ("ok", "no key that the roles may not use")
+
+
+def _rights(run: Preflight) -> Result:
+    """By the stack's own parameters; where one role was given, by what IAM says of it."""
+    if not run.parameters.get("RoleArn"):
+        readable = _names(run.parameters.get("ReadBuckets", ""))
+        missing = [bucket for bucket in run.buckets if readable and bucket not in readable]
+        if missing:
+            option = "--results-bucket" if _writes(run, missing[0]) else "--data-bucket"
+            return "bad", (
+                f"the stack's functions may not use {missing[0]}: `perseid aws deploy {option} "
+                f"{missing[0]}` (name further buckets of the stack beside it)"
+            )
+    return _simulated(run)
+
+
+def _simulated(run: Preflight) -> Result:
+    """What iam:SimulatePrincipalPolicy says of the worker's role, where it may be asked."""
+    with aws_errors():
+        function = Fields(
+            run.aws.client("lambda").get_function_configuration(FunctionName=run.place.worker)
+        )
+    role = function.text("Role") or ""
+    denied = []
+    for bucket, actions in run.buckets.items():
+        for action in actions:
+            arn = f"arn:aws:s3:::{bucket}" + ("" if action == "s3:ListBucket" else "/*")
+            denied += [f"{action} in {bucket}"] if _is_denied(run.aws, role, action, arn) else []
+    if denied:
+        return "bad", (
+            f"IAM says that the worker's role may not {', '.join(denied)}: name the buckets by "
+            "`perseid aws deploy --data-bucket` and `--results-bucket`, or have the role changed"
+        )
+    return "ok", "IAM says that the worker's role may do what it must"
+
+
+def _is_denied(aws: Aws, role: str, action: str, arn: str) -> bool:
+    with aws_errors():
+        answer = aws.client("iam").simulate_principal_policy(
+            PolicySourceArn=role, ActionNames=[action], ResourceArns=[arn]
+        )
+    decisions = [found.text("EvalDecision") for found in Fields(answer).rows("EvaluationResults")]
+    return bool(decisions) and "allowed" not in decisions
+
+
+def _writes(run: Preflight, bucket: str) -> bool:
+    return WRITES[0] in run.buckets[bucket]
+
+
+def _names(arns: str) -> list[str]:
+    return [arn.rpartition(":")[2] for arn in arns.split(",") if arn]
+
+
+CHECKS: tuple[tuple[str, Callable[[Preflight], Result]], ...] = (
+    ("functions", _functions),
+    ("concurrency", _concurrency),
+    ("rendezvous", _rendezvous),
+    ("memory", _memory),
+    ("regions", _regions),
+    ("keys", _keys),
+    ("rights", _rights),
+)
+"""In the order in which they are shown."""

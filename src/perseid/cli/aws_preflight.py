@@ -1,0 +1,33 @@
+"""``perseid run --engine aws --dry-run``: what would fail, on one screen; nothing is started."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+
+from perseid.aws.engine import AwsEngine
+from perseid.cli.checks import show_check
+from perseid.engines.base import Engine
+from perseid.pipeline.initialize import plan
+from perseid.pipeline.request import RunRequest
+
+FAILS = 1
+"""Exit status where something would fail."""
+
+
+def show_preflight(args: argparse.Namespace, engine: Engine, request: RunRequest) -> int:
+    """Print each check as it is made; exit status 1 where one says that the run would fail."""
+    assert isinstance(engine, AwsEngine)
+    manifest = plan(engine.prepare(request))
+    checks = []
+    for check in engine.examine(manifest):
+        checks.append(check)
+        if not args.json:
+            show_check(check)
+    if args.json:
+        print(json.dumps([asdict(check) for check in checks], indent=1))
+    bad = any(check.state == "bad" for check in checks)
+    if not args.json and not bad:
+        print(f"nothing is in the way of {manifest.world_size} ranks; nothing was started")
+    return FAILS if bad else 0
