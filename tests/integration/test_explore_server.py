@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from urllib.parse import quote, urlencode
 
+import numpy as np
 import pyarrow.parquet
 import pytest
 from explored import ask, make_run, served, write_survey
@@ -18,6 +19,7 @@ from explored import ask, make_run, served, write_survey
 import perseid
 from perseid.errors import BadInputError
 from perseid.explore import ExploredRun, ExploreServer, LiveRun
+from perseid.model.export.residual_image import ResidualImages
 from perseid.survey import write_cutouts
 
 PAGES = ("", "objects", "object/0", "objects/part", "object/0/part", "teach", "teach/part")
@@ -259,11 +261,14 @@ def test_the_band_of_a_defect_makes_most_of_the_score(tmp_path):
     write_cutouts(replace(cutouts, images=images), path)
     run = perseid.run(tmp_path / "survey", results=str(tmp_path / "run"), progress=False)
     explored = ExploredRun(run)
+    residual = ResidualImages("default", run.manifest.model.digest).residual(images[3])
+    assert np.abs(residual).mean(axis=(1, 2)).argmax() == 2
+    assert np.abs(residual[2]).mean(axis=0).argmax() == 10, "the very column"
     found = explain(explored.features(), 3, "ugriz")
     assert found.bands[0].name == "r"
     assert found.bands[0].share > 0.5
     assert sum(one.share for one in found.bands) == pytest.approx(1)
-    assert "column" in " ".join(one.name for one in found.features) or found.features
+    assert any(one.name.endswith((" r", "column")) for one in found.features)
     table = explored.needed_table()
     assert explored.features().metric.distance(explored.features().values) == pytest.approx(
         table.numbers("anomaly_score")
@@ -282,6 +287,33 @@ def test_a_lasso_in_the_map_selects(page, run):
     for color in ("z_pred", "anomaly_score", "label=5", "map_9", "label=x"):
         status = ask(page, f"objects?color={quote(color)}").status
         assert status == (400 if color in ("map_9", "label=x") else 200), color
+
+
+# ---- Taking away -------------------------------------------------------------------------------
+
+
+def test_a_selection_is_taken_away_in_every_format(page, run, tmp_path):
+    from astropy.table import Table
+
+    table = run.catalogue().to_arrow().to_pydict()
+    limit = sorted(table["z_pred"])[100]
+    wanted = [table["object_id"][i] for i in range(120) if table["z_pred"][i] >= limit]
+    query = f"?s={condition('range', 'z_pred', limit, None)}"
+    for suffix in ("fits", "vot", "csv", "parquet"):
+        answer = ask(page, f"take/{suffix}{query}")
+        path = tmp_path / f"selection.{suffix}"
+        path.write_bytes(answer.body)
+        found = Table.read(path, **({"format": "votable"} if suffix == "vot" else {}))
+        assert found["object_id"].tolist() == wanted, suffix
+        assert f'filename="selection-{run.id}.{suffix}"' in answer.headers["content-disposition"]
+    page_text = ask(page, f"take/html{query}").text
+    assert f"{len(wanted)} of 120 objects selected" in page_text
+    assert all(str(one) in page_text for one in wanted)
+    assert page_text.count("data:image/png;base64,") == len(wanted)
+    assert not re.findall(r'(?:src|href)="(?!data:)', page_text), "it works offline"
+    assert ask(page, "take/exe").status == 404
+    nothing = ask(page, f"take/html?s={condition('range', 'z_pred', 1e9, None)}")
+    assert (nothing.status, "No object is selected" in nothing.text) == (200, True)
 
 
 # ---- Ratings -----------------------------------------------------------------------------------

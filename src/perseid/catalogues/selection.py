@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from perseid.catalogues.where import Where
 from perseid.errors import BadInputError
 from perseid.pipeline.catalogue_reader import StoredCatalogue
@@ -42,6 +45,8 @@ class Selection:
         Names, in the order wanted; None: all.
     where
         Rows that are wanted (`perseid.catalogues.where`); None: all.
+    rows
+        (n,) bool, of all rows of the catalogue: those that are wanted beside; None: all.
 
     Raises
     ------
@@ -54,6 +59,7 @@ class Selection:
         stored: StoredCatalogue,
         columns: Sequence[str] | None = None,
         where: str | None = None,
+        rows: NDArray[np.bool_] | None = None,
     ) -> None:
         known = stored.schema.names
         self.columns = tuple(known if columns is None else dict.fromkeys(columns))
@@ -64,7 +70,7 @@ class Selection:
                 f"the catalogue has no column {one_line(unknown[0] if unknown else '')!r}: it has "
                 f"{', '.join(known)}"
             )
-        self._stored, self._condition = stored, where
+        self._stored, self._condition, self._rows = stored, where, rows
         self._where = Where.parse(where) if where else None
         self._filter = self._where.expression(stored.schema) if self._where else None
 
@@ -92,7 +98,7 @@ class Selection:
 
     def only(self, columns: Sequence[str]) -> Selection:
         """The same rows, with other columns."""
-        return Selection(self._stored, columns, self._condition)
+        return Selection(self._stored, columns, self._condition, self._rows)
 
     def batches(self) -> Iterator[Any]:
         """``pyarrow.Table`` objects of the rows in order, none of them empty."""
@@ -100,8 +106,13 @@ class Selection:
         wanted = list(self.columns)
         if self._where is not None:
             wanted += [name for name in self._where.columns if name not in wanted]
+        start = 0
         for batch in self._stored.batches(wanted):
             table = pa.Table.from_batches([batch])
+            if self._rows is not None:
+                kept = self._rows[start : start + table.num_rows]
+                start += table.num_rows
+                table = table.filter(pa.array(kept))
             if self._filter is not None:
                 table = table.filter(self._filter)
             if table.num_rows:

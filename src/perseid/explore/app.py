@@ -23,11 +23,12 @@ from starlette.routing import Route
 
 from perseid.errors import BadInputError, NotFoundError, PerseidError
 from perseid.explore.conditions import Query, asked
-from perseid.explore.cutout_images import PictureOptions, draw
+from perseid.explore.cutout_images import PictureOptions, draw, draw_residual
 from perseid.explore.explored_run import ExploredRun
 from perseid.explore.live import LiveRun
 from perseid.explore.object_page import object_view
 from perseid.explore.run_page import log_lines, run_view
+from perseid.explore.takeaway import selected_file, selected_report
 from perseid.explore.teach_page import TeachView, teach_view
 from perseid.explore.teaching import Teaching
 from perseid.explore.views import objects_view
@@ -91,7 +92,9 @@ class ExploreApp:
             Route("/object/{index:int}", self.one),
             Route("/object/{index:int}/part", self.one_part),
             Route("/cutout/{index:int}.png", self.cutout),
+            Route("/residual/{index:int}.png", self.residual),
             Route("/plot/{name}.svg", self.plot),
+            Route("/take/{suffix}", self.take),
             Route("/teach", self.teach),
             Route("/teach/part", self.teach_part),
             Route("/rate", self.rate, methods=["POST"]),
@@ -188,6 +191,18 @@ class ExploreApp:
         image = draw(self._explored.images.image(partition, row), options)
         return Response(image, media_type="image/png", headers={"cache-control": "max-age=3600"})
 
+    def residual(self, request: Request) -> Response:
+        """What the model's reconstruction misses of one object, in one band."""
+        residuals, band = self._explored.residuals, request.query_params.get("band", "0")
+        if residuals is None:
+            raise NotFoundError("the run's model has no reconstruction that can be shown")
+        partition, row = self._explored.place(request.path_params["index"])
+        found = residuals.residual(self._explored.images.image(partition, row))
+        if not re.fullmatch("[0-9]{1,4}", band) or int(band) >= len(found):
+            raise BadInputError(f"there is no band {band[:20]!r}: the cutouts have {len(found)}")
+        image = draw_residual(-found[int(band)])  # light that is there and was not expected
+        return Response(image, media_type="image/png", headers={"cache-control": "max-age=3600"})
+
     def plot(self, request: Request) -> Response:
         """One plot as a file of its own."""
         query = self._query(request)
@@ -195,6 +210,16 @@ class ExploreApp:
         plot = self._explored.plots().draw(name, self._explored.shown(query), query.color)
         headers = {"content-disposition": f'attachment; filename="{name}.svg"'}
         return Response(plot.svg.file(plot.spoken), media_type="image/svg+xml", headers=headers)
+
+    def take(self, request: Request) -> Response:
+        """The selected rows as a file, or a report about them."""
+        suffix, query = request.path_params["suffix"], self._query(request)
+        if suffix == "html":
+            taken = selected_report(self._explored, query)
+        else:
+            taken = selected_file(self._explored, query, suffix)
+        headers = {"content-disposition": f'attachment; filename="{taken.name}"'}
+        return Response(taken.content, media_type=taken.media_type, headers=headers)
 
     def log(self, request: Request) -> Response:
         """What a rank logged."""

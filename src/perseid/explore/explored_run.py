@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from perseid.explore.plots import MAP_X, MAP_Y, Plots, Shown
 from perseid.explore.run_features import RunFeatures, load_features
 from perseid.jsontext import parse_json
 from perseid.measure.sources.rank_measures import read_record
+from perseid.model.export.residual_image import ResidualImages
 from perseid.pipeline import layout
 from perseid.storage import Storage
 from perseid.survey.kinds import stored_label_names
@@ -65,6 +67,8 @@ class ExploredRun:
         self._preparing = False
         self.prepared = threading.Event()
         """Set once the features were read, or cannot be."""
+        self.residuals: ResidualImages | None = None
+        """Pictures of what the model could not reconstruct, where it gives any."""
         self.map_note = ""
         """Why there is no map; empty where there is one, or none yet."""
         self._masks = ResultCache(24)
@@ -117,6 +121,11 @@ class ExploredRun:
             return self._features
 
     @property
+    def known_groups(self) -> Mapping[str, int]:
+        """Width of each group of features, where they were read already."""
+        return self._features.groups if self._features else {}
+
+    @property
     def known_features(self) -> RunFeatures | None:
         """The features, where they were read already."""
         return self._features
@@ -136,6 +145,10 @@ class ExploredRun:
             self.map_note = str(error)
         finally:
             self.prepared.set()
+        model = self.run.manifest.model
+        if "residual" in self.known_groups and model is not None:
+            with suppress(PerseidError):  # the page shows no residuals then
+                self.residuals = ResidualImages(model.uri, model.digest)
 
     def find(self, partition: str, row: int) -> int | None:
         """The row number of the catalogue of an object; None where it is not there."""

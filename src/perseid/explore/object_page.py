@@ -55,6 +55,8 @@ class ObjectView:
     """Bands that stand for red, green and blue, counted from 0."""
     size: tuple[int, int]
     """Width and height of the image, pixels."""
+    residual: bool
+    """Whether the model's reconstruction can be shown."""
     reason: str
     """Why there is no picture; empty where there is one."""
     values: tuple[tuple[str, BodyCell], ...]
@@ -94,6 +96,7 @@ def object_view(explored: ExploredRun, index: int) -> ObjectView:
         bands=bands,
         color=shown_bands(shape[0]) if bands else (),
         size=(shape[2], shape[1]),
+        residual=bool(bands) and explored.residuals is not None,
         reason=reason,
         values=values,
         coordinates=coordinates,
