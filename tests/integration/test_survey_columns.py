@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import surveyfiles
 from astropy.io import fits
+from astropy.table import Table
 from tiny import SIDE, tiny_model
 
 from perseid.errors import BadInputError
@@ -141,6 +142,9 @@ def test_names_units_and_ucds_of_fits_are_in_the_metadata(tmp_path: Path) -> Non
     assert about["object_id"]["source"] == "TARGETID"
     assert (about["ra"]["unit"], about["ra"]["ucd"]) == ("deg", "pos.eq.ra;meta.main")
     assert (about["EBV"]["unit"], about["EBV"]["ucd"]) == ("mag", "phys.absorption.gal")
+    read = Table.read(tmp_path / "run" / "catalogue.parquet", format="parquet.votable")
+    assert (str(read["ra"].unit), str(read["EBV"].unit)) == ("deg", "mag")
+    assert "TARGETID" in read["object_id"].description
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from perseid.pipeline.tables import (
     CATALOGUE,
     PERCENTILE,
     all_outputs,
+    as_in_survey,
     carried_columns,
     catalogue_table,
     with_ids,
@@ -77,7 +78,7 @@ class CatalogueSchema:
             about[COLUMNS_KEY] = json.dumps([to_plain(spec) for spec in self.survey_columns])
         own = with_outputs(CATALOGUE, self.outputs or (Z_PRED,))
         own = with_ids((*own, PERCENTILE) if self.percentile else own, self.ids)
-        schema = (*own, *carried_columns(specs))
+        schema = (*as_in_survey(own, self.survey_columns), *carried_columns(specs))
         with open(path, "wb") as file, ParquetWriter(file, schema, about) as writer:
             for one in rows:
                 part = one.part

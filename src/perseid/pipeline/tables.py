@@ -139,9 +139,26 @@ def carried_columns(carried: Sequence[ColumnSpec]) -> tuple[ParquetColumn, ...]:
             optional=True,
             unit=spec.unit,
             ucd=spec.ucd,
-            description=spec.description,
+            description=spec.description or f"Column {spec.source} of the survey",
         )
         for spec in carried
+    )
+
+
+def as_in_survey(
+    columns: Sequence[ParquetColumn], specs: Sequence[ColumnSpec] | None
+) -> tuple[ParquetColumn, ...]:
+    """The catalogue's own columns; those that come from the survey say how it calls them."""
+    sources = {spec.name: spec for spec in specs or () if spec.name != spec.source}
+    return tuple(
+        replace(
+            column,
+            unit=column.unit or sources[column.name].unit,
+            description=f"{column.description} ({sources[column.name].source} there)",
+        )
+        if column.name in sources
+        else column
+        for column in columns
     )
 
 
