@@ -9,7 +9,13 @@ from perseid.api.progress_display import duration
 from perseid.api.terminal import width
 from perseid.pipeline import layout
 from perseid.pipeline.run_state import RunResult
-from perseid.pipeline.run_summary import AnomalySummary, RedshiftSummary, RunSummary
+from perseid.pipeline.run_summary import (
+    AnomalySummary,
+    ClassificationSummary,
+    DistributionSummary,
+    RedshiftSummary,
+    RunSummary,
+)
 from perseid.storage import Storage
 
 NAMED = 20
@@ -22,6 +28,8 @@ def outcome_lines(result: RunResult, store: Storage) -> Iterator[str]:
     yield _head(summary)
     yield from _missing(result)
     yield from _redshift(summary.get("redshift"))
+    yield from _classes(summary.get("classification"))
+    yield from _distributions(summary.get("distributions"))
     yield from _anomalies(summary.get("anomaly"))
     yield _work(result)
     yield from (f"note: {warning}" for warning in summary.get("warnings", ()))
@@ -92,6 +100,22 @@ def _redshift(found: RedshiftSummary | None) -> Iterator[str]:
     if outliers is not None:
         words.append(f"{outliers:.2%} outliers (|dz| > {found['outlier_threshold']:g})")
     yield f"redshift   {' · '.join(words)} · {found['n']:,} objects with a known one"
+
+
+def _classes(found: ClassificationSummary | None) -> Iterator[str]:
+    if found and found["accuracy"] is not None:
+        error = found["calibration_error"]
+        words = [f"accuracy {found['accuracy']:.2%}"]
+        words += [] if error is None else [f"calibration error {error:.2%}"]
+        yield f"classes    {' · '.join(words)} · {found['n']:,} labelled objects"
+
+
+def _distributions(found: DistributionSummary | None) -> Iterator[str]:
+    if found and found["crps"] is not None:
+        words = [f"CRPS {found['crps']:.4g}"]
+        words += [f"{share:.1%} inside {float(level):.0%} intervals"
+                  for level, share in found["coverage"].items()]  # fmt: skip
+        yield f"PDFs       {' · '.join(words)} · {found['n']:,} objects with a known redshift"
 
 
 def _anomalies(found: AnomalySummary | None) -> Iterator[str]:

@@ -56,6 +56,39 @@ class RankMeasures:
 
 
 @dataclass(frozen=True)
+class ClassificationMeasures:
+    """How good class probabilities are, as ``summary.json`` states it. None: not a number."""
+
+    classes: tuple[str, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    """Objects of the class of the row that are called by the column's name."""
+    n: int
+    """Objects that were compared."""
+    excluded: int
+    """Labeled objects without a prediction, or whose label is no class."""
+    accuracy: float | None
+    calibration_error: float | None
+    scores: tuple[tuple[float | None, float | None, float | None], ...]
+    """Precision, recall and F1 of each class."""
+    reliability: tuple[tuple[float, float, int], ...]
+    """(mean probability, share that is right, objects) of each bin that is not empty."""
+
+
+@dataclass(frozen=True)
+class DistributionMeasures:
+    """How good predicted distributions of redshifts are, as ``summary.json`` states it."""
+
+    n: int
+    """Objects of known redshift that have one."""
+    crps: float | None
+    """Mean, in units of redshift."""
+    pit: tuple[int, ...]
+    """Objects in bins of equal width from 0 to 1."""
+    coverage: Mapping[str, float]
+    """Share of true redshifts in the central intervals, by the probability of these."""
+
+
+@dataclass(frozen=True)
 class SummaryMeasures:
     """Figures of a run that ``summary.json`` states."""
 
@@ -67,6 +100,10 @@ class SummaryMeasures:
     engine: str = ""
     warnings: tuple[str, ...] | None = None
     """None: the summary has none of its own."""
+    classification: ClassificationMeasures | None = None
+    distributions: DistributionMeasures | None = None
+    coverage: Mapping[str, float] = field(default_factory=dict)
+    """Share of true redshifts in calibrated intervals, by the probability that was promised."""
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,7 @@ FILE_STYLES: Mapping[str, Mapping[str, str]] = {
     "brush": {"fill": "none", "stroke": LIGHT["brush"], "stroke-width": "1.8"},
     "cell": {"fill": LIGHT["ink"], "font-size": "11.5", "font-family": _FONT},
     "over": {"fill": LIGHT["card"]},
+    "empty": {"fill": LIGHT["paper"]},
     **{f"{family}{n}": {"fill": LIGHT[f"{family}{n}"]} for family in "sm" for n in range(1, 9)},
     **{f"c{n}": {"stroke": color} for n, color in enumerate(SERIES)},
     **{f"f{n}": {"fill": color} for n, color in enumerate(SERIES)},

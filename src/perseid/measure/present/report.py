@@ -9,6 +9,7 @@ from perseid.errors import BadInputError, NotFoundError
 from perseid.measure.folder import RunFolder
 from perseid.measure.measured_run import MeasuredRun
 from perseid.measure.present import pages
+from perseid.measure.present.answer_sections import answer_sections
 from perseid.measure.present.findings import (
     detection_section,
     gallery_section,
@@ -73,6 +74,7 @@ def render_report(run: MeasuredRun, prices: Prices | None = None) -> str:
         ),
         sections=(
             redshift_section(catalogue),
+            *answer_sections(folder),
             timeline_section(run),
             duration_section(run),
             cost_section(run, prices, on_aws=folder.engine.on_aws),

@@ -42,5 +42,11 @@ DEFINITIONS = {
     "chance.",
     "Average precision": "Area under precision against recall; chance is the share of the label "
     "among its objects and those with label 0, so it is lower the rarer the label.",
+    "Calibration error": "Mean over objects of the distance between how often the called class is "
+    "right and its probability, in 15 bins of that probability.",
+    "CRPS": "Continuous ranked probability score: integral of (CDF - step at the true value)²; the "
+    "absolute error of a point prediction.",
+    "PIT": "Predicted probability of values below the true one: uniform over objects where "
+    "distributions are calibrated.",
     "Bits": "32 bits a value of images and magnitudes that went through the model.",
 }

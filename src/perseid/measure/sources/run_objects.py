@@ -24,6 +24,7 @@ from perseid.measure.folder import (
 )
 from perseid.measure.measured_run import MeasuredRun, ModelTime, ResultPath, Span, size_label
 from perseid.measure.report_line import Report, failed_init_ms, find_reports
+from perseid.measure.sources import answer_measures
 from perseid.measure.sources.rank_measures import read_record
 from perseid.pipeline import layout
 from perseid.pipeline.manifest import Manifest
@@ -147,6 +148,9 @@ def _summary(store: Storage, keys: Collection[str]) -> SummaryMeasures | None:
         map_seconds=timing.number("map"),
         engine=summary.inner("engine").text("engine") or "",
         warnings=summary.texts("warnings") if "warnings" in summary else None,
+        classification=answer_measures.classification(summary),
+        distributions=answer_measures.distributions(summary),
+        coverage=answer_measures.coverage(summary.inner("redshift")),
     )
 
 

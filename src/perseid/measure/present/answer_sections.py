@@ -1,0 +1,99 @@
+"""Sections of a report about the model's answers: classes, distributions, intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from perseid.measure.folder import ClassificationMeasures, DistributionMeasures, RunFolder
+from perseid.measure.present.answer_charts import confusion, pit, reliability
+from perseid.measure.present.text import MISSING, plural
+from perseid.measure.present.view import (
+    Beside,
+    DataTable,
+    Figure,
+    Head,
+    Section,
+    TableEntry,
+)
+
+WIDTH = 480.0
+
+
+def answer_sections(folder: RunFolder) -> tuple[Section, ...]:
+    """One for class probabilities, one for distributions; none for what the model does not give."""
+    summary = folder.summary
+    if summary is None:
+        return ()
+    sections = []
+    if summary.classification is not None:
+        sections.append(_classes(summary.classification))
+    if summary.distributions is not None:
+        sections.append(_distributions(summary.distributions))
+    if summary.coverage:
+        sections.append(_intervals(summary.coverage))
+    return tuple(sections)
+
+
+def _classes(found: ClassificationMeasures) -> Section:
+    lead = (
+        f"{_percent(found.accuracy)} of {plural(found.n, 'labeled object')} are called by their "
+        f"own class; {found.excluded:,} more have no prediction, or a label that is no class."
+    )
+    matrix = Figure.drawn(
+        lambda width, kind: confusion(found.classes, found.confusion, width, kind),
+        "Objects of the row's class that are called by the column's name, darker for a larger "
+        "share of the row.",
+        WIDTH,
+    )
+    heads = (Head("Class", "word"), Head("Objects"), Head("Precision"), Head("Recall"), Head("F1"))
+    rows = tuple(
+        (
+            TableEntry(name),
+            TableEntry(f"{sum(of_class):,}"),
+            *(TableEntry(_percent(score)) for score in scores),
+        )
+        for name, of_class, scores in zip(found.classes, found.confusion, found.scores, strict=True)
+    )
+    table = DataTable(heads, rows, "Precision: share of those called so that are; recall: share of "
+                      "the class that is called so; F1: harmonic mean of both")  # fmt: skip
+    curve = Figure.drawn(
+        lambda width, kind: reliability(found.reliability, width, kind),
+        "How often the called class is right, in bins of its probability; below the dashed line "
+        f"the model is too sure. Calibration error: {_percent(found.calibration_error)}.",
+        WIDTH,
+    )
+    return Section("classes", "Classes", lead, (Beside(matrix, table), curve))
+
+
+def _distributions(found: DistributionMeasures) -> Section:
+    lead = (
+        f"{plural(found.n, 'object')} of known redshift have a predicted distribution; CRPS "
+        f"{MISSING if found.crps is None else f'{found.crps:.5f}'} (mean, in units of redshift; of "
+        "a point prediction it is the mean absolute error)."
+    )
+    plot = Figure.drawn(
+        lambda width, kind: pit(found.pit, width, kind),
+        "Flat where distributions are calibrated; a hill in the middle: too wide; hills at both "
+        "ends: too narrow.",
+        WIDTH,
+    )
+    return Section("distributions", "Predicted distributions", lead,
+                   (Beside(plot, _coverage_table(found.coverage)),))  # fmt: skip
+
+
+def _intervals(coverage: Mapping[str, float]) -> Section:
+    lead = "How many true redshifts lie in the intervals around the predicted ones."
+    return Section("intervals", "Intervals of redshift", lead, (_coverage_table(coverage),))
+
+
+def _coverage_table(coverage: Mapping[str, float]) -> DataTable:
+    rows = tuple(
+        (TableEntry(_percent(float(level))), TableEntry(_percent(share)))
+        for level, share in coverage.items()
+    )
+    return DataTable((Head("Promised", "word"), Head("Inside")), rows,
+                     "Share of true redshifts inside intervals")  # fmt: skip
+
+
+def _percent(share: float | None) -> str:
+    return MISSING if share is None else f"{100 * share:.4g} %"
