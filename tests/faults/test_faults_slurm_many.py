@@ -75,7 +75,7 @@ def test_517_ranks_and_every_ending_at_once(cluster, tmp_path: Path, monkeypatch
     assert "above its 400 MB" in told[HOG]
     assert "its time limit passed" in told[LATE]
     late = set(run.handle.submission.of_task(run.handle.submission.task_of(LATE)))
-    assert {LATE, HOG} <= set(told) <= late | {HOG}
+    assert {rank: why for rank, why in told.items() if rank not in late | {HOG}} == {}
     for rank in (LOST, PREEMPTED):
         assert ended.ranks[rank].done
         assert ended.ranks[rank].attempt > 1
@@ -86,4 +86,4 @@ def test_517_ranks_and_every_ending_at_once(cluster, tmp_path: Path, monkeypatch
     here = perseid.run(keys.pop("data"), results=str(tmp_path / "here"), progress=False, **keys)
     assert again.catalogue().difference(here.catalogue()) is None
     rows = again.table().rows
-    assert float(rows[0]["cores"].text) > 0
+    assert rows[0]["cores"] > 0

@@ -1,15 +1,19 @@
 """The pieces of a training step."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from perseid.errors import BadInputError
-from perseid.model.training.astromae import AstroMAE
+from perseid.model.training.astromae import AstroMAE, MaskedAutoencoder
 from perseid.model.training.data import gather
+from perseid.model.training.device_rows import fitting_batch
 from perseid.model.training.steps import (
     LOSS_SCALE,
     SYMMETRIES,
+    LossSum,
     RunningMean,
     WhitenedLinear,
     color_parameters,
@@ -20,7 +24,7 @@ from perseid.model.training.steps import (
     redshift_loss,
     turned,
 )
-from perseid.model.training.train_options import TrainOptions, fitted_config
+from perseid.model.training.train_options import CONFIGS, TrainOptions, fitted_config
 from perseid.survey.cutouts import Cutouts
 
 
@@ -77,6 +81,7 @@ def test_the_running_mean_starts_at_the_values_and_follows_them():
         ({"epochs": -1}, "epochs is -1"),
         ({"config": "huge"}, "'huge' is not known"),
         ({"mask_ratio": 1.0}, "mask_ratio is 1.0"),
+        ({"precision": "float16"}, "'float16' is not known"),
     ],
 )
 def test_options_that_cannot_be_used_are_refused(wrong, phrase):
@@ -99,10 +104,52 @@ def test_the_small_network_is_fitted_to_the_survey(tmp_path):
     np.testing.assert_allclose(config.magnitude_scale, 1.5, rtol=0.2)
 
 
-def test_the_published_network_is_not_scaled(tmp_path):
-    config = fitted_config(TrainOptions(config="published"), _survey(5, 32, tmp_path))
-    assert config.softening is None
-    assert config.magnitude_centre is None
+def test_the_published_network_is_fitted_to_the_survey_too(tmp_path):
+    """With pixels as they are its autoencoder learnt nothing but the bright ones."""
+    data = _survey(5, 32, tmp_path)
+    config = fitted_config(TrainOptions(config="published"), data)
+    assert config.softening is not None
+    assert config.magnitude_centre is not None
+    bright = torch.from_numpy(data.images[:8] * 1000)
+    model = AstroMAE(replace(config, depth=1))
+    loss = MaskedAutoencoder(model)(bright, 0.5, torch.Generator().manual_seed(0))
+    assert loss.item() < 100
+
+
+@pytest.mark.parametrize("scoring", ["quarters", "checkerboards"])
+def test_the_autoencoder_works_in_mixed_precision(scoring):
+    config = replace(CONFIGS["small"], depth=2, scoring=scoring)
+    autoencoder = MaskedAutoencoder(AstroMAE(config))
+    images = torch.randn(6, 5, 32, 32)
+    losses = []
+    for mixed in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            loss = autoencoder(images, 0.5, torch.Generator().manual_seed(1))
+        loss.backward()
+        losses.append(loss.item())
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+def test_a_sum_of_losses_goes_on_from_a_checkpoint():
+    losses = [torch.tensor(value) for value in (0.1, 0.7, 0.25)]
+    whole, half = LossSum(), LossSum()
+    for loss in losses:
+        whole.add(loss)
+    for loss in losses[:2]:
+        half.add(loss)
+    again = LossSum(half.value)
+    again.add(losses[2])
+    assert again.value == whole.value == sum(map(float, losses))
+
+
+def test_the_batch_of_a_processor_is_the_usual_one():
+    assert fitting_batch(CONFIGS["published"], 10**6, torch.device("cpu")) == TrainOptions().batch
+
+
+def test_options_of_earlier_versions_are_the_same():
+    """A checkpoint of a version without precisions goes on."""
+    assert "precision" not in TrainOptions().to_json()
+    assert TrainOptions(precision="tf32").to_json()["precision"] == "tf32"
 
 
 def test_cutouts_must_be_square(tmp_path):

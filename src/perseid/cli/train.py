@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 OPTIONS = (
     ("pretrain-epochs", int, "epochs of the masked autoencoder (default 30)"),
     ("epochs", int, "epochs of the redshift; 0 only pre-trains (default 25)"),
-    ("batch", int, "rows a step (default 128)"),
     ("lr", float, "peak learning rate of the redshift (default 0.002)"),
     ("pretrain-lr", float, "peak learning rate of the autoencoder (default 0.001)"),
     ("image-lr", float, "rate of the image branches relative to --lr (default 1)"),
@@ -53,6 +52,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_layout_argument(parser)
     add_missing_argument(parser)
     add("--config", metavar="NAME", help="small or published (default small)")
+    add("--batch", type=_batch, metavar="N", help="rows a step, or auto: as many as a GPU has room "
+        "for (default 128)")  # fmt: skip
+    add("--precision", choices=("float32", "tf32", "bf16"),
+        help="of products on a GPU; bf16 of the autoencoder's alone (default float32)")  # fmt: skip
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if any")
     add("--threads", type=int, metavar="N", help="processor threads (default: torch's choice)")
     add("--rows", type=int, metavar="N", help="take only the first N usable rows")
@@ -65,10 +68,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_storage_arguments(parser)
 
 
+def _batch(text: str) -> int:
+    from perseid.model.training.train_options import BY_MEMORY
+
+    return BY_MEMORY if text == "auto" else int(text)
+
+
 def run(args: argparse.Namespace) -> int:
     """Train with a progress bar on stderr; the held-out metrics go to stdout."""
     chosen = {name.replace("-", "_"): getattr(args, name.replace("-", "_")) for name, *_ in OPTIONS}
     chosen |= {"config": args.config, "magnitudes_only": args.magnitudes_only or None}
+    chosen |= {"batch": args.batch, "precision": args.precision}
     chosen |= {"frozen": False if args.unfreeze else None}
     result = _train(args, {name: value for name, value in chosen.items() if value is not None})
     if args.json:

@@ -206,7 +206,9 @@ class Decoder(nn.Module):
         positions = cast(Tensor, self.positions).expand(n, -1, -1)
         embedded = self.embed(self.norm_in(visible))
         index = keep[:, :, None].expand(n, kept, embedded.shape[2])
-        x = self.mask_token.expand_as(positions).scatter(1, index, embedded) + positions
+        tokens = self.mask_token.expand_as(positions)
+        # Under autocast the embedded tokens have another type than the parameter.
+        x = tokens.scatter(1, index, embedded.to(tokens.dtype)) + positions
         for block in self.blocks:
             x = block(x)
         return cast(Tensor, self.pixels(self.norm(x)))
@@ -335,7 +337,8 @@ class MaskedAutoencoder(nn.Module):
         """Patches to show (n, kept), int64, and a float mask (n, tokens), 1 where hidden."""
         tokens = self.model.config.tokens
         kept = min(max(round(tokens * (1 - ratio)), 1), tokens - 1)
-        order = torch.rand(n, tokens, generator=generator).argsort(dim=1).to(device)
+        drawn = torch.device("cpu") if generator is None else generator.device
+        order = torch.rand(n, tokens, generator=generator, device=drawn).argsort(dim=1).to(device)
         keep = order[:, :kept]
         return keep, torch.ones(n, tokens, device=device).scatter(1, keep, 0.0)
 

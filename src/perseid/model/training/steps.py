@@ -103,11 +103,49 @@ class RunningMean:
         """Take one step's values in."""
         self.steps += 1
         decay = min(self.decay, self.steps / (self.steps + 10.0))
+        if next(iter(tensors.values())).is_cuda:
+            self._update_at_once(tensors, decay)
+            return
         for name, tensor in tensors.items():
             if tensor.is_floating_point():
                 self.mean[name].lerp_(tensor.detach(), 1.0 - decay)
             else:
                 self.mean[name].copy_(tensor)
+
+    def _update_at_once(self, tensors: dict[str, Tensor], decay: float) -> None:
+        """On a GPU: a few launches for all tensors, where one for each would take longer than
+        the step."""
+        names = [name for name, tensor in tensors.items() if tensor.is_floating_point()]
+        means, values = [self.mean[n] for n in names], [tensors[n].detach() for n in names]
+        torch._foreach_lerp_(means, values, 1.0 - decay)
+        others = [name for name in tensors if name not in set(names)]
+        if others:
+            torch._foreach_copy_([self.mean[n] for n in others], [tensors[n] for n in others])
+
+
+class LossSum:
+    """The sum of an epoch's losses; on a GPU it stays there until it is asked for."""
+
+    def __init__(self, value: float = 0.0) -> None:
+        self._value = value
+        self._waiting: Tensor | None = None
+
+    def add(self, loss: Tensor) -> None:
+        """Take one step's loss in."""
+        if not loss.is_cuda:
+            self._value += float(loss)
+        elif self._waiting is None:
+            self._waiting = loss.double()
+        else:
+            self._waiting += loss
+
+    @property
+    def value(self) -> float:
+        """The sum so far; waits for the GPU."""
+        if self._waiting is not None:
+            self._value += float(self._waiting)
+            self._waiting = None
+        return self._value
 
 
 def encoder_parameters(model: AstroMAE) -> list[nn.Parameter]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from perseid.errors import BadInputError
 from perseid.model.training.astromae import AstroMAE, from_weights, to_weights
 from perseid.model.training.checkpoint import check_same, load_checkpoint, save_checkpoint
 from perseid.model.training.data import TrainingSet, gather
+from perseid.model.training.device_rows import fitting_batch
 from perseid.model.training.train_options import (
+    BY_MEMORY,
     Report,
     Stop,
     TrainEvent,
@@ -99,9 +101,14 @@ def train(
     scratch = folder / SCRATCH
     try:
         data = gather(partitions, scratch, rows=rows)
+        place = _device(device, options)
         torch.manual_seed(options.seed)
+        if options.batch == BY_MEMORY:
+            config = start.config if start is not None else fitted_config(options, data)
+            rows = len(data.rows(TRAIN, supervised=bool(options.epochs)))
+            options = replace(options, batch=fitting_batch(config, rows, place))
         model = _begun(options, data, start, warm)
-        trainer = Trainer(model, data, options, _device(device), trained=warm)
+        trainer = Trainer(model, data, options, place, trained=warm)
         return _trained(trainer, folder, resume, report, stop)
     finally:
         scratch.unlink(missing_ok=True)
@@ -152,11 +159,18 @@ def _trained(
     return TrainResult(weights, test, history)
 
 
-def _device(name: str) -> torch.device:
+def _device(name: str, options: TrainOptions) -> torch.device:
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise BadInputError("device cuda: torch sees no GPU here; use --device cpu")
+    if name != "cuda" and options.precision != "float32":
+        raise BadInputError(f"precision {options.precision} needs a GPU: leave --precision out")
+    if name == "cuda":
+        # "highest" is float32 proper, "high" lets products round their factors to tf32.
+        exact = options.precision == "float32"
+        torch.set_float32_matmul_precision("highest" if exact else "high")
+        torch.backends.cudnn.allow_tf32 = not exact
     return torch.device(name)
 
 

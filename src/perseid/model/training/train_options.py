@@ -12,9 +12,24 @@ from perseid.model.config import PUBLISHED, SMALL, AstroMAEConfig
 from perseid.model.training.data import TrainingSet
 from perseid.survey.splits import TRAIN
 
-CONFIGS = {"small": SMALL, "published": replace(PUBLISHED, embedding=True, decoder_width=96)}
+CONFIGS = {
+    "small": SMALL,
+    "published": replace(
+        PUBLISHED,
+        embedding=True,
+        decoder_width=96,
+        softening=SMALL.softening,
+        magnitude_centre=SMALL.magnitude_centre,
+        magnitude_scale=SMALL.magnitude_scale,
+    ),
+}
 """Networks by the name that ``perseid train --config`` takes; the published one with a decoder,
-which its checkpoints lack, so that it can be pre-trained and score anomalies."""
+which its checkpoints lack, so that it can be pre-trained and score anomalies, and with inputs that
+are scaled: of pixels as they are, the autoencoder learns nothing but the brightest ones."""
+PRECISIONS = ("float32", "tf32", "bf16")
+"""What products are computed in; of bf16 those of the autoencoder, others in tf32."""
+BY_MEMORY = 0
+"""Batch: as many rows as the GPU's memory has room for."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +46,7 @@ class TrainOptions:
     epochs: int = 25
     """Of the redshift, on plain objects with a redshift."""
     batch: int = 128
-    """Rows a step."""
+    """Rows a step; `BY_MEMORY`: see `device_rows.fitting_batch`."""
     lr: float = 2e-3
     """Peak rate of AdamW for the redshift: linear warm-up, then a cosine to zero."""
     pretrain_lr: float = 1e-3
@@ -50,6 +65,8 @@ class TrainOptions:
     magnitudes_only: bool = False
     """The baseline: the image branches are switched off, everything else is the same."""
     seed: int = 0
+    precision: str = "float32"
+    """One of `PRECISIONS`; others than float32 need a GPU."""
 
     def __post_init__(self) -> None:
         if self.config not in CONFIGS:
@@ -59,8 +76,12 @@ class TrainOptions:
         for name in ("pretrain_epochs", "epochs", "seed", "weight_decay", "jitter", "image_lr"):
             if getattr(self, name) < 0:
                 raise BadInputError(f"{name} is {getattr(self, name)}: it must not be negative")
+        if self.precision not in PRECISIONS:
+            raise BadInputError(
+                f"precision {self.precision!r} is not known: choose from {', '.join(PRECISIONS)}"
+            )
         for name, least, most in (
-            ("batch", 2, 1 << 16),
+            ("batch", 2 if self.batch != BY_MEMORY else BY_MEMORY, 1 << 16),
             ("lr", 1e-9, 1.0),
             ("pretrain_lr", 1e-9, 1.0),
             ("mask_ratio", 0.05, 0.95),
@@ -70,8 +91,14 @@ class TrainOptions:
                 raise BadInputError(f"{name} is {getattr(self, name)}: use {least} to {most}")
 
     def to_json(self) -> dict[str, object]:
-        """The options as JSON values, as a checkpoint holds them."""
-        return asdict(self)
+        """The options as JSON values, as a checkpoint holds them.
+
+        Without the precision where it is float32: there was no other one in earlier versions.
+        """
+        plain = asdict(self)
+        if self.precision == "float32":
+            del plain["precision"]
+        return plain
 
 
 @dataclass(frozen=True)

@@ -19,18 +19,18 @@ from torch import Tensor, nn
 from perseid.errors import RunInterruptedError
 from perseid.model.training.astromae import AstroMAE, MaskedAutoencoder
 from perseid.model.training.data import TrainingSet
+from perseid.model.training.device_rows import Rows, rows_on
 from perseid.model.training.steps import (
     SYMMETRIES,
+    LossSum,
     RunningMean,
     WhitenedLinear,
     color_parameters,
     encoder_parameters,
     head_only,
     image_parameters,
-    jitter_per_band,
     rate,
     redshift_loss,
-    turned,
 )
 from perseid.model.training.train_options import Report, Stop, TrainEvent, TrainOptions
 from perseid.survey.splits import TRAIN, VALIDATION
@@ -44,6 +44,8 @@ FROZEN_SYMMETRIES = 2
 """Of a frozen encoder's view: it hardly changes with a turn, so unturned and mirrored ones do,
 while the trained image branch sees all eight."""
 EVALUATION_BATCH = 256
+GPU_REPORT_SECONDS = 0.5
+"""Between two looks at the loss on a GPU: each waits for the steps before it."""
 
 
 @dataclass
@@ -86,6 +88,7 @@ class Trainer:
         self.best: dict[str, Tensor] = {}
         self.best_validation = float("inf")
         self._cache: dict[int, Tensor] = {}
+        self.rows = rows_on(data, device)
         layers = model.inception_model.magnitude_block
         first = layers[0]
         assert isinstance(first, nn.Linear)
@@ -152,7 +155,7 @@ class Trainer:
         with torch.no_grad():
             for start in range(0, len(rows), EVALUATION_BATCH):
                 part = rows[start : start + EVALUATION_BATCH]
-                parts.append(self._redshift(part, 0, self._magnitudes(part)).squeeze(1).cpu())
+                parts.append(self._redshift(part, 0, self.rows.magnitudes(part)).squeeze(1).cpu())
         return torch.cat(parts).numpy() if parts else np.empty(0, np.float32)
 
     # One phase
@@ -182,8 +185,12 @@ class Trainer:
                 groups.append({"params": image_parameters(self.model), "peak": peak})
                 if not o.frozen:
                     groups.append({"params": encoder_parameters(self.model), "peak": 0.1 * peak})
-        self.optimizer = torch.optim.AdamW(groups, lr=o.lr, weight_decay=o.weight_decay)
-        self.mean = RunningMean(o.ema, self.model.state_dict())
+        fused = True if self.device.type == "cuda" else None
+        self.optimizer = torch.optim.AdamW(
+            groups, lr=o.lr, weight_decay=o.weight_decay, fused=fused
+        )
+        self._tensors = self.model.state_dict()  # no copies: steps change them in place
+        self.mean = RunningMean(o.ema, self._tensors)
         self.best, self.best_validation = {}, float("inf")
 
     def _end_phase(self) -> None:
@@ -193,26 +200,34 @@ class Trainer:
         if self._phase == "pretrain" and self.model.decoder is not None and self._epochs():
             self.model.eval()
             rows = self.data.rows(TRAIN, supervised=False)[:4096]
-            MaskedAutoencoder(self.model).measure_residual_scale(self._images(rows, 0))
+            MaskedAutoencoder(self.model).measure_residual_scale(self.rows.images(rows, 0))
 
     def _epoch(self, report: Report, stop: Stop, save: Save) -> None:
         p, rows = self.progress, self._training_rows()
-        order = self._generator(p.epoch, 0).permutation(rows)
+        order = self.rows.order(self._generator(p.epoch, 0).permutation(rows))
         steps = max(1, len(rows) // self.options.batch)
         saved = begun = time.monotonic()
+        losses, told = LossSum(p.loss_sum), 0.0
+        every = GPU_REPORT_SECONDS if self.device.type == "cuda" else 0.0
         while p.step < steps:
             if stop():
+                p.loss_sum = losses.value
                 save(self)
                 raise RunInterruptedError(
                     f"training stopped in epoch {p.epoch + 1} of {self._phase}: --resume goes on"
                 )
             part = order[p.step * self.options.batch : (p.step + 1) * self.options.batch]
-            p.loss_sum += self._step(part, p.epoch * steps + p.step, steps * self._epochs())
+            losses.add(self._step(part, p.epoch * steps + p.step, steps * self._epochs()))
             p.step += 1
-            report(self._event(steps))
-            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+            now = time.monotonic()
+            if now - told >= every:  # asking for the loss waits for the GPU
+                p.loss_sum, told = losses.value, now
+                report(self._event(steps))
+            if now - saved > CHECKPOINT_SECONDS:
+                p.loss_sum = losses.value
                 save(self)
                 saved = time.monotonic()
+        p.loss_sum = losses.value
         self._close_epoch(steps, time.monotonic() - begun, report)
 
     def _close_epoch(self, steps: int, seconds: float, report: Report) -> None:
@@ -235,7 +250,7 @@ class Trainer:
         mean = p.loss_sum / max(p.step, 1)
         return TrainEvent(self._phase, p.epoch + 1, self._epochs(), p.step, steps, mean, validation)
 
-    def _step(self, rows: NDArray[np.int64], step: int, steps: int) -> float:
+    def _step(self, rows: Rows, step: int, steps: int) -> Tensor:
         assert self.optimizer is not None
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * rate(step, steps)
@@ -246,24 +261,23 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
         self.optimizer.step()
-        self.mean.update(self.model.state_dict())
-        return float(loss.detach())
+        self.mean.update(self._tensors)
+        return loss.detach()
 
-    def _loss(self, rows: NDArray[np.int64], random: np.random.Generator) -> Tensor:
+    def _loss(self, rows: Rows, random: np.random.Generator) -> Tensor:
         symmetry = int(random.integers(SYMMETRIES))
         if self._phase == "pretrain":
-            generator = torch.Generator().manual_seed(int(random.integers(1 << 62)))
+            generator = self.rows.generator(int(random.integers(1 << 62)))
             autoencoder = MaskedAutoencoder(self.model)
-            loss: Tensor = autoencoder(
-                self._images(rows, symmetry), self.options.mask_ratio, generator
-            )
+            mixed = self.options.precision == "bf16"
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
+                loss: Tensor = autoencoder(
+                    self.rows.images(rows, symmetry), self.options.mask_ratio, generator
+                )
             return loss
-        magnitudes = self.data.magnitudes[rows]
-        spread = self.options.jitter * jitter_per_band(magnitudes.shape[1])
-        noise = random.standard_normal(magnitudes.shape).astype(np.float32) * spread
-        jittered = torch.from_numpy(magnitudes + noise).to(self.device)
-        true = torch.from_numpy(self.data.redshift[rows]).to(self.device)
-        return redshift_loss(self._redshift(rows, symmetry, jittered), true)
+        jittered = self.rows.jittered(rows, self.options.jitter, random)
+        predicted = self._redshift(rows, symmetry, jittered)
+        return redshift_loss(predicted, self.rows.redshift(rows))
 
     def _validate(self) -> float:
         """Error on the validation rows with the mean weights; the best ones are kept."""
@@ -288,7 +302,7 @@ class Trainer:
             for start in range(0, len(rows), EVALUATION_BATCH):
                 part = rows[start : start + EVALUATION_BATCH]
                 autoencoder = MaskedAutoencoder(self.model)
-                loss = autoencoder(self._images(part, 0), self.options.mask_ratio, generator)
+                loss = autoencoder(self.rows.images(part, 0), self.options.mask_ratio, generator)
                 total += float(loss) * len(part)
         return total / max(len(rows), 1)
 
@@ -305,16 +319,10 @@ class Trainer:
         if self._phase == "redshift" and self.options.frozen:
             self.model.blocks.eval()  # their BatchNorm statistics stay as pre-trained
 
-    def _images(self, rows: NDArray[np.int64], symmetry: int) -> Tensor:
-        return turned(torch.from_numpy(self.data.images[rows]), symmetry).to(self.device)
-
-    def _magnitudes(self, rows: NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(self.data.magnitudes[rows]).to(self.device)
-
-    def _redshift(self, rows: NDArray[np.int64], symmetry: int, magnitudes: Tensor) -> Tensor:
+    def _redshift(self, rows: Rows, symmetry: int, magnitudes: Tensor) -> Tensor:
         if self.options.magnitudes_only:
             return head_only(self.model, magnitudes)
-        images = self._images(rows, symmetry)
+        images = self.rows.images(rows, symmetry)
         scaled = self.model.scale_image(images).contiguous(memory_format=torch.channels_last)
         if self.options.frozen:
             pooled = self._pooled(rows, symmetry, scaled)
@@ -322,7 +330,7 @@ class Trainer:
             pooled = self.model.encode(scaled)[:, 1:].mean(dim=1)
         return self.model.redshift(scaled, pooled, magnitudes)
 
-    def _pooled(self, rows: NDArray[np.int64], symmetry: int, scaled: Tensor) -> Tensor:
+    def _pooled(self, rows: Rows, symmetry: int, scaled: Tensor) -> Tensor:
         """The frozen encoder's output; kept between epochs where it fits.
 
         Filled for all rows at once in fixed batches: the bits do not depend on which rows were
@@ -334,9 +342,10 @@ class Trainer:
         symmetry %= FROZEN_SYMMETRIES
         if symmetry not in self._cache:
             parts = np.split(np.arange(n), range(EVALUATION_BATCH, n, EVALUATION_BATCH))
-            images = (self.model.scale_image(self._images(part, symmetry)) for part in parts)
+            images = (self.model.scale_image(self.rows.images(part, symmetry)) for part in parts)
             self._cache[symmetry] = torch.cat([self._encode(part) for part in images])
-        return self._cache[symmetry][torch.from_numpy(rows).to(self.device)]
+        picked = rows if isinstance(rows, Tensor) else torch.from_numpy(rows).to(self.device)
+        return self._cache[symmetry][picked]
 
     def _encode(self, scaled: Tensor) -> Tensor:
         self.model.blocks.eval()
