@@ -150,11 +150,18 @@ def container(home: Home) -> None:
     home.aws.expected = home.aws.temporary("container")[0]
 
 
+def instance(home: Home) -> None:
+    home.profile("default", "")
+    home.env.delenv("AWS_EC2_METADATA_DISABLED")
+    home.env.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", home.aws.server.endpoint)
+    home.aws.expected = home.aws.temporary("instance")[0]
+
+
 SOURCES: dict[str, Callable[[Home], None]] = {
     made.__name__: made
     for made in (
         variables, variables_before_a_profile, shared_file, config_file, flag, process, role, sso,
-        web_identity, container,
+        web_identity, container, instance,
     )
 }  # fmt: skip
 NEED_THE_SDK = ("process", "role", "sso")

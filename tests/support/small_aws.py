@@ -52,7 +52,23 @@ class SmallAws:
             key, secret, token = self.temporary("container")
             given = {"AccessKeyId": key, "SecretAccessKey": secret, "Token": token}
             return _json({**given, "Expiration": self.expires, "RoleArn": "arn:aws:iam::1:role/r"})
+        if asked.key.startswith("latest/"):
+            return self._instance(asked)
         return self._refusal(asked)
+
+    def _instance(self, asked: Asked) -> Answer:
+        """The metadata of an EC2 instance, second version: nothing without a session's token."""
+        if asked.method == "PUT":
+            return Answer(200, b"session", {"Content-Type": "text/plain"})
+        if asked.headers.get("x-aws-ec2-metadata-token") != "session":
+            return Answer(401, b"", {})
+        role = asked.key.removeprefix("latest/meta-data/iam/security-credentials/")
+        if not role:
+            return Answer(200, b"reader", {"Content-Type": "text/plain"})
+        key, secret, token = self.temporary("instance")
+        given = {"Code": "Success", "Type": "AWS-HMAC", "LastUpdated": "2026-01-01T00:00:00Z"}
+        given |= {"AccessKeyId": key, "SecretAccessKey": secret, "Token": token}
+        return _json({**given, "Expiration": self.expires})
 
     def _refusal(self, asked: Asked) -> Answer | None:
         if not asked.access_key:  # everybody may learn where a bucket lies

@@ -122,6 +122,9 @@ def _client(name: str, settings: AwsSettings, provider: Provider | None, attempt
         # Other servers have no DNS name for each bucket.
         config |= {"endpoint": settings.endpoint, "virtual_hosted_style_request": False}
         options["allow_http"] = settings.endpoint.startswith("http://")
+    # The SDKs' name for another metadata service, such as an IPv6 one; the client has its own.
+    if metadata := os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT"):
+        config["metadata_endpoint"] = metadata.rstrip("/")
     if settings.ca_bundle:
         options["root_certificate"] = _certificates(settings.ca_bundle)
     retry: RetryConfig = {
