@@ -21,7 +21,7 @@ from perseid.pipeline.publish import OUTPUTS_KEY
 from perseid.pipeline.tables import CATALOGUE
 from perseid.storage import Storage
 from perseid.survey import natural_key
-from perseid.survey.formats.arrow import compute_module
+from perseid.survey.formats.arrow import compute_module, pyarrow_module
 
 SHOWN_ROWS = 10
 """Rows that a notebook shows."""
@@ -190,6 +190,11 @@ def _first_difference(mine: Any, theirs: Any) -> int | None:
     if mine.type != theirs.type:
         return 0
     left, right = mine.combine_chunks(), theirs.combine_chunks()
+    if str(left.type).startswith(("list", "fixed_size_list")):
+        width = max(1, len(left.values) // max(1, len(left)))
+        chunked = pyarrow_module().chunked_array
+        place = _first_difference(chunked([left.values]), chunked([right.values]))
+        return None if place is None else place // width
     absent = [np.asarray(array.is_null()) for array in (left, right)]
     if str(left.type) in _BITS:  # so that NaN is equal to itself and -0 is not 0
         bits = [

@@ -10,6 +10,8 @@ from typing import Any
 
 from perseid.errors import BadModelError
 
+LISTS = ("embedding", "pdf")
+"""Kinds of outputs that a catalogue takes as lists, where that is asked for."""
 KINDS = ("redshift", "value", "probabilities", "quantiles", "pdf", "embedding", "features")
 """What an output may be; the last two are features of the anomaly score."""
 LOW, MIDDLE, HIGH = 0.16, 0.5, 0.84
@@ -85,6 +87,13 @@ class ModelOutput:
             for level in self.levels
         ]  # fmt: skip
         return (*quantiles, *self._interval(with_prediction))
+
+    def list_column(self) -> OutputColumn:
+        """The column of a PDF as a list, which a catalogue has on request."""
+        return OutputColumn(
+            f"{self.of}_pdf", self.kind, self.name, unit=self.unit, width=self.numbers,
+            grid=self.grid, bins=self.bins, description=f"Probability density of {self.of}",
+        )  # fmt: skip
 
     def _probability(self, name: str) -> OutputColumn:
         return OutputColumn(

@@ -11,7 +11,14 @@ from typing import Any
 from perseid.errors import BadModelError
 from perseid.jsontext import parse_json
 from perseid.model.inputs import MAGNITUDE, ColumnInput, ImageInput
-from perseid.model.outputs import REDSHIFT, ModelOutput, OutputColumn, check_outputs, columns_of
+from perseid.model.outputs import (
+    LISTS,
+    REDSHIFT,
+    ModelOutput,
+    OutputColumn,
+    check_outputs,
+    columns_of,
+)
 
 METADATA_KEY = "perseid.signature"
 """Key of the JSON text in the ONNX file's ``metadata_props``."""
@@ -83,6 +90,17 @@ class ModelSignature:
     def output_columns(self) -> tuple[OutputColumn, ...]:
         """The columns that its outputs become in a catalogue, in order."""
         return columns_of(self.outputs)
+
+    def list_columns(self, lists: Sequence[str] = LISTS) -> tuple[OutputColumn, ...]:
+        """The columns that hold lists; `lists` are the kinds that are wanted, of `LISTS`."""
+        found = [output.list_column() for output in self.outputs if output.kind == "pdf"]
+        if width := self.feature_groups.get("embedding", 0):
+            about = "What the encoder makes of the image"
+            found.append(
+                OutputColumn("embedding", "embedding", self.features_name, width=width,
+                             description=about)
+            )  # fmt: skip
+        return tuple(column for column in found if column.kind in lists)
 
     def features(self) -> int:
         """Numbers of an object that are features; 0 where there are none."""

@@ -30,7 +30,10 @@ from perseid.survey.missing import NO_SENTINELS, MissingValues
 
 if TYPE_CHECKING:
     from perseid.model.runtime import ModelRuntime, Prediction
+    from perseid.model.signature import ModelSignature
 
+NOTHING = np.empty(0, np.int64)
+"""No columns of the features."""
 Progress = Callable[[int], None]
 """Called with the rows predicted so far."""
 
@@ -44,7 +47,7 @@ class Inference:
     def __init__(self, item: WorkItem, runtime: ModelRuntime | None, clock: Timeline) -> None:
         self._item, self._runtime, self._clock = item, runtime, clock
         self._kept, groups = _kept_features(item, runtime)
-        outputs = (Z_PRED,) if runtime is None else runtime.signature.output_columns()
+        outputs = (Z_PRED,) if runtime is None else _output_columns(item, runtime.signature)
         self._intervals = interval_columns(outputs, item.intervals)
         outputs = (*outputs, *self._intervals)
         self.stamp = Stamp(item.run_id, item.rank, groups, outputs)
@@ -65,7 +68,9 @@ class Inference:
         if self._runtime is None:
             return
         item, part, runtime = self._item, None, self._runtime
-        storage = Storage(item.data_url)
+        storage, groups = Storage(item.data_url), runtime.signature.feature_groups
+        embedding = group_columns(groups, "embedding") if "embedding" in groups else NOTHING
+        outputs = self.stamp.output_columns
         with Feed(
             storage,
             item.partitions,
@@ -78,7 +83,7 @@ class Inference:
             for step in feed:
                 match step:
                     case Begun():
-                        part = _Part(step.ref, step.rows, self._kept, self.stamp.output_columns)
+                        part = _Part(step.ref, step.rows, self._kept, outputs, embedding)
                     case Block():
                         assert part is not None
                         self._block(runtime, part, step)
@@ -148,10 +153,15 @@ def _kept_features(
 ) -> tuple[NDArray[np.int64], dict[str, int]]:
     """Columns of the model's features that the score takes, and their groups."""
     if runtime is None or item.anomaly == "none":
-        return np.empty(0, np.int64), {}
+        return NOTHING, {}
     groups = dict(runtime.signature.feature_groups)
     chosen = group_columns(groups, item.anomaly)
     return chosen, groups if item.anomaly == "both" else {item.anomaly: len(chosen)}
+
+
+def _output_columns(item: WorkItem, signature: ModelSignature) -> tuple[OutputColumn, ...]:
+    """The model's columns in the catalogue, those that the item wants as lists last."""
+    return (*signature.output_columns(), *signature.list_columns(item.lists or ()))
 
 
 class _Part:
@@ -163,7 +173,9 @@ class _Part:
         rows: int,
         kept: NDArray[np.int64],
         outputs: tuple[OutputColumn, ...],
+        embedding: NDArray[np.int64],
     ) -> None:
+        self._embedding = {c.name: embedding for c in outputs if c.kind == "embedding"}
         self.ref, self.kept, self._outputs = ref, kept, outputs
         self.filled = 0
         self.bytes = 0
@@ -171,7 +183,7 @@ class _Part:
         self._predicted: dict[str, NDArray[Any]] = {
             column.name: np.full(rows, -1, np.int32)
             if column.kind == CLASS
-            else np.full(rows, np.nan, np.float32)
+            else np.full((rows, column.width) if column.width else rows, np.nan, np.float32)
             for column in outputs
         }
         self._flag = np.zeros(rows, np.int32)
@@ -191,7 +203,7 @@ class _Part:
             # Features that are not finite would spoil the statistics of the whole survey.
             self._features[rows] = np.where(good[:, None], features, np.nan)
         for name, kept in self._predicted.items():
-            kept[rows] = np.where(good, prediction.columns[name], kept[rows])
+            kept[rows][good] = self._values(name, prediction)[good]
         self._flag[rows] = np.where((flag == 0) & ~answered, NO_ANSWER, flag)
         for name in ("object_id", "redshift", "label"):
             array = getattr(cutouts, name)
@@ -206,6 +218,12 @@ class _Part:
         if cutouts.magnitudes is not None:
             self.bytes += cutouts.magnitudes.nbytes
         self.filled += len(cutouts)
+
+    def _values(self, name: str, prediction: Prediction) -> NDArray[Any]:
+        """A column of the model: (n,), or (n, width) of lists."""
+        if name in self._embedding and prediction.features is not None:
+            return prediction.features[:, self._embedding[name]]
+        return prediction.columns[name] if name in prediction.columns else prediction.lists[name]
 
     def result(self, specs: Sequence[ColumnSpec]) -> PartitionResult:
         """The columns of all rows, once the partition is complete; `specs` are those carried along.

@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from perseid import __version__
 from perseid.errors import BadInputError, BadModelError, NotFoundError, StorageError
 from perseid.model.files import DEFAULT
+from perseid.model.signature import ModelSignature
 from perseid.model.signature_files import signature_beside, signature_of
 from perseid.pipeline import layout
 from perseid.pipeline.checks import CheckedModel, check_model, check_shape
@@ -295,7 +296,9 @@ def _check_data(request: RunRequest, listing: Listing, model: CheckedModel) -> C
     inputs = [column.column for column in known.columns] if known else list(names)
     check_known(names, inputs)
     looks = look_at_formats(storage, [ref.key for ref in listing.partitions], options)
-    outputs = known.output_columns() if known else ()
+    outputs = (*known.output_columns(), *known.list_columns()) if known else ()
+    if known:
+        _check_lists(request.list_kinds, known)
     reserved = [*(c.name for c in CATALOGUE), *(c.name for c in outputs)]
     columns = choose_columns(looks, names, parse_keep(request.keep), reserved)
     if model.signature is not None:
@@ -308,6 +311,16 @@ def _check_data(request: RunRequest, listing: Listing, model: CheckedModel) -> C
         )
     taken = [one for name in inputs for one in names.get(name, (name,))]
     return CheckedSurvey(columns, notes_on(looks, carried(columns), taken))
+
+
+def _check_lists(kinds: Sequence[str], model: ModelSignature) -> None:
+    """Raise `BadInputError` where the model gives no lists of a kind that is asked for."""
+    lacking = [kind for kind in kinds if not model.list_columns((kind,))]
+    if lacking:
+        raise BadInputError(
+            f"the catalogue is to have lists of the kind {lacking[0]}, and the model "
+            f"{model.name!r} gives none: leave it out of --lists"
+        )
 
 
 def _settings(
@@ -327,6 +340,7 @@ def _settings(
         signature=given.to_plain() if given else None,
         intervals=model.intervals if model else None,
         fit=request.fit or "",
+        lists=request.list_kinds or None,
         transport=request.transport,
         options=_options(request, listing),
     )

@@ -19,7 +19,7 @@ REMEDY = (
 )
 """Advice for when a worker and the step before it have different versions."""
 RESULT_SETTINGS = ("precision", "batch_size", "anomaly", "top", "missing", "columns", "layout",
-                   "signature", "fit", "intervals")  # fmt: skip
+                   "signature", "fit", "intervals", "lists")  # fmt: skip
 """Fields of a `WorkItem` that change results; every record names them."""
 
 
@@ -93,6 +93,8 @@ class WorkItem:
     intervals: Mapping[str, float] | None = None
     """Half width over 1 + z_pred of intervals around predicted redshifts, by their probability as
     text; None: the model was not calibrated."""
+    lists: Sequence[str] | None = None
+    """Kinds of outputs that the catalogue takes as lists: ``embedding``, ``pdf``."""
     model_change: bool = False
     """The user let this run go on with another model than it began with."""
     version: str = ""

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from perseid.errors import BadInputError
+from perseid.model.outputs import LISTS
 from perseid.model.signature_files import signature_of
 from perseid.pipeline.request_keys import KEYS
 from perseid.rendezvous import LONGEST_SILENCE, Endpoint
@@ -109,6 +110,9 @@ class RunRequest(BaseModel):
         None,
         description="what the model takes and gives: an object, or the path or URL of a file of it",
     )
+    lists: Annotated[str | list[str] | None, Blank] = Field(
+        None, description="embedding, pdf, or both with a comma"
+    )
     fit: Annotated[Literal["crop", "pad"] | None, Blank] = Field(None, description="crop or pad")
     precision: Literal["float32", "int8"] = Field("float32", description="float32 or int8")
     anomaly: Literal["both", "embedding", "residual", "none"] = Field(
@@ -198,6 +202,7 @@ class RunRequest(BaseModel):
         except ValidationError as error:
             raise BadInputError(_sentences(error, options)) from error
         request.missing_values  # noqa: B018 - raises where they are none
+        request.list_kinds  # noqa: B018 - so does this
         request.column_names  # noqa: B018 - so does this
         if request.rendezvous_endpoint and not request.script_mode:
             Endpoint.parse(request.rendezvous_endpoint)
@@ -213,6 +218,19 @@ class RunRequest(BaseModel):
     def missing_values(self) -> MissingValues:
         """Which magnitudes and redshifts mean that there is none; `parse` has checked them."""
         return MissingValues.of(self.missing or {})
+
+    @property
+    def list_kinds(self) -> tuple[str, ...]:
+        """Kinds of outputs that the catalogue takes as lists; `parse` has checked them."""
+        given = self.lists.split(",") if isinstance(self.lists, str) else self.lists or ()
+        kinds = tuple(dict.fromkeys(kind.strip() for kind in given))
+        unknown = [kind for kind in kinds if kind not in LISTS]
+        if unknown:
+            raise BadInputError(
+                f"lists in the request names {unknown[0]!r}: the catalogue takes "
+                f"{' and '.join(LISTS)} as lists"
+            )
+        return kinds
 
     @property
     def script_mode(self) -> bool:

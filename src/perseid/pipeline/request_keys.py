@@ -141,6 +141,12 @@ KEYS: dict[str, Key] = {
         "[signatures](model.md#the-signature)",
         Flag("--signature", "FILE", "what the model takes and gives (default: the model says it)"),
     ),
+    "lists": Key(
+        "text or list",
+        "",
+        "outputs of the model that the catalogue takes as lists of one length: `embedding`, `pdf`",
+        Flag("--lists", "KINDS", "keep embedding, pdf or both (with a comma) in the catalogue"),
+    ),
     "fit": Key(
         "text",
         "",

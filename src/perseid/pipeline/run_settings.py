@@ -88,6 +88,8 @@ class RunSettings:
     intervals: Mapping[str, float] | None = None
     """Half width over 1 + z_pred of intervals around predicted redshifts, by their probability as
     text; None: the model was not calibrated."""
+    lists: Sequence[str] | None = None
+    """Kinds of outputs that the catalogue takes as lists: ``embedding``, ``pdf``."""
     transport: str = "store"
     """How ranks exchange statistics: ``store``, ``direct``, ``relay``, ``auto``."""
     options: ItemOptions = field(default_factory=ItemOptions)

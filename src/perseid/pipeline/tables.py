@@ -86,6 +86,7 @@ def _output_column(column: OutputColumn) -> ParquetColumn:
         column.name,
         ParquetType.UTF8 if text else ParquetType.FLOAT32,
         optional=text,
+        width=column.width or None,
         unit=column.unit,
         ucd=column.ucd,
         description=column.description,
@@ -182,9 +183,9 @@ def _outputs(result: PartitionResult, outputs: Sequence[OutputColumn]) -> dict[s
             missing = codes < 0
             codes = np.where(missing, 0, codes)
             found[column.name] = Strings(np.ma.masked_array(codes, mask=missing), column.classes)
-        else:
-            found[column.name] = np.full(len(result), np.nan, np.float32) if values is None else (
-                values)  # fmt: skip
+            continue
+        shape = (len(result), column.width) if column.width else (len(result),)
+        found[column.name] = np.full(shape, np.nan, np.float32) if values is None else values
     return found
 
 

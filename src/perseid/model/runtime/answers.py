@@ -35,7 +35,7 @@ class Prediction:
     features: NDArray[np.float32] | None = None
     """(n, sum of the signature's feature groups); None where the model has none."""
     lists: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
-    """(n, width) by the name of the output: PDFs, as probabilities or densities."""
+    """(n, width) by the column's name: PDFs, as probabilities or densities."""
 
     @property
     def redshift(self) -> NDArray[np.float32]:
@@ -54,8 +54,8 @@ def empty(signature: ModelSignature, rows: int) -> Prediction:
         for column in signature.output_columns()
     }
     width = signature.features()
-    lists = {o.name: np.empty((rows, o.numbers), np.float32) for o in signature.outputs
-             if o.kind == "pdf"}  # fmt: skip
+    lists = {c.name: np.empty((rows, c.width), np.float32)
+             for c in signature.list_columns(("pdf",))}  # fmt: skip
     return Prediction(columns, np.empty((rows, width), np.float32) if width else None, lists)
 
 
@@ -72,7 +72,7 @@ def answer(signature: ModelSignature, raw: Raw, rows: int) -> Prediction:
     for output in signature.outputs:
         values = _matrix(output.name, raw, rows, output.numbers)
         if output.kind == "pdf":
-            lists[output.name] = _normal(values, output).astype(np.float32)
+            lists[output.list_column().name] = _normal(values, output).astype(np.float32)
         columns |= _columns(output, values, wanted.get(output.name, ()))
     features = None
     if signature.features():
