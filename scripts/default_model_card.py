@@ -21,7 +21,7 @@ def _head(figures: dict[str, Any]) -> str:
 A small AstroMAE ({model["parameters"]:,} parameters, {model["bytes"] / 1e6:.1f} MB) that predicts
 the redshift of a galaxy from a 5-band cutout and its magnitudes, and gives features from which
 unusual objects are found. Made by `scripts/make_default_model.py`; every figure below is written
-by that script. Licence: Apache-2.0, as the rest of perseid; the photometry is from the Sloan
+by that script. License: Apache-2.0, as the rest of perseid; the photometry is from the Sloan
 Digital Sky Survey (sdss.org/collaboration/citing-sdss).
 """
 
@@ -32,11 +32,11 @@ def _data(data: dict[str, Any]) -> str:
 
 - **Real**: the u, g, r, i, z magnitudes and spectroscopic redshifts of {data["real_galaxies"]:,}
   SDSS galaxies.
-- **Simulated**: every pixel. `perseid simulate` draws a type, size, profile, noise and neighbours
+- **Simulated**: every pixel. `perseid simulate` draws a type, size, profile, noise and neighbors
   for each galaxy and renders them with GalSim so that the light adds up to the real magnitudes.
   Type and size are drawn given the real redshift (size-luminosity relation, red sequence), so
   they carry some information about it, as on the sky, but no more than the drawing rules hold.
-- **Anomalies**: {100 * data["anomaly_rate"]:.0f} % of the cutouts get one of nine labelled kinds.
+- **Anomalies**: {100 * data["anomaly_rate"]:.0f} % of the cutouts get one of nine labeled kinds.
 - **Split by object**, by a hash of the galaxy's number: {n["training"]:,} for training,
   {n["validation"]:,} for validation (choice of the epoch and of the baselines' settings),
   {n["test"]:,} held out. All drawings of a galaxy are on one side.
@@ -60,11 +60,11 @@ magnitudes jittered by about half of their errors. Seed {second["seed"]}, one co
 
 def _redshift(figures: dict[str, Any]) -> str:
     r = figures["redshift"]
-    kind = "colours and a magnitude" if r["colours"] else "magnitudes"
+    kind = "colors and a magnitude" if r["colours"] else "magnitudes"
     names = {
         "model": "**this model** (images and magnitudes)",
         "magnitudes": "magnitudes only (same network and training, images off)",
-        "neighbours": f"nearest neighbours on {kind}, k = {r['k']}",
+        "neighbours": f"nearest neighbors on {kind}, k = {r['k']}",
         "constant": "constant (median redshift)",
     }
     rows = [
@@ -75,7 +75,7 @@ def _redshift(figures: dict[str, Any]) -> str:
     gains = [
         f"- {figure.upper()}, this model minus {text}: {d['value']:+.5f} "
         f"(95 % interval {d['low']:+.5f} to {d['high']:+.5f})"
-        for key, text in (("magnitudes", "magnitudes only"), ("neighbours", "nearest neighbours"))
+        for key, text in (("magnitudes", "magnitudes only"), ("neighbours", "nearest neighbors"))
         for figure, d in r[f"over_{key}"].items()
     ]
     table = "\n".join(rows)
@@ -112,7 +112,7 @@ def _anomalies(figures: dict[str, Any]) -> str:
     rare = [d for d in a["both"][1:] if d["average_precision"] < 0.3]
     lost = ", ".join(d["kind"] for d in rare) or "none"
     plain, table = a["both"][0]["plain"], "\n".join(rows)
-    return f"""## Anomalies: {plain:,} plain and {a["both"][0]["n"]} labelled ones, fresh seed
+    return f"""## Anomalies: {plain:,} plain and {a["both"][0]["n"]} labeled ones, fresh seed
 
 ROC AUC / average precision of the score against the distribution of the whole survey:
 
@@ -125,7 +125,7 @@ Chance is 0.5 for AUC, and the kind's share of the objects (about
 
 What it misses: kinds with an AUC below {HARD} are {missed}. Kinds of which a list of the most
 anomalous objects holds few (average precision below 0.3): {lost}; they rank above most plain
-objects, but below many plain ones that have odd neighbours. Faint galaxies hide anomalies of
+objects, but below many plain ones that have odd neighbors. Faint galaxies hide anomalies of
 shape in the noise, and an anomaly that looks like an ordinary galaxy of another type is not one to
 this score.
 """

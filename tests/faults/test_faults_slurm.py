@@ -117,7 +117,7 @@ def test_a_task_near_its_limit_leaves_the_rest(cluster):
     assert again.catalogue().difference(cluster.here()) is None
 
 
-def test_a_cancelled_task_is_named_and_resumed(cluster):
+def test_a_canceled_task_is_named_and_resumed(cluster):
     cluster.faults(rank2="sleep:600")
     run = cluster.begin(ranks_per_task=1)
     until(lambda: 2 in cluster.started())

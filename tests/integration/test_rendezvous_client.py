@@ -149,7 +149,7 @@ def test_who_is_missing_is_named(server):
         assert late.value.missing == [0]
 
 
-def test_no_network_address_translation_is_recognised(server):
+def test_no_network_address_translation_is_recognized(server):
     with join(server, 0, 1) as client:
         eventually(lambda: client.nat.mapping is NatMapping.NONE)
         assert client.public.host == "127.0.0.1"

@@ -95,7 +95,7 @@ def test_the_laboratory_has_the_delay_that_was_asked_for(lab):
         ("symmetric", "drop", ("SYMMETRIC", "FILTERED")),
     ],
 )
-def test_the_kind_of_nat_is_recognised(lab, kind, inbound, expected):
+def test_the_kind_of_nat_is_recognized(lab, kind, inbound, expected):
     net = lab()
     with run(net, [net.site(kind, inbound)]) as (ones, _):
         assert kinds(ones) == [expected]

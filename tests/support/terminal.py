@@ -29,7 +29,7 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        """All that was shown so far, without cursor movements and colours."""
+        """All that was shown so far, without cursor movements and colors."""
         return _CONTROL.sub("", self.data.decode("utf-8", "replace"))
 
     def type(self, keys: str) -> None:

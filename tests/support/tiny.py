@@ -74,7 +74,7 @@ def tiny_redshift(cutouts: Cutouts) -> np.ndarray:
 
 
 def tiny_cutouts(rows: int, seed: int = 1, *, side: int = SIDE, bands: int = 5) -> Cutouts:
-    """Noise with a slope; one row in ten is a labelled anomaly (kind 5, a bright pixel)."""
+    """Noise with a slope; one row in ten is a labeled anomaly (kind 5, a bright pixel)."""
     random = np.random.default_rng(seed)
     images = random.normal(0.0, 1.0, (rows, bands, side, side)).astype(np.float32)
     magnitudes = random.normal(18.0, 1.5, (rows, bands))

@@ -118,13 +118,13 @@ def test_pretraining_learns():
     model = AstroMAE(dataclasses.replace(SMALL, depth=1, decoder_depth=1)).train()
     mae = MaskedAutoencoder(model)
     image = data(32)[0] * 0.05 + torch.linspace(0, 1, 32)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     losses = []
     for step in range(40):
         loss = mae(image, 0.5, torch.Generator().manual_seed(step))
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
     assert np.mean(losses[-5:]) < 0.4 * losses[0]
 

@@ -72,7 +72,7 @@ def test_one_and_two_threads_give_the_same_bits(models):
     assert one.features.tobytes() == two.features.tobytes()
 
 
-def test_bad_neighbours_do_not_matter(models):
+def test_bad_neighbors_do_not_matter(models):
     runtime = ModelRuntime.load(models["small"], threads=1)
     images, magnitudes = random_rows(64, SMALL)
     before = runtime.predict(images, magnitudes)

@@ -53,7 +53,7 @@ def test_the_loss_is_the_scaled_mean_of_dz():
 def test_the_whitened_layer_folds_into_an_ordinary_one():
     torch.manual_seed(0)
     r = torch.randn(500, 1)
-    inputs = 18 + 2 * r + 0.1 * torch.randn(500, 5)  # colours are a twentieth of the magnitudes
+    inputs = 18 + 2 * r + 0.1 * torch.randn(500, 5)  # colors are a twentieth of the magnitudes
     layer = WhitenedLinear(torch.nn.Linear(5, 7), inputs)
     white = (inputs - layer.mean) @ layer.whiten.T
     np.testing.assert_allclose(np.cov(white.numpy().T, ddof=0), np.eye(5), atol=0.02)

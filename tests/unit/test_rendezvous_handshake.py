@@ -43,7 +43,7 @@ KEY = b"k" * 32
 LOW, HIGH = (Identity("job", 0, rank, bytes([rank]) * 8) for rank in (1, 2))
 
 
-def dialled(me=LOW, peer=HIGH, key=KEY):
+def dialed(me=LOW, peer=HIGH, key=KEY):
     return Handshake(me, key, peer.rank, peer.instance)
 
 
@@ -62,16 +62,16 @@ def settle(low, high):
     assert high.state is HandshakeState.DONE
 
 
-def test_both_dialled():
-    settle(dialled(), dialled(HIGH, LOW))
+def test_both_dialed():
+    settle(dialed(), dialed(HIGH, LOW))
 
 
 def test_the_higher_accepted():
-    settle(dialled(), Handshake(HIGH, KEY))
+    settle(dialed(), Handshake(HIGH, KEY))
 
 
 def test_the_lower_accepted():
-    low, high = Handshake(LOW, KEY), dialled(HIGH, LOW)
+    low, high = Handshake(LOW, KEY), dialed(HIGH, LOW)
     assert low.hello() == b""
     assert low.feed(high.hello()) is HandshakeState.HELLO_RECEIVED
     assert high.feed(low.hello()) is HandshakeState.HELLO_RECEIVED
@@ -80,7 +80,7 @@ def test_the_lower_accepted():
 
 
 def test_frames_have_fixed_sizes():
-    low, high = dialled(), dialled(HIGH, LOW)
+    low, high = dialed(), dialed(HIGH, LOW)
     greeting = low.hello()
     assert len(greeting) == HELLO_BYTES == high.needed
     high.feed(greeting)
@@ -91,12 +91,12 @@ def test_frames_have_fixed_sizes():
 @pytest.mark.parametrize(
     "stranger",
     [
-        dialled(LOW, HIGH, key=b"x" * 32),
-        dialled(Identity("another", 0, 1, LOW.instance)),
-        dialled(Identity("job", 1, 1, LOW.instance)),
-        dialled(peer=Identity("job", 0, 2, b"replaced")),
-        dialled(peer=Identity("job", 0, 3, HIGH.instance)),
-        dialled(Identity("job", 0, 2, HIGH.instance)),
+        dialed(LOW, HIGH, key=b"x" * 32),
+        dialed(Identity("another", 0, 1, LOW.instance)),
+        dialed(Identity("job", 1, 1, LOW.instance)),
+        dialed(peer=Identity("job", 0, 2, b"replaced")),
+        dialed(peer=Identity("job", 0, 3, HIGH.instance)),
+        dialed(Identity("job", 0, 2, HIGH.instance)),
     ],
     ids=["key", "job", "generation", "instance", "meant", "oneself"],
 )
@@ -105,19 +105,19 @@ def test_a_greeting_of_somebody_else_is_refused(stranger):
         Handshake(HIGH, KEY).feed(stranger.hello())
 
 
-def test_another_rank_than_the_one_dialled_is_refused():
+def test_another_rank_than_the_one_dialed_is_refused():
     third = Identity("job", 0, 3, b"3" * 8)
     with pytest.raises(HandshakeError, match="rank 3 answered instead of rank 2"):
-        dialled().feed(dialled(third, LOW).hello())
+        dialed().feed(dialed(third, LOW).hello())
 
 
 def test_a_recorded_greeting_gets_nobody_in():
-    low, high = dialled(), dialled(HIGH, LOW)
+    low, high = dialed(), dialed(HIGH, LOW)
     greeting = low.hello()
     high.feed(greeting)
     low.feed(high.hello())
     select = low.select()
-    again = dialled(HIGH, LOW)
+    again = dialed(HIGH, LOW)
     again.hello()
     assert again.feed(greeting) is HandshakeState.HELLO_RECEIVED  # it is a valid greeting …
     with pytest.raises(HandshakeError, match="not authentic"):
@@ -125,7 +125,7 @@ def test_a_recorded_greeting_gets_nobody_in():
 
 
 def test_bytes_before_the_choice_are_refused():
-    low, high = dialled(), dialled(HIGH, LOW)
+    low, high = dialed(), dialed(HIGH, LOW)
     low.feed(high.hello())
     with pytest.raises(HandshakeError):
         low.feed(bytes(DECISION_BYTES))
@@ -140,7 +140,7 @@ def test_random_bytes_are_no_greeting(data):
 
 @given(st.integers(0, HELLO_BYTES - 1), st.integers(1, 255))
 def test_each_byte_of_a_greeting_counts(position, change):
-    raw = bytearray(dialled().hello())
+    raw = bytearray(dialed().hello())
     raw[position] ^= change
     with pytest.raises(HandshakeError):
         Handshake(HIGH, KEY).feed(bytes(raw))
@@ -202,7 +202,7 @@ def test_private_addresses_only_behind_the_same_nat():
     assert dial_candidates(me, far) == [Address("192.0.2.9", 4001)]
 
 
-def test_ones_own_address_is_never_dialled():
+def test_ones_own_address_is_never_dialed():
     me = peer(0, "192.0.2.1", "10.0.0.2")
     twin = PeerRecord(
         1, bytes(8), NatBehavior(), Address("192.0.2.1", 9), (Address("10.0.0.2", 4000),)
@@ -210,7 +210,7 @@ def test_ones_own_address_is_never_dialled():
     assert dial_candidates(me, twin) == [Address("192.0.2.1", 9)]
 
 
-def test_other_families_are_not_dialled_but_relayed():
+def test_other_families_are_not_dialed_but_relayed():
     me, six = peer(0, "192.0.2.1"), peer(1, "2001:db8::1", "2001:db8::1")
     assert dial_candidates(me, six) == []
     assert direct_impossible(me, six)
@@ -227,14 +227,14 @@ def with_six(rank, public, six, nat=None):
     )
 
 
-def test_both_families_are_dialled_where_both_have_them():
+def test_both_families_are_dialed_where_both_have_them():
     me, other = (with_six(n, f"192.0.2.{n}", f"2001:db8::{n}", SYMMETRIC) for n in (1, 2))
     assert dial_candidates(me, other) == [Address("192.0.2.2", 4001), Address("2001:db8::2", 4000)]
     assert not direct_impossible(me, other)  # IPv6 may go where IPv4 cannot
     assert not direct_impossible(other, me)
 
 
-def test_a_family_that_one_has_alone_is_not_dialled():
+def test_a_family_that_one_has_alone_is_not_dialed():
     both = with_six(1, "192.0.2.1", "2001:db8::1", SYMMETRIC)
     four, six = peer(2, "192.0.2.2", nat=SYMMETRIC), peer(3, "2001:db8::3", "2001:db8::3")
     assert dial_candidates(both, four) == [Address("192.0.2.2", 4001)]

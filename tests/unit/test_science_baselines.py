@@ -1,4 +1,4 @@
-"""Nearest neighbours against sklearn, and the paired bootstrap."""
+"""Nearest neighbors against sklearn, and the paired bootstrap."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def test_tuning_takes_the_best_on_the_validation_objects():
         assert np.abs(tuned.predict(vm) - vz).mean() < np.abs(other.predict(vm) - vz).mean()
 
 
-def test_more_neighbours_than_objects_are_refused():
+def test_more_neighbors_than_objects_are_refused():
     m, z = _sky(5, 0)
     with pytest.raises(BadInputError, match="k is 6: use 1 to 5"):
         NearestNeighbors.of(m, z, 6, colors=True)

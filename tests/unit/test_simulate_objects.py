@@ -71,7 +71,7 @@ def test_table_is_the_real_one(table):
     assert np.isfinite(table.ra).sum() == np.isfinite(table.dec).sum() == 9851
 
 
-def test_table_keeps_the_colour_redshift_relation(table):
+def test_table_keeps_the_color_redshift_relation(table):
     """Rows of magnitudes and redshifts still belong together: g - r reddens with distance."""
     g_minus_r = table.magnitudes[:, 1] - table.magnitudes[:, 2]
     assert np.corrcoef(g_minus_r, table.redshift)[0, 1] > 0.6
@@ -204,7 +204,7 @@ def test_psf_is_sharpest_in_z():
     assert (np.diff(peaks) > 0).all()
 
 
-def test_neighbours_are_ordinary(table):
+def test_neighbors_are_ordinary(table):
     scenes = [draw_neighbors(table, np.random.default_rng([4, n])) for n in range(1000)]
     parts = [part for scene in scenes for part in scene]
     assert 0.45 < len(parts) / 1000 < 0.67

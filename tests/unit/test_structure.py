@@ -143,3 +143,36 @@ def test_the_page_on_architecture_names_files_that_exist():
     named = set(re.findall(r"`((?:[a-z_]+/)+[a-z_]+(?:\.py)?|[a-z_]+\.py)`", page))
     assert len(named) > 60
     assert [n for n in named - names if not (ROOT / n).exists() and not (top / n).exists()] == []
+
+
+BRITISH = re.compile(
+    r"colour|neighbour|behaviour|favour|honour|labell|dialled|modelled|signall|centre|licence|learnt|"
+    r"spelt|towards|whilst|amongst|artefact|judgement|cancelled|grey\b|"
+    r"(?:recogn|organ|normal|optim|quant|serial|initial|vector|summar|minim|maxim|real|util|"
+    r"synchron|author|parallel|special|general|random|visual|local|capital)is(?:e|ed|es|ing|ation)\b"
+)
+"""Of `catalogue` the British spelling is the name on disk, and stays."""
+OTHERS_WORDS = (
+    "magnitude_centre",  # a key of weight files
+    "labelled_anomalies",  # a key of the history of a training
+    '"cancelled" not in event.reason',  # CloudFormation's word
+    "CancelledError",
+    "Is_cancelled",
+    "Set_cancelled",
+    ".cancelled",  # mpi4py's word
+    "_cancelled",
+    "NearestNeighbours",  # the former name, in the list of changes
+)
+
+
+def test_spelling_is_american():
+    top = Path(__file__).parents[2]
+    pages = [top / "README.md", top / "CONTRIBUTING.md", top / "SECURITY.md"]
+    found = []
+    for path in [*ROOT.rglob("*.py"), *(top / "docs").rglob("*.md"), *pages]:
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            for word in OTHERS_WORDS:
+                line = line.replace(word, "")
+            if match := BRITISH.search(line):
+                found.append(f"{path.relative_to(top)}:{number}: {match[0]}")
+    assert found == []

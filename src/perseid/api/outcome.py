@@ -123,7 +123,7 @@ def _anomalies(found: AnomalySummary | None) -> Iterator[str]:
         if entry["kind"] == "all" and entry.get("roc_auc") is not None:
             yield (
                 f"anomalies  ROC AUC {entry['roc_auc']:.3f} · average precision "
-                f"{entry['average_precision']:.3f} · {entry['n']:,} labelled ones"
+                f"{entry['average_precision']:.3f} · {entry['n']:,} labeled ones"
             )
 
 

@@ -13,7 +13,7 @@ from perseid.rendezvous.client.connectivity import Ping, View, ping
 from perseid.rendezvous.net.endpoint import Endpoint
 from perseid.rendezvous.protocol import NatMapping
 
-_NONE = "none: the server sees this machine's own address; workers here are dialled directly"
+_NONE = "none: the server sees this machine's own address; workers here are dialed directly"
 _SYMMETRIC = (
     "; these workers reach open peers directly and all others through the relay "
     "(serve with --relay)"

@@ -87,7 +87,7 @@ def _say(result: Simulated, seconds: float) -> None:
     files = f"{len(result.files):,} file{'s' * (len(result.files) != 1)}"
     print(f"{result.rows:,} objects in {files} in {result.url}")
     print(f"seed {result.seed}; {seconds:.1f} s, {result.rows / seconds:,.0f} objects/s")
-    print(f"{sum(anomalies.values())} labelled anomalies: {kinds}")
+    print(f"{sum(anomalies.values())} labeled anomalies: {kinds}")
     print("magnitudes and redshifts are real (SDSS); the images are simulated to match them")
     if result.only_held_out:
         print("the default model was trained on none of these galaxies")

@@ -423,5 +423,5 @@ def _why(error: Exception) -> str:
     if name == "KilledWorker":
         return f"its Dask worker was lost each time that it was tried: {error}"
     if name == "CancelledError":
-        return "its Dask task was cancelled"
+        return "its Dask task was canceled"
     return f"its Dask task failed: {name}: {error}"

@@ -224,7 +224,7 @@ class WorkerProcess:
     def end(self) -> int:
         """Kill the whole group, collect the process, close everything; the exit status."""
         if self._process.returncode is None:
-            # The group is signalled while its leader is at least a zombie: until it is collected,
+            # The group is signaled while its leader is at least a zombie: until it is collected,
             # no other process can have its number.
             self._signal_group(signal.SIGKILL)
             try:

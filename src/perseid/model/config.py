@@ -15,7 +15,7 @@ from perseid.errors import BadModelError
 CLIP = 1e6
 """Scaled pixels (image / softening) are clipped here, so that asinh stays below 14.5."""
 MAGNITUDE_CLIP = 10.0
-"""Centred and scaled magnitudes are clipped here: -9999 for "not measured" stays harmless."""
+"""Centered and scaled magnitudes are clipped here: -9999 for "not measured" stays harmless."""
 
 FLOOR = 1e-6
 """Added under each logarithm of a residual; residuals are in units of their usual spread."""

@@ -56,7 +56,7 @@ class ModelSignature:
     allocated_bytes_per_row: int = 0
     """Sum of the operators' output sizes for one object, bytes."""
     precision: str = "float32"
-    """``float32``, or ``int8`` where the encoder's products are quantised."""
+    """``float32``, or ``int8`` where the encoder's products are quantized."""
     band_names: tuple[str, ...] = ("u", "g", "r", "i", "z")
     image: ImageInput = field(default_factory=ImageInput)
     columns: tuple[ColumnInput, ...] = (ColumnInput(),)

@@ -50,7 +50,7 @@ class Metric:
         linearly is taken away first, then its own Mahalanobis distance counts with its weight in
         `GROUP_WEIGHT`, however many features it has.
 
-        Each feature is divided by its spread; the correlation matrix is shrunk towards the
+        Each feature is divided by its spread; the correlation matrix is shrunk toward the
         identity by ``d / (n + d)``, so n < d is no trouble, and its eigenvalues are floored.
         Constant features get weight zero.
         """

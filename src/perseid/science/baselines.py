@@ -17,7 +17,7 @@ NEIGHBORS = (5, 8, 10, 15, 20, 30, 40, 60)
 
 @dataclass(frozen=True, eq=False)
 class NearestNeighbors:
-    """The mean redshift of the k most similar objects; similar in scaled magnitudes or colours."""
+    """The mean redshift of the k most similar objects; similar in scaled magnitudes or colors."""
 
     k: int
     colors: bool
@@ -61,7 +61,7 @@ class NearestNeighbors:
                 if best is None or mae < best[0]:
                     best = (mae, model)
         if best is None:
-            raise BadInputError("there are fewer training objects than neighbours to take")
+            raise BadInputError("there are fewer training objects than neighbors to take")
         return best[1]
 
     def predict(self, magnitudes: ArrayLike) -> NDArray[np.float64]:

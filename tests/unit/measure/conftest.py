@@ -112,7 +112,7 @@ def build_run(
 def draw_cutouts(
     rng: np.random.Generator, rows: int, number: int, *, labels: bool, z_spec: bool, ids: bool
 ) -> Cutouts:
-    """Round blobs on noise; one in ten labelled objects is something else."""
+    """Round blobs on noise; one in ten labeled objects is something else."""
     y, x = np.mgrid[:32, :32] - 15.5
     flux = rng.lognormal(3.0, 0.6, (rows, 1, 1, 1)) * np.array([0.2, 0.6, 1, 1.3, 1.5]).reshape(
         1, 5, 1, 1

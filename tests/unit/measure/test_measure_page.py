@@ -328,7 +328,7 @@ def test_words_of_a_request_cannot_become_markup(
     assert "<script>x</script>" in page.sections["request"]
 
 
-def test_colours_follow_the_bands() -> None:
+def test_colors_follow_the_bands() -> None:
     image = np.random.default_rng(0).normal(0, 0.01, (5, 32, 32)).astype(np.float32)
     image[3, 10:20, 10:20] = 5  # the i band is red
     rgb = lupton(image)

@@ -70,9 +70,9 @@ class Status:
         self.count = count * datatype.size
 
     def Is_cancelled(self) -> bool:
-        """Whether the operation was cancelled."""
+        """Whether the operation was canceled."""
         return self.cancelled
 
     def Set_cancelled(self, flag: bool) -> None:
-        """Set whether the operation was cancelled."""
+        """Set whether the operation was canceled."""
         self.cancelled = flag

@@ -98,7 +98,7 @@ class Request:
     def Cancel(self) -> None:
         """Give up a receive that nothing has come for yet."""
         if not self:
-            raise failure("ERR_REQUEST", "MPI.REQUEST_NULL cannot be cancelled.")
+            raise failure("ERR_REQUEST", "MPI.REQUEST_NULL cannot be canceled.")
         self._handle.cancel()
 
     cancel = Cancel

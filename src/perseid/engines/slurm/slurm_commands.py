@@ -27,7 +27,7 @@ LIVE = frozenset({
 RUNNING = frozenset({"RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT"})
 ENDINGS = {
     "BOOT_FAIL": "its node failed to start",
-    "CANCELLED": "it was cancelled",
+    "CANCELLED": "it was canceled",
     "COMPLETED": "it ended without a result",
     "DEADLINE": "its deadline passed",
     "FAILED": "its program failed",

@@ -102,12 +102,12 @@ def detection_section(catalogue: CatalogueColumns | None, folder: RunFolder) -> 
     kinds = {int(label): label_name(int(label), names) for label in np.unique(labels)}
     found = detection(catalogue.score[known], labels, kinds)
     if not found:
-        return absent(ident, title, "No labelled object has a score, or none has label 0.")
+        return absent(ident, title, "No labeled object has a score, or none has label 0.")
     heads = (Head("Label", "word"), Head("Objects"), Head("ROC AUC"), Head("Average precision"),
              Head("ROC AUC from 0.5 to 1", "bar"))  # fmt: skip
     caption = f"Each label against {plural(found[0].plain, 'object')} with label 0"
     rows = tuple(_detection_row(one) for one in found)
-    lead = "How well the anomaly score tells labelled objects from those with label 0."
+    lead = "How well the anomaly score tells labeled objects from those with label 0."
     return Section(ident, title, lead, (DataTable(heads, rows, caption),))
 
 

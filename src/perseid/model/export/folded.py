@@ -66,7 +66,7 @@ class FoldedGraph:
         return self._asinh(g.op("Clip", x, g.constant(-CLIP), g.constant(CLIP)))
 
     def _asinh(self, x: str) -> str:
-        """By logarithm and square root, which onnxruntime vectorises, unlike its Asinh."""
+        """By logarithm and square root, which onnxruntime vectorizes, unlike its Asinh."""
         g = self.graph
         root = g.op("Sqrt", g.op("Add", g.op("Mul", x, x), g.constant(1.0)))
         size = g.op("Log", g.op("Add", g.op("Abs", x), root))

@@ -20,7 +20,7 @@ class Blocks:
         self._ones: dict[int, tuple[str, str]] = {}
 
     def norm(self, x: str, width: int) -> str:
-        """Normalised over the last axis, without scale and shift (folded elsewhere)."""
+        """Normalized over the last axis, without scale and shift (folded elsewhere)."""
         g = self.graph
         if width not in self._ones:
             self._ones[width] = g.constant(np.ones(width)), g.constant(np.zeros(width))

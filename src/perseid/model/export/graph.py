@@ -18,7 +18,7 @@ MICROSOFT = "com.microsoft"
 
 
 Range = tuple[float, float]
-"""Least and largest number that a quantised input takes."""
+"""Least and largest number that a quantized input takes."""
 
 
 class GraphBuilder:

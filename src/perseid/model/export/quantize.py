@@ -1,6 +1,6 @@
 """Ranges for the int8 encoder: what goes into its products on some calibration rows.
 
-Static quantisation: the four products with constant weights of every transformer block take
+Static quantization: the four products with constant weights of every transformer block take
 8-bit inputs over the range seen here, 8-bit weights a column, and sum in 32 bits. Everything
 else stays float32: attention itself, the convolution branches, pixels (a few bright ones would
 spoil the range of the faint), and above all magnitudes and heads, whose resolution redshifts
@@ -26,7 +26,7 @@ _ROWS_A_CALL = 64
 
 
 def calibrate(weights: Weights, survey: Cutouts) -> dict[int, Range]:
-    """Range of the input of every quantised product, by its number in the graph.
+    """Range of the input of every quantized product, by its number in the graph.
 
     Raises `BadInputError` where `survey` holds no row, `BadModelError` where its shape does not
     fit.
@@ -52,7 +52,7 @@ def calibrate(weights: Weights, survey: Cutouts) -> dict[int, Range]:
 
 
 def _inputs(folded: FoldedGraph) -> dict[int, str]:
-    """The value that goes into each product to quantise, by the product's number."""
+    """The value that goes into each product to quantize, by the product's number."""
     return {
         number: value
         for number, (name, value) in enumerate(folded.graph.linear_inputs)

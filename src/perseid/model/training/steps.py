@@ -53,7 +53,7 @@ class WhitenedLinear(nn.Module):
     """A linear layer that sees uncorrelated inputs: ``weight @ whiten @ (x - mean) + bias``.
 
     Magnitudes of five bands are almost the same number; the redshift lies in their small
-    differences. Whitened, they are learnt in a tenth of the steps; `folded` gives the plain
+    differences. Whitened, they are learned in a tenth of the steps; `folded` gives the plain
     layer that does the same. `trained`: `layer` is taken to be the plain layer of a former
     training, and this one begins as the same map.
     """

@@ -117,8 +117,8 @@ def train(
 def _begun(options: TrainOptions, data: TrainingSet, start: Weights | None, warm: bool) -> AstroMAE:
     """The network before the first step."""
     _check_rows(data, options)
-    learnt = options.pretrain_epochs or not options.frozen or options.magnitudes_only
-    if start is None and options.epochs and not learnt:
+    learned = options.pretrain_epochs or not options.frozen or options.magnitudes_only
+    if start is None and options.epochs and not learned:
         raise BadInputError(
             "the encoder would stay as it was drawn at random: give pretrain epochs, a start, or "
             "unfreeze it"

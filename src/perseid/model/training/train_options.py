@@ -61,7 +61,7 @@ class TrainOptions:
     image_lr: float = 1.0
     """Rate of the image branches relative to `lr`."""
     frozen: bool = True
-    """Whether the encoder stays as pre-trained while the redshift is learnt, as published."""
+    """Whether the encoder stays as pre-trained while the redshift is learned, as published."""
     magnitudes_only: bool = False
     """The baseline: the image branches are switched off, everything else is the same."""
     seed: int = 0

@@ -1,4 +1,4 @@
-"""Labelled anomalies: rare objects and image defects.
+"""Labeled anomalies: rare objects and image defects.
 
 Each is applied at the stage where it arises: on the sky (merger, ring, tidal stream), in the
 optics before photons are counted (satellite trail, saturated star, misaligned band), or in the

@@ -33,7 +33,7 @@ class Sersic:
 
     index: float
     radius: float
-    """Half-light radius along the circularised axis, arcsec."""
+    """Half-light radius along the circularized axis, arcsec."""
     axis_ratio: float
     angle: float
     """Position angle of the long axis from +x, radians."""
@@ -83,7 +83,7 @@ class Galaxy:
     radius: float
     """Half-light radius, arcsec."""
     x: float
-    """Centre, arcsec from the middle of the cutout."""
+    """Center, arcsec from the middle of the cutout."""
     y: float
     flux: NDArray[np.float64]
     """(5,) total, nanomaggies; the components sum to it in every band."""

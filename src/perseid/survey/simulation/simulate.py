@@ -279,7 +279,7 @@ def _summary(result: Simulated) -> dict[str, object]:
     return {
         **{name: value for name, value in asdict(result).items() if name != "url"},
         "real": "magnitudes and redshifts, from the Sloan Digital Sky Survey",
-        "simulated": "every pixel, the objects' shapes, the neighbours and the anomalies",
+        "simulated": "every pixel, the objects' shapes, the neighbors and the anomalies",
         "object_id": f"round * {ROUND} + row of the table; same row: same real galaxy",
         "anomaly_kinds": {str(kind): name for kind, name in ANOMALY_KINDS.items()},
         "bands": list(UGRIZ),
