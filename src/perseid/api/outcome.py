@@ -107,7 +107,7 @@ def _classes(found: ClassificationSummary | None) -> Iterator[str]:
         error = found["calibration_error"]
         words = [f"accuracy {found['accuracy']:.2%}"]
         words += [] if error is None else [f"calibration error {error:.2%}"]
-        yield f"classes    {' · '.join(words)} · {found['n']:,} labelled objects"
+        yield f"classes    {' · '.join(words)} · {found['n']:,} labeled objects"
 
 
 def _distributions(found: DistributionSummary | None) -> Iterator[str]:

@@ -100,11 +100,11 @@ class SlurmStep:
         }
 
 
-def _own_address(towards: str) -> str:
+def _own_address(server: str) -> str:
     """This machine's address in the network that an address is of; nothing is sent."""
-    family = socket.AF_INET6 if ":" in towards else socket.AF_INET
+    family = socket.AF_INET6 if ":" in server else socket.AF_INET
     with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
-        probe.connect((towards, DISCARD_PORT))
+        probe.connect((server, DISCARD_PORT))
         return str(probe.getsockname()[0])
     return socket.gethostbyname(socket.gethostname())
 
