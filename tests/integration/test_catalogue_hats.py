@@ -13,7 +13,6 @@ import pytest
 from hats.io.validation import is_valid_catalog
 from hats.pixel_math import generate_alignment
 
-import perseid
 from perseid import Catalogue, Storage
 from perseid.catalogues.hatsfolder import pixel_orders, write_hats
 from perseid.catalogues.selection import Selection
@@ -90,29 +89,6 @@ def test_pixels_are_those_of_hats_itself():
     ours = pixel_orders(counts, 50)
     there = counts > 0
     np.testing.assert_array_equal(ours[there], [one[0] for one in np.asarray(wanted)[there]])
-
-
-def test_a_run_over_a_survey_with_positions(tmp_path):
-    """From cutouts with coordinates to a catalogue that lsdb opens."""
-    from tiny import tiny_cutouts, tiny_model
-
-    tiny_model(tmp_path / "tiny.onnx")
-    cutouts = tiny_cutouts(30)
-    rows = {
-        "image": pa.array(cutouts.images.reshape(30, -1).tolist(), pa.list_(pa.float32(), 320)),
-        "magnitude": pa.array(cutouts.magnitudes.tolist(), pa.list_(pa.float64(), 5)),
-        "object_id": cutouts.object_id,
-        "ra": np.linspace(0, 359, 30),
-        "dec": np.linspace(-80, 80, 30),
-    }
-    (tmp_path / "survey").mkdir()
-    pq.write_table(pa.table(rows), tmp_path / "survey/1.parquet")
-    run = perseid.run(tmp_path / "survey", model=str(tmp_path / "tiny.onnx"),
-                      results=str(tmp_path / "run"), progress=False)  # fmt: skip
-    run.catalogue().write(f"{tmp_path}/hats/")
-    found = lsdb.open_catalog(tmp_path / "hats").compute().sort_values("object_id")
-    assert found["object_id"].tolist() == cutouts.object_id.tolist()
-    np.testing.assert_allclose(found["ra"], rows["ra"])
 
 
 @pytest.mark.parametrize(

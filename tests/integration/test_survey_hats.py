@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from tiny import SIDE, tiny_model
 
+from perseid import Catalogue
 from perseid.api.survey import open_survey
 from perseid.pipeline.initialize import initialize, plan
 from perseid.pipeline.manifest import assign
@@ -116,6 +117,29 @@ def test_a_run_over_it_predicts_every_row_once(
     for name in ("object_id", "ra", "dec", "FLUX_G"):
         wanted = rows[name].to_pylist()
         assert [got[name][n] for n in order] == [wanted[n] for n in np.argsort(rows["object_id"])]
+
+
+def test_from_hats_to_hats(rows: pa.Table, catalogue: Path, tmp_path: Path) -> None:
+    """What came out is opened by lsdb, is valid, and is matched by position with what went in."""
+    import lsdb
+    from hats.io.validation import is_valid_catalog
+
+    for item in initialize(request(catalogue, tmp_path, world_size=2, keep="FLUX_G")).items:
+        work(item)
+    summarize(Storage(tmp_path / "run"))
+    written = Catalogue(Storage(tmp_path / "run")).write(f"{tmp_path}/out/")
+    assert written.rows == ROWS
+    assert is_valid_catalog(tmp_path / "out", strict=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        out = lsdb.open_catalog(tmp_path / "out")
+        given = lsdb.open_catalog(catalogue, columns=["object_id", "ra", "dec"])
+        both = out.crossmatch(given, radius_arcsec=0.01, suffixes=("", "_in"),
+                              suffix_method="all_columns").compute()  # fmt: skip
+    assert len(both) == ROWS
+    assert both["object_id"].tolist() == both["object_id_in"].tolist()
+    assert sorted(both["object_id"]) == sorted(rows["object_id"].to_pylist())
+    assert np.isfinite(both["z_pred"]).all()
 
 
 def test_the_pixels_of_an_image_are_its_flux(rows: pa.Table, catalogue: Path) -> None:
