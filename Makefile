@@ -84,6 +84,7 @@ bench: $(VENV)/.slow
 	$(BIN)/python benchmarks/rendezvous.py
 	$(BIN)/python benchmarks/comm.py
 	$(BIN)/python benchmarks/collect.py
+	$(BIN)/python benchmarks/explore.py
 
 clean:
 	rm -rf $(VENV) site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -73,8 +73,11 @@ class ObjectView:
     """Whether features are being read."""
 
 
-def object_view(explored: ExploredRun, index: int) -> ObjectView:
-    """The page of one object; raises `BadInputError` where there is no such."""
+def object_view(explored: ExploredRun, index: int, *, brief: bool = False) -> ObjectView:
+    """The page of one object; raises `BadInputError` where there is no such.
+
+    `brief`: without what made its score and without its neighbors.
+    """
     partition, row = explored.place(index)
     table, one = explored.needed_table(), np.array([index])
     bands: tuple[str, ...] = ()
@@ -85,7 +88,7 @@ def object_view(explored: ExploredRun, index: int) -> ObjectView:
         bands = explored.band_names(shape[0])
     except PerseidError as error:
         reason = str(error)
-    names, features = [*explored.columns()], explored.known_features
+    names, features = explored.columns(), None if brief else explored.known_features
     values = tuple(
         (head_of(name), cell_of(table, name, table.values(name, one)[0])) for name in names
     )

@@ -71,7 +71,7 @@ def teach_view(explored: ExploredRun, teaching: Teaching, wanted: Collection[int
     return TeachView(
         rated=len(rated),
         last="".join(words),
-        current=object_view(explored, int(queue[0])) if len(queue) else None,
+        current=object_view(explored, int(queue[0]), brief=True) if len(queue) else None,
         next=_ranked(explored, queue[1:], rated),
         top=_ranked(explored, teaching.top(), rated),
         labels=tuple((one.value, one.name, one.value in chosen) for one in labels),
