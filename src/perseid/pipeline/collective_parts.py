@@ -73,6 +73,8 @@ class CollectiveParts:
             )
             common = schema, statistics.scores if many else None
             written = [layout.catalogue_part(r) for r, of_rank in enumerate(scores) if len(of_rank)]
+            # Only rank 0, and before any part is written: no rank may delete what another has just
+            # put.
             retire_parts(self.storage, written)
         schema, histogram = self.comm.bcast(common)  # nobody writes before this
         mine = self.comm.scatter(ranks)

@@ -158,6 +158,7 @@ def statistics(column: ParquetColumn, values: Values) -> dict[int, object]:
 def _bounds(column: ParquetColumn, values: Values) -> tuple[bytes, bytes] | None:
     there = present(values)
     if there.dtype.kind == "f":
+        # A NaN as bound would have readers skip row groups that hold what they look for.
         there = there[~np.isnan(there)]
     if not there.size:
         return None
@@ -170,6 +171,7 @@ def _bounds(column: ParquetColumn, values: Values) -> tuple[bytes, bytes] | None
 
 def _text_bounds(values: Strings) -> tuple[bytes, bytes] | None:
     texts = [values.names[code].encode() for code in np.unique(present(values))]
+    # Long texts would make the footer, which every reader fetches, larger than the pages.
     if not texts or max(map(len, texts)) > LONGEST_BOUND:
         return None
     return min(texts), max(texts)

@@ -41,6 +41,8 @@ def why_shared(root: Path, folder: str) -> str | None:
             if said is not None:
                 return said
             place /= name
+            # From open folder to open folder: a path could be changed between the check and its
+            # use.
             below = _make(above, name)
             os.close(above)
             above = below
@@ -112,9 +114,11 @@ def entering(folder: Path, root: Path, cwd: Path) -> Callable[[], None]:
     def enter() -> None:
         check(unshare(_CLONE_NEWNS | (_CLONE_NEWUSER if uid else 0)))
         if uid:
+            # The kernel takes a gid_map of an ordinary user only after this (user_namespaces(7)).
             _write("/proc/self/setgroups", b"deny")
             _write("/proc/self/uid_map", b"%d %d 1" % (uid, uid))
             _write("/proc/self/gid_map", b"%d %d 1" % (gid, gid))
+        # Else the mount below would be seen by every process of the machine.
         check(mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None))
         check(mount(source, target, None, _MS_BIND, None))
         os.chdir(place)

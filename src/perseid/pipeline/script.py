@@ -109,6 +109,7 @@ def leave_records(item: WorkItem, storage: Storage, measured: ScriptMeasurement)
     mine = ours.to_json()
     if theirs is not None:
         storage.put(layout.record(item.rank), _dump({**mine, **theirs}))
+    # Last, since this record is what says that the rank is done.
     storage.put(layout.script_record(item.rank), _dump(mine))
     return ours
 
@@ -128,6 +129,7 @@ def _run(item: WorkItem, folder: ScriptFolder, inner: str, environment: Mapping[
                 "the run a longer `timeout`, or the rank less data"
             ) from None
         finally:
+            # Whatever happened: a script that outlives its rank would write into the next attempt.
             process.kill()
             process.wait(10)
             reader.join(10)

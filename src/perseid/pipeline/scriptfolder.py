@@ -157,11 +157,14 @@ def _hold(
     seconds: float,
 ) -> None:
     """Have the folder of all ranks hold this version of the objects; the lock is shared then."""
+    # By names, sizes and entity tags: nothing is downloaded to find out that nothing changed.
     version = _version(storage, prefix, objects)
     deadline = time.monotonic() + seconds
     while True:
         if _try(lock, fcntl.LOCK_SH) and _holds(target, version):
             return
+        # Let go before asking for the exclusive lock: two that hold it shared would wait for each
+        # other.
         fcntl.flock(lock, fcntl.LOCK_UN)
         if _try(lock, fcntl.LOCK_EX):
             if not _holds(target, version):
@@ -274,6 +277,7 @@ def _replace(
         raise StorageError(f"{target.parent} cannot be written: {error.strerror}") from error
     try:
         _copy_all(storage, prefix, objects, fresh)
+        # The mark is written when everything else is there: a copy that was killed has none.
         (fresh / MARK).write_text(version)
         if target.is_dir():
             _empty(target)

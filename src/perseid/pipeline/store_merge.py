@@ -47,6 +47,7 @@ def publish_from_store(
     it had left no record.
     """
     left, broken = dict(records), dict[int, str]()
+    # A broken rank changes the statistics of all others, so the merge begins again without it.
     while True:
         try:
             groups, metric, others = _metric(storage, left, manifest)
@@ -101,6 +102,7 @@ class _StoredSurvey:
         scores = np.empty(sum(map(_rows, self.records.values())))
         statistics, row = SurveyStatistics(), 0
         with temporary_folder(WHO) as folder:
+            # On disk: the ids of a large survey may not fit into memory, its scores do.
             ids = IdSpill(folder)
             for _, parts in self._scored():
                 statistics = statistics.join(SurveyStatistics.of(parts, self._names()))

@@ -92,6 +92,7 @@ class SurveyStatistics:
         """As `publish.findings`; the list of the most anomalous objects is given, in any order."""
         kinds = {label: label_name(label, names) for label in self.detection.scores}
         found = [one.to_json() for one in self.detection.detections(kinds)]
+        # With classes, labels are what the model is to tell apart, and no anomalies.
         if has_classes(self.outputs):
             found = []
         redshift = self.redshift.metrics().to_json() if self.known_redshifts else None

@@ -61,6 +61,8 @@ class Metric:
                 "features, or run without the anomaly score"
             )
         spread = np.sqrt(np.clip(np.diag(covariance), 0.0, None))
+        # A constant feature has no scale; dividing by its rounding noise would make it rule the
+        # score.
         alive = spread > DEAD * np.maximum(np.abs(moments.mean), DEAD)
         scale = np.where(alive, 1.0 / np.where(alive, spread, 1.0), 0.0)
         shrink = alive.sum() / max(moments.count + alive.sum(), 1)
@@ -100,6 +102,7 @@ def _conditional(
     across = correlation[np.ix_(before, columns)]
     slope = solve(given, across)
     left = correlation[np.ix_(columns, columns)] - product(across.T, slope)
+    # Symmetric again: the two halves may differ by rounding, and the solver reads only one of them.
     values, vectors = eigh((left + left.T) / 2.0)
     white = vectors / np.sqrt(np.maximum(values, EIGENVALUE_FLOOR))
     block = np.zeros((len(correlation), len(columns)))
@@ -164,6 +167,7 @@ def ranking(scores: ArrayLike, partition: ArrayLike, row: ArrayLike) -> NDArray[
     whichever worker scored what.
     """
     score = np.asarray(scores, np.float64)
+    # lexsort sorts by its last key first.
     order = np.lexsort((np.asarray(row), np.asarray(partition), -score))
     ranks = np.empty(len(score), np.int64)
     ranks[order] = np.arange(1, len(score) + 1)  # NaN sorts last, so the others stay 1..n

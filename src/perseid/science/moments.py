@@ -57,6 +57,7 @@ class Moments:
         if not (self.count and other.count):
             return self if self.count else other
         count = self.count + other.count
+        # Around the two means, never as a difference of large sums of squares, which would cancel.
         shift = other.mean - self.mean
         weight = self.count * other.count / count
         scatter = self.scatter + other.scatter + np.outer(shift, shift) * weight
@@ -152,6 +153,7 @@ class Partial:
 def _grow(nodes: dict[tuple[int, int], Moments], level: int, index: int, part: Moments) -> None:
     """Add a node; halves that are both there become one."""
     while (twin := nodes.pop((level, index ^ 1), None)) is not None:
+        # The left half always comes first: that is what makes the bits independent of arrival.
         part = twin.merge(part) if index & 1 else part.merge(twin)
         level, index = level + 1, index >> 1
     nodes[level, index] = part

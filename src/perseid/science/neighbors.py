@@ -60,6 +60,7 @@ def nearest(features: NDArray[np.floating], query: ArrayLike, n: int) -> Neighbo
     near = center.astype(features.dtype)
     rough = _squares(features, near)
     finite = np.flatnonzero(np.isfinite(rough))
+    # float32 squares overflow beyond 1.8e19; float64 then tells such rows from those with NaN.
     if len(finite) < min(n, len(features)):  # squares overflow, or rows are not finite
         rough, near = _squares(features.astype(np.float64), center), center
         finite = np.flatnonzero(np.isfinite(rough))
@@ -70,6 +71,7 @@ def nearest(features: NDArray[np.floating], query: ArrayLike, n: int) -> Neighbo
     kept = finite[_candidates(rough[finite], wanted, features.shape[1], moved)]
     exact = np.asarray(features[kept], np.float64) - center
     distance = np.sqrt(np.sum(exact * exact, axis=1))
+    # Ties by row, so that the answer does not depend on how the rows were cut into blocks.
     order = np.lexsort((kept, distance))[:wanted]
     return Neighbors(kept[order], distance[order])
 

@@ -124,6 +124,7 @@ class ByteSource(ABC):
                 f"{self.name} is truncated or corrupt: it points to bytes {start} to "
                 f"{start + length} but has {self.size}"
             )
+        # A corrupt header can ask for terabytes; a memory map costs nothing until it is touched.
         if length > LARGEST_READ and not self.mapped:
             raise BadPartitionError(
                 f"{self.name}: {length} bytes at {start} are too much for one read; split the file"
@@ -161,6 +162,7 @@ class MapSource(ByteSource):
     def release(self, start: int, length: int) -> None:
         """Let the kernel take the pages out of this process's resident memory."""
         page = mmap.PAGESIZE
+        # Whole pages only, rounded inward: the neighbors of the range may still be in use.
         first, last = -(-start // page) * page, (start + length) // page * page
         if self._map is not None and last > first and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED, first, last - first)
@@ -190,6 +192,7 @@ class RangeSource(ByteSource):
         self._storage, self._key, self._etag = storage, key, info.etag
         self._kept: list[tuple[int, memoryview]] = []
         end = min(max(self.size // END_SHARE, END_BYTES[0]), END_BYTES[1])
+        # Head and tail would meet: one request brings the whole object.
         if self.size <= 2 * end:
             self._kept = [(0, self._fetch(0, self.size))] if self.size else []
         else:
@@ -246,6 +249,8 @@ class SourceFile(io.RawIOBase):
         try:
             data = bytes(self._source.read(self._at, length))
         except PerseidError as error:
+            # Kept, since C libraries tend to replace an exception in a callback by one of their
+            # own.
             self._source.failure = self._source.failure or error
             raise
         self._at += length

@@ -80,6 +80,7 @@ def kept_dtype(name: str, dtype: np.dtype[Any], where: str) -> np.dtype[Any]:
         if dtype.kind in "US":
             return TEXT
         return np.dtype(np.uint64 if (dtype.kind, dtype.itemsize) == ("u", 8) else np.int64)
+    # Integers of up to 16 bits are exact in float32, longer ones are not.
     exact = dtype.itemsize <= (4 if dtype.kind == "f" else 2)
     return np.dtype(np.float32 if exact else np.float64)
 
@@ -108,6 +109,7 @@ def convert(name: str, array: Array, dtype: np.dtype[Any], where: str) -> Array:
     """
     place = f"{where}: {name.removeprefix(FURTHER)}"
     if not array.dtype.isnative:
+        # FITS is big-endian. Swapped once here, for every later operation would swap again.
         array = array.byteswap().view(array.dtype.newbyteorder("="))
     if dtype == TEXT:
         return _text(array, place)
@@ -181,6 +183,7 @@ def _whole_numbers(array: Array, dtype: np.dtype[Any], place: str) -> Array:
     missing = np.ma.getmaskarray(array) | np.isnan(np.ma.getdata(array))
     values = np.where(missing, 0, np.ma.getdata(array))
     limit = _EXACT_FLOAT32 if array.dtype.itemsize <= 4 else _EXACT_FLOAT64
+    # From 2^53 on neighboring integers share one float, so ids may already have been confused.
     wrong = (np.abs(values) >= limit) | (values != np.trunc(values))
     if wrong.any():
         raise BadPartitionError(

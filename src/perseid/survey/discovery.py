@@ -147,6 +147,7 @@ def _files(places: Sequence[Location]) -> SurveyListing:
     twice = sorted({place for place in places if places.count(place) > 1})
     if twice:
         raise BadInputError(f"`data` names {twice[0].url} more than once: name each partition once")
+    # A run has one place that its partition keys are relative to.
     folder = Location.common_folder(places)
     if folder is None or (folder.scheme == "file" and not folder.key):
         raise BadInputError(
@@ -171,6 +172,7 @@ def _folder(place: Location, base: Location) -> SurveyListing:
     ignored: list[Ignored] = []
     for info in found.objects:
         reason = _why_not(info.key.removeprefix(prefix))
+        # Consoles of object stores write empty objects to show folders.
         if info.size == 0 and (info.key in folders or _is_marker(storage, info, reason)):
             continue
         if reason:

@@ -122,5 +122,6 @@ def _equal_to(array: NDArray[Any], values: tuple[float, ...]) -> NDArray[np.bool
         with np.errstate(over="ignore"):
             found |= array == array.dtype.type(value)
             if array.dtype != np.float32:
+                # A survey that was float32 once has 99.98999786 where its manual says 99.99.
                 found |= array == np.float64(np.float32(value))
     return found

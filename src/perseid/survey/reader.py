@@ -116,9 +116,12 @@ class PartitionReader:
                 part = _result(ahead)
                 following = start + fetched
                 more = following < self.rows
+                # Asked for before the block is given out, so that fetching goes on while the caller
+                # computes.
                 ahead = pool.submit(self._read, following, fetched) if more else None
                 yield from part.batches(step)
                 del part
+                # Resident memory stays at two blocks, however large the mapped file is.
                 self._table.release(start, min(following, self.rows))
 
     def read(self) -> Cutouts:
@@ -239,6 +242,7 @@ def creating(storage: Storage, key: str, columns: Columns) -> Iterator[Writer]:
     path = storage.local_path(key)
     folder = path.parent if path is not None else Path(tempfile.gettempdir())
     name = Path(key).name
+    # Hidden and unique: discovery never takes it for a partition, and two writers never share it.
     temporary = folder / f".{name.split('.')[0]}.{os.getpid()}-{time.monotonic_ns()}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -99,6 +99,7 @@ def read_pickle(data: bytes, names: Names, where: str, *, largest: int = 64 << 2
         )
     machine = _Machine(names, where)
     try:
+        # genops only parses; what each opcode does is decided here, not by Python's unpickler.
         for opcode, argument, _ in pickletools.genops(data):
             if opcode.name == "STOP":
                 return machine.pop()
@@ -286,6 +287,7 @@ class _Machine:
         target = self.stack[-1]
         if not isinstance(target, (Placeholder, InertDict)):
             raise UnsafePickleError(f"{self.where} sets the state of a {type(target).__name__}")
+        # Kept as data. Real unpickling would call __setstate__ here, which may be anybody's code.
         target.state = state
 
     def do_binpersid(self, _: Any) -> None:
@@ -301,6 +303,7 @@ class _Machine:
             raise UnsafePickleError(f"{self.where} calls a {type(kind).__name__}; nothing was run")
         if not isinstance(args, tuple) or not isinstance(kwargs, dict):
             raise TypeError(f"the arguments of {kind} are not a tuple")
+        # The one place where a pickle would run code: it gets data instead, or a refusal.
         self.push(self.names.call(kind, args, kwargs))
 
     def _tuple(self, length: int) -> None:

@@ -140,6 +140,7 @@ class RawTable(Table):
         return self.columns.column(name, values, self.source.name)
 
     def _check(self, images: RawArray, data: memoryview, start: int, stop: int) -> None:
+        # A checksum can only be continued in order; rows that are picked out are not checked.
         if not images.crc or start not in (0, self._crc_row):
             return
         self._crc = zlib.crc32(data, self._crc if start else 0)

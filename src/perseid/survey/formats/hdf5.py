@@ -39,6 +39,8 @@ def open_table(source: ByteSource, options: ReadOptions = PLAIN) -> Table:
         )
         datasets = _datasets(h5py, file, source.name, sources)
         if all(_is_raw(file, dataset) for dataset in datasets.values()):
+            # h5py is needed for the layout only: the pixels are mapped, or read by ranges, like any
+            # others.
             arrays = {
                 name: RawArray(dataset.id.get_offset() or 0, dataset.dtype, dataset.shape)
                 for name, dataset in datasets.items()
@@ -107,6 +109,7 @@ def _datasets(h5py: Any, file: Any, where: str, sources: Mapping[str, str]) -> d
         dataset = file[key]
         if not isinstance(dataset, h5py.Dataset):
             raise BadPartitionError(f"{where}: {key} is a group, not a dataset")
+        # Such a dataset names a file of the worker's machine, which a partition must not choose.
         if dataset.external or dataset.is_virtual or dataset.shape is None:
             raise BadPartitionError(f"{where}: {key} lies in another file or is empty")
         _check_filters(h5py, dataset, f"{where}: {key}")

@@ -104,6 +104,7 @@ def _member(archive: ZipArchive, entry: Entry) -> _Member:
     where = f"{archive.name}: {entry.name}"
     if entry.method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise BadPartitionError(f"{where} is compressed by method {entry.method}, not deflate")
+    # A zip bomb, found out before a byte is decompressed.
     if entry.method and entry.size > entry.stored_size * _MOST_DEFLATE + 1024:
         raise BadPartitionError(f"{where} claims {entry.size} bytes out of {entry.stored_size}")
     try:
@@ -157,6 +158,7 @@ class _Compressed(Table):
         arrays = {name: column[start:stop] for name, column in self._small.items()}
         if "image" not in self._members:
             return as_cutouts(arrays)
+        # A deflate stream has no way back.
         if self._images is None or start < self._row:
             self._images, self._row = self._begin("image"), 0
         size = math.prod(self.columns.shape) * self._members["image"].dtype.itemsize
@@ -164,6 +166,7 @@ class _Compressed(Table):
         data = self._take(self._images, (stop - start) * size, "image")
         self._row = stop
         if stop == self.columns.rows:
+            # zipfile compares the checksum only on a read at the end.
             self._take(self._images, 0, "image")
         images = np.frombuffer(data, self._members["image"].dtype)
         arrays["image"] = self.columns.column("image", images, self.source.name)

@@ -137,6 +137,7 @@ class _Groups(Table):
             return
         group = int(np.searchsorted(self._ends, row, side="right"))
         begin = int(self._ends[group - 1]) if group else 0
+        # The next batch is not on the way to this row: start at the row's own group.
         if not max(begin, 0) <= self._at <= row:
             self._batches, self._at = self._decode(group), begin
         while self._at <= row:
@@ -161,6 +162,7 @@ class _Groups(Table):
                 batch_size=rows,
                 row_groups=list(range(group, len(self._ends))),
                 columns=[field.path for field in self._fields.values()],
+                # One rank has one thread; a pool of pyarrow's own would take its neighbors' cores.
                 use_threads=False,
             )
         )
