@@ -83,11 +83,10 @@ class SharedProgress:
                 engine.end_interrupted()
             yield
 
-    @contextlib.contextmanager
-    def quiet_turn(self) -> Iterator[None]:
-        """A turn in which nothing is raised: for what must be noted even after a failure."""
+    def tell(self) -> None:
+        """Something came to pass without a message: those who wait shall look."""
         with self._lock:
-            yield
+            self.wake()
 
     # --- as ProgressEngine -------------------------------------------------------------------
 

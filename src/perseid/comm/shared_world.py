@@ -43,9 +43,15 @@ class Background(Generic[T]):
 
     def __init__(self, call: Callable[[Communicator], T]) -> None:
         self.call = call
-        self.done = False
         self.error: BaseException | None = None
         self._result: T | None = None
+        self._ended = threading.Event()
+        self._then: list[Callable[[], None]] = []
+
+    @property
+    def done(self) -> bool:
+        """Whether it has come to an end."""
+        return self._ended.is_set()
 
     def run(self, comm: Communicator) -> None:
         """Make the call; what it raises is kept for whoever asks for the result."""
@@ -53,6 +59,24 @@ class Background(Generic[T]):
             self._result = self.call(comm)
         except BaseException as error:
             self.error = error
+
+    def end(self) -> None:
+        """Tell those who wait that it has come to an end."""
+        self._ended.set()
+        while self._then:
+            self._then.pop(0)()
+
+    def then(self, call: Callable[[], None]) -> None:
+        """Have something called once it has come to an end, in whatever thread that is."""
+        self._then.append(call)
+        if self.done:
+            with contextlib.suppress(ValueError):  # its thread is calling it
+                self._then.remove(call)
+                call()
+
+    def join(self, seconds: float | None = None) -> bool:
+        """Wait for its end without helping; False if it has not come in time."""
+        return self._ended.wait(seconds)
 
     def result(self) -> T:
         """What the call returned; raises what it raised."""
@@ -76,6 +100,7 @@ class SharedWorld:
         self._engine = comm._group.engine
         self.progress = SharedProgress(self._engine)
         self._tokens = itertools.count(1)
+        self._finished = False
         self._groups: list[SharedGroup] = []
         self.world = self.group(0, range(comm.world_size))
 
@@ -106,17 +131,30 @@ class SharedWorld:
         self._groups.append(group)
         return group
 
+    def others_left(self) -> bool:
+        """Whether no other rank is registered any more."""
+        client = self._engine.client
+        if client is None:
+            return True
+        return len({*client.left(), *client.lost(), self.rank}) >= client.world_size
+
     def token(self) -> int:
         """A number that no other message of this rank has."""
         return next(self._tokens)
 
+    def finish(self, error: BaseException | None = None) -> None:
+        """Do what was begun, unless there is an error; no call may follow."""
+        if error is not None or self._finished:
+            return
+        self._finished = True
+        for group in self._groups:
+            group.stop()
+        with contextlib.suppress(PerseidError), self.turn():
+            self.progress.finish(CLOSE_SECONDS)
+
     def close(self, error: BaseException | None = None) -> None:
-        """Leave, after what was begun is sent; with an error the others are told of it."""
-        if error is None:
-            for group in self._groups:
-                group.stop()
-            with contextlib.suppress(PerseidError), self.turn():
-                self.progress.finish(CLOSE_SECONDS)
+        """Leave, after what was begun is done; with an error the others are told of it."""
+        self.finish(error)
         self.progress.close()
         self._engine.owner = threading.get_ident()
         self._comm.close(error)
@@ -140,6 +178,12 @@ class SharedGroup:
         self.rank, self.size = self._group.rank, self._group.size
         self._signature = message_signature(ident, engine.generation)
         self._generation = engine.generation
+        ident |= BACKGROUND
+        self._in_order = Communicator(Group(engine, ident, ranks, self._progress), owner=False)
+        self._order = threading.Lock()
+        self._counting = threading.Lock()
+        self._pending = 0
+        """Jobs that were started and have not come to an end."""
         self._jobs: queue.SimpleQueue[Background[Any] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -268,25 +312,42 @@ class SharedGroup:
     def start(self, call: Callable[[Communicator], T]) -> Background[T]:
         """Make a call of a communicator in the thread of this group, after those before it."""
         job = Background(call)
+        with self._counting:
+            self._pending += 1
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="perseid-group", daemon=True)
             self._thread.start()
         self._jobs.put(job)
         return job
 
+    def now(self, call: Callable[[Communicator], T]) -> Background[T]:
+        """The same, but it has come to an end when this returns: made here, if nothing that was
+        started before is under way."""
+        with self._counting:
+            idle = self._pending == 0
+        if not idle:
+            job = self.start(call)
+            job.join()
+            return job
+        job = Background(call)
+        self._run(job)
+        return job
+
+    def _run(self, job: Background[Any]) -> None:
+        """Make the call of a job; jobs of a group come one after the other."""
+        try:
+            with self._order, self.turn():
+                job.run(self._in_order)
+        except PerseidError as error:
+            job.error = error
+        job.end()
+
     def _work(self) -> None:
-        engine = self._world._engine
-        ident = self.ident | BACKGROUND
-        comm = Communicator(Group(engine, ident, self._ranks, self._progress), owner=False)
         while (job := self._jobs.get()) is not None:
-            try:
-                with self.turn():
-                    job.run(comm)
-            except PerseidError as error:
-                job.error = error
-            with self._progress.quiet_turn():
-                job.done = True
-                self._progress.wake()
+            self._run(job)
+            with self._counting:
+                self._pending -= 1
+            self._progress.tell()
 
     def stop(self) -> None:
         """End the thread, after what it has to do."""

@@ -1,0 +1,1 @@
+"""torch.distributed over our communicator; ``import perseid.torch`` registers it."""

@@ -1,0 +1,178 @@
+"""What torch is given for an operation: waited for, asked about, or followed by another.
+
+A failed operation raises wherever its result is asked for. torch's own
+``_create_work_from_future`` does not do that: its ``wait`` returns True.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from perseid.comm.lane import ReceiveMessage, Send
+from perseid.comm.shared_world import Background, SharedGroup, payload
+from perseid.compat.torch.tensors import bits
+from perseid.errors import BadInputError, RendezvousTimeoutError
+
+Tensors = Sequence[Any]
+
+
+_torch: Any = dist
+_Work: Any = _torch._Work
+"""Its annotations are not those of what torch calls."""
+
+
+class CallWork(_Work):  # type: ignore[misc]
+    """A collective.
+
+    Parameters
+    ----------
+    job
+        What is under way.
+    tensors
+        The tensors that it fills.
+    """
+
+    def __init__(self, job: Background[None], tensors: Tensors) -> None:
+        super().__init__()
+        self._job, self._tensors = job, list(tensors)
+
+    def is_completed(self) -> bool:
+        """Whether it has come to an end."""
+        return self._job.done
+
+    def is_success(self) -> bool:
+        """Whether it has come to a good end."""
+        return self._job.done and self._job.error is None
+
+    def exception(self) -> BaseException | None:
+        """What went wrong, if anything did."""
+        return self._job.error
+
+    def wait(self, timeout: timedelta = timedelta(0)) -> bool:
+        """Return when it is done; raises what went wrong."""
+        if not self._job.join(timeout.total_seconds() or None):
+            raise RendezvousTimeoutError(f"A collective took over {timeout.total_seconds():g} s.")
+        self._job.result()
+        return True
+
+    def synchronize(self) -> None:
+        """The same."""
+        self.wait()
+
+    def result(self) -> list[Any]:
+        """The tensors."""
+        self.wait()
+        return self._tensors
+
+    def get_future(self) -> Any:
+        """A future of the tensors, which fails as the operation does."""
+        begun: Any = torch.futures.Future()
+
+        def outcome(_: Any) -> Any:
+            self._job.result()
+            return self._tensors
+
+        # An error that is set on a future is a value to torch's C++ code; one that a callback
+        # raises is an error.
+        found = begun.then(outcome)
+        self._job.then(lambda: begun.set_result(None))
+        return found
+
+
+class MessageWork(_Work):  # type: ignore[misc]
+    """A message from rank to rank.
+
+    Parameters
+    ----------
+    group
+        Whose message it is.
+    operation
+        What is under way.
+    tensor
+        What is sent, or received into.
+    """
+
+    def __init__(self, group: SharedGroup, operation: Send | ReceiveMessage, tensor: Any) -> None:
+        super().__init__()
+        self._group, self._operation, self._tensor = group, operation, tensor
+        self._taken = False
+
+    def is_completed(self) -> bool:
+        """Whether it is done by now."""
+        return self._group.test(self._operation)
+
+    def is_success(self) -> bool:
+        """The same: one that failed raises."""
+        return self.is_completed()
+
+    def wait(self, timeout: timedelta = timedelta(0)) -> bool:
+        """Return when it is done; raises what went wrong."""
+        self._group.wait(self._operation)
+        self._take()
+        return True
+
+    def synchronize(self) -> None:
+        """The same."""
+        self.wait()
+
+    def result(self) -> list[Any]:
+        """The tensor."""
+        self.wait()
+        return [self._tensor]
+
+    def _source_rank(self) -> int:
+        assert isinstance(self._operation, ReceiveMessage)
+        return self._group.source_of(self._operation)
+
+    source_rank = _source_rank
+
+    def get_future(self) -> Any:
+        """A future of the tensor, which is done when the message is."""
+        begun: Any = torch.futures.Future()
+
+        def outcome(_: Any) -> Any:
+            self.wait()
+            return [self._tensor]
+
+        found = begun.then(outcome)
+        begun.set_result(None)
+        return found
+
+    def _take(self) -> None:
+        """Put what was received where it belongs."""
+        if self._taken or not isinstance(self._operation, ReceiveMessage):
+            return
+        self._taken = True
+        frame, tensor = self._operation.frame, self._tensor
+        assert frame is not None
+        size = tensor.numel() * tensor.element_size()
+        if len(frame.body) != size:
+            raise BadInputError(
+                f"A message of {len(frame.body)} bytes came from rank {self._source_rank()} for a "
+                f"tensor of {size}."
+            )
+        if tensor.is_contiguous():
+            payload(frame, room(tensor))
+        else:
+            copy = tensor.detach().contiguous()
+            payload(frame, room(copy))
+            tensor.detach().copy_(copy)
+
+
+def room(tensor: Any) -> memoryview:
+    """The memory of a contiguous tensor."""
+    array = bits(tensor)
+    return array.view("u1").data if array.size else memoryview(bytearray())
+
+
+def done(tensors: Tensors, call: Callable[[], None]) -> CallWork:
+    """The work of a call that was made at once."""
+    job: Background[None] = Background(lambda _: call())
+    job.run(None)  # type: ignore[arg-type]  # no communicator is needed
+    job.end()
+    return CallWork(job, tensors)
