@@ -16,6 +16,8 @@ from perseid.comm.launch import run_local
 from perseid.errors import PerseidError
 
 COMMAND = ("-P", str(Path(__file__).with_name("comm_libraries.py")))
+ENCRYPTED = "perseid, TLS"
+"""Our own library, its links encrypted."""
 RUN_SECONDS = 300.0
 """Longest time of one library at one number of ranks."""
 MPI_OPTIONS = (
@@ -28,6 +30,8 @@ MPI_OPTIONS = (
 def installed() -> list[str]:
     """The libraries that can be measured here."""
     found = ["perseid"]
+    if importlib.util.find_spec("cryptography"):
+        found.append(ENCRYPTED)
     if importlib.util.find_spec("mpi4py") and _mpiexec():
         found.append("mpi4py")
     if importlib.util.find_spec("torch"):
@@ -50,12 +54,14 @@ def run_library(name: str, ranks: int, iterations: int) -> dict[str, float]:
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "result.json"
-        command = [*COMMAND, name, str(out), str(iterations)]
+        library = "perseid" if name == ENCRYPTED else name
+        command = [*COMMAND, library, str(out), str(iterations)]
         environment = {"OMP_NUM_THREADS": "1", "PERSEID_GLOO_FILE": f"{folder}/gloo"}
         if name == "mpi4py":
             _run_mpi(command, ranks, environment)
         else:
-            run_local(command, ranks, timeout=RUN_SECONDS, environment=environment)
+            encrypt = name == ENCRYPTED
+            run_local(command, ranks, timeout=RUN_SECONDS, encrypt=encrypt, environment=environment)
         if not out.exists():
             raise PerseidError(f"{name} on {ranks} ranks gave no result; run it alone to see why")
         found: dict[str, float] = json.loads(out.read_text())

@@ -43,6 +43,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     run_.add_argument(
         "--timeout", type=units.time_argument, metavar="TIME", help="end all after this time"
     )
+    run_.add_argument("--encrypt", action="store_true", help="encrypt what ranks send each other "
+                      "(with srun always, if cryptography is installed)")  # fmt: skip
     for name, what in LOSSES.items():
         run_.add_argument(f"--{name}-timeout", type=units.time_argument, metavar="TIME", help=what)
     run_.add_argument("script", metavar="SCRIPT.py", help="a program that uses perseid.comm")
@@ -90,7 +92,8 @@ def _run(args: argparse.Namespace) -> int:
     step = SlurmStep.of(os.environ) if args.ranks is None else None
     if step is not None:
         return _run_step(step, command, args.timeout, variables)
-    return run_ranks(command, args.ranks or os.cpu_count() or 1, args.timeout, variables)
+    ranks = args.ranks or os.cpu_count() or 1
+    return run_ranks(command, ranks, args.timeout, variables, encrypt=args.encrypt)
 
 
 def _run_step(
@@ -118,6 +121,8 @@ def run_ranks(
     ranks: int,
     timeout: float | None = None,
     variables: Mapping[str, str] | None = None,
+    *,
+    encrypt: bool = False,
 ) -> int:
     """Run a Python program on several ranks of this machine; the exit status, 0 if all went well.
 
@@ -131,6 +136,8 @@ def run_ranks(
         Seconds for all; None: no limit.
     variables
         Of the environment, beyond this process' own.
+    encrypt
+        Whether ranks send each other nothing plain.
     """
     from perseid.comm.launch import run_local
     from perseid.comm.ranks_output import RanksOutput
@@ -146,6 +153,7 @@ def run_ranks(
             command,
             ranks,
             timeout=timeout,
+            encrypt=encrypt,
             environment=environment,
             stopped=lambda: stop.count,
             output=RanksOutput(sys.stdout.buffer, sys.stderr.buffer),

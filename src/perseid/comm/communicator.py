@@ -73,6 +73,7 @@ class Communicator(ArrayCalls):
         rendezvous: str | Endpoint | None = None,
         key: bytes | str | None = None,
         *,
+        certificate: str | None = None,
         generation: int = 0,
         transport: str = "auto",
         hint: str | None = None,
@@ -100,6 +101,10 @@ class Communicator(ArrayCalls):
             ``HOST:PORT`` of the server; not needed in a world of one rank.
         key
             The job's key (32 bytes, or their 64 hexadecimal digits); None with an open server.
+        certificate
+            The job's certificate and private key, as `make_certificate` gives them, the same on all
+            ranks: what ranks send each other is encrypted (TLS 1.3), also for the relay. None: it
+            is plain. Objects in a store are not covered.
         generation
             Attempt of the whole job; a newer one ends the older.
         transport
@@ -159,6 +164,7 @@ class Communicator(ArrayCalls):
             world_size,
             rendezvous,
             key,
+            certificate,
             generation,
             transport,
             hint,
@@ -179,7 +185,7 @@ class Communicator(ArrayCalls):
         """The communicator of a program that ``perseid comm run`` started.
 
         Reads ``PERSEID_JOB``, ``PERSEID_RANK``, ``PERSEID_WORLD_SIZE``, ``PERSEID_RENDEZVOUS``,
-        ``PERSEID_JOB_KEY``, ``PERSEID_OVERSUBSCRIBED`` and the three
+        ``PERSEID_JOB_KEY``, ``PERSEID_JOB_CERTIFICATE``, ``PERSEID_OVERSUBSCRIBED`` and the three
         ``PERSEID_*_TIMEOUT``; ``options`` go to ``join``. Without them
         it is a world of one rank, so that a program also runs alone.
         """
@@ -192,6 +198,11 @@ class Communicator(ArrayCalls):
         """Transport to each rank that is connected so far: ``direct``, ``relay`` or ``store``."""
         group, found = self._group, self._engine.transports
         return {rank: found[world] for rank, world in enumerate(group.ranks) if world in found}
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether connections to other ranks are encrypted; objects in a store never are."""
+        return self._engine.encrypted
 
     @property
     def routes(self) -> Mapping[int, str]:

@@ -33,9 +33,15 @@ class Connection(Protocol):
 
     transport: str
     """``direct`` or ``relay``."""
+    pending: bool
+    """Whether bytes may be here that polling does not show."""
 
     def fileno(self) -> int:
         """The descriptor to poll."""
+        ...
+
+    def send_at_once(self, data: bytes) -> None:
+        """Send all of it, or nothing where the peer does not take it now."""
         ...
 
     def send(self, data: Buffer) -> int:
@@ -90,6 +96,8 @@ class SocketConnection:
         Seconds without an answer after which an idle connection breaks.
     """
 
+    pending = False
+
     __slots__ = ("_recvmsg_into", "_send", "_sendmsg", "_sock", "receive", "transport")
 
     def __init__(
@@ -123,6 +131,10 @@ class SocketConnection:
             return self._send(data, _DONTWAIT)
         except BlockingIOError:
             return 0
+
+    def send_at_once(self, data: bytes) -> None:
+        """One system call: what fits into a socket's buffer at all, goes whole."""
+        self.send(data)
 
     def send_pieces(self, pieces: list[Buffer]) -> int:
         """One system call."""

@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Iterable
 
 from perseid.comm.channel import Channel, ChannelEndedError
-from perseid.comm.connection import SocketConnection
+from perseid.comm.connection import Connection, SocketConnection
 from perseid.comm.failure import Failure
 from perseid.comm.frames import FrameError, FrameKind, Signature
 from perseid.comm.socket_channel import SocketChannel
@@ -80,6 +80,8 @@ class ConnectionPool:
         """Where pairs without a connection exchange messages, if anywhere."""
         self.prefix = ""
         """Below which key of the store."""
+        self.encrypted = False
+        """Whether connections are encrypted."""
         self.only_store = False
         """Whether no connection is tried at all."""
         self.channels: list[Channel | None] = [None] * world_size
@@ -173,9 +175,13 @@ class ConnectionPool:
             )
 
     def _adopt_link(self, link: Link) -> None:
-        connection = SocketConnection(
+        connection: Connection = SocketConnection(
             link.sock, link.transport, self.poll_seconds, self.losses.link
         )
+        if link.tls is not None:
+            from perseid.comm.tls_connection import TlsConnection
+
+            connection = TlsConnection(link.sock, link.tls, connection)
         self.adopt(SocketChannel(link.rank, connection))
 
     def adopt(self, channel: Channel) -> None:
@@ -215,7 +221,11 @@ class ConnectionPool:
 
     def readable(self) -> list[SocketChannel]:
         """Channels on which something lies to be read, or that ended."""
-        return [self._by_fd[fd] for fd, _ in self._poller.poll(0)]
+        found = [self._by_fd[fd] for fd, _ in self._poller.poll(0)]
+        for channel in self._by_fd.values():
+            if channel.connection.pending and not channel.ended and channel not in found:
+                found.append(channel)
+        return found
 
     def unwatch(self, channel: SocketChannel) -> None:
         """The peer will send no more."""

@@ -39,6 +39,7 @@ class JoinRequest:
     world_size: int
     rendezvous: str | Endpoint | None
     key: bytes | str | None
+    certificate: str | None
     generation: int
     transport: str
     hint: str | None
@@ -65,6 +66,8 @@ class JoinRequest:
             raise BadInputError(
                 f"key must be 32 bytes or 64 hexadecimal digits, not a {type(self.key).__name__}"
             )
+        if self.certificate is not None:
+            arguments.text("certificate", self.certificate)
         if not 0 <= self.rank < self.world_size:
             raise BadInputError(f"rank {self.rank} is not in a world of {self.world_size} ranks")
         if self.transport not in TRANSPORTS:
@@ -96,6 +99,7 @@ class JoinRequest:
             client, self.rank, self.world_size, self.generation, self.timeout, self.losses
         )
         engine.oversubscribed = self.oversubscribed
+        engine.encrypted = self.certificate is not None
         engine.store, engine.only_store = self.store, transport == "store"
         engine.prefix = f"{self.prefix}/{self.job}/{self.generation}"
         return engine, choice
@@ -124,6 +128,7 @@ class JoinRequest:
             key=parse_key(self.key) if isinstance(self.key, str) else self.key,
             generation=self.generation,
             transport=transport,
+            certificate=self.certificate,
             link_timeout=self.losses.link,
             silence_timeout=self.losses.silence,
             deadline=self.deadline,
@@ -149,6 +154,7 @@ def environment_arguments(env: Mapping[str, str] = os.environ) -> dict[str, obje
         "job": env.get("PERSEID_JOB", "job"),
         "rendezvous": env.get("PERSEID_RENDEZVOUS"),
         "key": env.get("PERSEID_JOB_KEY"),
+        "certificate": env.get("PERSEID_JOB_CERTIFICATE") or None,
         "oversubscribed": env.get("PERSEID_OVERSUBSCRIBED") == "1",
     }
     try:

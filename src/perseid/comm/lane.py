@@ -263,11 +263,15 @@ class PeerLane:
         ChannelError
             A posted receive will never be complete.
         """
-        try:
-            self.channel.read_now()
-        except ChannelEndedError as error:
-            return self.end(error)
-        return self.sort()
+        finished = False
+        while True:
+            try:
+                self.channel.read_now()
+            except ChannelEndedError as error:
+                return self.end(error) or finished
+            finished = self.sort() or finished
+            if not self.channel.connection.pending:
+                return finished
 
     def end(self, error: ChannelEndedError) -> bool:
         """The peer has left, or is lost: raise the error if that matters to an operation."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
+from perseid.comm.certificates import make_certificate
 from perseid.comm.ranks_output import RanksOutput
 from perseid.errors import BadInputError
 from perseid.lifetime import bound_to_parent
@@ -27,6 +28,7 @@ def run_local(
     ranks: int,
     *,
     timeout: float | None = None,
+    encrypt: bool = False,
     environment: Mapping[str, str] | None = None,
     stopped: Callable[[], object] = lambda: False,
     output: RanksOutput | None = None,
@@ -44,6 +46,8 @@ def run_local(
         How many processes.
     timeout
         Seconds for all; None: no limit.
+    encrypt
+        Make a certificate for the job, so that ranks send each other nothing plain.
     environment
         Variables added to this process' own.
     stopped
@@ -77,6 +81,7 @@ def run_local(
             **os.environ,
             **(environment or {}),
             **_job_variables(server.address, ranks, secret),
+            "PERSEID_JOB_CERTIFICATE": make_certificate() if encrypt else "",
             **({"PYTHONUNBUFFERED": "1"} if output else {}),  # lines shall come as they are printed
         }
         try:

@@ -277,7 +277,10 @@ class _BlockedSender:
 
     def wait(self, channels: list[Channel | None]) -> bool:
         """Wait until something moves; False if nothing did for a polling interval."""
-        events = self._poll.poll(1000 * (POLL_SECONDS if self._polls_all else DRAIN_AFTER))
+        hidden = [fd for fd, channel in self._channels.items() if channel.connection.pending]
+        seconds = POLL_SECONDS if self._polls_all else DRAIN_AFTER
+        events = self._poll.poll(0 if hidden else 1000 * seconds)
+        events += [(fd, select.POLLIN) for fd in hidden]
         if not events and not self._polls_all:
             self._poll_all(channels)
             events = self._poll.poll(1000 * POLL_SECONDS)

@@ -270,6 +270,8 @@ class SharedProgress:
         try:
             if large is not None:
                 finished = large.sort() if ended is None else large.end(ended)
+                if ended is None and large.channel.connection.pending:
+                    finished = large.read() or finished
             for fd, event in events:
                 finished = self._move_lane(fd, event) or finished
         except ChannelError as error:

@@ -13,12 +13,13 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from perseid.errors import RendezvousError
+from perseid.comm.certificates import make_certificate
+from perseid.errors import NotInstalledError, RendezvousError
 from perseid.linux import need_linux
 from perseid.rendezvous import Config, EmbeddedServer, job_key
 
@@ -80,21 +81,23 @@ class SlurmStep:
         )  # fmt: skip
         with EmbeddedServer(config) as server:
             key = job_key(secret, self.name).hex()
-            _write(path, server.address, key)
+            certificate = _certificate()
+            _write(path, [server.address, key, certificate])
             try:
-                yield self._variables(server.address, key)
+                yield self._variables(server.address, key, certificate)
                 while server.server.registry.members:  # their relay and their news are here
                     time.sleep(POLL_SECONDS)
             finally:
                 path.unlink(missing_ok=True)
 
-    def _variables(self, address: str, key: str) -> dict[str, str]:
+    def _variables(self, address: str, key: str, certificate: str) -> dict[str, str]:
         return {
             "PERSEID_JOB": self.name,
             "PERSEID_RANK": str(self.rank),
             "PERSEID_WORLD_SIZE": str(self.world_size),
             "PERSEID_RENDEZVOUS": address,
             "PERSEID_JOB_KEY": key,
+            "PERSEID_JOB_CERTIFICATE": certificate,
             "RANK": str(self.rank),
             "WORLD_SIZE": str(self.world_size),
         }
@@ -109,21 +112,29 @@ def _own_address(server: str) -> str:
     return socket.gethostbyname(socket.gethostname())
 
 
-def _write(path: Path, address: str, key: str) -> None:
+def _certificate() -> str:
+    """Of the job; empty where it cannot be made: then what ranks send is plain."""
+    try:
+        return make_certificate()
+    except NotInstalledError:
+        return ""
+
+
+def _write(path: Path, meeting: Sequence[str]) -> None:
     """Whole or not at all, and for this user's eyes alone."""
     part = path.with_suffix(f".{os.getpid()}")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
-        json.dump([address, key], file)
+        json.dump(meeting, file)
     part.rename(path)
 
 
-def _read(path: Path) -> tuple[str, str]:
+def _read(path: Path) -> tuple[str, str, str]:
     deadline = time.monotonic() + MEETING_SECONDS
     while time.monotonic() < deadline:
         with suppress(FileNotFoundError, ValueError):
-            address, key = json.loads(path.read_text())
-            return str(address), str(key)
+            address, key, certificate = json.loads(path.read_text())
+            return str(address), str(key), str(certificate)
         time.sleep(POLL_SECONDS)
     raise RendezvousError(
         f"Rank 0 of this Slurm step left no {path} within {MEETING_SECONDS:g} s: set {FOLDER} to a "

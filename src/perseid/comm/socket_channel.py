@@ -106,7 +106,7 @@ class SocketChannel(FrameQueue):
         # sent again.
         if not (self.sending or self.closed):
             with contextlib.suppress(OSError):  # the next read says what is wrong
-                self._send(frame)
+                self.connection.send_at_once(frame)
 
     # --- receiving ---------------------------------------------------------------------------
 
@@ -212,13 +212,15 @@ class SocketChannel(FrameQueue):
 
     def read_available(self) -> bool:
         """An end is no failure here: the peer may have said goodbye, and no call waits for it."""
-        try:
-            self.read_now()
-        except ChannelEndedError:
-            self.ended = True
-            return False
-        self.process_buffered(None)
-        return True
+        while True:
+            try:
+                self.read_now()
+            except ChannelEndedError:
+                self.ended = True
+                return False
+            self.process_buffered(None)
+            if not self.connection.pending:
+                return True
 
     def drain_to_eof(self) -> None:
         """Nothing is waited for: what the peer sent before its end is here already."""

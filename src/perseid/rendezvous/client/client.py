@@ -65,6 +65,7 @@ class Client(Membership):
         silence_timeout: float = SILENCE_SECONDS,
         link_timeout: float = LINK_SECONDS,
         transport: str = "auto",
+        certificate: str | None = None,
         deadline: float = 10.0,
     ) -> Client:
         """Register one rank of a job.
@@ -92,6 +93,9 @@ class Client(Membership):
             cut, and is made anew.
         transport
             ``auto``, ``direct`` or ``relay``.
+        certificate
+            The job's certificate and private key (PEM): links to peers are encrypted and go to
+            holders of the same one only. None: they are plain.
         deadline
             Seconds for the registration as a whole.
 
@@ -127,9 +131,14 @@ class Client(Membership):
             interest=ranges,
         )
         _check(hello, transport)
+        held = None
+        if certificate is not None:
+            from perseid.rendezvous.net.tls import job_certificate
+
+            held = job_certificate(certificate)
         end = time.monotonic() + deadline
         opened = register(endpoint, hello, key, end)
-        return cls(endpoint, key, opened, transport, timeouts.link)
+        return cls(endpoint, key, opened, transport, timeouts.link, held)
 
     def __enter__(self) -> Client:
         return self

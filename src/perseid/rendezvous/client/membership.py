@@ -11,6 +11,7 @@ import threading
 import time
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from perseid.errors import (
     RendezvousError,
@@ -60,6 +61,9 @@ from perseid.rendezvous.protocol.wire import Address, ProtocolError, to_ranges
 from perseid.rendezvous.punch.nat import mapping_kind
 from perseid.rendezvous.punch.punch import Callbacks, HolePuncher
 
+if TYPE_CHECKING:  # OpenSSL takes its time to load, and most links are plain
+    from perseid.rendezvous.net.tls import JobCertificate
+
 REJOIN_SECONDS = 60.0
 """Time for registering again after the connection to the server broke."""
 REJOIN_TRY_SECONDS = 3.0
@@ -85,6 +89,8 @@ class Membership:
         ``auto``, ``direct`` or ``relay``.
     link_timeout
         Seconds without an answer of the server's host after which the connection counts as cut.
+    certificate
+        With one, links to peers are encrypted.
     """
 
     def __init__(
@@ -94,6 +100,7 @@ class Membership:
         opened: OpenedRegistration,
         transport: str,
         link_timeout: float,
+        certificate: JobCertificate | None = None,
     ) -> None:
         hello = opened.hello
         self._endpoint, self._hello, self._key = endpoint, hello, key
@@ -116,8 +123,9 @@ class Membership:
         peer_key = auth.peer_key(key, hello.job)
         patience = unpack_silence(hello.heartbeat)
         self._punch = HolePuncher(
-            self._loop, identity, peer_key, callbacks, hello.world, transport, patience
-        )
+            self._loop, identity, peer_key, callbacks, hello.world, transport, patience,
+            certificate,
+        )  # fmt: skip
         self._control: ControlConnection | None = None
         self._port: int = opened.listeners[0].getsockname()[1]
         self._family = opened.listeners[0].family

@@ -6,11 +6,14 @@ import logging
 import socket
 import warnings
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from perseid.rendezvous.net.event_loop import READ, EventLoopThread
 from perseid.rendezvous.protocol.handshake import Handshake, HandshakeError, HandshakeState
 from perseid.rendezvous.protocol.wire import Address
+
+if TYPE_CHECKING:  # OpenSSL takes its time to load, and most links are plain
+    from perseid.rendezvous.net.tls import TlsSession
 
 HELLO_SECONDS = 20.0
 """Time for the HELLO on an accepted connection. A lost segment costs a second or more, and a peer
@@ -35,6 +38,8 @@ class Link:
     """Address of the other end of the socket: of the peer, or of the relay."""
     seconds: float
     """Seconds from the first try to the end of the handshake."""
+    tls: TlsSession | None = None
+    """Of an encrypted link: everything on the socket is its ciphertext."""
 
     @property
     def way(self) -> str:

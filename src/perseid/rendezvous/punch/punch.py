@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from perseid.rendezvous.net.event_loop import READ, EventLoopThread
 from perseid.rendezvous.protocol import PeerRecord
@@ -17,8 +18,12 @@ from perseid.rendezvous.protocol.candidates import usable_candidates
 from perseid.rendezvous.protocol.handshake import Handshake, HandshakeState, Identity
 from perseid.rendezvous.protocol.wire import Address
 from perseid.rendezvous.punch.dialer import ConnectionAttempt, Dialer
+from perseid.rendezvous.punch.encryption import TlsHandshake
 from perseid.rendezvous.punch.links import Link, PeerConnection
 from perseid.rendezvous.punch.nat import dial_candidates, direct_impossible
+
+if TYPE_CHECKING:  # OpenSSL takes its time to load, and most links are plain
+    from perseid.rendezvous.net.tls import JobCertificate, TlsSession
 
 DIRECT_SECONDS = 5.0
 """Time for a direct connection before the relay is used; 1.5 s was too short under packet loss."""
@@ -65,6 +70,8 @@ class HolePuncher:
         relayed, whatever the peer's setting.
     patience
         Seconds for which a peer may be too busy to answer; at least `ATTEMPT_SECONDS`.
+    certificate
+        With one, all links are encrypted; the other ranks must have the same.
     """
 
     def __init__(
@@ -76,7 +83,10 @@ class HolePuncher:
         world: int,
         transport: str = "auto",
         patience: float = 0.0,
+        certificate: JobCertificate | None = None,
     ) -> None:
+        self._certificate = certificate
+        self._encrypting: dict[int, TlsHandshake] = {}
         self.loop, self.me, self._key, self._callbacks = loop, me, key, callbacks
         self._transport = transport
         self._attempt_seconds = max(ATTEMPT_SECONDS, patience)
@@ -182,6 +192,8 @@ class HolePuncher:
         """A peer is lost: drop everything that belongs to it."""
         self.peers.pop(rank, None)
         self._settled.pop(rank, None)
+        if (encrypting := self._encrypting.pop(rank, None)) is not None:
+            encrypting.close()
         attempt = self._attempts.get(rank)
         if attempt is not None:
             self._drop_attempt(attempt)
@@ -192,7 +204,7 @@ class HolePuncher:
             listener = self._listeners.pop()
             self.loop.unwatch(listener)
             listener.close()
-        for rank in list(self._attempts):
+        for rank in {*self._attempts, *self._encrypting}:
             self.forget(rank)
         for connection in list(self._unidentified):
             connection.close()
@@ -378,8 +390,33 @@ class HolePuncher:
         # Closes the pair's other connections: only `connection` is no longer among them.
         self._drop_attempt(attempt)
         self._settled[rank] = connection.handshake.instance or b""
-        seconds = time.monotonic() - attempt.began
-        self._callbacks.linked(Link(rank, sock, connection.transport, Address(host, port), seconds))
+        remote, began = Address(host, port), attempt.began
+        link = Link(rank, sock, connection.transport, remote, time.monotonic() - began)
+        if self._certificate is None:
+            self._callbacks.linked(link)
+        else:
+            self._encrypt(link, self._certificate, began)
+
+    def _encrypt(self, link: Link, certificate: JobCertificate, began: float) -> None:
+        """Have the link once both ends have proved that they hold the job's certificate."""
+
+        def done(session: TlsSession) -> None:
+            self._encrypting.pop(link.rank, None)
+            link.sock.setblocking(True)
+            seconds = time.monotonic() - began
+            self._callbacks.linked(replace(link, tls=session, seconds=seconds))
+
+        def failed(reason: str) -> None:
+            self._encrypting.pop(link.rank, None)
+            self._settled.pop(link.rank, None)
+            self._callbacks.failed(
+                link.rank,
+                f"the encrypted connection failed: {reason}; give all ranks the same certificate",
+            )
+
+        link.sock.setblocking(False)
+        session = certificate.session(server_side=self.me.rank < link.rank)
+        self._encrypting[link.rank] = TlsHandshake(self.loop, link.sock, session, done, failed)
 
     def dropped(self, connection: PeerConnection) -> None:
         """A connection ended before its handshake was complete."""
