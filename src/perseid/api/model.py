@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from perseid.model.identity import CPU
+from perseid.model.loading import load_on
 from perseid.model.runtime import DEFAULT, ModelRuntime, Prediction
 from perseid.model.signature import ModelSignature
 from perseid.model.signature_files import signature_beside, signature_of
@@ -61,13 +63,15 @@ def load_model(
     precision: str = "float32",
     threads: int | None = None,
     signature: ModelSignature | Mapping[str, Any] | str | Path | None = None,
+    device: str = CPU,
 ) -> Model:
     """Load a model for use in this process.
 
     Parameters
     ----------
     model
-        Path or URL of an exported model (ONNX), or ``default`` for the one in the package.
+        Path or URL of an exported model (ONNX) or of an AstroMAE's weights (``.npz``, which torch
+        computes), or ``default`` for the one in the package.
     precision
         ``float32``, or ``int8`` where the processor multiplies 8-bit integers.
     threads
@@ -75,6 +79,8 @@ def load_model(
     signature
         What the model takes and gives: an object, or the path or URL of a file of it; default: as
         the file beside the model says, else the model itself.
+    device
+        ``cpu`` or ``cuda``.
 
     Raises
     ------
@@ -89,4 +95,4 @@ def load_model(
     >>> perseid.load_model().predict(survey.read(0)).redshift[:3]  # doctest: +SKIP
     """
     given = signature_beside(model) if signature is None else signature_of(signature)
-    return Model(ModelRuntime.load(model, threads=threads, precision=precision, signature=given))
+    return Model(load_on(device, model, threads=threads, precision=precision, signature=given))

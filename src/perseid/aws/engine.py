@@ -29,6 +29,7 @@ from perseid.aws.stack_resources import StackResources
 from perseid.engines.base import Capabilities
 from perseid.errors import BadInputError, NotFoundError, PerseidError, RunInterruptedError
 from perseid.jsontext import parse_json
+from perseid.model.identity import CPU
 from perseid.pipeline import layout
 from perseid.pipeline.attempts import EngineReport
 from perseid.pipeline.claim import give_up
@@ -138,6 +139,11 @@ class AwsEngine:
                 f"`perseid aws deploy --memory {request.memory_mb}`"
             )
         check_places(request)
+        if request.device != CPU:
+            raise BadInputError(
+                f"device {request.device}: functions of AWS have no GPU; leave it out, or use "
+                "--engine local, slurm or dask"
+            )
         return request
 
     def check(self, manifest: Manifest) -> None:

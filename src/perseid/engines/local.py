@@ -14,6 +14,7 @@ from perseid.engines.retry import RetryPolicy
 from perseid.engines.worker_speed import refuse_small_memory
 from perseid.errors import NotFoundError
 from perseid.linux import need_linux
+from perseid.model.identity import CPU
 from perseid.pipeline import layout
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.request import RunRequest
@@ -101,6 +102,10 @@ class LocalEngine:
         need_linux("a run on this machine")
         from perseid.engines.script_gang import refuse_without_memory
 
+        if manifest.model is not None and manifest.model.device != CPU:
+            from perseid.model.loading import check_device
+
+            check_device(manifest.model.device, manifest.settings.model_url)
         options = self._options_for(manifest)
         refuse_without_memory(manifest, options)
         refuse_small_memory(manifest.item(0), options.threads, options.memory_mb)

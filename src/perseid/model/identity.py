@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
@@ -10,11 +11,11 @@ from perseid import __version__
 from perseid.errors import BadInputError, BadModelError
 from perseid.jsontext import parse_json
 from perseid.model.files import BUILT_IN, DEFAULT, on_disk
-from perseid.storage import Location
+from perseid.storage import Location, Storage
 
 DEFAULT_IDENTITY = "identity.json"
 """Beside the default model's place: its identity, in packages that do not hold the model itself."""
-CPU = "cpu"
+CPU, CUDA = "cpu", "cuda"
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class ModelIdentity:
     """
 
     kind: str
-    """``default`` (shipped with perseid), ``onnx`` (a file) or ``python``."""
+    """``default`` (shipped with perseid), ``onnx`` (a file), ``astromae`` (its weights)."""
     uri: str
     """Where it was taken from: a URL, or ``default``. A model that was moved stays the same."""
     digest: str
@@ -75,7 +76,12 @@ class ModelIdentity:
         return cls(**{name: str(text) for name, text in value.items() if name in known})
 
 
-def identify(url: str, precision: str = "float32") -> ModelIdentity:
+def is_weights(url: str | Path) -> bool:
+    """Whether a model is a weight file, as `perseid.train` leaves one: torch computes it."""
+    return str(url).endswith(".npz")
+
+
+def identify(url: str, precision: str = "float32", device: str = CPU) -> ModelIdentity:
     """The model at a place as it is now, without loading it.
 
     Raises
@@ -86,8 +92,8 @@ def identify(url: str, precision: str = "float32") -> ModelIdentity:
         The store has no such model, or failed.
     """
     if url == DEFAULT and not _has_default():
-        return _shipped(precision)
-    found = identity_of(url, precision, _digest(url))
+        return replace(_shipped(precision), device=device)
+    found = replace(identity_of(url, precision, _digest(url)), device=device)
     if precision == "int8":
         found = replace(found, int8_digest=_digest(int8_url(url)))
     return found
@@ -98,10 +104,14 @@ def identity_of(url: str | Path, precision: str, digest: str) -> ModelIdentity:
     if str(url) in BUILT_IN:
         url = str(url)
         return ModelIdentity(DEFAULT, url, digest, precision=precision, version=__version__)
-    return ModelIdentity("onnx", Location.parse(url).url, digest, precision=precision)
+    kind = "astromae" if is_weights(url) else "onnx"
+    return ModelIdentity(kind, Location.parse(url).url, digest, precision=precision)
 
 
 def _digest(url: str) -> str:
+    if is_weights(url):
+        store, name = Storage.holding(url)
+        return f"sha256:{hashlib.sha256(store.get(name)).hexdigest()}"
     with on_disk(url) as files:
         return files.digest()
 

@@ -17,7 +17,7 @@ from perseid.errors import (
     NotFoundError,
     NotInstalledError,
 )
-from perseid.model.identity import ModelIdentity, identify
+from perseid.model.identity import CPU, ModelIdentity, identify
 from perseid.model.intervals import read_calibration
 from perseid.model.signature import ModelSignature
 from perseid.pipeline.items import PartitionRef
@@ -63,6 +63,7 @@ def check_model(
     anomaly: str,
     batch_size: int,
     signature: ModelSignature | None = None,
+    device: str = CPU,
 ) -> CheckedModel:
     """Load a model as a rank does, and have it compute a few rows.
 
@@ -72,6 +73,8 @@ def check_model(
         As in a `WorkItem`.
     signature
         What it takes and gives, where its file does not say it.
+    device
+        ``cpu`` or ``cuda``.
 
     Raises
     ------
@@ -83,12 +86,14 @@ def check_model(
         The store has no such model, or failed.
     """
     if importlib.util.find_spec("onnxruntime") is None:
-        return _calibrated(CheckedModel(identify(url, precision), None, signature), url)
-    from perseid.model.runtime import MICRO_BATCH, ModelRuntime  # onnxruntime is heavy
+        return _calibrated(CheckedModel(identify(url, precision, device), None, signature), url)
+    from perseid.model.loading import load_on  # onnxruntime is heavy
+    from perseid.model.runtime import MICRO_BATCH
 
     size = min(MICRO_BATCH, batch_size)
-    runtime = ModelRuntime.load(
-        url, threads=1, precision=precision, micro_batch=size, signature=signature
+    # Not on the device: who begins a run on a cluster may sit at a node without a GPU.
+    runtime = load_on(
+        CPU, url, threads=1, precision=precision, micro_batch=size, signature=signature
     )
     if anomaly != "none":
         group_columns(runtime.signature.feature_groups, anomaly)
@@ -97,6 +102,7 @@ def check_model(
     difference = identity.difference(runtime.identity)
     if difference:
         raise BadModelError(f"the model {url} was replaced while it was being looked at")
+    identity = replace(identity, device=device)
     return _calibrated(CheckedModel(identity, runtime.signature, signature), url)
 
 

@@ -378,7 +378,8 @@ def _talks(request: RunRequest) -> bool:
 def _checked(request: RunRequest) -> CheckedModel:
     url = _model_url(request)
     given = signature_beside(url) if request.signature is None else signature_of(request.signature)
-    return check_model(url, request.precision, request.anomaly, request.batch_size, given)
+    return check_model(url, request.precision, request.anomaly, request.batch_size, given,
+                       request.device)  # fmt: skip
 
 
 def _model_url(request: RunRequest) -> str:

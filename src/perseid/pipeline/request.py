@@ -115,6 +115,7 @@ class RunRequest(BaseModel):
     )
     fit: Annotated[Literal["crop", "pad"] | None, Blank] = Field(None, description="crop or pad")
     precision: Literal["float32", "int8"] = Field("float32", description="float32 or int8")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="cpu or cuda")
     anomaly: Literal["both", "embedding", "residual", "none"] = Field(
         "both", description="both, embedding, residual or none"
     )

@@ -161,6 +161,12 @@ KEYS: dict[str, Key] = {
         "works in float32 and says so",
         Flag("--precision", "", "of the encoder (default float32)"),
     ),
+    "device": Key(
+        "text",
+        "`cpu`",
+        "`cpu` or `cuda`: what the model computes on; see [a GPU](../how-to/gpu.md)",
+        Flag("--device", "", "what the model computes on (default cpu)"),
+    ),
     "anomaly": Key(
         "text",
         "`both`",

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from perseid.errors import BadModelError
 from perseid.model.files import DEFAULT
-from perseid.model.identity import identify
+from perseid.model.identity import CPU, identify
 from perseid.pipeline.manifest import Manifest
 from perseid.storage import Storage
 
@@ -38,7 +38,11 @@ def with_current_model(
     # On AWS, `default` is the model in the deployed package, which this machine cannot look into.
     if manifest.settings.model_url == DEFAULT and not own_default:
         return manifest
-    now = identify(manifest.settings.model_url, manifest.settings.precision)
+    now = identify(
+        manifest.settings.model_url,
+        manifest.settings.precision,
+        manifest.model.device if manifest.model else CPU,
+    )
     difference = manifest.model.difference(now) if manifest.model else ""
     if difference and not allow_model_change:
         where = Storage(manifest.results_url).where()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from perseid.errors import BadModelError, NotFoundError
 from perseid.jsontext import parse_json
+from perseid.model.identity import CPU
 from perseid.pipeline import layout
 from perseid.pipeline.environment import RankEnvironment
 from perseid.pipeline.events import RankEvent, RankState, Report
@@ -103,9 +104,11 @@ def work(
 
 def load_runtime(item: WorkItem) -> ModelRuntime:
     """The model of an item, on as many threads as the item says, else the process may use."""
-    from perseid.model.runtime import MICRO_BATCH, ModelRuntime  # a script needs neither
+    from perseid.model.loading import load_on  # a script needs neither
+    from perseid.model.runtime import MICRO_BATCH
 
-    return ModelRuntime.load(
+    return load_on(
+        item.model.device if item.model else CPU,
         item.model_url,
         threads=item.options.threads,
         precision=item.precision,
@@ -243,7 +246,7 @@ def _record(
         batch_size=item.batch_size,
         micro_batch=runtime.micro_batch if runtime else 0,
         num_batches=done.batches,
-        device="cpu",
+        device=runtime.identity.device if runtime else CPU,
         precision=signature.precision if signature else item.precision,
         bands=signature.band_names if signature else (),
         transport=STORE,

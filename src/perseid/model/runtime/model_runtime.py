@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from perseid.errors import BadInputError, BadModelError
 from perseid.model.files import DEFAULT, ModelFiles, on_disk
-from perseid.model.identity import ModelIdentity, identity_of, int8_url
+from perseid.model.identity import CPU, CUDA, ModelIdentity, identity_of, int8_url
 from perseid.model.inputs import MAGNITUDE
 from perseid.model.runtime.answers import Prediction, answer, empty, fill
 from perseid.model.runtime.graph_ports import Graph, Ports, bind
@@ -31,6 +31,8 @@ from perseid.model.signature import ModelSignature
 MICRO_BATCH = 32
 """Rows a call of onnxruntime: larger ones are as fast a row and only cost memory."""
 PRECISIONS = ("float32", "int8")
+PROVIDERS = {CPU: "CPUExecutionProvider", CUDA: "CUDAExecutionProvider"}
+"""What onnxruntime calls the devices."""
 _BATCH_NAMES = ("n", "N", "batch", "batch_size")
 _NO_MEMORY = ("bad_alloc", "Failed to allocate memory")
 """How onnxruntime says so."""
@@ -82,6 +84,7 @@ class ModelRuntime:
         precision: str = "float32",
         micro_batch: int = MICRO_BATCH,
         signature: ModelSignature | None = None,
+        device: str = CPU,
     ) -> ModelRuntime:
         """Load a model.
 
@@ -98,6 +101,8 @@ class ModelRuntime:
             Rows a call; a model of a fixed batch size keeps its own.
         signature
             What it takes and gives, where the file itself does not say it, or says something else.
+        device
+            ``cuda`` needs an onnxruntime with CUDA; see `perseid.model.loading.load_on`.
 
         Raises
         ------
@@ -122,11 +127,14 @@ class ModelRuntime:
             note = "this processor has no VNNI instructions: the model runs in float32"
         with on_disk(int8_url(url) if small else url) as files:
             versions, digest, name = files.versions(), files.digest(), files.name
-            session = open_session(str(files.path), name, threads or usable_threads(), micro_batch)
+            session = open_session(
+                str(files.path), name, threads or usable_threads(), micro_batch, device
+            )
             _same(files, versions)
         _give_back()
         signature, ports = bind(Graph.of(session), name, micro_batch, signature)
-        identity = replace(identity_of(url, precision, digest), signature=signature.digest())
+        identity = identity_of(url, precision, digest)
+        identity = replace(identity, signature=signature.digest(), device=device)
         runtime = cls(session, signature, ports, identity, note)
         if files.path.exists():  # fetched files are gone: nobody can change what was loaded
             runtime._source = (files, versions)
@@ -254,10 +262,19 @@ class ModelRuntime:
         return int(lengths.pop())
 
 
-def open_session(path: str, name: str, threads: int, micro_batch: int) -> Any:
-    """A session of onnxruntime; raises `BadModelError` where the file is no model."""
+def open_session(path: str, name: str, threads: int, micro_batch: int, device: str = CPU) -> Any:
+    """A session of onnxruntime.
+
+    Raises
+    ------
+    BadModelError
+        The file is no model.
+    BadInputError
+        This onnxruntime has no such device.
+    """
     import onnxruntime
 
+    provider = check_provider(device)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -266,12 +283,25 @@ def open_session(path: str, name: str, threads: int, micro_batch: int) -> Any:
     for dimension in _BATCH_NAMES:
         options.add_free_dimension_override_by_name(dimension, micro_batch)
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(path, options, providers=[provider])
     except Exception as error:  # onnxruntime's errors have no common base
         _raise_if_of_memory(error, name)
         raise BadModelError(
             f"{name} is not a model that onnxruntime can load: {_reason(error)}"
         ) from error
+
+
+def check_provider(device: str) -> str:
+    """What onnxruntime calls a device; raises `BadInputError` where the one here has it not."""
+    import onnxruntime
+
+    provider = PROVIDERS[device]
+    if provider not in onnxruntime.get_available_providers():
+        raise BadInputError(
+            f"device {device}: the onnxruntime installed here has no {provider} (pip install "
+            "onnxruntime-gpu); AstroMAE weights (.npz) run by torch"
+        )
+    return provider
 
 
 def _reason(error: Exception) -> str:

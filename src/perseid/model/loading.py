@@ -1,0 +1,103 @@
+"""A model on a device: ONNX files by onnxruntime, AstroMAE weights by torch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from perseid.errors import BadInputError, NotInstalledError
+from perseid.model.files import DEFAULT
+from perseid.model.identity import CPU, CUDA, identify, is_weights
+from perseid.model.runtime import MICRO_BATCH, ModelRuntime
+from perseid.model.runtime.graph_ports import Graph, bind
+from perseid.model.runtime.model_runtime import PRECISIONS, check_provider
+from perseid.model.runtime.processor import usable_threads
+from perseid.model.signature import ModelSignature
+
+DEVICES = (CPU, CUDA)
+GPU_BATCH = 2048
+"""Rows a call on a GPU: 40 MB of pixels of the usual size; larger ones are hardly faster."""
+
+
+def load_on(
+    device: str,
+    url: str | Path = DEFAULT,
+    *,
+    threads: int | None = None,
+    precision: str = PRECISIONS[0],
+    micro_batch: int = MICRO_BATCH,
+    signature: ModelSignature | None = None,
+) -> ModelRuntime:
+    """Load a model onto a device.
+
+    Parameters
+    ----------
+    device
+        ``cpu`` or ``cuda``.
+    url
+        Of an ONNX file, ``default``, or of a weight file (``.npz``) of an AstroMAE, which torch
+        computes.
+    threads, precision, micro_batch, signature
+        As `ModelRuntime.load`; on a GPU batches are of its own choice.
+
+    Raises
+    ------
+    BadInputError
+        There is no such device, or the precision cannot be had there.
+    NotInstalledError
+        What the device or the model needs is not installed.
+    BadModelError, NotFoundError, StorageError
+        As `ModelRuntime.load`.
+    """
+    if device not in DEVICES:
+        raise BadInputError(f"device {device!r} is not known: choose {' or '.join(DEVICES)}")
+    if device == CUDA and precision != "float32":
+        raise BadInputError(f"precision {precision} is of processors: leave it out with {CUDA}")
+    batch = micro_batch if device == CPU else GPU_BATCH
+    if is_weights(url):
+        return _weights(device, url, threads, precision, batch, signature)
+    return ModelRuntime.load(
+        url,
+        threads=threads,
+        precision=precision,
+        micro_batch=batch,
+        signature=signature,
+        device=device,
+    )
+
+
+def check_device(device: str, url: str | Path) -> None:
+    """Raise `BadInputError` where this machine has not the device for a model."""
+    if device == CUDA and is_weights(url):
+        import torch
+
+        if not torch.cuda.is_available():
+            raise BadInputError(f"device {device}: torch sees no GPU here; use --device cpu")
+    elif device == CUDA:
+        check_provider(device)
+
+
+def _weights(
+    device: str,
+    url: str | Path,
+    threads: int | None,
+    precision: str,
+    batch: int,
+    signature: ModelSignature | None,
+) -> ModelRuntime:
+    if precision != "float32":
+        raise BadInputError(
+            f"{url} holds weights, which run in float32: for int8 export them by "
+            "`perseid model export --int8`"
+        )
+    try:
+        from perseid.model.torch_session import TorchSession
+    except ImportError as error:
+        raise NotInstalledError(
+            f"{url} holds weights, which torch computes: pip install 'perseid[train]', or export "
+            "them by `perseid model export`"
+        ) from error
+    session = TorchSession(str(url), device, threads or usable_threads())
+    signature, ports = bind(Graph.of(session), str(url), batch, signature)
+    identity = replace(identify(str(url), precision, device), signature=signature.digest())
+    return ModelRuntime(session, signature, ports, identity)

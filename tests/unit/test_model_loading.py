@@ -1,0 +1,112 @@
+"""A model on a device: weights by torch give what their exported form gives."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from networks import random_network, random_rows
+
+import perseid
+from perseid.cli import main
+from perseid.errors import BadInputError, BadModelError
+from perseid.model.config import SMALL
+from perseid.model.export.exporter import export_model
+from perseid.model.identity import identify
+from perseid.model.loading import GPU_BATCH, load_on
+from perseid.model.training.astromae import to_weights
+from perseid.model.weights import save_weights
+from perseid.survey import Cutouts, write_cutouts
+
+torch = pytest.importorskip("torch", reason="weights are computed by torch")
+ROWS = 70
+CONFIGS = {
+    "features": dataclasses.replace(SMALL, depth=2),
+    "redshift alone": dataclasses.replace(SMALL, depth=1, embedding=False, decoder_width=0),
+}
+WITHIN = 1e-4
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def models(request, tmp_path_factory) -> Path:
+    """The same network as weights and exported."""
+    folder = tmp_path_factory.mktemp("device")
+    weights = to_weights(random_network(CONFIGS[request.param]))
+    save_weights(weights, folder / "m.npz")
+    export_model(weights, folder / "m.onnx")
+    return folder
+
+
+def test_weights_give_what_the_exported_model_gives(models):
+    images, magnitudes = random_rows(ROWS, SMALL)
+    by_torch, by_onnx = load_on("cpu", models / "m.npz"), load_on("cpu", models / "m.onnx")
+    assert by_torch.signature == by_onnx.signature
+    got, expected = (m.predict(images, magnitudes) for m in (by_torch, by_onnx))
+    np.testing.assert_allclose(got.redshift, expected.redshift, atol=WITHIN)
+    if expected.features is not None:
+        np.testing.assert_allclose(got.features, expected.features, atol=1e-3, rtol=1e-3)
+    again = by_torch.predict(images[3:9], magnitudes[3:9])
+    np.testing.assert_array_equal(again.redshift, got.redshift[3:9])
+
+
+def test_the_identity_of_weights(models):
+    runtime = load_on("cpu", models / "m.npz")
+    assert runtime.identity.kind == "astromae"
+    assert identify(str(models / "m.npz")).difference(runtime.identity) == ""
+    other = identify(str(models / "m.npz"), device="cuda")
+    assert other.difference(runtime.identity) == "device cpu instead of cuda"
+
+
+def test_a_run_with_weights(models, tmp_path):
+    images, magnitudes = random_rows(ROWS, SMALL)
+    write_cutouts(Cutouts(images, magnitudes, object_id=np.arange(ROWS)), tmp_path / "s/1.npz")
+    redshifts = []
+    for name in ("m.npz", "m.onnx"):
+        run = perseid.run(
+            tmp_path / "s", model=str(models / name), results=str(tmp_path / name), progress=False
+        )
+        assert run.incomplete is None
+        redshifts.append(run.catalogue().to_arrow()["z_pred"].to_numpy())
+    np.testing.assert_allclose(redshifts[0], redshifts[1], atol=WITHIN)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.parametrize(("name", "said"), [
+    ("m.npz", "torch sees no GPU"), ("m.onnx", "has no CUDAExecutionProvider"),
+    ("default", "has no CUDAExecutionProvider"),
+])  # fmt: skip
+def test_no_gpu_is_one_sentence(models, tmp_path, capsys, name, said):
+    images, magnitudes = random_rows(4, SMALL)
+    write_cutouts(Cutouts(images, magnitudes), tmp_path / "s/1.npz")
+    model = name if name == "default" else str(models / name)
+    command = ["run", "--data", str(tmp_path / "s"), "--model", model, "--device", "cuda",
+               "--out", str(tmp_path / "run")]  # fmt: skip
+    assert main(command) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "perseid:" in line]
+    assert len(lines) == 1
+    assert said in lines[0]
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_cannot_be_loaded_on_a_device(models, tmp_path):
+    with pytest.raises(BadInputError, match="device 'tpu' is not known"):
+        load_on("tpu", models / "m.onnx")
+    with pytest.raises(BadInputError, match="export them"):
+        load_on("cpu", models / "m.npz", precision="int8")
+    with pytest.raises(BadInputError, match="leave it out with cuda"):
+        load_on("cuda", models / "m.onnx", precision="int8")
+    (tmp_path / "x.npz").write_bytes(b"no weights")
+    with pytest.raises(BadModelError, match="no weight file"):
+        load_on("cpu", tmp_path / "x.npz")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch sees")
+def test_a_gpu_gives_what_a_processor_gives(models):
+    images, magnitudes = random_rows(ROWS, SMALL)
+    runtime = load_on("cuda", models / "m.npz")
+    assert runtime.micro_batch == GPU_BATCH
+    got = runtime.predict(images, magnitudes)
+    expected = load_on("cpu", models / "m.npz").predict(images, magnitudes)
+    np.testing.assert_allclose(got.redshift, expected.redshift, atol=WITHIN)
