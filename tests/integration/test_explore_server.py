@@ -339,6 +339,8 @@ def copied(run, tmp_path):
 
 def test_ratings_are_kept_beside_the_run_and_can_be_taken_back(copied):
     with served(perseid.open_run(copied)) as server:
+        assert ask(server.address, "undo", method="POST").status == 200
+        assert not (copied / "ratings.parquet").exists()
         assert rate(server.address, 3, 5) == 200
         assert rate(server.address, 40, 1) == 200
         assert rate(server.address, 3, 2) == 200

@@ -134,7 +134,7 @@ class ExploreApp:
         """Begin to read the features; once they are there, ratings make a second ranking."""
         self._explored.prepare()
         if self._explored.prepared.is_set():
-            self._taught().ranking()
+            self._taught().publish()
 
     def _taught(self) -> Teaching:
         if self._teaching is None:

@@ -7,13 +7,11 @@ the place of the very version that was read: what two pages or two servers rate 
 from __future__ import annotations
 
 import io
+import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 from perseid.errors import AlreadyExistsError, BadInputError, NotFoundError, RunError
 from perseid.pipeline import layout
@@ -62,7 +60,6 @@ class RatingsFile:
         self._store, self._rater = store, rater or None
         self._lock = threading.Lock()
         self._history: tuple[Rating, ...] = ()
-        self._seen: ObjectInfo | None = None
         self._reload()
 
     @property
@@ -104,34 +101,38 @@ class RatingsFile:
             return tuple(one for i, one in enumerate(history) if i != own[-1])
 
         with self._lock:
-            if any(one.rater == self._rater for one in self._history):
-                self._change(without)
+            self._change(without)
         return taken[0] if taken else None
 
     def _change(self, change: Callable[[Sequence[Rating]], tuple[Rating, ...]]) -> None:
-        for _ in range(TRIES):
+        for attempt in range(TRIES):
+            seen = self._reload()  # always: what another server wrote since must not be lost
             changed = change(self._history)
+            if changed == self._history:
+                return
             data = _written(changed)
             try:
-                if self._seen is None:
+                if seen is None:
                     self._store.put(layout.RATINGS, data, new=True)
                 else:
-                    self._store.swap(layout.RATINGS, data, self._seen)
+                    self._store.swap(layout.RATINGS, data, seen)
             except (AlreadyExistsError, NotFoundError):
-                self._reload()
+                time.sleep(random.uniform(0, 0.01 * (attempt + 1)))
                 continue
-            self._history, self._seen = changed, self._store.info(layout.RATINGS)
+            self._history = changed
             return
         raise RunError(f"{self._store.where(layout.RATINGS)} is changed by others all the time")
 
-    def _reload(self) -> None:
+    def _reload(self) -> ObjectInfo | None:
+        """Read the file; the version that is at least as old as what was read, or None."""
         try:
-            self._seen = self._store.info(layout.RATINGS)
-            self._history = _read(
-                self._store.get(layout.RATINGS), self._store.where(layout.RATINGS)
-            )
+            seen = self._store.info(layout.RATINGS)
+            data = self._store.get(layout.RATINGS)
         except NotFoundError:
-            self._seen, self._history = None, ()
+            self._history = ()
+            return None
+        self._history = _read(data, self._store.where(layout.RATINGS))
+        return seen
 
 
 def _written(history: Sequence[Rating]) -> bytes:
@@ -171,14 +172,3 @@ def _read(data: bytes, where: str) -> tuple[Rating, ...]:
             f"{where} holds no ratings that can be read: move it away to begin anew"
         ) from error
     return tuple(sorted(found, key=lambda one: one.rated_at))
-
-
-def as_column(
-    ratings: Mapping[tuple[str, int], Rating], rows: Mapping[tuple[str, int], int], size: int
-) -> NDArray[np.float64]:
-    """(n,): the rating of each object of a catalogue, NaN where it has none."""
-    column = np.full(size, np.nan)
-    for place, one in ratings.items():
-        if place in rows:
-            column[rows[place]] = one.rating
-    return column

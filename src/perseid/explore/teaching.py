@@ -51,8 +51,9 @@ class Teaching:
         """What is kept beside the run."""
         self._lock = threading.RLock()
         self._rows: dict[tuple[str, int], int] = {}
-        self._version = -1
         self._table_seen: object = None
+        self._published: object = None
+        self._top: NDArray[np.int64] = np.empty(0, np.int64)
         self._ranking: NDArray[np.float64] = np.empty(0)
         self._quantile: NDArray[np.float64] = np.empty(0)
 
@@ -86,7 +87,7 @@ class Teaching:
         return self._rows[place]
 
     def ranking(self) -> NDArray[np.float64]:
-        """(n,): the second ranking's score; also a column of the table, with its rank."""
+        """(n,): the second ranking's score, NaN where an object has no anomaly score."""
         with self._lock:
             table, version = self._explored.needed_table(), len(self.file.history)
             last = self.file.history[-1].rated_at if version else 0.0
@@ -97,7 +98,7 @@ class Teaching:
                 self._rows.clear()
                 self._quantile = quantiles(table.numbers("anomaly_score"))
             self._ranking = blended(self._quantile, self._learned())
-            self._publish(table.added)
+            self._top = self._first(TOP)
             self._table_seen = seen
             return self._ranking
 
@@ -110,10 +111,17 @@ class Teaching:
         learned = Preference.of(features.values[rows], features.moments, list(rated.values()))
         return learned.values(features.values)
 
-    def _publish(self, added: Collection[str]) -> None:
-        """Make columns of it that the table can be sorted and filtered by."""
+    def publish(self) -> None:
+        """Make columns of ratings and ranking that the table can be sorted and filtered by."""
+        with self._lock:
+            self.ranking()
+            if self._published != self._table_seen:
+                self._make_columns()
+                self._published = self._table_seen
+
+    def _make_columns(self) -> None:
         table, rated = self._explored.needed_table(), self.rated()
-        if not rated and RATING not in added:
+        if not rated and RATING not in table.added:
             return
         ratings = np.full(len(table), np.nan)
         ratings[list(rated)] = list(rated.values())
@@ -139,8 +147,12 @@ class Teaching:
         )
 
     def top(self, count: int = SHOWN) -> NDArray[np.int64]:
-        """Row numbers of the first objects of the second ranking."""
-        values = np.nan_to_num(self.ranking(), nan=-np.inf)
+        """Row numbers of the first objects of the second ranking, at most a hundred."""
+        self.ranking()
+        return self._top[:count]
+
+    def _first(self, count: int) -> NDArray[np.int64]:
+        values = np.nan_to_num(self._ranking, nan=-np.inf)
         size = min(count, len(values))
         found = np.argpartition(-values, size - 1)[:size] if size else np.empty(0, np.int64)
         found = found[np.lexsort((found, -values[found]))]
