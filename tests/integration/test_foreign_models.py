@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import qp
 import torch
 from foreign_models import (
     GZ_CLASSES,
@@ -122,3 +123,20 @@ def test_a_pdf_in_bins_becomes_a_redshift_an_interval_and_a_list(exported, surve
     for name, level in (("z_lo", 0.16), ("z_pred", 0.5), ("z_hi", 0.84)):
         wanted = [np.interp(level, row, np.linspace(0, 1, 21)) for row in below]
         np.testing.assert_allclose(table[name].to_numpy(), wanted, atol=1e-5)
+
+
+def test_pdfs_are_compared_with_redshifts_and_opened_by_qp(exported, survey, tmp_path):
+    """PIT of each object is what qp says of the same PDF, and the summary counts them."""
+    folder, cutouts = survey
+    truth = np.asarray(cutouts["ugriz"].redshift, float)
+    table = run(tmp_path, folder / "ugriz", exported / "pdf.onnx", lists=["pdf"])
+    done = perseid.open_run(tmp_path / "run")
+    assert done.catalogue().write(tmp_path / "pdf.hdf5").rows == ROWS
+    ensemble = qp.read(str(tmp_path / "pdf.hdf5"))
+    wanted = ensemble.cdf(truth[:, None])[:, 0]
+    np.testing.assert_allclose(table["z_pit"].to_numpy(), wanted, atol=1e-5)
+    found = done.summary["distributions"]
+    assert (found["n"], sum(found["pit"])) == (ROWS, ROWS)
+    assert found["crps"] == pytest.approx(float(np.mean(table["z_crps"].to_numpy())), rel=1e-5)
+    inside = np.mean(np.abs(wanted - 0.5) <= 0.34)
+    assert found["coverage"]["0.68"] == pytest.approx(inside)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from perseid.model.outputs import CLASS, OutputColumn
 from perseid.pipeline.columns import PartitionResult
+from perseid.pipeline.pdf_checks import CRPS, PIT
 from perseid.science.classification import ClassificationCounts
 from perseid.science.distribution_statistics import CoverageStatistics, DistributionStatistics
 from perseid.science.distributions import Distributions
@@ -26,7 +27,7 @@ class AnswerStatistics:
     classification: ClassificationCounts | None = None
     """Of objects with a label, where the model gives class probabilities."""
     distribution: DistributionStatistics = field(default_factory=DistributionStatistics)
-    """Of redshifts that the model gives as quantiles."""
+    """Of redshifts that the model gives as quantiles or PDFs."""
     coverage: CoverageStatistics = field(default_factory=CoverageStatistics)
     """Of intervals around redshifts."""
 
@@ -120,6 +121,13 @@ def _classification(
 
 
 def _distribution(result: PartitionResult) -> DistributionStatistics:
+    checked = {one.kind: one.name for one in result.output_columns if one.kind in (PIT, CRPS)}
+    if checked:
+        if result.z_spec is None:
+            return DistributionStatistics()
+        return DistributionStatistics.of_values(
+            result.outputs[checked[PIT]], result.outputs[checked[CRPS]]
+        )
     columns = [
         one
         for one in result.output_columns

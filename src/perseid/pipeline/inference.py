@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from perseid.pipeline.ids import as_kind, kind_of
 from perseid.pipeline.items import PartitionRef, WorkItem
 from perseid.pipeline.model_inputs import INPUT, other_columns, with_inputs
 from perseid.pipeline.parquet_writer import ParquetType
+from perseid.pipeline.pdf_checks import check_columns, check_values
 from perseid.pipeline.survey_columns import carried, conform, read_options
 from perseid.pipeline.timeline import Timeline
 from perseid.science import group_columns
@@ -50,6 +51,7 @@ class Inference:
         outputs = (Z_PRED,) if runtime is None else _output_columns(item, runtime.signature)
         self._intervals = interval_columns(outputs, item.intervals)
         outputs = (*outputs, *self._intervals)
+        outputs = (*outputs, *(() if runtime is None else check_columns(runtime.signature)))
         self.stamp = Stamp(item.run_id, item.rank, groups, outputs)
         self.partitions: list[dict[str, object]] = []
         """key, rows, bytes of each partition that was read."""
@@ -116,7 +118,8 @@ class Inference:
         if self._intervals:
             around = interval_values(prediction.columns[Z_PRED.name], self._item.intervals or {})
             prediction = replace(prediction, columns={**prediction.columns, **around})
-        part.fill(block.cutouts, block.flag, prediction)
+        checks = check_values(runtime.signature, prediction.lists, block.cutouts.redshift)
+        part.fill(block.cutouts, block.flag, prediction, checks)
 
     def _finished(self, part: _Part) -> PartitionResult | None:
         """The partition's result; None where its columns do not go with those before it."""
@@ -191,8 +194,15 @@ class _Part:
         self._columns: dict[str, list[NDArray[Any]]] = {}
         self._further: dict[str, list[NDArray[Any]]] = {}
 
-    def fill(self, cutouts: Any, flag: NDArray[np.int32], prediction: Prediction) -> None:
-        """Append the next rows: their columns, predictions and features."""
+    def fill(
+        self,
+        cutouts: Any,
+        flag: NDArray[np.int32],
+        prediction: Prediction,
+        checks: Mapping[str, NDArray[np.float32]],
+    ) -> None:
+        """Append the next rows: their columns, predictions, features and what compares these with
+        the survey (`pdf_checks`), which may be missing of any row."""
         rows = slice(self.filled, self.filled + len(cutouts))
         features = None
         if prediction.features is not None and self._features is not None:
@@ -203,7 +213,8 @@ class _Part:
             # Features that are not finite would spoil the statistics of the whole survey.
             self._features[rows] = np.where(good[:, None], features, np.nan)
         for name, kept in self._predicted.items():
-            kept[rows][good] = self._values(name, prediction)[good]
+            values = checks[name] if name in checks else self._values(name, prediction)
+            kept[rows][good] = values[good]
         self._flag[rows] = np.where((flag == 0) & ~answered, NO_ANSWER, flag)
         for name in ("object_id", "redshift", "label"):
             array = getattr(cutouts, name)

@@ -22,6 +22,7 @@ from perseid.pipeline.claim import FormerRun, claim, refuse_if_taken
 from perseid.pipeline.items import PartitionRef, WorkItem
 from perseid.pipeline.manifest import Manifest, assign
 from perseid.pipeline.overlap import refuse_overlap
+from perseid.pipeline.pdf_checks import ADDED
 from perseid.pipeline.rankfiles import temporary_folder
 from perseid.pipeline.request import RunRequest
 from perseid.pipeline.run_settings import ItemOptions, RunSettings
@@ -299,7 +300,7 @@ def _check_data(request: RunRequest, listing: Listing, model: CheckedModel) -> C
     outputs = (*known.output_columns(), *known.list_columns()) if known else ()
     if known:
         _check_lists(request.list_kinds, known)
-    reserved = [*(c.name for c in CATALOGUE), *(c.name for c in outputs)]
+    reserved = [*(c.name for c in CATALOGUE), *(c.name for c in outputs), *ADDED]
     columns = choose_columns(looks, names, parse_keep(request.keep), reserved)
     if model.signature is not None:
         check_shape(

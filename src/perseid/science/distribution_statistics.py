@@ -71,6 +71,24 @@ class DistributionStatistics:
             inside,
         )
 
+    @classmethod
+    def of_values(cls, pit: ArrayLike, crps: ArrayLike) -> DistributionStatistics:
+        """Of objects whose PIT and CRPS (n,) are known; NaN where they are not."""
+        at, score = np.asarray(pit, np.float64), np.asarray(crps, np.float64)
+        good = np.isfinite(at) & np.isfinite(score)
+        at = at[good]
+        inside = {
+            level: int(np.count_nonzero(np.abs(at - 0.5) <= level / 2.0 + ROUNDING))
+            for level in LEVELS
+        }
+        return cls(
+            int(good.sum()),
+            int(good.size - good.sum()),
+            pit_histogram(at),
+            int(np.rint(score[good] / CRPS_UNIT).astype(np.int64).sum()),
+            inside if good.size else {},
+        )
+
     def join(self, other: DistributionStatistics) -> DistributionStatistics:
         """Of both sets of objects."""
         return DistributionStatistics(

@@ -79,6 +79,30 @@ class Distributions:
             cdf = np.where(total > 0, cdf / np.where(total > 0, total, 1.0), np.nan)
         return cls(np.broadcast_to(x, p.shape), cdf)
 
+    @classmethod
+    def of_bins(cls, probabilities: ArrayLike, edges: ArrayLike) -> Distributions:
+        """From probabilities (n, k) of the bins between edges (k + 1,), ascending.
+
+        Rows are normalized; rows whose sum is not positive give NaN.
+
+        Raises
+        ------
+        BadInputError
+            The shapes do not belong together, the edges do not ascend, or a number is negative.
+
+        Examples
+        --------
+        >>> Distributions.of_bins([[1.0, 3.0]], [0.0, 1.0, 2.0]).pit([1.5]).tolist()
+        [0.625]
+        """
+        p, x = np.asarray(probabilities, np.float64), np.asarray(edges, np.float64)
+        if p.ndim != 2 or x.shape != (p.shape[1] + 1,) or not np.all(np.diff(x) > 0):
+            raise BadInputError(
+                f"probabilities {p.shape} and edges {x.shape} do not belong together: give a row "
+                "of one probability a bin an object, and the ascending edges of the bins"
+            )
+        return cls(*_cumulated(p, x))
+
     def quantile(self, level: float) -> Floats:
         """(n,): the value below which the share `level` (0 to 1) of the probability lies.
 
@@ -130,6 +154,17 @@ class Distributions:
         cdf = np.broadcast_to(self.cdf, self.values.shape)
         good = np.isfinite(self.values).all(axis=1) & np.isfinite(cdf).all(axis=1)
         return good & np.isfinite(true)
+
+
+def _cumulated(p: Floats, x: Floats) -> tuple[Floats, Floats]:
+    """Places (n, k + 1) and the CDF there of probabilities in bins."""
+    if np.any(p < 0):
+        raise BadInputError(f"probabilities must not be negative: the least is {np.nanmin(p)}")
+    cdf = np.concatenate([np.zeros((len(p), 1)), np.cumsum(p, axis=1)], axis=1)
+    total = cdf[:, -1:]
+    with np.errstate(invalid="ignore"):
+        cdf = np.where(total > 0, cdf / np.where(total > 0, total, 1.0), np.nan)
+    return np.broadcast_to(x, cdf.shape), cdf
 
 
 def pit_histogram(pit: ArrayLike, bins: int = PIT_BINS) -> NDArray[np.int64]:
