@@ -145,6 +145,37 @@ def test_the_page_on_architecture_names_files_that_exist():
     assert [n for n in named - names if not (ROOT / n).exists() and not (top / n).exists()] == []
 
 
+def test_the_page_on_architecture_names_every_package():
+    page = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text()
+    packages = {str(path.parent.relative_to(ROOT)) for path in ROOT.glob("*/**/*.py")}
+    rows = set(re.findall(r"^\| `([a-z_/]+)` \|", page, re.MULTILINE))
+    assert len(packages) > 30
+    assert packages - rows == set()
+
+
+def test_the_page_on_architecture_has_the_files_of_comm_in_order():
+    page = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text()
+    table = page.partition("each imports only those above it")[2].partition("\n## ")[0]
+    rows = [
+        re.findall(r"`([a-z_]+)(?:\.py|/)`", line.split("|")[1])
+        for line in table.splitlines()
+        if line.startswith("| `")
+    ]
+    above = {name: number for number, names in enumerate(rows) for name in names}
+    files = {path.stem for path in (ROOT / "comm").glob("*.py")} - {"__init__"}
+    assert files - above.keys() == set()
+    for name in sorted(files):
+        for node in ast.walk(ast.parse((ROOT / "comm" / f"{name}.py").read_text())):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith(
+                "perseid.comm"
+            ):
+                continue
+            rest = (node.module or "").removeprefix("perseid.comm").strip(".").split(".")[0]
+            for used in [rest] if rest else [alias.name for alias in node.names]:
+                if used in above:
+                    assert above[used] <= above[name], f"{name} imports {used}"
+
+
 BRITISH = re.compile(
     r"colour|neighbour|behaviour|favour|honour|labell|dialled|modelled|signall|centre|licence|learnt|"
     r"spelt|towards|whilst|amongst|artefact|judgement|cancelled|grey\b|"
