@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ LONGEST_BODY = 40
 Tree = ast.Module
 
 
+@functools.cache
 def modules() -> dict[str, Tree]:
     """Dotted name -> syntax tree of every file of the package."""
     found = {}
