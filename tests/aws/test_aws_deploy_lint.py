@@ -11,6 +11,7 @@ from pathlib import Path
 
 import cfnlint
 import pytest
+from cfnlint.decode import cfn_yaml
 
 import perseid.aws.deploy
 from perseid.aws.deploy import policy, template
@@ -241,3 +242,18 @@ def test_checkov_finds_nothing_but_what_is_listed(tmp_path):
     # By its name alone: checkov takes a path of 40 characters for the key of an AWS account.
     run(tmp_path / "venv/bin/checkov", "--config-file", Path(__file__).parent / "checkov.yaml",
         "-f", "template.yaml", cwd=DATA)  # fmt: skip
+
+
+def test_errors_of_express_children_are_logged_where_that_was_asked_for():
+    """Step Functions keeps nothing of them else; the machine's role has to set the delivery up."""
+    resources = cfn_yaml.loads(template.template())["Resources"]
+    condition, logging, _ = resources["StateMachine"]["Properties"]["LoggingConfiguration"][
+        "Fn::If"
+    ]
+    assert condition == resources["MachineLogs"]["Condition"] == "HasErrorLogs"
+    assert (logging["Level"], logging["IncludeExecutionData"]) == ("ERROR", False)
+    [policy] = resources["StateMachineRole"]["Properties"]["Policies"]
+    statements = [entry["Fn::If"] for entry in policy["PolicyDocument"]["Statement"]
+                  if "Fn::If" in entry]  # fmt: skip
+    [rights] = [one[1] for one in statements if one[0] == "HasErrorLogs"]
+    assert "logs:CreateLogDelivery" in rights["Action"]

@@ -73,7 +73,7 @@ def test_a_stack_is_updated_in_place_and_keeps_what_is_not_said(stack, packages_
     assert outputs["WorkerMemory"] == "512"
     same, _ = put(aws, packages_folder)
     assert same == []  # no change, nothing shown
-    changed, outputs = put(aws, packages_folder, timeout=60, storage_mb=1024)
+    changed, outputs = put(aws, packages_folder, timeout=60, storage_mb=1024, error_logs=True)
     assert [(c.action, c.resource, c.replacement) for c in changed if c.resource == "Worker"] == [
         ("Modify", "Worker", False)
     ]
@@ -82,6 +82,7 @@ def test_a_stack_is_updated_in_place_and_keeps_what_is_not_said(stack, packages_
     )
     assert (function["MemorySize"], function["Timeout"]) == (512, 60)
     assert StackResources.of_outputs(outputs, "other").tmp_mb == 1024
+    assert "MachineLogs" in {change.resource for change in changed}
     values = stacks.describe(aws, "other").parameters
     assert values["ReadBuckets"].endswith("arn:aws:s3:::surveys-elsewhere")
 

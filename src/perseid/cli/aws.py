@@ -114,6 +114,10 @@ def _deploy_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--worker-image", metavar="URI",
                       help="image in ECR that workers run in place of the zip")  # fmt: skip
     what.add_argument("--log-days", type=int, metavar="DAYS", help="that logs are kept (30)")
+    what.add_argument(
+        "--error-logs", action=argparse.BooleanOptionalAction, default=None,
+        help="have Step Functions log errors, also of EXPRESS children (default: no)",
+    )  # fmt: skip
     what.add_argument("--kms-key", metavar="ARN", help="that encrypts the buckets, if it is yours")
     _account_arguments(parser)
 
@@ -154,6 +158,7 @@ def _options(args: argparse.Namespace) -> Options:
         layers=_tuple(args.layer),
         worker_image=args.worker_image,
         log_days=args.log_days,
+        error_logs=args.error_logs,
         rendezvous=args.rendezvous,
         role=args.role,
         boundary=args.permissions_boundary,

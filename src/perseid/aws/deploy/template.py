@@ -31,6 +31,7 @@ BUCKET_CHARACTERS = 63
 _IMAGE = re.compile(
     r"\d{12}\.dkr\.ecr\.[a-z0-9-]+\.amazonaws\.com/[a-z0-9._/-]+(:[\w.-]+)?(@sha256:[0-9a-f]{64})?"
 )
+_YES_NO = {True: "yes", False: "no"}
 _CLUSTER = re.compile("[A-Za-z0-9_-]{1,255}")
 _NAME = re.compile("[A-Za-z]([A-Za-z0-9-]*[A-Za-z0-9])?")
 
@@ -62,6 +63,8 @@ class Options:
     """URI of an image in this region's ECR that workers run in place of the zip, for scripts that
     import what fits neither a zip nor a layer."""
     log_days: int | None = None
+    error_logs: bool | None = None
+    """Whether Step Functions logs errors of the state machine and of the map's children."""
     rendezvous: bool | None = None
     """Whether the stack has one: a VPC, an ECS service, a rule. What is given of `vpc` to `image`
     says yes."""
@@ -223,25 +226,7 @@ def parameters(
         Tasks of the rendezvous that are wanted now: a new deployment must not stop them.
     """
     below = prefix(options.name)
-    values: dict[str, object] = {
-        "WorkerMemory": options.memory_mb,
-        "WorkerTimeout": options.timeout,
-        "WorkerStorage": options.storage_mb,
-        "ReservedConcurrency": options.reserved,
-        "WorkerLayers": _list(options.layers),
-        "WorkerImage": options.worker_image,
-        "LogRetention": options.log_days,
-        "RoleArn": options.role,
-        "PermissionsBoundary": options.boundary,
-        "KmsKey": options.kms_key,
-        "ExistingCluster": options.cluster,
-        "VpcId": options.vpc,
-        "SubnetIds": _list(options.subnets),
-        "HostedZoneId": options.zone and options.zone.rpartition("/")[2],
-        "RecordName": options.record,
-        "RendezvousImage": options.image,
-    }
-    chosen = {name: str(value) for name, value in values.items() if value is not None}
+    chosen = _chosen(options)
     fixed = {
         "Architecture": target.architecture,
         "Runtime": target.runtime,
@@ -262,6 +247,30 @@ def parameters(
     kept = {**_kept(previous), **chosen, **options.extra}
     names = sorted(kept.keys() - ours.keys())
     return {**kept, **ours, "Chosen": ",".join(names), **options.extra}
+
+
+def _chosen(options: Options) -> dict[str, str]:
+    """Parameters that the user gave a value."""
+    values: dict[str, object] = {
+        "WorkerMemory": options.memory_mb,
+        "WorkerTimeout": options.timeout,
+        "WorkerStorage": options.storage_mb,
+        "ReservedConcurrency": options.reserved,
+        "WorkerLayers": _list(options.layers),
+        "WorkerImage": options.worker_image,
+        "LogRetention": options.log_days,
+        "ErrorLogs": None if options.error_logs is None else _YES_NO[options.error_logs],
+        "RoleArn": options.role,
+        "PermissionsBoundary": options.boundary,
+        "KmsKey": options.kms_key,
+        "ExistingCluster": options.cluster,
+        "VpcId": options.vpc,
+        "SubnetIds": _list(options.subnets),
+        "HostedZoneId": options.zone and options.zone.rpartition("/")[2],
+        "RecordName": options.record,
+        "RendezvousImage": options.image,
+    }
+    return {name: str(value) for name, value in values.items() if value is not None}
 
 
 def _kept(previous: Mapping[str, str]) -> dict[str, str]:
