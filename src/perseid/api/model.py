@@ -8,7 +8,7 @@ from typing import Any
 
 from perseid.model.identity import CPU
 from perseid.model.loading import load_on
-from perseid.model.runtime import DEFAULT, ModelRuntime, Prediction
+from perseid.model.runtime import DEFAULT, Prediction, Predictor
 from perseid.model.signature import ModelSignature
 from perseid.model.signature_files import signature_beside, signature_of
 from perseid.pipeline.model_inputs import other_columns
@@ -25,7 +25,7 @@ class Model:
     (5, 32)
     """
 
-    def __init__(self, runtime: ModelRuntime) -> None:
+    def __init__(self, runtime: Predictor) -> None:
         self._runtime = runtime
 
     @property

@@ -28,6 +28,7 @@ from perseid.errors import (
     RunInterruptedError,
     StorageError,
 )
+from perseid.model.python_source import is_python
 from perseid.pipeline import layout
 from perseid.pipeline.attempts import EngineReport
 from perseid.pipeline.initialize import new_run_id
@@ -306,6 +307,12 @@ def check_places(request: RunRequest) -> None:
     data = [request.data] if isinstance(request.data, str) else request.data or []
     for url in data:
         _on_s3("the data", str(url))
+    if is_python(request.model):
+        raise BadInputError(
+            f"the model {request.model} is Python code, and the workers on AWS have none of it: "
+            "export it to ONNX, or run it as a script in a container image of your own (`perseid "
+            "aws deploy --worker-image`)"
+        )
     if request.model and request.model != "default":
         _on_s3("the model", request.model)
     if request.results:

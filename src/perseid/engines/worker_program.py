@@ -42,7 +42,7 @@ from perseid.pipeline.records import STORE
 from perseid.storage import Storage
 
 if TYPE_CHECKING:
-    from perseid.model.runtime import ModelRuntime
+    from perseid.model.runtime import Predictor
     from perseid.pipeline.collective_merge import RankOutputs
 
 Work = Callable[[WorkItem, int, Report], Any]
@@ -106,7 +106,7 @@ class Prepared:
 
         self._step = step
         self._setup = setup
-        self._runtime: ModelRuntime | None = None
+        self._runtime: Predictor | None = None
         if setup.item.options.script is None:
             self._runtime = step.load_runtime(self._with_options(setup.item))
         self._init: list[float] = [time.time() - setup.started]

@@ -11,6 +11,7 @@ from perseid import __version__
 from perseid.errors import BadInputError, BadModelError
 from perseid.jsontext import parse_json
 from perseid.model.files import BUILT_IN, DEFAULT, on_disk
+from perseid.model.python_source import find_source, is_python
 from perseid.storage import Location, Storage
 
 DEFAULT_IDENTITY = "identity.json"
@@ -81,8 +82,12 @@ def is_weights(url: str | Path) -> bool:
     return str(url).endswith(".npz")
 
 
-def identify(url: str, precision: str = "float32", device: str = CPU) -> ModelIdentity:
+def identify(
+    url: str, precision: str = "float32", device: str = CPU, *, folder: str = ""
+) -> ModelIdentity:
     """The model at a place as it is now, without loading it.
+
+    `folder`: where the module of a Python model is looked for after the installed ones.
 
     Raises
     ------
@@ -91,6 +96,10 @@ def identify(url: str, precision: str = "float32", device: str = CPU) -> ModelId
     NotFoundError, StorageError
         The store has no such model, or failed.
     """
+    if is_python(url):
+        if precision != "float32":
+            raise BadModelError(f"the model {url} has no {precision} form: leave precision out")
+        return ModelIdentity("python", url, find_source(url, folder).digest(), device=device)
     if url == DEFAULT and not _has_default():
         return replace(_shipped(precision), device=device)
     found = replace(identity_of(url, precision, _digest(url)), device=device)

@@ -8,7 +8,8 @@ from pathlib import Path
 from perseid.errors import BadInputError, NotInstalledError
 from perseid.model.files import DEFAULT
 from perseid.model.identity import CPU, CUDA, identify, is_weights
-from perseid.model.runtime import MICRO_BATCH, ModelRuntime
+from perseid.model.python_source import is_python
+from perseid.model.runtime import MICRO_BATCH, ModelRuntime, Predictor
 from perseid.model.runtime.graph_ports import Graph, bind
 from perseid.model.runtime.model_runtime import PRECISIONS, check_provider
 from perseid.model.runtime.processor import usable_threads
@@ -27,7 +28,8 @@ def load_on(
     precision: str = PRECISIONS[0],
     micro_batch: int = MICRO_BATCH,
     signature: ModelSignature | None = None,
-) -> ModelRuntime:
+    folder: str = "",
+) -> Predictor:
     """Load a model onto a device.
 
     Parameters
@@ -36,9 +38,11 @@ def load_on(
         ``cpu`` or ``cuda``.
     url
         Of an ONNX file, ``default``, or of a weight file (``.npz``) of an AstroMAE, which torch
-        computes.
+        computes; or ``python:package.module:Class``, which computes where it wants to.
     threads, precision, micro_batch, signature
         As `ModelRuntime.load`; on a GPU batches are of its own choice.
+    folder
+        Where the module of a Python model is looked for after the installed ones.
 
     Raises
     ------
@@ -54,6 +58,13 @@ def load_on(
     if device == CUDA and precision != "float32":
         raise BadInputError(f"precision {precision} is of processors: leave it out with {CUDA}")
     batch = micro_batch if device == CPU else GPU_BATCH
+    if is_python(url):
+        from perseid.model.runtime.python_runtime import PythonRuntime  # most need none of it
+
+        return PythonRuntime.load(
+            str(url), device=device, folder=folder, threads=threads, micro_batch=batch,
+            signature=signature,
+        )  # fmt: skip
     if is_weights(url):
         return _weights(device, url, threads, precision, batch, signature)
     return ModelRuntime.load(
@@ -68,6 +79,8 @@ def load_on(
 
 def check_device(device: str, url: str | Path) -> None:
     """Raise `BadInputError` where this machine has not the device for a model."""
+    if is_python(url):
+        return
     if device == CUDA and is_weights(url):
         import torch
 

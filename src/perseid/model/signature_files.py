@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
 
 from perseid.errors import BadModelError, NotFoundError, StorageError
-from perseid.model.files import BUILT_IN
+from perseid.model.files import DEFAULT
+from perseid.model.python_source import is_python
 from perseid.model.signature import BESIDE, ModelSignature
 from perseid.storage import Storage
 
@@ -26,8 +28,10 @@ def signature_beside(model: str | Path) -> ModelSignature | None:
     StorageError
         The store failed.
     """
-    if str(model) in BUILT_IN:
+    if is_python(model) or str(model) == "default.int8":
         return None
+    if str(model) == DEFAULT:  # of a stack's own model
+        model = Path(str(resources.files("perseid.model"))) / "data" / f"{DEFAULT}.onnx"
     place = f"{model}{BESIDE}"
     store, key = Storage.holding(place)
     try:

@@ -19,6 +19,7 @@ from perseid.errors import (
 )
 from perseid.model.identity import CPU, ModelIdentity, identify
 from perseid.model.intervals import read_calibration
+from perseid.model.python_source import FILES, find_source, is_python
 from perseid.model.signature import ModelSignature
 from perseid.pipeline.items import PartitionRef
 from perseid.pipeline.model_inputs import unfit, with_inputs
@@ -64,6 +65,7 @@ def check_model(
     batch_size: int,
     signature: ModelSignature | None = None,
     device: str = CPU,
+    folder: str = "",
 ) -> CheckedModel:
     """Load a model as a rank does, and have it compute a few rows.
 
@@ -75,6 +77,8 @@ def check_model(
         What it takes and gives, where its file does not say it.
     device
         ``cpu`` or ``cuda``.
+    folder
+        Where the module of a Python model is looked for after the installed ones.
 
     Raises
     ------
@@ -85,7 +89,7 @@ def check_model(
     NotFoundError, StorageError
         The store has no such model, or failed.
     """
-    if importlib.util.find_spec("onnxruntime") is None:
+    if importlib.util.find_spec("onnxruntime") is None and not is_python(url):
         return _calibrated(CheckedModel(identify(url, precision, device), None, signature), url)
     from perseid.model.loading import load_on  # onnxruntime is heavy
     from perseid.model.runtime import MICRO_BATCH
@@ -93,7 +97,13 @@ def check_model(
     size = min(MICRO_BATCH, batch_size)
     # Not on the device: who begins a run on a cluster may sit at a node without a GPU.
     runtime = load_on(
-        CPU, url, threads=1, precision=precision, micro_batch=size, signature=signature
+        CPU,
+        url,
+        threads=1,
+        precision=precision,
+        micro_batch=size,
+        signature=signature,
+        folder=folder,
     )
     if anomaly != "none":
         group_columns(runtime.signature.feature_groups, anomaly)
@@ -103,7 +113,21 @@ def check_model(
     if difference:
         raise BadModelError(f"the model {url} was replaced while it was being looked at")
     identity = replace(identity, device=device)
+    if is_python(url):
+        notes = _python_notes(url, folder)
+        return CheckedModel(identity, runtime.signature, signature, notes=notes)
     return _calibrated(CheckedModel(identity, runtime.signature, signature), url)
+
+
+def _python_notes(spec: str, folder: str) -> tuple[str, ...]:
+    """Whether ranks can tell that they have the same model."""
+    source = find_source(spec, folder)
+    if source.files is not None:
+        return ()
+    return (
+        f"the model {spec} is not verifiable: all that is compared is {source.path}; declare what "
+        f"it reads besides (`{FILES} = [...]` in the class, empty if there is nothing)",
+    )
 
 
 def _calibrated(model: CheckedModel, url: str) -> CheckedModel:

@@ -30,7 +30,7 @@ from perseid.survey.content import join
 from perseid.survey.missing import NO_SENTINELS, MissingValues
 
 if TYPE_CHECKING:
-    from perseid.model.runtime import ModelRuntime, Prediction
+    from perseid.model.runtime import Prediction, Predictor
     from perseid.model.signature import ModelSignature
 
 NOTHING = np.empty(0, np.int64)
@@ -45,7 +45,7 @@ class Inference:
     Raises `BadInputError` where the model has no features of the kind that the item scores by.
     """
 
-    def __init__(self, item: WorkItem, runtime: ModelRuntime | None, clock: Timeline) -> None:
+    def __init__(self, item: WorkItem, runtime: Predictor | None, clock: Timeline) -> None:
         self._item, self._runtime, self._clock = item, runtime, clock
         self._kept, groups = _kept_features(item, runtime)
         outputs = (Z_PRED,) if runtime is None else _output_columns(item, runtime.signature)
@@ -100,7 +100,7 @@ class Inference:
                         self.failed.append({"key": step.ref.key, "error": step.error})
             self._clock.add("fetch", feed.spans)
 
-    def _block(self, runtime: ModelRuntime, part: _Part, block: Block) -> None:
+    def _block(self, runtime: Predictor, part: _Part, block: Block) -> None:
         images, magnitudes = block.cutouts.images, block.cutouts.magnitudes
         columns = other_columns(runtime.signature, block.cutouts)
         # The model still gets these rows, as zeros, because a micro-batch has one fixed shape;
@@ -152,7 +152,7 @@ class Inference:
 
 
 def _kept_features(
-    item: WorkItem, runtime: ModelRuntime | None
+    item: WorkItem, runtime: Predictor | None
 ) -> tuple[NDArray[np.int64], dict[str, int]]:
     """Columns of the model's features that the score takes, and their groups."""
     if runtime is None or item.anomaly == "none":

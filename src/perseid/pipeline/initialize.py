@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from perseid import __version__
 from perseid.errors import BadInputError, BadModelError, NotFoundError, StorageError
 from perseid.model.files import DEFAULT
+from perseid.model.python_source import is_python
 from perseid.model.signature import ModelSignature
 from perseid.model.signature_files import signature_beside, signature_of
 from perseid.pipeline import layout
@@ -354,6 +355,7 @@ def _options(request: RunRequest, listing: Listing) -> ItemOptions:
         retries=request.retries,
         threads=request.threads,
         workers=request.workers,
+        model_path=request.model_folder or None,
         tolerated_failures=request.tolerated_failures,
         rendezvous_endpoint=request.rendezvous_endpoint,
         death_timeout=request.death_timeout,
@@ -380,12 +382,12 @@ def _checked(request: RunRequest) -> CheckedModel:
     url = _model_url(request)
     given = signature_beside(url) if request.signature is None else signature_of(request.signature)
     return check_model(url, request.precision, request.anomaly, request.batch_size, given,
-                       request.device)  # fmt: skip
+                       request.device, request.model_folder)  # fmt: skip
 
 
 def _model_url(request: RunRequest) -> str:
     model = request.model or DEFAULT
-    return model if model == DEFAULT else Location.parse(model).url
+    return model if model == DEFAULT or is_python(model) else Location.parse(model).url
 
 
 def _environment(request: RunRequest) -> dict[str, str]:

@@ -106,6 +106,9 @@ class RunRequest(BaseModel):
     model: Annotated[str | None, Blank] = Field(
         None, description="default, or the URL or path of an exported model"
     )
+    model_path: Annotated[str | None, Blank] = Field(
+        None, description="the path of a folder that holds the module of a Python model"
+    )
     signature: Annotated[dict[str, Any] | None, Blank] = Field(
         None,
         description="what the model takes and gives: an object, or the path or URL of a file of it",
@@ -219,6 +222,11 @@ class RunRequest(BaseModel):
     def missing_values(self) -> MissingValues:
         """Which magnitudes and redshifts mean that there is none; `parse` has checked them."""
         return MissingValues.of(self.missing or {})
+
+    @property
+    def model_folder(self) -> str:
+        """Whole path of `model_path`; empty where there is none."""
+        return str(Path(self.model_path).absolute()) if self.model_path else ""
 
     @property
     def list_kinds(self) -> tuple[str, ...]:

@@ -131,8 +131,16 @@ KEYS: dict[str, Key] = {
     "model": Key(
         "text",
         "`default`",
-        "`default` (in the package), or the path or URL of an exported model",
+        "`default` (in the package), the path or URL of an ONNX model, or "
+        "`python:package.module:Class` ([Python models](model.md#python-models))",
         Flag("--model", "URL", "exported model (default: the package's own)"),
+    ),
+    "model_path": Key(
+        "text",
+        "",
+        "folder in which the module of a `python:` model is looked for, after all installed ones; "
+        "every worker must see it",
+        Flag("--model-path", "FOLDER", "folder of a python: model's module"),
     ),
     "signature": Key(
         "object or text",

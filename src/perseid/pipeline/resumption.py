@@ -38,10 +38,12 @@ def with_current_model(
     # On AWS, `default` is the model in the deployed package, which this machine cannot look into.
     if manifest.settings.model_url == DEFAULT and not own_default:
         return manifest
+    settings = manifest.settings
     now = identify(
-        manifest.settings.model_url,
-        manifest.settings.precision,
+        settings.model_url,
+        settings.precision,
         manifest.model.device if manifest.model else CPU,
+        folder=settings.options.model_path or "",
     )
     difference = manifest.model.difference(now) if manifest.model else ""
     if difference and not allow_model_change:

@@ -26,6 +26,8 @@ class ItemOptions:
     """Threads that a worker computes with."""
     workers: int | None = None
     """Workers at once."""
+    model_path: str | None = None
+    """Folder in which the module of a Python model is looked for after the installed ones."""
     tolerated_failures: float | None = None
     """Percent of the ranks after whose failure AWS stops the rest."""
     rendezvous_endpoint: str | None = None

@@ -27,7 +27,7 @@ from perseid.pipeline.timeline import Timeline, peak_memory_mb
 from perseid.storage import Storage
 
 if TYPE_CHECKING:
-    from perseid.model.runtime import ModelRuntime
+    from perseid.model.runtime import Predictor
 
 MEGABYTE = 1e6
 
@@ -36,7 +36,7 @@ def work(
     item: WorkItem,
     storage: Storage | None = None,
     *,
-    runtime: ModelRuntime | None = None,
+    runtime: Predictor | None = None,
     attempt: int = 1,
     report: Report | None = None,
     cold: bool = True,
@@ -102,7 +102,7 @@ def work(
     return record
 
 
-def load_runtime(item: WorkItem) -> ModelRuntime:
+def load_runtime(item: WorkItem) -> Predictor:
     """The model of an item, on as many threads as the item says, else the process may use."""
     from perseid.model.loading import load_on  # a script needs neither
     from perseid.model.runtime import MICRO_BATCH
@@ -114,6 +114,7 @@ def load_runtime(item: WorkItem) -> ModelRuntime:
         precision=item.precision,
         micro_batch=min(MICRO_BATCH, item.batch_size),  # a smaller batch would be mostly padding
         signature=item.model_signature(),
+        folder=item.options.model_path or "",
     )
 
 
@@ -124,7 +125,7 @@ def _silent(event: object) -> None:
 def _infer(
     item: WorkItem,
     storage: Storage,
-    runtime: ModelRuntime | None,
+    runtime: Predictor | None,
     attempt: int,
     tell: Report,
     cold: bool,
@@ -160,7 +161,7 @@ def _infer(
     return record, not superseded
 
 
-def _check_model(item: WorkItem, runtime: ModelRuntime) -> None:
+def _check_model(item: WorkItem, runtime: Predictor) -> None:
     """Refuse another model than the run's: half of a catalogue must not come from it."""
     difference = item.model.difference(runtime.identity) if item.model else ""
     if difference:
@@ -186,7 +187,7 @@ def _merge(
 
 def _predict(
     item: WorkItem,
-    runtime: ModelRuntime | None,
+    runtime: Predictor | None,
     clock: Timeline,
     folder: Path,
     progress: Callable[[int], None],
@@ -223,7 +224,7 @@ def _stages(done: Inference, clock: Timeline, init_seconds: float) -> dict[str, 
 
 def _record(
     item: WorkItem,
-    runtime: ModelRuntime | None,
+    runtime: Predictor | None,
     done: Inference,
     clock: Timeline,
     attempt: int,

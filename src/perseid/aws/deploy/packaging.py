@@ -21,6 +21,8 @@ from perseid.model.files import local_files
 from perseid.model.identity import DEFAULT_IDENTITY, shipped_identity
 from perseid.model.intervals import BESIDE, SHIPPED
 from perseid.model.runtime import ModelRuntime
+from perseid.model.signature import BESIDE as SIGNATURE_BESIDE
+from perseid.model.signature_files import signature_beside
 
 MIB = 1 << 20
 UNZIPPED_LIMIT = 250 * MIB
@@ -136,6 +138,7 @@ def _files(name: str, wheels: Path | None, model: Path | None) -> dict[str, Path
         found |= _of_model(model)
     elif name == "control":
         found[f"{_MODELS}/{DEFAULT_IDENTITY}"] = _identity(model)
+        found |= _signature(_source(model))
         calibration = _source(model).with_name(_source(model).name + BESIDE)
         if calibration.is_file():
             found[f"{_MODELS}/{SHIPPED}"] = calibration
@@ -185,11 +188,17 @@ def _of_model(model: Path | None) -> dict[str, Path]:
             f"the model {source} is not there: give the path of an exported .onnx file"
         )
     if model is not None:  # every rank would else find out
-        ModelRuntime.load(source, threads=1)
-    found = dict(_inside(source, "default.onnx"))
+        ModelRuntime.load(source, threads=1, signature=signature_beside(source))
+    found = dict(_inside(source, "default.onnx")) | _signature(source)
     if (small := _int8(source)) is not None:
         found |= dict(_inside(small, "default.int8.onnx"))
     return found
+
+
+def _signature(source: Path) -> dict[str, Path]:
+    """The file beside a model that says what it takes and gives, where there is one."""
+    beside = source.with_name(source.name + SIGNATURE_BESIDE)
+    return {f"{_MODELS}/default.onnx{SIGNATURE_BESIDE}": beside} if beside.is_file() else {}
 
 
 def _inside(model: Path, name: str) -> Iterator[tuple[str, Path]]:

@@ -17,7 +17,7 @@ from perseid.errors import BadInputError, RendezvousUnreachableError
 
 if TYPE_CHECKING:
     from perseid.comm import Communicator
-    from perseid.model.runtime import ModelRuntime
+    from perseid.model.runtime import Predictor
 
 PROBE = "perseid_probe"
 """Key of an event that asks for nothing else; its value says what."""
@@ -40,7 +40,7 @@ def answer(
     task: Mapping[str, object],
     seconds: float,
     secret: Callable[[], bytes],
-    runtime: Callable[[], ModelRuntime],
+    runtime: Callable[[], Predictor],
 ) -> dict[str, object]:
     """What was asked for: ``{"what": "processor"}``, or ``{"what": "gang", …}``.
 
@@ -79,19 +79,17 @@ def processor() -> dict[str, object]:
     }
 
 
-def libraries(runtime: Callable[[], ModelRuntime]) -> dict[str, object]:
+def libraries(runtime: Callable[[], Predictor]) -> dict[str, object]:
     """Versions, and the pace of the default model."""
     import numpy as np
     import onnxruntime
 
     model = runtime()
-    shape = (BATCH, model.signature.bands, model.signature.height, model.signature.width)
-    images = np.zeros(shape, np.float32)
-    magnitudes = np.full((BATCH, model.signature.bands), 20.0)
-    model.predict(images, magnitudes)
+    rows = model.some_rows(BATCH)
+    model.predict(*rows)
     began = time.perf_counter()
     for _ in range(BATCHES):
-        model.predict(images, magnitudes)
+        model.predict(*rows)
     seconds = time.perf_counter() - began
     return {
         "python": platform.python_version(),

@@ -15,6 +15,7 @@ from perseid.aws.handlers import log
 from perseid.aws.handlers.probe import PROBE, answer
 from perseid.aws.handlers.ready import Answer, Event, answers_check, count, inner
 from perseid.errors import PerseidError, StorageError
+from perseid.model.signature_files import signature_beside
 from perseid.pipeline import layout
 from perseid.pipeline.items import WorkItem
 from perseid.pipeline.join_settings import JoinSettings
@@ -24,7 +25,7 @@ from perseid.rendezvous import job_key
 from perseid.storage import Storage
 
 if TYPE_CHECKING:
-    from perseid.model.runtime import ModelRuntime
+    from perseid.model.runtime import Predictor
 
 SPARE_SECONDS = 2.0
 """Before the function's end: a script is stopped, so that its last words reach the log."""
@@ -40,7 +41,9 @@ def handler(event: Event, context: Any) -> Answer:
     """
     if PROBE in event:
         name = os.environ.get("RENDEZVOUS_SECRET_PARAMETER", "")
-        model = ("default", "float32", 512, None, "")
+        own = signature_beside("default")
+        signature = json.dumps(own.to_plain() if own else None)
+        model = ("default", "float32", 512, None, signature, "")
         left = float(context.get_remaining_time_in_millis()) / 1000
         return answer(inner(event, PROBE), left, lambda: _secret(name), lambda: _runtime(*model))
     began = time.monotonic()
@@ -76,7 +79,12 @@ def _work(item: WorkItem, attempt: int) -> int:
         # must name everything that the model depends on.
         digest = item.model.digest if item.model else ""  # a model may be replaced between runs
         runtime = _runtime(
-            item.model_url, item.precision, item.batch_size, item.options.threads, digest
+            item.model_url,
+            item.precision,
+            item.batch_size,
+            item.options.threads,
+            json.dumps(item.signature, sort_keys=True),
+            digest,
         )
         seconds = time.monotonic() - began
     storage = Storage(item.results_url)
@@ -128,8 +136,13 @@ def _secret(name: str) -> bytes:
 
 @functools.lru_cache(maxsize=1)
 def _runtime(
-    model_url: str, precision: str, batch_size: int, threads: int | None, digest: str
-) -> ModelRuntime:
+    model_url: str,
+    precision: str,
+    batch_size: int,
+    threads: int | None,
+    signature: str,
+    digest: str,
+) -> Predictor:
     """The model, kept for the next rank that comes to this environment."""
     item = WorkItem(
         run_id="",
@@ -141,6 +154,7 @@ def _runtime(
         model_url=model_url,
         precision=precision,
         batch_size=batch_size,
+        signature=json.loads(signature),
         options=ItemOptions(threads=threads),
     )
     return load_runtime(item)

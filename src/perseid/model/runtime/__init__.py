@@ -4,5 +4,14 @@ from perseid.model.files import DEFAULT
 from perseid.model.identity import int8_url
 from perseid.model.runtime.answers import Prediction
 from perseid.model.runtime.model_runtime import MICRO_BATCH, PRECISIONS, ModelRuntime
+from perseid.model.runtime.predictor import Predictor
 
-__all__ = ["DEFAULT", "MICRO_BATCH", "PRECISIONS", "ModelRuntime", "Prediction", "int8_url"]
+__all__ = [
+    "DEFAULT",
+    "MICRO_BATCH",
+    "PRECISIONS",
+    "ModelRuntime",
+    "Prediction",
+    "Predictor",
+    "int8_url",
+]

@@ -1,0 +1,143 @@
+"""A model that is a Python class: where its code lies and what tells it from another one.
+
+The source is found and read here, never run: a run that begins or goes on compares digests before
+any rank imports it.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.machinery
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from perseid.errors import BadModelError
+
+PREFIX = "python:"
+"""Beginning of the name of such a model, ``python:package.module:Class``."""
+FILES = "files"
+"""The attribute of the class that names further files: its weights, modules of its own."""
+
+added: set[str] = set()
+"""Folders of models that this process has put on its path: they hold for one model each."""
+
+
+@dataclass(frozen=True)
+class PythonSource:
+    """The class of a model, found in its file."""
+
+    spec: str
+    """As the user gives it."""
+    module: str
+    """Dotted."""
+    name: str
+    """Of the class."""
+    path: Path
+    """Of the module's source."""
+    files: tuple[Path, ...] | None
+    """Further files that it declares; None where it declares nothing."""
+
+    def digest(self) -> str:
+        """``sha256:`` of the source and of all declared files, their names included."""
+        lines = [f"{_sha256(self.path)}\n"]
+        for file in self.files or ():
+            try:
+                lines.append(f"{_sha256(file)} {file.name}\n")
+            except OSError as error:
+                raise BadModelError(
+                    f"the model {self.spec} declares the file {file}, which cannot be read "
+                    f"({error.strerror}): put it there, or take it out of `{FILES}`"
+                ) from error
+        return f"sha256:{hashlib.sha256(''.join(lines).encode()).hexdigest()}"
+
+
+def is_python(model: object) -> bool:
+    """Whether a model is named as a Python class."""
+    return str(model).startswith(PREFIX)
+
+
+def find_source(spec: str, folder: str = "") -> PythonSource:
+    """Find a model's source without importing anything.
+
+    Parameters
+    ----------
+    spec
+        ``python:package.module:Class``.
+    folder
+        Where modules are looked for after the installed ones; empty: nowhere else.
+
+    Raises
+    ------
+    BadModelError
+        It is not of this form, there is no such module, or no such class in it.
+    """
+    module, colon, name = spec.removeprefix(PREFIX).partition(":")
+    words = [*module.split("."), name]
+    if not colon or not all(word.isidentifier() for word in words):
+        raise BadModelError(f"the model {spec} is of no form: give python:package.module:Class")
+    path = _find(module.split("."), [*_installed(), *([folder] if folder else [])])
+    if path is None:
+        where = f", nor in {folder}" if folder else ""
+        raise BadModelError(
+            f"the model {spec} has no module {module} where its workers run: it is not installed "
+            f"there{where}; install it, or name its folder by --model-path"
+        )
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        raise BadModelError(f"{path}, of the model {spec}, is no Python source: {error}") from error
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return PythonSource(spec, module, name, path, _declared(node, path, spec))
+    raise BadModelError(f"{path} defines no class {name}, which the model {spec} names")
+
+
+def _installed() -> list[str]:
+    """Where a worker finds modules: not in the current folder, nor in that of a program."""
+    program = getattr(sys.modules.get("__main__"), "__file__", None)
+    skipped = {
+        "",
+        *added,
+        str(Path.cwd()),
+        *([str(Path(program).absolute().parent)] if program else ()),
+    }
+    kept = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return [place for place in sys.path if place not in skipped or place in kept if place]
+
+
+def _find(parts: Sequence[str], places: Sequence[str]) -> Path | None:
+    """The source of a dotted module; a package is its ``__init__.py``."""
+    found: importlib.machinery.ModuleSpec | None = None
+    for number in range(len(parts)):
+        found = importlib.machinery.PathFinder.find_spec(".".join(parts[: number + 1]), places)
+        if found is None:
+            return None
+        places = list(found.submodule_search_locations or ())
+    origin = found.origin if found is not None else None
+    return Path(origin) if origin is not None and origin.endswith(".py") else None
+
+
+def _declared(node: ast.ClassDef, path: Path, spec: str) -> tuple[Path, ...] | None:
+    for line in node.body:
+        targets = line.targets if isinstance(line, ast.Assign) else []
+        if isinstance(line, ast.AnnAssign) and line.value is not None:
+            targets = [line.target]
+        if any(isinstance(target, ast.Name) and target.id == FILES for target in targets):
+            try:
+                names = ast.literal_eval(line.value)  # type: ignore[attr-defined]
+                return tuple(path.parent / str(name) for name in names)
+            except (ValueError, TypeError) as error:
+                raise BadModelError(
+                    f"the model {spec} must declare `{FILES}` as a list of texts: paths beside its "
+                    "source"
+                ) from error
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

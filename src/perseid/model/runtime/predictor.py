@@ -1,0 +1,47 @@
+"""What a worker needs of a model, whatever computes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perseid.model.identity import ModelIdentity
+from perseid.model.runtime.answers import Prediction
+from perseid.model.signature import ModelSignature
+
+
+class Predictor(Protocol):
+    """A loaded model: `ModelRuntime`, or `PythonRuntime`."""
+
+    signature: ModelSignature
+    identity: ModelIdentity
+    micro_batch: int
+    threads: int
+    note: str
+
+    @property
+    def uses_magnitudes(self) -> bool:
+        """Whether magnitudes are an input."""
+
+    @property
+    def precision(self) -> str:
+        """``float32`` or ``int8``, as it runs."""
+
+    def check_unchanged(self) -> None:
+        """Raise `BadModelError` where its files were changed after it was loaded."""
+
+    def predict(
+        self,
+        images: NDArray[np.float32] | None,
+        magnitudes: NDArray[Any] | None = None,
+        columns: Mapping[str, NDArray[Any]] = ...,
+    ) -> Prediction:
+        """Predict rows."""
+
+    def some_rows(
+        self, rows: int
+    ) -> tuple[NDArray[np.float32] | None, None, dict[str, NDArray[Any]]]:
+        """Arguments of `predict` that it can work on."""

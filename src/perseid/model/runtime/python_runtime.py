@@ -1,0 +1,219 @@
+"""Running a model that is a Python class: torch, scikit-learn, anything that the workers have."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perseid.errors import BadModelError
+from perseid.model.identity import CPU, ModelIdentity, identify
+from perseid.model.inputs import MAGNITUDE
+from perseid.model.python_source import PythonSource, added, find_source
+from perseid.model.runtime.answers import Prediction, answer, empty, fill
+from perseid.model.runtime.image_buffer import ImageBuffer
+from perseid.model.runtime.processor import usable_threads
+from perseid.model.signature import ModelSignature
+from perseid.model.signature_files import signature_of
+
+_loaded: dict[str, tuple[str, str]] = {}
+"""Digest and path of the source that each module of a model was imported from."""
+
+
+class PythonRuntime:
+    """A loaded model of the user's own; see `ModelRuntime` for what its members are."""
+
+    note = ""
+    precision = "float32"
+
+    def __init__(
+        self,
+        model: Any,
+        signature: ModelSignature,
+        identity: ModelIdentity,
+        micro_batch: int,
+        threads: int,
+        folder: str,
+    ) -> None:
+        self.signature, self.identity = signature, identity
+        self.micro_batch, self.threads = micro_batch, threads
+        self._model, self._folder = model, folder
+        self._images = ImageBuffer(signature, micro_batch)
+
+    @classmethod
+    def load(
+        cls,
+        spec: str,
+        *,
+        device: str = CPU,
+        folder: str = "",
+        threads: int | None = None,
+        micro_batch: int = 32,
+        signature: ModelSignature | None = None,
+    ) -> PythonRuntime:
+        """Import the class and make one of it, without arguments.
+
+        Parameters
+        ----------
+        spec
+            ``python:package.module:Class``.
+        device
+            What the run is to compute on; the model itself takes it.
+        folder
+            Where modules are looked for after the installed ones.
+        threads
+            Threads that this process may use; the model itself decides how many it takes.
+        micro_batch
+            Rows a call, unless the class has a `micro_batch` of its own.
+        signature
+            What it takes and gives; None: its attribute `signature`.
+
+        Raises
+        ------
+        BadModelError
+            It cannot be imported or made, or has no signature or no `predict`.
+        """
+        source = find_source(spec, folder)
+        model = _make(source, folder)
+        given = signature or _own_signature(model, source)
+        given.check(f"the signature of {spec}")
+        if not callable(getattr(model, "predict", None)):
+            raise BadModelError(f"the model {spec} has no method predict(images, columns)")
+        identity = replace(identify(spec, device=device, folder=folder), signature=given.digest())
+        rows = getattr(model, "micro_batch", micro_batch)
+        if not isinstance(rows, int) or rows < 1:
+            raise BadModelError(f"the model {spec} has micro_batch {rows!r}: give a number of rows")
+        return cls(model, given, identity, rows, threads or usable_threads(), folder)
+
+    @property
+    def uses_magnitudes(self) -> bool:
+        """Whether magnitudes are an input."""
+        return self.signature.takes_magnitudes
+
+    def check_unchanged(self) -> None:
+        """Raise `BadModelError` where its source or a declared file was changed since."""
+        difference = self.identity.difference(self._now())
+        if difference:
+            raise BadModelError(
+                f"the model {self.identity.uri} was changed while it was in use ({difference}): "
+                "put the former files back and resume the run, or start a new run"
+            )
+
+    def _now(self) -> ModelIdentity:
+        return identify(self.identity.uri, device=self.identity.device, folder=self._folder)
+
+    def predict(
+        self,
+        images: NDArray[np.float32] | None,
+        magnitudes: NDArray[Any] | None = None,
+        columns: Mapping[str, NDArray[Any]] | None = None,
+    ) -> Prediction:
+        """As `ModelRuntime.predict`; every call has `micro_batch` rows, the last ones are zeros."""
+        given = {**(columns or {}), **({} if magnitudes is None else {MAGNITUDE: magnitudes})}
+        wanted = {one.name: given[one.column] for one in self.signature.columns}
+        arrays = [*wanted.values(), *([images] if images is not None else [])]
+        whole = empty(self.signature, len(arrays[0]))
+        for start in range(0, len(arrays[0]), self.micro_batch):
+            rows = slice(start, min(start + self.micro_batch, len(arrays[0])))
+            some = None
+            if self.signature.bands and images is not None:
+                some = self._images.put(images[rows])
+            raw = self._call(some, {name: self._padded(a[rows]) for name, a in wanted.items()})
+            fill(whole, answer(self.signature, raw, rows.stop - rows.start), rows)
+        return whole
+
+    def some_rows(
+        self, rows: int
+    ) -> tuple[NDArray[np.float32] | None, None, dict[str, NDArray[Any]]]:
+        """Arguments of `predict` that it can work on: numbers between 0 and 1, always the same."""
+        random, s = np.random.default_rng(0), self.signature
+        images = random.random((rows, *s.shape), np.float32) if s.bands else None
+        shapes = {
+            one.column: (rows, one.width or s.bands or 1) if one.column == MAGNITUDE else (rows,)
+            for one in s.columns
+        }
+        return images, None, {name: random.random(shape) for name, shape in shapes.items()}
+
+    def _padded(self, array: NDArray[Any]) -> NDArray[Any]:
+        whole = np.zeros((self.micro_batch, *array.shape[1:]), np.float32)
+        whole[: len(array)] = array
+        return whole
+
+    def _call(
+        self, images: NDArray[Any] | None, columns: dict[str, NDArray[Any]]
+    ) -> dict[str, NDArray[Any]]:
+        spec = self.identity.uri
+        try:
+            found = self._model.predict(images, columns)
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise BadModelError(
+                f"the model {spec} fails when it computes: {type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(found, Mapping):
+            raise BadModelError(
+                f"the model {spec} gave {type(found).__name__}: predict(images, columns) must "
+                "return a dictionary of arrays by the names of its outputs"
+            )
+        return {str(name): np.asarray(array) for name, array in found.items()}
+
+
+def _own_signature(model: Any, source: PythonSource) -> ModelSignature:
+    given = getattr(model, "signature", None)
+    if given is None:
+        raise BadModelError(
+            f"the model {source.spec} has no signature: give it an attribute `signature`, or "
+            "--signature FILE"
+        )
+    return signature_of(source.path.parent / given if isinstance(given, (str, Path)) else given)
+
+
+def _make(source: PythonSource, folder: str) -> Any:
+    module = _imported(source, folder)
+    try:
+        return getattr(module, source.name)()
+    except Exception as error:
+        raise BadModelError(
+            f"the model {source.spec} cannot be made: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _imported(source: PythonSource, folder: str) -> ModuleType:
+    """The module, from the source that was found: one that was edited or moved is imported anew."""
+    for other in [place for place in sys.path if place in added and place != folder]:
+        sys.path.remove(other)
+    if folder and folder not in sys.path:
+        sys.path.append(folder)  # last: nothing there takes the place of an installed module
+        added.add(folder)
+    now = source.digest(), str(source.path)
+    if _loaded.get(source.module, now) != now:
+        _forget(source.module)
+    importlib.invalidate_caches()
+    try:
+        module = importlib.import_module(source.module)
+    except Exception as error:
+        raise BadModelError(
+            f"the model {source.spec} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    if Path(str(module.__file__)).resolve() != source.path.resolve():
+        raise BadModelError(
+            f"the model {source.spec} was found in {source.path}, but the module that this process "
+            f"has of that name is {module.__file__}: rename one of them"
+        )
+    _loaded[source.module] = now
+    return module
+
+
+def _forget(module: str) -> None:
+    """Drop a model's module and its package, so that its present source is imported."""
+    top = module.partition(".")[0]
+    for name in [name for name in sys.modules if name == top or name.startswith(f"{top}.")]:
+        del sys.modules[name]
