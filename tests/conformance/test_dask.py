@@ -12,7 +12,7 @@ from pathlib import Path
 
 import distributed
 import pytest
-from conformance_suite import Conformance, Lab, reference, whole  # noqa: F401
+from conformance_suite import Conformance, Lab, here, reference, whole  # noqa: F401
 from distributed import Client, LocalCluster
 from engine import FAULTY_WORKER
 from tiny import tiny_survey

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from conformance_suite import Conformance, Lab, reference, until, whole  # noqa: F401
+from conformance_suite import Conformance, Lab, here, reference, until, whole  # noqa: F401
 from engine import FAULTY_RUN, FAULTY_WORKER
 
 import perseid

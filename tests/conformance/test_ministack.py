@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from aws_lab import aws_lab
-from conformance_suite import Conformance, reference, whole  # noqa: F401
+from conformance_suite import Conformance, here, reference, whole  # noqa: F401
 
 
 @pytest.fixture(scope="module")

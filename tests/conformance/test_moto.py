@@ -5,7 +5,7 @@ from __future__ import annotations
 import faulty_stack
 import pytest
 from aws_lab import aws_lab
-from conformance_suite import Conformance, reference, whole  # noqa: F401
+from conformance_suite import Conformance, here, reference, whole  # noqa: F401
 from double import variables
 
 

@@ -6,7 +6,7 @@ import json
 import os
 
 import pytest
-from conformance_suite import Conformance, Lab, reference, whole  # noqa: F401
+from conformance_suite import Conformance, Lab, here, reference, whole  # noqa: F401
 from engine import FAULTY_WORKER
 
 import perseid

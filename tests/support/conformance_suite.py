@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tiny import tiny_cutouts, tiny_model
+from tiny import classifier_signature, tiny_classifier, tiny_cutouts, tiny_model
 
 import perseid
 from perseid.api.runs import begin
@@ -26,6 +26,8 @@ ROWS = (7, 3, 5)
 """Of the partitions: unequal ones, and none of them a whole batch."""
 SURPLUS = 5
 """Ranks of a run in which two have nothing to do."""
+CLASSIFIER = "classifier.onnx"
+"""A model without a redshift, and without a signature of its own: that lies beside it."""
 DEADLINE = 120.0
 """Seconds; far above what a run takes."""
 
@@ -53,7 +55,11 @@ class Lab:
     def model(self, folder: Path) -> None:
         """Put the model in its place."""
         made = tiny_model(folder / "tiny.onnx")
-        Storage(self.root).put("tiny.onnx", made.read_bytes())
+        other = tiny_classifier(folder / CLASSIFIER, metadata=False)
+        store, signature = Storage(self.root), classifier_signature()
+        store.put("tiny.onnx", made.read_bytes())
+        store.put(CLASSIFIER, other.read_bytes())
+        store.put(f"{CLASSIFIER}.signature.json", signature.to_json().encode())
 
     def keys(self, name: str, **keys: object) -> dict[str, object]:
         """Of a request for a run of this name."""
@@ -76,12 +82,18 @@ class Lab:
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory) -> perseid.Catalogue:
-    """The catalogue of the same survey by one rank, on this machine."""
+def here(tmp_path_factory) -> Lab:
+    """The same survey and models on this machine."""
     folder = tmp_path_factory.mktemp("reference")
     here = Lab(perseid.LocalEngine(workers=1), str(folder), _nothing, _nothing)
     here.survey()
     here.model(folder)
+    return here
+
+
+@pytest.fixture(scope="module")
+def reference(here: Lab) -> perseid.Catalogue:
+    """The catalogue of the same survey by one rank, on this machine."""
     return here.run("one", world_size=1).catalogue()
 
 
@@ -110,6 +122,14 @@ class Conformance:
         assert whole.summary["rows"]["received"] == sum(ROWS)
         assert [rank.rows for rank in whole.ranks] == [*ROWS, 0, 0]
         assert whole.catalogue().difference(reference) is None
+
+    def test_a_classifier_gives_the_same_catalogue(self, lab, here):
+        model = {name: f"{one.root}/{CLASSIFIER}" for name, one in (("lab", lab), ("here", here))}
+        run = lab.run("classified", model=model["lab"])
+        assert run.incomplete is None
+        wanted = here.run("classified", model=model["here"], world_size=1).catalogue()
+        assert run.catalogue().difference(wanted) is None
+        assert "class" in wanted.column_names
 
     def test_every_attempt_is_measured(self, whole):
         attempts = whole.result.mapped.attempts
