@@ -168,7 +168,7 @@ def test_a_bad_partition_is_named_and_the_exit_status_says_so(stack, put_survey,
         (("--data", "{bucket}/engine-data", "--memory", "512"), "1769 MB, not 512"),
         (("--data", "{bucket}/engine-data", "--stack", "other"), "there is no stack other"),
         (("--data", "{bucket}/engine-data", "--out", "here"), "give an s3:// URL"),
-        (("--data", "{bucket}/engine-data", "--dry-run"), "`perseid plan`"),
+        (("--data", "{bucket}/absent", "--dry-run"), "absent"),
     ],
 )
 def test_what_cannot_run_is_one_sentence(stack, data, capsys, words, says):

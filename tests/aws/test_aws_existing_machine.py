@@ -62,7 +62,7 @@ def test_their_payload_runs_on_their_machine_and_the_tables_are_made(machine, pa
     assert (entry["partition"], entry["requests"]) == ("25MB", RANKS)
     combined = json.loads(Storage(f"s3://cosmicai-data/{RESULTS}").get("combined_data.json"))
     assert len(combined) == RANKS
-    events = boto3.client("logs").filter_log_events(logGroupName="/aws/lambda/cosmic-executor")
+    events = boto3.client("logs").filter_log_events(logGroupName="/aws/lambda/course-executor")
     assert sum("user nobody home None" in event["message"] for event in events["events"]) == RANKS
 
 

@@ -97,12 +97,12 @@ def deploy(aws: Any, env: Mapping[str, str]) -> str:
     role = roles.create_role(RoleName="course", AssumeRolePolicyDocument=trust)["Role"]["Arn"]
     python = f"python{sys.version_info.major}.{sys.version_info.minor}"
     arns = {
-        "init": _function(aws, role, "cosmic-init", python, INIT, env),
-        "executor": _function(aws, role, "cosmic-executor", "provided.al2023", EXECUTOR, env),
-        "summarizer": _function(aws, role, "cosmic-summarizer", python, SUMMARIZER, env),
+        "init": _function(aws, role, "course-init", python, INIT, env),
+        "executor": _function(aws, role, "course-executor", "provided.al2023", EXECUTOR, env),
+        "summarizer": _function(aws, role, "course-summarizer", python, SUMMARIZER, env),
     }
     made = machines.create_state_machine(
-        name="cosmic-workflow", definition=json.dumps(definition(arns)), roleArn=role
+        name="course-workflow", definition=json.dumps(definition(arns)), roleArn=role
     )
     return str(made["stateMachineArn"])
 
