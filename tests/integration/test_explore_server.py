@@ -19,7 +19,10 @@ from explored import ask, make_run, served, write_survey
 import perseid
 from perseid.errors import BadInputError
 from perseid.explore import ExploredRun, ExploreServer, LiveRun
+from perseid.explore.object_table import ObjectTable
+from perseid.explore.plots import Plots, Shown
 from perseid.model.export.residual_image import ResidualImages
+from perseid.storage import Storage
 from perseid.survey import write_cutouts
 
 PAGES = ("", "objects", "object/0", "objects/part", "object/0/part", "teach", "teach/part")
@@ -423,6 +426,49 @@ def test_replacing_a_run_leaves_the_work_of_people(tmp_path):
         replace=True, progress=False,
     )  # fmt: skip
     assert kept(tmp_path / "run") == [("1.pt", 1, 5)]
+
+
+# ---- Elsewhere -------------------------------------------------------------------------------
+
+
+def test_in_a_notebook(run):
+    page = run.explore(height=500)
+    try:
+        assert f'<iframe src="{page.address}"' in page._repr_html_()
+        assert str(page) == f"explore    {page.address}"
+        answer = ask(page.address, "objects")
+        assert "frame-ancestors http://localhost:*" in answer.headers["content-security-policy"]
+    finally:
+        page.close()
+    with pytest.raises(OSError, match="refused"):
+        ask(page.address)
+
+
+def test_a_run_in_s3(run, s3):
+    bucket = s3.bucket()
+    source, place = Storage(run.url), Storage(f"{bucket}/run")
+    for info in source.list():
+        if info.key != "ratings.parquet":
+            place.put(info.key, source.get(info.key))
+    with served(perseid.open_run(place.url)) as server:
+        assert len(ids(ask(server.address, "objects").text)) == 50
+        assert ask(server.address, "cutout/5.png").status == 200
+        assert rate(server.address, 5, 4) == rate(server.address, 6, 2) == 200
+        assert "2 rated" in ask(server.address, "teach").text
+    assert place.size("ratings.parquet") > 0
+
+
+def test_classes_are_compared_with_labels():
+    """Names of the labels where the survey has them, else the place of the class."""
+    table = pyarrow.table({
+        "class": ["spiral", "smooth", "spiral", None], "label": [0, 1, 1, 0],
+        "partition": ["1.pt"] * 4, "row": [0, 1, 2, 3],
+    })  # fmt: skip
+    plots = Plots(ObjectTable(table, {0: "spiral", 1: "smooth"}))
+    assert plots.names() == ["classes"]
+    drawn = plots.draw("classes", Shown(None, None))
+    assert "3 objects. 66.7 % on the diagonal." in drawn.spoken
+    assert "smooth, predicted spiral: 1 object<" in drawn.drawn()
 
 
 # ---- Hostile names ----------------------------------------------------------------------

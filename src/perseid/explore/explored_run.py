@@ -76,9 +76,16 @@ class ExploredRun:
 
     @property
     def label_names(self) -> dict[int, str]:
-        """What the survey calls its labels."""
+        """What the survey calls its labels; where it does not say, the model's classes in order."""
         manifest = self.run.manifest
-        return stored_label_names(manifest.settings.options.to_json(), manifest.data_url)
+        names = stored_label_names(manifest.settings.options.to_json(), manifest.data_url)
+        if names:
+            return names
+        try:
+            found = parse_json(self.store.get(layout.SUMMARY))["classification"]["classes"]
+        except (PerseidError, ValueError, KeyError, TypeError):
+            return {}
+        return dict(enumerate(str(name) for name in found))
 
     def table(self) -> ObjectTable | None:
         """The catalogue; None while the run has none."""
