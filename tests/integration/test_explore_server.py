@@ -458,6 +458,30 @@ def test_a_run_in_s3(run, s3):
     assert place.size("ratings.parquet") > 0
 
 
+def test_a_survey_without_ids_redshifts_and_labels(tmp_path):
+    """Objects go by their places, and plots that need a missing column are left out."""
+    from tiny import tiny_cutouts, tiny_model
+
+    whole = tiny_cutouts(40)
+    bare = replace(whole, object_id=None, redshift=None, label=None)
+    (tmp_path / "survey").mkdir()
+    write_cutouts(bare, tmp_path / "survey" / "1.pt")
+    run = perseid.run(
+        tmp_path / "survey", model=str(tiny_model(tmp_path / "tiny.onnx")),
+        results=str(tmp_path / "run"), progress=False,
+    )  # fmt: skip
+    with served(run) as server:
+        assert "1.pt row 39" in ready(server.address, "objects?sort=-row")
+        text = ask(server.address, "objects").text
+        assert ids(text)[:2] == ["1.pt row 0", "1.pt row 1"]
+        assert 'data-plot="scores"' in text
+        assert 'data-plot="redshift"' not in text
+        assert ask(server.address, "object/3").status == 200
+        assert rate(server.address, 3, 5) == 200
+        assert "Precision" not in ask(server.address, "teach").text
+        assert ask(server.address, "take/html").status == 200
+
+
 def test_classes_are_compared_with_labels():
     """Names of the labels where the survey has them, else the place of the class."""
     table = pyarrow.table({

@@ -26,6 +26,11 @@ from perseid.pipeline import layout
 from perseid.storage import Storage
 from perseid.survey.kinds import stored_label_names
 
+FIRST = (
+    "object_id", "class", "z_pred", "z_spec", "anomaly_score", "anomaly_rank", "label", "rating",
+    "learned_score", "learned_rank",
+)  # fmt: skip
+"""Columns that come first in the table."""
 HIDDEN = ("partition", "row", "flag")
 """Columns that come last in the table."""
 
@@ -251,7 +256,9 @@ class ExploredRun:
         """Columns of the table, those that say where an object lies last."""
         table = self.needed_table()
         names = [*table.names, *(n for n in table.added if n not in (MAP_X, MAP_Y))]
-        return [n for n in names if n not in HIDDEN] + [n for n in HIDDEN if n in names]
+        ordered = [n for n in FIRST if n in names]
+        ordered += [n for n in names if n not in ordered and n not in HIDDEN]
+        return ordered + [n for n in HIDDEN if n in names]
 
     def close(self) -> None:
         """Give up what is open."""

@@ -13,6 +13,7 @@ from perseid.explore.object_table import ColumnKind, ObjectTable
 from perseid.explore.plots import Plot
 
 MISSING = "–"
+ID = "object_id"
 HEADS = {
     "object_id": "Object", "z_pred": "z predicted", "z_spec": "z spectroscopic",
     "anomaly_score": "Score", "anomaly_rank": "Rank", "label": "Label", "flag": "State",
@@ -110,12 +111,12 @@ def objects_view(explored: ExploredRun, query: Query) -> ObjectsView:
     shown, plots = explored.shown(query), explored.plots()
     chips = [Chip(c.words(table), query.without(c).address(), False) for c in query.filters]
     chips += [Chip(c.words(table), query.without(c).address(), True) for c in query.selection]
-    names = explored.columns()
+    names = [name for name in explored.columns() if name != ID]
     return ObjectsView(
         words=shown.words(len(table)),
         chips=tuple(chips),
         plots=tuple(plots.draw(name, shown, query.color) for name in plots.names()),
-        heads=tuple(_head(name, query, table) for name in names),
+        heads=(_head(ID, query, table), *(_head(name, query, table) for name in names)),
         rows=_rows(table, names, page.rows),
         page=page.number,
         pages=page.pages,
@@ -125,7 +126,7 @@ def objects_view(explored: ExploredRun, query: Query) -> ObjectsView:
         address=query.address(),
         columns=tuple(
             ColumnChoice(name, head_of(name), table.kind(name).value)
-            for name in (*names, *table.added) if table.has(name)
+            for name in dict.fromkeys((*explored.columns(), *table.added)) if table.has(name)
         ),
         colors=tuple(plots.colors()) if "map" in plots.names() else (),
         color=query.color,
@@ -143,6 +144,8 @@ def head_of(name: str) -> str:
 
 def _head(name: str, query: Query, table: ObjectTable) -> HeadCell:
     way = ""
+    if name == ID and ID not in table.names:  # objects go by their places: the catalogue's order
+        return HeadCell(head_of(name), replace(query, sort="", page=1).address(), "", False)
     if name == query.sort:
         way = "descending" if query.descending else "ascending"
     number = table.kind(name) is ColumnKind.NUMBER
