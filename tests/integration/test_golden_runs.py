@@ -12,6 +12,7 @@ import zipfile
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from astropy.table import Table
 from golden import SOURCE, golden
 from tiny import tiny_model, tiny_survey
 
@@ -68,6 +69,20 @@ def test_catalogues_of_old_runs(name, place):
     wanted = [(key, row) for key, n in PARTITION_ROWS.items() if key != missing for row in range(n)]
     assert [(entry["partition"], entry["row"]) for entry in rows] == wanted
     assert sorted(entry["anomaly_rank"] for entry in rows) == list(range(1, len(wanted) + 1))
+
+
+@pytest.mark.parametrize("name", WITH_CATALOGUE)
+def test_catalogues_of_old_runs_in_other_forms(name, place):
+    """What is new opens what is old: units, conditions and formats need nothing of its footer."""
+    rows = catalogue(place / RUNS[name])
+    for suffix in ("fits", "vot", "parquet"):
+        to = str(place / f"a.{suffix}")
+        condition = ["--where", "flag == 0 and z_pred is not null"]
+        assert main(["catalogue", str(place / RUNS[name]), "--to", to, *condition]) == 0
+        table = Table.read(to)
+        assert table["object_id"].tolist() == rows["object_id"].to_pylist()
+        np.testing.assert_array_equal(table["z_pred"], rows["z_pred"])
+    assert table.colnames == rows.column_names
 
 
 def test_an_interrupted_run_is_resumed(place, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import uuid
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from astropy.io import fits
+from astropy.io import fits, votable
 from astropy.table import Table
 
 from perseid import Catalogue, Storage
@@ -114,8 +115,9 @@ def test_integers_in_fits_are_exact_and_missing_ones_are_missing(tmp_path, value
     assert plain(Table.read(tmp_path / "a.fits")["id"]) == values
 
 
-def test_votable(tmp_path):
-    stored().write(tmp_path / "a.vot")
+@pytest.mark.parametrize("parts", [1, 3])
+def test_votable(tmp_path, parts):
+    stored(parts=parts).write(tmp_path / "a.vot")
     table = Table.read(tmp_path / "a.vot", format="votable", use_names_over_ids=True)
     assert table["object_id"].tolist()[:2] == [str(2**64 - 1), str(2**53 + 1)]
     for name in set(COLUMNS) - {"object_id", "mags"}:
@@ -123,6 +125,8 @@ def test_votable(tmp_path):
         got = [v or None for v in plain(table[name])] if name == "name" else plain(table[name])
         assert got == values, name
     assert (str(table["mags"].unit), table["mags"].meta["ucd"]) == ("mag", "em.wl")
+    stored().write(tmp_path / "b.vot", columns=[name for name in COLUMNS if name.isidentifier()])
+    votable.parse(tmp_path / "b.vot", verify="exception")
 
 
 def test_parquet(tmp_path):
@@ -187,10 +191,11 @@ def test_what_cannot_be_written(tmp_path, monkeypatch, options, error, said):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_lists_that_fits_does_not_hold_are_named(tmp_path):
+def test_lists_of_different_lengths_are_named(tmp_path):
     columns = {"a": [[1.0], [1.0, 2.0]]}
-    with pytest.raises(BadInputError, match="column a holds lists of different lengths"):
-        stored(columns).write(tmp_path / "a.fits")
+    for suffix, parts in itertools.product(("fits", "vot"), (1, 2)):
+        with pytest.raises(BadInputError, match="column a holds lists of different lengths"):
+            stored(columns, parts=parts).write(tmp_path / f"a.{suffix}")
     with pytest.raises(NotFoundError, match=r"has no catalogue\.parquet"):
         Catalogue(Storage(tmp_path)).write("a.fits")
 

@@ -1,21 +1,17 @@
-"""A catalogue as an astropy table, and as the VOTable that astropy writes of it."""
+"""A catalogue as an astropy table."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from perseid.catalogues.selection import Meaning, Selection
+from perseid.catalogues.selection import Meaning
 from perseid.errors import NotInstalledError
 from perseid.survey.formats.arrow import pyarrow_module, unwrapped
 
 NO_MEANING = Meaning()
-_WIDER = {"int8": "int16", "uint16": "int32", "uint32": "int64", "uint64": "string",
-          "halffloat": "float"}  # fmt: skip
-"""Types that VOTable does not have, and those that hold their values exactly."""
 
 
 def to_astropy(table: Any, meanings: Mapping[str, Meaning]) -> Any:
@@ -36,24 +32,6 @@ def to_astropy(table: Any, meanings: Mapping[str, Meaning]) -> Any:
         if meaning.ucd:
             found[name].meta["ucd"] = meaning.ucd
     return found
-
-
-def write_votable(selection: Selection, path: Path) -> int:
-    """Write a VOTable (binary2); the number of rows.
-
-    Unsigned 64-bit integers, of which VOTable has none, become text.
-    """
-    from astropy.io.votable import from_table
-
-    table = selection.table()
-    for place, field in enumerate(table.schema):
-        wider = _WIDER.get(str(field.type))
-        if wider:
-            table = table.set_column(place, field.name, table[field.name].cast(wider))
-    votable = from_table(to_astropy(table, selection.meanings))
-    votable.set_all_tables_format("binary2")
-    votable.to_xml(str(path))
-    return int(table.num_rows)
 
 
 def column_values(column: Any) -> Any:

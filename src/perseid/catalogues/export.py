@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from perseid.catalogues.astropytable import write_votable
 from perseid.catalogues.csvfile import write_csv
 from perseid.catalogues.fitsfile import write_fits
 from perseid.catalogues.hatsfolder import PROPERTIES, write_hats
 from perseid.catalogues.parquetfile import write_parquet
 from perseid.catalogues.qpfile import write_qp
 from perseid.catalogues.selection import Selection
+from perseid.catalogues.votablefile import write_votable
 from perseid.errors import AlreadyExistsError, BadInputError
 from perseid.pipeline.rankfiles import temporary_folder
 from perseid.storage import Location, Storage

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from perseid.catalogues.measures import Measure, is_text, measured
 from perseid.catalogues.selection import Meaning, Selection
 from perseid.errors import BadInputError
 from perseid.plaintext import one_line, printable
-from perseid.survey.formats.arrow import compute_module, pyarrow_module, unwrapped
+from perseid.survey.formats.arrow import pyarrow_module, unwrapped
 
 BLOCK = 2880
 """Bytes that a FITS file's units are filled up to."""
@@ -57,7 +58,12 @@ def write_fits(selection: Selection, path: Path) -> int:
     BadInputError
         A column has values that FITS tables do not hold, such as lists of different lengths.
     """
-    rows, columns = _measured(selection)
+    rows, found = measured(selection, _ascii, "FITS")
+    taken: set[str] = set()
+    columns = [
+        _column(name, selection.schema.field(name).type, found[name], taken)
+        for name in selection.columns
+    ]
     dtype = np.dtype([(column.name, column.dtype) for column in columns])
     with open(path, "wb") as file:
         file.write(_headers(columns, list(selection.columns), selection.meanings, rows))
@@ -70,71 +76,13 @@ def write_fits(selection: Selection, path: Path) -> int:
     return rows
 
 
-@dataclass(frozen=True)
-class _Measure:
-    """What the first pass found of a column."""
-
-    size: int = 0
-    """Bytes of the longest text, or elements of each value."""
-    has_null: bool = False
-    range: tuple[int, int] | None = None
-    """The least and the greatest value of a column of integers; None where there is none."""
-
-    def with_batch(self, column: Any, name: str) -> _Measure:
-        """With the values of a further batch."""
-        found = self.range
-        if pyarrow_module().types.is_integer(column.type) and column.null_count < len(column):
-            here = compute_module().min_max(column).as_py()
-            found = (
-                min(here["min"], found[0] if found else here["min"]),
-                max(here["max"], found[1] if found else here["max"]),
-            )
-        has_null = self.has_null or column.null_count > 0
-        return _Measure(max(self.size, _size(column, name)), has_null, found)
-
-
-def _measured(selection: Selection) -> tuple[int, list[_FitsColumn]]:
-    """The number of rows, and how each column lies in the file: the first pass."""
-    rows = 0
-    found = dict.fromkeys(selection.columns, _Measure())
-    for table in selection.batches():
-        rows += table.num_rows
-        for name, measure in found.items():
-            found[name] = measure.with_batch(table[name].combine_chunks(), name)
-    taken: set[str] = set()
-    return rows, [
-        _column(name, selection.schema.field(name).type, found[name], taken)
-        for name in selection.columns
-    ]
-
-
-def _size(column: Any, name: str) -> int:
-    """Bytes of the longest text, or elements of each value."""
-    pa = pyarrow_module()
-    leaf, lists = unwrapped(column.type)
-    if pa.types.is_string(leaf) or pa.types.is_large_string(leaf):
-        if lists:
-            raise BadInputError(f"the column {one_line(name)} holds lists of texts, which FITS "
-                                "does not: leave it out by --columns")  # fmt: skip
-        return max(
-            (len(_ascii(text)) for text in column.unique().drop_null().to_pylist()), default=0
-        )
-    if not lists:
-        return 1
-    found = set(compute_module().list_value_length(column.drop_null()).unique().to_pylist())
-    if len(lists) > 1 or len(found) > 1:
-        raise BadInputError(f"the column {one_line(name)} holds lists of different lengths, which "
-                            "are not written to FITS: leave it out by --columns")  # fmt: skip
-    return found.pop() if found else 1
-
-
-def _column(name: str, kind: Any, found: _Measure, taken: set[str]) -> _FitsColumn:
-    pa = pyarrow_module()
+def _column(name: str, kind: Any, found: Measure, taken: set[str]) -> _FitsColumn:
     shown = _unique(_ascii(printable(name)).decode(), taken)
     leaf, lists = unwrapped(kind)
-    if pa.types.is_string(leaf) or pa.types.is_large_string(leaf):
-        return _FitsColumn(shown, "A", max(1, found.size), 0, None)
-    if pa.types.is_integer(leaf) and found.has_null and not lists:
+    size = max(1, found.size or 1)
+    if is_text(leaf):
+        return _FitsColumn(shown, "A", size, 0, None)
+    if pyarrow_module().types.is_integer(leaf) and found.has_null and not lists:
         code, null = _with_null(found.range or (0, 0))
         return _FitsColumn(shown, code, 20 if code == "A" else 1, 0, null)
     short = np.dtype(leaf.to_pandas_dtype()).str[1:]
@@ -145,7 +93,7 @@ def _column(name: str, kind: Any, found: _Measure, taken: set[str]) -> _FitsColu
         )
     code = _CODES[short]
     zero = 1 << (8 * np.dtype(_STORED[code]).itemsize - 1) if short in ("u2", "u4", "u8") else 0
-    return _FitsColumn(shown, code, max(1, found.size), zero, None)
+    return _FitsColumn(shown, code, size, zero, None)
 
 
 def _with_null(values: tuple[int, int]) -> tuple[str, int | None]:

@@ -76,7 +76,7 @@ def votable_pairs(fields: Iterable[VOField]) -> dict[str, str]:
     content = (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
         '<VOTABLE version="1.4" xmlns="http://www.ivoa.net/xml/VOTable/v1.3">\n'
-        f" <RESOURCE>\n  <TABLE>\n{''.join(map(_xml, fields))}"
+        f" <RESOURCE>\n  <TABLE>\n{''.join(map(field_xml, fields))}"
         '   <PARQUET type="Parquet-local-XML"/>\n'
         "  </TABLE>\n </RESOURCE>\n</VOTABLE>\n"
     )
@@ -89,7 +89,8 @@ def _arraysize(column: ParquetColumn, longest: int) -> str:
     return "" if column.width is None else str(column.width)
 
 
-def _xml(field: VOField) -> str:
+def field_xml(field: VOField) -> str:
+    """The ``FIELD`` element of a column."""
     given = {
         "name": field.name,
         "datatype": field.datatype,
