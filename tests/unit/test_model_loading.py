@@ -10,6 +10,7 @@ import pytest
 from networks import random_network, random_rows
 
 import perseid
+from perseid.aws.engine import check_computable
 from perseid.cli import main
 from perseid.errors import BadInputError, BadModelError
 from perseid.model.config import SMALL
@@ -88,6 +89,15 @@ def test_no_gpu_is_one_sentence(models, tmp_path, capsys, name, said):
     assert len(lines) == 1
     assert said in lines[0]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("keys", "said"), [
+    ({"device": "cuda"}, "no GPU"), ({"model": "s3://b/weights.npz"}, "perseid model export"),
+])  # fmt: skip
+def test_what_functions_of_aws_cannot_compute_is_refused(keys, said):
+    request = perseid.RunRequest.parse({"data": "s3://b/d", "results": "s3://b/r", **keys})
+    with pytest.raises(BadInputError, match=said):
+        check_computable(request)
 
 
 def test_what_cannot_be_loaded_on_a_device(models, tmp_path):

@@ -29,7 +29,7 @@ from perseid.aws.stack_resources import StackResources
 from perseid.engines.base import Capabilities
 from perseid.errors import BadInputError, NotFoundError, PerseidError, RunInterruptedError
 from perseid.jsontext import parse_json
-from perseid.model.identity import CPU
+from perseid.model.identity import CPU, is_weights
 from perseid.pipeline import layout
 from perseid.pipeline.attempts import EngineReport
 from perseid.pipeline.claim import give_up
@@ -139,11 +139,7 @@ class AwsEngine:
                 f"`perseid aws deploy --memory {request.memory_mb}`"
             )
         check_places(request)
-        if request.device != CPU:
-            raise BadInputError(
-                f"device {request.device}: functions of AWS have no GPU; leave it out, or use "
-                "--engine local, slurm or dask"
-            )
+        check_computable(request)
         return request
 
     def check(self, manifest: Manifest) -> None:
@@ -195,6 +191,20 @@ class AwsEngine:
             )
         started = Started(arn, manifest.results_url, resumed=not arn.endswith(manifest.run_id))
         return AwsRun(self.executions, started, self._max_usd)
+
+
+def check_computable(request: RunRequest) -> None:
+    """Raise `BadInputError` where functions of AWS cannot compute the model."""
+    if request.device != CPU:
+        raise BadInputError(
+            f"device {request.device}: functions of AWS have no GPU; leave it out, or use "
+            "--engine local, slurm or dask"
+        )
+    if request.model and is_weights(request.model):
+        raise BadInputError(
+            f"{request.model} holds weights, which torch computes, and functions of AWS have none: "
+            "export them by `perseid model export`"
+        )
 
 
 class AwsRun:
