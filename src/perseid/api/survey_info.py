@@ -152,7 +152,7 @@ def survey_info(
         columns=look.described,
         sources=sources,
         missing=tuple(name for name in (*NAMES, *POSITION) if name not in sources),
-        notes=files.notes,
+        notes=(*files.notes, *([f"{look.where} has {look.remark}"] if look.remark else [])),
         model=None if signature is None else _use(files, look, sources, signature, fit),
     )
 

@@ -24,6 +24,8 @@ directories lie there."""
 END_SHARE = 256
 """One part in so many of an object is fetched as head and as tail: enough for all but the pixels
 of a partition, which are 340 times as much."""
+RELEASE_BYTES = 4 << 20
+"""Once so many bytes were copied out of a file for a library, pages of its map are given back."""
 LARGEST_READ = 1 << 30
 """No single read is larger: a longer one is a corrupt length, not a block."""
 
@@ -225,7 +227,7 @@ class SourceFile(io.RawIOBase):
     """A `ByteSource` as a read-only, seekable file, for libraries that want one."""
 
     def __init__(self, source: ByteSource) -> None:
-        self._source, self._at = source, 0
+        self._source, self._at, self._copied = source, 0, 0
 
     def readable(self) -> bool:
         return True
@@ -254,6 +256,10 @@ class SourceFile(io.RawIOBase):
             self._source.failure = self._source.failure or error
             raise
         self._at += length
+        self._copied += length
+        if self._copied > RELEASE_BYTES:  # pages of a map count as this process's memory
+            self._source.release(0, self._source.size)
+            self._copied = 0
         return data
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]

@@ -34,6 +34,8 @@ class FileLook:
     """Our columns, and the file's own name of each."""
     bands: tuple[str, ...] = ()
     """Names of the images' bands, where the file has them."""
+    remark: str = ""
+    """What a user should know of the file, to follow "it has"; empty: nothing."""
 
 
 def look_at_formats(
@@ -66,7 +68,12 @@ def look_at_formats(
             sources = pick_columns(reader.name, named, options)
             looks.append(
                 FileLook(
-                    storage.where(key), reader.columns, reader.described, sources, reader.bands
+                    storage.where(key),
+                    reader.columns,
+                    reader.described,
+                    sources,
+                    reader.bands,
+                    reader.remark,
                 )
             )
     return tuple(looks)
@@ -94,6 +101,8 @@ def notes_on(
         if taken:
             notes.append(f"in {look.where} the column {', the column '.join(taken)}")
         notes += _unused_note(look, used)
+        if look.remark:
+            notes.append(f"{look.where} has {look.remark}")
     return tuple(notes)
 
 

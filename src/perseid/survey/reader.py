@@ -34,6 +34,8 @@ from perseid.survey.table import RawTable, Writer
 BLOCK_BYTES = 8 << 20
 """Pixels fetched at a time: large enough that a request's latency does not matter (about 40 ms
 against 160 ms at 50 MB/s), small enough that two blocks are little memory."""
+_MAPPED_BYTES = 2 << 20
+"""Pixels read at a time out of a memory map, where there is no request to wait for."""
 
 
 class PartitionReader:
@@ -76,6 +78,11 @@ class PartitionReader:
     def described(self) -> tuple[ColumnSpec, ...]:
         """Every column of the file by its own name, where `ReadOptions.describe` asks for them."""
         return self._table.described
+
+    @property
+    def remark(self) -> str:
+        """What a user should know of the file, to follow "it has"; empty: nothing."""
+        return self._table.remark
 
     @property
     def bands(self) -> tuple[str, ...]:
@@ -165,7 +172,8 @@ class PartitionReader:
     def _rows_fetched(self, rows_per_block: int | None) -> int:
         if rows_per_block is not None and rows_per_block < 1:
             raise BadInputError(f"a block has at least one row, not {rows_per_block}")
-        rows = max(1, BLOCK_BYTES // self.columns.image_bytes)
+        size = _MAPPED_BYTES if self._source.mapped else BLOCK_BYTES
+        rows = max(1, size // self.columns.image_bytes)
         step = rows_per_block or rows
         return max(1, rows // step) * step
 

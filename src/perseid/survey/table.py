@@ -28,6 +28,8 @@ class Table(ABC):
 
     unused: tuple[str, ...] = ()
     """Names of columns of the file that are not read, in the file's order."""
+    remark: str = ""
+    """What a user should know of the file, to follow "it has" in a sentence; empty: nothing."""
     bands: tuple[str, ...] = ()
     """Names of the images' bands, where the file has them and `ReadOptions.describe` asks."""
     described: tuple[ColumnSpec, ...] = ()

@@ -41,10 +41,14 @@ from perseid.survey.table import Table, Writer
 SHAPE_KEY = b"perseid.image_shape"
 _GROUP_BYTES = 8 << 20
 """Pixels of a row group that we write."""
-_FETCHED_BYTES = 8 << 20
-"""Of a column chunk, read at once."""
-_BATCH_BYTES, _MOST_BATCH_ROWS = 4 << 20, 4096
+_FETCHED_BYTES, _MAPPED_BYTES = 8 << 20, 1 << 20
+"""Of a column chunk, read at once: in one request, or out of a map."""
+_BATCH_BYTES, _MOST_BATCH_ROWS = 2 << 20, 4096
 """Pixels and rows that are decoded at once."""
+ADVISED_GROUP = 64 << 20
+"""Bytes of a row group up to which a worker needs no more memory than for any other format. Most
+writers make pages of 1 MB, which are read one by one; a page may be as large as its row group."""
+_WORKER_MB = 250
 _SMALL_CHUNK, _MOST_RATIO = 64 << 20, 1000
 """A column chunk above this size that is compressed by more than this ratio is refused: its pages
 may be as large as itself."""
@@ -59,7 +63,7 @@ def open_table(source: ByteSource, options: ReadOptions = PLAIN) -> Table:
         file = pa.parquet.ParquetFile(
             pa.PythonFile(SourceFile(source), mode="r"),
             page_checksum_verification=True,
-            buffer_size=_FETCHED_BYTES,
+            buffer_size=_MAPPED_BYTES if source.mapped else _FETCHED_BYTES,
             pre_buffer=False,
         )
         return _Groups(source, file, options)
@@ -96,7 +100,13 @@ class _Groups(Table):
             for name, column in named.items()
         }
         self._file, self._rows = file, metadata.num_rows
-        _check_groups(source.name, metadata, schema, self._fields.values())
+        largest = _check_groups(source.name, metadata, schema, self._fields.values())
+        if largest > ADVISED_GROUP:
+            self.remark = (
+                f"row groups of up to {largest >> 20:,} MB, of which a worker may need as much "
+                f"memory on top of {_WORKER_MB} MB: write row groups of at most "
+                f"{ADVISED_GROUP >> 20} MB (`row_group_size`)"
+            )
         found = {
             name: self._layout(name, field.kind(schema), source.name)
             for name, field in self._fields.items()
@@ -222,12 +232,15 @@ def _described(schema: Any, paths: Sequence[str]) -> Iterator[ColumnSpec]:
         )
 
 
-def _check_groups(where: str, metadata: Any, schema: Any, fields: Iterable[Field]) -> None:
-    """Refuse row groups that would take too much memory, as they are stored or decoded.
+def _check_groups(where: str, metadata: Any, schema: Any, fields: Iterable[Field]) -> int:
+    """Bytes of the largest row group; refuse those that would take too much memory.
+
+    What counts is the larger of how they are stored and what they are decoded to.
 
     A constant column of a gigabyte has a few bytes in the file.
     """
     wanted = {field.path: item_bytes(field.kind(schema)) for field in fields}
+    largest = 0
     for index in range(metadata.num_row_groups):
         group = metadata.row_group(index)
         stored = decoded = 0
@@ -239,12 +252,14 @@ def _check_groups(where: str, metadata: Any, schema: Any, fields: Iterable[Field
                 stored = max(stored, chunk.total_uncompressed_size)
                 blown = stored > _SMALL_CHUNK and stored > _MOST_RATIO * chunk.total_compressed_size
                 stored = LARGEST_READ + 1 if blown else stored
-        if max(stored, decoded) > LARGEST_READ:
+        largest = max(largest, stored, decoded)
+        if largest > LARGEST_READ:
             raise BadPartitionError(
                 f"{where}: its row group {index + 1} of {group.num_rows:,} rows takes "
                 f"{max(stored, decoded) >> 20:,} MB of memory, and at most {LARGEST_READ >> 20:,} "
                 "MB are read: write row groups of at most 64 MB (`row_group_size`)"
             )
+    return largest
 
 
 def _lies_in(chunk: Any, path: str) -> bool:
