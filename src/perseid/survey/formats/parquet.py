@@ -82,17 +82,9 @@ class _Groups(Table):
     """Row groups, decoded a batch of rows at a time."""
 
     def __init__(self, source: ByteSource, file: Any, options: ReadOptions) -> None:
-        pa = pyarrow_module()
         schema, metadata = file.schema_arrow, file.metadata
         paths = [file.schema.column(number).path for number in range(len(file.schema))]
-        named = {
-            name: column
-            for name, column in without_strangers(
-                pick_columns(source.name, schema.names, options),
-                lambda f: is_read(image_field(schema, f, paths).kind(schema)),
-            ).items()
-            if not pa.types.is_null(schema.field(column).type)  # nothing is known: no such column
-        }
+        named = _named(source.name, schema, options, paths)
         self._fields = {
             name: image_field(schema, column, paths)
             if name == "image"
@@ -100,13 +92,7 @@ class _Groups(Table):
             for name, column in named.items()
         }
         self._file, self._rows = file, metadata.num_rows
-        largest = _check_groups(source.name, metadata, schema, self._fields.values())
-        if largest > ADVISED_GROUP:
-            self.remark = (
-                f"row groups of up to {largest >> 20:,} MB, of which a worker may need as much "
-                f"memory on top of {_WORKER_MB} MB: write row groups of at most "
-                f"{ADVISED_GROUP >> 20} MB (`row_group_size`)"
-            )
+        self.remark = _remark(_check_groups(source.name, metadata, schema, self._fields.values()))
         found = {
             name: self._layout(name, field.kind(schema), source.name)
             for name, field in self._fields.items()
@@ -211,6 +197,29 @@ class _Groups(Table):
     def _column(self, batch: Any, name: str, field: Field) -> NDArray[Any]:
         values = to_array(field.values(batch), f"{self.source.name}: {field.path}")
         return self.columns.column(name, values, self.source.name)
+
+
+def _named(where: str, schema: Any, options: ReadOptions, paths: Sequence[str]) -> dict[str, str]:
+    """The columns that are read, by the names that `pick_columns` gives them."""
+    found = without_strangers(
+        pick_columns(where, schema.names, options),
+        lambda column: is_read(image_field(schema, column, paths).kind(schema)),
+    )
+    is_null = pyarrow_module().types.is_null  # nothing is known of it: no such column
+    return {
+        name: column for name, column in found.items() if not is_null(schema.field(column).type)
+    }
+
+
+def _remark(largest: int) -> str:
+    """What `Table.remark` says of a file whose largest row group has so many bytes."""
+    if largest <= ADVISED_GROUP:
+        return ""
+    return (
+        f"row groups of up to {largest >> 20:,} MB, of which a worker may need as much memory on "
+        f"top of {_WORKER_MB} MB: write row groups of at most {ADVISED_GROUP >> 20} MB "
+        "(`row_group_size`)"
+    )
 
 
 def _described(schema: Any, paths: Sequence[str]) -> Iterator[ColumnSpec]:
