@@ -27,11 +27,14 @@ PACKAGES = (
 )  # fmt: skip
 PREDICT = """
 import json
-from types import SimpleNamespace
-from perseid.aws.handlers import worker
-context = SimpleNamespace(get_remaining_time_in_millis=lambda: 9e5, aws_request_id="r")
-print("ANSWER", json.dumps(worker.handler({"perseid_probe": {"what": "processor"}}, context)))
+import numpy as np
+from perseid.aws.handlers import probe
+from perseid.model.runtime import ModelRuntime
+model = ModelRuntime.load("default", threads=1, micro_batch=2)
+found = model.predict(np.zeros((2, 5, 32, 32), np.float32), np.full((2, 5), 20.0))
+print("ANSWER", json.dumps({**probe.processor(), "rows": len(found.redshift)}))
 """
+"""As little as shows that it works: the emulator is slow."""
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +73,9 @@ def test_the_worker_predicts_on_arm64_with_an_empty_sys(root, tmp_path):
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs none /sys && exec {python} -c "$0"',
          PREDICT],
-        env=env, capture_output=True, text=True, timeout=1200,
+        env=env, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     said = json.loads(done.stdout.rpartition("ANSWER ")[2])
     assert (said["machine"], said["possible_processors"]) == ("aarch64", "not readable")
-    assert said["rows_per_second"] > 0
-    print(said)
+    assert said["rows"] == 2

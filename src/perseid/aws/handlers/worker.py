@@ -40,12 +40,7 @@ def handler(event: Event, context: Any) -> Answer:
     Raises what `perseid.pipeline.work.work` raises: Step Functions reads the class' name.
     """
     if PROBE in event:
-        name = os.environ.get("RENDEZVOUS_SECRET_PARAMETER", "")
-        own = signature_beside("default")
-        signature = json.dumps(own.to_plain() if own else None)
-        model = ("default", "float32", 512, None, signature, "")
-        left = float(context.get_remaining_time_in_millis()) / 1000
-        return answer(inner(event, PROBE), left, lambda: _secret(name), lambda: _runtime(*model))
+        return _probe(inner(event, PROBE), context)
     began = time.monotonic()
     item = WorkItem.from_json(inner(event, "item"))
     options = _join_options(item, context)
@@ -67,6 +62,16 @@ def handler(event: Event, context: Any) -> Answer:
         raise
     log.write("done", **who, rows=done, seconds=round(time.monotonic() - began, 3))
     return {"rank": item.rank, "rows": done, "attempt": attempt}
+
+
+def _probe(task: Event, context: Any) -> Answer:
+    """What `perseid aws prove` asks."""
+    name = os.environ.get("RENDEZVOUS_SECRET_PARAMETER", "")
+    left = float(context.get_remaining_time_in_millis()) / 1000
+    own = signature_beside("default")
+    signature = json.dumps(own.to_plain() if own else None)
+    default = functools.partial(_runtime, "default", "float32", 512, None, signature, "")
+    return answer(task, left, functools.partial(_secret, name), default)
 
 
 def _work(item: WorkItem, attempt: int) -> int:
