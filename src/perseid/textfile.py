@@ -76,6 +76,7 @@ def decode(data: bytes, where: str) -> str:
     BadInputError
         The bytes are a damaged gzip file, or not text; the sentence begins with `where`.
     """
+    # Some tools compress what was compressed already.
     while data.startswith(_GZIP_MAGIC):
         data = _unpacked(data, where)
     return _characters(data, where).replace("\r\n", "\n").replace("\r", "\n")
@@ -129,6 +130,7 @@ def csv_rows(text: str, where: str) -> Iterator[dict[str, str]]:
     if first.lower().startswith("sep=") and len(first) >= 5:
         chosen, text = first[4], rest
     head = text.partition("\n")[0]
+    # Of the head alone: in further lines, commas may be decimal.
     delimiter = chosen or max(_DELIMITERS, key=head.count)
     try:
         lines = csv.reader(io.StringIO(text), delimiter=delimiter)
@@ -158,6 +160,7 @@ def decimal(text: str) -> float:
 def _unpacked(data: bytes, where: str) -> bytes:
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            # One byte more than allowed shows that there is more, without unpacking all of it.
             text = file.read(MAX_BYTES + 1)
     except (EOFError, OSError, zlib.error) as error:
         raise BadInputError(f"{where} is a damaged gzip file ({error}): fetch it again") from error

@@ -195,6 +195,7 @@ def _first_difference(mine: Any, theirs: Any) -> int | None:
         chunked = pyarrow_module().chunked_array
         place = _first_difference(chunked([left.values]), chunked([right.values]))
         return None if place is None else place // width
+    # What lies in memory behind a missing value is arbitrary, and must not be compared.
     absent = [np.asarray(array.is_null()) for array in (left, right)]
     if str(left.type) in _BITS:  # so that NaN is equal to itself and -0 is not 0
         bits = [

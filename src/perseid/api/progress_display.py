@@ -46,6 +46,7 @@ class Tally:
         else:
             self._running_rows.pop(event.rank, None)
         self._history.append((now, self.rows))
+        # Two stay in any case: a rate needs two points, however long nothing came.
         while len(self._history) > 2 and self._history[0][0] < now - RATE_SECONDS:
             self._history.popleft()
 
@@ -74,6 +75,8 @@ class Tally:
         """Part of the ranks' work that is over, 0 to 1; running ranks by their rows."""
         if not self.states:
             return 0.0
+        # How many rows a rank has is not known before it is done: those that are done stand for the
+        # rest.
         typical = sum(self._finished_rows.values()) / max(1, len(self._finished_rows))
         running = sum(min(1.0, r / typical) for r in self._running_rows.values()) if typical else 0
         return min(1.0, (self.over + running) / len(self.states))

@@ -173,6 +173,7 @@ def open_run(run: str | Path, *, engine: Engine | None = None) -> Run:
     8
     """
     text = str(run)
+    # A path or URL is tried first: only what is none of them costs a request to AWS.
     if text.startswith("arn:") or not Storage(text).exists(layout.MANIFEST):
         text = _located(text, engine)
     store = Storage(text)
@@ -197,6 +198,7 @@ def _located(name: str, engine: Engine | None) -> str:
 
 def _request(data: Data | None, engine: Engine, keys: Mapping[str, object]) -> RunRequest:
     """The request of `run`'s arguments, with a place for the results."""
+    # Parsed again with the further keys, so that the same checks hold for all of them.
     if isinstance(data, RunRequest):
         return RunRequest.parse({**data.given(), **keys}) if keys else data
     plain = dict(keys)

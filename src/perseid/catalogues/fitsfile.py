@@ -58,6 +58,7 @@ def write_fits(selection: Selection, path: Path) -> int:
     BadInputError
         A column has values that FITS tables do not hold, such as lists of different lengths.
     """
+    # FITS wants the width of texts and the number of rows in the header, before the first row.
     rows, found = measured(selection, _ascii, "FITS")
     taken: set[str] = set()
     columns = [
@@ -72,6 +73,7 @@ def write_fits(selection: Selection, path: Path) -> int:
             for column, name in zip(columns, selection.columns, strict=True):
                 stored[column.name] = _stored(table[name].combine_chunks(), column)
             file.write(stored.tobytes())
+        # FITS readers expect whole blocks of 2,880 bytes.
         file.write(b"\0" * (-rows * dtype.itemsize % BLOCK))
     return rows
 
@@ -92,6 +94,7 @@ def _column(name: str, kind: Any, found: Measure, taken: set[str]) -> _FitsColum
             "out by --columns"
         )
     code = _CODES[short]
+    # FITS has signed integers alone: unsigned ones are stored with half their range subtracted.
     zero = 1 << (8 * np.dtype(_STORED[code]).itemsize - 1) if short in ("u2", "u4", "u8") else 0
     return _FitsColumn(shown, code, size, zero, None)
 
@@ -143,6 +146,8 @@ def _coded(values: NDArray[Any], missing: NDArray[np.bool_], to: _FitsColumn) ->
     if to.code == "L":
         stored = np.where(values, ord("T"), ord("F"))
     elif to.zero == 1 << 63:
+        # value - 2^63 in two's complement is the flip of the highest bit; floats would lose the
+        # last ones.
         stored = (values ^ np.uint64(1 << 63)).view(np.int64)
     elif to.zero:
         stored = values.astype(np.int64) - to.zero

@@ -66,6 +66,7 @@ def write_hats(selection: Selection, folder: Path, most: int = MOST_ROWS) -> int
     orders = pixel_orders(counts, most)
     shards = _deal_out(selection, position, orders, folder / "shards")
     pixels = _write_pixels(selection, shards, folder)
+    # Fails if a file is left there, which would be rows that came into no pixel.
     (folder / "shards").rmdir()
     hats.catalog.PartitionInfo.from_healpix(
         [hats.pixel_math.HealpixPixel(*pixel) for pixel in pixels]
@@ -99,6 +100,7 @@ def pixel_orders(counts: NDArray[np.int64], most: int) -> NDArray[np.int64]:
     for order in range(last):
         sums = counts.reshape(12 << 2 * order, -1).sum(axis=1)
         done = is_open & (sums <= most)
+        # In the nested scheme the pixels within one of a lower order are consecutive.
         orders.reshape(len(sums), -1)[done] = order
         is_open = np.repeat(is_open & ~done, 4)
     return orders
@@ -123,6 +125,7 @@ def _position(selection: Selection) -> _Position:
     for name, ucd in (("ra", "pos.eq.ra"), ("dec", "pos.eq.dec")):
         meanings = selection.meanings
         named = [c for c in selection.columns if meanings[c].ucd.split(";")[0] == ucd]
+        # A survey may have several positions; the UCD says which is the main one.
         named.sort(key=lambda column: "meta.main" not in meanings[column].ucd)
         named += [column for column in selection.columns if column.lower() == name]
         if not named:
@@ -139,6 +142,7 @@ def _placed(selection: Selection, at: _Position) -> Iterator[tuple[Any, NDArray[
     """Tables of objects that have a position, and the pixel of `INDEX_ORDER` of each."""
     spatial_index = _hats_module().pixel_math.compute_spatial_index
     for table in selection.batches():
+        # A column of this name may be of another order, or of positions before a correction.
         if INDEX in table.column_names:  # that of the survey: it is computed anew
             table = table.drop_columns([INDEX])
         ra, dec = (_degrees(table[name]) for name in (at.ra, at.dec))

@@ -80,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _call(arguments: Sequence[str]) -> int:
+    # Only this command's module is imported: others would cost its start half a second.
     name = next((word for word in arguments if not word.startswith("-")), None)
     args = make_parser([name] if name else []).parse_args(arguments)
     try:
@@ -92,6 +93,7 @@ def _call(arguments: Sequence[str]) -> int:
         print("perseid: stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `perseid table … | head`: nobody reads on
+        # Python flushes stdout when it ends, which would fail again, with a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
 

@@ -96,6 +96,7 @@ def _interrupted(run: Run) -> RunInterruptedError:
     """Ctrl-C: a run that goes on by itself is stopped, too, where the user says so."""
     if not run.engine.capabilities.detach:
         return run.stopped()
+    # In a script nobody could answer: the run goes on, and its address is printed.
     if sys.stdin.isatty() and sys.stderr.isatty():
         print(f"\nstop the run {run.id}, too? [y/N] ", end="", file=sys.stderr)
         sys.stderr.flush()

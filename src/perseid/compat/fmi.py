@@ -213,6 +213,7 @@ class Communicator:
         store = None
         if config.bucket is not None:
             if config.region:
+                # The user's own setting wins over the configuration of a program.
                 os.environ.setdefault("AWS_REGION", config.region)
             store = Storage(config.bucket)
         return OurCommunicator.join(

@@ -35,7 +35,9 @@ class Axis:
         low, high = (float(v) for v in np.quantile(finite, (tail, 1 - tail)))
         if log:
             return cls(low / 1.05, high * 1.05 if high > low else low * 1.05, count, True)
+        # Where all values are equal, a range of no width would divide by zero.
         room = 0.04 * (high - low) or max(abs(high), 1.0) * 0.01
+        # An axis of positive quantities does not begin below zero for the sake of a margin.
         start = max(0.0, low - room) if low >= 0 else low - room
         return cls(start, high + room, count)
 
@@ -81,6 +83,7 @@ class Cells:
             cell = axis.cells(values)
             outside |= cell < 0
             codes = codes * axis.count + cell
+        # One code past the end: bincount counts it apart, and no mask is needed each time.
         codes[outside] = total
         return cls(shape, codes)
 

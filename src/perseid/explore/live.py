@@ -196,6 +196,7 @@ class LiveRun:
         self._state.tally.add(event, time.monotonic())
         working = event.state is RankState.RUNNING
         began = old.began or (now if working else None)
+        # Another attempt begins at zero; events within one attempt do not move its beginning.
         if working and event.attempt != old.attempt:
             began = now
         done = event.state in (RankState.DONE, RankState.FAILED)
@@ -210,6 +211,7 @@ class LiveRun:
 
     def _note(self, words: str) -> None:
         if words:
+            # A run of thousands of failing ranks must not fill the page or the memory.
             self._state.notes = [*self._state.notes[-49:], words]
 
     def _finish(self, words: str) -> None:

@@ -53,6 +53,8 @@ class ResultCache:
     def __init__(self, size: int) -> None:
         self._size = size
         self._kept: OrderedDict[Hashable, Any] = OrderedDict()
+        # Held while computing, so that the same result is never computed twice; reentrant, since
+        # one result may need another.
         self._lock = threading.RLock()
 
     def get(self, key: Hashable, compute: Callable[[], T]) -> T:
@@ -200,6 +202,7 @@ class ObjectTable:
             order = sorted(range(len(texts)), key=lambda i: natural_key(texts[i]))
             place = np.empty(len(texts) + 1, np.int32)
             place[order] = np.arange(len(texts), dtype=np.int32)
+            # The last place stands for code -1, a missing value: indexing with -1 finds it.
             place[-1] = -1
             return place[codes], [texts[i] for i in order]
 
@@ -218,6 +221,7 @@ class ObjectTable:
 
         if name in self._added or self.kind(name) is not ColumnKind.TEXT or name == "partition":
             values = self._codes(name) if name == "partition" else self.numbers(name)
+            # Negated and not reversed: NaN stays last, and equal values keep the catalogue's order.
             keys = -values if descending else values
             return np.argsort(keys, kind="stable").astype(np.int32)  # NaN comes last
         way = "descending" if descending else "ascending"

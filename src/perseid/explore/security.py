@@ -65,6 +65,7 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
         if scope["type"] != "http":
+            # Starting and ending of the server. Websockets are not answered at all.
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
             return
@@ -82,11 +83,14 @@ class Guard:
         if not self.knows(host):
             return PlainTextResponse("This server does not go by that name.\n", 403)
         origin = headers.get(b"origin")
+        # Browsers send Origin with such requests; programs that send none are held back by the
+        # token.
         if scope["method"] not in ("GET", "HEAD") and origin is not None:
             name = origin.decode("latin-1").partition("://")[2]
             if name != host:
                 return PlainTextResponse("Another site may not change anything here.\n", 403)
         given = scope["path"].encode()[: len(self._prefix)]
+        # In constant time, so that the token cannot be guessed byte by byte.
         if not secrets.compare_digest(given, self._prefix):
             words = "Open the address that `perseid explore` printed: it holds a token.\n"
             return PlainTextResponse(words, 403)

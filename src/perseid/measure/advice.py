@@ -348,6 +348,7 @@ def _relaxed(ask: Ask, calibration: Calibration) -> Iterator[tuple[str, str, Ask
         ("memory", f"with functions up to {2 * limits.memory_mb:,} MB",
          {"memory_mb": 2 * limits.memory_mb}),
     ):  # fmt: skip
+        # A higher limit helps only if such a memory is among the choices.
         more = [*ask.memories_mb, 2 * limits.memory_mb] if name == "memory" else ask.memories_mb
         yield (
             name,

@@ -91,6 +91,7 @@ class Calibration:
         cpus = vcpus(memory_mb)
         if cpus <= 1:
             return self.rows_per_second * cpus
+        # Each doubling of the vCPUs gives the same factor.
         return float(self.rows_per_second * cpus ** math.log2(self.scaling))
 
     def worker_mb(self, rows: float) -> float:
@@ -241,6 +242,7 @@ def _own(records: Sequence[RankMeasures]) -> list[float]:
             init, inference, fetch = (
                 stages.get(name, 0.0) for name in ("init", "inference", "fetch")
             )
+            # Fetching goes on beside inference: the longer of them counts, not the sum.
             found.append(max(0.0, stages["total"] - init - max(inference, fetch)))
     return found
 

@@ -206,12 +206,14 @@ def _traffic_lines(sent: float, prices: Prices) -> list[CostLine]:
     if not sent:
         return []
     why = "estimated; out and in"
+    # Public addresses are billed in both directions, even within one region.
     gigabytes = 2 * sent / BYTES_PER_GB
     return [_line("Public addresses", gigabytes, "GB", prices.public_transfer_gb.usd, why)]
 
 
 def _server_lines(task: Rendezvous | None, prices: Prices) -> list[CostLine]:
     task = task or Rendezvous(0.0)
+    # Fargate bills at least a minute a task.
     billed = max(task.seconds, FARGATE_MINIMUM_SECONDS) if task.seconds > 0 else 0.0
     hours = billed / 3600
     size = f"rendezvous, {task.vcpu:g} vCPU, {task.memory_gb:g} GB" if hours else "no rendezvous"

@@ -108,6 +108,7 @@ def local_files(path: Path, name: str = "") -> ModelFiles:
     name = name or str(path)
     if not is_file(path):
         raise BadModelError(f"there is no model at {path}")
+    # A link to a model is a usual thing: its data may lie beside the link or beside its target.
     allowed = (path.parent.resolve(), path.resolve().parent)
     external = []
     for location in external_data(path, name):
@@ -127,6 +128,7 @@ def _fetched(store: Storage, key: str, folder: Path) -> ModelFiles:
     external = []
     for location in external_data(path, name):
         beside = folder / location
+        # A graph that names itself as its data would overwrite itself.
         if beside == path:
             raise _outside(name, location)
         beside.parent.mkdir(parents=True, exist_ok=True)
@@ -144,6 +146,7 @@ def _copy(store: Storage, key: str, path: Path) -> None:
     with path.open("xb") as file:
         for start in range(0, info.size, _CHUNK):
             length = min(_CHUNK, info.size - start)
+            # With the entity tag, an object that is replaced meanwhile is an error, not a mixture.
             file.write(store.view(key, start, length, etag=info.etag))
 
 
@@ -197,6 +200,7 @@ def _without(name: str, location: str) -> BadModelError:
 
 def _locations(model: memoryview) -> Iterator[str]:
     """``location`` of every tensor's external data. Iterative: nesting costs no stack."""
+    # A list and no recursion: a hostile file may nest as deep as it likes.
     left = [(_MODEL, 0, len(model))]
     while left:
         kind, start, end = left.pop()
@@ -243,6 +247,7 @@ def _varint(data: memoryview, start: int) -> tuple[int, int]:
         start, shift = start + 1, shift + 7
         if byte < 0x80:
             return value, start
+        # Without a limit a run of such bytes would make a number as long as the file.
         if shift > 63:
             raise ValueError("a number is longer than 64 bits")
 

@@ -61,6 +61,7 @@ def _same(one: Location, other: Location) -> bool:
 def _holds(folder: Location, place: Location) -> bool:
     """Whether a place lies below a folder."""
     outer, inner = _real(folder), _real(place)
+    # With the slash: `runs/a` does not hold `runs/ab`.
     below = f"{outer.key}/" if outer.key else ""
     return outer.store == inner.store and outer != inner and inner.key.startswith(below)
 
@@ -78,6 +79,7 @@ def _run_around(data: Location) -> Location | None:
     """
     places = [data]
     if data.path is not None:
+        # A symbolic link must not lead past this check.
         real = data.path.resolve()
         places = [Location.parse(path) for path in (real, *real.parents)]
     elif data.parent.name == _RANKS and data.name.isdecimal():

@@ -93,6 +93,7 @@ class ParquetWriter:
     def close(self) -> None:
         """Write the footer; the file itself stays open."""
         metadata = votable_metadata(self._columns, self._longest) | self._metadata
+        # Sorted, so that the same table is the same file to the byte.
         pairs = [{1: key, 2: value} for key, value in sorted(metadata.items())]
         fields = [field for column in self._columns for field in _schema(column)]
         footer: dict[int, Any] = {
@@ -106,6 +107,7 @@ class ParquetWriter:
         if pairs:
             footer[5] = pairs
         data = struct(footer)
+        # Readers begin at the end of a file: length of the footer, then the magic bytes.
         self._put(data + len(data).to_bytes(4, "little") + MAGIC)
 
     def __enter__(self) -> Self:
@@ -117,6 +119,8 @@ class ParquetWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        # A table that was left by an exception gets no footer, so that no reader takes it for
+        # whole.
         if kind is None:
             self.close()
 
@@ -128,6 +132,7 @@ class ParquetWriter:
             self._page_of_names(values.names)
             longest = max(map(len, values.names), default=0)
             self._longest[column.name] = max(self._longest[column.name], longest)
+            # Few names that repeat: each is stored once, and rows only say which.
             body, codec = pages.indices(values), _Codec.RLE_DICTIONARY
         else:
             body, codec = pages.plain(column, values), _Codec.PLAIN

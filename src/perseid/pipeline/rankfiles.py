@@ -78,6 +78,7 @@ class RankFiles:
 
     def publish(self, storage: Storage) -> None:
         """Put the objects below the run's prefix."""
+        # Of a rank the record says that it is done; these come before it in any order.
         keys = (layout.predictions, layout.features, layout.moments)
         for path, key in zip(self._paths, keys, strict=True):
             storage.put(key(self._rank), path)
@@ -93,6 +94,8 @@ class RankFiles:
         trace: TracebackType | None,
     ) -> None:
         if kind is None:
+            # A rank without any row still leaves a table, so that readers need not tell the cases
+            # apart.
             writer, _ = self._predictions or self._begin(None)
             writer.close()
         self._stack.__exit__(kind, error, trace)

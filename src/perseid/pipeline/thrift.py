@@ -19,6 +19,7 @@ def struct(fields: Mapping[int, object]) -> bytes:
     out, last = bytearray(), 0
     for number, value in sorted(fields.items()):
         code, data = _value(value)
+        # Fields are numbered by the difference to the field before, in the upper four bits.
         out.append((number - last) << 4 | code)
         out += data
         last = number
@@ -40,6 +41,7 @@ def _value(value: object) -> tuple[int, bytes]:
     if isinstance(value, bool):  # as a field; its type says which
         return (1 if value else 2), b""
     if isinstance(value, int):
+        # Negative numbers of small size stay short that way.
         zigzag = value << 1 if value >= 0 else (-value << 1) - 1
         return (6 if isinstance(value, I64) else 5), varint(zigzag)
     if isinstance(value, str | bytes):

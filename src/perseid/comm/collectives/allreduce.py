@@ -91,8 +91,11 @@ def doubling(port: Port[T], value: T) -> T:
         return port.take(rank - 1, result, _LAST)
     result = port.begin(value)
     if mine.folded:
+        # The partner's value joins first, so that a pair counts as one rank in all rounds.
         result = port.recv_reduce(rank + 1, result)
     for partner, step, lower in mine.rounds:
+        # Which operand is the left one follows from the ranks, not from who computes: the same
+        # bits.
         result = port.exchange_reduce(partner, result, lower, step)
     if mine.folded:
         port.send(rank + 1, result, _LAST)
@@ -158,6 +161,7 @@ def in_place(call: Call, ufunc: np.ufunc, array: Array, into: Array) -> None:
     if into is not array:
         into[...] = array
     if part.sources:
+        # One buffer for all sources: they are added in a fixed order, one at a time.
         other = np.empty_like(into)
         room = array_bytes(other)
         for source in part.sources:
@@ -185,6 +189,7 @@ def large(call: Call, op: Op, array: Array, into: Array) -> None:
     """
     if into is not array and np.may_share_memory(array, into):
         into[...] = array
+        # Partly overlapping memory: writing one part would change another that is still to be read.
         array = into
     if call.size & (call.size - 1):
         ring(call, op, array, into)
@@ -220,6 +225,8 @@ def halving(call: Call, op: Op, array: Array, into: Array) -> None:
         op.arrays(*((came, mine) if rank & bit else (mine, came)), into[keep])
         low, high = (middle, high) if rank & bit else (low, middle)
         bit >>= 1
+        # Only the first round reads the caller's array; what is combined lies in the result since
+        # then.
         have = into
     _collect(call, into, at, trail)
 
@@ -242,6 +249,7 @@ def ring(call: Call, op: Op, array: Array, into: Array) -> None:
     inputs = [array[at[part] : at[part + 1]] for part in range(size)]
     parts = [into[at[part] : at[part + 1]] for part in range(size)]
     spare = call.group.scratch(max(part.size for part in parts), into.dtype)
+    # Part r starts behind rank r, so that it is complete on rank r, where allgather expects it.
     give = inputs[(rank - 1) % size]
     for step in range(size - 1):
         number = (rank - step - 2) % size

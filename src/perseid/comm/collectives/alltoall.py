@@ -14,6 +14,7 @@ def blobs(call: Call, parts: Sequence[Blob]) -> list[Blob]:
     call.need(range(size))
     came = list(parts)
     for step in range(1, size):
+        # In each round every rank sends to one and receives from one: no receiver is crowded.
         to, source = (rank + step) % size, (rank - step) % size
         came[source] = call.exchange_blob(to, parts[to], source, step)
     return came

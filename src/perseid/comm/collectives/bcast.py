@@ -19,6 +19,7 @@ def blob(call: Call, value: Blob | None, root: int) -> Blob:
     if place.parent >= 0:
         value = call.receive_blob(place.parent)
     assert value is not None
+    # The largest subtree first: the longest way begins earliest.
     for child in place.children:
         call.send_blob(child, value)
     return value
@@ -26,6 +27,7 @@ def blob(call: Call, value: Blob | None, root: int) -> Blob:
 
 def into(call: Call, data: memoryview, root: int) -> None:
     """The root's bytes, of a length that all ranks know, into every rank's memory."""
+    # Between two ranks a pipeline has nothing to overlap.
     if len(data) >= LARGE_BYTES and call.size > 2:
         pipeline(call, data, root)
     else:

@@ -39,6 +39,7 @@ def straight(call: Call, mine: memoryview, parts: Sequence[memoryview] | None, r
     if parts is None:
         call.need([root])
         if order.index(call.rank) >= WINDOW:
+            # An empty message is the permission to send.
             call.receive_into(root, _EMPTY, 1)
         call.send(root, mine)
         return

@@ -15,7 +15,9 @@ def tree(port: Port[T], value: T, root: int) -> T | None:
     call = port.call
     place = branch(call.rank, call.size, root)
     call.need(place.near)
+    # A leaf combines nothing, so that its value needs no copy.
     result = port.begin(value) if place.children else value
+    # The smallest subtree first: it is ready first, and its ranks are the next ones.
     for child in reversed(place.children):
         result = port.recv_reduce(child, result)
     if place.parent < 0:
@@ -49,5 +51,6 @@ def strict(port: Port[T], value: T, root: int) -> T | None:
     result = port.begin(value) if root == 0 else port.receive(0)
     for rank in range(1, call.size):
         mine = rank == root
+        # The root's own value waits for its turn among the ranks.
         result = port.combine(result, port.copy(value)) if mine else port.recv_reduce(rank, result)
     return result

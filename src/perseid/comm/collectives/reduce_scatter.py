@@ -33,5 +33,6 @@ def into(call: Call, parts: Sequence[Array], place: Array, op: Op) -> None:
     alltoall.into(call, [array_bytes(part) for part in parts], places)
     result = came[0]
     for value in came[1:]:
+        # By rank, whenever each part arrived: sums have the same bits each time.
         op.arrays(result, value, result)
     place[...] = result

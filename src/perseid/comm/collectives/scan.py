@@ -23,11 +23,13 @@ def doubling(port: Port[T], value: T) -> tuple[T, T | None]:
             other = port.exchange(higher, result, lower, step)
         elif higher < size:
             port.send(higher, result, step)
+            # The lowest ranks have their result already, and only pass it on.
             continue
         elif lower >= 0:
             other = port.receive(lower, step)
         else:
             continue
+        # Copies, since combining may overwrite its operands and what came is used twice.
         before = other if before is None else port.combine(port.copy(other), before)
         result = port.combine(port.copy(other), result)
     return result, before

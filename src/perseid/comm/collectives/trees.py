@@ -29,6 +29,7 @@ class Branch(NamedTuple):
 def branch(rank: int, size: int, root: int) -> Branch:
     """The place of a rank in the binomial tree of ``size`` ranks."""
     virtual = (rank - root) % size
+    # The lowest set bit; the root has none and counts as a power of two that holds all ranks.
     low = virtual & -virtual if virtual else 1 << (size - 1).bit_length()
     parent = (virtual - low + root) % size if virtual else -1
     children, sizes = [], []

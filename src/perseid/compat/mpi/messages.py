@@ -170,6 +170,7 @@ class Messages(HasGroup):
         recvtag: int = ANY_TAG,
     ) -> Request:
         """Begin to send a copy of a buffer and to receive into the buffer."""
+        # A copy is sent, for what is received goes into the same memory.
         sending = self.Ibsend(buf, dest, sendtag)
         return _both(sending, self.Irecv(buf, source, recvtag))
 

@@ -52,7 +52,9 @@ class _Process:
             return self._own
 
     def _watch_end(self) -> None:
+        # mpi4py finalizes at the end of the program, so programs do not do it themselves.
         atexit.register(self._at_exit)
+        # An uncaught exception must end the other ranks, too, and atexit does not see it.
         former = sys.excepthook
 
         def note(
@@ -64,6 +66,7 @@ class _Process:
         sys.excepthook = note
 
     def _at_exit(self) -> None:
+        # A forked child runs the same hooks, but the membership is its parent's.
         if os.getpid() == self._pid:
             with contextlib.suppress(PerseidError):
                 self.finalize(self._error)
@@ -89,6 +92,7 @@ class _Process:
         if self.joined and self._world is not None:
             with contextlib.suppress(PerseidError):
                 self._world.close(SystemExit(f"MPI.Abort({code})"))
+        # Not sys.exit: another thread, or an except clause, could keep the process alive.
         os._exit(code & 0xFF or 1)
 
 

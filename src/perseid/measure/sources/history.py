@@ -131,6 +131,7 @@ def _steps(events: Sequence[HistoryEvent]) -> tuple[Step, ...]:
             if kind in _MAP_ENDS and event.exited in ("", inside):
                 steps[-1] = _ended(steps[-1], when)
                 inside = None
+        # Within a map the children's states are not steps of their own.
         elif kind.endswith("StateEntered"):
             steps.append(Step(event.entered, kind.removesuffix("StateEntered"), when))
             inside = event.entered if kind == "MapStateEntered" else None

@@ -130,6 +130,7 @@ def _take_line(
         _update(found, match[1], ended=when)
         if match[1] in open_ids:
             open_ids.remove(match[1])
+    # Of any line: interleaved streams may run two REPORTs into one.
     for report in find_reports(line):
         ended = found.get(report.request_id, Invocation("")).ended
         _update(found, report.request_id, report=report, ended=ended if ended else when)
@@ -145,11 +146,13 @@ def _owner(line: str, found: Mapping[str, Invocation], open_ids: Iterable[str]) 
     named = [request for request in waiting if request in line]
     if named:
         return named[0]
+    # Of several it could be any: rather no owner than a wrong one.
     return waiting[0] if len(waiting) == 1 else None
 
 
 def _literal(text: str) -> Fields:
     """A dict as Python's repr or as JSON prints it; empty where it is neither."""
+    # The existing functions print the repr of a dict; literal_eval reads it and runs nothing.
     for read in (json.loads, ast.literal_eval):
         try:
             value = read(text)

@@ -91,6 +91,7 @@ class Stream:
                 self.marks.append(mark)
             report = _REPORT.search(line)
             if report is not None:
+                # An export may begin in the middle of an invocation, behind its START.
                 self.request = self.request or report[1]
                 yield self.close()
 
@@ -114,6 +115,8 @@ def trace(events: Iterable[LogEvent]) -> list[Traced]:
     Those that have not ended are among them, without a REPORT; lines that belong to no
     invocation (an environment that failed in its init) are left out.
     """
+    # By stream: one environment works on one invocation at a time, so lines need no id to be told
+    # apart.
     streams: dict[str, Stream] = {}
     found: list[Traced] = []
     for event in sorted(events, key=lambda event: event.time or 0.0):

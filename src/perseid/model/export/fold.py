@@ -94,7 +94,10 @@ class Folder:
         weight, shift = qkv.weight.copy(), qkv.bias.copy()
         weight[:width] *= scale
         shift[:width] *= scale
+        # Softmax over the keys does not change when all of them are moved alike.
         shift[width : 2 * width] = 0.0
+        # Attention weights sum to 1, so the values' shift comes out unchanged and can be added
+        # later.
         values = Affine(np.eye(width), shift[2 * width :].copy())
         shift[2 * width :] = 0.0
         return Affine(weight, shift), self.linear(f"{name}.proj").after(values)

@@ -43,6 +43,7 @@ def calibrate(weights: Weights, survey: Cutouts) -> dict[int, Range]:
     session = _session_with(folded.build({}), inputs := _inputs(folded))
     values = list(inputs.values())
     low, high = np.full(len(values), np.inf), np.full(len(values), -np.inf)
+    # In batches: every inner value is an output here, which takes memory by the row.
     for part in survey[:CALIBRATION_ROWS].batches(_ROWS_A_CALL):
         magnitudes = np.asarray(part.needed_magnitudes(), np.float32)
         feed = {"image": np.ascontiguousarray(part.images), "magnitude": magnitudes}

@@ -130,6 +130,8 @@ class ModelRuntime:
             session = open_session(
                 str(files.path), name, threads or usable_threads(), micro_batch, device
             )
+            # What was hashed and what onnxruntime loaded must be one file, also if it was replaced
+            # meanwhile.
             _same(files, versions)
         _give_back()
         signature, ports = bind(Graph.of(session), name, micro_batch, signature)
@@ -281,6 +283,7 @@ def open_session(path: str, name: str, threads: int, micro_batch: int, device: s
     options.log_severity_level = 3
     options.enable_mem_pattern = False  # its plan lies beside what the first call allocated
     for dimension in _BATCH_NAMES:
+        # With all shapes fixed, onnxruntime folds and fuses what it otherwise leaves.
         options.add_free_dimension_override_by_name(dimension, micro_batch)
     try:
         return onnxruntime.InferenceSession(path, options, providers=[provider])
