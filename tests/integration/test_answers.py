@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import onnx
 import pytest
@@ -151,3 +152,24 @@ def test_the_same_by_every_way(place, model):
     for key in keys[:2]:
         assert plain[key] == found[0][key]
     assert (plain["redshift"] or {}).get("coverage") == (found[0]["redshift"] or {}).get("coverage")
+
+
+def test_galaxies_in_hdf5_as_they_are(tmp_path, capsys):
+    """Images of bytes, channel-last, with classes as numbers: nothing is rewritten."""
+    draw = np.random.default_rng(2)
+    images = draw.integers(0, 255, (40, 69, 69, 3), dtype=np.uint8)
+    answers = draw.integers(0, len(CLASSES), 40)
+    with h5py.File(tmp_path / "Galaxy10.h5", "w") as file:
+        file["images"], file["ans"] = images, answers.astype(np.uint8)
+        file["ra"], file["dec"] = draw.uniform(0, 360, 40), draw.uniform(-90, 90, 40)
+    tiny_classifier(tmp_path / "c.onnx", bands=3, side=69)
+    out = str(tmp_path / "run")
+    assert main(["run", "--data", str(tmp_path / "Galaxy10.h5"), "--model",
+                 str(tmp_path / "c.onnx"), "--out", out, "--quiet"]) == 0  # fmt: skip
+    done = perseid.open_run(out)
+    table = done.catalogue().to_astropy()
+    called = [CLASSES.index(name) for name in table["class"]]
+    wanted = metrics.confusion_matrix(answers, called, labels=range(len(CLASSES)))
+    assert done.summary["classification"]["confusion"] == wanted.tolist()
+    assert main(["report", out]) == 0
+    assert "Confusion matrix of 3 classes" in (tmp_path / "run/report.html").read_text()
