@@ -14,7 +14,7 @@ import pytest
 from perseid.aws.deploy.template import secret_name
 from perseid.aws.prove.budget import CAP_USD, Budget, FunctionPrice
 from perseid.aws.prove.proof import LINES, anonymous
-from perseid.aws.prove.prove import NAME, ProveSettings
+from perseid.aws.prove.prove import NAME, ProveSettings, _each
 from perseid.aws.prove.survey_map import MapSize
 from perseid.cli import main
 from perseid.errors import BadInputError
@@ -126,3 +126,10 @@ def test_the_cap_is_kept():
 def test_the_page_of_doubles_says_which_line_settles_what():
     text = DOUBLES_PAGE.read_text()
     assert {name for name in LINES if f"`{name}`" in text} == set(LINES)
+
+
+def test_numbers_look_like_no_accounts():
+    values = {"x": 0.123456789012, "of": {"y": (2.5, 1769), "z": "123456789012"}}
+    assert json.dumps(_each(values, anonymous)) == (
+        '{"x": 0.1234568, "of": {"y": [2.5, 1769], "z": "ACCOUNT"}}'
+    )

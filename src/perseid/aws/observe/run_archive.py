@@ -30,6 +30,8 @@ from perseid.pipeline.stored import Records, StoredRecord
 from perseid.storage import Storage
 
 WRITERS = 32
+MOST_MB = 10_240
+"""Of a function."""
 REPORT_SECONDS = 30.0
 """REPORT lines come a little after an invocation's end: how long they are waited for."""
 WAIT_SECONDS = 3.0
@@ -213,8 +215,13 @@ def ending_of(traced: Traced) -> tuple[Ending, str]:
     raised = _raised(traced)
     no_memory = raised is not None and raised[0].endswith("MemoryError")  # numpy has one, too
     if "OutOfMemory" in kind or no_memory or _killed_for_memory(traced):
-        limit = f"its {report.memory_mb:.0f} MB" if report else "it has"
-        return Ending.OUT_OF_MEMORY, f"it needed more memory than {limit}"
+        if report is None:
+            return Ending.OUT_OF_MEMORY, "it needed more memory than it has"
+        more = min(MOST_MB, 2 * report.memory_mb)
+        said = f"it needed more memory than its {report.memory_mb:.0f} MB"
+        if more > report.memory_mb:
+            said += f" (`perseid aws deploy --memory {more:.0f}`, then `perseid resume`)"
+        return Ending.OUT_OF_MEMORY, said
     if raised is not None:
         error, message = raised
         return Ending.BAD_INPUT if error in NOT_AGAIN else Ending.RAISED, f"{error}: {message}"

@@ -320,6 +320,10 @@ def _each(values: Mapping[str, Value], told: Callable[[str], str]) -> dict[str, 
     def one(value: Value) -> Value:
         if isinstance(value, str):
             return told(value)
+        if isinstance(value, float):
+            return float(
+                f"{value:.7g}"
+            )  # as exact as it was measured, and like no account's number
         if isinstance(value, Mapping):
             return _each(value, told)
         return tuple(map(one, value)) if isinstance(value, tuple) else value
