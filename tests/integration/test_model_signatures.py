@@ -6,10 +6,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
+import onnx
 import onnxruntime
 import pyarrow.parquet as pq
 import pytest
+from onnx import TensorProto, helper
 from tiny import CLASSES, classifier_signature, tiny_classifier, tiny_survey
 
 import perseid
@@ -17,6 +20,7 @@ from perseid.cli import main
 from perseid.errors import BadInputError, BadModelError
 from perseid.model.outputs import ModelOutput
 from perseid.model.signature import ModelSignature
+from perseid.survey import Cutouts
 
 ROWS, PER_PARTITION = 36, 10
 LABELLED = [f"p_{name.replace(' ', '_')}" for name in CLASSES]
@@ -222,3 +226,97 @@ def test_describe_without_anybody_to_ask_says_so(tmp_path, monkeypatch, capsys):
     assert main(["model", "describe", str(model)]) == 2
     assert "say --yes" in capsys.readouterr().err
     assert not Path(f"{model}.signature.json").exists()
+
+
+def test_a_galaxy10_file_is_classified_as_it_is(tmp_path):
+    """(n, 69, 69, 3) of 8 bits with `ans`: nothing of it is written anew."""
+    random = np.random.default_rng(4)
+    images = random.integers(0, 256, (12, 69, 69, 3), np.uint8)
+    answers = random.integers(0, len(CLASSES), 12).astype(np.uint8)
+    (tmp_path / "survey").mkdir()
+    with h5py.File(tmp_path / "survey" / "Galaxy10.h5", "w") as file:
+        file["images"], file["ans"] = images, answers
+    model = tiny_classifier(tmp_path / "c.onnx", bands=3, side=69)
+    run = perseid.run(str(tmp_path / "survey"), model=str(model), results=str(tmp_path / "run"),
+                      progress=False)  # fmt: skip
+    table = run.catalogue().to_arrow()
+    first = np.moveaxis(images, -1, 1).astype(np.float32)
+    wanted = probabilities(Cutouts(first), model)
+    np.testing.assert_allclose(table[LABELLED[0]].to_numpy(), wanted[:, 0], atol=1e-5)
+    assert table["label"].to_pylist() == answers.tolist()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64", "uint8"])
+@pytest.mark.parametrize("layout", ["channels-first", "channels-last"])
+@pytest.mark.parametrize("rows", ["n", 4])
+def test_images_as_the_graph_wants_them(tmp_path, dtype, layout, rows):
+    """The mean pixel, times two and one more, whatever type and layout the graph takes."""
+    kinds = {"float16": TensorProto.FLOAT16, "float64": TensorProto.DOUBLE,
+             "uint8": TensorProto.UINT8}  # fmt: skip
+    shape = [rows, 3, 6, 5] if layout == "channels-first" else [rows, 6, 5, 3]
+    nodes = [
+        helper.make_node("Cast", ["x"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["f"], ["mean"], axes=[1, 2, 3], keepdims=0),
+    ]
+    graph = helper.make_graph(
+        nodes, "mean",
+        [helper.make_tensor_value_info("x", kinds[dtype], shape)],
+        [helper.make_tensor_value_info("mean", TensorProto.FLOAT, [rows])],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    assert main(["model", "describe", str(tmp_path / "m.onnx"), "--yes"]) == 0
+    beside = tmp_path / "m.onnx.signature.json"
+    found = ModelSignature.from_json(beside.read_text())
+    assert (found.shape, found.image.layout, found.image.dtype) == ((3, 6, 5), layout, dtype)
+    scaled = replace(found, image=replace(found.image, scale=(2.0,), offset=(1.0,)))
+    images = np.random.default_rng(0).integers(0, 100, (11, 3, 6, 5)).astype(np.float32)
+    answer = perseid.load_model(tmp_path / "m.onnx", signature=scaled).predict(Cutouts(images))
+    np.testing.assert_allclose(answer.columns["mean"], 2 * images.mean(axis=(1, 2, 3)) + 1, 1e-3)
+
+
+def test_a_column_of_the_survey_by_its_name(tmp_path):
+    """A model of images and of the extinction; a row that lacks it is not predicted."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceMean", ["image"], ["mean"], axes=[1, 2, 3], keepdims=0),
+            helper.make_node("Add", ["mean", "ebv"], ["z"]),
+        ],
+        "two inputs",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 5, 8, 8]),
+         helper.make_tensor_value_info("ebv", TensorProto.FLOAT, ["n"])],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, ["n"])],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    assert main(["model", "describe", str(tmp_path / "m.onnx"), "--yes"]) == 0
+    images = np.random.default_rng(0).normal(size=(6, 5, 8, 8)).astype(np.float32)
+    ebv = np.array([0.1, 0.2, np.nan, 0.4, 0.5, 0.6])
+    (tmp_path / "survey").mkdir()
+    with h5py.File(tmp_path / "survey" / "1.h5", "w") as file:
+        file["image"], file["EBV"] = images, ebv
+    keys = {"model": str(tmp_path / "m.onnx"), "progress": False, "anomaly": "none"}
+    run = perseid.run(str(tmp_path / "survey"), results=str(tmp_path / "run"), **keys)
+    table = run.catalogue().to_arrow()
+    np.testing.assert_allclose(
+        table["z_pred"].to_numpy(), images.mean(axis=(1, 2, 3)) + ebv, atol=1e-6
+    )
+    assert table["flag"].to_pylist() == [0, 0, 3, 0, 0, 0]
+    with h5py.File(tmp_path / "survey" / "1.h5", "a") as file:
+        file.move("EBV", "AV")
+    with pytest.raises(BadInputError, match=r"no column ebv .*the input `ebv` .*--columns"):
+        perseid.run(str(tmp_path / "survey"), results=str(tmp_path / "other"), **keys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [41, 517])
+def test_a_classifier_over_as_many_ranks_as_were_published(tmp_path, ranks):
+    tiny_survey(tmp_path / "survey", 2 * ranks, 2)
+    model = tiny_classifier(tmp_path / "c.onnx")
+    tables = [
+        perseid.run(str(tmp_path / "survey"), model=str(model), results=str(tmp_path / name),
+                    world_size=size, transport=transport, progress=False).catalogue()
+        for name, size, transport in (("many", ranks, "direct"), ("store", ranks, "store"),
+                                      ("one", 1, "store"))
+    ]  # fmt: skip
+    assert [table.difference(tables[0]) for table in tables] == [None] * 3

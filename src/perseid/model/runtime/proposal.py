@@ -124,7 +124,7 @@ def _image(graph: Graph, name: str) -> tuple[ImageInput, tuple[int, int, int]]:
             "export the model so, or write the signature by hand"
         )
     first, second, third = (int(str(side)) for side in sides)
-    last = first == second > third
+    last = third < min(first, second)
     shape = (third, first, second) if last else (first, second, third)
     layout = CHANNELS_LAST if last else CHANNELS_FIRST
     return ImageInput(found[0].name, layout, found[0].dtype), shape
