@@ -179,8 +179,9 @@ class Catalogue:
         return f"<Catalogue of {len(self)} objects at {self._stored.where}>"
 
     def _repr_html_(self) -> str:
-        head = self._table.slice(0, SHOWN_ROWS)
-        rows = [list(row.values()) for row in head.to_pylist()]
+        head = next(iter(self._stored.batches()), None)  # not the whole of a large catalogue
+        shown = [] if head is None else head.slice(0, SHOWN_ROWS).to_pylist()
+        rows = [list(row.values()) for row in shown]
         text = f"<p>{len(self)} objects, the first {len(rows)}:</p>"
         return text + html_table(self.column_names, rows)
 
