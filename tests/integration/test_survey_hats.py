@@ -207,6 +207,21 @@ def test_it_is_read_from_an_object_store(catalogue: Path, tmp_path: Path) -> Non
     assert sum(ref.rows or 0 for ref in manifest.partitions) == ROWS
 
 
+def test_units_of_its_common_metadata_are_in_the_catalogue(catalogue: Path, tmp_path: Path) -> None:
+    shutil.copytree(catalogue, tmp_path / "copy")
+    common = tmp_path / "copy" / "dataset" / "_common_metadata"
+    header = (
+        b'<VOTABLE version="1.4" xmlns="http://www.ivoa.net/xml/VOTable/v1.3"><RESOURCE><TABLE>'
+        b'<FIELD name="FLUX_G" datatype="float" unit="nJy" ucd="phot.flux;em.opt.B">'
+        b"<DESCRIPTION>Flux in g</DESCRIPTION></FIELD></TABLE></RESOURCE></VOTABLE>"
+    )
+    schema = pq.read_schema(common)
+    pq.write_metadata(schema.with_metadata({"IVOA.VOTable-Parquet.content": header}), common)
+    specs = plan(request(tmp_path / "copy", tmp_path, keep="FLUX_G")).settings.survey_columns
+    (flux,) = [spec for spec in specs or () if spec.name == "FLUX_G"]
+    assert (flux.unit, flux.ucd, flux.description) == ("nJy", "phot.flux;em.opt.B", "Flux in g")
+
+
 @pytest.mark.parametrize(
     ("weights", "ranks", "wanted"),
     [([9, 1, 1, 1, 1], 2, (1, 4)), ([1, 1, 1, 9], 2, (3, 1)), ([5], 3, (1, 0, 0)),

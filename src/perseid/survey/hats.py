@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from perseid.errors import PerseidError
 from perseid.storage import Storage
+from perseid.survey.column_spec import ColumnSpec
+from perseid.survey.votable_header import votable_fields
 
 _FILE = r"(?:dataset/)?Norder=(\d+)/Dir=\d+/Npix=(\d+)(?:\.parquet|/[^/]+\.parquet)"
 _PIXEL = re.compile(_FILE)
@@ -21,6 +23,7 @@ _COLLECTION = "collection.properties"
 _PRIMARY = "hats_primary_table_url"
 _MARKERS = ("hats.properties", "properties", "dataset/_metadata", "dataset/_common_metadata")
 _INFO = "partition_info.csv"
+_COMMON = "dataset/_common_metadata"
 _METADATA = "dataset/_metadata"
 _MOST_METADATA = 64 << 20
 """Bytes of a ``_metadata`` file above which it is not read for the rows alone."""
@@ -75,6 +78,24 @@ def rows_of_files(storage: Storage, keys: Sequence[str]) -> Mapping[str, int]:
     prefix = keys[0][: match.start()] if match else ""
     found = _of_table(storage, prefix, keys) or _of_metadata(storage, prefix)
     return found if all(key in found for key in keys) else {}
+
+
+def common_fields(storage: Storage, key: str) -> Mapping[str, ColumnSpec]:
+    """What the catalogue says of its columns in ``dataset/_common_metadata``, by name.
+
+    `key` is a file of a pixel; empty for every other file.
+    """
+    match = re.search(_FILE + "$", key)
+    if match is None:
+        return {}
+    try:
+        import pyarrow
+        from pyarrow import parquet
+
+        data = storage.get(key[: match.start()] + _COMMON)
+        return votable_fields(parquet.read_schema(pyarrow.BufferReader(data)).metadata)
+    except (PerseidError, ImportError, OSError, ValueError):
+        return {}
 
 
 def _of_table(storage: Storage, prefix: str, keys: Sequence[str]) -> dict[str, int]:

@@ -12,9 +12,11 @@ from perseid.storage import Storage
 from perseid.survey.column_spec import ColumnSpec
 from perseid.survey.file_columns import Columns
 from perseid.survey.formats import needed_package, suffix_of
+from perseid.survey.hats import common_fields
 from perseid.survey.picking import pick_columns
 from perseid.survey.read_options import PLAIN, ReadOptions
 from perseid.survey.reader import open_partition
+from perseid.survey.votable_header import with_fields
 
 NAMED_UNUSED = 12
 """Columns that a note names; it counts the others."""
@@ -70,7 +72,7 @@ def look_at_formats(
                 FileLook(
                     storage.where(key),
                     reader.columns,
-                    reader.described,
+                    with_fields(reader.described, common_fields(storage, key)),
                     sources,
                     reader.bands,
                     reader.remark,

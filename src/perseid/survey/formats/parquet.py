@@ -37,6 +37,7 @@ from perseid.survey.formats.arrow import (
 from perseid.survey.picking import pick_columns, unused_names, without_strangers
 from perseid.survey.read_options import PLAIN, ReadOptions
 from perseid.survey.table import Table, Writer
+from perseid.survey.votable_header import votable_fields, with_fields
 
 SHAPE_KEY = b"perseid.image_shape"
 _GROUP_BYTES = 8 << 20
@@ -103,7 +104,8 @@ class _Groups(Table):
         self._fields = {name: self._fields[name] for name in self.read_names}
         self.unused = unused_names(schema.names, (f.column for f in self._fields.values()))
         if options.describe:
-            self.described = tuple(_described(schema, paths))
+            fields = votable_fields(schema.metadata)
+            self.described = with_fields(_described(schema, paths), fields)
             self.bands = self._band_names(paths)
         groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
         self._ends = np.cumsum([group.num_rows for group in groups], dtype=np.int64)
@@ -223,7 +225,7 @@ def _remark(largest: int) -> str:
 
 
 def _described(schema: Any, paths: Sequence[str]) -> Iterator[ColumnSpec]:
-    """Every column of the file; what VOParquet says of them is not looked at here."""
+    """Every column of the file, with what the metadata of its own field says."""
     for field in schema:
         kind = image_field(schema, field.name, paths).kind(schema)
         if not is_read(kind) or pyarrow_module().types.is_null(kind):
