@@ -22,6 +22,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -89,9 +90,11 @@ def main() -> None:
 def grow(folder: Path, args: argparse.Namespace) -> None:
     """Summarize at each size; a plot, and the straight line through it."""
     sizes = [size for size in GROWTH if size <= args.most]
-    costs = [apart("summarize", folder / str(size), size, args) for size in sizes]
-    for cost in costs:
-        show(cost)
+    costs = []
+    for size in sizes:
+        costs.append(apart("summarize", folder / str(size), size, args))
+        show(costs[-1])
+        shutil.rmtree(folder / str(size))
     args.grow.write_text(plot(costs))
     print(f"load {os.getloadavg()[0]:.1f} at the end; plot: {args.grow}")
 
