@@ -39,6 +39,7 @@ from perseid.plaintext import printable
 PICTURE_SECONDS = 0.5
 """Between two pictures of a run that is going on."""
 HEARTBEAT_SECONDS = 15.0
+LOOK_SECONDS = 0.1
 PREPARE_SECONDS = 60.0
 """How long a page waits for the features, before it does without."""
 MOST_BODY = 4096
@@ -231,15 +232,16 @@ class ExploreApp:
         return StreamingResponse(self._pictures(request), media_type="text/event-stream")
 
     async def _pictures(self, request: Request) -> AsyncIterator[str]:
-        version = -1
-        while not await request.is_disconnected():
-            seen = await run_in_threadpool(self._live.wait_for_change, version, HEARTBEAT_SECONDS)
-            if seen == version:
-                if self._live.closed:
-                    return
-                yield ": still here\n\n"
+        version, silent = -1, 0.0
+        while not (self._live.closed or await request.is_disconnected()):
+            if self._live.version == version:  # looked at here: no thread waits for each visitor
+                await asyncio.sleep(LOOK_SECONDS)
+                silent += LOOK_SECONDS
+                if silent >= HEARTBEAT_SECONDS:
+                    silent = 0.0
+                    yield ": still here\n\n"
                 continue
-            version = seen
+            version, silent = self._live.version, 0.0
             going = self._live.going
             text = await run_in_threadpool(self._live_part)
             yield (

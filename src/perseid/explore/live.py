@@ -138,7 +138,7 @@ class LiveRun:
         self._ranks = [RankView(rank) for rank in range(run.manifest.world_size)]
         self._unread: list[int] = []
         self._state = _State()
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._closed = threading.Event()
         self._reading = threading.Lock()
         self._when_ended: Callable[[], None] = lambda: None
@@ -148,7 +148,7 @@ class LiveRun:
         now = self._run.status()
         self._take_records()
         if now.state == "running":
-            with self._changed:
+            with self._lock:
                 self._state.going, self._state.words = True, stage_line("map")
             threading.Thread(target=self._follow, name="follow-run", daemon=True).start()
         else:
@@ -168,7 +168,7 @@ class LiveRun:
 
     def begun(self) -> None:
         """The run is going on; this process follows it and calls `report` and `finish`."""
-        with self._changed:
+        with self._lock:
             self._state.going, self._state.words = True, stage_line("map")
 
     def finish(self) -> None:
@@ -177,7 +177,7 @@ class LiveRun:
 
     def report(self, event: Event) -> None:
         """One event of the run; from any thread."""
-        with self._changed:
+        with self._lock:
             if self._closed.is_set():
                 return
             if isinstance(event, RankEvent):
@@ -189,7 +189,6 @@ class LiveRun:
                 self._state.words = stage_line(event.stage)
                 self._note(event.message)
             self._state.version += 1
-            self._changed.notify_all()
 
     def _of_rank(self, event: RankEvent) -> None:
         now, old = time.time(), self._ranks[event.rank]
@@ -217,10 +216,9 @@ class LiveRun:
     def _finish(self, words: str) -> None:
         self._take_records()
         self._when_ended()
-        with self._changed:
+        with self._lock:
             self._state.going, self._state.words = False, words
             self._state.version += 1
-            self._changed.notify_all()
 
     def _take_records(self) -> None:
         """Which ranks have left a record, of a run that is looked at for the first time."""
@@ -228,7 +226,7 @@ class LiveRun:
             names = {info.key for info in self._store.list()}
         except PerseidError:
             return
-        with self._changed:
+        with self._lock:
             for number, rank in enumerate(self._ranks):
                 key = layout.done_record(number, script=self._script)
                 if key in names and rank.state is not RankState.DONE:
@@ -237,13 +235,10 @@ class LiveRun:
                 self._state.tally.states[number] = self._ranks[number].state
             self._state.version += 1
 
-    def wait_for_change(self, version: int, timeout: float) -> int:
-        """The newest version, as soon as it is not this one or the time is over."""
-        with self._changed:
-            self._changed.wait_for(
-                lambda: self._state.version != version or self._closed.is_set(), timeout
-            )
-            return self._state.version
+    @property
+    def version(self) -> int:
+        """Grows with each event."""
+        return self._state.version
 
     @property
     def going(self) -> bool:
@@ -258,7 +253,7 @@ class LiveRun:
     def view(self) -> LiveView:
         """The run as it stands now."""
         self._read_records()
-        with self._changed:
+        with self._lock:
             state, ranks = self._state, tuple(self._ranks)
             tally, now = state.tally, time.monotonic()
             counts = state.counts
@@ -289,14 +284,14 @@ class LiveRun:
     def _read_records(self) -> None:
         """Read what ranks have left that got done since the last look, each record once."""
         with self._reading:
-            with self._changed:
+            with self._lock:
                 wanted, self._unread = (
                     self._unread[:RECORDS_AT_ONCE],
                     self._unread[RECORDS_AT_ONCE:],
                 )
             with ThreadPoolExecutor(READERS) as pool:
                 found = list(pool.map(self._record, wanted))
-            with self._changed:
+            with self._lock:
                 for number, record in zip(wanted, found, strict=True):
                     if record is not None:
                         rank = self._ranks[number]
@@ -316,9 +311,8 @@ class LiveRun:
 
     def close(self) -> None:
         """Nobody looks any more."""
-        with self._changed:
+        with self._lock:
             self._closed.set()
-            self._changed.notify_all()
 
 
 def _fraction(counts: CountEvent | None, by_rank: float) -> float:

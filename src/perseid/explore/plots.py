@@ -18,7 +18,7 @@ from perseid.measure.present.charts import LEVELS, draw_cells, shades
 from perseid.measure.present.svg import PlotArea, Scale, Svg, frame, label
 from perseid.measure.present.text import plural
 
-WIDTH = 460.0
+WIDTH = 340.0
 CELLS, BARS = 92, 46
 MAP_X, MAP_Y = "map_1", "map_2"
 """The columns of the map: the first two principal components of the features."""
@@ -212,7 +212,7 @@ class Plots:
             selected = cells.counts(shown.selected)
         top = max(10.0, 1.3 * float(base.max(initial=1)))
         plot = frame(WIDTH, WIDTH, (axis.low, axis.high), (0.7, top), x_log=axis.log, y_log=True)
-        title = "Anomaly scores" if name == "anomaly_score" else "Redshifts"
+        title = "Scores" if name == "anomaly_score" else "Redshifts"
         plot.grid(
             "anomaly score" if axis.log else "predicted redshift", "objects",
             x_ticks=6, y_label=lambda v: f"{v:,.0f}",
@@ -237,7 +237,7 @@ class Plots:
         axis = Axis(0.0, float(count), count)
         rows = shown.base if shown.selected is None else shown.selected
         counts = Cells.of((axis, places[0] + 0.5), (axis, places[1] + 0.5)).counts(rows)
-        plot = frame(WIDTH, WIDTH, (0.0, float(count)), (float(count), 0.0), left=110, bottom=96)
+        plot = frame(WIDTH, WIDTH, (0.0, float(count)), (float(count), 0.0), left=96, bottom=84)
         _confusion(plot, counts, classes)
         right = int(np.trace(counts))
         total = int(counts.sum())

@@ -31,9 +31,10 @@ async function go(search, { push = true, focus = null } = {}) {
     const open = $$(".plot details[open]", results).map((one) => one.closest(".plot").dataset.plot);
     results.innerHTML = text;
     for (const name of open) $(`.plot[data-plot="${name}"] details`, results)?.setAttribute("open", "");
-    if (push) history.pushState(null, "", root + "objects" + (address || search));
+    if (push) history.pushState(null, "", root + "objects" + (address || search) + location.hash);
     if (focus) $(focus)?.focus();
     say($(".count", results).textContent);
+    markRow(location.hash.slice(2));
     watchPictures(results);
     awaitMap();
   } catch (error) {
@@ -226,10 +227,14 @@ async function savePng(plot) {
 
 // ---- One object ----------------------------------------------------------------------------------
 
+function markRow(index) {
+  for (const row of $$(".objects tbody tr")) row.classList.toggle("chosen", row.dataset.index === String(index));
+}
+
 async function showObject(index) {
   const place = $("#one");
   if (!place) return;
-  for (const row of $$(".objects tbody tr")) row.setAttribute("aria-selected", String(row.dataset.index === String(index)));
+  markRow(index);
   try {
     place.innerHTML = (await part(`object/${index}/part`)).text;
     history.replaceState(null, "", location.pathname + location.search + "#o" + index);
