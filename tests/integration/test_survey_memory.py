@@ -70,7 +70,7 @@ def request(tmp_path: Path, **given: object) -> RunRequest:
 
 @pytest.mark.parametrize(
     ("pixels", "groups"),
-    [(2, 2), pytest.param(8, 9, marks=pytest.mark.slow)],
+    [(2, 2), pytest.param(8, 9, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])],
     ids=["200 MB", "4 GB"],
 )
 def test_a_workers_peak(pixels: int, groups: int, tmp_path: Path) -> None:
