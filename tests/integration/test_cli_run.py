@@ -85,7 +85,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(lab):
     assert "rank 0: 1.pt … 2.pt (2)" in out
     assert "10 objects/s a worker (as given)" in out
     assert "USD on AWS" in out
-    assert "sure?" in out
+    assert "accuracy" in out
     status, out, _ = lab.call(*RUN, "--dry-run", "--json")
     plan = json.loads(out)
     assert plan["assignment"] == [1, 1, 1, 1]

@@ -137,7 +137,7 @@ def test_ranks_without_any_path_to_each_other_go_through_the_store_and_say_so(la
     kinds = [("public", "open"), ("public", "open"), ("symmetric", "drop"), ("symmetric", "drop")]
     records = run_behind(net, [net.site(*kind) for kind in kinds], tmp_path, "--no-relay")
     assert [record["transport"] for record in records] == ["store"] * 4
-    # Of the tree's edges 0-1, 0-2 and 2-3 the last cannot be had.
+    # Of the edges 0-1, 0-2 and 2-3 of the tree, the last cannot connect.
     assert "store" in {records[2]["routes"].get("3"), records[3]["routes"].get("2")}
     assert all(record["transport_note"] for record in records)
     assert any("cannot be reached" in record["transport_note"] for record in records)

@@ -115,7 +115,7 @@ class Description:
 
 
 NOT_THERE = Description("")
-"""Of a stack that is not there: nothing is said of it."""
+"""Status of a stack that does not exist."""
 
 
 def _pairs(answer: Fields, section: str, key: str, value: str) -> dict[str, str]:

@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _call(arguments: Sequence[str]) -> int:
-    # Only this command's module is imported: others would cost its start half a second.
+    # Only this command's module is imported: importing all of them would delay every command.
     name = next((word for word in arguments if not word.startswith("-")), None)
     args = make_parser([name] if name else []).parse_args(arguments)
     try:

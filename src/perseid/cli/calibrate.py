@@ -76,6 +76,6 @@ def lines(found: Calibration) -> list[str]:
         "its rows",
         f"memory     {found.base_mb:,.0f} MB and 400 bytes a row",
         f"reading    {found.row_bytes:,.0f} bytes a row at {found.network_mb_s:,.0f} MB/s",
-        f"sure?      the pace on AWS may be off by a factor of {found.doubt:g} either way",
+        f"accuracy   the pace on AWS may be off by a factor of {found.doubt:g} either way",
         *([note] if few else []),
     ]

@@ -73,6 +73,6 @@ def _expected(plan: RunPlan, options: LocalOptions, pace: Pace, given: bool) -> 
         if line.usd > 0:
             yield f"           {line.name}: {line.quantity:.6g} {line.unit}, {line.usd:.6f} USD"
     yield f"           ({Prices().stamp()}; {options.memory_mb} MB configured, every start cold)"
-    yield "sure?      rows as the partitions say; times: within about a third,"
+    yield "accuracy   rows as the partitions say; times: within about a third,"
     yield "           for workers at once slow each other, and storage, retries and whatever else"
     yield "           the machine does are left out"

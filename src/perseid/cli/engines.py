@@ -49,7 +49,7 @@ def refuse_detach(args: argparse.Namespace, engine: Engine) -> None:
     """Raise `BadInputError` where a run that is to be left would end with this process."""
     if args.detach and not engine.capabilities.detach:
         raise BadInputError(
-            f"--detach cannot be had with --engine {engine.name}: there, a run ends with this "
+            f"--detach does not work with --engine {engine.name}: there, a run ends with this "
             "command"
         )
 

@@ -139,7 +139,7 @@ def _lines(advice: Advice, ask: Ask, calibration: Calibration, prices: Prices) -
     yield f"prices     {prices.stamp()}, every start cold, no rendezvous"
     if "arm" in ask.architectures:
         yield "arm        at the same pace: calibrate on arm before you rely on it"
-    yield "sure?      times of starting, listing and merging are assumptions (docs: how-to/plan);"
+    yield "accuracy   times of starting, listing and merging are assumptions (docs: how-to/plan);"
     yield "           the upper end has one straggler of 4 times the median, as published"
 
 

@@ -13,13 +13,13 @@ from perseid.errors import (
 from perseid.rendezvous.protocol import MAX_REPORT_BYTES
 
 MAX_MISSING = 50
-"""Ranks that did not come which are named to the others."""
+"""How many of the missing ranks are named to the others."""
 _ON_THE_WIRE = {
     MismatchedCollectiveError: "MismatchedCollective",
     PeerLostError: "PeerLost",
     RendezvousTimeoutError: "RendezvousTimeout",
 }
-"""The words of an ABORT frame, which stay when a class of ours is renamed."""
+"""Names of errors in an ABORT frame; they stay the same when a class is renamed."""
 
 
 def to_bytes(error: PerseidError, sender: int) -> bytes:

@@ -36,7 +36,7 @@ class Library(Protocol):
     size: int
 
     def barrier(self) -> None:
-        """All have come."""
+        """Wait until all ranks have come."""
 
     def bcast(self, array: Array) -> None:
         """From rank 0."""
@@ -57,7 +57,7 @@ class Library(Protocol):
         """From one."""
 
     def collect(self, value: list[float]) -> list[list[float]] | None:
-        """Objects to rank 0, not measured."""
+        """Gather objects on rank 0; this is not measured."""
 
 
 class Ours:
@@ -190,7 +190,7 @@ def run(ranks: int, iterations: int) -> dict[str, float]:
     Raises
     ------
     PerseidError
-        They did not finish.
+        The ranks did not finish in time.
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "result.json"

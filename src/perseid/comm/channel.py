@@ -168,11 +168,11 @@ class Channel(Protocol):
         ...
 
     def read_available(self) -> bool:
-        """Take in what is here without waiting; False once the peer will send no more."""
+        """Read what has arrived without waiting; False once the peer will send no more."""
         ...
 
     def drain_to_eof(self) -> None:
-        """Take in what a peer sent before it ended the stream."""
+        """Read what a peer sent before it ended the stream."""
         ...
 
     def process_buffered(self, pending: PendingReceive | None) -> bool:
@@ -196,7 +196,7 @@ class Channel(Protocol):
         ...
 
     def discard(self) -> None:
-        """Forget it without a word to the peer."""
+        """Drop the channel without telling the peer."""
         ...
 
 

@@ -26,9 +26,9 @@ _WAITALL: int = getattr(socket, "MSG_WAITALL", 0)
 class Connection(Protocol):
     """Bytes to and from one peer.
 
-    As of a socket: receiving gives 0 at the end of the stream and raises ``BlockingIOError`` where
-    nothing came in time; whatever broke the stream is another ``OSError``. All methods but
-    ``interrupt`` belong to the communicating thread.
+    It behaves like a socket: receiving returns 0 at the end of the stream and raises
+    ``BlockingIOError`` where nothing came in time; whatever broke the stream is another
+    ``OSError``. All methods but ``interrupt`` belong to the communicating thread.
     """
 
     transport: str
@@ -122,7 +122,6 @@ class SocketConnection:
         self.receive: Callable[[bytearray | memoryview], int] = sock.recv_into
 
     def fileno(self) -> int:
-        """The socket's descriptor."""
         return self._sock.fileno()
 
     def send(self, data: Buffer) -> int:
@@ -133,7 +132,8 @@ class SocketConnection:
             return 0
 
     def send_at_once(self, data: bytes) -> None:
-        """One system call: what fits into a socket's buffer at all, goes whole."""
+        """One system call: a message that fits into the socket's buffer is sent whole or not at
+        all."""
         self.send(data)
 
     def send_pieces(self, pieces: list[Buffer]) -> int:
@@ -144,7 +144,7 @@ class SocketConnection:
             return 0
 
     def receive_whole(self, into: list[memoryview]) -> int:
-        """One system call, also for large payloads."""
+        """Receive all of it with one system call, also for large payloads."""
         count: int = self._recvmsg_into(into, 0, _WAITALL)[0]
         return count
 
@@ -153,7 +153,6 @@ class SocketConnection:
         return self._sock.recv_into(into, 0, _DONTWAIT)
 
     def unanswered_for(self) -> float:
-        """As the kernel says."""
         return unanswered_for(self._sock)
 
     def interrupt(self) -> None:

@@ -104,7 +104,7 @@ class ConnectionPool:
             self._subscribe(client)
 
     def _subscribe(self, client: Client) -> None:
-        """Hear what happens to the others, and what has happened already."""
+        """Subscribe to news of the other ranks, and take in what has already happened."""
         notice = self.failure.notice
         # Subscribe first, then ask for the past: the other way round, news in between would be
         # lost.
@@ -124,7 +124,7 @@ class ConnectionPool:
         Raises
         ------
         PeerLostError, NoPathError, RendezvousTimeoutError, ReplacedError, ClosedError
-            Some cannot be had.
+            Some of the channels cannot be made.
         """
         missing = [r for r in ranks if r != self.rank and self.channels[r] is None]
         if not missing:
@@ -270,7 +270,7 @@ class ConnectionPool:
     # --- whose it is, and the end ------------------------------------------------------------
 
     def enter(self) -> None:
-        """A call begins: it must be the owner's, which is the thread of the first call.
+        """Begin a call. Only the owner may, which is the thread that made the first call.
 
         Raises
         ------
@@ -309,8 +309,8 @@ class ConnectionPool:
             self.client.close(goodbye=in_peace)
 
     def close_in_child(self) -> None:
-        """After a fork, in the child: close its copies of the connections without a word, so that
-        the others see the parent's end, and no byte of the child's comes between."""
+        """After a fork, in the child: close its copies of the connections silently, so that the
+        others see the parent's end of the stream and no byte from the child."""
         self.owner = None
         self.failure.forget_client(
             ClosedError(

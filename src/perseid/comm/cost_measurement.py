@@ -93,7 +93,7 @@ def _costs(name: str, seconds: Sequence[float]) -> TransportCosts:
 
 
 class _Counted:
-    """A store that counts what is billed; deletions are free."""
+    """A store that counts the requests that are billed; deletions are free."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store, self._lock = store, threading.Lock()
@@ -114,7 +114,7 @@ class _Counted:
 
 
 def through(store: ObjectStore, iterations: int) -> TransportCosts:
-    """A store, between two threads: they wait for it most of the time.
+    """Through a store, between two threads, which is enough: they wait most of the time.
 
     Raises
     ------

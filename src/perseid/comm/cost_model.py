@@ -257,7 +257,7 @@ def choose(
     Raises
     ------
     BadInputError
-        The hint is neither ``fast`` nor ``cheap``, or there is no costs.
+        The hint is neither ``fast`` nor ``cheap``, or no transport is given.
     """
     if hint not in HINTS:
         raise BadInputError(f"the hint is fast or cheap, not {hint!r}")
@@ -292,7 +292,7 @@ def choose_for_job(
     Raises
     ------
     BadInputError
-        As `choose`; also where neither server nor store leaves a costs.
+        As `choose`; also if there is neither a server nor a store, so that no transport is left.
     """
     others: dict[str, tuple[str, ...]] = {"auto": ("direct", "relay"), "store": ()}
     names = others.get(transport, (transport,))

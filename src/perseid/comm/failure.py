@@ -60,9 +60,9 @@ class Failure:
         self._by_notice = False
         """Whether the error is only that the rendezvous lost a rank."""
         self._untold: PeerLostError | None = None
-        """What the others have still to be told of an interruption."""
+        """What still has to be sent to the others about an interruption."""
         self._left: dict[int, str] = {}
-        """Ranks that said goodbye, and the words for it."""
+        """Ranks that said goodbye, each with the reason to show."""
         self._news = threading.Condition()
 
     # --- what is known -----------------------------------------------------------------------
@@ -92,7 +92,7 @@ class Failure:
                     self.error = error
 
     def left_of(self, ranks: Iterable[int]) -> dict[int, str]:
-        """Those of the ranks that said goodbye, with the words for it."""
+        """Those of the ranks that said goodbye, with the reason to show."""
         with self._news:
             return {rank: self._left[rank] for rank in ranks if rank in self._left}
 
@@ -104,7 +104,7 @@ class Failure:
         Parameters
         ----------
         own
-            This rank found it, so that the others hear of it from the rendezvous, too.
+            Whether this rank found it: the others are then also told through the rendezvous.
         """
         with self._news:
             known = self.error
@@ -181,11 +181,11 @@ class Failure:
             self._untold = None
 
     def close(self, cause: BaseException | None) -> bool:
-        """The communicator is closed, with a cause because this rank failed; whether it goes in
-        peace.
+        """Close the communicator, with a cause if this rank failed; returns whether it says
+        goodbye.
 
         A rank that failed itself closes without a goodbye, so that its peers report it lost. One
-        that only learned of a loss says goodbye, so that it is not blamed.
+        that only learned of a loss says goodbye, so that nobody reports it as the rank that failed.
         """
         with self._news:
             failed = self.error is not None
@@ -248,6 +248,6 @@ class Failure:
 
 
 def described(error: BaseException) -> str:
-    """An exception as the other ranks are told of it."""
+    """An exception in the words that are sent to the other ranks."""
     said = str(error)
     return f"{type(error).__name__}: {said[:400]}" if said else type(error).__name__

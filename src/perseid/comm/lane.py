@@ -124,7 +124,7 @@ class ReceiveMessage(Receive):
 
 
 class AnyLane(Protocol):
-    """All that is under way between this rank and one peer."""
+    """All messages that are under way between this rank and one peer."""
 
     queue: FrameQueue
     posted: list[Receive]
@@ -139,7 +139,7 @@ class AnyLane(Protocol):
 
 
 def _answer(lane: AnyLane, frame: Frame) -> None:
-    """Tell a sender that waits for it that its message was asked for."""
+    """Answer a sender that waits until its message has been asked for."""
     if frame.signature[2] == FrameKind.POINT and (answer := answer_signature(frame.signature)):
         lane.send(answer, 0, Blob(0, [b""], 0))
 
@@ -172,7 +172,6 @@ class SelfLane:
         return Send(self.queue.rank, None)
 
     def post(self, want: Receive) -> None:
-        """As `AnyLane` says."""
         if not _take_kept(self, want):
             self.posted = [other for other in self.posted if not other.claimed]
             self.posted.append(want)
@@ -204,7 +203,6 @@ class PeerLane:
     # --- sending -----------------------------------------------------------------------------
 
     def send(self, signature: bytes, step: int, blob: Blob) -> Send:
-        """As `AnyLane` says."""
         channel = self.channel
         if not self.outgoing:
             send = Send(channel.rank, channel.send_blob(signature, step, blob))
@@ -244,7 +242,6 @@ class PeerLane:
     # --- receiving ---------------------------------------------------------------------------
 
     def post(self, want: Receive) -> None:
-        """As `AnyLane` says."""
         if _take_kept(self, want):
             return
         if not self.channel.ended:
@@ -297,7 +294,7 @@ class PeerLane:
             finished = self._complete(frame, claimed) or finished
 
     def _claim(self) -> memoryview | None:
-        """Whose frame begins to come? The place for its payload."""
+        """Find the receive that an arriving frame belongs to; returns the place for its payload."""
         receiver = self.channel.receiver
         assert receiver.signature is not None
         frame = Frame(receiver.signature, receiver.step, receiver.parts, memoryview(b""))

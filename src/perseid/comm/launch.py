@@ -45,13 +45,13 @@ def run_local(
     ranks
         How many processes.
     timeout
-        Seconds for all; None: no limit.
+        Time limit for all ranks together, in seconds; None: no limit.
     encrypt
         Make a certificate for the job, so that ranks send each other nothing plain.
     environment
         Variables added to this process' own.
     stopped
-        Asked again and again; once it is true all ranks are ended.
+        Called repeatedly; once it returns true, all ranks are ended.
     output
         Takes what the ranks print and shows it with the rank in front of each line. None: they
         print where this process prints.
@@ -150,7 +150,7 @@ def _wait(
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Nothing is left running, whatever happened."""
+    """End every process that is still running, whatever happened."""
     for process in processes:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)

@@ -34,7 +34,7 @@ class Blob:
         self.nbytes = nbytes
 
     def flat(self) -> Buffer:
-        """All pieces as one; they are copied only if there are several."""
+        """All pieces as one buffer; they are copied only if there are several."""
         if len(self.pieces) == 1:
             return self.pieces[0]
         return b"".join(self.pieces)

@@ -84,7 +84,7 @@ class SharedProgress:
             yield
 
     def tell(self) -> None:
-        """Something came to pass without a message: those who wait shall look."""
+        """Wake the threads that wait: something has changed without a message."""
         with self._lock:
             self.wake()
 
@@ -319,7 +319,7 @@ class SharedProgress:
         return finished
 
     def _look_around(self) -> None:
-        """Nothing may have come because something is wrong."""
+        """Check for failures: perhaps nothing has come because something is wrong."""
         engine = self._engine
         for lane in self._by_rank.values():
             silent = lane.channel.unanswered_for() if lane.needed else 0.0
@@ -362,7 +362,7 @@ class SharedProgress:
     # --- while no thread waits ---------------------------------------------------------------
 
     def in_background(self, operation: Operation) -> None:
-        """See to it that an operation goes on although nobody waits for it."""
+        """Make an operation go on although no thread waits for it."""
         if operation.done:
             return
         self._background = [one for one in self._background if not one.done]
@@ -396,7 +396,7 @@ class SharedProgress:
                     self._lead(lambda: self._closed or not self._under_way(), watch)
 
     def wake(self) -> None:
-        """Something came to pass without a message: the thread that polls shall look."""
+        """Wake the thread that polls: something has changed without a message."""
         if self._polling:
             os.eventfd_write(self._wake, 1)
         elif self._waiting:

@@ -198,7 +198,6 @@ class SharedGroup:
         return self._ranks
 
     def turn(self) -> AbstractContextManager[None]:
-        """As `SharedWorld.turn`."""
         return self._progress.turn()
 
     def split(self, color: int | str | None, key: int) -> SharedGroup | None:

@@ -29,7 +29,7 @@ MEETING_SECONDS = 60.0
 """How long a rank waits for rank 0's file: tasks of a step start within seconds of each other."""
 POLL_SECONDS = 0.05
 DISCARD_PORT = 9
-"""Of an address that nothing is sent to: it tells which of this machine's own leads there."""
+"""Port of an address to which nothing is sent: connecting tells which local address leads there."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def _certificate() -> str:
 
 
 def _write(path: Path, meeting: Sequence[str]) -> None:
-    """Whole or not at all, and for this user's eyes alone."""
+    """Write a file whole or not at all, readable only by this user."""
     part = path.with_suffix(f".{os.getpid()}")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:

@@ -265,7 +265,6 @@ class SocketChannel(FrameQueue):
     # --- the end -----------------------------------------------------------------------------
 
     def unanswered_for(self) -> float:
-        """As the connection says."""
         return self.connection.unanswered_for()
 
     def interrupt(self) -> None:

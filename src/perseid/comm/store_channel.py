@@ -177,7 +177,6 @@ class StoreChannel(FrameQueue):
             self._store.delete(self._unneeded)
 
     def discard(self) -> None:
-        """The same."""
         self.closed = True
 
 

@@ -154,7 +154,7 @@ _MISSING = {
 
 def __getattr__(name: str) -> Any:
     if name in _MISSING:
-        raise AttributeError(f"MPI.{name} cannot be had in perseid.compat ({_MISSING[name]})")
+        raise AttributeError(f"MPI.{name} is not available in perseid.compat ({_MISSING[name]})")
     raise AttributeError(f"perseid.compat.MPI has no {name}")
 
 

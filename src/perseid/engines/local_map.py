@@ -407,7 +407,8 @@ class LocalMap:
             self._end_talks(rank)
 
     def _end_talks(self, lost: int) -> None:
-        """A rank failed for good: those that talk to it would wait for it in vain."""
+        """A rank has finally failed: stop the ranks that exchange messages with it, which would
+        wait forever."""
         message = f"rank {lost}, which it talks to, failed: {self._schedule.failed[lost]}"
         for slot in [slot for slot in self._slots if slot.job is not None]:
             assert slot.job is not None

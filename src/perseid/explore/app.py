@@ -311,7 +311,7 @@ class ExploreApp:
         path = request.scope["path"]
         if (path.count("/") > 1 and not path.startswith("/object/")) or path.endswith("/part"):
             return PlainTextResponse(printable(str(error)) + "\n", status)
-        frame = await run_in_threadpool(self._frame, path, "", "Not to be had")
+        frame = await run_in_threadpool(self._frame, path, "", "Not available")
         template = self._templates.get_template("refused.html")
         return HTMLResponse(template.render(frame=frame, words=str(error)), status)
 

@@ -310,7 +310,7 @@ class LiveRun:
             return None
 
     def close(self) -> None:
-        """Nobody looks any more."""
+        """Stop following the run: nobody is looking any more."""
         with self._lock:
             self._closed.set()
 

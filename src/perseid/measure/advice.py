@@ -68,7 +68,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Ask:
-    """What a plan is asked for: the data, a deadline, a budget."""
+    """The input of a plan: the data, a deadline, a budget."""
 
     data_bytes: float
     deadline: float | None = None
@@ -82,7 +82,7 @@ class Ask:
     """All at the calibration's pace: calibrate on the one that is to be used."""
     limits: Limits = field(default_factory=Limits)
     sure: bool = False
-    """Whether the upper ends of time and cost are held against the wishes, not the expected."""
+    """Whether the limits apply to the upper ends of time and cost, not to the expected values."""
 
     def within(self, option: PlanOption, *, deadline: bool = True) -> bool:
         """Whether an option keeps the budget, and the deadline unless it is not to count."""
@@ -134,7 +134,7 @@ class PlanOption:
 
 @dataclass(frozen=True)
 class Advice:
-    """What to do, and what stands in the way of better."""
+    """What to choose, and what keeps the run from being faster."""
 
     option: PlanOption | None
     """None: nothing keeps both the deadline and the budget."""
@@ -364,7 +364,7 @@ def _relaxed(ask: Ask, calibration: Calibration) -> Iterator[tuple[str, str, Ask
 
 
 def _unfit(ask: Ask, fastest: PlanOption, cheapest: PlanOption) -> Iterator[str]:
-    """Which of the two wishes cannot be had, and what would be needed."""
+    """Which of the two limits cannot be kept, and what would be needed to keep it."""
     alone = replace(ask, budget=None)
     late, dear = not alone.within(fastest), not ask.within(cheapest, deadline=False)
     if late:

@@ -25,7 +25,7 @@ FEATURE_BYTES = 400.0
 ELSEWHERE = 2.0
 """Another machine's core may be so many times slower or faster than a vCPU of Lambda."""
 THERE = 1.25
-"""What a repetition on the same service may differ by."""
+"""How much a repetition on the same service may differ."""
 SDSS_ROW_BYTES = 20_508.0
 DEFAULT_READY = 2.0
 DEFAULT_RANK = 0.3

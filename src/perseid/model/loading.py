@@ -47,7 +47,7 @@ def load_on(
     Raises
     ------
     BadInputError
-        There is no such device, or the precision cannot be had there.
+        There is no such device, or it does not support the precision.
     NotInstalledError
         What the device or the model needs is not installed.
     BadModelError, NotFoundError, StorageError

@@ -46,7 +46,7 @@ def signature_of(given: object) -> ModelSignature:
     Raises
     ------
     BadModelError
-        It is none, or the file cannot be had.
+        It is not a signature, or the file cannot be read.
     """
     if isinstance(given, ModelSignature):
         return given

@@ -70,7 +70,7 @@ def missing_ranks(store: Storage, manifest: Manifest) -> list[int]:
     # A record can be there and its objects not: only the summary, which read them, knows.
     broken = {entry["rank"] for entry in last["ranks"]["missing"]} if last else set[int]()
     found = {*missing, *partly, *broken}
-    # Ranks of a script that exchange messages need each other: one alone would wait in vain.
+    # Ranks of a script that exchange messages need each other: one alone would wait forever.
     return list(range(manifest.world_size)) if found and manifest.talks else sorted(found)
 
 

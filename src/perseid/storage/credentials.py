@@ -52,7 +52,7 @@ def provider_of(settings: AwsSettings) -> Provider | None:
     Raises
     ------
     NotInstalledError
-        The profile's credentials can be had by the SDK only, which is missing.
+        Only the SDK can get the profile's credentials, and it is not installed.
     StorageError
         There are no credentials, or their source failed: a session has ended, a program stopped.
     """

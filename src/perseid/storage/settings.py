@@ -92,7 +92,7 @@ def use_aws(
     """
     if profile is not None:
         for name in _OTHER_IDENTITIES:
-            # The SDK prefers keys in the environment to a profile; a profile that was asked for
+            # The SDK prefers keys in the environment to a profile; a profile that was requested
             # must win.
             os.environ.pop(name, None)
         os.environ["AWS_PROFILE"] = profile

@@ -334,7 +334,7 @@ class Storage:
 
     @contextmanager
     def _reasons(self, key: str) -> Iterator[None]:
-        """Raise errors of ours in place of the client's."""
+        """Raise perseid's errors in place of the client's."""
         try:
             yield
         except PerseidError:

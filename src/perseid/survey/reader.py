@@ -214,7 +214,7 @@ def open_partition(
     BadInputError
         Its suffix tells no known format.
     NotFoundError, StorageError
-        It cannot be had.
+        The partition cannot be fetched.
     """
     format_for(key)
     source = open_source(storage, key)

@@ -130,7 +130,7 @@ def start(
 def drain(aws: Aws, outputs: Mapping[str, str], tell: Callable[[str], None]) -> None:
     """Before the stack is deleted: no task, so that its address is free and its service can go.
 
-    What fails here is told and goes on: deleting the stack may work nevertheless.
+    A failure here is reported and does not stop the command: deleting the stack may still work.
     """
     here = names(outputs)
     try:

@@ -73,7 +73,6 @@ class StandIn:
 
     @classmethod
     def of_environment(cls) -> StandIn:
-        """As ``AWS_ENDPOINT_URL`` says."""
         host = urlsplit(os.environ.get("AWS_ENDPOINT_URL", "")).hostname
         if host not in ("127.0.0.1", "localhost", "::1"):
             return cls()

@@ -301,7 +301,7 @@ class _Prover:
 
     @property
     def private(self) -> tuple[str, ...]:
-        """Names that are told to nobody: of the account, the person and the machine."""
+        """Names that are kept out of the proof: of the account, the person and the machine."""
         with aws_errors():
             arn = str(self.aws.client("sts").get_caller_identity()["Arn"])
         buckets = [place.bucket for place in self.places.values()]

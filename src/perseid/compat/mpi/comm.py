@@ -203,7 +203,7 @@ class Comm(Messages, Collectives):
 
     def __getattr__(self, name: str) -> NoReturn:
         if name in _MISSING:
-            raise UnsupportedError(f"MPI's {name} cannot be had here ({_MISSING[name]}).")
+            raise UnsupportedError(f"MPI's {name} is not available here ({_MISSING[name]}).")
         raise AttributeError(f"{type(self).__name__} has no {name}")
 
 

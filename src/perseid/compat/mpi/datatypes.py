@@ -73,8 +73,8 @@ class Datatype:
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("Create_") or name == "Dup":
             raise UnsupportedError(
-                f"Derived datatypes (Datatype.{name}) cannot be had: send the part of the array "
-                "itself, such as numpy.ascontiguousarray(array[::2]), or an object."
+                f"Derived datatypes (Datatype.{name}) are not supported: send the part of the "
+                "array itself, such as numpy.ascontiguousarray(array[::2]), or an object."
             )
         raise AttributeError(name)
 

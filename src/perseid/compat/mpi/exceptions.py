@@ -76,7 +76,7 @@ def _code(other: object) -> int:
 
 
 class UnsupportedError(BadInputError, NotImplementedError):
-    """Something of MPI that cannot be had here; the message says what to use in its place."""
+    """A part of MPI that is not available here; the message says what to use instead."""
 
 
 def failure(name: str, message: str) -> MPIException:

@@ -1,4 +1,4 @@
-"""Operations that were begun: waited for, asked about, alone or many at once."""
+"""Operations that are under way: wait for them or test them, one or many at once."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Request:
         Parameters
         ----------
         group
-            Whose thread moves it on; None where there is nothing to be done.
+            The group whose thread moves it on; None if nothing is left to do.
         operation
             What is waited for; None: it is done.
         finish
@@ -268,7 +268,7 @@ class _Handle:
         return self._kept
 
     def cancel(self) -> None:
-        """Give it up, if that is still possible."""
+        """Cancel the operation, if that is still possible."""
         self._cancelled = self._cancelled or (self._cancel is not None and self._cancel())
 
 

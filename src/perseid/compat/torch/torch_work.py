@@ -61,7 +61,6 @@ class CallWork(_Work):  # type: ignore[misc]
         return True
 
     def synchronize(self) -> None:
-        """The same."""
         self.wait()
 
     def result(self) -> list[Any]:
@@ -117,7 +116,6 @@ class MessageWork(_Work):  # type: ignore[misc]
         return True
 
     def synchronize(self) -> None:
-        """The same."""
         self.wait()
 
     def result(self) -> list[Any]:

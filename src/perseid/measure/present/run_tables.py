@@ -171,7 +171,7 @@ def _notes(run: MeasuredRun) -> str:
 
 
 def _tail(name: str, parts: int = 3) -> str:
-    """The end of a path: where a run lies, without the way there."""
+    """The last part of a path."""
     pieces = name.rstrip("/").split("/")
     return "/".join(pieces[-parts:])
 

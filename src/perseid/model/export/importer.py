@@ -48,7 +48,7 @@ def import_checkpoint(file: str | Path, config: AstroMAEConfig = PUBLISHED) -> I
         It is no checkpoint, or a name, shape or setting is not that of `config`; the message
         lists what does not fit.
     NotFoundError, StorageError
-        It cannot be had.
+        The checkpoint cannot be read.
     """
     try:
         root = _unwrapped(load_torch(str(file), unknown="placeholder"), file)

@@ -37,7 +37,7 @@ class ResidualImages:
     NotInstalledError
         There is no onnx.
     NotFoundError, StorageError
-        The model cannot be had.
+        The model cannot be read.
     """
 
     def __init__(self, url: str | Path, digest: str = "") -> None:

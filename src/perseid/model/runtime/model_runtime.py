@@ -111,7 +111,7 @@ class ModelRuntime:
         BadInputError
             `precision`, `threads` or `micro_batch` is not usable.
         NotFoundError, StorageError
-            It cannot be had.
+            The model cannot be read.
         """
         if precision not in PRECISIONS:
             raise BadInputError(

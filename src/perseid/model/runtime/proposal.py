@@ -50,7 +50,7 @@ def propose(model: str | Path) -> Proposal:
         It is no ONNX file, its images have no fixed size, or it takes or gives what no signature
         can say.
     NotFoundError, StorageError
-        It cannot be had.
+        The model cannot be read.
     """
     with on_disk(model) as files:
         session = open_session(str(files.path), files.name, 1, ROWS)
