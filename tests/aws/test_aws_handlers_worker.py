@@ -14,9 +14,11 @@ import ministack as doubles
 import pytest
 from double import PYTHON
 from lambda_runtime import environment
+from tiny import classifier_signature, tiny_classifier
 
 from perseid.aws.deploy.packaging import MIB, build
 from perseid.aws.deploy.wheels import Target
+from perseid.aws.handlers import worker as handler
 from perseid.pipeline.initialize import initialize
 from perseid.pipeline.request import RunRequest
 from perseid.storage import Storage
@@ -226,3 +228,12 @@ def test_the_zip_for_arm64_holds_arm64(tmp_path):
     assert len(libraries) > 10
     assert machines == {(183).to_bytes(2, "little")}  # EM_AARCH64
     print(f"arm64: {package.zipped / MIB:.1f} MiB, {package.unzipped / MIB:.1f} MiB unzipped")
+
+
+def test_a_model_that_is_kept_is_not_used_under_another_signature(tmp_path):
+    """Lambda keeps a process for other runs, which may say otherwise what a model gives."""
+    model = tiny_classifier(tmp_path / "c.onnx", metadata=False)
+    for classes in (("a", "b", "c"), ("x", "y", "z")):
+        signature = classifier_signature(classes=classes).to_json()
+        runtime = handler._runtime(str(model), "float32", 512, 1, signature, "")
+        assert runtime.signature.outputs[0].classes == classes
