@@ -22,7 +22,7 @@ try:
 except ImportError as error:
     raise NotInstalledError("perseid.torch needs PyTorch: pip install 'perseid[torch]'") from error
 
-from perseid.compat.torch.join import create, rendezvous_of_environment
+from perseid.compat.torch.join import create, leave, rendezvous_of_environment
 from perseid.compat.torch.process_group import ProcessGroupPerseid
 
 
@@ -36,4 +36,4 @@ def register() -> None:
 
 register()
 
-__all__ = ["ProcessGroupPerseid", "register"]
+__all__ = ["ProcessGroupPerseid", "leave", "register"]

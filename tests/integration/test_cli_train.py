@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_survey import blobs
 
 from perseid.cli import main
 from perseid.model.weights import load_weights
-from perseid.survey import Cutouts, write_cutouts
 from perseid.survey.splits import TEST, assign_split
 
 SMALL = ["--batch", "32", "--pretrain-epochs", "2", "--epochs", "3", "--threads", "1"]
@@ -20,21 +20,7 @@ SMALL = ["--batch", "32", "--pretrain-epochs", "2", "--epochs", "3", "--threads"
 
 @pytest.fixture(scope="module")
 def survey(tmp_path_factory) -> Path:
-    """Round blobs whose size and colour tell the redshift; two files."""
-    folder = tmp_path_factory.mktemp("survey")
-    rng = np.random.default_rng(0)
-    n = 240
-    z = rng.uniform(0.02, 0.3, n).astype(np.float32)
-    y, x = np.mgrid[:32, :32] - 15.5
-    shape = np.exp(-(x**2 + y**2) / (2 * (1 + 10 * z[:, None, None]) ** 2))
-    colors = np.stack([17 + 2 * z, 17 + z, 16.5 + 0 * z, 16.4 - z, 16.3 - 2 * z], axis=1)
-    magnitudes = (colors + 0.01 * rng.normal(size=(n, 5))).astype(np.float32)
-    flux = 10 ** (-0.4 * (magnitudes - 17))
-    images = flux[:, :, None, None] * shape[:, None] + 0.05 * rng.normal(size=(n, 5, 32, 32))
-    whole = Cutouts(images.astype(np.float32), magnitudes, z, np.arange(n))
-    for number in range(2):
-        write_cutouts(whole[number * 120 : (number + 1) * 120], folder / f"{number + 1}.npz")
-    return folder
+    return blobs(tmp_path_factory.mktemp("survey"))
 
 
 def _run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:

@@ -162,7 +162,7 @@ def test_a_thousand_times_in_standing_processes(tmp_path):
 def test_a_hundred_launches(tmp_path):
     failed = []
     for launch in range(100):
-        done = cycles(tmp_path, 1, timeout=120)
+        done = cycles(tmp_path, 1, timeout=300)
         if done.returncode or done.stdout.count("CYCLES 1") != 3:
             failed.append((launch, done.stdout[-500:], done.stderr[-2000:]))
     assert failed == []

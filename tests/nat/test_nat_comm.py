@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from rendezvous_processes import ServerProcess
+from small_survey import blobs
 
 pytestmark = pytest.mark.nat
 
@@ -126,6 +127,44 @@ def test_a_cut_link_is_a_lost_rank_after_the_link_timeout(lab, tmp_path, whole_h
     named = "Rank 1" if whole_host else "Rank "  # of a pair, either end may be the first to notice
     assert named in answers[0]["text"], answers
     assert named in answers[2]["text"], answers
+
+
+@pytest.mark.slow
+def test_four_workers_behind_nats_train_together(lab, tmp_path):
+    """``perseid train`` with the variables of ranks set by hand; two of the NATs are symmetric."""
+    net = lab()
+    sites = [
+        net.site(*kind) for kind in [*KINDS[:2], ("preserving", "drop"), ("preserving", "drop")]
+    ]
+    where = net.site("public", "open")
+    server = ServerProcess("--open", host="", ports=(10000, 10001), preexec=where.gateway.enter)
+    (tmp_path / "survey").mkdir()
+    survey, running = blobs(tmp_path / "survey"), []
+    with server:
+        try:
+            for rank, site in enumerate(sites):
+                command = ["train", str(survey), str(tmp_path / f"out-{rank}"), "--batch", "32",
+                           "--pretrain-epochs", "1", "--epochs", "1", "--threads", "1",
+                           "--world-size", "4"]  # fmt: skip
+                told = {"JOB": "training", "RANK": str(rank), "WORLD_SIZE": "4",
+                        "RENDEZVOUS": f"{where.address}:10000"}  # fmt: skip
+                running.append(
+                    subprocess.Popen(
+                        [sys.executable, "-m", "perseid", *command],
+                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                        preexec_fn=site.hosts[0].enter,
+                        env={**os.environ, **{f"PERSEID_{k}": v for k, v in told.items()}},
+                    )
+                )  # fmt: skip
+            ends = [process.communicate(timeout=600) for process in running]
+        finally:
+            for process in running:
+                process.kill()
+                process.wait(10)
+    assert [process.returncode for process in running] == [0] * 4, ends
+    written = {path.parent.name for path in tmp_path.glob("out-*/weights.npz")}
+    assert written == {"out-0"}
+    assert "held-out plain objects" in ends[0][0]
 
 
 @pytest.mark.slow

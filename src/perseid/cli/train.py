@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from perseid.api.terminal import console
+from perseid.cli import training_ranks
 from perseid.cli.awsarguments import add_storage_arguments
 from perseid.cli.surveys import (
     add_columns_argument,
@@ -64,6 +66,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--unfreeze", action="store_true", help="train the encoder on the redshift, too")
     add("--magnitudes-only", action="store_true", help="the baseline: images switched off")
     add("--resume", action="store_true", help="go on from OUT's checkpoint, if there is one")
+    add("--world-size", type=int, metavar="N",
+        help="ranks that share every batch: processes of this machine, the tasks of a Slurm step, "
+        "or ranks that PERSEID_RANK and PERSEID_RENDEZVOUS name")  # fmt: skip
     add("--json", action="store_true", help="print history.json")
     add_storage_arguments(parser)
 
@@ -80,7 +85,12 @@ def run(args: argparse.Namespace) -> int:
     chosen |= {"config": args.config, "magnitudes_only": args.magnitudes_only or None}
     chosen |= {"batch": args.batch, "precision": args.precision}
     chosen |= {"frozen": False if args.unfreeze else None}
-    result = _train(args, {name: value for name, value in chosen.items() if value is not None})
+    if args.world_size is not None and training_ranks.starts_ranks(args.world_size):
+        return training_ranks.start(args.world_size, args.threads)
+    with training_ranks.joined(args.world_size) as rank:
+        result = _train(args, {name: value for name, value in chosen.items() if value is not None})
+    if rank:
+        return 0
     if args.json:
         print(json.dumps(result.history | {"weights": str(args.out / "weights.npz")}, indent=1))
     else:
@@ -109,7 +119,8 @@ def _train(args: argparse.Namespace, chosen: dict[str, Any]) -> TrainResult:
     options = TrainOptions(**chosen)
     listing = found(args.survey)
     start = load_weights(args.start) if args.start else None
-    with _bar() as report, _stop_on_signal() as stop:
+    first = os.environ.get("PERSEID_RANK", "0") == "0" or args.world_size is None
+    with _bar() if first else nullcontext(_quiet) as report, _stop_on_signal() as stop:
         return train(
             blocks(listing, MissingValues.parse(args.missing or ()), read_options(args)),
             args.out,
@@ -119,9 +130,14 @@ def _train(args: argparse.Namespace, chosen: dict[str, Any]) -> TrainResult:
             rows=args.rows,
             start=start,
             warm=args.warm and start is not None,
+            parallel=args.world_size is not None,
             report=report,
             stop=stop,
         )
+
+
+def _quiet(event: TrainEvent) -> None:
+    """Rank 0 shows where all ranks are."""
 
 
 def _make_folder(out: Path) -> None:

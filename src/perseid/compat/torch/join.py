@@ -98,6 +98,14 @@ def create(options: Any, _: Any = None) -> ProcessGroupPerseid:
     return ProcessGroupPerseid(member.world.world, member.leave)
 
 
+def leave(error: BaseException | None = None) -> None:
+    """Leave the job that this process is in, if it is in one; with an error all others raise
+    ``PeerLostError`` with its text at once."""
+    current = _members.get("current")
+    if current is not None:
+        current.leave(error)
+
+
 def _join(store: Any, rank: int, size: int, seconds: float) -> Membership:
     if size == 1:
         alone = SharedWorld.join(job="alone", rank=0, world_size=1, rendezvous=None, key=None)
@@ -162,11 +170,9 @@ def _watch_end() -> None:
         failed.append(error)
         former(kind, error, trace)
 
-    def leave() -> None:
-        current = _members.get("current")
-        if current is not None:
-            with contextlib.suppress(PerseidError):
-                current.leave(failed[0] if failed else None)
+    def leave_at_exit() -> None:
+        with contextlib.suppress(PerseidError):
+            leave(failed[0] if failed else None)
 
     sys.excepthook = note
-    atexit.register(leave)
+    atexit.register(leave_at_exit)

@@ -319,11 +319,20 @@ class MaskedAutoencoder(nn.Module):
         self.decoder: Decoder = model.decoder
 
     def forward(
-        self, image: Tensor, mask_ratio: float = 0.5, generator: torch.Generator | None = None
+        self,
+        image: Tensor,
+        mask_ratio: float = 0.5,
+        generator: torch.Generator | None = None,
+        batch: int | None = None,
+        share: slice = slice(None),
     ) -> Tensor:
-        """The loss of one batch of raw images (n, bands, size, size)."""
+        """The loss of one batch of raw images (n, bands, size, size).
+
+        They may be the ``share`` of a larger ``batch``, for which the masks are then drawn.
+        """
         scaled = self.model.scale_image(image)
-        keep, hidden = self.random_masks(len(image), mask_ratio, generator, image.device)
+        masks = self.random_masks(batch or len(image), mask_ratio, generator, image.device)
+        keep, hidden = (mask[share] for mask in masks)
         error = (self.reconstruct(scaled, keep) - self.patchify(scaled)) ** 2
         return (error.mean(dim=2) * hidden).sum() / hidden.sum()
 

@@ -15,11 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 from perseid.errors import BadInputError
 from perseid.model.training.astromae import AstroMAE, from_weights, to_weights
 from perseid.model.training.checkpoint import check_same, load_checkpoint, save_checkpoint
 from perseid.model.training.data import TrainingSet, gather
+from perseid.model.training.data_parallel import DataParallel
 from perseid.model.training.device_rows import fitting_batch
 from perseid.model.training.train_options import (
     BY_MEMORY,
@@ -65,6 +67,7 @@ def train(
     rows: int | None = None,
     start: Weights | None = None,
     warm: bool = False,
+    parallel: bool = False,
     report: Report = lambda event: None,
     stop: Stop = lambda: False,
 ) -> TrainResult:
@@ -87,6 +90,9 @@ def train(
         A former training's weights, whose encoder and decoder this one begins with.
     warm
         Begin with all of `start`, the redshift's layers, too.
+    parallel
+        Each rank of ``torch.distributed``'s default process group calls this with the same
+        arguments and computes its share of every batch; rank 0 leaves the files.
     report, stop
         Told of each step; asked between steps.
 
@@ -98,7 +104,8 @@ def train(
         `stop` said so; the checkpoint holds everything.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    scratch = folder / SCRATCH
+    rank = dist.get_rank() if parallel else 0
+    scratch = folder / (f"{SCRATCH}-{rank}" if rank else SCRATCH)
     try:
         data = gather(partitions, scratch, rows=rows)
         place = _device(device, options)
@@ -107,8 +114,9 @@ def train(
             config = start.config if start is not None else fitted_config(options, data)
             rows = len(data.rows(TRAIN, supervised=bool(options.epochs)))
             options = replace(options, batch=fitting_batch(config, rows, place))
+        ranks = DataParallel(options.batch) if parallel else None
         model = _begun(options, data, start, warm)
-        trainer = Trainer(model, data, options, place, trained=warm)
+        trainer = Trainer(model, data, options, place, trained=warm, ranks=ranks)
         return _trained(trainer, folder, resume, report, stop)
     finally:
         scratch.unlink(missing_ok=True)
@@ -140,10 +148,22 @@ def _trained(
 ) -> TrainResult:
     data, options, config = trainer.data, trainer.options, trainer.model.config
     same = {"options": options.to_json(), "config": config.to_json(), "survey": _fingerprint(data)}
-    if resume and (state := load_checkpoint(folder)) is not None:
+    ranks = trainer.ranks
+    first = ranks is None or ranks.rank == 0
+    if ranks is not None:
+        ranks.check_same(json.dumps(same, sort_keys=True), "the options or the survey")
+    state = load_checkpoint(folder) if resume and first else None
+    if ranks is not None:
+        state = ranks.from_first(state)
+    if state is not None:
         check_same(state, same, folder)
         trainer.restore(state)
-    trainer.run(report, stop, lambda now: save_checkpoint(folder, now.state() | same))
+
+    def save(now: Trainer) -> None:
+        if first:
+            save_checkpoint(folder, now.state() | same)
+
+    trainer.run(report, stop, save)
     held_out = data.rows(TEST, supervised=True)
     test = redshift_metrics(trainer.predict(held_out), data.redshift[held_out])
     weights = to_weights(trainer.finished())
@@ -154,8 +174,9 @@ def _trained(
         "epochs": trainer.progress.history,
         "test": test.to_json() if test.n else None,
     }
-    save_weights(weights, folder / WEIGHTS)
-    _write_json(folder / HISTORY, history)
+    if first:
+        save_weights(weights, folder / WEIGHTS)
+        _write_json(folder / HISTORY, history)
     return TrainResult(weights, test, history)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from perseid.errors import RunInterruptedError
 from perseid.model.training.astromae import AstroMAE, MaskedAutoencoder
 from perseid.model.training.data import TrainingSet
+from perseid.model.training.data_parallel import DataParallel
 from perseid.model.training.device_rows import Rows, rows_on
 from perseid.model.training.steps import (
     SYMMETRIES,
@@ -71,7 +72,8 @@ Save = Callable[["Trainer"], None]
 class Trainer:
     """One training in memory; `run` does what is left of it and calls `save` on the way.
 
-    `trained`: the model has the weights of a former training, which are gone on from.
+    `trained`: the model has the weights of a former training, which are gone on from. `ranks`:
+    other processes that do the same training, each with its share of every batch.
     """
 
     def __init__(
@@ -82,8 +84,10 @@ class Trainer:
         device: torch.device,
         *,
         trained: bool = False,
+        ranks: DataParallel | None = None,
     ) -> None:
         self.model, self.data, self.options, self.device = model, data, options, device
+        self.ranks = ranks
         self.progress = TrainingProgress()
         self.best: dict[str, Tensor] = {}
         self.best_validation = float("inf")
@@ -94,6 +98,8 @@ class Trainer:
         assert isinstance(first, nn.Linear)
         magnitudes = torch.from_numpy(data.magnitudes[data.rows(TRAIN, supervised=False)])
         layers[0] = WhitenedLinear(first, model.scale_magnitude(magnitudes), trained=trained)
+        if ranks is not None:
+            ranks.prepare(model)
         model.to(device)
         inception = model.inception_model.vis_inception
         # convolutions over few channels: 1.7 times faster on a CPU
@@ -190,6 +196,9 @@ class Trainer:
             groups, lr=o.lr, weight_decay=o.weight_decay, fused=fused
         )
         self._tensors = self.model.state_dict()  # no copies: steps change them in place
+        self._objective: Callable[..., Tensor] = self._loss
+        if self.ranks is not None and self.progress.phase < len(PHASES) and self._epochs():
+            self._objective = self.ranks.wrap(self.model, self._loss)
         self.mean = RunningMean(o.ema, self._tensors)
         self.best, self.best_validation = {}, float("inf")
 
@@ -210,7 +219,7 @@ class Trainer:
         losses, told = LossSum(p.loss_sum), 0.0
         every = GPU_REPORT_SECONDS if self.device.type == "cuda" else 0.0
         while p.step < steps:
-            if stop():
+            if self._stopped(stop):
                 p.loss_sum = losses.value
                 save(self)
                 raise RunInterruptedError(
@@ -227,8 +236,12 @@ class Trainer:
                 p.loss_sum = losses.value
                 save(self)
                 saved = time.monotonic()
-        p.loss_sum = losses.value
+        p.loss_sum = losses.value if self.ranks is None else self.ranks.mean(losses.value)
         self._close_epoch(steps, time.monotonic() - begun, report)
+
+    def _stopped(self, stop: Stop) -> bool:
+        """Whether this rank, or any other, is asked to stop."""
+        return stop() if self.ranks is None else self.ranks.any(stop())
 
     def _close_epoch(self, steps: int, seconds: float, report: Report) -> None:
         p = self.progress
@@ -256,7 +269,7 @@ class Trainer:
             group["lr"] = group["peak"] * rate(step, steps)
         random = self._generator(self.progress.epoch, 1 + self.progress.step)
         self._train_mode()
-        loss = self._loss(rows, random)
+        loss = self._objective(rows, random)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
@@ -265,17 +278,23 @@ class Trainer:
         return loss.detach()
 
     def _loss(self, rows: Rows, random: np.random.Generator) -> Tensor:
-        symmetry = int(random.integers(SYMMETRIES))
+        symmetry, batch = int(random.integers(SYMMETRIES)), len(rows)
+        share = slice(None) if self.ranks is None else self.ranks.share(batch)
         if self._phase == "pretrain":
             generator = self.rows.generator(int(random.integers(1 << 62)))
             autoencoder = MaskedAutoencoder(self.model)
             mixed = self.options.precision == "bf16"
             with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
                 loss: Tensor = autoencoder(
-                    self.rows.images(rows, symmetry), self.options.mask_ratio, generator
+                    self.rows.images(rows[share], symmetry),
+                    self.options.mask_ratio,
+                    generator,
+                    batch,
+                    share,
                 )
             return loss
-        jittered = self.rows.jittered(rows, self.options.jitter, random)
+        jittered = self.rows.jittered(rows, self.options.jitter, random)[share]
+        rows = rows[share]
         predicted = self._redshift(rows, symmetry, jittered)
         return redshift_loss(predicted, self.rows.redshift(rows))
 
