@@ -122,6 +122,9 @@ def messages():
     comm.Sendrecv(big[:3], dest=right, recvbuf=into, source=left, status=status)
     say("Sendrecv", [into[:4], status.Get_count(MPI.DOUBLE)][1])
     say("sendrecv", comm.sendrecv(rank, dest=left, source=right))
+    sync = [comm.issend((rank, i), dest=right, tag=0) for i in range(3)]
+    say("issend", [list(comm.recv(source=left, tag=0)) for _ in range(3)])
+    MPI.Request.waitall(sync)
     request = comm.irecv(source=left, tag=9)
     say("test before", request.test()[0])
     comm.Barrier()

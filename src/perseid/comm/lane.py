@@ -90,6 +90,16 @@ class Receive(PendingReceive):
         return self.into if fits else None
 
 
+class ReceiveAnswer(Receive):
+    """The answer to one message: whatever else comes from the peer is not for it."""
+
+    __slots__ = ()
+
+    def matches(self, frame: Frame, rank: int) -> bool:
+        """An answer bears the token of its message."""
+        return frame.signature == self.signature
+
+
 class ReceiveMessage(Receive):
     """A message from rank to rank, of any length.
 

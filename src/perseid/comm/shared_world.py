@@ -17,7 +17,14 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 from perseid.comm.communicator import Communicator
 from perseid.comm.frames import Frame
 from perseid.comm.group import Group
-from perseid.comm.lane import Receive, ReceiveMessage, Send, answer_signature, message_signature
+from perseid.comm.lane import (
+    Receive,
+    ReceiveAnswer,
+    ReceiveMessage,
+    Send,
+    answer_signature,
+    message_signature,
+)
 from perseid.comm.objects import Blob
 from perseid.comm.shared_progress import Operation, SharedProgress
 from perseid.errors import PerseidError
@@ -235,7 +242,7 @@ class SharedGroup:
             signature = message_signature(self.ident, self._generation, self._world.token())
             wanted = answer_signature(signature)
             assert wanted is not None
-            answer = self._progress.post(Receive((rank,), wanted, 0))
+            answer = self._progress.post(ReceiveAnswer((rank,), wanted, 0))
         sent = self._progress.start_send(rank, signature, tag, blob)
         sent.answer = answer
         return sent
