@@ -169,6 +169,10 @@ class MapSource(ByteSource):
         if self._map is not None and last > first and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED, first, last - first)
 
+    def close(self) -> None:
+        """Give the pages back; the map itself goes with the last array that refers to it."""
+        self.release(0, self.size)
+
 
 class BytesSource(ByteSource):
     """A file whose bytes are in memory."""
