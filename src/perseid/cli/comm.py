@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from perseid.comm.slurm_step import SlurmStep
 
 
+TIMED_OUT = 124
+"""Exit status where the time of ``--timeout`` was over, as that of coreutils' ``timeout``."""
 LOSSES = {
     "death": "until all ranks know that a process ended (default 2)",
     "link": "until a rank is lost whose host answers nothing (default 15)",
@@ -41,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
                       help="processes on this machine (default: cores; under srun, the ranks are "
                       "the tasks of the step)")  # fmt: skip
     run_.add_argument(
-        "--timeout", type=units.time_argument, metavar="TIME", help="end all after this time"
+        "--timeout", type=units.time_argument, metavar="TIME", help="end all then (status 124)"
     )
     run_.add_argument("--encrypt", action="store_true", help="encrypt what ranks send each other "
                       "(with srun always, if cryptography is installed)")  # fmt: skip
@@ -159,16 +161,21 @@ def run_ranks(
             output=RanksOutput(sys.stdout.buffer, sys.stderr.buffer),
         )
     failed = {rank: status for rank, status in statuses.items() if status}
-    for rank, status in failed.items():
-        how = f"was ended by signal {-status}" if status < 0 else f"exited with {status}"
-        print(f"perseid: rank {rank} {how}", file=sys.stderr)
+    _say_failed(failed)
     if stop.count:
         print("perseid: stopped", file=sys.stderr)
         return 128 + stop.number
     if failed and timeout is not None and time.monotonic() - began > timeout:
         print(f"perseid: the {timeout:g} s of --timeout were over", file=sys.stderr)
+        return TIMED_OUT
     first = next(iter(failed.values()), 0)
     return first if first >= 0 else 128 - first
+
+
+def _say_failed(failed: Mapping[int, int]) -> None:
+    for rank, status in failed.items():
+        how = f"was ended by signal {-status}" if status < 0 else f"exited with {status}"
+        print(f"perseid: rank {rank} {how}", file=sys.stderr)
 
 
 def _bench(args: argparse.Namespace) -> int:
