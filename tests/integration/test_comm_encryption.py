@@ -101,7 +101,11 @@ def captured():
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may capture packets")
 @pytest.mark.parametrize("transport", ["direct", "relay"])
-@pytest.mark.parametrize(("certificate", "plain"), [(None, True), (CERTIFICATE, False)])
+@pytest.mark.parametrize(
+    ("certificate", "plain"),
+    [(None, True), (CERTIFICATE, False)],
+    ids=["plain", "encrypted"],
+)
 def test_a_packet_capture_finds_no_payload_of_an_encrypted_link(transport, certificate, plain):
     secret = f"payload {os.urandom(16).hex()}"
     with captured() as packets:
@@ -128,7 +132,11 @@ def test_a_rank_without_the_jobs_certificate_stays_out(theirs, monkeypatch):
     assert "give all ranks the same certificate" in said, said
 
 
-@pytest.mark.parametrize("pem", ["", "nonsense", CERTIFICATE.partition("-----BEGIN PRIV")[0]])
+@pytest.mark.parametrize(
+    "pem",
+    ["", "nonsense", CERTIFICATE.partition("-----BEGIN PRIV")[0]],
+    ids=["empty", "nonsense", "no-key"],
+)
 def test_a_text_that_is_no_certificate_is_refused(pem):
     with pytest.raises(BadInputError, match="one certificate and its private key"):
         Communicator.join("job", 0, 2, "127.0.0.1:1", certificate=pem)
