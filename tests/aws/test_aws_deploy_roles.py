@@ -368,7 +368,7 @@ def test_a_role_may_do_its_work(strict, part, service, call, arguments):
         ("Initialize", "lambda", "invoke", {"FunctionName": "perseid-worker"}),
         ("Initialize", "ecs", "delete_service", CLUSTER | {"service": "perseid-rendezvous"}),
         ("Summarize", "ecs", "delete_service", CLUSTER | {"service": "perseid-rendezvous"}),
-        ("Summarize", "s3", "delete_object", OBJECT),
+        ("Summarize", "s3", "delete_object", OTHER),
         ("Summarize", "s3", "put_object", OTHER | {"Body": "x"}),
         ("Summarize", "ssm", "get_parameter", SECRET),
         ("Summarize", "ssm", "get_parameter", ADDRESS),

@@ -82,9 +82,10 @@ def test_a_stack_is_updated_in_place_and_keeps_what_is_not_said(stack, packages_
     )
     assert (function["MemorySize"], function["Timeout"]) == (512, 60)
     assert StackResources.of_outputs(outputs, "other").tmp_mb == 1024
-    assert "MachineLogs" in {change.resource for change in changed}
+    assert "StateMachine" in {change.resource for change in changed}
     values = stacks.describe(aws, "other").parameters
     assert values["ReadBuckets"].endswith("arn:aws:s3:::surveys-elsewhere")
+    assert values["ErrorLogs"] == "yes"
 
 
 def test_a_running_rendezvous_survives_a_deployment(stack, packages_folder):

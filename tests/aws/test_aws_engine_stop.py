@@ -67,7 +67,8 @@ def test_a_run_is_stopped_at_its_spending_cap(stack, faulty, faulty_data):
     assert found["status"] == "ABORTED"
 
 
-def test_a_cap_needs_somebody_who_keeps_it(capsys):
+def test_a_cap_needs_somebody_who_keeps_it(capsys, monkeypatch):
+    monkeypatch.setenv("AWS_REGION", "eu-central-1")
     words = ["run", "--engine", "aws", "--data", "s3://b/d", "--out", "s3://b/r", "--max-usd"]
     assert main([*words, "0.5", "--detach"]) == 2
     assert "--detach would end" in capsys.readouterr().err

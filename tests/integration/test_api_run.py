@@ -11,6 +11,7 @@ import perseid
 from perseid.api.runs import begin
 from perseid.engines.local import LocalEngine
 from perseid.engines.local_options import LocalOptions
+from perseid.errors import PerseidError
 from perseid.pipeline.events import RankEvent, RankState
 
 
@@ -78,7 +79,7 @@ def test_errors_are_those_that_a_python_programmer_catches(lab):
 
 def test_a_run_that_cannot_begin_leaves_nothing(lab, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(lab.folder / "gone"))
-    with pytest.raises(RuntimeError, match="no temporary folder can be made"):
+    with pytest.raises(PerseidError, match="cannot write to the temporary folder"):
         run(results="r")
     assert not list(lab.folder.glob("r/*"))
 

@@ -30,7 +30,7 @@ from perseid.survey.reader import write_cutouts
 
 OTHER = {
     "signature": {"name": "another"},
-    "fit": "crop", "lists": ["pdf"], "intervals": {"0.68": 0.5},
+    "fit": "crop", "layout": "channels-last", "lists": ["pdf"], "intervals": {"0.68": 0.5},
     "precision": "int8", "batch_size": 8, "anomaly": "none", "top": 5,
     "missing": {"redshift": [7.0]}, "columns": {"redshift": ["Z_SPEC"]},
 }  # fmt: skip

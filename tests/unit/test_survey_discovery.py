@@ -22,7 +22,7 @@ from perseid.pipeline.initialize import list_partitions
 from perseid.pipeline.request import RunRequest
 from perseid.storage import Location, Storage, scan
 from perseid.survey import discover, suffix_of, write_cutouts
-from perseid.survey.discovery import RUN_CATALOGUE
+from perseid.survey.discovery import RUN_CATALOGUE, RUN_RATINGS
 
 PARTITIONS = ["1.pt", "2.pt", "10.PT"]
 SILENT = ["README.md", "survey.json", ".DS_Store"]
@@ -268,9 +268,9 @@ def test_what_is_no_survey(tmp_path: Path) -> None:
 
 
 def test_the_rule_knows_what_a_run_writes_at_its_root() -> None:
-    """Of a run's own objects only the catalogue could be taken for a partition."""
+    """Of a run's own objects two could be taken for partitions."""
     names = [v for k, v in vars(layout).items() if k.isupper() and isinstance(v, str)]
-    assert [name for name in names if suffix_of(name)] == [RUN_CATALOGUE]
+    assert [name for name in names if suffix_of(name)] == [RUN_CATALOGUE, RUN_RATINGS]
 
 
 def test_a_results_folder_with_odd_names_is_still_empty_or_not(tmp_path: Path, make_cutouts):

@@ -56,7 +56,13 @@ class ModelUse:
 
 @dataclass(frozen=True)
 class SurveyInfo:
-    """What a look at a survey has shown. Made by `Survey.info`."""
+    """What a look at a survey has shown. Made by `Survey.info`.
+
+    Examples
+    --------
+    >>> info = perseid.open_survey("partitions/").info()  # doctest: +SKIP
+    >>> info.rows, info.formats  # doctest: +SKIP
+    """
 
     url: str
     """Folder or bucket that the partitions lie in."""

@@ -47,15 +47,14 @@ def engine_of(args: argparse.Namespace, name: str) -> Engine:
 
 def refuse_detach(args: argparse.Namespace, engine: Engine) -> None:
     """Raise `BadInputError` where a run that is to be left would end with this process."""
+    if args.detach and args.max_usd is not None:
+        raise BadInputError(
+            "--max-usd is kept by this command, which --detach would end: leave one of them out"
+        )
     if args.detach and not engine.capabilities.detach:
         raise BadInputError(
             f"--detach does not work with --engine {engine.name}: there, a run ends with this "
             "command"
-        )
-
-    if args.detach and args.max_usd is not None:
-        raise BadInputError(
-            "--max-usd is kept by this command, which --detach would end: leave one of them out"
         )
 
 

@@ -12,14 +12,20 @@ from functools import cached_property
 from pathlib import PurePosixPath
 
 from perseid import __version__
-from perseid.errors import BadInputError, BadModelError, NotFoundError, StorageError
+from perseid.errors import (
+    BadInputError,
+    BadModelError,
+    NotFoundError,
+    PerseidError,
+    StorageError,
+)
 from perseid.model.files import DEFAULT
 from perseid.model.python_source import is_python
 from perseid.model.signature import ModelSignature
 from perseid.model.signature_files import signature_beside, signature_of
 from perseid.pipeline import layout
 from perseid.pipeline.checks import CheckedModel, check_model, check_shape
-from perseid.pipeline.claim import FormerRun, claim, refuse_if_taken
+from perseid.pipeline.claim import FormerRun, claim, give_up, refuse_if_taken
 from perseid.pipeline.items import PartitionRef, WorkItem
 from perseid.pipeline.manifest import Manifest, assign
 from perseid.pipeline.overlap import refuse_overlap
@@ -129,7 +135,12 @@ def initialize(
         if check is not None:
             check(manifest)
         claim(storage, manifest, former)
-    _put_items(storage, manifest)
+    try:
+        _put_items(storage, manifest)
+    except PerseidError:
+        if begun is None:  # nothing of a run that cannot begin stays
+            give_up(storage)
+        raise
     payload = _json({**manifest.request, "data_map": manifest.data_map()})
     storage.put(layout.PAYLOAD, payload)
     if manifest.script is not None:  # scripts look for it at the bucket's root and nowhere else

@@ -29,6 +29,8 @@ from perseid.textfile import is_file
 
 RUN_CATALOGUE = "catalogue.parquet"
 """A run's results may lie beside its data; its catalogue has the suffix of a partition."""
+RUN_RATINGS = "ratings.parquet"
+"""So have the ratings that a person gave to its objects."""
 NAMED = 5
 """Ignored files that a note names; it counts the others."""
 DATA_SUFFIXES = frozenset((
@@ -220,6 +222,8 @@ def _why_not(name: str) -> str:
         return f"begins with {name[0]}"
     if name == RUN_CATALOGUE:
         return "is the catalogue of a run"
+    if name == RUN_RATINGS:
+        return "holds the ratings of a run"
     if not suffix_of(name):
         return "has a suffix that is not read"
     return ""
