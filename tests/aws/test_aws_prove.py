@@ -24,7 +24,7 @@ RANKS, ROWS = 5, 64
 DOUBLES_PAGE = Path(__file__).parents[2] / "docs/reference/aws-doubles.md"
 NOBODY = [
     r"arn:aws", r"\b\d{12}\b", r"\b\d{1,3}(\.\d{1,3}){3}\b", r"https?://\d", r"s3://", r"AKIA",
-    "/root/", "/home/", r"/tmp/\w",
+    r"/(root|home)/", r"/tmp/\w",
 ]  # fmt: skip
 """What no file that is mailed may hold."""
 

@@ -34,7 +34,7 @@ SUFFIXES = {
 
 @dataclass(frozen=True)
 class Written:
-    """What was written."""
+    """A catalogue in another form: where it lies, and how much of it."""
 
     where: str
     """Path or URL."""

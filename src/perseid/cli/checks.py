@@ -10,6 +10,5 @@ COLORS = {"ok": 32, "note": 33, "bad": 31, "skip": 90}
 
 
 def show_check(check: Check) -> None:
-    """Print one check."""
     paint(SIGNS[check.state], COLORS[check.state])
     print(f"  {check.name:14} {check.text}", flush=True)

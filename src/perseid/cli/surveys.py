@@ -30,7 +30,6 @@ def add_columns_argument(parser: _Arguments) -> None:
 
 
 def add_layout_argument(parser: _Arguments) -> None:
-    """Add ``--layout``."""
     parser.add_argument(
         "--layout", choices=LAYOUTS,
         help="order of the axes of each image (default: seen from the shape where it is certain)",

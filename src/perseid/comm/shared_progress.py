@@ -91,7 +91,6 @@ class SharedProgress:
     # --- as ProgressEngine -------------------------------------------------------------------
 
     def send(self, channel: Channel, signature: bytes, step: int, data: Buffer) -> None:
-        """Send raw bytes."""
         try:
             sent = self._peer_lane(channel).send_bytes(signature, step, data)
         except ChannelError as error:

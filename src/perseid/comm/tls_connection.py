@@ -45,18 +45,19 @@ class TlsConnection:
         self._lock = threading.Lock()
 
     def fileno(self) -> int:
-        """The socket's descriptor."""
         return self._sock.fileno()
 
     # --- sending -----------------------------------------------------------------------------
 
     def send(self, data: Buffer) -> int:
-        """Encrypt and send."""
         return self.send_pieces([data])
 
     def send_pieces(self, pieces: list[Buffer]) -> int:
-        """The same. Bytes count as sent once the socket has taken their whole ciphertext: until
-        then the caller comes again with the same bytes, and waits for the socket."""
+        """Encrypt and send.
+
+        Bytes count as sent once the socket has taken their whole ciphertext: until then the caller
+        comes again with the same bytes, and waits for the socket.
+        """
         with self._lock:
             if not self._flush():
                 return 0

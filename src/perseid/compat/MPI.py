@@ -96,7 +96,7 @@ def Is_thread_main() -> bool:
 
 
 def Get_processor_name() -> str:
-    """This machine."""
+    """The name of the host that this rank runs on."""
     return socket.gethostname()
 
 
@@ -106,7 +106,7 @@ def Get_version() -> tuple[int, int]:
 
 
 def Get_library_version() -> str:
-    """Who makes it."""
+    """The library in the place of an MPI implementation, with its version."""
     from perseid import __version__
 
     return f"perseid {__version__}"

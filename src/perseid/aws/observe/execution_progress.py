@@ -175,7 +175,7 @@ class Watcher:
 
     @property
     def _usd_a_second(self) -> float:
-        """Of one worker."""
+        """What a second of one worker costs, USD: its memory at the list price."""
         price = Prices().lambda_gb_second(self._place.architecture).usd
         return self._place.memory_mb / MB_PER_GB * price
 

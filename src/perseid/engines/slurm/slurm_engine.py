@@ -13,6 +13,7 @@ from typing import Self
 from perseid.engines.base import Capabilities, stated
 from perseid.engines.block import attempts_before, merged_through_store
 from perseid.engines.local import LocalEngine, options_of
+from perseid.engines.local_options import LocalOptions
 from perseid.engines.slurm import slurm_commands
 from perseid.engines.slurm.slurm_commands import Resources
 from perseid.engines.slurm.slurm_run import PUBLISH_MB, SlurmRun, job_name, task_output
@@ -126,14 +127,17 @@ class SlurmEngine:
                 "the ranks of this script talk to each other and must run at once, which an array "
                 "of Slurm does not promise: use `srun perseid comm run`, or --engine local"
             )
-        options = options_of(RunRequest.parse({**manifest.request, **self._limits}))
+        options = self._options_for(manifest)
         refuse_small_memory(manifest.item(0), options.threads, options.memory_mb)
+
+    def _options_for(self, manifest: Manifest) -> LocalOptions:
+        return options_of(RunRequest.parse({**manifest.request, **self._limits}))
 
     def submit(self, manifest: Manifest, ranks: Sequence[int] | None = None) -> SlurmRun:
         """Submit an array whose tasks share the ranks."""
         store = Storage(manifest.results_url)
         _refuse_if_live(store)
-        options = options_of(RunRequest.parse({**manifest.request, **self._limits}))
+        options = self._options_for(manifest)
         wanted = tuple(range(manifest.world_size) if ranks is None else ranks)
         workers = options.workers or 1
         submission = Submission(
