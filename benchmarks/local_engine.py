@@ -38,7 +38,7 @@ def measure(folder: Path, args: argparse.Namespace) -> None:
 
     from perseid.engines.driver import start
     from perseid.engines.local import LocalEngine
-    from perseid.engines.local_options import LocalOptions
+    from perseid.engines.local.local_options import LocalOptions
     from perseid.pipeline.request import RunRequest
 
     tiny_model(folder / "tiny.onnx")

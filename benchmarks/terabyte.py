@@ -178,7 +178,7 @@ def step_summarize(folder: Path, args: argparse.Namespace) -> tuple[int, str]:
 def step_local(folder: Path, args: argparse.Namespace) -> tuple[int, str]:
     from perseid.engines.driver import start
     from perseid.engines.local import LocalEngine
-    from perseid.engines.local_options import LocalOptions
+    from perseid.engines.local.local_options import LocalOptions
 
     result = start(_request(folder), LocalEngine(LocalOptions()), lambda event: None)
     return 0, (

@@ -23,7 +23,7 @@ import perseid
 from perseid.cli.show_outcome import COMPLETE, show
 from perseid.comm import Communicator
 from perseid.engines import worker_program
-from perseid.engines.local_options import LocalOptions
+from perseid.engines.local.local_options import LocalOptions
 from perseid.pipeline.records import STORE
 
 VICTIM, PLACE = "KILLED_RUN_RANK", "KILLED_RUN_PLACE"

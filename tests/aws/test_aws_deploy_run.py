@@ -15,7 +15,7 @@ from perseid.aws import stack as stacks
 from perseid.aws.deploy.template import template
 from perseid.engines.driver import start
 from perseid.engines.local import LocalEngine
-from perseid.engines.local_options import LocalOptions
+from perseid.engines.local.local_options import LocalOptions
 from perseid.pipeline.initialize import new_run_id
 from perseid.pipeline.request import RunRequest
 from perseid.rendezvous import Config, EmbeddedServer

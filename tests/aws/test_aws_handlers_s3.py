@@ -17,7 +17,7 @@ from lambda_runtime import environment
 
 from perseid.engines.driver import start
 from perseid.engines.local import LocalEngine
-from perseid.engines.local_options import LocalOptions
+from perseid.engines.local.local_options import LocalOptions
 from perseid.errors import RunError
 from perseid.pipeline.initialize import initialize
 from perseid.pipeline.request import RunRequest

@@ -14,7 +14,7 @@ from engine import FAULTY_RUN, FAULTY_WORKER
 
 import perseid
 from perseid.engines.local import LocalEngine
-from perseid.engines.local_options import LocalOptions
+from perseid.engines.local.local_options import LocalOptions
 from perseid.engines.retry import RetryPolicy
 from perseid.errors import RunInterruptedError
 from perseid.storage import Storage

@@ -6,11 +6,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import perseid.engines.local
+import perseid.engines.local.local_engine
 from perseid.cli import main
 
 WORKER = (sys.executable, str(Path(__file__).with_name("faulty_worker.py")))
-real = perseid.engines.local.options_of
+real = perseid.engines.local.local_engine.options_of
 
 
 def options_of(request):
@@ -18,5 +18,5 @@ def options_of(request):
 
 
 if __name__ == "__main__":
-    perseid.engines.local.options_of = options_of
+    perseid.engines.local.local_engine.options_of = options_of
     sys.exit(main())

@@ -121,7 +121,7 @@ def test_the_demo_with_a_killed_rank(lab):
 def test_a_rank_that_stops_is_noticed_by_its_silence(lab):
     """SIGSTOP: no end of a stream; its process gives no sign of life."""
     meeting_faults(lab, {2: "gather stop"})
-    lab.monkeypatch.setattr("perseid.engines.gang.SPARE_SECONDS", -85.0)  # 5 s in all
+    lab.monkeypatch.setattr("perseid.engines.local.gang.SPARE_SECONDS", -85.0)  # 5 s in all
     result = lab.run(workers=5, request={"silence_timeout": 1.3})
     assert result.summary["transport"]["used"] == "store"
     assert result.summary["transport"]["reason"] == (
@@ -149,7 +149,7 @@ def test_ranks_that_fail_before_are_tried_again_and_all_meet(lab):
 def test_without_all_ranks_there_is_no_meeting_and_a_resumed_run_says_why(lab):
     from perseid.engines.driver import resume
     from perseid.engines.local import LocalEngine
-    from perseid.engines.local_options import LocalOptions
+    from perseid.engines.local.local_options import LocalOptions
 
     result = lab.run({3: {"*": "raise:no luck"}})
     assert result.summary["transport"]["reason"] == "1 of 5 ranks failed"
@@ -163,7 +163,7 @@ def test_a_resumed_run_does_not_believe_what_was_merged_before(lab):
     """A partition that failed is mended: the former merge lacks it."""
     from perseid.engines.driver import resume
     from perseid.engines.local import LocalEngine
-    from perseid.engines.local_options import LocalOptions
+    from perseid.engines.local.local_options import LocalOptions
 
     good = (lab.folder / "survey" / "2.pt").read_bytes()
     (lab.folder / "survey" / "2.pt").write_bytes(b"nonsense")
@@ -182,7 +182,7 @@ def test_a_resumed_run_does_not_believe_what_was_merged_before(lab):
 
 
 def test_too_many_ranks_for_auto(lab, monkeypatch):
-    monkeypatch.setattr("perseid.engines.gang.MOST_RANKS", 4)
+    monkeypatch.setattr("perseid.engines.local.gang.MOST_RANKS", 4)
     result = lab.run()
     assert result.summary["transport"]["used"] == "store"
     assert "5 ranks on one machine are more than the 4" in result.summary["transport"]["reason"]
@@ -211,7 +211,7 @@ def test_ctrl_c_while_the_ranks_meet(lab):
 
 def test_the_key_is_in_no_file(lab, monkeypatch):
     keys = []
-    from perseid.engines import gang
+    from perseid.engines.local import gang
 
     real = gang.job_key
     monkeypatch.setattr(gang, "job_key", lambda *given: keys.append(real(*given)) or keys[-1])

@@ -87,7 +87,7 @@ def test_a_quota_of_half_a_core_gives_one_worker(folder: Path, half_a_core: Path
 
 def test_a_trailing_colon_in_the_path_is_no_folder_of_a_worker(folder: Path):
     """`export PYTHONPATH=$PYTHONPATH:` is common; the command itself has it, its workers not."""
-    from perseid.engines.process import worker_environment
+    from perseid.engines.worker_command import worker_environment
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"/nowhere{os.pathsep}")

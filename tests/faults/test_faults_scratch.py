@@ -12,10 +12,10 @@ import pytest
 from tiny import tiny_model, tiny_survey
 
 from perseid.cli import main
-from perseid.engines import scratch
-from perseid.engines.scratch import ScratchFolder, remove_abandoned
+from perseid.engines.local import scratch
+from perseid.engines.local.scratch import ScratchFolder, remove_abandoned
 
-HOLD = "import time; from perseid.engines.process import Reaper; g = Reaper(); print(g.folder, flush=True); time.sleep(600)"  # noqa: E501
+HOLD = "import time; from perseid.engines.local.process import Reaper; g = Reaper(); print(g.folder, flush=True); time.sleep(600)"  # noqa: E501
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_folders_of_others_stay(temporary):
 
 
 RACE = """
-from perseid.engines.scratch import ScratchFolder
+from perseid.engines.local.scratch import ScratchFolder
 for _ in range(300):
     folder = ScratchFolder()
     assert folder.path.is_dir(), "another process took it for abandoned"

@@ -10,7 +10,7 @@ from engine import FAULTY_WORKER, Lab
 import perseid
 from perseid.api.runs import begin
 from perseid.engines.local import LocalEngine
-from perseid.engines.local_options import LocalOptions
+from perseid.engines.local.local_options import LocalOptions
 from perseid.errors import PerseidError
 from perseid.pipeline.events import RankEvent, RankState
 

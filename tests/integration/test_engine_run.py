@@ -9,7 +9,7 @@ import pytest
 from engine import Lab
 
 from perseid.engines import worker_speed
-from perseid.engines.local_options import LocalOptions, cores
+from perseid.engines.local.local_options import LocalOptions, cores
 from perseid.engines.run_plan import make_plan
 from perseid.errors import BadInputError, BadModelError, RunError
 from perseid.measure.report_line import find_reports

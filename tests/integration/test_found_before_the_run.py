@@ -13,7 +13,7 @@ from tiny import tiny_cutouts, tiny_model, tiny_survey
 
 import perseid
 from perseid.cli import main
-from perseid.engines.local_options import LocalOptions
+from perseid.engines.local.local_options import LocalOptions
 from perseid.engines.run_plan import make_plan
 from perseid.errors import BadInputError
 from perseid.measure.calibration import Pace

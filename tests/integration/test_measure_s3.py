@@ -11,7 +11,7 @@ from tiny import tiny_model, tiny_survey
 from perseid.cli import main
 from perseid.engines.driver import start
 from perseid.engines.local import LocalEngine
-from perseid.engines.local_options import LocalOptions
+from perseid.engines.local.local_options import LocalOptions
 from perseid.measure.sources.load import load_runs
 from perseid.pipeline.request import RunRequest
 from perseid.storage import Storage

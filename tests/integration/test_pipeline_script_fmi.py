@@ -21,7 +21,7 @@ from perseid.compat import fmi
 from perseid.compat.fmi_config import load
 from perseid.engines.driver import start
 from perseid.engines.local import LocalEngine
-from perseid.engines.local_options import LocalOptions
+from perseid.engines.local.local_options import LocalOptions
 from perseid.engines.retry import RetryPolicy
 from perseid.errors import BadInputError, RendezvousTimeoutError
 from perseid.pipeline.events import StageEvent

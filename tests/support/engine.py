@@ -18,7 +18,7 @@ from tiny import tiny_model, tiny_survey
 
 from perseid.engines.driver import RunResult, start
 from perseid.engines.local import LocalEngine
-from perseid.engines.local_options import LocalOptions
+from perseid.engines.local.local_options import LocalOptions
 from perseid.engines.retry import RetryPolicy
 from perseid.pipeline.events import Event
 from perseid.pipeline.request import RunRequest

@@ -13,11 +13,11 @@ import pytest
 
 from perseid.api.progress_display import RunProgress, Tally, duration
 from perseid.engines import memory
+from perseid.engines.local.rank_logs import RankLogs, attempts_in, end_lines, start_lines
+from perseid.engines.local.slots import classify_exit
 from perseid.engines.message_stream import MessageStream
 from perseid.engines.owner import Owner, refuse_if_owned
-from perseid.engines.rank_logs import RankLogs, attempts_in, end_lines, start_lines
 from perseid.engines.run_plan import makespan
-from perseid.engines.slots import classify_exit
 from perseid.engines.worker_messages import (
     Assignment,
     AttemptDone,

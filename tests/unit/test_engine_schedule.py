@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perseid.engines.local.schedule import Schedule
 from perseid.engines.retry import RetryPolicy, is_straggler
-from perseid.engines.schedule import Schedule
 from perseid.errors import BadInputError
 from perseid.pipeline.attempts import Attempt, Ending, EngineReport
 from perseid.pipeline.events import RankState

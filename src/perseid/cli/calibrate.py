@@ -9,7 +9,7 @@ from pathlib import Path
 from perseid.cli import units
 from perseid.cli.awsarguments import add_storage_arguments
 from perseid.engines import worker_speed
-from perseid.engines.local_options import cores
+from perseid.engines.local.local_options import cores
 from perseid.errors import BadInputError
 from perseid.measure.calibration import Calibration, from_paces, from_runs
 from perseid.measure.sources.load import load_runs

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from perseid.api.progress_display import duration
 from perseid.engines import memory
-from perseid.engines.local_options import LocalOptions
+from perseid.engines.local.local_options import LocalOptions
 from perseid.engines.run_plan import RunPlan
 from perseid.measure.calibration import Pace
 from perseid.measure.prices import Prices

@@ -13,7 +13,7 @@ from perseid.api.sweeping import CellResult, Sweep, sweep
 from perseid.cli.awsarguments import add_storage_arguments
 from perseid.cli.table import add_price_arguments, chosen_prices
 from perseid.engines.local import LocalEngine
-from perseid.engines.local_options import LocalOptions
+from perseid.engines.local.local_options import LocalOptions
 from perseid.measure.grid import DEFAULT_BATCH, WHOLE, grid
 
 

@@ -10,11 +10,11 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
-from perseid.engines.kept_workers import KeptWorkers
-from perseid.engines.local_map import LocalMap
-from perseid.engines.local_options import LocalOptions
-from perseid.engines.process import Reaper
-from perseid.engines.script_gang import around_scripts
+from perseid.engines.local.kept_workers import KeptWorkers
+from perseid.engines.local.local_map import LocalMap
+from perseid.engines.local.local_options import LocalOptions
+from perseid.engines.local.process import Reaper
+from perseid.engines.local.script_gang import around_scripts
 from perseid.engines.stopping import StopRequests
 from perseid.errors import BadInputError, NotFoundError
 from perseid.pipeline import layout

@@ -19,12 +19,13 @@ from perseid.engines.block import (
     merged_through_store,
     work_on_block,
 )
-from perseid.engines.kept_workers import KeptWorkers
-from perseid.engines.local import LocalEngine, options_of
-from perseid.engines.local_options import WORKER, LocalOptions
+from perseid.engines.local.kept_workers import KeptWorkers
+from perseid.engines.local.local_engine import LocalEngine, options_of
+from perseid.engines.local.local_options import LocalOptions
 from perseid.engines.owner import Owner
 from perseid.engines.retry import RetryPolicy
 from perseid.engines.stopping import StopRequests
+from perseid.engines.worker_command import WORKER
 from perseid.errors import BadInputError, NotInstalledError, RunError
 from perseid.pipeline.attempts import EngineReport
 from perseid.pipeline.events import CountEvent, Event, Report

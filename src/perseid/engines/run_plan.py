@@ -11,7 +11,7 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from perseid.engines.local_options import LocalOptions
+from perseid.engines.local.local_options import LocalOptions
 from perseid.engines.worker_speed import refuse_beyond
 from perseid.measure.calibration import Pace
 from perseid.measure.cost import Cost, Usage, cost, map_transitions

@@ -14,7 +14,7 @@ import time
 from dataclasses import asdict, replace
 
 from perseid.engines import memory
-from perseid.engines.process import worker_environment
+from perseid.engines.worker_command import worker_environment
 from perseid.engines.worker_messages import WorkerSetup, from_text, to_text
 from perseid.errors import BadInputError, BadModelError, PerseidError
 from perseid.measure.calibration import Pace

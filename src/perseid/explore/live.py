@@ -27,7 +27,7 @@ READERS = 16
 RECORDS_AT_ONCE = 64
 """Records that are read between two pictures of a run."""
 DEFAULT_MEMORY_MB = 1769
-"""Of a worker where the request says nothing: see `perseid.engines.local_options`."""
+"""Of a worker where the request says nothing: see `perseid.engines.local.local_options`."""
 
 
 @dataclass(frozen=True)

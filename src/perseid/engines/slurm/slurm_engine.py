@@ -12,8 +12,8 @@ from typing import Self
 
 from perseid.engines.base import Capabilities, stated
 from perseid.engines.block import attempts_before, merged_through_store
-from perseid.engines.local import LocalEngine, options_of
-from perseid.engines.local_options import LocalOptions
+from perseid.engines.local.local_engine import LocalEngine, options_of
+from perseid.engines.local.local_options import LocalOptions
 from perseid.engines.slurm import slurm_commands
 from perseid.engines.slurm.slurm_commands import Resources
 from perseid.engines.slurm.slurm_run import PUBLISH_MB, SlurmRun, job_name, task_output

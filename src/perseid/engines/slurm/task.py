@@ -12,10 +12,11 @@ import sys
 from collections.abc import Mapping
 
 from perseid.engines.block import done_since, work_on_block
-from perseid.engines.local_options import WORKER, LocalOptions
+from perseid.engines.local.local_options import LocalOptions
 from perseid.engines.retry import RetryPolicy
 from perseid.engines.slurm.submission import Submission, put_report
 from perseid.engines.stopping import StopRequests
+from perseid.engines.worker_command import WORKER
 from perseid.errors import PerseidError
 from perseid.pipeline.events import Event, RankEvent, RankState
 from perseid.pipeline.manifest import Manifest

@@ -9,7 +9,7 @@ from typing import Self
 
 from perseid.engines.attached import AttachedRun
 from perseid.engines.base import Capabilities, RunHandle, stated
-from perseid.engines.local_options import LocalOptions
+from perseid.engines.local.local_options import LocalOptions
 from perseid.engines.retry import RetryPolicy
 from perseid.engines.worker_speed import refuse_small_memory
 from perseid.errors import NotFoundError
@@ -100,7 +100,7 @@ class LocalEngine:
     def check(self, manifest: Manifest) -> None:
         """Refuse memory that no rank can work with, and ranks that must run at once and cannot."""
         need_linux("a run on this machine")
-        from perseid.engines.script_gang import refuse_without_memory
+        from perseid.engines.local.script_gang import refuse_without_memory
 
         if manifest.model is not None and manifest.model.device != CPU:
             from perseid.model.loading import check_device
@@ -112,7 +112,7 @@ class LocalEngine:
 
     def submit(self, manifest: Manifest, ranks: Sequence[int] | None = None) -> RunHandle:
         """Begin; the ranks get on while the handle is polled or waited for."""
-        from perseid.engines.local_run import LocalRun
+        from perseid.engines.local.local_run import LocalRun
 
         wanted = range(manifest.world_size) if ranks is None else ranks
         items = [manifest.item(rank) for rank in wanted]

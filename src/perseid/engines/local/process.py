@@ -17,8 +17,8 @@ from types import TracebackType
 from typing import Self
 
 from perseid.engines import memory
+from perseid.engines.local.scratch import ScratchFolder
 from perseid.engines.message_stream import MessageStream
-from perseid.engines.scratch import ScratchFolder
 from perseid.engines.worker_messages import WorkerSetup
 from perseid.errors import RunError
 
@@ -33,7 +33,7 @@ KILL_SECONDS = 30.0
 
 
 class Reaper:
-    """A process that cleans up if this one dies. See `perseid.engines.reaper`.
+    """A process that cleans up if this one dies. See `perseid.engines.local.reaper`.
 
     Raises `RunError` where there is no place for temporary files.
     """
@@ -243,13 +243,3 @@ class WorkerProcess:
     def _signal_group(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
-
-
-def worker_environment(threads: int) -> dict[str, str]:
-    """Our variables, one thread count for every library that has its own, nothing buffered."""
-    counts = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    # faulthandler writes a traceback when a worker crashes, and when a hung one is ended.
-    extra = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
-    if path := os.environ.get("PYTHONPATH"):  # an empty part of it is the current folder
-        extra["PYTHONPATH"] = os.pathsep.join(part for part in path.split(os.pathsep) if part)
-    return {**os.environ, **dict.fromkeys(counts, str(threads)), **extra}

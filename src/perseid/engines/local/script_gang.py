@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from perseid.engines import memory
-from perseid.engines.local_options import LocalOptions
+from perseid.engines.local.local_options import LocalOptions
 from perseid.errors import BadInputError, PerseidError
 from perseid.pipeline.events import Report, StageEvent
 from perseid.pipeline.items import WorkItem

@@ -1,6 +1,6 @@
 """Cleans up when the driver is gone, however it went: the workers' processes, their folder.
 
-Run as a program by `perseid.engines.process`: reads ``+GROUP`` and ``-GROUP`` lines from its
+Run as a program by `perseid.engines.local.process`: reads ``+GROUP`` and ``-GROUP`` lines from its
 standard input and, at the end of the stream, kills every process group that is still on its list,
 then removes the folder that it was given. The kernel's parent-death signal ends the workers
 themselves; this ends what they started, too. Standard library only, no imports of ours: it must

@@ -9,11 +9,11 @@ from types import TracebackType
 from typing import Self
 
 from perseid.engines.attached import AttachedRun
-from perseid.engines.local_map import LocalMap
-from perseid.engines.local_options import LocalOptions
+from perseid.engines.local.local_map import LocalMap
+from perseid.engines.local.local_options import LocalOptions
+from perseid.engines.local.process import Reaper
+from perseid.engines.local.script_gang import around_scripts
 from perseid.engines.owner import Owner
-from perseid.engines.process import Reaper
-from perseid.engines.script_gang import around_scripts
 from perseid.engines.stopping import StopRequests
 from perseid.errors import RunError
 from perseid.linux import need_linux

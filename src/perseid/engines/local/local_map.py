@@ -9,14 +9,15 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 
-from perseid.engines.gang import CollectiveOutcome, Gang, skip_reason
-from perseid.engines.kept_workers import KeptWorkers, WorkerKind
-from perseid.engines.local_options import LocalOptions
-from perseid.engines.process import Reaper, WorkerProcess, worker_environment
-from perseid.engines.rank_logs import RankLogs, end_lines, start_lines
-from perseid.engines.schedule import Schedule
-from perseid.engines.slots import RunningAttempt, Slot, classify_exit, ending_of
+from perseid.engines.local.gang import CollectiveOutcome, Gang, skip_reason
+from perseid.engines.local.kept_workers import KeptWorkers, WorkerKind
+from perseid.engines.local.local_options import LocalOptions
+from perseid.engines.local.process import Reaper, WorkerProcess
+from perseid.engines.local.rank_logs import RankLogs, end_lines, start_lines
+from perseid.engines.local.schedule import Schedule
+from perseid.engines.local.slots import RunningAttempt, Slot, classify_exit, ending_of
 from perseid.engines.stopping import StopRequests
+from perseid.engines.worker_command import worker_environment
 from perseid.engines.worker_messages import (
     Assignment,
     AttemptDone,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass
 
-from perseid.engines.process import WorkerProcess
+from perseid.engines.local.process import WorkerProcess
 from perseid.engines.worker_messages import AttemptDone, AttemptFailed
 from perseid.pipeline.attempts import Ending
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from perseid.engines.retry import RetryPolicy
+from perseid.engines.worker_command import WORKER
 from perseid.errors import BadInputError
 from perseid.model.runtime.processor import usable_threads
-
-WORKER = (sys.executable, "-P", "-m", "perseid.engines.worker_program")
-"""The program of a worker; gets the number of its socket and of its parent process.
-
-``-P``: a file in the current folder is no module of it."""
 
 
 @dataclass(frozen=True)

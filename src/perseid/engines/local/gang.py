@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from perseid.engines.process import WorkerProcess
+from perseid.engines.local.process import WorkerProcess
 from perseid.engines.stopping import StopRequests
 from perseid.engines.worker_messages import MergeAssignment, MergeDone, Message
 from perseid.errors import PerseidError, RunError

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from perseid.engines.process import Reaper
-from perseid.engines.slots import Slot
+from perseid.engines.local.process import Reaper
+from perseid.engines.local.slots import Slot
 
 
 @dataclass(frozen=True)
