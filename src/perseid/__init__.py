@@ -13,8 +13,9 @@ Examples
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from perseid.lazy import lazy_names
 
 if TYPE_CHECKING:
     from perseid import errors
@@ -97,16 +98,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """A public name, imported now (PEP 562)."""
-    if name not in _PLACES:
-        raise AttributeError(f"module 'perseid' has no attribute {name!r}")
-    module, colon, attribute = _PLACES[name].partition(":")
-    found: Any = importlib.import_module(module)
-    if attribute or not colon:
-        found = getattr(found, attribute or name)
-    globals()[name] = found
-    return found
+__getattr__ = lazy_names(__name__, _PLACES)
 
 
 def __dir__() -> list[str]:

@@ -6,8 +6,6 @@ all of them accept the same files.
 
 from __future__ import annotations
 
-import csv
-import gzip
 import io
 import json
 import os
@@ -31,7 +29,6 @@ _MARKS = (
 _SAMPLE = 4096
 _UNPRINTABLE = bytes({*range(32)} - set(b"\t\n\r\f\b\x1b"))
 _DELIMITERS = ",;\t|"
-csv.field_size_limit(16 << 20)  # CloudWatch messages are larger than the module's default
 
 
 def is_file(path: str | Path) -> bool:
@@ -125,6 +122,9 @@ def csv_rows(text: str, where: str) -> Iterator[dict[str, str]]:
     BadInputError
         The text is not such a table; the sentence names `where`.
     """
+    import csv  # not at the top: a worker imports this module and reads no tables
+
+    csv.field_size_limit(16 << 20)  # CloudWatch messages are larger than the module's default
     first, _, rest = text.partition("\n")
     chosen = None
     if first.lower().startswith("sep=") and len(first) >= 5:
@@ -158,6 +158,8 @@ def decimal(text: str) -> float:
 
 
 def _unpacked(data: bytes, where: str) -> bytes:
+    import gzip
+
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
             # One byte more than allowed shows that there is more, without unpacking all of it.

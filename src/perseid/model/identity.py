@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, dataclass, fields, replace
-from importlib import resources
 from pathlib import Path
 
 from perseid import __version__
@@ -126,7 +125,7 @@ def _digest(url: str) -> str:
 
 
 def _data() -> Path:
-    return Path(str(resources.files("perseid.model") / "data"))
+    return Path(__file__).parent / "data"
 
 
 def _has_default() -> bool:

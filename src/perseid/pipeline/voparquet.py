@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from xml.sax.saxutils import escape, quoteattr
+from html import escape
 
 from perseid.pipeline.parquet_pages import ParquetColumn, ParquetType
 from perseid.plaintext import printable
@@ -98,6 +98,6 @@ def field_xml(field: VOField) -> str:
         "unit": field.unit,
         "ucd": field.ucd,
     }
-    words = " ".join(f"{key}={quoteattr(printable(text))}" for key, text in given.items() if text)
+    words = " ".join(f'{key}="{escape(printable(text))}"' for key, text in given.items() if text)
     about = escape(printable(field.description))
     return f"   <FIELD {words}><DESCRIPTION>{about}</DESCRIPTION></FIELD>\n"

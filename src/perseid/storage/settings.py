@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import configparser
 import os
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -171,6 +170,8 @@ def _profile(name: str) -> tuple[Mapping[str, str], Mapping[str, str]]:
 
 def _profile_of(section: str) -> str:
     """The profile that a section of the config file is about; empty for other sections."""
+    import shlex
+
     try:
         parts = shlex.split(section)
     except ValueError:

@@ -8,7 +8,6 @@ and indexes repeat the same objects.
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -100,6 +99,8 @@ def common_fields(storage: Storage, key: str) -> Mapping[str, ColumnSpec]:
 
 def _of_table(storage: Storage, prefix: str, keys: Sequence[str]) -> dict[str, int]:
     """From ``partition_info.csv``, which gives rows a pixel: for pixels of a single file."""
+    import csv
+
     try:
         lines = storage.get(prefix + _INFO).decode().splitlines()
         table = [

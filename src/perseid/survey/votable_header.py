@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from xml.etree import ElementTree
 
 from perseid.survey.column_spec import ColumnSpec
 
@@ -21,6 +20,8 @@ def votable_fields(metadata: Mapping[bytes, bytes] | None) -> dict[str, ColumnSp
 
     A header that is no XML counts as none: it is about units, and the rows can do without.
     """
+    from xml.etree import ElementTree  # not at the top: most workers read no Parquet
+
     content = (metadata or {}).get(CONTENT_KEY, b"")
     if not content or len(content) > _LONGEST or b"<!ENTITY" in content:
         return {}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import statistics
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -181,6 +180,8 @@ def _speak(
         ) from None
     if not isinstance(seen, ObservedAddress):
         raise RendezvousUnreachableError(f"{endpoint} answered a probe with something else.")
+    import statistics  # loads fractions and decimal, which no worker needs
+
     return seen, statistics.median(trips or [0.0])
 
 
