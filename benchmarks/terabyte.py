@@ -182,7 +182,7 @@ def step_local(folder: Path, args: argparse.Namespace) -> tuple[int, str]:
 
     result = start(_request(folder), LocalEngine(LocalOptions()), lambda event: None)
     return 0, (
-        f"{result.summary['status']}; {1000 * result.mapped.overhead_per_rank:.1f} ms a rank "
+        f"{result.summary['status']}; {1000 * result.mapped.overhead_per_rank:.1f} ms per rank "
         f"beyond its work; {result.mapped.concurrency} workers"
     )
 

@@ -40,7 +40,7 @@ def test_nothing_is_in_the_way_and_nothing_is_started(stack, faulty_data, capsys
     lines = capsys.readouterr().out.splitlines()
     assert [line[6:20].strip() for line in lines[:-1]] == [name for name, _ in CHECKS]
     assert not [line for line in lines if line.startswith("BAD")]
-    assert lines[-1] == "nothing is in the way of 4 ranks; nothing was started"
+    assert lines[-1] == "4 ranks can be started; nothing was started"
     assert len(client.list_executions(stateMachineArn=machine)["executions"]) == before
     assert list(Storage(out).list()) == []
 

@@ -83,7 +83,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(lab):
     assert sorted(lab.folder.iterdir()) == before
     assert "4 partitions" in out
     assert "rank 0: 1.pt … 2.pt (2)" in out
-    assert "10 objects/s a worker (as given)" in out
+    assert "10 objects/s per worker (as given)" in out
     assert "USD on AWS" in out
     assert "accuracy" in out
     status, out, _ = lab.call(*RUN, "--dry-run", "--json")

@@ -132,7 +132,7 @@ def test_comm_run_ends_a_program_that_hangs(tmp_path):
     result = perseid("comm", "run", "-n", 2, "--timeout", 1, program)
     assert result.returncode == 124
     assert "was ended by signal 15" in result.stderr
-    assert "the 1 s of --timeout were over" in result.stderr
+    assert "the --timeout of 1 s expired" in result.stderr
     assert time.monotonic() - began < 20
 
 

@@ -89,7 +89,7 @@ def config_file(home: Home) -> None:
 
 
 def flag(home: Home) -> None:
-    """``--profile`` wins over keys and a role of the environment."""
+    """``--profile`` overrides keys and a role in the environment."""
     home.profile("work", KEYS)
     home.flags += ["--profile", "work"]
     for name, value in {**WRONG, "AWS_DEFAULT_PROFILE": "other", "AWS_ROLE_ARN": "arn"}.items():

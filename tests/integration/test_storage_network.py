@@ -126,9 +126,11 @@ def test_proxies_that_do_not_help(
     assert "secret" not in said
     with proxy(tmp_path, "me:secret") as way:
         monkeypatch.setenv("HTTPS_PROXY", way.url)
-        assert "asks for a user and a password" in said_of(bucket, f"https://{HOST}", monkeypatch)
+        assert "requires a user name and a password" in said_of(
+            bucket, f"https://{HOST}", monkeypatch
+        )
         monkeypatch.setenv("HTTPS_PROXY", way.url.replace("://", "://me:secret@"))
-        assert "does not let it through" in said_of(bucket, f"https://{HOST}", monkeypatch)
+        assert "refuses the connection" in said_of(bucket, f"https://{HOST}", monkeypatch)
 
 
 def test_certificates_that_nobody_trusts(
@@ -154,7 +156,7 @@ def test_certificates_that_nobody_trusts(
 def test_tls_where_there_is_none(s3, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     host, port = address(s3)
     said = said_of(bucket, f"https://{host}:{port}", monkeypatch)
-    assert "does not speak TLS" in said
+    assert "does not use TLS" in said
 
 
 def test_a_name_that_cannot_be_looked_up(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,7 +95,7 @@ MISMATCHES = {
     ),
     "a column that is no input": (
         "tiny", {"image": images(), "magnitude": np.ones((ROWS, 5))}, {"columns": {"ebv": "x"}},
-        "'ebv' is no column: use image, magnitude, redshift, object_id, label, ra, dec",
+        "'ebv' is not a column: use image, magnitude, redshift, object_id, label, ra, dec",
     ),
     "a column that is not there": (
         "tiny", {"image": images(), "magnitude": np.ones((ROWS, 5))}, {"columns": {"ra": "RA2"}},

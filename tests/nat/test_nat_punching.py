@@ -104,8 +104,12 @@ def test_the_kind_of_nat_is_recognized(lab, kind, inbound, expected):
 @pytest.mark.parametrize(
     ("kind", "one_address", "two_addresses"),
     [
-        ("independent", "one address cannot tell", "both ports and 2 addresses of the server see"),
-        ("by-address", "one address cannot tell", "symmetric (address-dependent)"),
+        (
+            "independent",
+            "a single address cannot show",
+            "both ports and 2 addresses of the server see",
+        ),
+        ("by-address", "a single address cannot show", "symmetric (address-dependent)"),
         ("symmetric", "symmetric: each port", "symmetric: each port"),
     ],
 )

@@ -42,7 +42,7 @@ DOCUMENTED = [
     (400, "AuthorizationHeaderMalformed", "<Region>eu-central-1</Region>", StorageError,
      r"not in the region us-east-1 but in eu-central-1"),
     (404, "NoSuchBucket", "", NotFoundError, r"there is no such bucket"),
-    (405, "MethodNotAllowed", "", StorageError, r"does not let this be done"),
+    (405, "MethodNotAllowed", "", StorageError, r"does not allow this request"),
     (400, "KMS.DisabledException", "", ForbiddenError, r"kms:Decrypt"),
     (400, "EntityTooLarge", "", StorageError, r"larger than"),
     (400, "InvalidDigest", "", StorageError, r"the store refuses: \w+"),

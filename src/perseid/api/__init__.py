@@ -1,1 +1,1 @@
-"""What ``import perseid`` offers, one idea a module; `perseid` itself imports none of it early."""
+"""The Python interface behind ``import perseid``, which imports these modules only on first use."""

@@ -1,4 +1,4 @@
-"""Calibrate the intervals of a model on objects of known redshift."""
+"""Calibrate a model's redshift intervals on objects of known redshift."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def calibrate_model(
     progress: bool | Report = True,
     **keys: Any,
 ) -> IntervalCalibration:
-    """Calibrate intervals around a model's redshifts, for runs to come.
+    """Calibrate intervals around a model's redshifts, for use by later runs.
 
-    Split conformal prediction: of new objects of the same population as the calibration set, the
-    intervals hold the share that they promise (68 and 95 %), whatever the model.
+    Split conformal prediction: for new objects from the same population as the calibration set, the
+    intervals contain the true redshift as often as they promise (68 and 95 %), whatever the model.
 
     Parameters
     ----------
     model
         Path or URL of the model, or ``default``.
     data
-        A survey of objects with spectroscopic redshifts that the model was not trained on; or a
-        finished run of the model over one (its folder, its URL, or a `Run`).
+        A survey with spectroscopic redshifts that the model was not trained on; or a finished run
+        of the model over such a survey (its folder, its URL, or a `Run`).
     to
-        Where the calibration is written; None: beside the model, as ``MODEL.calibration.json``,
+        Where to write the calibration; by default next to the model as ``MODEL.calibration.json``,
         where runs find it.
     progress
         As for `run`.
@@ -50,8 +50,8 @@ def calibrate_model(
     Raises
     ------
     BadInputError
-        The survey has no redshifts, too few objects, the model predicts no redshift, or the run is
-        of another model.
+        The survey has no redshifts or too few objects, the model predicts no redshift, or the run
+        does not state its model.
 
     Examples
     --------
@@ -76,7 +76,7 @@ def calibrate_model(
 
 
 def _of_run(done: Run) -> IntervalCalibration:
-    """The calibration from a run's catalogue."""
+    """Compute the calibration from a run's catalogue."""
     identity, stored = done.manifest.model, StoredCatalogue(Storage(done.url))
     if identity is None:
         raise BadInputError(f"the run at {done.url} does not say which model it used: run it again")

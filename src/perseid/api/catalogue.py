@@ -1,4 +1,4 @@
-"""The catalogue of a run: one row an object, for astropy, pandas or Arrow."""
+"""The catalogue of a run: one row per object, for astropy, pandas or Arrow."""
 
 from __future__ import annotations
 
@@ -24,23 +24,24 @@ from perseid.survey import natural_key
 from perseid.survey.formats.arrow import compute_module, pyarrow_module
 
 SHOWN_ROWS = 10
-"""Rows that a notebook shows."""
+"""How many rows a notebook shows."""
 CORE = tuple(column.name for column in CATALOGUE)
-"""Columns that two catalogues are compared by."""
+"""Columns in which two catalogues are compared."""
 PLACE = ("partition", "row")
-"""Columns that say which object of the survey a row is."""
+"""Columns that identify a row's object in the survey."""
 
 _BITS = {"float": "u4", "double": "u8"}
-"""Integers as wide as Arrow's floats."""
+"""Unsigned integers of the same width as Arrow's float types."""
 
 
 class Catalogue:
-    """What a run says of each object: its redshift, its anomaly score, and where it lies.
+    """The results of a run, one row per object: redshift, anomaly score, and the object's place in
+    the survey.
 
     Parameters
     ----------
     store
-        Of the run's own prefix.
+        Storage of the run's prefix.
 
     Raises
     ------
@@ -72,22 +73,22 @@ class Catalogue:
 
     @property
     def outputs(self) -> tuple[OutputColumn, ...]:
-        """What the columns of the model are: kind, unit, names of classes."""
+        """Description of the model's columns: kind, unit, names of classes."""
         text = self._stored.metadata.get(OUTPUTS_KEY)
         if text is None:
             return (Z_PRED,)
         return tuple(map(OutputColumn.from_json, parse_json(text)))
 
     def equals(self, other: Catalogue) -> bool:
-        """Whether both say the same: the same rows, every value of ours equal to the bit.
+        """Whether both have the same rows with identical values, bit for bit.
 
-        The order of the rows does not count, nor how the file is laid out, nor columns that were
-        only carried along from the survey.
+        The order of the rows, the layout of the file, and columns carried over from the survey do
+        not matter.
         """
         return self.difference(other) is None
 
     def difference(self, other: Catalogue) -> str | None:
-        """The first thing in which both differ, in words; None where they are equal."""
+        """Describe the first difference in words; None if both are equal."""
         mine, theirs = self._ordered, other._ordered
         if mine.column_names != theirs.column_names:
             return f"columns {mine.column_names} and {theirs.column_names}"
@@ -110,7 +111,7 @@ class Catalogue:
         return to_astropy(self._table, self._selection().meanings)
 
     def to_pandas(self) -> Any:
-        """A ``pandas.DataFrame``; raises `NotInstalledError` where there is no pandas."""
+        """A ``pandas.DataFrame``; raises `NotInstalledError` if pandas is not installed."""
         try:
             return self._table.to_pandas()
         except ImportError as error:
@@ -124,20 +125,20 @@ class Catalogue:
         where: str | None = None,
         format: str | None = None,
     ) -> Written:
-        """Write the catalogue in the form that another tool opens.
+        """Write the catalogue in the format of another tool.
 
         Parameters
         ----------
         to
-            Path or URL of the file. Its suffix says the format: ``.fits``, ``.vot``, ``.csv``,
-            ``.parquet``, ``.hdf5`` (redshift PDFs for qp); a text that ends with ``/`` is a folder
-            for a HATS catalogue.
+            Path or URL of the file. Its suffix selects the format: ``.fits``, ``.vot``, ``.csv``,
+            ``.parquet``, ``.hdf5`` (redshift PDFs for qp). A path ending in ``/`` is a folder for a
+            HATS catalogue.
         columns
-            Names, in the order wanted; None: all.
+            Names of the columns to write, in this order; None: all.
         where
-            Rows that are wanted, such as ``"z_pred > 0.1 and flag == 0"``; None: all.
+            Condition for the rows to write, such as ``"z_pred > 0.1 and flag == 0"``; None: all.
         format
-            ``fits``, ``votable``, ``csv``, ``parquet``, ``qp`` or ``hats``, whatever the suffix.
+            ``fits``, ``votable``, ``csv``, ``parquet``, ``qp`` or ``hats``; overrides the suffix.
 
         Returns
         -------
@@ -147,9 +148,9 @@ class Catalogue:
         Raises
         ------
         BadInputError
-            There is no such column, the condition cannot be read, or the suffix says no format.
+            A column does not exist, the condition cannot be parsed, or the suffix is unknown.
         StorageError
-            The place cannot be written to.
+            The file cannot be written.
 
         Examples
         --------
@@ -165,7 +166,7 @@ class Catalogue:
 
     @cached_property
     def _ordered(self) -> Any:
-        """Our columns and the model's, rows by partition in natural order, then by number."""
+        """Our columns and the model's, sorted by partition in natural order, then by row number."""
         partitions = self._table["partition"].combine_chunks().dictionary_encode()
         names = partitions.dictionary.to_pylist()
         place = np.empty(len(names), np.int64)
@@ -179,7 +180,7 @@ class Catalogue:
         return f"<Catalogue of {len(self)} objects at {self._stored.where}>"
 
     def _repr_html_(self) -> str:
-        head = next(iter(self._stored.batches()), None)  # not the whole of a large catalogue
+        head = next(iter(self._stored.batches()), None)  # avoids reading all of a large catalogue
         shown = [] if head is None else head.slice(0, SHOWN_ROWS).to_pylist()
         rows = [list(row.values()) for row in shown]
         text = f"<p>{len(self)} objects, the first {len(rows)}:</p>"
@@ -187,7 +188,7 @@ class Catalogue:
 
 
 def _first_difference(mine: Any, theirs: Any) -> int | None:
-    """The first row where two columns differ in a bit; a missing value is equal to itself."""
+    """The first row in which two columns differ in any bit; missing values equal each other."""
     if mine.type != theirs.type:
         return 0
     left, right = mine.combine_chunks(), theirs.combine_chunks()
@@ -198,7 +199,7 @@ def _first_difference(mine: Any, theirs: Any) -> int | None:
         return None if place is None else place // width
     # What lies in memory behind a missing value is arbitrary, and must not be compared.
     absent = [np.asarray(array.is_null()) for array in (left, right)]
-    if str(left.type) in _BITS:  # so that NaN is equal to itself and -0 is not 0
+    if str(left.type) in _BITS:  # by bits, so that NaN equals itself and -0 differs from 0
         bits = [
             np.asarray(array.fill_null(0.0)).view(_BITS[str(left.type)]) for array in (left, right)
         ]

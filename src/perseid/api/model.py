@@ -1,4 +1,4 @@
-"""A model as a Python object: what it takes and gives, and its predictions."""
+"""A model as a Python object: its inputs and outputs, and its predictions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from perseid.survey import Cutouts
 
 
 class Model:
-    """A loaded model; use one from one thread at a time. Made by `load_model`.
+    """A loaded model, to be used by one thread at a time. Created by `load_model`.
 
     Examples
     --------
@@ -30,12 +30,12 @@ class Model:
 
     @property
     def signature(self) -> ModelSignature:
-        """What it takes and gives: bands, height, width, groups of features."""
+        """Its inputs and outputs: bands, height, width, groups of features."""
         return self._runtime.signature
 
     @property
     def note(self) -> str:
-        """One sentence where it runs otherwise than asked for, else empty."""
+        """One sentence if it does not run as requested; otherwise empty."""
         return self._runtime.note
 
     def predict(self, cutouts: Cutouts) -> Prediction:
@@ -44,7 +44,7 @@ class Model:
         Raises
         ------
         BadModelError
-            The cutouts have not the shape that the model takes.
+            The cutouts do not have the shape that the model takes.
         """
         others = other_columns(self.signature, cutouts)
         return self._runtime.predict(cutouts.images, cutouts.magnitudes, others)
@@ -73,21 +73,21 @@ def load_model(
         Path or URL of an exported model (ONNX) or of an AstroMAE's weights (``.npz``, which torch
         computes), or ``default`` for the one in the package.
     precision
-        ``float32``, or ``int8`` where the processor multiplies 8-bit integers.
+        ``float32``, or ``int8`` if the processor has 8-bit multiply instructions.
     threads
-        Threads to compute with; default: as many as this process may run at once.
+        Number of threads; by default as many as this process may run at once.
     signature
-        What the model takes and gives: an object, or the path or URL of a file of it; default: as
-        the file beside the model says, else the model itself.
+        Description of the model's inputs and outputs: an object, or the path or URL of its file.
+        Default: the file next to the model, or else what the model itself states.
     device
         ``cpu`` or ``cuda``.
 
     Raises
     ------
     NotFoundError
-        There is no such file.
+        The file does not exist.
     BadModelError
-        It is no model that can be run.
+        The file is not a model that can be run.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""A run's progress in a notebook: one line of HTML that is drawn again in its place."""
+"""A run's progress in a notebook: one line of HTML that is redrawn in place."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def in_notebook() -> bool:
 
 
 class NotebookProgress:
-    """Draws events as they come; what an engine reports to in a notebook."""
+    """Displays a run's events as they arrive, in a notebook."""
 
     def __init__(self) -> None:
         self._tally = Tally()
@@ -31,7 +31,7 @@ class NotebookProgress:
         self._notes: list[str] = []
 
     def __call__(self, event: Event) -> None:
-        """Draw the line of HTML again after one event."""
+        """Update the line after an event."""
         now = time.monotonic()
         if isinstance(event, StageEvent):
             if event.message:

@@ -1,4 +1,4 @@
-"""What came of a run, for a person in a few lines."""
+"""The outcome of a run in a few lines of text."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from perseid.pipeline.run_summary import (
 from perseid.storage import Storage
 
 NAMED = 20
-"""Missing ranks and partitions that are listed."""
+"""How many missing ranks and partitions are listed."""
 
 
 def outcome_lines(result: RunResult, store: Storage) -> Iterator[str]:
-    """What came of the run: findings, times, cost, and what to do next."""
+    """The outcome of the run: results, times, cost, and the next command."""
     summary = result.summary
     yield _head(summary)
     yield from _missing(result)
@@ -47,8 +47,8 @@ def _next(result: RunResult, store: Storage) -> str:
         return f"perseid report {store.where()}"
     if result.summary["ranks"]["missing"]:
         return f"perseid resume {store.where()}"
-    # The ranks did what they could: the same files would fail in the same way.
-    return "mend or leave out these partitions, then a new run (--replace removes this one)"
+    # No rank is missing, so resuming would only fail on the same files again.
+    return "fix or remove these partitions, then start a new run (--replace removes this one)"
 
 
 def _head(summary: RunSummary) -> str:
@@ -66,7 +66,7 @@ def _head(summary: RunSummary) -> str:
 
 
 def _missing(result: RunResult) -> Iterator[str]:
-    """A line a missing rank, then a line a missing partition of the other ranks."""
+    """One line per missing rank, then one line per missing partition of the other ranks."""
     lost = {entry["rank"]: entry["reason"] for entry in result.summary["ranks"]["missing"]}
     of_lost = {ref.key for rank in lost for ref in result.manifest.of_rank(rank)}
     lines = [f"rank {rank} ({_keys(result, rank)}): {lost[rank]}" for rank in sorted(lost)]
@@ -99,7 +99,7 @@ def _redshift(found: RedshiftSummary | None) -> Iterator[str]:
     outliers = found.get("outliers")
     if outliers is not None:
         words.append(f"{outliers:.2%} outliers (|dz| > {found['outlier_threshold']:g})")
-    yield f"redshift   {' · '.join(words)} · {found['n']:,} objects with a known one"
+    yield f"redshift   {' · '.join(words)} · {found['n']:,} objects with a known redshift"
 
 
 def _classes(found: ClassificationSummary | None) -> Iterator[str]:
@@ -134,7 +134,7 @@ def _work(result: RunResult) -> str:
     ranks = len({attempt.rank for attempt in mapped.attempts})
     cold = sum(attempt.cold for attempt in mapped.attempts)
     extra = len(mapped.attempts) - ranks
-    beyond = f"{mapped.overhead_per_rank * 1000:.1f} ms a rank beyond its own work"
+    beyond = f"{mapped.overhead_per_rank * 1000:.1f} ms per rank beyond its own work"
     return (
         f"workers    {ranks} {_plural('rank', ranks)} in {duration(mapped.wall_seconds)}, "
         f"{mapped.concurrency} at once, {cold} cold {_plural('start', cold)}, {extra} further "
@@ -147,7 +147,7 @@ def _plural(word: str, number: int) -> str:
 
 
 def _table(store: Storage) -> str:
-    """The table that users make, with this run as its one row; `perseid table` has the notes."""
+    """The table of `perseid table` with this run as its only row, without the footnotes."""
     from perseid.measure.present.run_tables import run_table
     from perseid.measure.prices import Prices
     from perseid.measure.sources.load import load_runs

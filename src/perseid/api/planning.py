@@ -1,4 +1,4 @@
-"""Which partitions, how many workers and how much memory a run on AWS should take."""
+"""Choose partition size, number of workers and memory for a run on AWS."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ def plan(
     calibration: Calibration | str | Path,
     prices: Prices | None = None,
 ) -> Advice:
-    """Partition size, world size and memory for a deadline and a budget, as ``perseid plan``.
+    """Choose partition size, world size and memory for a deadline and a budget, like ``perseid
+    plan``.
 
     Parameters
     ----------
     data
-        Folder that holds the data (path or URL), or how much there is, bytes.
+        Folder with the data (path or URL), or its size in bytes.
     deadline
-        Of the whole run, seconds.
+        Longest duration of the whole run, seconds.
     budget
-        As billed, USD.
+        Highest cost as billed, USD.
     calibration
-        How fast a worker is: what ``perseid calibrate --out`` wrote, or its path.
+        Measured speed of a worker: a file written by ``perseid calibrate --out``, or its content.
     prices
-        Other than the list.
+        Prices to use instead of the built-in list.
 
     Raises
     ------
     NotFoundError, BadInputError
-        There is nothing at the folder, or no partition in it: see `perseid.survey.discover`.
+        The folder does not exist or has no partition: see `perseid.survey.discover`.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""A run's progress: a live line in a terminal and in a notebook, plain lines elsewhere."""
+"""A run's progress: a live line in a terminal or notebook, otherwise plain lines."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from perseid.pipeline.events import CountEvent, Event, RankEvent, RankState, Sta
 from perseid.plaintext import printable
 
 RATE_SECONDS = 10.0
-"""Rows a second are those of the last so many seconds."""
+"""Window over which the rate of rows is averaged."""
 LINE_SECONDS = 5.0
-"""Plain lines come no more often."""
+"""Shortest time between plain lines."""
 REFRESH_SECONDS = 0.2
 
 
 @dataclass
 class Tally:
-    """What is known of a run's ranks from its events; knows no terminal and no clock."""
+    """State of a run's ranks, collected from its events; independent of any terminal and clock."""
 
     states: dict[int, RankState] = field(default_factory=dict)
     """By rank."""
@@ -34,7 +34,7 @@ class Tally:
     _began: float | None = None
 
     def add(self, event: RankEvent, now: float) -> None:
-        """Take an event in; `now` in seconds of any steady clock."""
+        """Process an event; `now` is in seconds of any monotonic clock."""
         if self._began is None and event.state is not RankState.WAITING:
             self._began = now
         self.states[event.rank] = event.state
@@ -46,7 +46,7 @@ class Tally:
         else:
             self._running_rows.pop(event.rank, None)
         self._history.append((now, self.rows))
-        # Two stay in any case: a rate needs two points, however long nothing came.
+        # Keep at least two, because a rate needs two points, however old they are.
         while len(self._history) > 2 and self._history[0][0] < now - RATE_SECONDS:
             self._history.popleft()
 
@@ -61,22 +61,22 @@ class Tally:
 
     @property
     def over(self) -> int:
-        """Ranks that are done or have failed for good."""
+        """Number of ranks that are done or have finally failed."""
         return self.count(RankState.DONE) + self.count(RankState.FAILED)
 
     def rate(self) -> float:
-        """Rows a second, lately; 0 while unknown."""
+        """Recent rows per second; 0 while unknown."""
         if len(self._history) < 2:
             return 0.0
         (start, before), (end, after) = self._history[0], self._history[-1]
         return max(0.0, (after - before) / (end - start)) if end > start else 0.0
 
     def fraction(self) -> float:
-        """Part of the ranks' work that is over, 0 to 1; running ranks by their rows."""
+        """Finished fraction of the work, 0 to 1; running ranks count by their rows."""
         if not self.states:
             return 0.0
-        # How many rows a rank has is not known before it is done: those that are done stand for the
-        # rest.
+        # A rank's number of rows is unknown until it is done, so finished ranks serve as an
+        # estimate.
         typical = sum(self._finished_rows.values()) / max(1, len(self._finished_rows))
         running = sum(min(1.0, r / typical) for r in self._running_rows.values()) if typical else 0
         return min(1.0, (self.over + running) / len(self.states))
@@ -104,14 +104,14 @@ class Tally:
 
 
 class RunProgress:
-    """Draws events as they come; a context manager, and what an engine reports to.
+    """Displays a run's events as they arrive; a context manager.
 
     Parameters
     ----------
     stream
-        Usually stderr, so that stdout holds results only. A terminal gets a live bar.
+        Usually stderr, so that stdout contains results only. A terminal gets a live bar.
     quiet
-        Say nothing but what went wrong.
+        Report only problems.
     """
 
     def __init__(self, stream: TextIO | None = None, *, quiet: bool = False) -> None:
@@ -122,13 +122,14 @@ class RunProgress:
         self._stage = ""
         self._next = 0.0
         live = self._console.is_terminal and not quiet
-        # Drawn when an event comes: no thread that draws, nothing left behind by a signal.
+        # Drawn only when an event arrives: there is no drawing thread that a signal could leave
+        # behind.
         columns = (BarColumn(bar_width=24), TextColumn("{task.description}"))
         self._bar = Bar(*columns, console=self._console, auto_refresh=False) if live else None
         self._task: TaskID | None = None
 
     def __call__(self, event: Event) -> None:
-        """Take one event of the run and draw it."""
+        """Process one event of the run and update the display."""
         now = time.monotonic()
         if isinstance(event, StageEvent):
             self._begin_stage(event, now)
@@ -154,12 +155,12 @@ class RunProgress:
         self.close()
 
     def say(self, text: str) -> None:
-        """A line of words."""
+        """Print a line of text, unless quiet."""
         if not self._quiet:
             self._say(text)
 
     def close(self) -> None:
-        """Take the live line away; while it is there, nothing without an end of line is shown."""
+        """Remove the live line, which would otherwise hide a prompt that does not end a line."""
         self._end_map(time.monotonic())
         self._end_live()
 
@@ -205,7 +206,7 @@ class RunProgress:
         self._show(self._tally.line(now), self._tally.fraction(), now)
 
     def _show(self, line: str, fraction: float, now: float) -> None:
-        """The live line, or a plain one."""
+        """Update the live line, or print a plain one."""
         if self._bar is None:
             self._next = now + LINE_SECONDS
             self._say(line)
@@ -223,14 +224,14 @@ class RunProgress:
 _STAGES = {
     "initialize": "listing the partitions",
     "map": "running the ranks",
-    "collectives": "the ranks merge what they found",
+    "collectives": "the ranks merge their results",
     "summarize": "merging and writing the catalogue",
     "collect": "fetching logs and times",
 }
 
 
 def stage_line(stage: str) -> str:
-    """What a step does, in words."""
+    """A stage in words."""
     return _STAGES.get(stage, stage)
 
 

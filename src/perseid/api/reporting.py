@@ -1,4 +1,4 @@
-"""Who draws a run's events: a bar in a terminal or notebook, nothing, or the caller."""
+"""Choose how a run's progress is shown: a bar, not at all, or by the caller's function."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from perseid.pipeline.events import Event, Report
 
 @contextmanager
 def reporting(progress: bool | Report) -> Iterator[Report]:
-    """The function that an engine reports to: True means a bar, False none."""
+    """The function that receives the run's events: True means a progress bar, False none."""
     if callable(progress):
         yield progress
     elif not progress:

@@ -1,4 +1,4 @@
-"""A run as a Python object: where it stands, what it found, how long it took."""
+"""A run as a Python object: its status, results, times and cost."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from perseid.storage import Storage
 
 
 class Run:
-    """A run, finished or going on. Made by `run`, `resume` and `open_run`.
+    """A run, finished or still running. Created by `run`, `resume` and `open_run`.
 
     Examples
     --------
@@ -53,12 +53,12 @@ class Run:
 
     @property
     def url(self) -> str:
-        """The run's own prefix: everything that it wrote lies below it."""
+        """The run's prefix, below which it writes everything."""
         return self._manifest.results_url
 
     @property
     def id(self) -> str:
-        """The unique name that every record of the run bears."""
+        """The unique id that is in every record of the run."""
         return self._manifest.run_id
 
     @property
@@ -68,17 +68,17 @@ class Run:
 
     @property
     def engine(self) -> Engine:
-        """Where its ranks work, or worked."""
+        """The engine on which its ranks run, or ran."""
         return self._engine
 
     @cached_property
     def handle(self) -> RunHandle:
-        """The engine's own view of the run."""
+        """The engine's handle of the run."""
         return self._given or self._engine.attach(self._manifest)
 
     @property
     def result(self) -> RunResult:
-        """Everything that came of the run.
+        """All results of the run.
 
         Raises
         ------
@@ -88,8 +88,8 @@ class Run:
         found = self._result or published(self._store, self._manifest)
         if found is None:
             raise RunError(
-                f"the run at {self._store.where()} has published nothing yet: wait for it, or go "
-                "on with it by `perseid.resume`"
+                f"the run at {self._store.where()} has no published results yet: wait for it, or "
+                "continue it with `perseid.resume`"
             )
         self._result = found
         return found
@@ -101,26 +101,28 @@ class Run:
 
     @property
     def incomplete(self) -> str | None:
-        """One sentence that names what is missing of a published run; None where nothing is."""
+        """One sentence about what is missing from a published run; None if it is complete."""
         return self.result.incomplete
 
     @property
     def ranks(self) -> tuple[RankStatus, ...]:
-        """Every rank, with its partitions and what its record says."""
+        """Status of every rank: its partitions and the content of its record."""
         done = self._with_record()
         return tuple(self._rank(rank, rank in done) for rank in range(self._manifest.world_size))
 
     def leave(self) -> str:
-        """Let it go on by itself; where the engine can, its results are published at its end.
+        """Let the run continue without this process. Some engines also publish its results at the
+        end.
 
         Returns
         -------
-        A sentence that says how it gets published where nothing does it by itself; else empty.
+        A sentence that tells how to publish the results if the engine does not do it; otherwise
+        empty.
         """
         return self.handle.leave()
 
     def status(self) -> RunStatus:
-        """Where it stands now; asks the engine where it may still be running."""
+        """The current status; asks the engine if the run may still be running."""
         if self._store.exists(layout.DRIVER) or self._given is not None:
             now = self._running()
             if now is not None:
@@ -130,22 +132,22 @@ class Run:
         return RunStatus(state, "ended", self._manifest.world_size, len(self._with_record()))
 
     def wait(self, timeout: float | None = None, *, progress: bool | Report = True) -> Run:
-        """Until it has ended and its results are published.
+        """Wait until the run has ended and its results are published.
 
         Parameters
         ----------
         timeout
-            Seconds; None: as long as it takes.
+            Longest wait, seconds; None: no limit.
         progress
-            True: a bar in a terminal or notebook; False: nothing; or a function that is called
-            with each event.
+            True: show a bar in a terminal or notebook; False: show nothing; or a function that is
+            called with each event.
 
         Raises
         ------
         RunError
-            The time is over, or the run failed as a whole.
+            The timeout has expired, or the run failed as a whole.
         RunInterruptedError
-            It was stopped; `resume` goes on with what is missing.
+            The run was stopped; `resume` computes what is missing.
         """
         with reporting(progress) as report:
             try:
@@ -155,7 +157,7 @@ class Run:
         return self
 
     def follow(self, report: Report, timeout: float | None = None) -> None:
-        """As `wait`, for a caller that draws the events and handles Ctrl-C itself."""
+        """Like `wait`, for a caller that displays the events and handles Ctrl-C itself."""
         if self._settled():
             return
         with self.handle as handle:
@@ -165,16 +167,17 @@ class Run:
         self._given = None
 
     def stop(self) -> bool:
-        """Stop it; what is done stays and `resume` goes on. Whether there was anything to stop."""
+        """Stop the run; finished ranks are kept for `resume`. Returns whether it was still
+        running."""
         return self.handle.stop()
 
     def catalogue(self) -> Catalogue:
-        """One row an object.
+        """The run's catalogue, one row per object.
 
         Raises
         ------
         NotFoundError
-            The run has published none.
+            The run has not published a catalogue.
         """
         return Catalogue(self._store)
 
@@ -186,20 +189,21 @@ class Run:
         n: int = 100,
         use: str | None = None,
     ) -> list[SimilarObject]:
-        """The objects most like one, by the features that the model gave: exact, over all ranks.
+        """Find the objects most similar to one by the model's features: an exact search over all
+        ranks.
 
-        Features come out of the store rank by rank, so memory is bounded.
+        Features are read rank by rank, so memory is bounded.
 
         Parameters
         ----------
         object_id
             The object's id in the survey.
         place
-            Or where it lies: key of its partition, and row.
+            Instead of the id: key of the object's partition, and its row.
         n
-            How many objects; the first is the object itself.
+            How many objects to return; the first is the object itself.
         use
-            ``embedding``, ``residual`` or ``both``; None: the embedding where the model has one.
+            ``embedding``, ``residual`` or ``both``; None: the embedding if the model has one.
 
         Returns
         -------
@@ -210,7 +214,7 @@ class Run:
         Raises
         ------
         NotFoundError
-            There is no such object, or the run has no features.
+            The object does not exist, or the run has no features.
         BadInputError
             Several objects have the id, or the object has no features.
 
@@ -228,7 +232,7 @@ class Run:
         return found.of_id(object_id, n)
 
     def table(self, prices: Prices | None = None) -> TableView:
-        """Memory, duration and cost of the run, as ``perseid table`` prints them."""
+        """Memory, duration and cost of the run, as in ``perseid table``."""
         from perseid.measure.present.run_tables import run_table
         from perseid.measure.sources.load import load_runs
 
@@ -250,13 +254,13 @@ class Run:
     def explore(self, *, port: int = 0, height: int = 800) -> TextView:
         """The live page of ``perseid explore``, shown inline in a notebook.
 
-        It is served from this process until it ends or the page's ``close()`` is called; its
-        ``address`` opens in any browser of this machine.
+        The page is served until this process ends or its ``close()`` is called. Its ``address``
+        opens in any browser on this machine.
 
         Parameters
         ----------
         port
-            Where to listen; 0 takes a free one.
+            Port to listen on; 0 takes a free one.
         height
             Pixels of the page in a cell.
 
@@ -270,14 +274,15 @@ class Run:
         >>> run.explore()  # doctest: +SKIP
         explore    http://127.0.0.1:40821/Zk3…/
         """
-        # The page sits above this interface: by name, so that nothing below needs it.
+        # `explore` is a layer above this one, so it is imported by name at run time only.
         page: TextView = importlib.import_module("perseid.explore.notebook_page").LivePage(
             self, port, height
         )
         return page
 
     def logs(self, rank: int | None = None, *, follow: bool = False) -> Iterator[tuple[int, str]]:
-        """(rank, line) of what the ranks logged; `follow`: as lines come, until the run ends."""
+        """Iterate over (rank, line) of the ranks' logs; with `follow`, as lines arrive, until the
+        run ends."""
         if rank is not None and not 0 <= rank < self._manifest.world_size:
             last = self._manifest.world_size - 1
             raise BadInputError(f"the run has no rank {rank}: it has the ranks 0 to {last}")
@@ -308,14 +313,14 @@ class Run:
         return html_table(("run", self.id), rows)
 
     def _settled(self) -> bool:
-        """Whether its results are published and no process works on it any more."""
+        """Whether its results are published and no process is working on it any more."""
         if self._given is not None or self._store.exists(layout.DRIVER):
             return False
         self._result = self._result or published(self._store, self._manifest)
         return self._result is not None and self._store.exists(layout.ENGINE)
 
     def _running(self) -> RunStatus | None:
-        """What the engine says of a run that goes on; None where it has ended."""
+        """The status of a running run from its engine; None if it has ended."""
         events = self.handle.poll()
         if self.handle.ended:
             return None
@@ -329,7 +334,7 @@ class Run:
         return RunStatus("running", "map", world_size, len(self._with_record()))
 
     def _with_record(self) -> set[int]:
-        """Ranks that have left a record of ours; a script's own record says nothing."""
+        """Ranks with a record written by perseid; a record of a user's script does not count."""
         script = self._manifest.script is not None
         names = {info.key for info in self._store.list()}
         ranks = range(self._manifest.world_size)
@@ -353,14 +358,16 @@ class Run:
         return RankStatus(rank, keys, True, record.rows, seconds, record.attempt, "; ".join(failed))
 
     def stopped(self) -> RunInterruptedError:
-        """The error of a user who stopped the run."""
+        """The error to raise when the user stopped the run."""
         return driver.stopped(self._manifest, self._engine)
 
     def left(self) -> RunInterruptedError:
-        """The error of a user who stopped waiting, which ends a run that cannot be detached."""
+        """The error to raise when the user stopped waiting, which stops a run that cannot be
+        detached."""
         if not self._engine.capabilities.detach:
             return self.stopped()
         return RunInterruptedError(
-            f"{self.id} goes on without you; `perseid status {self.url}` says how far it is, "
+            f"{self.id} continues without this process; `perseid status {self.url}` says how far "
+            "it is, "
             f"`perseid status {self.url} --stop` stops it"
         )

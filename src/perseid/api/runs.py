@@ -1,4 +1,4 @@
-"""Begin a run, go on with one, find one again."""
+"""Start, resume and reopen runs."""
 
 from __future__ import annotations
 
@@ -40,28 +40,29 @@ def run(
     engine
         ``local``, ``aws``, or an engine object.
     replace
-        Remove a former run that is at the place for the results.
+        Remove an earlier run that is at the results' place.
     detach
-        Return as soon as the run has begun; only where the engine can.
+        Return as soon as the run has started, if the engine supports that.
     progress
         True: a bar in a terminal or notebook; False: nothing; or a function that is called with
         each event.
     **keys
         The request's keys, such as ``model``, ``world_size``, ``precision``, ``results``; see
-        ``docs/reference/request.md``. Without ``results`` the engine chooses a fresh place: here,
-        a folder below ``runs/``.
+        ``docs/reference/request.md``. Without ``results`` the engine chooses a new place: on this
+        machine, a folder below ``runs/``.
 
     Returns
     -------
     Run
-        Ended, complete or not (`Run.incomplete`), unless `detach` is given.
+        The run after it has ended, complete or not (`Run.incomplete`); with `detach`, still
+        running.
 
     Raises
     ------
     BadInputError
-        A key or its value cannot be used, or the data holds no partition.
+        A key or its value is invalid, or the data has no partition.
     NotFoundError
-        There is no such data.
+        The data does not exist.
     RunError
         Another run is at the place for the results.
     RunInterruptedError
@@ -75,7 +76,7 @@ def run(
     engine = engine_class(engine)() if isinstance(engine, str) else engine
     if detach and not engine.capabilities.detach:
         raise BadInputError(
-            f"a run of the engine {engine.name} ends with this process: it cannot be detached"
+            f"a run on the engine {engine.name} ends with this process, so it cannot be detached"
         )
     request = _request(data, engine, keys)
     with reporting(progress) as report:
@@ -84,7 +85,7 @@ def run(
 
 
 def begin(request: RunRequest, engine: Engine, report: Report, *, replace: bool = False) -> Run:
-    """Begin a run and return at once; `Run.wait` or `Run.follow` must come next, unless the engine
+    """Start a run and return immediately; call `Run.wait` or `Run.follow` next, unless the engine
     can detach."""
     manifest, handle = driver.begin(request, engine, report, replace=replace)
     return Run(manifest, engine, handle)
@@ -93,7 +94,7 @@ def begin(request: RunRequest, engine: Engine, report: Report, *, replace: bool 
 def begin_again(
     url: str, engine: Engine, report: Report, *, allow_model_change: bool = False
 ) -> Run:
-    """Begin to work on what is missing of a run; of a complete one nothing is."""
+    """Start to compute what is missing from a run; nothing happens if it is complete."""
     store = Storage(url)
     manifest = Manifest.load(store)
     done = finished(store, manifest)
@@ -112,26 +113,26 @@ def resume(
     allow_model_change: bool = False,
     progress: bool | Report = True,
 ) -> Run:
-    """Work on what is missing of a run, then publish it again; a complete one is left as it is.
+    """Compute what is missing from a run, then publish it again; a complete run is left as it is.
 
     Parameters
     ----------
     run
         A run, its folder or its URL.
     engine, detach, progress
-        As for `run`; the engine may be another one than before.
+        As for `run`; the engine may differ from the one before.
     allow_model_change
-        Go on where the model is not the one that the run began with; the run is ``mixed`` then,
-        never ``complete``.
+        Continue although the model is not the one that the run started with. The run then becomes
+        ``mixed``, never ``complete``.
 
     Raises
     ------
     NotFoundError
-        There is no run.
+        There is no run at this place.
     RunError
-        Another process works on it.
+        Another process is working on it.
     BadModelError
-        The model is not the one that the run began with, or is gone.
+        The model is not the one that the run started with, or no longer exists.
 
     Examples
     --------
@@ -146,26 +147,26 @@ def resume(
 
 
 def _left(run: Run, report: Report) -> Run:
-    """The run, which goes on by itself."""
+    """Detach from the run, which continues by itself."""
     if said := run.leave():
         report(StageEvent("map", said))
     return run
 
 
 def open_run(run: str | Path, *, engine: Engine | None = None) -> Run:
-    """Find a run again, finished or running, also one that another process began.
+    """Open an existing run, finished or running, even if another process started it.
 
     Parameters
     ----------
     run
-        Its folder or URL; on AWS also its id, or the ARN of an execution.
+        The run's folder or URL; on AWS also its id, or the ARN of an execution.
     engine
-        Where it ran; found out from the run itself where it is not given.
+        The engine on which it ran; by default read from the run itself.
 
     Raises
     ------
     NotFoundError
-        There is no such run.
+        The run does not exist.
 
     Examples
     --------
@@ -173,7 +174,7 @@ def open_run(run: str | Path, *, engine: Engine | None = None) -> Run:
     8
     """
     text = str(run)
-    # A path or URL is tried first: only what is none of them costs a request to AWS.
+    # A path or URL is tried first, so that only other names cost a request to AWS.
     if text.startswith("arn:") or not Storage(text).exists(layout.MANIFEST):
         text = _located(text, engine)
     store = Storage(text)
@@ -181,7 +182,7 @@ def open_run(run: str | Path, *, engine: Engine | None = None) -> Run:
 
 
 def _located(name: str, engine: Engine | None) -> str:
-    """The URL of a run that has another name."""
+    """Find the URL of a run that is named by id or ARN."""
     if "/" in name and not name.startswith("arn:"):
         return name
     try:
@@ -190,15 +191,15 @@ def _located(name: str, engine: Engine | None) -> str:
         if name.startswith("arn:"):
             raise
         raise NotFoundError(
-            f"there is no run {name} here (no {Storage(name).where(layout.MANIFEST)}), nor can one "
-            f"of that id be found on AWS ({error}); name a run on AWS by its s3:// URL, its id or "
-            "an execution's ARN"
+            f"there is no run {name} on this machine (no {Storage(name).where(layout.MANIFEST)}), "
+            f"and none with that id was found on AWS ({error}); name a run on AWS by its s3:// "
+            "URL, its id or an execution's ARN"
         ) from error
 
 
 def _request(data: Data | None, engine: Engine, keys: Mapping[str, object]) -> RunRequest:
-    """The request of `run`'s arguments, with a place for the results."""
-    # Parsed again with the further keys, so that the same checks hold for all of them.
+    """Build the request from the arguments of `run`, with a place for the results."""
+    # Parsed again together with the keys, so that the same checks apply to all of them.
     if isinstance(data, RunRequest):
         return RunRequest.parse({**data.given(), **keys}) if keys else data
     plain = dict(keys)
@@ -208,7 +209,7 @@ def _request(data: Data | None, engine: Engine, keys: Mapping[str, object]) -> R
 
 
 def with_results(plain: Mapping[str, object], engine: Engine) -> dict[str, object]:
-    """A request's keys, with the engine's own place for results where they name none."""
+    """Add the engine's default place for results to a request that names none."""
     data = plain.get("data")
     if plain.get("results") or plain.get("result_path") or not data:
         return dict(plain)

@@ -1,4 +1,4 @@
-"""What is shown as text in a terminal and as HTML in a notebook."""
+"""Objects that display as text in a terminal and as HTML in a notebook."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from perseid.measure.present.text import TextTable
 from perseid.plaintext import markup
 
 PAGE_HEIGHT = 600
-"""Pixels of a page that is shown inside a notebook."""
+"""Height, in pixels, of a page inside a notebook."""
 
 
 class TextView:
-    """Text, and the same as HTML: what the last line of a notebook's cell draws."""
+    """Text and the same content as HTML, which a notebook displays for the last line of a cell."""
 
     def __init__(self, text: str, html: str) -> None:
         self._text, self._html = text, html
@@ -30,7 +30,7 @@ class TextView:
 
 
 class TableView(TextView):
-    """A table of runs; `columns` and `rows` hold its unrounded numbers.
+    """A table of runs; `columns` and `rows` hold the unrounded numbers.
 
     Examples
     --------
@@ -47,11 +47,11 @@ class TableView(TextView):
         self.columns = [column.key for column in tables[0].columns]
         """Keys of the first table's columns."""
         self.rows = [{key: cell.value for key, cell in row.items()} for row in tables[0].rows]
-        """Its rows: numbers as they were measured, None where there is none."""
+        """The first table's rows: unrounded numbers, or None."""
 
 
 class PageFrame(TextView):
-    """A whole HTML page, with a few lines of text that say the same."""
+    """A complete HTML page, with a few lines of text that summarize it."""
 
     def __init__(self, text: str, html: str) -> None:
         frame = (
@@ -60,10 +60,10 @@ class PageFrame(TextView):
         )
         super().__init__(text, frame)
         self.html = html
-        """The page as it can be written to a file."""
+        """The complete page."""
 
     def save(self, path: str | Path) -> Path:
-        """Write the page; raises `BadInputError` where that cannot be."""
+        """Write the page to a file; raises `BadInputError` if that fails."""
         path = Path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ class PageFrame(TextView):
 
 
 def html_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """An HTML table of these heads and rows; every text is escaped."""
+    """An HTML table with these column heads and rows; all text is escaped."""
     top = "".join(f"<th>{markup(word)}</th>" for word in head)
     body = "".join(
         "<tr>" + "".join(f"<td>{markup(str(cell))}</td>" for cell in row) + "</tr>" for row in rows

@@ -1,4 +1,4 @@
-"""Where a run and its ranks stand."""
+"""Status of a run and its ranks."""
 
 from __future__ import annotations
 
@@ -10,45 +10,46 @@ from perseid.pipeline.events import CountEvent
 
 @dataclass(frozen=True)
 class RankStatus:
-    """One rank of a run, as far as its record says."""
+    """Status of one rank of a run, according to its record."""
 
     rank: int
     """0 <= rank < the run's world size."""
     partitions: tuple[str, ...]
-    """Keys of its partitions; none for a surplus rank."""
+    """Keys of its partitions; empty if there are more ranks than partitions."""
     done: bool
-    """Whether its record is there."""
+    """Whether it has left a record."""
     rows: int = 0
-    """Objects that it predicted."""
+    """Objects with a prediction."""
     seconds: float = 0.0
-    """Of its own work."""
+    """Duration of the rank's own work."""
     attempt: int = 0
-    """Which attempt wrote the record, from 1."""
+    """The attempt that wrote the record, counted from 1."""
     error: str = ""
-    """Why it, or one of its partitions, is missing; empty where nothing is."""
+    """Why it, or one of its partitions, is missing; empty if nothing is missing."""
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """Where a run stands at one moment."""
+    """Status of a run at one moment."""
 
     state: str
-    """``running``, ``complete``, ``incomplete``, or ``not ended`` where no process works on it."""
+    """``running``, ``complete``, ``incomplete``, or ``not ended`` if no process is working on
+    it."""
     stage: str
-    """The step that it is in, or ``ended``."""
+    """Its current stage, or ``ended``."""
     ranks: int
-    """Its world size."""
+    """The world size."""
     done: int
     """Ranks with a record."""
     running: int = 0
     waiting: int = 0
     failed: int = 0
     rows: int = 0
-    """Objects predicted by ranks that are done, where the engine counts them."""
+    """Objects predicted by finished ranks, if the engine counts them."""
     seconds: float = 0.0
-    """Since it began, where the engine says so."""
+    """Time since the start, if the engine reports it."""
     usd: float = 0.0
-    """About what its workers cost so far, where the engine says so."""
+    """Approximate cost of the workers so far, if the engine reports it."""
 
     def __str__(self) -> str:
         if not self.seconds:

@@ -1,4 +1,4 @@
-"""A survey as a Python object: its partitions, and the cutouts in them."""
+"""A survey as a Python object: its partitions and their cutouts."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from perseid.survey.column_spec import ColumnSpec
 from perseid.survey.read_options import ReadOptions, channels_last
 
 SHOWN_PARTITIONS = 10
-"""Partitions that a notebook shows."""
+"""How many partitions a notebook shows."""
 ROWS = 1024
-"""Rows of a block, unless the caller says otherwise."""
+"""Default number of rows per block."""
 
 
 class Survey:
-    """The partitions of a survey, in natural order. Made by `open_survey`.
+    """The partitions of a survey, in natural order. Created by `open_survey`.
 
     Examples
     --------
@@ -40,7 +40,7 @@ class Survey:
         self.url = files.url
         """Folder or bucket that the partitions' keys are relative to."""
         self.partitions = files.partitions
-        """Key and size (bytes) of each."""
+        """Key and size (bytes) of each partition."""
         self._store = Storage(files.url)
 
     def __len__(self) -> int:
@@ -48,12 +48,12 @@ class Survey:
 
     @property
     def size(self) -> int:
-        """Bytes of all partitions."""
+        """Total size of the partitions, bytes."""
         return sum(ref.size for ref in self.partitions)
 
     @cached_property
     def columns(self) -> tuple[ColumnSpec, ...]:
-        """Every column of the first file: its own name, type, unit and UCD."""
+        """Every column of the first file, with the file's own name, type, unit and UCD."""
         return self._files.look().described
 
     @cached_property
@@ -62,7 +62,7 @@ class Survey:
         return self.info().missing
 
     def info(self, model: Model | str | Path | None = None, *, fit: str = "") -> SurveyInfo:
-        """What the survey holds; with a model, what it would use of it and what is missing.
+        """Describe the survey; with a model, also the columns that it would use and those it lacks.
 
         Rows are counted from the headers of all files.
 
@@ -71,7 +71,7 @@ class Survey:
         model
             A loaded model, or what `load_model` takes.
         fit
-            ``crop`` or ``pad``: what would become of images of another size than the model's.
+            ``crop`` or ``pad``: how images of another size than the model's would be fitted.
 
         Raises
         ------
@@ -84,11 +84,11 @@ class Survey:
         return survey_info(self._files, loaded.signature if loaded else None, fit)
 
     def picture(self) -> bytes:
-        """The first nine cutouts as one PNG; raises `BadInputError` where there are no images."""
+        """The first nine cutouts as one PNG; raises `BadInputError` if there are no images."""
         return survey_picture(self._files)
 
     def read(self, partition: int | str) -> Cutouts:
-        """All rows of one partition, by its place or its key.
+        """Read all rows of one partition, given its index or key.
 
         Raises
         ------
@@ -102,13 +102,13 @@ class Survey:
             return reader.read()
 
     def blocks(self, partition: int | str, rows: int = ROWS) -> Iterator[Cutouts]:
-        """One partition in consecutive blocks of at most `rows` rows."""
+        """Read one partition in consecutive blocks of at most `rows` rows."""
         key, options = self._key(partition), self._files.options
         with open_partition(self._store, key, options=options) as reader:
             yield from reader.blocks(rows)
 
     def __iter__(self) -> Iterator[Cutouts]:
-        """All cutouts in the survey's order, in blocks."""
+        """Read all cutouts in the survey's order, in blocks."""
         for ref in self.partitions:
             yield from self.blocks(ref.key)
 
@@ -136,23 +136,24 @@ def open_survey(
     columns: Mapping[str, str | list[str]] | None = None,
     layout: str | None = None,
 ) -> Survey:
-    """The partitions of a folder, a bucket's prefix or a list of files, as a run would take them.
+    """Open a survey: a folder, a bucket's prefix or a list of files, found as a run would find
+    them.
 
     Parameters
     ----------
     data
         Folder (path or URL), or a list of partitions.
     file_limit
-        Only so many of them, the first in natural order.
+        Take only this many partitions, the first in natural order.
     columns, layout
-        Names of the survey's columns and the order of the axes of its images, as in a request.
+        Names of the survey's columns and axis order of its images, as in a request.
 
     Raises
     ------
     NotFoundError
         There is nothing there.
     BadInputError
-        It holds no partition.
+        There is no partition in it.
 
     Examples
     --------

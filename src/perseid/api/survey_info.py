@@ -1,4 +1,4 @@
-"""What a survey holds: rows, images, columns; what a model would use of it, and what is missing."""
+"""Describe a survey: rows, images, columns, and which of them a model would use or lack."""
 
 from __future__ import annotations
 
@@ -26,37 +26,37 @@ from perseid.survey.names import NAMES, POSITION
 from perseid.survey.read_options import ReadOptions
 
 GRID = 3
-"""Cutouts on each side of the picture."""
+"""Cutouts per row and per column of the picture."""
 SIDE, GAP = 192, 4
-"""Pixels of a cutout's edge in the picture, at least, and between cutouts."""
+"""Least width of a cutout in the picture, and of the gap between cutouts, pixels."""
 
 
 @dataclass(frozen=True)
 class InputUse:
-    """What a model would use for one of its inputs."""
+    """The survey's column that a model would use for one of its inputs."""
 
     name: str
-    """Of the model's input."""
+    """Name of the model's input."""
     takes: str
-    """In words, e.g. ``3 bands of 64 x 64 pixels``."""
+    """What the input needs, e.g. ``3 bands of 64 x 64 pixels``."""
     source: str
-    """The survey's own name of the column; empty where it has none."""
+    """The survey's name of the column; empty if the survey lacks it."""
 
 
 @dataclass(frozen=True)
 class ModelUse:
-    """What a model would use of a survey."""
+    """The survey's columns that a model would use."""
 
     name: str
-    """Of the model."""
+    """Name of the model."""
     inputs: tuple[InputUse, ...]
     problem: str
-    """Why it cannot be run over the survey, and what would mend it; empty where it can."""
+    """Why the model cannot be run over the survey, and the remedy; empty if it can."""
 
 
 @dataclass(frozen=True)
 class SurveyInfo:
-    """What a look at a survey has shown. Made by `Survey.info`.
+    """Description of a survey. Created by `Survey.info`.
 
     Examples
     --------
@@ -65,45 +65,45 @@ class SurveyInfo:
     """
 
     url: str
-    """Folder or bucket that the partitions lie in."""
+    """Folder or bucket of the partitions."""
     partitions: int
     size: int
     """Bytes of all partitions."""
     rows: int
-    """Objects, of the partitions that can be read."""
+    """Objects in the readable partitions."""
     unreadable: Mapping[str, str]
-    """Partitions that cannot be read, and why."""
+    """Why each unreadable partition cannot be read, by its key."""
     formats: tuple[str, ...]
     """Suffixes of the files."""
     shape: tuple[int, int, int]
-    """(bands, height, width) of an image, in the first file; zeros where there are no images."""
+    """(bands, height, width) of an image in the first file; zeros if there are no images."""
     bands: tuple[str, ...]
-    """Their names, where the survey has them."""
+    """Names of the bands, if the survey has them."""
     channels_last: bool
-    """Whether images lie in the file as (height, width, bands)."""
+    """Whether images are stored as (height, width, bands)."""
     magnitudes: int
-    """Magnitudes of a row."""
+    """Number of magnitudes per row."""
     columns: tuple[ColumnSpec, ...]
-    """Every column of the first file, by its own name: type, unit, UCD."""
+    """Every column of the first file, with the file's own name, type, unit and UCD."""
     sources: Mapping[str, str]
-    """Our names of the columns that a run would read, and the survey's own."""
+    """The survey's name of each column that a run would read, by our name."""
     missing: tuple[str, ...]
     """Our names of the columns that the survey does not have."""
     notes: tuple[str, ...] = ()
-    """One sentence each."""
+    """Sentences about things to know before a run."""
     model: ModelUse | None = None
-    """Where a model was given."""
+    """What the given model would use; None without a model."""
 
 
 @dataclass(frozen=True)
 class SurveyFiles:
-    """The files of a survey, and how they are read."""
+    """The files of a survey and the options for reading them."""
 
     url: str
     """Partition keys are relative to it."""
     partitions: tuple[PartitionRef, ...]
     notes: tuple[str, ...] = ()
-    """About files that are not read."""
+    """Sentences about files that are not read."""
     options: ReadOptions = field(default_factory=ReadOptions)
 
     def look(self) -> FileLook:
@@ -123,14 +123,15 @@ class SurveyFiles:
 def survey_info(
     files: SurveyFiles, signature: ModelSignature | None = None, fit: str = ""
 ) -> SurveyInfo:
-    """Look at one file of each format, and count the rows of all of them from their headers.
+    """Inspect one file of each format, and count the rows of all files from their headers.
 
     Parameters
     ----------
     files
         Of the survey.
     signature, fit
-        Of a model that is to be run over it, and what is to become of images of another size.
+        Signature of the model that would be run over the survey, and how images of another size
+        would be fitted.
 
     Raises
     ------
@@ -164,7 +165,7 @@ def survey_info(
 
 
 def _sources(look: FileLook, options: ReadOptions) -> dict[str, str]:
-    """Our names of the columns that are read, and the survey's own."""
+    """Map our names of the columns that are read to the survey's names."""
     kept = [name for name in NAMES if name in look.columns.dtypes]
     bands = ", ".join(look.sources[band] for band in look.columns.bands)
     found = {name: look.sources.get(name, bands or name) for name in kept}
@@ -198,9 +199,9 @@ def _use(
 
 
 def survey_picture(files: SurveyFiles) -> bytes:
-    """The first nine cutouts of a survey as one PNG, in color where there are bands for it.
+    """Draw the first nine cutouts of a survey as one PNG, in color if there are enough bands.
 
-    Raises `BadInputError` where the survey has no images.
+    Raises `BadInputError` if the survey has no images.
     """
     storage, pictures = Storage(files.url), list[NDArray[np.uint8]]()
     for ref in files.partitions:
@@ -221,7 +222,7 @@ def _enlarged(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _grid(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Pictures side by side on white, in rows of `GRID`."""
+    """Arrange pictures on white in rows of `GRID`."""
     height = max(one.shape[0] for one in pictures) + GAP
     width = max(one.shape[1] for one in pictures) + GAP
     rows = -(-len(pictures) // GRID)

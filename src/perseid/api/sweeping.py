@@ -27,12 +27,12 @@ from perseid.survey import discover, split
 
 PARTITIONS = "partitions"
 DONE = "split.json"
-"""Says that a folder of partitions is whole, and of which survey."""
+"""Marks a folder of partitions as complete, and names the survey they were made from."""
 
 
 @dataclass(frozen=True)
 class CellResult:
-    """What became of one run of a sweep."""
+    """Outcome of one run of a sweep."""
 
     cell: GridCell
     status: str
@@ -41,12 +41,12 @@ class CellResult:
     """Ranks that left a record."""
     expected: int
     seconds: float | None
-    """None where an earlier call had completed it."""
+    """None if an earlier call had already completed it."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep that has ended: what became of each run, its measurements, and their page.
+    """A finished sweep: the outcome of each run, its measurements, and their report.
 
     Examples
     --------
@@ -55,20 +55,20 @@ class Sweep:
     """
 
     folder: Path
-    """Where its runs lie, and what `publish` writes."""
+    """Folder of its runs and of everything that `publish` writes."""
     cells: tuple[CellResult, ...]
-    """One a run, in the order in which they ran."""
+    """One result per run, in the order in which they ran."""
     architecture: str = "x86"
-    """Whose prices the runs are measured with."""
+    """Processor architecture whose prices apply to the runs."""
 
     @property
     def incomplete(self) -> int:
-        """Runs that are not complete; the same call tries them again."""
+        """Number of runs that are not complete; calling `sweep` again retries them."""
         return sum(one.status != "complete" for one in self.cells)
 
     @cached_property
     def runs(self) -> list[MeasuredRun]:
-        """Memory, duration and cost of every run, as the tables have them."""
+        """Memory, duration and cost of every run."""
         places = [str(self.folder / one.cell.path) for one in self.cells]
         return load_runs(places, LoadOptions(self.architecture))
 
@@ -102,36 +102,36 @@ def sweep(
     architecture: str = "x86",
     report: Callable[[CellResult], None] | None = None,
 ) -> Sweep:
-    """Run a grid over a survey; runs that are complete already are left as they are.
+    """Run a parameter grid over a survey, skipping runs that are already complete.
 
     Parameters
     ----------
     data
-        A survey: a file, folder or URL. It is cut anew into partitions of each size.
+        A survey: a file, folder or URL. It is split again into partitions of each size.
     out
         Folder of the sweep.
     partition_sizes, data_sizes
-        Sizes such as ``25MB`` and ``1GB``; a run takes ceil(data / partition) partitions, and all
-        of them for ``all``.
+        Sizes such as ``25MB`` and ``1GB``. A run takes ceil(data / partition) partitions; ``all``
+        means all of them.
     world_sizes
-        Ranks; None stands for one a partition.
+        Numbers of ranks; None means one per partition.
     batch_sizes
-        Rows a model call, at most.
+        Most rows per call of the model.
     repeat
-        Repetitions of each.
+        Repetitions of each combination.
     model
         An exported model, or ``default``.
     engine
-        Where the runs work; default: this machine.
+        Engine on which the runs work; default: this machine.
     architecture
-        Whose prices the runs are measured with: ``x86`` or ``arm``.
+        Processor architecture whose prices apply to the runs: ``x86`` or ``arm``.
     report
         Called after each run.
 
     Raises
     ------
     BadInputError
-        A size is none, or the survey is smaller than what is asked for.
+        A size cannot be parsed, or the survey is smaller than a requested size.
 
     Examples
     --------
@@ -156,9 +156,9 @@ def sweep(
 
 
 def _partitioned(survey: str, out: Path, size: str) -> Path:
-    """The survey in partitions of a size, cut once for all runs of the sweep."""
+    """Split the survey into partitions of a size, once for all runs of the sweep."""
     if not size_mb(size):
-        raise BadInputError(f"{size!r} is not a size: write it like 25MB or 1GB")
+        raise BadInputError(f"{size!r} is not a size: give one such as 25MB or 1GB")
     folder = out / PARTITIONS / size
     mark = folder / DONE
     source = Location.parse(survey).url
@@ -175,7 +175,7 @@ def _partitioned(survey: str, out: Path, size: str) -> Path:
 
 
 def _check(cell: GridCell, folder: Path) -> None:
-    """Raise `BadInputError` where the survey is smaller than a cell wants."""
+    """Raise `BadInputError` if the survey is smaller than a cell of the grid needs."""
     have = parse_json((folder / DONE).read_text())["files"]
     if cell.files is not None and cell.files > have:
         raise BadInputError(
@@ -185,7 +185,7 @@ def _check(cell: GridCell, folder: Path) -> None:
 
 
 def _completed(cell: GridCell, place: Path) -> CellResult | None:
-    """The result of an earlier call; None where the run is not complete."""
+    """The result of an earlier call; None if the run is not complete."""
     summary = last_summary(Storage(place)) if place.is_dir() else None
     if summary is None or summary["status"] != "complete":
         return None

@@ -1,4 +1,4 @@
-"""What is written to a terminal: control characters of foreign text are escaped."""
+"""Safe output to a terminal: control characters in foreign text are escaped."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class SafeStream:
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
-        """The stream itself, for programs that draw."""
+        """The underlying stream, for code that draws."""
 
     def write(self, text: str) -> int:
-        """Write a text; characters that the stream's encoding lacks are shown as escapes."""
+        """Write text; characters that the stream's encoding lacks are written as escapes."""
         safe = printable(text)
         try:
             self.stream.write(safe)
@@ -38,24 +38,25 @@ class SafeStream:
 
 @contextmanager
 def safe_output() -> Iterator[None]:
-    """Standard output and standard error are safe streams until the context ends."""
+    """Make standard output and standard error safe streams until the context ends."""
     out, error = SafeStream(_own(sys.stdout)), SafeStream(_own(sys.stderr))
     with redirect_stdout(cast(TextIO, out)), redirect_stderr(cast(TextIO, error)):
         yield
 
 
 def console(stream: TextIO | None = None) -> Console:
-    """A console that may draw: on standard error, past the safe stream.
+    """A console that may draw, by default on standard error; it bypasses the safe stream.
 
-    What is shown on it must have gone through `perseid.plaintext.printable`.
+    Callers must pass all text through `perseid.plaintext.printable` first.
     """
-    from rich.console import Console  # a tenth of a second that most commands do without
+    # This import takes a tenth of a second, which most commands can save.
+    from rich.console import Console
 
     return Console(file=_own(stream or sys.stderr), highlight=False)
 
 
 def paint(text: str, color: int) -> None:
-    """Write a word of ours on standard output, colored where that is a terminal.
+    """Write a trusted word to standard output, in color if that is a terminal.
 
     Parameters
     ----------
@@ -67,9 +68,9 @@ def paint(text: str, color: int) -> None:
 
 
 def width() -> int | None:
-    """Columns of the terminal that standard output is; None where it is none.
+    """Width of the terminal on standard output, in columns; None if it is not a terminal.
 
-    ``COLUMNS`` counts in any case, as for other programs.
+    ``COLUMNS`` overrides it, as for other programs.
     """
     if os.environ.get("COLUMNS", "").isdecimal():
         return int(os.environ["COLUMNS"]) or None

@@ -18,47 +18,47 @@ from perseid.plaintext import one_line
 COMMANDS: dict[str, str] = {
     "demo": "simulate a small survey, run the model over it, show the result",
     "simulate": "make a simulated survey from real SDSS magnitudes and redshifts",
-    "survey": "look at a survey: rows, images, columns, what a model would use",
+    "survey": "describe a survey: rows, images, columns, what a model would use",
     "split": "cut a survey into numbered partitions",
     "train": "train a model on a survey",
     "model": "import, export and check model files",
     "run": "run a model over all partitions of a survey",
-    "resume": "redo what is missing of a run",
+    "resume": "compute what is missing from a run",
     "table": "tables of memory, duration and cost from any set of runs",
     "report": "one HTML page about a run",
     "catalogue": "a run's catalogue as FITS, VOTable, CSV, Parquet, HATS or qp's HDF5",
-    "explore": "a live page about a run: look, select, label, search",
+    "explore": "a live page about a run: view, select, label, search",
     "similar": "the objects of a run that are most like one of them",
     "sweep": "runs over partition size, world size and batch size, with plots",
     "plan": "partition size, world size and memory for a deadline and a budget",
-    "calibrate": "how fast a worker is: what plans are made from",
-    "status": "where a run stands; stop it, or wait for it",
+    "calibrate": "measure how fast a worker is, as input for plans",
+    "status": "status of a run; stop it, or wait for it",
     "logs": "what the ranks of a run logged",
     "rendezvous": "the server through which workers find each other",
-    "ping": "try a rendezvous server from here",
-    "aws": "deploy the whole system on AWS, look after it, remove it",
-    "comm": "message passing: run a program on many ranks, measure, estimate",
+    "ping": "test the connection to a rendezvous server",
+    "aws": "deploy the whole system on AWS, check it, remove it",
+    "comm": "message passing: run a program on many ranks, measure and predict its speed",
     "fmi-run": "run a program written for FMI",
     "cite": "what to cite, with versions",
     "completion": "a script that completes commands and options in your shell",
     "help": "what a command does, and its options",
 }
-"""Name and one line of help; each lives in the module of its name, imported when it is called.
+"""Name and one line of help of each command. Its module has the same name and is imported on use.
 
 A command module has ``configure(parser)`` and ``run(args) -> int`` (the exit status).
 """
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one sentence, as all others are."""
+    """A parser that reports errors as one sentence, like the rest of perseid."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong and where the options are described."""
+        """Print what is wrong and where the options are described, and exit."""
         self.exit(2, f"perseid: {message.removeprefix('argument ')}; see `{self.prog} --help`\n")
 
 
 def make_parser(names: Collection[str]) -> argparse.ArgumentParser:
-    """The parser with the options of these commands; the others are only named."""
+    """Make the parser with the options of these commands; the others are only listed."""
     parser = Parser(prog="perseid", allow_abbrev=False)
     parser.description = "Run a model over a survey of cutouts, as many small workers."
     parser.add_argument("--version", action="version", version=f"perseid {__version__}")
@@ -73,7 +73,7 @@ def make_parser(names: Collection[str]) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; errors of ours are one sentence on stderr and their exit code."""
+    """Run one command; one of our errors becomes one sentence on stderr and its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     with safe_output():
         return _call(arguments)
@@ -92,8 +92,8 @@ def _call(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("perseid: stopped", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `perseid table … | head`: nobody reads on
-        # Python flushes stdout when it ends, which would fail again, with a traceback.
+    except BrokenPipeError:  # `perseid table … | head`: the reader has closed the pipe
+        # Python flushes stdout at exit, which would fail again, with a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
 

@@ -1,4 +1,4 @@
-"""``perseid aws``: deploy, destroy, doctor, policy, and the rendezvous' service."""
+"""``perseid aws``: deploy, destroy, doctor, policy, and the rendezvous service."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     removing.add_argument(
         "--delete-bucket",
         action="store_true",
-        help="also the bucket that deploy made, with all data and results",
+        help="also remove the bucket that deploy made, with all data and results",
     )
     removing.add_argument("--yes", action="store_true", help="do not ask")
     removing.set_defaults(act=_destroy)
     doctor = commands.add_parser("doctor", help="check everything that a run on AWS needs")
     doctor.add_argument("--json", action="store_true", help="print what was found as JSON")
     doctor.set_defaults(act=_doctor)
-    policy = commands.add_parser("policy", help="print what a person's policy must allow")
+    policy = commands.add_parser("policy", help="print the IAM policy that a person needs")
     _policy_arguments(policy)
     policy.set_defaults(act=_policy)
     aws_prove.configure(commands.add_parser("prove", help="measure what only AWS can show, for "
                                             "less than a dollar"))  # fmt: skip
-    rendezvous = commands.add_parser("rendezvous", help="start, stop or look at the service")
+    rendezvous = commands.add_parser("rendezvous", help="start, stop or show the service")
     rendezvous.add_argument("what", choices=("start", "stop", "status"))
     rendezvous.add_argument(
         "--wait", type=units.time_argument, default=service.START_SECONDS, metavar="TIME",
@@ -67,7 +67,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _policy_arguments(policy: argparse.ArgumentParser) -> None:
     policy.add_argument("who", choices=("deploy", "deploy-rendezvous", "run"),
-                        help="who deploys, what a rendezvous adds, or who only runs")  # fmt: skip
+                        help="for deploying, what a rendezvous adds to that, or for running "
+                             "only")  # fmt: skip
     policy.add_argument("--bucket", action="append", metavar="NAME", help="buckets with surveys "
                         "and results (default: the one that deploy makes)")  # fmt: skip
     policy.add_argument(
@@ -123,12 +124,14 @@ def _deploy_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _account_arguments(parser: argparse.ArgumentParser) -> None:
-    """What depends on the rights and the network of the account."""
-    rights = parser.add_argument_group("where you may not make roles, or only bounded ones")
+    """Add options that depend on the rights and the network of the account."""
+    rights = parser.add_argument_group("if you may not create roles, or only with a boundary")
     rights.add_argument(
-        "--role", metavar="ARN", help="one for all (default: make a narrow one each)"
+        "--role", metavar="ARN", help="one role for all (default: create a narrow role for each)"
     )
-    rights.add_argument("--permissions-boundary", metavar="ARN", help="of the roles that are made")
+    rights.add_argument(
+        "--permissions-boundary", metavar="ARN", help="permissions boundary of the created roles"
+    )
     where = parser.add_argument_group("the rendezvous, for ranks that talk to each other")
     where.add_argument(
         "--rendezvous", action=argparse.BooleanOptionalAction, default=None,
@@ -201,7 +204,7 @@ def _dry_run(args: argparse.Namespace, options: Options) -> int:
 
 
 def _packages(options: Options) -> Path:
-    """Where zips are kept: a second deployment of the same makes none."""
+    """Folder that caches zips, so that deploying the same again builds none."""
     return default_cache() / "packages" / options.name
 
 
@@ -246,7 +249,7 @@ def _confirm(changes: list[Change], yes: bool) -> bool:
 
 def _ask(question: str) -> bool:
     if not sys.stdin.isatty():
-        raise BadInputError(f"{question} Nobody can answer here: give --yes")
+        raise BadInputError(f"{question} There is no terminal to answer in: give --yes")
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
@@ -262,7 +265,7 @@ def _destroy(args: argparse.Namespace) -> int:
     remains = destroy(aws, args.stack, _tell, delete_bucket=args.delete_bucket)
     print(f"the stack {args.stack} is gone, with its log groups, packages and secret")
     for left in remains:
-        print(f"stays: {left.name} ({left.why})")
+        print(f"kept: {left.name} ({left.why})")
     return 0
 
 
@@ -294,7 +297,7 @@ def _policy(args: argparse.Namespace) -> int:
             aws = Aws(args.region, args.profile)
             account, region = account or aws.account, aws.region
         except PerseidError as error:
-            print(f"perseid: {error}; ACCOUNT and REGION stand in their place", file=sys.stderr)
+            print(f"perseid: {error}; using the placeholders ACCOUNT and REGION", file=sys.stderr)
             account, region = account or "ACCOUNT", region or "REGION"
     buckets = args.bucket or [default_bucket(args.stack, account, region)]
     if args.who == "deploy":
@@ -313,7 +316,7 @@ def _rendezvous(args: argparse.Namespace) -> int:
     aws = Aws(args.region, args.profile)
     if args.what == "stop":
         service.stop(aws, args.stack)
-        print("asked it to end; it costs nothing once it has")
+        print("the rendezvous is stopping; once it has stopped it costs nothing")
         return 0
     if args.what == "start":
         found = service.start(aws, args.stack, _tell, seconds=args.wait)

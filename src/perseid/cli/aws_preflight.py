@@ -1,4 +1,4 @@
-"""``perseid run --engine aws --dry-run``: what would fail, on one screen; nothing is started."""
+"""``perseid run --engine aws --dry-run``: check on one screen what would fail; start nothing."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from perseid.pipeline.initialize import plan
 from perseid.pipeline.request import RunRequest
 
 FAILS = 1
-"""Exit status where something would fail."""
+"""Exit status if something would fail."""
 
 
 def show_preflight(args: argparse.Namespace, engine: Engine, request: RunRequest) -> int:
-    """Print each check as it is made; exit status 1 where one says that the run would fail."""
+    """Print each check as it is made; exit status 1 if one of them says that the run would fail."""
     assert isinstance(engine, AwsEngine)
     manifest = plan(engine.prepare(request))
     checks = []
@@ -29,5 +29,5 @@ def show_preflight(args: argparse.Namespace, engine: Engine, request: RunRequest
         print(json.dumps([asdict(check) for check in checks], indent=1))
     bad = any(check.state == "bad" for check in checks)
     if not args.json and not bad:
-        print(f"nothing is in the way of {manifest.world_size} ranks; nothing was started")
+        print(f"{manifest.world_size} ranks can be started; nothing was started")
     return FAILS if bad else 0

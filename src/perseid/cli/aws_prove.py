@@ -1,4 +1,4 @@
-"""``perseid aws prove``: what only AWS can show, measured for less than a dollar."""
+"""``perseid aws prove``: measure what only AWS can show, for less than a dollar."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from perseid.cli.awsarguments import add_storage_arguments
 from perseid.errors import BadInputError
 
 INCOMPLETE = 3
-"""Exit status where a line was not measured."""
+"""Exit status if a line was not measured."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +32,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, default=Path("perseid-prove"), metavar="DIR",
         help="where prove.json and prove.html go (default %(default)s)")  # fmt: skip
     add("--max-usd", type=float, default=CAP_USD, metavar="USD",
-        help="nothing begins that could cost more (default and most %(default)s)")  # fmt: skip
+        help="start nothing that could exceed this cost (default and maximum "
+             "%(default)s)")  # fmt: skip
     add("--yes", action="store_true", help="do not ask before anything is made")
     add("--stack", default=NAME, metavar="NAME", help="of the stacks (default %(default)s)")
     what = parser.add_argument_group("what is measured")
@@ -43,11 +44,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--rows", type=int, default=MapSize.rows, metavar="N",
                       help="of a partition (default %(default)s: 25 MB)")  # fmt: skip
     what.add_argument("--gang", type=int, action="append", metavar="N", choices=(8, 32),
-                      help="functions that meet (default: 8 and 32)")  # fmt: skip
+                      help="size of a group of functions that communicate (default: 8 and "
+                           "32)")  # fmt: skip
     what.add_argument("--no-rendezvous", action="store_true",
-                      help="no functions meet: no VPC and no ECS are needed")  # fmt: skip
+                      help="skip functions that communicate: no VPC and no ECS are "
+                           "needed")  # fmt: skip
     what.add_argument("--rendezvous", metavar="HOST:PORT",
-                      help="one that runs, in place of a task on Fargate")  # fmt: skip
+                      help="use this running server instead of a task on Fargate")  # fmt: skip
     where = parser.add_argument_group("rights and places of the account, as for deploy")
     for option, metavar in (("--bucket", "NAME"), ("--role", "ARN"), ("--kms-key", "ARN"),
                             ("--permissions-boundary", "ARN"), ("--cluster", "NAME"),
@@ -59,7 +62,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure and write both files; exit status 3 where a line was not measured."""
+    """Measure and write both files; exit status 3 if a line was not measured."""
     settings = _settings(args)
     aws = Aws(args.region, args.profile)
     if not args.yes:
@@ -105,7 +108,7 @@ def _ask(settings: ProveSettings, region: str) -> None:
         end="", file=sys.stderr, flush=True,
     )  # fmt: skip
     if not sys.stdin.isatty():
-        raise BadInputError("nobody can answer here: give --yes")
+        raise BadInputError("there is no terminal to answer in: give --yes")
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise BadInputError("nothing was done")
 

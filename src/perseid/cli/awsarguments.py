@@ -1,4 +1,4 @@
-"""Options that name a stack, an identity or a server; they import nothing that talks to AWS."""
+"""Options that name a stack, an identity or a server. Nothing here imports code that calls AWS."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ DEFAULT_STACK = "perseid"
 
 
 def add_aws_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which stack, and what `add_storage_arguments` adds."""
+    """Add ``--stack`` and the options of `add_storage_arguments`."""
     where = parser.add_argument_group("on AWS")
     where.add_argument("--stack", metavar="NAME",
                        help=f"made by `perseid aws deploy` ({DEFAULT_STACK})")  # fmt: skip
@@ -16,17 +16,18 @@ def add_aws_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_storage_arguments(parser: argparse.ArgumentParser) -> None:
-    """Whose credentials, which region, which server: of every command that takes URLs."""
+    """Add the options for credentials, region and server, for every command that takes URLs."""
     how = parser.add_argument_group("how to reach S3 and AWS")
     how.add_argument("--profile", metavar="NAME",
-                     help="of the AWS files; wins over keys in the environment")  # fmt: skip
+                     help="profile in the AWS files; overrides keys in the "
+                          "environment")  # fmt: skip
     how.add_argument("--region", metavar="NAME",
                      help="default: AWS_REGION, or the profile's")  # fmt: skip
-    how.add_argument("--endpoint", metavar="URL", help="another server in place of AWS")
+    how.add_argument("--endpoint", metavar="URL", help="URL of a server to use instead of AWS")
 
 
 def use_storage_arguments(args: argparse.Namespace) -> None:
-    """Have this command, its workers and its scripts use what was given."""
+    """Apply the given options to this command, its workers and its scripts."""
     given = {name: getattr(args, name, None) for name in ("profile", "region", "endpoint")}
     if any(value is not None for value in given.values()):
         from perseid.storage import use_aws

@@ -1,4 +1,4 @@
-"""``perseid calibrate``: how fast a worker is, from small runs or on this machine."""
+"""``perseid calibrate``: measure how fast a worker is, from small runs or on this machine."""
 
 from __future__ import annotations
 
@@ -18,17 +18,20 @@ from perseid.storage import Location
 
 REPETITIONS = 3
 FEW_ROWS = 500
-"""A rank with fewer is no good measure of the pace."""
+"""A rank with fewer rows does not measure the pace well."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``perseid calibrate``."""
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="small runs, on AWS or here; "
-                        "without any: the model is timed on this machine")  # fmt: skip
-    parser.add_argument("--model", metavar="URL", help="to time here (default: the package's own)")
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="small runs, on AWS or on this "
+                                                               "machine; without any, the model is "
+                                                               "timed on this machine")  # fmt: skip
+    parser.add_argument(
+        "--model", metavar="URL", help="model to time on this machine (default: the package's own)"
+    )
     parser.add_argument(
         "--memory", type=units.memory_argument, metavar="SIZE",
-        help="what the workers of the runs had, where their REPORT lines are missing",
+        help="memory of the runs' workers, if their REPORT lines are missing",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="JSON", help="write it for `perseid plan`")
     parser.add_argument("--json", action="store_true", help="print it as JSON")
@@ -36,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure the pace of a worker, print it and write it to a file."""
+    """Measure the pace of a worker, print it, and write it to a file if asked to."""
     found = from_runs(load_runs(args.runs), args.memory) if args.runs else here(args.model)
     text = json.dumps(found.to_json(), indent=1) + "\n"
     print(text, end="") if args.json else print("\n".join(lines(found)))
@@ -54,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def here(model: str | None = None) -> Calibration:
-    """Time the model on this machine: three times with one thread, and with two if it has them."""
+    """Time the model on this machine: three times with one thread, and with two if it has two
+    cores."""
     url = Location.parse(model).url if model and model != "default" else "default"
     place = "memory://calibration"
     item = WorkItem("calibration", 0, 1, place, place, (), model_url=url)
@@ -64,18 +68,18 @@ def here(model: str | None = None) -> Calibration:
 
 
 def lines(found: Calibration) -> list[str]:
-    """The calibration in words, a line for each figure."""
+    """The calibration in words, one line per figure."""
     ranks = f"{found.ranks} ranks" if found.ranks else "no run"
     few = found.ranks > 0 and found.rows / found.ranks < FEW_ROWS
-    note = "note       few rows a rank: with more, the pace is higher (batches are padded)"
+    note = "note       few rows per rank: with more, the pace is higher (batches are padded)"
     return [
         f"measured   {found.source} ({ranks}), {found.measured}",
-        f"pace       {found.rows_per_second:,.0f} rows/s a vCPU, x {found.scaling:.2f} with twice "
-        f"as many; workers differ by {found.variation:.0%}",
-        f"start      {found.ready_seconds:.2f} s cold, {found.rank_seconds:.2f} s a rank beyond "
+        f"pace       {found.rows_per_second:,.0f} rows/s per vCPU, x {found.scaling:.2f} with "
+        f"twice as many; workers differ by {found.variation:.0%}",
+        f"start      {found.ready_seconds:.2f} s cold, {found.rank_seconds:.2f} s per rank beyond "
         "its rows",
-        f"memory     {found.base_mb:,.0f} MB and 400 bytes a row",
-        f"reading    {found.row_bytes:,.0f} bytes a row at {found.network_mb_s:,.0f} MB/s",
-        f"accuracy   the pace on AWS may be off by a factor of {found.doubt:g} either way",
+        f"memory     {found.base_mb:,.0f} MB and 400 bytes per row",
+        f"reading    {found.row_bytes:,.0f} bytes per row at {found.network_mb_s:,.0f} MB/s",
+        f"accuracy   the pace on AWS may differ by a factor of {found.doubt:g} in either direction",
         *([note] if few else []),
     ]

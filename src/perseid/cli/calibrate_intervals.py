@@ -1,4 +1,4 @@
-"""``perseid model calibrate``: intervals around a model's redshifts that hold what they promise."""
+"""``perseid model calibrate``: calibrated intervals around a model's redshifts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from perseid.cli.request_options import add_request_options, given_options
 from perseid.model.intervals import calibration_place
 
 READ = ("columns", "layout", "fit", "precision", "signature")
-"""Keys of a request that say how the survey is read and the model computes."""
+"""Keys of a request that determine how the survey is read and how the model computes."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -23,14 +23,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "run of this model over one",
     )
     parser.add_argument(
-        "--to", metavar="FILE", help="write here, not beside the model (MODEL.calibration.json)"
+        "--to",
+        metavar="FILE",
+        help="write here instead of next to the model (MODEL.calibration.json)",
     )
     parser.add_argument("--json", action="store_true", help="print the calibration as JSON")
     add_request_options(parser, limits=False, only=READ)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Calibrate, and say what the intervals are."""
+    """Calibrate, and print the intervals."""
     keys = {name: value for name, value in given_options(args).items() if name in READ}
     found = calibrate_model(args.model, args.data, to=args.to, progress=not args.json, **keys)
     if args.json:

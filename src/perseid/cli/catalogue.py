@@ -1,4 +1,4 @@
-"""``perseid catalogue``: a run's catalogue in the format that another tool opens."""
+"""``perseid catalogue``: write a run's catalogue in the format of another tool."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--to",
         required=True,
         metavar="PLACE",
-        help="path or URL of what is written; its suffix says the format: .fits, .vot, .csv, "
+        help="path or URL to write to; its suffix selects the format: .fits, .vot, .csv, "
         ".parquet, .hdf5 (redshift PDFs for qp), or / for a folder of HATS",
     )
-    parser.add_argument("--format", choices=sorted(FORMATS), help="whatever the suffix")
+    parser.add_argument("--format", choices=sorted(FORMATS), help="overrides the suffix")
     parser.add_argument(
         "--columns", metavar="NAME,NAME,…", help="the columns to write, in this order (all)"
     )
@@ -35,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the catalogue and say where it is."""
+    """Write the catalogue and print its place."""
     columns = args.columns.split(",") if args.columns else None
     written = Catalogue(Storage(args.run)).write(
         args.to, columns=columns, where=args.where, format=args.format

@@ -1,4 +1,4 @@
-"""Checks of AWS as lines for a person: whether a thing is well, and what to do if not."""
+"""Print checks of AWS as lines for a person: whether each is fine, and what to do if not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``perseid cite``: what to cite, with the versions that are installed here."""
+"""``perseid cite``: what to cite, with the installed versions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from perseid.errors import NotInstalledError
 
 FILE = "CITATION.cff"
 COMPUTED_WITH = ("numpy", "onnxruntime", "obstore")
-"""Packages whose versions a result depends on."""
+"""Packages whose versions affect the results."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
 
 @dataclass(frozen=True)
 class CitedAuthor:
-    """Who wrote it; a team has no given names."""
+    """An author of a cited work; a team has no given name."""
 
     family: str
     given: str = ""
@@ -49,21 +49,21 @@ class CitedAuthor:
 
 @dataclass(frozen=True)
 class CitedWork:
-    """An entry of ``CITATION.cff``: perseid itself, or what it builds on."""
+    """An entry of ``CITATION.cff``: perseid itself, or a work that it builds on."""
 
     kind: str
-    """As in the file: ``software``, ``article``, ``conference-paper`` …"""
+    """Type in the file: ``software``, ``article``, ``conference-paper`` …"""
     title: str
     authors: tuple[CitedAuthor, ...]
     year: str = ""
     doi: str = ""
     url: str = ""
     notes: str = ""
-    """What of perseid it stands for."""
+    """Which part of perseid is based on it."""
 
     @classmethod
     def of(cls, entry: Any) -> CitedWork:
-        """Of an entry of the file."""
+        """Make it from an entry of the file."""
         return cls(
             entry["type"],
             entry["title"],
@@ -81,7 +81,8 @@ class CitedWork:
 
 
 def cited() -> list[CitedWork]:
-    """``CITATION.cff``, in the package or beside the source: perseid first, then its references."""
+    """Read ``CITATION.cff`` from the package or the source tree: perseid first, then its
+    references."""
     for place in (resources.files("perseid") / FILE, Path(__file__).parents[3] / FILE):
         if place.is_file():
             found = yaml.safe_load(place.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""``perseid comm``: run a program on many ranks, measure message passing, estimate it."""
+"""``perseid comm``: run a program on many ranks, and measure or estimate message passing."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ if TYPE_CHECKING:
 
 
 TIMED_OUT = 124
-"""Exit status where the time of ``--timeout`` was over, as that of coreutils' ``timeout``."""
+"""Exit status if ``--timeout`` expired, the same as that of coreutils' ``timeout``."""
 LOSSES = {
-    "death": "until all ranks know that a process ended (default 2)",
-    "link": "until a rank is lost whose host answers nothing (default 15)",
-    "silence": "until a rank is lost that is stopped, or computes without a pause (default 60)",
+    "death": "time until all ranks know that a process has ended (default 2)",
+    "link": "time until a rank counts as lost because its host does not answer (default 15)",
+    "silence": "time until a rank counts as lost because its process does not respond (default 60)",
 }
-"""Options that say after how long a rank counts as lost."""
+"""Options for how soon a rank counts as lost."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """The three commands and their options."""
+    """Add the three commands and their options."""
     commands = parser.add_subparsers(dest="what", metavar="COMMAND", required=True)
     run_ = commands.add_parser("run", help="run a Python program on N ranks of this machine")
     run_.add_argument("-n", "--ranks", type=int, metavar="N",
                       help="processes on this machine (default: cores; under srun, the ranks are "
                       "the tasks of the step)")  # fmt: skip
     run_.add_argument(
-        "--timeout", type=units.time_argument, metavar="TIME", help="end all then (status 124)"
+        "--timeout", type=units.time_argument, metavar="TIME", help="time limit (status 124)"
     )
-    run_.add_argument("--encrypt", action="store_true", help="encrypt what ranks send each other "
+    run_.add_argument("--encrypt", action="store_true", help="encrypt all messages between ranks "
                       "(with srun always, if cryptography is installed)")  # fmt: skip
     for name, what in LOSSES.items():
         run_.add_argument(f"--{name}-timeout", type=units.time_argument, metavar="TIME", help=what)
@@ -101,7 +101,7 @@ def _run(args: argparse.Namespace) -> int:
 def _run_step(
     step: SlurmStep, command: Sequence[str], timeout: float | None, variables: Mapping[str, str]
 ) -> int:
-    """Be one rank of a step of Slurm; the program's exit status."""
+    """Run the program as one rank of a Slurm step; returns the program's exit status."""
     from perseid.compat.fmi import python_path
 
     if not is_file(command[0]):
@@ -113,7 +113,7 @@ def _run_step(
                 [sys.executable, *command], env=environment | found, timeout=timeout
             )
         except subprocess.TimeoutExpired:
-            print(f"perseid: the {timeout:g} s of --timeout were over", file=sys.stderr)
+            print(f"perseid: the --timeout of {timeout:g} s expired", file=sys.stderr)
             return 1
     return done.returncode if done.returncode >= 0 else 128 - done.returncode
 
@@ -126,20 +126,20 @@ def run_ranks(
     *,
     encrypt: bool = False,
 ) -> int:
-    """Run a Python program on several ranks of this machine; the exit status, 0 if all went well.
+    """Run a Python program on several ranks of this machine; returns the exit status.
 
     Parameters
     ----------
     command
         The script and its arguments.
     ranks
-        How many processes.
+        Number of processes.
     timeout
-        Seconds for all; None: no limit.
+        Longest duration, seconds; None: no limit.
     variables
-        Of the environment, beyond this process' own.
+        Environment variables to add to those of this process.
     encrypt
-        Whether ranks send each other nothing plain.
+        Whether to encrypt all messages between ranks.
     """
     from perseid.comm.launch import run_local
     from perseid.comm.ranks_output import RanksOutput
@@ -166,7 +166,7 @@ def run_ranks(
         print("perseid: stopped", file=sys.stderr)
         return 128 + stop.number
     if failed and timeout is not None and time.monotonic() - began > timeout:
-        print(f"perseid: the {timeout:g} s of --timeout were over", file=sys.stderr)
+        print(f"perseid: the --timeout of {timeout:g} s expired", file=sys.stderr)
         return TIMED_OUT
     first = next(iter(failed.values()), 0)
     return first if first >= 0 else 128 - first
@@ -184,7 +184,7 @@ def _bench(args: argparse.Namespace) -> int:
     if args.constants is not None:
         return _measure_constants(args)
     if args.store is not None:
-        raise BadInputError("--store is measured with --constants FILE")
+        raise BadInputError("--store needs --constants FILE: it adds the store's constants")
     if args.iterations < 1 or min(args.ranks) < 1:
         raise BadInputError("--ranks and --iterations must be at least 1")
     results: dict[str, dict[str, dict[str, float]]] = {}
@@ -234,7 +234,7 @@ def _model(args: argparse.Namespace) -> int:
     rates = constants.rates
     if args.memory is not None:
         if not 0 < args.memory < math.inf:
-            raise BadInputError(f"a worker has some memory, not {args.memory:g} MB")
+            raise BadInputError(f"--memory must be above 0, not {args.memory:g} MB")
         second = args.memory / 1024 * Prices().lambda_gb_second_x86.usd
         rates = replace(rates, worker_second=second)
     rows = []

@@ -1,7 +1,7 @@
-"""``perseid demo``: the main job, shown: a survey in; a catalogue, a table and pictures out.
+"""``perseid demo``: from a simulated survey to a catalogue, a table and a report.
 
-Runs the real command line and prints each command before its output. It can be called again: the
-survey is made once, each call makes a new run.
+Runs the real commands and prints each before its output. It can be repeated: the survey is made
+once, and each call makes a new run.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _commands(args: argparse.Namespace, home: Path, result: Path) -> list[list[str]]:
-    """What is still to be done, as a user types it."""
+    """The remaining commands, as a user would type them."""
     survey, partitions = home / "survey", home / "partitions"
     commands = []
     if not (survey / "survey.json").exists():
@@ -65,5 +65,5 @@ def _commands(args: argparse.Namespace, home: Path, result: Path) -> list[list[s
 
 
 def _program(command: Sequence[str]) -> list[str]:
-    """Of this interpreter: a program in a file, or this command line."""
+    """Arguments for this interpreter: a program in a file, or our command line."""
     return list(command[1:]) if command[0] == "python" else ["-m", *command]

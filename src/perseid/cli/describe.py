@@ -1,4 +1,4 @@
-"""``perseid model describe``: a signature from a model's graph, and from what its user knows."""
+"""``perseid model describe``: make a signature from a model's graph and the user's answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def describe(args: argparse.Namespace) -> int:
-    """Propose a signature, ask what the graph does not show, and write it beside the model."""
+    """Propose a signature, ask for what the graph does not show, and write it next to the model."""
     from perseid.model.runtime import ModelRuntime
     from perseid.model.runtime.proposal import propose
     from perseid.model.signature import BESIDE
@@ -28,12 +28,12 @@ def describe(args: argparse.Namespace) -> int:
     store.put(key, text.encode())
     print(text)
     columns = ", ".join(column.name for column in signature.output_columns())
-    print(f"{store.where(key)}: the catalogue gets {columns or 'no column, but scores'}")
+    print(f"{store.where(key)}: new columns of the catalogue: {columns or 'none, only scores'}")
     return 0
 
 
 def _asked(proposal: Proposal) -> ModelSignature:
-    """The proposal with what the user says of the outputs that do not show what they are."""
+    """Ask the user about outputs whose kind the graph does not show."""
     from perseid.model.runtime.proposal import kinds_for, with_kind
 
     for output in proposal.signature.outputs:
@@ -62,7 +62,7 @@ def _number(text: str) -> float:
     try:
         return float(text)
     except ValueError as error:
-        raise BadInputError(f"{text.strip()!r} is no number") from error
+        raise BadInputError(f"{text.strip()!r} is not a number") from error
 
 
 def _answer(question: str, proposed: str) -> str:
@@ -72,5 +72,5 @@ def _answer(question: str, proposed: str) -> str:
         return input(f"{question} [{proposed}]: ").strip() or proposed
     except EOFError as error:
         raise BadInputError(
-            f"{question}: there is nobody to ask; say --yes to take {proposed!r}"
+            f"{question}: there is no terminal to answer in; give --yes to accept {proposed!r}"
         ) from error

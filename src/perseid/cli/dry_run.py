@@ -13,11 +13,11 @@ from perseid.measure.prices import Prices
 from perseid.pipeline.manifest import Manifest
 
 SHOWN = 12
-"""Ranks whose partitions are listed."""
+"""How many ranks are listed with their partitions."""
 
 
 def print_plan(plan: RunPlan, options: LocalOptions, pace: Pace, *, given: bool) -> None:
-    """Print it; `given`: the rate was not measured but stated by the user."""
+    """Print the plan; `given` means that the user stated the rate instead of having it measured."""
     print("\n".join(_lines(plan, options, pace, given)))
 
 
@@ -46,26 +46,26 @@ def _lines(plan: RunPlan, options: LocalOptions, pace: Pace, given: bool) -> Ite
 
 
 def script_plan(manifest: Manifest) -> Iterator[str]:
-    """What a request with a script would do: its times are the script's own business."""
+    """Describe a request that runs a user's script, whose time cannot be estimated."""
     assert manifest.script is not None
     size = sum(ref.size for ref in manifest.partitions) / 1e6
-    yield f"runs       the script {manifest.script['SCRIPT']}, not a model of ours: give `model`"
-    yield "           (or --model) to use our runtime instead"
+    yield f"runs       the script {manifest.script['SCRIPT']}, not a model of perseid: give `model`"
+    yield "           (or --model) to use perseid's runtime instead"
     yield f"data       {manifest.data_url}"
     yield f"           {len(manifest.partitions)} partitions, {size:,.1f} MB"
     yield f"results    {manifest.results_url}"
     yield f"ranks      {manifest.world_size}"
     yield from (f"note       {warning}" for warning in manifest.warnings)
-    yield "time, cost the script's own: nothing is estimated"
+    yield "time, cost not estimated: they depend on the script"
 
 
 def _expected(plan: RunPlan, options: LocalOptions, pace: Pace, given: bool) -> Iterator[str]:
     free, rate = memory.available(), pace.rows_per_second
     source = "as given" if given else "the model alone, timed for a second just now"
-    yield f"expected   {rate:,.0f} objects/s a worker ({source})"
+    yield f"expected   {rate:,.0f} objects/s per worker ({source})"
     yield f"time       {duration(plan.map_seconds)} on this machine"
     yield (
-        f"memory     {plan.worker_mb:,.0f} MB a worker, {plan.total_mb:,.0f} MB in all "
+        f"memory     {plan.worker_mb:,.0f} MB per worker, {plan.total_mb:,.0f} MB in all "
         f"({free:,.0f} MB are free; a rank may take {options.memory_mb:,} MB)"
     )
     yield f"cost       {plan.cost.total:.6f} USD on AWS at this machine's pace, as billed:"
@@ -73,6 +73,6 @@ def _expected(plan: RunPlan, options: LocalOptions, pace: Pace, given: bool) -> 
         if line.usd > 0:
             yield f"           {line.name}: {line.quantity:.6g} {line.unit}, {line.usd:.6f} USD"
     yield f"           ({Prices().stamp()}; {options.memory_mb} MB configured, every start cold)"
-    yield "accuracy   rows as the partitions say; times: within about a third,"
-    yield "           for workers at once slow each other, and storage, retries and whatever else"
-    yield "           the machine does are left out"
+    yield "accuracy   rows as the partitions state; times to about a third,"
+    yield "           because concurrent workers slow each other down, and storage, retries and"
+    yield "           other work on the machine are not included"

@@ -1,4 +1,4 @@
-"""``perseid run PAYLOAD.json --state-machine ARN``: somebody's own state machine, measured."""
+"""``perseid run PAYLOAD.json --state-machine ARN``: run and measure an existing state machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ARN = "arn:aws:states:"
 
 
 def run_existing(args: argparse.Namespace) -> int:
-    """Start it with the payload as it is, follow it to its end, and print the tables."""
+    """Start the state machine with the unchanged payload, follow it, and print the tables."""
     _check(args)
     payload = _payload(args)
     from perseid.aws.existing import examine, follow, measure, start
@@ -41,7 +41,7 @@ def run_existing(args: argparse.Namespace) -> int:
             follow(calls, arn, progress, progress.say)
         except KeyboardInterrupt:
             raise RunInterruptedError(
-                f"the execution goes on without this command: {arn}"
+                f"the execution continues without this command: {arn}"
             ) from None
         progress.say("fetching logs and times")
         found = measure(calls, machine, arn)
@@ -60,7 +60,7 @@ def _check(args: argparse.Namespace) -> None:
         raise BadInputError("--state-machine needs a payload: perseid run PAYLOAD.json …")
     if not args.state_machine.startswith(ARN):
         raise BadInputError(
-            f"--state-machine {args.state_machine!r} is no ARN of a state machine "
+            f"--state-machine {args.state_machine!r} is not the ARN of a state machine "
             f"({ARN}REGION:ACCOUNT:stateMachine:NAME)"
         )
     given = {name for name in ("columns", "missing", "replace", "dry_run") if getattr(args, name)}
@@ -73,7 +73,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _payload(args: argparse.Namespace) -> str:
-    """The file's own text, once it is known to be a JSON object."""
+    """The text of the file, after checking that it is a JSON object."""
     read_keys(args.request)
     return decode(args.request.read_bytes(), str(args.request))
 

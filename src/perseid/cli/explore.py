@@ -1,4 +1,4 @@
-"""``perseid explore``: a page about a run, served from this machine while someone looks."""
+"""``perseid explore``: serve a live page about a run from this machine."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def explore_to_the_end(args: argparse.Namespace, run: Run, progress: RunProgress) -> int:
-    """Follow a run to its end with a page about it, which stays until Ctrl-C."""
+    """Follow a run to its end while serving a page about it; the page stays until Ctrl-C."""
     live = LiveRun(run)
     with server_of(args, run, live) as server:
         live.begun()
@@ -59,7 +59,7 @@ def server_of(args: argparse.Namespace, run: Run, live: LiveRun) -> ExploreServe
 
 
 def announce(server: ExploreServer, *, browser: bool, to: TextIO | None = None) -> None:
-    """Print the address, and open it where there is a browser."""
+    """Print the page's address, and open it in a browser if wanted."""
     print(f"explore    {server.address}", file=to or sys.stderr, flush=True)
     print("           Ctrl-C ends the page", file=sys.stderr, flush=True)
     if browser:

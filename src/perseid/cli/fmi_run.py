@@ -1,4 +1,4 @@
-"""``perseid fmi-run``: a program written for FMI, on our communicator."""
+"""``perseid fmi-run``: run a program written for FMI on perseid's communicator."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from perseid.textfile import is_file
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``perseid fmi-run``."""
     parser.add_argument("-n", "--ranks", type=int, metavar="N",
-                        help="start N ranks here, around a rendezvous of their own (default: this "
+                        help="start N ranks on this machine with their own rendezvous (default: "
+                             "this "
                         "process is one, and the configuration names the rendezvous)")  # fmt: skip
     parser.add_argument("script", metavar="SCRIPT.py", help="a program that imports fmi")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="its own arguments")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the script with ``fmi`` on its path, here or on N ranks; its exit status is ours."""
+    """Run the script with ``fmi`` on its path, in this process or on N ranks; returns its exit
+    status."""
     from perseid.compat.fmi import PATH, python_path
 
     if args.ranks is not None:

@@ -7,8 +7,9 @@ import argparse
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``perseid help``."""
-    parser.add_argument("words", nargs="*", metavar="COMMAND", help="and its action, where it has "
-                        "several: `perseid help aws deploy`")  # fmt: skip
+    parser.add_argument("words", nargs="*", metavar="COMMAND", help="a command, and its action if "
+                                                                    "it has several: `perseid help "
+                                                                    "aws deploy`")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:

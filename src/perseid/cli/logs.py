@@ -1,4 +1,4 @@
-"""``perseid logs``: what the ranks of a run logged, also while it runs."""
+"""``perseid logs``: print the logs of a run's ranks, even while it is running."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from perseid.errors import BadInputError
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``perseid logs``."""
     add_run_argument(parser)
-    parser.add_argument("--rank", type=int, metavar="N", help="only this one's")
-    parser.add_argument("--follow", action="store_true", help="as they come, until the run ends")
+    parser.add_argument("--rank", type=int, metavar="N", help="only the logs of this rank")
+    parser.add_argument(
+        "--follow", action="store_true", help="print lines as they arrive, until the run ends"
+    )
     add_aws_arguments(parser)
 
 
@@ -25,5 +27,5 @@ def run(args: argparse.Namespace) -> int:
         print(f"rank {rank} | {line}" if args.rank is None else line, flush=args.follow)
     if not said:
         whose = "" if args.rank is None else f" of rank {args.rank}"
-        raise BadInputError(f"{args.run} kept no logs{whose}, or works on it still")
+        raise BadInputError(f"{args.run} has no logs{whose}, or none yet")
     return 0

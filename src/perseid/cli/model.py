@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from perseid.survey.cutouts import Cutouts
 
 CHECK_ROWS = 20_000
-"""Rows of a survey that a check uses at most."""
+"""Most rows of a survey that a check uses."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="SURVEY",
         help="print what int8 changes on these cutouts: MAE, NMAD, anomaly ranks",
     )
-    info = commands.add_parser("info", help="say what a model takes and gives")
+    info = commands.add_parser("info", help="print what a model takes and gives")
     info.add_argument("model", metavar="MODEL", help="an ONNX file, or `default`")
     info.add_argument("--json", action="store_true", help="print it as JSON")
     describe = commands.add_parser(
@@ -79,7 +79,7 @@ def _import(args: argparse.Namespace) -> int:
     count = found.weights.parameters()
     print(f"{args.out}: {count:,} parameters of {found.weights.config.name} from a {found.kind}")
     if found.classes:
-        print(f"classes named in the file, none of them run: {', '.join(found.classes)}")
+        print(f"classes named in the file (none of their code was run): {', '.join(found.classes)}")
     return 0
 
 
@@ -144,7 +144,7 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _cutouts(url: str) -> Cutouts:
-    """The first rows of a file of cutouts, or of a folder's files in natural order."""
+    """Read the first rows of a file of cutouts, or of a folder's files in natural order."""
     from perseid.cli.surveys import found
     from perseid.storage import Storage
     from perseid.survey import MissingValues, open_partition
@@ -161,7 +161,7 @@ def _cutouts(url: str) -> Cutouts:
 
 
 def _joined(parts: list[Cutouts]) -> Cutouts:
-    """One set of cutouts; redshifts only where every part has them."""
+    """Join cutouts; the result has redshifts only if every part has them."""
     import numpy as np
 
     from perseid.survey.cutouts import Cutouts

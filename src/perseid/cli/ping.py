@@ -1,4 +1,4 @@
-"""``perseid ping HOST[:PORT]``: can this machine use that rendezvous server?"""
+"""``perseid ping HOST[:PORT]``: check whether this machine can use a rendezvous server."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ping and say what was found: 0, or 1 with a sentence that says what to mend."""
+    """Ping and print the findings; exit status 1 with the reason if the server cannot be
+    reached."""
     endpoint = Endpoint.parse(args.server)
     if not 0 < args.timeout < math.inf:
         raise BadInputError(f"--timeout must be a number of seconds above 0, not {args.timeout:g}")
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _plain(endpoint: Endpoint, found: Ping) -> dict[str, object]:
-    """The same as `_show`, for a program."""
+    """The findings as JSON values."""
     views = [
         {"seen": str(view.seen), "here": str(view.local), "nat": nat_words(view)}
         for view in found.views
@@ -78,7 +79,7 @@ def _show(endpoint: Endpoint, found: Ping) -> None:
 
 
 def nat_words(view: View) -> str:
-    """What was compared, what that tells of the NAT, and what follows for workers."""
+    """What was compared, what that shows about the NAT, and what it means for workers."""
     by_port, by_address = view.by_port(), view.by_address()
     if view.mapping is NatMapping.NONE:
         return _NONE
@@ -91,7 +92,8 @@ def nat_words(view: View) -> str:
     if by_address is None:
         return (
             "not port-dependent: both ports of the server see the same address, so hole punching "
-            "should work; whether it changes with the server's address, one address cannot tell"
+            "should work; a server with a single address cannot show whether it depends on that, "
+            "too"
         )
     number = 1 + len({asked.host for asked, _ in view.others if asked.host != view.asked.host})
     ports = "both ports and " if by_port is False else ""

@@ -1,4 +1,4 @@
-"""``perseid plan``: partition size, world size and memory for a deadline and a budget."""
+"""``perseid plan``: choose partition size, world size and memory for a deadline and a budget."""
 
 from __future__ import annotations
 
@@ -29,23 +29,27 @@ from perseid.measure.prices import ARCHITECTURES, Prices
 from perseid.textfile import is_there
 
 SHOWN = 6
-"""Further options that are listed."""
+"""How many alternatives are listed."""
 UNFIT = 1
-"""Exit status where nothing keeps both wishes."""
+"""Exit status if no plan meets both deadline and budget."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``perseid plan``."""
     parser.add_argument("--data", required=True, metavar="SIZE|URL",
-                        help="how much: 12.6GB, or the folder that holds it")  # fmt: skip
-    parser.add_argument("--deadline", metavar="TIME", help="of the whole run: 60s, 2min")
-    parser.add_argument("--budget", metavar="USD", help="as billed: 1USD")
-    parser.add_argument("--sure", action="store_true", help="the upper ends of time and cost "
-                        "count, not the expected ones")  # fmt: skip
+                        help="size of the data, such as 12.6GB, or its folder")  # fmt: skip
+    parser.add_argument(
+        "--deadline", metavar="TIME", help="longest duration of the whole run: 60s, 2min"
+    )
+    parser.add_argument("--budget", metavar="USD", help="highest cost as billed: 1USD")
+    parser.add_argument("--sure", action="store_true", help="meet deadline and budget with the "
+                                                            "upper estimates, not the expected "
+                                                            "ones")  # fmt: skip
     parser.add_argument("--calibration", type=Path, metavar="JSON",
                         help="from `perseid calibrate` (default: this machine, now)")  # fmt: skip
-    parser.add_argument("--rate", type=float, metavar="ROWS", help="rows a second of one vCPU, "
-                        "instead of the calibration's")  # fmt: skip
+    parser.add_argument("--rate", type=float, metavar="ROWS", help="rows per second of one vCPU, "
+                                                                   "instead of the "
+                                                                   "calibration's")  # fmt: skip
     choice = parser.add_argument_group("what to choose from")
     choice.add_argument("--partition", action="append", metavar="SIZE", help="e.g. 25MB; may be "
                         "given again (default: 5 to 200MB)")  # fmt: skip
@@ -66,7 +70,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the advice; exit status 1 where nothing keeps both deadline and budget."""
+    """Print the advice; exit status 1 if no plan meets both deadline and budget."""
     ask, calibration, prices = ask_of(args), _calibration(args), chosen_prices(args)
     advice = advise(ask, calibration, prices)
     if args.json:
@@ -92,7 +96,7 @@ def ask_of(args: argparse.Namespace) -> Ask:
 
 
 def _data(text: str) -> float:
-    """A size, or the bytes of a survey's files."""
+    """Parse a size, or add up the sizes of a survey's files."""
     try:
         return units.size_bytes(text)
     except BadInputError as error:
@@ -113,7 +117,7 @@ def _calibration(args: argparse.Namespace) -> Calibration:
     if args.rate is None:
         return found
     if not args.rate > 0:
-        raise BadInputError(f"--rate is {args.rate:g}: give rows a second, above 0")
+        raise BadInputError(f"--rate is {args.rate:g}: give rows per second, above 0")
     return replace(found, rows_per_second=args.rate, source=f"{found.source}; pace as given")
 
 
@@ -122,10 +126,10 @@ def _lines(advice: Advice, ask: Ask, calibration: Calibration, prices: Prices) -
     wishes += [f"for {ask.budget:g} USD"] if ask.budget is not None else []
     asked = " and ".join(wishes) or "with the least time x cost"
     yield f"asked      {size_label(ask.data_bytes)} {asked}{', surely' if ask.sure else ''}"
-    yield f"pace       {calibration.rows_per_second:,.0f} rows/s a vCPU ({calibration.source})"
+    yield f"pace       {calibration.rows_per_second:,.0f} rows/s per vCPU ({calibration.source})"
     yield ""
     if advice.option is None:
-        yield "advice     none: nothing keeps what was asked; the nearest are"
+        yield "advice     none: no plan meets the request; the nearest are"
         yield from _table([advice.fastest, advice.cheapest])
     else:
         yield from _advice(advice.option)
@@ -138,7 +142,7 @@ def _lines(advice: Advice, ask: Ask, calibration: Calibration, prices: Prices) -
         yield "binds      nothing in particular: doubling any one limit gains less than 2 %"
     yield f"prices     {prices.stamp()}, every start cold, no rendezvous"
     if "arm" in ask.architectures:
-        yield "arm        at the same pace: calibrate on arm before you rely on it"
+        yield "arm        assumed to be as fast: calibrate on arm before you rely on it"
     yield "accuracy   times of starting, listing and merging are assumptions (docs: how-to/plan);"
     yield "           the upper end has one straggler of 4 times the median, as published"
 
@@ -147,9 +151,10 @@ def _advice(option: PlanOption) -> Iterator[str]:
     arch = {"x86": "x86_64", "arm": "arm64"}[option.architecture]
     files = option.partitions / option.world_size
     yield f"advice     partitions of {option.partition_mb:g}MB: {option.partitions} files"
-    yield f"           world size {option.world_size}, up to {-(-files // 1):.0f} files a worker"
+    yield f"           world size {option.world_size}, up to {-(-files // 1):.0f} files per worker"
     yield (
-        f"           {option.memory_mb:,} MB a worker ({option.vcpus:.2f} vCPUs, {arch}); it needs "
+        f"           {option.memory_mb:,} MB per worker ({option.vcpus:.2f} vCPUs, {arch}); it "
+        "needs "
         f"about {option.worker_mb:,.0f} MB"
     )
     t, c = option.seconds, option.usd
@@ -160,7 +165,7 @@ def _advice(option: PlanOption) -> Iterator[str]:
 
 
 def _others(advice: Advice) -> list[PlanOption]:
-    """A few plans of the Pareto front, evenly spread."""
+    """A few evenly spaced plans of the Pareto front."""
     front = [option for option in advice.front if option != advice.option]
     if len(front) <= SHOWN:
         return front

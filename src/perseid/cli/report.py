@@ -1,4 +1,4 @@
-"""``perseid report``: one self-contained HTML page about a run."""
+"""``perseid report``: write one self-contained HTML page about a run."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", metavar="FILE", help=f"path or URL of the page (default: {NAME} in the run)"
     )
-    parser.add_argument("--json", action="store_true", help="print where it is as JSON")
+    parser.add_argument("--json", action="store_true", help="print its place as JSON")
     add_price_arguments(parser)
     add_storage_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the page and say where it is."""
+    """Write the page and print its place."""
     found = load_runs([args.run], LoadOptions(args.arch))
     if len(found) != 1 or found[0].folder is None:
         raise BadInputError(
-            f"{args.run} is not one run of perseid (there are {len(found)} in it): name the folder "
-            "that holds its manifest.json"
+            f"{args.run} is not a single run of perseid (it contains {len(found)}): name the "
+            "folder that contains its manifest.json"
         )
     text = render_report(found[0], chosen_prices(args))
     if not args.out or "://" in args.out:

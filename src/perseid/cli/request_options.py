@@ -1,4 +1,4 @@
-"""The options of a run, made from the fields of a request: one source for both."""
+"""The options of a run, generated from the fields of a request, so that both always agree."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ LIMITS = (
     "workers", "threads", "memory_mb", "timeout", "retries", "tolerated_failures",
     "silence_timeout", "link_timeout", "death_timeout",
 )  # fmt: skip
-"""How a run works, in contrast to what it does."""
+"""Keys that affect how a run is executed, but not its results."""
 
 
 def add_request_options(group: Any, *, limits: bool, only: Collection[str] = ()) -> None:
-    """Add the options of `LIMITS`, or of all other keys, to a parser or a group of one.
+    """Add the options of `LIMITS`, or of all other keys, to a parser or an argument group.
 
-    `only`: no others than these; empty: all.
+    `only` restricts them to these keys; empty means all.
     """
     for name, field in RunRequest.model_fields.items():
         option = KEYS[name].option
@@ -37,7 +37,7 @@ def add_request_options(group: Any, *, limits: bool, only: Collection[str] = ())
 
 
 def given_options(args: argparse.Namespace) -> dict[str, object]:
-    """The keys of a request that the command line names, with their values."""
+    """The request keys given on the command line, with their values."""
     names = [name for name in RunRequest.model_fields if KEYS[name].option is not None]
     found = {name: getattr(args, name, None) for name in names}
     return {name: value for name, value in found.items() if value is not None}
@@ -55,7 +55,7 @@ def _choices(kind: Any) -> tuple[Any, ...]:
 
 
 def _type(option: Any, kinds: Collection[Any]) -> Any:
-    """What reads the value: with units where it is a size or a time."""
+    """The function that parses the value: with units if it is a size or a time."""
     units_of = {"SIZE": units.memory_argument, "TIME": units.time_argument}
     if option.metavar in units_of:
         return units_of[option.metavar]

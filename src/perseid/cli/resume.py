@@ -1,4 +1,4 @@
-"""``perseid resume``: redo what is missing of a run, then merge again."""
+"""``perseid resume``: compute what is missing from a run, then merge again."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-model-change",
         action="store_true",
-        help="go on though the model is another one than the run began with; the run is then "
-        "marked as mixed, never as complete",
+        help="continue although the model differs from the one that the run started with; the run "
+        "is then marked as mixed, never as complete",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Work on what is missing of a run, then print what came of it."""
+    """Compute what is missing from a run, then print its outcome."""
     engine = engine_of(args, args.engine)
     refuse_detach(args, engine)
     with progress_of(args) as progress:

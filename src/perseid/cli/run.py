@@ -1,4 +1,4 @@
-"""``perseid run``: a model over all partitions of a survey, on this machine or on AWS."""
+"""``perseid run``: run a model over all partitions of a survey."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from perseid.survey.missing import parse_options
 from perseid.survey.names import parse_columns
 
 DRY_RUN = "local"
-"""The engine whose runs `--dry-run` plans."""
+"""The engine for which `--dry-run` makes a plan."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``perseid run``."""
     parser.add_argument(
         "request", nargs="?", type=Path, metavar="REQUEST.json",
-        help="a request in a file: an existing payload as it is, or one with our keys",
+        help="a request in a file: an existing payload, or one with perseid's keys",
     )  # fmt: skip
     what = parser.add_argument_group("what to run (each overrides the request's key)")
     add_request_options(what, limits=False)
@@ -41,20 +41,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_missing_argument(what)
     add_engine_arguments(parser)
     add_explore_arguments(parser)
-    parser.add_argument("--state-machine", metavar="ARN", help="on AWS: give the file as it is to "
-                        "this state machine of yours, follow it, print tables")  # fmt: skip
-    parser.add_argument("--replace", action="store_true", help="remove a run that is in the way")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan, run nothing")
-    parser.add_argument("--rate", type=float, metavar="ROWS", help="with --dry-run: rows a second "
-                        "of one worker, instead of the measured rate")  # fmt: skip
+    parser.add_argument("--state-machine", metavar="ARN", help="on AWS: send the unchanged file to "
+                                                               "this state machine, follow it, "
+                                                               "print tables")  # fmt: skip
+    parser.add_argument(
+        "--replace", action="store_true", help="remove an earlier run at the same place"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the plan without running anything"
+    )
+    parser.add_argument("--rate", type=float, metavar="ROWS", help="with --dry-run: rows per "
+                                                                   "second of one worker, instead "
+                                                                   "of the measured "
+                                                                   "rate")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run it, or print the plan."""
+    """Run the request, or print the plan."""
     if args.rate is not None and not args.dry_run:
         raise BadInputError(
-            "--rate is what --dry-run plans with; a run is as fast as it is: add --dry-run, or "
-            "leave --rate out"
+            "--rate only affects the plan of --dry-run: add --dry-run, or leave --rate out"
         )
     if args.state_machine is not None:
         from perseid.cli.existing_machine import run_existing
@@ -76,13 +82,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def plain_of(args: argparse.Namespace) -> dict[str, object]:
-    """The keys of the request's file with those of the options in their place."""
+    """The keys of the request's file, overridden by those of the options."""
     plain: dict[str, object] = {}
     if args.request is not None:
         plain = dict(read_keys(args.request))
     elif args.data is None:
         raise BadInputError(
-            "nothing to run: give a request file, or --data with a folder of partitions"
+            "there is nothing to run: give a request file, or --data with a folder of partitions"
         )
     given = given_options(args)
     if "data" in given:
@@ -97,7 +103,7 @@ def plain_of(args: argparse.Namespace) -> dict[str, object]:
 
 
 def _of_column(value: object) -> dict[str, object]:
-    """What a request says column by column; the options replace all that it says otherwise."""
+    """The request's values by column. A value of any other form is replaced by the options."""
     return dict(value) if isinstance(value, dict) else {}
 
 
@@ -107,7 +113,9 @@ def _look_ahead(args: argparse.Namespace, engine: Engine, request: RunRequest) -
 
         return show_preflight(args, engine, request)
     if args.engine != DRY_RUN:
-        raise BadInputError(f"--dry-run plans a run of --engine {DRY_RUN}, or looks ahead on AWS")
+        raise BadInputError(
+            f"--dry-run works only with --engine {DRY_RUN} (a plan) and --engine aws (checks)"
+        )
     return _dry_run(args, request)
 
 

@@ -1,4 +1,4 @@
-"""What came of a run: lines for a person, JSON for a program, and the exit status."""
+"""Print the outcome of a run, as text or JSON, and choose the exit status."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COMPLETE, INCOMPLETE = 0, RunIncompleteError.exit_code
 
 
 def show(run: Run, *, as_json: bool = False, quiet: bool = False) -> int:
-    """Print the result; the exit status: 0 for a complete run, 3 for an incomplete one."""
+    """Print the result; returns exit status 0 for a complete run and 3 for an incomplete one."""
     if as_json:
         print(json.dumps(run.summary, indent=1))
     elif not quiet:

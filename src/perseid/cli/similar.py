@@ -1,4 +1,4 @@
-"""``perseid similar``: the objects of a run that are most like one of them."""
+"""``perseid similar``: find the objects of a run that are most similar to one of them."""
 
 from __future__ import annotations
 
@@ -33,11 +33,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--id", metavar="ID", help="the object's id in the survey")
     which.add_argument(
-        "--object", metavar="PARTITION:ROW", help="where the object lies, e.g. 3.pt:17"
+        "--object", metavar="PARTITION:ROW", help="partition and row of the object, e.g. 3.pt:17"
     )
     parser.add_argument("-n", type=int, default=100, metavar="N", help="how many objects (100)")
     parser.add_argument(
-        "--use", choices=GROUPS, help="which features (the embedding, where the model has one)"
+        "--use",
+        choices=GROUPS,
+        help="which features (default: the embedding, if the model has one)",
     )
     parser.add_argument("--json", action="store_true", help="print unrounded numbers as JSON")
     add_storage_arguments(parser)
@@ -78,5 +80,5 @@ def _table(objects: list[SimilarObject]) -> TextTable:
         }
         for place, one in enumerate(objects)
     ]
-    table = TextTable("Nearest objects, the one asked for first", _COLUMNS, tuple(rows))
+    table = TextTable("Nearest objects, starting with the object itself", _COLUMNS, tuple(rows))
     return TextTable(table.title, table.filled(), table.rows)

@@ -1,4 +1,4 @@
-"""``perseid simulate``: write a simulated survey and say what is in it."""
+"""``perseid simulate``: write a simulated survey and print a summary."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from perseid.survey.simulation.simulate import Simulated, simulate
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``perseid simulate``."""
     add = parser.add_argument
-    add("dest", metavar="DEST", help="folder or URL (s3://bucket/prefix), empty or not there yet")
+    add("dest", metavar="DEST", help="folder or URL (s3://bucket/prefix), empty or nonexistent")
     add("--rows", type=int, required=True, metavar="N", help="number of objects")
     add("--seed", type=int, required=True, metavar="S", help="the same seed gives the same survey")
     add(
@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="only galaxies that the default model never saw in training",
     )
-    add("--processes", type=int, metavar="P", help="default: one a processor")
+    add("--processes", type=int, metavar="P", help="default: one per processor")
     add("--rows-per-file", type=int, default=5113, metavar="N", help="default 5113: 100 MiB")
     add(
         "--format",
@@ -92,5 +92,5 @@ def _say(result: Simulated, seconds: float) -> None:
     if result.only_held_out:
         print("the default model was trained on none of these galaxies")
     else:
-        print("the default model was trained on some of these galaxies: for an honest test of it,")
+        print("the default model was trained on some of these galaxies: to test it without bias,")
         print("use --held-out")

@@ -31,20 +31,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     much.add_argument(
         "--size", default="25MB", help="size of a partition: 25MB is 1,278 SDSS cutouts (default)"
     )
-    much.add_argument("--rows", type=int, metavar="N", help="rows a partition, instead of --size")
+    much.add_argument("--rows", type=int, metavar="N", help="rows per partition, instead of --size")
     known = ", ".join(suffix.lstrip(".") for suffix in suffixes())
     parser.add_argument("--format", default="pt", help=f"of the partitions: {known} (default: pt)")
     add_columns_argument(parser)
     add_layout_argument(parser)
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace numbered partitions that are there"
+        "--overwrite", action="store_true", help="replace existing numbered partitions"
     )
     parser.add_argument("--json", action="store_true", help="print it as JSON")
     add_storage_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Split with a progress bar, then say in one line what was written."""
+    """Split with a progress bar, then print one line about the result."""
     began = time.perf_counter()
     with _progress() as show:
         done = split(

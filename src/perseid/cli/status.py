@@ -1,4 +1,4 @@
-"""``perseid status``: where a run stands; on AWS, its logs are fetched once it has ended."""
+"""``perseid status``: print a run's status; on AWS, fetch its logs after it has ended."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``perseid status``."""
     add_run_argument(parser)
     parser.add_argument("--stop", action="store_true", help="stop it")
-    parser.add_argument("--wait", action="store_true", help="watch until it has ended")
+    parser.add_argument("--wait", action="store_true", help="wait until it has ended")
     parser.add_argument("--json", action="store_true", help="print it as JSON")
     parser.add_argument("--quiet", action="store_true", help="say only what went wrong")
     add_aws_arguments(parser)
@@ -34,7 +34,7 @@ def add_run_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print it; exit status 3 where the run has ended and is incomplete."""
+    """Print the status; exit status 3 if the run has ended and is incomplete."""
     found = find_run(args)
     if args.stop:
         stopped = found.stop()
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def find_run(args: argparse.Namespace) -> Run:
-    """The run that the arguments name, with the stack that they name."""
+    """The run that the arguments name, with its engine and stack."""
     engine = engine_of(args, "aws")
     if not args.run.startswith("arn:") and Storage(args.run).exists(layout.MANIFEST):
         engine = engine_of_run(Storage(args.run), vars(args))

@@ -1,4 +1,4 @@
-"""``perseid survey info``: what a survey holds, and what a model would use of it."""
+"""``perseid survey info``: describe a survey, and what a model would use of it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from perseid.plaintext import one_line
 from perseid.survey.names import check_known, column_names, parse_columns
 
 SHOWN = 5
-"""Unreadable partitions that are named."""
+"""How many unreadable partitions are listed."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,9 +26,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     what = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
     info = what.add_parser("info", help="rows, images, columns, what a model would use")
     info.add_argument("data", metavar="URL", help="a survey: a file, a folder, a HATS catalogue")
-    info.add_argument("--model", metavar="URL", help="say what this model would use, and miss")
-    info.add_argument("--signature", metavar="FILE", help="of the model, where it has none itself")
-    info.add_argument("--fit", choices=("crop", "pad"), help="of images of another size")
+    info.add_argument(
+        "--model",
+        metavar="URL",
+        help="also show which columns this model would use and which it lacks",
+    )
+    info.add_argument(
+        "--signature", metavar="FILE", help="signature of the model, if it has none itself"
+    )
+    info.add_argument("--fit", choices=("crop", "pad"), help="how to fit images of another size")
     add_columns_argument(info)
     add_layout_argument(info)
     info.add_argument("--picture", metavar="FILE", type=Path, help="draw nine cutouts as a PNG")
@@ -37,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Look at the survey and print what it holds; 1 where the model cannot be run over it."""
+    """Print a description of the survey; exit status 1 if the model cannot be run over it."""
     names = parse_columns(args.columns) if args.columns else None
     survey = open_survey(args.data, columns=names, layout=args.layout)
     model = load_model(args.model, signature=args.signature) if args.model else None
@@ -88,10 +94,14 @@ def _lines(info: SurveyInfo) -> Iterator[str]:
         for use in info.model.inputs:
             source = f"from {use.source}" if use.source else "missing"
             yield f"  {use.name}: {use.takes}, {one_line(source)}"
-        yield f"  {one_line(info.model.problem)}" if info.model.problem else "  it can be run"
+        yield (
+            f"  {one_line(info.model.problem)}"
+            if info.model.problem
+            else "  it can be run over this survey"
+        )
 
 
 def _type(kind: str, shape: tuple[int, ...]) -> str:
-    """A column's type in words; a length of 0 is one that the file does not state."""
+    """A column's type in words; a length of 0 means that the file does not state it."""
     sizes = " x ".join(str(size) if size else "any" for size in shape)
     return f"{kind or 'not read'}{f' [{sizes}]' if sizes else ''}"

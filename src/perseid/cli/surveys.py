@@ -1,4 +1,4 @@
-"""Surveys on the command line: find the files, and say what was left out."""
+"""Surveys on the command line: find the files, and report those left out."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ def add_columns_argument(parser: _Arguments) -> None:
 def add_layout_argument(parser: _Arguments) -> None:
     parser.add_argument(
         "--layout", choices=LAYOUTS,
-        help="order of the axes of each image (default: seen from the shape where it is certain)",
+        help="axis order of the images (default: inferred from the shape if that is unambiguous)",
     )  # fmt: skip
 
 
 def read_options(args: argparse.Namespace) -> ReadOptions:
-    """What ``--columns`` and ``--layout`` say; `BadInputError` where they cannot be read."""
+    """Parse ``--columns`` and ``--layout``; raises `BadInputError` if they are invalid."""
     names = column_names(parse_columns(args.columns)) if args.columns else NO_NAMES
     check_known(names)
     return ReadOptions(names, channels_last=channels_last(args.layout))
 
 
 def add_missing_argument(parser: _Arguments) -> None:
-    """Add ``--missing``, which may be given again."""
+    """Add ``--missing``, which may be repeated."""
     parser.add_argument(
         "--missing", action="append", metavar="COLUMN=VALUES|none",
         help="values of magnitude or redshift that mean missing, e.g. redshift=-1,-9 (default: "
@@ -60,6 +60,6 @@ def found(survey: str | Path) -> SurveyListing:
 
 
 def print_notes(notes: Iterable[str]) -> None:
-    """Print notes on stderr, one line each, so that stdout stays what the command is asked for."""
+    """Print notes on stderr, one line each, so that stdout contains only the command's result."""
     for note in notes:
         print(f"note: {note}", file=sys.stderr)

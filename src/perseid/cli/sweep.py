@@ -1,4 +1,4 @@
-"""``perseid sweep``: runs over a grid, resumable, with the published figures of it."""
+"""``perseid sweep``: run a grid of parameters, resumably, and draw the published figures."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--data-sizes", type=_words, default=[WHOLE], metavar="1GB,2GB",
-        help="ceil(data / partition) partitions each; default: all",
+        help="each run takes ceil(data / partition) partitions; default: all",
     )  # fmt: skip
     parser.add_argument(
         "--world-sizes", type=_worlds, default=[None], metavar="4,8,files",
-        help="ranks; `files` (default) is one a partition",
+        help="numbers of ranks; `files` (default) means one per partition",
     )  # fmt: skip
     parser.add_argument("--batch-sizes", type=_numbers, default=[DEFAULT_BATCH], metavar="32,512",
-        help="rows a model call, at most (default 512)",
+        help="most rows per call of the model (default 512)",
     )  # fmt: skip
     parser.add_argument("--repeat", type=int, default=3, metavar="N", help="repetitions (3)")
     parser.add_argument("--model", default="default", help="exported model")
@@ -65,7 +65,7 @@ def _worlds(text: str) -> list[int | None]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run what is missing of the grid, then write tables, figures and the page."""
+    """Run what is missing from the grid, then write tables, figures and the page."""
     number = 0
 
     def say(result: CellResult) -> None:

@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print unrounded numbers as JSON")
     parser.add_argument("--out", type=Path, help="write here instead of printing")
     parser.add_argument("--table", choices=WHICH, default="both", help="which of the two")
-    parser.add_argument("--expect", type=int, metavar="N", help="ranks that should have answered")
+    parser.add_argument("--expect", type=int, metavar="N", help="how many ranks there should be")
     add_price_arguments(parser)
     aws = parser.add_argument_group("runs that others made on AWS")
     aws.add_argument("--log-group", action="append", default=[], metavar="NAME",
@@ -47,8 +47,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def add_price_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of all commands that speak of money."""
-    parser.add_argument("--arch", choices=ARCHITECTURES, default="x86", help="whose prices")
+    """Add the price options of all commands that show costs."""
+    parser.add_argument(
+        "--arch",
+        choices=ARCHITECTURES,
+        default="x86",
+        help="processor architecture whose prices apply",
+    )
     parser.add_argument("--prices", type=Path, metavar="JSON", help="prices other than the list")
 
 
@@ -73,14 +78,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def plain_table(table: TextTable) -> dict[str, object]:
-    """Unrounded numbers by column, for a program."""
+    """A table with unrounded numbers as JSON values."""
     rows = [{key: cell.value for key, cell in row.items()} for row in table.rows]
     heads = {column.key: column.head for column in table.columns}
     return {"title": table.title, "columns": heads, "rows": rows}
 
 
 def _runs(args: argparse.Namespace, options: LoadOptions) -> list[MeasuredRun]:
-    """Those of the sources, then those of the log groups."""
+    """Load the named runs, then those in the log groups."""
     if not args.runs and not args.log_group:
         raise BadInputError(
             "nothing to measure: name a run, a log file, or --log-group with --from"
@@ -91,7 +96,7 @@ def _runs(args: argparse.Namespace, options: LoadOptions) -> list[MeasuredRun]:
             raise BadInputError("--from and --state-machine go with --log-group: name one")
         return found
     if args.since is None:
-        raise BadInputError("--log-group needs --from: from when on, e.g. --from 2h")
+        raise BadInputError("--log-group needs --from, the start of the time range, e.g. --from 2h")
     from perseid.aws.observe.calls import Calls
     from perseid.aws.observe.foreign import group_runs
     from perseid.aws.session import Aws
@@ -110,7 +115,8 @@ def _chosen(runs: list[MeasuredRun], prices: Prices, which: str) -> list[TextTab
 
 
 def _write(out: Path, chosen: list[TextTable], form: str) -> list[Path]:
-    """One file; two tables as CSV are two files, since one file is one table to a program."""
+    """Write the tables to one file, but two CSV tables to two, since a CSV file is a single
+    table."""
     texts = [table.render(form) for table in chosen]
     files = {out: "\n".join(texts)}
     if form == "csv" and len(texts) > 1:

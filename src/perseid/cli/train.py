@@ -1,4 +1,4 @@
-"""``perseid train``: pre-train and train a network on a survey, with a resumable checkpoint."""
+"""``perseid train``: pre-train and train a network on a survey, with resumable checkpoints."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
     from perseid.model.training.train import TrainEvent, TrainResult
 
 OPTIONS = (
-    ("pretrain-epochs", int, "epochs of the masked autoencoder (default 30)"),
-    ("epochs", int, "epochs of the redshift; 0 only pre-trains (default 25)"),
+    ("pretrain-epochs", int, "epochs of training the masked autoencoder (default 30)"),
+    ("epochs", int, "epochs of training the redshift; 0 only pre-trains (default 25)"),
     ("lr", float, "peak learning rate of the redshift (default 0.002)"),
     ("pretrain-lr", float, "peak learning rate of the autoencoder (default 0.001)"),
     ("image-lr", float, "rate of the image branches relative to --lr (default 1)"),
-    ("jitter", float, "noise put on magnitudes, 1 is half of SDSS' errors (default 1)"),
+    ("jitter", float, "noise added to magnitudes; 1 is half of SDSS's errors (default 1)"),
     ("mask-ratio", float, "share of patches that the autoencoder predicts (default 0.5)"),
     ("seed", int, "the same seed gives the same weights on one machine (default 0)"),
 )
-"""Options that are passed on under their names."""
+"""Options that are passed on under the same names."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -54,18 +54,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_layout_argument(parser)
     add_missing_argument(parser)
     add("--config", metavar="NAME", help="small or published (default small)")
-    add("--batch", type=_batch, metavar="N", help="rows a step, or auto: as many as a GPU has room "
-        "for (default 128)")  # fmt: skip
+    add("--batch", type=_batch, metavar="N", help="rows per step, or auto: as many as fit on a GPU "
+                                                  "(default 128)")  # fmt: skip
     add("--precision", choices=("float32", "tf32", "bf16"),
-        help="of products on a GPU; bf16 of the autoencoder's alone (default float32)")  # fmt: skip
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if any")
+        help="precision of matrix products on a GPU; bf16 only for the autoencoder (default "
+             "float32)")  # fmt: skip
+    add(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="default: a GPU if there is one",
+    )
     add("--threads", type=int, metavar="N", help="processor threads (default: torch's choice)")
     add("--rows", type=int, metavar="N", help="take only the first N usable rows")
-    add("--start", metavar="WEIGHTS", help="begin with the encoder of a former training")
-    add("--warm", action="store_true", help="begin with all of --start's weights")
-    add("--unfreeze", action="store_true", help="train the encoder on the redshift, too")
+    add("--start", metavar="WEIGHTS", help="start with the encoder of an earlier training")
+    add("--warm", action="store_true", help="start with all weights of --start")
+    add("--unfreeze", action="store_true", help="also train the encoder on the redshift")
     add("--magnitudes-only", action="store_true", help="the baseline: images switched off")
-    add("--resume", action="store_true", help="go on from OUT's checkpoint, if there is one")
+    add("--resume", action="store_true", help="continue from OUT's checkpoint, if there is one")
     add("--world-size", type=int, metavar="N",
         help="ranks that share every batch: processes of this machine, the tasks of a Slurm step, "
         "or ranks that PERSEID_RANK and PERSEID_RENDEZVOUS name")  # fmt: skip
@@ -137,7 +143,7 @@ def _train(args: argparse.Namespace, chosen: dict[str, Any]) -> TrainResult:
 
 
 def _quiet(event: TrainEvent) -> None:
-    """Rank 0 shows where all ranks are."""
+    """Show nothing: rank 0 shows the progress of all ranks."""
 
 
 def _make_folder(out: Path) -> None:
@@ -178,7 +184,7 @@ def _bar() -> Iterator[Callable[[TrainEvent], None]]:
 
 @contextmanager
 def _stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM ask for an orderly end; a second one ends at once."""
+    """Make Ctrl-C and SIGTERM request an orderly end; a second one ends immediately."""
     asked = threading.Event()
 
     def ask(number: int, frame: Any) -> None:

@@ -1,4 +1,4 @@
-"""The ranks of ``perseid train --world-size``: who starts them, and how one of them joins."""
+"""The ranks of ``perseid train --world-size``: starting them, and joining as one of them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from perseid.errors import BadInputError, RunInterruptedError
 
 
 def starts_ranks(world_size: int) -> bool:
-    """Whether this process is no rank itself, so that it has to start all of them here.
+    """Whether this process is not a rank itself, so that it has to start all of them.
 
     Raises
     ------
     BadInputError
-        Fewer than one rank, or another number than the environment says.
+        The number is below 1, or differs from that in the environment.
     """
     if world_size < 1:
         raise BadInputError(f"--world-size is {world_size}: at least 1 is needed")
@@ -31,7 +31,7 @@ def starts_ranks(world_size: int) -> bool:
 
 
 def start(world_size: int, threads: int | None) -> int:
-    """Run this very command on every rank of this machine; the exit status."""
+    """Run this same command as every rank on this machine; returns the exit status."""
     from perseid.comm.launch import run_local
     from perseid.engines.stopping import StopRequests
 
@@ -45,7 +45,7 @@ def start(world_size: int, threads: int | None) -> int:
 
 @contextmanager
 def joined(world_size: int | None) -> Iterator[int]:
-    """While it lasts this process is a rank of torch's default process group; its number."""
+    """Join torch's default process group as a rank until the context ends; yields the rank."""
     if world_size is None:
         yield 0
         return

@@ -1,4 +1,4 @@
-"""Sizes, times and money as people write them."""
+"""Parse sizes, times and amounts of money as people write them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ _TIME = re.compile(r"([0-9.]+)\s*(ms|s|sec|min|m|h)?", re.IGNORECASE)
 _SECONDS = {"ms": 1e-3, "s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
 _MEMORY = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(MB|GB|MiB|GiB)?", re.IGNORECASE)
 _MEGABYTES = {"mb": 1.0, "mib": 1.0, "gb": 1024.0, "gib": 1024.0}
-"""MB of memory are of 2^20 bytes everywhere: as on Lambda."""
+"""A MB of memory is 2^20 bytes everywhere, as on Lambda."""
 _MONEY = re.compile(r"\$?\s*([0-9.]+)\s*(?:USD|\$|dollars?)?", re.IGNORECASE)
 
 
 def size_bytes(text: str) -> float:
-    """``12.6GB``, ``25MB``: bytes, MB of 2^20 as in the published sizes; raises `BadInputError`."""
+    """Parse ``12.6GB`` or ``25MB`` into bytes, with MB of 2^20 as in the paper; raises
+    `BadInputError`."""
     try:
         size = size_mb(text)
     except ValueError:
@@ -33,7 +34,7 @@ def size_bytes(text: str) -> float:
 
 
 def seconds(text: str) -> float:
-    """``60``, ``60s``, ``2min``, ``1.5h``: seconds; raises `BadInputError`."""
+    """Parse ``60``, ``60s``, ``2min`` or ``1.5h`` into seconds; raises `BadInputError`."""
     match = _TIME.fullmatch(text.strip())
     try:
         return float(match[1]) * _SECONDS[(match[2] or "s").lower()]  # type: ignore[index]
@@ -42,7 +43,7 @@ def seconds(text: str) -> float:
 
 
 def memory_mb(text: str) -> int:
-    """``2GB``, ``1769MB``, ``1769``: MB of 2^20 bytes, 1,024 a GB; raises `BadInputError`."""
+    """Parse ``2GB``, ``1769MB`` or ``1769`` into MB of 2^20 bytes; raises `BadInputError`."""
     match = _MEMORY.fullmatch(text.strip())
     size = float(match[1]) * _MEGABYTES[(match[2] or "mb").lower()] if match else 0.0
     if not size >= 1 or size != round(size):
@@ -53,22 +54,22 @@ def memory_mb(text: str) -> int:
 
 
 def memory_argument(text: str) -> int:
-    """`memory_mb` of an option."""
+    """`memory_mb` for an option of a command."""
     return _argument(memory_mb, text)
 
 
 def time_argument(text: str) -> float:
-    """`seconds` of an option."""
+    """`seconds` for an option of a command."""
     return _argument(seconds, text)
 
 
 def whole_time_argument(text: str) -> int:
-    """`seconds` of an option that takes whole ones."""
+    """`seconds` for an option that takes whole seconds."""
     return round(time_argument(text))
 
 
 def _argument(read: Callable[[str], T], text: str) -> T:
-    """A value, or the error that argparse puts the option's name before."""
+    """Parse a value; an error becomes one that argparse prefixes with the option's name."""
     try:
         return read(text)
     except BadInputError as error:
@@ -76,12 +77,12 @@ def _argument(read: Callable[[str], T], text: str) -> T:
 
 
 def usd(text: str) -> float:
-    """``1USD``, ``$0.50``, ``2``: USD; raises `BadInputError`."""
+    """Parse ``1USD``, ``$0.50`` or ``2`` into USD; raises `BadInputError`."""
     match = _MONEY.fullmatch(text.strip())
     try:
         return float(match[1])  # type: ignore[index]
     except (TypeError, ValueError) as error:
-        raise BadInputError(f"{text!r} is not a sum: give one such as 1USD") from error
+        raise BadInputError(f"{text!r} is not an amount of money: give one such as 1USD") from error
 
 
 def moment(text: str) -> float:

@@ -1,4 +1,4 @@
-"""What comes out: redshift metrics and anomaly scores."""
+"""Metrics of redshifts, classes and distributions, and anomaly scores."""
 
 from perseid.science.anomaly import GROUPS, Metric, group_columns, mahalanobis, ranking
 from perseid.science.baselines import Interval, NearestNeighbors, bootstrap_difference

@@ -1,8 +1,8 @@
-"""How unusual an object is, against the distribution of the whole survey.
+"""Anomaly scores: how unusual an object is compared with the whole survey.
 
 The score is a Mahalanobis distance of an object's features (the network's embedding, the
 statistics of its reconstruction residuals, or both) from the survey's mean, in the metric of the
-survey's covariance. `Moments` carry all that is needed, so each partition is seen once.
+survey's covariance. `Moments` contain everything needed for that, so each partition is read once.
 """
 
 from __future__ import annotations
@@ -18,23 +18,26 @@ from perseid.science.fixed_order import eigh, product, solve
 from perseid.science.moments import Moments
 
 GROUPS = ("both", "embedding", "residual")
-"""Which features a score takes; `both` is all groups the model has."""
+"""Which features a score uses; `both` means all groups of the model."""
 EIGENVALUE_FLOOR = 1e-3
-"""Least eigenvalue of the shrunk correlation matrix: directions thinner than this are noise of
-float32 arithmetic, and would otherwise rule the distance."""
+"""Least eigenvalue of the shrunk correlation matrix. Directions with less variance are float32
+rounding noise, and would otherwise dominate the distance."""
 GROUP_WEIGHT = {"embedding": 0.5, "residual": 1.0}
-"""Share of a group's mean square distance in the score of both: the embedding says what kind of
-object it is, the residuals whether it is odd for its kind. Chosen on simulated anomalies of
-another seed than the model card's; anything from 0.25 to 1 gives nearly the same."""
+"""Weight of each group's mean square distance in the combined score. The embedding shows what kind
+of object it is, the residuals whether it is unusual for its kind. The weights were chosen on
+simulated anomalies with another seed than the model card's; anything from 0.25 to 1 gives nearly
+the same."""
 DEAD = 1e-6
-"""A feature whose spread is below this share of its mean size is constant: it is left out."""
+"""A feature whose spread is below this fraction of its mean size counts as constant and is left
+out."""
 BLOCK = 8192
-"""Rows whitened at once: bounds the memory beside the features."""
+"""Rows to whiten at once, which bounds the memory needed besides the features."""
 
 
 @dataclass(frozen=True, eq=False)
 class Metric:
-    """A survey's own measure of distance from its mean: a Mahalanobis distance by groups."""
+    """A distance from a survey's mean, in units of the survey's own spread: Mahalanobis, by
+    groups."""
 
     mean: NDArray[np.float64]
     """(d,)."""
@@ -46,13 +49,13 @@ class Metric:
         """From a survey's moments.
 
         Without groups, or with one, the ordinary Mahalanobis distance over the root of the number
-        of features. Several groups are taken in order: of each, what the groups before it predict
-        linearly is taken away first, then its own Mahalanobis distance counts with its weight in
-        `GROUP_WEIGHT`, however many features it has.
+        of features. Several groups are processed in order: for each, the part that earlier groups
+        predict linearly is removed, and the Mahalanobis distance of the rest counts with its weight
+        in `GROUP_WEIGHT`, however many features it has.
 
         Each feature is divided by its spread; the correlation matrix is shrunk toward the
-        identity by ``d / (n + d)``, so n < d is no trouble, and its eigenvalues are floored.
-        Constant features get weight zero.
+        identity by ``d / (n + d)``, so n < d is allowed, and its eigenvalues are floored. Constant
+        features get weight zero.
         """
         covariance = moments.covariance()
         if not np.isfinite(covariance).all():
@@ -61,7 +64,7 @@ class Metric:
                 "features, or run without the anomaly score"
             )
         spread = np.sqrt(np.clip(np.diag(covariance), 0.0, None))
-        # A constant feature has no scale; dividing by its rounding noise would make it rule the
+        # A constant feature has no scale; divided by its rounding noise it would dominate the
         # score.
         alive = spread > DEAD * np.maximum(np.abs(moments.mean), DEAD)
         scale = np.where(alive, 1.0 / np.where(alive, spread, 1.0), 0.0)
@@ -81,7 +84,8 @@ class Metric:
         return cls(moments.mean, scale[:, None] * matrix)
 
     def distance(self, features: ArrayLike) -> NDArray[np.float64]:
-        """Score (n,) of (n, d) features, about 1 for a plain object; NaN where not finite."""
+        """Score (n,) of (n, d) features, about 1 for a plain object; NaN for rows that are not
+        finite."""
         array = np.asarray(features)
         if array.ndim != 2 or array.shape[1] != len(self.mean):
             raise BadInputError(f"features {array.shape} do not fit moments of {len(self.mean)}")
@@ -97,12 +101,13 @@ class Metric:
 def _conditional(
     correlation: NDArray[np.float64], before: NDArray[np.int64], columns: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """(d, k): whitens what features `before` do not predict linearly of features `columns`."""
+    """(d, k): whitens the part of features `columns` that features `before` do not predict
+    linearly."""
     given = correlation[np.ix_(before, before)] + EIGENVALUE_FLOOR * np.eye(len(before))
     across = correlation[np.ix_(before, columns)]
     slope = solve(given, across)
     left = correlation[np.ix_(columns, columns)] - product(across.T, slope)
-    # Symmetric again: the two halves may differ by rounding, and the solver reads only one of them.
+    # Make it exactly symmetric: the halves may differ by rounding, and the solver reads only one.
     values, vectors = eigh((left + left.T) / 2.0)
     white = vectors / np.sqrt(np.maximum(values, EIGENVALUE_FLOOR))
     block = np.zeros((len(correlation), len(columns)))
@@ -114,7 +119,7 @@ def _conditional(
 def group_columns(groups: Mapping[str, int], use: str = "both") -> NDArray[np.int64]:
     """Columns of the features that `use` names, from a model's `feature_groups` in order.
 
-    Raises `BadInputError` where the model has no such group.
+    Raises `BadInputError` if the model has no such group.
     """
     if use not in GROUPS:
         raise BadInputError(
@@ -142,9 +147,9 @@ def mahalanobis(
     Parameters
     ----------
     features
-        (n, d) as the model gives them.
+        (n, d), as returned by the model.
     moments
-        Of all d features over the whole survey.
+        Moments of all d features over the whole survey.
     groups
         The model's `feature_groups`: name to width, in order.
     use
@@ -163,8 +168,8 @@ def mahalanobis(
 def ranking(scores: ArrayLike, partition: ArrayLike, row: ArrayLike) -> NDArray[np.int64]:
     """Rank of each row: 1 for the highest score, 0 for rows without one (NaN).
 
-    Ties are broken by `partition` (index in natural order), then `row`: the result is the same
-    whichever worker scored what.
+    Ties are broken by `partition` (index in natural order), then `row`, so the result does not
+    depend on which worker scored which rows.
     """
     score = np.asarray(scores, np.float64)
     # lexsort sorts by its last key first.

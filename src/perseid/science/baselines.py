@@ -1,4 +1,4 @@
-"""What a model must beat, and whether it does: nearest neighbors, paired bootstrap."""
+"""Baselines for a model, and significance: nearest neighbors, paired bootstrap."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ NEIGHBORS = (5, 8, 10, 15, 20, 30, 40, 60)
 
 @dataclass(frozen=True, eq=False)
 class NearestNeighbors:
-    """The mean redshift of the k most similar objects; similar in scaled magnitudes or colors."""
+    """Predicts the mean redshift of the k objects that are most similar in scaled magnitudes or
+    colors."""
 
     k: int
     colors: bool
@@ -49,7 +50,7 @@ class NearestNeighbors:
         validation: tuple[ArrayLike, ArrayLike],
         neighbors: Sequence[int] = NEIGHBORS,
     ) -> NearestNeighbors:
-        """k and kind of features with the least MAE on the validation objects."""
+        """Choose k and the kind of features by the lowest MAE on the validation objects."""
         true = np.asarray(validation[1], np.float64)
         best: tuple[float, NearestNeighbors] | None = None
         for colors in (True, False):
@@ -71,7 +72,7 @@ class NearestNeighbors:
         out = np.empty(len(wanted))
         for start in range(0, len(wanted), 256):
             part = wanted[start : start + 256]
-            distance = squares - 2.0 * product(part, self.features.T)  # plus a constant a row
+            distance = squares - 2.0 * product(part, self.features.T)  # up to a constant per row
             near = np.argpartition(distance, self.k - 1, axis=1)[:, : self.k]
             out[start : start + 256] = self.redshift[near].mean(axis=1)
         return out
@@ -99,7 +100,7 @@ def bootstrap_difference(
 ) -> Interval:
     """``figure(a, z) - figure(b, z)``, both resampled with the same objects (paired).
 
-    Negative where a is better, for figures that should be small. The interval holds the chance
+    Negative if a is better, for figures that should be small. The interval reflects the randomness
     of the held-out sample, not that of training.
     """
     first, second, true = (np.asarray(x, np.float64) for x in (a, b, z_spec))

@@ -1,7 +1,7 @@
-"""How good class probabilities are: confusion matrix, per-class scores, reliability diagram.
+"""Quality of class probabilities: confusion matrix, per-class scores, reliability diagram.
 
-All of it follows from counts (`ClassificationCounts`), which add up: ranks count their own objects,
-and the sum is that of the whole survey, in whatever order they are added.
+Everything is computed from counts (`ClassificationCounts`), which can be added in any order: each
+rank counts its own objects.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ RELIABILITY_BINS = 15
 """Bins of equal width in the probability of the predicted class, as in Guo et al. 2017
 (arXiv 1706.04599), who define the expected calibration error with 15."""
 PROBABILITY_UNIT = 2**40
-"""Probabilities are summed as whole multiples of 2**-40, so that sums are exact in any order."""
+"""Probabilities are summed as integer multiples of 2**-40, so that sums are exact in any order."""
 
 
 @dataclass(frozen=True)
 class ClassScores:
-    """How well one class is told from the others; NaN where a denominator is 0."""
+    """How well one class is separated from the others; NaN if a denominator is 0."""
 
     name: str
     n: int
-    """Objects that are of the class."""
+    """Objects of the class."""
     precision: float
-    """Share of the objects called so that are of the class."""
+    """Fraction of the objects assigned to the class that belong to it."""
     recall: float
-    """Share of the objects of the class that are called so."""
+    """Fraction of the objects of the class that are assigned to it."""
     f1: float
     """Harmonic mean of precision and recall."""
 
@@ -45,31 +45,31 @@ class ReliabilityBin:
     n: int
     """Objects in the bin."""
     confidence: float
-    """Mean probability of the predicted class; NaN where n is 0."""
+    """Mean probability of the predicted class; NaN if n is 0."""
     accuracy: float
-    """Share of the objects whose predicted class is right; NaN where n is 0."""
+    """Fraction of the objects whose predicted class is correct; NaN if n is 0."""
 
 
 @dataclass(frozen=True, eq=False)
 class ClassificationCounts:
-    """Counts of labeled objects with class probabilities; `merge` adds those of two sets."""
+    """Counts of labeled objects with class probabilities; `merge` adds the counts of two sets."""
 
     classes: tuple[str, ...]
     """Names, in the order of the probabilities' columns."""
     confusion: NDArray[np.int64]
-    """(classes, classes): objects of the class of the row that are called by the column's name."""
+    """(classes, classes): objects of the row's class that are assigned to the column's class."""
     bin_n: NDArray[np.int64]
     """(bins,): objects by the probability of their predicted class."""
     bin_right: NDArray[np.int64]
-    """(bins,): those of them whose predicted class is right."""
+    """(bins,): those of them whose predicted class is correct."""
     bin_units: NDArray[np.int64]
     """(bins,): sum of the probabilities of the predicted class, in units of 2**-40."""
     excluded: int
-    """Objects left out: without a prediction, or with a label that is no class."""
+    """Objects left out because they have no prediction, or a label that is not a class."""
 
     @classmethod
     def empty(cls, classes: tuple[str, ...]) -> ClassificationCounts:
-        """Of no objects: the neutral element of `merge`."""
+        """Counts of no objects, the neutral element of `merge`."""
         size, bins = len(classes), np.zeros(RELIABILITY_BINS, np.int64)
         return cls(classes, np.zeros((size, size), np.int64), bins, bins, bins, 0)
 
@@ -84,7 +84,7 @@ class ClassificationCounts:
         probabilities
             (n, classes), each row summing to 1; rows with a NaN are left out and counted.
         label
-            (n,) integers: the place of the true class among `classes`; others are left out and
+            (n,) integers: the index of the true class in `classes`; others are left out and
             counted.
         classes
             Names in the order of the columns.
@@ -92,7 +92,7 @@ class ClassificationCounts:
         Raises
         ------
         BadInputError
-            The shapes do not belong together.
+            The shapes do not match.
 
         Examples
         --------
@@ -103,8 +103,8 @@ class ClassificationCounts:
         p, truth = np.asarray(probabilities, np.float64), np.asarray(label)
         if p.ndim != 2 or p.shape[1] != len(classes) or truth.shape != p.shape[:1]:
             raise BadInputError(
-                f"probabilities {p.shape} and labels {truth.shape} do not belong together: give a "
-                f"row of {len(classes)} probabilities, one for each class, and a label an object"
+                f"probabilities {p.shape} and labels {truth.shape} do not match: give a row of "
+                f"{len(classes)} probabilities, one for each class, and one label per object"
             )
         good = np.isfinite(p).all(axis=1) & (truth >= 0) & (truth < len(classes))
         excluded = int(len(good) - good.sum())
@@ -124,7 +124,7 @@ class ClassificationCounts:
         return cls(classes, confusion, bins, right, units, excluded)
 
     def merge(self, other: ClassificationCounts) -> ClassificationCounts:
-        """Of both sets of objects; raises `BadInputError` where the classes differ."""
+        """Counts of both sets of objects; raises `BadInputError` if the classes differ."""
         if self.classes != other.classes:
             raise BadInputError(
                 f"counts of the classes {', '.join(self.classes)} and {', '.join(other.classes)} "
@@ -141,11 +141,11 @@ class ClassificationCounts:
 
     @property
     def n(self) -> int:
-        """Objects that were counted."""
+        """Number of counted objects."""
         return int(self.confusion.sum())
 
     def accuracy(self) -> float:
-        """Share of the objects whose predicted class is right; NaN where n is 0."""
+        """Fraction of the objects whose predicted class is correct; NaN if n is 0."""
         return _share(np.trace(self.confusion), self.n)
 
     def by_class(self) -> list[ClassScores]:

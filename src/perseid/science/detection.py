@@ -1,4 +1,4 @@
-"""How well a score finds labeled anomalies: ROC AUC and average precision, per kind."""
+"""How well a score finds labeled anomalies: ROC AUC and average precision by kind."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from perseid.errors import BadInputError
 
 @dataclass(frozen=True)
 class Detection:
-    """How well one kind of anomaly is told from plain objects."""
+    """How well one kind of anomaly is separated from plain objects."""
 
     kind: str
     """Name of the kind; ``all`` for every kind together."""
@@ -22,7 +22,7 @@ class Detection:
     plain: int
     """Plain objects (label 0) that have a score."""
     roc_auc: float
-    """Probability that one of the kind scores above a plain one; 0.5 is chance."""
+    """Probability that an object of the kind scores higher than a plain one; 0.5 is chance."""
     average_precision: float
     """Area under precision against recall; chance is n / (n + plain), so it depends on how rare
     the kind is."""
@@ -33,7 +33,7 @@ class Detection:
 
 
 def roc_auc(positive: ArrayLike, scores: ArrayLike) -> float:
-    """Area under the ROC curve (Mann-Whitney, ties count half); NaN where a class is empty.
+    """Area under the ROC curve (Mann-Whitney, ties count half); NaN if a class is empty.
 
     `positive` bool (n,), `scores` float (n,), no NaN.
     """
@@ -49,7 +49,7 @@ def roc_auc(positive: ArrayLike, scores: ArrayLike) -> float:
 
 
 def average_precision(positive: ArrayLike, scores: ArrayLike) -> float:
-    """Sum over thresholds of (recall step) x precision; NaN where there is no positive."""
+    """Sum over thresholds of (recall step) x precision; NaN if there is no positive."""
     truth, score = _checked(positive, scores)
     n = int(truth.sum())
     if not n:
@@ -76,9 +76,7 @@ def detection(scores: ArrayLike, label: ArrayLike, kinds: Mapping[int, str]) -> 
     """
     score, labels = np.asarray(scores, np.float64), np.asarray(label)
     if score.shape != labels.shape:
-        raise BadInputError(
-            f"scores {score.shape} and labels {labels.shape} do not belong together"
-        )
+        raise BadInputError(f"scores {score.shape} and labels {labels.shape} do not match")
     good = np.isfinite(score)
     score, labels = score[good], labels[good]
     wanted = [("all", labels != 0)]

@@ -16,7 +16,8 @@ from perseid.science.histogram import Histogram
 class DetectionStatistics:
     """Histograms of the scores of each label's objects.
 
-    Scores of one bin (0.1 % wide) count as equal; otherwise the figures are those of `detection`.
+    Scores in the same bin (0.1 % wide) count as equal; otherwise the figures equal those of
+    `detection`.
     """
 
     scores: Mapping[int, Histogram] = field(default_factory=dict)
@@ -24,14 +25,14 @@ class DetectionStatistics:
 
     @classmethod
     def of(cls, scores: ArrayLike, labels: ArrayLike) -> DetectionStatistics:
-        """Of (n,) scores and labels; rows without a finite score are left out."""
+        """Count (n,) scores by label; rows without a finite score are left out."""
         score, label = np.asarray(scores, np.float64), np.asarray(labels)
         good = np.isfinite(score)
         score, label = score[good], label[good]
         return cls({int(one): Histogram.of(score[label == one]) for one in np.unique(label)})
 
     def join(self, other: DetectionStatistics) -> DetectionStatistics:
-        """Of both sets of objects."""
+        """Statistics of both sets of objects."""
         joined = dict(self.scores)
         for label, part in other.scores.items():
             joined[label] = joined[label].join(part) if label in joined else part
@@ -52,7 +53,7 @@ def _one(kind: str, found: Histogram, plain: Histogram) -> Detection:
     n, others = found.total, plain.total
     lower = np.cumsum(plain.counts) - plain.counts / 2.0
     pairs = float(np.sum(found.counts * lower))
-    # One threshold a bin, from the highest score down.
+    # One threshold per bin, from the highest score down.
     hits = np.cumsum(found.counts[::-1])
     taken = hits + np.cumsum(plain.counts[::-1])
     steps = found.counts[::-1] / n

@@ -1,7 +1,7 @@
-"""How good predicted distributions and intervals are, as statistics that merge.
+"""Quality of predicted distributions and intervals, as statistics that merge.
 
-All are counts or whole multiples of a small unit, so that the sum over ranks has the same bits in
-whatever order it is taken.
+All statistics are counts or integer multiples of a small unit, so that the sum over ranks has the
+same bits in any order.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from numpy.typing import ArrayLike, NDArray
 from perseid.science.distributions import PIT_BINS, Distributions, pit_histogram
 
 CRPS_UNIT = 2.0**-40
-"""CRPS is summed in whole multiples of this."""
+"""CRPS is summed in integer multiples of this unit, so that sums are exact in any order."""
 ROUNDING = 1e-9
-"""Of levels: 0.16 is the lower end of the interval of 0.68."""
+"""Tolerance of levels, since (1 - 0.68) / 2 is not exactly 0.16."""
 LEVELS = (0.68, 0.95)
-"""Probabilities of the central intervals whose coverage is told."""
+"""Probabilities of the central intervals whose coverage is reported."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,18 +30,18 @@ class DistributionStatistics:
     n: int = 0
     """Objects with a distribution and a known value."""
     excluded: int = 0
-    """Objects that lack one of the two."""
+    """Objects without a distribution or without a known value."""
     pit: NDArray[np.int64] = field(default_factory=lambda: np.zeros(PIT_BINS, np.int64))
     """(`PIT_BINS`,): objects by the predicted probability of values below the true one."""
     crps_units: int = 0
     """Sum of CRPS in units of `CRPS_UNIT`."""
     inside: Mapping[float, int] = field(default_factory=dict)
-    """Objects whose true value lies in the central interval, by its probability; a probability
-    beyond the predicted quantiles is left out."""
+    """Objects whose true value lies in the central interval, by its probability. Probabilities
+    beyond the predicted quantiles are left out."""
 
     @classmethod
     def of(cls, predicted: Distributions, truth: ArrayLike) -> DistributionStatistics:
-        """Of (n,) objects; NaN where the value is not known.
+        """Statistics of (n,) objects; NaN means that the value is not known.
 
         Examples
         --------
@@ -73,7 +73,7 @@ class DistributionStatistics:
 
     @classmethod
     def of_values(cls, pit: ArrayLike, crps: ArrayLike) -> DistributionStatistics:
-        """Of objects whose PIT and CRPS (n,) are known; NaN where they are not."""
+        """Statistics of objects from their PIT and CRPS (n,); NaN if not known."""
         at, score = np.asarray(pit, np.float64), np.asarray(crps, np.float64)
         good = np.isfinite(at) & np.isfinite(score)
         at = at[good]
@@ -90,7 +90,7 @@ class DistributionStatistics:
         )
 
     def join(self, other: DistributionStatistics) -> DistributionStatistics:
-        """Of both sets of objects."""
+        """Statistics of both sets of objects."""
         return DistributionStatistics(
             self.n + other.n,
             self.excluded + other.excluded,
@@ -112,26 +112,26 @@ class DistributionStatistics:
 
 @dataclass(frozen=True)
 class CoverageStatistics:
-    """How often intervals hold the true value."""
+    """How often intervals contain the true value."""
 
     n: int = 0
     """Objects with intervals and a known value."""
     inside: Mapping[float, int] = field(default_factory=dict)
-    """Objects whose true value lies in the interval, by the probability that was promised."""
+    """Objects whose true value lies in the interval, by the interval's probability."""
 
     @classmethod
     def of(
         cls, intervals: Mapping[float, tuple[ArrayLike, ArrayLike]], truth: ArrayLike
     ) -> CoverageStatistics:
-        """Of (n,) objects.
+        """Statistics of (n,) objects.
 
         Parameters
         ----------
         intervals
-            Lower and upper ends, (n,) each, by the probability that was promised; NaN where there
-            is no interval.
+            Lower and upper ends, (n,) each, by the intervals' probability; NaN if there is no
+            interval.
         truth
-            (n,): the true values; NaN where they are not known.
+            (n,): the true values; NaN if not known.
         """
         true = np.asarray(truth, np.float64)
         known = np.isfinite(true)
@@ -142,16 +142,16 @@ class CoverageStatistics:
         return cls(int(known.sum()), counts)
 
     def join(self, other: CoverageStatistics) -> CoverageStatistics:
-        """Of both sets of objects."""
+        """Statistics of both sets of objects."""
         return CoverageStatistics(self.n + other.n, _added(self.inside, other.inside))
 
     def coverage(self) -> dict[str, float]:
-        """Share of the true values inside, by the probability that was promised."""
+        """Fraction of the true values inside, by the intervals' probability."""
         return shares(self.inside, self.n)
 
 
 def shares(counts: Mapping[float, int], n: int) -> dict[str, float]:
-    """Shares of n as JSON has them: by the level as text."""
+    """Fractions of n by level, with the level as text, as in JSON."""
     return {f"{level:g}": count / n if n else float("nan") for level, count in counts.items()}
 
 

@@ -1,8 +1,8 @@
-"""How good predicted distributions are: PIT, CRPS, coverage; and intervals for point predictions.
+"""Quality of predicted distributions (PIT, CRPS, coverage), and intervals for point predictions.
 
 A predicted distribution is a set of quantiles or a density on a grid. The probability integral
-transform (PIT) of an object is the predicted probability of values below its true one: over all
-objects it is uniform where the distributions are calibrated. The continuous ranked probability
+transform (PIT) of an object is the predicted probability of values below its true one: it is
+uniform over all objects if the distributions are calibrated. The continuous ranked probability
 score (CRPS) is the integral of (CDF - step at the true value)^2, in the unit of the value; for a
 point prediction it is the absolute error (Gneiting & Raftery 2007, JASA 102, 359).
 """
@@ -24,30 +24,30 @@ PIT_BINS = 20
 
 @dataclass(frozen=True, eq=False)
 class Distributions:
-    """One predicted distribution an object, as a piecewise linear CDF."""
+    """One predicted distribution per object, as a piecewise linear CDF."""
 
     values: Floats
-    """(n, k), ascending in each row: where the CDF is known. Two or more."""
+    """(n, k), ascending in each row: at least two values at which the CDF is known."""
     cdf: Floats
-    """(k,) or (n, k): the CDF there, ascending, within 0 to 1; below the first value it is 0, from
-    the last on it is 1."""
+    """(k,) or (n, k): the CDF at these values, ascending, from 0 to 1. It is 0 below the first
+    value and 1 from the last value on."""
 
     @classmethod
     def of_quantiles(cls, quantiles: ArrayLike, levels: ArrayLike) -> Distributions:
         """From quantiles (n, k) at the levels (k,), ascending within 0 to 1.
 
-        Quantiles that cross (as networks' do) are put in order, row by row.
+        Crossing quantiles, which networks can produce, are sorted row by row.
 
         Raises
         ------
         BadInputError
-            The shapes do not belong together, or the levels do not ascend.
+            The shapes do not match, or the levels do not ascend.
         """
         q, level = np.asarray(quantiles, np.float64), np.asarray(levels, np.float64)
         if q.ndim != 2 or level.shape != q.shape[1:] or len(level) < 2:
             raise BadInputError(
-                f"quantiles {q.shape} and levels {level.shape} do not belong together: give a row "
-                "of two or more quantiles an object and their levels once"
+                f"quantiles {q.shape} and levels {level.shape} do not match: give a row of two or "
+                "more quantiles per object, and their levels once"
             )
         if not (np.all(np.diff(level) > 0) and level[0] >= 0 and level[-1] <= 1):
             raise BadInputError(f"levels {level.tolist()} must ascend within 0 to 1")
@@ -62,13 +62,13 @@ class Distributions:
         Raises
         ------
         BadInputError
-            The shapes do not belong together, the grid does not ascend, or a density is negative.
+            The shapes do not match, the grid does not ascend, or a density is negative.
         """
         p, x = np.asarray(density, np.float64), np.asarray(grid, np.float64)
         if p.ndim != 2 or x.shape != p.shape[1:] or len(x) < 2 or not np.all(np.diff(x) > 0):
             raise BadInputError(
-                f"densities {p.shape} and the grid {x.shape} do not belong together: give a row of "
-                "two or more densities an object on one ascending grid"
+                f"densities {p.shape} and the grid {x.shape} do not match: give a row of two or "
+                "more densities per object on one ascending grid"
             )
         if np.any(p < 0):
             raise BadInputError(f"densities must not be negative: the least is {np.nanmin(p)}")
@@ -88,7 +88,7 @@ class Distributions:
         Raises
         ------
         BadInputError
-            The shapes do not belong together, the edges do not ascend, or a number is negative.
+            The shapes do not match, the edges do not ascend, or a number is negative.
 
         Examples
         --------
@@ -98,21 +98,21 @@ class Distributions:
         p, x = np.asarray(probabilities, np.float64), np.asarray(edges, np.float64)
         if p.ndim != 2 or x.shape != (p.shape[1] + 1,) or not np.all(np.diff(x) > 0):
             raise BadInputError(
-                f"probabilities {p.shape} and edges {x.shape} do not belong together: give a row "
-                "of one probability a bin an object, and the ascending edges of the bins"
+                f"probabilities {p.shape} and edges {x.shape} do not match: give one probability "
+                "per bin for each object, and the ascending edges of the bins"
             )
         return cls(*_cumulated(p, x))
 
     def quantile(self, level: float) -> Floats:
-        """(n,): the value below which the share `level` (0 to 1) of the probability lies.
+        """(n,): the value below which the fraction `level` (0 to 1) of the probability lies.
 
-        Levels outside the known CDF give its first or last value.
+        Levels outside the known part of the CDF give the first or last value.
         """
         cdf = np.broadcast_to(self.cdf, self.values.shape)
         return _interpolate(cdf, self.values, np.full(len(self.values), level))
 
     def pit(self, truth: ArrayLike) -> Floats:
-        """(n,), 0 to 1: the CDF at the true values (n,); NaN where something is not finite.
+        """(n,), 0 to 1: the CDF at the true values (n,); NaN if anything is not finite.
 
         Outside the known values it is 0 or 1.
         """
@@ -124,7 +124,7 @@ class Distributions:
         return np.where(self._finite(true), found, np.nan)
 
     def crps(self, truth: ArrayLike) -> Floats:
-        """(n,), in the unit of the values: CRPS for the true values (n,); NaN where not finite.
+        """(n,), in the unit of the values: CRPS for the true values (n,); NaN if not finite.
 
         Exact for the piecewise linear CDF.
         """
@@ -146,7 +146,8 @@ class Distributions:
         return np.where(self._finite(true), inside + outside, np.nan)
 
     def coverage(self, truth: ArrayLike, level: float) -> float:
-        """Share of the true values inside the central interval of probability `level` (0 to 1)."""
+        """Fraction of the true values inside the central interval of probability `level` (0 to
+        1)."""
         low, high = self.quantile((1.0 - level) / 2.0), self.quantile((1.0 + level) / 2.0)
         return interval_coverage(low, high, truth)
 
@@ -157,7 +158,7 @@ class Distributions:
 
 
 def _cumulated(p: Floats, x: Floats) -> tuple[Floats, Floats]:
-    """Places (n, k + 1) and the CDF there of probabilities in bins."""
+    """Convert probabilities in bins to values (n, k + 1) and the CDF at them."""
     if np.any(p < 0):
         raise BadInputError(f"probabilities must not be negative: the least is {np.nanmin(p)}")
     cdf = np.concatenate([np.zeros((len(p), 1)), np.cumsum(p, axis=1)], axis=1)
@@ -168,16 +169,16 @@ def _cumulated(p: Floats, x: Floats) -> tuple[Floats, Floats]:
 
 
 def pit_histogram(pit: ArrayLike, bins: int = PIT_BINS) -> NDArray[np.int64]:
-    """(bins,) counts of PIT values from 0 to 1; NaN does not count. Counts of ranks add up."""
+    """(bins,) counts of PIT values from 0 to 1, without NaN. The counts of ranks can be added."""
     values = np.asarray(pit, np.float64)
     values = values[np.isfinite(values)]
     return np.histogram(values, bins=bins, range=(0.0, 1.0))[0].astype(np.int64)
 
 
 def interval_coverage(low: ArrayLike, high: ArrayLike, truth: ArrayLike) -> float:
-    """Share of true values (n,) from `low` to `high` (n,); rows with a NaN do not count.
+    """Fraction of true values (n,) from `low` to `high` (n,), without rows with a NaN.
 
-    NaN where no row counts.
+    NaN if no row is left.
     """
     a, b, true = (np.asarray(x, np.float64) for x in (low, high, truth))
     good = np.isfinite(a) & np.isfinite(b) & np.isfinite(true)
@@ -185,7 +186,7 @@ def interval_coverage(low: ArrayLike, high: ArrayLike, truth: ArrayLike) -> floa
 
 
 def conformal_width(residuals: ArrayLike, level: float) -> float:
-    """Half width of intervals around point predictions that hold `level` of the true values.
+    """Half width of intervals around point predictions that contain `level` of the true values.
 
     Split conformal prediction: with residuals of n calibration objects, the interval around the
     prediction of a new object of the same population holds its true value with a probability of at
@@ -197,7 +198,7 @@ def conformal_width(residuals: ArrayLike, level: float) -> float:
         (n,): true minus predicted, in the unit of the value, or divided by a scale for each object
         (such as 1 + z); objects must not have been used for training. NaN does not count.
     level
-        Wanted probability, above 0 and below 1.
+        Desired probability, above 0 and below 1.
 
     Returns
     -------
@@ -227,7 +228,8 @@ def conformal_width(residuals: ArrayLike, level: float) -> float:
 
 
 def _interpolate(x: Floats, y: Floats, at: Floats) -> Floats:
-    """Piecewise linear y(x) of each row at one place a row, held at the ends; rows of x ascend."""
+    """Interpolate y(x) linearly at one point per row, constant beyond the ends; rows of x
+    ascend."""
     place = np.clip(np.sum(x <= at[:, None], axis=1), 1, x.shape[1] - 1)
     row = np.arange(len(x))
     x0, x1, y0, y1 = x[row, place - 1], x[row, place], y[row, place - 1], y[row, place]

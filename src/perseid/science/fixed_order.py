@@ -1,10 +1,10 @@
 """Linear algebra whose sums are always taken in one order, so that its bits are reproducible.
 
 A BLAS or LAPACK splits its sums by the number of threads that it finds, which depends on the
-machine, on the memory of a Lambda function and on what else was imported before. A catalogue must
-not: whatever reaches a result is computed here, with element-wise operations and with NumPy's own
-``einsum`` loops (which call no library unless ``optimize`` is set). That costs a few times the time
-of a BLAS on arrays that are small beside the model's work.
+machine, on the memory of a Lambda function and on the modules imported before. A catalogue must not
+depend on that, so everything that affects a result is computed here, with element-wise operations
+and NumPy's own ``einsum`` loops (which call no library unless ``optimize`` is set). This takes a
+few times as long as a BLAS, but the arrays are small compared with the model's work.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 Matrix = NDArray[np.float64]
 MAX_SWEEPS = 60
-"""QL iterations for one eigenvalue; two are typical, so more means that values are not finite."""
+"""Most QL iterations per eigenvalue. Two are typical, so reaching this means that values are not
+finite."""
 
 
 def product(a: Matrix, b: Matrix) -> Matrix:
@@ -38,7 +39,7 @@ def cholesky(a: Matrix) -> Matrix:
     Raises
     ------
     ValueError
-        Where `a` is not positive definite.
+        `a` is not positive definite.
     """
     left = np.array(a, np.float64)
     for k in range(len(left)):
@@ -47,7 +48,7 @@ def cholesky(a: Matrix) -> Matrix:
             raise ValueError(f"the matrix is not positive definite: pivot {k} is {pivot}")
         left[k:, k] /= np.sqrt(pivot)
         column = left[k + 1 :, k]
-        # Only element-wise operations: each entry is one subtraction a step, always in the same
+        # Only element-wise operations: one subtraction per entry and step, always in the same
         # order.
         left[k + 1 :, k + 1 :] -= column[:, None] * column
     return np.tril(left)
@@ -59,7 +60,7 @@ def solve(a: Matrix, b: Matrix) -> Matrix:
     Raises
     ------
     ValueError
-        Where `a` is not positive definite.
+        `a` is not positive definite.
     """
     lower, x = cholesky(a), np.array(b, np.float64)
     for k in range(len(x)):
@@ -79,12 +80,12 @@ def eigh(a: Matrix) -> tuple[NDArray[np.float64], Matrix]:
     Raises
     ------
     ValueError
-        Where the iteration does not converge: `a` has values that are not finite.
+        The iteration does not converge because `a` has values that are not finite.
     """
     largest = float(np.max(np.abs(a), initial=0.0))
     # Scaling by a power of two changes exponents only, so it rounds nothing.
     exponent = frexp(largest)[1] if isfinite(largest) else 0
-    # Exact, and squares of the values neither overflow nor vanish.
+    # After exact scaling, squares of the values neither overflow nor underflow.
     diagonal, beside, vectors = _tridiagonal(np.ldexp(a, -exponent))
     values = np.ldexp(_implicit_ql(diagonal, beside, vectors), exponent)
     # Stable: equal eigenvalues keep the order in which they were found, which is always the same.
@@ -93,7 +94,7 @@ def eigh(a: Matrix) -> tuple[NDArray[np.float64], Matrix]:
 
 
 def _tridiagonal(a: Matrix) -> tuple[list[float], list[float], Matrix]:
-    """Diagonal (n), the n - 1 values beside it, and the transformation with vectors as rows."""
+    """Diagonal (n), off-diagonal (n - 1), and the transformation with vectors as rows."""
     left = np.array(a, np.float64)
     n = len(left)
     rows = np.eye(n)
@@ -106,7 +107,7 @@ def _tridiagonal(a: Matrix) -> tuple[list[float], list[float], Matrix]:
         beside.append(target)
         reflector[0] -= target
         square = float(np.sum(reflector * reflector))
-        if square == 0.0:  # the column has its zeros already
+        if square == 0.0:  # the column is already reduced
             continue
         rest = left[k + 1 :, k + 1 :]
         reflector *= np.sqrt(2.0 / square)  # so that I - r r^T is the reflection
@@ -133,10 +134,11 @@ def _implicit_ql(diagonal: list[float], beside: list[float], rows: Matrix) -> Ma
 
 
 def _first_negligible(values: list[float], off: list[float], first: int) -> int:
-    """Where the block that starts at `first` ends: the value beside it no longer counts."""
+    """The end of the block that starts at `first`, where the off-diagonal value is negligible."""
     for m in range(first, len(values) - 1):
         size = abs(values[m]) + abs(values[m + 1])
-        # Negligible is what no longer changes the sum in this precision; no tolerance to choose.
+        # A value is negligible if it does not change the sum in this precision, so no tolerance is
+        # needed.
         if abs(off[m]) + size == size:
             return m
     return len(values) - 1
@@ -145,14 +147,14 @@ def _first_negligible(values: list[float], off: list[float], first: int) -> int:
 def _ql_sweep(values: list[float], off: list[float], rows: Matrix, first: int, last: int) -> None:
     """One implicit QL step with Wilkinson's shift over the block from `first` to `last`."""
     g = (values[first + 1] - values[first]) / (2.0 * off[first])
-    # hypot neither overflows nor loses what a squared sum would.
+    # hypot avoids the overflow and underflow of a sum of squares.
     g = values[last] - values[first] + off[first] / (g + copysign(hypot(g, 1.0), g))
     sine, cosine, shift = 1.0, 1.0, 0.0
     for i in range(last - 1, first - 1, -1):
         f, b = sine * off[i], cosine * off[i]
         radius = hypot(f, g)
         off[i + 1] = radius
-        if radius == 0.0:  # the block falls apart here
+        if radius == 0.0:  # the block splits here
             values[i + 1] -= shift
             off[last] = 0.0
             return

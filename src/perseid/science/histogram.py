@@ -1,7 +1,7 @@
-"""Histograms with fixed bins, so that those of parts of a survey add up to that of the whole.
+"""Histograms with fixed bins, so that those of a survey's parts add up to that of the whole.
 
-The bins divide each octave from 2^-32 to 2^32 into 1,024 equal parts: a value is known to 0.1 %,
-whatever its size, and neither the data nor the number of workers has a say in where bins lie.
+The bins divide each octave from 2^-32 to 2^32 into 1,024 equal parts. Values are thus known to 0.1
+%, and the bins depend neither on the data nor on the number of workers.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 OCTAVES = 64
-"""From 2^-32 to 2^32; smaller and larger values are in the first and the last bin."""
+"""The bins cover 2^-32 to 2^32; smaller and larger values go to the first and the last bin."""
 OCTAVE_BITS = 10
-"""Leading bits of the mantissa that name a bin of an octave."""
+"""Leading mantissa bits that select a bin within an octave."""
 BINS = OCTAVES << OCTAVE_BITS
 _SHIFT = 52 - OCTAVE_BITS
 _FIRST = (1023 - OCTAVES // 2) << OCTAVE_BITS
@@ -24,7 +24,7 @@ _FIRST = (1023 - OCTAVES // 2) << OCTAVE_BITS
 
 @dataclass(frozen=True, eq=False)
 class Histogram:
-    """How many values of 0 and above lie in each of the fixed bins.
+    """Counts of non-negative values in the fixed bins.
 
     Examples
     --------
@@ -38,21 +38,21 @@ class Histogram:
 
     @classmethod
     def of(cls, values: ArrayLike) -> Histogram:
-        """Of values of any shape; NaN does not count."""
+        """Count values of any shape, except NaN."""
         array = np.asarray(values, np.float64).reshape(-1)
         counts = np.bincount(bins(array[~np.isnan(array)]), minlength=BINS)
         return cls(counts.astype(np.int64, copy=False))
 
     @classmethod
     def sum(cls, parts: Iterable[Histogram]) -> Histogram:
-        """Of all parts together."""
+        """Add several histograms."""
         counts = np.zeros(BINS, np.int64)
         for part in parts:
             counts += part.counts
         return cls(counts)
 
     def join(self, other: Histogram) -> Histogram:
-        """Of both sets of values."""
+        """Add two histograms."""
         return Histogram(self.counts + other.counts)
 
     @property
@@ -61,9 +61,9 @@ class Histogram:
         return int(self.counts.sum())
 
     def share_below(self, values: ArrayLike) -> NDArray[np.float64]:
-        """Share of the histogram's values below each of these, 0 to 1; NaN of NaN.
+        """Fraction of the histogram's values below each of these, 0 to 1; NaN for NaN.
 
-        Values of one bin share a place: half of them count as lower.
+        Of the values in the same bin, half count as lower.
         """
         array = np.asarray(values, np.float64)
         ends = np.cumsum(self.counts)
@@ -75,7 +75,7 @@ class Histogram:
 
 
 def bins(values: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Index of each value's bin; values are not NaN and not negative."""
+    """Index of each value's bin; values must not be NaN or negative."""
     bits = np.ascontiguousarray(values).view(np.int64) >> _SHIFT
     return np.asarray(np.clip(bits - _FIRST, 0, BINS - 1), np.int64)
 
@@ -87,9 +87,9 @@ def centers() -> NDArray[np.float64]:
 
 
 def weighted_median(values: NDArray[np.float64], counts: NDArray[np.int64]) -> float:
-    """The median of values that occur `counts` times each; NaN of none.
+    """The median of values that occur `counts` times each; NaN if there are none.
 
-    Of an even number the mean of the two in the middle.
+    For an even number it is the mean of the two middle values.
     """
     total = int(counts.sum())
     if not total:

@@ -1,9 +1,9 @@
-"""How good predicted redshifts are: the definitions of the published AstroMAE figures.
+"""Quality of predicted redshifts, as defined for the published AstroMAE figures.
 
 With ``dz = (z_pred - z_spec) / (1 + z_spec)``: bias is the mean of dz, NMAD ("precision" in the
 papers) is 1.48 times the median of ``|dz - median(dz)|``, the outlier fraction is the share of
-``|dz|`` above a stated threshold. MAE, MSE and R2 are of ``z_pred - z_spec`` itself, not of dz:
-so they are in the published figures (arXiv 2501.06249; NMAD as in Ilbert et al. 2006).
+``|dz|`` above a stated threshold. MAE, MSE and R2 use ``z_pred - z_spec`` itself, not dz, as in the
+published figures (arXiv 2501.06249; NMAD as in Ilbert et al. 2006).
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from numpy.typing import ArrayLike, NDArray
 from perseid.errors import BadInputError
 
 NMAD_SCALE = 1.48
-"""As published; 1.4826 would make NMAD the sigma of a Gaussian exactly."""
+"""The published value; with 1.4826, NMAD would be exactly the sigma of a Gaussian."""
 OUTLIER = 0.15
-"""|dz| above it is an outlier ("catastrophic"), the usual threshold of the field."""
+"""The field's usual threshold of |dz| for ("catastrophic") outliers."""
 OUTLIER_LOW_Z = 0.05
-"""The threshold for samples as near as SDSS galaxies, where 0.15 is almost never reached."""
+"""Threshold for nearby samples such as SDSS galaxies, in which 0.15 is almost never reached."""
 
 
 @dataclass(frozen=True)
 class RedshiftMetrics:
-    """What `redshift_metrics` gives; every figure is dimensionless, NaN where n is 0."""
+    """Result of `redshift_metrics`; every figure is dimensionless, and NaN if n is 0."""
 
     n: int
     """Objects that were compared."""
     excluded: int
-    """Objects left out: no finite prediction or no finite spectroscopic redshift."""
+    """Objects left out because the predicted or the spectroscopic redshift is not finite."""
     mae: float
     """Mean of |z_pred - z_spec|."""
     mse: float
@@ -40,8 +40,8 @@ class RedshiftMetrics:
     nmad: float
     """1.48 median |dz - median dz|."""
     r2: float
-    """1 - MSE / variance of z_spec: grows with the spread of the sample, so R2 of two samples
-    must not be compared. NaN where all z_spec are equal."""
+    """1 - MSE / variance of z_spec: grows with the spread of the sample, so R2 of different samples
+    cannot be compared. NaN if all z_spec are equal."""
     outliers: float
     """Fraction with |dz| > `outlier_threshold`."""
     outliers_low_z: float
@@ -49,7 +49,7 @@ class RedshiftMetrics:
     outlier_threshold: float = OUTLIER
 
     def to_json(self) -> dict[str, float]:
-        """Plain JSON values, NaN as None being the caller's choice."""
+        """Convert to JSON values; NaN is kept."""
         return asdict(self)
 
 
@@ -59,8 +59,8 @@ def scaled_error(z_pred: ArrayLike, z_spec: ArrayLike) -> NDArray[np.float64]:
     true = np.asarray(z_spec, np.float64).reshape(-1)
     if predicted.shape != true.shape:
         raise BadInputError(
-            f"{predicted.size} predicted and {true.size} spectroscopic redshifts do not belong "
-            "together: give one of each an object"
+            f"{predicted.size} predicted and {true.size} spectroscopic redshifts do not match: "
+            "give one of each per object"
         )
     return np.asarray((predicted - true) / (1.0 + true))
 

@@ -1,7 +1,7 @@
 """Mergeable sufficient statistics of a survey's features: count, mean, scatter matrix.
 
-Each partition gives one `Moments`; merging them (Chan, Golub & LeVeque 1983) gives those of the
-whole survey in any grouping, to rounding. `Partial` gives the same bits in any grouping.
+Each partition has one `Moments`. Merging them in any grouping (Chan, Golub & LeVeque 1983) gives
+those of the whole survey, up to rounding; `Partial` gives the same bits in any grouping.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class Moments:
 
     @classmethod
     def empty(cls, width: int) -> Moments:
-        """Of no rows: the neutral element of `merge`."""
+        """Moments of no rows, the neutral element of `merge`."""
         return cls(0, np.zeros(width), np.zeros((width, width)))
 
     @classmethod
     def of(cls, features: ArrayLike, keep: NDArray[np.bool_] | None = None) -> Moments:
-        """Of (n, d) features; rows that are not finite, or not in `keep` (n,), do not count."""
+        """Moments of (n, d) features, without rows that are not finite or not in `keep` (n,)."""
         array = np.asarray(features)
         if array.ndim != 2:
             raise BadInputError(f"features must be (n, d), not {array.shape}")
@@ -48,7 +48,7 @@ class Moments:
         return cls(len(rows), mean, fixed_order.gram(centered))
 
     def merge(self, other: Moments) -> Moments:
-        """Those of both sets of rows together; raises `BadInputError` where the widths differ."""
+        """Moments of both sets of rows; raises `BadInputError` if the widths differ."""
         if self.width != other.width:
             raise BadInputError(
                 f"moments of {self.width} and of {other.width} features cannot be merged: "
@@ -57,7 +57,7 @@ class Moments:
         if not (self.count and other.count):
             return self if self.count else other
         count = self.count + other.count
-        # Around the two means, never as a difference of large sums of squares, which would cancel.
+        # Computed around the two means, because a difference of large sums of squares would cancel.
         shift = other.mean - self.mean
         weight = self.count * other.count / count
         scatter = self.scatter + other.scatter + np.outer(shift, shift) * weight
@@ -65,14 +65,14 @@ class Moments:
 
     @staticmethod
     def total(parts: Iterable[Moments]) -> Moments:
-        """Merged as the one tree over their places (`Partial`); the order decides the bits.
+        """Merge in the order of `parts`, as a fixed tree (see `Partial`).
 
-        Raises `BadInputError` where there is none.
+        Raises `BadInputError` if there are no parts.
         """
         return Partial.of(enumerate(parts)).total()
 
     def columns(self, chosen: NDArray[np.int64]) -> Moments:
-        """Those of some of the features."""
+        """Moments of some of the features."""
         return Moments(self.count, self.mean[chosen], self.scatter[np.ix_(chosen, chosen)])
 
     @property
@@ -81,7 +81,7 @@ class Moments:
         return int(self.mean.shape[0])
 
     def covariance(self) -> NDArray[np.float64]:
-        """(d, d), divided by n; zero where n is 0."""
+        """(d, d), divided by n; zero if n is 0."""
         return self.scatter / max(self.count, 1)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
@@ -98,8 +98,8 @@ class Moments:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, object]) -> Moments:
-        """The reverse of `to_arrays` and of `to_json`; raises `BadInputError` where a part is
-        missing or the shapes do not belong together."""
+        """The inverse of `to_arrays` and `to_json`; raises `BadInputError` if a part is missing or
+        the shapes do not match."""
         try:
             count = int(np.asarray(arrays["count"], np.int64))
             mean = np.asarray(arrays["mean"], np.float64)
@@ -117,31 +117,31 @@ class Moments:
 class Partial:
     """Moments of some of a survey's partitions, as nodes of the one binary tree over all of them.
 
-    Node (level, index) is of the partitions ``index * 2**level`` and the ``2**level - 1`` after
-    it, always merged from its two halves. Whichever partials are joined in which order, the total
-    has the same bits; and a partial of n partitions in a row holds about 2 log2(n) moments.
+    Node (level, index) covers partition ``index * 2**level`` and the ``2**level - 1`` after it, and
+    is always merged from its two halves. So the total has the same bits, whatever the order in
+    which partials are joined. A partial of n consecutive partitions holds about 2 log2(n) moments.
     """
 
     nodes: Mapping[tuple[int, int], Moments]
-    """By (level, index); no node lies inside another, no two are halves of one."""
+    """By (level, index). No node contains another, and no two nodes are halves of the same one."""
 
     @classmethod
     def of(cls, parts: Iterable[tuple[int, Moments]]) -> Partial:
-        """Of partitions, each with its place among all of the survey; gaps do not matter."""
+        """Combine partitions, each with its index in the survey; gaps are allowed."""
         nodes: dict[tuple[int, int], Moments] = {}
         for place, part in parts:
             _grow(nodes, 0, place, part)
         return cls(nodes)
 
     def join(self, other: Partial) -> Partial:
-        """Of both sets of partitions; commutative and associative, bit for bit."""
+        """Combine both sets of partitions; commutative and associative, bit for bit."""
         nodes = dict(self.nodes)
         for (level, index), part in other.nodes.items():
             _grow(nodes, level, index, part)
         return Partial(nodes)
 
     def total(self) -> Moments:
-        """All of it as one; raises `BadInputError` where there is nothing."""
+        """Merge all nodes; raises `BadInputError` if there are none."""
         whole: Moments | None = None
         for _, part in sorted(self.nodes.items(), key=_place, reverse=True):
             whole = part if whole is None else part.merge(whole)
@@ -151,9 +151,10 @@ class Partial:
 
 
 def _grow(nodes: dict[tuple[int, int], Moments], level: int, index: int, part: Moments) -> None:
-    """Add a node; halves that are both there become one."""
+    """Add a node; two halves are merged as soon as both exist."""
     while (twin := nodes.pop((level, index ^ 1), None)) is not None:
-        # The left half always comes first: that is what makes the bits independent of arrival.
+        # The left half always comes first, which makes the bits independent of the order of
+        # arrival.
         part = twin.merge(part) if index & 1 else part.merge(twin)
         level, index = level + 1, index >> 1
     nodes[level, index] = part

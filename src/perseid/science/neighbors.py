@@ -1,4 +1,4 @@
-"""Objects most similar to one: exact nearest neighbors among feature vectors."""
+"""Find the objects most similar to one: exact nearest neighbors among feature vectors."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 from perseid.errors import BadInputError
 
 BLOCK = 2048
-"""Rows compared at once: bounds the memory beside the features."""
+"""Rows to compare at once, which bounds the memory needed besides the features."""
 
 
 @dataclass(frozen=True, eq=False)
 class Neighbors:
-    """What `nearest` found, nearest first; ties by row."""
+    """Result of `nearest`, nearest first; ties are ordered by row."""
 
     rows: NDArray[np.int64]
     """(n,): rows of the features."""
@@ -26,10 +26,10 @@ class Neighbors:
 
 
 def nearest(features: NDArray[np.floating], query: ArrayLike, n: int) -> Neighbors:
-    """The n rows nearest to a query, exactly: no index, every row is compared.
+    """Find the n rows nearest to a query exactly, by comparing every row.
 
-    A first pass in the features' own precision leaves the rows that can be among the n whatever was
-    rounded; their distances are then computed in float64 and decide.
+    A first pass in the features' own precision selects all rows that could be among the n despite
+    rounding; their distances are then computed in float64.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def nearest(features: NDArray[np.floating], query: ArrayLike, n: int) -> Neighbo
     query
         (d,).
     n
-        How many, at most the rows that are finite.
+        How many rows to find; fewer are returned if fewer are finite.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def nearest(features: NDArray[np.floating], query: ArrayLike, n: int) -> Neighbo
     near = center.astype(features.dtype)
     rough = _squares(features, near)
     finite = np.flatnonzero(np.isfinite(rough))
-    # float32 squares overflow beyond 1.8e19; float64 then tells such rows from those with NaN.
+    # float32 squares overflow beyond 1.8e19; float64 separates such rows from those with NaN.
     if len(finite) < min(n, len(features)):  # squares overflow, or rows are not finite
         rough, near = _squares(features.astype(np.float64), center), center
         finite = np.flatnonzero(np.isfinite(rough))
@@ -71,15 +71,15 @@ def nearest(features: NDArray[np.floating], query: ArrayLike, n: int) -> Neighbo
     kept = finite[_candidates(rough[finite], wanted, features.shape[1], moved)]
     exact = np.asarray(features[kept], np.float64) - center
     distance = np.sqrt(np.sum(exact * exact, axis=1))
-    # Ties by row, so that the answer does not depend on how the rows were cut into blocks.
+    # Ties are ordered by row, so that the result does not depend on the division into blocks.
     order = np.lexsort((kept, distance))[:wanted]
     return Neighbors(kept[order], distance[order])
 
 
 def _squares(features: NDArray[np.floating], center: NDArray[np.floating]) -> NDArray[np.floating]:
-    """(rows,): squared distances in the features' own precision, a block at a time.
+    """(rows,): squared distances in the features' own precision, block by block.
 
-    As many threads as the process may use share the blocks: a row's distance is the same in each.
+    All usable cores share the blocks; the result does not depend on their number.
     """
     out = np.empty(len(features), features.dtype)
 
@@ -103,7 +103,7 @@ def _squares(features: NDArray[np.floating], center: NDArray[np.floating]) -> ND
 
 
 def usable_cores() -> int:
-    """Cores that this process may use, where the system tells; else those of the machine."""
+    """Cores that this process may use, if the system tells; otherwise those of the machine."""
     tell = getattr(os, "sched_getaffinity", None)
     return len(tell(0)) if tell else os.cpu_count() or 1
 
@@ -111,11 +111,11 @@ def usable_cores() -> int:
 def _candidates(
     rough: NDArray[np.floating], wanted: int, width: int, moved: float
 ) -> NDArray[np.int64]:
-    """Rows that can be among the nearest, given the rounding of their squared distances.
+    """Rows that could be among the nearest, given the rounding of their squared distances.
 
-    A sum of d products has a relative error below (d + 2) u (Higham 2002, section 3.1), the
-    differences themselves one of u each; a multiple of that, on both sides of the limit, is safe.
-    The query itself may have been `moved` when it was rounded to the features' precision.
+    A sum of d products has a relative error below (d + 2) u (Higham 2002, section 3.1), and each
+    difference one of u; a multiple of that, on both sides of the limit, is safe. Rounding to the
+    features' precision may also have `moved` the query itself by this distance.
     """
     distance = np.sqrt(rough)
     slack = 8.0 * (width + 4) * float(np.finfo(rough.dtype).eps)

@@ -1,10 +1,10 @@
 """A ranking learned from a few ratings: a small ridge regression, blended with the anomaly score.
 
-Ratings say what a person finds worth a look. A linear function of the standardized features is
-fitted to them and added to the quantile of the anomaly score, as active anomaly finders do
-(Lochner & Bassett 2021, arXiv:2010.11202, "Astronomaly"). Without ratings the order is that of the
-score. What to rate next is partly the top of that ranking, partly objects that are unlike all that
-were rated, so that kinds which nobody has seen yet are found.
+Ratings tell what a person finds interesting. A linear function of the standardized features is
+fitted to them and added to the quantile of the anomaly score, as in active anomaly detection
+(Lochner & Bassett 2021, arXiv:2010.11202, "Astronomaly"). Without ratings the ranking is that of
+the score. Proposals for what to rate next are partly the top of the ranking and partly objects
+unlike all rated ones, so that new kinds are found.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ LOWEST, HIGHEST = 1, 5
 RIDGE = 0.3
 """Strength of the ridge, in units of an object's mean square feature."""
 BIAS = 0.1
-"""Variance of the constant term: what many bad ratings say of all objects."""
+"""Variance of the constant term, through which many bad ratings lower all objects."""
 SCORE_WEIGHT = 2.0
-"""Weight of the score's quantile (0 to 1) beside what was learned (about -1 to 1). This and the
-ridge were chosen on the simulated survey of seed 77."""
+"""Weight of the score's quantile (0 to 1) relative to the learned value (about -1 to 1). Like the
+ridge, it was chosen on the simulated survey with seed 77."""
 POOL = 0.15
-"""Share of the ranking that unlike objects are drawn from."""
+"""Top fraction of the ranking from which unlike objects are drawn."""
 DRAWN = 2048
-"""Candidates that are compared with what was rated."""
+"""Most candidates that are compared with the rated objects."""
 
 
 @dataclass(frozen=True, eq=False)
 class Preference:
-    """What was learned from ratings: a linear function of the features."""
+    """A linear function of the features, learned from ratings."""
 
     weights: NDArray[np.float64]
-    """(d,), of the features as they are."""
+    """(d,), for unscaled features."""
     constant: float
 
     @classmethod
@@ -50,16 +50,16 @@ class Preference:
         Parameters
         ----------
         features
-            (m, d) of the rated objects; rows that are not finite do not count.
+            (m, d) of the rated objects; rows that are not finite are ignored.
         moments
-            Of the whole survey's features: each is taken in units of its spread.
+            Moments of the whole survey's features, which give the spread that scales each feature.
         ratings
             (m,), 1 (uninteresting) to 5 (more of these).
 
         Raises
         ------
         BadInputError
-            The shapes do not belong together.
+            The shapes do not match.
 
         Examples
         --------
@@ -83,7 +83,7 @@ class Preference:
         return cls(weights, float(BIAS * dual.sum() - moments.mean @ weights))
 
     def values(self, features: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        """(n,): about 1 for what is like the best rated, -1 for what is like the worst."""
+        """(n,): about 1 for objects like the best rated ones, -1 for objects like the worst."""
         found = features @ self.weights.astype(features.dtype)
         return np.asarray(found, np.float64) + self.constant
 
@@ -97,7 +97,7 @@ def _scale(moments: Moments) -> NDArray[np.float64]:
 
 
 def quantiles(score: ArrayLike) -> NDArray[np.float64]:
-    """(n,): the share of objects with a lower score, 0 to 1; NaN where there is none."""
+    """(n,): the fraction of objects with a lower score, 0 to 1; NaN for objects without a score."""
     values = np.asarray(score, np.float64)
     order = np.argsort(values, kind="stable")  # NaN comes last
     known = int(np.count_nonzero(~np.isnan(values)))
@@ -109,7 +109,7 @@ def quantiles(score: ArrayLike) -> NDArray[np.float64]:
 def blended(
     quantile: NDArray[np.float64], learned: NDArray[np.float64] | None
 ) -> NDArray[np.float64]:
-    """(n,): the second ranking's score; NaN where an object has no anomaly score."""
+    """(n,): the score blended with what was learned; NaN for objects without an anomaly score."""
     found = SCORE_WEIGHT * quantile
     return found if learned is None else found + np.nan_to_num(learned, nan=-1.0)
 
@@ -122,7 +122,7 @@ def proposals(
     count: int,
     seed: int = 0,
 ) -> NDArray[np.int64]:
-    """Which objects to rate next: two fifths from the top, the others unlike what was rated.
+    """Propose objects to rate next: two fifths from the top, the others unlike the rated ones.
 
     Parameters
     ----------
@@ -131,11 +131,11 @@ def proposals(
     features, moments
         (n, d) of all objects, and their statistics.
     rated
-        Rows that have a rating already.
+        Rows that already have a rating.
     count
-        How many are wanted; fewer where there are no more.
+        How many to propose; fewer are returned if there are no more.
     seed
-        Of the drawing.
+        Seed of the random choice.
     """
     values = ranking.copy()
     values[rated] = np.nan
@@ -155,7 +155,7 @@ def proposals(
     there = _standard(features[rest], moments, scale)
     far = _nearest(there, _standard(features[[*rated, *chosen]], moments, scale))
     while len(chosen) < count and len(rest):
-        # Not the very farthest: that is noise. One of the farther two fifths.
+        # One of the farther two fifths, because the very farthest are often noise.
         place = int(chance.choice(np.argsort(-far, kind="stable")[: max(1, int(0.4 * len(far)))]))
         chosen.append(rest[place])
         far = np.minimum(far, _nearest(there, there[place : place + 1]))
@@ -171,6 +171,6 @@ def _standard(
 
 
 def _nearest(points: NDArray[np.float64], to: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(n,): squared distance of each point from the nearest of some."""
+    """(n,): squared distance of each point from the nearest point of `to`."""
     squares = (points**2).sum(axis=1)[:, None] + (to**2).sum(axis=1)[None] - 2 * points @ to.T
     return np.asarray(squares.min(axis=1, initial=np.inf))

@@ -1,4 +1,4 @@
-"""Ranks of more scores than can be sorted with their rows: a block of rows at a time."""
+"""Rank scores block by block, for surveys too large to sort together with their rows."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 Scores = NDArray[np.float64]
-"""NaN where there is none."""
+"""Scores; NaN for rows without one."""
 Ranks = NDArray[np.int64]
-"""1 for the highest score, 0 where there is none."""
+"""Ranks; 1 for the highest score, 0 for rows without one."""
 
 
 class Ranker(Protocol):
-    """Says the ranks of a survey's rows in their order, block by block."""
+    """Gives the ranks of a survey's rows in their order, block by block."""
 
     def take(self, scores: Scores) -> Ranks:
-        """Ranks of the next rows, whose scores these are."""
+        """Ranks of the next rows, given their scores."""
 
 
 class AllRanks:
-    """The rank of every row, as `anomaly.ranking` has it: ties go to the row that comes first.
+    """The rank of every row, like `anomaly.ranking`: of equal scores, the earlier row ranks first.
 
-    Memory: 8 bytes a score beside the scores themselves.
+    Memory: 8 bytes per score in addition to the scores themselves.
 
     Parameters
     ----------
     scores
-        Of all rows, in their order.
+        Scores of all rows, in their order.
     """
 
     def __init__(self, scores: Scores) -> None:
@@ -41,7 +41,7 @@ class AllRanks:
     def take(self, scores: Scores) -> Ranks:
         """Ranks of the next rows; blocks must come in the order of the rows."""
         good = np.flatnonzero(~np.isnan(scores))
-        good = good[np.argsort(scores[good], kind="stable")]  # neighbors are looked up together
+        good = good[np.argsort(scores[good], kind="stable")]  # sorted lookups use the cache better
         values = scores[good]
         above = np.searchsorted(self._ascending, values, side="right")
         found = len(self._ascending) - above + 1 + self._earlier(values)
@@ -50,7 +50,7 @@ class AllRanks:
         return ranks
 
     def _earlier(self, values: Scores) -> NDArray[np.int64]:
-        """How many rows before each have the very same score."""
+        """How many earlier rows have exactly the same score."""
         earlier = np.zeros(len(values), np.int64)
         if not len(self._tied):
             return earlier
@@ -65,12 +65,12 @@ class AllRanks:
 
 
 class FirstRanks:
-    """The ranks of the highest scores alone; 0 for every other row.
+    """The ranks of only the highest scores; 0 for every other row.
 
     Parameters
     ----------
     scores
-        Of all rows, in their order.
+        Scores of all rows, in their order.
     count
         How many rows get a rank.
     """
@@ -93,7 +93,7 @@ class FirstRanks:
 
 
 def _least(scores: Scores, count: int) -> float:
-    """The lowest of the `count` highest scores; infinite where none is wanted."""
+    """The lowest of the `count` highest scores; infinite if `count` is 0."""
     if not count:
         return np.inf
     ordered = -scores  # NaN sorts last

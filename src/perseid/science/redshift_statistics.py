@@ -1,4 +1,4 @@
-"""The metrics of redshifts as statistics that merge: for surveys that no process can hold."""
+"""Redshift metrics as statistics that merge, for surveys too large for one process."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def _nothing() -> Histogram:
 class RedshiftStatistics:
     """Sums and histograms of ``dz`` over some objects; see `metrics.redshift_metrics`.
 
-    Every figure is that of `redshift_metrics` to rounding, but for NMAD: its medians are of the
-    fixed bins of a `Histogram`, each 0.1 % wide.
+    Every figure equals that of `redshift_metrics` up to rounding, except NMAD, whose medians come
+    from the fixed bins of a `Histogram`, each 0.1 % wide.
     """
 
     n: int = 0
@@ -44,13 +44,14 @@ class RedshiftStatistics:
     outliers: int = 0
     outliers_low_z: int = 0
     above: Histogram = field(default_factory=_nothing)
-    """Of dz from 0."""
+    """Histogram of dz, for dz >= 0."""
     below: Histogram = field(default_factory=_nothing)
-    """Of -dz below 0."""
+    """Histogram of -dz, for dz < 0."""
 
     @classmethod
     def of(cls, z_pred: ArrayLike, z_spec: ArrayLike) -> RedshiftStatistics:
-        """Of (n,) redshifts; rows where either is not finite are counted as excluded."""
+        """Statistics of (n,) redshifts; rows in which either is not finite are counted as
+        excluded."""
         dz = scaled_error(z_pred, z_spec)
         true = np.asarray(z_spec, np.float64).reshape(-1)
         good = np.isfinite(dz)
@@ -74,7 +75,7 @@ class RedshiftStatistics:
         )
 
     def join(self, other: RedshiftStatistics) -> RedshiftStatistics:
-        """Of both sets of objects."""
+        """Statistics of both sets of objects."""
         n = self.n + other.n
         shift = other.z_mean - self.z_mean
         weight = other.n / n if n else 0.0
@@ -93,7 +94,7 @@ class RedshiftStatistics:
         )
 
     def metrics(self) -> RedshiftMetrics:
-        """The figures of all objects."""
+        """Compute the metrics of all objects."""
         if not self.n:
             return RedshiftMetrics(0, self.excluded, *(float("nan"),) * 7)
         variance = self.z_scatter / self.n
@@ -116,7 +117,7 @@ class RedshiftStatistics:
         return float(NMAD_SCALE * weighted_median(np.abs(values - median), counts))
 
     def _values(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """The bins that are not empty: dz at their middle, and how often."""
+        """The centers of non-empty bins, in dz, and their counts."""
         middle = centers()
         values = np.concatenate([-middle, middle])
         counts = np.concatenate([self.below.counts, self.above.counts])

@@ -1,4 +1,5 @@
-"""Objects by URL, the same on a disk, in S3 and in memory: see ``docs/reference/storage.md``."""
+"""Objects by URL, with one interface for disks, S3 and memory: see
+``docs/reference/storage.md``."""
 
 from perseid.storage.listing import Scan, Skipped, scan
 from perseid.storage.location import Location

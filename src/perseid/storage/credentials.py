@@ -1,7 +1,7 @@
-"""Credentials of S3 requests: the AWS SDK's provider chain where botocore is installed.
+"""Credentials for S3 requests, from the AWS SDK's provider chain if botocore is installed.
 
-Keys that lie open in a variable or a profile are used without it: they are what the chain would
-give, and a worker need not import it. The rest of the order is ``docs/reference/storage.md``.
+Plain keys in a variable or a profile are used without the chain: it would return the same, and a
+worker need not import it. ``docs/reference/storage.md`` describes the full order.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from obstore.store import S3Credential
 
 ASKED_EVERY = timedelta(minutes=1)
-"""How often the chain is asked again. It renews what ends within 10 minutes (botocore's limit)."""
+"""How often the chain is asked again. It renews credentials that expire within 10 minutes
+(botocore's limit)."""
 _RENEWED_BEFORE = timedelta(minutes=5)
-"""The S3 client asks for new credentials so long before they end."""
+"""The S3 client asks for new credentials this long before the old ones expire."""
 NO_CREDENTIALS = (
     "there are no AWS credentials: run `aws configure` or `aws sso login`, or set AWS_PROFILE, or "
     "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; for a public bucket set AWS_SKIP_SIGNATURE=true"
@@ -34,7 +35,7 @@ _OF_A_PROFILE = (
     "UnknownCredentialError", "ConfigParseError", "ProfileNotFound", "MissingDependencyException",
     "RefreshWithMFAUnsupportedError",
 )  # fmt: skip
-"""Errors of botocore that say what is wrong with a profile."""
+"""Errors of botocore whose message says what is wrong with a profile."""
 Provider = Callable[[], "S3Credential"]
 
 
@@ -44,19 +45,19 @@ def has_sdk() -> bool:
 
 
 def provider_of(settings: AwsSettings) -> Provider | None:
-    """What the S3 client asks for credentials; None where it finds them itself.
-
-    It does so for keys in variables, and without botocore for a web identity, a container's role
-    and an EC2 instance's role.
+    """The function that the S3 client calls for credentials; None if the client finds them itself,
+    which it does for keys in variables and, without botocore, for a web identity, a container's
+    role and an EC2 instance's role.
 
     Raises
     ------
     NotInstalledError
-        Only the SDK can get the profile's credentials, and it is not installed.
+        Only the SDK can get the profile's credentials, but it is not installed.
     StorageError
-        There are no credentials, or their source failed: a session has ended, a program stopped.
+        There are no credentials, or their source failed: a session expired, say, or a program
+        stopped.
     """
-    # The client reads these by itself, in Rust and without asking Python before each request.
+    # The client reads these by itself, in Rust, without calling Python before each request.
     if settings.unsigned or settings.keys_from_environment:
         return None
     if settings.keys is not None:
@@ -72,10 +73,11 @@ def provider_of(settings: AwsSettings) -> Provider | None:
 
 
 def sdk_session(profile: str | None, region: str | None) -> Any:
-    """A botocore session that keeps temporary credentials where the AWS command line does.
+    """A botocore session that caches temporary credentials where the AWS command line does, so that
+    a role is assumed (and a code asked for) once, not once per worker.
 
-    So a role is assumed (and a code asked for) once, not once a worker. `profile` None is that of
-    the variables; botocore's own order, but that AWS_REGION counts.
+    Without `profile`, botocore's own order applies; `region` lets AWS_REGION count, which botocore
+    ignores.
     """
     import botocore.session
     from botocore.credentials import create_credential_resolver
@@ -93,7 +95,8 @@ def sdk_session(profile: str | None, region: str | None) -> Any:
 
 
 def _cache_folder() -> Path | None:
-    """Where the AWS command line keeps temporary credentials; None where nothing can be kept."""
+    """The folder in which the AWS command line caches temporary credentials; None if it is not
+    writable."""
     folder = aws_folder()
     if folder is None or not folder.is_dir() or not os.access(folder, os.W_OK):
         return None
@@ -101,13 +104,14 @@ def _cache_folder() -> Path | None:
 
 
 def sdk_sentence(error: BaseException, profile: str) -> str | None:
-    """Why botocore's chain gives no credentials, and what to do; None for other errors of its."""
+    """Say why botocore's chain gives no credentials, and what to do; None for its other errors."""
     kind, text = type(error).__name__, " ".join(str(error).split())
     if kind == "NoCredentialsError":
         return NO_CREDENTIALS
     if "SSO" in kind or kind == "TokenRetrievalError":
         return (
-            f"the sign-in of the AWS profile {profile} has ended, or never began ({kind}): run `aws"
+            f"the sign-in of the AWS profile {profile} has expired or was never made ({kind}): run "
+            "`aws"
             f" sso login --profile {profile}`"
         )
     if kind.startswith("Login"):
@@ -117,7 +121,7 @@ def sdk_sentence(error: BaseException, profile: str) -> str | None:
         return f"the AWS profile {profile} gives no credentials: its source failed ({reason})"
     if isinstance(error, EOFError):
         return (
-            f"the AWS profile {profile} asks for a code, and nobody can type it here: run "
+            f"the AWS profile {profile} asks for a code, which cannot be typed here: run "
             f"`aws sts get-caller-identity --profile {profile}` in a terminal first"
         )
     if kind in _OF_A_PROFILE:
@@ -126,19 +130,19 @@ def sdk_sentence(error: BaseException, profile: str) -> str | None:
 
 
 class _Chain:
-    """Asks botocore's chain from time to time; its `failure` says why the last time went wrong."""
+    """Asks botocore's chain regularly; `failure` is the error of the last attempt, if any."""
 
     def __init__(self, settings: AwsSettings) -> None:
         self.failure: StorageError | None = None
         self._profile = settings.profile
         self._session = sdk_session(None, settings.region)
         self._credentials: Any = None
-        self()  # what is wrong with them is said now, not after the client's attempts
+        self()  # fail now rather than after all of the client's retries
 
     def __call__(self) -> S3Credential:
         try:
             keys = self._ask()
-        except Exception as error:  # whatever a provider of the chain raises
+        except Exception as error:  # providers of the chain raise many kinds of errors
             self.failure = StorageError(self._sentence(error))
             raise self.failure from error
         self.failure = None
@@ -146,7 +150,7 @@ class _Chain:
             "access_key_id": keys.access_key_id,
             "secret_access_key": keys.secret_access_key,
             "token": keys.session_token,
-            # Not the real end, which botocore watches: this only makes the client ask again every
+            # Not the real expiry, which botocore tracks: this only makes the client ask again every
             # minute.
             "expires_at": datetime.now(UTC) + _RENEWED_BEFORE + ASKED_EVERY,
         }
@@ -155,7 +159,7 @@ class _Chain:
         if (said := sdk_sentence(error, self._profile)) is not None:
             return said
         text = " ".join(str(error).split())
-        if hasattr(error, "response"):  # what STS or SSO answered
+        if hasattr(error, "response"):  # an error response of STS or SSO
             return f"the AWS profile {self._profile} may not take its role: {text}"
         return f"the AWS profile {self._profile} gives no credentials: {text}"
 
@@ -170,7 +174,7 @@ class _Chain:
 
 
 def failure_of(provider: Provider | None) -> StorageError | None:
-    """The sentence of a provider that failed within the S3 client, which tells it less well."""
+    """The error of a provider that failed inside the S3 client, whose own report is less clear."""
     return provider.failure if isinstance(provider, _Chain) else None
 
 

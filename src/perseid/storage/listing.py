@@ -1,8 +1,9 @@
-"""List a folder that others write to: what cannot be used is named, and everything else is listed.
+"""List a folder that others write to, including names that the object-store client refuses.
 
-`Storage.list` fails as a whole at the first name that the object-store client refuses
-(``data//log.txt``, a name with a tab) and at the first sub-folder that cannot be read. That is
-right for objects that this package wrote. A survey's folder was written by others.
+`Storage.list` fails as a whole at the first name that the client refuses (``data//log.txt``, a name
+with a tab) and at the first unreadable sub-folder. That is right for objects that this package
+wrote, but a survey's folder was written by others: here, unusable names are reported and everything
+else is listed.
 """
 
 from __future__ import annotations
@@ -29,44 +30,44 @@ if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
 _SECONDS = 60.0
-"""Deadline of one request of a listing."""
+"""Deadline of one listing request, seconds."""
 _LARGEST_PAGE = 16 << 20
-"""Bytes of one page of a listing; S3's have at most 1,000 keys of 1,024 bytes."""
+"""Most bytes read of one listing page; S3's have at most 1,000 keys of 1,024 bytes."""
 _PAGE = "{http://s3.amazonaws.com/doc/2006-03-01/}"
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A name in a listing that cannot be used."""
+    """A listed name that cannot be used."""
 
     key: str
-    """As the store has it, relative to the storage's location; a folder ends in ``/``."""
+    """The name in the store, relative to the storage's location; a folder ends in ``/``."""
     reason: str
-    """Why, to follow the key in a sentence: ``has an empty part in its name``."""
+    """Why, worded to follow the key in a sentence: ``has an empty part in its name``."""
 
 
 @dataclass(frozen=True)
 class Scan:
-    """All that lies below a prefix."""
+    """Everything below a prefix."""
 
     objects: tuple[ObjectInfo, ...]
-    """Those that can be read, in no particular order."""
+    """Readable objects, in no particular order."""
     skipped: tuple[Skipped, ...]
-    """All others."""
+    """Everything that cannot be used."""
 
 
 def scan(storage: Storage, prefix: str = "") -> Scan:
     """List everything below `prefix`, whatever the names are.
 
-    Symbolic links of a disk are followed; a link to nothing, a second way into the same folder
-    and what is neither a file nor a folder are skipped.
+    Symbolic links on a disk are followed. Broken links, further links to a folder that was already
+    listed, and special files are skipped.
 
     Raises
     ------
     NotFoundError, ForbiddenError, StorageError
         The folder itself, or the bucket, cannot be listed.
     """
-    # Listed by hand rather than by the client, which stops at the first name that it does not like.
+    # Walked here because the client's listing stops at the first name that it refuses.
     folder = storage.local_path(prefix)
     if folder is not None:
         return _split(_walk(folder, prefix.strip("/")))
@@ -74,14 +75,14 @@ def scan(storage: Storage, prefix: str = "") -> Scan:
         return Scan(tuple(i for i in storage.list(prefix) if i.key != prefix.strip("/")), ())
     except StorageError as error:
         store = storage.client
-        # Only a name that the client cannot express is worth a second listing.
+        # A second listing helps only if the first failed because of a name.
         if not isinstance(error.__cause__, InvalidPathError) or not isinstance(store, S3Store):
             raise
         return _split(_raw(storage, store, prefix))
 
 
 def unusable(key: str) -> str:
-    """Why the object-store client refuses a key; empty where it takes it."""
+    """Why the object-store client refuses a key; empty if it accepts it."""
     parts = key.split("/")
     if "" in parts:
         return "has an empty part in its name"
@@ -108,14 +109,15 @@ def _split(found: Iterator[ObjectInfo | Skipped]) -> Scan:
 
 
 def _walk(top: Path, prefix: str) -> Iterator[ObjectInfo | Skipped]:
-    """Files below a folder of a disk, their keys below `prefix`; nothing where it is not there."""
+    """Walk the files below a folder on a disk, with keys below `prefix`; nothing if it does not
+    exist."""
     seen: set[tuple[int, int]] = set()
     folders = [(str(top), prefix)]
     while folders:
         path, key = folders.pop()
         try:
-            about = os.stat(path)  # noqa: PTH116 - strings, for they are many
-            # By device and inode, so that links in a circle end and no file is counted twice.
+            about = os.stat(path)  # noqa: PTH116 - strings are faster, and there may be many
+            # Compared by device and inode, so that cyclic links end and no file is counted twice.
             if (about.st_dev, about.st_ino) in seen:
                 yield Skipped(key + "/", "is a link to a folder that is listed already")
                 continue
@@ -138,7 +140,7 @@ def _walk(top: Path, prefix: str) -> Iterator[ObjectInfo | Skipped]:
 
 
 def _entry(entry: os.DirEntry[str], key: str) -> ObjectInfo | Skipped | None:
-    """One entry of a folder; None where it is a folder itself."""
+    """One entry of a folder; None if it is itself a folder."""
     try:
         about = entry.stat()
     except OSError as error:
@@ -150,13 +152,13 @@ def _entry(entry: os.DirEntry[str], key: str) -> ObjectInfo | Skipped | None:
         return None
     if not stat.S_ISREG(about.st_mode):
         return Skipped(key, "is not a regular file")
-    # The entity tag that obstore gives a file of a disk: inode, microseconds, size.
+    # Must equal the entity tag that obstore computes for a file: inode, microseconds, size.
     etag = f'"{about.st_ino:x}-{about.st_mtime_ns // 1000:x}-{about.st_size:x}"'
     return ObjectInfo(key, about.st_size, etag)
 
 
 def _raw(storage: Storage, store: S3Store, prefix: str) -> Iterator[ObjectInfo | Skipped]:
-    """Every key below a prefix of a bucket as S3 has it, folder markers left out."""
+    """Every key below a prefix of a bucket, without folder markers, from S3's own listing."""
     base = storage.location.key + "/" if storage.location.key else ""
     below = (storage.location / prefix).key
     begin, after = below + "/" if below else "", ""
@@ -164,7 +166,7 @@ def _raw(storage: Storage, store: S3Store, prefix: str) -> Iterator[ObjectInfo |
         page = _page(storage, store, begin, after)
         for entry in page.iter(_PAGE + "Contents"):
             key = unquote_plus(entry.findtext(_PAGE + "Key", ""))
-            # `start-after`.
+            # S3 continues after this key (`start-after`), which needs no continuation token.
             after = key
             if not key.endswith("/"):
                 etag = entry.findtext(_PAGE + "ETag")
@@ -175,13 +177,13 @@ def _raw(storage: Storage, store: S3Store, prefix: str) -> Iterator[ObjectInfo |
 
 
 def _page(storage: Storage, store: S3Store, begin: str, after: str) -> Element:
-    """One page of ListObjectsV2, by a URL that the store's own client signs.
+    """Fetch one page of ListObjectsV2, through a URL that the store's client signs.
 
     https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html. The client signs URLs
     of objects only, so the listing's parameters stand in its endpoint and the object's name is
     the value of a parameter that S3 ignores, as it does all that begin with ``x-``.
     """
-    from xml.etree import ElementTree  # a worker's start does without
+    from xml.etree import ElementTree  # not imported by workers, which start faster without it
 
     query = {"list-type": "2", "encoding-type": "url", "prefix": begin, "start-after": after}
     where = storage.where()

@@ -1,6 +1,6 @@
-"""Where an object or a folder lies: a URL or a path of a disk, parsed once.
+"""Locations of objects and folders: URLs and paths on a disk, parsed once.
 
-URLs are literal: nothing in them is percent-encoded, so a key is what stands after the store.
+URLs are literal: nothing in them is percent-encoded, and the key is the text after the store.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ class Location:
     store: str
     """``file://`` (the whole disk), ``s3://bucket``, or ``memory://name`` of this process."""
     key: str = ""
-    """Parts joined by ``/``, without one at either end; empty for the whole store."""
+    """Parts joined by ``/``, with no ``/`` at either end; empty for the whole store."""
 
     @classmethod
     def parse(cls, place: Location | str | Path) -> Location:
-        """The location that a URL or a path names; a relative path begins at the current folder.
+        """Parse a URL or a path; a relative path starts at the current folder.
 
         Raises
         ------
         BadInputError
-            The scheme is none of ``file``, ``s3`` and ``memory``, the bucket is missing, a
-            ``file://`` URL is not absolute, or ``~`` stands for a home that is not known.
+            The scheme is not ``file``, ``s3`` or ``memory``, the bucket is missing, a ``file://``
+            URL is not absolute, or the home folder for ``~`` is unknown.
         """
         if isinstance(place, Location):
             return place
@@ -74,12 +74,12 @@ class Location:
 
     @property
     def url(self) -> str:
-        """The whole URL, without a ``/`` at its end."""
+        """The whole URL, without a trailing ``/``."""
         return f"{self.store}/{self.key}" if self.key or self.scheme == _FILE else self.store
 
     @property
     def path(self) -> Path | None:
-        """The path on this machine's disk, or None."""
+        """The path on this machine's disk; None for other stores."""
         return Path("/", self.key) if self.scheme == _FILE else None
 
     @property
@@ -89,12 +89,12 @@ class Location:
 
     @property
     def parent(self) -> Location:
-        """The folder that it lies in; of a whole store the store itself."""
+        """The folder that contains it; the parent of a whole store is the store itself."""
         return Location(self.store, self.key.rpartition("/")[0])
 
     @classmethod
     def common_folder(cls, places: Sequence[Location]) -> Location | None:
-        """The deepest folder that holds all of them; None where their stores differ."""
+        """The deepest folder that contains all places; None if their stores differ."""
         if len({place.store for place in places}) != 1:
             return None
         folders = [place.parent.key.split("/") for place in places]
@@ -102,7 +102,7 @@ class Location:
         return cls(places[0].store, "/".join(parts[0] for parts in same))
 
     def key_below(self, folder: Location) -> str:
-        """The key of this place in a folder that holds it."""
+        """The key of this place relative to a folder that contains it."""
         return self.key.removeprefix(folder.key).strip("/")
 
     def __truediv__(self, key: str) -> Location:
@@ -110,19 +110,20 @@ class Location:
         return Location(self.store, "/".join(p for p in (self.key, key.strip("/")) if p))
 
     def __str__(self) -> str:
-        """As people write it: a plain path on a disk, else the URL."""
+        """The form for people: a plain path on a disk, otherwise the URL."""
         return self.url.removeprefix("file://")
 
 
 def _expand_home(path: str) -> str:
-    expanded = os.path.expanduser(path)  # noqa: PTH111 - without a home it leaves the path as it is
+    expanded = os.path.expanduser(path)  # noqa: PTH111 - returns the path unchanged if there is no home
     if expanded == "~" or expanded.startswith("~/"):
         raise BadInputError(
-            f"{path!r} begins at the home folder, but HOME is not set: write it in full"
+            f"{path!r} starts at the home folder, but HOME is not set: write the full path"
         )
     return expanded
 
 
 def _absolute(path: str) -> str:
-    """Without the leading ``/``; ``.`` and ``..`` resolved, symbolic links kept."""
+    """Make a path absolute, without the leading ``/``; resolves ``.`` and ``..`` but not symbolic
+    links."""
     return os.path.abspath(path).strip("/")  # noqa: PTH100

@@ -1,7 +1,8 @@
-"""Why a store said no: what its client reports, as one sentence with the server's own code.
+"""Explain why a store refused a request: the client's report as one sentence with the server's
+code.
 
-The codes are S3's (https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html); servers
-that speak S3's language use the same. `CODES` is the only table of them.
+The codes are those of S3 (https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html),
+which other S3 servers use as well. All of them are in `CODES`.
 """
 
 from __future__ import annotations
@@ -18,30 +19,31 @@ from perseid.errors import AlreadyExistsError, ForbiddenError, NotFoundError, St
 from perseid.storage.credentials import NO_CREDENTIALS
 
 METADATA_ADDRESS = "169.254.169.254"
-"""Where EC2 keeps credentials; asked last, so an error there means that none were found."""
+"""Address of EC2's credentials. It is the last source to be tried, so an error there means that
+there are no credentials."""
 LONGEST = 300
-"""Characters of a server's own words that are told."""
+"""Most characters of a server's own message to show."""
 
 
 @dataclass(frozen=True)
 class Reason:
-    """What a code means for the user."""
+    """The meaning of an error code for the user."""
 
     error: type[StorageError]
-    """Raised for it."""
+    """Class of the error to raise."""
     advice: str
-    """What is wrong, and what to do; ``{…}`` are parts of the answer, see `Answer.fill`."""
+    """What is wrong and what to do; `Answer.fill` replaces each ``{…}`` by a part of the answer."""
 
 
 _CLOCK = Reason(
     ForbiddenError,
-    "the clock of this machine and the server's differ too much{times}: set the clock "
+    "the clocks of this machine and of the server differ too much{times}: set the clock "
     "(`timedatectl set-ntp true`) and try again",
 )
 _EXPIRED = Reason(
     ForbiddenError,
     "these temporary credentials have expired: get new ones (`aws sso login`, or where AWS_SESSION_"
-    "TOKEN came from) and try again; `perseid resume` goes on with a run",
+    "TOKEN came from) and try again; `perseid resume` continues a run",
 )
 _REGION = Reason(
     StorageError,
@@ -62,7 +64,7 @@ _DENIED = Reason(
     "these credentials may not do this ({action}){words}: ask whoever owns the bucket "
     "for that right",
 )
-_FULL = Reason(StorageError, "the store has no room left: free some, or choose another place")
+_FULL = Reason(StorageError, "the store is full: free some space, or choose another place")
 _KEY = Reason(
     ForbiddenError,
     "the encryption key of the bucket cannot be used{words}: these credentials need kms:Decrypt "
@@ -105,13 +107,13 @@ CODES: Mapping[str, Reason] = {
     "NoSuchBucket": Reason(NotFoundError, "there is no such bucket: check its name"),
     "NoSuchKey": Reason(NotFoundError, "there is no such object"),
     "InvalidBucketName": Reason(
-        StorageError, "this cannot be the name of a bucket: check what stands after s3://"
+        StorageError, "this is not a valid bucket name: check the part after s3://"
     ),
     "NotImplemented": Reason(
-        StorageError, "this server cannot do what was asked{words}: use another S3 server"
+        StorageError, "this server does not support the request{words}: use another S3 server"
     ),
     "MethodNotAllowed": Reason(
-        StorageError, "the server does not let this be done here{words}: check the endpoint"
+        StorageError, "the server does not allow this request here{words}: check the endpoint"
     ),
     "SlowDown": _BUSY,
     "ServiceUnavailable": _BUSY,
@@ -120,13 +122,13 @@ CODES: Mapping[str, Reason] = {
     "QuotaExceeded": _FULL,
     "QuotaExceededException": _FULL,
     "XMinioStorageFull": _FULL,
-    "EntityTooLarge": Reason(StorageError, "the object is larger than the store takes"),
+    "EntityTooLarge": Reason(StorageError, "the object is larger than the store accepts"),
     "KMS.DisabledException": _KEY,
     "KMS.NotFoundException": _KEY,
     "KMS.AccessDeniedException": _KEY,
     "KMS.KMSInvalidStateException": _KEY,
 }  # fmt: skip
-"""A server's code, and what it means."""
+"""The meaning of each server's error code."""
 
 _STATUS = {
     "301": "PermanentRedirect", "307": "TemporaryRedirect", "401": "AccessDenied",
@@ -135,54 +137,54 @@ _STATUS = {
     "501": "NotImplemented", "502": "ServiceUnavailable", "503": "ServiceUnavailable",
     "504": "ServiceUnavailable", "507": "QuotaExceeded",
 }  # fmt: skip
-"""Codes of answers that carry none: those to HEAD have no body."""
+"""Codes by HTTP status, for answers without one: those to HEAD have no body."""
 _EMPTY_WORDS = ("access denied", "access denied.", "forbidden")
-"""Messages that say no more than their code."""
+"""Server messages that add nothing to their code."""
 _FOREIGN = (
     "invalid list response", "invalid DeleteObjects response", "ETag Header missing",
     "non-partial response", "error following redirect",
 )  # fmt: skip
-"""What the client says of answers that S3 does not give."""
+"""The client's descriptions of answers that S3 never gives."""
 _ACTIONS = (
     ("list request", "s3:ListBucket"), ("performing PUT", "s3:PutObject"),
     ("DELETE", "s3:DeleteObject"), ("?delete", "s3:DeleteObject"),
     ("DeleteObjects", "s3:DeleteObject"), ("performing POST", "s3:PutObject"),
     ("", "s3:GetObject"),
 )  # fmt: skip
-"""The right that a request needs, by what the client says of the request."""
+"""The right that a request needs, by a part of the client's report."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server said, taken out of the client's report."""
+    """A server's answer, parsed from the client's report."""
 
     status: str
-    """HTTP status; empty where the report names none."""
+    """HTTP status; empty if the report names none."""
     code: str
-    """S3's code, or the one that stands for the status; empty where there is neither."""
+    """S3's error code, or the one that corresponds to the status; empty if there is neither."""
     body: str
-    """The server's own words, XML or whatever it was."""
+    """The body of the answer, usually XML."""
     report: str
     """The first part of the client's report: method, URL, attempts."""
 
     @property
     def is_foreign(self) -> bool:
-        """Whether it is a page of something that is not S3."""
+        """Whether it is a web page of some other server."""
         body = self.body.lstrip().lower()
         return body.startswith(("<!doctype html", "<html")) or self.status == "511"
 
     @property
     def is_final(self) -> bool:
-        """Whether asking again would give the same answer."""
+        """Whether a retry would give the same answer."""
         return self.status.startswith(("3", "4")) and self.status not in ("408", "429")
 
     def tag(self, name: str) -> str:
-        """The text of an XML element of the body, on one line; empty where it is not there."""
+        """The text of an XML element of the body, on one line; empty if it is missing."""
         found = re.search(rf"<{name}>([^<]*)</{name}>", self.body)
         return " ".join(html.unescape(found[1]).split())[:LONGEST] if found else ""
 
     def fill(self, advice: str, asked_region: str) -> str:
-        """A sentence of `CODES` with what the answer says of itself."""
+        """Fill the details of the answer into a sentence of `CODES`."""
         words, region, kind = self.tag("Message"), self.tag("Region"), self.tag("StorageClass")
         here, there = self.tag("RequestTime"), self.tag("ServerTime")
         return advice.format(
@@ -196,8 +198,8 @@ class Answer:
 
 
 def answer_of(error: BaseException) -> Answer:
-    """Read the client's report of a failed request."""
-    # The debug part repeats the request with its headers, and can be pages long.
+    """Parse the client's report of a failed request."""
+    # The debug part repeats the request with all headers, and can be pages long.
     report = str(error).partition("\n\nDebug source:")[0]
     found = re.search(r"status code: (\d{3})[^:]*: ?(.*)", report, re.DOTALL)
     status, body = (found[1], found[2]) if found else ("", "")
@@ -208,10 +210,11 @@ def answer_of(error: BaseException) -> Answer:
 
 
 def reason_of(error: BaseException, where: str, region: str | None = None) -> StorageError:
-    """The error of ours for one of the client's; `region` is that of S3, None for other stores."""
+    """Translate one of the client's errors into ours; `region` is that of S3, None for other
+    stores."""
     if region is not None and answer_of(error).is_foreign:
         return not_s3(where, f"a web page, status {answer_of(error).status}")
-    # The client reports a missing bucket as a missing object. The difference matters to the user.
+    # The client reports a missing bucket as a missing object, but the user needs to know which.
     if "<Code>NoSuchBucket<" in str(error):
         why = f"{CODES['NoSuchBucket'].advice} (NoSuchBucket)"
         return NotFoundError(f"{where} is not there: {why}")
@@ -245,7 +248,8 @@ def _s3_reason(error: BaseException, where: str, region: str) -> StorageError:
 
 
 def not_s3(where: str, seen: str) -> StorageError:
-    """For what answers in a store's place: a network's log-in page, a proxy, another server."""
+    """The error if something else answers in place of S3: a log-in page, a proxy, another
+    server."""
     return StorageError(
         f"{where}: what answered is not an S3 server ({seen}): log in to the network if it asks "
         "for that in a browser, and check proxy and endpoint"
@@ -253,7 +257,7 @@ def not_s3(where: str, seen: str) -> StorageError:
 
 
 def _plainly(error: BaseException) -> str:
-    """The first line; of a disk's error what was tried and why it failed, without numbers."""
+    """The first line of an error; for a disk, what was tried and why it failed, without numbers."""
     line = next(iter(str(error).strip().splitlines()), repr(error))
     found = re.fullmatch(
         r"Generic LocalFileSystem error: Unable to (.*): (.*) \(os error \d+\)", line
@@ -272,11 +276,11 @@ _CERTIFICATES = (
     ("NotValidForName", "is for another name: check the endpoint's host"),
     ("Revoked", "was revoked: ask whoever runs the server"),
 )  # fmt: skip
-"""What is wrong with a certificate, as the TLS library names it."""
+"""What is wrong with a certificate, by the TLS library's name of the error."""
 
 
 def network_reason(error: BaseException) -> str | None:
-    """Why no answer came: name, connection, TLS, proxy; None where there was one."""
+    """Why there was no answer: DNS, connection, TLS or proxy; None if there was one."""
     report = str(error)
     if "HTTP error" not in report and "error sending request" not in report:
         return None
@@ -284,15 +288,15 @@ def network_reason(error: BaseException) -> str | None:
         words = next((text for name, text in _CERTIFICATES if found[1].startswith(name)), None)
         return f"its certificate {words or 'is refused: check AWS_CA_BUNDLE'} ({found[1]})"
     if "InvalidMessage(" in report or "InvalidContentType" in report:
-        return "it does not speak TLS: write http:// for the endpoint, if the network is trusted"
+        return "it does not use TLS: write http:// in the endpoint if you trust the network"
     if "AlertReceived(" in report or "HandshakeFailure" in report:
         return "the TLS handshake failed: check the endpoint and its protocol versions"
     if "dns error" in report:
-        return "its name cannot be looked up: check the endpoint, and the network"
+        return "its name cannot be resolved: check the endpoint and the network"
     if "ProxyAuthRequired" in report or "proxy authorization required" in report.lower():
-        return "the proxy asks for a user and a password: put them into HTTPS_PROXY"
+        return "the proxy requires a user name and a password: put them into HTTPS_PROXY"
     if "unsuccessful" in report.lower() and "tunnel" in report.lower():
-        return "the proxy does not let it through: check HTTPS_PROXY and NO_PROXY"
+        return "the proxy refuses the connection: check HTTPS_PROXY and NO_PROXY"
     if found := re.search(r'message: "([^"]+)"', report):
         return f"{found[1].lower()}: check the endpoint, and the network"
     if "TimedOut" in report or "kind: Timeout" in report:

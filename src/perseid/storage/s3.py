@@ -1,4 +1,4 @@
-"""S3 clients, one a bucket: settings, credentials, and a first look whether the server is one."""
+"""S3 clients, one per bucket: settings, credentials, and a first check of the server."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig, S3Config
 
 DEFAULT_REGION = "us-east-1"
-"""Where nothing names one; servers that are not AWS mostly take it."""
+"""The region if none is configured; most servers other than AWS accept it."""
 CONNECT_SECONDS = 5.0
-"""Of one connection."""
+"""Deadline for establishing a connection."""
 _START_SECONDS = 3.0
-"""A server that refuses connections may be starting: it is asked again for so long."""
+"""How long to retry a server that refuses connections, which may still be starting."""
 _ATTEMPTS = 10
 _FOREIGN = ("200", "511")
-"""Statuses of an answer about an object that exists nowhere which no S3 server gives."""
+"""Statuses that no S3 server returns for an object that does not exist."""
 _ABSENT = ".perseid-probe-" + os.urandom(8).hex()
-"""No such object exists anywhere: a server that has it answers everything alike, and is no S3."""
+"""Key of an object that cannot exist. A server that claims to have it gives the same answer to
+every request, so it is not S3."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,13 @@ class Bucket:
     """The clients of one bucket."""
 
     store: S3Store
-    """Tries again what fails in passing."""
+    """Retries temporary failures."""
     once: S3Store
-    """Tries once: for what must not be repeated before the answer was understood."""
+    """Never retries: for requests that must not be repeated before the answer is known."""
     settings: AwsSettings
-    """As they were used, the region that of the bucket."""
+    """The settings in use, with the region of the bucket."""
     provider: Provider | None
-    """Of the credentials, where the client does not find them itself."""
+    """Source of the credentials; None if the client finds them itself."""
 
     @property
     def region(self) -> str:
@@ -60,37 +61,38 @@ class Bucket:
 
     @property
     def is_conditional(self) -> bool:
-        """Whether the server is trusted to write on the condition that an object is new."""
+        """Whether the server supports writing an object only if it does not exist yet."""
         return os.environ.get("AWS_CONDITIONAL_PUT", "").lower() != "disabled"
 
     def check_genuine(self, where: str) -> None:
-        """Raise `StorageError` if what answers here is not an S3 server."""
-        with contextlib.suppress(BaseError):  # no answer: then there was one just before
+        """Raise `StorageError` if the answers do not come from an S3 server."""
+        # No answer now, although there was one just before: nothing to conclude.
+        with contextlib.suppress(BaseError):
             if _status_of_nothing(self.once) in _FOREIGN:
-                raise not_s3(where, f"{server_of(self.settings)} has anything that is asked for")
+                raise not_s3(where, f"{server_of(self.settings)} claims to have every object")
 
     def failure(self) -> StorageError | None:
-        """Why the credentials could not be renewed, if that was so."""
+        """Why the credentials could not be renewed; None if they could."""
         return failure_of(self.provider)
 
 
 def open_bucket(name: str) -> Bucket:
-    """The clients of a bucket, made once for the same settings.
+    """The clients of a bucket, cached per settings.
 
     Raises
     ------
     BadInputError
-        The AWS files or variables contradict themselves.
+        The AWS files or variables are contradictory.
     StorageError
-        There are no credentials, no server answers, or what answers is no S3 server.
+        There are no credentials, no server answers, or the answering server is not S3.
     """
     return _open(name, read_settings(), _surroundings())
 
 
 def _surroundings() -> tuple[str, ...]:
-    """Everything else that the clients depend on; another process never shares connections."""
+    """Everything else that the clients depend on, as part of the cache key."""
     names = sorted(n for n in os.environ if n.startswith("AWS_") or n.lower().endswith("_proxy"))
-    # The process id, because a forked child must not use its parent's connections.
+    # With the process id, because a forked child must not use its parent's connections.
     return (str(os.getpid()), os.environ.get("HOME", ""), *(f"{n}={os.environ[n]}" for n in names))
 
 
@@ -99,8 +101,9 @@ def _open(name: str, settings: AwsSettings, surroundings: tuple[str, ...]) -> Bu
     provider = provider_of(settings)
     bucket = _clients(name, settings, provider)
     status = _first_answer(bucket.once, settings)
-    # Asking S3 for the bucket's region is cheaper than failing the user for not knowing it.
-    if status in ("301", "307", "400"):  # HEAD says no more: the credentials, or the region
+    # S3 tells the bucket's region, so users need not know it.
+    # An answer to HEAD does not tell whether the credentials or the region are wrong.
+    if status in ("301", "307", "400"):
         region = bucket_region(name, settings)
         if region not in (None, bucket.region):
             return _clients(name, replace(settings, region=region), provider)
@@ -119,10 +122,10 @@ def _client(name: str, settings: AwsSettings, provider: Provider | None, attempt
         "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
     }
     if settings.endpoint:
-        # Other servers have no DNS name for each bucket.
+        # Other servers have no DNS name per bucket.
         config |= {"endpoint": settings.endpoint, "virtual_hosted_style_request": False}
         options["allow_http"] = settings.endpoint.startswith("http://")
-    # The SDKs' name for another metadata service, such as an IPv6 one; the client has its own.
+    # The SDKs' variable for another metadata service, such as an IPv6 one; the client uses its own.
     if metadata := os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT"):
         config["metadata_endpoint"] = metadata.rstrip("/")
     if settings.ca_bundle:
@@ -163,30 +166,31 @@ def _certificates(path: str) -> bytes:
 
 
 def _first_answer(store: S3Store, settings: AwsSettings) -> str:
-    """The status of the answer to a harmless question, so that a server that is none is said now.
+    """The status of the answer to a harmless request, which exposes a wrong server immediately.
 
-    The client alone would try for half a minute, as it should in a run, and then say less.
+    The client alone would retry for half a minute, as it should in a run, and then tell less.
     """
     deadline = time.monotonic() + _START_SECONDS
     while True:
         try:
             status = _status_of_nothing(store)
         except BaseError as error:
-            # The chain of credentials ended at EC2's metadata service, and this machine is not on
-            # EC2.
+            # The credential chain ended at EC2's metadata service, but this machine is not on EC2.
             if METADATA_ADDRESS in str(error):
                 raise StorageError(NO_CREDENTIALS) from error
             reason = network_reason(error)
             if reason is None or "kind: Connect" not in str(error):
-                return ""  # it can be reached: what broke is tried again by the next request
-            # A refused connection may be a server that is still starting; an unknown name never
-            # gets better.
+                return ""  # the server can be reached; the next request retries what failed
+            # A server that refuses connections may still be starting; any other failure will not
+            # pass soon.
             if "refused" not in reason or time.monotonic() > deadline:
                 raise _unreachable(settings, reason) from error
             time.sleep(0.1)
         else:
             if status in _FOREIGN:
-                raise not_s3(server_of(settings), f"it has anything, with status {status}")
+                raise not_s3(
+                    server_of(settings), f"it claims to have every object, with status {status}"
+                )
             return status
 
 
@@ -206,7 +210,7 @@ def server_of(settings: AwsSettings) -> str:
 def proxy_of(url: str) -> str | None:
     """Host and port of the proxy that requests to a URL go through; never its password."""
     import urllib.parse
-    import urllib.request  # here: of a worker's start it would be a good part
+    import urllib.request  # imported here because it would slow down the start of a worker
 
     parts = urllib.parse.urlsplit(url)
     if not parts.hostname or urllib.request.proxy_bypass(parts.hostname):
@@ -217,7 +221,7 @@ def proxy_of(url: str) -> str | None:
 
 
 def _status_of_nothing(store: S3Store) -> str:
-    """The HTTP status for an object that exists nowhere; raises only where no answer came."""
+    """The HTTP status for an object that does not exist; raises only if there was no answer."""
     try:
         obstore.head(store, _ABSENT)
     except FileNotFoundError:
@@ -233,7 +237,7 @@ def _status_of_nothing(store: S3Store) -> str:
 def open_url(
     url: str | urllib.request.Request, timeout: float, settings: AwsSettings
 ) -> HTTPResponse:
-    """Ask a server beside the client, with the same certificates and proxies."""
+    """Send a request without the client, but with the same certificates and proxies."""
     import ssl
     import urllib.request
 
@@ -245,7 +249,7 @@ def open_url(
 
 
 def bucket_region(name: str, settings: AwsSettings) -> str | None:
-    """Where a bucket lies, which S3 tells everybody; None where it does not."""
+    """The region of a bucket, which S3 tells everyone; None if the server does not."""
     import urllib.request
 
     request = urllib.request.Request(f"{server_of(settings)}/{name}", method="HEAD")

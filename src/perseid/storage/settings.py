@@ -1,7 +1,8 @@
-"""What the environment and the AWS files say about S3 (``docs/reference/storage.md``).
+"""S3 settings from the environment and the AWS files (``docs/reference/storage.md``).
 
-Region, endpoint and certificates are read here alike with and without boto3. Of credentials only
-those are that lie open in a variable or a file; the rest is `perseid.storage.credentials`.
+Region, endpoint and certificates are read here, whether or not boto3 is installed. Of the
+credentials, only plain keys in variables or files are read here; `perseid.storage.credentials` does
+the rest.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _OTHER_IDENTITIES = (
     _KEY, _SECRET, _TOKEN, "AWS_SECURITY_TOKEN", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN",
     "AWS_DEFAULT_PROFILE",
 )  # fmt: skip
-"""Variables that would win over ``AWS_PROFILE``."""
+"""Variables that would take precedence over ``AWS_PROFILE``."""
 _OF_THE_SDK = {
     "role_arn": "from an assumed role (role_arn)",
     "sso_session": "from IAM Identity Center (sso_session)",
@@ -28,75 +29,76 @@ _OF_THE_SDK = {
     "login_session": "from `aws login` (login_session)",
     "credential_process": "from a program (credential_process)",
 }
-"""Settings of a profile that only the AWS SDK can follow, as a message names them."""
+"""Profile settings that only the AWS SDK can use, in words for messages."""
 _AFTER_KEYS = ("login_session", "credential_process")
-"""Of these, those that give way to keys in the credentials file."""
+"""Those of them over which keys in the credentials file take precedence."""
 
 
 @dataclass(frozen=True)
 class Keys:
-    """Credentials as they are sent; never shown."""
+    """Access keys, which are never shown."""
 
     access_key_id: str = field(repr=False)
-    """Names the identity."""
+    """Identifies the user."""
     secret_access_key: str = field(repr=False)
     """Signs the requests."""
     session_token: str | None = field(default=None, repr=False)
-    """Of temporary credentials only."""
+    """Only for temporary credentials."""
 
 
 @dataclass(frozen=True)
 class AwsSettings:
-    """What storage and every other AWS call of this process start from."""
+    """Settings of all storage and AWS calls of this process."""
 
     profile: str
-    """Of the AWS files; ``default`` where none is named."""
+    """Profile in the AWS files; ``default`` if none is named."""
     region: str | None
-    """E.g. ``eu-central-1``; None where nothing says it."""
+    """E.g. ``eu-central-1``; None if it is not configured."""
     endpoint: str | None
-    """Of S3, where it is not AWS: a URL with ``http`` or ``https``."""
+    """URL of an S3 server other than AWS, with ``http`` or ``https``."""
     ca_bundle: str | None
-    """A file of certificates (PEM) that are trusted beside the system's."""
+    """A file of certificates (PEM) to trust in addition to the system's."""
     keys: Keys | None
-    """From the variables, else from the profile; None where something else gives them."""
+    """Keys from the variables, else from the profile; None if they come from another source."""
     keys_from_environment: bool
-    """Whether `keys` are those of the variables."""
+    """Whether `keys` come from the variables."""
     unsigned: bool
-    """Requests carry no signature (``AWS_SKIP_SIGNATURE``): for public buckets."""
+    """Whether requests are not signed (``AWS_SKIP_SIGNATURE``), for public buckets."""
     sdk_source: str
-    """Where only the SDK can get the profile's credentials from, in words; else empty."""
+    """The source, in words, from which only the SDK can get the profile's credentials; empty if
+    there is none."""
 
 
 def use_aws(
     *, profile: str | None = None, region: str | None = None, endpoint: str | None = None
 ) -> None:
-    """Choose the identity, the region and the server for this process and those that it starts.
+    """Set the identity, region and server for this process and its child processes.
 
     Storage, AWS calls, workers and users' scripts all read the same variables, so that one command
-    never acts as two identities. What is None stays as it is.
+    never acts as two identities. Arguments that are None change nothing.
 
     Parameters
     ----------
     profile
-        Of the AWS files; wins over keys and roles in the environment.
+        Profile in the AWS files; takes precedence over keys and roles in the environment.
     region
         E.g. ``eu-central-1``.
     endpoint
-        URL of a server that takes the place of AWS.
+        URL of a server to use instead of AWS.
 
     Raises
     ------
     BadInputError
-        The endpoint is no URL.
+        The endpoint is not a URL.
     """
     if profile is not None:
         for name in _OTHER_IDENTITIES:
-            # The SDK prefers keys in the environment to a profile; a profile that was requested
-            # must win.
+            # The SDK prefers keys in the environment to a profile, but an explicit profile must
+            # win.
             os.environ.pop(name, None)
         os.environ["AWS_PROFILE"] = profile
     if region is not None:
-        # Both names: botocore reads only the second, other tools only the first.
+        # Set both: botocore reads only the second, other tools only the first.
         os.environ["AWS_REGION"] = os.environ["AWS_DEFAULT_REGION"] = region
     if endpoint is not None:
         check_endpoint(endpoint, "--endpoint")
@@ -105,16 +107,16 @@ def use_aws(
 
 
 def check_endpoint(endpoint: str, source: str) -> None:
-    """Raise `BadInputError` unless it is an ``http`` URL; `source` names the setting."""
+    """Raise `BadInputError` unless it is an HTTP or HTTPS URL; `source` names the setting."""
     scheme, _, rest = endpoint.partition("://")
     if scheme not in ("http", "https") or not rest.strip("/"):
         raise BadInputError(
-            f"{source} is {endpoint!r}, which is not a URL: write it like http://localhost:8333"
+            f"{source} is {endpoint!r}, which is not a URL: give one such as http://localhost:8333"
         )
 
 
 def read_settings() -> AwsSettings:
-    """The settings of this moment.
+    """Read the current settings.
 
     Raises
     ------
@@ -142,13 +144,13 @@ def profile_name() -> str:
 
 
 def aws_folder() -> Path | None:
-    """``~/.aws``, or None where this user has no home."""
-    home = os.path.expanduser("~")  # noqa: PTH111 - Path.home() raises where HOME is not set
+    """``~/.aws``, or None if the user has no home folder."""
+    home = os.path.expanduser("~")  # noqa: PTH111 - Path.home() raises if HOME is not set
     return None if home == "~" else Path(home) / ".aws"
 
 
 def _profile(name: str) -> tuple[Mapping[str, str], Mapping[str, str]]:
-    """The settings of a profile, and S3's of the ``services`` section that it names."""
+    """The settings of a profile, and the S3 settings in the ``services`` section that it names."""
     config = _read("AWS_CONFIG_FILE", "config")
     shared = _read("AWS_SHARED_CREDENTIALS_FILE", "credentials")
     profiles = {_profile_of(section): dict(config[section]) for section in config.sections()}
@@ -162,14 +164,15 @@ def _profile(name: str) -> tuple[Mapping[str, str], Mapping[str, str]]:
     keys = dict(shared[name]) if name in shared else {}
     section = f"services {found.get('services', '')}"
     services = _nested(config[section].get("s3", "")) if section in config else {}
-    # Keys of the credentials file win over a program or a login, keys of the config file do not.
+    # Keys in the credentials file take precedence over a program or a login; keys in the config
+    # file do not.
     ignored = _AFTER_KEYS if "aws_access_key_id" in keys else ()
     merged = {**found, **keys}
     return {key: value for key, value in merged.items() if key not in ignored}, services
 
 
 def _profile_of(section: str) -> str:
-    """The profile that a section of the config file is about; empty for other sections."""
+    """The profile that a section of the config file describes; empty for other sections."""
     import shlex
 
     try:
@@ -182,7 +185,7 @@ def _profile_of(section: str) -> str:
 
 
 def _read(variable: str, name: str) -> configparser.RawConfigParser:
-    # [default] is a profile here, not defaults for all other sections as configparser has it.
+    # In AWS files [default] is a profile, not a set of defaults for all sections.
     found = configparser.RawConfigParser(default_section="")
     folder = aws_folder()
     path = os.environ.get(variable) or (folder and folder / name)
@@ -199,7 +202,7 @@ def _read(variable: str, name: str) -> configparser.RawConfigParser:
 
 
 def _nested(value: str) -> Mapping[str, str]:
-    """The indented lines below a setting."""
+    """Parse the indented lines below a setting."""
     pairs = (line.partition("=") for line in value.splitlines() if "=" in line)
     return {name.strip(): given.strip() for name, _, given in pairs}
 
@@ -227,7 +230,7 @@ def _environment_keys() -> Keys | None:
 
 
 def _profile_keys(profile: Mapping[str, str]) -> Keys | None:
-    """The keys of the profile, unless something of it or of the environment comes before them."""
+    """The keys of the profile, unless another source takes precedence."""
     if os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE") or _sdk_source(profile):
         return None
     key, secret = profile.get("aws_access_key_id"), profile.get("aws_secret_access_key")

@@ -1,7 +1,7 @@
-"""Objects by URL: one small class over obstore, the same for a disk, S3 and memory.
+"""Objects by URL: one small class on top of obstore for disks, S3 and memory.
 
-A plain path or ``file://`` is a directory, ``s3://bucket/prefix`` a bucket of AWS or of any server
-that speaks S3's language, ``memory://`` a store of this process.
+A plain path or ``file://`` is a directory, ``s3://bucket/prefix`` a bucket on AWS or any other S3
+server, and ``memory://`` a store in this process.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ from perseid.storage.reasons import UNCONDITIONAL, answer_of, reason_of
 from perseid.storage.s3 import Bucket, open_bucket
 
 Data = bytes | memoryview | Path
-"""What an object is written from."""
+"""Content of an object: bytes, or the path of a file."""
 _MEMORY: dict[str, MemoryStore] = {}
 _DELETED_AT_ONCE = 1000
-"""Keys of one DeleteObjects request: S3's limit."""
+"""Most keys per DeleteObjects request: S3's limit."""
 _CONFLICTS, _CONFLICT_SECONDS = 5, 0.2
-"""Attempts of a conditional write that meets another one under way, and the wait between them."""
+"""Attempts of a conditional write that conflicts with another one in progress, and the first wait
+between them, seconds."""
 
 
 @dataclass(frozen=True)
@@ -44,18 +45,18 @@ class ObjectInfo:
     """One line of a listing."""
 
     key: str
-    """Relative to the store's URL, ``/`` between parts."""
+    """Key relative to the store's URL, with ``/`` between parts."""
     size: int
     """Bytes."""
     etag: str | None = None
-    """The server's entity tag, where it gives one."""
+    """The server's entity tag, if it has one."""
 
 
 class Storage:
     """All objects below one URL; keys are relative to it.
 
-    Each method raises `NotFoundError`, `AlreadyExistsError` or `StorageError`, naming URL and key,
-    and of S3 the server's own code. Writes are atomic: an object is there whole or not at all.
+    Each method raises `NotFoundError`, `AlreadyExistsError` or `StorageError`, naming URL, key and,
+    for S3, the server's error code. Writes are atomic: an object exists completely or not at all.
 
     Examples
     --------
@@ -71,7 +72,8 @@ class Storage:
         self._bucket: Bucket | None = None
         self._store: LocalStore | MemoryStore | S3Store
         if self.location.scheme == "file":
-            self._store = LocalStore()  # rooted at /, so that reading creates no folder
+            # Rooted at /, because obstore would create a missing root folder.
+            self._store = LocalStore()
         elif self.location.scheme == "memory":
             self._store = _MEMORY.setdefault(self.location.bucket, MemoryStore())
         else:
@@ -80,31 +82,31 @@ class Storage:
 
     @property
     def url(self) -> str:
-        """URL of the prefix that this store is of."""
+        """URL of the prefix."""
         return self.location.url
 
     @property
     def is_conditional(self) -> bool:
-        """Whether of two that write a new object, or swap one, at one moment only one succeeds."""
+        """Whether only one of two simultaneous writers of a new object, or of a swap, succeeds."""
         return self._bucket is None or self._bucket.is_conditional
 
     @property
     def client(self) -> LocalStore | MemoryStore | S3Store:
-        """The obstore object below it, for this package alone."""
+        """The underlying obstore object, for this package only."""
         return self._store
 
     @classmethod
     def holding(cls, place: Location | str | Path) -> tuple[Storage, str]:
-        """The store of the folder that an object lies in, and the object's key in it."""
+        """The store of the folder that contains an object, and the object's key in it."""
         location = Location.parse(place)
         return cls(location.parent), location.name
 
     def at(self, prefix: str) -> Storage:
-        """The store of everything below `prefix`."""
+        """A store for everything below `prefix`."""
         return Storage(self.location / prefix)
 
     def where(self, key: str = "") -> str:
-        """The full URL (a plain path on disk) of a key, for messages and records."""
+        """The full URL (a plain path on a disk) of a key, for messages and records."""
         return str(self.location / key)
 
     def get(self, key: str) -> bytes:
@@ -112,19 +114,20 @@ class Storage:
         with self._reasons(key):
             found = obstore.get(self._store, self._path(key))
             data = bytes(found.bytes())
-        # A captive portal answers everything with status 200 and a page of its own.
+        # A captive portal answers every request with status 200 and its own page.
         self._doubt(key, not _is_s3_tag(found.meta.get("e_tag")))
         return data
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
-        """`length` bytes from `start`; fewer where the object ends before."""
+        """Read `length` bytes from `start`; fewer if the object ends before."""
         with self._reasons(key):
             return bytes(
                 obstore.get_range(self._store, self._path(key), start=start, length=length)
             )
 
     def view(self, key: str, start: int, length: int, *, etag: str | None = None) -> memoryview:
-        """`get_range` without a copy; with `etag`, only of that very version of the object."""
+        """Like `get_range`, without a copy; with `etag`, only from exactly that version of the
+        object."""
         with self._reasons(key):
             if etag is None:
                 result = obstore.get(
@@ -139,7 +142,7 @@ class Storage:
             return memoryview(result.bytes())
 
     def get_ranges(self, key: str, starts: Sequence[int], lengths: Sequence[int]) -> list[bytes]:
-        """Several ranges, near ones joined into one request."""
+        """Read several ranges; nearby ones are joined into one request."""
         with self._reasons(key):
             parts = obstore.get_ranges(
                 self._store, self._path(key), starts=list(starts), lengths=list(lengths)
@@ -168,30 +171,31 @@ class Storage:
         for attempt in range(_CONFLICTS):
             try:
                 again = self._conditionally(bucket, key, lambda to: self._create(to, key, data))
-                # The first attempt may have been carried out although its answer was lost; then the
-                # object is there because we wrote it, and only its content can tell.
+                # The first attempt may have succeeded although its answer was lost. Then the object
+                # exists because we wrote it, which only its content can show.
                 if again and self.get(key) != _bytes(data):
                     raise AlreadyExistsError(f"{self.where(key)} is there already")
                 return
             except KeyTakenError as error:
-                # S3 says "conflict" of another write under way, which may fail and leave nothing.
+                # S3 answers "conflict" while another write is in progress, which may fail and leave
+                # nothing.
                 if "409 Conflict" not in str(error) or self.exists(key):
                     raise
                 time.sleep(_CONFLICT_SECONDS * (attempt + 1))
         raise StorageError(
-            f"{self.where(key)}: other writes of it go on and on (ConditionalRequestConflict): try "
-            "again later"
+            f"{self.where(key)}: it keeps being written by others (ConditionalRequestConflict): "
+            "try again later"
         )
 
     def _conditionally(self, bucket: Bucket, key: str, write: Callable[[S3Store], object]) -> bool:
-        """Write once, and tell where the server cannot do it; only after that there are attempts.
+        """Write conditionally, first without retries to find out whether the server supports it.
 
-        Returns whether it was refused in the end though an attempt without an answer may have done
-        it: what is there may be our own.
+        Returns whether the write was finally refused although an attempt without an answer may have
+        succeeded, so that the existing object may be our own.
         """
         try:
-            # Without the client's own retries: one whose first attempt succeeded unseen would then
-            # be told "exists already" and report its own object as another writer's.
+            # Without the client's own retries: if its first attempt succeeded but the answer was
+            # lost, a retry would get "exists already" and take our own object for another writer's.
             write(bucket.once)
             return False
         except BaseError as error:
@@ -200,7 +204,7 @@ class Storage:
             # lose the guarantee that two runs never share a prefix.
             if answer.status == "501":
                 raise UNCONDITIONAL.error(f"{self.where(key)}: {UNCONDITIONAL.advice}") from error
-            # Not carried out for certain. Of anything else (a time-out, a 500) nobody knows.
+            # Certainly not carried out. After other failures (a time-out, a 500) that is unknown.
             if answer.is_final:
                 raise
         try:
@@ -216,19 +220,20 @@ class Storage:
         obstore.put(self._store, self._path(key), data, mode="overwrite")
 
     def swap(self, key: str, data: bytes, seen: ObjectInfo) -> None:
-        """Replace the very version of an object that was seen.
+        """Replace exactly the version of an object that was seen before.
 
         Raises
         ------
         AlreadyExistsError
-            Another process replaced it meanwhile.
+            Another process has replaced it since.
         NotFoundError
-            It is gone.
+            It no longer exists.
         """
         path = self.local_path(key)
         with self._reasons(key):
             if path is not None:
-                # A file system has no conditional replace: a lock makes look and write one step.
+                # File systems have no conditional replace, so a lock makes check and write one
+                # step.
                 with _locked(path):
                     self._refuse_other(key, seen)
                     obstore.put(self._store, self._path(key), data)
@@ -261,7 +266,7 @@ class Storage:
                 meta = obstore.head(self._store, self._path(key))
             except BaseError as error:
                 if self._bucket is not None and answer_of(error).status.startswith("4"):
-                    # The answer to HEAD has no body and so no code: this one has.
+                    # An answer to HEAD has no body and so no error code; an answer to GET has one.
                     obstore.get_range(self._store, self._path(key), start=0, length=1)
                 raise
         self._doubt(key, not _is_s3_tag(meta.get("e_tag")))
@@ -272,7 +277,7 @@ class Storage:
         return self.info(key).size
 
     def exists(self, key: str) -> bool:
-        """Whether there is such an object."""
+        """Whether the object exists."""
         try:
             self.size(key)
         except NotFoundError:
@@ -280,7 +285,7 @@ class Storage:
         return True
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """Every object below `prefix` (a path prefix, whole parts), all pages, as a stream."""
+        """Iterate over all objects below `prefix` (a path prefix of whole parts)."""
         path = self._path(prefix)
         empty = True
         with self._reasons(prefix):
@@ -289,52 +294,51 @@ class Storage:
                     empty = False
                     key = meta["path"]
                     if self._prefix:
-                        # The store's paths start at the bucket, the keys of this object at its own
-                        # URL.
+                        # The client's paths start at the bucket, our keys at this store's URL.
                         key = key.removeprefix(self._prefix + "/")
                     yield ObjectInfo(key, int(meta["size"]), meta.get("e_tag"))
         self._doubt(prefix, empty)
 
     def names(self) -> Sequence[str]:
-        """Keys right below the store's URL, those in folders left out; all pages."""
+        """All keys directly below the store's URL, without those in folders."""
         with self._reasons(""):
             found = obstore.list_with_delimiter(self._store, self._prefix or None)
         self._doubt("", not found["objects"])
         return [str(meta["path"]).rpartition("/")[2] for meta in found["objects"]]
 
     def delete(self, keys: Sequence[str]) -> None:
-        """Delete objects; those already gone do not matter."""
+        """Delete objects; missing ones are ignored."""
         many = _DELETED_AT_ONCE if self._bucket is not None else 1
         for start in range(0, len(keys), many):
             part = keys[start : start + many]
             try:
                 with self._reasons(part[0]):
                     obstore.delete(self._store, [self._path(key) for key in part])
-            # DeleteObjects does not mind missing keys, a disk does.
+            # DeleteObjects ignores missing keys, but a disk does not.
             except NotFoundError:
                 continue
 
     def local_path(self, key: str = "") -> Path | None:
-        """Where the object lies on this machine's disk, or None: for memory maps.
+        """The path of an object on this machine's disk, for memory maps; None for other stores.
 
         Raises `BadInputError` for a key that would leave the store.
         """
         path = (self.location / key).path
         if path is not None and ".." in key.split("/"):
-            raise BadInputError(f"{key!r} leaves {self.url}: a key has no '..'")
+            raise BadInputError(f"{key!r} leaves {self.url}: a key must not contain '..'")
         return path
 
     def _path(self, key: str) -> str:
         return "/".join(part for part in (self._prefix, key.strip("/")) if part)
 
     def _doubt(self, key: str, doubtful: bool) -> None:
-        """See whether the server is one, where its answer might be any web page."""
+        """If the answer could be any web page, check that it comes from an S3 server."""
         if doubtful and self._bucket is not None:
             self._bucket.check_genuine(self.where(key))
 
     @contextmanager
     def _reasons(self, key: str) -> Iterator[None]:
-        """Raise perseid's errors in place of the client's."""
+        """Raise perseid's errors instead of the client's."""
         try:
             yield
         except PerseidError:
@@ -347,17 +351,18 @@ class Storage:
 
 
 def _is_s3_tag(etag: str | None) -> bool:
-    """Whether an entity tag looks like S3's; a web page has none, or one of another form."""
+    """Whether an entity tag looks like S3's; a web page has none, or a different form."""
     return re.fullmatch(r'"?[0-9a-f]{32}(-\d+)?"?', etag or "") is not None
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold a file: of several that want to replace it, one looks and writes at a time.
+    """Lock a file, so that of several writers one at a time checks and replaces it.
 
-    The lock is the file's, not the name's: who had to wait finds another file there afterwards.
+    The lock belongs to the file, not to its name: a writer that had to wait then finds a new file
+    under the name.
     """
-    import fcntl  # not on Windows, where runs can be read
+    import fcntl  # does not exist on Windows, where runs can only be read
 
     descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
     try:

@@ -1,4 +1,4 @@
-"""What goes in: cutouts, one file a format, splitting into partitions, a simulated survey."""
+"""Input data: cutouts, the file formats, splitting into partitions, and the simulated survey."""
 
 from perseid.survey.cutouts import UGRIZ, Cutouts
 from perseid.survey.discovery import Ignored, Layout, SurveyListing, discover

@@ -1,6 +1,6 @@
-"""Where the bytes of one file come from: a memory map, bytes in hand, or ranges of an object.
+"""Sources of a file's bytes: a memory map, bytes in memory, or ranges of an object in a store.
 
-Every reader works on a `ByteSource`, so a format is parsed once for disks and object stores.
+Every reader works on a `ByteSource`, so one parser per format serves disks and object stores.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from perseid.errors import BadPartitionError, NotFoundError, PerseidError, Stora
 from perseid.storage import Storage
 
 END_BYTES = (64 << 10, 1 << 20)
-"""Least and most of an object's head, and of its tail, that is fetched on opening: headers and
-directories lie there."""
+"""Fewest and most bytes of an object's head, and of its tail, that are fetched on opening, because
+headers and directories are there."""
 END_SHARE = 256
-"""One part in so many of an object is fetched as head and as tail: enough for all but the pixels
-of a partition, which are 340 times as much."""
+"""Head and tail are each 1 / 256 of the object: enough for everything but the pixels of a
+partition, which take 340 times as much."""
 RELEASE_BYTES = 4 << 20
-"""Once so many bytes were copied out of a file for a library, pages of its map are given back."""
+"""After a library has copied this many bytes out of a file, the pages of its map are released."""
 LARGEST_READ = 1 << 30
-"""No single read is larger: a longer one is a corrupt length, not a block."""
+"""Largest single read. A longer one comes from a corrupt length, not from a block."""
 
 
 @dataclass
 class FetchStats:
-    """Requests to an object store and the seconds that they took; all zero for a memory map."""
+    """Number and duration of requests to an object store; all zero for a memory map."""
 
     num_requests: int = 0
     num_bytes: int = 0
@@ -50,7 +50,7 @@ class FetchStats:
 
     @property
     def avg_time(self) -> float:
-        """Mean seconds a request."""
+        """Mean seconds per request."""
         return self.total_time / self.num_requests if self.num_requests else 0.0
 
     @property
@@ -87,7 +87,7 @@ class FetchStats:
             self.last_response_time = received
 
     def add(self, other: FetchStats) -> None:
-        """Count the requests of another partition in."""
+        """Add the requests of another partition."""
         if not other.num_requests:
             self.decode_seconds += other.decode_seconds
             return
@@ -120,13 +120,15 @@ class ByteSource(ABC):
         """The first error of a read through `SourceFile`, which a library may have swallowed."""
 
     def read(self, start: int, length: int) -> memoryview:
-        """Exactly `length` bytes from `start`; `BadPartitionError` where the file ends before."""
+        """Read exactly `length` bytes from `start`; raises `BadPartitionError` if the file ends
+        before."""
         if start < 0 or length < 0 or start + length > self.size:
             raise BadPartitionError(
                 f"{self.name} is truncated or corrupt: it points to bytes {start} to "
                 f"{start + length} but has {self.size}"
             )
-        # A corrupt header can ask for terabytes; a memory map costs nothing until it is touched.
+        # A corrupt header can demand terabytes. In a memory map that costs nothing until it is
+        # touched.
         if length > LARGEST_READ and not self.mapped:
             raise BadPartitionError(
                 f"{self.name}: {length} bytes at {start} are too much for one read; split the file"
@@ -137,10 +139,10 @@ class ByteSource(ABC):
     def _read(self, start: int, length: int) -> memoryview: ...
 
     def release(self, start: int, length: int) -> None:  # noqa: B027 - optional
-        """Tell that these bytes are not needed again soon; they can still be read."""
+        """Hint that these bytes are not needed again soon; they can still be read."""
 
     def close(self) -> None:  # noqa: B027 - optional
-        """Give up what is held; arrays already given stay valid."""
+        """Close the source; arrays that were returned before stay valid."""
 
 
 class MapSource(ByteSource):
@@ -162,7 +164,7 @@ class MapSource(ByteSource):
         return memoryview(self._map)[start : start + length]
 
     def release(self, start: int, length: int) -> None:
-        """Let the kernel take the pages out of this process's resident memory."""
+        """Let the kernel drop the pages from this process's resident memory."""
         page = mmap.PAGESIZE
         # Whole pages only, rounded inward: the neighbors of the range may still be in use.
         first, last = -(-start // page) * page, (start + length) // page * page
@@ -170,7 +172,7 @@ class MapSource(ByteSource):
             self._map.madvise(mmap.MADV_DONTNEED, first, last - first)
 
     def close(self) -> None:
-        """Give the pages back; the map itself goes with the last array that refers to it."""
+        """Release the pages; the map itself is closed with the last array that refers to it."""
         self.release(0, self.size)
 
 
@@ -198,7 +200,7 @@ class RangeSource(ByteSource):
         self._storage, self._key, self._etag = storage, key, info.etag
         self._kept: list[tuple[int, memoryview]] = []
         end = min(max(self.size // END_SHARE, END_BYTES[0]), END_BYTES[1])
-        # Head and tail would meet: one request brings the whole object.
+        # Head and tail would overlap, so a single request fetches the whole object.
         if self.size <= 2 * end:
             self._kept = [(0, self._fetch(0, self.size))] if self.size else []
         else:
@@ -220,7 +222,7 @@ class RangeSource(ByteSource):
 
 
 def open_source(storage: Storage, key: str) -> ByteSource:
-    """A memory map where the object lies on this machine's disk, else ranges."""
+    """Open an object as a memory map if it is on this machine's disk, otherwise by ranges."""
     path = storage.local_path(key)
     if path is not None:
         return MapSource(path, storage.where(key))
@@ -255,8 +257,8 @@ class SourceFile(io.RawIOBase):
         try:
             data = bytes(self._source.read(self._at, length))
         except PerseidError as error:
-            # Kept, since C libraries tend to replace an exception in a callback by one of their
-            # own.
+            # C libraries tend to replace an exception in a callback by one of their own, so keep
+            # it.
             self._source.failure = self._source.failure or error
             raise
         self._at += length
@@ -273,9 +275,9 @@ class SourceFile(io.RawIOBase):
 
 
 def corrupt(source: ByteSource, library: str, error: Exception) -> PerseidError:
-    """The error for a file that a format's library cannot read; `error` is what it says.
+    """The error for a file that a format's library cannot read; `error` is the library's exception.
 
-    Where a read of ours failed first, that is the error: the library knows less of it.
+    If one of our own reads failed first, its error is returned, since it tells more.
     """
     first = (str(error).splitlines() or [type(error).__name__])[0]
     return source.failure or BadPartitionError(

@@ -1,4 +1,4 @@
-"""What is known of a column that comes from the survey: names, type, unit, UCD."""
+"""Description of a survey column: names, type, unit, UCD."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 TEXT_KIND: Final = "text"
 """The `ColumnSpec.kind` of text."""
 KINDS: Final = ("bool", "int32", "int64", "uint64", "float32", "float64", TEXT_KIND)
-"""The types that a catalogue has for columns of the survey."""
+"""The types that a column can have in the catalogue."""
 
 
 @dataclass(frozen=True)
@@ -24,26 +24,26 @@ class ColumnSpec:
     """
 
     sparse: ClassVar[bool] = True
-    """JSON holds only what is said."""
+    """JSON omits fields that have their default."""
 
     name: str
-    """In `Cutouts.further`, and in the catalogue where it is carried there."""
+    """Name in `Cutouts.further`, and in the catalogue if the column is carried into it."""
     source: str
-    """In the survey's files, matched in any case."""
+    """Name in the survey's files, matched in any case."""
     kind: str = "float64"
-    """Type of its values, one of `KINDS`; empty where the type cannot be read."""
+    """Type of its values, one of `KINDS`; empty if values of its type cannot be read."""
     shape: tuple[int, ...] = ()
-    """Of the values of one row; empty for a single value."""
+    """Shape of one row; empty for a single value."""
     unit: str = ""
-    """As the file writes it (``deg``, ``mag``); empty where the file does not say."""
+    """As the file writes it (``deg``, ``mag``); empty if the file does not say."""
     ucd: str = ""
-    """Unified Content Descriptor of the IVOA (``phot.mag``); empty where the file does not say."""
+    """Unified Content Descriptor of the IVOA (``phot.mag``); empty if the file does not say."""
     description: str = ""
-    """In words; empty where the file does not say."""
+    """Free text; empty if the file does not say."""
 
     @property
     def is_scalar(self) -> bool:
-        """Whether a row has a single value that can be read."""
+        """Whether each row has a single, readable value."""
         return not self.shape and self.kind in KINDS
 
     @property
@@ -61,14 +61,14 @@ def described(
     ucd: str | None = "",
     description: str | None = "",
 ) -> ColumnSpec:
-    """A column as its file has it, under its own name; `shape` is of all rows."""
+    """Describe a column under the file's own name; `shape` includes the rows."""
     row = () if shape[1:] == (1,) else tuple(int(size) for size in shape[1:])
     said = [(text or "").strip() for text in (unit, ucd, description)]
     return ColumnSpec(source, source, kind_of_dtype(dtype), row, *said)
 
 
 def kind_of_dtype(dtype: np.dtype[Any]) -> str:
-    """The kind of column that holds every value of a dtype; empty where there is none.
+    """The kind of column that holds every value of a dtype; empty if there is none.
 
     Examples
     --------

@@ -1,7 +1,8 @@
-"""Types by content: which arrays a column may come as, and how each becomes the one that is kept.
+"""Column types: which dtypes a file may use, and how each is converted to the dtype in memory.
 
-Files are written by many tools, so a column is taken whenever its values fit the type that is
-kept, and refused, with what to do, where they do not. Nothing is rounded or wrapped in silence.
+Many tools write these files, so any dtype is accepted as long as every value fits the dtype that
+perseid keeps. Otherwise the file is refused with advice. Nothing is ever rounded or wrapped
+silently.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from perseid.survey.names import FURTHER, is_further
 TEXT: Final = np.dtype("U")
 """Dtype of text in `Columns.dtypes`; arrays of it have the width of their longest value."""
 LONGEST_TEXT = 256
-"""Characters of a text id: a longer one is no id, and a column of them could fill the memory."""
+"""Longest text id, in characters. Longer texts are not ids, and a column of them could fill the
+memory."""
 _EXACT_FLOAT32, _EXACT_FLOAT64 = 1 << 24, 1 << 53
-"""Integers up to these are exact in float32 and float64."""
+"""Largest integers up to which float32 and float64 are exact."""
 
 _TAKEN = {
     "image": ("fiu", "numbers"),
@@ -29,16 +31,16 @@ _TAKEN = {
     "object_id": ("iufUS", "integers or text"),
     "label": ("iubf", "integers"),
 }
-"""Kinds of dtype that a column may have, and in words."""
+"""The dtype kinds that each column accepts, and the same in words for messages."""
 _WIDEST = 8
-"""Bytes of a number: a longer one (float128) has no counterpart in the other formats."""
+"""Most bytes per number: wider ones (float128) exist in no other format."""
 
 Array = NDArray[Any]
 """Also a `numpy.ma.MaskedArray`, where values of an id or a label are missing."""
 
 
 def kept_dtype(name: str, dtype: np.dtype[Any], where: str) -> np.dtype[Any]:
-    """The native dtype in which a column is kept.
+    """Choose the native dtype in which a column is kept.
 
     Parameters
     ----------
@@ -86,7 +88,7 @@ def kept_dtype(name: str, dtype: np.dtype[Any], where: str) -> np.dtype[Any]:
 
 
 def convert(name: str, array: Array, dtype: np.dtype[Any], where: str) -> Array:
-    """A column as it is kept; a view where it is so already, bit for bit.
+    """Convert a column to the dtype in which it is kept; a view if nothing has to change.
 
     Missing values (of a masked array) become NaN in images, magnitudes and redshifts, and stay
     masked in ids and labels.
@@ -105,11 +107,11 @@ def convert(name: str, array: Array, dtype: np.dtype[Any], where: str) -> Array:
     Raises
     ------
     BadPartitionError
-        A value does not fit.
+        A value does not fit into the dtype.
     """
     place = f"{where}: {name.removeprefix(FURTHER)}"
     if not array.dtype.isnative:
-        # FITS is big-endian. Swapped once here, for every later operation would swap again.
+        # FITS is big-endian. Swap once here; otherwise every later operation would swap again.
         array = array.byteswap().view(array.dtype.newbyteorder("="))
     if dtype == TEXT:
         return _text(array, place)
@@ -125,7 +127,8 @@ def convert(name: str, array: Array, dtype: np.dtype[Any], where: str) -> Array:
 
 
 def join(parts: list[Array], dtype: np.dtype[Any], row: tuple[int, ...] = ()) -> Array:
-    """Parts of a column, one after the other; of `dtype` and rows of shape `row` if none."""
+    """Concatenate parts of a column; without any part, an empty array of `dtype` and row shape
+    `row`."""
     if len(parts) == 1:
         return parts[0]
     empty = np.empty((0, *row), dtype)
@@ -179,7 +182,8 @@ def _integers(array: Array, dtype: np.dtype[Any], place: str) -> Array:
 
 
 def _whole_numbers(array: Array, dtype: np.dtype[Any], place: str) -> Array:
-    """Integers that another tool wrote as floats, for want of a missing integer: NaN is missing."""
+    """Read integers that a tool wrote as floats because it had no missing integer: NaN means
+    missing."""
     missing = np.ma.getmaskarray(array) | np.isnan(np.ma.getdata(array))
     values = np.where(missing, 0, np.ma.getdata(array))
     limit = _EXACT_FLOAT32 if array.dtype.itemsize <= 4 else _EXACT_FLOAT64

@@ -1,4 +1,4 @@
-"""The one type that every reader gives and every writer takes."""
+"""The type that every reader returns and every writer takes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ UGRIZ = ("u", "g", "r", "i", "z")
 
 @dataclass(frozen=True, eq=False)
 class Cutouts:
-    """Some objects of a survey: one row an object, the same order in every array.
+    """Objects of a survey, one row each, in the same order in every array.
 
-    Raises `BadPartitionError` where the arrays do not belong together.
+    Raises `BadPartitionError` if the shapes of the arrays do not fit together.
     """
 
     images: NDArray[np.float32]
@@ -36,8 +36,8 @@ class Cutouts:
     """(n,), 0 for a plain object, else the kind of a labeled anomaly (`ANOMALY_KINDS`); masked
     where single labels are missing."""
     further: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    """Columns beside these, by name, (n,) or (n, ...): those of `ReadOptions.further` that the file
-    has; a `numpy.ma.MaskedArray` where single values are missing."""
+    """Further columns by name, (n,) or (n, ...): those of `ReadOptions.further` that the file has.
+    A `numpy.ma.MaskedArray` if some values are missing."""
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.dtype != np.float32:
@@ -72,7 +72,7 @@ class Cutouts:
         return Cutouts(*(take(getattr(self, f.name)) for f in fields(self)))
 
     def needed_magnitudes(self) -> NDArray[np.floating]:
-        """The magnitudes, for what cannot do without; raises `BadInputError` where none are."""
+        """The magnitudes; raises `BadInputError` if the survey has none."""
         if self.magnitudes is None:
             raise BadInputError(
                 "the survey has no magnitudes (n, bands), which this needs: add a column "

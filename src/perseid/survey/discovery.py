@@ -1,15 +1,15 @@
-"""Which files are the survey: one rule for every command, on a disk and in an object store.
+"""Find the files of a survey: one rule for every command, on a disk and in an object store.
 
 The rule, as in docs/reference/survey.md:
 
-1. A file that is named is taken, whatever its name is, if its suffix is that of a known format.
-2. Of a folder, the files right in it are taken whose suffix is that of a known format in any case,
+1. A file that the user names is taken if its suffix is that of a known format.
+2. Of a folder, its direct files with the suffix of a known format (in any case) are taken,
    except those whose name begins with ``.`` or ``_``, and a run's ``catalogue.parquet``.
 3. Files in sub-folders are not taken: they may be the same objects again.
 4. Of a HATS catalogue, only the files of its HEALPix pixels are taken.
 5. Partitions are in natural order of their keys: ``2.pt`` before ``10.pt``.
 
-What looks like data and is not taken is named in `SurveyListing.notes`.
+`SurveyListing.notes` names every file that looks like data but is not taken.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ from perseid.survey.partition import natural_key
 from perseid.textfile import is_file
 
 RUN_CATALOGUE = "catalogue.parquet"
-"""A run's results may lie beside its data; its catalogue has the suffix of a partition."""
+"""A run's catalogue, which is not a partition although it may lie next to the data with the same
+suffix."""
 RUN_RATINGS = "ratings.parquet"
-"""So have the ratings that a person gave to its objects."""
+"""Ratings that a person gave to a run's objects; not a partition either."""
 NAMED = 5
-"""Ignored files that a note names; it counts the others."""
+"""How many ignored files a note names; it only counts the rest."""
 DATA_SUFFIXES = frozenset((
     ".arrow", ".asdf", ".bz2", ".csv", ".ecsv", ".feather", ".fit", ".fits", ".fts", ".fz", ".gz",
     ".h5", ".hdf", ".hdf5", ".he5", ".lance", ".msgpack", ".nc", ".npy", ".npz", ".parq",
@@ -43,7 +44,7 @@ DATA_SUFFIXES = frozenset((
 
 
 class Layout(StrEnum):
-    """How a survey's files lie."""
+    """How the files of a survey are arranged."""
 
     FILES = "files"
     """One file, or several, by name."""
@@ -60,14 +61,14 @@ class Ignored:
     key: str
     """Below the listing's location; a folder ends in ``/``."""
     reason: str
-    """To follow the key in a sentence: ``lies in a sub-folder``."""
+    """Why, worded to follow the key in a sentence: ``lies in a sub-folder``."""
     is_data: bool
-    """Whether it looks like data, or cannot be looked at: a note names it."""
+    """Whether a note names it: it looks like data, or cannot be read."""
 
 
 @dataclass(frozen=True)
 class SurveyListing:
-    """The answer to "which files are the survey"."""
+    """The files of a survey, and the files in its folder that do not belong to it."""
 
     location: Location
     """Keys are relative to it."""
@@ -102,8 +103,8 @@ def discover(
     survey
         A file, a folder, a URL of either, or the URLs of several files.
     base
-        For a folder: what keys are to be relative to, a location that holds it; the folder itself
-        by default.
+        For a folder: the location that keys are relative to, which contains the folder; by default
+        the folder itself.
 
     Raises
     ------
@@ -123,14 +124,15 @@ def discover(
     if isinstance(survey, Sequence) and not isinstance(survey, str):
         return _files([Location.parse(place) for place in survey])
     place = Location.parse(survey)
-    worth_a_look = place.path is not None or suffix_of(place.name)  # elsewhere it is a request
-    if worth_a_look and _is_file(place):
+    # On an object store the check costs a request, so only names with a known suffix are checked.
+    may_be_file = place.path is not None or suffix_of(place.name)
+    if may_be_file and _is_file(place):
         return _files([place])
     return _folder(place, place if base is None else base)
 
 
 def first_key(storage: Storage) -> str | None:
-    """The name of something that lies in a folder; None where the folder is empty or missing."""
+    """The first key in a folder, for messages; None if the folder is empty or missing."""
     found = scan(storage)
     keys = [info.key for info in found.objects] + [skipped.key for skipped in found.skipped]
     return min(keys, default=None)
@@ -149,7 +151,7 @@ def _files(places: Sequence[Location]) -> SurveyListing:
     twice = sorted({place for place in places if places.count(place) > 1})
     if twice:
         raise BadInputError(f"`data` names {twice[0].url} more than once: name each partition once")
-    # A run has one place that its partition keys are relative to.
+    # The manifest has a single URL that all partition keys are relative to.
     folder = Location.common_folder(places)
     if folder is None or (folder.scheme == "file" and not folder.key):
         raise BadInputError(
@@ -173,15 +175,15 @@ def _folder(place: Location, base: Location) -> SurveyListing:
     partitions: list[ObjectInfo] = []
     ignored: list[Ignored] = []
     for info in found.objects:
-        reason = _why_not(info.key.removeprefix(prefix))
-        # Consoles of object stores write empty objects to show folders.
+        reason = _ignore_reason(info.key.removeprefix(prefix))
+        # Web consoles of object stores create empty objects that stand for folders.
         if info.size == 0 and (info.key in folders or _is_marker(storage, info, reason)):
             continue
         if reason:
             ignored.append(Ignored(info.key, reason, _is_data(info.key)))
         else:
             partitions.append(info)
-    # A name that cannot be used says nothing about what the file holds, so it is always named.
+    # An unusable name does not show what the file holds, so a note always names it.
     ignored += [Ignored(skipped.key, skipped.reason, True) for skipped in found.skipped]
     layout, keys = Layout.FOLDER, [info.key for info in found.objects]
     pixels = catalogue_prefix(storage, prefix, keys, bare=not partitions)
@@ -205,15 +207,15 @@ def _parents(key: str) -> Iterable[str]:
 
 
 def _is_marker(storage: Storage, info: ObjectInfo, reason: str) -> bool:
-    """Whether an empty object is a folder's marker, ``1.pt/``: the store's client drops the slash.
+    """Whether an empty object is a folder marker such as ``1.pt/``: the client drops the slash.
 
-    Asked of what would be a partition only, and never on a disk, where folders are folders.
+    Costs a request, so it is checked only for would-be partitions, and never on a disk.
     """
     return not reason and storage.local_path() is None and not storage.exists(info.key)
 
 
-def _why_not(name: str) -> str:
-    """Why a file of the folder is no partition of the survey; empty where it is one."""
+def _ignore_reason(name: str) -> str:
+    """Why a file of the folder is not a partition of the survey; empty if it is one."""
     if name.startswith(RUN_CATALOGUE + "/"):
         return "is a part of the catalogue of a run"
     if "/" in name:
@@ -260,14 +262,14 @@ def _unknown_suffix(place: Location) -> BadInputError:
 
 
 def _named(entries: Sequence[Ignored]) -> str:
-    """The first few with their reasons, and how many more there are."""
+    """Name the first few with their reasons, and count the rest."""
     said = [f"{_printable(entry.key)} {entry.reason}" for entry in entries[:NAMED]]
     more = len(entries) - NAMED
     return "; ".join(said) + (f"; and {more} more" if more > 0 else "")
 
 
 def _printable(key: str) -> str:
-    """Without control characters, which would reach the terminal."""
+    """Escape control characters, which would otherwise reach the terminal."""
     return key if key.isprintable() else repr(key)
 
 

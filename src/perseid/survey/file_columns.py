@@ -18,9 +18,9 @@ from perseid.survey.picking import renamed
 from perseid.survey.read_options import PLAIN, ReadOptions
 
 _ROW_BYTES = 512
-"""Bytes that a row without an image is taken to have."""
+"""Assumed bytes of a row without an image, for sizing blocks."""
 MOST_PIXELS = 1 << 26
-"""Elements of one image above which a shape is taken for corrupt."""
+"""Most elements of one image; a larger shape is taken for corrupt."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,15 @@ class Columns:
     shape: tuple[int, int, int]
     """(bands, height, width) of every image; all 0 where there are no images."""
     dtypes: Mapping[str, np.dtype[Any]]
-    """Native dtype of each column that is there, by the names in `NAMES`."""
+    """Native dtype of each column that the file has, by the names in `NAMES`."""
     channels_last: bool = False
-    """Whether images lie in the file as (height, width, bands)."""
+    """Whether the file stores images as (height, width, bands)."""
     bands: tuple[str, ...] = ()
-    """Names of the magnitudes' columns in the file, where each band has one of its own."""
+    """Names of the magnitude columns in the file, if each band has its own column."""
     renamed: Mapping[str, str] = field(default_factory=dict)
-    """The file's own names of columns that it knows by another name than ours."""
+    """The file's names of the columns that it does not name as we do, by our name."""
     further: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]] = field(default_factory=dict)
-    """Native dtype and shape of a row of each column beside ours that is read, by the names that
+    """Native dtype and row shape of each further column that is read, by the names that
     `pick_columns` gives them."""
     magnitudes: int = 0
     """How many magnitudes a row has."""
@@ -51,16 +51,17 @@ class Columns:
 
     @property
     def image_bytes(self) -> int:
-        """Bytes of one image; of a row without an image a few, so that blocks stay small."""
+        """Bytes of one image; a small assumed size for rows without images, so that blocks stay
+        small."""
         return math.prod(self.shape) * 4 or _ROW_BYTES
 
     @property
     def small(self) -> list[str]:
-        """The columns beside the images, in the order of `NAMES`."""
+        """All columns except the images, in the order of `NAMES`."""
         return [name for name in NAMES[1:] if name in self.dtypes]
 
     def column(self, name: str, array: NDArray[Any], where: str) -> NDArray[Any]:
-        """An array of the file, of any rows, as the column is kept: dtype and shape.
+        """Convert rows read from the file to the dtype and shape in which the column is kept.
 
         Raises `BadPartitionError` naming `where` for a value that does not fit.
         """
@@ -73,7 +74,7 @@ class Columns:
         return convert(kind, array.reshape(-1, *row), dtype, where)
 
     def kept(self, name: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
-        """Dtype and shape of a row of a column of the file, as it is kept."""
+        """Dtype and row shape in which a column of the file is kept."""
         if name in self.bands:
             return self.dtypes["magnitude"], ()
         if name in self.further:
@@ -82,12 +83,13 @@ class Columns:
 
     @property
     def stored(self) -> list[str]:
-        """The columns of the file beside the images: as `small`, but for single bands."""
+        """The file's own columns except the images: like `small`, but with single bands kept
+        apart."""
         others = [name for name in self.small if name != "magnitude" or not self.bands]
         return [*self.bands, *others, *self.further]
 
     def is_like(self, other: Columns) -> bool:
-        """Whether rows of both can lie in one file."""
+        """Whether rows of both fit into one file."""
         return (self.shape, self.magnitudes, dict(self.dtypes)) == (
             other.shape,
             other.magnitudes,
@@ -124,7 +126,7 @@ class Columns:
 
 
 def as_dict(cutouts: Cutouts) -> dict[str, NDArray[Any]]:
-    """The arrays that are there, by the names in `NAMES`."""
+    """The arrays that are not None, by the names in `NAMES`."""
     arrays = (
         cutouts.images,
         cutouts.magnitudes,
@@ -136,7 +138,7 @@ def as_dict(cutouts: Cutouts) -> dict[str, NDArray[Any]]:
 
 
 def as_cutouts(arrays: Mapping[str, NDArray[Any]]) -> Cutouts:
-    """The columns of a file, by the names that `pick_columns` gives them, as one object.
+    """Combine the columns of a file, named as by `pick_columns`, into one object.
 
     Single bands of magnitudes become one array, further columns are in `Cutouts.further`.
     """
@@ -165,10 +167,10 @@ def check_columns(
     sources: Mapping[str, str] | None = None,
     options: ReadOptions = PLAIN,
 ) -> Columns:
-    """The columns of a file, from the dtype and shape of each of its arrays.
+    """Check the dtype and shape of each array of a file.
 
-    Of a column of one value a row, the shapes (n,) and (n, 1) are the same. `sources` are the
-    names in the file, as `pick_columns` gave them.
+    For a column with one value per row, the shapes (n,) and (n, 1) are equivalent. `sources` are
+    the names in the file, as `pick_columns` gave them.
 
     Raises
     ------
@@ -233,7 +235,7 @@ def _images(
 def _magnitudes(
     where: str, rows: int, found: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
 ) -> int:
-    """How many magnitudes a row has, whatever the images have."""
+    """How many magnitudes a row has, which may differ from the number of image bands."""
     if "magnitude" not in found:
         return 0
     shape = found["magnitude"][1]
@@ -245,7 +247,7 @@ def _magnitudes(
 def _further(
     where: str, rows: int, found: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
 ) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
-    """Dtype and shape of a row of the columns beside ours; one value a row has no shape."""
+    """Dtype and row shape of the further columns; the row shape is empty for one value per row."""
     further = {}
     for name, (dtype, shape) in found.items():
         if is_further(name):
@@ -260,7 +262,7 @@ def _further(
 def _joined(
     where: str, found: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
 ) -> tuple[dict[str, tuple[np.dtype[Any], tuple[int, ...]]], tuple[str, ...]]:
-    """The columns with single bands of magnitudes as one, and the names of these bands."""
+    """Merge single magnitude bands into one column; also the names of these bands."""
     parts = tuple(name for name in found if is_band(name))
     joined = {name: about for name, about in found.items() if name not in parts}
     if parts:
@@ -273,16 +275,16 @@ def _joined(
 
 
 def _check_shape(where: str, name: str, wanted: tuple[int, ...], has: tuple[int, ...]) -> None:
-    same = {wanted[:1], (wanted[0], 1)}  # of a column with one value a row
+    same = {wanted[:1], (wanted[0], 1)}  # equivalent shapes of one value per row
     if has != wanted and not (has in same and wanted in same):
         raise BadPartitionError(f"{where}: {name} must be {_shape(wanted)}, not {_shape(has)}")
 
 
 def _channels_last(image: tuple[int, ...], magnitudes: tuple[int, ...]) -> bool:
-    """Whether the bands are the last axis of an image, where its shape leaves no doubt.
+    """Whether the bands are the last axis of an image, as far as its shape shows.
 
-    The number of magnitudes says how many bands there are; without any, a last axis shorter than
-    two equal ones before it holds the bands. All else is (bands, height, width).
+    If there are magnitudes, their number is the number of bands. Without any, the last axis holds
+    the bands if the other two are equal and longer. Everything else is (bands, height, width).
     """
     first, second, last = image
     if len(magnitudes) == 2:

@@ -1,7 +1,8 @@
-"""A gzip-compressed file as a source of its plain bytes.
+"""Decompress a gzip file into a mapped temporary file.
 
-Compressed bytes cannot be read by position, so they are unpacked once, in a stream, into a file
-without a name in the temporary folder (``TMPDIR``), which is mapped: memory does not grow with it.
+Compressed bytes cannot be read by position, so they are decompressed once, as a stream, into an
+unlinked file in the temporary folder (``TMPDIR``). That file is mapped, so memory does not grow
+with its size.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from perseid.errors import BadPartitionError, StorageError
 from perseid.survey.bytesource import ByteSource, MapSource
 
 _STEP = 8 << 20
-"""Compressed bytes that are read at once, and the most that come out of them at once."""
+"""Compressed bytes to read at once, and most bytes to decompress at once."""
 _GZIP = 31
 """``wbits`` of zlib for a window of 32 kB with the header and the checksum of gzip."""
 
@@ -41,6 +42,10 @@ class UnpackedSource(MapSource):
                         file.write(part)
                 super().__init__(Path(name), packed.name)
             finally:
+                # Unlink right away: the map keeps the data alive, and nothing is left behind if we
+                # are killed.
+                # Unlink right away: the map keeps the data alive, and nothing is left behind if we
+                # are killed.
                 Path(name).unlink()
         except OSError as error:
             raise StorageError(
@@ -54,7 +59,7 @@ class UnpackedSource(MapSource):
 
 
 def _parts(packed: ByteSource) -> Iterator[bytes]:
-    """What the file unpacks to; several gzip members follow each other, as gzip itself has it."""
+    """Decompress the file part by part; like gzip, several members are concatenated."""
     stream, fresh = zlib.decompressobj(_GZIP), True
     for start in range(0, packed.size, _STEP):
         data = bytes(packed.read(start, min(_STEP, packed.size - start)))

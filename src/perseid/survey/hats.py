@@ -1,4 +1,4 @@
-"""HATS catalogues: which of their files hold rows, and how many.
+"""HATS catalogues: find the files that hold rows, and count the rows.
 
 The layout is that of the IVOA note "HATS: Hierarchical Adaptive Tiling Scheme" (version 1.0):
 ``dataset/Norder=k/Dir=m/Npix=n.parquet``, or a folder ``Npix=n`` of several files, beside
@@ -25,13 +25,13 @@ _INFO = "partition_info.csv"
 _COMMON = "dataset/_common_metadata"
 _METADATA = "dataset/_metadata"
 _MOST_METADATA = 64 << 20
-"""Bytes of a ``_metadata`` file above which it is not read for the rows alone."""
+"""Largest ``_metadata`` file, bytes, that is read only to count rows."""
 
 
 def catalogue_prefix(
     storage: Storage, prefix: str, keys: Iterable[str], *, bare: bool
 ) -> str | None:
-    """Where the HATS catalogue of a folder lies: in a collection, deeper than the folder.
+    """Find the HATS catalogue in a folder; in a collection it lies in a subfolder.
 
     Parameters
     ----------
@@ -40,12 +40,12 @@ def catalogue_prefix(
     keys
         Of all objects below it.
     bare
-        Whether no file right in the folder could be a partition. Maps of the sky may lie there, so
-        otherwise the catalogue's own description must be there, too.
+        Whether no direct file of the folder could be a partition. If there is one (a sky map, say),
+        the folder counts as a HATS catalogue only if it also has a HATS metadata file.
 
     Returns
     -------
-    What its keys begin with, as `prefix`; None where the folder is no HATS catalogue.
+    The prefix of its keys, in the form of `prefix`; None if the folder is not a HATS catalogue.
     """
     below = [key.removeprefix(prefix) for key in keys]
     if _COLLECTION in below:
@@ -69,7 +69,7 @@ def is_pixel(name: str) -> bool:
 
 
 def rows_of_files(storage: Storage, keys: Sequence[str]) -> Mapping[str, int]:
-    """The rows of each file, as the catalogue itself says; empty where it does not.
+    """The rows of each file according to the catalogue's metadata; empty if that does not say.
 
     `keys` are all partitions of a HATS catalogue, as `discover` found them.
     """
@@ -80,7 +80,7 @@ def rows_of_files(storage: Storage, keys: Sequence[str]) -> Mapping[str, int]:
 
 
 def common_fields(storage: Storage, key: str) -> Mapping[str, ColumnSpec]:
-    """What the catalogue says of its columns in ``dataset/_common_metadata``, by name.
+    """Column descriptions from the catalogue's ``dataset/_common_metadata``, by name.
 
     `key` is a file of a pixel; empty for every other file.
     """
@@ -98,7 +98,8 @@ def common_fields(storage: Storage, key: str) -> Mapping[str, ColumnSpec]:
 
 
 def _of_table(storage: Storage, prefix: str, keys: Sequence[str]) -> dict[str, int]:
-    """From ``partition_info.csv``, which gives rows a pixel: for pixels of a single file."""
+    """Count rows from ``partition_info.csv``, which lists rows per pixel: for pixels of a single
+    file."""
     import csv
 
     try:
@@ -117,7 +118,7 @@ def _of_table(storage: Storage, prefix: str, keys: Sequence[str]) -> dict[str, i
 
 
 def _of_metadata(storage: Storage, prefix: str) -> dict[str, int]:
-    """From the footers of all files in one, ``dataset/_metadata``."""
+    """Count rows from ``dataset/_metadata``, which holds the footers of all files."""
     key = prefix + _METADATA
     try:
         import pyarrow
@@ -139,7 +140,7 @@ def _of_metadata(storage: Storage, prefix: str) -> dict[str, int]:
 
 
 def _properties(storage: Storage, key: str) -> dict[str, str]:
-    """A file of ``name=value`` lines; empty where it cannot be read."""
+    """Parse a file of ``name=value`` lines; empty if it cannot be read."""
     try:
         lines = storage.get(key).decode("utf-8", "replace").splitlines()
     except PerseidError:

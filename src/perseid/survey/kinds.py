@@ -1,4 +1,4 @@
-"""What the labels of a survey mean."""
+"""Names of the labels of a survey."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ ANOMALY_KINDS = MappingProxyType(
         9: "dead band",
     }
 )
-"""What a label means in a simulated survey; 0 is a plain object."""
+"""Meaning of each label in a simulated survey; 0 is a plain object."""
 
 SURVEY_FILE = "survey.json"
-"""Beside the partitions: what a survey says of itself. Its key `KINDS` names the labels."""
+"""A survey's description of itself, next to its partitions. Its key `KINDS` names the labels."""
 KINDS = "anomaly_kinds"
 OPTION = "label_names"
-"""Where a run's settings keep these names, among the options."""
+"""Key of these names in the options of a run."""
 
 
 def label_name(label: int, names: Mapping[int, str]) -> str:
-    """What the survey calls a label; a label that it does not name is called by its number.
+    """The survey's name of a label; ``label N`` if it has none.
 
     Examples
     --------
@@ -45,9 +45,9 @@ def label_name(label: int, names: Mapping[int, str]) -> str:
 
 
 def read_label_names(folder: Location) -> dict[int, str]:
-    """The names that a survey's own ``survey.json`` gives its labels; empty where it has none.
+    """The label names in a survey's ``survey.json``; empty if there are none.
 
-    A survey from elsewhere has labels of its own meaning, so nothing is assumed.
+    Labels of foreign surveys have meanings of their own, so no default names are assumed.
     """
     try:
         said = json.loads(Storage(folder).get(SURVEY_FILE))
@@ -57,7 +57,8 @@ def read_label_names(folder: Location) -> dict[int, str]:
 
 
 def stored_label_names(options: Mapping[str, object], data_url: str) -> dict[int, str]:
-    """The names in a run's options; of a run of an earlier version, those beside its data."""
+    """The label names in a run's options. Runs of earlier versions lack them; then those next to
+    its data."""
     if OPTION in options:
         return _names(options[OPTION])
     return read_label_names(Location.parse(data_url))

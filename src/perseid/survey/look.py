@@ -1,4 +1,4 @@
-"""A look at one file of each format of a survey, before anything is done with it."""
+"""Inspect one file of each format of a survey before a run starts."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ from perseid.survey.reader import open_partition
 from perseid.survey.votable_header import with_fields
 
 NAMED_UNUSED = 12
-"""Columns that a note names; it counts the others."""
+"""How many columns a note names; it only counts the rest."""
 
 
 @dataclass(frozen=True)
 class FileLook:
-    """What one file of a survey holds."""
+    """What was found in one file of a survey."""
 
     where: str
     """The file, for messages."""
     columns: Columns
-    """What of it is read."""
+    """The columns that are read."""
     described: tuple[ColumnSpec, ...]
-    """Every column by the file's own name; empty where a format has no names (``.pt``)."""
+    """Every column under the file's own name; empty if the format has no names (``.pt``)."""
     sources: Mapping[str, str]
-    """Our columns, and the file's own name of each."""
+    """The file's name of each of our columns, by our name."""
     bands: tuple[str, ...] = ()
-    """Names of the images' bands, where the file has them."""
+    """Names of the image bands, if the file has them."""
     remark: str = ""
-    """What a user should know of the file, to follow "it has"; empty: nothing."""
+    """A warning about the file, worded to follow "it has"; empty if there is none."""
 
 
 def look_at_formats(
     storage: Storage, keys: Sequence[str], options: ReadOptions = PLAIN
 ) -> tuple[FileLook, ...]:
-    """Find out before a run whether this installation can read its partitions, and what they hold.
+    """Check before a run that this installation can read the partitions, and see what they hold.
 
-    One file of each format is opened. Whatever else is wrong with it is for the run to say, which
-    goes on without it.
+    One file of each format is opened. A file that is missing or corrupt is skipped here: the run
+    reports it and continues without it.
 
     Raises
     ------
     NotInstalledError
-        A package, or a filter of HDF5, is missing; the sentence names the remedy.
+        A package or an HDF5 filter is missing; the message says how to install it.
     """
     looks, seen = [], replace(options, needs_image=False, describe=True)
     for key in {suffix_of(key): key for key in reversed(keys)}.values():
@@ -84,11 +84,10 @@ def look_at_formats(
 def notes_on(
     looks: Sequence[FileLook], carried: Sequence[ColumnSpec] = (), inputs: Collection[str] = ()
 ) -> tuple[str, ...]:
-    """Sentences about columns that go by the names of another survey, and about those that
-    nothing uses.
+    """Notes about columns that were recognized by another survey's names, and about unused columns.
 
-    `carried` are those that the catalogue takes; `inputs` the survey's names of those that the
-    model takes.
+    `carried` are the columns that go into the catalogue; `inputs` are the survey's names of the
+    model's inputs.
     """
     wanted = {name.lower() for name in inputs}
     notes = []

@@ -1,8 +1,7 @@
-"""Values that say "not measured", in magnitudes and redshifts.
+"""Sentinel values that mean "not measured", in magnitudes and redshifts.
 
-Surveys write such values as numbers (99, -9999) where a format has no null of its own. They apply
-to magnitudes and redshifts only: a pixel may well be -1, and an id 99. A missing value becomes
-NaN, as the null of a format does.
+Surveys use numbers such as 99 or -9999 in formats without nulls. Only magnitudes and redshifts have
+sentinels: a pixel can really be -1, and an id can be 99. Sentinels become NaN, like nulls.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from perseid.errors import BadInputError
 from perseid.survey.cutouts import Cutouts
 
 NONE = "none"
-"""Word for no values at all."""
+"""The word with which a user states that no value means missing."""
 
 
 @dataclass(frozen=True)
 class MissingValues:
-    """Which values are missing ones; the defaults are those that public surveys use.
+    """The numbers that mean missing; by default those that public surveys use.
 
     Examples
     --------
@@ -32,24 +31,24 @@ class MissingValues:
     """
 
     magnitude: tuple[float, ...] = (99.0, 99.99, -99.0, -99.99, -999.0, -9999.0)
-    """Of any band, mag."""
+    """In any band, mag."""
     redshift: tuple[float, ...] = (-1.0, -9.0, -99.0, -999.0, -9999.0)
 
     @classmethod
     def parse(cls, options: Iterable[str]) -> MissingValues:
-        """From options such as ``redshift=-1,-9`` or ``magnitude=none``; raises as `of` does."""
+        """Parse options such as ``redshift=-1,-9`` or ``magnitude=none``; raises like `of`."""
         return cls.of(parse_options(options))
 
     @classmethod
     def of(cls, given: Mapping[str, object]) -> MissingValues:
-        """From a mapping of columns to values: numbers, a list of them, or ``none``.
+        """Make it from a mapping of columns to a number, a list of numbers, or ``none``.
 
         Columns that are not named keep their defaults.
 
         Raises
         ------
         BadInputError
-            The column has no such values, or a value is not a number.
+            Sentinels do not apply to the column, or a value is not a number.
         """
         known = [field.name for field in fields(cls)]
         rules = cls()
@@ -64,11 +63,11 @@ class MissingValues:
         return rules
 
     def to_json(self) -> dict[str, list[float]]:
-        """Plain JSON values, as `of` takes them."""
+        """Convert to JSON values that `of` accepts."""
         return {"magnitude": list(self.magnitude), "redshift": list(self.redshift)}
 
     def apply(self, cutouts: Cutouts) -> Cutouts:
-        """The same cutouts with NaN for missing values; the same object where there are none."""
+        """Replace missing values by NaN; returns the same object if there are none."""
         changed: dict[str, NDArray[np.floating[Any]]] = {}
         for name, values in (("magnitudes", self.magnitude), ("redshift", self.redshift)):
             array = getattr(cutouts, name)
@@ -79,11 +78,11 @@ class MissingValues:
 
 
 NO_SENTINELS = MissingValues((), ())
-"""Every number is a value."""
+"""No number means missing."""
 
 
 def parse_options(options: Iterable[str]) -> dict[str, str]:
-    """Columns and values of options such as ``redshift=-1,-9``, as `MissingValues.of` takes them.
+    """Split options such as ``redshift=-1,-9`` into columns and values for `MissingValues.of`.
 
     Raises `BadInputError` for an option that is not of this form.
     """
@@ -116,12 +115,12 @@ def _numbers(column: str, values: Any) -> tuple[float, ...]:
 
 
 def _equal_to(array: NDArray[Any], values: tuple[float, ...]) -> NDArray[np.bool_]:
-    """Where an array has one of the values, also as float32 would have it (99.99)."""
+    """Where an array equals one of the values, including the value rounded to float32 (99.99)."""
     found = np.zeros(array.shape, np.bool_)
     for value in values:
         with np.errstate(over="ignore"):
             found |= array == array.dtype.type(value)
             if array.dtype != np.float32:
-                # A survey that was float32 once has 99.98999786 where its manual says 99.99.
+                # Data that was once float32 contains 99.98999786 where its manual says 99.99.
                 found |= array == np.float64(np.float32(value))
     return found

@@ -1,4 +1,4 @@
-"""Names of columns: ours, and those by which common surveys and tools know the same things."""
+"""Column names: ours, and the names that common surveys and tools use for the same columns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NAMES = ("image", "magnitude", "redshift", "object_id", "label")
 """Columns as our files name them, in the order of the fields of `Cutouts`."""
 
 POSITION = ("ra", "dec")
-"""Coordinates of an object, deg, which the catalogue has where the survey has them."""
+"""Coordinates of an object, deg; the catalogue has them if the survey does."""
 
 _PLURALS = {f"{name}s": name for name in NAMES}
 KNOWN: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -36,26 +36,28 @@ KNOWN: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
     }
 )
-"""Other names of each column, in any case, those that are preferred first: of SDSS (objID,
-specObjID), DESI (TARGETID, TARGET_RA, Z_SPEC), Gaia (source_id), DES (COADD_OBJECT_ID), HSC
-(specz_redshift), Galaxy10 (ans), VizieR (RAJ2000, RA_ICRS), Pan-STARRS (raMean), SExtractor
-(ALPHA_J2000). ``z`` is not among them, since it also names a band."""
+"""Other names of each column, in any case, preferred ones first: of SDSS (objID, specObjID), DESI
+(TARGETID, TARGET_RA, Z_SPEC), Gaia (source_id), DES (COADD_OBJECT_ID), HSC (specz_redshift),
+Galaxy10 (ans), VizieR (RAJ2000, RA_ICRS), Pan-STARRS (raMean), SExtractor (ALPHA_J2000). ``z`` is
+left out because it is also the name of a band."""
 
 
 ColumnNames = Mapping[str, tuple[str, ...]]
-"""By our name of a column, its name in the survey's files; several of a magnitude, one a band."""
+"""Maps our name of a column to its name in the survey's files; for magnitudes also one name per
+band."""
 NO_NAMES: ColumnNames = MappingProxyType({})
-"""Every column is looked for under its usual names."""
+"""No names are given: every column is looked for under its usual names."""
 BAND = "magnitude."
-"""Beginning of the name of one band of the magnitudes, where each is a column of its own."""
+"""Prefix of the name of one magnitude band, if each band is a column of its own."""
 FURTHER = "further."
-"""Beginning of the name of a column beside ours, while a file is read."""
+"""Prefix of the name of a further column while a file is read."""
 
 
 def column_names(given: Mapping[str, object]) -> dict[str, tuple[str, ...]]:
-    """Names as a request gives them, by our names: one, or for magnitudes a list, one a band.
+    """Normalize the column names of a request: one name each, or for magnitudes a list with one per
+    band.
 
-    Raises `BadInputError` for a name that is no text. Which columns there are depends on the
+    Raises `BadInputError` for a name that is not text. Which columns may be named depends on the
     model: see `check_known`.
     """
     names: dict[str, tuple[str, ...]] = {}
@@ -72,17 +74,18 @@ def column_names(given: Mapping[str, object]) -> dict[str, tuple[str, ...]]:
 
 
 def check_known(names: ColumnNames, inputs: Iterable[str] = ()) -> None:
-    """Raise `BadInputError` for a column that is none of ours and none of a model's `inputs`."""
+    """Raise `BadInputError` for a column that is neither one of ours nor one of a model's
+    `inputs`."""
     known = [*NAMES, *POSITION, *inputs]
     for name in names:
         if name not in known:
-            raise BadInputError(f"{name!r} is no column: use {', '.join(dict.fromkeys(known))}")
+            raise BadInputError(f"{name!r} is not a column: use {', '.join(dict.fromkeys(known))}")
 
 
 def parse_columns(option: str) -> dict[str, str | list[str]]:
-    """``object_id=TARGETID,magnitude=[MAG_G,MAG_R]`` as a request has it.
+    """Parse ``object_id=TARGETID,magnitude=[MAG_G,MAG_R]`` into the form of a request.
 
-    Raises `BadInputError` where the text is not of this form.
+    Raises `BadInputError` if the text does not have this form.
     """
     given: dict[str, str | list[str]] = {}
     for part in re.split(r",(?![^\[]*\])", option):
@@ -98,16 +101,17 @@ def parse_columns(option: str) -> dict[str, str | list[str]]:
 
 
 def is_band(name: str) -> bool:
-    """Whether it is one band of magnitudes, as `pick_columns` names them."""
+    """Whether `pick_columns` gave this name to a single magnitude band."""
     return name.startswith(BAND)
 
 
 def is_further(name: str) -> bool:
-    """Whether it is a column beside ours, as `pick_columns` names them."""
+    """Whether `pick_columns` gave this name to a further column."""
     return name.startswith(FURTHER)
 
 
 def canonical(name: str) -> str:
-    """A column's name as in `NAMES`: any case, plurals accepted; other names in lower case."""
+    """Map a name in any case, singular or plural, to its form in `NAMES`; other names to lower
+    case."""
     lower = name.lower()
     return _PLURALS.get(lower, lower)

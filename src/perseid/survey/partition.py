@@ -1,4 +1,4 @@
-"""What a partition's size means, and the order of partitions."""
+"""Sizes of partitions in rows, and their natural order."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 
 
 def parse_size(text: str) -> int:
-    """Bytes of a size such as ``25MB``; as published, a MB is 1,048,576 bytes (a MiB).
+    """Parse a size such as ``25MB`` into bytes; a MB is 1,048,576 bytes (a MiB), as in the paper.
 
-    Raises `BadInputError` where it is not a positive number with a unit.
+    Raises `BadInputError` if it is not a positive number with a unit.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text)
     unit = _UNITS.get(match[2].upper()) if match else None
@@ -26,11 +26,11 @@ def parse_size(text: str) -> int:
 def rows_per_partition(size: int, shape: tuple[int, int, int]) -> int:
     """Rows of a partition of `size` bytes, for images of `shape` (bands, height, width).
 
-    A row is counted as its float32 pixels, a float32 magnitude a band and a float64 redshift,
-    whatever the file's format and dtypes are: 20,508 bytes for 5 bands of 32 x 32. That gives
-    1,278, 2,556, 3,834 and 5,113 rows for 25, 50, 75 and 100 MB and so the published numbers of
-    partitions of 659,817 rows: 517, 259, 173 and 130 (Cloud-based Astronomy Inference,
-    arXiv:2501.06249). Raises `BadInputError` where not even one row fits.
+    A row counts as its float32 pixels, one float32 magnitude per band and a float64 redshift,
+    whatever the file's format and dtypes: 20,508 bytes for 5 bands of 32 x 32. That gives 1,278,
+    2,556, 3,834 and 5,113 rows for 25, 50, 75 and 100 MB and so the published numbers of partitions
+    of 659,817 rows: 517, 259, 173 and 130 (Cloud-based Astronomy Inference, arXiv:2501.06249).
+    Raises `BadInputError` if not even one row fits.
     """
     row = math.prod(shape) * 4 + shape[0] * 4 + 8
     if size < row:
@@ -39,7 +39,7 @@ def rows_per_partition(size: int, shape: tuple[int, int, int]) -> int:
 
 
 def natural_key(key: str) -> tuple[tuple[int, int | str], ...]:
-    """Sort key by which ``2.pt`` comes before ``10.pt``, in every part of a path."""
+    """Sort key that puts ``2.pt`` before ``10.pt``, in every part of a path."""
     parts = re.split(r"(\d+)", key)
     numbered: list[tuple[int, int | str]] = []
     for part in parts:

@@ -1,4 +1,4 @@
-"""Which of a file's columns are read, and as what."""
+"""Choose which of a file's columns are read, and as which of ours."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from perseid.survey.read_options import PLAIN, ReadOptions
 
 
 def pick_columns(where: str, names: Iterable[str], options: ReadOptions = PLAIN) -> dict[str, str]:
-    """Which of a file's names are columns of ours: a file's name for each of `NAMES`.
+    """Map each of our columns to the file's name of it.
 
-    A name of ours comes before a known one of another survey.
+    Our own names take precedence over those of known surveys.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def pick_columns(where: str, names: Iterable[str], options: ReadOptions = PLAIN)
     names
         Of all its columns.
     options
-        Names that the user has given, which come before all others; further columns.
+        Names given by the user, which take precedence over all others, and further columns.
 
     Returns
     -------
@@ -39,8 +39,8 @@ def pick_columns(where: str, names: Iterable[str], options: ReadOptions = PLAIN)
     Raises
     ------
     BadPartitionError
-        Two of the names mean the same column, such as ``image`` and ``images``; or the file lacks
-        a name that the user has given.
+        Two of the names mean the same column, such as ``image`` and ``images``; or the file lacks a
+        column that the user named.
     """
     names, wanted = list(names), options.names
     given = _given(where, names, wanted)
@@ -68,7 +68,7 @@ def pick_columns(where: str, names: Iterable[str], options: ReadOptions = PLAIN)
 
 
 def _by_any_case(names: Iterable[str]) -> dict[str, str]:
-    """The file's names by themselves, and by their lower case."""
+    """Index the file's names by themselves and by their lower case."""
     names = list(names)
     return {name.lower(): name for name in names} | {name: name for name in names}
 
@@ -84,7 +84,7 @@ def _given(where: str, names: Sequence[str], wanted: ColumnNames) -> dict[str, s
     given: dict[str, str] = {}
     for name, sources in wanted.items():
         if name not in NAMES:
-            continue  # such as coordinates: they are further columns
+            continue  # coordinates, say, which are further columns
         for number, source in enumerate(sources):
             found = there.get(source) or there.get(source.lower())
             if found is None:
@@ -97,15 +97,15 @@ def _given(where: str, names: Sequence[str], wanted: ColumnNames) -> dict[str, s
 
 
 def unused_names(names: Iterable[str], used: Iterable[str]) -> tuple[str, ...]:
-    """A file's names of columns that are none of ours, in the file's order."""
+    """The names of a file's columns that are not used, in the file's order."""
     taken = set(used)
     return tuple(name for name in names if name not in taken)
 
 
 def without_strangers(found: Mapping[str, str], is_column: Callable[[str], bool]) -> dict[str, str]:
-    """What `pick_columns` gave, less the known names of other surveys that are no column here.
+    """Drop from the result of `pick_columns` what has a survey's column name but is not a column.
 
-    A group or a pickled array that is called ``source_id`` is none of ours, and no error.
+    A group or a pickled array that happens to be called ``source_id`` is not an error.
     """
     known = {
         name
@@ -116,5 +116,5 @@ def without_strangers(found: Mapping[str, str], is_column: Callable[[str], bool]
 
 
 def renamed(found: Mapping[str, str]) -> dict[str, str]:
-    """Of what `pick_columns` gave, the columns that go by another survey's name."""
+    """The columns in the result of `pick_columns` that were recognized by another survey's name."""
     return {name: source for name, source in found.items() if canonical(source) != name}

@@ -1,4 +1,4 @@
-"""How the files of one survey are read: names of columns, further columns, layout of images."""
+"""Options for reading the files of a survey: column names, further columns, image layout."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from perseid.survey.names import NO_NAMES, ColumnNames
 
 CHANNELS_LAST, CHANNELS_FIRST = "channels-last", "channels-first"
 LAYOUTS: Final = (CHANNELS_LAST, CHANNELS_FIRST)
-"""How an image may lie in a file: (height, width, bands), or (bands, height, width)."""
+"""Axis orders of an image in a file: (height, width, bands), or (bands, height, width)."""
 
 
 def channels_last(layout: str | None) -> bool | None:
-    """What a name of `LAYOUTS` means for `ReadOptions.channels_last`; None says nothing."""
+    """Translate a name of `LAYOUTS` for `ReadOptions.channels_last`; None stays None."""
     return None if layout is None else layout == CHANNELS_LAST
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What a reader is told besides the file."""
+    """Options for a reader."""
 
     names: ColumnNames = field(default_factory=lambda: NO_NAMES)
-    """Names of our columns in the files, where they cannot be told by their usual names."""
+    """Names of our columns in the files, for columns without one of the usual names."""
     further: tuple[ColumnSpec, ...] = ()
-    """Columns beside ours that are read into `Cutouts.further`. A file that lacks one is read
-    without it."""
+    """Further columns, which are read into `Cutouts.further`. A file that lacks one is read without
+    it."""
     channels_last: bool | None = None
-    """Whether images lie as (height, width, bands); None: seen from the shape where it leaves no
-    doubt, else (bands, height, width)."""
+    """Whether images are stored as (height, width, bands). None: inferred from the shape if that is
+    unambiguous, otherwise (bands, height, width)."""
     needs_image: bool = True
-    """Whether a file without images is an error; else its images are (n, 0, 0, 0)."""
+    """Whether a file without images is an error; otherwise its images are (n, 0, 0, 0)."""
     describe: bool = False
-    """Whether the opened table lists every column of the file (`Table.described`), which takes a
-    look at each of them."""
+    """Whether the opened table lists every column of the file (`Table.described`), for which each
+    of them has to be inspected."""
 
 
 PLAIN: Final = ReadOptions()
-"""Every column is looked for under its usual names; nothing else is read."""
+"""The default: every column is looked for under its usual names, and nothing else is read."""

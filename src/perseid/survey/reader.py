@@ -1,4 +1,4 @@
-"""One partition, read block by block while the last block is being computed on."""
+"""Read a partition block by block; the next block is fetched while the caller computes."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from perseid.survey.read_options import PLAIN, ReadOptions
 from perseid.survey.table import RawTable, Writer
 
 BLOCK_BYTES = 8 << 20
-"""Pixels fetched at a time: large enough that a request's latency does not matter (about 40 ms
-against 160 ms at 50 MB/s), small enough that two blocks are little memory."""
+"""Bytes of pixels to fetch at a time: large enough to hide the latency of a request (about 40 ms
+against 160 ms of transfer at 50 MB/s), small enough that two blocks need little memory."""
 _MAPPED_BYTES = 2 << 20
-"""Pixels read at a time out of a memory map, where there is no request to wait for."""
+"""Bytes of pixels to read at a time from a memory map, which has no request latency to hide."""
 
 
 class PartitionReader:
-    """An opened partition; a context manager.
+    """An open partition; a context manager.
 
     Raises `BadPartitionError` from the constructor, `blocks` and `read`, naming the file.
     """
@@ -71,22 +71,22 @@ class PartitionReader:
 
     @property
     def unused(self) -> tuple[str, ...]:
-        """Columns of the file that nothing here reads, by the file's own names."""
+        """Columns of the file that are not read, by the file's own names."""
         return self._table.unused
 
     @property
     def described(self) -> tuple[ColumnSpec, ...]:
-        """Every column of the file by its own name, where `ReadOptions.describe` asks for them."""
+        """Every column under the file's own name; empty without `ReadOptions.describe`."""
         return self._table.described
 
     @property
     def remark(self) -> str:
-        """What a user should know of the file, to follow "it has"; empty: nothing."""
+        """A warning about the file, worded to follow "it has"; empty if there is none."""
         return self._table.remark
 
     @property
     def bands(self) -> tuple[str, ...]:
-        """Names of the images' bands, where the file has them and `ReadOptions.describe` asks."""
+        """Names of the image bands, if the file has them; empty without `ReadOptions.describe`."""
         return self._table.bands
 
     @property
@@ -103,17 +103,18 @@ class PartitionReader:
     def stats(self) -> FetchStats:
         """Requests so far, and the seconds spent fetching and decoding.
 
-        On a disk there are no requests: pages of the memory map are read in `decode_seconds`
-        where a checksum is computed, else as they are touched.
+        On a disk there are no requests. The time for reading pages of the memory map is part of
+        `decode_seconds` if a checksum is computed; otherwise pages are read when the caller touches
+        them.
         """
         return self._source.stats
 
     def blocks(self, rows_per_block: int | None = None) -> Iterator[Cutouts]:
         """All rows in order, `rows_per_block` at a time (the last block may be shorter).
 
-        Several blocks are fetched in one go, about `BLOCK_BYTES` of pixels, and the next ones
-        while the caller computes. A block's arrays are read-only views; they stay valid, but
-        hold the memory of all that was fetched with them.
+        Several blocks are fetched at once, about `BLOCK_BYTES` of pixels, and the next ones while
+        the caller computes. A block's arrays are read-only views; they stay valid, but hold the
+        memory of all that was fetched with them.
         """
         fetched = self._rows_fetched(rows_per_block)
         step = rows_per_block or fetched
@@ -123,16 +124,17 @@ class PartitionReader:
                 part = _result(ahead)
                 following = start + fetched
                 more = following < self.rows
-                # Asked for before the block is given out, so that fetching goes on while the caller
-                # computes.
+                # Submitted before the block is handed out, so that fetching overlaps with
+                # computing.
                 ahead = pool.submit(self._read, following, fetched) if more else None
                 yield from part.batches(step)
                 del part
-                # Resident memory stays at two blocks, however large the mapped file is.
+                # Keeps resident memory at two blocks, however large the mapped file is.
                 self._table.release(start, min(following, self.rows))
 
     def read(self) -> Cutouts:
-        """All rows at once: views of the memory map where there is one, else one copy."""
+        """Read all rows at once: as views of the memory map if there is one, otherwise as one
+        copy."""
         if self._source.mapped and isinstance(self._table, RawTable):
             return self._read(0, self.rows)
         images = np.empty((self.rows, *self.shape), np.float32)
@@ -151,11 +153,11 @@ class PartitionReader:
         return as_cutouts({"image": images, **arrays})
 
     def rows_at(self, start: int, stop: int) -> Cutouts:
-        """Rows `start` to `stop` alone, fetched as ranges where the format has fixed offsets."""
+        """Read only rows `start` to `stop`, as ranges if the format has fixed offsets."""
         return self._read(start, max(0, stop - start))
 
     def close(self) -> None:
-        """Give up the file; arrays already given stay valid."""
+        """Close the file; arrays that were returned before stay valid."""
         self._table.close()
 
     def __enter__(self) -> PartitionReader:
@@ -194,25 +196,25 @@ def open_partition(
     missing: MissingValues = NO_SENTINELS,
     options: ReadOptions = PLAIN,
 ) -> PartitionReader:
-    """Open one partition: a memory map on this machine's disk, ranges of an object elsewhere.
+    """Open a partition: as a memory map on this machine's disk, otherwise by ranges of the object.
 
     Parameters
     ----------
     storage, key
         Where it is.
     missing
-        Numbers that stand for missing magnitudes and redshifts, and become NaN; by default every
-        number is a value. Nulls of a format become NaN in any case.
+        Numbers that mean missing in magnitudes and redshifts; they become NaN. By default there are
+        none. Nulls of a format always become NaN.
     options
-        Names of columns in the file, where they cannot be told by their usual names, further
-        columns, layout of images.
+        Names of columns in the file, for columns without a usual name; further columns; image
+        layout.
 
     Raises
     ------
     BadPartitionError
         It is corrupt, truncated, empty, or has wrong columns, shapes or dtypes.
     BadInputError
-        Its suffix tells no known format.
+        Its suffix is not that of a known format.
     NotFoundError, StorageError
         The partition cannot be fetched.
     """
@@ -226,7 +228,7 @@ def open_partition(
 
 
 def read_cutouts(url: str | Path) -> Cutouts:
-    """A whole file of cutouts, by path or URL; see `open_partition` for what is raised."""
+    """Read a whole file of cutouts by path or URL; see `open_partition` for what is raised."""
     with open_partition(*Storage.holding(url)) as reader:
         return reader.read()
 
@@ -234,7 +236,7 @@ def read_cutouts(url: str | Path) -> Cutouts:
 def write_cutouts(cutouts: Cutouts, url: str | Path) -> None:
     """Write a file of cutouts, by path or URL, in the format of its suffix.
 
-    Little-endian native arrays as they are, bit for bit; the file appears whole or not at all.
+    Arrays are stored little-endian, bit for bit. The file appears complete or not at all.
     """
     with creating(*Storage.holding(url), Columns.of(cutouts)) as writer:
         writer.write(cutouts)
@@ -242,15 +244,16 @@ def write_cutouts(cutouts: Cutouts, url: str | Path) -> None:
 
 @contextmanager
 def creating(storage: Storage, key: str, columns: Columns) -> Iterator[Writer]:
-    """A writer of one file, which gets its name only when it is complete.
+    """A writer of one file, which gets its final name only when it is complete.
 
-    On a disk it grows beside its final name and is renamed; elsewhere it grows in the temporary
-    folder (``TMPDIR``) and is uploaded.
+    On a disk it is written in the same folder and then renamed. For an object store it is written
+    in the temporary folder (``TMPDIR``) and then uploaded.
     """
     path = storage.local_path(key)
     folder = path.parent if path is not None else Path(tempfile.gettempdir())
     name = Path(key).name
-    # Hidden and unique: discovery never takes it for a partition, and two writers never share it.
+    # Hidden, so that discovery never takes it for a partition; unique, so that two writers never
+    # share it.
     temporary = folder / f".{name.split('.')[0]}.{os.getpid()}-{time.monotonic_ns()}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -271,6 +274,6 @@ def creating(storage: Storage, key: str, columns: Columns) -> Iterator[Writer]:
 
 
 def _result(future: Future[Cutouts] | None) -> Cutouts:
-    """The block that is being fetched; requests carry deadlines of their own."""
+    """Wait for the block that is being fetched; every request has its own deadline."""
     assert future is not None
     return future.result()

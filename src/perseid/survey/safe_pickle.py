@@ -34,42 +34,42 @@ class Global:
 
 @dataclass(eq=False)
 class Placeholder:
-    """What would have become an instance of a foreign class: only what the pickle says of it."""
+    """Stands for an instance of a foreign class: holds only what the pickle says about it."""
 
     kind: Global
-    """Its class, or the function that would have made it."""
+    """Its class, or the function that would have created it."""
     args: tuple[Any, ...] = ()
     """Arguments that would have been passed."""
     kwargs: dict[Any, Any] = field(default_factory=dict)
     """Keyword arguments that would have been passed."""
     state: Any = None
-    """What ``__setstate__`` would have been given; mostly the instance's ``__dict__``."""
+    """What ``__setstate__`` would have received; usually the instance's ``__dict__``."""
     pairs: list[tuple[Any, Any]] = field(default_factory=list)
-    """What would have been set by key."""
+    """Items that would have been set by key."""
     elements: list[Any] = field(default_factory=list)
-    """What would have been appended or added."""
+    """Elements that would have been appended or added."""
 
     def __repr__(self) -> str:
         return f"<placeholder of {self.kind}>"
 
 
 class InertDict(dict[Any, Any]):
-    """An ordered dict of the pickle; `state` is what was attached to it (e.g. ``_metadata``)."""
+    """An ordered dict from the pickle; `state` is what was attached to it (e.g. ``_metadata``)."""
 
     state: Any = None
 
 
 class Names(Protocol):
-    """What names, calls and persistent ids of a pickle mean."""
+    """Gives names, calls and persistent ids of a pickle their meaning."""
 
     def find(self, name: Global) -> Global:
-        """Give the name back, or raise `UnsafePickleError`."""
+        """Return the name, or raise `UnsafePickleError`."""
 
     def call(self, name: Global, args: tuple[Any, ...], kwargs: dict[Any, Any]) -> Any:
-        """Data in place of the result of a call."""
+        """Return data in place of the result of a call."""
 
     def persistent(self, pid: Any) -> Any:
-        """Data in place of something stored outside of the pickle."""
+        """Return data in place of something that is stored outside of the pickle."""
 
 
 def read_pickle(data: bytes, names: Names, where: str, *, largest: int = 64 << 20) -> Any:
@@ -80,16 +80,16 @@ def read_pickle(data: bytes, names: Names, where: str, *, largest: int = 64 << 2
     data
         The pickle.
     names
-        Decides over every name in it.
+        Decides about every name in it.
     where
         File (and entry) for messages.
     largest
-        Bytes above which a pickle is refused.
+        Largest accepted pickle, bytes.
 
     Raises
     ------
     UnsafePickleError
-        It names or calls something that `names` refuses. Nothing was run.
+        It names or calls something that `names` refuses. No code of it was run.
     BadPartitionError
         It is corrupt or too large.
     """
@@ -121,15 +121,17 @@ _PUSHED = frozenset((
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _KEYS = (str, bytes, int, float, bool, type(None))
 _LONGEST_KEY = 16
-"""Parts of a tuple that is a key, and hashed each time it is used."""
+"""Most parts of a tuple that is used as a key, because it is hashed at every use."""
 _KEY_BITS = 64
-"""Of an integer that is a key, or an index of the memo: longer ones can all have one hash."""
+"""Most bits of an integer used as a key or as a memo index; longer ones can be chosen to share one
+hash."""
 _SAME_HASH = 64
-"""Keys of one hash in one dict. Chance gives two; looking each up among thousands takes hours."""
+"""Most keys with the same hash in one dict. By chance there are two; thousands would make lookups
+take hours."""
 
 
 class _Machine:
-    """The stack, the memo, and one method an opcode."""
+    """The pickle machine: a stack, a memo, and one method per opcode."""
 
     def __init__(self, names: Names, where: str) -> None:
         self.names, self.where = names, where
@@ -137,7 +139,7 @@ class _Machine:
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
         self.hashes: dict[int, tuple[Any, Counter[int]]] = {}
-        """By its identity, each dict and how often each hash occurs among its keys."""
+        """Each dict, by its identity, with the number of its keys per hash."""
 
     def step(self, opcode: str, argument: Any) -> None:
         if opcode in _PUSHED:
@@ -287,7 +289,8 @@ class _Machine:
         target = self.stack[-1]
         if not isinstance(target, (Placeholder, InertDict)):
             raise UnsafePickleError(f"{self.where} sets the state of a {type(target).__name__}")
-        # Kept as data. Real unpickling would call __setstate__ here, which may be anybody's code.
+        # Kept as data. Real unpickling would call __setstate__ here, which may be an attacker's
+        # code.
         target.state = state
 
     def do_binpersid(self, _: Any) -> None:
@@ -303,7 +306,7 @@ class _Machine:
             raise UnsafePickleError(f"{self.where} calls a {type(kind).__name__}; nothing was run")
         if not isinstance(args, tuple) or not isinstance(kwargs, dict):
             raise TypeError(f"the arguments of {kind} are not a tuple")
-        # The one place where a pickle would run code: it gets data instead, or a refusal.
+        # The only place where a pickle would run code; instead it gets data, or is refused.
         self.push(self.names.call(kind, args, kwargs))
 
     def _tuple(self, length: int) -> None:
@@ -332,20 +335,22 @@ class _Machine:
             raise TypeError(f"items are set on a {type(target).__name__}")
 
     def _count(self, target: dict[Any, Any], key: Any) -> None:
-        """Refuse keys that were chosen to have one hash; text has another in every process."""
+        """Refuse many keys chosen to have the same hash. Text is exempt: its hash differs in every
+        process."""
         if isinstance(key, (str, bytes)) or key in target:
             return
         _, counts = self.hashes.setdefault(id(target), (target, Counter()))
         counts[hash(key)] += 1
         if counts[hash(key)] > _SAME_HASH:
             raise UnsafePickleError(
-                f"{self.where} has a dict with more than {_SAME_HASH} keys of one hash, which "
-                "would take hours to read; nothing was run"
+                f"{self.where} has a dict with more than {_SAME_HASH} keys that share one hash, "
+                "which would take hours to read; nothing was run"
             )
 
 
 def _key(key: Any) -> Any:
-    """A key that is cheap to hash: hashing a deep tuple could overflow the C stack."""
+    """Check that a key is cheap to hash: hashing a deeply nested tuple could overflow the C
+    stack."""
     flat = key if isinstance(key, tuple) else (key,)
     if len(flat) > _LONGEST_KEY:
         raise TypeError(f"a tuple of {len(flat)} parts is a key")

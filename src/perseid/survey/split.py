@@ -1,4 +1,4 @@
-"""Cut a survey into numbered partitions, streaming."""
+"""Split a survey into numbered partitions, as a stream."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from perseid.survey.reader import creating, open_partition
 from perseid.survey.table import Writer
 
 _NUMBERED = re.compile(r"\d+\.[a-z0-9]+|\.\d+\.\d+-\d+\.part")
-"""Names of partitions, and of what a split that was killed left of one."""
+"""Names of partitions, and of unfinished ones that a killed split left behind."""
 
 
 @dataclass(frozen=True)
 class SplitProgress:
-    """How far a split has come."""
+    """Progress of a split."""
 
     rows: int
     """Rows written."""
@@ -44,11 +44,11 @@ class SplitResult:
     rows: int
     partitions: int
     rows_per_partition: int
-    """Of all partitions but the last."""
+    """Rows of every partition but the last."""
     files: int
-    """Files that the survey had."""
+    """How many files the survey has."""
     notes: tuple[str, ...] = ()
-    """What was not read of the survey's folder, one sentence each."""
+    """Sentences about files in the survey's folder that were not read."""
 
 
 def split(
@@ -64,7 +64,7 @@ def split(
 ) -> SplitResult:
     """Write the rows of a survey, in order, as ``1.pt``, ``2.pt``, …
 
-    Rows are streamed: memory does not grow with the survey. A partition gets its name when it is
+    Rows are streamed, so memory does not grow with the survey. A partition gets its name when it is
     complete.
 
     Parameters
@@ -74,17 +74,16 @@ def split(
     dest
         Folder or URL prefix for the partitions.
     size
-        Of a partition, e.g. ``25MB`` or bytes; see `rows_per_partition`.
+        Size of a partition, e.g. ``25MB``, or bytes; see `rows_per_partition`.
     rows
-        Rows a partition; takes the place of `size`.
+        Rows per partition, instead of `size`.
     format
         Suffix of the partitions, with or without its dot.
     overwrite
-        Write into a destination that holds something: numbered partitions in it are removed
-        first, other objects stay.
+        Allow a destination that is not empty: numbered partitions in it are removed first, other
+        objects stay.
     options
-        Names of the survey's columns, where they cannot be told by their usual names, and the
-        layout of its images.
+        Names of the survey's columns, for columns without a usual name, and its image layout.
     progress
         Called after every block.
 
@@ -105,7 +104,7 @@ def split(
     columns = _columns(store, keys, options)
     many = rows if rows is not None else rows_per_partition(_bytes(size), columns.shape)
     if many < 1:
-        raise BadInputError(f"a partition has at least one row, not {many}")
+        raise BadInputError(f"a partition needs at least 1 row, not {many}")
     if overwrite:
         there = scan(target).objects
         target.delete([info.key for info in there if _NUMBERED.fullmatch(info.key)])
@@ -121,7 +120,8 @@ def _bytes(size: str | int) -> int:
 
 
 def _columns(store: Storage, keys: list[str], options: ReadOptions) -> Columns:
-    """The columns of all files together; raises `BadPartitionError` where they differ."""
+    """The common columns of all files, with the total rows; raises `BadPartitionError` if they
+    differ."""
     first: Columns | None = None
     rows = 0
     for key in keys:
@@ -167,7 +167,7 @@ def _real(store: Storage) -> str:
 
 
 class _Partitions:
-    """The partitions being written, one after the other."""
+    """Writes partitions one after the other."""
 
     def __init__(
         self,
@@ -195,7 +195,7 @@ class _Partitions:
             self._report()
 
     def write(self, block: Cutouts) -> None:
-        """Append rows, to the next partition where the present one is full."""
+        """Append rows; begins the next partition when the current one is full."""
         while len(block):
             assert self._writer is not None
             room = self._writer.columns.rows - self._writer.written

@@ -1,4 +1,4 @@
-"""What every format gives and takes: columns of one length, read and written by rows."""
+"""Interface of every format: a table of columns of equal length, read and written by rows."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from perseid.survey.read_options import PLAIN, ReadOptions
 
 
 class Table(ABC):
-    """An opened file: its columns, and any rows of it."""
+    """An open file, from which any rows can be read."""
 
     unused: tuple[str, ...] = ()
-    """Names of columns of the file that are not read, in the file's order."""
+    """The file's names of columns that are not read, in the file's order."""
     remark: str = ""
-    """What a user should know of the file, to follow "it has" in a sentence; empty: nothing."""
+    """A warning about the file, worded to follow "it has" in a sentence; empty if there is none."""
     bands: tuple[str, ...] = ()
-    """Names of the images' bands, where the file has them and `ReadOptions.describe` asks."""
+    """Names of the image bands, if the file has them; empty without `ReadOptions.describe`."""
     described: tuple[ColumnSpec, ...] = ()
-    """Every column of the file by its own name, where `ReadOptions.describe` asks for them."""
+    """Every column under the file's own name; empty without `ReadOptions.describe`."""
 
     def __init__(self, source: ByteSource, columns: Columns) -> None:
         self.source, self.columns = source, columns
@@ -46,26 +46,26 @@ class Table(ABC):
 
     @abstractmethod
     def read(self, start: int, stop: int) -> Cutouts:
-        """Rows `start` to `stop`; reading in order is the fast way. Raises `BadPartitionError`."""
+        """Read rows `start` to `stop`; fastest in order. Raises `BadPartitionError`."""
 
     def release(self, start: int, stop: int) -> None:  # noqa: B027 - optional
-        """Tell that these rows are not needed again soon."""
+        """Hint that these rows are not needed again soon."""
 
     def close(self) -> None:
-        """Give up the file; arrays already given stay valid."""
+        """Close the file; arrays that were returned before stay valid."""
         self.source.close()
 
 
 @dataclass(frozen=True)
 class RawArray:
-    """An array that lies in the file as it is in memory (perhaps in the other byte order)."""
+    """An array stored in the file as it is in memory (perhaps in the other byte order)."""
 
     start: int
     """Byte of the file where it begins."""
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     crc: int = 0
-    """CRC-32 of all its bytes; 0: not known."""
+    """CRC-32 of all its bytes; 0 if not known."""
 
     @property
     def row_bytes(self) -> int:
@@ -79,11 +79,11 @@ class RawArray:
 
 
 class RawTable(Table):
-    """A file whose columns are `RawArray`: memory-mapped, or read by ranges.
+    """A file whose columns are stored as `RawArray`: memory-mapped, or read by ranges.
 
-    The small columns are read at once, the images as they are asked for; `others` are small
-    columns that are in memory already. A checksum of the images is compared when they have been
-    read in order to the last row.
+    The small columns are read on opening, the images on demand; `others` are small columns that are
+    already in memory. The checksum of the images is verified once they have been read in order up
+    to the last row.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class RawTable(Table):
         return self.columns.column(name, values, self.source.name)
 
     def _check(self, images: RawArray, data: memoryview, start: int, stop: int) -> None:
-        # A checksum can only be continued in order; rows that are picked out are not checked.
+        # A checksum can only be continued in order, so rows read out of order are not checked.
         if not images.crc or start not in (0, self._crc_row):
             return
         self._crc = zlib.crc32(data, self._crc if start else 0)
@@ -160,9 +160,9 @@ class Writer(ABC):
     format: ClassVar[str]
     """Its name in messages."""
     takes_text = False
-    """Whether ids may be text."""
+    """Whether the format can store text ids."""
     takes_missing = False
-    """Whether ids and labels may be missing."""
+    """Whether the format can store missing ids and labels."""
 
     def __init__(self, columns: Columns) -> None:
         self.columns, self.written = columns, 0
@@ -170,7 +170,7 @@ class Writer(ABC):
             raise self._refusal("text ids")
 
     def write(self, block: Cutouts) -> None:
-        """Append rows; raises `BadInputError` where they are not what was announced."""
+        """Append rows; raises `BadInputError` if they do not match the announced columns."""
         has = Columns.of(block)
         if not has.is_like(self.columns):
             raise BadInputError(
@@ -190,13 +190,13 @@ class Writer(ABC):
         return BadInputError(f"{self.format} files cannot hold {what}: write parquet instead")
 
     def close(self) -> None:
-        """Finish the file; raises `BadInputError` where rows are missing."""
+        """Finish the file; raises `BadInputError` if rows are missing."""
         if self.written != self.columns.rows:
             raise BadInputError(f"{self.written} of {self.columns.rows} rows were written")
         self._finish()
 
     def abort(self) -> None:  # noqa: B027 - optional
-        """Give up the half-written file."""
+        """Abandon the half-written file."""
 
     @abstractmethod
     def _block(self, block: Cutouts) -> None: ...
@@ -223,12 +223,12 @@ class Writer(ABC):
         self._abort()
 
     def _abort(self) -> None:
-        with suppress(OSError, RuntimeError, ValueError):  # the first error is the one to hear of
+        with suppress(OSError, RuntimeError, ValueError):  # the first error is the one to report
             self.abort()
 
 
 class ColumnWriter(Writer):
-    """A writer of whole columns: images go out as they come, the small columns at the end."""
+    """Writes whole columns: images as they arrive, all other columns at the end."""
 
     def __init__(self, columns: Columns) -> None:
         super().__init__(columns)

@@ -4,7 +4,7 @@ The file is a zip archive of stored (uncompressed) entries: ``data.pkl``, the pi
 and ``data/<key>``, the bytes of each tensor storage, aligned to 64 bytes so that they can be mapped
 (https://docs.pytorch.org/docs/stable/notes/serialization.html). The pickle is interpreted by
 `perseid.survey.safe_pickle`, which cannot call anything; tensors stay on the disk, or in the object
-store, until they are asked for.
+store, until they are read.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ from perseid.survey.zipfiles import Entry, ZipArchive
 
 TENSOR_DATASET = Global("torch.utils.data.dataset", "TensorDataset")
 LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")
-"""How files of torch before 1.6 begin: a pickled magic number instead of a zip archive."""
+"""First bytes of files written by torch before 1.6: a pickled magic number instead of a zip
+archive."""
 LARGEST_PICKLE = {"refuse": 1 << 20, "placeholder": 64 << 20}
-"""A TensorDataset's pickle has under 1 KB; one of a large model some MB."""
+"""Largest accepted pickle, bytes. That of a TensorDataset has under 1 KB, that of a large model
+some MB."""
 MOST_DIMENSIONS = 32
 
 _STORAGES = {
@@ -64,7 +66,7 @@ _ALLOWED = {
 
 @dataclass(frozen=True, eq=False)
 class LazyStorage:
-    """The bytes behind one or more tensors, not read yet."""
+    """The bytes behind one or more tensors, which are read on demand."""
 
     source: ByteSource = field(repr=False)
     entry: Entry = field(repr=False)
@@ -99,11 +101,11 @@ class LazyTensor:
     """First element, in elements of the storage."""
     shape: tuple[int, ...]
     stride: tuple[int, ...]
-    """Elements, one a dimension."""
+    """Step per dimension, in elements."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the array that `numpy` gives; bfloat16 is widened to float32."""
+        """Dtype of the array that `numpy` returns; bfloat16 is widened to float32."""
         return np.dtype("<f4") if self.storage.kind == "BFloat16Storage" else self.storage.dtype
 
     @property
@@ -124,9 +126,9 @@ class LazyTensor:
         return self.storage.start + self.offset * self.storage.dtype.itemsize
 
     def numpy(self) -> NDArray[Any]:
-        """The whole tensor: a read-only view of the memory map, or of the bytes fetched.
+        """Read the whole tensor as a read-only view of the memory map or of the fetched bytes.
 
-        Raises `BadPartitionError` where its checksum differs.
+        Raises `BadPartitionError` if its checksum differs.
         """
         dtype = self.storage.dtype
         count = math.prod(self.shape)
@@ -147,9 +149,9 @@ def load_torch(
     *,
     unknown: Literal["refuse", "placeholder"] = "refuse",
 ) -> Any:
-    """The object graph of a ``torch.save`` file, inert.
+    """Load the object graph of a ``torch.save`` file without running any of its code.
 
-    Tensors and parameters become `LazyTensor`, ordered dicts `InertDict`. Whatever else is an
+    Tensors and parameters become `LazyTensor`, ordered dicts become `InertDict`. Every other
     instance of a class becomes a `Placeholder` that records module, name, arguments and state;
     nothing is imported, looked up or called.
 
@@ -158,16 +160,17 @@ def load_torch(
     source
         A `ByteSource`, a path or URL, or the bytes of the file.
     unknown
-        ``refuse``: names outside of what a TensorDataset needs raise `UnsafePickleError`.
-        ``placeholder``: they become placeholders, so that weights can be taken out of a whole
-        pickled module.
+        ``refuse``: names that a TensorDataset does not need raise `UnsafePickleError`.
+        ``placeholder``: they become placeholders, so that weights can be extracted from a pickled
+        module.
 
     Raises
     ------
     UnsafePickleError
-        A name outside the allow-list; the message has the name and the file.
+        A name is not on the allow-list; the message has the name and the file.
     BadPartitionError
-        Not such a file: corrupt, truncated, legacy, big-endian, encrypted or compressed.
+        It is not such a file, or it is corrupt, truncated, legacy, big-endian, encrypted or
+        compressed.
     """
     source = _source(source)
     archive = _archive(source)
@@ -209,7 +212,7 @@ def _archive(source: ByteSource) -> ZipArchive:
 
 
 def _root(archive: ZipArchive) -> str:
-    """The folder in the archive, ``archive/`` or the file's stem."""
+    """The top folder in the archive: ``archive/`` or the file's stem."""
     pickles = [name for name in archive.entries if name.count("/") <= 1]
     roots = [name.removesuffix("data.pkl") for name in pickles if name.endswith("data.pkl")]
     if len(roots) != 1 or roots[0] not in ("", roots[0].rstrip("/") + "/"):
@@ -220,7 +223,7 @@ def _root(archive: ZipArchive) -> str:
 
 
 class _TorchNames:
-    """What the names in a torch pickle mean; see `perseid.survey.safe_pickle.Names`."""
+    """Gives the names in a torch pickle their meaning; see `perseid.survey.safe_pickle.Names`."""
 
     def __init__(self, archive: ZipArchive, root: str, *, permissive: bool) -> None:
         self._archive, self._root, self._permissive = archive, root, permissive
@@ -238,8 +241,8 @@ class _TorchNames:
         if self._permissive or str(name) in _ALLOWED:
             return name
         raise UnsafePickleError(
-            f"{self._archive.name} names {name}, which a partition has no use for; "
-            "nothing of it was run"
+            f"{self._archive.name} refers to {name}, which is not allowed in a partition; none of "
+            "its code was run"
         )
 
     def call(self, name: Global, args: tuple[Any, ...], kwargs: dict[Any, Any]) -> Any:
@@ -294,7 +297,7 @@ class _TorchNames:
         self, storage: Any, offset: Any, shape: Any, stride: Any, _grad: Any, _hooks: Any,
         dtype: Any, *_rest: Any
     ) -> LazyTensor:  # fmt: skip
-        """A tensor whose dtype has no storage class of its own: the unsigned integers."""
+        """Rebuild a tensor whose dtype has no storage class of its own: unsigned integers."""
         name = str(dtype).removeprefix("torch.")
         if not isinstance(storage, LazyStorage) or name not in ("uint16", "uint32", "uint64"):
             raise BadPartitionError(

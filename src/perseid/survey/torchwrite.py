@@ -25,22 +25,24 @@ _STORAGES = {
 }
 
 _ROOT = "archive"
-"""Folder in the archive: torch finds any, and one name gives the same bytes everywhere."""
+"""Top folder in the archive. Torch accepts any name; a fixed one gives the same bytes
+everywhere."""
 
 Spec = tuple[np.dtype[Any], tuple[int, ...]]
 
 
 class TorchZip:
-    """A ``.pt`` file being written: the pickle first, then each tensor's bytes as they come.
+    """Writes a ``.pt`` file: first the pickle, then each tensor's bytes as they arrive.
 
     Parameters
     ----------
     path
         The file.
     specs
-        Dtype (float32, float64, int64 or int32) and shape of each tensor, in the file's order.
+        Dtype (float32, float64, int64 or int32) and shape of each tensor, in file order.
     tensors
-        Which of them are the dataset's ``tensors``; the others are attributes of their name.
+        Which of them form the dataset's ``tensors``; the others become attributes of their own
+        name.
     more
         Further attributes: None, True or False.
     """
@@ -69,7 +71,7 @@ class TorchZip:
         self._zip.close()
 
     def abort(self) -> None:
-        """Give up the file."""
+        """Abandon the half-written file."""
         self._zip.abort()
 
 

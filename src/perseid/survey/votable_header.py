@@ -12,17 +12,18 @@ from perseid.survey.column_spec import ColumnSpec
 
 CONTENT_KEY = b"IVOA.VOTable-Parquet.content"
 _LONGEST = 4 << 20
-"""Bytes above which a header is not read: it describes columns only."""
+"""Largest header that is read, bytes; it only describes columns."""
 
 
 def votable_fields(metadata: Mapping[bytes, bytes] | None) -> dict[str, ColumnSpec]:
-    """What a file's metadata says of its columns, by name; empty where it says nothing.
+    """Column descriptions in a file's metadata, by name; empty if there are none.
 
-    A header that is no XML counts as none: it is about units, and the rows can do without.
+    An invalid header is ignored, since it only adds units and descriptions.
     """
     from xml.etree import ElementTree  # not at the top: most workers read no Parquet
 
     content = (metadata or {}).get(CONTENT_KEY, b"")
+    # Entities are refused because nested ones can expand to gigabytes ("billion laughs").
     if not content or len(content) > _LONGEST or b"<!ENTITY" in content:
         return {}
     try:
@@ -41,7 +42,7 @@ def votable_fields(metadata: Mapping[bytes, bytes] | None) -> dict[str, ColumnSp
 def with_fields(
     specs: Iterable[ColumnSpec], fields: Mapping[str, ColumnSpec]
 ) -> tuple[ColumnSpec, ...]:
-    """The columns with what the header says of them, where they do not say it themselves."""
+    """Complete the columns' own descriptions from those of the header."""
     return tuple(
         replace(
             spec,

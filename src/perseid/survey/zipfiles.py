@@ -1,4 +1,4 @@
-"""The directory of a zip archive whose entries are read by position: stored, so mappable."""
+"""Read zip archives by position: entries that are stored uncompressed can be mapped."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Entry:
     stored_size: int
     """Bytes in the archive."""
     crc: int
-    """CRC-32 of the content; torch writes 0 where it was told to compute none."""
+    """CRC-32 of the content; torch writes 0 if it was told not to compute it."""
     method: int
-    """0: stored as it is; else compressed."""
+    """Compression method; 0 means stored uncompressed."""
     header: int
     """Byte where its local header begins."""
 
@@ -37,7 +37,7 @@ class Entry:
     def start(self) -> int:
         """Byte of the archive where its content begins.
 
-        Raises `BadPartitionError` where there is no local header, or the content is not all there.
+        Raises `BadPartitionError` if the local header is missing or the content is incomplete.
         """
         magic, name, extra = _LOCAL_HEADER.unpack(self.source.read(self.header, 30))
         start = self.header + 30 + int(name) + int(extra)
@@ -50,9 +50,9 @@ class Entry:
 
 
 class ZipArchive:
-    """The entries of a zip archive, of which nothing but the directory has been read.
+    """A zip archive, of which only the directory is read at first.
 
-    Raises `BadPartitionError` where it is none, is cut short, or has encrypted entries.
+    Raises `BadPartitionError` if it is not a zip archive, is truncated, or has encrypted entries.
     """
 
     def __init__(self, source: ByteSource) -> None:
@@ -84,9 +84,9 @@ class ZipArchive:
         return data
 
     def stream(self, entry: Entry) -> IO[bytes]:
-        """An entry, compressed or not, as a file that is decompressed as it is read.
+        """Open an entry, compressed or not, as a file that is decompressed while it is read.
 
-        Its `read` raises what zipfile and zlib raise: `STREAM_ERRORS`.
+        Its `read` raises the `STREAM_ERRORS` of zipfile and zlib.
         """
         try:
             return self._zip.open(entry.name)

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import IO
 
 ALIGNMENT = 64
-"""Bytes; as torch aligns storages, so that every dtype can be mapped."""
+"""Alignment in bytes: that of torch's storages, with which every dtype can be mapped."""
 _PADDING_ID = 0x4246
-"""Extra field that torch pads with: ``FB``."""
+"""Id of the extra field that torch pads with: ``FB``."""
 _ZIP64_FIELD = 20
 """Bytes that zipfile adds to the local header of an entry of more than 2 GiB."""
 
 
 class AlignedZip:
-    """An archive being written to disk, entry by entry. The same content gives the same bytes."""
+    """Writes an archive entry by entry. The same content always gives the same bytes."""
 
     def __init__(self, path: Path) -> None:
         self._zip = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED)
@@ -24,7 +24,7 @@ class AlignedZip:
 
     def open(self, name: str, size: int) -> IO[bytes]:
         """Begin an entry of `size` bytes; close it before the next one."""
-        info = zipfile.ZipInfo(name)  # dated 1980: no clock in the file
+        info = zipfile.ZipInfo(name)  # dated 1980, so that the bytes do not depend on the clock
         large = size > zipfile.ZIP64_LIMIT // 2
         assert self._zip.fp is not None
         header = self._zip.fp.tell() + 30 + len(name.encode()) + (_ZIP64_FIELD if large else 0)

@@ -365,7 +365,7 @@ def test_the_command(
     assert (tmp_path / "sub" / "r.html").read_bytes() == (made.path / "report.html").read_bytes()
     assert main(["report", str(tmp_path / "data")]) == 2
     assert main(["report", str(Path(__file__).parents[2] / "data" / "cai")]) == 2
-    assert "is not one run of perseid" in capsys.readouterr().err
+    assert "is not a single run of perseid" in capsys.readouterr().err
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

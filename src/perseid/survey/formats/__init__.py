@@ -1,4 +1,4 @@
-"""Formats of a file of cutouts, one module each, chosen by the file's suffix.
+"""File formats of cutouts, one module each, chosen by the file's suffix.
 
 A format's module has ``open_table(source, options) -> Table`` and ``create(path, columns) ->
 Writer``.
@@ -32,15 +32,15 @@ _MODULES = {
 
 
 _NEEDED = {"hdf5": "h5py", "fits": "astropy", "parquet": "pyarrow"}
-"""Packages of the extra ``formats``, by the module that needs them."""
+"""The package of the extra ``formats`` that each module needs."""
 
 
 READ_ONLY = (".fits.gz", ".fits.fz")
-"""Suffixes that are read, and not written."""
+"""Suffixes that can be read but not written."""
 
 
 class Format(Protocol):
-    """What a format's module offers."""
+    """Interface of a format's module."""
 
     def open_table(self, source: ByteSource, options: ReadOptions = PLAIN) -> Table:
         """Read the layout; raises `BadPartitionError`."""
@@ -65,7 +65,7 @@ def format_for(name: str) -> Format:
     suffix = suffix_of(name)
     if not suffix:
         known = " ".join(_MODULES)
-        raise BadInputError(f"{name}: the suffix tells no format of cutouts (known: {known})")
+        raise BadInputError(f"{name}: the suffix is not that of a known format (known: {known})")
     module = importlib.import_module(f"{__name__}.{_MODULES[suffix]}")
     return cast(Format, module)
 
@@ -76,17 +76,20 @@ def creatable_format(name: str) -> Format:
     Raises `BadInputError` for an unknown suffix, or one that is only read.
     """
     if suffix_of(name) in READ_ONLY:
-        raise BadInputError(f"{name}: {suffix_of(name)} is read and not written: write .fits")
+        raise BadInputError(
+            f"{name}: {suffix_of(name)} can be read but not written; write .fits instead"
+        )
     return format_for(name)
 
 
 def needed_package(name: str) -> str | None:
-    """The package beyond numpy that reads a file of this name, None where there is none."""
+    """The package besides numpy that is needed to read a file of this name, or None."""
     return _NEEDED.get(_MODULES.get(suffix_of(name), ""))
 
 
 def open_table(source: ByteSource, options: ReadOptions = PLAIN) -> Table:
-    """Open a file by its suffix; raises `BadPartitionError` where it is not such a file."""
+    """Open a file in the format of its suffix; raises `BadPartitionError` if it is not such a
+    file."""
     if source.size == 0:
         raise BadPartitionError(f"{source.name} is empty (0 bytes)")
     if source.name.lower().endswith(".gz"):

@@ -1,4 +1,4 @@
-"""Arrow's columns as arrays: nested lists, tensors, text, nulls."""
+"""Convert Arrow columns to NumPy arrays: nested lists, tensors, text, nulls."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from perseid.errors import BadPartitionError, NotInstalledError
 from perseid.survey.content import LONGEST_TEXT, TEXT
 
 PIXELS = ("flux", "array")
-"""Names of the part of an image structure that holds its pixels: of the Multimodal Universe, and
-of data sets made with its tools."""
+"""Names of the field of an image struct that holds the pixels: in the Multimodal Universe, and in
+data sets made with its tools."""
 
 
 def pyarrow_module() -> Any:
-    """pyarrow, or the command that installs it (`NotInstalledError`)."""
+    """Import pyarrow; raises `NotInstalledError` with the command that installs it."""
     if "pyarrow" not in sys.modules:
-        # Its own allocator keeps what was freed: some 10 MB more of a worker's peak.
+        # Arrow's default allocator keeps freed memory, which adds some 10 MB to a worker's peak.
         os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     try:
         import pyarrow
@@ -33,7 +33,7 @@ def pyarrow_module() -> Any:
 
 
 def compute_module() -> Any:
-    """pyarrow's functions of columns; not imported where columns are only read."""
+    """Import pyarrow's compute functions, which are not needed for just reading columns."""
     pyarrow_module()
     import pyarrow.compute
 
@@ -50,7 +50,7 @@ def item_bytes(kind: Any) -> int:
 
 
 def unwrapped(kind: Any) -> tuple[Any, tuple[int | None, ...]]:
-    """The type of single values, and the lengths of the lists around them; None: any length."""
+    """The type of single values, and the lengths of the lists around them (None: any length)."""
     pa = pyarrow_module()
     sizes: list[int | None] = []
     while True:
@@ -75,14 +75,14 @@ def unwrapped(kind: Any) -> tuple[Any, tuple[int | None, ...]]:
 
 @dataclass(frozen=True)
 class Field:
-    """A column of a Parquet file as it is read: one itself, or a part of a structure."""
+    """What is read of a Parquet column: the whole column, or one field of a struct."""
 
     column: str
     """Name of the column."""
     part: str = ""
-    """Of a structure, the part that is read; else empty."""
+    """Name of the field that is read, if the column is a struct; otherwise empty."""
     path: str = ""
-    """Of the values in the file: what Parquet calls the column, down to the part."""
+    """Parquet's path of the values in the file, down to the field."""
 
     def kind(self, schema: Any) -> Any:
         """The Arrow type of its values."""
@@ -109,9 +109,9 @@ class Field:
 
 
 def image_field(schema: Any, column: str, paths: Sequence[str]) -> Field:
-    """The pixels of a column: of a structure its ``flux``, as the Multimodal Universe has it.
+    """Find the pixels in a column: in a struct, its ``flux``, as in the Multimodal Universe.
 
-    `paths` are Parquet's names of all columns of single values.
+    `paths` are Parquet's names of all leaf columns.
     """
     pa, kind = pyarrow_module(), schema.field(column).type
     if is_any_list(kind):
@@ -130,7 +130,7 @@ def image_field(schema: Any, column: str, paths: Sequence[str]) -> Field:
 
 
 def sibling_field(field: Field, part: str, paths: Sequence[str]) -> Field | None:
-    """Another part of the structure that a field is of; None where there is none."""
+    """Another field of the same struct; None if there is none."""
     of_column = (path.split(".") for path in paths if path.startswith(f"{field.column}."))
     parts = next((parts for parts in of_column if part in parts[1:]), None)
     if parts is None or not field.part:
@@ -145,7 +145,7 @@ def is_any_list(kind: Any) -> bool:
 
 
 def is_read(kind: Any) -> bool:
-    """Whether values of an Arrow type can be read at all."""
+    """Whether values of an Arrow type can be read."""
     try:
         numpy_type(unwrapped(kind)[0], "")
     except BadPartitionError:
@@ -154,7 +154,7 @@ def is_read(kind: Any) -> bool:
 
 
 def numpy_type(leaf: Any, place: str) -> np.dtype[Any]:
-    """The dtype of values of an Arrow type; raises `BadPartitionError` at `place`."""
+    """The NumPy dtype of an Arrow type; raises `BadPartitionError`, naming `place`."""
     types = pyarrow_module().types
     if types.is_string(leaf) or types.is_large_string(leaf) or types.is_string_view(leaf):
         return TEXT
@@ -168,7 +168,7 @@ def numpy_type(leaf: Any, place: str) -> np.dtype[Any]:
 
 
 def to_array(column: Any, place: str) -> NDArray[Any]:
-    """The values of a column, rows first; a masked array where some are null."""
+    """Convert a column to an array, rows first; a masked array if some values are null."""
     pa = pyarrow_module()
     if isinstance(column, pa.ExtensionArray):
         column = column.storage
@@ -176,7 +176,7 @@ def to_array(column: Any, place: str) -> NDArray[Any]:
         return _leaf(column, place)
     valid = column.is_valid().to_numpy(zero_copy_only=False)
     if pa.types.is_fixed_size_list(column.type):
-        # `flatten` leaves out the values below null lists, which are there
+        # `flatten` would skip the values below null lists, although they are stored
         size = column.type.list_size
         inner = column.values.slice(column.offset * size, len(column) * size)
         return _rows_of(to_array(inner, place), len(column), valid, valid_only=False)
@@ -192,7 +192,7 @@ def to_array(column: Any, place: str) -> NDArray[Any]:
 def _rows_of(
     inner: NDArray[Any], rows: int, valid: NDArray[np.bool_], *, valid_only: bool
 ) -> NDArray[Any]:
-    """Values of lists as an array of rows; those of null lists are masked."""
+    """Reshape the values of lists to rows; rows of null lists are masked."""
     given = int(valid.sum()) if valid_only else rows
     shaped = inner.reshape(given, -1 if inner.size else 0, *inner.shape[1:])
     if valid.all():

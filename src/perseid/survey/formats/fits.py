@@ -1,7 +1,7 @@
-"""FITS (``.fits``): a binary table, one row an object, with an image column of fixed offsets.
+"""FITS (``.fits``): a binary table with one row per object and a fixed-length image column.
 
-Rows have one length, so any of them are read by their place. FITS 4.0, section 7.3: numbers are
-big-endian, the image's shape is in ``TDIMn`` with the fastest axis first.
+All rows have the same length, so any row can be read by its position. FITS 4.0, section 7.3:
+numbers are big-endian, the image's shape is in ``TDIMn`` with the fastest axis first.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from perseid.survey.read_options import PLAIN, ReadOptions
 from perseid.survey.table import Table, Writer
 
 _BLOCK = 2880
-"""Bytes; a FITS file is a whole number of them."""
+"""Bytes of a FITS block; every file is a whole number of blocks."""
 _CODES = {"float32": "E", "float64": "D", "int64": "K", "uint64": "K", "int32": "J"}
 _UNSIGNED = 1 << 63
 """``TZERO`` of unsigned integers of 64 bits."""
@@ -39,7 +39,7 @@ def open_table(source: ByteSource, options: ReadOptions = PLAIN) -> Table:
     fits = _astropy()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what astropy only warns of is checked below
+            warnings.simplefilter("ignore")  # whatever astropy only warns about is checked below
             hdus = fits.open(SourceFile(source), memmap=False, lazy_load_hdus=True)
             table = _find(fits, hdus, source, options)
             if not isinstance(table, ImageTable):
@@ -103,7 +103,8 @@ def _of_table(hdu: Any, source: ByteSource, used: dict[str, str], options: ReadO
 
 
 def _of_image(fits: Any, hdus: Any, source: ByteSource, options: ReadOptions) -> Table:
-    """Cutouts of an image HDU, with the columns of a table of as many rows."""
+    """Read cutouts from an image HDU, and their columns from a table with the same number of
+    rows."""
     image = image_hdu(fits, hdus)
     if image is None:
         raise BadPartitionError(
@@ -126,8 +127,8 @@ def _of_image(fits: Any, hdus: Any, source: ByteSource, options: ReadOptions) ->
 
 
 def _described(hdu: Any, row: np.dtype[Any]) -> Iterator[ColumnSpec]:
-    """Every column of the table; UCDs are in ``TUCDn`` and descriptions in ``TCOMMn`` by
-    convention."""
+    """Describe every column of the table; by convention UCDs are in ``TUCDn`` and descriptions in
+    ``TCOMMn``."""
     for number, name in enumerate(hdu.columns.names, start=1):
         if not _is_plain(hdu.columns, name):
             yield ColumnSpec(name, name, kind="")
@@ -150,13 +151,13 @@ def _is_plain(columns: Any, name: str) -> bool:
 
 @dataclass(frozen=True)
 class _Field:
-    """A column of the table: how its values come from the bytes of a row."""
+    """A column of the table, and how its values are decoded from the bytes of a row."""
 
     name: str
     raw: np.dtype[Any]
-    """Of one number, as it lies in the file."""
+    """Dtype of one number as stored in the file."""
     shape: tuple[int, ...]
-    """Of one row."""
+    """Shape of one row."""
     scale: float = 1.0
     """``TSCALn``."""
     zero: float = 0.0
@@ -164,11 +165,11 @@ class _Field:
     null: int | None = None
     """``TNULLn``: the integer that means missing."""
     logical: bool = False
-    """Letters T and F, a zero byte for missing."""
+    """Whether values are the letters T and F, with a zero byte for missing."""
 
     @classmethod
     def of(cls, definition: Any, row: np.dtype[Any], place: str) -> _Field:
-        """From astropy's definition of a column; raises `BadPartitionError` at `place`."""
+        """Make it from astropy's column definition; raises `BadPartitionError`, naming `place`."""
         code = definition.format.format
         if code in ("P", "Q"):
             raise BadPartitionError(
@@ -202,14 +203,15 @@ class _Field:
         return np.dtype(np.float64)
 
     def values(self, rows: NDArray[Any]) -> NDArray[Any]:
-        """The values of some rows of the table; a masked array where some are missing."""
+        """Decode the column in some rows of the table; a masked array if some values are
+        missing."""
         raw = np.ascontiguousarray(rows[self.name])
         if self.logical:
             return np.ma.masked_array(raw == ord("T"), mask=raw == 0) if (raw == 0).any() else (
                 raw == ord("T")
             )  # fmt: skip
         if raw.dtype.kind == "S":
-            return np.char.rstrip(raw)  # blanks at the end mean nothing
+            return np.char.rstrip(raw)  # trailing blanks are not significant in FITS
         values = self._scaled(raw)
         if self.null is None or raw.dtype.kind not in "iu":
             return values
@@ -227,7 +229,7 @@ class _Field:
 
 
 class _Rows(Table):
-    """Rows of one length, mapped or read by ranges."""
+    """Rows of fixed length, mapped or read by ranges."""
 
     def __init__(
         self,

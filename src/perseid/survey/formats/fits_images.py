@@ -1,6 +1,7 @@
 """FITS images: an HDU of (n, bands, height, width), plain or tile-compressed (``.fits.fz``).
 
-An image of three axes is one cutout. A table of as many rows in the same file has its columns.
+An image of three axes is one cutout. A table with the same number of rows in the same file provides
+the other columns.
 """
 
 from __future__ import annotations
@@ -22,22 +23,22 @@ _DTYPES = {8: "u1", 16: "i2", 32: "i4", 64: "i8", -32: "f4", -64: "f8"}
 
 
 def image_hdu(fits: Any, hdus: Any) -> Any:
-    """The first image of three or four axes; None where there is none."""
+    """The first image of three or four axes; None if there is none."""
     kinds = (fits.PrimaryHDU, fits.ImageHDU, fits.CompImageHDU)
     return next((h for h in hdus if isinstance(h, kinds) and len(h.shape) in (3, 4)), None)
 
 
 class ImageTable(Table):
-    """Cutouts that lie in an image, read by rows; the columns of `small` are in memory.
+    """Cutouts stored in an image HDU, read by rows; the columns of `small` are in memory.
 
     Parameters
     ----------
     source, hdus, hdu
-        The file, what astropy opened of it (closed with the table), and the image.
+        The file, astropy's list of its HDUs (closed with the table), and the HDU of the image.
     small, sources
-        Columns of a table in the same file, and their names there, as `pick_columns` gave them.
+        Columns of a table in the same file, and their names in it, as `pick_columns` returned them.
     options
-        How images lie.
+        Image layout.
     """
 
     def __init__(

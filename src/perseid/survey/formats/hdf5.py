@@ -1,8 +1,8 @@
-"""HDF5 (``.h5``, ``.hdf5``): one dataset a column at the root of the file.
+"""HDF5 (``.h5``, ``.hdf5``): one dataset per column at the root of the file.
 
 A contiguous image dataset, as we write it, is mapped or read by ranges; a chunked or compressed
-one goes through h5py. Links to other files, external and virtual datasets are refused: a
-partition must not make a worker read something else.
+one goes through h5py. Links to other files, external and virtual datasets are refused: a partition
+must not make a worker read any other file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from perseid.survey.read_options import PLAIN, ReadOptions
 from perseid.survey.table import RawArray, RawTable, Table, Writer
 
 _TEXTS = 64
-"""Texts read at once."""
+"""Texts to read at once."""
 
 
 def open_table(source: ByteSource, options: ReadOptions = PLAIN) -> Table:
@@ -39,8 +39,7 @@ def open_table(source: ByteSource, options: ReadOptions = PLAIN) -> Table:
         )
         datasets = _datasets(h5py, file, source.name, sources)
         if all(_is_raw(file, dataset) for dataset in datasets.values()):
-            # h5py is needed for the layout only: the pixels are mapped, or read by ranges, like any
-            # others.
+            # h5py is only needed for the layout; the pixels are mapped or read by ranges.
             arrays = {
                 name: RawArray(dataset.id.get_offset() or 0, dataset.dtype, dataset.shape)
                 for name, dataset in datasets.items()
@@ -109,7 +108,8 @@ def _datasets(h5py: Any, file: Any, where: str, sources: Mapping[str, str]) -> d
         dataset = file[key]
         if not isinstance(dataset, h5py.Dataset):
             raise BadPartitionError(f"{where}: {key} is a group, not a dataset")
-        # Such a dataset names a file of the worker's machine, which a partition must not choose.
+        # Such a dataset refers to a file on the worker's machine, which a partition must not
+        # choose.
         if dataset.external or dataset.is_virtual or dataset.shape is None:
             raise BadPartitionError(f"{where}: {key} lies in another file or is empty")
         _check_filters(h5py, dataset, f"{where}: {key}")
@@ -118,7 +118,7 @@ def _datasets(h5py: Any, file: Any, where: str, sources: Mapping[str, str]) -> d
 
 
 def _check_filters(h5py: Any, dataset: Any, place: str) -> None:
-    """Refuse what a filter was used for that this installation has not, before it is read."""
+    """Refuse a dataset whose filter is not installed, before anything is read."""
     created = dataset.id.get_create_plist()
     for number in range(created.get_nfilters()):
         code, _, _, name = created.get_filter(number)
@@ -132,12 +132,12 @@ def _check_filters(h5py: Any, dataset: Any, place: str) -> None:
 
 
 def _dtype(h5py: Any, dataset: Any) -> np.dtype[Any]:
-    """Of a dataset's values; text of any length has a Python type in h5py."""
+    """Dtype of a dataset's values; h5py represents variable-length text as Python objects."""
     return TEXT if h5py.check_string_dtype(dataset.dtype) else np.dtype(dataset.dtype)
 
 
 def _is_raw(file: Any, dataset: Any) -> bool:
-    """Whether its bytes lie in the file as in memory (none at all where it has no rows)."""
+    """Whether the file stores its bytes as they are in memory (true if it has no rows)."""
     if dataset.size == 0:
         return True
     plain = dataset.chunks is None and not dataset.compression and not file.userblock_size
@@ -194,7 +194,8 @@ class _Datasets(Table):
         return self.columns.column(name, array, self.source.name)
 
     def _text(self, dataset: Any, start: int, stop: int) -> NDArray[Any]:
-        """Text, a few rows at a time: each may refer to a long one that lies in the file once."""
+        """Read text a few rows at a time: many rows may refer to one long text that the file stores
+        once."""
         rows: list[str] = []
         for at in range(start, stop, _TEXTS):
             part = dataset.asstr("utf-8")[at : min(at + _TEXTS, stop)]

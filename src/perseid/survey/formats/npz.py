@@ -1,4 +1,4 @@
-"""``.npz``: NumPy's archive, one ``.npy`` a column. Pickled arrays are never read.
+"""``.npz``: NumPy's archive, one ``.npy`` per column. Pickled arrays are never read.
 
 Uncompressed archives (``np.savez``) are mapped or read by ranges; compressed ones
 (``np.savez_compressed``) are decompressed block by block, in order.
@@ -30,9 +30,9 @@ from perseid.survey.zipfiles import STREAM_ERRORS, Entry, ZipArchive
 from perseid.survey.zipwrite import AlignedZip
 
 _LONGEST_HEADER = 10_000
-"""Bytes of an ``.npy`` header; NumPy's own limit."""
+"""Longest ``.npy`` header, bytes: NumPy's own limit."""
 _MOST_DEFLATE = 1032
-"""Deflate cannot expand further: a larger ratio is a lie about the size."""
+"""Deflate's largest possible ratio. A larger one means that the stated size is false."""
 
 
 def open_table(source: ByteSource, options: ReadOptions = PLAIN) -> Table:
@@ -76,7 +76,7 @@ def _is_array(archive: ZipArchive, name: str) -> bool:
 
 @dataclass(frozen=True)
 class _Member:
-    """One ``.npy`` in the archive, its header read."""
+    """One ``.npy`` in the archive, with its header parsed."""
 
     entry: Entry
     header: int
@@ -92,7 +92,8 @@ class _Member:
         return count * self.dtype.itemsize
 
     def raw(self) -> RawArray:
-        """Where it lies; its checksum, which includes the header, is continued from there."""
+        """Its position in the file, and the CRC of the data alone: the archive's CRC includes the
+        header."""
         crc = self.entry.crc
         if crc:
             head = zlib.crc32(self.entry.source.read(self.entry.start, self.header))
@@ -104,7 +105,7 @@ def _member(archive: ZipArchive, entry: Entry) -> _Member:
     where = f"{archive.name}: {entry.name}"
     if entry.method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise BadPartitionError(f"{where} is compressed by method {entry.method}, not deflate")
-    # A zip bomb, found out before a byte is decompressed.
+    # Detects a zip bomb before anything is decompressed.
     if entry.method and entry.size > entry.stored_size * _MOST_DEFLATE + 1024:
         raise BadPartitionError(f"{where} claims {entry.size} bytes out of {entry.stored_size}")
     try:
@@ -137,7 +138,7 @@ def _member(archive: ZipArchive, entry: Entry) -> _Member:
 
 
 class _Compressed(Table):
-    """Columns that are decompressed as they are read; going back starts from the beginning."""
+    """Columns that are decompressed while they are read; going back means starting over."""
 
     def __init__(
         self,
@@ -158,7 +159,7 @@ class _Compressed(Table):
         arrays = {name: column[start:stop] for name, column in self._small.items()}
         if "image" not in self._members:
             return as_cutouts(arrays)
-        # A deflate stream has no way back.
+        # A deflate stream cannot be rewound.
         if self._images is None or start < self._row:
             self._images, self._row = self._begin("image"), 0
         size = math.prod(self.columns.shape) * self._members["image"].dtype.itemsize
@@ -166,7 +167,7 @@ class _Compressed(Table):
         data = self._take(self._images, (stop - start) * size, "image")
         self._row = stop
         if stop == self.columns.rows:
-            # zipfile compares the checksum only on a read at the end.
+            # zipfile verifies the checksum only on a read at the end of the entry.
             self._take(self._images, 0, "image")
         images = np.frombuffer(data, self._members["image"].dtype)
         arrays["image"] = self.columns.column("image", images, self.source.name)
@@ -192,7 +193,8 @@ class _Compressed(Table):
             length -= len(self._take(self._images, min(length, 1 << 20), "image"))
 
     def _take(self, file: IO[bytes], length: int, name: str) -> bytes:
-        """`length` bytes, or at the end (0) one empty read, which compares the checksum."""
+        """Read `length` bytes; with 0, read at the end of the entry, which verifies the
+        checksum."""
         try:
             data = file.read(length or 1)
         except STREAM_ERRORS as error:
@@ -237,7 +239,7 @@ class _Writer(ColumnWriter):
 
 
 def _without_prefix(crc: int, prefix_crc: int, length: int) -> int:
-    """CRC-32 of the last `length` bytes of something, from that of all and that of the rest.
+    """CRC-32 of the last `length` bytes, given that of the whole and that of the part before.
 
     crc(AB) = shift(crc(A), len(B)) ^ crc(B), where shift appends zero bytes to the register:
     a linear map over GF(2), applied by repeated squaring (as in zlib's ``crc32_combine``).

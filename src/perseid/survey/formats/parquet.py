@@ -1,8 +1,8 @@
-"""Parquet (``.parquet``): images and magnitudes are fixed-size lists, one row an object.
+"""Parquet (``.parquet``): one row per object; images and magnitudes are fixed-size lists.
 
 The images' shape is in the file's metadata under ``perseid.image_shape`` (JSON); without it, the
-number of magnitudes says how many bands there are and the images are taken to be square. Row
-groups are small, so reading one needs little memory; pages carry checksums.
+number of magnitudes says how many bands there are and the images are taken to be square. Row groups
+are small, so that reading one needs little memory; pages have checksums.
 """
 
 from __future__ import annotations
@@ -41,20 +41,21 @@ from perseid.survey.votable_header import votable_fields, with_fields
 
 SHAPE_KEY = b"perseid.image_shape"
 _GROUP_BYTES = 8 << 20
-"""Pixels of a row group that we write."""
+"""Bytes of pixels per row group that we write."""
 _FETCHED_BYTES, _MAPPED_BYTES = 8 << 20, 1 << 20
-"""Of a column chunk, read at once: in one request, or out of a map."""
+"""Bytes of a column chunk to read at once: by a request, or from a memory map."""
 _BATCH_BYTES, _MOST_BATCH_ROWS = 2 << 20, 4096
-"""Pixels and rows that are decoded at once."""
+"""Bytes of pixels, and most rows, to decode at once."""
 ADVISED_GROUP = 64 << 20
-"""Bytes of a row group up to which a worker needs no more memory than for any other format. Most
-writers make pages of 1 MB, which are read one by one; a page may be as large as its row group."""
+"""Largest row group, bytes, for which a worker needs no more memory than for other formats. Most
+writers make pages of 1 MB, which are read one by one, but a page may be as large as its row
+group."""
 _WORKER_MB = 250
 _SMALL_CHUNK, _MOST_RATIO = 64 << 20, 1000
-"""A column chunk above this size that is compressed by more than this ratio is refused: its pages
-may be as large as itself."""
+"""A column chunk above this size (bytes) and compression ratio is refused, because one of its pages
+may be as large as the whole chunk."""
 _ERRORS = (OSError, ValueError, TypeError, KeyError, NotImplementedError)
-"""What pyarrow raises."""
+"""Exceptions that pyarrow raises for unreadable files."""
 
 
 def open_table(source: ByteSource, options: ReadOptions = PLAIN) -> Table:
@@ -80,7 +81,7 @@ def create(path: Path, columns: Columns) -> Writer:
 
 
 class _Groups(Table):
-    """Row groups, decoded a batch of rows at a time."""
+    """The row groups of a file, decoded one batch of rows at a time."""
 
     def __init__(self, source: ByteSource, file: Any, options: ReadOptions) -> None:
         schema, metadata = file.schema_arrow, file.metadata
@@ -110,7 +111,7 @@ class _Groups(Table):
         groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
         self._ends = np.cumsum([group.num_rows for group in groups], dtype=np.int64)
         self._at = -1
-        """First row that the next batch of `_batches` does not hold."""
+        """First row that has not been decoded yet."""
         self._batches: Iterator[Any] = iter(())
         self._batch: dict[str, NDArray[Any]] = {}
         self._first = 0
@@ -130,12 +131,14 @@ class _Groups(Table):
         )
 
     def _go_to(self, row: int) -> None:
-        """Decode batches until one holds `row`; from the start of its row group where it must."""
+        """Decode batches until one contains `row`, if necessary from the start of the row's
+        group."""
         if self._first <= row < self._at:
             return
         group = int(np.searchsorted(self._ends, row, side="right"))
         begin = int(self._ends[group - 1]) if group else 0
-        # The next batch is not on the way to this row: start at the row's own group.
+        # Continuing would not lead to this row, or only through other groups: start at its own
+        # group.
         if not max(begin, 0) <= self._at <= row:
             self._batches, self._at = self._decode(group), begin
         while self._at <= row:
@@ -160,13 +163,14 @@ class _Groups(Table):
                 batch_size=rows,
                 row_groups=list(range(group, len(self._ends))),
                 columns=[field.path for field in self._fields.values()],
-                # One rank has one thread; a pool of pyarrow's own would take its neighbors' cores.
+                # Each rank has one thread; pyarrow's own pool would take the cores of other ranks.
                 use_threads=False,
             )
         )
 
     def _layout(self, name: str, kind: Any, where: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
-        """Dtype and shape of a column; lists of any length are as long as the first of them."""
+        """Dtype and shape of a column; variable-length lists are taken to be as long as the first
+        one."""
         leaf, sizes = unwrapped(kind)
         if None in sizes:
             sizes = self._lengths(name, len(sizes))
@@ -183,10 +187,10 @@ class _Groups(Table):
                 value = next((entry for entry in value if entry is not None), None)
             if len(lengths) == depth:
                 return tuple(lengths)
-        return (1,) * depth  # of no rows, or of none that has a value
+        return (1,) * depth  # there are no rows, or none has a value
 
     def _band_names(self, paths: Sequence[str]) -> tuple[str, ...]:
-        """Names of the bands, where the image is a structure that has them; of the first row."""
+        """Band names in the first row, if the image is a struct that has them."""
         image = self._fields.get("image")
         band = sibling_field(image, "band", paths) if image is not None else None
         if band is None:
@@ -207,14 +211,14 @@ def _named(where: str, schema: Any, options: ReadOptions, paths: Sequence[str]) 
         pick_columns(where, schema.names, options),
         lambda column: is_read(image_field(schema, column, paths).kind(schema)),
     )
-    is_null = pyarrow_module().types.is_null  # nothing is known of it: no such column
+    is_null = pyarrow_module().types.is_null  # a column of type null has no values
     return {
         name: column for name, column in found.items() if not is_null(schema.field(column).type)
     }
 
 
 def _remark(largest: int) -> str:
-    """What `Table.remark` says of a file whose largest row group has so many bytes."""
+    """The `Table.remark` of a file whose largest row group has this many bytes."""
     if largest <= ADVISED_GROUP:
         return ""
     return (
@@ -225,7 +229,7 @@ def _remark(largest: int) -> str:
 
 
 def _described(schema: Any, paths: Sequence[str]) -> Iterator[ColumnSpec]:
-    """Every column of the file, with what the metadata of its own field says."""
+    """Describe every column of the file, using the metadata of its field."""
     for field in schema:
         kind = image_field(schema, field.name, paths).kind(schema)
         if not is_read(kind) or pyarrow_module().types.is_null(kind):
@@ -244,11 +248,9 @@ def _described(schema: Any, paths: Sequence[str]) -> Iterator[ColumnSpec]:
 
 
 def _check_groups(where: str, metadata: Any, schema: Any, fields: Iterable[Field]) -> int:
-    """Bytes of the largest row group; refuse those that would take too much memory.
+    """Bytes of the largest row group, stored or decoded; refuse one that needs too much memory.
 
-    What counts is the larger of how they are stored and what they are decoded to.
-
-    A constant column of a gigabyte has a few bytes in the file.
+    Both sizes matter: a constant column of a gigabyte takes only a few bytes in the file.
     """
     wanted = {field.path: item_bytes(field.kind(schema)) for field in fields}
     largest = 0
@@ -278,7 +280,8 @@ def _lies_in(chunk: Any, path: str) -> bool:
 
 
 def _sentence(source: ByteSource, error: Exception) -> PerseidError:
-    """What pyarrow says of a file; only of a corrupt one that it is corrupt."""
+    """The error for a pyarrow exception; a file with an unsupported feature is not called
+    corrupt."""
     first = (str(error).splitlines() or [type(error).__name__])[0]
     if isinstance(error, NotImplementedError) or "encrypt" in first.lower():
         return BadPartitionError(
@@ -291,7 +294,7 @@ def _sentence(source: ByteSource, error: Exception) -> PerseidError:
 def _shaped(
     found: dict[str, tuple[np.dtype[Any], tuple[int, ...]]], stated: bytes | None, where: str
 ) -> tuple[np.dtype[Any], tuple[int, ...]]:
-    """The images' dtype with their shape, as stated or as the magnitudes imply."""
+    """The images' dtype and shape, from the metadata or else from the number of magnitudes."""
     dtype, (rows, pixels) = found["image"]
     if stated is not None:
         shape = parse_json(stated)

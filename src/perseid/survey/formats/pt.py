@@ -1,8 +1,8 @@
 """``.pt``: a pickled ``torch.utils.data.TensorDataset``, read and written without torch.
 
-Its tensors are (image, magnitude, redshift), as published. Our further columns are attributes of
-the dataset beside ``tensors`` (`object_id`, `label`), so scripts that unpack three tensors work
-as before. A survey without redshifts gets NaN and the attribute ``redshift_known = False``, one
+Its tensors are (image, magnitude, redshift), as published. Our other columns (`object_id`, `label`)
+are attributes of the dataset next to ``tensors``, so existing scripts that unpack three tensors
+keep working. A survey without redshifts gets NaN and the attribute ``redshift_known = False``, one
 without magnitudes likewise ``magnitude_known = False``.
 """
 
@@ -72,7 +72,7 @@ def _tensors(dataset: Any, where: str) -> dict[str, LazyTensor | list[Any]]:
 
 
 def _array(name: str, values: Sequence[Any], where: str) -> NDArray[Any]:
-    """A plain list of ids or labels, such as text, of which torch has no tensor."""
+    """Convert a plain list of ids or labels, needed for text, for which torch has no tensor."""
     missing = np.array([value is None for value in values], np.bool_)
     known = [value for value in values if value is not None]
     kinds = {type(value) for value in known}
@@ -102,7 +102,7 @@ def _raw(name: str, tensor: LazyTensor, where: str) -> RawArray:
     entry = tensor.storage.entry
     if tensor.offset == 0 and array.num_bytes == entry.size:
         return replace(array, crc=entry.crc)
-    return array  # part of a larger storage, of which no checksum is known
+    return array  # a part of a larger storage has no checksum of its own
 
 
 def _called(value: Any) -> str:
@@ -118,7 +118,7 @@ class _Writer(ColumnWriter):
         absent = [name for name in ("magnitude", "redshift") if name not in dtypes]
         dtypes |= dict.fromkeys(absent, np.dtype(np.float32))
         if dtypes.get("object_id") == np.uint64:
-            dtypes["object_id"] = np.dtype(np.int64)  # torch's own kind of integer
+            dtypes["object_id"] = np.dtype(np.int64)  # torch has only limited support for uint64
         specs = {
             name: (dtypes[name], (columns.rows, *columns.row_shape(name)))
             for name in (*_TENSORS, *_ATTRIBUTES)

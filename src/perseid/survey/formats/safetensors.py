@@ -1,8 +1,8 @@
 """``.safetensors``: a JSON header, then the raw columns.
 
 The layout is the public one (https://huggingface.co/docs/safetensors): eight bytes of header
-length, the header, the buffer without gaps. We write the small columns first, so that one request
-for the head of an object brings all but the images.
+length, the header, the buffer without gaps. We write the small columns first, so that a single
+request for the head of an object fetches everything but the images.
 """
 
 from __future__ import annotations

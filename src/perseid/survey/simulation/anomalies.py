@@ -132,7 +132,8 @@ def satellite_trail(image: Image, rng: np.random.Generator) -> Image:
     angle = rng.uniform(0.0, np.pi)
     y, x = np.mgrid[: sdss.SIZE, : sdss.SIZE] - (sdss.SIZE - 1) / 2
     distance = (x * np.sin(angle) - y * np.cos(angle) - rng.uniform(-10.0, 10.0)) * sdss.PIXEL
-    width = sdss.PSF_FWHM[band] / 2.355 * rng.uniform(1.0, 1.6)  # out of focus, it is near
+    # Satellites are near, so out of focus.
+    width = sdss.PSF_FWHM[band] / 2.355 * rng.uniform(1.0, 1.6)
     peak = sdss.BACKGROUND_SIGMA[band] * 10.0 ** rng.uniform(0.9, 2.0)
     out = image.copy()
     out[band] += peak * np.exp(-0.5 * (distance / width) ** 2)

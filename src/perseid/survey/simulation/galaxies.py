@@ -22,7 +22,7 @@ BULGE_REDDER = np.array([0.55, 0.22, 0.0, -0.07, -0.11])
 KNOTS_BLUER = np.array([-0.7, -0.35, 0.0, 0.15, 0.25])
 """As `BULGE_REDDER`, for knots of young stars in the arms."""
 HUBBLE = 70.0
-"""km/s/Mpc, as in Shen et al. 2003, with OMEGA_M; flat."""
+"""km/s/Mpc; with OMEGA_M and a flat universe, as in Shen et al. 2003."""
 OMEGA_M = 0.3
 LIGHT_KM_S = 299792.458
 
@@ -213,7 +213,8 @@ def draw_neighbors(table: sdss.GalaxyTable, rng: np.random.Generator) -> Scene:
 
     About 0.3 galaxies and 0.1 stars per cutout to r = 23, as at high galactic latitude; number
     counts rise as 10^(0.38 r) and 10^(0.15 r). Galaxies take the colors of a random
-    real row. None lies within 2 arcsec of the center, where it would be the anomaly `merger`.
+    real row. None lies within 2 arcsec of the center, where it would look like the anomaly
+    `merger`.
     """
     parts: list[Component] = []
     for _ in range(int(rng.poisson(0.42))):

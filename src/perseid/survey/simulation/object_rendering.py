@@ -22,7 +22,7 @@ ROUND = 100_000
 
 
 def object_ids(seed: int, rows: int, galaxies: int | NDArray[np.int64]) -> NDArray[np.int64]:
-    """(rows,) unique ids: all real galaxies in random order, then all again, and so on.
+    """(rows,) unique ids: all real galaxies in random order, then all of them again, and so on.
 
     `galaxies` is the number of rows of the real table, or the (n,) rows to draw from.
     """
@@ -35,7 +35,8 @@ def object_ids(seed: int, rows: int, galaxies: int | NDArray[np.int64]) -> NDArr
 
 
 def held_out(table_rows: int) -> NDArray[np.int64]:
-    """Rows of the real table used neither for training nor for validation of the default model."""
+    """Rows of the real table that were used neither for training nor for validating the default
+    model."""
     rows = np.arange(table_rows)
     return np.asarray(rows[assign_split(rows) == TEST])
 

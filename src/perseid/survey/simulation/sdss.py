@@ -18,7 +18,7 @@ PIXEL = 0.396
 SIZE = 32
 """Pixels on each side of a cutout."""
 BANDS = 5
-"""u, g, r, i, z, in this order everywhere."""
+"""Number of bands: u, g, r, i, z, in this order everywhere."""
 PSF_FWHM = (1.55, 1.43, 1.32, 1.25, 1.18)
 """Arcseconds in u, g, r, i, z: typical seeing of the imaging survey."""
 PSF_BETA = 3.0

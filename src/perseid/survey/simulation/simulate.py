@@ -1,4 +1,4 @@
-"""Write a simulated survey to disk or to a bucket, with as many processes as wished."""
+"""Write a simulated survey to a disk or a bucket, using several processes."""
 
 from __future__ import annotations
 
@@ -35,16 +35,17 @@ from perseid.survey.simulation.object_rendering import ROUND, held_out, object_i
 from perseid.survey.simulation.render import galsim_module
 
 BLOCK = 256
-"""Objects per task. A task takes about half a second, so progress is smooth and Ctrl-C prompt."""
+"""Objects per task. A task takes about half a second, so progress is smooth and Ctrl-C acts
+promptly."""
 BLOCK_DEADLINE = 600.0
 """Seconds to wait for one task before giving up."""
 SUMMARY = "survey.json"
-"""Written last: a folder that holds it holds a complete survey."""
+"""Written last: a folder that has it contains a complete survey."""
 
 
 @dataclass(frozen=True)
 class Simulated:
-    """What `simulate` wrote; the same is in ``survey.json``."""
+    """Result of `simulate`; ``survey.json`` contains the same."""
 
     url: str
     rows: int
@@ -74,12 +75,12 @@ def simulate(
     """Write a simulated survey: numbered files of cutouts and ``survey.json``.
 
     The bits depend on `rows`, `seed` and `anomaly_rate` alone, not on the number of processes.
-    If it is interrupted or fails, it deletes what it wrote and leaves no process behind.
+    If it is interrupted or fails, it deletes everything that it wrote and leaves no process behind.
 
     Parameters
     ----------
     dest
-        Folder or URL, empty or not there yet.
+        Folder or URL, empty or nonexistent.
     rows
         Number of objects. Beyond the 19,817 of the table, real galaxies are used again, with
         newly drawn shapes and noise.
@@ -91,7 +92,7 @@ def simulate(
         Worker processes, by default one per processor. They are spawned, so a script that calls
         this needs the ``__main__`` guard.
     rows_per_file
-        5,113 rows are 100 MiB of pixels.
+        Rows per file; the default, 5,113, makes 100 MiB of pixels.
     suffix
         The format, see `perseid.survey.formats`.
     only_held_out
@@ -103,14 +104,14 @@ def simulate(
     Raises
     ------
     BadInputError
-        An argument is out of range, or there is no such format.
+        An argument is out of range, or the format is unknown.
     AlreadyExistsError
-        `dest` holds something.
+        `dest` is not empty.
     NotInstalledError
         GalSim, or what the format needs, is missing.
     """
     if processes is None:
-        affinity = getattr(os, "sched_getaffinity", None)  # of Linux alone
+        affinity = getattr(os, "sched_getaffinity", None)  # Linux only
         processes = len(affinity(0)) if affinity else os.cpu_count() or 1
     _check(rows, seed, anomaly_rate, processes, rows_per_file)
     format_for(f"1{suffix}")
@@ -155,7 +156,7 @@ def _all_or_nothing(store: Storage) -> Iterator[list[str]]:
     first = first_key(store)
     if first is not None:
         raise AlreadyExistsError(
-            f"{store.where()} holds {first} already: give an empty place, or delete it first"
+            f"{store.where()} already holds {first}: choose an empty folder, or delete it first"
         )
     written: list[str] = []
     try:
@@ -214,9 +215,9 @@ def _joined(parts: list[Cutouts]) -> Cutouts:
 def _in_processes(
     work: Callable[[NDArray[np.int64]], Cutouts], tasks: Iterator[NDArray[np.int64]], count: int
 ) -> Generator[Cutouts, None, None]:
-    """Results in task order, computed a few tasks ahead; the pool is closed however this ends."""
+    """Yield results in task order, computed a few tasks ahead; the pool is always closed."""
     waiting: deque[Future[Cutouts]] = deque()
-    with _safe_path():  # multiprocessing's own helper starts here
+    with _safe_path():  # this starts multiprocessing's resource tracker
         pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _start_worker)
     try:
         for task in tasks:
@@ -237,9 +238,9 @@ def _in_processes(
 
 @contextmanager
 def _safe_path() -> Iterator[None]:
-    """Processes that are started meanwhile take no module from the current folder.
+    """Keep processes started meanwhile from importing modules in the current folder.
 
-    They take their path from this process later; until then they import what they start with.
+    They get this process's path later, but import their startup modules before that.
     """
     before = os.environ.get("PYTHONSAFEPATH")
     os.environ["PYTHONSAFEPATH"] = "1"
@@ -254,7 +255,8 @@ def _safe_path() -> Iterator[None]:
 
 @contextmanager
 def _no_interrupt() -> Iterator[None]:
-    """Block SIGINT: worker processes inherit the mask, so only the parent handles Ctrl-C."""
+    """Block SIGINT for a while: worker processes inherit the mask, so only the parent handles
+    Ctrl-C."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
