@@ -32,7 +32,7 @@ OTHER = {
     "signature": {"name": "another"},
     "fit": "crop", "layout": "channels-last", "lists": ["pdf"], "intervals": {"0.68": 0.5},
     "precision": "int8", "batch_size": 8, "anomaly": "none", "top": 5,
-    "missing": {"redshift": [7.0]}, "columns": {"redshift": ["Z_SPEC"]},
+    "missing": {"redshift": [7.0]}, "columns": {"redshift": ["Z_SPEC"]}, "bands": ["u"],
 }  # fmt: skip
 """Another value of each option that changes results."""
 

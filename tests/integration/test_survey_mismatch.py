@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import surveyfiles
 from onnx import TensorProto, helper
-from tiny import SIDE, tiny_model
+from tiny import SIDE, tiny_model, tiny_redshift
 
 from perseid.errors import BadInputError
 from perseid.model.inputs import ColumnInput
@@ -22,6 +22,7 @@ from perseid.pipeline.request import RunRequest
 from perseid.pipeline.summarize import summarize
 from perseid.pipeline.work import work
 from perseid.storage import Storage
+from perseid.survey import Cutouts
 
 ROWS = 6
 
@@ -89,6 +90,17 @@ MISMATCHES = {
     "larger images": (
         "tiny", {"image": images(side=SIDE + 2), "magnitude": np.ones((ROWS, 5))}, {}, "--fit crop",
     ),
+    "smaller images": (
+        "tiny", {"image": images(side=SIDE - 3), "magnitude": np.ones((ROWS, 5))}, {}, "--fit pad",
+    ),
+    "one side larger and one smaller": (
+        "tiny", {"image": images()[:, :, 1:].repeat(2, 3), "magnitude": np.ones((ROWS, 5))}, {},
+        "neither --fit crop nor --fit pad makes both sides fit",
+    ),
+    "cropped where it is to be padded": (
+        "tiny", {"image": images(side=SIDE - 3), "magnitude": np.ones((ROWS, 5))}, {"fit": "crop"},
+        r"\(5, 5, 5\), but .* takes \(5, 8, 8\): fit them by --fit pad",
+    ),
     "bands that are last": (
         "tiny", {"image": np.ones((ROWS, SIDE, SIDE + 1, 5), np.uint8)}, {},
         "--layout channels-last",
@@ -112,6 +124,34 @@ def test_it_is_said_before_the_run(what: str, tmp_path: Path) -> None:
         initialize(request(tmp_path, arrays, model=url, **given))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("how", "height", "width"),
+    [("pad", SIDE - 3, SIDE - 2), ("pad", 1, SIDE), ("crop", SIDE + 3, SIDE + 2),
+     ("crop", SIDE, SIDE + 1)],
+)  # fmt: skip
+def test_images_of_another_size_are_fitted_about_their_middle(
+    how: str, height: int, width: int, tmp_path: Path
+) -> None:
+    """A pixel in the middle stays there; of an odd difference, the spare pixel is at the end."""
+    given = np.random.default_rng(1).normal(size=(ROWS, 5, height, width)).astype(np.float32)
+    wanted = np.zeros((ROWS, 5, SIDE, SIDE), np.float32)
+    for row in range(SIDE):
+        for column in range(SIDE):
+            y, x = row + (height - SIDE) // 2, column + (width - SIDE) // 2
+            if how == "pad":
+                y, x = row - (SIDE - height) // 2, column - (SIDE - width) // 2
+            if 0 <= y < height and 0 <= x < width:
+                wanted[:, :, row, column] = given[:, :, y, x]
+    magnitude = np.full((ROWS, 5), 18.0)
+    url = str(tiny_model(tmp_path / "tiny.onnx"))
+    asked = request(tmp_path, {"image": given, "magnitude": magnitude}, model=url, fit=how)
+    for item in initialize(asked).items:
+        assert not work(item).failed_partitions
+    summarize(Storage(tmp_path / "run"))
+    got = pq.read_table(tmp_path / "run" / "catalogue.parquet")["z_pred"].to_numpy()
+    np.testing.assert_allclose(got, tiny_redshift(Cutouts(wanted, magnitude)), rtol=1e-5)
 
 
 def test_what_the_model_does_not_use_may_be_missing(tmp_path: Path) -> None:

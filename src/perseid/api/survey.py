@@ -15,7 +15,6 @@ from perseid.pipeline.request import RunRequest
 from perseid.storage import Storage
 from perseid.survey import Cutouts, open_partition
 from perseid.survey.column_spec import ColumnSpec
-from perseid.survey.read_options import ReadOptions, channels_last
 
 SHOWN_PARTITIONS = 10
 """How many partitions a notebook shows."""
@@ -135,6 +134,7 @@ def open_survey(
     file_limit: int | None = None,
     columns: Mapping[str, str | list[str]] | None = None,
     layout: str | None = None,
+    bands: str | list[str] | None = None,
 ) -> Survey:
     """Open a survey: a folder, a bucket's prefix or a list of files, found as a run would find
     them.
@@ -145,8 +145,9 @@ def open_survey(
         Folder (path or URL), or a list of partitions.
     file_limit
         Take only this many partitions, the first in natural order.
-    columns, layout
-        Names of the survey's columns and axis order of its images, as in a request.
+    columns, layout, bands
+        Names of the survey's columns, axis order of its images and names of their bands, as in a
+        request. By default, as in the survey's ``survey.json``.
 
     Raises
     ------
@@ -162,8 +163,8 @@ def open_survey(
     """
     where = [str(one) for one in data] if isinstance(data, list) else str(data)
     keys = {"data": where, "results": "memory://none", "file_limit": file_limit,
-            "columns": columns, "layout": layout}  # fmt: skip
+            "columns": columns, "layout": layout, "bands": bands}  # fmt: skip
     request = RunRequest.parse(keys)
     listing = list_partitions(request)
-    options = ReadOptions(request.column_names, channels_last=channels_last(request.layout))
+    options = listing.read_options(request)
     return Survey(SurveyFiles(listing.data_url, listing.partitions, listing.warnings, options))

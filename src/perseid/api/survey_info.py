@@ -180,7 +180,7 @@ def _use(
     signature: ModelSignature,
     fit: str,
 ) -> ModelUse:
-    options = replace(with_inputs(files.options, signature), needs_image=False)
+    options = replace(with_inputs(files.options, signature), needs_image=False, reads_image=True)
     again = replace(files, options=options).look()
     used = []
     if signature.bands:
@@ -194,7 +194,8 @@ def _use(
         source = sources.get(one.column, there.get(named, ""))
         takes = f"{count} number{'' if count == 1 else 's'} a row"
         used.append(InputUse(one.name, takes, source))
-    problem = unfit(signature, again.columns, fit, [spec.source for spec in look.described])
+    every = [spec.source for spec in look.described]
+    problem = unfit(signature, again.columns, fit, every, look.bands)
     return ModelUse(signature.name, tuple(used), f"the survey has {problem}" if problem else "")
 
 

@@ -9,7 +9,7 @@ from perseid.api.calibrating import calibrate_model
 from perseid.cli.request_options import add_request_options, given_options
 from perseid.model.intervals import calibration_place
 
-READ = ("columns", "layout", "fit", "precision", "signature")
+READ = ("columns", "layout", "bands", "fit", "precision", "signature", "model_path")
 """Keys of a request that determine how the survey is read and how the model computes."""
 
 

@@ -37,6 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     info.add_argument("--fit", choices=("crop", "pad"), help="how to fit images of another size")
     add_columns_argument(info)
     add_layout_argument(info)
+    info.add_argument("--bands", metavar="NAME,...", help="names of its bands, in their order")
     info.add_argument("--picture", metavar="FILE", type=Path, help="draw nine cutouts as a PNG")
     info.add_argument("--json", action="store_true", help="print it as JSON")
     add_storage_arguments(info)
@@ -45,7 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print a description of the survey; exit status 1 if the model cannot be run over it."""
     names = parse_columns(args.columns) if args.columns else None
-    survey = open_survey(args.data, columns=names, layout=args.layout)
+    survey = open_survey(args.data, columns=names, layout=args.layout, bands=args.bands)
     model = load_model(args.model, signature=args.signature) if args.model else None
     inputs = [one.column for one in model.signature.columns] if model else []
     check_known(column_names(names or {}), inputs)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from perseid.errors import BadInputError, BadPartitionError
 from perseid.measure.present.gallery import lupton, png, shown_bands
 from perseid.pipeline.manifest import Manifest
+from perseid.pipeline.model_inputs import chosen_bands, with_bands
 from perseid.pipeline.survey_columns import read_options
 from perseid.storage import Storage
 from perseid.survey.reader import PartitionReader, open_partition
@@ -62,10 +64,14 @@ class CutoutImages:
     ----------
     manifest
         Of the run: where its data are, and what their columns are called.
+    model_bands
+        Names of the model's bands: where the survey has more, or others, these are shown.
     """
 
-    def __init__(self, manifest: Manifest) -> None:
-        self._data_url = manifest.data_url
+    def __init__(
+        self, manifest: Manifest, model_bands: Callable[[], Sequence[str]] = tuple
+    ) -> None:
+        self._data_url, self._model_bands = manifest.data_url, model_bands
         self._keys = {ref.key for ref in manifest.partitions}
         self._options = read_options(manifest.settings)
         self._readers: OrderedDict[str, PartitionReader] = OrderedDict()
@@ -101,7 +107,9 @@ class CutoutImages:
             raise BadPartitionError(
                 f"{reader.name} has {reader.rows} rows, and the catalogue names {row}"
             )
-        cutout = reader.rows_at(row, row + 1)
+        bands = self._model_bands()
+        places = chosen_bands(bands, reader.shape[0], reader.bands) if bands else None
+        cutout = with_bands(reader.rows_at(row, row + 1), places)
         found = np.array(cutout.images[0])
         key = (partition, row)
         self._images[key] = found

@@ -61,7 +61,7 @@ class ExploredRun:
         """The run itself."""
         self.store = Storage(run.url)
         """Its own prefix."""
-        self.images = CutoutImages(run.manifest)
+        self.images = CutoutImages(run.manifest, self.model_bands)
         """Its survey's cutouts."""
         self._lock = threading.RLock()
         self._table: ObjectTable | None = None
@@ -240,16 +240,20 @@ class ExploredRun:
         (partition,), (row,) = table.values("partition", one), table.values("row", one)
         return str(partition), int(str(row))
 
-    def band_names(self, count: int) -> tuple[str, ...]:
-        """What the bands are called, as the model has them; by number where nothing says so."""
+    def model_bands(self) -> tuple[str, ...]:
+        """What the model calls its bands; empty where nothing says so."""
         if self._bands is None:
             try:
-                found = read_record(parse_json(self.store.get(layout.record(0))), 0).bands
+                self._bands = read_record(parse_json(self.store.get(layout.record(0))), 0).bands
             except (PerseidError, ValueError):
-                found = ()
-            self._bands = found
-        if len(self._bands) == count:
-            return self._bands
+                self._bands = ()
+        return self._bands
+
+    def band_names(self, count: int) -> tuple[str, ...]:
+        """What the bands are called, as the model has them; by number where nothing says so."""
+        names = self.model_bands()
+        if len(names) == count:
+            return names
         return tuple(f"band {number}" for number in range(1, count + 1))
 
     def columns(self) -> list[str]:

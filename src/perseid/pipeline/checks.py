@@ -162,7 +162,8 @@ def check_shape(
     for ref in partitions:
         try:
             with open_partition(storage, ref.key, options=seen) as reader:
-                said = unfit(signature, reader.columns, fit, [s.source for s in reader.described])
+                named, bands = [s.source for s in reader.described], reader.bands
+                said = unfit(signature, reader.columns, fit, named, bands)
         except (BadPartitionError, NotFoundError) as error:
             if options.names and "has no column" in str(error):  # named by the user: never there
                 wrong = wrong or str(error)

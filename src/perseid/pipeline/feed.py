@@ -17,11 +17,17 @@ from numpy.typing import NDArray
 from perseid.errors import BadInputError, BadPartitionError, NotFoundError, StorageError
 from perseid.model.signature import ModelSignature
 from perseid.pipeline.items import PartitionRef
-from perseid.pipeline.model_inputs import fitted, flags, unfit
+from perseid.pipeline.model_inputs import (
+    chosen_bands,
+    fitted,
+    flags,
+    names_of_bands,
+    unfit,
+    with_bands,
+)
 from perseid.storage import Storage
 from perseid.survey.bytesource import FetchStats
 from perseid.survey.cutouts import Cutouts
-from perseid.survey.file_columns import Columns
 from perseid.survey.missing import MissingValues
 from perseid.survey.read_options import PLAIN, ReadOptions
 from perseid.survey.reader import PartitionReader, open_partition
@@ -184,6 +190,11 @@ class Feed:
         local = self._storage.local_path(ref.key) is not None
         if not reader.rows:
             raise BadPartitionError(f"{where} holds no rows: take it out of the survey")
+        bands = reader.bands if self._signature.bands else ()
+        said = unfit(self._signature, reader.columns, self._fit, bands=bands)
+        if said:
+            raise BadPartitionError(f"{where} has {said}")
+        places = chosen_bands(names_of_bands(self._signature), reader.shape[0], bands)
         self._put(Begun(ref, reader.rows))
         blocks = iter(reader.blocks(block_rows(reader.columns.image_bytes, self._micro_batch)))
         while True:
@@ -191,22 +202,16 @@ class Feed:
             cutouts = next(blocks, None)
             if cutouts is None:
                 return
-            images = fitted(cutouts.images, self._signature, self._fit)
-            if images is not cutouts.images:
-                cutouts = replace(cutouts, images=images)
-            elif local:
+            read = cutouts.images
+            cutouts = with_bands(cutouts, places)
+            cutouts = replace(cutouts, images=fitted(cutouts.images, self._signature, self._fit))
+            if local and cutouts.images is read:
                 # The reader gives a block's pages of the memory map back when the next is asked
                 # for, which is before the model sees this one: it would map them anew, to stay.
-                cutouts = replace(cutouts, images=cutouts.images.copy())
-            self._fits(where, cutouts)
+                cutouts = replace(cutouts, images=read.copy())
             flag = flags(self._signature, cutouts)
             self.spans.append((began, time.time()))
             self._put(Block(cutouts, flag))
-
-    def _fits(self, where: str, cutouts: Cutouts) -> None:
-        said = unfit(self._signature, Columns.of(cutouts))
-        if said:
-            raise BadPartitionError(f"{where} has {said}")
 
     def _unchanged(self, ref: PartitionRef) -> None:
         change = self._change(ref)

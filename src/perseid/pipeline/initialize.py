@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
-from pathlib import PurePosixPath
 
 from perseid import __version__
 from perseid.errors import (
@@ -28,6 +27,7 @@ from perseid.pipeline.checks import CheckedModel, check_model, check_shape
 from perseid.pipeline.claim import FormerRun, claim, give_up, refuse_if_taken
 from perseid.pipeline.items import PartitionRef, WorkItem
 from perseid.pipeline.manifest import Manifest, assign
+from perseid.pipeline.model_inputs import same_order_note
 from perseid.pipeline.overlap import refuse_overlap
 from perseid.pipeline.pdf_checks import ADDED
 from perseid.pipeline.rankfiles import temporary_folder
@@ -39,9 +39,9 @@ from perseid.pipeline.survey_columns import carried, choose_columns, parse_keep
 from perseid.pipeline.tables import CATALOGUE
 from perseid.storage import Location, Storage
 from perseid.survey.column_spec import ColumnSpec
-from perseid.survey.discovery import Layout, SurveyListing, discover
+from perseid.survey.description import SurveyDescription, description_of
+from perseid.survey.discovery import Layout, discover
 from perseid.survey.hats import rows_of_files
-from perseid.survey.kinds import SURVEY_FILE, read_label_names
 from perseid.survey.look import look_at_formats, notes_on
 from perseid.survey.names import check_known
 from perseid.survey.read_options import ReadOptions, channels_last
@@ -74,10 +74,18 @@ class Listing:
     """In natural order, cut to the request's `file_limit`."""
     warnings: tuple[str, ...] = ()
     """One sentence each."""
-    label_names: Mapping[int, str] = field(default_factory=dict)
-    """What the survey calls its labels, where it says so itself."""
+    said: SurveyDescription = field(default_factory=SurveyDescription)
+    """What the survey says of itself."""
     uneven: bool = False
     """Whether ranks are given as many rows, not as many partitions: pixels of HATS are uneven."""
+
+    def read_options(self, request: RunRequest) -> ReadOptions:
+        """How the files are read: what the request says comes before what the survey says."""
+        return ReadOptions(
+            names={**self.said.columns, **request.column_names},
+            channels_last=channels_last(request.layout or self.said.layout),
+            bands=request.band_names or self.said.bands,
+        )
 
 
 def initialize(
@@ -255,15 +263,14 @@ def list_partitions(request: RunRequest) -> Listing:
     if found.layout is Layout.HATS:
         rows = rows_of_files(Storage(found.location), [ref.key for ref in refs])
         refs = tuple(replace(ref, rows=rows.get(ref.key)) for ref in refs)
-    listing = Listing(
-        found.location.url, refs, found.notes, _label_names(found), found.layout is Layout.HATS
-    )
+    said, uneven = description_of(found), found.layout is Layout.HATS
+    listing = Listing(found.location.url, refs, (*found.notes, *said.notes), said, uneven)
     limit, count = request.file_limit, len(refs)
     if limit is None or limit == count:
         return listing
     if limit > count:
-        said = f"file_limit is {limit}, but there are only {count} partitions: all are used"
-        return replace(listing, warnings=(*listing.warnings, said))
+        fewer = f"file_limit is {limit}, but there are only {count} partitions: all are used"
+        return replace(listing, warnings=(*listing.warnings, fewer))
     return replace(listing, partitions=refs[:limit])
 
 
@@ -274,15 +281,6 @@ def _weights(listing: Listing) -> Sequence[int] | None:
     rows = [ref.rows for ref in listing.partitions]
     known = [count for count in rows if count is not None]
     return known if len(known) == len(rows) else [ref.size for ref in listing.partitions]
-
-
-def _label_names(found: SurveyListing) -> dict[int, str]:
-    """Read where the listing shows that the survey describes itself, so it costs no look."""
-    folder = PurePosixPath(found.partitions[0].key).parent
-    described = any(entry.key == str(folder / SURVEY_FILE) for entry in found.ignored)
-    if not described:
-        return {}
-    return read_label_names(found.location / ("" if str(folder) == "." else str(folder)))
 
 
 def new_run_id(now: float) -> str:
@@ -303,11 +301,10 @@ class CheckedSurvey:
 def _check_data(request: RunRequest, listing: Listing, model: CheckedModel) -> CheckedSurvey:
     """Find out whether ranks can read the partitions and the model take them."""
     storage = Storage(listing.data_url)
-    names = request.column_names
-    options = ReadOptions(names, channels_last=channels_last(request.layout))
-    known = model.signature or model.given
+    options = listing.read_options(request)
+    names, known = options.names, model.signature or model.given
     inputs = [column.column for column in known.columns] if known else list(names)
-    check_known(names, inputs)
+    check_known(request.column_names, inputs)
     looks = look_at_formats(storage, [ref.key for ref in listing.partitions], options)
     outputs = (*known.output_columns(), *known.list_columns()) if known else ()
     if known:
@@ -323,7 +320,10 @@ def _check_data(request: RunRequest, listing: Listing, model: CheckedModel) -> C
             fit=request.fit or "",
         )
     taken = [one for name in inputs for one in names.get(name, (name,))]
-    return CheckedSurvey(columns, notes_on(looks, carried(columns), taken))
+    notes = notes_on(looks, carried(columns), taken)
+    by_order = {same_order_note(known, look.columns.shape[0], look.bands)
+                for look in looks if known and known.bands}  # fmt: skip
+    return CheckedSurvey(columns, (*notes, *sorted(by_order - {""})))
 
 
 def _check_lists(kinds: Sequence[str], model: ModelSignature) -> None:
@@ -339,7 +339,7 @@ def _check_lists(kinds: Sequence[str], model: ModelSignature) -> None:
 def _settings(
     request: RunRequest, listing: Listing, survey: CheckedSurvey, model: CheckedModel | None
 ) -> RunSettings:
-    given = model.given if model else None
+    given, options = model.given if model else None, listing.read_options(request)
     return RunSettings(
         model_url=_model_url(request),
         precision=request.precision,
@@ -347,8 +347,9 @@ def _settings(
         anomaly=request.anomaly,
         top=request.top,
         missing={name: tuple(v) for name, v in request.missing_values.to_json().items()},
-        columns=dict(request.column_names) or None,
-        layout=request.layout,
+        columns=dict(options.names) or None,
+        layout=request.layout or listing.said.layout,
+        bands=options.bands or None,
         survey_columns=survey.columns,
         signature=given.to_plain() if given else None,
         intervals=model.intervals if model else None,
@@ -373,7 +374,7 @@ def _options(request: RunRequest, listing: Listing) -> ItemOptions:
         link_timeout=request.link_timeout,
         silence_timeout=request.silence_timeout,
         result_path=request.result_path,
-        label_names={str(label): name for label, name in listing.label_names.items()},
+        label_names={str(label): name for label, name in listing.said.labels.items()},
     )
     if not request.script_mode:
         return options

@@ -19,7 +19,7 @@ REMEDY = (
 )
 """Advice for when a worker and the step before it have different versions."""
 RESULT_SETTINGS = ("precision", "batch_size", "anomaly", "top", "missing", "columns", "layout",
-                   "signature", "fit", "intervals", "lists")  # fmt: skip
+                   "bands", "signature", "fit", "intervals", "lists")  # fmt: skip
 """Fields of a `WorkItem` that change results; every record names them."""
 
 
@@ -84,6 +84,8 @@ class WorkItem:
     layout: str | None = None
     """How images lie in the files, ``channels-last`` or ``channels-first``; None: seen from the
     shape."""
+    bands: Sequence[str] | None = None
+    """Names of the survey's bands, in the images' order; None: as each file says."""
     survey_columns: Sequence[ColumnSpec] | None = None
     """Columns of the catalogue that come from the survey; None in runs of earlier versions."""
     signature: Mapping[str, object] | None = None

@@ -13,6 +13,7 @@ from perseid.errors import BadInputError
 from perseid.model.inputs import MAGNITUDE, ColumnInput
 from perseid.model.signature import ModelSignature
 from perseid.pipeline.columns import MISSING_INPUT, NOT_FINITE
+from perseid.survey.bands import band_places
 from perseid.survey.column_spec import ColumnSpec
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.file_columns import Columns
@@ -23,12 +24,18 @@ INPUT = "model."
 """Before the name of a column in `Cutouts.further` that is read for the model."""
 SHOWN = 30
 """Columns of a survey that a sentence names; it counts the others."""
+FITS = ("crop", "pad")
+"""Values of `RunRequest.fit`."""
 OURS = ("redshift", "label")
 """Columns of numbers that `Cutouts` has in fields of their own."""
 
 
 def unfit(
-    signature: ModelSignature, columns: Columns, fit: str = "", named: Sequence[str] = ()
+    signature: ModelSignature,
+    columns: Columns,
+    fit: str = "",
+    named: Sequence[str] = (),
+    bands: Sequence[str] = (),
 ) -> str:
     """What a file of the survey has that does not fit the model, and what to do; empty if it fits.
 
@@ -42,13 +49,21 @@ def unfit(
         What is to become of images of another size: see `fitted`.
     named
         The file's own names of all its columns, for the sentence; without them, ours.
+    bands
+        Names of the images' bands, where they are known.
     """
-    shape = fitted_shape(columns.shape, signature, fit)
-    said = _unfit_image(signature, shape) if signature.bands else ""
+    said, magnitudes = "", columns.magnitudes
+    if signature.bands:
+        places = chosen_bands(names_of_bands(signature), columns.shape[0], bands)
+        said = _unfit_bands(signature, columns.shape[0], bands)
+        shape = (len(places), *columns.shape[1:]) if places else columns.shape
+        said = said or _unfit_image(signature, shape, fit)
+        if places and magnitudes == columns.shape[0]:
+            magnitudes = len(places)
     there = {name.removeprefix(FURTHER).removeprefix(INPUT) for name in columns.further}
     there |= set(columns.dtypes)
     for column in signature.columns:
-        said = said or _unfit_column(signature, column, columns.magnitudes, there, named)
+        said = said or _unfit_column(signature, column, magnitudes, there, named)
     return said
 
 
@@ -89,8 +104,69 @@ def _unfit_column(
     return ""
 
 
-def _unfit_image(signature: ModelSignature, shape: tuple[int, ...]) -> str:
-    wanted = signature.shape
+def chosen_bands(wanted: Sequence[str], count: int, names: Sequence[str]) -> tuple[int, ...] | None:
+    """Places of the model's bands among those of a survey; None: all of them, as they lie.
+
+    `wanted` are the names of the model's bands, `names` those of the survey's `count` bands. Where
+    no name of the model is among them, both may have names of their own for the same bands, and
+    the order has to do.
+    """
+    if not wanted or len(names) != count:
+        return None
+    places = band_places(wanted, names)
+    return None if places == tuple(range(count)) else places
+
+
+def names_of_bands(signature: ModelSignature) -> tuple[str, ...]:
+    """Names of the model's bands; empty where it does not name each of them."""
+    return signature.band_names if len(signature.band_names) == signature.bands else ()
+
+
+def with_bands(cutouts: Cutouts, places: tuple[int, ...] | None) -> Cutouts:
+    """Cutouts with the bands at these places alone, and magnitudes where each band has one."""
+    if places is None:
+        return cutouts
+    magnitudes = cutouts.magnitudes
+    if magnitudes is not None and magnitudes.shape[1] == cutouts.images.shape[1]:
+        magnitudes = magnitudes[:, places]
+    return replace(cutouts, images=cutouts.images[:, places], magnitudes=magnitudes)
+
+
+def same_order_note(signature: ModelSignature, count: int, names: Sequence[str]) -> str:
+    """A sentence where bands have names that are not the model's and are taken by order."""
+    wanted = names_of_bands(signature)
+    if not wanted or count != len(wanted) or len(names) != count or _shared(signature, names):
+        return ""
+    return (
+        f"the survey's bands {', '.join(names)} are taken for the model's {', '.join(wanted)}, in "
+        "this order: --bands gives them the model's names where the order is another"
+    )
+
+
+def _shared(signature: ModelSignature, names: Sequence[str]) -> list[str]:
+    """The model's bands that the survey has by name."""
+    return [one for one in names_of_bands(signature) if band_places((one,), names)]
+
+
+def _unfit_bands(signature: ModelSignature, count: int, names: Sequence[str]) -> str:
+    if names and count and len(names) != count:
+        return (
+            f"images of {count} bands, and names of {len(names)} ({', '.join(names)}): name each "
+            "band by --bands, in the images' order"
+        )
+    shared = _shared(signature, names)
+    lacking = [one for one in names_of_bands(signature) if one not in shared]
+    if not names or not lacking or (not shared and count == signature.bands):
+        return ""
+    return (
+        f"the bands {', '.join(names)} and not {', '.join(lacking)}, which the input "
+        f"`{signature.image.name}` of the model {signature.name!r} takes: say by --bands what the "
+        "survey's bands are called, or give a model of such bands"
+    )
+
+
+def _unfit_image(signature: ModelSignature, has: tuple[int, ...], fit: str) -> str:
+    wanted, shape = signature.shape, fitted_shape((has[0], has[1], has[2]), signature, fit)
     if shape == wanted:
         return ""
     takes = f"the input `{signature.image.name}` of the model {signature.name!r} takes"
@@ -98,11 +174,21 @@ def _unfit_image(signature: ModelSignature, shape: tuple[int, ...]) -> str:
         return f"no images, which {takes}: give a model of other columns"
     said = f"images of (bands, height, width) = {shape}, but {takes} {wanted}"
     if shape[0] == wanted[0]:
-        larger = all(has >= side for has, side in zip(shape[1:], wanted[1:], strict=True))
-        return f"{said}: fit them by --fit {'crop' if larger else 'pad'}, or give another model"
+        ways = [
+            how for how in FITS if fitted_shape((has[0], has[1], has[2]), signature, how) == wanted
+        ]
+        if ways:
+            return f"{said}: fit them by --fit {ways[0]}, or give another model"
+        return (
+            f"{said}: neither --fit crop nor --fit pad makes both sides fit, so put that into the "
+            "graph"
+        )
     if shape[-1] == wanted[0]:
         return f"{said}: if the bands are the last axis of the file, say --layout channels-last"
-    return f"{said}: give a survey of such bands, or a model for such images"
+    return (
+        f"{said}: name the survey's bands by --bands and the model's in its signature, and those "
+        "are taken that have the same names, or give a model for such images"
+    )
 
 
 def fitted(images: NDArray[np.float32], signature: ModelSignature, how: str) -> NDArray[np.float32]:
@@ -144,7 +230,10 @@ def with_inputs(options: ReadOptions, signature: ModelSignature) -> ReadOptions:
         ColumnSpec(INPUT + name, options.names.get(name, (name,))[0])
         for name in dict.fromkeys(wanted)
     ]
-    return replace(options, further=(*options.further, *further), needs_image=signature.bands > 0)
+    takes = signature.bands > 0
+    return replace(
+        options, further=(*options.further, *further), reads_image=takes, needs_image=takes
+    )
 
 
 def other_columns(signature: ModelSignature, cutouts: Cutouts) -> dict[str, NDArray[Any]]:

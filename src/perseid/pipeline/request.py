@@ -138,6 +138,9 @@ class RunRequest(BaseModel):
     layout: Annotated[Literal["channels-last", "channels-first"] | None, Blank] = Field(
         None, description="channels-last or channels-first, or leave it out"
     )
+    bands: Annotated[str | list[str] | None, Blank] = Field(
+        None, description="names of the bands of the survey's images, in their order"
+    )
     keep: Annotated[str | list[str] | None, Blank] = Field(
         None, description="names of the survey's columns that the catalogue takes, or all"
     )
@@ -217,6 +220,12 @@ class RunRequest(BaseModel):
     def column_names(self) -> ColumnNames:
         """Names of the survey's columns; `parse` has checked them."""
         return column_names(self.columns or {})
+
+    @property
+    def band_names(self) -> tuple[str, ...]:
+        """Names of the survey's bands, in the order of its images."""
+        listed = self.bands.split(",") if isinstance(self.bands, str) else self.bands or ()
+        return tuple(name for one in listed if (name := one.strip()))
 
     @property
     def missing_values(self) -> MissingValues:

@@ -206,6 +206,14 @@ KEYS: dict[str, Key] = {
         "`channels-first`; without it, see [surveys](survey.md#surveys-files-formats-partitions)",
         Flag("--layout", "", "order of the axes of each image (default: seen from the shape)"),
     ),
+    "bands": Key(
+        "text or list",
+        "as the survey says",
+        "names of the bands of the survey's images, in their order, as a list or a text with "
+        "commas: a model whose signature names its bands gets those, see "
+        "[bands](survey.md#bands-by-name)",
+        Flag("--bands", "NAME,...", "names of the survey's bands, in the images' order"),
+    ),
     "keep": Key(
         "text or list",
         "",

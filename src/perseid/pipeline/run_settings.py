@@ -81,6 +81,8 @@ class RunSettings:
     layout: str | None = None
     """How images lie in the files, ``channels-last`` or ``channels-first``; None: seen from the
     shape."""
+    bands: Sequence[str] | None = None
+    """Names of the survey's bands, in the images' order; None: as each file says."""
     survey_columns: Sequence[ColumnSpec] | None = None
     """Columns of the catalogue that come from the survey; None in runs of earlier versions."""
     signature: Mapping[str, object] | None = None

@@ -40,6 +40,10 @@ class ReadSettings(Protocol):
         """How images lie in the files."""
 
     @property
+    def bands(self) -> Sequence[str] | None:
+        """Names of the images' bands, in the files' order."""
+
+    @property
     def survey_columns(self) -> Sequence[ColumnSpec] | None:
         """Columns of the catalogue that come from the survey."""
 
@@ -50,6 +54,7 @@ def read_options(settings: ReadSettings) -> ReadOptions:
         names=column_names(settings.columns or {}),
         further=carried(settings.survey_columns),
         channels_last=channels_last(settings.layout),
+        bands=tuple(settings.bands or ()),
     )
 
 

@@ -53,18 +53,19 @@ def read_label_names(folder: Location) -> dict[int, str]:
         said = json.loads(Storage(folder).get(SURVEY_FILE))
     except (PerseidError, ValueError, RecursionError):
         return {}
-    return _names(said.get(KINDS) if isinstance(said, Mapping) else None)
+    return label_names(said.get(KINDS) if isinstance(said, Mapping) else None)
 
 
 def stored_label_names(options: Mapping[str, object], data_url: str) -> dict[int, str]:
     """The label names in a run's options. Runs of earlier versions lack them; then those next to
     its data."""
     if OPTION in options:
-        return _names(options[OPTION])
+        return label_names(options[OPTION])
     return read_label_names(Location.parse(data_url))
 
 
-def _names(value: object) -> dict[int, str]:
+def label_names(value: object) -> dict[int, str]:
+    """Names by label, from JSON values; what is no name of a label is left out."""
     if not isinstance(value, Mapping):
         return {}
     return {

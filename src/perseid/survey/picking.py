@@ -64,7 +64,10 @@ def pick_columns(where: str, names: Iterable[str], options: ReadOptions = PLAIN)
         if name not in found and name not in wanted and known is not None:
             found[name] = known
     plain = {name: found[name] for name in NAMES if name in found}
-    return {**plain, **given, **_further(names, options)}
+    picked = {**plain, **given, **_further(names, options)}
+    if not options.reads_image:
+        picked.pop("image", None)
+    return picked
 
 
 def _by_any_case(names: Iterable[str]) -> dict[str, str]:

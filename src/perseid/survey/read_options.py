@@ -30,6 +30,10 @@ class ReadOptions:
     channels_last: bool | None = None
     """Whether images are stored as (height, width, bands). None: inferred from the shape if that is
     unambiguous, otherwise (bands, height, width)."""
+    bands: tuple[str, ...] = ()
+    """Band names in the files' order; they take precedence over those in the files."""
+    reads_image: bool = True
+    """Whether images are read. If not, every file is treated as having none."""
     needs_image: bool = True
     """Whether a file without images is an error; otherwise its images are (n, 0, 0, 0)."""
     describe: bool = False

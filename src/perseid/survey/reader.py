@@ -53,7 +53,7 @@ class PartitionReader:
         missing: MissingValues = NO_SENTINELS,
         options: ReadOptions = PLAIN,
     ) -> None:
-        self._source, self._missing = source, missing
+        self._source, self._missing, self._options = source, missing, options
         began = time.perf_counter()
         self._table = open_table(source, options)
         self._count_decode(began, 0.0)
@@ -86,8 +86,11 @@ class PartitionReader:
 
     @property
     def bands(self) -> tuple[str, ...]:
-        """Names of the image bands, if the file has them; empty without `ReadOptions.describe`."""
-        return self._table.bands
+        """Band names from `ReadOptions.bands` or, without those, from the file.
+
+        Raises `BadPartitionError` if the file's rows have different bands.
+        """
+        return self._options.bands or self._table.bands
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -30,13 +30,19 @@ class Table(ABC):
     """The file's names of columns that are not read, in the file's order."""
     remark: str = ""
     """A warning about the file, worded to follow "it has" in a sentence; empty if there is none."""
-    bands: tuple[str, ...] = ()
-    """Names of the image bands, if the file has them; empty without `ReadOptions.describe`."""
     described: tuple[ColumnSpec, ...] = ()
     """Every column under the file's own name; empty without `ReadOptions.describe`."""
 
     def __init__(self, source: ByteSource, columns: Columns) -> None:
         self.source, self.columns = source, columns
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the images' bands, where the file has them; looked up when they are asked for.
+
+        Raises `BadPartitionError` where rows of the file have different ones.
+        """
+        return ()
 
     @property
     def read_names(self) -> list[str]:

@@ -138,6 +138,20 @@ def sibling_field(field: Field, part: str, paths: Sequence[str]) -> Field | None
     return Field(field.column, part, ".".join(parts[: parts.index(part, 1) + 1]))
 
 
+def bands_of_all(values: Any) -> tuple[str, ...] | None:
+    """The names that every row of a column of lists has; None where rows differ; else empty."""
+    rows = values.drop_null()
+    if not len(rows):
+        return ()
+    names = rows.flatten().dictionary_encode()
+    count, rest = divmod(len(names), len(rows))
+    # By number: a million rows of text would take seconds to compare.
+    table = np.asarray(names.indices).reshape(len(rows), count) if not rest else None
+    if table is None or (table != table[0]).any():
+        return None
+    return tuple(str(one) for one in names[:count].to_pylist())
+
+
 def is_any_list(kind: Any) -> bool:
     """Whether an Arrow type is a list of any length."""
     types = pyarrow_module().types

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from perseid.errors import BadPartitionError, NotInstalledError, PerseidError
 from perseid.survey.bytesource import ByteSource, SourceFile, corrupt
 from perseid.survey.column_spec import ColumnSpec, described
+from perseid.survey.content import join
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.file_columns import Columns, as_cutouts, as_dict, check_columns
 from perseid.survey.formats.fits_images import ImageTable, image_hdu
@@ -27,6 +28,8 @@ from perseid.survey.picking import pick_columns, unused_names, without_strangers
 from perseid.survey.read_options import PLAIN, ReadOptions
 from perseid.survey.table import Table, Writer
 
+_FETCHED_BYTES = 8 << 20
+"""Of rows whose pixels are not wanted, read at once."""
 _BLOCK = 2880
 """Bytes of a FITS block; every file is a whole number of blocks."""
 _CODES = {"float32": "E", "float64": "D", "int64": "K", "uint64": "K", "int32": "J"}
@@ -256,14 +259,24 @@ class _Rows(Table):
             )
 
     def read(self, start: int, stop: int) -> Cutouts:
-        at, length = self._span(start, stop)
-        rows = np.frombuffer(self.source.read(at, length), self._row)
+        # Whole rows are fetched, pixels that are not wanted among them: a few megabytes at once.
+        step = stop - start if "image" in self._fields else _FETCHED_BYTES // self._row.itemsize
+        starts = range(start, max(stop, start + 1), max(1, step))
+        parts = [self._columns(at, min(at + max(1, step), stop)) for at in starts]
         return as_cutouts(
             {
-                name: self.columns.column(name, field.values(rows), self.source.name)
-                for name, field in self._fields.items()
+                name: join([part[name] for part in parts], *self.columns.kept(name))
+                for name in self._fields
             }
         )
+
+    def _columns(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
+        at, length = self._span(start, stop)
+        rows = np.frombuffer(self.source.read(at, length), self._row)
+        return {
+            name: self.columns.column(name, field.values(rows), self.source.name)
+            for name, field in self._fields.items()
+        }
 
     def release(self, start: int, stop: int) -> None:
         self.source.release(*self._span(start, stop))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from perseid.survey.cutouts import Cutouts
 from perseid.survey.file_columns import Columns, as_cutouts, as_dict, check_columns
 from perseid.survey.formats.arrow import (
     Field,
+    bands_of_all,
     image_field,
     is_read,
     item_bytes,
@@ -93,7 +95,7 @@ class _Groups(Table):
             else Field(column, path=column)
             for name, column in named.items()
         }
-        self._file, self._rows = file, metadata.num_rows
+        self._file, self._rows, self._paths = file, metadata.num_rows, paths
         self.remark = _remark(_check_groups(source.name, metadata, schema, self._fields.values()))
         found = {
             name: self._layout(name, field.kind(schema), source.name)
@@ -107,7 +109,6 @@ class _Groups(Table):
         if options.describe:
             fields = votable_fields(schema.metadata)
             self.described = with_fields(_described(schema, paths), fields)
-            self.bands = self._band_names(paths)
         groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
         self._ends = np.cumsum([group.num_rows for group in groups], dtype=np.int64)
         self._at = -1
@@ -189,16 +190,23 @@ class _Groups(Table):
                 return tuple(lengths)
         return (1,) * depth  # there are no rows, or none has a value
 
-    def _band_names(self, paths: Sequence[str]) -> tuple[str, ...]:
-        """Band names in the first row, if the image is a struct that has them."""
+    @cached_property
+    def bands(self) -> tuple[str, ...]:
+        """Band names, if the image is a struct that has them."""
         image = self._fields.get("image")
-        band = sibling_field(image, "band", paths) if image is not None else None
+        band = sibling_field(image, "band", self._paths) if image is not None else None
         if band is None:
             return ()
-        for batch in self._file.iter_batches(batch_size=1, columns=[band.path], use_threads=False):
-            values = band.values(batch).to_pylist()[0]
-            return tuple(str(one) for one in values) if isinstance(values, list) else ()
-        return ()
+        found: tuple[str, ...] = ()
+        for batch in self._file.iter_batches(columns=[band.path], use_threads=False):
+            here = bands_of_all(band.values(batch))
+            found = found or here or ()
+            if here is None or (here and here != found):
+                raise BadPartitionError(
+                    f"{self.source.name}: its rows have different bands, or in different orders: "
+                    "write rows of the same bands into one file"
+                )
+        return found
 
     def _column(self, batch: Any, name: str, field: Field) -> NDArray[Any]:
         values = to_array(field.values(batch), f"{self.source.name}: {field.path}")

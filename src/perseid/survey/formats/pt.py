@@ -37,6 +37,8 @@ def open_table(source: ByteSource, options: ReadOptions = PLAIN) -> Table:
             f"{source.name}: the tensors of a .pt file have no names, so columns cannot be named"
         )
     found = _tensors(load_torch(source), source.name)
+    if not options.reads_image:
+        del found["image"]
     tensors = {n: value for n, value in found.items() if isinstance(value, LazyTensor)}
     lists = {n: value for n, value in found.items() if not isinstance(value, LazyTensor)}
     arrays = {n: _raw(n, tensor, source.name) for n, tensor in tensors.items()}
