@@ -20,8 +20,7 @@ from tiny import tiny_survey
 import perseid
 from perseid.api.runs import begin
 from perseid.cli import main
-from perseid.engines import dask as engine_module
-from perseid.engines.dask import DaskEngine
+from perseid.engines.dask import DaskEngine, dask_worker
 from perseid.errors import RunError, RunInterruptedError
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.resumption import with_current_model
@@ -94,7 +93,7 @@ class TestDask(Conformance):
         tasks = [future.key for future in run.handle.futures]
         assert len(tasks) == run.manifest.world_size
         assert {distributed.utils.key_split(key) for key in tasks} == {"perseid"}
-        standing = lambda: list(engine_module._kept)  # noqa: E731
+        standing = lambda: list(dask_worker._kept)  # noqa: E731
         assert all(run.id in kept for kept in client.run(standing).values())
         assert run.wait(DEADLINE, progress=False).incomplete is None
         attempts = run.result.mapped.attempts
@@ -152,7 +151,7 @@ class TestDask(Conformance):
 
 def _at_work(run_id):
     """In a Dask worker: its process id while it works on the run, else 0."""
-    return os.getpid() if engine_module._stops.get(run_id) else 0
+    return os.getpid() if dask_worker._stops.get(run_id) else 0
 
 
 def _pretend(version):

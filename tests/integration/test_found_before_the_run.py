@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -167,3 +168,13 @@ def test_a_dry_run_says_when_a_script_would_run(folder: Path, capsys):
     assert "objects/s" not in out
     assert main(["run", "payload.json", "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["script"]["SCRIPT"] == "/tmp/mine/inference.py"
+
+
+@pytest.mark.parametrize("engine", [perseid.SlurmEngine, perseid.DaskEngine])
+def test_clusters_refuse_such_memory_too(folder: Path, engine: type):
+    """Before they ask the cluster anything: this machine tells what a worker takes."""
+    manifest = plan(RunRequest.parse({"data": "data", "model": "m.onnx", "results": "run"}))
+    large = str(tiny_model(folder / "large.onnx", side=1024))  # 21 MB a row
+    manifest = replace(manifest, settings=replace(manifest.settings, model_url=large))
+    with pytest.raises(BadInputError, match=r"takes \d+ MB .* may take 130 MB: give --memory"):
+        engine(memory_mb=130).check(manifest)

@@ -122,7 +122,7 @@ def _look_ahead(args: argparse.Namespace, engine: Engine, request: RunRequest) -
 def _dry_run(args: argparse.Namespace, request: RunRequest) -> int:
     from perseid.cli.dry_run import print_plan, script_plan
     from perseid.engines import worker_speed
-    from perseid.engines.local.local_engine import options_of
+    from perseid.engines.local.local_options import options_of
     from perseid.engines.run_plan import make_plan
     from perseid.pipeline.checks import count_rows
     from perseid.pipeline.claim import FormerRun, refuse_if_taken

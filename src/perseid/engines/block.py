@@ -16,14 +16,13 @@ from perseid.engines.local.local_options import LocalOptions
 from perseid.engines.local.process import Reaper
 from perseid.engines.local.script_gang import around_scripts
 from perseid.engines.stopping import StopRequests
-from perseid.errors import BadInputError, NotFoundError
+from perseid.errors import NotFoundError
 from perseid.pipeline import layout
 from perseid.pipeline.attempts import EngineReport
 from perseid.pipeline.events import Report
 from perseid.pipeline.items import WorkItem
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.rank_outputs import read_records
-from perseid.pipeline.request import RunRequest
 from perseid.storage import Storage
 
 
@@ -66,22 +65,6 @@ def work_on_block(
             ranks.close(stop)
             raise
         return ranks.conclude(stop)
-
-
-def merged_through_store(request: RunRequest, scheduler: str) -> RunRequest:
-    """The request of a run whose ranks merge through the store.
-
-    Raises
-    ------
-    BadInputError
-        It asks for a transport that needs all ranks at once.
-    """
-    if request.transport in ("direct", "relay"):
-        raise BadInputError(
-            f"transport {request.transport!r} needs all ranks at once, and tasks of {scheduler} "
-            "start when there is room: leave it out (they merge through the store)"
-        )
-    return request.model_copy(update={"transport": "store"})
 
 
 def attempts_before(manifest: Manifest, ranks: Sequence[int]) -> dict[int, int]:

@@ -9,8 +9,7 @@ from typing import Self
 
 from perseid.engines.attached import AttachedRun
 from perseid.engines.base import Capabilities, RunHandle, stated
-from perseid.engines.local.local_options import LocalOptions
-from perseid.engines.retry import RetryPolicy
+from perseid.engines.local.local_options import LocalOptions, options_of
 from perseid.engines.worker_speed import refuse_small_memory
 from perseid.errors import NotFoundError
 from perseid.linux import need_linux
@@ -132,14 +131,3 @@ class LocalEngine:
     def attach(self, manifest: Manifest) -> AttachedRun:
         """A run that another process of this machine works on, or worked on."""
         return AttachedRun(manifest)
-
-
-def options_of(request: RunRequest) -> LocalOptions:
-    """The local engine's options as a request says them."""
-    return LocalOptions(
-        workers=request.workers,
-        threads=request.threads or 1,
-        memory_mb=request.memory_mb,
-        timeout=request.timeout,
-        retry=RetryPolicy(request.retries),
-    )

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import selectors
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from perseid.engines.local.gang import CollectiveOutcome, Gang, skip_reason
-from perseid.engines.local.kept_workers import KeptWorkers, WorkerKind
+from perseid.engines.local.kept_workers import KeptWorkers
 from perseid.engines.local.local_options import LocalOptions
 from perseid.engines.local.process import Reaper, WorkerProcess
 from perseid.engines.local.rank_logs import RankLogs, end_lines, start_lines
 from perseid.engines.local.schedule import Schedule
 from perseid.engines.local.slots import RunningAttempt, Slot, classify_exit, ending_of
+from perseid.engines.local.worker_pool import WorkerPool
 from perseid.engines.stopping import StopRequests
-from perseid.engines.worker_command import worker_environment
 from perseid.engines.worker_messages import (
     Assignment,
     AttemptDone,
@@ -25,7 +23,6 @@ from perseid.engines.worker_messages import (
     Message,
     Progressed,
     Ready,
-    WorkerSetup,
 )
 from perseid.errors import RunError
 from perseid.pipeline.attempts import Attempt, Ending, EngineReport
@@ -39,7 +36,6 @@ POLL_A_WORKER = 0.003
 """With many: a look at one costs about 0.2 ms, so looking never takes a tenth of a core."""
 GRACE_SECONDS = 2.0
 """How long workers may take to end after Ctrl-C before they are killed."""
-SCRIPT_SECONDS = 5.0
 MAX_FAILED_STARTS = 6
 """After so many failed starts, and no good one, no further worker is started."""
 
@@ -71,26 +67,20 @@ class LocalMap:
     ) -> None:
         self._items = {item.rank: item for item in items}
         self._options = options
-        self._reaper = reaper
         self._report = report
         self._logs = RankLogs(Storage(items[0].results_url))
         former = self._logs.load(set(self._items))
         self._schedule = Schedule(self._items, options.retry, former)
-        self._slots: list[Slot] = []
-        self._selector = selectors.DefaultSelector()
+        self._pool = WorkerPool(items[0], options, reaper, kept, self._hear)
         self._next_poll = 0.0
         self._ever_ready = False
         self._failed_starts = 0
-        self._environment = worker_environment(options.threads) | dict(options.environment)
-        self._kept = kept
-        more = tuple(sorted(options.environment.items()))
-        self._kind = WorkerKind(items[0].run_id, tuple(options.command), options.threads, more)
         self._who: dict[int, WorkerProcess] = {}
         """The process that worked on each rank."""
         self._began = time.monotonic()
         self._resources = contextlib.ExitStack()
         self._resources.enter_context(self._logs)
-        self._resources.enter_context(self._selector)
+        self._resources.callback(self._pool.close)
         for rank in self._items:
             self._report(RankEvent(rank, RankState.WAITING, 0))
 
@@ -105,7 +95,7 @@ class LocalMap:
         try:
             merged = CollectiveOutcome() if stop.count else self._merge(stop)
             if not stop.count:
-                self._give_back()
+                self._pool.give_back()
         finally:
             self.close(stop)
         if self._logs.failure:
@@ -132,15 +122,16 @@ class LocalMap:
         """Run the collective merge, if this run has one."""
         items = list(self._items.values())
         note = skip_reason(items, len(self._schedule.done))
-        idle = [slot.process for slot in self._slots if slot.job is None]
+        idle = [slot.process for slot in self._pool if slot.job is None]
         if note is None and not idle:
             note = "no worker was left for the collective merge"
         if note is not None:
             return CollectiveOutcome(note)
         self._report(StageEvent("collectives"))
         merged = Gang(idle, items, self._who).merge(stop)
-        for slot in [slot for slot in self._slots if slot.process in merged.lost]:
-            self._drop(slot)
+        for slot in self._pool:
+            if slot.process in merged.lost:
+                self._pool.drop(slot)
         return merged
 
     def _all_decided(self) -> bool:
@@ -149,36 +140,30 @@ class LocalMap:
     def turn(self) -> None:
         """Assign waiting ranks, and handle what arrives within `POLL_SECONDS`."""
         self._assign()
-        for key, _ in self._selector.select(POLL_SECONDS):
-            callback: Callable[[], None] = key.data
-            callback()
+        self._pool.listen(POLL_SECONDS)
         now = time.monotonic()
         if now >= self._next_poll:
-            self._next_poll = now + max(POLL_SECONDS, POLL_A_WORKER * len(self._slots))
-            for slot in list(self._slots):
+            self._next_poll = now + max(POLL_SECONDS, POLL_A_WORKER * len(self._pool))
+            for slot in self._pool:
                 self._check(slot)
 
     # who works on what
 
     def _assign(self) -> None:
-        while self._schedule.ready(time.monotonic()) and self._has_room():
+        while self._schedule.ready(time.monotonic()) and self._pool.has_room:
             rank, attempt = self._schedule.start(time.monotonic())
             self._begin(rank, attempt)
-        if self._options.second_attempts and self._has_room():
+        if self._options.second_attempts and self._pool.has_room:
             straggler = self._schedule.start_straggler(time.monotonic())
             if straggler is not None:
                 self._begin(*straggler)
 
-    def _has_room(self) -> bool:
-        idle = any(slot.job is None for slot in self._slots)
-        return idle or len(self._slots) < self._options.concurrency
-
     def _begin(self, rank: int, attempt: int) -> None:
-        slot = next((s for s in reversed(self._slots) if s.job is None), None) or self._adopted()
+        slot = self._pool.at_hand()
         job = RunningAttempt(rank, attempt, str(uuid.uuid4()), slot is None, time.time())
         if slot is None:
             try:
-                slot = self._new_slot()
+                slot = self._pool.start()
             except OSError as error:
                 self._not_started(job, error)
                 return
@@ -186,31 +171,6 @@ class LocalMap:
         self._report(RankEvent(rank, RankState.RUNNING, attempt))
         if slot.init_ms is not None:
             self._send(slot)
-
-    def _new_slot(self) -> Slot:
-        first = next(iter(self._items.values()))
-        # A script is told a little more time, so that it is the engine that calls it late.
-        timeout = self._options.timeout + SCRIPT_SECONDS
-        setup = functools.partial(WorkerSetup, first, self._options.threads, timeout)
-        process = WorkerProcess(self._options.command, setup, self._reaper, self._environment)
-        return self._listened(Slot(process))
-
-    def _adopted(self) -> Slot | None:
-        """A process that stood by, if there is one."""
-        slot = self._kept.take(self._kind) if self._kept else None
-        return None if slot is None else self._listened(slot)
-
-    def _listened(self, slot: Slot) -> Slot:
-        """A process of this map from now on."""
-        process = slot.process
-        self._slots.append(slot)
-        self._selector.register(
-            process.channel, selectors.EVENT_READ, lambda: self._hear(slot)
-        )  # fmt: skip
-        self._selector.register(
-            process.output, selectors.EVENT_READ, lambda: self._read_output(slot)
-        )  # fmt: skip
-        return slot
 
     def _send(self, slot: Slot) -> None:
         job = slot.job
@@ -230,7 +190,7 @@ class LocalMap:
     # what workers say
 
     def _hear(self, slot: Slot) -> None:
-        if slot not in self._slots:
+        if slot not in self._pool:
             return
         try:
             messages = slot.process.channel.drain()
@@ -239,10 +199,10 @@ class LocalMap:
             self._finish(slot, Ending.RAISED, str(error), keep=False)
             return
         for message in messages:
-            if slot in self._slots and slot.job is not None:
+            if slot in self._pool and slot.job is not None:
                 self._follow(slot, slot.job, message)
         # Messages first: a worker may say what went wrong and exit at once.
-        if slot in self._slots and slot.process.channel.ended:
+        if slot in self._pool and slot.process.channel.ended:
             self._lost(slot)
 
     def _follow(self, slot: Slot, job: RunningAttempt, message: Message) -> None:
@@ -274,23 +234,16 @@ class LocalMap:
             return f"it peaked at {job.peak_mb:.0f} MB, above its {limit} MB: Lambda would end it"
         return ""
 
-    def _read_output(self, slot: Slot) -> None:
-        if slot not in self._slots:
-            return
-        slot.process.output.read()
-        if slot.process.output.ended:
-            self._selector.unregister(slot.process.output)
-
     # what goes wrong
 
     def _check(self, slot: Slot) -> None:
         """Memory, deadlines, and whether the process is there at all."""
-        if slot not in self._slots:
+        if slot not in self._pool:
             return
         job, options = slot.job, self._options
         if slot.process.exit_status() is not None:
             self._hear(slot)  # its last words may not have been read
-            if slot in self._slots:
+            if slot in self._pool:
                 self._lost(slot)
         elif job is not None:
             now = time.monotonic()
@@ -319,7 +272,7 @@ class LocalMap:
             time.sleep(0.001)
         # Idle when it ended: no attempt is lost with it.
         if slot.job is None:
-            self._drop(slot)
+            self._pool.drop(slot)
             return
         ending, text = classify_exit(status, slot.job.peak_mb, self._options.memory_mb)
         self._finish(slot, ending, text, keep=False)
@@ -352,7 +305,7 @@ class LocalMap:
         output = slot.process.output.take()
         slot.job = None
         if not keep:
-            self._drop(slot)
+            self._pool.drop(slot)
         self._note_end(attempt, head, output)
         if ending is Ending.DONE:
             self._who[job.rank] = slot.process
@@ -411,7 +364,7 @@ class LocalMap:
         """A rank has finally failed: stop the ranks that exchange messages with it, which would
         wait forever."""
         message = f"rank {lost}, which it talks to, failed: {self._schedule.failed[lost]}"
-        for slot in [slot for slot in self._slots if slot.job is not None]:
+        for slot in [slot for slot in self._pool if slot.job is not None]:
             assert slot.job is not None
             rank = slot.job.rank
             self._finish(slot, Ending.STOPPED, message, keep=False)
@@ -419,32 +372,13 @@ class LocalMap:
         self.leave_waiting(message)
 
     def _stop_rivals(self, rank: int) -> None:
-        for slot in list(self._slots):
+        for slot in self._pool:
             if slot.job is not None and slot.job.rank == rank:
                 self._finish(slot, Ending.STOPPED, "another attempt was faster", keep=False)
 
-    def _drop(self, slot: Slot) -> None:
-        self._forget(slot)
-        slot.process.end()
-
-    def _forget(self, slot: Slot) -> None:
-        self._slots.remove(slot)
-        for source in (slot.process.channel, slot.process.output):
-            with contextlib.suppress(KeyError):
-                self._selector.unregister(source)
-
-    def _give_back(self) -> None:
-        """Let processes that are ready and idle stand by for the next block."""
-        if self._kept is None:
-            return
-        idle = [s for s in self._slots if s.job is None and s.init_ms is not None]
-        for slot in idle:
-            self._forget(slot)
-        self._kept.give(self._kind, idle)
-
     def _end_all(self, stop: StopRequests) -> None:
         """End every worker; gently where they work, unless the user asked twice."""
-        busy = [slot for slot in self._slots if slot.job is not None]
+        busy = [slot for slot in self._pool if slot.job is not None]
         for slot in busy:
             slot.process.terminate()
         deadline = time.monotonic() + GRACE_SECONDS
@@ -452,8 +386,8 @@ class LocalMap:
             if all(slot.process.exit_status() is not None for slot in busy):
                 break
             time.sleep(0.01)
-        for slot in list(self._slots):
+        for slot in self._pool:
             if slot.job is None:
-                self._drop(slot)
+                self._pool.drop(slot)
             else:
                 self._finish(slot, Ending.STOPPED, "the run was stopped", keep=False)

@@ -9,6 +9,7 @@ from perseid.engines.retry import RetryPolicy
 from perseid.engines.worker_command import WORKER
 from perseid.errors import BadInputError
 from perseid.model.runtime.processor import usable_threads
+from perseid.pipeline.request import RunRequest
 
 
 @dataclass(frozen=True)
@@ -51,3 +52,14 @@ class LocalOptions:
 def cores() -> int:
     """Cores that this process may use, by its affinity and its control group's quota."""
     return usable_threads()
+
+
+def options_of(request: RunRequest) -> LocalOptions:
+    """The local engine's options as a request says them."""
+    return LocalOptions(
+        workers=request.workers,
+        threads=request.threads or 1,
+        memory_mb=request.memory_mb,
+        timeout=request.timeout,
+        retry=RetryPolicy(request.retries),
+    )

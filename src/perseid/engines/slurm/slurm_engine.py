@@ -10,24 +10,20 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Self
 
-from perseid.engines.base import Capabilities, stated
-from perseid.engines.block import attempts_before, merged_through_store
-from perseid.engines.local.local_engine import LocalEngine, options_of
-from perseid.engines.local.local_options import LocalOptions
+from perseid.engines.base import stated
+from perseid.engines.block import attempts_before
+from perseid.engines.cluster_engine import LIMITS, ClusterEngine
 from perseid.engines.slurm import slurm_commands
 from perseid.engines.slurm.slurm_commands import Resources
 from perseid.engines.slurm.slurm_run import PUBLISH_MB, SlurmRun, job_name, task_output
 from perseid.engines.slurm.submission import Submission
-from perseid.engines.worker_speed import refuse_small_memory
 from perseid.errors import BadInputError, NotFoundError, RunError
 from perseid.pipeline import layout
 from perseid.pipeline.manifest import Manifest
-from perseid.pipeline.request import RunRequest
 from perseid.storage import Storage
 
 SETTINGS = ("partition", "account", "time", "ranks_per_task", "sbatch")
 """Keyword arguments of the engine that ``driver.json`` and the command line name."""
-LIMITS = ("workers", "threads", "memory_mb", "timeout", "retries")
 WANTED_TASKS = 128
 """Tasks that a run is packed into where nobody says how many ranks a task has: enough for a
 cluster to spread, few enough for any limit of submitted jobs."""
@@ -37,7 +33,7 @@ exec {python} -P -m perseid.engines.slurm.task {url} {submission}
 """
 
 
-class SlurmEngine:
+class SlurmEngine(ClusterEngine):
     """Runs ranks as tasks of Slurm's job arrays; the run goes on when this process ends.
 
     Results and data must be reachable from the nodes: a shared file system, or an object store.
@@ -64,6 +60,9 @@ class SlurmEngine:
     """
 
     name = "slurm"
+    scheduler = "Slurm"
+    detach = True
+    no_gang = "an array of Slurm does not promise: use `srun perseid comm run`, or --engine local"
 
     def __init__(
         self,
@@ -80,8 +79,8 @@ class SlurmEngine:
         retries: int | None = None,
         command: Sequence[str] = (),
     ) -> None:
-        if ranks_per_task is not None and ranks_per_task < 1:
-            raise BadInputError(f"ranks_per_task must be at least 1, not {ranks_per_task}")
+        limits = dict(zip(LIMITS, (threads, memory_mb, timeout, retries), strict=True))
+        super().__init__(ranks_per_task, {"workers": workers} | limits, command)
         if time is not None and slurm_commands.time_limit(time) is None:
             raise BadInputError(f"time {time!r} is not one: give it as sbatch takes it: 2:00:00")
         self._resources = partition or "", account or "", time or ""
@@ -90,48 +89,11 @@ class SlurmEngine:
         except ValueError as error:
             raise BadInputError(f"--sbatch {sbatch!r} cannot be split: {error}") from None
         self._sbatch = sbatch or ""
-        self._ranks_per_task = ranks_per_task
-        given = dict(zip(LIMITS, (workers, threads, memory_mb, timeout, retries), strict=True))
-        self._limits = {name: value for name, value in given.items() if value is not None}
-        self._command = tuple(command)
 
     @classmethod
     def configured(cls, settings: Mapping[str, object]) -> Self:
         """With these of the keyword arguments."""
-        return cls(**stated(settings, (*SETTINGS, *LIMITS)))
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """No gang, since tasks start when there is room; a run outlives this process."""
-        memory = self._limits.get("memory_mb")
-        return Capabilities(
-            gang=False,
-            detach=True,
-            device="cpu",
-            memory_per_rank=None if memory is None else int(memory),
-            max_parallel=None,
-        )
-
-    def default_results(self, data: str) -> str:
-        """As on one machine: ``runs/<the data's name>-<now>`` in the current folder."""
-        return LocalEngine().default_results(data)
-
-    def prepare(self, request: RunRequest) -> RunRequest:
-        """Ranks merge through the store; a request for another transport raises `BadInputError`."""
-        return merged_through_store(request, "Slurm")
-
-    def check(self, manifest: Manifest) -> None:
-        """Refuse scripts whose ranks must run at once, and memory that no rank can work with."""
-        if manifest.talks:
-            raise BadInputError(
-                "the ranks of this script talk to each other and must run at once, which an array "
-                "of Slurm does not promise: use `srun perseid comm run`, or --engine local"
-            )
-        options = self._options_for(manifest)
-        refuse_small_memory(manifest.item(0), options.threads, options.memory_mb)
-
-    def _options_for(self, manifest: Manifest) -> LocalOptions:
-        return options_of(RunRequest.parse({**manifest.request, **self._limits}))
+        return cls(**stated(settings, (*SETTINGS, "workers", *LIMITS)))
 
     def submit(self, manifest: Manifest, ranks: Sequence[int] | None = None) -> SlurmRun:
         """Submit an array whose tasks share the ranks."""
@@ -171,10 +133,6 @@ class SlurmEngine:
         mark |= {"jobs": jobs, "since": time.time(), "sbatch": self._sbatch, **self._named()}
         store.put(layout.DRIVER, json.dumps(mark).encode())
         return SlurmRun(manifest, submission, tuple(jobs), publishing=publishing)
-
-    def locate(self, name: str) -> str:
-        """Runs on a cluster have no other name than their place."""
-        return LocalEngine().locate(name)
 
     def attach(self, manifest: Manifest) -> SlurmRun:
         """The jobs that ``driver.json`` names."""

@@ -1,0 +1,100 @@
+"""What engines have in common whose ranks start when a scheduler has room for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from perseid.engines.base import Capabilities
+from perseid.engines.local import LocalEngine
+from perseid.engines.local.local_options import LocalOptions, options_of
+from perseid.engines.worker_command import WORKER
+from perseid.engines.worker_speed import refuse_small_memory
+from perseid.errors import BadInputError
+from perseid.pipeline.manifest import Manifest
+from perseid.pipeline.request import RunRequest
+
+LIMITS = ("threads", "memory_mb", "timeout", "retries")
+"""Keyword arguments of these engines that are keys of a request, too."""
+
+
+class ClusterEngine:
+    """The part of an engine that does not depend on its scheduler.
+
+    Ranks merge through the store, since tasks start when there is room. A further engine of this
+    kind is a subclass with the four names below, `configured`, `submit` and `attach`.
+
+    Parameters
+    ----------
+    ranks_per_task
+        Ranks that one task works on, one after the other; None: as the engine sees fit.
+    limits
+        What counts before the run's own request, by the request's keys; None: not given.
+    command
+        The worker's program; empty: ours.
+    """
+
+    name: str
+    scheduler: str
+    """Its name in sentences, such as ``Slurm``."""
+    detach: bool
+    """Whether a run goes on when the process that submitted it ends."""
+    no_gang: str
+    """Where ranks that must run at once are refused: by whom, and what to use instead."""
+
+    def __init__(
+        self,
+        ranks_per_task: int | None,
+        limits: Mapping[str, float | None],
+        command: Sequence[str],
+    ) -> None:
+        if ranks_per_task is not None and ranks_per_task < 1:
+            raise BadInputError(f"ranks_per_task must be at least 1, not {ranks_per_task}")
+        self._ranks_per_task = ranks_per_task
+        self._limits = {name: value for name, value in limits.items() if value is not None}
+        self._command = tuple(command)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """No gang: tasks start when there is room."""
+        memory = self._limits.get("memory_mb")
+        return Capabilities(
+            gang=False,
+            detach=self.detach,
+            device="cpu",
+            memory_per_rank=None if memory is None else int(memory),
+            max_parallel=None,
+        )
+
+    def default_results(self, data: str) -> str:
+        """As on one machine: ``runs/<the data's name>-<now>`` in the current folder."""
+        return LocalEngine().default_results(data)
+
+    def prepare(self, request: RunRequest) -> RunRequest:
+        """Ranks merge through the store; a request for another transport raises `BadInputError`."""
+        if request.transport in ("direct", "relay"):
+            raise BadInputError(
+                f"transport {request.transport!r} needs all ranks at once, and tasks of "
+                f"{self.scheduler} start when there is room: leave it out (they merge through the "
+                "store)"
+            )
+        return request.model_copy(update={"transport": "store"})
+
+    def check(self, manifest: Manifest) -> None:
+        """Refuse scripts whose ranks must run at once, and memory that no rank can work with."""
+        if manifest.talks:
+            raise BadInputError(
+                "the ranks of this script talk to each other and must run at once, which "
+                f"{self.no_gang}"
+            )
+        options = self._options_for(manifest)
+        refuse_small_memory(manifest.item(0), options.threads, options.memory_mb)
+
+    def locate(self, name: str) -> str:
+        """Runs of a cluster have no other name than their place."""
+        return LocalEngine().locate(name)
+
+    def _options_for(self, manifest: Manifest) -> LocalOptions:
+        """How the worker processes of a task are treated."""
+        options = options_of(RunRequest.parse({**manifest.request, **self._limits}))
+        return replace(options, command=self._command or WORKER)

@@ -1,0 +1,113 @@
+"""Runs on a user's Dask cluster: the engine that submits them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Self
+
+from perseid.engines.attached import AttachedRun
+from perseid.engines.base import stated
+from perseid.engines.block import attempts_before
+from perseid.engines.cluster_engine import LIMITS, ClusterEngine
+from perseid.engines.dask.dask_cluster import connected, refuse_other_versions
+from perseid.engines.dask.dask_run import DaskRun
+from perseid.pipeline.manifest import Manifest
+
+
+class DaskEngine(ClusterEngine):
+    """Runs ranks as tasks of a Dask cluster; the cluster is the user's, never one of ours.
+
+    Each task works on one or more ranks in a process of its own beside the Dask worker, so that a
+    crash or a limit ends a rank, not the worker; the next task goes on with that process, and the
+    model that it has loaded. Ranks merge through the store, since tasks start
+    when there is room. The run ends with this process.
+
+    Parameters
+    ----------
+    client
+        A `distributed.Client`; else one is made for `scheduler`.
+    scheduler
+        Address of a scheduler, such as ``tcp://10.0.0.1:8786``.
+    ranks_per_task
+        Ranks that one task works on, one after the other (default 1).
+    threads, memory_mb, timeout, retries
+        Threads of a rank's process, memory (MB) and seconds that a rank may take, and attempts
+        after a failed one; default: as the run's request says.
+    resources
+        Of Dask workers that a task needs, such as ``{"GPU": 1}``; see Dask's worker resources.
+    environment
+        Further variables of the ranks' processes.
+    command
+        The worker's program, for tests.
+
+    Examples
+    --------
+    >>> from distributed import Client  # doctest: +SKIP
+    >>> perseid.run("survey/", engine=DaskEngine(Client("tcp://10.0.0.1:8786")))  # doctest: +SKIP
+    """
+
+    name = "dask"
+    scheduler = "Dask"
+    detach = False
+    no_gang = "Dask does not promise: use --engine local"
+
+    def __init__(
+        self,
+        client: Any = None,
+        *,
+        scheduler: str | None = None,
+        ranks_per_task: int = 1,
+        threads: int | None = None,
+        memory_mb: int | None = None,
+        timeout: float | None = None,
+        retries: int | None = None,
+        resources: Mapping[str, float] | None = None,
+        environment: Mapping[str, str] | None = None,
+        command: Sequence[str] = (),
+    ) -> None:
+        limits = dict(zip(LIMITS, (threads, memory_mb, timeout, retries), strict=True))
+        super().__init__(ranks_per_task, limits, command)
+        self._given, self._address = client, scheduler
+        self._environment = environment if environment is not None else {}
+        self._resources = dict(resources or {})
+
+    @classmethod
+    def configured(cls, settings: Mapping[str, object]) -> Self:
+        """With these of the keyword arguments."""
+        return cls(**stated(settings, ("scheduler", "ranks_per_task", *LIMITS)))
+
+    @property
+    def client(self) -> Any:
+        """The `distributed.Client`.
+
+        Raises
+        ------
+        NotInstalledError
+            Dask's `distributed` is missing.
+        RunError
+            No scheduler answers at the address.
+        """
+        if self._given is None:
+            self._given = connected(self._address)
+        return self._given
+
+    def check(self, manifest: Manifest) -> None:
+        """Refuse what no task can do, and workers with another perseid."""
+        super().check(manifest)
+        refuse_other_versions(self.client)
+
+    def submit(self, manifest: Manifest, ranks: Sequence[int] | None = None) -> DaskRun:
+        """Submit tasks to the cluster; each works on a block of the ranks."""
+        wanted = list(range(manifest.world_size) if ranks is None else ranks)
+        former = {} if ranks is None else attempts_before(manifest, wanted)
+        options = replace(
+            self._options_for(manifest), workers=1, environment=dict(self._environment)
+        )
+        step = self._ranks_per_task or 1
+        blocks = [tuple(wanted[at : at + step]) for at in range(0, len(wanted), step)]
+        return DaskRun(self.client, manifest, blocks, former, options, self._resources)
+
+    def attach(self, manifest: Manifest) -> AttachedRun:
+        """A run that another process of this machine works on, or worked on."""
+        return AttachedRun(manifest)

@@ -1,0 +1,173 @@
+"""A run on a Dask cluster: its futures, seen together with the store."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from types import TracebackType
+from typing import Any
+
+from perseid.engines.attached import AttachedRun
+from perseid.engines.dask.dask_cluster import kept_models
+from perseid.engines.dask.dask_worker import stop_ranks, work_on_ranks
+from perseid.engines.local.local_options import LocalOptions
+from perseid.engines.owner import Owner
+from perseid.engines.stopping import StopRequests
+from perseid.errors import RunError
+from perseid.pipeline.attempts import EngineReport
+from perseid.pipeline.events import CountEvent, Event, Report
+from perseid.pipeline.manifest import Manifest
+from perseid.pipeline.rank_outputs import read_records
+
+LOOK_SECONDS = 0.2
+"""Between two looks at the tasks."""
+STOP_SECONDS = 30.0
+"""How long tasks may take to end their ranks when the run is stopped."""
+RESULT_SECONDS = 10
+"""How long the report of a task that has ended may take to come."""
+
+
+class DaskRun(AttachedRun):
+    """The futures of a run, and the records that its ranks leave in the store."""
+
+    def __init__(
+        self,
+        client: Any,
+        manifest: Manifest,
+        blocks: Sequence[tuple[int, ...]],
+        former: Mapping[int, int],
+        options: LocalOptions,
+        needed: Mapping[str, float],
+    ) -> None:
+        super().__init__(manifest)
+        self._client = client
+        self._began = time.time()
+        self._stopped_at: float | None = None
+        with ExitStack() as resources:
+            resources.enter_context(Owner(self._store))
+            resources.enter_context(kept_models(client, manifest.run_id))
+            self._futures = {
+                client.submit(
+                    work_on_ranks, manifest.results_url, block,
+                    {rank: former.get(rank, 0) for rank in block}, options,
+                    manifest.allow_model_change,
+                    key=f"perseid-{manifest.run_id}-{block[0]}-{uuid.uuid4().hex[:8]}",
+                    pure=False, retries=0, resources=dict(needed) or None,
+                ): block
+                for block in blocks
+            }  # fmt: skip
+            self._resources = resources.pop_all()
+
+    @property
+    def futures(self) -> Sequence[Any]:
+        """One a task, for `distributed.progress` and the like."""
+        return list(self._futures)
+
+    @property
+    def ended(self) -> bool:
+        """Whether no task waits or runs; of a stopped run, whether its tasks had time to end."""
+        if self._stopped_at is not None and time.time() - self._stopped_at > STOP_SECONDS:
+            return True
+        return all(future.done() for future in self._futures)
+
+    def poll(self) -> Sequence[Event]:
+        """New records in the store, and how many ranks stand where."""
+        events = super().poll()
+        ranks = self._ranks()
+        done = len(ranks & self.seen)
+        count = CountEvent(
+            "map", time.time() - self._began, len(ranks), len(ranks) - done, 0, done,
+            ended=self.ended,
+        )  # fmt: skip
+        return (*events, count)
+
+    def wait(self, report: Report, timeout: float | None = None) -> None:
+        """Until all tasks have ended; SIGINT and SIGTERM stop them meanwhile."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with StopRequests() as stop:
+            while True:
+                ended = self.ended
+                for event in self.poll():
+                    report(event)
+                if ended:
+                    return
+                if stop.count and self._stopped_at is None:
+                    self.stop()
+                if deadline is not None and time.monotonic() > deadline:
+                    raise RunError(f"the run has not ended within {timeout:g} s")
+                time.sleep(LOOK_SECONDS)
+
+    def stop(self) -> bool:
+        """End the ranks that are worked on and begin no other."""
+        if self.ended:
+            return False
+        self._stopped_at = time.time()
+        waiting = [future for future in self._futures if future.status == "pending"]
+        self._client.run(stop_ranks, self._manifest.run_id)
+        self._client.cancel(waiting)
+        return True
+
+    def leave(self) -> str:
+        """Nothing: a run of this engine ends with its process."""
+        return ""
+
+    def report(self) -> EngineReport:
+        """What all tasks did, and why ranks have no record."""
+        if not self.ended:
+            raise RunError("the run has not ended: wait for it first")
+        reports, lost = self._task_reports()
+        records, _ = read_records(self._store, self._manifest)
+        failures = {rank: text for one in reports for rank, text in one.failures.items()}
+        failures = {r: text for r, text in {**lost, **failures}.items() if r not in records}
+        ranks = self._ranks()
+        stopped = self._stopped_at is not None
+        missing = ranks - set(records)
+        if not stopped:
+            failures |= dict.fromkeys(missing - set(failures), "its task left no record")
+        attempts = [attempt for one in reports for attempt in one.attempts]
+        return EngineReport(
+            tuple(sorted(attempts, key=lambda one: one.started + one.duration_ms / 1000)),
+            {} if stopped else failures,
+            time.time() - self._began,
+            max(1, sum(self._client.nthreads().values())),
+            tuple(sorted(ranks & set(records))),
+            stopped=stopped and bool(missing),
+        )
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop what still runs: the futures end with this process."""
+        with self._resources:
+            if not self.ended:
+                with suppress(Exception):  # the cluster may be gone already
+                    self.stop()
+
+    def _ranks(self) -> set[int]:
+        """All that were submitted."""
+        return {rank for block in self._futures.values() for rank in block}
+
+    def _task_reports(self) -> tuple[list[EngineReport], dict[int, str]]:
+        """The reports of the tasks, and by rank why the task of a rank has none."""
+        reports: list[EngineReport] = []
+        lost: dict[int, str] = {}
+        for future, block in self._futures.items():
+            try:
+                reports.append(EngineReport.from_json(future.result(timeout=RESULT_SECONDS)))
+            except Exception as error:  # of Dask, or of the task itself
+                lost |= dict.fromkeys(block, _why(error))
+        return reports, lost
+
+
+def _why(error: Exception) -> str:
+    name = type(error).__name__
+    if name == "KilledWorker":
+        return f"its Dask worker was lost each time that it was tried: {error}"
+    if name == "CancelledError":
+        return "its Dask task was canceled"
+    return f"its Dask task failed: {name}: {error}"

@@ -1,0 +1,80 @@
+"""What runs in a Dask worker: the task, the processes that it keeps, and how it is stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import perseid
+from perseid.engines.block import done_since, work_on_block
+from perseid.engines.local.kept_workers import KeptWorkers
+from perseid.engines.local.local_options import LocalOptions
+from perseid.engines.stopping import StopRequests
+from perseid.pipeline.attempts import EngineReport
+from perseid.pipeline.manifest import Manifest
+from perseid.pipeline.resumption import with_current_model
+from perseid.pipeline.run_summary import EngineDocument
+from perseid.storage import Storage
+
+_kept: dict[str, KeptWorkers] = {}
+"""Processes with a loaded model, by run; `ModelKeeper` puts them here."""
+_stops: dict[str, list[StopRequests]] = {}
+"""The blocks that work on each run, so that a stop reaches them."""
+
+
+def work_on_ranks(
+    url: str,
+    ranks: Sequence[int],
+    former: Mapping[int, int],
+    options: LocalOptions,
+    allow_model_change: bool,
+) -> EngineDocument:
+    """The task: some ranks of the run at this URL; the report as JSON.
+
+    Dask calls it again elsewhere where the worker was lost: ranks that are done are left out.
+    """
+    manifest = Manifest.load(Storage(url))
+    manifest = with_current_model(manifest, allow_model_change=allow_model_change)
+    left = [rank for rank in ranks if not done_since(manifest, rank, former[rank])]
+    if not left:
+        return EngineReport().to_json()
+    stop = StopRequests()
+    _stops.setdefault(manifest.run_id, []).append(stop)
+    try:
+        items = [manifest.item(rank) for rank in left]
+        kept = _kept.get(manifest.run_id)
+        return work_on_block(items, options, lambda event: None, stop, kept=kept).to_json()
+    finally:
+        _stops[manifest.run_id].remove(stop)
+
+
+class ModelKeeper:
+    """A plugin of Dask workers: the processes of a run stand by from task to task.
+
+    Workers that come while the run lasts get it, too; the processes end with the run, or with
+    their Dask worker.
+    """
+
+    def __init__(self, run_id: str) -> None:
+        self._run_id = run_id
+        self.name = f"perseid-{run_id}"
+
+    def setup(self, worker: object) -> None:
+        """Before the worker's first task."""
+        _kept[self._run_id] = KeptWorkers()
+
+    def teardown(self, worker: object) -> None:
+        """When the run or the worker ends."""
+        kept = _kept.pop(self._run_id, None)
+        if kept is not None:
+            kept.close()
+
+
+def stop_ranks(run_id: str) -> None:
+    """End the ranks of a run that this worker works on."""
+    for stop in _stops.get(run_id, []):
+        stop.count += 1
+
+
+def version() -> str:
+    """Version of perseid, to the minor number, in the process that this is called in."""
+    return ".".join(perseid.__version__.split(".")[:2])

@@ -1,0 +1,129 @@
+"""The worker processes of a local map: started or taken over, listened to, given back, ended."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import selectors
+from collections.abc import Callable, Iterator
+
+from perseid.engines.local.kept_workers import KeptWorkers, WorkerKind
+from perseid.engines.local.local_options import LocalOptions
+from perseid.engines.local.process import Reaper, WorkerProcess
+from perseid.engines.local.slots import Slot
+from perseid.engines.worker_command import worker_environment
+from perseid.engines.worker_messages import WorkerSetup
+from perseid.pipeline.items import WorkItem
+
+SCRIPT_SECONDS = 5.0
+"""A script is told a little more time, so that it is the engine that calls it late."""
+
+
+class WorkerPool:
+    """Worker processes of one run, each in a `Slot`; iterating over it gives the slots.
+
+    Parameters
+    ----------
+    first
+        An item of the run: what a worker is set up with.
+    options
+        How many at once, their program and environment.
+    reaper
+        Kills them when this process is gone.
+    kept
+        Processes that stand by, to be taken over.
+    hear
+        Called with the slot of a process that has said something, or has ended.
+    """
+
+    def __init__(
+        self,
+        first: WorkItem,
+        options: LocalOptions,
+        reaper: Reaper,
+        kept: KeptWorkers | None,
+        hear: Callable[[Slot], None],
+    ) -> None:
+        self._options, self._reaper, self._kept, self._hear = options, reaper, kept, hear
+        seconds = options.timeout + SCRIPT_SECONDS
+        self._setup = functools.partial(WorkerSetup, first, options.threads, seconds)
+        self._environment = worker_environment(options.threads) | dict(options.environment)
+        more = tuple(sorted(options.environment.items()))
+        self._kind = WorkerKind(first.run_id, tuple(options.command), options.threads, more)
+        self._slots: list[Slot] = []
+        self._selector = selectors.DefaultSelector()
+
+    def __iter__(self) -> Iterator[Slot]:
+        """Over those of now: each may be dropped meanwhile."""
+        return iter(list(self._slots))
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def __contains__(self, slot: object) -> bool:
+        return slot in self._slots
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a further rank can be worked on now."""
+        idle = any(slot.job is None for slot in self._slots)
+        return idle or len(self._slots) < self._options.concurrency
+
+    def at_hand(self) -> Slot | None:
+        """A process with nothing to do: the last of ours, else one that stood by."""
+        own = next((slot for slot in reversed(self._slots) if slot.job is None), None)
+        if own is not None or self._kept is None:
+            return own
+        slot = self._kept.take(self._kind)
+        return None if slot is None else self._listened(slot)
+
+    def start(self) -> Slot:
+        """A new process; raises `OSError` where none can be started."""
+        return self._listened(
+            Slot(WorkerProcess(self._options.command, self._setup, self._reaper, self._environment))
+        )
+
+    def listen(self, seconds: float) -> None:
+        """Handle what arrives within this time; return at once after that."""
+        for key, _ in self._selector.select(seconds):
+            callback: Callable[[], None] = key.data
+            callback()
+
+    def drop(self, slot: Slot) -> None:
+        """End its process."""
+        self._forget(slot)
+        slot.process.end()
+
+    def give_back(self) -> None:
+        """Let processes that are ready and idle stand by for the next block."""
+        if self._kept is None:
+            return
+        idle = [slot for slot in self if slot.job is None and slot.init_ms is not None]
+        for slot in idle:
+            self._forget(slot)
+        self._kept.give(self._kind, idle)
+
+    def close(self) -> None:
+        """Listen no more; processes that are left are not touched."""
+        self._selector.close()
+
+    def _listened(self, slot: Slot) -> Slot:
+        self._slots.append(slot)
+        hear = functools.partial(self._hear, slot)
+        self._selector.register(slot.process.channel, selectors.EVENT_READ, hear)
+        read = functools.partial(self._read_output, slot)
+        self._selector.register(slot.process.output, selectors.EVENT_READ, read)
+        return slot
+
+    def _read_output(self, slot: Slot) -> None:
+        if slot not in self._slots:
+            return
+        slot.process.output.read()
+        if slot.process.output.ended:
+            self._selector.unregister(slot.process.output)
+
+    def _forget(self, slot: Slot) -> None:
+        self._slots.remove(slot)
+        for source in (slot.process.channel, slot.process.output):
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(source)
