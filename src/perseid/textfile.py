@@ -16,7 +16,9 @@ from pathlib import Path
 from perseid.errors import BadInputError
 
 MAX_BYTES = 1 << 30
-"""Longest text that is unpacked from a compressed file."""
+"""Longest text that is read from a file, or unpacked from a compressed one."""
+MAX_LAYERS = 4
+"""How often gzip is unpacked: there are files that unpack to themselves."""
 _GZIP_MAGIC = b"\x1f\x8b"
 _MARKS = (
     (b"\xff\xfe\x00\x00", "utf-32"),
@@ -54,12 +56,17 @@ def read_text(path: str | Path, what: str = "the file") -> str:
     BadInputError
         The file cannot be read, or is not text.
     """
+    where = f"{what} {path}".strip()
     try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        where = f"{what} {path}".strip()
-        raise BadInputError(f"{where} cannot be read: {error.strerror}") from error
-    return decode(data, f"{what} {path}".strip())
+        with open(path, "rb") as file:
+            # Bounded: a device or a pipe may never end.
+            data = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise BadInputError(f"{where} cannot be read: {reason}") from error
+    if len(data) > MAX_BYTES:
+        raise BadInputError(f"{where} is too long for such a file: more than {MAX_BYTES >> 30} GiB")
+    return decode(data, where)
 
 
 def decode(data: bytes, where: str) -> str:
@@ -74,8 +81,9 @@ def decode(data: bytes, where: str) -> str:
         The bytes are a damaged gzip file, or not text; the sentence begins with `where`.
     """
     # Some tools compress what was compressed already.
-    while data.startswith(_GZIP_MAGIC):
-        data = _unpacked(data, where)
+    for _ in range(MAX_LAYERS):
+        if data.startswith(_GZIP_MAGIC):
+            data = _unpacked(data, where)
     return _characters(data, where).replace("\r\n", "\n").replace("\r", "\n")
 
 

@@ -40,5 +40,8 @@ def test_status_waits_until_a_run_of_this_machine_has_ended(tmp_path: Path) -> N
         assert done.returncode == 0, done.stderr
         assert summary.exists(), "it did not wait"
         said = json.loads(done.stdout)
-        assert (said["status"], said["records"]) == ("complete", 60)
+        assert (said["status"], said["records"], said["rows"]) == ("complete", 60, 60)
+        told = json.loads(summary.read_text())
+        assert said["seconds"] == told["timing"]["total"]
+        assert said["usd"] == told["cost"]["total_usd"]
         assert running.wait(60) == 0

@@ -111,7 +111,7 @@ def check(url: str, named: dict[str, str]) -> None:
     quiet = {entry.key for entry in listing.ignored if not entry.is_data}
     assert quiet >= set(SILENT)
     assert not quiet & {key.strip("/") for key in MARKERS[:1]}
-    (note,) = listing.notes
+    note = listing.notes[-1]
     assert f"{len(named)} entries in {Location.parse(url)} look like data and are not read" in note
     assert note.isprintable()
     storage = Storage(url)
@@ -282,3 +282,29 @@ def test_a_results_folder_with_odd_names_is_still_empty_or_not(tmp_path: Path, m
     assert main(["split", str(tmp_path / "data"), str(tmp_path / "out"), "--overwrite"]) == 0
     assert len(scan(Storage(tmp_path / "out")).objects) == 1
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1.pt", "tab\t.txt"]
+
+
+TWICE = "1.pt and 3.pt hold the same bytes, so the survey has their objects more than once"
+
+
+@pytest.mark.parametrize("how", ["a symbolic link", "a hard link", "a link in a list"])
+def test_a_file_that_is_there_twice_is_named(how: str, tmp_path: Path) -> None:
+    (tmp_path / "1.pt").write_bytes(b"one")
+    (tmp_path / "2.pt").write_bytes(b"one")  # another file of these bytes costs a look to find
+    if how == "a hard link":
+        (tmp_path / "3.pt").hardlink_to(tmp_path / "1.pt")
+    else:
+        (tmp_path / "3.pt").symlink_to("1.pt")
+    files = [str(tmp_path / f"{number}.pt") for number in (1, 2, 3)]
+    listing = discover(files if how == "a link in a list" else tmp_path)
+    assert len(listing.partitions) == 3
+    assert listing.notes == (TWICE,)
+
+
+@pytest.mark.s3
+def test_an_object_that_is_there_twice_in_s3_is_named(s3) -> None:
+    storage = Storage(s3.bucket())
+    for key, data in (("1.pt", b"one"), ("2.pt", b"two"), ("3.pt", b"one"), ("4.pt", b"")):
+        storage.put(key, data)
+    storage.put("5.pt", b"")
+    assert discover(storage.url).notes == (TWICE,)

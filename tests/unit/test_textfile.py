@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perseid import textfile
 from perseid.compat import fmi_config
 from perseid.errors import BadInputError
 from perseid.measure.calibration import Calibration
@@ -148,6 +149,23 @@ def test_what_cannot_be_read_is_one_sentence(
     with pytest.raises(BadInputError, match=says) as caught:
         read(path)
     assert name in str(caught.value)
+
+
+def test_a_text_that_never_ends_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(textfile, "MAX_BYTES", 1 << 16)
+    for read in (read_text, RunRequest.parse, load_prices):
+        with pytest.raises(BadInputError, match="/dev/zero is too long for such a file"):
+            read("/dev/zero")
+
+
+def test_gzip_within_gzip_is_unpacked_a_few_times(tmp_path: Path) -> None:
+    """A file that unpacks to itself would be unpacked for ever."""
+    data = b"[1, 2]"
+    for _ in range(textfile.MAX_LAYERS):
+        data = gzip.compress(data)
+    assert decode(data, "it") == "[1, 2]"
+    with pytest.raises(BadInputError, match="it is not text"):
+        decode(gzip.compress(data), "it")
 
 
 def test_a_table_of_times_that_cannot_be_read_is_a_note(tmp_path: Path) -> None:

@@ -128,8 +128,8 @@ class Run:
             if now is not None:
                 return now
         done = published(self._store, self._manifest)
-        state = "not ended" if done is None else str(done.summary["status"])
-        return RunStatus(state, "ended", self._manifest.world_size, len(self._with_record()))
+        records, summary = len(self._with_record()), None if done is None else done.summary
+        return RunStatus.ended(self._manifest.world_size, records, summary)
 
     def wait(self, timeout: float | None = None, *, progress: bool | Report = True) -> Run:
         """Wait until the run has ended and its results are published.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 from perseid.api.progress_display import count_line
+from perseid.measure.fields import Fields
 from perseid.pipeline.events import CountEvent
 
 
@@ -44,19 +47,31 @@ class RunStatus:
     running: int = 0
     waiting: int = 0
     failed: int = 0
-    rows: int = 0
-    """Objects predicted by finished ranks, if the engine counts them."""
-    seconds: float = 0.0
-    """Time since the start, if the engine reports it."""
-    usd: float = 0.0
-    """Approximate cost of the workers so far, if the engine reports it."""
+    rows: int | None = None
+    """Objects predicted by finished ranks; None if nobody counted them."""
+    seconds: float | None = None
+    """Time since the start, or of the whole run once it has ended; None if not known."""
+    usd: float | None = None
+    """Approximate cost of the workers so far, or of the whole ended run; None if not known."""
+
+    @classmethod
+    def ended(cls, ranks: int, done: int, summary: Mapping[str, object] | None) -> Self:
+        """The status of a run that no process works on; `summary` None: nothing is published."""
+        if summary is None:
+            return cls("not ended", "ended", ranks, done)
+        rows, timing, cost = (Fields(summary.get(key)) for key in ("rows", "timing", "cost"))
+        return cls(
+            str(summary["status"]), "ended", ranks, done,
+            rows=rows.count("received"), seconds=timing.number("total"),
+            usd=cost.number("total_usd"),
+        )  # fmt: skip
 
     def __str__(self) -> str:
-        if not self.seconds:
+        if self.stage == "ended" or self.seconds is None:
             return f"{self.state}: {self.done} of {self.ranks} ranks have a record"
         return count_line(
             CountEvent(
                 self.stage, self.seconds, self.ranks, self.waiting, self.running, self.done,
-                self.failed, rows=self.rows, usd=self.usd,
+                self.failed, rows=self.rows or 0, usd=self.usd or 0.0,
             )
         )  # fmt: skip

@@ -80,17 +80,30 @@ class SurveyListing:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences about what looks like data and is not read, and about mixed formats."""
+        """Sentences about what looks like data and is not read, mixed formats, files twice."""
         kinds = sorted({suffix_of(p.key).lstrip(".") for p in self.partitions})
         notes = []
         if len(kinds) > 1:
             notes.append(f"the partitions have several formats ({', '.join(kinds)}): all are used")
+        if same := self._same_bytes():
+            said = [" and ".join(map(_printable, keys[:NAMED])) for keys in same[:NAMED]]
+            more = f" (and {len(same) - NAMED} more such groups)" if len(same) > NAMED else ""
+            notes.append(f"{'; '.join(said)} hold the same bytes{more}, so the survey has their "
+                         "objects more than once")  # fmt: skip
         data = [entry for entry in self.ignored if entry.is_data]
         if data:
             them = "looks like data and is" if len(data) == 1 else "look like data and are"
             notes.append(f"{_counted(len(data), 'entry', 'entries')} in {self.location} {them} "
                          f"not read: {_named(data)}")  # fmt: skip
         return tuple(notes)
+
+    def _same_bytes(self) -> list[list[str]]:
+        """Keys of partitions that are one file by several names, or in S3 of the same content."""
+        by_tag: dict[tuple[str, int], list[str]] = {}
+        for info in self.partitions:
+            if info.etag and info.size:
+                by_tag.setdefault((info.etag, info.size), []).append(info.key)
+        return [keys for keys in by_tag.values() if len(keys) > 1]
 
 
 def discover(
