@@ -93,16 +93,40 @@ def test_frames_have_fixed_sizes():
     [
         dialed(LOW, HIGH, key=b"x" * 32),
         dialed(Identity("another", 0, 1, LOW.instance)),
+        dialed(Identity("second job", 0, 1, LOW.instance)),
         dialed(Identity("job", 1, 1, LOW.instance)),
         dialed(peer=Identity("job", 0, 2, b"replaced")),
         dialed(peer=Identity("job", 0, 3, HIGH.instance)),
         dialed(Identity("job", 0, 2, HIGH.instance)),
     ],
-    ids=["key", "job", "generation", "instance", "meant", "oneself"],
+    ids=["key", "job", "job below", "generation", "instance", "meant", "oneself"],
 )
 def test_a_greeting_of_somebody_else_is_refused(stranger):
     with pytest.raises(HandshakeError):
         Handshake(HIGH, KEY).feed(stranger.hello())
+
+
+def test_digests_of_other_jobs_lie_above_and_below():
+    """A comparison that is wrong in one direction alone would be seen by one of them."""
+    above, below = (
+        Identity(name, 0, 1, LOW.instance).digest() for name in ("another", "second job")
+    )
+    assert below < LOW.digest() < above
+
+
+def test_a_greeting_of_an_earlier_generation_is_refused():
+    later = Identity("job", 5, 2, HIGH.instance)
+    for generation in (4, 6):
+        with pytest.raises(HandshakeError, match="generation"):
+            stranger = dialed(Identity("job", generation, 1, LOW.instance), later)
+            Handshake(later, KEY).feed(stranger.hello())
+
+
+@pytest.mark.parametrize("instance", [b"\0" * 8, b"\xff" * 8])
+def test_another_instance_than_the_one_dialed_is_refused(instance):
+    again = Identity("job", 0, 2, instance)
+    with pytest.raises(HandshakeError, match="answered instead"):
+        dialed().feed(dialed(again, LOW).hello())
 
 
 def test_another_rank_than_the_one_dialed_is_refused():

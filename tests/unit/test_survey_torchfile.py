@@ -215,6 +215,37 @@ def test_keys_that_are_slow_to_look_up(kind: str) -> None:
         read_pickle(dict_of(SLOW[kind]()), Permissive(), "this pickle")
 
 
+@pytest.mark.parametrize("bits", [64, 65, 80, 100_000])
+def test_an_integer_that_is_a_key_has_64_bits_at_most(bits: int) -> None:
+    data = dict_of([pickled(1 << (bits - 1))])
+    if bits == 64:
+        assert read_pickle(data, Permissive(), "this pickle") == {1 << 63: None}
+        return
+    with pytest.raises(BadPartitionError, match=f"an integer of {bits} bits is a key"):
+        read_pickle(data, Permissive(), "this pickle")
+
+
+@pytest.mark.parametrize("parts", [16, 17])
+def test_a_tuple_that_is_a_key_has_16_parts_at_most(parts: int) -> None:
+    data = dict_of([pickled(tuple(range(parts)))])
+    if parts == 16:
+        assert read_pickle(data, Permissive(), "this pickle") == {tuple(range(16)): None}
+        return
+    with pytest.raises(BadPartitionError, match="a tuple of 17 parts is a key"):
+        read_pickle(data, Permissive(), "this pickle")
+
+
+@pytest.mark.parametrize("number", [64, 65])
+def test_so_many_keys_of_one_hash_are_read(number: int) -> None:
+    """hash(-1) is hash(-2), and so are those of tuples of them."""
+    tuples = [pickled(tuple(-1 - (n >> bit & 1) for bit in range(8))) for n in range(number)]
+    if number == 64:
+        assert len(read_pickle(dict_of(tuples), Permissive(), "this pickle")) == 64
+        return
+    with pytest.raises(UnsafePickleError, match="more than 64 keys that share one hash"):
+        read_pickle(dict_of(tuples), Permissive(), "this pickle")
+
+
 def test_an_index_of_the_memo_that_collides() -> None:
     large = (1 << 61) - 1
     text = b"".join(b"Np%d\n0" % (number * large) for number in range(1, 40_001)) + b"N."
