@@ -117,9 +117,9 @@ def test_digests_of_other_jobs_lie_above_and_below():
 def test_a_greeting_of_an_earlier_generation_is_refused():
     later = Identity("job", 5, 2, HIGH.instance)
     for generation in (4, 6):
+        greeting = dialed(Identity("job", generation, 1, LOW.instance), later).hello()
         with pytest.raises(HandshakeError, match="generation"):
-            stranger = dialed(Identity("job", generation, 1, LOW.instance), later)
-            Handshake(later, KEY).feed(stranger.hello())
+            Handshake(later, KEY).feed(greeting)
 
 
 @pytest.mark.parametrize("instance", [b"\0" * 8, b"\xff" * 8])
