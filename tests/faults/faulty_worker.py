@@ -57,6 +57,8 @@ def misbehave(fault: str) -> bool:
             time.sleep(0.02)
     if name == "sleep":
         time.sleep(float(value))
+    while name == "until" and not Path(value).exists():
+        time.sleep(0.05)
     if name == "child":  # something that outlives a worker killed alone
         child = subprocess.Popen(["sleep", "600"])
         Path(value).write_text(str(child.pid))

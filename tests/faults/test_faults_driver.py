@@ -12,7 +12,7 @@ import time
 import pytest
 from engine import FAULTY_RUN, MARK, PERSEID, Lab
 
-from perseid.engines.local.rank_logs import attempts_in
+from perseid.engines.log_lines import attempts_in
 
 
 @pytest.fixture

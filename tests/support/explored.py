@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import http.client
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ from perseid.explore import ExploredRun, ExploreServer, LiveRun
 from perseid.survey import write_cutouts
 from perseid.survey.cutouts import Cutouts
 
+WATCH_SECONDS = 120.0
+"""Longest silence of a stream of events."""
 HOSTILE = (
     "<script>window.planted = 1</script>",
     "\"><img src=x onerror='window.planted=2'>",
@@ -80,6 +83,32 @@ class Answer:
     @property
     def text(self) -> str:
         return self.body.decode()
+
+
+def watched(address: str, until: Callable[[str, str], bool]) -> str:
+    """The first picture of a run that goes on which is as wanted: `until` is given the kind of the
+    event, ``run`` or ``end``, and the part of the page."""
+    parts, kind, lines = urlsplit(address), "", list[str]()
+    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=WATCH_SECONDS)
+    try:
+        connection.request("GET", f"{parts.path}events")
+        for raw in connection.getresponse():
+            line = raw.decode().rstrip("\n")
+            if line.startswith("event: "):
+                kind, lines = line[7:], []
+            elif line.startswith("data: "):
+                lines.append(line[6:])
+            elif not line and until(kind, "\n".join(lines)):
+                return "\n".join(lines)
+    finally:
+        connection.close()
+    raise AssertionError(f"the run ended otherwise: {' '.join(lines)}")
+
+
+def states(page: str) -> dict[int, str]:
+    """Rank -> its state, of the page of a run."""
+    found = re.findall(r'class="rank (\w+)" data-log="(\d+)"', page)
+    return {int(rank): state for state, rank in found}
 
 
 def ask(

@@ -13,8 +13,15 @@ import pytest
 
 from perseid.api.progress_display import RunProgress, Tally, duration
 from perseid.engines import memory
-from perseid.engines.local.rank_logs import RankLogs, attempts_in, end_lines, start_lines
+from perseid.engines.local.rank_logs import RankLogs
 from perseid.engines.local.slots import classify_exit
+from perseid.engines.log_lines import (
+    attempts_in,
+    end_lines,
+    standing_line,
+    start_lines,
+    state_in,
+)
 from perseid.engines.message_stream import MessageStream
 from perseid.engines.owner import Owner, refuse_if_owned
 from perseid.engines.run_plan import makespan
@@ -147,6 +154,35 @@ def test_a_log_has_the_lines_of_lambda():
         "Memory Size: 1769 MB\tMax Memory Used: 181 MB\tInit Duration: 400.20 ms\t"
     )
     assert attempts_in(log) == 1
+
+
+@pytest.mark.parametrize(
+    ("endings", "state", "attempt", "message"),
+    [
+        ((), None, 0, ""),
+        ((None,), RankState.RUNNING, 1, ""),
+        ((Ending.DONE,), RankState.RUNNING, 1, ""),  # its record is about to come
+        ((Ending.RAISED,), RankState.RETRYING, 1, "it broke"),
+        ((Ending.RAISED, None), RankState.RUNNING, 2, ""),
+        ((Ending.RAISED, Ending.KILLED), RankState.FAILED, 2, "it broke"),
+        ((Ending.TIMED_OUT,), RankState.RETRYING, 1, "Task timed out after 1.00 seconds"),
+    ],
+    ids=("nothing", "begun", "done", "retried", "again", "failed", "late"),
+)  # fmt: skip
+def test_a_log_says_where_its_rank_stands(endings, state, attempt, message):
+    log = "perseid: the rank has failed\n"  # what a worker prints before its START says nothing
+    for number, ending in enumerate(endings, start=1):
+        log += start_lines(f"id-{number}", cold=False)
+        if ending is not None:
+            said = RankState.FAILED if number == 2 else RankState.RETRYING
+            text = end_lines(attempt_of(ending, "it broke", duration_ms=1000.0), "hello\n")
+            log += text + ("" if ending is Ending.DONE else standing_line(said))
+    found = state_in(4, log)
+    assert (found and (found.state, found.attempt, found.message)) == (
+        state and (state, attempt, message)
+    )
+    if state is RankState.FAILED:  # another driver goes on with the rank
+        assert state_in(4, log + standing_line(RankState.WAITING)).state is RankState.WAITING
 
 
 @pytest.mark.parametrize(

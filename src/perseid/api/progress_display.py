@@ -140,7 +140,9 @@ class RunProgress:
         self._tally.add(event, now)
         if event.message:
             self._say(f"rank {event.rank}, attempt {event.attempt}: {_verdict(event)}")
-        if not self._quiet and event.state is not RankState.WAITING and now >= self._next:
+        # Of an engine that counts, the counts are drawn: it may not tell of every rank.
+        drawn = self._counts is None and not self._quiet and event.state is not RankState.WAITING
+        if drawn and now >= self._next:
             self._draw(now)
 
     def __enter__(self) -> Self:
@@ -190,7 +192,7 @@ class RunProgress:
             return
         self._stage = ""
         self._end_live()
-        if self._tally.states and not self._quiet:
+        if self._tally.states and self._counts is None and not self._quiet:
             self._say(self._tally.line(now))
 
     def _end_live(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 
@@ -17,7 +18,7 @@ from perseid.errors import BadInputError, NotFoundError, RunError, RunInterrupte
 from perseid.jsontext import parse_json
 from perseid.measure.prices import Prices
 from perseid.pipeline import layout
-from perseid.pipeline.events import CountEvent, Report
+from perseid.pipeline.events import CountEvent, RankEvent, RankState, Report
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.run_state import RunResult, published, stored_logs
 from perseid.pipeline.run_summary import RunSummary
@@ -50,6 +51,8 @@ class Run:
         self._given = handle
         self._store = Storage(manifest.results_url)
         self._result = result
+        self._states: dict[int, RankEvent] = {}
+        """Where each rank stood when `status` looked, of an engine that follows each of them."""
 
     @property
     def url(self) -> str:
@@ -331,7 +334,15 @@ class Run:
                     "running", event.stage, world_size, event.done, event.running, event.waiting,
                     event.failed, event.rows, event.seconds, event.usd,
                 )  # fmt: skip
-        return RunStatus("running", "map", world_size, len(self._with_record()))
+            if isinstance(event, RankEvent):
+                self._states[event.rank] = event
+        stand = Counter(event.state for event in self._states.values())
+        waiting = stand[RankState.WAITING] + stand[RankState.RETRYING]
+        rows = sum(event.rows for event in self._states.values())
+        return RunStatus(
+            "running", "map", world_size, len(self._with_record()), stand[RankState.RUNNING],
+            waiting, stand[RankState.FAILED], rows,
+        )  # fmt: skip
 
     def _with_record(self) -> set[int]:
         """Ranks with a record written by perseid; a record of a user's script does not count."""

@@ -68,7 +68,9 @@ class RunStatus:
 
     def __str__(self) -> str:
         if self.stage == "ended" or self.seconds is None:
-            return f"{self.state}: {self.done} of {self.ranks} ranks have a record"
+            numbers = ((self.running, "running"), (self.failed, "failed"))
+            more = "".join(f", {number} {name}" for number, name in numbers if number)
+            return f"{self.state}: {self.done} of {self.ranks} ranks have a record{more}"
         return count_line(
             CountEvent(
                 self.stage, self.seconds, self.ranks, self.waiting, self.running, self.done,

@@ -229,7 +229,7 @@ class AwsRun:
     def poll(self) -> Sequence[Event]:
         """How many ranks stand where now: two or three requests of AWS."""
         self._last = self._executions.look(self.started)
-        return (event_of(self._last),)
+        return (*self._last.done, event_of(self._last))
 
     def wait(self, report: Report, timeout: float | None = None) -> None:
         """Look from time to time, ever less often, until the execution is over."""
@@ -241,6 +241,8 @@ class AwsRun:
 
         def tell(now: MapProgress) -> None:
             self._last = now
+            for done in now.done:
+                report(done)
             report(event_of(now))
             self._stop_above_cap(now)
 

@@ -7,10 +7,12 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
+from perseid.engines.log_lines import state_in
 from perseid.engines.owner import read_mark
 from perseid.errors import NotFoundError, RunError, RunInterruptedError
 from perseid.pipeline import layout
@@ -18,10 +20,12 @@ from perseid.pipeline.attempts import EngineReport
 from perseid.pipeline.events import Event, RankEvent, RankState, Report
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.run_state import published, stored_logs
-from perseid.storage import Storage
+from perseid.storage import ObjectInfo, Storage
 
 LOOK_SECONDS = 0.5
 """Between two looks at the store."""
+READERS = 16
+"""Objects read at once."""
 
 
 class AttachedRun:
@@ -30,12 +34,20 @@ class AttachedRun:
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
         self._store = Storage(manifest.results_url)
-        self._seen: set[int] = set()
+        self._read: dict[int, ObjectInfo] = {}
+        """The version of a rank's record or log that was read last."""
+        self._states: dict[int, RankEvent] = {}
 
     @property
     def seen(self) -> frozenset[int]:
         """Ranks whose record was seen."""
-        return frozenset(self._seen)
+        states = self._states.values()
+        return frozenset(event.rank for event in states if event.state is RankState.DONE)
+
+    @property
+    def known(self) -> tuple[RankEvent, ...]:
+        """Where each rank stood at the last look."""
+        return tuple(self._states.values())
 
     @property
     def ended(self) -> bool:
@@ -45,20 +57,31 @@ class AttachedRun:
         return mark is None or (mark.here and not mark.is_alive)
 
     def poll(self) -> Sequence[Event]:
-        """The ranks that have got a record since the last look."""
-        names = {info.key for info in self._store.list()}
-        new = [
-            rank
-            for rank in range(self._manifest.world_size)
-            if rank not in self._seen and self._key(rank) in names
-        ]
-        events = [event for rank in new if (event := self._event(rank)) is not None]
-        self._seen.update(event.rank for event in events)
-        return events
+        """What has changed since the last look, as records and logs tell it.
+
+        One listing; a record is read once, and the log of a rank that has none when it has grown.
+        """
+        listed = {info.key: info for info in self._store.list()}
+        changed: dict[int, ObjectInfo] = {}
+        for rank in range(self._manifest.world_size):
+            found = listed.get(self._key(rank)) or listed.get(layout.log(rank))
+            if found is not None and self._read.get(rank) != found:
+                changed[rank] = found
+        self._read |= changed
+        with ThreadPoolExecutor(READERS) as pool:
+            told = pool.map(self._look_at, changed, changed.values())
+            events = {rank: event for rank, event in zip(changed, told, strict=True) if event}
+        for rank in range(self._manifest.world_size):
+            if rank not in self._states and rank not in events:
+                events[rank] = RankEvent(rank, RankState.WAITING, 0)
+        self._states |= events
+        return tuple(events.values())
 
     def wait(self, report: Report, timeout: float | None = None) -> None:
-        """Wait until the driver has ended."""
+        """Wait until the driver has ended; what earlier looks have seen is reported first."""
         deadline = None if timeout is None else time.monotonic() + timeout
+        for known in self.known:
+            report(known)
         while True:
             ended = self.ended  # before the look: what is written in between is seen by it
             for event in self.poll():
@@ -127,12 +150,16 @@ class AttachedRun:
         """Key of our own record, since a script's record does not say whether the rank is done."""
         return layout.done_record(rank, script=self._manifest.script is not None)
 
-    def _event(self, rank: int) -> RankEvent | None:
-        """The event for a rank whose record is complete and belongs to this run; else None."""
+    def _look_at(self, rank: int, found: ObjectInfo) -> RankEvent | None:
+        """The event that a record or a log tells; None where it is not of this run, or is gone."""
         try:
-            record = json.loads(self._store.get(self._key(rank)))
+            data = self._store.get(found.key)
+            if found.key == layout.log(rank):
+                return state_in(rank, data.decode("utf-8", "replace"))
+            record = json.loads(data)
             if record["run_id"] != self._manifest.run_id:
                 return None
-            return RankEvent(rank, RankState.DONE, int(record["attempt"]), int(record["rows"]))
+            attempt, rows = int(record["attempt"]), int(record["rows"])
         except (NotFoundError, ValueError, KeyError, TypeError):
             return None
+        return RankEvent(rank, RankState.DONE, attempt, rows, record=data)

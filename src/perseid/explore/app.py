@@ -60,8 +60,6 @@ class PageHead:
     where: str
     """The run's folder or URL."""
     going: bool
-    ready: bool
-    """Whether there is a catalogue."""
 
 
 class ExploreApp:
@@ -283,8 +281,6 @@ class ExploreApp:
             run_id=run.id,
             where=self._explored.store.where(),
             going=self._live.going,
-            # A run that is going on has none, and looking for it would ask the store again.
-            ready=not self._live.going and self._explored.table() is not None,
         )
 
     def _page(

@@ -15,12 +15,14 @@ from dataclasses import dataclass, field, replace
 
 from perseid.api.progress_display import Tally, duration, stage_line
 from perseid.api.run import Run
-from perseid.errors import NotFoundError, PerseidError, RunInterruptedError
+from perseid.errors import PerseidError, RunInterruptedError
 from perseid.measure.folder import RankMeasures
 from perseid.measure.prices import Prices
 from perseid.measure.sources.rank_measures import read_record
 from perseid.pipeline import layout
+from perseid.pipeline.attempts import Ending
 from perseid.pipeline.events import CountEvent, Event, RankEvent, RankState, StageEvent
+from perseid.pipeline.run_state import RunResult
 from perseid.storage import Storage
 
 READERS = 16
@@ -78,7 +80,7 @@ class LiveView:
     usd: float | None = None
     """Cost of the ranks that are done."""
     counts: CountEvent | None = None
-    """From an engine that does not follow each rank."""
+    """While the run goes on, from an engine that tells how many ranks are at work, not which."""
     notes: tuple[str, ...] = ()
 
     def count(self, state: RankState) -> int:
@@ -119,6 +121,8 @@ class _State:
     version: int = 0
     tally: Tally = field(default_factory=Tally)
     counts: CountEvent | None = None
+    follows: bool = False
+    """Whether the engine tells of each rank at work."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -145,13 +149,12 @@ class LiveRun:
 
     def begin(self) -> None:
         """Look where the run stands, and follow it in a thread of its own if it is going on."""
-        now = self._run.status()
-        self._take_records()
-        if now.state == "running":
+        if self._run.status().state == "running":
             with self._lock:
                 self._state.going, self._state.words = True, stage_line("map")
             threading.Thread(target=self._follow, name="follow-run", daemon=True).start()
         else:
+            self._take_records()
             self._finish(_ended_words(self._run))
 
     def _follow(self) -> None:
@@ -193,6 +196,7 @@ class LiveRun:
     def _of_rank(self, event: RankEvent) -> None:
         now, old = time.time(), self._ranks[event.rank]
         self._state.tally.add(event, time.monotonic())
+        self._state.follows |= event.state not in (RankState.WAITING, RankState.DONE)
         working = event.state is RankState.RUNNING
         began = old.began or (now if working else None)
         # Another attempt begins at zero; events within one attempt do not move its beginning.
@@ -203,7 +207,9 @@ class LiveRun:
             old, state=event.state, attempt=event.attempt, rows=event.rows, began=began,
             ended=now if done else None, message=event.message or old.message,
         )  # fmt: skip
-        if event.state is RankState.DONE:
+        if event.state is RankState.DONE and event.record:
+            self._measured(event.rank, _read(event.record, event.rank))
+        elif event.state is RankState.DONE:
             self._unread.append(event.rank)
         if event.message:
             self._note(f"rank {event.rank}, attempt {event.attempt}: {event.message}")
@@ -214,14 +220,32 @@ class LiveRun:
             self._state.notes = [*self._state.notes[-49:], words]
 
     def _finish(self, words: str) -> None:
-        self._take_records()
         self._when_ended()
+        try:
+            result = self._run.result
+        except PerseidError:
+            result = None
         with self._lock:
+            self._settle(result)
             self._state.going, self._state.words = False, words
             self._state.version += 1
 
+    def _settle(self, result: RunResult | None) -> None:
+        """Nothing works on the run any more: a rank is done, has failed, or is to come."""
+        missing = result.summary["ranks"]["missing"] if result else ()
+        lost = {entry["rank"]: str(entry["reason"]) for entry in missing}
+        attempts = result.mapped.attempts if result else ()
+        # One that was stopped may have run beside a faster one.
+        tried = {one.rank: one.attempt for one in attempts if one.ending is not Ending.STOPPED}
+        for number, rank in enumerate(self._ranks):
+            state, attempt = rank.state, max(rank.attempt, tried.get(number, 0))
+            if state is not RankState.DONE:
+                state = RankState.FAILED if number in lost else RankState.WAITING
+            said = lost.get(number, rank.message)
+            self._ranks[number] = replace(rank, state=state, attempt=attempt, message=said)
+
     def _take_records(self) -> None:
-        """Which ranks have left a record, of a run that is looked at for the first time."""
+        """Which ranks have left a record, of a run that has ended."""
         try:
             names = {info.key for info in self._store.list()}
         except PerseidError:
@@ -229,11 +253,10 @@ class LiveRun:
         with self._lock:
             for number, rank in enumerate(self._ranks):
                 key = layout.done_record(number, script=self._script)
-                if key in names and rank.state is not RankState.DONE:
+                if key in names:
                     self._ranks[number] = replace(rank, state=RankState.DONE, attempt=1)
                     self._unread.append(number)
                 self._state.tally.states[number] = self._ranks[number].state
-            self._state.version += 1
 
     @property
     def version(self) -> int:
@@ -257,6 +280,7 @@ class LiveRun:
             state, ranks = self._state, tuple(self._ranks)
             tally, now = state.tally, time.monotonic()
             counts = state.counts
+            told = counts if state.going and not state.follows else None
             done = sum(rank.state in (RankState.DONE, RankState.FAILED) for rank in ranks)
             rows = max(sum(rank.rows for rank in ranks), counts.rows if counts else 0)
             return LiveView(
@@ -268,9 +292,9 @@ class LiveRun:
                 rows=rows,
                 rows_a_second=tally.rate(),
                 seconds_left=tally.seconds_left(now) if state.going else None,
-                fraction=_fraction(counts, max(tally.fraction(), done / max(1, len(ranks)))),
-                usd=counts.usd if counts else self._cost(ranks),
-                counts=counts,
+                fraction=_fraction(told, max(tally.fraction(), done / max(1, len(ranks)))),
+                usd=counts.usd if counts and counts.usd else self._cost(ranks),
+                counts=told,
                 notes=tuple(state.notes),
             )
 
@@ -293,26 +317,39 @@ class LiveRun:
                 found = list(pool.map(self._record, wanted))
             with self._lock:
                 for number, record in zip(wanted, found, strict=True):
-                    if record is not None:
-                        rank = self._ranks[number]
-                        bars = record.timeline
-                        self._ranks[number] = replace(
-                            rank, record=record, rows=max(rank.rows, record.rows),
-                            began=min((b[1] for b in bars), default=rank.began),
-                            ended=max((b[2] for b in bars), default=rank.ended),
-                        )  # fmt: skip
+                    self._measured(number, record)
+
+    def _measured(self, number: int, record: RankMeasures | None) -> None:
+        """Take in what a rank's record says; called with the lock."""
+        if record is None:
+            return
+        rank, bars = self._ranks[number], record.timeline
+        self._ranks[number] = replace(
+            rank, record=record, rows=max(rank.rows, record.rows),
+            attempt=max(rank.attempt, record.attempt or 1),
+            began=min((b[1] for b in bars), default=rank.began),
+            ended=max((b[2] for b in bars), default=rank.ended),
+        )  # fmt: skip
 
     def _record(self, rank: int) -> RankMeasures | None:
-        key = layout.done_record(rank, script=self._script)
         try:
-            return read_record(json.loads(self._store.get(key)), rank)
-        except (NotFoundError, ValueError, PerseidError):
+            data = self._store.get(layout.done_record(rank, script=self._script))
+        except PerseidError:
             return None
+        return _read(data, rank)
 
     def close(self) -> None:
         """Stop following the run: nobody is looking any more."""
         with self._lock:
             self._closed.set()
+
+
+def _read(record: bytes, rank: int) -> RankMeasures | None:
+    """What a rank's record says; None where it is none."""
+    try:
+        return read_record(json.loads(record), rank)
+    except (ValueError, PerseidError):
+        return None
 
 
 def _fraction(counts: CountEvent | None, by_rank: float) -> float:
@@ -324,6 +361,8 @@ def _fraction(counts: CountEvent | None, by_rank: float) -> float:
 def _ended_words(run: Run) -> str:
     """How the run ended, in one sentence."""
     try:
-        return run.incomplete or "complete: every rank and every partition is there"
+        said = run.incomplete or "every rank and every partition is there"
     except PerseidError as error:
-        return str(error)
+        said = str(error)
+    said = said.partition(" is incomplete: ")[2] or said  # the page says so before it
+    return said[:1].upper() + said[1:]

@@ -52,6 +52,8 @@ class RunView:
     left: str
     tiles: tuple[Tile, ...]
     ranks: tuple[RankRow, ...]
+    counted: bool
+    """Whether the engine tells how many ranks are at work, not which."""
     gantt: Figure | None
     legend: Legend | None
     notes: tuple[str, ...]
@@ -72,6 +74,7 @@ def run_view(explored: ExploredRun, live: LiveRun) -> RunView:
         left=view.left_words,
         tiles=_tiles(explored, view),
         ranks=tuple(_row(rank) for rank in view.ranks),
+        counted=view.counts is not None,
         gantt=Figure.drawn(lambda w, k: timeline(lanes, w, k), "One row a rank.")
         if drawn
         else None,

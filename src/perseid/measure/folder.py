@@ -28,6 +28,8 @@ class RankMeasures:
 
     rank: int | None = None
     run_id: str | None = None
+    attempt: int | None = None
+    """Which attempt wrote it, from 1."""
     rows: int = 0
     """All rows that went through the model, flagged ones included."""
     flagged: int = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -28,6 +28,9 @@ class RankEvent:
     """Rows predicted so far by this attempt."""
     message: str = ""
     """One sentence where something went wrong."""
+    record: bytes = field(default=b"", repr=False)
+    """Of a rank that is done: its record as it lies in the store, where whoever reports it has
+    read it anyway."""
 
 
 @dataclass(frozen=True)

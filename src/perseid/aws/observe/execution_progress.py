@@ -17,6 +17,7 @@ from perseid.errors import NotFoundError, RunError, StorageError
 from perseid.jsontext import parse_json
 from perseid.measure.cost import MB_PER_GB
 from perseid.measure.prices import Prices
+from perseid.pipeline.events import RankEvent, RankState
 from perseid.pipeline.stored import StoredRecord
 from perseid.storage import Storage
 
@@ -51,6 +52,8 @@ class MapProgress:
     usd_running: float = 0.0
     """About what the workers cost that have begun and are not done: each as long as those that are
     done took, or since the execution began where none is."""
+    done: tuple[RankEvent, ...] = ()
+    """Ranks whose record was read at this look for the first time."""
     trouble: str = ""
     """Why records could not be read at this look; rows and costs are then those of the last."""
 
@@ -89,6 +92,7 @@ class Watcher:
         self._map_run: str | None = None
         self._records: dict[str, StoredRecord] = {}
         self._done = -1
+        self._fresh: tuple[RankEvent, ...] = ()
         self.counts: Mapping[str, int] = {}
         """What DescribeMapRun said last: pending, running, succeeded, …"""
 
@@ -99,7 +103,7 @@ class Watcher:
         with aws_errors():
             map_status = self._look_at_map(client)
         status, began = state.status, state.started
-        counts, trouble = self.counts, ""
+        counts, trouble, self._fresh = self.counts, "", ()
         # Records are listed only if a rank has finished since: each look would otherwise cost
         # requests.
         if counts.get("succeeded", 0) != self._done:
@@ -121,6 +125,7 @@ class Watcher:
             rows=sum(record.rows for record in self._records.values()),
             usd=sum(self._usd(began)),
             usd_running=counts.get("running", 0) * self._typical_usd(began),
+            done=self._fresh,
             trouble=trouble,
         )
 
@@ -146,15 +151,21 @@ class Watcher:
         self._calls.add("s3.ListObjectsV2", len(names) // KEYS_A_PAGE + 1)
         self._calls.add("s3.GetObject", len(fresh))
         with ThreadPoolExecutor(READERS) as pool:
-            found = pool.map(self._record, fresh)
-            self._records |= {n: r for n, r in zip(fresh, found, strict=True) if r is not None}
+            found = [pair for pair in pool.map(self._record, fresh) if pair is not None]
+        self._records |= {f"{event.rank}.json": record for event, record in found}
+        self._fresh = tuple(event for event, _ in found)
 
-    def _record(self, name: str) -> StoredRecord | None:
+    def _record(self, name: str) -> tuple[RankEvent, StoredRecord] | None:
         try:
-            record = StoredRecord.of(parse_json(self._store.get(name)), name)
+            data = self._store.get(name)
+            record = StoredRecord.of(parse_json(data), name)
         except (NotFoundError, StorageError, RunError, ValueError, TypeError):
             return None
-        return record if record.run_id == self._run_id else None
+        if record.run_id != self._run_id:
+            return None
+        rank = int(name.removesuffix(".json"))
+        event = RankEvent(rank, RankState.DONE, record.attempt, record.rows, record=data)
+        return event, record
 
     def _usd(self, began: float) -> list[float]:
         """Of each worker of this execution that is done; those of a former one are paid for."""

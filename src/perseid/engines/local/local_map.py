@@ -11,10 +11,11 @@ from perseid.engines.local.gang import CollectiveOutcome, Gang, skip_reason
 from perseid.engines.local.kept_workers import KeptWorkers
 from perseid.engines.local.local_options import LocalOptions
 from perseid.engines.local.process import Reaper, WorkerProcess
-from perseid.engines.local.rank_logs import RankLogs, end_lines, start_lines
+from perseid.engines.local.rank_logs import RankLogs
 from perseid.engines.local.schedule import Schedule
 from perseid.engines.local.slots import RunningAttempt, Slot, classify_exit, ending_of
 from perseid.engines.local.worker_pool import WorkerPool
+from perseid.engines.log_lines import end_lines, standing_line, start_lines
 from perseid.engines.stopping import StopRequests
 from perseid.engines.worker_messages import (
     Assignment,
@@ -83,6 +84,8 @@ class LocalMap:
         self._resources.callback(self._pool.close)
         for rank in self._items:
             self._report(RankEvent(rank, RankState.WAITING, 0))
+        for rank in former:
+            self._logs.add(rank, standing_line(RankState.WAITING))
 
     @property
     def finished(self) -> bool:
@@ -354,7 +357,8 @@ class LocalMap:
         rank = attempt.rank
         over = rank in self._schedule.done or rank in self._schedule.failed
         last = over and not self._schedule.rivals(rank)
-        self._logs.add(rank, head + end_lines(attempt, output), last=last)
+        said = "" if event is None else standing_line(event.state)
+        self._logs.add(rank, head + end_lines(attempt, output) + said, last=last)
         if event is not None:
             self._report(event)
         if rank in self._schedule.failed and self._items[rank].options.talks:

@@ -18,7 +18,7 @@ from perseid.errors import BadInputError, RunError
 from perseid.jsontext import parse_json
 from perseid.pipeline import layout
 from perseid.pipeline.attempts import Attempt, Ending, EngineReport
-from perseid.pipeline.events import CountEvent, Event, Report
+from perseid.pipeline.events import CountEvent, Event, RankEvent, RankState, Report
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.rank_outputs import read_records
 from perseid.pipeline.run_state import published
@@ -60,24 +60,43 @@ class SlurmRun(AttachedRun):
         return self._over
 
     def poll(self) -> Sequence[Event]:
-        """New records in the store, and how many tasks wait: one request of each."""
+        """What the store says of the ranks and squeue of their tasks: one request of each."""
         self._look()
-        done = super().poll()
+        told = (*super().poll(), *self._lost())
         live = [task for task in self._tasks.values() if task.live]
         running = sum(self._ranks(task) for task in live if task.state in RUNNING)
         waiting = sum(self._ranks(task) for task in live if task.state not in RUNNING)
-        total = len(self.submission.ranks)
-        finished = len(self._seen & set(self.submission.ranks))
+        own = set(self.submission.ranks)
+        known = [event for event in self.known if event.rank in own]
+        total, finished = len(own), len(self.seen & own)
         count = CountEvent(
             "map", time.time() - self._began, total, min(waiting, total - finished),
-            min(running, total - finished), finished, ended=self.ended,
+            min(running, total - finished), finished,
+            failed=sum(event.state is RankState.FAILED for event in known),
+            retried=sum(event.state is RankState.DONE and event.attempt > 1 for event in known),
+            ended=self.ended,
         )  # fmt: skip
-        return (*done, count)
+        return (*told, count)
+
+    def _lost(self) -> Sequence[Event]:
+        """Ranks whose task has ended for good and left neither a record nor a reason."""
+        over = (RankState.DONE, RankState.FAILED)
+        ended = [task.index for task in self._tasks.values() if not task.live]
+        found = {
+            rank: RankEvent(rank, RankState.FAILED, now.attempt, message=self._why(rank, {}))
+            for index in ended
+            for rank in self.submission.of_task(index)
+            if (now := self._states[rank]).state not in over
+        }
+        self._states |= found
+        return tuple(found.values())
 
     def wait(self, report: Report, timeout: float | None = None) -> None:
         """Look ever less often, until no task waits or runs."""
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = FIRST_LOOK
+        for known in self.known:
+            report(known)
         while True:
             for event in self.poll():
                 report(event)

@@ -29,6 +29,7 @@ def read_record(plain: object, rank: int | None = None) -> RankMeasures:
     return RankMeasures(
         rank=rank if own is None else own,
         run_id=record.text("run_id"),
+        attempt=record.count("attempt"),
         rows=max(0, rows),
         flagged=record.count("rows_flagged") or 0,
         model_seconds=seconds,
