@@ -7,6 +7,7 @@ import time
 import pytest
 from engine import Lab
 
+from perseid.engines.local.local_engine import LocalEngine
 from perseid.engines.retry import RetryPolicy
 from perseid.measure.report_line import find_reports
 from perseid.pipeline.attempts import Ending
@@ -128,6 +129,20 @@ def test_a_rank_above_its_memory_is_ended_and_reported_as_lambda_does(lab):
     others = [a for a in result.mapped.attempts if a.rank != 0]
     assert len(others) == 3
     assert all(20 < a.max_memory_mb < 200 for a in others)
+
+
+def test_a_rank_above_its_memory_has_twice_as_much_at_its_next_attempt(lab):
+    """Where nobody chose the limit, and as far as the machine has it."""
+    retry = RetryPolicy(2, 0.05)
+    result = lab.run({0: {"1": "hog"}}, memory_mb=260, more_memory=True, retry=retry)
+    attempts = [a for a in result.mapped.attempts if a.rank == 0]
+    assert [(a.ending, a.memory_mb) for a in attempts] == [
+        (Ending.OUT_OF_MEMORY, 260), (Ending.DONE, 520),
+    ]  # fmt: skip
+    assert [r.memory_mb for r in find_reports(lab.log(0))] == [260, 520]
+    assert {a.memory_mb for a in result.mapped.attempts if a.rank != 0} == {260}
+    assert LocalEngine().capabilities.more_memory
+    assert not LocalEngine(memory_mb=2000).capabilities.more_memory
 
 
 def test_what_a_worker_started_goes_with_it(lab):

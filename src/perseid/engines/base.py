@@ -32,6 +32,8 @@ class Capabilities:
     """MB that each rank has; None where the request says it."""
     max_parallel: int | None
     """Ranks at once, at most; None where only the engine's own limits hold."""
+    more_memory: bool = False
+    """Whether a rank that ran out of memory is tried again with more."""
     own_default: bool = True
     """Whether the model ``default`` is that of the installation which submits the run."""
 

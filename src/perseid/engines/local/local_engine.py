@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -83,6 +84,7 @@ class LocalEngine:
             device="cpu",
             memory_per_rank=None if memory is None else int(memory),
             max_parallel=int(self._limits.get("workers", options.concurrency)),
+            more_memory=memory is None,
         )
 
     def default_results(self, data: str) -> str:
@@ -120,7 +122,9 @@ class LocalEngine:
     def _options_for(self, manifest: Manifest) -> LocalOptions:
         if self._options is not None:
             return self._options
-        return options_of(RunRequest.parse({**manifest.request, **self._limits}))
+        given = {**manifest.request, **self._limits}
+        # A limit that somebody chose is kept.
+        return replace(options_of(RunRequest.parse(given)), more_memory="memory_mb" not in given)
 
     def locate(self, name: str) -> str:
         """Runs of this machine have no other name than their place."""

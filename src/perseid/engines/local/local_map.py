@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from perseid.engines.local.gang import CollectiveOutcome, Gang, skip_reason
 from perseid.engines.local.kept_workers import KeptWorkers
 from perseid.engines.local.local_options import LocalOptions
+from perseid.engines.local.memory_limits import MemoryLimits
 from perseid.engines.local.process import Reaper, WorkerProcess
 from perseid.engines.local.rank_logs import RankLogs
 from perseid.engines.local.schedule import Schedule
@@ -73,6 +74,7 @@ class LocalMap:
         former = self._logs.load(set(self._items))
         self._schedule = Schedule(self._items, options.retry, former)
         self._pool = WorkerPool(items[0], options, reaper, kept, self._hear)
+        self._memory = MemoryLimits(options.memory_mb, options.more_memory)
         self._next_poll = 0.0
         self._ever_ready = False
         self._failed_starts = 0
@@ -231,7 +233,7 @@ class LocalMap:
         self._finish(slot, ending_of(last), said, keep=keep, work_seconds=seconds, rows=rows)
 
     def _memory_note(self, job: RunningAttempt) -> str:
-        limit = self._options.memory_mb
+        limit = self._memory.of(job.rank)
         if job.peak_mb > limit:
             # Between two looks; the record is written and right, so it counts.
             return f"it peaked at {job.peak_mb:.0f} MB, above its {limit} MB: Lambda would end it"
@@ -252,8 +254,9 @@ class LocalMap:
             now = time.monotonic()
             resident = slot.process.resident()
             job.peak_mb = max(job.peak_mb, resident)
-            if resident > options.memory_mb:
-                text = f"it took {resident:.0f} MB, above its {options.memory_mb} MB of memory"
+            limit = self._memory.of(job.rank)
+            if resident > limit:
+                text = f"it took {resident:.0f} MB, above its {limit} MB of memory"
                 self._finish(slot, Ending.OUT_OF_MEMORY, text, keep=False)
             elif job.begun is None and now - slot.process.started > options.init_timeout:
                 text = f"it was not ready within {options.init_timeout:g} s of its start"
@@ -277,14 +280,14 @@ class LocalMap:
         if slot.job is None:
             self._pool.drop(slot)
             return
-        ending, text = classify_exit(status, slot.job.peak_mb, self._options.memory_mb)
+        ending, text = classify_exit(status, slot.job.peak_mb, self._memory.of(slot.job.rank))
         self._finish(slot, ending, text, keep=False)
 
     def _not_started(self, job: RunningAttempt, error: OSError) -> None:
         attempt = Attempt(
             job.rank, job.attempt, job.request_id, Ending.RAISED,
             f"no process could be started for it: {error.strerror}", job.started_epoch,
-            0.0, self._options.memory_mb, 0.0, 0.0,
+            0.0, self._memory.of(job.rank), 0.0, 0.0,
         )  # fmt: skip
         self._note_end(attempt, start_lines(job.request_id, cold=True))
 
@@ -303,6 +306,8 @@ class LocalMap:
         job = slot.job
         assert job is not None
         attempt = self._measure(slot, job, ending, message, work_seconds, rows)
+        if ending is Ending.OUT_OF_MEMORY:
+            self._memory.ran_out(job.rank)
         # What it printed before the item came stands before START, so it is in the log already.
         head = start_lines(job.request_id, cold=job.cold) if job.begun is None else ""
         output = slot.process.output.take()
@@ -344,7 +349,7 @@ class LocalMap:
             message=message,
             started=slot.process.started_epoch if job.cold else job.started_epoch,
             duration_ms=0.0 if job.begun is None else (now - job.begun) * 1000,
-            memory_mb=self._options.memory_mb,
+            memory_mb=self._memory.of(job.rank),
             max_memory_mb=job.peak_mb,
             init_ms=waited if job.cold else None,
             work_seconds=work_seconds,

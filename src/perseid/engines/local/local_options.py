@@ -29,6 +29,9 @@ class LocalOptions:
     """Seconds from a process' start until it is ready."""
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     """When a failed rank is tried again."""
+    more_memory: bool = False
+    """Whether a rank that took more than `memory_mb` may have twice as much at its next attempt, as
+    far as the machine has it."""
     second_attempts: bool = True
     """Whether an idle worker doubles a straggler (`perseid.engines.retry.is_straggler`)."""
     command: Sequence[str] = WORKER
