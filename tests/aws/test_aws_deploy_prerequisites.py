@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from botocore.stub import ANY, Stubber
 
-from perseid.aws import stack
+from perseid.aws import stack, stack_events
 from perseid.aws.deploy import doctor, policy, service, template
 from perseid.aws.deploy.destroy import destroy
 from perseid.aws.deploy.packaging import Package
@@ -198,7 +198,7 @@ def event(number, state, when, reason=""):
 
 def test_events_are_told_whatever_the_clocks_say(aws, monkeypatch):
     """This machine's clock is a day fast, and the first look still finds the state of before."""
-    monkeypatch.setattr(stack, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(stack_events, "POLL_SECONDS", 0.01)
     then = datetime.now(UTC) - timedelta(days=1)
     old = event(1, "CREATE_COMPLETE", then)
     new = event(2, "DELETE_FAILED", then + timedelta(seconds=1), "it is in use")

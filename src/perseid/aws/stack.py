@@ -1,24 +1,19 @@
-"""The CloudFormation stack: change sets, live events, outputs, deletion."""
+"""The CloudFormation stack: change sets, outputs, deletion."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from perseid.aws.session import Aws, aws_errors, error_code
+from perseid.aws.stack_events import Change, Tell, last_events, wait
 from perseid.errors import AwsError, BadInputError, NotFoundError
 from perseid.measure.fields import Fields
 
-POLL_SECONDS = 2.0
-"""Between two looks at the stack's events."""
-CHANGE_SET_SECONDS = 300.0
-UNSEEN_SECONDS = 15.0
-"""So long an operation may show no event until the stack's state is believed nevertheless."""
-STACK_SECONDS = 1800.0
-"""Longest wait for a stack to be made, changed or deleted."""
+CHANGE_SET_SECONDS, LOOK_SECONDS = 300.0, 0.25
+"""Longest wait for a change set, and between two looks at it."""
 TAG = "perseid:stack"
 """On our stacks, and on the bucket that we made; its value is the stack's name."""
 DESCRIPTION = "perseid - "
@@ -26,30 +21,6 @@ DESCRIPTION = "perseid - "
 _UNCHANGED = ("didn't contain changes", "No updates are to be performed")
 
 
-@dataclass(frozen=True)
-class Change:
-    """One line of a change set."""
-
-    action: str
-    """``Add``, ``Modify``, ``Remove``."""
-    resource: str
-    kind: str
-    """E.g. ``AWS::Lambda::Function``."""
-    replacement: bool = False
-
-
-@dataclass(frozen=True)
-class StackEvent:
-    """One resource came to a new state."""
-
-    when: datetime
-    resource: str
-    kind: str
-    status: str
-    reason: str = ""
-
-
-Tell = Callable[[Change | StackEvent | str], None]
 NEVER_MADE = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED")
 """States of a stack that takes no update; it can be deleted and made again."""
 
@@ -217,17 +188,29 @@ def change(
         if changes is None:
             client.delete_change_set(**this)
             return False
-        if not confirm(changes):
-            client.delete_change_set(**this)
-            if fresh:
-                client.delete_stack(StackName=name)
+        if not _confirmed(client, this, lambda: confirm(changes), fresh=fresh):
             return False
         # Before the change begins. By id rather than by time, for this machine's clock may be
         # wrong.
-        seen = _last_events(client, made["StackId"])
+        seen = last_events(client, made["StackId"])
         client.execute_change_set(**this)
-        _wait(client, made["StackId"], seen, tell)
+        wait(client, made["StackId"], seen, tell)
     return True
+
+
+def _confirmed(
+    client: Any, this: Mapping[str, str], confirm: Callable[[], bool], *, fresh: bool
+) -> bool:
+    """What the user says; but for a yes nothing is left of the change set, Ctrl-C included."""
+    agreed = False
+    try:
+        agreed = confirm()
+    finally:
+        if not agreed:
+            client.delete_change_set(**this)
+            if fresh:
+                client.delete_stack(StackName=this["StackName"])
+    return agreed
 
 
 def delete(aws: Aws, name: str, tell: Tell) -> None:
@@ -237,9 +220,9 @@ def delete(aws: Aws, name: str, tell: Tell) -> None:
         return
     client = aws.client("cloudformation")
     with aws_errors():
-        seen = _last_events(client, stack.arn)
+        seen = last_events(client, stack.arn)
         client.delete_stack(StackName=name)
-        _wait(client, stack.arn, seen, tell)
+        wait(client, stack.arn, seen, tell)
 
 
 def _changes(client: Any, this: Mapping[str, str]) -> list[Change] | None:
@@ -251,7 +234,7 @@ def _changes(client: Any, this: Mapping[str, str]) -> list[Change] | None:
             break
         if time.monotonic() > deadline:
             raise AwsError(f"the change set is {found['Status']} for {CHANGE_SET_SECONDS:g} s")
-        time.sleep(POLL_SECONDS / 8)
+        time.sleep(LOOK_SECONDS)
     if found["Status"] == "FAILED":
         reason = found.get("StatusReason", "")
         if any(text in reason for text in _UNCHANGED):
@@ -286,83 +269,3 @@ def _failed_events(client: Any, this: Mapping[str, str]) -> list[str]:
             where = event.get("ValidationPath") or event.get("LogicalResourceId") or ""
             told.append(f"{where}: {why}" if where else str(why))
     return list(dict.fromkeys(told))
-
-
-def _wait(client: Any, stack_id: str, seen: set[str], tell: Tell) -> None:
-    """Report events that are not in `seen` until the stack rests; raise what failed first.
-
-    The state is believed once an event of this operation was seen: at first it may be the old one.
-    """
-    first_failure, begun = "", False
-    trusted = time.monotonic() + UNSEEN_SECONDS
-    deadline, pause = time.monotonic() + STACK_SECONDS, 0.1
-    while True:
-        status = _status(client, stack_id)
-        for event in _new_events(client, stack_id, seen):
-            begun = True
-            # When one resource fails, CloudFormation cancels the others: those are consequences.
-            failed = event.status.endswith("FAILED") and "cancelled" not in event.reason
-            if failed and not first_failure:
-                first_failure = f"{event.resource} ({event.kind}): {event.reason}"
-            tell(event)
-        gone = status == "DELETE_COMPLETE"
-        believed = begun or gone or time.monotonic() > trusted
-        if believed and not status.endswith("IN_PROGRESS"):
-            break
-        if time.monotonic() > deadline:
-            raise AwsError(f"the stack is {status} for {STACK_SECONDS / 60:g} minutes: see the "
-                           "CloudFormation console")  # fmt: skip
-        time.sleep(pause)
-        pause = min(2 * pause, POLL_SECONDS)
-    if status not in ("CREATE_COMPLETE", "UPDATE_COMPLETE", "DELETE_COMPLETE"):
-        raise AwsError(f"the stack ended as {status}: {first_failure or 'no reason was given'}")
-
-
-def _status(client: Any, stack_id: str) -> str:
-    try:
-        with aws_errors():
-            found = client.describe_stacks(StackName=stack_id)["Stacks"]
-    except AwsError as error:
-        if "does not exist" in str(error):
-            return "DELETE_COMPLETE"
-        raise
-    return str(found[0]["StackStatus"]) if found else "DELETE_COMPLETE"
-
-
-def _last_events(client: Any, stack_id: str) -> set[str]:
-    """Ids of the newest events, by which later ones are known: clocks may differ."""
-    try:
-        with aws_errors():
-            found = client.describe_stack_events(StackName=stack_id)["StackEvents"]
-    except (AwsError, NotFoundError):  # there are none yet
-        return set()
-    return {entry["EventId"] for entry in found}
-
-
-def _new_events(client: Any, stack_id: str, seen: set[str]) -> list[StackEvent]:
-    """Events that were not seen yet, oldest first; newest pages first from AWS."""
-    fresh: list[StackEvent] = []
-    try:
-        with aws_errors():
-            for page in client.get_paginator("describe_stack_events").paginate(StackName=stack_id):
-                known = [entry["EventId"] in seen for entry in page["StackEvents"]]
-                count = known.index(True) if True in known else len(known)
-                entries = page["StackEvents"][:count]
-                seen.update(entry["EventId"] for entry in entries)
-                fresh += [_event(Fields(entry), entry["Timestamp"]) for entry in entries]
-                if count < len(known):
-                    break
-    except (AwsError, NotFoundError):  # a deleted stack may have none
-        return []
-    return fresh[::-1]
-
-
-def _event(entry: Fields, when: datetime) -> StackEvent:
-    return StackEvent(
-        _utc(when), entry.text("LogicalResourceId") or "", entry.text("ResourceType") or "",
-        entry.text("ResourceStatus") or "", entry.text("ResourceStatusReason") or "",
-    )  # fmt: skip
-
-
-def _utc(when: datetime) -> datetime:
-    return when if when.tzinfo else when.replace(tzinfo=UTC)

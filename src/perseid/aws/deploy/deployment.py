@@ -21,7 +21,8 @@ from perseid.aws.deploy.prerequisites import (
 )
 from perseid.aws.deploy.template import Options
 from perseid.aws.session import Aws, aws_errors
-from perseid.aws.stack import TAG, Change, Tell
+from perseid.aws.stack import TAG
+from perseid.aws.stack_events import Change, Tell
 from perseid.errors import AwsError, NotFoundError
 
 
@@ -143,6 +144,8 @@ def ensure_bucket(aws: Aws, bucket: str, name: str, *, given: bool, tell: Tell) 
         with aws_errors():
             found = s3.head_bucket(Bucket=bucket, **template.expected_owner(bucket, aws.account))
         check_region(bucket, found.get("BucketRegion"), aws.region)
+        if not given:
+            _finish_bucket(s3, bucket, name)
         return
     except NotFoundError:
         if given:
@@ -159,6 +162,20 @@ def ensure_bucket(aws: Aws, bucket: str, name: str, *, given: bool, tell: Tell) 
         "CreateBucketConfiguration": {"LocationConstraint": aws.region}
     }  # fmt: skip
     s3.create_bucket(Bucket=bucket, **where)
+    _close_and_tag(s3, bucket, name)
+
+
+def _finish_bucket(s3: Any, bucket: str, name: str) -> None:
+    """A deployment may have been interrupted just after it made the bucket: it is empty then."""
+    try:
+        with aws_errors():
+            s3.get_bucket_tagging(Bucket=bucket)
+    except (AwsError, NotFoundError):
+        if not s3.list_objects_v2(Bucket=bucket, MaxKeys=1).get("KeyCount"):
+            _close_and_tag(s3, bucket, name)
+
+
+def _close_and_tag(s3: Any, bucket: str, name: str) -> None:
     closed = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
     s3.put_public_access_block(
         Bucket=bucket, PublicAccessBlockConfiguration=dict.fromkeys(closed, True)

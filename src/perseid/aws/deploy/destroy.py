@@ -10,7 +10,8 @@ from perseid.aws import stack
 from perseid.aws.deploy import service, template
 from perseid.aws.handlers.service_address import TTL, ServiceNames
 from perseid.aws.session import Aws, aws_errors
-from perseid.aws.stack import TAG, Tell
+from perseid.aws.stack import TAG
+from perseid.aws.stack_events import Tell
 from perseid.errors import AwsError, NotFoundError
 
 
