@@ -121,6 +121,27 @@ def test_a_key_that_may_not_be_deleted_is_an_error(server: SmallS3, store: Stora
         store.delete(["a", "k"])
 
 
+def test_a_bucket_that_takes_no_write_without_encryption(
+    server: SmallS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its policy: https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingKMSEncryption.html"""
+
+    def strict(asked: Asked) -> Answer | None:
+        if asked.method != "PUT" or "x-amz-server-side-encryption" in asked.headers:
+            return None
+        return error(403, "AccessDenied", "with an explicit deny in a resource-based policy")
+
+    server.answer = strict
+    with pytest.raises(ForbiddenError, match="AWS_SERVER_SIDE_ENCRYPTION"):
+        Storage(f"s3://{BUCKET}/x").put("a", b"1")
+    monkeypatch.setenv("AWS_SERVER_SIDE_ENCRYPTION", "aws:kms")
+    monkeypatch.setenv("AWS_SSE_KMS_KEY_ID", "arn:aws:kms:us-east-1:1:key/k")
+    Storage(f"s3://{BUCKET}/x").put("a", b"1")
+    assert server.objects["x/a"] == b"1"
+    said = server.asked[-1].headers["x-amz-server-side-encryption-aws-kms-key-id"]
+    assert said == "arn:aws:kms:us-east-1:1:key/k"
+
+
 def test_an_error_that_passes_is_tried_again(server: SmallS3, store: Storage) -> None:
     def twice_busy(asked: Asked) -> Answer | None:
         return error(503, "SlowDown", "Reduce your rate") if len(server.asked) < 3 else None

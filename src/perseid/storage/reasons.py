@@ -62,13 +62,17 @@ _ARCHIVED = Reason(
 _DENIED = Reason(
     ForbiddenError,
     "these credentials may not do this ({action}){words}: ask whoever owns the bucket "
-    "for that right",
+    "for that right{encryption}",
 )
 _FULL = Reason(StorageError, "the store is full: free some space, or choose another place")
 _KEY = Reason(
     ForbiddenError,
     "the encryption key of the bucket cannot be used{words}: these credentials need kms:Decrypt "
     "and kms:GenerateDataKey on it",
+)
+_ENCRYPTION = (
+    "; where its policy takes encrypted writes alone, set AWS_SERVER_SIDE_ENCRYPTION to AES256 or "
+    "aws:kms, and deploy a stack with --kms-key"
 )
 UNCONDITIONAL = Reason(
     StorageError,
@@ -187,9 +191,12 @@ class Answer:
         """Fill the details of the answer into a sentence of `CODES`."""
         words, region, kind = self.tag("Message"), self.tag("Region"), self.tag("StorageClass")
         here, there = self.tag("RequestTime"), self.tag("ServerTime")
+        action = next(right for part, right in _ACTIONS if part in self.report)
+        by_policy = action == "s3:PutObject" and "resource-based policy" in words
         return advice.format(
             asked=asked_region,
-            action=next(right for part, right in _ACTIONS if part in self.report),
+            action=action,
+            encryption=_ENCRYPTION if by_policy else "",
             region=f" but in {region}" if region else "",
             storage_class=f" ({kind})" if kind else "",
             times=f" (here {here}, there {there})" if here and there else "",
