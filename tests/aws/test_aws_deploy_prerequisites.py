@@ -11,6 +11,7 @@ from botocore.stub import ANY, Stubber
 
 from perseid.aws import stack, stack_events
 from perseid.aws.deploy import doctor, policy, service, template
+from perseid.aws.deploy.deployment import upload
 from perseid.aws.deploy.destroy import destroy
 from perseid.aws.deploy.packaging import Package
 from perseid.aws.deploy.prerequisites import (
@@ -372,8 +373,34 @@ def test_every_role_that_reads_or_writes_objects_may_use_the_buckets_key():
     parts = re.findall(r"\n  (\w+):\n    Type: AWS::IAM::Role\n(.*?)(?=\n  \w+:\n)", text, re.S)
     assert len(parts) == 8
     for name, body in parts:
-        touches = "s3:GetObject" in body and name != "TaskRole"  # that one fetches the packages
-        assert ("Sid: Key" in body) == touches, name
+        assert ("Sid: Key" in body) == ("s3:GetObject" in body), name
+
+
+def test_functions_name_the_key_in_each_write():
+    """A bucket's policy may refuse what does not; nothing is named where no key was given."""
+    text = template.template()
+    functions = dict(
+        re.findall(r"\n  (\w+):\n    Type: AWS::Lambda::Function\n(.*?)(?=\n  \w+:\n)", text, re.S)
+    )
+    writers = {name for name, body in functions.items() if "AWS_SSE_KMS_KEY_ID" in body}
+    assert writers == {"Initialize", "Worker", "LargerWorker", "Summarize"}
+    for name in writers:
+        assert '_ENCRYPTION: !If [HasKey, "aws:kms", !Ref "AWS::NoValue"]' in functions[name]
+        assert 'KEY_ID: !If [HasKey, !Ref KmsKey, !Ref "AWS::NoValue"]' in functions[name]
+
+
+def test_packages_are_encrypted_with_the_key_that_was_given(aws, tmp_path):
+    (tmp_path / "zip").write_bytes(b"")
+    zips = {name: Package(name, tmp_path / "zip", "d" * 64, {}) for name in ("worker", "tools")}
+    given = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "arn:aws:kms:eu-west-1:1:key/k"}
+    with answers(aws, "s3") as stub:
+        for _ in zips:
+            stub.add_client_error("head_object", "404", http_status_code=404)
+            put = {"Bucket": "b", "Key": ANY, "Body": ANY, **given}
+            stub.add_response("put_object", {}, put)
+        stub.add_response("put_object", {}, {**put, "ContentType": "application/json"})
+        upload(aws, "b", "perseid", zips, lambda said: None,
+               kms_key="arn:aws:kms:eu-west-1:1:key/k")  # fmt: skip
 
 
 @pytest.mark.parametrize(("given", "bad"), [("", True), ("arn:aws:kms:eu-west-1:1:key/k", False)])

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from cfnlint.decode import cfn_yaml
 from ministack import limited, run_to_end
+from packets import assert_encrypted, captured
 
 from perseid.aws import stack as stacks
 from perseid.aws.deploy.template import template
@@ -117,13 +118,15 @@ def test_ranks_that_talk_to_each_other_meet_with_the_stacks_secret(stack, put_su
     secret = ssm.get_parameter(Name=name, WithDecryption=True)["Parameter"]["Value"].encode()
     config = Config(host="127.0.0.1", port=0, http_port=None, secret=secret)
     with EmbeddedServer(config) as server:
-        given = {"data": data, "results": results, "transport": "direct"}
+        given = {"data": data, "results": results, "transport": "relay"}
         given["rendezvous_endpoint"] = server.address
-        done = run_to_end(*machine(stack), new_run_id(time.time()), given)
+        with captured(int(str(server.address).rpartition(":")[2])) as packets:
+            done = run_to_end(*machine(stack), new_run_id(time.time()), given)
     assert done["status"] == "SUCCEEDED", (done.get("error"), done.get("cause"))
     assert (done["output"]["max_concurrency"], done["output"]["children"]) == (3, "STANDARD")
     records = json.loads(Storage(results).get("combined_data.json"))
-    assert {record["transport"] for record in records} == {"direct"}, records[0]
+    assert {record["transport"] for record in records} == {"relay"}, records[0]
+    assert_encrypted(packets, results, secret)
     assert same_catalogue(results, local_twin(stack, tmp_path, "talk", data))
 
 

@@ -6,13 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from double import PYTHON
 
 from perseid.aws import stack as stacks
 from perseid.aws.deploy.deployment import deploy, ensure_bucket
-from perseid.aws.deploy.template import Options, default_bucket
+from perseid.aws.deploy.packaging import PACKAGES
+from perseid.aws.deploy.template import Options, default_bucket, parameters
 from perseid.aws.deploy.wheels import PYTHONS, Target
 from perseid.aws.session import Aws
 from perseid.aws.stack_resources import StackResources
@@ -227,6 +229,27 @@ def test_a_runtime_that_the_wheels_do_not_fit_is_neither_chosen_nor_inherited(pr
 def test_options_that_cannot_be_used(options, said):
     with pytest.raises(BadInputError, match=said):
         Options(**options)
+
+
+@pytest.mark.parametrize(
+    ("memory", "asked", "given"),
+    [(None, None, "3008"), (512, None, "1024"), (3007, None, "3008"), (3008, None, "0"),
+     (4096, None, "8192"), (8000, None, "10240"), (10240, None, "0"), (None, 4096, "4096"),
+     (None, 0, "0")],
+)  # fmt: skip
+def test_twice_the_memory_for_another_attempt_as_far_as_a_new_account_has_it(memory, asked, given):
+    options = Options(memory_mb=memory, retry_memory_mb=asked)
+    packages = {name: SimpleNamespace(key=name) for name in PACKAGES}
+    values = parameters(options, packages, Target(), "bucket", {})
+    assert values["RetryMemory"] == given
+    again = parameters(Options(memory_mb=1024), packages, Target(), "bucket", values)
+    assert again["RetryMemory"] == ("2048" if asked is None else given)
+
+
+def test_no_less_memory_for_another_attempt():
+    packages = {name: SimpleNamespace(key=name) for name in PACKAGES}
+    with pytest.raises(BadInputError, match="--retry-memory 1024 is not more than the 1769 MB"):
+        parameters(Options(retry_memory_mb=1024), packages, Target(), "bucket", {})
 
 
 def test_a_name_too_long_for_a_bucket_of_its_own_is_refused_in_time():

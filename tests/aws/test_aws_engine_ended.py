@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from perseid.aws.executions import Executions
@@ -93,6 +95,13 @@ def attempt(rank, ending, message="", started=0.0, ms=50.0):
 )
 def test_states_of_a_child_are_those_of_the_definition(ending, message, states):
     assert child_states([attempt(0, ending, message)]) == states
+
+
+def test_more_memory_is_a_state_where_another_attempt_has_it():
+    starved = attempt(0, Ending.OUT_OF_MEMORY)
+    again = replace(attempt(0, Ending.DONE), attempt=2)
+    assert child_states([starved]) == 4  # given up
+    assert child_states([starved, again]) == 1 + 3 + 1 + 1
 
 
 def test_express_children_are_billed_in_steps_of_a_tenth_of_a_second():

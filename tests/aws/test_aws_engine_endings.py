@@ -42,6 +42,12 @@ def lines(*more, used=400, status=""):
          "timed out", "time was over"),
         (lines(status="\tStatus: timeout"), "timed out", "time was over"),
         (lines("[ERROR] StorageError: s3://b/1.pt: 503"), "raised", "StorageError: s3://b/1.pt"),
+        (lines("[ERROR] WorkerFailedError: rank 3: the script was ended by signal 9"),
+         "out of memory", "than its 1769 MB"),
+        (lines("[ERROR] WorkerFailedError: rank 3: the script ended with status 1; its last words: "
+               "MemoryError"), "out of memory", "than its 1769 MB"),
+        (lines("[ERROR] WorkerFailedError: rank 3: the script was ended by signal 11"),
+         "raised", "signal 11"),
         (lines(), "no result", "it returned without a result"),
         ([START, MARK], "no result", "it was cut off, or still runs"),
     ],

@@ -102,10 +102,13 @@ def test_a_worker_without_memory_is_tried_again(stack, faulty, data):
     plan = {"0": ["memory"], "1": ["kill"], "2": ["memory"] * 9}
     *_, result, seen = run(stack, faulty, data, "memory", plan, retries=1)
     assert [entry["rank"] for entry in result.summary["ranks"]["missing"]] == [2]
-    assert "it needed more memory than its 1769 MB" in result.incomplete
+    assert "it needed more memory than its 3008 MB" in result.incomplete
     assert endings(result, 0) == [(1, "out of memory"), (2, "done")]
     assert endings(result, 1) == [(1, "no result"), (2, "done")]
     assert endings(result, 2) == [(1, "out of memory"), (2, "out of memory")]
+    memory = {(a.rank, a.attempt): a.memory_mb for a in result.mapped.attempts}
+    # More where it was short of memory; ministack does not say that a process was killed.
+    assert [memory[rank, 2] for rank in (0, 1, 2)] == [3008, 1769, 3008]
     assert (seen[-1].failed, seen[-1].retried) == (1, 2)
 
 

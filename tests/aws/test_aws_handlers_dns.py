@@ -9,10 +9,12 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import boto3
 import pytest
+from moto.core import DEFAULT_ACCOUNT_ID
+from moto.ecs.models import ecs_backends
 from moto.server import ThreadedMotoServer
 from moto_server import keep_tasks
 
-from perseid.aws.handlers import dns
+from perseid.aws.handlers import dns, service_lifetime
 from perseid.aws.handlers.service_address import (
     TTL,
     ServiceNames,
@@ -231,3 +233,34 @@ def test_without_a_zone_there_is_the_parameter_alone(rendezvous):
     value = boto3.client("ssm").get_parameter(Name=bare.parameter)["Parameter"]["Value"]
     assert json.loads(value)["address"] == address
     assert recorded(bare, boto3.client) == []
+
+
+@pytest.mark.parametrize(
+    ("minutes", "done", "wanted"),
+    [(0, "nothing to stop", 1), (59, "nothing to stop", 1), (61, "stopped", 0)],
+)
+def test_an_idle_rendezvous_is_stopped_once_it_has_run_for_an_hour(
+    rendezvous, monkeypatch, minutes, done, wanted
+):
+    """Its function looks once an hour: a younger task may still be waited for."""
+    monkeypatch.setattr(service_lifetime, "HTTP_SECONDS", 0.2)  # nothing answers at its address
+    arn, _ = rendezvous.start()
+    cluster = rendezvous.cluster
+    rendezvous.ecs.create_service(
+        cluster=cluster, serviceName="rendezvous", taskDefinition="rendezvous", desiredCount=1,
+        launchType="FARGATE", networkConfiguration=rendezvous.network,
+    )  # fmt: skip
+    machine = boto3.client("stepfunctions").create_state_machine(
+        name=f"run-{rendezvous.number}", roleArn=f"arn:aws:iam::{DEFAULT_ACCOUNT_ID}:role/r",
+        definition=json.dumps({"StartAt": "E", "States": {"E": {"Type": "Succeed"}}}),
+    )["stateMachineArn"]  # fmt: skip
+    tasks = ecs_backends[DEFAULT_ACCOUNT_ID]["us-east-1"].tasks[cluster]
+    began = datetime.now(UTC) - timedelta(minutes=minutes)
+    tasks[arn].started_at = began.timestamp()  # moto's tasks do not say when they started
+    dns.handler(event(arn), None)
+    assert service_lifetime.stop_if_idle(rendezvous.names, boto3.client, machine) == done
+    [service] = rendezvous.ecs.describe_services(cluster=cluster, services=["rendezvous"])[
+        "services"
+    ]
+    assert service["desiredCount"] == wanted
+    assert (read(rendezvous.names, boto3.client).address is None) is (wanted == 0)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import io
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from lambda_runtime import environment
 
+from perseid.aws.deploy.template import Options
 from perseid.pipeline.initialize import initialize
 from perseid.pipeline.request import RunRequest
 from perseid.storage import Storage
@@ -69,6 +72,54 @@ def test_the_templates_of_pages_are_valid(tmp_path):
         path.write_text(block)
         done = subprocess.run([linter, path], capture_output=True, text=True, timeout=280)
         assert done.returncode == 0, done.stdout
+
+
+STAND_IN = """#!/bin/sh
+echo "$(basename "$0") $*" >> {log}
+[ "$1" = ecr ] && echo a-password
+[ "$1" = login ] && cat >> {log}
+exit 0
+"""
+"""Of aws and docker: they say what they were asked for."""
+
+
+def test_the_commands_of_codebuild_make_push_and_name_the_image(stack, tmp_path):
+    """The page's project, as CloudFormation makes it; what it runs, but for Docker and ECR."""
+    [page] = re.findall(r"```yaml\n(AWSTemplate.*?)```", _text("worker-image.md"), re.DOTALL)
+    client = stack.aws.client("cloudformation")
+    client.create_stack(StackName="image", TemplateBody=page, Capabilities=["CAPABILITY_IAM"],
+                        Parameters=[{"ParameterKey": "Tag", "ParameterValue": "7"}])  # fmt: skip
+    client.get_waiter("stack_create_complete").wait(StackName="image", WaiterConfig={"Delay": 1})
+    try:
+        found = stack.aws.client("codebuild").batch_get_projects(names=["perseid-worker"])
+        [project] = found["projects"]
+        [made] = client.describe_stacks(StackName="image")["Stacks"]
+    finally:
+        client.delete_stack(StackName="image")
+    uri = made["Outputs"][0]["OutputValue"]
+    assert Options(worker_image=uri).worker_image.endswith("/perseid-worker:7")
+    log = tmp_path / "log"
+    for name in ("aws", "docker"):
+        (tmp_path / name).write_text(STAND_IN.format(log=log))
+        (tmp_path / name).chmod(0o755)
+    given = {e["name"]: e["value"] for e in project["environment"]["environmentVariables"]}
+    assert given["URI"] == uri
+    for command in yaml.safe_load(project["source"]["buildspec"])["phases"]["build"]["commands"]:
+        subprocess.run(["sh", "-ec", command], cwd=tmp_path, check=True, timeout=60,
+                       env={"PATH": f"{tmp_path}:/usr/bin:/bin", **given})  # fmt: skip
+    start, install, command = (tmp_path / "Dockerfile").read_text().splitlines()
+    assert start == "FROM public.ecr.aws/lambda/python:3.12"
+    first, second = install.removeprefix("RUN ").split(" && ")
+    assert shlex.split(first)[-1] == "perseid[aws]"
+    assert "torch" in shlex.split(second)
+    assert json.loads(command.removeprefix("CMD ")) == ["perseid.aws.handlers.worker.handler"]
+    assert log.read_text().splitlines() == [
+        "aws ecr get-login-password",
+        f"docker login --username AWS --password-stdin {uri.partition('/')[0]}",
+        "a-password",
+        f"docker build --provenance=false -t {uri} .",
+        f"docker push {uri}",
+    ]
 
 
 def _text(page: str) -> str:

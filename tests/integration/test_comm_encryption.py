@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import os
-import socket
 import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
+from packets import captured
 
 from perseid.comm import Communicator, make_certificate
+from perseid.comm.certificates import seal, unseal
 from perseid.errors import BadInputError, NoPathError, PeerLostError, PerseidError
 from perseid.rendezvous import Config, EmbeddedServer
 
@@ -75,30 +76,6 @@ def test_every_kind_of_call_is_right_over_tls(transport):
     assert set(results[0].values()) == {transport}
 
 
-@contextmanager
-def captured():
-    """All packets on this machine's loopback, as the kernel shows them to whoever may look."""
-    packets, over = bytearray(), threading.Event()
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as tap:
-        tap.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**22)
-        tap.bind(("lo", 0))
-        tap.settimeout(0.1)
-
-        def read():
-            while not over.is_set():
-                with suppress(TimeoutError):
-                    packets.extend(tap.recv(2**17))
-
-        thread = threading.Thread(target=read, daemon=True)
-        thread.start()
-        try:
-            yield packets
-            time.sleep(0.3)
-        finally:
-            over.set()
-            thread.join(10)
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may capture packets")
 @pytest.mark.parametrize("transport", ["direct", "relay"])
 @pytest.mark.parametrize(
@@ -140,6 +117,22 @@ def test_a_rank_without_the_jobs_certificate_stays_out(theirs, monkeypatch):
 def test_a_text_that_is_no_certificate_is_refused(pem):
     with pytest.raises(BadInputError, match="one certificate and its private key"):
         Communicator.join("job", 0, 2, "127.0.0.1:1", certificate=pem)
+
+
+def test_a_sealed_certificate_opens_with_its_jobs_key_alone():
+    key = os.urandom(32)
+    sealed = seal(CERTIFICATE, key)
+    assert unseal(sealed, key) == CERTIFICATE
+    assert seal(CERTIFICATE, key) != sealed  # another nonce
+    assert "PRIVATE" not in base64.b64decode(sealed).decode("latin-1")
+    changed = bytearray(base64.b64decode(sealed))
+    changed[40] ^= 1
+    for text, given in (
+        (sealed, os.urandom(32)), (base64.b64encode(changed).decode(), key),
+        (sealed[:80], key), ("", key), ("no base64!", key),
+    ):  # fmt: skip
+        with pytest.raises(BadInputError, match="sealed under another key"):
+            unseal(text, given)
 
 
 def test_certificate_and_key_of_two_jobs_do_not_go_together():

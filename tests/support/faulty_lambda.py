@@ -20,6 +20,8 @@ from perseid.errors import BadModelError, NotFoundError, StorageError
 from perseid.pipeline import layout
 from perseid.storage import Storage
 
+MUCH = 500
+"""MB that a worker takes beside what it works on."""
 FREE = 8 << 20
 """Bytes that a worker without memory may still take."""
 
@@ -45,6 +47,11 @@ def handler(event, context):
         os.kill(os.getpid(), signal.SIGKILL)
     if fault == "memory":
         return starved(event, context)
+    if fault == "much memory":
+        taken = b"x" * (MUCH << 20)  # written to, so that it is resident
+        time.sleep(1.0)
+        assert taken
+        return worker.handler(event, context)
     if fault == "hang":
         time.sleep(600)
     return None  # "nothing": it says that it is done, and is not

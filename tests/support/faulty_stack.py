@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import zipfile
@@ -34,24 +35,38 @@ class FaultyStack:
 
 
 def make(
-    stack, *, timeout: int = 60, name: str = "faulty", at_once: int = 0, summarize: bool = False
+    stack,
+    *,
+    timeout: int = 60,
+    name: str = "faulty",
+    at_once: int = 0,
+    summarize: bool = False,
+    memory: int | None = None,
 ) -> FaultyStack:
     """Put functions up whose zips have one more module, and the definition around them.
 
     With `at_once`, no more of the worker's calls are let through at one moment; ministack names
     that refusal Lambda.Unknown in executions, Step Functions Lambda.TooManyRequestsException.
-    With `summarize`, that function is a faulty one, too.
+    With `summarize`, that function is a faulty one, too; with `memory`, the worker has so many MB.
     """
     own = StackResources.of_outputs(stack.outputs, "perseid")
     lambdas, machines = stack.aws.client("lambda"), stack.aws.client("stepfunctions")
     given = machines.describe_state_machine(stateMachineArn=own.state_machine)
-    parts = {own.worker: (name, "worker", "handler")}
+    # The larger worker first: its name begins with the worker's.
+    larger = stack.outputs["LargerWorkerFunction"]
+    parts = {
+        larger: (f"{name}-larger", "worker", "handler"),
+        own.worker: (name, "worker", "handler"),
+    }
     if summarize:
         parts[own.summarize] = (f"{name}-summarize", "control", "summarize_handler")
     text = given["definition"]
     for former, (new, package, handler) in parts.items():
         settings = lambdas.get_function_configuration(FunctionName=former)
-        arn = _function(stack, settings, new, package, handler, timeout)
+        group = name if package == "worker" else new
+        if former == own.worker and memory:
+            settings["MemorySize"] = memory
+        arn = _function(stack, settings, new, package, handler, timeout, group)
         text = text.replace(settings["FunctionArn"], arn).replace(f'"{former}"', f'"{arn}"')
         assert arn in text
     if at_once:
@@ -63,7 +78,7 @@ def make(
     return FaultyStack(replace(own, state_machine=machine["stateMachineArn"], worker=name), name)
 
 
-def _function(stack, settings, name, package, handler, timeout) -> str:
+def _function(stack, settings, name, package, handler, timeout, group) -> str:
     """A function as one of the stack's, with faults; its ARN."""
     variables = settings.get("Environment", {}).get("Variables", {})
     made = stack.aws.client("lambda").create_function(
@@ -75,9 +90,12 @@ def _function(stack, settings, name, package, handler, timeout) -> str:
         MemorySize=settings["MemorySize"],
         Timeout=timeout,
         Environment={"Variables": variables | stack.server.env},
+        LoggingConfig={"LogFormat": "Text", "LogGroup": f"/aws/lambda/{group}"},
     )
     # As the template does: two first invocations at once would each make ministack's group anew.
-    stack.aws.client("logs").create_log_group(logGroupName=f"/aws/lambda/{name}")
+    logs = stack.aws.client("logs")
+    with contextlib.suppress(logs.exceptions.ResourceAlreadyExistsException):
+        logs.create_log_group(logGroupName=f"/aws/lambda/{group}")
     return str(made["FunctionArn"])
 
 

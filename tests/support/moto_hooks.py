@@ -1,6 +1,6 @@
 """Where moto has a gap that would keep our stack from running: small hooks on moto, not on us.
 
-- Functions run: `moto_lambda`.
+- Functions run: `moto_lambda`; they log where ``LoggingConfig`` says.
 - CloudFormation makes the state machine in the backend that executes, with the definition that
   ``DefinitionS3Location`` and ``DefinitionSubstitutions`` say (moto ignores both). Children are
   STANDARD: moto's grammar has no word EXPRESS for them.
@@ -47,6 +47,9 @@ def install(endpoint: str, interpreter: Path, at_once: int) -> None:
     default_user_config["stepfunctions"] = {"execute_state_machine": True}
     functions = Functions(interpreter, endpoint, at_once)
     LambdaFunction.invoke = lambda *given: functions.invoke(*given)
+    LambdaFunction.__init__ = _with_group_of_spec(LambdaFunction.__init__)
+    method = LambdaFunction.create_from_cloudformation_json.__func__
+    LambdaFunction.create_from_cloudformation_json = classmethod(_with_log_group(method))
     machines.stepfunctions_backends = executing.stepfunctions_parser_backends
     for name in ("create_from_cloudformation_json", "update_from_cloudformation_json"):
         method = getattr(machines.StateMachine, name).__func__
@@ -78,6 +81,30 @@ def _with_definition(method: Callable[..., Any]) -> Callable[..., Any]:
                 CHILDREN % "EXPRESS", CHILDREN % "STANDARD"
             )
         return method(cls, *given, **named)
+
+    return made
+
+
+def _with_group_of_spec(begin: Callable[..., None]) -> Callable[..., None]:
+    def begun(self: Any, **given: Any) -> None:
+        begin(self, **given)
+        group = given["spec"].get("LoggingConfig", {}).get("LogGroup")
+        if group:
+            self.logs_group_name = group
+
+    return begun
+
+
+def _with_log_group(method: Callable[..., Any]) -> Callable[..., Any]:
+    """moto's functions all log into the group of their own name."""
+
+    def made(cls: Any, *given: Any, **named: Any) -> Any:
+        function = method(cls, *given, **named)
+        template = named.get("cloudformation_json") or next(g for g in given if type(g) is dict)
+        group = template["Properties"].get("LoggingConfig", {}).get("LogGroup")
+        if group:
+            function.logs_group_name = group
+        return function
 
     return made
 

@@ -3,13 +3,15 @@
 A hook on the double, not on us: where moto would start a container, the function's own zip is
 unpacked and its handler runs under awslambdaric in a process, one event at a time, warm or cold,
 with a deadline, an exit status and the log lines of Lambda. More events at once than the account
-may run are refused as Lambda refuses them. Memory is not limited, and roles are not enforced.
+may run are refused as Lambda refuses them, and a process that takes more memory than its function
+has is killed. Roles are not enforced.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import signal
 import tempfile
 import threading
 import time
@@ -29,6 +31,8 @@ INIT_SECONDS = 60.0
 
 TAIL_SECONDS = 0.5
 """Between two looks at what an invocation has written."""
+LOOK_SECONDS = 0.02
+"""Between two looks at its memory."""
 
 
 class TooMany(LambdaClientError):
@@ -145,6 +149,7 @@ class _Invocation:
         self.function, self.running = function, running
         self.request = str(uuid.uuid4())
         self.over = threading.Event()
+        self.starved = False
 
     def run(self, event: Any) -> Answer:
         began, clock = time.time(), time.monotonic()
@@ -153,12 +158,15 @@ class _Invocation:
         self._log([start], began)
         tail = threading.Thread(target=self._tail, daemon=True)
         tail.start()
+        limited = threading.Thread(target=self._limit_memory, daemon=True)
+        limited.start()
         try:
             done = self.running.environment.invoke(event, limit, limit, self.request)
         except TimeoutError:
             done = Answer("timeout")
         self.over.set()
         tail.join()
+        limited.join()
         seconds = min(time.monotonic() - clock, limit)
         self._log([*self._output(), *self._end(done, seconds)], time.time())
         return self._told(done)
@@ -167,6 +175,15 @@ class _Invocation:
         """Lines of a long invocation are seen while it goes on."""
         while not self.over.wait(TAIL_SECONDS):
             self._log(self._output(), time.time())
+
+    def _limit_memory(self) -> None:
+        """As the kernel does on Lambda."""
+        process = self.running.environment.process
+        while not self.over.wait(LOOK_SECONDS):
+            if _megabytes(process.pid, "VmRSS") > self.function.memory_size:
+                self.starved = True
+                process.kill()
+                return
 
     def _told(self, done: Answer) -> Answer:
         """What the caller gets for an environment that is gone.
@@ -179,7 +196,7 @@ class _Invocation:
             return Answer("timeout", {"errorType": "Sandbox.Timedout", "errorMessage": text})
         if done.kind == "ended":
             text = f"{who}Runtime exited with error: {_status(done.body)}"
-            return Answer("ended", {"errorType": "Runtime.ExitError", "errorMessage": text})
+            return Answer("ended", {"errorType": self._kind(done), "errorMessage": text})
         return done
 
     def _end(self, done: Answer, seconds: float) -> list[str]:
@@ -189,7 +206,7 @@ class _Invocation:
             lines = [f"{now}.000Z {self.request} Task timed out after {seconds:.2f} seconds"]
             status = "\tStatus: timeout"
         elif done.kind != "response":
-            kind = done.error_type or "Runtime.ExitError"
+            kind = self._kind(done)
             status = f"\tStatus: error\tError Type: {kind}"
         if done.kind == "ended":
             lines = [f"RequestId: {self.request} Error: Runtime exited with error: "
@@ -209,11 +226,12 @@ class _Invocation:
 
     def _memory(self) -> int:
         """The most that the process had, MB; the limit where it is gone."""
-        try:
-            text = Path(f"/proc/{self.running.environment.process.pid}/status").read_text()
-            return int(text.partition("VmHWM:")[2].split()[0]) // 1024
-        except (OSError, IndexError):
-            return int(self.function.memory_size)
+        found = _megabytes(self.running.environment.process.pid, "VmHWM")
+        return found or int(self.function.memory_size)
+
+    def _kind(self, done: Answer) -> str:
+        """Of the error, as Lambda names it."""
+        return "Runtime.OutOfMemory" if self.starved else done.error_type or "Runtime.ExitError"
 
     def _output(self) -> list[str]:
         """What the process has written since the last time."""
@@ -231,4 +249,15 @@ class _Invocation:
 
 
 def _status(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return "signal: killed"
     return f"signal: {-code}" if code < 0 else f"exit status {code}"
+
+
+def _megabytes(pid: int, what: str) -> int:
+    """A line of the process' status; 0 where it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+        return int(text.partition(f"{what}:")[2].split()[0]) // 1024
+    except (OSError, IndexError):
+        return 0

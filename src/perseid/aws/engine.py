@@ -120,6 +120,7 @@ class AwsEngine:
             device="cpu",
             memory_per_rank=memory,
             max_parallel=None,
+            more_memory=self.executions.place.retry_memory_mb > memory,
             own_default=False,
         )
 

@@ -31,6 +31,7 @@ REPORT_WAIT = 3.0
 INVOKE = ("arn:aws:states:::lambda:invoke", "arn:aws:states:::aws-sdk:lambda:invoke")
 """Integrations whose parameters name the function, with any suffix such as ``.waitForTaskToken``
 (https://docs.aws.amazon.com/step-functions/latest/dg/connect-lambda.html)."""
+NOTHING = Fields({})
 Tell = Callable[[CountEvent], None]
 
 
@@ -78,31 +79,53 @@ def examine(calls: Calls, arn: str) -> ExistingMachine:
     return ExistingMachine(arn, tuple(workers), tuple(others))
 
 
-def _functions(machine: Fields, *, in_map: bool) -> Iterator[tuple[str, bool]]:
-    """Each function that the states of a definition call, and whether within a map."""
+def _functions(
+    machine: Fields, *, in_map: bool, selector: Fields = NOTHING
+) -> Iterator[tuple[str, bool]]:
+    """Each function that the states of a definition call, and whether within a map.
+
+    `selector`: what the map around them gives its items.
+    """
     states = machine.inner("States")
     for name in states.names():
         state = states.inner(name)
-        function = _function_of(state)
-        if function is not None:
+        for function in _functions_of(state, machine, selector):
             yield function, in_map
         for key in ("ItemProcessor", "Iterator"):
-            yield from _functions(state.inner(key), in_map=True)
+            yield from _functions(state.inner(key), in_map=True, selector=_selector(state))
         for branch in state.rows("Branches"):
             yield from _functions(branch, in_map=in_map)
 
 
-def _function_of(state: Fields) -> str | None:
-    """The name of the function that a task calls; None where it calls none, or a computed one."""
+def _selector(state: Fields) -> Fields:
+    """What a map gives its items; older definitions call it parameters."""
+    return next((state.inner(key) for key in ("ItemSelector", "Parameters")
+                 if state.inner(key).names()), NOTHING)  # fmt: skip
+
+
+def _functions_of(state: Fields, machine: Fields, selector: Fields) -> Iterator[str]:
+    """Names of the functions that a task calls: none, one, or those that its path may name."""
     resource = state.text("Resource") or ""
     if ":lambda:" in resource and ":function:" in resource:
-        return function_name(resource)
+        yield function_name(resource)
     if not resource.startswith(INVOKE):
-        return None
+        return
     for key in ("Parameters", "Arguments"):
         if (given := state.inner(key).text("FunctionName")) is not None:
-            return function_name(given)
-    return None
+            yield function_name(given)
+        elif (path := state.inner(key).text("FunctionName.$")) is not None:
+            yield from map(function_name, _constants(path, machine, selector))
+
+
+def _constants(path: str, machine: Fields, selector: Fields) -> Iterator[str]:
+    """What lies at a path such as ``$.function``: as the map gives it, or as a state puts it."""
+    if (given := selector.text(path.removeprefix("$."))) is not None:
+        yield given
+    states = machine.inner("States")
+    for state in map(states.inner, states.names()):
+        put = state.text("Result") if state.text("ResultPath") == path else None
+        if put is not None:
+            yield put
 
 
 def function_name(given: str) -> str:

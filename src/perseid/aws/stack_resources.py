@@ -32,6 +32,8 @@ class StackResources:
     """``x86`` or ``arm``."""
     tmp_mb: int = 512
     """/tmp of the worker."""
+    retry_memory_mb: int = 0
+    """Of the worker that tries a rank again whose memory did not suffice; 0: there is none."""
     version: str = __version__
     """Of the perseid that the functions run; empty where the stack does not say."""
 
@@ -53,6 +55,7 @@ class StackResources:
                 memory_mb=int(outputs["WorkerMemory"]),
                 architecture=_ARCHITECTURES[outputs.get("Architecture", "x86_64")],
                 tmp_mb=int(outputs.get("WorkerStorage", 512)),
+                retry_memory_mb=int(outputs.get("RetryMemory", 0)),
                 version=outputs.get("Version", ""),
             )
         except (KeyError, ValueError) as error:

@@ -18,7 +18,7 @@ from perseid.aws.deploy.policy import deployer, rendezvous_deployer, runner, tex
 from perseid.aws.deploy.template import NAME, Options, default_bucket
 from perseid.aws.deploy.wheels import MACHINES, PYTHONS, StandIn, default_cache
 from perseid.aws.session import Aws
-from perseid.aws.stack import Change, StackEvent
+from perseid.aws.stack_events import Change, StackEvent
 from perseid.cli import aws_prove, units
 from perseid.cli.awsarguments import add_storage_arguments
 from perseid.cli.checks import show_check
@@ -99,15 +99,7 @@ def _deploy_arguments(parser: argparse.ArgumentParser) -> None:
                       help="default x86_64; arm64 is experimental")  # fmt: skip
     what.add_argument("--python", choices=PYTHONS, help="default: this one's version, or 3.12")
     what.add_argument("--model", type=Path, metavar="FILE.onnx", help="default model of the stack")
-    what.add_argument(
-        "--memory", type=units.memory_argument, metavar="SIZE", help="of a worker (1769)"
-    )
-    what.add_argument(
-        "--timeout", type=units.whole_time_argument, metavar="TIME", help="of a worker (900)"
-    )
-    what.add_argument(
-        "--tmp", type=units.memory_argument, metavar="SIZE", help="/tmp of a worker (512)"
-    )
+    _worker_arguments(what)
     what.add_argument(
         "--reserve", type=int, metavar="N", help="concurrency kept for workers (0: none)"
     )
@@ -121,6 +113,24 @@ def _deploy_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     what.add_argument("--kms-key", metavar="ARN", help="that encrypts the buckets, if it is yours")
     _account_arguments(parser)
+
+
+def _worker_arguments(what: argparse._ArgumentGroup) -> None:
+    """What a worker's function has."""
+    what.add_argument(
+        "--memory", type=units.memory_argument, metavar="SIZE", help="of a worker (1769)"
+    )
+    what.add_argument(
+        "--retry-memory", type=units.memory_argument, metavar="SIZE",
+        help="of a worker that tries a rank again whose memory did not suffice (twice a worker's, "
+        "at most 3008; 0: none)",
+    )  # fmt: skip
+    what.add_argument(
+        "--timeout", type=units.whole_time_argument, metavar="TIME", help="of a worker (900)"
+    )
+    what.add_argument(
+        "--tmp", type=units.memory_argument, metavar="SIZE", help="/tmp of a worker (512)"
+    )
 
 
 def _account_arguments(parser: argparse.ArgumentParser) -> None:
@@ -155,6 +165,7 @@ def _options(args: argparse.Namespace) -> Options:
         architecture=args.architecture,
         python=args.python,
         memory_mb=args.memory,
+        retry_memory_mb=args.retry_memory,
         timeout=args.timeout,
         storage_mb=args.tmp,
         reserved=args.reserve,

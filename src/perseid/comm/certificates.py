@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
+import secrets
 from datetime import UTC, datetime, timedelta
 
-from perseid.errors import NotInstalledError
+from perseid.errors import BadInputError, NotInstalledError
 
 VALID = timedelta(days=31)
 """Longer than any job."""
 SKEW = timedelta(days=1)
 """Clocks of the ranks' hosts may be wrong by so much."""
+_NONCE, _TAG = 16, 32
+"""Bytes before and behind what is sealed."""
 
 
 def make_certificate() -> str:
@@ -58,3 +63,44 @@ def make_certificate() -> str:
         serialization.NoEncryption(),
     )
     return (certificate.public_bytes(serialization.Encoding.PEM) + secret).decode()
+
+
+def seal(certificate: str, key: bytes) -> str:
+    """Encrypt a job's certificate under the job's key, so that it may lie in objects of a run.
+
+    Whoever has the key reads it by `unseal`; to others it says nothing. With the standard library
+    alone, which is all that workers have: HMAC-SHA256 in counter mode as a stream cipher, and the
+    whole authenticated by HMAC-SHA256 under another key (encrypt, then MAC).
+    """
+    nonce = secrets.token_bytes(_NONCE)
+    hidden = nonce + _xor(certificate.encode(), key, nonce)
+    return base64.b64encode(hidden + _tag(hidden, key)).decode()
+
+
+def unseal(sealed: str, key: bytes) -> str:
+    """The reverse of `seal`.
+
+    Raises
+    ------
+    BadInputError
+        It was sealed under another key, or was changed since.
+    """
+    try:
+        data = base64.b64decode(sealed, validate=True)
+    except ValueError:
+        data = b""
+    hidden, tag = data[:-_TAG], data[-_TAG:]
+    if not hmac.compare_digest(tag, _tag(hidden, key)):
+        raise BadInputError("the certificate of this job was sealed under another key")
+    return _xor(hidden[_NONCE:], key, hidden[:_NONCE]).decode()
+
+
+def _xor(data: bytes, key: bytes, nonce: bytes) -> bytes:
+    own, stream = hmac.digest(key, b"perseid seal stream", "sha256"), bytearray()
+    while len(stream) < len(data):
+        stream += hmac.digest(own, nonce + len(stream).to_bytes(8, "big"), "sha256")
+    return bytes(one ^ other for one, other in zip(data, stream, strict=False))
+
+
+def _tag(data: bytes, key: bytes) -> bytes:
+    return hmac.digest(hmac.digest(key, b"perseid seal tag", "sha256"), data, "sha256")

@@ -157,6 +157,7 @@ def _merge(
             settings.rendezvous,
             settings.key,
             transport=settings.transport,
+            certificate=settings.certificate,
             deadline=settings.deadline,
             timeout=settings.timeout,
             death_timeout=settings.losses.death,

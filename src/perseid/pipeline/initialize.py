@@ -94,6 +94,7 @@ def initialize(
     replace: bool = False,
     run_id: str | None = None,
     check: Callable[[Manifest], None] | None = None,
+    sealed_certificate: str | None = None,
 ) -> Initialized:
     """Begin a run: after this its prefix holds ``manifest.json`` and ``items.json``.
 
@@ -109,6 +110,8 @@ def initialize(
         one is begun again as it is. Made up where it is not given.
     check
         Called with the manifest before anything is written; what it raises ends the run.
+    sealed_certificate
+        With which ranks encrypt what they send each other: see `perseid.comm.certificates.seal`.
 
     Raises
     ------
@@ -136,6 +139,8 @@ def initialize(
         refuse_if_taken(storage)
     # Everything that can be wrong with the request is found out here, before anything is written.
     manifest = plan(request, created, run_id)
+    if sealed_certificate is not None:
+        manifest = _with_certificate(manifest, sealed_certificate)
     if begun is not None:
         manifest = _adopt(begun, manifest)
         storage.put(layout.MANIFEST, _json(manifest.to_json()))
@@ -154,6 +159,11 @@ def initialize(
     if manifest.script is not None:  # scripts look for it at the bucket's root and nowhere else
         Storage(request.bucket_url(request.bucket or "")).put(layout.PAYLOAD, payload)
     return Initialized(manifest)
+
+
+def _with_certificate(manifest: Manifest, sealed: str) -> Manifest:
+    options = replace(manifest.settings.options, sealed_certificate=sealed)
+    return replace(manifest, settings=replace(manifest.settings, options=options))
 
 
 def _put_items(storage: Storage, manifest: Manifest) -> None:

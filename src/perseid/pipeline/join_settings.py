@@ -29,6 +29,8 @@ class JoinSettings:
     """Seconds that a call waits for another rank."""
     losses: LossTimeouts = field(default_factory=LossTimeouts)
     """After how long a rank counts as lost."""
+    certificate: str | None = field(default=None, repr=False)
+    """The job's certificate with its private key (PEM): links are encrypted. None: plain."""
 
     @classmethod
     def of_item(cls, item: WorkItem) -> JoinSettings | None:
@@ -51,6 +53,7 @@ class JoinSettings:
             min(seconds, left / 2),
             min(seconds, left / 4),
             loss_timeouts(item),
+            options.certificate,
         )
 
     def to_json(self) -> dict[str, object]:

@@ -9,6 +9,8 @@ import pytest
 from faulty_stack import endings, run
 from ministack import run_to_end
 
+from perseid.measure.cost import cost
+from perseid.measure.sources.load import load_runs
 from perseid.storage import Storage
 
 
@@ -84,6 +86,29 @@ def test_a_worker_that_hangs_is_ended_at_its_time(moto, data):
     assert endings(result, 2) == [(1, "timed out"), (2, "done")]
     [first] = [a for a in result.mapped.attempts if (a.rank, a.attempt) == (2, 1)]
     assert first.duration_ms == pytest.approx(10_000, abs=1)
+
+
+def test_a_rank_that_runs_out_of_memory_is_tried_again_with_more(moto, data):
+    """The process is killed above its memory, as on Lambda; the other worker has enough.
+
+    Each attempt is billed with the memory that it had, and the state that gave it more, too.
+    """
+    small = faulty_stack.make(moto, name="small", memory=400)
+    plan = {"1": ["much memory"] * 2, "3": ["raise"]}
+    _, started, result, _ = run(moto, small, data, "memory", plan, retries=1)
+    assert result.incomplete is None
+    assert endings(result, 1) == [(1, "out of memory"), (2, "done")]
+    memory = {(a.rank, a.attempt): a.memory_mb for a in result.mapped.attempts}
+    assert memory == {(0, 1): 400, (1, 1): 400, (1, 2): 3008, (2, 1): 400, (3, 1): 400, (3, 2): 400}
+    engine = json.loads(Storage(started.results_url).get("engine.json"))
+    # The run's 6 states, 6 attempts, 3 after each failed one, and one to have more memory.
+    assert engine["transitions"] == 6 + 6 + 3 * 2 + 1
+    [measured] = load_runs([started.results_url])
+    seconds = {4: 0.0, 30: 0.0}
+    for one in result.mapped.attempts:
+        seconds[one.memory_mb // 100] += one.billed_ms / 1e3
+    [line] = [one for one in cost(measured.usage).lines if one.name == "Lambda compute"]
+    assert line.quantity == pytest.approx((400 * seconds[4] + 3008 * seconds[30]) / 1024, rel=1e-6)
 
 
 def test_what_a_function_raises_is_the_cause_without_its_traceback(moto):

@@ -6,6 +6,7 @@ import json
 
 import published
 import pytest
+from packets import assert_encrypted, captured
 
 from perseid.cli import main
 from perseid.rendezvous import Config, EmbeddedServer
@@ -28,7 +29,7 @@ def test_an_existing_payload_with_its_own_script(moto, put_survey, tmp_path, cap
 
 
 def test_ranks_meet_with_the_stacks_secret(moto, put_survey, tmp_path):
-    """Three at once by MaxConcurrencyPath, which moto obeys."""
+    """Three at once by MaxConcurrencyPath, which moto obeys; by the relay, where all is seen."""
     data, results = f"{moto.bucket}/talk", f"{moto.bucket}/runs/talk"
     put_survey(data, 3)
     name = moto.outputs["RendezvousSecretParameter"]
@@ -36,12 +37,14 @@ def test_ranks_meet_with_the_stacks_secret(moto, put_survey, tmp_path):
     secret = ssm.get_parameter(Name=name, WithDecryption=True)["Parameter"]["Value"].encode()
     config = Config(host="127.0.0.1", port=0, http_port=None, secret=secret)
     with EmbeddedServer(config) as server:
-        given = {"data": data, "results": results, "transport": "direct"}
+        given = {"data": data, "results": results, "transport": "relay"}
         path = tmp_path / "request.json"
         path.write_text(json.dumps({**given, "rendezvous_endpoint": str(server.address)}))
-        assert main(["run", str(path), "--engine", "aws", "--quiet"]) == 0
+        with captured(int(str(server.address).rpartition(":")[2])) as packets:
+            assert main(["run", str(path), "--engine", "aws", "--quiet"]) == 0
     records = json.loads(Storage(results).get("combined_data.json"))
-    assert [record["transport"] for record in records] == ["direct"] * 3
+    assert [record["transport"] for record in records] == ["relay"] * 3
+    assert_encrypted(packets, results, secret)
 
 
 def test_ping_answers_from_where_the_workers_are(moto):

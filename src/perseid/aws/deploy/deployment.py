@@ -78,7 +78,8 @@ def deploy(
         ensure_bucket(aws, bucket, options.name, given=options.bucket is not None, tell=tell)
         # Not by the template: CloudFormation cannot make a SecureString.
         ensure_secret(aws, options.name)
-        upload(aws, bucket, options.name, packages, tell)
+        key = previous.get("KmsKey", "") if options.kms_key is None else options.kms_key
+        upload(aws, bucket, options.name, packages, tell, kms_key=key)
     # The template sets the number of tasks, so without this an update would stop the rendezvous.
     running = _wanted_tasks(aws, options.name, previous) if former is not None else 0
     values = template.parameters(options, packages, target, bucket, previous, running)
@@ -196,18 +197,28 @@ def ensure_secret(aws: Aws, name: str) -> None:
         return
 
 
-def upload(aws: Aws, bucket: str, name: str, packages: Mapping[str, Package], tell: Tell) -> None:
+def upload(
+    aws: Aws,
+    bucket: str,
+    name: str,
+    packages: Mapping[str, Package],
+    tell: Tell,
+    *,
+    kms_key: str = "",
+) -> None:
     """Put the packages and the definition into the bucket, where they are not there yet."""
+    # A bucket's policy may refuse what does not say how it is to be encrypted.
+    how = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key} if kms_key else {}
     s3, below = aws.client("s3"), template.prefix(name)
     for package in packages.values():
         key = f"{below}/{package.key}"
         if not _is_there(s3, bucket, key):
             tell(f"uploading {package.name}.zip, {package.zipped / 1e6:.1f} MB")
             with package.path.open("rb") as body:
-                s3.put_object(Bucket=bucket, Key=key, Body=body)
+                s3.put_object(Bucket=bucket, Key=key, Body=body, **how)
     s3.put_object(
         Bucket=bucket, Key=f"{below}/{template.definition_key()}",
-        Body=template.definition().encode(), ContentType="application/json",
+        Body=template.definition().encode(), ContentType="application/json", **how,
     )  # fmt: skip
 
 

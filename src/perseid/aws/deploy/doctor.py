@@ -11,6 +11,7 @@ from email.utils import parsedate_to_datetime
 
 from perseid.aws import stack
 from perseid.aws.deploy import service
+from perseid.aws.deploy.template import NEW_ACCOUNT_MB
 from perseid.aws.handlers.ready import CHECK
 from perseid.aws.session import Aws, aws_errors
 from perseid.errors import AwsError, NotFoundError, PerseidError
@@ -20,10 +21,10 @@ SKEW_SECONDS = 60.0
 """Of this clock against AWS's; a signature is refused from 300 s on."""
 FEW_AT_ONCE = 100
 """Concurrent executions below which a run of the published size takes several rounds."""
-FUNCTIONS = ("Initialize", "Worker", "Summarize", "Ping", "DnsUpdater")
+FUNCTIONS = ("Initialize", "Worker", "LargerWorker", "Summarize", "Ping", "DnsUpdater")
 """Of a stack; the outputs with their names end in ``Function``."""
-NEW_ACCOUNT_MB = 3008
-"""What a function of a new account may have at most."""
+LARGER = "LargerWorkerFunction"
+"""Output with the worker that has more memory, and the same role as the other one."""
 
 
 @dataclass(frozen=True)
@@ -265,7 +266,8 @@ def _roles(aws: Aws, name: str, facts: Facts) -> Finding:
             return Finding("bad", f"{function} is {state}: {why}; {service.REMAKE}")
     if (facts.parameters or {}).get("RoleArn"):
         return Finding("ok", f"{len(functions)} functions, all with the role that was given")
-    if len(set(roles.values())) != len(roles):
+    own = [role for function, role in roles.items() if function != outputs.get(LARGER)]
+    if len(set(own)) != len(own):
         return Finding(
             "bad", f"functions share a role, which the template never does; {service.REMAKE}"
         )

@@ -43,7 +43,7 @@ _CONTROL_LEFT_OUT = ("cli", "api", "survey/data", "model/data", "model/training"
 _MODELS = "perseid/model/data"
 _WORKER_HANDLERS = (
     "aws/__init__.py", "aws/handlers/__init__.py", "aws/handlers/log.py", "aws/handlers/ready.py",
-    "aws/handlers/worker.py", "aws/handlers/probe.py",
+    "aws/handlers/worker.py", "aws/handlers/probe.py", "aws/handlers/secret.py",
 )  # fmt: skip
 
 

@@ -25,6 +25,12 @@ RESERVED = ("aws", "ssm")
 """No parameter's name may begin so
 (https://docs.aws.amazon.com/systems-manager/latest/userguide/sysman-paramstore-su-create.html)."""
 ARN = "arn:aws"
+WORKER_MB = 1769
+"""Memory of a worker where nobody chose it: with it Lambda gives one vCPU."""
+NEW_ACCOUNT_MB = 3008
+"""What a function of a new account may have at most."""
+MOST_MB = 10_240
+"""What any function may have at most."""
 BUCKET_CHARACTERS = 63
 """Longest name of a bucket
 (https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html)."""
@@ -52,6 +58,8 @@ class Options:
     architecture: str | None = None
     python: str | None = None
     memory_mb: int | None = None
+    retry_memory_mb: int | None = None
+    """Of the worker that tries a rank again whose memory did not suffice; 0: none."""
     timeout: int | None = None
     """Seconds, of a worker."""
     storage_mb: int | None = None
@@ -245,6 +253,8 @@ def parameters(
     # over.
     ours = fixed | _buckets(options, bucket, previous)
     kept = {**_kept(previous), **chosen, **options.extra}
+    _check_retry_memory(kept)
+    ours |= {} if "RetryMemory" in kept else {"RetryMemory": str(_retry_memory(kept))}
     names = sorted(kept.keys() - ours.keys())
     return {**kept, **ours, "Chosen": ",".join(names), **options.extra}
 
@@ -253,6 +263,7 @@ def _chosen(options: Options) -> dict[str, str]:
     """Parameters that the user gave a value."""
     values: dict[str, object] = {
         "WorkerMemory": options.memory_mb,
+        "RetryMemory": options.retry_memory_mb,
         "WorkerTimeout": options.timeout,
         "WorkerStorage": options.storage_mb,
         "ReservedConcurrency": options.reserved,
@@ -271,6 +282,31 @@ def _chosen(options: Options) -> dict[str, str]:
         "RendezvousImage": options.image,
     }
     return {name: str(value) for name, value in values.items() if value is not None}
+
+
+def _retry_memory(kept: Mapping[str, str]) -> int:
+    """Memory of the second attempt after an out-of-memory ending, where nobody chose it, MB.
+
+    Twice the worker's; not above what a new account lets a function have, unless the worker has
+    more already: the deployment would fail.
+    """
+    memory = _worker_memory(kept)
+    if memory == NEW_ACCOUNT_MB or memory >= MOST_MB:
+        return 0
+    return min(2 * memory, NEW_ACCOUNT_MB if memory < NEW_ACCOUNT_MB else MOST_MB)
+
+
+def _check_retry_memory(kept: Mapping[str, str]) -> None:
+    chosen, memory = int(kept.get("RetryMemory", 0)), _worker_memory(kept)
+    if chosen and chosen <= memory:
+        raise BadInputError(
+            f"--retry-memory {chosen} is not more than the {memory} MB of a worker: give more, or "
+            "0 for no such function"
+        )
+
+
+def _worker_memory(kept: Mapping[str, str]) -> int:
+    return int(kept.get("WorkerMemory", WORKER_MB))
 
 
 def _kept(previous: Mapping[str, str]) -> dict[str, str]:

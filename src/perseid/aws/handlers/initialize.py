@@ -13,6 +13,8 @@ from typing import Any
 from perseid.aws.handlers import log
 from perseid.aws.handlers.ready import Answer, Event, answers_check
 from perseid.aws.handlers.run_rendezvous import Wait, with_endpoint
+from perseid.aws.handlers.secret import read_secret
+from perseid.comm.certificates import make_certificate, seal
 from perseid.errors import (
     AlreadyExistsError,
     BadInputError,
@@ -31,6 +33,7 @@ from perseid.pipeline.request import RunRequest
 from perseid.pipeline.resumption import with_current_model
 from perseid.pipeline.run_settings import ItemOptions
 from perseid.pipeline.run_state import missing_ranks
+from perseid.rendezvous import job_key
 from perseid.storage import Location, Storage
 
 CONTROL = ("replace", "resume", "allow_model_change")
@@ -110,9 +113,27 @@ def start(given: object, execution: str, request_id: str, wait: Wait = NOT_YET) 
         replace=bool(given.get("replace")),
         run_id=execution,
         check=functools.partial(_refuse_waiting_talkers, limit=limit),
+        sealed_certificate=_sealed_certificate(known, execution),
     )
     state = _state(begun.manifest, begun.items, layout.ITEMS, execution, limit)
     return state | {"stop_rendezvous": wait.started}
+
+
+def _sealed_certificate(request: RunRequest, run_id: str) -> str | None:
+    """A fresh certificate for the ranks that will meet, under the key that only they derive.
+
+    None where they do not meet, or where it cannot be made: then they send plain, which is logged.
+    """
+    name = os.environ.get("RENDEZVOUS_SECRET_PARAMETER")
+    if not name or request.transport == STORE or not request.rendezvous_endpoint:
+        return None
+    if request.script_mode:  # scripts meet by the existing system's protocol, which is plain
+        return None
+    try:
+        return seal(make_certificate(), job_key(read_secret(name), run_id))
+    except Exception as error:
+        log.write("not encrypted", message=str(error)[:500])
+        return None
 
 
 def _log_start(run: str, execution: str, request_id: str) -> None:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from perseid.aws.handlers import log
 from perseid.aws.handlers.probe import PROBE, answer
 from perseid.aws.handlers.ready import Answer, Event, answers_check, count, inner
+from perseid.aws.handlers.secret import read_secret
+from perseid.comm.certificates import unseal
 from perseid.errors import PerseidError, StorageError
 from perseid.model.signature_files import signature_beside
 from perseid.pipeline import layout
@@ -71,7 +73,7 @@ def _probe(task: Event, context: Any) -> Answer:
     own = signature_beside("default")
     signature = json.dumps(own.to_plain() if own else None)
     default = functools.partial(_runtime, "default", "float32", 512, None, signature, "")
-    return answer(task, left, functools.partial(_secret, name), default)
+    return answer(task, left, functools.partial(read_secret, name), default)
 
 
 def _work(item: WorkItem, attempt: int) -> int:
@@ -121,22 +123,13 @@ def _join_options(item: WorkItem, context: Any) -> ItemOptions:
     options = replace(item.options, ends=time.time() + left)
     if name and options.rendezvous_key is None:
         try:
-            return replace(options, rendezvous_key=job_key(_secret(name), item.run_id).hex())
+            key = job_key(read_secret(name), item.run_id)
+            sealed = options.sealed_certificate
+            certificate = None if sealed is None else unseal(sealed, key)
+            return replace(options, rendezvous_key=key.hex(), certificate=certificate)
         except Exception as error:  # without it the ranks merge through the store, and say why
             log.write("no key", run=item.run_id, rank=item.rank, message=str(error)[:500])
     return options
-
-
-@functools.lru_cache(maxsize=1)
-def _secret(name: str) -> bytes:
-    """The stack's secret, kept for the next rank that comes to this environment."""
-    import boto3  # the Lambda runtime has it
-    from botocore.config import Config
-
-    # All ranks ask at once, and Parameter Store answers 40 a second.
-    patient = Config(retries={"max_attempts": 12, "mode": "adaptive"})
-    found = boto3.client("ssm", config=patient).get_parameter(Name=name, WithDecryption=True)
-    return str(found["Parameter"]["Value"]).strip().encode()
 
 
 @functools.lru_cache(maxsize=1)

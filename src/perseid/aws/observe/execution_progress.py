@@ -171,24 +171,27 @@ class Watcher:
         """Of each worker of this execution that is done; those of a former one are paid for."""
         prices = Prices()
         each = prices.lambda_request.usd + prices.state_transition.usd
-        seconds = [
-            record.stages.get("total", 0.0)
+        return [
+            self._usd_a_second(record.attempt > 1) * record.stages.get("total", 0.0) + each
             for record in self._records.values()
             if record.stages and _start(record) >= began
         ]
-        return [self._usd_a_second * value + each for value in seconds]
 
     def _typical_usd(self, began: float) -> float:
         done = self._usd(began)
         if done:
             return sum(done) / len(done)
-        return self._usd_a_second * max(0.0, time.time() - began)
+        return self._usd_a_second() * max(0.0, time.time() - began)
 
-    @property
-    def _usd_a_second(self) -> float:
-        """What a second of one worker costs, USD: its memory at the list price."""
+    def _usd_a_second(self, again: bool = False) -> float:
+        """What a second of one worker costs, USD: its memory at the list price.
+
+        One that tries a rank again counts as the one with more memory: rather too much than
+        too little.
+        """
         price = Prices().lambda_gb_second(self._place.architecture).usd
-        return self._place.memory_mb / MB_PER_GB * price
+        memory = max(self._place.memory_mb, self._place.retry_memory_mb if again else 0)
+        return memory / MB_PER_GB * price
 
 
 def _start(record: StoredRecord) -> float:

@@ -213,8 +213,7 @@ def ending_of(traced: Traced) -> tuple[Ending, str]:
     if invocation.died == "timeout" or (report is not None and report.status == "timeout"):
         return Ending.TIMED_OUT, "the function's time was over"
     raised = _raised(traced)
-    no_memory = raised is not None and raised[0].endswith("MemoryError")  # numpy has one, too
-    if "OutOfMemory" in kind or no_memory or _killed_for_memory(traced):
+    if "OutOfMemory" in kind or _lacked_memory(raised) or _killed_for_memory(traced):
         if report is None:
             return Ending.OUT_OF_MEMORY, "it needed more memory than it has"
         more = min(MOST_MB, 2 * report.memory_mb)
@@ -232,6 +231,16 @@ def ending_of(traced: Traced) -> tuple[Ending, str]:
     if invocation.failed:
         return Ending.NO_RESULT, f"its process ended without a result ({kind or report.status})"
     return Ending.NO_RESULT, "it returned without a result"
+
+
+def _lacked_memory(raised: tuple[str, str] | None) -> bool:
+    """Whether the handler or a script found no memory; numpy has an error of its own for it."""
+    if raised is None:
+        return False
+    error, message = raised
+    # Nobody but the kernel kills a script that is within its time.
+    script = "MemoryError" in message or "was ended by signal 9" in message
+    return error.endswith("MemoryError") or (error == "WorkerFailedError" and script)
 
 
 def _killed_for_memory(traced: Traced) -> bool:

@@ -107,11 +107,16 @@ class WorkflowUsage:
 def child_states(attempts: Sequence[Attempt]) -> int:
     """States that the map's children went through, as Standard children are billed.
 
-    One an attempt; after a failed one it is counted, judged, and waited or given up.
+    One an attempt; after a failed one it is counted, judged, and waited or given up; in between it
+    is given more memory where it lacked some.
     """
     failed = [attempt for attempt in attempts if attempt.ending is not Ending.DONE]
     once = sum(current_name(attempt.message.partition(":")[0]) in GIVEN_UP for attempt in failed)
-    return len(attempts) + 3 * (len(failed) - once) + once
+    last: dict[int, int] = {}
+    for one in attempts:
+        last[one.rank] = max(one.attempt, last.get(one.rank, 0))
+    larger = sum(a.ending is Ending.OUT_OF_MEMORY and a.attempt < last[a.rank] for a in failed)
+    return len(attempts) + 3 * (len(failed) - once) + once + larger
 
 
 def express_seconds(attempts: Sequence[Attempt]) -> float:

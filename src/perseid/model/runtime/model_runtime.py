@@ -34,7 +34,11 @@ PRECISIONS = ("float32", "int8")
 PROVIDERS = {CPU: "CPUExecutionProvider", CUDA: "CUDAExecutionProvider"}
 """What onnxruntime calls the devices."""
 _BATCH_NAMES = ("n", "N", "batch", "batch_size")
-_NO_MEMORY = ("bad_alloc", "Failed to allocate memory")
+_NO_MEMORY = (
+    "bad_alloc",
+    "Failed to allocate memory",
+    "pthread_create failed, error code: 12",  # ENOMEM
+)
 """How onnxruntime says so."""
 NO_COLUMNS: Mapping[str, NDArray[Any]] = MappingProxyType({})
 
