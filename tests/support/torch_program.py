@@ -201,6 +201,100 @@ def groups():
     dist.barrier()
 
 
+SMALL_DTYPES = [torch.complex32, torch.float8_e5m2, torch.uint16, torch.bool, torch.complex128]
+
+
+def alike(a, b):
+    """By their bits: torch compares not every type."""
+    return torch.equal(a.view(torch.uint8), b.view(torch.uint8))
+
+
+def odd_tensors():
+    """Tensors whose memory is not simply their elements, without elements, of rare types."""
+    for dtype in SMALL_DTYPES:
+        one = filled((6,), torch.float32, rank).to(dtype)
+        found = [torch.empty_like(one) for _ in range(size)]
+        dist.all_gather(found, one)
+        everyone = [filled((6,), torch.float32, r).to(dtype) for r in range(size)]
+        assert all(alike(a, b) for a, b in zip(found, everyone, strict=True)), dtype
+        dist.broadcast(one, 1)
+        assert alike(one, everyone[1])
+    half = torch.full((4,), 1 + 2j, dtype=torch.complex32)
+    dist.all_reduce(half)
+    assert half.tolist() == [size * (1 + 2j)] * 4
+    for op, expected in ((OPS.SUM, True), (OPS.MIN, False), (OPS.MAX, True)):
+        truth = torch.tensor([rank == 1, True, False])
+        dist.all_reduce(truth, op=op)
+        assert truth.tolist() == [expected, True, False]
+    base = torch.full((3,), complex(rank, 1))
+    for view in (base.conj().imag, base[::2]):
+        copy = view.clone().resolve_conj().resolve_neg()
+        dist.all_reduce(view)
+        dist.all_reduce(copy)
+        assert torch.equal(view, copy), view
+        dist.broadcast(view, 2)
+    assert base.grad is None
+    weights = torch.ones(3, requires_grad=True)
+    dist.all_reduce(weights.data)
+    with torch.no_grad():
+        dist.broadcast(weights, 0)
+    for shape in ((0,), (0, 3), (3, 0)):
+        none = torch.empty(shape)
+        dist.all_reduce(none)
+        dist.broadcast(none, 1)
+        dist.reduce(none, 1)
+        found = [torch.empty(shape) for _ in range(size)]
+        dist.all_gather(found, none)
+        dist.all_to_all(found, [none] * size)
+        dist.all_gather_into_tensor(torch.empty(shape[0] * size, *shape[1:]), none)
+        dist.reduce_scatter_tensor(none, torch.empty(shape[0] * size, *shape[1:]))
+        dist.all_to_all_single(torch.empty(shape[0] * size, *shape[1:]),
+                               torch.empty(shape[0] * size, *shape[1:]))  # fmt: skip
+        dist.scatter(none, found if rank == 1 else None, src=1)
+        dist.gather(none, found if rank == 0 else None, dst=0)
+        works = [dist.isend(none, (rank + 1) % size), dist.irecv(none, (rank - 1) % size)]
+        for work in works:
+            work.wait()
+    # Some ranks have nothing for some others.
+    counts = [to if rank else 0 for to in range(size)]
+    back = [rank if source else 0 for source in range(size)]
+    came = torch.empty(sum(back), 2)
+    dist.all_to_all_single(came, torch.full((sum(counts), 2), float(rank)), back, counts)
+    assert came[:, 0].tolist() == [float(s) for s in range(1, size) for _ in range(rank)]
+    columns = torch.zeros(4, 5).t()
+    dist.recv(columns, rank - 1) if rank % 2 else None
+    if not rank % 2 and rank + 1 < size:
+        dist.send(torch.arange(20.0).reshape(4, 5).t(), rank + 1)
+    assert not rank % 2 or torch.equal(columns, torch.arange(20.0).reshape(4, 5).t())
+
+
+def loader():
+    """Workers of a DataLoader, forked while collectives are under way."""
+    from torch.utils.data import DataLoader, TensorDataset
+
+    rows = DataLoader(TensorDataset(torch.arange(64.0)), batch_size=8, num_workers=2)
+    total = torch.zeros(1)
+    for (batch,) in rows:
+        work = dist.all_reduce(torch.ones(50_000), async_op=True)
+        total += batch.sum()
+        work.wait()
+    dist.all_reduce(total)
+    assert total == size * 64 * 63 / 2
+    child = os.fork()
+    if not child:
+        told = b""
+        for call in (lambda: dist.all_reduce(torch.ones(1)),
+                     lambda: dist.all_reduce(torch.ones(1), async_op=True).wait(),
+                     lambda: dist.send(torch.ones(1), (rank + 1) % size)):  # fmt: skip
+            try:
+                call()
+            except Exception as error:
+                told += str(error).encode()
+        os._exit(0 if told.count(b"belongs to process") == 3 else 1)
+    assert os.waitpid(child, 0)[1] == 0, "the child's calls name the process that has joined"
+    dist.barrier()
+
+
 def model():
     torch.manual_seed(3)
     return torch.nn.Sequential(torch.nn.Linear(20, 300), torch.nn.GELU(), torch.nn.Linear(300, 1))

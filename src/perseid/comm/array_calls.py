@@ -261,22 +261,41 @@ class ArrayCalls:
         reduce_scatter.into(call, cut, into.reshape(-1), op)
 
     @guarded
-    def Alltoall(self, array: Array, into: Array) -> None:
-        """The i-th part of each rank's array to rank i, in rank order; all parts equal:
-        ``comm.Alltoall(np.ones(4 * comm.size), np.empty(4 * comm.size))``."""
+    def Alltoall(
+        self,
+        array: Array,
+        into: Array,
+        counts: Sequence[int] | None = None,
+        into_counts: Sequence[int] | None = None,
+    ) -> None:
+        """The i-th part of each rank's array to rank i, in rank order:
+        ``comm.Alltoall(np.ones(4 * comm.size), np.empty(4 * comm.size))``.
+
+        Parameters
+        ----------
+        counts, into_counts
+            Elements for and from each rank, where parts differ; then both given on all ranks.
+        """
         size = self.world_size
         code = arrays.to_send(array)[1]
         arrays.to_receive(into)
         array = arrays.without_overlap(array, into)
-        if array.size % size or into.size != array.size:
+        equal = counts is None and into_counts is None
+        if equal and (array.size % size or into.size != array.size):
             raise BadInputError(
                 f"Alltoall of {array.size} into {into.size} elements among {size} ranks: both "
                 "must be the same multiple of the number of ranks"
             )
-        counts = [array.size // size] * size
-        data = np.ascontiguousarray(array)
-        parts, places = (arrays.parts(a, array.dtype, counts) for a in (data, into))
-        call = self._group.call(FrameKind.ALLTOALL, -1, 0, code, array.size)
+        counts = counts or [array.size // size] * size
+        into_counts = into_counts or [into.size // size] * size
+        if counts[self.rank] != into_counts[self.rank]:
+            raise BadInputError(
+                f"a rank gives itself {counts[self.rank]} elements and takes "
+                f"{into_counts[self.rank]} of them: the sizes of the parts must agree on all ranks"
+            )
+        parts = arrays.parts(np.ascontiguousarray(array), array.dtype, counts)
+        places = arrays.parts(into, array.dtype, into_counts)
+        call = self._group.call(FrameKind.ALLTOALL, -1, 0, code, array.size if equal else 0)
         alltoall.into(call, parts, places)
 
     @guarded

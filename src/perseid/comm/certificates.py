@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hmac
 import secrets
+import warnings
 from datetime import UTC, datetime, timedelta
 
 from perseid.errors import BadInputError, NotInstalledError
@@ -63,6 +64,26 @@ def make_certificate() -> str:
         serialization.NoEncryption(),
     )
     return (certificate.public_bytes(serialization.Encoding.PEM) + secret).decode()
+
+
+def certificate_if_installed() -> str | None:
+    """A certificate of a job whose ranks are on several machines: what they send each other is
+    encrypted unless that cannot be; then None, with a warning.
+
+    Examples
+    --------
+    >>> certificate_if_installed() is None
+    False
+    """
+    try:
+        return make_certificate()
+    except NotInstalledError:
+        warnings.warn(
+            "What the ranks send each other between machines is not encrypted: "
+            "pip install 'perseid[tls]'",
+            stacklevel=2,
+        )
+        return None
 
 
 def seal(certificate: str, key: bytes) -> str:

@@ -49,13 +49,7 @@ class SharedProgress:
 
     def __init__(self, engine: ConnectionPool) -> None:
         self._engine, self._failure = engine, engine.failure
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
-        """What a waiting thread wants may have come to pass, or a thread has to poll."""
-        self._called = threading.Condition(self._lock)
-        """The helping thread has something to do."""
-        self._idle = False
-        """Whether the helping thread waits for that."""
+        self._begin_without_threads()
         self._poll = select.epoll()
         self._lanes: dict[int, PeerLane] = {}
         """By descriptor."""
@@ -65,13 +59,27 @@ class SharedProgress:
         self._poll.register(self._wake, select.EPOLLIN)
         self._sends: set[int] = set()
         """Descriptors of connections whose peer has not taken all yet."""
+        self._closed = False
+
+    def _begin_without_threads(self) -> None:
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        """What a waiting thread wants may have come to pass, or a thread has to poll."""
+        self._called = threading.Condition(self._lock)
+        """The helping thread has something to do."""
+        self._idle = False
+        """Whether the helping thread waits for that."""
         self._polling = False
         self._waiting = 0
         """Threads that wait while another polls."""
         self._background: list[Operation] = []
         """What is under way without a thread that waits for it."""
         self._helper: threading.Thread | None = None
-        self._closed = False
+
+    def renew_in_child(self) -> None:
+        """After a fork, in the child: the threads are the parent's, and so may the lock be."""
+        self._begin_without_threads()
+        self._sends.clear()  # of which the parent sends the rest
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:

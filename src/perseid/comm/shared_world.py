@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Generic, NamedTuple, Self, TypeVar
@@ -110,6 +112,7 @@ class SharedWorld:
         self._finished = False
         self._groups: list[SharedGroup] = []
         self.world = self.group(0, range(comm.world_size))
+        _WORLDS.add(self)
 
     @classmethod
     def join(cls, **arguments: Any) -> Self:
@@ -138,12 +141,12 @@ class SharedWorld:
         self._groups.append(group)
         return group
 
-    def others_left(self) -> bool:
-        """Whether no other rank is registered any more."""
-        client = self._engine.client
-        if client is None:
-            return True
-        return len({*client.left(), *client.lost(), self.rank}) >= client.world_size
+    def renew_in_child(self) -> None:
+        """After a fork, in the child: no thread holds a lock or works any more, and every call
+        raises ``ClosedError``, for the membership stays the parent's."""
+        self.progress.renew_in_child()
+        for group in self._groups:
+            group.renew_locks()
 
     def token(self) -> int:
         """A number that no other message of this rank has."""
@@ -187,6 +190,10 @@ class SharedGroup:
         self._generation = engine.generation
         ident |= BACKGROUND
         self._in_order = Communicator(Group(engine, ident, ranks, self._progress), owner=False)
+        self.renew_locks()
+
+    def renew_locks(self) -> None:
+        """Begin without a thread and with nothing started."""
         self._order = threading.Lock()
         self._counting = threading.Lock()
         self._pending = 0
@@ -379,6 +386,19 @@ class SharedGroup:
             with self.turn():
                 self._progress.poke()
         return operation.done
+
+
+_WORLDS: weakref.WeakSet[SharedWorld] = weakref.WeakSet()
+"""Those of this process, for a child that it may fork."""
+
+
+def _renew_in_child() -> None:
+    for world in list(_WORLDS):
+        world.renew_in_child()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_renew_in_child)
 
 
 def payload(frame: Frame, room: memoryview | None) -> int:

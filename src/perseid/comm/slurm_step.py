@@ -11,25 +11,23 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from perseid.comm.certificates import make_certificate
-from perseid.errors import NotInstalledError, RendezvousError
+from perseid.comm.certificates import certificate_if_installed
+from perseid.errors import RendezvousError
 from perseid.linux import need_linux
 from perseid.rendezvous import Config, EmbeddedServer, job_key
+from perseid.rendezvous.net.dialing import own_address
 
 FOLDER = "PERSEID_MEETING_FOLDER"
 """Variable that names another folder for the file."""
 MEETING_SECONDS = 60.0
 """How long a rank waits for rank 0's file: tasks of a step start within seconds of each other."""
 POLL_SECONDS = 0.05
-DISCARD_PORT = 9
-"""Port of an address to which nothing is sent: connecting tells which local address leads there."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +74,12 @@ class SlurmStep:
         need_linux("A rendezvous of ranks")
         secret = secrets.token_bytes(32)
         config = Config(
-            host=_own_address(self.launched_from),
+            host=own_address(self.launched_from),
             port=0, http_port=None, tcpunch=False, secret=secret,
         )  # fmt: skip
         with EmbeddedServer(config) as server:
             key = job_key(secret, self.name).hex()
-            certificate = _certificate()
+            certificate = certificate_if_installed() or ""
             _write(path, [server.address, key, certificate])
             try:
                 yield self._variables(server.address, key, certificate)
@@ -101,23 +99,6 @@ class SlurmStep:
             "RANK": str(self.rank),
             "WORLD_SIZE": str(self.world_size),
         }
-
-
-def _own_address(server: str) -> str:
-    """This machine's address in the network that an address is of; nothing is sent."""
-    family = socket.AF_INET6 if ":" in server else socket.AF_INET
-    with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
-        probe.connect((server, DISCARD_PORT))
-        return str(probe.getsockname()[0])
-    return socket.gethostbyname(socket.gethostname())
-
-
-def _certificate() -> str:
-    """Of the job; empty where it cannot be made: then what ranks send is plain."""
-    try:
-        return make_certificate()
-    except NotInstalledError:
-        return ""
 
 
 def _write(path: Path, meeting: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import hashlib
+import json
 import os
 import secrets
 import socket
@@ -17,10 +18,12 @@ from typing import Any
 
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 
+from perseid.comm.certificates import certificate_if_installed
 from perseid.comm.shared_world import SharedWorld
 from perseid.compat.torch.process_group import ProcessGroupPerseid
 from perseid.errors import BadInputError, PerseidError
 from perseid.rendezvous import Config, EmbeddedServer, job_key
+from perseid.rendezvous.net.dialing import own_address
 
 LEAVE_SECONDS = 10.0
 """How long the rank whose process holds the rendezvous waits for the others to leave."""
@@ -38,10 +41,12 @@ class Membership:
         The ranks.
     server
         The rendezvous, if this process holds it.
+    default
+        Whether it is that of torch's default process group, of which others are parts.
     """
 
-    def __init__(self, world: SharedWorld, server: EmbeddedServer | None) -> None:
-        self.world, self._server = world, server
+    def __init__(self, world: SharedWorld, server: EmbeddedServer | None, default: bool) -> None:
+        self.world, self._server, self.default = world, server, default
         self._left = threading.Lock()
         self._idents: dict[int, str] = {}
 
@@ -62,86 +67,114 @@ class Membership:
     def leave(self, error: BaseException | None = None) -> None:
         """Say goodbye, once; with an error the others are told of it.
 
-        The rank that holds the rendezvous waits for the others: their goodbyes go through it.
+        The rank that holds the rendezvous then waits for the others: their goodbyes go through it.
+        It has left before, so that a rank which still waits for it learns so at once.
         """
         if not self._left.acquire(blocking=False):
             return
-        if _members.get("current") is self:
-            del _members["current"]
+        with contextlib.suppress(ValueError):
+            _memberships.remove(self)
         self.world.finish(error)
-        if self._server is not None and error is None:
-            end = time.monotonic() + LEAVE_SECONDS
-            while not self.world.others_left() and time.monotonic() < end:
-                time.sleep(_POLL_SECONDS)
         self.world.close(error)
-        if self._server is not None:
-            self._server.__exit__(None, None, None)
+        if self._server is None:
+            return
+        if error is None:
+            end = time.monotonic() + LEAVE_SECONDS
+            while self._server.server.registry.members and time.monotonic() < end:
+                time.sleep(_POLL_SECONDS)
+        self._server.__exit__(None, None, None)
 
 
-_members: dict[str, Membership] = {}
-"""The membership of this process under ``current``, while there is one."""
+_memberships: list[Membership] = []
+"""Those of this process, while they last."""
 _generations: dict[str, int] = {}
 """How often this process has joined a job of the environment: every time is an attempt of its
 own."""
+_watching: set[int] = set()
+"""Processes whose end is watched: a fork inherits the hooks, but no membership."""
 
 
 def create(options: Any, _: Any = None) -> ProcessGroupPerseid:
-    """What ``torch.distributed`` calls for a new group."""
+    """What ``torch.distributed`` calls for a new group.
+
+    One that is part of a default group of ours needs no message; beside another backend each group
+    is a job of its own.
+    """
     ranks = list(options.global_ranks_in_group or ())
-    current = _members.get("current")
-    if ranks and current is not None:
-        return current.subgroup(options.group_id, ranks)
-    rank, size = options.group_rank, options.group_size
-    member = _join(options.store, rank, size, options.timeout.total_seconds())
-    _members["current"] = member
+    world = next((one for one in _memberships if one.default), None)
+    if ranks and world is not None:
+        return world.subgroup(options.group_id, ranks)
+    member = _join(options, default=not ranks)
+    _memberships.append(member)
     _watch_end()
     return ProcessGroupPerseid(member.world.world, member.leave)
 
 
 def leave(error: BaseException | None = None) -> None:
-    """Leave the job that this process is in, if it is in one; with an error all others raise
+    """Leave the jobs that this process is in, if it is in any; with an error all others raise
     ``PeerLostError`` with its text at once."""
-    current = _members.get("current")
-    if current is not None:
-        current.leave(error)
+    for member in list(_memberships):
+        member.leave(error)
 
 
-def _join(store: Any, rank: int, size: int, seconds: float) -> Membership:
+def _join(options: Any, default: bool) -> Membership:
+    store, rank, size = options.store, options.group_rank, options.group_size
+    seconds = options.timeout.total_seconds()
     if size == 1:
         alone = SharedWorld.join(job="alone", rank=0, world_size=1, rendezvous=None, key=None)
-        return Membership(alone, None)
+        return Membership(alone, None, default)
     common = {"rank": rank, "world_size": size, "timeout": seconds, "deadline": seconds}
-    if "PERSEID_RENDEZVOUS" in os.environ:
+    if default and "PERSEID_RENDEZVOUS" in os.environ:
         job = os.environ.get("PERSEID_JOB", "job")
         attempt = _generations[job] = _generations.get(job, -1) + 1
-        return Membership(SharedWorld.join(**common, generation=attempt), None)
+        return Membership(SharedWorld.join(**common, generation=attempt), None, default)
     # A store outlives its process groups: what an earlier one left there must not be read.
     name = f"perseid/{store.add(f'perseid/attempts-of-{rank}', 1)}"
-    server = _serve(store, name) if rank == 0 else None
+    server = _serve(store, name, default) if rank == 0 else None
     try:
-        address, job, key = store.get(name).decode().split()
-        world = SharedWorld.join(**common, rendezvous=address, job=job, key=key)
+        address, job, key, certificate = json.loads(store.get(name))
+        world = SharedWorld.join(
+            **common, rendezvous=address, job=job, key=key, certificate=certificate
+        )
     except BaseException:
         if server is not None:
             server.__exit__(None, None, None)
         raise
-    return Membership(world, server)
+    return Membership(world, server, default)
 
 
-def _serve(store: Any, name: str) -> EmbeddedServer:
+def _serve(store: Any, name: str, default: bool) -> EmbeddedServer:
     """Hold a rendezvous in this process and tell the others by torch's store."""
-    host = os.environ.get("MASTER_ADDR") or socket.gethostname()
-    try:
-        here = socket.gethostbyname(host)
-    except OSError:
-        here = host
+    host = _own_host(default)
+    local = host == "127.0.0.1"
     secret, job = secrets.token_bytes(32), f"torch-{secrets.token_hex(8)}"
-    local = "127.0.0.1" if here.startswith("127.") else ""
-    config = Config(host=local, port=0, http_port=None, tcpunch=False, secret=secret)
+    config = Config(
+        host=host if local else "", port=0, http_port=None, tcpunch=False, secret=secret
+    )
+    certificate = None if local else certificate_if_installed()
     server = EmbeddedServer(config).__enter__()
-    address = f"{here}:{server.server.port}"
-    store.set(name, f"{address} {job} {job_key(secret, job).hex()}")
+    address = f"[{host}]:{server.server.port}" if ":" in host else f"{host}:{server.server.port}"
+    store.set(name, json.dumps([address, job, job_key(secret, job).hex(), certificate]))
     return server
+
+
+def _own_host(default: bool) -> str:
+    """The address of this machine for the other ranks; 127.0.0.1 where all of them are here.
+
+    Rank 0 of the default group is at ``MASTER_ADDR``; the first rank of another group may be on
+    another machine, and has the address by which it gets to that one.
+    """
+    here = os.environ.get("LOCAL_WORLD_SIZE")  # torchrun says how many ranks this machine has
+    if here is not None and here == os.environ.get("WORLD_SIZE"):
+        return "127.0.0.1"
+    master = os.environ.get("MASTER_ADDR") or socket.gethostname()
+    try:
+        *_, found = socket.getaddrinfo(master, None, type=socket.SOCK_STREAM)[0]
+    except OSError:
+        return master
+    if str(found[0]).startswith("127.") or found[0] == "::1":
+        return "127.0.0.1"
+    return str(found[0]) if default else own_address(str(found[0]))
 
 
 def rendezvous_of_environment(url: str, **_: Any) -> Iterator[tuple[Any, int, int]]:
@@ -161,9 +194,10 @@ def rendezvous_of_environment(url: str, **_: Any) -> Iterator[tuple[Any, int, in
 
 def _watch_end() -> None:
     """A process that ends by an exception tells the others so; any other leaves at its end."""
-    if _members.get("watched") is not None:
+    process = os.getpid()
+    if process in _watching:
         return
-    _members["watched"] = _members["current"]
+    _watching.add(process)
     former, failed = sys.excepthook, []
 
     def note(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -171,8 +205,17 @@ def _watch_end() -> None:
         former(kind, error, trace)
 
     def leave_at_exit() -> None:
-        with contextlib.suppress(PerseidError):
-            leave(failed[0] if failed else None)
+        if os.getpid() == process:
+            with contextlib.suppress(PerseidError):
+                leave(failed[0] if failed else None)
 
     sys.excepthook = note
     atexit.register(leave_at_exit)
+
+
+def _forget_in_child() -> None:
+    """The memberships are the parent's."""
+    _memberships.clear()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

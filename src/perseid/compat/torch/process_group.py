@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from perseid.comm import Communicator
 from perseid.comm.objects import Blob
-from perseid.comm.ops import Array
+from perseid.comm.ops import Array, Op
 from perseid.comm.shared_world import SharedGroup
 from perseid.compat.torch import tensors as convert
 from perseid.compat.torch.torch_work import CallWork, MessageWork, room
@@ -116,7 +116,7 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
     def _reduced(self, tensors: Sequence[Tensor], op: Any) -> Call:
         """The reduction of tensors, each in place."""
         convert.check(tensors)
-        ours, mean = convert.reduction(op)
+        ours, mean = convert.reduction(op, tensors)
         size = self._group.size
 
         def call(comm: Communicator) -> None:
@@ -125,7 +125,8 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
                 comm.Allreduce(array, array, ours)
                 if mean:
                     convert.divide(array, size)
-                convert.put_numbers(array, tensor)
+                if not convert.shares_numbers(tensor):
+                    convert.put_numbers(array, tensor)
 
         return call
 
@@ -173,7 +174,7 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
     def reduce(self, tensors: Sequence[Tensor], opts: Any) -> CallWork:
         """All ranks' tensors as one, in place on the root."""
         convert.check(tensors)
-        ours, mean = convert.reduction(opts.reduceOp)
+        ours, mean = convert.reduction(opts.reduceOp, tensors)
         root, size = opts.rootRank, self._group.size
 
         def call(comm: Communicator) -> None:
@@ -184,7 +185,8 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
                 if into is not None:
                     if mean:
                         convert.divide(into, size)
-                    convert.put_numbers(into, tensor)
+                    if not convert.shares_numbers(tensor):
+                        convert.put_numbers(into, tensor)
 
         return self._begin(opts, tensors, call)
 
@@ -238,11 +240,12 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
         convert.check(outputs)
         for one in inputs:
             convert.check(one)
+        reduction = convert.reduction(opts.reduceOp, outputs)
 
         def call(comm: Communicator) -> None:
             for output, parts in zip(outputs, inputs, strict=True):
                 array = np.concatenate([convert.numbers(part) for part in parts])
-                self._scatter_sum(comm, array, output, opts, [part.numel() for part in parts])
+                _scatter_sum(comm, array, output, reduction, [part.numel() for part in parts])
 
         return self._begin(opts, outputs, call)
 
@@ -257,35 +260,29 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
     ) -> CallWork:
         """The same of several tensors."""
         convert.check([*outputs, *inputs])
+        reduction = convert.reduction(opts.reduceOp, outputs)
 
         def call(comm: Communicator) -> None:
             for output, tensor in zip(outputs, inputs, strict=True):
                 counts = [output.numel()] * comm.size
-                self._scatter_sum(comm, convert.numbers(tensor), output, opts, counts)
+                _scatter_sum(comm, convert.numbers(tensor), output, reduction, counts)
 
         return self._begin(opts, outputs, call)
 
     reduce_scatter_tensor_coalesced = reduce_scatter_single_coalesced
-
-    def _scatter_sum(
-        self, comm: Communicator, array: Array, output: Tensor, opts: Any, counts: list[int]
-    ) -> None:
-        ours, mean = convert.reduction(opts.reduceOp)
-        into = np.empty(output.numel(), array.dtype)
-        comm.Reduce_scatter(array, into, ours, counts)
-        if mean:
-            convert.divide(into, comm.size)
-        convert.put_numbers(into, output)
 
     def alltoall(
         self, outputs: Sequence[Tensor], inputs: Sequence[Tensor], opts: Any = None
     ) -> CallWork:
         """The i-th tensor to rank i, and what each rank had for this one."""
         convert.check([*outputs, *inputs])
+        counts, places = ([one.numel() for one in tensors] for tensors in (inputs, outputs))
 
         def call(comm: Communicator) -> None:
-            came = comm.alltoall([convert.given(tensor) for tensor in inputs])
-            _put(came, outputs)
+            mine = np.concatenate([convert.given(tensor) for tensor in inputs])
+            into = np.empty(sum(places), mine.dtype)
+            comm.Alltoall(mine, into, counts, places)
+            _spread(into, outputs)
 
         return self._begin(opts, outputs, call)
 
@@ -299,11 +296,12 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
     ) -> CallWork:
         """The i-th part of each rank's tensor to rank i, cut along its first dimension."""
         convert.check([output, tensor])
+        size = self._group.size
+        counts, places = _counts(tensor, input_splits, size), _counts(output, output_splits, size)
 
         def call(comm: Communicator) -> None:
-            parts = _cut(tensor.detach(), input_splits, comm.size)
-            came = comm.alltoall([convert.given(part) for part in parts])
-            _put(came, _cut(output.detach(), output_splits, comm.size))
+            mine = convert.given(tensor)
+            convert.filled(output, lambda into: comm.Alltoall(mine, into, counts, places))
 
         return self._begin(opts, [output], call)
 
@@ -344,7 +342,8 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
 
     def send(self, tensors: Sequence[Tensor], rank: int, tag: int = 0) -> MessageWork:
         """Begin to send a tensor."""
-        tensor = _only(tensors).detach().contiguous()
+        tensor = _only(tensors)
+        tensor = tensor if convert.in_place(tensor) else convert.copied(tensor)
         data = room(tensor)
         sent = self._group.start_send(Blob(0, [data], len(data)), rank, tag)
         return MessageWork(self._group, sent, tensor)
@@ -358,7 +357,7 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
         return self._receive(_only(tensors), None, tag)
 
     def _receive(self, tensor: Tensor, rank: int | None, tag: int) -> MessageWork:
-        into = room(tensor) if tensor.is_contiguous() else None
+        into = room(tensor) if convert.in_place(tensor) else None
         return MessageWork(self._group, self._group.post(rank, tag, into), tensor)
 
 
@@ -373,15 +372,18 @@ def _gathering(comm: Communicator, mine: Array) -> Callable[[Array], None]:
     return lambda into: comm.Allgather(mine, into)
 
 
-def _cut(tensor: Tensor, splits: Sequence[int], ranks: int) -> list[Tensor]:
-    if splits:
-        return list(tensor.split(list(splits)))
-    if tensor.shape[0] % ranks:
+def _counts(tensor: Tensor, splits: Sequence[int], ranks: int) -> list[int]:
+    """Elements of the parts of a tensor that is cut along its first dimension."""
+    rows = tensor.shape[0] if tensor.dim() else 1
+    if not splits and rows % ranks:
         raise BadInputError(
-            f"A tensor of {tensor.shape[0]} rows cannot be cut into {ranks} equal parts: give the "
-            "sizes of the parts."
+            f"A tensor of {rows} rows cannot be cut into {ranks} equal parts: give the sizes of "
+            "the parts."
         )
-    return list(tensor.split(tensor.shape[0] // ranks)) if tensor.shape[0] else [tensor] * ranks
+    splits = list(splits) or [rows // ranks] * ranks
+    if sum(splits) != rows or len(splits) != ranks:
+        raise BadInputError(f"Parts of {splits} rows for {ranks} ranks do not make {rows} rows.")
+    return [split * (tensor.numel() // rows) if rows else 0 for split in splits]
 
 
 def _put(came: Sequence[Array], tensors: Sequence[Tensor]) -> None:
@@ -396,6 +398,20 @@ def _put(came: Sequence[Array], tensors: Sequence[Tensor]) -> None:
             into[...] = array
 
         convert.filled(tensor, fill)
+
+
+def _scatter_sum(
+    comm: Communicator, array: Array, output: Tensor, reduction: tuple[Op, bool], counts: list[int]
+) -> None:
+    """The reduction of all ranks' arrays, this rank's part of it into a tensor."""
+    op, mean = reduction
+    shared = convert.shares_numbers(output)
+    into = convert.numbers(output) if shared else np.empty(output.numel(), array.dtype)
+    comm.Reduce_scatter(array, into, op, counts)
+    if mean:
+        convert.divide(into, comm.size)
+    if not shared:
+        convert.put_numbers(into, output)
 
 
 def _spread(array: Array, tensors: Sequence[Tensor]) -> None:

@@ -13,8 +13,18 @@ from perseid.comm import MAX, MIN, PROD, SUM, Op
 from perseid.comm.ops import Array
 from perseid.errors import BadInputError
 
-_BITS = {torch.bfloat16: torch.int16}
-"""Types that NumPy has not, and one of the same size that it has."""
+_BITS = {
+    torch.bfloat16: torch.int16,
+    torch.complex32: torch.int32,
+    torch.float8_e4m3fn: torch.uint8,
+    torch.float8_e4m3fnuz: torch.uint8,
+    torch.float8_e5m2: torch.uint8,
+    torch.float8_e5m2fnuz: torch.uint8,
+    torch.float8_e8m0fnu: torch.uint8,
+}
+"""Types that NumPy does not have, and one of the same size that it has."""
+_WIDER = dict.fromkeys(_BITS, torch.float32) | {torch.complex32: torch.complex64}
+"""The type in which numbers of those types are reduced."""
 _BAND = Op("band", np.bitwise_and, True, True, np.bitwise_and)
 _BOR = Op("bor", np.bitwise_or, True, True, np.bitwise_or)
 _BXOR = Op("bxor", np.bitwise_xor, True, True, np.bitwise_xor)
@@ -29,7 +39,7 @@ def check(tensors: Sequence[torch.Tensor]) -> None:
         One is not in the memory of the processor, or is sparse or quantized.
     """
     for tensor in tensors:
-        if tensor.device.type != "cpu":
+        if not tensor.is_cpu:
             raise BadInputError(
                 f"Backend perseid sends tensors of the processor, not of {tensor.device}: use "
                 "tensor.cpu(), or init_process_group('cpu:perseid,cuda:nccl')."
@@ -38,27 +48,37 @@ def check(tensors: Sequence[torch.Tensor]) -> None:
             raise BadInputError("Backend perseid sends dense tensors only: use tensor.to_dense().")
 
 
+def in_place(tensor: torch.Tensor) -> bool:
+    """Whether the memory of a tensor holds its elements as they are, one behind the other."""
+    return tensor.is_contiguous() and not (tensor.is_conj() or tensor.is_neg())
+
+
+def copied(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy whose memory holds the elements as they are."""
+    return tensor.detach().resolve_conj().resolve_neg().contiguous()
+
+
 def bits(tensor: torch.Tensor) -> Array:
-    """The elements of a contiguous tensor as a flat array that shares its memory; those of a type
-    that NumPy has not as whole numbers."""
-    flat = tensor.detach().view(-1)
+    """The elements of a tensor that is ``in_place`` as a flat array that shares its memory; those
+    of a type that NumPy does not have as whole numbers."""
+    flat = tensor.detach()
     if tensor.dtype in _BITS:
-        flat = flat.view(_BITS[tensor.dtype])
-    array: Array = flat.resolve_conj().numpy()
+        flat = flat.view(-1).view(_BITS[tensor.dtype])
+    array: Array = flat.numpy().reshape(-1)
     return array
 
 
 def given(tensor: torch.Tensor) -> Array:
     """The elements of any tensor as a flat array, of a copy if need be."""
-    return bits(tensor.detach().contiguous())
+    return bits(tensor if in_place(tensor) else copied(tensor))
 
 
 def filled(tensor: torch.Tensor, fill: Callable[[Array], None]) -> None:
     """Have the elements of any tensor filled in, through a copy if need be."""
-    if tensor.is_contiguous():
+    if in_place(tensor):
         fill(bits(tensor))
         return
-    copy = tensor.detach().contiguous()
+    copy = copied(tensor)
     fill(bits(copy))
     tensor.detach().copy_(copy)
 
@@ -66,29 +86,29 @@ def filled(tensor: torch.Tensor, fill: Callable[[Array], None]) -> None:
 def numbers(tensor: torch.Tensor) -> Array:
     """The elements of any tensor as numbers that can be added, of a copy if need be."""
     if tensor.dtype in _BITS:
-        array: Array = tensor.detach().to(torch.float32).contiguous().view(-1).numpy()
+        array: Array = tensor.detach().to(_WIDER[tensor.dtype]).contiguous().view(-1).numpy()
         return array
     return given(tensor)
 
 
+def shares_numbers(tensor: torch.Tensor) -> bool:
+    """Whether what ``numbers`` gives is the memory of the tensor itself."""
+    return tensor.dtype not in _BITS and in_place(tensor)
+
+
 def put_numbers(array: Array, tensor: torch.Tensor) -> None:
-    """Numbers that are the elements of a tensor from now on."""
-    if tensor.is_contiguous() and tensor.dtype not in _BITS:
-        own = bits(tensor)
-        if own.ctypes.data != array.ctypes.data:
-            own[...] = array
-        return
+    """Copy numbers into a tensor of any type and layout."""
     found = torch.from_numpy(array.reshape(tuple(tensor.shape)))
     tensor.detach().copy_(found)
 
 
-def reduction(op: Any) -> tuple[Op, bool]:
+def reduction(op: Any, tensors: Sequence[torch.Tensor]) -> tuple[Op, bool]:
     """Our reduction of one of torch's, and whether the sum is divided by the number of ranks.
 
     Raises
     ------
     BadInputError
-        There is none.
+        There is none, or none of tensors of this type.
     """
     known = dist.ReduceOp
     # Compared, not looked up: torch's own is no key of a dictionary, and prints nothing.
@@ -103,8 +123,18 @@ def reduction(op: Any) -> tuple[Op, bool]:
         (known.BXOR, _BXOR),
     ):
         if op == theirs:
+            _check_reducible(ours, tensors, mean=bool(op == known.AVG))
             return ours, bool(op == known.AVG)
     raise BadInputError("Backend perseid reduces by SUM, AVG, PRODUCT, MIN, MAX, BAND, BOR, BXOR.")
+
+
+def _check_reducible(op: Op, tensors: Sequence[torch.Tensor], mean: bool) -> None:
+    bitwise = op in (_BAND, _BOR, _BXOR)
+    for dtype in {tensor.dtype for tensor in tensors}:
+        if bitwise and (dtype.is_floating_point or dtype.is_complex):
+            raise BadInputError(f"BAND, BOR and BXOR are of whole numbers, not of {dtype}.")
+        if mean and dtype == torch.bool:
+            raise BadInputError("There is no average of tensors of bool: use SUM, MIN or MAX.")
 
 
 def divide(array: Array, ranks: int) -> None:

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from perseid.comm.lane import ReceiveMessage, Send
 from perseid.comm.shared_world import Background, SharedGroup, payload
-from perseid.compat.torch.tensors import bits
+from perseid.compat.torch.tensors import bits, copied, in_place
 from perseid.errors import BadInputError, RendezvousTimeoutError
 
 Tensors = Sequence[Any]
@@ -154,16 +154,16 @@ class MessageWork(_Work):  # type: ignore[misc]
                 f"A message of {len(frame.body)} bytes came from rank {self._source_rank()} for a "
                 f"tensor of {size}."
             )
-        if tensor.is_contiguous():
+        if in_place(tensor):
             payload(frame, room(tensor))
         else:
-            copy = tensor.detach().contiguous()
+            copy = copied(tensor)
             payload(frame, room(copy))
             tensor.detach().copy_(copy)
 
 
 def room(tensor: Any) -> memoryview:
-    """The memory of a contiguous tensor."""
+    """The memory of a tensor that is ``in_place``."""
     array = bits(tensor)
     return array.view("u1").data if array.size else memoryview(bytearray())
 

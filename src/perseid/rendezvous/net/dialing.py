@@ -6,6 +6,7 @@ the system's resolver follows it.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
 import time
@@ -15,6 +16,8 @@ from perseid.rendezvous.net.endpoint import Endpoint
 
 ATTEMPT_SECONDS = 2.0
 """Time for one address before the next is tried; a dead one must not use up the deadline."""
+DISCARD_PORT = 9
+"""Port of an address to which nothing is sent: connecting tells which local address leads there."""
 
 
 Found = list[tuple[socket.AddressFamily, str]]
@@ -129,3 +132,12 @@ def connect_once(
         sock.close()
         raise
     return sock
+
+
+def own_address(server: str) -> str:
+    """This machine's address in the network that an address is of; nothing is sent."""
+    family = socket.AF_INET6 if ":" in server else socket.AF_INET
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((server, DISCARD_PORT))
+        return str(probe.getsockname()[0])
+    return socket.gethostbyname(socket.gethostname())
