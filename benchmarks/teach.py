@@ -5,8 +5,8 @@
     python benchmarks/teach.py run
 
 The survey is to be of a seed that neither the default model's training nor the settings of
-`perseid.science.preference` ever saw (1, 3 and 77 are taken). A person is played who rates what the
-page proposes: 5 for the wanted kinds, 1 for everything else.
+`perseid.science.preference` ever saw (1, 3, 77, 177 and 178 are taken). A person is played who
+rates what the page proposes, one object after the other: 5 for the wanted kinds, 1 for all others.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from perseid.science.preference import Preference, blended, proposals, quantiles
 WANTED = {"merger, ring and tidal stream": (1, 2, 3), "merger": (1,), "ring": (2,),
           "tidal stream": (3,)}  # fmt: skip
 TOP = 100
-BATCH = 5
 
 
 def taught(
@@ -33,7 +32,7 @@ def taught(
     quantile, rated, ratings = quantiles(score), np.empty(0, np.int64), np.empty(0)
     ranking = blended(quantile, None)
     while len(rated) < count:
-        new = proposals(ranking, features.values, features.moments, rated, BATCH,
+        new = proposals(ranking, features.values, features.moments, rated, 1,
                         seed=1000 * seed + len(rated))  # fmt: skip
         rated = np.concatenate([rated, new])
         ratings = np.concatenate([ratings, np.where(good[new], 5, 1)])

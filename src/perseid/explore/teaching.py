@@ -142,9 +142,7 @@ class Teaching:
             values[rated] = -np.inf
             order = np.argsort(-values, kind="stable")[:QUEUE]
             return np.asarray(order[np.isfinite(values[order])], np.int64)
-        return proposals(
-            ranking, features.values, features.moments, rated, QUEUE, len(rated) // QUEUE
-        )
+        return proposals(ranking, features.values, features.moments, rated, QUEUE, seed=len(rated))
 
     def top(self, count: int = SHOWN) -> NDArray[np.int64]:
         """Row numbers of the first objects of the second ranking, at most a hundred."""

@@ -1,10 +1,12 @@
 """A ranking learned from a few ratings: a small ridge regression, blended with the anomaly score.
 
-Ratings tell what a person finds interesting. A linear function of the standardized features is
-fitted to them and added to the quantile of the anomaly score, as in active anomaly detection
-(Lochner & Bassett 2021, arXiv:2010.11202, "Astronomaly"). Without ratings the ranking is that of
-the score. Proposals for what to rate next are partly the top of the ranking and partly objects
-unlike all rated ones, so that new kinds are found.
+Ratings tell what a person finds interesting. A linear function of the features is fitted to them
+and added to the quantile of the anomaly score, as in active anomaly detection (Lochner & Bassett
+2021, arXiv:2010.11202, "Astronomaly"). The features are whitened by the covariance of the whole
+survey, so that the unrated objects tell in which directions ordinary objects differ, as in a linear
+discriminant: a few ratings are enough then. Without ratings the ranking is that of the score.
+Proposals for what to rate next are partly the top of the ranking and partly objects unlike all
+rated ones, so that new kinds are found.
 """
 
 from __future__ import annotations
@@ -20,13 +22,20 @@ from perseid.science.moments import Moments
 
 LOWEST, HIGHEST = 1, 5
 """The worst and the best rating."""
-RIDGE = 0.3
-"""Strength of the ridge, in units of an object's mean square feature."""
+RIDGE = 1.0
+"""Strength of the ridge, in units of an object's mean square whitened feature."""
+SHRINK = 0.3
+"""Added to the diagonal of the correlation matrix before whitening: thin directions are noise."""
 BIAS = 0.1
 """Variance of the constant term, through which many bad ratings lower all objects."""
 SCORE_WEIGHT = 2.0
-"""Weight of the score's quantile (0 to 1) relative to the learned value (about -1 to 1). Like the
-ridge, it was chosen on the simulated survey with seed 77."""
+"""Weight of the score's quantile (0 to 1) relative to the learned value (about -1 to 1). The
+ridge and the proposals were chosen on the simulated surveys with seeds 177 and 178."""
+CYCLE, FROM_TOP = 5, 2
+"""Of this many proposals in a row, so many are the top of the ranking."""
+FARTHER = 0.4
+"""Fraction of the candidates, those least like the rated objects, from which one is drawn: the very
+farthest are noise."""
 POOL = 0.15
 """Top fraction of the ranking from which unlike objects are drawn."""
 DRAWN = 2048
@@ -73,13 +82,13 @@ class Preference:
             raise BadInputError(f"{given.shape} ratings do not fit features {features.shape}")
         if features.shape[1] != moments.width:
             raise BadInputError(f"features {features.shape} do not fit moments of {moments.width}")
-        scale = _scale(moments)
+        white = _whitening(moments)
         good = np.isfinite(features).all(axis=1)
-        rows = (np.asarray(features[good], np.float64) - moments.mean) * scale
+        rows = (np.asarray(features[good], np.float64) - moments.mean) @ white
         wanted = 2.0 * (given[good] - LOWEST) / (HIGHEST - LOWEST) - 1.0
         kernel = rows @ rows.T + BIAS
         dual = np.linalg.solve(kernel + RIDGE * np.eye(len(rows)), wanted)
-        weights = (rows.T @ dual) * scale
+        weights = white @ (rows.T @ dual)
         return cls(weights, float(BIAS * dual.sum() - moments.mean @ weights))
 
     def values(self, features: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
@@ -88,12 +97,15 @@ class Preference:
         return np.asarray(found, np.float64) + self.constant
 
 
-def _scale(moments: Moments) -> NDArray[np.float64]:
-    """(d,): one over each feature's spread, so that a plain object has a length of about 1."""
-    spread = np.sqrt(np.clip(np.diag(moments.covariance()), 0.0, None))
-    alive = spread > 0
-    scale = np.where(alive, 1.0 / np.where(alive, spread, 1.0), 0.0)
-    return np.asarray(scale / np.sqrt(max(1, int(alive.sum()))))
+def _whitening(moments: Moments) -> NDArray[np.float64]:
+    """(d, d): centered features times this have a mean square length of 1 over the survey."""
+    covariance = moments.covariance()
+    spread = np.sqrt(np.clip(np.diag(covariance), 0.0, None))
+    scale = np.where(spread > 0, 1.0 / np.where(spread > 0, spread, 1.0), 0.0)
+    correlation = covariance * np.outer(scale, scale)
+    inverse = np.linalg.inv(correlation + SHRINK * np.eye(len(scale)))
+    length = np.sqrt(max(np.sum(inverse * correlation), np.finfo(float).tiny))
+    return np.asarray(scale[:, None] * np.linalg.cholesky(inverse) / length)
 
 
 def quantiles(score: ArrayLike) -> NDArray[np.float64]:
@@ -122,7 +134,10 @@ def proposals(
     count: int,
     seed: int = 0,
 ) -> NDArray[np.int64]:
-    """Propose objects to rate next: two fifths from the top, the others unlike the rated ones.
+    """Propose objects to rate next, in this order: the first is to be rated first.
+
+    Of five in a row, two are the top of the ranking and three are unlike all rated ones; the
+    pattern continues from the objects that are rated already.
 
     Parameters
     ----------
@@ -146,28 +161,32 @@ def proposals(
     keys = np.where(np.isnan(values), -np.inf, values)
     pool = np.argpartition(-keys, size - 1)[:size]
     pool = pool[np.argsort(-keys[pool], kind="stable")]
-    top = min(size, -(-2 * count // 5))
-    chosen, rest = list(pool[:top]), pool[top:]
     chance = np.random.default_rng(seed)
-    if len(rest) > DRAWN:
-        rest = rest[np.sort(chance.choice(len(rest), DRAWN, replace=False))]
-    scale = _scale(moments)
-    there = _standard(features[rest], moments, scale)
-    far = _nearest(there, _standard(features[[*rated, *chosen]], moments, scale))
-    while len(chosen) < count and len(rest):
-        # One of the farther two fifths, because the very farthest are often noise.
-        place = int(chance.choice(np.argsort(-far, kind="stable")[: max(1, int(0.4 * len(far)))]))
-        chosen.append(rest[place])
-        far = np.minimum(far, _nearest(there, there[place : place + 1]))
-        keep = np.arange(len(rest)) != place
-        rest, there, far = rest[keep], there[keep], far[keep]
+    drawn = np.arange(size)
+    if size > DRAWN:
+        drawn = np.sort(chance.choice(size, DRAWN, replace=False))
+    white = _whitening(moments)
+    there = _whitened(features[pool[drawn]], moments, white)
+    far = _nearest(there, _whitened(features[rated], moments, white))
+    free = np.ones(size, bool)
+    chosen: list[int] = []
+    for turn in range(len(rated), len(rated) + min(count, size)):
+        place = int(np.argmax(free))
+        candidates = np.flatnonzero(free[drawn])
+        if turn % CYCLE >= FROM_TOP and len(candidates):
+            farthest = candidates[np.argsort(-far[candidates], kind="stable")]
+            place = int(drawn[chance.choice(farthest[: max(1, int(FARTHER * len(farthest)))])])
+        free[place] = False
+        chosen.append(int(pool[place]))
+        far = np.minimum(far, _nearest(there, _whitened(features[pool[[place]]], moments, white)))
     return np.asarray(chosen, np.int64)
 
 
-def _standard(
-    features: NDArray[np.floating[Any]], moments: Moments, scale: NDArray[np.float64]
+def _whitened(
+    features: NDArray[np.floating[Any]], moments: Moments, white: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    return np.nan_to_num((np.asarray(features, np.float64) - moments.mean) * scale)
+    centered = np.asarray(features, np.float64) - moments.mean
+    return np.asarray(np.nan_to_num(centered) @ white)
 
 
 def _nearest(points: NDArray[np.float64], to: NDArray[np.float64]) -> NDArray[np.float64]:
