@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ranks", type=int, default=517)
-    parser.add_argument("--rows", type=int, default=3, help="objects a partition")
+    parser.add_argument("--rows", type=int, default=3, help="objects per partition")
     parser.add_argument("--workers", type=int, default=None)
     avx2.add_argument(parser)
     args = parser.parse_args()
@@ -56,8 +56,10 @@ def measure(folder: Path, args: argparse.Namespace) -> None:
     print(f"whole run            {time.monotonic() - began:8.2f} s")
     print(f"map                  {mapped.wall_seconds:8.2f} s")
     print(f"ranks' own work      {mapped.work_seconds:8.2f} s in all")
-    print(f"overhead             {1000 * mapped.overhead_per_rank:8.2f} ms a rank")
-    print(f"  of it, starts      {sum(starts) / args.ranks:8.2f} ms a rank ({len(starts)} starts)")
+    print(f"overhead             {1000 * mapped.overhead_per_rank:8.2f} ms per rank")
+    print(
+        f"  of it, starts      {sum(starts) / args.ranks:8.2f} ms per rank ({len(starts)} starts)"
+    )
     if warm:
         print(f"  item to answer     {warm[len(warm) // 2]:8.2f} ms beyond the work, median, warm")
     print(f"driver's peak memory {peak:8.0f} MiB")

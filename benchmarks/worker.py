@@ -346,7 +346,7 @@ def verdicts(medians: dict[str, dict[str, float]]) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="tiny partitions, one repetition")
-    parser.add_argument("--repeat", type=int, default=5, help="processes a line (default 5)")
+    parser.add_argument("--repeat", type=int, default=5, help="processes per line (default 5)")
     parser.add_argument("--check", action="store_true", help="exit non-zero on a missed target")
     avx2.add_argument(parser)
     parser.add_argument("--json", type=Path, help="write every measurement here")

@@ -3,8 +3,8 @@
     python scripts/mpi4py_suite.py [-n RANKS] [--json FILE] [TEST_FILE...]
 
 The tests are fetched from PyPI (the source distribution of the version below) and never stored in
-this repository. Each test runs on all ranks at once, in a process a rank; it passes if it passes on
-every rank. Tests of one file share their processes until one of them fails.
+this repository. Each test runs on all ranks at once, in a process per rank; it passes if it passes
+on every rank. Tests of one file share their processes until one of them fails.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def names_of(tests: Path, file: str) -> list[str]:
 
 
 def run_file(tests: Path, ranks: int, file: str) -> Iterator[tuple[str, str]]:
-    """The outcome of each test of a file; after one that fails the rest begins anew."""
+    """The outcome of each test of a file; after one that fails the rest begins again."""
     left = names_of(tests, file)
     if not left:
         yield file, "failed: its tests cannot be loaded"

@@ -99,7 +99,7 @@ def cosmic_ray(tree: Path, *words: str) -> str:
 
 
 def survives(tree: Path, mutant: Mutant) -> str | None:
-    """The change of a mutant that no test sees; None where one does."""
+    """The change of a mutant that no test sees; None if one does."""
     path = tree / "src" / "perseid" / mutant.module
     before = path.read_text()
     cosmic_ray(

@@ -58,7 +58,7 @@ def follow(path: Path, versions: dict[str, str]) -> None:
 
 
 def main() -> int:
-    """Write all files anew."""
+    """Write all files again."""
     versions = newest()
     lines = [f"{name}=={versions[name]}\n" for name in sorted(versions, key=canonical)]
     CONSTRAINTS.write_text(HEADER + "".join(lines))

@@ -15,7 +15,7 @@ FIRST_OF_OURS = "data"
 
 
 def page() -> str:
-    """The page as it is, with its tables made anew."""
+    """The page as it is, with its tables made again."""
     names = list(RunRequest.model_fields)
     first = names.index(FIRST_OF_OURS)
     text = PAGE.read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ def bound_to_parent() -> Callable[[], None] | None:
     """What a child calls to be killed by the kernel when the thread that started it ends.
 
     For ``subprocess.Popen(preexec_fn=...)``: everything is loaded here, since after the fork only
-    a system call is safe. None where the system has no such call (prctl(2) is Linux's).
+    a system call is safe. None if the system has no such call (prctl(2) is Linux's).
     """
     if not sys.platform.startswith("linux"):
         return None

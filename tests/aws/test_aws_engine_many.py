@@ -41,7 +41,7 @@ def run(stack, put_survey, ranks, rows, seconds):
     print(
         f"\n{ranks} ranks, at most {AT_ONCE} at once: {wall:.1f} s, of it "
         f"{work / AT_ONCE:.1f} s the ranks' own work, {1e3 * (wall - work / AT_ONCE) / ranks:.0f} "
-        f"ms a rank beyond it; {asked} requests of Step Functions and CloudWatch, "
+        f"ms per rank beyond it; {asked} requests of Step Functions and CloudWatch, "
         f"{engine.calls.total} in all"
     )
     return asked, engine, wall

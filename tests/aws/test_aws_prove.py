@@ -65,7 +65,8 @@ def check(folder: Path, lines: dict[str, dict[str, object]]) -> None:
     assert bill["billed_ms"] >= bill["duration_ms"]
     for name in ("prove.json", "prove.html"):
         text = (folder / name).read_text()
-        text = re.sub("<style>.*?</style>", "", text, flags=re.DOTALL)  # where :root is no person
+        # Where :root is not a person.
+        text = re.sub("<style>.*?</style>", "", text, flags=re.DOTALL)
         for pattern in (*NOBODY, rf"\b{getpass.getuser()}\b", re.escape(platform.node())):
             assert not re.search(pattern, text), (name, pattern)
     found = boto3.client("cloudformation").list_stacks()["StackSummaries"]

@@ -67,7 +67,7 @@ def misbehave(fault: str) -> bool:
         print(value, flush=True)
         print(value.upper(), file=sys.stderr)
     if name == "garbage":
-        os.write(int(sys.argv[1]), b"{this is no message\n")
+        os.write(int(sys.argv[1]), b"{this is not a message\n")
     return name == "nothing"
 
 

@@ -244,7 +244,7 @@ def repartitioned(run: Path) -> None:
 
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "record of another run": (lambda run: rewrite(run / "1.json", run_id="x"), "another run"),
-    "record that is no JSON": (lambda run: (run / "1.json").write_text("{"), "not JSON"),
+    "record that is not a JSON": (lambda run: (run / "1.json").write_text("{"), "not JSON"),
     "record that is a list": (lambda run: (run / "1.json").write_text("[]"), "not a JSON object"),
     "record of the existing system": (lambda run: (run / "1.json").write_text("{}"), "no run id"),
     "record without its partitions": (lambda run: rewrite(run / "1.json", partitions=[]), "once"),

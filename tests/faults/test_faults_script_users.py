@@ -176,7 +176,7 @@ def test_the_folders_that_are_made_are_closed_to_others(place: Place):
 
 
 def test_a_user_without_roots_rights(place: Place):
-    """In a user namespace where the system allows it; else a sentence, and nothing is run."""
+    """In a user namespace where the system allows it; otherwise a sentence, and nothing is run."""
     assert place.other_user("evil(folder)").wait(20) == 0
     item = place.item()
     for path in (place.base, *place.base.rglob("*")):

@@ -88,7 +88,7 @@ def test_a_broken_file_is_named_before_the_run(place, tmp_path, text, capsys):
     code = main(["run", "--data", str(place / "survey"), "--model", str(tmp_path / "tiny.onnx"),
                  "--out", out, "--quiet"])  # fmt: skip
     assert code != 0
-    assert "tiny.onnx.calibration.json is no calibration" in capsys.readouterr().err
+    assert "tiny.onnx.calibration.json is not a calibration" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

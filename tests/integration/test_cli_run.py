@@ -96,7 +96,7 @@ BAD = [
     ((), "nothing to run: give a request file, or --data with a folder of partitions"),
     (("--data", "nowhere"), "check the path"),
     (("--data", "survey", "--world-size", "0"), "--world-size is 0: give a whole number"),
-    (("--data", "survey", "--memory", "12"), "--memory is 12: give MB a worker"),
+    (("--data", "survey", "--memory", "12"), "--memory is 12: give MB per worker"),
     (("--data", "survey", "--timeout", "-1"), "--timeout: '-1' is not a time"),
     (("no.json",), "the request no.json cannot be read: No such file or directory"),
     (("list.json",), "the request list.json must be a JSON object, not a list"),

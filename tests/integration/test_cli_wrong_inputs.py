@@ -69,7 +69,7 @@ def test_a_run_that_was_moved_is_resumed_where_it_is(data, tmp_path):
             ("plan", "--data", "1GB", "--rate", "9", "--prices", "no.json"),
             "no.json cannot be read: No such file",
         ),
-        (("model", "export", "DATA/1.pt", "out.onnx"), "is no weight file"),
+        (("model", "export", "DATA/1.pt", "out.onnx"), "is not a weight file"),
         (("model", "import", "DATA/1.pt", "out.npz"), "1.pt holds a torch.utils.data"),
         (("comm", "run", "-n", "2", "no.py"), "there is no script no.py"),
     ],

@@ -633,8 +633,8 @@ def wrong_arguments(comm):
         "values must be a list, not 5 (int)": lambda: comm.alltoall(5),
         "key must be a whole number, not 'x'": lambda: comm.split(0, "x"),
         "color must be a whole number, not 1.5": lambda: comm.split(1.5),
-        "'median' is no reduction": lambda: comm.allreduce(1, "median"),
-        "7 is no reduction": lambda: comm.Scan(array, array, 7),
+        "'median' is not a reduction": lambda: comm.allreduce(1, "median"),
+        "7 is not a reduction": lambda: comm.Scan(array, array, 7),
         "a MaskedArray is more than its memory": lambda: comm.Send(np.ma.array([1.0]), other),
         "a MaskedArray is more": lambda: comm.Allreduce(np.ma.array([1.0]), np.zeros(1)),
         "a recarray is more than its memory": lambda: comm.Recv(

@@ -138,7 +138,7 @@ def test_a_sealed_certificate_opens_with_its_jobs_key_alone():
 def test_certificate_and_key_of_two_jobs_do_not_go_together():
     certificate = CERTIFICATE.partition("-----BEGIN PRIV")[0]
     key = "-----BEGIN PRIV" + make_certificate().partition("-----BEGIN PRIV")[2]
-    with pytest.raises(BadInputError, match="no certificate of a job"):
+    with pytest.raises(BadInputError, match="not a certificate of a job"):
         Communicator.join("job", 0, 2, "127.0.0.1:1", certificate=certificate + key)
 
 

@@ -44,7 +44,7 @@ def test_ranks_of_a_step_on_two_nodes(slurm, tmp_path: Path, status: int):
 
 
 def test_what_is_no_step_of_slurm():
-    """The batch script of a job is no step: it has a rank, and no others beside it."""
+    """The batch script of a job is not a step: it has a rank, and no others beside it."""
     assert SlurmStep.of({}) is None
     assert SlurmStep.of({"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "4"}) is None
 

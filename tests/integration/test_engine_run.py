@@ -140,7 +140,7 @@ def test_a_plan_has_numbers_that_fit_the_survey(lab):
     counts = count_rows(Storage(manifest.data_url), manifest.partitions)
     expected = make_plan(manifest, options, slow, counts)
     assert expected.rows == 300
-    # 2 ranks of 2 files and 2 of 1: three files in a row, at 10 rows a second
+    # 2 ranks of 2 files and 2 of 1: three files in a row, at 10 rows per second
     assert expected.map_seconds == pytest.approx(expected.rows / 20 + slow.ready_seconds, rel=0.1)
     assert expected.total_mb == 2 * expected.worker_mb
     assert expected.cost.total > 0

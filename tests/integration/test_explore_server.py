@@ -115,7 +115,7 @@ def test_a_catalogue_that_names_another_file_gets_no_picture_of_it(run, tmp_path
         for index in (0, 1):
             answer = ask(server.address, f"cutout/{index}.png")
             assert (answer.status, answer.headers["content-type"][:10]) == (400, "text/plain")
-            assert "is no partition of this run" in answer.text
+            assert "is not a partition of this run" in answer.text
 
 
 def test_listening_for_others_needs_a_token_that_was_chosen(run):

@@ -174,7 +174,7 @@ def test_a_dry_run_says_when_a_script_would_run(folder: Path, capsys):
 def test_clusters_refuse_such_memory_too(folder: Path, engine: type):
     """Before they ask the cluster anything: this machine tells what a worker takes."""
     manifest = plan(RunRequest.parse({"data": "data", "model": "m.onnx", "results": "run"}))
-    large = str(tiny_model(folder / "large.onnx", side=1024))  # 21 MB a row
+    large = str(tiny_model(folder / "large.onnx", side=1024))  # 21 MB per row
     manifest = replace(manifest, settings=replace(manifest.settings, model_url=large))
     with pytest.raises(BadInputError, match=r"takes \d+ MB .* may take 130 MB: give --memory"):
         engine(memory_mb=130).check(manifest)

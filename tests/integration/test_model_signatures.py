@@ -129,7 +129,7 @@ def test_the_catalogue_knows_what_the_model_gave(survey, tmp_path):
     ("change", "sentence"),
     [
         ({"bands": 3}, r"takes pixels float32 .*its signature says images of \(3, 8, 8\)"),
-        ({"classes": ("a", "b")}, r"gives votes float32 .* says 2 numbers a row"),
+        ({"classes": ("a", "b")}, r"gives votes float32 .* says 2 numbers per row"),
     ],
 )
 def test_a_signature_that_is_not_the_graphs_is_refused(tmp_path, change, sentence):
@@ -229,7 +229,7 @@ def test_describe_without_anybody_to_ask_says_so(tmp_path, monkeypatch, capsys):
 
 
 def test_a_galaxy10_file_is_classified_as_it_is(tmp_path):
-    """(n, 69, 69, 3) of 8 bits with `ans`: nothing of it is written anew."""
+    """(n, 69, 69, 3) of 8 bits with `ans`: nothing of it is written again."""
     random = np.random.default_rng(4)
     images = random.integers(0, 256, (12, 69, 69, 3), np.uint8)
     answers = random.integers(0, len(CLASSES), 12).astype(np.uint8)

@@ -287,7 +287,8 @@ def test_one_file_as_data(tmp_path: Path):
 
 
 def test_results_beside_the_partitions(tmp_path: Path):
-    """Version 0.1 let a run be written into its data; its catalogue is no partition of the next."""
+    """Version 0.1 let a run be written into its data; its catalogue is not a partition of the
+    next."""
     tiny_survey(tmp_path / "data", rows=20, per_partition=10)
     run(tmp_path, "former", str(tmp_path / "data"))
     shutil.copytree(tmp_path / "former", tmp_path / "data", dirs_exist_ok=True)

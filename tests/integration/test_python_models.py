@@ -126,7 +126,7 @@ def test_aws_has_none_of_the_code_and_names_the_image(place):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (("return {", "return ["), "cannot be imported: SyntaxError|is no Python source"),
+        (("return {", "return ["), "cannot be imported: SyntaxError|is not a Python source"),
         (('return {"z"', 'return {"y"'), "gave no 'z', only y"),
         (('columns["magnitude"]', 'columns["mags"]'), "fails when it computes: KeyError: 'mags'"),
         (("class Forest", "class Wood"), "defines no class Forest"),

@@ -150,7 +150,7 @@ def test_names_units_and_ucds_of_fits_are_in_the_metadata(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("keep", "said"),
     [("nope", r"--keep names the column nope, which the survey lacks: it has"),
-     ("magnitude", r"--keep names the column magnitude, which has \(5,\) values a row")],
+     ("magnitude", r"--keep names the column magnitude, which has \(5,\) values per row")],
 )  # fmt: skip
 def test_what_cannot_be_kept_is_refused_before_the_run(
     keep: str, said: str, tmp_path: Path

@@ -27,7 +27,7 @@ ROWS, BANDS = 300, 5
 
 
 def structured(images: np.ndarray) -> pa.StructArray:
-    """The image column of the Multimodal Universe: a structure of lists, one entry a band."""
+    """The image column of the Multimodal Universe: a structure of lists, one entry per band."""
     kind = pa.list_(pa.list_(pa.list_(pa.float32())))
     flux = pa.array(images.tolist(), kind)
     ones = pa.array([[1.0] * BANDS] * len(images))

@@ -77,7 +77,7 @@ def test_what_a_model_would_use(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main([*words, str(tmp_path / "m.onnx")]) == 0
     said = capsys.readouterr().out
     assert "image: 5 bands of 8 x 8 pixels, from image" in said
-    assert "magnitude: 5 numbers a row, from magnitude" in said
+    assert "magnitude: 5 numbers per row, from magnitude" in said
     assert main([*words, str(tmp_path / "other.onnx")]) == 1
     said = capsys.readouterr().out
     assert "(5, 8, 8), but the input `image` of the model 'tiny' takes (5, 16, 16)" in said

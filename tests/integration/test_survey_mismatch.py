@@ -105,7 +105,7 @@ MISMATCHES = {
         "tiny", {"image": np.ones((ROWS, SIDE, SIDE + 1, 5), np.uint8)}, {},
         "--layout channels-last",
     ),
-    "a column that is no input": (
+    "a column that is not an input": (
         "tiny", {"image": images(), "magnitude": np.ones((ROWS, 5))}, {"columns": {"ebv": "x"}},
         "'ebv' is not a column: use image, magnitude, redshift, object_id, label, ra, dec",
     ),

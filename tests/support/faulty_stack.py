@@ -92,7 +92,7 @@ def _function(stack, settings, name, package, handler, timeout, group) -> str:
         Environment={"Variables": variables | stack.server.env},
         LoggingConfig={"LogFormat": "Text", "LogGroup": f"/aws/lambda/{group}"},
     )
-    # As the template does: two first invocations at once would each make ministack's group anew.
+    # As the template does: two first invocations at once would each make ministack's group again.
     logs = stack.aws.client("logs")
     with contextlib.suppress(logs.exceptions.ResourceAlreadyExistsException):
         logs.create_log_group(logGroupName=f"/aws/lambda/{group}")

@@ -106,7 +106,7 @@ class SlurmCluster:
 
 
 def missing() -> str:
-    """Why no cluster can be started here; empty where one can."""
+    """Why no cluster can be started here; empty if one can."""
     if os.getuid():
         return "a cluster for tests needs root"
     absent = [name for name in PROGRAMS if shutil.which(name) is None]

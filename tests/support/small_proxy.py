@@ -25,7 +25,7 @@ class Proxy:
     url: str
     """Without a password."""
     log: Path
-    """One line a request."""
+    """One line per request."""
 
     @property
     def asked(self) -> list[str]:

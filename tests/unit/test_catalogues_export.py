@@ -58,7 +58,7 @@ def stored(columns=COLUMNS, store: Storage | None = None, parts: int = 1) -> Cat
 
 
 def plain(column) -> list:
-    """The values of an astropy column: None where one is masked or NaN, text as text."""
+    """The values of an astropy column: None if one is masked or NaN, text as text."""
     out = []
     for value in column:
         if value is np.ma.masked or np.all(getattr(value, "mask", False)):

@@ -129,7 +129,7 @@ def test_silence_ends_in_a_timeout(pair):
 def test_what_is_no_message_is_named(pair, line):
     one, other = pair
     one._socket.send(line + b"\n")
-    with pytest.raises(RunError, match="what it sent is no message"):
+    with pytest.raises(RunError, match="what it sent is not a message"):
         other.drain()
 
 

@@ -220,7 +220,7 @@ def test_weights_that_do_not_fit_are_named():
 @pytest.mark.parametrize("content", [b"", b"no zip at all", b"PK\x03\x04 broken"])
 def test_a_file_that_is_no_weight_file(tmp_path, content):
     (tmp_path / "w.npz").write_bytes(content)
-    with pytest.raises(BadModelError, match=r"w\.npz is no weight file"):
+    with pytest.raises(BadModelError, match=r"w\.npz is not a weight file"):
         load_weights(tmp_path / "w.npz")
 
 

@@ -71,7 +71,7 @@ def test_a_worker_of_another_minor_version_refuses_its_item(manifest: Manifest):
 
 @pytest.mark.parametrize("schema", ["two", 0, -1, 1.5, True, [2]])
 def test_a_schema_that_is_none(manifest: Manifest, schema: object):
-    with pytest.raises(BadInputError, match="which is no whole number from 1"):
+    with pytest.raises(BadInputError, match="which is not a whole number from 1"):
         Manifest.from_json(manifest.to_json() | {"schema": schema})
 
 

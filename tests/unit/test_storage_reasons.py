@@ -1,4 +1,4 @@
-"""What a store refuses is told in its own words; what is no store is never taken for one.
+"""What a store refuses is told in its own words; what is not a store is never taken for one.
 
 The server is real, its answers are those that AWS documents.
 """
@@ -124,7 +124,8 @@ def test_a_key_that_may_not_be_deleted_is_an_error(server: SmallS3, store: Stora
 def test_a_bucket_that_takes_no_write_without_encryption(
     server: SmallS3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By its policy: https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingKMSEncryption.html"""
+    """By its policy:
+    https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingKMSEncryption.html"""
 
     def strict(asked: Asked) -> Answer | None:
         if asked.method != "PUT" or "x-amz-server-side-encryption" in asked.headers:

@@ -467,7 +467,7 @@ def peak(path: Path) -> tuple[str, int]:
 
 
 def constant(path: Path, rows: int, **options: object) -> Path:
-    """Images of one value: a few bytes in the file, 20 KB a row in memory."""
+    """Images of one value: a few bytes in the file, 20 KB per row in memory."""
     size = 5 * 32 * 32
     schema = pa.schema(
         [("image", pa.list_(pa.float32(), size)), ("magnitude", pa.list_(pa.float32(), 5))]

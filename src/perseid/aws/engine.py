@@ -195,7 +195,7 @@ class AwsEngine:
 
 
 def check_computable(request: RunRequest) -> None:
-    """Raise `BadInputError` where functions of AWS cannot compute the model."""
+    """Raise `BadInputError` if functions of AWS cannot compute the model."""
     if request.device != CPU:
         raise BadInputError(
             f"device {request.device}: functions of AWS have no GPU; leave it out, or use "

@@ -77,7 +77,7 @@ class _PatientLooks:
         self._said = ""
 
     def look(self) -> MapProgress | None:
-        """The state of now; None where it could not be seen."""
+        """The state of now; None if it could not be seen."""
         try:
             now = self._watcher.look()
         except NotFoundError:
@@ -345,7 +345,7 @@ def _results_of(given: Mapping[str, object], arn: str) -> str:
 
 
 def _failure(found: ExecutionState, started: Started) -> PerseidError | None:
-    """The error of an execution that ended without a published result; None where there is one."""
+    """The error of an execution that ended without a published result; None if there is one."""
     status = found.status
     if status == "SUCCEEDED" or errors.current_name(found.error) == "RunIncompleteError":
         return None

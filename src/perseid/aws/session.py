@@ -39,7 +39,7 @@ class Aws:
     Parameters
     ----------
     region, profile
-        Where they are given, `perseid.storage.use_aws` has been called with the same; else the
+        Where they are given, `perseid.storage.use_aws` has been called with the same; otherwise the
         variables and files decide, for storage alike.
 
     Raises
@@ -135,7 +135,7 @@ def aws_errors() -> Iterator[None]:
 
 
 def error_code(error: BaseException) -> str:
-    """AWS's code of an error, also of one of ours that stands for it; else empty."""
+    """AWS's code of an error, also of one of ours that stands for it; otherwise empty."""
     cause = error if hasattr(error, "response") else error.__cause__
     response = getattr(cause, "response", None) or {}
     return str(response.get("Error", {}).get("Code", ""))

@@ -32,7 +32,7 @@ class Description:
     status: str
     """E.g. ``UPDATE_COMPLETE``."""
     outputs: Mapping[str, str] = field(default_factory=dict)
-    """None where it never was made whole."""
+    """None if it never was made whole."""
     parameters: Mapping[str, str] = field(default_factory=dict)
     """Values that it was made with."""
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -94,7 +94,7 @@ def _pairs(answer: Fields, section: str, key: str, value: str) -> dict[str, str]
 
 
 def describe(aws: Aws, name: str) -> Description | None:
-    """The stack, or None where there is none."""
+    """The stack, or None if there is none."""
     try:
         with aws_errors():
             answer = Fields(aws.client("cloudformation").describe_stacks(StackName=name))
@@ -107,7 +107,7 @@ def describe(aws: Aws, name: str) -> Description | None:
 
 
 def describe_ours(aws: Aws, name: str) -> Description | None:
-    """The stack, or None where there is none.
+    """The stack, or None if there is none.
 
     Raises
     ------
@@ -226,7 +226,7 @@ def delete(aws: Aws, name: str, tell: Tell) -> None:
 
 
 def _changes(client: Any, this: Mapping[str, str]) -> list[Change] | None:
-    """What a change set would do, once CloudFormation knows; None where nothing."""
+    """What a change set would do, once CloudFormation knows; None if nothing."""
     deadline = time.monotonic() + CHANGE_SET_SECONDS
     while True:
         found = client.describe_change_set(**this)

@@ -35,16 +35,16 @@ class StackResources:
     retry_memory_mb: int = 0
     """Of the worker that tries a rank again whose memory did not suffice; 0: there is none."""
     version: str = __version__
-    """Of the perseid that the functions run; empty where the stack does not say."""
+    """Of the perseid that the functions run; empty if the stack does not say."""
 
     @classmethod
     def of_stack(cls, aws: Aws, name: str = "perseid") -> StackResources:
-        """From the outputs of a stack; raises `NotFoundError` where there is none."""
+        """From the outputs of a stack; raises `NotFoundError` if there is none."""
         return cls.of_outputs(stack.outputs(aws, name), name)
 
     @classmethod
     def of_outputs(cls, outputs: Mapping[str, str], name: str) -> StackResources:
-        """From a stack's outputs; raises `BadInputError` where it is not one of ours."""
+        """From a stack's outputs; raises `BadInputError` if it is not one of ours."""
         try:
             return cls(
                 state_machine=outputs["StateMachineArn"],
@@ -64,7 +64,7 @@ class StackResources:
             ) from error
 
     def check_version(self) -> None:
-        """Raise `BadInputError` where the functions are of another minor version than this."""
+        """Raise `BadInputError` if the functions are of another minor version than this."""
         remedy = "deploy it again with this one (`perseid aws deploy`)"
         if not self.version:
             raise BadInputError(

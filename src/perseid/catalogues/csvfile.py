@@ -1,4 +1,4 @@
-"""A catalogue as CSV: a header line, then one line an object; a missing value is empty."""
+"""A catalogue as CSV: a header line, then one line per object; a missing value is empty."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def _export_folder(selection: Selection, to: str | Path) -> Written:
 
 
 def format_of(place: str) -> str:
-    """The format that a name's suffix says; raises `BadInputError` where it says none."""
+    """The format that a name's suffix says; raises `BadInputError` if it says none."""
     if place.endswith("/"):
         return "hats"
     name = Location.parse(place).name.lower()

@@ -40,7 +40,7 @@ class _FitsColumn:
     zero: int
     """``TZERO``: what is added to a stored integer; 0: nothing."""
     null: int | None
-    """``TNULL``, a stored integer; None: no value is missing, or it is no integer."""
+    """``TNULL``, a stored integer; None: no value is missing, or it is not an integer."""
 
     @property
     def dtype(self) -> Any:

@@ -143,7 +143,7 @@ def _placed(selection: Selection, at: _Position) -> Iterator[tuple[Any, NDArray[
     spatial_index = _hats_module().pixel_math.compute_spatial_index
     for table in selection.batches():
         # A column of this name may be of another order, or of positions before a correction.
-        if INDEX in table.column_names:  # that of the survey: it is computed anew
+        if INDEX in table.column_names:  # that of the survey: it is computed again
             table = table.drop_columns([INDEX])
         ra, dec = (_degrees(table[name]) for name in (at.ra, at.dec))
         good = np.isfinite(ra) & np.isfinite(dec) & (np.abs(dec) <= 90)
@@ -158,7 +158,7 @@ def _degrees(column: Any) -> NDArray[np.float64]:
     try:
         values = column.cast(pa.float64()).combine_chunks()
     except pa.ArrowException as error:
-        raise BadInputError(f"a coordinate is no number: {one_line(str(error))}") from error
+        raise BadInputError(f"a coordinate is not a number: {one_line(str(error))}") from error
     return np.asarray(values.fill_null(np.nan).to_numpy(zero_copy_only=False), np.float64)
 
 

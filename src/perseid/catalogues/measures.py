@@ -23,7 +23,7 @@ class Measure:
     """Bytes of the longest text, or elements of each list; None: it is neither, or has no row."""
     has_null: bool = False
     range: tuple[int, int] | None = None
-    """The least and the greatest value of a column of integers; None where there is none."""
+    """The least and the greatest value of a column of integers; None if there is none."""
 
     def with_batch(self, column: Any, name: str, encode: Encoder, form: str) -> Measure:
         """With the values of a further batch.

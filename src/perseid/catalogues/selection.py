@@ -25,7 +25,7 @@ _DESCRIPTION = "{http://www.ivoa.net/xml/VOTable/v1.3}DESCRIPTION"
 
 @dataclass(frozen=True)
 class Meaning:
-    """What a column holds, in the IVOA's words; empty where it is not known."""
+    """What a column holds, in the IVOA's words; empty if it is not known."""
 
     unit: str = ""
     """As VOUnits has it, e.g. ``mag``."""
@@ -125,7 +125,7 @@ class Selection:
 
 
 def _described(content: str) -> dict[str, Meaning]:
-    """Meanings by column's name, of VOParquet's VOTable; empty where there is none to read."""
+    """Meanings by column's name, of VOParquet's VOTable; empty if there is none to read."""
     if not content:
         return {}
     try:

@@ -29,7 +29,7 @@ def _lines(plan: RunPlan, options: LocalOptions, pace: Pace, given: bool) -> Ite
     yield f"           {files} partitions, {size:,.1f} MB, {plan.rows:,} objects"
     yield f"results    {manifest.results_url}"
     yield f"model      {manifest.settings.model_url}, {manifest.settings.precision}"
-    at_once = f"{plan.workers} at once, threads a worker: {options.threads}"
+    at_once = f"{plan.workers} at once, threads per worker: {options.threads}"
     yield f"ranks      {manifest.world_size}, {at_once}"
     for rank in range(min(manifest.world_size, SHOWN)):
         keys = [ref.key for ref in manifest.of_rank(rank)]

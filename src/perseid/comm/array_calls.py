@@ -329,7 +329,7 @@ class ArrayCalls:
         return allreduce.tree if self._group.engine.oversubscribed else allreduce.doubling
 
     def _counts(self, counts: Sequence[int] | None, mine: Array) -> list[int] | None:
-        """The elements of each rank, as whole numbers; None where all have as many."""
+        """The elements of each rank, as whole numbers; None if all have as many."""
         if counts is None:
             return None
         if not isinstance(counts, (Sequence, np.ndarray)):

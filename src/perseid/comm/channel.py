@@ -27,7 +27,7 @@ class ChannelError(Exception):
 
 
 class ChannelEndedError(ChannelError):
-    """The connection ended or broke, or what came was no frame."""
+    """The connection ended or broke, or what came was not a frame."""
 
     def __init__(self, rank: int, cause: Exception | None = None) -> None:
         super().__init__(rank)

@@ -382,7 +382,7 @@ class Communicator(ArrayCalls):
     def split(self, color: int | str | None, key: int = 0) -> Communicator | None:
         """A communicator of the ranks that gave the same color, ordered by key, then rank.
 
-        None where the color is None: ``comm.split(comm.rank % 2, key=comm.rank)``.
+        None if the color is None: ``comm.split(comm.rank % 2, key=comm.rank)``.
         """
         group = self._group
         if not (color is None or isinstance(color, str)):

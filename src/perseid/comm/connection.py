@@ -103,8 +103,8 @@ class SocketConnection:
     def __init__(
         self, sock: socket.socket, transport: str, poll_seconds: float, link_timeout: float
     ) -> None:
-        # Blocking with a time limit in the kernel: one system call a message, where a non-blocking
-        # socket needs a poll as well.
+        # Blocking with a time limit in the kernel: one system call per message, where a
+        # non-blocking socket needs a poll as well.
         sock.setblocking(True)
         seconds, fraction = divmod(poll_seconds, 1)
         timeval = struct.pack("@ll", int(seconds), int(fraction * 1e6))

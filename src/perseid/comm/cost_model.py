@@ -116,7 +116,7 @@ class Constants:
         return cls(costs, rates, str(told.get("source", path)))
 
     def dump(self, path: str | Path) -> None:
-        """Write them for `load`, as JSON; raises `BadInputError` where that cannot be."""
+        """Write them for `load`, as JSON; raises `BadInputError` if that cannot be."""
         costs = {one.name: asdict(one) for one in self.transports}
         for one in costs.values():
             del one["name"]

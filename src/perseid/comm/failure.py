@@ -40,7 +40,7 @@ class Failure:
     Parameters
     ----------
     client
-        The registration, or None where there is no rendezvous.
+        The registration, or None if there is no rendezvous.
     channels
         By rank; the engine's own list.
     """

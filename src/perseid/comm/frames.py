@@ -87,7 +87,7 @@ CUSTOM = 255
 
 
 def dtype_code(dtype: np.dtype[np.generic]) -> int | None:
-    """The number of a NumPy type in a signature, or None where only pickling can carry it."""
+    """The number of a NumPy type in a signature, or None if only pickling can carry it."""
     return CODES.get(dtype)
 
 

@@ -119,7 +119,7 @@ class Call:
         self.size = group.size
         self.signature = signature
         self.channels: list[Any] = group.channels
-        """By rank of the group; None where ``need`` has made none yet."""
+        """By rank of the group; None if ``need`` has made none yet."""
         self._progress = group.progress
 
     def need(self, peers: Iterable[int]) -> None:

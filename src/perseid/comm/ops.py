@@ -165,4 +165,6 @@ def as_op(op: Op | str | Combine) -> Op:
         return _BY_NAME[op]
     if callable(op):
         return Op.custom(op)
-    raise BadInputError(f"{op!r} is no reduction; use one of {', '.join(_BY_NAME)}, or a function")
+    raise BadInputError(
+        f"{op!r} is not a reduction; use one of {', '.join(_BY_NAME)}, or a function"
+    )

@@ -43,7 +43,7 @@ class SlurmStep:
 
     @classmethod
     def of(cls, variables: Mapping[str, str]) -> SlurmStep | None:
-        """The step of a process with this environment; None where ``srun`` did not start it."""
+        """The step of a process with this environment; None if ``srun`` did not start it."""
         try:
             job, step = variables["SLURM_JOB_ID"], variables["SLURM_STEP_ID"]
             restarts = variables.get("SLURM_RESTART_COUNT", "0")

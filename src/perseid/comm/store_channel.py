@@ -147,7 +147,7 @@ class StoreChannel(FrameQueue):
         self._store.delete([key])
         frame = _frame(data)
         if frame is None:
-            raise ChannelEndedError(self.rank, FrameError(f"{key} is no message"))
+            raise ChannelEndedError(self.rank, FrameError(f"{key} is not a message"))
         self.accept(frame, None)
         return True
 

@@ -143,7 +143,7 @@ def Free_mem(mem: Any) -> None:
 
 
 _MISSING = {
-    "Win": "one-sided communication", "File": "files (use perseid.Storage, or a file a rank)",
+    "Win": "one-sided communication", "File": "files (use perseid.Storage, or a file per rank)",
     "Intercomm": "intercommunicators", "Cartcomm": "topologies", "Graphcomm": "topologies",
     "Session": "sessions", "Info": "hints", "INFO_NULL": "hints", "Errhandler": "error handlers",
     "ERRORS_RETURN": "error handlers: every error is an exception", "Prequest":

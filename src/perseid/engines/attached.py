@@ -151,7 +151,7 @@ class AttachedRun:
         return layout.done_record(rank, script=self._manifest.script is not None)
 
     def _look_at(self, rank: int, found: ObjectInfo) -> RankEvent | None:
-        """The event that a record or a log tells; None where it is not of this run, or is gone."""
+        """The event that a record or a log tells; None if it is not of this run, or is gone."""
         try:
             data = self._store.get(found.key)
             if found.key == layout.log(rank):

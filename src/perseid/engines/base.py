@@ -29,9 +29,9 @@ class Capabilities:
     device: str
     """What the model computes on: ``cpu``."""
     memory_per_rank: int | None
-    """MB that each rank has; None where the request says it."""
+    """MB that each rank has; None if the request says it."""
     max_parallel: int | None
-    """Ranks at once, at most; None where only the engine's own limits hold."""
+    """Ranks at once, at most; None if only the engine's own limits hold."""
     more_memory: bool = False
     """Whether a rank that ran out of memory is tried again with more."""
     own_default: bool = True
@@ -69,7 +69,7 @@ class RunHandle(Protocol):
 
         Returns
         -------
-        A sentence that says how it gets published where nothing does it by itself; else empty.
+        A sentence that says how it gets published where nothing does it by itself; otherwise empty.
         """
 
     def report(self) -> EngineReport:

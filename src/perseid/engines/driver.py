@@ -208,7 +208,7 @@ def _publish(manifest: Manifest, mapped: EngineReport, measured: EngineSummary) 
 
 
 def bill(store: Storage) -> Mapping[str, object] | None:
-    """What a run costs, from its REPORT lines; None where there are none.
+    """What a run costs, from its REPORT lines; None if there are none.
 
     Not summarize's work: a worker's REPORT line is written after the worker has ended.
     """

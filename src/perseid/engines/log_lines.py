@@ -35,12 +35,12 @@ _ERRORS = {
 
 
 def attempts_in(log: str) -> int:
-    """How many attempts a rank's log tells of, unfinished ones included."""
+    """How many attempts per rank's log tells of, unfinished ones included."""
     return len(_START.findall(log))
 
 
 def state_in(rank: int, log: str) -> RankEvent | None:
-    """Where a rank without a record stands by its log; None where no attempt has begun."""
+    """Where a rank without a record stands by its log; None if no attempt has begun."""
     attempts = attempts_in(log)
     if not attempts:
         return None
@@ -70,7 +70,8 @@ def end_lines(attempt: Attempt, output: str) -> str:
 
 
 def standing_line(state: RankState) -> str:
-    """What is added where a rank comes to wait, is to be tried again, or has failed; else empty."""
+    """What is added where a rank comes to wait, is to be tried again, or has failed; otherwise
+    empty."""
     return _STANDS.get(state, "")
 
 

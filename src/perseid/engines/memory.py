@@ -39,7 +39,7 @@ def reset_peak() -> bool:
 
 
 def children(pid: int) -> list[int]:
-    """Direct children of a process' threads; empty where the kernel does not tell."""
+    """Direct children of a process' threads; empty if the kernel does not tell."""
     found: list[int] = []
     try:
         tasks = list((_PROC / str(pid) / "task").iterdir())

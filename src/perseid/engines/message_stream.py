@@ -32,7 +32,7 @@ class MessageStream:
         return self._socket.fileno()
 
     def send(self, message: Message) -> None:
-        """Hand one message over; raises `OSError` where the other side is gone or does not read."""
+        """Hand one message over; raises `OSError` if the other side is gone or does not read."""
         self._socket.settimeout(SEND_SECONDS)
         self._socket.sendall(to_text(message).encode() + b"\n")
 

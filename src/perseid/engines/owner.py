@@ -107,7 +107,7 @@ def _marked(store: Storage, mark: bytes) -> bool:
 
 
 def refuse_if_owned(store: Storage) -> None:
-    """Raise `RunError` where another live process of this machine works on the run."""
+    """Raise `RunError` if another live process of this machine works on the run."""
     other = read_mark(store)
     if other is not None and other.pid != os.getpid() and other.is_alive:
         began = time.strftime("%H:%M:%S UTC", time.gmtime(other.since))
@@ -118,7 +118,7 @@ def refuse_if_owned(store: Storage) -> None:
 
 
 def read_mark(store: Storage) -> DriverMark | None:
-    """What ``driver.json`` says of the process that works on the run; None where none does."""
+    """What ``driver.json`` says of the process that works on the run; None if none does."""
     try:
         mark = parse_json(store.get(layout.DRIVER))
         names = [field.name for field in fields(DriverMark) if field.name in mark]

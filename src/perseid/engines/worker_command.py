@@ -8,7 +8,7 @@ import sys
 WORKER = (sys.executable, "-P", "-m", "perseid.engines.worker_program")
 """The program of a worker; gets the number of its socket and of its parent process.
 
-``-P``: a file in the current folder is no module of it."""
+``-P``: a file in the current folder is not a module of it."""
 
 
 def worker_environment(threads: int) -> dict[str, str]:

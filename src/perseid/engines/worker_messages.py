@@ -96,7 +96,7 @@ class RankNote:
 
     rank: int
     note: str
-    """Why its statistics go through the store; empty where all went well."""
+    """Why its statistics go through the store; empty if all went well."""
 
 
 @dataclass(frozen=True)
@@ -131,4 +131,4 @@ def from_text(text: str | bytes | bytearray) -> Message:
         ((name, plain),) = parse_json(text).items()
         return from_plain(_KINDS[name], plain, f"the message {name}")
     except (ValueError, KeyError, AttributeError, BadInputError) as error:
-        raise RunError(f"what it sent is no message: {text[:80]!r}") from error
+        raise RunError(f"what it sent is not a message: {text[:80]!r}") from error

@@ -223,7 +223,7 @@ def _failure(error: Exception) -> AttemptFailed:
 
 
 class _Progress:
-    """Sends the rank's progress, a few times a second at most."""
+    """Sends the rank's progress, a few times per second at most."""
 
     def __init__(self, channel: MessageStream) -> None:
         self._channel = channel

@@ -29,7 +29,7 @@ SMALL_MB = 1024
 
 
 def refuse_small_memory(item: WorkItem, threads: int, memory_mb: int) -> None:
-    """Raise `BadInputError` where a worker takes more than a rank may before its second row.
+    """Raise `BadInputError` if a worker takes more than a rank may before its second row.
 
     The same would end every attempt at every rank.
     """
@@ -38,7 +38,7 @@ def refuse_small_memory(item: WorkItem, threads: int, memory_mb: int) -> None:
 
 
 def refuse_beyond(pace: Pace, memory_mb: int) -> None:
-    """Raise `BadInputError` where a worker of this pace takes more memory than a rank may."""
+    """Raise `BadInputError` if a worker of this pace takes more memory than a rank may."""
     if pace.peak_mb > memory_mb:
         raise BadInputError(
             f"a worker takes {pace.peak_mb:.0f} MB with this model, but a rank may take "
@@ -92,7 +92,7 @@ def measure(item: WorkItem, threads: int, *, batch: int = BATCH, seconds: float 
 def at_rate(pace: Pace, rows_per_second: float) -> Pace:
     """The same worker at another rate; raises `BadInputError` for one that is not above 0."""
     if not rows_per_second > 0:
-        raise BadInputError(f"--rate is {rows_per_second}: give rows a second, above 0")
+        raise BadInputError(f"--rate is {rows_per_second}: give rows per second, above 0")
     return replace(pace, rows_per_second=rows_per_second)
 
 

@@ -313,7 +313,7 @@ class ExploreApp:
 
 
 async def _body(request: Request) -> bytes:
-    """What was sent; raises `BadInputError` where it is more than a rating takes."""
+    """What was sent; raises `BadInputError` if it is more than a rating takes."""
     found = b""
     async for part in request.stream():
         found += part

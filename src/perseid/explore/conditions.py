@@ -246,7 +246,7 @@ def _crossed(corners: NDArray[np.float64]) -> Mask:
 
 
 def parse(text: str) -> Condition:
-    """A condition of the query string; raises `BadInputError` where it is none."""
+    """A condition of the query string; raises `BadInputError` if it is none."""
     try:
         match parse_json(text):
             case ["range", str(column), low, high]:
@@ -265,7 +265,7 @@ def parse(text: str) -> Condition:
                 return InLasso(x, y, tuple(zip(numbers[::2], numbers[1::2], strict=True)))
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise BadInputError(f"the condition {text[:200]!r} cannot be read: {error}") from error
-    raise BadInputError(f"{text[:200]!r} is no condition: take the one that the page has made")
+    raise BadInputError(f"{text[:200]!r} is not a condition: take the one that the page has made")
 
 
 def _given(value: object) -> float:
@@ -277,7 +277,7 @@ def _given(value: object) -> float:
 
 def _code(value: object) -> int:
     if not isinstance(value, int) or abs(value) >= 2**53:
-        raise ValueError(f"{str(value)[:40]!r} is no category")
+        raise ValueError(f"{str(value)[:40]!r} is not a category")
     return value
 
 
@@ -355,7 +355,7 @@ class Query:
 
 
 def asked(items: Iterable[tuple[str, str]], table: ObjectTable) -> Condition | None:
-    """The condition that the page's form asks for, in plain words; None where it is empty.
+    """The condition that the page's form asks for, in plain words; None if it is empty.
 
     ``column`` with ``low`` and ``high`` for a number, with ``part`` for a category or a text.
     Raises `BadInputError` naming what cannot be used.
@@ -389,7 +389,7 @@ def _typed(text: str, column: str) -> float | None:
 
 
 def all_of(conditions: Iterable[Condition], table: ObjectTable) -> Mask | None:
-    """Rows that meet all conditions; None where there is no condition."""
+    """Rows that meet all conditions; None if there is no condition."""
     found: Mask | None = None
     for one in conditions:
         rows = one.rows(table)

@@ -95,13 +95,13 @@ class CutoutImages:
             return found
 
     def magnitudes(self, partition: str, row: int) -> NDArray[np.floating] | None:
-        """(bands,) of one object; None where the survey has none. Raises as `image`."""
+        """(bands,) of one object; None if the survey has none. Raises as `image`."""
         self.image(partition, row)
         return self._magnitudes.get((partition, row))
 
     def _read(self, partition: str, row: int) -> NDArray[np.float32]:
         if partition not in self._keys:  # no other file of the place can be asked for
-            raise BadInputError(f"{partition!r} is no partition of this run")
+            raise BadInputError(f"{partition!r} is not a partition of this run")
         reader = self._reader(partition)
         if not 0 <= row < reader.rows:
             raise BadPartitionError(

@@ -55,13 +55,13 @@ class Explanation:
 
     groups: tuple[ScoreShare, ...]
     bands: tuple[ScoreShare, ...]
-    """Of the residuals, largest first; empty where the model's residuals have no bands."""
+    """Of the residuals, largest first; empty if the model's residuals have no bands."""
     features: tuple[FeatureDeviation, ...]
     """Of the largest parts, largest first."""
 
 
 def explain(features: RunFeatures, index: int, bands: Sequence[str]) -> Explanation | None:
-    """What made the score of one object; None where it has no features."""
+    """What made the score of one object; None if it has no features."""
     row = features.values[index].astype(np.float64)
     if not np.isfinite(row).all():
         return None

@@ -120,7 +120,7 @@ class ExploreServer:
 
 
 def check_token(host: str, token: str | None) -> None:
-    """Raise `BadInputError` where others could reach the page and the token is not chosen."""
+    """Raise `BadInputError` if others could reach the page and the token is not chosen."""
     if token is not None and not re.fullmatch("[A-Za-z0-9_-]{8,128}", token):
         raise BadInputError(
             "the token must be 8 to 128 letters, digits, - or _: it is a part of the address"

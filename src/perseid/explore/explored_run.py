@@ -75,7 +75,7 @@ class ExploredRun:
         self.residuals: ResidualImages | None = None
         """Pictures of what the model could not reconstruct, where it gives any."""
         self.map_note = ""
-        """Why there is no map; empty where there is one, or none yet."""
+        """Why there is no map; empty if there is one, or none yet."""
         self._masks = ResultCache(24)
         self._pages = ResultCache(12)
 
@@ -163,7 +163,7 @@ class ExploredRun:
                 self.residuals = ResidualImages(model.uri, model.digest)
 
     def find(self, partition: str, row: int) -> int | None:
-        """The row number of the catalogue of an object; None where it is not there."""
+        """The row number of the catalogue of an object; None if it is not there."""
         table = self.needed_table()
         names = table.texts("partition")
         if partition not in names:
@@ -179,7 +179,7 @@ class ExploredRun:
         return self._plots
 
     def forget(self) -> None:
-        """The run has ended, or was published again: read its catalogue anew."""
+        """The run has ended, or was published again: read its catalogue again."""
         with self._lock:
             self._table = self._plots = self._features = None
             self._preparing, self.map_note = False, ""
@@ -230,7 +230,7 @@ class ExploredRun:
         return TablePage(rows[start : start + PAGE_ROWS], number, pages, len(rows))
 
     def place(self, index: int) -> tuple[str, int]:
-        """Partition and row of an object; raises `BadInputError` where there is no such."""
+        """Partition and row of an object; raises `BadInputError` if there is no such."""
         table = self.needed_table()
         if not 0 <= index < len(table):
             raise BadInputError(
@@ -241,7 +241,7 @@ class ExploredRun:
         return str(partition), int(str(row))
 
     def model_bands(self) -> tuple[str, ...]:
-        """What the model calls its bands; empty where nothing says so."""
+        """What the model calls its bands; empty if nothing says so."""
         if self._bands is None:
             try:
                 self._bands = read_record(parse_json(self.store.get(layout.record(0))), 0).bands

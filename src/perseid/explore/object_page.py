@@ -50,7 +50,7 @@ class ObjectView:
     index: int
     name: str
     bands: tuple[str, ...]
-    """Names of the image's bands; empty where it cannot be read."""
+    """Names of the image's bands; empty if it cannot be read."""
     color: tuple[int, ...]
     """Bands that stand for red, green and blue, counted from 0."""
     size: tuple[int, int]
@@ -58,15 +58,15 @@ class ObjectView:
     residual: bool
     """Whether the model's reconstruction can be shown."""
     reason: str
-    """Why there is no picture; empty where there is one."""
+    """Why there is no picture; empty if there is one."""
     values: tuple[tuple[str, BodyCell], ...]
     coordinates: str
-    """Right ascension and declination, degrees; empty where the catalogue has none."""
+    """Right ascension and declination, degrees; empty if the catalogue has none."""
     viewers: tuple[Viewer, ...]
     last: int
     """Row number of the catalogue's last object."""
     explanation: Explanation | None
-    """What made its score; None where it has no features, or they are not read yet."""
+    """What made its score; None if it has no features, or they are not read yet."""
     neighbors: tuple[NearObject, ...]
     """The most similar objects, nearest first."""
     pending: bool
@@ -74,7 +74,7 @@ class ObjectView:
 
 
 def object_view(explored: ExploredRun, index: int, *, brief: bool = False) -> ObjectView:
-    """The page of one object; raises `BadInputError` where there is no such.
+    """The page of one object; raises `BadInputError` if there is no such.
 
     `brief`: without what made its score and without its neighbors.
     """

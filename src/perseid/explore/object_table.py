@@ -21,7 +21,7 @@ from perseid.survey.kinds import label_name
 from perseid.survey.partition import natural_key
 
 KEPT_ORDERS = 16
-"""Sort orders that are kept: 4 bytes a row each."""
+"""Sort orders that are kept: 4 bytes per row each."""
 CATEGORIES = ("label", "flag", "class", "rating")
 """Columns whose numbers are names."""
 MOST_CATEGORIES = 64
@@ -131,7 +131,7 @@ class ObjectTable:
         return name in self.names and self._arrow[name].null_count < len(self)
 
     def kind(self, name: str) -> ColumnKind:
-        """How the column is filtered and drawn; raises `BadInputError` where there is none."""
+        """How the column is filtered and drawn; raises `BadInputError` if there is none."""
         return self._columns.get(("kind", name), lambda: self._find_kind(name))
 
     def _find_kind(self, name: str) -> ColumnKind:
@@ -248,7 +248,7 @@ class ObjectTable:
         return np.asarray(found.to_numpy(zero_copy_only=False), np.bool_)
 
     def values(self, name: str, rows: NDArray[np.integer[Any]]) -> Sequence[object]:
-        """The values of some rows as they are in the file; None where one is missing."""
+        """The values of some rows as they are in the file; None if one is missing."""
         if name in self._added:
             return [None if np.isnan(v) else float(v) for v in self._added[name][rows]]
         found: list[object] = self._arrow[name].take(_indices(rows)).to_pylist()

@@ -73,7 +73,7 @@ class Shown:
     base: Mask | None
     """Rows that the filters leave; None: all."""
     selected: Mask | None
-    """Of these, the ones that stand out; None where nothing is selected."""
+    """Of these, the ones that stand out; None if nothing is selected."""
     brushes: tuple[Condition, ...] = ()
     """What selects them: drawn in the plot that each was made in."""
 
@@ -112,7 +112,7 @@ class Plots:
         return found
 
     def draw(self, name: str, shown: Shown, color: str = "") -> Plot:
-        """One view; raises `BadInputError` where there is no such."""
+        """One view; raises `BadInputError` if there is no such."""
         if name not in self.names():
             have = ", ".join(self.names()) or "none"
             raise BadInputError(f"there is no plot {name!r} of this catalogue: it has {have}")
@@ -253,7 +253,7 @@ class Plots:
         return names[:MOST_CLASSES]
 
     def _class_columns(self) -> tuple[str, str] | None:
-        """The columns of the true and of the predicted class; None where one is missing."""
+        """The columns of the true and of the predicted class; None if one is missing."""
         table = self._table
         if not table.has("class") or table.kind("class") is not ColumnKind.CATEGORY:
             return None

@@ -31,7 +31,7 @@ class Rating:
     row: int
     """Row in the partition, from 0."""
     object_id: str | None
-    """As the catalogue has it, as text; None where it has none."""
+    """As the catalogue has it, as text; None if it has none."""
     rating: int
     """1 (uninteresting) to 5 (more of these)."""
     rated_at: float
@@ -169,6 +169,6 @@ def _read(data: bytes, where: str) -> tuple[Rating, ...]:
         ]  # fmt: skip
     except (pyarrow.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise BadInputError(
-            f"{where} holds no ratings that can be read: move it away to begin anew"
+            f"{where} holds no ratings that can be read: move it away to begin again"
         ) from error
     return tuple(sorted(found, key=lambda one: one.rated_at))

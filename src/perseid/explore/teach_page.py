@@ -41,9 +41,9 @@ class TeachView:
 
     rated: int
     last: str
-    """What was rated last; empty where nothing was."""
+    """What was rated last; empty if nothing was."""
     current: ObjectView | None
-    """The object to rate now; None where all are rated."""
+    """The object to rate now; None if all are rated."""
     next: tuple[RankedObject, ...]
     """Those that follow."""
     top: tuple[RankedObject, ...]

@@ -157,14 +157,14 @@ class Teaching:
         return np.asarray(found[np.isfinite(values[found])], np.int64)
 
     def labels(self) -> tuple[Category, ...]:
-        """The labels that can be wanted: all but 0; empty where the survey has none."""
+        """The labels that can be wanted: all but 0; empty if the survey has none."""
         table = self._explored.needed_table()
         if not table.has("label"):
             return ()
         return tuple(one for one in table.categories("label") if one.value != 0)
 
     def precision(self, wanted: Collection[int]) -> Precision | None:
-        """How good both rankings are at these labels; None where the survey has none."""
+        """How good both rankings are at these labels; None if the survey has none."""
         table = self._explored.needed_table()
         if not table.has("label") or not table.has("anomaly_score"):
             return None

@@ -98,7 +98,7 @@ class ObjectsView:
     pending: bool
     """Whether a map is being made."""
     map_note: str
-    """Why there is no map; empty where there is one."""
+    """Why there is no map; empty if there is one."""
     selecting: bool
     cleared: str
     """Address without any condition."""

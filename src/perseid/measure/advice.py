@@ -199,7 +199,7 @@ def _options(ask: Ask, calibration: Calibration, prices: Prices) -> Iterator[Pla
 
 
 def _world_sizes(files: int) -> list[int]:
-    """One file a worker, 2, 4, 8 …"""
+    """One file per worker, 2, 4, 8 …"""
     return sorted({math.ceil(files / 2**power) for power in range(8)}, reverse=True)
 
 
@@ -213,7 +213,7 @@ def estimate(
     memory_mb: int,
     architecture: str,
 ) -> PlanOption | None:
-    """Time and cost of one option; None where a worker would not fit its memory or its time."""
+    """Time and cost of one option; None if a worker would not fit its memory or its time."""
     most = math.ceil(partitions / world_size)
     share = min(1.0, most / partitions)
     rows = ask.data_bytes * share / calibration.row_bytes
@@ -344,7 +344,7 @@ def _relaxed(ask: Ask, calibration: Calibration) -> Iterator[tuple[str, str, Ask
          {"concurrency": 2 * limits.concurrency}),
         ("rate of scaling", f"with {2 * limits.scaling:,} new environments each 10 s",
          {"scaling": 2 * limits.scaling}),
-        ("network", "with twice the bytes a second", {"network": 2 * limits.network}),
+        ("network", "with twice the bytes per second", {"network": 2 * limits.network}),
         ("memory", f"with functions up to {2 * limits.memory_mb:,} MB",
          {"memory_mb": 2 * limits.memory_mb}),
     ):  # fmt: skip
@@ -357,7 +357,7 @@ def _relaxed(ask: Ask, calibration: Calibration) -> Iterator[tuple[str, str, Ask
             calibration,
         )
     faster = replace(calibration, rows_per_second=2 * calibration.rows_per_second)
-    yield "pace of the model", "with twice the rows a second", ask, faster
+    yield "pace of the model", "with twice the rows per second", ask, faster
     if ask.budget is not None:
         twice = replace(ask, budget=2 * ask.budget)
         yield "price", f"with {2 * ask.budget:g} USD", twice, calibration

@@ -19,7 +19,7 @@ MB_A_VCPU = 1769.0
 """Lambda gives one vCPU with this memory (AWS Lambda developer guide, "Configure memory")."""
 MOST_VCPUS = 6.0
 NETWORK_MB_S = 75.0
-"""About 600 Mbit/s a function, as measured by others; MB of 10^6 bytes a second."""
+"""About 600 Mbit/s a function, as measured by others; MB of 10^6 bytes per second."""
 FEATURE_BYTES = 400.0
 """A row's features, kept until its rank is done."""
 ELSEWHERE = 2.0
@@ -183,7 +183,7 @@ def from_runs(runs: Sequence[MeasuredRun], memory_mb: float | None = None) -> Ca
 
 
 def _paces(run: MeasuredRun, memory_mb: float | None) -> list[tuple[float, float, float]]:
-    """(vCPUs, rows a second, rows) of each rank with enough rows."""
+    """(vCPUs, rows per second, rows) of each rank with enough rows."""
     found = []
     for record in run.records:
         seconds = record.model_seconds or 0.0

@@ -23,7 +23,7 @@ class ExecutionInput:
     """What the execution was given, as far as measuring needs it."""
 
     result_path: str | None = None
-    """Where its results go; None where its input does not say."""
+    """Where its results go; None if its input does not say."""
     batch_size: int | None = None
     world_size: int | None = None
 
@@ -60,7 +60,7 @@ class Execution:
         return max(maps, key=lambda s: (s.ended or s.started) - s.started, default=None)
 
     def part(self, which: str) -> float | None:
-        """Seconds ``before``, in (``map``) or ``after`` the map state; None where not known."""
+        """Seconds ``before``, in (``map``) or ``after`` the map state; None if not known."""
         middle = self.map
         if middle is None or middle.ended is None:
             return None

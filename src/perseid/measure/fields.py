@@ -35,7 +35,7 @@ class Fields:
         return tuple(self._values)
 
     def number(self, name: str) -> float | None:
-        """A finite number, also one that was written as text; else None."""
+        """A finite number, also one that was written as text; otherwise None."""
         return as_number(self._values.get(name))
 
     def count(self, name: str) -> int | None:
@@ -44,7 +44,7 @@ class Fields:
         return round(value) if value is not None and value >= 0 else None
 
     def text(self, name: str) -> str | None:
-        """A text that is not empty; else None."""
+        """A text that is not empty; otherwise None."""
         value = self._values.get(name)
         return value if isinstance(value, str) and value else None
 
@@ -61,7 +61,7 @@ class Fields:
         return Fields(self._values.get(name))
 
     def items(self, name: str) -> list[object]:
-        """A list inside this object; empty where there is none."""
+        """A list inside this object; empty if there is none."""
         value = self._values.get(name)
         return list(value) if isinstance(value, (list, tuple)) else []
 
@@ -78,7 +78,7 @@ class Fields:
 
 
 def as_number(value: object) -> float | None:
-    """A finite number, also one that was written as text; else None."""
+    """A finite number, also one that was written as text; otherwise None."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:

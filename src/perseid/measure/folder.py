@@ -67,7 +67,7 @@ class ClassificationMeasures:
     n: int
     """Objects that were compared."""
     excluded: int
-    """Labeled objects without a prediction, or whose label is no class."""
+    """Labeled objects without a prediction, or whose label is not a class."""
     accuracy: float | None
     calibration_error: float | None
     scores: tuple[tuple[float | None, float | None, float | None], ...]
@@ -121,7 +121,7 @@ class EngineMeasures:
     """What ``engine.json`` says; all of it as for a local run where it says nothing."""
 
     name: str = ""
-    """``local``, ``aws``, …; empty where there is no such file."""
+    """``local``, ``aws``, …; empty if there is no such file."""
     executions: tuple[ExecutionTimes, ...] = ()
     attempts: tuple[Report, ...] = ()
     wall_seconds: float | None = None

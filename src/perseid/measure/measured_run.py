@@ -68,9 +68,9 @@ class ResultPath:
 
     @property
     def workers(self) -> int | None:
-        """The published rule: ceil(GB x 1024 / MB), one worker a partition.
+        """The published rule: ceil(GB x 1024 / MB), one worker per partition.
 
-        None where the data size is none, or where files were used more than once.
+        None if the data size is none, or where files were used more than once.
         """
         gb, mb = self.data_gb, size_mb(self.partition)
         if gb is None or not mb or (self.data != "total" and self.data.startswith("total")):
@@ -118,13 +118,13 @@ class MeasuredRun:
     """Data size, e.g. ``1GB``."""
     batch_size: int | None = None
     expected: int | None = None
-    """Ranks that should have left a result; None where nothing says."""
+    """Ranks that should have left a result; None if nothing says."""
     expected_from: str = ""
     """What says so."""
     received: int = 0
     """Ranks that left a result."""
     complete: bool | None = None
-    """As the run says itself; None where it does not, and `expected` is not known."""
+    """As the run says itself; None if it does not, and `expected` is not known."""
     missing: tuple[int, ...] = ()
     rows: int | None = None
     whole: Span | None = None
@@ -142,7 +142,7 @@ class MeasuredRun:
     unreported: int = 0
     """Invocations that started and have no REPORT line."""
     usage: Usage | None = None
-    """What is billed; None where no REPORT says what was configured."""
+    """What is billed; None if no REPORT says what was configured."""
     function: str = ""
     """Which function the workers are, where the source says."""
     bits: float | None = None
@@ -157,7 +157,7 @@ class MeasuredRun:
 
     @property
     def transport(self) -> str | None:
-        """Transports of the ranks' statistics; None where the source does not say."""
+        """Transports of the ranks' statistics; None if the source does not say."""
         found = {record.transport for record in self.records if record.transport}
         return ", ".join(sorted(found)) or None
 
@@ -187,7 +187,7 @@ class MeasuredRun:
 
     @property
     def core_hours(self) -> float | None:
-        """Cores x hours of all attempts; None where the source does not say, as of AWS."""
+        """Cores x hours of all attempts; None if the source does not say, as of AWS."""
         return (self.usage.core_seconds / 3600 or None) if self.usage else None
 
     @property
@@ -224,7 +224,7 @@ def percentiles(values: Sequence[float]) -> tuple[float, float, float, float]:
 
 
 def size_mb(label: str) -> float | None:
-    """MB of 2^20 bytes in a label such as ``25MB``, ``12.6GB``; None where it is no size."""
+    """MB of 2^20 bytes in a label such as ``25MB``, ``12.6GB``; None if it is not a size."""
     match = _SIZE.match(label.strip())
     return float(match[1]) * _UNITS[match[2].upper()] if match else None
 
@@ -242,6 +242,6 @@ def size_label(size_bytes: float) -> str:
 
 
 def common(values: Iterable[T | None]) -> T | None:
-    """The one value that all have that have any; else None."""
+    """The one value that all have that have any; otherwise None."""
     distinct = {value for value in values if value is not None}
     return distinct.pop() if len(distinct) == 1 else None

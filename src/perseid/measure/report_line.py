@@ -170,7 +170,7 @@ def _from_json(line: str) -> Report | None:
 
 
 def report_of_event(event: Fields) -> Report | None:
-    """The report in a ``platform.report`` event; None where it lacks what every report has."""
+    """The report in a ``platform.report`` event; None if it lacks what every report has."""
     record = event.inner("record")
     metrics = record.inner("metrics")
     request = record.text("requestId")

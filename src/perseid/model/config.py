@@ -151,7 +151,7 @@ class AstroMAEConfig:
 
     @property
     def feature_groups(self) -> dict[str, int]:
-        """Width of each group of features, in order; empty where the model gives none."""
+        """Width of each group of features, in order; empty if the model gives none."""
         groups = {"embedding": self.width if self.embedding else 0, "residual": self.residuals}
         return {name: width for name, width in groups.items() if width}
 

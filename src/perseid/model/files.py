@@ -82,8 +82,8 @@ def on_disk(url: str | Path) -> Iterator[ModelFiles]:
     Raises
     ------
     BadModelError
-        There is no such model on this disk, it is no ONNX file, or its external data is not there,
-        or lies outside the model's folder.
+        There is no such model on this disk, it is not a ONNX file, or its external data is not
+        there, or lies outside the model's folder.
     NotFoundError, StorageError
         The store has no such model, or failed.
     """
@@ -153,7 +153,7 @@ def _copy(store: Storage, key: str, path: Path) -> None:
 def external_data(path: Path, name: str) -> tuple[str, ...]:
     """Paths of the files that a graph's tensors lie in, relative to its folder; sorted.
 
-    Raises `BadModelError` where the file is no ONNX graph, or a path leads out of the folder.
+    Raises `BadModelError` where the file is not a ONNX graph, or a path leads out of the folder.
     """
     with path.open("rb") as file:
         if not os.fstat(file.fileno()).st_size:
@@ -164,7 +164,7 @@ def external_data(path: Path, name: str) -> tuple[str, ...]:
                 found = set(_locations(view))
             except (ValueError, IndexError) as error:
                 raise BadModelError(
-                    f"{name} is not a model that onnxruntime can load: it is no ONNX file"
+                    f"{name} is not a model that onnxruntime can load: it is not a ONNX file"
                 ) from error
             finally:
                 view.release()

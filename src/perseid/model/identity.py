@@ -36,18 +36,18 @@ class ModelIdentity:
     digest: str
     """``sha256:…`` of the file; where it has external data, of all files and their names."""
     int8_digest: str = ""
-    """Of the file that ranks load for ``int8``; empty where float32 was asked for."""
+    """Of the file that ranks load for ``int8``; empty if float32 was asked for."""
     signature: str = ""
-    """``sha256:…`` of what it takes and gives; empty where it was not loaded yet."""
+    """``sha256:…`` of what it takes and gives; empty if it was not loaded yet."""
     precision: str = "float32"
     """As asked for: ``float32`` or ``int8``. A record's own `precision` says what ran."""
     device: str = CPU
     """What it computes on."""
     version: str = ""
-    """Of the perseid that shipped the default model; else empty."""
+    """Of the perseid that shipped the default model; otherwise empty."""
 
     def difference(self, other: ModelIdentity) -> str:
-        """What tells the other model from this one, in words; empty where they are the same.
+        """What tells the other model from this one, in words; empty if they are the same.
 
         The other may be what one rank loaded: for ``int8`` either of the two files.
         """
@@ -69,7 +69,7 @@ class ModelIdentity:
 
     @classmethod
     def from_json(cls, value: object) -> ModelIdentity:
-        """The reverse of `to_json`; raises `BadInputError` where it is none."""
+        """The reverse of `to_json`; raises `BadInputError` if it is none."""
         known = {field.name for field in fields(cls)}
         if not isinstance(value, dict) or not {"kind", "uri", "digest"} <= set(value):
             raise BadInputError(f"this is not the identity of a model: {str(value)[:80]}")

@@ -26,12 +26,12 @@ class ImageInput:
     dtype: str = "float32"
     """One of `PIXEL_TYPES`; for an integer, pixels are rounded and clipped to its range."""
     scale: tuple[float, ...] = ()
-    """Pixels are multiplied by it first: one value, or one a band; empty: by nothing."""
+    """Pixels are multiplied by it first: one value, or one per band; empty: by nothing."""
     offset: tuple[float, ...] = ()
-    """Added after `scale`: one value, or one a band; empty: nothing."""
+    """Added after `scale`: one value, or one per band; empty: nothing."""
 
     def check(self, bands: int, where: str) -> None:
-        """Raise `BadModelError` where a setting is none that there is."""
+        """Raise `BadModelError` if a setting is none that there is."""
         if self.layout not in LAYOUTS:
             raise BadModelError(f"{where}: the layout is {self.layout!r}: use {_or(LAYOUTS)}")
         if self.dtype not in PIXEL_TYPES:
@@ -48,14 +48,14 @@ class ColumnInput:
     name: str = MAGNITUDE
     """Of the graph's input, or of the entry of ``columns`` that a Python model gets."""
     column: str = MAGNITUDE
-    """Of the survey: ``magnitude`` is one number a band, every other is one a row."""
+    """Of the survey: ``magnitude`` is one number per band, every other is one per row."""
     width: int = 0
     """Numbers a row, where the model has a fixed number of them; 0: as many as the survey has."""
     dtype: str = "float32"
     """One of `COLUMN_TYPES`."""
 
     def check(self, where: str) -> None:
-        """Raise `BadModelError` where a setting is none that there is."""
+        """Raise `BadModelError` if a setting is none that there is."""
         if self.dtype not in COLUMN_TYPES:
             raise BadModelError(f"{where}: {self.name} is {self.dtype!r}: use {_or(COLUMN_TYPES)}")
         if not self.column:

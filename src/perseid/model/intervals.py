@@ -86,7 +86,7 @@ class IntervalCalibration:
 
     @classmethod
     def from_json(cls, text: str | bytes, where: str) -> IntervalCalibration:
-        """Raises `BadModelError` naming `where` if the text is no calibration."""
+        """Raises `BadModelError` naming `where` if the text is not a calibration."""
         try:
             plain = parse_json(text)
             given = plain["half_width_over_1_plus_z"]
@@ -97,7 +97,8 @@ class IntervalCalibration:
             return cls(widths, int(plain["objects"]), str(plain["model"]), str(plain["data"]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadModelError(
-                f"{where} is no calibration ({error}): make it anew by `perseid model calibrate`, "
+                f"{where} is not a calibration ({error}): make it again by `perseid model "
+                "calibrate`, "
                 "or remove it"
             ) from error
 
@@ -107,7 +108,7 @@ def interval_columns(
 ) -> tuple[OutputColumn, ...]:
     """The columns of intervals around predicted redshifts.
 
-    None where the model predicts no redshift, or gives intervals itself.
+    None if the model predicts no redshift, or gives intervals itself.
 
     Parameters
     ----------
@@ -169,12 +170,12 @@ def calibration_place(model_url: str) -> str:
 
 
 def read_calibration(model_url: str) -> IntervalCalibration | None:
-    """The calibration that lies beside a model; None where there is none.
+    """The calibration that lies beside a model; None if there is none.
 
     Raises
     ------
     BadModelError
-        The file is no calibration.
+        The file is not a calibration.
     StorageError
         The store failed.
     """

@@ -78,7 +78,7 @@ def load_on(
 
 
 def check_device(device: str, url: str | Path) -> None:
-    """Raise `BadInputError` where this machine has not the device for a model."""
+    """Raise `BadInputError` if this machine has not the device for a model."""
     if is_python(url):
         return
     if device == CUDA and is_weights(url):

@@ -139,7 +139,7 @@ class OutputColumn:
     name: str
     kind: str
     """Of the output; ``class`` for the most probable one, ``interval`` for the ends of one,
-    ``list`` for several numbers a row."""
+    ``list`` for several numbers per row."""
     output: str
     """Of the model."""
     unit: str = ""
@@ -153,7 +153,7 @@ class OutputColumn:
     level: float | None = None
     """Of a quantile and the end of an interval: between 0 and 1."""
     width: int = 0
-    """Of a list: numbers a row."""
+    """Of a list: numbers per row."""
     grid: tuple[float, ...] = ()
     """Of a list that is a PDF: as in `ModelOutput.grid`."""
     bins: bool = False
@@ -167,12 +167,12 @@ class OutputColumn:
 
     @classmethod
     def from_json(cls, value: Any) -> OutputColumn:
-        """The reverse of `to_json`; raises `ValueError` where it is none."""
+        """The reverse of `to_json`; raises `ValueError` if it is none."""
         try:
             lists = {name: tuple(value[name]) for name in ("classes", "grid") if name in value}
             return cls(**{**value, **lists})
         except (TypeError, KeyError) as error:
-            raise ValueError("this is no column of a model") from error
+            raise ValueError("this is not a column of a model") from error
 
 
 Z_PRED = REDSHIFT.output_columns()[0]
@@ -191,7 +191,7 @@ def columns_of(outputs: Iterable[ModelOutput]) -> tuple[OutputColumn, ...]:
 
 
 def check_outputs(outputs: Sequence[ModelOutput], where: str) -> None:
-    """Raise `BadModelError` where outputs do not say enough, or two become one column."""
+    """Raise `BadModelError` if outputs do not say enough, or two become one column."""
     for output in outputs:
         said = _wrong(output)
         if said:

@@ -39,7 +39,7 @@ class PythonSource:
     path: Path
     """Of the module's source."""
     files: tuple[Path, ...] | None
-    """Further files that it declares; None where it declares nothing."""
+    """Further files that it declares; None if it declares nothing."""
 
     def digest(self) -> str:
         """``sha256:`` of the source and of all declared files, their names included."""
@@ -89,7 +89,9 @@ def find_source(spec: str, folder: str = "") -> PythonSource:
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError) as error:
-        raise BadModelError(f"{path}, of the model {spec}, is no Python source: {error}") from error
+        raise BadModelError(
+            f"{path}, of the model {spec}, is not a Python source: {error}"
+        ) from error
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == name:
             return PythonSource(spec, module, name, path, _declared(node, path, spec))

@@ -156,7 +156,7 @@ class ModelSignature:
             A key is not known, or a value is none that there is; `where` is for the message.
         """
         if not isinstance(plain, dict):
-            raise BadModelError(f"{where} cannot be read: it is no JSON object")
+            raise BadModelError(f"{where} cannot be read: it is not a JSON object")
         try:
             if not {"inputs", "outputs"} & set(plain):
                 return cls(**{**plain, "band_names": tuple(plain.get("band_names", ()))})
@@ -169,7 +169,7 @@ class ModelSignature:
         return found
 
     def check(self, where: str = "the signature") -> None:
-        """Raise `BadModelError` where it says something that there is not."""
+        """Raise `BadModelError` if it says something that there is not."""
         self.image.check(self.bands, where)
         for column in self.columns:
             column.check(where)

@@ -14,7 +14,7 @@ from perseid.storage import Storage
 
 
 def signature_beside(model: str | Path) -> ModelSignature | None:
-    """The signature in the file beside a model; None where there is none.
+    """The signature in the file beside a model; None if there is none.
 
     Parameters
     ----------

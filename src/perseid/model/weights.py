@@ -26,7 +26,7 @@ Arrays = Mapping[str, NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Weights:
-    """A config and its arrays by parameter name; raises `BadModelError` where they do not fit."""
+    """A config and its arrays by parameter name; raises `BadModelError` if they do not fit."""
 
     config: AstroMAEConfig
     arrays: Arrays
@@ -57,7 +57,7 @@ def save_weights(weights: Weights, url: str | Path) -> None:
 
 
 def load_weights(url: str | Path) -> Weights:
-    """Read the file at a path or URL; raises `BadModelError` where it is none or does not fit."""
+    """Read the file at a path or URL; raises `BadModelError` if it is none or does not fit."""
     store, name = Storage.holding(url)
     data = store.get(name)
     try:
@@ -66,7 +66,7 @@ def load_weights(url: str | Path) -> Weights:
         config = parse_json(members.pop(CONFIG_MEMBER).tobytes())
     except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise BadModelError(
-            f"{store.where(name)} is no weight file: give one that perseid model import or "
+            f"{store.where(name)} is not a weight file: give one that perseid model import or "
             "perseid train made"
         ) from error
     return Weights(AstroMAEConfig.from_dict(config), members)

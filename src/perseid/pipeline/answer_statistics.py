@@ -59,7 +59,7 @@ class AnswerStatistics:
         return {**redshift, "coverage": self.coverage.coverage()}
 
     def classes(self) -> Mapping[str, object] | None:
-        """The summary's ``classification``; None where no object has both label and answer."""
+        """The summary's ``classification``; None if no object has both label and answer."""
         counts = self.classification
         if counts is None or not counts.n:
             return None
@@ -75,7 +75,7 @@ class AnswerStatistics:
         }
 
     def distributions(self) -> Mapping[str, object] | None:
-        """The summary's ``distributions``; None where no object has both redshift and answer."""
+        """The summary's ``distributions``; None if no object has both redshift and answer."""
         return self.distribution.to_json() if self.distribution.n else None
 
 
@@ -89,8 +89,8 @@ def class_of_labels(
 ) -> NDArray[np.int64]:
     """(n,): the place of each label's class; -1 where it is none of them, or missing.
 
-    Where the survey names its labels as the model names its classes, by these names; else a label
-    is the place itself.
+    Where the survey names its labels as the model names its classes, by these names; otherwise a
+    label is the place itself.
 
     Examples
     --------

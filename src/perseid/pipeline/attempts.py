@@ -39,7 +39,7 @@ class Attempt:
     """Unique; the same as in the rank's log."""
     ending: Ending
     message: str
-    """One sentence where something went wrong, else empty."""
+    """One sentence where something went wrong; otherwise empty."""
     started: float
     """When the process (cold) or the work (warm) began, seconds since the epoch, UTC."""
     duration_ms: float

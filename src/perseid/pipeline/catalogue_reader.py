@@ -58,7 +58,7 @@ def catalogue_parts(store: Storage) -> tuple[ObjectInfo, ...]:
 
 
 def catalogue_bytes(store: Storage) -> int:
-    """Size of a run's catalogue, all parts together; raises `NotFoundError` where there is none."""
+    """Size of a run's catalogue, all parts together; raises `NotFoundError` if there is none."""
     return sum(part.size for part in catalogue_parts(store))
 
 

@@ -38,9 +38,9 @@ class CheckedModel:
 
     identity: ModelIdentity
     signature: ModelSignature | None
-    """None where this process has no onnxruntime to load it with, as on AWS between the ranks."""
+    """None if this process has no onnxruntime to load it with, as on AWS between the ranks."""
     given: ModelSignature | None = None
-    """The signature that was given with it, or lies beside it; None where its file has its own."""
+    """The signature that was given with it, or lies beside it; None if its file has its own."""
     intervals: Mapping[str, float] | None = None
     """Half width over 1 + z_pred of calibrated intervals, by their probability as text."""
     notes: tuple[str, ...] = ()
@@ -55,7 +55,7 @@ class RowCount:
     rows: int
     """0 where it cannot be read."""
     error: str = ""
-    """Why it cannot be read, in a sentence; else empty."""
+    """Why it cannot be read, in a sentence; otherwise empty."""
 
 
 def check_model(
@@ -138,7 +138,7 @@ def _calibrated(model: CheckedModel, url: str) -> CheckedModel:
     if found.digest != model.identity.digest:
         note = (
             f"the calibration beside {url} is of another model: redshifts get no intervals; make "
-            "it anew by `perseid model calibrate`"
+            "it again by `perseid model calibrate`"
         )
         return replace(model, notes=(*model.notes, note))
     return replace(model, intervals={f"{level:g}": w for level, w in found.widths.items()})
@@ -152,7 +152,7 @@ def check_shape(
     options: ReadOptions = PLAIN,
     fit: str = "",
 ) -> None:
-    """Raise `BadInputError` where no partition has the inputs that the model takes.
+    """Raise `BadInputError` if no partition has the inputs that the model takes.
 
     Looks at as many as it takes to find one that fits, in most runs the first. One that cannot be
     read is left to its rank, which names it.

@@ -37,7 +37,7 @@ class FormerRun:
     manifest: ObjectInfo | None
     """Listing entry of its manifest; None if there are only remains of a run."""
     world_size: int | None
-    """Number of its ranks; None where the manifest cannot be read."""
+    """Number of its ranks; None if the manifest cannot be read."""
 
     @classmethod
     def at(cls, storage: Storage) -> FormerRun:

@@ -99,13 +99,13 @@ class Share:
     """Statistics of some ranks' partitions."""
 
     groups: Mapping[str, int]
-    """Feature groups; empty where nothing is scored."""
+    """Feature groups; empty if nothing is scored."""
     partial: Partial
     rows: int = 0
     """Of the ranks' partitions."""
 
     def join(self, other: Share) -> Share:
-        """Of both; raises `RunError` where the ranks score by other features."""
+        """Of both; raises `RunError` if the ranks score by other features."""
         if self.groups and other.groups and dict(self.groups) != dict(other.groups):
             raise RunError("the ranks' models score by different features: give all one model")
         rows = self.rows + other.rows
@@ -214,7 +214,7 @@ def _catalogue(
 ) -> Catalogue | None:
     """Bring the catalogue together on rank 0 (else None), or write a part of it on each rank.
 
-    Scores go to rank 0 with the columns where the catalogue is one file: some 40 bytes an object,
+    Scores go to rank 0 with the columns where the catalogue is one file: some 40 bytes per object,
     while the features (400) stay where they are. Ranks over all scores follow from them exactly.
     """
     item, storage = outputs.item, outputs.storage

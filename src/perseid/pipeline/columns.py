@@ -40,7 +40,7 @@ class PartitionResult:
     key: str
     """Of the partition."""
     z_pred: NDArray[np.float32] | None
-    """(n,), NaN where flagged; None where the model predicts no redshift."""
+    """(n,), NaN where flagged; None if the model predicts no redshift."""
     flag: NDArray[np.int32]
     """(n,): 0, `NOT_FINITE`, `NO_ANSWER` or `MISSING_INPUT`."""
     object_id: NDArray[Any] | None = None
@@ -50,7 +50,7 @@ class PartitionResult:
     label: NDArray[np.int32] | None = None
     """(n,), masked where single labels are missing."""
     features: NDArray[np.float32] | None = None
-    """(n, d), NaN where flagged; None where nothing is scored."""
+    """(n, d), NaN where flagged; None if nothing is scored."""
     carried: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     """Columns of the survey that the catalogue takes, by their names there, (n,); masked where
     single values are missing. A column that the partition lacks is not among them."""
@@ -89,7 +89,7 @@ class Stamp:
 
     @classmethod
     def from_json(cls, text: bytes) -> Stamp:
-        """The reverse of `to_json`; raises `ValueError` where it is none."""
+        """The reverse of `to_json`; raises `ValueError` if it is none."""
         run_id, rank, groups, *more = parse_json(text)
         columns = tuple(map(OutputColumn.from_json, more[0])) if more else (Z_PRED,)
         return cls(run_id, rank, dict(groups), columns)
@@ -242,7 +242,7 @@ def _array(data: bytes) -> NDArray[Any]:
     length = int.from_bytes(data[8:start], "little")
     header = _HEADER.fullmatch(data, start, start + length)
     if header is None:
-        raise ValueError("this is no array of a rank's objects")
+        raise ValueError("this is not an array of a rank's objects")
     shape = tuple(int(size) for size in header[2].replace(b",", b" ").split())
     dtype = np.dtype(header[1].decode())
     if not dtype.itemsize:  # of empty texts

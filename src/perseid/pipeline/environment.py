@@ -50,7 +50,7 @@ class RankEnvironment:
 
 
 def differences(environments: Mapping[int, Mapping[str, object]]) -> list[str]:
-    """A sentence for each thing in which the ranks' environments differ; empty where they agree.
+    """A sentence for each thing in which the ranks' environments differ; empty if they agree.
 
     Parameters
     ----------

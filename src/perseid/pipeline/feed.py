@@ -207,7 +207,7 @@ class Feed:
             cutouts = replace(cutouts, images=fitted(cutouts.images, self._signature, self._fit))
             if local and cutouts.images is read:
                 # The reader gives a block's pages of the memory map back when the next is asked
-                # for, which is before the model sees this one: it would map them anew, to stay.
+                # for, which is before the model sees this one: it would map them again, to stay.
                 cutouts = replace(cutouts, images=read.copy())
             flag = flags(self._signature, cutouts)
             self.spans.append((began, time.time()))

@@ -122,7 +122,7 @@ class Inference:
         part.fill(block.cutouts, block.flag, prediction, checks)
 
     def _finished(self, part: _Part) -> PartitionResult | None:
-        """The partition's result; None where its columns do not go with those before it."""
+        """The partition's result; None if its columns do not go with those before it."""
         try:
             result = part.result(carried(self._item.survey_columns))
         except BadPartitionError as error:

@@ -167,7 +167,7 @@ def _with_certificate(manifest: Manifest, sealed: str) -> Manifest:
 
 
 def _put_items(storage: Storage, manifest: Manifest) -> None:
-    """Write the items, one a line: of 100,000 ranks they are 150 MB, which no process holds."""
+    """Write the items, one per line: of 100,000 ranks they are 150 MB, which no process holds."""
     with temporary_folder("initialize") as folder:
         with open(folder / layout.ITEMS, "w", encoding="utf-8") as file:
             before = "[\n"
@@ -337,7 +337,7 @@ def _check_data(request: RunRequest, listing: Listing, model: CheckedModel) -> C
 
 
 def _check_lists(kinds: Sequence[str], model: ModelSignature) -> None:
-    """Raise `BadInputError` where the model gives no lists of a kind that is asked for."""
+    """Raise `BadInputError` if the model gives no lists of a kind that is asked for."""
     lacking = [kind for kind in kinds if not model.list_columns((kind,))]
     if lacking:
         raise BadInputError(

@@ -1,4 +1,4 @@
-"""What travels from initialize to a worker: one item a rank."""
+"""What travels from initialize to a worker: one item per rank."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class PartitionRef:
     etag: str | None = None
     """The store's entity tag when the run began; another one later means the file was changed."""
     rows: int | None = None
-    """How many objects it holds; None where the survey does not say so itself."""
+    """How many objects it holds; None if the survey does not say so itself."""
 
 
 def data_path(partitions: Sequence[PartitionRef]) -> str | list[str] | None:
@@ -105,7 +105,7 @@ class WorkItem:
     """Of the item's keys: see `perseid.pipeline.schema`."""
 
     def model_signature(self) -> ModelSignature | None:
-        """The signature that the run gives its model; None where the model's file has it."""
+        """The signature that the run gives its model; None if the model's file has it."""
         return None if self.signature is None else ModelSignature.from_plain(self.signature)
 
     def result_settings(self) -> dict[str, object]:

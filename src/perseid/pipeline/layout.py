@@ -11,7 +11,7 @@ import re
 MANIFEST = "manifest.json"
 """What was to be done: run id, request, partitions in natural order, assignment to ranks."""
 ITEMS = "items.json"
-"""List of work items, one a rank (what a Distributed Map reads)."""
+"""List of work items, one per rank (what a Distributed Map reads)."""
 PAYLOAD = "payload.json"
 """The request with ``data_map``, as the existing scripts read it."""
 COMBINED = "combined_data.json"
@@ -69,7 +69,7 @@ def features(rank: int) -> str:
 
 
 def moments(rank: int) -> str:
-    """The statistics of a rank's features (npz), one entry a partition: small, read first."""
+    """The statistics of a rank's features (npz), one entry per partition: small, read first."""
     return f"ranks/{rank}/moments.npz"
 
 
@@ -112,7 +112,7 @@ _OF_RUN = re.compile(
 
 
 def rank_of(key: str) -> int | None:
-    """The rank that an object is of; None where it is of the run as a whole."""
+    """The rank that an object is of; None if it is of the run as a whole."""
     found = _OF_RANK.match(key)
     return int(found[1] or found[2] or found[3]) if found else None
 

@@ -47,7 +47,7 @@ class Manifest:
     request: Mapping[str, object]
     """The request as it was given, unknown keys included."""
     script: Mapping[str, str] | None = None
-    """Script mode: the environment that all ranks share; None where our runtime works."""
+    """Script mode: the environment that all ranks share; None if our runtime works."""
     warnings: tuple[str, ...] = ()
     """One sentence each."""
     model: ModelIdentity | None = None
@@ -111,7 +111,7 @@ class Manifest:
         return {"WORLD_SIZE": str(self.world_size), "RANK": str(rank), "DATA_PATH": text}
 
     def items(self) -> list[WorkItem]:
-        """One item a rank."""
+        """One item per rank."""
         return [self.item(rank) for rank in range(self.world_size)]
 
     def plain_items(self) -> Iterator[dict[str, object]]:
@@ -172,7 +172,7 @@ class Manifest:
 def assign(files: int, world_size: int, weights: Sequence[int] | None = None) -> tuple[int, ...]:
     """How many files each rank takes: rank r ceil(files left / ranks left), the rest none.
 
-    With `weights`, one a file, the heaviest rank is as light as it can be; each rank takes a file
+    With `weights`, one per file, the heaviest rank is as light as it can be; each rank takes a file
     as long as there are any.
 
     Examples

@@ -52,7 +52,7 @@ class ScoredSurvey:
 def survey_metric(parts: Partial | Sequence[Moments], groups: Mapping[str, int]) -> Metric | None:
     """How far from the whole survey an object is, from the statistics of all partitions.
 
-    Those of single partitions come in natural order; None where nothing is scored.
+    Those of single partitions come in natural order; None if nothing is scored.
     """
     whole = parts if isinstance(parts, Partial) else Partial.of(enumerate(parts))
     return Metric.of(whole.total(), groups) if whole.nodes else None
@@ -114,7 +114,7 @@ def repeated_ids(survey: ScoredSurvey) -> int:
 
 
 def redshifts(survey: ScoredSurvey) -> Mapping[str, object] | None:
-    """Metrics over all objects of known redshift; None where there is none."""
+    """Metrics over all objects of known redshift; None if there is none."""
     known = [
         (part.result.z_pred, part.result.z_spec)
         for part in survey.parts

@@ -118,7 +118,7 @@ def chosen_bands(wanted: Sequence[str], count: int, names: Sequence[str]) -> tup
 
 
 def names_of_bands(signature: ModelSignature) -> tuple[str, ...]:
-    """Names of the model's bands; empty where it does not name each of them."""
+    """Names of the model's bands; empty if it does not name each of them."""
     return signature.band_names if len(signature.band_names) == signature.bands else ()
 
 
@@ -248,7 +248,8 @@ def other_columns(signature: ModelSignature, cutouts: Cutouts) -> dict[str, NDAr
         given = getattr(cutouts, name) if given is None and name in OURS else given
         if given is None or given.dtype.kind not in "fiub" or given.ndim != 1:
             raise BadInputError(
-                f"the model {signature.name!r} takes the column {name}, one number a row, and the "
+                f"the model {signature.name!r} takes the column {name}, one number per row, and "
+                "the "
                 "survey has no such column"
             )
         values = np.ma.getdata(given).astype(np.float64)

@@ -92,7 +92,7 @@ def _run_around(data: Location) -> Location | None:
 
 
 def _run_at(folder: Location) -> Mapping[str, object]:
-    """The manifest of the run at a place; empty where there is none."""
+    """The manifest of the run at a place; empty if there is none."""
     try:
         manifest = json.loads(Storage(folder).get(layout.MANIFEST))
     except (PerseidError, ValueError, RecursionError):

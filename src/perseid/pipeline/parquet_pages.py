@@ -82,7 +82,7 @@ Values = NDArray[Any] | Strings
 
 
 def rows_of(column: ParquetColumn, values: Mapping[str, Values]) -> int:
-    """How many values there are of a column; raises `BadInputError` where they do not fit it."""
+    """How many values there are of a column; raises `BadInputError` if they do not fit it."""
     if column.name not in values:
         raise BadInputError(f"the table has no column {column.name!r}")
     given = values[column.name]
@@ -182,7 +182,7 @@ def _array(values: Values) -> NDArray[Any]:
 
 
 def _valid(values: Values) -> NDArray[np.bool_] | None:
-    """(n,), or None where all are there."""
+    """(n,), or None if all are there."""
     mask = np.ma.getmask(_array(values))
     if mask is np.ma.nomask:
         return None

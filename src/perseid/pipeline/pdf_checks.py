@@ -1,6 +1,6 @@
 """How well a redshift PDF agrees with the redshift that is known: PIT and CRPS of each object.
 
-A PDF is a hundred numbers an object, too many for a catalogue unless they are asked for; these two
+A PDF is a hundred numbers per object, too many for a catalogue unless they are asked for; these two
 are all that the statistics of the survey need of it.
 """
 
@@ -50,7 +50,7 @@ def check_values(
     lists
         Its PDFs, as in `Prediction.lists`.
     redshift
-        (n,): spectroscopic redshifts; None where the partition has none.
+        (n,): spectroscopic redshifts; None if the partition has none.
     """
     output = _pdf(signature)
     if output is None:

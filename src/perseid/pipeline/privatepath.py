@@ -22,7 +22,7 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def why_shared(root: Path, folder: str) -> str | None:
-    """Why another local user could change what lies at ``root/folder``; None where none could.
+    """Why another local user could change what lies at ``root/folder``; None if none could.
 
     The folders are made where they are not there, open to this user only. Once each of them is this
     user's and closed to others, and the root keeps each user's entries from the others, nobody but

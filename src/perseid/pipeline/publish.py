@@ -135,7 +135,7 @@ def findings(
     survey
         All partitions, scored.
     groups
-        Features of the score; empty where nothing is scored.
+        Features of the score; empty if nothing is scored.
     use, top
         `WorkItem.anomaly` and `WorkItem.top`.
     names

@@ -91,7 +91,7 @@ def read_merged(
 ) -> tuple[dict[int, StoredRecord], Findings] | None:
     """Records by rank, and what rank 0 of a communicator found.
 
-    None where it did not merge, or where what it left is not whole: every rank's record, each
+    None if it did not merge, or where what it left is not whole: every rank's record, each
     partition once, a row of the catalogue for each row predicted.
     """
     try:
@@ -281,7 +281,7 @@ def _json(storage: Storage, key: str) -> Plain:
 
 def _plain(value: object) -> Plain:
     if not isinstance(value, dict):
-        raise ValueError("this is no record")
+        raise ValueError("this is not a record")
     return value
 
 

@@ -72,7 +72,7 @@ class RankRecord:
     """Transport of the connection to each peer, by the peer's rank: ``direct``, ``relay``;
     ``store`` where neither could be had."""
     transport_note: str = ""
-    """Why the statistics went through the store although they were not to; else empty."""
+    """Why the statistics went through the store although they were not to; otherwise empty."""
     environment: Mapping[str, object] = field(default_factory=dict)
     """What computed: `environment.RankEnvironment` as JSON; empty for a script."""
     bands: tuple[str, ...] = ()

@@ -67,8 +67,8 @@ def count_repeats(keys: Keys) -> int:
 def keys_of(ids: Ids) -> Keys:
     """A key an id that is not missing: the same one for 7 and the text "7".
 
-    A text that is no number has a hash of 64 bits for its key: of 50 million of them two share one
-    in one survey of 15,000.
+    A text that is not a number has a hash of 64 bits for its key: of 50 million of them two share
+    one in one survey of 15,000.
     """
     known = np.ma.compressed(ids) if np.ma.isMaskedArray(ids) else ids
     if known.dtype.kind != "U":

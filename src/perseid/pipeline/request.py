@@ -88,7 +88,7 @@ class RunRequest(BaseModel):
     fmi_enabled: Annotated[bool | None, Blank] = Field(
         None, description="true or false: whether a script's ranks talk to each other"
     )
-    data_map: Any = Field(None, description="anything: it is made anew from the listing")
+    data_map: Any = Field(None, description="anything: it is made again from the listing")
     data_path: Any = Field(
         None, description="anything: DATA_PATH is each rank's own share of the listing"
     )
@@ -157,9 +157,9 @@ class RunRequest(BaseModel):
         None, description="seconds above 0, or leave it out for 2"
     )
     memory_mb: Annotated[int, Field(ge=128, le=10_240)] = Field(
-        1769, description="MB a worker, from 128 to 10240 as on Lambda"
+        1769, description="MB per worker, from 128 to 10240 as on Lambda"
     )
-    timeout: Annotated[float, Field(gt=0)] = Field(900.0, description="seconds a worker, above 0")
+    timeout: Annotated[float, Field(gt=0)] = Field(900.0, description="seconds per worker, above 0")
     retries: Annotated[int, Field(ge=0, le=100)] = Field(
         2, description="a whole number from 0 to 100"
     )
@@ -167,7 +167,7 @@ class RunRequest(BaseModel):
         None, description="percent of the ranks, from 0 to 100: when more fail, AWS stops the rest"
     )
     workers: Count = Field(None, description="workers at once: a whole number from 1")
-    threads: Count = Field(None, description="threads a worker: a whole number from 1")
+    threads: Count = Field(None, description="threads per worker: a whole number from 1")
 
     _given: dict[str, object] | None = PrivateAttr(None)
 
@@ -234,7 +234,7 @@ class RunRequest(BaseModel):
 
     @property
     def model_folder(self) -> str:
-        """Whole path of `model_path`; empty where there is none."""
+        """Whole path of `model_path`; empty if there is none."""
         return str(Path(self.model_path).absolute()) if self.model_path else ""
 
     @property
@@ -278,7 +278,7 @@ class RunRequest(BaseModel):
         if self.script and not self.script_mode:
             said.append("`script` is not run: the request has a `model`, so our runtime works")
         if self.data_map is not None:
-            said.append("`data_map` is made anew from the listing; the one given is ignored")
+            said.append("`data_map` is made again from the listing; the one given is ignored")
         if self.script_mode and self.data_path is not None:
             said.append("`data_path` is kept for scripts in payload.json; DATA_PATH names each "
                         "rank's own partitions")  # fmt: skip
@@ -286,12 +286,12 @@ class RunRequest(BaseModel):
 
 
 def read_keys(path: Path) -> dict[str, object]:
-    """The keys of a request file; raises `BadInputError` where it is no JSON object."""
+    """The keys of a request file; raises `BadInputError` if it is not a JSON object."""
     return read_object(path, "the request")
 
 
 def _sentences(error: ValidationError, options: Collection[str]) -> str:
-    """What pydantic found, a sentence a key; a union reports a key more than once."""
+    """What pydantic found, a sentence per key; a union reports a key more than once."""
     hints = {f.alias or name: f.description for name, f in RunRequest.model_fields.items()}
     said: dict[str, str] = {}
     for entry in error.errors():

@@ -13,7 +13,7 @@ class Flag:
     flag: str
     """E.g. ``--memory``."""
     metavar: str
-    """What stands for its value; ``SIZE`` and ``TIME`` take units; empty where it is a choice."""
+    """What stands for its value; ``SIZE`` and ``TIME`` take units; empty if it is a choice."""
     help: str
     """A few words."""
 
@@ -25,11 +25,11 @@ class Key:
     kind: str
     """Of its values, in a word."""
     default: str
-    """In words; empty where there is none. Markdown."""
+    """In words; empty if there is none. Markdown."""
     meaning: str
     """Markdown."""
     option: Flag | None = None
-    """None where only a request file can give it."""
+    """None if only a request file can give it."""
 
 
 KEYS: dict[str, Key] = {
@@ -68,9 +68,9 @@ KEYS: dict[str, Key] = {
     "batch_size": Key(
         "number",
         "512",
-        "rows a model call, at most (1 to 65536). The runtime computes micro-batches "
+        "rows per model call, at most (1 to 65536). The runtime computes micro-batches "
         "of 64 rows within it, or of `batch_size` where that is smaller",
-        Flag("--batch-size", "ROWS", "rows a model call, at most"),
+        Flag("--batch-size", "ROWS", "rows per model call, at most"),
     ),
     "object_type": Key(
         "text",
@@ -101,7 +101,7 @@ KEYS: dict[str, Key] = {
     "data_map": Key(
         "any",
         "",
-        "ignored with a warning: it is made anew from the listing",
+        "ignored with a warning: it is made again from the listing",
     ),
     "data_path": Key(
         "any",
@@ -218,7 +218,8 @@ KEYS: dict[str, Key] = {
         "text or list",
         "",
         "further columns of the survey that the catalogue takes, as a list or a text with commas; "
-        "`all` for every column of one value a row: see [columns](survey.md#columns-that-are-kept)",
+        "`all` for every column of one value per row: see "
+        "[columns](survey.md#columns-that-are-kept)",
         Flag("--keep", "COLUMN,...", "survey's columns that the catalogue takes too, or all"),
     ),
     "transport": Key(
@@ -256,7 +257,7 @@ KEYS: dict[str, Key] = {
     "memory_mb": Key(
         "number",
         "1769",
-        "MB a worker, 128 to 10240 as on Lambda; 1769 MB is one vCPU there",
+        "MB per worker, 128 to 10240 as on Lambda; 1769 MB is one vCPU there",
         Flag("--memory", "SIZE", "memory of a rank, such as 2GB; a bare number is MB (1769)"),
     ),
     "timeout": Key(
@@ -294,8 +295,8 @@ KEYS: dict[str, Key] = {
     "threads": Key(
         "number",
         "cores / workers",
-        "threads a worker",
-        Flag("--threads", "N", "threads a worker (default 1)"),
+        "threads per worker",
+        Flag("--threads", "N", "threads per worker (default 1)"),
     ),
 }
 """Of each field of `RunRequest`, in its order."""

@@ -31,7 +31,7 @@ class RunResult:
     summary: RunSummary
     """What ``summary.json`` holds."""
     incomplete: str | None
-    """One sentence that names what is missing; None where nothing is."""
+    """One sentence that names what is missing; None if nothing is."""
 
 
 def finished(store: Storage, manifest: Manifest) -> RunResult | None:
@@ -47,7 +47,7 @@ def finished(store: Storage, manifest: Manifest) -> RunResult | None:
 
 
 def published(store: Storage, manifest: Manifest) -> RunResult | None:
-    """The result of a run that was summarized, complete or not; None where it was not yet."""
+    """The result of a run that was summarized, complete or not; None if it was not yet."""
     last = last_summary(store)
     if last is None or last["run_id"] != manifest.run_id:
         return None
@@ -75,7 +75,7 @@ def missing_ranks(store: Storage, manifest: Manifest) -> list[int]:
 
 
 def last_summary(store: Storage) -> RunSummary | None:
-    """``summary.json``; None where there is none of a run."""
+    """``summary.json``; None if there is none of a run."""
     try:
         summary = parse_json(store.get(layout.SUMMARY))
         whole = isinstance(summary["run_id"], str) and isinstance(summary["status"], str)
@@ -152,7 +152,7 @@ def with_reasons(store: Storage, failures: Mapping[int, str]) -> RunSummary:
 
 
 def _former(store: Storage) -> EngineDocument | None:
-    """What an earlier driver wrote; None where there is none, or it is not whole."""
+    """What an earlier driver wrote; None if there is none, or it is not whole."""
     try:
         former = parse_json(store.get(layout.ENGINE))
     except (NotFoundError, ValueError):

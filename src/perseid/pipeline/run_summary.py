@@ -41,7 +41,7 @@ class RowCounts(TypedDict):
     """Rows of the catalogue."""
 
     expected: int | None
-    """None where a partition is missing: its rows are known only once it was read."""
+    """None if a partition is missing: its rows are known only once it was read."""
     received: int
     flagged: NotRequired[int]
     """Rows without a prediction."""

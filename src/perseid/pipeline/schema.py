@@ -32,9 +32,9 @@ def check_schema(value: object, what: str, version: str, remedy: str) -> int:
     Parameters
     ----------
     value
-        Its ``schema``; None where it has none.
+        Its ``schema``; None if it has none.
     what, version
-        What it is, and the version of perseid that wrote it (empty where it does not say).
+        What it is, and the version of perseid that wrote it (empty if it does not say).
     remedy
         What to do where it is newer than this version reads.
 
@@ -46,7 +46,7 @@ def check_schema(value: object, what: str, version: str, remedy: str) -> int:
     if value is None:
         return FIRST
     if not isinstance(value, int) or isinstance(value, bool) or value < FIRST:
-        raise BadInputError(f"{what} has the schema {value!r}, which is no whole number from 1")
+        raise BadInputError(f"{what} has the schema {value!r}, which is not a whole number from 1")
     if value > SCHEMA:
         writer = f"perseid {version}" if version else "a newer perseid"
         raise BadInputError(
@@ -57,7 +57,7 @@ def check_schema(value: object, what: str, version: str, remedy: str) -> int:
 
 
 def check_version(version: str, what: str, remedy: str) -> None:
-    """Raise `BadInputError` where something comes from a perseid of another minor version.
+    """Raise `BadInputError` if something comes from a perseid of another minor version.
 
     What does not say its version is of 0.1, which did not compare: it is let through.
     """
@@ -97,7 +97,7 @@ def from_plain(kind: type[T], plain: object, what: str) -> T:
         A key is missing, not known, or has a value of another type; `what` is for the message.
     """
     if not isinstance(plain, Mapping):
-        raise BadInputError(f"{what} cannot be read: it is no JSON object")
+        raise BadInputError(f"{what} cannot be read: it is not a JSON object")
     hints, known = (
         _hints(typing.cast(Any, kind)),
         {field.name: field for field in written(typing.cast(Any, kind))},

@@ -210,7 +210,7 @@ def _pass_on(process: subprocess.Popen[bytes], tail: deque[str]) -> None:
 
 
 def _result(item: WorkItem, storage: Storage) -> dict[str, object] | None:
-    """What the script wrote; None where it did not, as it may for a rank without data."""
+    """What the script wrote; None if it did not, as it may for a rank without data."""
     key = layout.record(item.rank)
     try:
         return parse_result(storage.get(key), storage.where(key))

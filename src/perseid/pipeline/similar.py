@@ -39,13 +39,13 @@ class SimilarObject:
     distance: float
     """Euclidean, in the unit of the features; 0 for the object itself."""
     object_id: int | str | None
-    """As the survey has it; None where it has none."""
+    """As the survey has it; None if it has none."""
     partition: str
     """Key of its partition."""
     row: int
     """In the partition, from 0."""
     z_pred: float | None
-    """Predicted redshift; None where there is no prediction."""
+    """Predicted redshift; None if there is no prediction."""
     z_spec: float | None
     label: int | None
     """As the survey has it."""

@@ -31,25 +31,25 @@ class StoredRecord:
     rows_missing: Mapping[str, int]
     """Rows that lack an input, a redshift, an id, a label."""
     read: tuple[tuple[str, int | None], ...] | None
-    """(key, rows) of each partition that was read; None where it does not say."""
+    """(key, rows) of each partition that was read; None if it does not say."""
     failed: tuple[tuple[str, str], ...]
     """(key, error) of each partition that could not be read."""
     stages: Mapping[str, float]
-    """Seconds; empty where it does not say."""
+    """Seconds; empty if it does not say."""
     timeline: tuple[tuple[str, float, float], ...]
     """(stage, start, end), seconds since the epoch."""
     throughput_bps: float
     pixel_bits: int
     peak_memory_mb: float | None
-    """MiB; None where it does not say."""
+    """MiB; None if it does not say."""
     cold_start: bool
     transport: str
-    """Empty where it does not say."""
+    """Empty if it does not say."""
     transport_note: str
     routes: Mapping[str, str]
     """Way to each peer."""
     precision: str
-    """What ran; empty where it does not say."""
+    """What ran; empty if it does not say."""
     model: ModelIdentity | None
     """None in records of scripts and of earlier versions."""
     model_change: bool
@@ -119,9 +119,9 @@ class Findings:
     """What a run found out about the survey; the same keys in ``merged.json``."""
 
     redshift: Plain | None = None
-    """Metrics; None where no redshift is known."""
+    """Metrics; None if no redshift is known."""
     anomaly: Plain | None = None
-    """How well the score finds labeled anomalies; None where nothing is scored."""
+    """How well the score finds labeled anomalies; None if nothing is scored."""
     top: Sequence[object] = ()
     """The objects of the highest scores, highest first."""
     rows: int = 0
@@ -129,9 +129,9 @@ class Findings:
     repeated_ids: int = 0
     """Objects whose id an earlier one has, too."""
     classification: Plain | None = None
-    """Accuracy, confusion and reliability; None where no labeled object has class probabilities."""
+    """Accuracy, confusion and reliability; None if no labeled object has class probabilities."""
     distributions: Plain | None = None
-    """PIT, CRPS and coverage; None where no object of known redshift has quantiles."""
+    """PIT, CRPS and coverage; None if no object of known redshift has quantiles."""
 
     @classmethod
     def from_json(cls, value: object) -> Findings:

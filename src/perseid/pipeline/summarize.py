@@ -66,7 +66,7 @@ def summarize(
         From the first worker's start to the last one's end as the engine saw it, seconds; taken
         from the records where it is not given.
     failures
-        What the engine knows of ranks that left no record: one sentence a rank.
+        What the engine knows of ranks that left no record: one sentence per rank.
     engine
         What the engine measured, for the summary.
     transport_note
@@ -119,7 +119,7 @@ def summarize(
 
 
 def _of_communicator(storage: Storage, manifest: Manifest) -> Merged | None:
-    """What rank 0 published; None where it did not, or not the whole of it."""
+    """What rank 0 published; None if it did not, or not the whole of it."""
     read = rank_outputs.read_merged(storage, manifest)
     if read is None:
         return None

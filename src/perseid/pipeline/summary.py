@@ -126,7 +126,7 @@ def timings(
 
 
 def throughput(records: Records, timing: Timing) -> dict[str, object]:
-    """Under each of the three definitions, bits a second, with rows a second of the whole run."""
+    """Under each of the three definitions, bits a second, with rows per second of the whole run."""
     bits = float(sum(record.pixel_bits for record in records.values()))
     rows = sum(record.rows for record in records.values())
     return {
@@ -189,7 +189,7 @@ def transports(manifest: Manifest, records: Records, used: str, note: str) -> di
 
 
 def spread(values: Sequence[float]) -> dict[str, float] | None:
-    """p50, p90, p99 and the maximum, of all values; None where there is none."""
+    """p50, p90, p99 and the maximum, of all values; None if there is none."""
     if not values:
         return None
     p50, p90, p99 = np.percentile(np.asarray(values, np.float64), [50, 90, 99])

@@ -18,7 +18,7 @@ from perseid.survey.names import FURTHER, KNOWN, POSITION, ColumnNames, column_n
 from perseid.survey.read_options import ReadOptions, channels_last
 
 ALL: Final = "all"
-"""Of `RunRequest.keep`: every column of one value a row."""
+"""Of `RunRequest.keep`: every column of one value per row."""
 PREFIX: Final = "survey_"
 """Before the name of a column of the survey that collides with one of ours."""
 OURS: Mapping[str, str] = MappingProxyType(
@@ -88,7 +88,7 @@ def choose_columns(
     Raises
     ------
     BadInputError
-        No file has a column that is to be kept, or it has more than one value a row.
+        No file has a column that is to be kept, or it has more than one value per row.
     """
     there: dict[str, ColumnSpec] = {}
     sources: dict[str, str] = {}
@@ -141,7 +141,7 @@ def _kept(
             )
         if spec is not None and not spec.is_scalar:
             what = (
-                f"{spec.shape} values a row" if spec.kind else "values of a type that is not read"
+                f"{spec.shape} values per row" if spec.kind else "values of a type that is not read"
             )
             raise BadInputError(
                 f"--keep names the column {name}, which has {what}: the catalogue takes columns of "

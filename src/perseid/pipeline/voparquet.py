@@ -36,7 +36,7 @@ class VOField:
     datatype: str
     """One of VOTable's, such as ``double``."""
     arraysize: str = ""
-    """Elements of a value; empty: it is no array."""
+    """Elements of a value; empty: it is not an array."""
     unit: str = ""
     ucd: str = ""
     description: str = ""

@@ -100,7 +100,7 @@ CODES: Mapping[str, Reason] = {
     "TokenRefreshRequired": _EXPIRED,
     "InvalidToken": Reason(
         ForbiddenError,
-        "the session token does not belong to these keys: set AWS_SESSION_TOKEN anew, or unset it "
+        "the session token does not belong to these keys: set AWS_SESSION_TOKEN again, or unset it "
         "where the keys are not temporary",
     ),
     "InvalidObjectState": _ARCHIVED,

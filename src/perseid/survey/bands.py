@@ -9,7 +9,7 @@ _PARTS = re.compile(r"[-_./: ]+")
 
 
 def band_places(wanted: Sequence[str], there: Sequence[str]) -> tuple[int, ...] | None:
-    """Places of the wanted bands among those that are there; None where one of them is not.
+    """Places of the wanted bands among those that are there; None if one of them is not.
 
     Names are compared as they are, then in any case, then by their last part, so that ``g`` finds
     ``DES-G``. A name that fits several bands finds none of them.

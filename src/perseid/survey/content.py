@@ -176,7 +176,7 @@ def _integers(array: Array, dtype: np.dtype[Any], place: str) -> Array:
         if known.size and (int(known.min()) < limits.min or int(known.max()) > limits.max):
             raise BadPartitionError(
                 f"{place} has values from {known.min()} to {known.max()}, which do not fit into "
-                f"{dtype}: number it anew"
+                f"{dtype}: number it again"
             )
     return array.astype(dtype)
 
@@ -205,7 +205,9 @@ def _text(array: Array, place: str) -> Array:
         try:
             values = np.char.decode(values, "utf-8")
         except UnicodeDecodeError as error:
-            raise BadPartitionError(f"{place} has text that is not UTF-8: write it anew") from error
+            raise BadPartitionError(
+                f"{place} has text that is not UTF-8: write it again"
+            ) from error
     if values.dtype.itemsize > LONGEST_TEXT * np.dtype("U1").itemsize:
         longest = int(np.char.str_len(values).max(initial=0))
         if longest > LONGEST_TEXT:

@@ -26,9 +26,9 @@ class Cutouts:
     survey has no images, (n, 0, 0, 0)."""
     magnitudes: NDArray[np.floating] | None = None
     """(n, magnitudes), AB magnitudes, as many as the survey has, NaN where one is missing; float32
-    or float64, kept as read; None where the survey has none."""
+    or float64, kept as read; None if the survey has none."""
     redshift: NDArray[np.floating] | None = None
-    """(n,), spectroscopic, NaN where it is missing; None where no row has one."""
+    """(n,), spectroscopic, NaN where it is missing; None if no row has one."""
     object_id: NDArray[Any] | None = None
     """(n,), int64, uint64 or text, unique in the survey; masked where single ids are missing.
     None: the row is known by partition and row number only."""

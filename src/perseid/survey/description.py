@@ -17,7 +17,7 @@ from perseid.survey.read_options import LAYOUTS
 
 @dataclass(frozen=True)
 class SurveyDescription:
-    """What ``survey.json`` says; empty where there is none."""
+    """What ``survey.json`` says; empty if there is none."""
 
     labels: Mapping[int, str] = field(default_factory=dict)
     """Names of labels."""
@@ -61,7 +61,7 @@ def _of(said: Mapping[str, object], where: str) -> SurveyDescription:
     notes, names = [], NO_NAMES
     listed = isinstance(bands, list) and all(isinstance(one, str) and one for one in bands)
     if bands is not None and not listed:
-        notes.append(f"{where}: bands is {bands!r}, which is no list of names: it is not used")
+        notes.append(f"{where}: bands is {bands!r}, which is not a list of names: it is not used")
     if layout is not None and layout not in LAYOUTS:
         notes.append(f"{where}: layout is {layout!r}, not {' or '.join(LAYOUTS)}: it is not used")
     try:

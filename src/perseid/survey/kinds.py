@@ -65,7 +65,7 @@ def stored_label_names(options: Mapping[str, object], data_url: str) -> dict[int
 
 
 def label_names(value: object) -> dict[int, str]:
-    """Names by label, from JSON values; what is no name of a label is left out."""
+    """Names by label, from JSON values; what is not a name of a label is left out."""
     if not isinstance(value, Mapping):
         return {}
     return {

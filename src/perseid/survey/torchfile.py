@@ -282,7 +282,7 @@ class _TorchNames:
     ) -> LazyTensor:
         numbers = (offset, *shape, *stride)
         if not isinstance(storage, LazyStorage) or len(shape) != len(stride):
-            raise ValueError("a tensor has no storage, or not one stride a dimension")
+            raise ValueError("a tensor has no storage, or not one stride per dimension")
         if len(shape) > MOST_DIMENSIONS or not all(type(n) is int and n >= 0 for n in numbers):
             raise ValueError(f"a tensor has the shape {shape}, strides {stride}")
         last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))

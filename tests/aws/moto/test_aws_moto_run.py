@@ -101,7 +101,7 @@ def test_more_ranks_than_may_run_at_once_wait_for_their_turn(moto, put_survey, t
     assert refused(moto) - before > 0
     engine = read(results, "engine.json")
     assert len(engine["attempts"]) == 41
-    # Each refused call is a transition more than the run's six and one a rank.
+    # Each refused call is a transition more than the run's six and one per rank.
     assert 0 < engine["refused_calls"] <= refused(moto) - before
     assert engine["transitions"] == 6 + 41 + engine["refused_calls"]
     # Lines of a log have whole milliseconds: one may seem to begin before another's end.

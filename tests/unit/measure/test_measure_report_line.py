@@ -23,7 +23,7 @@ TABBED = (
 
 
 def parse_report(line: str) -> Report | None:
-    """The REPORT in one line, or None where the line has no whole one."""
+    """The REPORT in one line, or None if the line has no whole one."""
     return next(find_reports(line), None)
 
 

@@ -55,7 +55,7 @@ class Facts:
     date: str = ""
     """Of that answer, as HTTP has it."""
     outputs: Mapping[str, str] | None = None
-    """Of the stack; None where there is none."""
+    """Of the stack; None if there is none."""
     parameters: Mapping[str, str] | None = None
     status: service.Status | None = None
     """Of the rendezvous' service."""
@@ -197,7 +197,8 @@ def _buckets(aws: Aws, name: str, facts: Facts) -> Finding:
 
 
 def foreign_key(aws: Aws, bucket: str, given: str) -> str:
-    """What is wrong where a customer's key encrypts a bucket and no role may use it; else empty."""
+    """What is wrong where a customer's key encrypts a bucket and no role may use it; otherwise
+    empty."""
     try:
         with aws_errors():
             found = aws.client("s3").get_bucket_encryption(Bucket=bucket)

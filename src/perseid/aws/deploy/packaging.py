@@ -112,7 +112,7 @@ def build(
     Raises
     ------
     BadModelError
-        `model` is no model that workers can load.
+        `model` is not a model that workers can load.
     BadInputError
         A package is larger than Lambda takes, or there is no wheel for the target.
     """

@@ -102,7 +102,7 @@ def _may_be_ours(entry: dict[str, Any]) -> bool:
 
 
 def check_image(options: Options, previous: Mapping[str, str]) -> None:
-    """Raise `BadInputError` where a worker would change between zip and image.
+    """Raise `BadInputError` if a worker would change between zip and image.
 
     A function cannot, and CloudFormation makes no second one of the same name.
     """
@@ -116,7 +116,7 @@ def check_image(options: Options, previous: Mapping[str, str]) -> None:
 
 
 def check_results_buckets(aws: Aws, options: Options) -> None:
-    """Raise `BadInputError` where results are to go to another region.
+    """Raise `BadInputError` if results are to go to another region.
 
     Step Functions reads a run's items from the results, and no bucket but one of its own region
     (https://docs.aws.amazon.com/step-functions/latest/dg/input-output-itemreader.html).

@@ -46,7 +46,7 @@ class Status:
     recorded: tuple[str, ...]
     """Addresses in the DNS record."""
     name: str
-    """The DNS name; empty where there is none."""
+    """The DNS name; empty if there is none."""
 
     @property
     def consistent(self) -> bool:
@@ -65,7 +65,7 @@ class Status:
 
 
 def names(outputs: Mapping[str, str]) -> ServiceNames:
-    """From the stack's outputs; raises `BadInputError` where the stack has no rendezvous."""
+    """From the stack's outputs; raises `BadInputError` if the stack has no rendezvous."""
     if "RendezvousCluster" not in outputs:
         raise BadInputError(
             "this stack has no rendezvous: its ranks exchange through the bucket; `perseid aws "

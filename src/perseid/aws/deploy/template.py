@@ -228,7 +228,7 @@ def parameters(
     bucket
         Of the packages.
     previous
-        Values of the stack that is there; empty where there is none. What somebody chose once is
+        Values of the stack that is there; empty if there is none. What somebody chose once is
         kept, and the rest is as this template has it.
     running
         Tasks of the rendezvous that are wanted now: a new deployment must not stop them.

@@ -1,1 +1,1 @@
-"""What Lambda calls: one module a function, each with ``handler(event, context)``."""
+"""What Lambda calls: one module per function, each with ``handler(event, context)``."""

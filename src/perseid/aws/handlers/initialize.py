@@ -122,7 +122,7 @@ def start(given: object, execution: str, request_id: str, wait: Wait = NOT_YET) 
 def _sealed_certificate(request: RunRequest, run_id: str) -> str | None:
     """A fresh certificate for the ranks that will meet, under the key that only they derive.
 
-    None where they do not meet, or where it cannot be made: then they send plain, which is logged.
+    None if they do not meet, or where it cannot be made: then they send plain, which is logged.
     """
     name = os.environ.get("RENDEZVOUS_SECRET_PARAMETER")
     if not name or request.transport == STORE or not request.rendezvous_endpoint:
@@ -230,7 +230,7 @@ def _reserve() -> int:
 def _limit() -> int | None:
     """Workers that may run at one moment: as many as are reserved, else as the account has left.
 
-    None where the account does not say.
+    None if the account does not say.
     """
     if _reserve():
         return _reserve()

@@ -141,7 +141,7 @@ def forget(names: ServiceNames, client: Any) -> None:
 
 
 def recorded(names: ServiceNames, client: Any) -> Sequence[str]:
-    """The addresses in the DNS record; empty where there is none."""
+    """The addresses in the DNS record; empty if there is none."""
     if not names.zone:
         return []
     answer = client("route53").list_resource_record_sets(

@@ -39,7 +39,7 @@ class Failures(Mapping[int, str]):
         return (rank for rank in range(world_size) if rank in self)
 
     def __bool__(self) -> bool:
-        return True  # else `or` would count them, a request a rank
+        return True  # else `or` would count them, a request per rank
 
     def __len__(self) -> int:
         return sum(1 for _ in self)

@@ -1,6 +1,6 @@
 """CloudWatch logs: every page, put together to invocations, and those of one run among them.
 
-`FilterLogEvents` and parsing here, no Insights queries: one request a page of up to 10,000 events
+`FilterLogEvents` and parsing here, no Insights queries: one request per page of up to 10,000 events
 (https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_FilterLogEvents.html).
 """
 

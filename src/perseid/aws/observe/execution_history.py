@@ -14,7 +14,7 @@ from perseid.measure.fields import Fields
 from perseid.measure.sources.history import moment, read_history
 
 READERS = 4
-"""Histories read at once: the service allows a few requests a second."""
+"""Histories read at once: the service allows a few requests per second."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class ExecutionState:
 
 
 def describe_execution(calls: Calls, arn: str) -> ExecutionState:
-    """Ask once; raises `NotFoundError` where there is none."""
+    """Ask once; raises `NotFoundError` if there is none."""
     with aws_errors():
         answer = calls.client("stepfunctions").describe_execution(executionArn=arn)
     found, stopped = Fields(answer), answer.get("stopDate")

@@ -130,7 +130,7 @@ class Watcher:
         )
 
     def _look_at_map(self, client: Any) -> str | None:
-        """The map run's status; None where there is none yet."""
+        """The map run's status; None if there is none yet."""
         if self._map_run is None:
             runs = client.list_map_runs(executionArn=self._arn)["mapRuns"]
             if not runs:

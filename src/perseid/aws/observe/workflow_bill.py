@@ -42,9 +42,9 @@ class MapCounts:
     """What Step Functions counts of a map."""
 
     children: str = ""
-    """``STANDARD`` or ``EXPRESS``; empty where there was no map."""
+    """``STANDARD`` or ``EXPRESS``; empty if there was no map."""
     items: Mapping[str, int] = field(default_factory=dict)
-    """Numbers of items by how they ended, and their total; empty where it does not say."""
+    """Numbers of items by how they ended, and their total; empty if it does not say."""
 
     @classmethod
     def of(cls, calls: Calls, execution: Execution) -> MapCounts:
@@ -127,7 +127,7 @@ def express_seconds(attempts: Sequence[Attempt]) -> float:
         ended = attempt.started + (attempt.duration_ms + (attempt.init_ms or 0.0)) / 1e3
         first, last = spans.get(attempt.rank, (attempt.started, ended))
         spans[attempt.rank] = (min(first, attempt.started), max(last, ended))
-    # Moments since 1970 are exact to less than a microsecond: that much is no further step.
+    # Moments since 1970 are exact to less than a microsecond: that much is not a further step.
     steps = [
         math.ceil((end - start) * 1e3 / EXPRESS_STEP_MS - 1e-5) for start, end in spans.values()
     ]

@@ -53,7 +53,7 @@ class Budget:
         return max(0.0, self.cap - self.spent)
 
     def lacks(self, at_most: float) -> str:
-        """Why a step that may cost so much must not begin; empty where it may."""
+        """Why a step that may cost so much must not begin; empty if it may."""
         if at_most <= self.left:
             return ""
         return (

@@ -65,7 +65,7 @@ class AwsProof:
     """ISO date, UTC."""
     cap_usd: float
     concurrency: int | None = None
-    """Functions that the account may run at once; None where it does not say."""
+    """Functions that the account may run at once; None if it does not say."""
     version: str = __version__
 
     @property

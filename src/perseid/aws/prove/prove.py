@@ -181,7 +181,7 @@ class _Prover:
             service.stop(self.aws, self.settings.options.name)
 
     def _rendezvous(self) -> str | None:
-        """Where functions meet; None where they cannot."""
+        """Where functions meet; None if they cannot."""
         settings = self.settings
         if settings.endpoint is not None or not settings.rendezvous:
             why = "another server is used" if settings.endpoint else "it was not asked for"
@@ -332,7 +332,7 @@ def _each(values: Mapping[str, Value], told: Callable[[str], str]) -> dict[str, 
 
 
 def _concurrency(aws: Aws) -> int | None:
-    """Functions that may run at once; None where the account does not say."""
+    """Functions that may run at once; None if the account does not say."""
     try:
         with aws_errors():
             found = aws.client("lambda").get_account_settings()

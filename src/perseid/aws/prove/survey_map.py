@@ -136,7 +136,7 @@ def _bill(run: MeasuredRun, bill: Cost) -> Found:
     each = (billed - handled - init) / max(1, len(run.reports))
     sentence = (
         f"REPORT lines of {len(run.reports)} invocations bill {billed / 1e3:,.1f} s, "
-        f"{each:+.2f} ms an invocation beyond handler and init; perseid expects {bill.total:.4f} "
+        f"{each:+.2f} ms per invocation beyond handler and init; perseid expects {bill.total:.4f} "
         "USD for the run. AWS's own bill comes a day later: Cost Explorer has it by the tag "
         "perseid:stack"
     )

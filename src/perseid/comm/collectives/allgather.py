@@ -18,7 +18,7 @@ def blobs(call: Call, mine: Blob) -> list[Blob]:
     call.need({(rank + sign * jump) % size for jump in jumps for sign in (1, -1)})
     held = [mine]
     for step, jump in enumerate(jumps):
-        # The last round of a size that is no power of two passes on only what is still missing.
+        # The last round of a size that is not a power of two passes on only what is still missing.
         part = held[: min(jump, size - jump)]
         came = call.exchange_blob((rank - jump) % size, bundle(part), (rank + jump) % size, step)
         held.extend(unbundle(came.flat()))

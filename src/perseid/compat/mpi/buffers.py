@@ -45,7 +45,7 @@ class Spec(NamedTuple):
 
     @property
     def elements(self) -> Array:
-        """All the memory as elements; a rest that is no whole one is left out."""
+        """All the memory as elements; a rest that is not a whole one is left out."""
         size = self.datatype.size
         whole = len(self.memory) // size * size
         dtype = self.datatype.dtype
@@ -95,7 +95,7 @@ def _datatype(given: Any, own: Datatype) -> Datatype:
         return own
     found = from_code(given) if isinstance(given, str) else given
     if not found:
-        raise ValueError("MPI.DATATYPE_NULL is no type of a buffer")
+        raise ValueError("MPI.DATATYPE_NULL is not a type of a buffer")
     checked: Datatype = found
     return checked
 

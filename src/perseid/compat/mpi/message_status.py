@@ -57,7 +57,7 @@ class Status:
         self.error = error
 
     def Get_count(self, datatype: Datatype = _BYTE) -> int:
-        """How many elements it has; ``UNDEFINED`` if that is no whole number."""
+        """How many elements it has; ``UNDEFINED`` if that is not a whole number."""
         count, rest = divmod(self.count, datatype.size)
         return UNDEFINED if rest else count
 

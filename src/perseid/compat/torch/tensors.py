@@ -111,7 +111,7 @@ def reduction(op: Any, tensors: Sequence[torch.Tensor]) -> tuple[Op, bool]:
         There is none, or none of tensors of this type.
     """
     known = dist.ReduceOp
-    # Compared, not looked up: torch's own is no key of a dictionary, and prints nothing.
+    # Compared, not looked up: torch's own is not a key of a dictionary, and prints nothing.
     for theirs, ours in (
         (known.SUM, SUM),
         (known.AVG, SUM),

@@ -38,7 +38,7 @@ def connected(address: str | None) -> Any:
 
 
 def refuse_other_versions(client: Any) -> None:
-    """Raise `RunError` where the cluster has no workers, or some with another perseid."""
+    """Raise `RunError` if the cluster has no workers, or some with another perseid."""
     found = client.run(version)
     if not found:
         raise RunError("the Dask cluster has no workers: start some, or scale it up")

@@ -41,7 +41,7 @@ class CollectiveOutcome:
     """How a collective merge went, as the driver saw it."""
 
     note: str = ""
-    """Why the ranks' statistics go through the store; empty where they need not."""
+    """Why the ranks' statistics go through the store; empty if they need not."""
     seconds: float = 0.0
     lost: tuple[WorkerProcess, ...] = ()
     """Workers that died, or did not answer."""

@@ -35,7 +35,7 @@ class KeptWorkers:
         """Ends the processes when this one is gone."""
 
     def take(self, kind: WorkerKind) -> Slot | None:
-        """A ready process of this kind that is alive; None where there is none."""
+        """A ready process of this kind that is alive; None if there is none."""
         while (slot := self._pop(kind)) is not None:
             if slot.process.exit_status() is None:
                 return slot

@@ -200,7 +200,8 @@ class LocalMap:
         try:
             messages = slot.process.channel.drain()
         except RunError as error:
-            # What it sends is no message of ours: the process cannot be trusted with another rank.
+            # What it sends is not a message of ours: the process cannot be trusted with another
+            # rank.
             self._finish(slot, Ending.RAISED, str(error), keep=False)
             return
         for message in messages:

@@ -51,7 +51,7 @@ class Schedule:
         return bool(self._waiting) and self._waiting[0][0] <= now
 
     def next_time(self) -> float | None:
-        """When the next waiting rank may start; None where none waits."""
+        """When the next waiting rank may start; None if none waits."""
         return self._waiting[0][0] if self._waiting else None
 
     def start(self, now: float) -> tuple[int, int]:
@@ -79,7 +79,7 @@ class Schedule:
         return sorted(attempt for r, attempt in self._running if r == rank)
 
     def end(self, attempt: Attempt, now: float) -> RankEvent | None:
-        """Note how an attempt ended; the rank's new state, None where it changes nothing."""
+        """Note how an attempt ended; the rank's new state, None if it changes nothing."""
         began = self._running.pop((attempt.rank, attempt.attempt))
         self.attempts.append(attempt)
         # A stopped attempt says nothing about the rank; a late one of a finished rank changes

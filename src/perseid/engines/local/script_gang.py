@@ -20,7 +20,7 @@ SCRIPT_MB = 300
 
 
 def refuse_without_memory(manifest: Manifest, options: LocalOptions) -> None:
-    """Raise `BadInputError` where the ranks must run at once and have no room to.
+    """Raise `BadInputError` if the ranks must run at once and have no room to.
 
     The limit that is there by default says nothing of what a rank takes, a limit that was asked
     for does.

@@ -78,7 +78,7 @@ class WorkerPool:
         return None if slot is None else self._listened(slot)
 
     def start(self) -> Slot:
-        """A new process; raises `OSError` where none can be started."""
+        """A new process; raises `OSError` if none can be started."""
         return self._listened(
             Slot(WorkerProcess(self._options.command, self._setup, self._reaper, self._environment))
         )

@@ -118,7 +118,7 @@ def submit_after(
 
 
 def is_live(job: str) -> bool | None:
-    """Whether a job that is no array waits or runs; None where Slurm does not answer."""
+    """Whether a job that is not an array waits or runs; None if Slurm does not answer."""
     done = _call(["squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T"])
     if done.returncode:
         return False if "Invalid job id" in done.stderr else None
@@ -126,7 +126,7 @@ def is_live(job: str) -> bool | None:
 
 
 def states(jobs: Sequence[str]) -> list[TaskState] | None:
-    """All tasks of these arrays that Slurm still knows; None where it does not answer.
+    """All tasks of these arrays that Slurm still knows; None if it does not answer.
 
     Tasks are forgotten some minutes after their end (``MinJobAge``).
     """
@@ -202,7 +202,7 @@ def _reason(stderr: str) -> str:
 
 def _advice(stderr: str) -> str:
     if "Job violates accounting/QOS policy" in stderr or "MaxSubmit" in stderr:
-        return "; more ranks a task (--ranks-per-task) make fewer tasks"
+        return "; more ranks per task (--ranks-per-task) make fewer tasks"
     if "mem" in stderr.lower():
         return "; --memory says what a rank takes, --sbatch='--mem=0' asks for none"
     return ""

@@ -42,7 +42,7 @@ class SlurmEngine(ClusterEngine):
     Parameters
     ----------
     partition, account, time
-        As for sbatch; else the cluster's defaults.
+        As for sbatch; otherwise the cluster's defaults.
     ranks_per_task
         Ranks that one task works on, one after the other; default: so many that there are at most
         128 tasks.
@@ -170,7 +170,7 @@ OVERHEAD_MB = 100
 
 
 def _refuse_if_live(store: Storage) -> None:
-    """Raise `RunError` where jobs of this run wait or run already."""
+    """Raise `RunError` if jobs of this run wait or run already."""
     try:
         mark = json.loads(store.get(layout.DRIVER))
         jobs = [str(job) for job in mark["jobs"]]

@@ -30,7 +30,8 @@ PUBLISH = """#!/bin/bash
 exec {python} -P -m perseid.engines.slurm.publish_job {url}
 """
 PUBLISH_MB = 2000
-"""Memory of the job that publishes a run that was left: 8 bytes a row, and some ranks' objects."""
+"""Memory of the job that publishes a run that was left: 8 bytes per row, and some ranks'
+objects."""
 
 
 class SlurmRun(AttachedRun):

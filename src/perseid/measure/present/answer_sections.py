@@ -37,7 +37,7 @@ def answer_sections(folder: RunFolder) -> tuple[Section, ...]:
 def _classes(found: ClassificationMeasures) -> Section:
     lead = (
         f"{_percent(found.accuracy)} of {plural(found.n, 'labeled object')} are called by their "
-        f"own class; {found.excluded:,} more have no prediction, or a label that is no class."
+        f"own class; {found.excluded:,} more have no prediction, or a label that is not a class."
     )
     matrix = Figure.drawn(
         lambda width, kind: confusion(found.classes, found.confusion, width, kind),

@@ -44,7 +44,7 @@ class Lane:
 def density(
     z_spec: NDArray[np.float64], z_pred: NDArray[np.float64], width: float, kind: str = ""
 ) -> Markup:
-    """Predicted against spectroscopic redshift: how many objects a cell, and the line of truth.
+    """Predicted against spectroscopic redshift: how many objects per cell, and the line of truth.
 
     Parameters
     ----------

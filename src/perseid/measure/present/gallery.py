@@ -44,9 +44,9 @@ class Picture:
     z_pred: float
     z_spec: float
     label: str | None
-    """The name of its label; None where the survey has no labels."""
+    """The name of its label; None if the survey has no labels."""
     image: str | None
-    """A ``data:`` URL, or None where its partition cannot be read."""
+    """A ``data:`` URL, or None if its partition cannot be read."""
     bands: tuple[int, ...] = ()
     """Which bands are shown as red, green and blue, counted from 0; empty without a picture."""
     band_count: int = 0

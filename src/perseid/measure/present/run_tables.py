@@ -88,7 +88,7 @@ def partition_table(runs: Sequence[MeasuredRun], prices: Prices) -> TextTable:
 
 
 def bill(run: MeasuredRun, prices: Prices) -> Cost | None:
-    """What the run costs as billed; None where no REPORT says what was configured."""
+    """What the run costs as billed; None if no REPORT says what was configured."""
     return None if run.usage is None or not run.reports else cost(run.usage, prices)
 
 

@@ -47,7 +47,7 @@ class SweepFigure:
 
     @property
     def series(self) -> tuple[Series, ...]:
-        """One line a partition size."""
+        """One line per partition size."""
         return self.chart.series
 
     def file(self) -> str:
@@ -156,7 +156,7 @@ def _times() -> dict[str, _Measure]:
 def _figure(
     name: str, measure: _Measure, axis: _Axis, runs: Sequence[MeasuredRun]
 ) -> list[SweepFigure]:
-    """One figure, a line a partition size; none where no line has two points."""
+    """One figure, a line per partition size; none where no line has two points."""
     groups: dict[str, dict[float, list[tuple[float, bool]]]] = {}
     for run in runs:
         at, value = axis.value(run), measure.value(run)

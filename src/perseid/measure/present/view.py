@@ -96,7 +96,7 @@ class DataTable:
     caption: str = ""
     foot: tuple[TableEntry, ...] = ()
     row_notes: tuple[str, ...] = ()
-    """A sentence beneath each row, over its whole width; empty where no row has one."""
+    """A sentence beneath each row, over its whole width; empty if no row has one."""
     stacks: bool = False
     """Whether it has many columns: on a narrow page each row becomes a list of its values."""
 

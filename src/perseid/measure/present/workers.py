@@ -102,7 +102,7 @@ def _stage_table(run: MeasuredRun) -> Iterable[Heading | DataTable]:
         return ()
     heads = (Head("Stage", "word"), *(Head(name) for name in ("p50", "p90", "p99", "max")))
     caption = f"Of {plural(len(records), 'rank')}"
-    return (Heading("Stages, seconds a rank"), DataTable(heads, tuple(rows), caption))
+    return (Heading("Stages, seconds per rank"), DataTable(heads, tuple(rows), caption))
 
 
 def cost_section(run: MeasuredRun, prices: Prices, *, on_aws: bool) -> Section:

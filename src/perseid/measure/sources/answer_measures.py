@@ -8,7 +8,7 @@ from perseid.measure.folder import ClassificationMeasures, DistributionMeasures
 
 
 def classification(summary: Fields) -> ClassificationMeasures | None:
-    """The summary's ``classification``; None where there is none, or one that is not whole."""
+    """The summary's ``classification``; None if there is none, or one that is not whole."""
     found = summary.inner("classification")
     classes, rows = found.texts("classes"), found.items("confusion")
     confusion = tuple(tuple(_counts(row)) for row in rows)
@@ -34,7 +34,7 @@ def classification(summary: Fields) -> ClassificationMeasures | None:
 
 
 def distributions(summary: Fields) -> DistributionMeasures | None:
-    """The summary's ``distributions``; None where there is none."""
+    """The summary's ``distributions``; None if there is none."""
     found = summary.inner("distributions")
     pit = tuple(_counts(found.items("pit")))
     if not pit or not sum(pit):

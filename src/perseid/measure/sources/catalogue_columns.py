@@ -27,12 +27,12 @@ class CatalogueColumns:
     row: NDArray[np.int64]
     """Row in it."""
     object_id: NDArray[np.object_] | None
-    """Integers or text, None where a single one is missing; None where the survey has no ids."""
+    """Integers or text, None if a single one is missing; None if the survey has no ids."""
     z_pred: NDArray[np.float64]
     """NaN where the model predicts no redshift."""
     z_spec: NDArray[np.float64]
     label: NDArray[np.int64] | None
-    """Masked where single ones are missing; None where the survey has no labels."""
+    """Masked where single ones are missing; None if the survey has no labels."""
     flag: NDArray[np.int64]
     """Not 0: a row without a prediction."""
     score: NDArray[np.float64]
@@ -66,7 +66,7 @@ def read_catalogue(store: Storage) -> CatalogueColumns:
     missing = {"partition", "row"} - set(stored.schema.names)
     if missing:
         raise BadInputError(
-            f"{stored.where} has no column {', '.join(sorted(missing))}: it is no catalogue"
+            f"{stored.where} has no column {', '.join(sorted(missing))}: it is not a catalogue"
         )
     table = stored.table([name for name in _READ if name in stored.schema.names])
     return CatalogueColumns(

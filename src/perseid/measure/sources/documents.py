@@ -26,7 +26,7 @@ class Document:
 
     @property
     def events(self) -> list[object]:
-        """The list of events that the only value is or holds; empty where it is none."""
+        """The list of events that the only value is or holds; empty if it is none."""
         if self.values is None or len(self.values) != 1:
             return []
         value = self.values[0]
@@ -47,7 +47,7 @@ class Document:
 
 
 def read_document(source: str) -> Document:
-    """A file by path or URL; raises `BadInputError` where it cannot be read."""
+    """A file by path or URL; raises `BadInputError` if it cannot be read."""
     if "://" in source:
         store, name = Storage.holding(source)
         return document(decode(store.get(name), source), source)
@@ -66,7 +66,7 @@ def document(text: str, source: str) -> Document:
 
 
 def json_values(text: str) -> list[object] | None:
-    """JSON values, one or several after each other; None where the text does not begin with one.
+    """JSON values, one or several after each other; None if the text does not begin with one.
 
     Raises `ValueError` where it does and then goes on as something else.
     """

@@ -58,7 +58,7 @@ def read_log_text(text: str, values: Sequence[object] | None, source: str) -> Lo
     text
         The file, decoded.
     values
-        The JSON values that the file consists of; None where it does not.
+        The JSON values that the file consists of; None if it does not.
     source
         Its name, for errors.
     """
@@ -81,7 +81,7 @@ _MAX_HEAD = 20_000
 
 
 def yaml_values(text: str, source: str) -> list[object] | None:
-    """The value of a file that ``--output yaml`` wrote; None where it is none.
+    """The value of a file that ``--output yaml`` wrote; None if it is none.
 
     Raises `BadInputError` where the file is broken.
     """

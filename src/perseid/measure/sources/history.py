@@ -30,7 +30,7 @@ _MAP_ENDS = ("MapStateExited", "MapStateFailed", "MapStateAborted", "MapRunFaile
 
 @dataclass(frozen=True)
 class HistoryEvent:
-    """What is read of one event; empty where it does not say."""
+    """What is read of one event; empty if it does not say."""
 
     number: int
     """Ascending in the order of events."""
@@ -101,7 +101,7 @@ def parse_history(text: str, source: str) -> Execution:
 
 
 def history_of(found: Document) -> Execution:
-    """From a file that was read; raises `BadInputError` naming it where it is no history."""
+    """From a file that was read; raises `BadInputError` naming it if it is not a history."""
     events: list[Any] = found.events
     try:
         return read_history(events, found.source)

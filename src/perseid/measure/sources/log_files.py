@@ -30,7 +30,7 @@ _TIME = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:[.,](\d{1,6}))?\s*(
 
 @dataclass(frozen=True)
 class Received:
-    """What a function says it received; None where it does not say."""
+    """What a function says it received; None if it does not say."""
 
     rank: str | None = None
     world_size: int | None = None
@@ -38,7 +38,7 @@ class Received:
     result_path: str | None = None
     data_prefix: str | None = None
     function: str = ""
-    """What kind of function receives such things; empty where nothing tells."""
+    """What kind of function receives such things; empty if nothing tells."""
     known: bool = False
     """Whether it said anything at all."""
 
@@ -71,7 +71,7 @@ class Invocation:
 
     request_id: str
     started: float | None = None
-    """START line, seconds since the epoch; None where the log has no time."""
+    """START line, seconds since the epoch; None if the log has no time."""
     ended: float | None = None
     """END line, or the REPORT's."""
     report: Report | None = None
@@ -151,7 +151,7 @@ def _owner(line: str, found: Mapping[str, Invocation], open_ids: Iterable[str]) 
 
 
 def _literal(text: str) -> Fields:
-    """A dict as Python's repr or as JSON prints it; empty where it is neither."""
+    """A dict as Python's repr or as JSON prints it; empty if it is neither."""
     # The existing functions print the repr of a dict; literal_eval reads it and runs nothing.
     for read in (json.loads, ast.literal_eval):
         try:

@@ -22,7 +22,7 @@ class _Group:
 
     name: str
     path: str
-    """Its result path; empty where nothing says it."""
+    """Its result path; empty if nothing says it."""
     invocations: tuple[Invocation, ...]
     log_bytes: float
     execution: Execution | None = None
@@ -156,7 +156,7 @@ def execution_run(execution: Execution, source: str) -> MeasuredRun:
 
 
 def _transitions(group: _Group) -> int:
-    """States entered: by the execution itself, and one an invocation in a distributed map."""
+    """States entered: by the execution itself, and one per invocation in a distributed map."""
     if group.execution is None:
         return map_transitions(len(group.invocations), group.received) if group.said else 0
     inline = group.execution.map_run is None

@@ -74,7 +74,7 @@ def combined_run(
     The records hold model time and nothing of what Lambda billed: duration is model time, and
     there is neither a peak of memory nor a cost.
 
-    Raises `BadInputError` where `values` is no list of rank records.
+    Raises `BadInputError` where `values` is not a list of rank records.
     """
     options, tables = options or LoadOptions(), tables or TimeTables()
     records = published_records(values, source)
@@ -127,7 +127,7 @@ def time_tables(source: str) -> TimeTables:
 
 
 def read_times(path: Path) -> dict[TimeKey, Times]:
-    """A table of either kind; raises `BadInputError` where the file is not such a table."""
+    """A table of either kind; raises `BadInputError` if the file is not such a table."""
     times: dict[TimeKey, Times] = {}
     where = str(path)
     rows = list(csv_rows(read_text(path, ""), where))

@@ -54,7 +54,7 @@ def published_records(values: object, source: str) -> tuple[RankMeasures, ...]:
     Raises
     ------
     BadInputError
-        It is no list of records, or one of them lacks its model time or its throughput.
+        It is not a list of records, or one of them lacks its model time or its throughput.
     """
     if not isinstance(values, Sequence) or not all(isinstance(r, Mapping) for r in values):
         raise BadInputError(f"{source} is not a list of rank records")

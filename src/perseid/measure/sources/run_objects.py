@@ -130,7 +130,7 @@ def read_stored(store: Storage, keys: Collection[str], architecture: str = "x86"
 
 
 def read_json(store: Storage, key: str) -> object:
-    """The value of a JSON object; raises `BadInputError` naming it where it is none."""
+    """The value of a JSON object; raises `BadInputError` naming it if it is none."""
     where = store.where(key)
     return parse_json(decode(store.get(key), where), where)
 
@@ -191,7 +191,7 @@ def _core_seconds(attempt: Fields) -> float:
 
 
 def _attempt(one: Fields) -> Report | None:
-    """An attempt as Lambda would report it; None where the engine's report is incomplete."""
+    """An attempt as Lambda would report it; None if the engine's report is incomplete."""
     duration, billed = one.number("duration_ms"), one.number("billed_ms")
     memory, used = one.number("memory_mb"), one.number("max_memory_mb")
     if duration is None or billed is None or memory is None or used is None:

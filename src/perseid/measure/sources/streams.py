@@ -27,13 +27,13 @@ class LogEvent:
 
     stream: str
     time: float | None
-    """Seconds since the epoch; None where an export leaves it out."""
+    """Seconds since the epoch; None if an export leaves it out."""
     text: str
     """One line, or several."""
 
     @property
     def stamp(self) -> str:
-        """The time in front of each of its lines; empty where it is not known."""
+        """The time in front of each of its lines; empty if it is not known."""
         if self.time is None:
             return ""
         return datetime.fromtimestamp(self.time, UTC).isoformat(timespec="milliseconds") + " "
@@ -51,11 +51,11 @@ class Traced:
     """What our own handlers logged: event, run, rank, attempt, …"""
 
     def number(self, name: str) -> float | None:
-        """A number in the first of our lines that has the key; None where none has."""
+        """A number in the first of our lines that has the key; None if none has."""
         return next((mark.number(name) for mark in self.marks if name in mark), None)
 
     def count(self, name: str) -> int | None:
-        """A whole number in the first of our lines that has the key; None where none has."""
+        """A whole number in the first of our lines that has the key; None if none has."""
         return next((mark.count(name) for mark in self.marks if name in mark), None)
 
     def is_of(self, run_id: str) -> bool:

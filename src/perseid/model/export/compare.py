@@ -23,10 +23,10 @@ class PredictionChange:
     largest: float
     """Largest difference of a predicted redshift."""
     mae: tuple[float, float] | None
-    """None where no redshift is known; so is `nmad`."""
+    """None if no redshift is known; so is `nmad`."""
     nmad: tuple[float, float] | None
     spearman: float | None
-    """Rank correlation of the anomaly scores; None where the model has no features."""
+    """Rank correlation of the anomaly scores; None if the model has no features."""
     top: float | None
     """Share of the `TOP` (or one in ten, if fewer) most anomalous rows that stay among them."""
 

@@ -45,7 +45,7 @@ def import_checkpoint(file: str | Path, config: AstroMAEConfig = PUBLISHED) -> I
     Raises
     ------
     BadModelError
-        It is no checkpoint, or a name, shape or setting is not that of `config`; the message
+        It is not a checkpoint, or a name, shape or setting is not that of `config`; the message
         lists what does not fit.
     NotFoundError, StorageError
         The checkpoint cannot be read.

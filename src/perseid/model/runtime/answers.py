@@ -33,13 +33,13 @@ class Prediction:
     columns: Mapping[str, NDArray[Any]]
     """(n,) float32 by the column's name; ``class`` is int32, a place among the classes."""
     features: NDArray[np.float32] | None = None
-    """(n, sum of the signature's feature groups); None where the model has none."""
+    """(n, sum of the signature's feature groups); None if the model has none."""
     lists: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     """(n, width) by the column's name: PDFs, as probabilities or densities."""
 
     @property
     def redshift(self) -> NDArray[np.float32]:
-        """(n,) float32; raises `BadModelError` where the model predicts none."""
+        """(n,) float32; raises `BadModelError` if the model predicts none."""
         found = self.columns.get("z_pred")
         if found is None:
             names = ", ".join(self.columns) or "features alone"
@@ -101,7 +101,7 @@ def _matrix(name: str, raw: Raw, rows: int, width: int) -> NDArray[Any]:
             f"number{'s' if width > 1 else ''} for each of {rows} rows"
         )
     if given.dtype.kind not in "fiub":
-        raise BadModelError(f"the model gave {name!r} as {given.dtype}, which is no number")
+        raise BadModelError(f"the model gave {name!r} as {given.dtype}, which is not a number")
     return given[:rows].reshape(rows, width)
 
 

@@ -38,11 +38,11 @@ class GraphValue:
     type: str
     """As onnxruntime says it, such as ``tensor(float)``."""
     shape: tuple[int | str | None, ...]
-    """A text or None where a side is not fixed."""
+    """A text or None if a side is not fixed."""
 
     @property
     def dtype(self) -> str:
-        """E.g. ``float32``; empty where it is no plain number."""
+        """E.g. ``float32``; empty if it is not a plain number."""
         return TYPES.get(self.type, "")
 
     def __str__(self) -> str:
@@ -83,7 +83,7 @@ class Ports:
     """Names of a graph's inputs and outputs, and the batch size that it is run with."""
 
     image: str
-    """Empty where the model takes none."""
+    """Empty if the model takes none."""
     image_shape: tuple[int, ...]
     """Of one image as the graph takes it."""
     columns: tuple[tuple[str, ColumnInput], ...]

@@ -56,7 +56,7 @@ class ModelRuntime:
     threads: int
     """Threads that it computes with."""
     note: str
-    """One sentence where the model runs otherwise than asked for, else empty."""
+    """One sentence where the model runs otherwise than asked for; otherwise empty."""
     identity: ModelIdentity
     """Which model it is, by content."""
 
@@ -111,7 +111,7 @@ class ModelRuntime:
         Raises
         ------
         BadModelError
-            It is no ONNX file, or has not the inputs and outputs of `ModelSignature`.
+            It is not a ONNX file, or has not the inputs and outputs of `ModelSignature`.
         BadInputError
             `precision`, `threads` or `micro_batch` is not usable.
         NotFoundError, StorageError
@@ -147,7 +147,7 @@ class ModelRuntime:
         return runtime
 
     def check_unchanged(self) -> None:
-        """Raise `BadModelError` where the model's files were changed after it was loaded.
+        """Raise `BadModelError` if the model's files were changed after it was loaded.
 
         External data is mapped into memory: a file that is written in place changes the weights of
         a model that is at work.
@@ -180,7 +180,7 @@ class ModelRuntime:
             (n, bands, height, width) float32; memory-mapped or read-only arrays are used in place.
             Ignored where the model takes none.
         magnitudes
-            (n, bands), any float; may be None where the model takes none (`uses_magnitudes`).
+            (n, bands), any float; may be None if the model takes none (`uses_magnitudes`).
         columns
             (n,) arrays by the survey's names, of the other columns that the model takes.
 
@@ -242,7 +242,7 @@ class ModelRuntime:
         return feed
 
     def _rows(self, images: NDArray[np.float32] | None, given: Mapping[str, NDArray[Any]]) -> int:
-        """How many rows there are; raises `BadModelError` where the arrays do not fit the model."""
+        """How many rows there are; raises `BadModelError` if the arrays do not fit the model."""
         s, lengths = self.signature, set()
         if s.bands:
             has = "none" if images is None else f"{images.dtype} {images.shape[1:]}"
@@ -274,7 +274,7 @@ def open_session(path: str, name: str, threads: int, micro_batch: int, device: s
     Raises
     ------
     BadModelError
-        The file is no model.
+        The file is not a model.
     BadInputError
         This onnxruntime has no such device.
     """
@@ -299,7 +299,7 @@ def open_session(path: str, name: str, threads: int, micro_batch: int, device: s
 
 
 def check_provider(device: str) -> str:
-    """What onnxruntime calls a device; raises `BadInputError` where the one here has it not."""
+    """What onnxruntime calls a device; raises `BadInputError` if the one here has it not."""
     import onnxruntime
 
     provider = PROVIDERS[device]

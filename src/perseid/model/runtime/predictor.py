@@ -31,7 +31,7 @@ class Predictor(Protocol):
         """``float32`` or ``int8``, as it runs."""
 
     def check_unchanged(self) -> None:
-        """Raise `BadModelError` where its files were changed after it was loaded."""
+        """Raise `BadModelError` if its files were changed after it was loaded."""
 
     def predict(
         self,

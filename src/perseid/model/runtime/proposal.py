@@ -47,7 +47,7 @@ def propose(model: str | Path) -> Proposal:
     Raises
     ------
     BadModelError
-        It is no ONNX file, its images have no fixed size, or it takes or gives what no signature
+        It is not a ONNX file, its images have no fixed size, or it takes or gives what no signature
         can say.
     NotFoundError, StorageError
         The model cannot be read.
@@ -99,7 +99,7 @@ def with_kind(proposal: Proposal, name: str, kind: str) -> ModelSignature:
 
 def _of_kind(name: str, kind: str, numbers: int) -> ModelOutput:
     if kind in ("redshift", "value") and numbers != 1:
-        raise BadModelError(f"the output {name!r} has {numbers} numbers a row; a {kind} is one")
+        raise BadModelError(f"the output {name!r} has {numbers} numbers per row; a {kind} is one")
     if kind == "probabilities":
         return ModelOutput(name, kind, classes=_classes(numbers), logits=True)
     if kind == "quantiles":
@@ -132,7 +132,9 @@ def _image(graph: Graph, name: str) -> tuple[ImageInput, tuple[int, int, int]]:
 
 def _column(value: GraphValue, name: str, bands: int) -> ColumnInput:
     if len(value.shape) > 2 or not value.dtype:
-        raise BadModelError(f"{name} takes {value}, which is no image and no column of a survey")
+        raise BadModelError(
+            f"{name} takes {value}, which is not an image and no column of a survey"
+        )
     width = value.shape[1] if len(value.shape) == 2 else 0
     many = isinstance(width, int) and width > 1
     magnitudes = many or "mag" in value.name.lower() or not isinstance(width, int)

@@ -98,7 +98,7 @@ class PythonRuntime:
         return self.signature.takes_magnitudes
 
     def check_unchanged(self) -> None:
-        """Raise `BadModelError` where its source or a declared file was changed since."""
+        """Raise `BadModelError` if its source or a declared file was changed since."""
         difference = self.identity.difference(self._now())
         if difference:
             raise BadModelError(
@@ -187,7 +187,8 @@ def _make(source: PythonSource, folder: str) -> Any:
 
 
 def _imported(source: PythonSource, folder: str) -> ModuleType:
-    """The module, from the source that was found: one that was edited or moved is imported anew."""
+    """The module, from the source that was found: one that was edited or moved is imported
+    again."""
     for other in [place for place in sys.path if place in added and place != folder]:
         sys.path.remove(other)
     if folder and folder not in sys.path:

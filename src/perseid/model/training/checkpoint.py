@@ -26,7 +26,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """The folder's checkpoint, None where there is none; raises `BadInputError` on a broken one."""
+    """The folder's checkpoint, None if there is none; raises `BadInputError` on a broken one."""
     path = folder / CHECKPOINT
     if not path.exists():
         return None
@@ -41,7 +41,7 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
 
 
 def check_same(state: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
-    """Raise `BadInputError` where a checkpoint is of another training than `wanted` describes."""
+    """Raise `BadInputError` if a checkpoint is of another training than `wanted` describes."""
     for key, value in wanted.items():
         if state.get(key) != value:
             raise BadInputError(

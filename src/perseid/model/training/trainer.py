@@ -62,7 +62,7 @@ class TrainingProgress:
     loss_sum: float = 0.0
     """Of this epoch's steps."""
     history: list[dict[str, Any]] = field(default_factory=list)
-    """One entry an epoch."""
+    """One entry per epoch."""
 
 
 Save = Callable[["Trainer"], None]

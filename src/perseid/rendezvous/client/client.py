@@ -90,7 +90,7 @@ class Client(Membership):
             host answers; 0: only when its connection ends.
         link_timeout
             Seconds without any answer of the server's host after which the connection counts as
-            cut, and is made anew.
+            cut, and is made again.
         transport
             ``auto``, ``direct`` or ``relay``.
         certificate

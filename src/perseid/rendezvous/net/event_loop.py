@@ -1,7 +1,7 @@
 """A thread with a selector and timers: the worker's side of the rendezvous runs in it.
 
-It is no asyncio loop, so that the blocking client can be used from any thread, inside or outside
-a running asyncio loop.
+It is not an asyncio loop, so that the blocking client can be used from any thread, inside or
+outside a running asyncio loop.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def end_unanswered(sock: socket.socket, seconds: float) -> None:
 
 
 def unanswered_for(sock: socket.socket) -> float:
-    """Seconds since the peer's kernel answered last, if data is in flight to it; else 0."""
+    """Seconds since the peer's kernel answered last, if data is in flight to it; otherwise 0."""
     try:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
     except OSError:

@@ -62,7 +62,9 @@ class JobCertificate:
             with _file_of(self._pem) as path:
                 context.load_cert_chain(path)
         except (ssl.SSLError, ValueError) as error:
-            raise BadInputError(f"this is no certificate of a job with its key: {error}") from error
+            raise BadInputError(
+                f"this is not a certificate of a job with its key: {error}"
+            ) from error
         return context
 
     def session(self, server_side: bool) -> TlsSession:

@@ -35,7 +35,7 @@ class LossTimeouts:
     Raises
     ------
     BadInputError
-        A time is no positive number, or the silence is longer than the protocol can say.
+        A time is not a positive number, or the silence is longer than the protocol can say.
     """
 
     death: float = DEATH_SECONDS

@@ -110,7 +110,7 @@ def parse_v2(data: bytes) -> Request:
     Raises
     ------
     TcpunchError
-        The name is empty or not UTF-8, or the token is no UUID.
+        The name is empty or not UTF-8, or the token is not a UUID.
     """
     if len(data) != REQUEST_BYTES:
         raise TcpunchError(f"a version 2 request of {len(data)} bytes, not {REQUEST_BYTES}")
@@ -122,7 +122,7 @@ def parse_v2(data: bytes) -> Request:
     try:
         return Request(2, name, str(uuid.UUID(token.decode("ascii"))))
     except ValueError:
-        raise TcpunchError("the reconnect token is no UUID") from None
+        raise TcpunchError("the reconnect token is not a UUID") from None
 
 
 def _packed(address: Address | None) -> tuple[bytes, int]:

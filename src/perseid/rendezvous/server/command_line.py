@@ -73,7 +73,7 @@ def _add_limits(serve: argparse.ArgumentParser) -> None:
         type=float,
         default=Config.rate,
         metavar="N/S",
-        help="new connections a second from one address; 0: not limited (default: %(default)g)",
+        help="new connections per second from one address; 0: not limited (default: %(default)g)",
     )
     serve.add_argument(
         "--wait",

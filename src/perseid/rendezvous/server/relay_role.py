@@ -130,7 +130,7 @@ class RelayRole(Role):
             one.close()
             two.close()
             return
-        # Both ends are here anew, so the former stream is dead whatever its sockets say.
+        # Both ends are here again, so the former stream is dead whatever its sockets say.
         if key in self._streams:
             self._streams[key].pair.close()
         socks = (one.detach(), two.detach())

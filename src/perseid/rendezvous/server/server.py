@@ -134,8 +134,8 @@ class Server:
         self._sweeper = context.clock.call_later(SWEEP_SECONDS, self._sweep)
         for connection in context.hello_deadlines.pop_due(now):
             if not connection.closed:
-                # A closing connection only waits for the client to read its answer; that is no slow
-                # request.
+                # A closing connection only waits for the client to read its answer; that is not a
+                # slow request.
                 self.counters.slow_hello += not connection.closing
                 connection.close()
         self._relays.sweep(now)

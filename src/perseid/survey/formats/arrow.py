@@ -139,7 +139,7 @@ def sibling_field(field: Field, part: str, paths: Sequence[str]) -> Field | None
 
 
 def bands_of_all(values: Any) -> tuple[str, ...] | None:
-    """The names that every row of a column of lists has; None where rows differ; else empty."""
+    """The names that every row of a column of lists has; None if rows differ; otherwise empty."""
     rows = values.drop_null()
     if not len(rows):
         return ()

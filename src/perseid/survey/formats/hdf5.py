@@ -127,7 +127,7 @@ def _check_filters(h5py: Any, dataset: Any, place: str) -> None:
             raise NotInstalledError(
                 f"{place} is compressed by the HDF5 filter {code} ({known}), which is not "
                 "installed: pip install hdf5plugin and set HDF5_PLUGIN_PATH, or write the file "
-                "anew with gzip"
+                "again with gzip"
             )
 
 
@@ -187,7 +187,7 @@ class _Datasets(Table):
                 array = dataset[start:stop]
         except UnicodeDecodeError as error:
             raise BadPartitionError(
-                f"{self.source.name}: {name} has text that is not UTF-8: write it anew"
+                f"{self.source.name}: {name} has text that is not UTF-8: write it again"
             ) from error
         except (OSError, RuntimeError, ValueError) as error:
             raise corrupt(self.source, "HDF5", error) from error

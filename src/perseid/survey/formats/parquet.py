@@ -293,7 +293,7 @@ def _sentence(source: ByteSource, error: Exception) -> PerseidError:
     first = (str(error).splitlines() or [type(error).__name__])[0]
     if isinstance(error, NotImplementedError) or "encrypt" in first.lower():
         return BadPartitionError(
-            f"{source.name} uses a feature of Parquet that is not read ({first}): write it anew, "
+            f"{source.name} uses a feature of Parquet that is not read ({first}): write it again, "
             "compressed by zstd or snappy"
         )
     return corrupt(source, "Parquet", error)
