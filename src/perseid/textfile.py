@@ -154,7 +154,7 @@ def csv_rows(text: str, where: str) -> Iterator[dict[str, str]]:
 def decimal(text: str) -> float:
     """A number as people write it: ``1234.5``, ``1234,5``, ``1.234,5`` or ``1,234.5``.
 
-    Raises `ValueError` where it is none.
+    Raises `ValueError` if it is not one.
     """
     text = text.strip()
     comma, point = text.rfind(","), text.rfind(".")

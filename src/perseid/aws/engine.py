@@ -159,7 +159,7 @@ class AwsEngine:
         return Preflight(executions.calls.aws, self._stack, executions.place, manifest).checks()
 
     def submit(self, manifest: Manifest, ranks: Sequence[int] | None = None) -> AwsRun:
-        """Start an execution for the whole run, or for what is missing of it.
+        """Start an execution for the whole run, or for what is missing from it.
 
         Initialize on AWS finds for itself which ranks are missing, as this side did.
         """

@@ -138,7 +138,7 @@ class Executions:
         return Started(self.place.execution(manifest.run_id), manifest.results_url)
 
     def resume(self, url: str, *, allow_model_change: bool = False) -> Started:
-        """Start an execution that works on what is missing of a run; returns at once.
+        """Start an execution that computes what is missing from a run; returns immediately.
 
         `allow_model_change`: see `perseid.engines.driver.resume`.
         """

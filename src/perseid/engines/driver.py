@@ -74,7 +74,7 @@ def begin(
 def begin_missing(
     manifest: Manifest, engine: Engine, report: Report, *, allow_model_change: bool = False
 ) -> RunHandle:
-    """Begin to work on what is missing of a run.
+    """Start to compute what is missing from a run.
 
     Raises
     ------

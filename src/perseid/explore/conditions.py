@@ -246,7 +246,7 @@ def _crossed(corners: NDArray[np.float64]) -> Mask:
 
 
 def parse(text: str) -> Condition:
-    """A condition of the query string; raises `BadInputError` if it is none."""
+    """Parse a condition of the query string; raises `BadInputError` if it is invalid."""
     try:
         match parse_json(text):
             case ["range", str(column), low, high]:

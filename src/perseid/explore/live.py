@@ -345,7 +345,7 @@ class LiveRun:
 
 
 def _read(record: bytes, rank: int) -> RankMeasures | None:
-    """What a rank's record says; None if it is none."""
+    """The content of a rank's record; None if it cannot be read."""
     try:
         return read_record(json.loads(record), rank)
     except (ValueError, PerseidError):

@@ -53,7 +53,7 @@ def grid(
 ) -> list[GridCell]:
     """Every cell, repetitions outermost: what drifts in time does not fall on one cell.
 
-    Raises `BadInputError` where a size is none, a number is below 1, or a value comes twice.
+    Raises `BadInputError` if a size cannot be parsed, a number is below 1, or a value is repeated.
     """
     for size in (*partitions, *(d for d in data if d != WHOLE)):
         if not size_mb(size):

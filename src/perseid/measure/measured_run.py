@@ -70,7 +70,7 @@ class ResultPath:
     def workers(self) -> int | None:
         """The published rule: ceil(GB x 1024 / MB), one worker per partition.
 
-        None if the data size is none, or where files were used more than once.
+        None if the data size is not a size, or if files were used more than once.
         """
         gb, mb = self.data_gb, size_mb(self.partition)
         if gb is None or not mb or (self.data != "total" and self.data.startswith("total")):

@@ -69,7 +69,7 @@ class ModelIdentity:
 
     @classmethod
     def from_json(cls, value: object) -> ModelIdentity:
-        """The reverse of `to_json`; raises `BadInputError` if it is none."""
+        """The inverse of `to_json`; raises `BadInputError` if the JSON does not have this form."""
         known = {field.name for field in fields(cls)}
         if not isinstance(value, dict) or not {"kind", "uri", "digest"} <= set(value):
             raise BadInputError(f"this is not the identity of a model: {str(value)[:80]}")

@@ -31,7 +31,7 @@ class ImageInput:
     """Added after `scale`: one value, or one per band; empty: nothing."""
 
     def check(self, bands: int, where: str) -> None:
-        """Raise `BadModelError` if a setting is none that there is."""
+        """Raise `BadModelError` if a setting is not a valid one."""
         if self.layout not in LAYOUTS:
             raise BadModelError(f"{where}: the layout is {self.layout!r}: use {_or(LAYOUTS)}")
         if self.dtype not in PIXEL_TYPES:
@@ -55,7 +55,7 @@ class ColumnInput:
     """One of `COLUMN_TYPES`."""
 
     def check(self, where: str) -> None:
-        """Raise `BadModelError` if a setting is none that there is."""
+        """Raise `BadModelError` if a setting is not a valid one."""
         if self.dtype not in COLUMN_TYPES:
             raise BadModelError(f"{where}: {self.name} is {self.dtype!r}: use {_or(COLUMN_TYPES)}")
         if not self.column:

@@ -167,7 +167,7 @@ class OutputColumn:
 
     @classmethod
     def from_json(cls, value: Any) -> OutputColumn:
-        """The reverse of `to_json`; raises `ValueError` if it is none."""
+        """The inverse of `to_json`; raises `ValueError` if the JSON does not have this form."""
         try:
             lists = {name: tuple(value[name]) for name in ("classes", "grid") if name in value}
             return cls(**{**value, **lists})

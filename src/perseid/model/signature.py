@@ -153,7 +153,7 @@ class ModelSignature:
         Raises
         ------
         BadModelError
-            A key is not known, or a value is none that there is; `where` is for the message.
+            A key is not known, or a value is invalid; `where` is for the message.
         """
         if not isinstance(plain, dict):
             raise BadModelError(f"{where} cannot be read: it is not a JSON object")

@@ -57,7 +57,8 @@ def save_weights(weights: Weights, url: str | Path) -> None:
 
 
 def load_weights(url: str | Path) -> Weights:
-    """Read the file at a path or URL; raises `BadModelError` if it is none or does not fit."""
+    """Read the weight file at a path or URL; raises `BadModelError` if it is not one or does not
+    fit."""
     store, name = Storage.holding(url)
     data = store.get(name)
     try:

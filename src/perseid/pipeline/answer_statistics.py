@@ -87,7 +87,7 @@ def has_classes(outputs: Iterable[OutputColumn]) -> bool:
 def class_of_labels(
     label: NDArray[Any], classes: tuple[str, ...], names: Mapping[int, str]
 ) -> NDArray[np.int64]:
-    """(n,): the place of each label's class; -1 where it is none of them, or missing.
+    """(n,): the index of each label's class; -1 for other or missing labels.
 
     Where the survey names its labels as the model names its classes, by these names; otherwise a
     label is the place itself.

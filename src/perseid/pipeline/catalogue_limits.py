@@ -19,7 +19,7 @@ class CatalogueLimits:
     """A part that summarize writes holds the rows of some ranks: no more than this, or one rank."""
     exact_ranks: int = 50_000_000
     """Where a survey has more rows, only the first `ranked` have a rank, and every scored row has
-    a percentile: 16 bytes a row are held to rank them all."""
+    a percentile: ranking all of them takes 16 bytes of memory per row."""
     ranked: int = 100_000
 
 

@@ -89,7 +89,7 @@ class Stamp:
 
     @classmethod
     def from_json(cls, text: bytes) -> Stamp:
-        """The reverse of `to_json`; raises `ValueError` if it is none."""
+        """The inverse of `to_json`; raises `ValueError` if the JSON does not have this form."""
         run_id, rank, groups, *more = parse_json(text)
         columns = tuple(map(OutputColumn.from_json, more[0])) if more else (Z_PRED,)
         return cls(run_id, rank, dict(groups), columns)

@@ -300,7 +300,7 @@ def new_run_id(now: float) -> str:
 
 @dataclass(frozen=True)
 class CheckedSurvey:
-    """What a look at the survey's files has shown."""
+    """What checking the survey's files has shown."""
 
     columns: tuple[ColumnSpec, ...] | None = None
     """Columns of the catalogue that come from the survey."""

@@ -19,7 +19,7 @@ def wrong_key(record: Mapping[str, object]) -> str | None:
 
 
 def parse_result(text: bytes, where: str) -> dict[str, object]:
-    """What a script wrote as its result: any JSON object; raises `RunError` if it is none."""
+    """Parse the result that a script wrote, any JSON object; raises `RunError` if it is not one."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -135,7 +135,7 @@ class Findings:
 
     @classmethod
     def from_json(cls, value: object) -> Findings:
-        """Raises `ValueError` where it is none."""
+        """Parse the JSON of `merged.json`; raises `ValueError` if it does not have this form."""
         plain = _object(value)
         rows, repeated = plain.get("rows"), plain.get("repeated_ids")
         top, redshift, anomaly = plain.get("top"), plain.get("redshift"), plain.get("anomaly")

@@ -276,7 +276,7 @@ def _first_done(requests: Sequence[Request], wait: bool) -> int | None:
     """The index of the first that is done; None if none is."""
     active = [request._handle for request in requests if request]
     under_way = [handle for handle in active if not handle.done]
-    # One that is done already is the answer, without a look at the network.
+    # One that is already done is the answer, without polling the network.
     if under_way and len(under_way) == len(active):
         group = under_way[0].group
         assert group is not None

@@ -35,7 +35,8 @@ from perseid.storage import Storage
 POLL_SECONDS = 0.05
 """How often memory and deadlines are looked at, with a few workers."""
 POLL_A_WORKER = 0.003
-"""With many: a look at one costs about 0.2 ms, so looking never takes a tenth of a core."""
+"""With many processes. Checking one takes about 0.2 ms, so all checks together never take a tenth
+of a core."""
 GRACE_SECONDS = 2.0
 """How long workers may take to end after Ctrl-C before they are killed."""
 MAX_FAILED_STARTS = 6

@@ -26,7 +26,7 @@ class Document:
 
     @property
     def events(self) -> list[object]:
-        """The list of events that the only value is or holds; empty if it is none."""
+        """The list of events that the only value is or contains; empty if there is none."""
         if self.values is None or len(self.values) != 1:
             return []
         value = self.values[0]

@@ -81,7 +81,7 @@ _MAX_HEAD = 20_000
 
 
 def yaml_values(text: str, source: str) -> list[object] | None:
-    """The value of a file that ``--output yaml`` wrote; None if it is none.
+    """The value of a file that ``--output yaml`` wrote; None if it is not such a file.
 
     Raises `BadInputError` where the file is broken.
     """

@@ -51,7 +51,7 @@ class HistoryEvent:
 
     @classmethod
     def of(cls, event: Any) -> HistoryEvent:
-        """Raises `KeyError`, `TypeError` or `ValueError` where it is none."""
+        """Parse an event; raises `KeyError`, `TypeError` or `ValueError` if it is not one."""
         details = {k: v for k, v in event.items() if k.endswith("EventDetails")}
         failed: Any = next((v for v in details.values() if "error" in v or "cause" in v), {})
         return cls(

@@ -130,7 +130,7 @@ def read_stored(store: Storage, keys: Collection[str], architecture: str = "x86"
 
 
 def read_json(store: Storage, key: str) -> object:
-    """The value of a JSON object; raises `BadInputError` naming it if it is none."""
+    """The value of a JSON object; raises `BadInputError` naming it if it is not JSON."""
     where = store.where(key)
     return parse_json(decode(store.get(key), where), where)
 
