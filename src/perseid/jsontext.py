@@ -1,4 +1,4 @@
-"""JSON that others wrote: whatever is wrong with it is a `ValueError`."""
+"""JSON that others wrote, whatever is wrong with it a `ValueError`; and JSON as we write it."""
 
 from __future__ import annotations
 
@@ -24,3 +24,19 @@ def parse_json(text: str | bytes | bytearray) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def json_bytes(value: object, *, allow_nan: bool = True) -> bytes:
+    """A value as the objects of a run hold it.
+
+    Raises
+    ------
+    ValueError
+        There is a NaN or an infinity in it, and `allow_nan` is False.
+
+    Examples
+    --------
+    >>> json_bytes({"rank": 3})
+    b'{\n "rank": 3\n}'
+    """
+    return json.dumps(value, indent=1, allow_nan=allow_nan).encode()

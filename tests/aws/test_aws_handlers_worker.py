@@ -14,6 +14,7 @@ import ministack as doubles
 import pytest
 from double import PYTHON
 from lambda_runtime import environment
+from scripts import begin_script
 from tiny import classifier_signature, tiny_classifier
 
 from perseid.aws.deploy.packaging import MIB, build
@@ -118,7 +119,7 @@ def script_items(tmp_path, put_survey, code):
         "bucket": "bucket", "data_bucket": "bucket", "data_prefix": "survey", "script": "go.py",
         "S3_object_name": "my script", "result_path": "out", "bucket_root": str(tmp_path),
     }  # fmt: skip
-    return initialize(RunRequest.parse(given)).items
+    return begin_script(RunRequest.parse(given)).items
 
 
 def test_a_function_that_is_killed_ends_without_an_answer(worker, put_survey, tmp_path):

@@ -14,9 +14,9 @@ import pytest
 import torch
 import yaml
 from lambda_runtime import environment
+from scripts import begin_script
 
 from perseid.aws.deploy.template import Options
-from perseid.pipeline.initialize import initialize
 from perseid.pipeline.request import RunRequest
 from perseid.storage import Storage
 
@@ -44,7 +44,7 @@ def test_a_torch_script_in_the_worker_of_an_image(s3, put_survey, tmp_path):
     torch.save(torch.ones(5), weights)
     bucket.put(f"{name}/Fine Tuned/weights.pt", weights.getvalue())
     put_survey(f"{url}/25MB", 1, rows=10)
-    begun = initialize(RunRequest.parse({
+    begun = begin_script(RunRequest.parse({
         "bucket": url.removeprefix("s3://"), "data_bucket": url.removeprefix("s3://"),
         "data_prefix": "25MB", "batch_size": "4", "object_type": "folder", "S3_object_name": name,
         "script": f"/tmp/{name}/Inference/inference.py",

@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from scripts import begin_script
 from tiny import tiny_survey
 
+from perseid.compat.scripts.run_script import run_script
 from perseid.errors import RunError
-from perseid.pipeline.initialize import initialize
 from perseid.pipeline.items import WorkItem
 from perseid.pipeline.request import RunRequest
-from perseid.pipeline.work import work
 
 OTHER, VICTIM = 41_002, 41_001
 pytestmark = pytest.mark.skipif(
@@ -93,7 +93,7 @@ class Place:
             "S3_object_name": self.folder, "script": f"/tmp/{self.folder}/run.py",
             "result_path": "results", "bucket_root": str(self.base),
         }  # fmt: skip
-        return initialize(RunRequest.parse(given), replace=True).items[0]
+        return begin_script(RunRequest.parse(given), replace=True).items[0]
 
     def other_user(self, code: str, uid: int = 0) -> subprocess.Popen[bytes]:
         words = [str(self.top), f"/tmp/{self.folder}", str(self.lock(uid)), str(self.results)]
@@ -135,7 +135,7 @@ def test_what_another_user_put_there_reaches_no_script(place: Place, prepared: s
     """The script finds its own files at the path that it knows, in a /tmp of its own."""
     assert place.other_user(PREPARED[prepared]).wait(20) == 0
     before = sorted(str(path) for path in place.top.rglob("*"))
-    work(place.item())
+    run_script(place.item())
     check(place.answer(), place.folder)
     assert sorted(str(path) for path in place.top.rglob("*")) == before or "lock" in prepared
 
@@ -144,7 +144,7 @@ def test_a_folder_of_ours_that_is_open_to_all(place: Place):
     place.top.mkdir()
     place.top.chmod(0o777)
     assert place.other_user("evil(top + '/code')").wait(20) == 0
-    work(place.item())
+    run_script(place.item())
     check(place.answer(), place.folder)
 
 
@@ -153,7 +153,7 @@ def test_a_folder_that_is_swapped_all_the_time(place: Place):
     other = place.other_user(SWAPPING)
     try:
         for _ in range(12):
-            work(place.item())
+            run_script(place.item())
             check(place.answer(), place.folder)
             if place.top.exists() and place.top.stat().st_uid == 0:
                 shutil.rmtree(place.top)  # ours came first: once more from the beginning
@@ -165,7 +165,7 @@ def test_a_folder_that_is_swapped_all_the_time(place: Place):
 def test_the_folders_that_are_made_are_closed_to_others(place: Place):
     before = os.umask(0)
     try:
-        work(place.item())
+        run_script(place.item())
     finally:
         os.umask(before)
     check(place.answer(), place.folder)
@@ -194,9 +194,8 @@ def test_a_user_without_roots_rights(place: Place):
 
 AS_VICTIM = """
 import ctypes, os, sys, tempfile
-from perseid.pipeline import script  # before: root's packages are not for that user's eyes
+from perseid.compat.scripts.run_script import run_script
 from perseid.pipeline.items import WorkItem
-from perseid.pipeline.work import work
 item, user = WorkItem.from_json(sys.stdin.read()), int(sys.argv[1])
 os.setgroups([])
 os.setgid(user)
@@ -205,7 +204,7 @@ ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE, as after an exec: /pr
 sys.executable, tempfile.tempdir = "/usr/bin/python3", sys.argv[2]
 os.chdir("/")
 try:
-    work(item)
+    run_script(item)
     print("done", end="")
 except Exception as error:
     print(error)
@@ -219,4 +218,4 @@ def test_results_that_the_script_would_not_see_are_refused(place: Place):
     with tempfile.TemporaryDirectory() as hidden:
         moved = WorkItem.from_json({**item.to_json(), "results_url": f"file://{hidden}"})
         with pytest.raises(RunError, match=f"belongs to user {OTHER}.*needs {hidden}"):
-            work(moved)
+            run_script(moved)

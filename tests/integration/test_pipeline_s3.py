@@ -14,9 +14,10 @@ from tiny import tiny_cutouts, tiny_model, tiny_redshift, tiny_survey
 from perseid.cli import main
 from perseid.errors import BadInputError, NotFoundError, RunError
 from perseid.pipeline import layout
-from perseid.pipeline.initialize import initialize, list_partitions
+from perseid.pipeline.initialize import initialize
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.request import RunRequest
+from perseid.pipeline.request_listing import list_partitions
 from perseid.pipeline.summarize import summarize
 from perseid.pipeline.work import work
 from perseid.storage import Storage

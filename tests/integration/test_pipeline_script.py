@@ -19,8 +19,11 @@ from pathlib import Path
 import pytest
 import torch
 from flaky import flaky_proxy
+from scripts import begin_script
 from tiny import WEIGHTS, tiny_cutouts, tiny_survey
 
+from perseid.compat.scripts.run_script import run_script
+from perseid.compat.scripts.script_folder import MARK, script_folder, script_key
 from perseid.errors import (
     BadInputError,
     NotFoundError,
@@ -29,11 +32,9 @@ from perseid.errors import (
     WorkerFailedError,
 )
 from perseid.pipeline import layout
-from perseid.pipeline.initialize import Initialized, initialize
+from perseid.pipeline.initialize import Initialized
 from perseid.pipeline.request import RunRequest
-from perseid.pipeline.scriptfolder import MARK, script_folder, script_key
 from perseid.pipeline.summarize import summarize
-from perseid.pipeline.work import work
 from perseid.storage import Storage
 from perseid.survey.reader import write_cutouts
 
@@ -104,7 +105,7 @@ def test_a_script_of_the_existing_kind(s3, name: str, capfd: pytest.CaptureFixtu
         "data_bucket": url.removeprefix("s3://"),
         "data_prefix": "25MB",
     }
-    begun = initialize(RunRequest.parse(given))
+    begun = begin_script(RunRequest.parse(given))
     assert "is shared by all script runs" in begun.warnings[0]
     data_map = {"0": "25MB/1.pt", "1": "25MB/2.pt", "2": None}
     assert json.loads(bucket.get("payload.json")) == {**given, "data_map": data_map}
@@ -122,7 +123,7 @@ def test_a_script_of_the_existing_kind(s3, name: str, capfd: pytest.CaptureFixtu
         "BATCH_SIZE": "4",
     }
     with ThreadPoolExecutor(3) as pool:  # the ranks share the folder
-        records = list(pool.map(work, begun.items))
+        records = list(pool.map(run_script, begun.items))
     results = bucket.at(given["result_path"])
     summary = summarize(results)
     assert (summary["status"], summary["rows"]["received"]) == ("complete", 20)
@@ -147,9 +148,9 @@ def test_the_script_sees_its_folder_and_its_own_temporary_folder(tmp_path: Path,
         "json.dumps({'cwd': os.getcwd(), 'file': __file__, 'tmp': os.environ['TMPDIR'],"
         " 'made': os.path.isdir(os.environ['TMPDIR'])})",
     )
-    items = initialize(local_run(tmp_path, name, code)).items
+    items = begin_script(local_run(tmp_path, name, code)).items
     for item in items:
-        work(item)
+        run_script(item)
     told = [json.loads((tmp_path / f"bucket/results/1/{r}.json").read_text()) for r in (0, 1)]
     for record in told:
         assert record["cwd"] == f"/tmp/{name}/Inference"
@@ -165,10 +166,10 @@ def test_each_rank_is_told_its_own_share_whatever_the_request_says(
 ):
     """As scripts of the message-passing variant read it: from DATA_PATH, not from the map."""
     code = writes(tmp_path, "json.dumps({'read': os.environ['DATA_PATH']})")
-    begun = initialize(local_run(tmp_path, name, code, data_path=given))
+    begun = begin_script(local_run(tmp_path, name, code, data_path=given))
     assert any("`data_path` is kept for scripts" in said for said in begun.warnings)
     for item in begun.items:
-        work(item)
+        run_script(item)
     told = [json.loads((tmp_path / f"bucket/results/1/{r}.json").read_text()) for r in (0, 1)]
     assert [record["read"] for record in told] == ["data/1.pt", "data/2.pt"]
     payload = json.loads((tmp_path / "bucket/payload.json").read_text())
@@ -190,9 +191,9 @@ def test_each_rank_is_told_its_own_share_whatever_the_request_says(
 def test_a_script_that_fails(tmp_path: Path, name: str, code: str, sentence: str):
     if code.startswith("RESULT"):
         code = writes(tmp_path, code.removeprefix("RESULT = "))
-    begun = initialize(local_run(tmp_path, name, code, timeout=1 if "sleep" in code else 60))
+    begun = begin_script(local_run(tmp_path, name, code, timeout=1 if "sleep" in code else 60))
     with pytest.raises(WorkerFailedError, match=f"rank 0: .*{sentence}"):
-        work(begun.items[0])
+        run_script(begun.items[0])
     with pytest.raises(RunIncompleteError, match="ranks 0, 1 of 2"):
         summarize(Storage(begun.manifest.results_url))
 
@@ -202,18 +203,18 @@ def test_the_result_of_a_former_attempt_does_not_count(tmp_path: Path, name: str
     code = f"import os, sys\nif os.path.exists({str(flag)!r}):\n    sys.exit(0)\n" + writes(
         tmp_path
     )
-    begun = initialize(local_run(tmp_path, name, code + "sys.exit(1)\n"))
+    begun = begin_script(local_run(tmp_path, name, code + "sys.exit(1)\n"))
     with pytest.raises(WorkerFailedError, match="status 1"):
-        work(begun.items[0])
+        run_script(begun.items[0])
     flag.touch()
     with pytest.raises(WorkerFailedError, match="left no"):
-        work(begun.items[0], attempt=2)
+        run_script(begun.items[0], attempt=2)
 
 
 def test_a_script_that_is_not_there(tmp_path: Path, name: str):
     request = local_run(tmp_path, name, "pass", script=f"/tmp/{name}/other.py")
     with pytest.raises(NotFoundError, match=r"script .*other\.py' is not there"):
-        initialize(request)
+        begin_script(request)
     assert not (tmp_path / "bucket" / "results").exists()
     assert not (tmp_path / "bucket" / "payload.json").exists()
 
@@ -224,7 +225,7 @@ def test_a_script_that_is_not_there(tmp_path: Path, name: str):
 def test_a_script_out_of_its_folder(tmp_path: Path, name: str, script: str):
     request = local_run(tmp_path, name, "pass", script=script.format(name))
     with pytest.raises(BadInputError, match="not inside its folder"):
-        initialize(request)
+        begin_script(request)
 
 
 def test_a_script_named_relative_to_its_folder():
@@ -233,21 +234,21 @@ def test_a_script_named_relative_to_its_folder():
 
 
 def test_links_in_the_folder_are_refused(tmp_path: Path, name: str):
-    begun = initialize(local_run(tmp_path, name, writes(tmp_path)))
+    begun = begin_script(local_run(tmp_path, name, writes(tmp_path)))
     secret = tmp_path / "secret.txt"
     secret.write_text("secret")
     (tmp_path / "bucket" / name / "link.txt").symlink_to(secret)
     with pytest.raises(BadInputError, match=r"holds a link, .*link\.txt"):
-        work(begun.items[0])
+        run_script(begun.items[0])
     assert not Path("/tmp", name).exists()
 
 
 def test_a_folder_that_is_a_link_is_refused(tmp_path: Path, name: str):
-    begun = initialize(local_run(tmp_path, name, writes(tmp_path)))
+    begun = begin_script(local_run(tmp_path, name, writes(tmp_path)))
     (tmp_path / "bucket" / name).rename(tmp_path / "elsewhere")
     (tmp_path / "bucket" / name).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(BadInputError, match="holds a link"):
-        work(begun.items[0])
+        run_script(begun.items[0])
 
 
 @pytest.mark.s3
@@ -280,22 +281,22 @@ def test_an_encoded_slash_is_no_slash(s3, tmp_path: Path):
 
 
 def test_somebodys_own_folder_is_never_touched(tmp_path: Path, name: str):
-    begun = initialize(local_run(tmp_path, name, writes(tmp_path)))
+    begun = begin_script(local_run(tmp_path, name, writes(tmp_path)))
     own = Path("/tmp", name)
     own.mkdir()
     (own / "thesis.tex").write_text("years of work")
     with pytest.raises(RunError, match="was not made by perseid"):
-        work(begun.items[0])
+        run_script(begun.items[0])
     assert [path.name for path in own.iterdir()] == ["thesis.tex"]
 
 
 def test_a_link_in_the_place_of_the_folder(tmp_path: Path, name: str):
-    begun = initialize(local_run(tmp_path, name, writes(tmp_path)))
+    begun = begin_script(local_run(tmp_path, name, writes(tmp_path)))
     (tmp_path / "trap").mkdir()
     Path("/tmp", name).symlink_to(tmp_path / "trap")
     try:
         with pytest.raises(RunError, match="was not made by perseid"):
-            work(begun.items[0])
+            run_script(begun.items[0])
         assert not list((tmp_path / "trap").iterdir())
     finally:
         Path("/tmp", name).unlink()
@@ -349,7 +350,7 @@ def test_what_a_killed_copy_left_is_removed_by_the_next(tmp_path: Path):
         (many / f"{number}.txt").write_text("one of many")
     code = (
         "import sys; from pathlib import Path; from perseid.storage import Storage\n"
-        "from perseid.pipeline.scriptfolder import script_folder\n"
+        "from perseid.compat.scripts.script_folder import script_folder\n"
         "with script_folder(Storage(sys.argv[1]), 'code', root=Path(sys.argv[2])): pass"
     )
     child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "bucket"), str(root)])
@@ -388,13 +389,13 @@ def test_a_script_ends_with_its_worker(tmp_path: Path, name: str):
         f"pathlib.Path({str(mark)!r}).write_text(str(os.getpid()))\n"
         "time.sleep(120)\n"
     )
-    item = initialize(local_run(tmp_path, name, code)).items[0]
+    item = begin_script(local_run(tmp_path, name, code)).items[0]
     (tmp_path / "item.json").write_text(json.dumps(item.to_json()))
     worker = (
         "import pathlib, sys\n"
         "from perseid.pipeline.items import WorkItem\n"
-        "from perseid.pipeline.work import work\n"
-        "work(WorkItem.from_json(pathlib.Path(sys.argv[1]).read_text()))\n"
+        "from perseid.compat.scripts.run_script import run_script\n"
+        "run_script(WorkItem.from_json(pathlib.Path(sys.argv[1]).read_text()))\n"
     )
     process = subprocess.Popen([sys.executable, "-c", worker, str(tmp_path / "item.json")])
     try:
@@ -424,8 +425,8 @@ def alive(pid: int) -> bool:
 
 def test_the_process_environment_stays_as_it_was(tmp_path: Path, name: str):
     before = dict(os.environ)
-    begun: Initialized = initialize(local_run(tmp_path, name, writes(tmp_path)))
+    begun: Initialized = begin_script(local_run(tmp_path, name, writes(tmp_path)))
     for item in begun.items:
-        work(item)
+        run_script(item)
     assert dict(os.environ) == before
     assert summarize(Storage(begun.manifest.results_url))["status"] == "complete"

@@ -156,6 +156,7 @@ def test_workers_enough_need_no_note(tmp_path: Path, name: str):
     ],
 )
 def test_when_a_script_talks(tmp_path: Path, name: str, more: dict, files: dict, talks: bool):
+    from perseid.compat.scripts.script_job import script_job
     from perseid.pipeline.initialize import plan
 
     request = local_run(tmp_path, name, 1000, **more)
@@ -163,7 +164,7 @@ def test_when_a_script_talks(tmp_path: Path, name: str, more: dict, files: dict,
         path = tmp_path / "bucket" / name / key
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
-    manifest = plan(request)
+    manifest = plan(request, script_job(request))
     assert manifest.talks is talks
     assert bool(manifest.item(0).options.talks) is talks
 

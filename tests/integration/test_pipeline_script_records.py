@@ -8,8 +8,10 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from scripts import begin_script
 from tiny import tiny_survey
 
+from perseid.compat.scripts.run_script import ScriptMeasurement, leave_records
 from perseid.engines.driver import finished, missing_ranks
 from perseid.errors import RunIncompleteError, WorkerFailedError
 from perseid.measure.present.report import render_report
@@ -17,10 +19,9 @@ from perseid.measure.present.run_tables import tables
 from perseid.measure.prices import Prices
 from perseid.measure.sources.load import load_runs
 from perseid.pipeline import layout
-from perseid.pipeline.initialize import Initialized, initialize
+from perseid.pipeline.initialize import Initialized
 from perseid.pipeline.records import RankRecord
 from perseid.pipeline.request import RunRequest
-from perseid.pipeline.script import ScriptMeasurement, leave_records
 from perseid.pipeline.summarize import summarize
 from perseid.pipeline.timeline import Timeline
 from perseid.storage import Storage
@@ -57,7 +58,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Initialized:
         "S3_object_name": "code", "script": "run.py", "result_path": "results/1",
         "bucket_root": str(root),
     }  # fmt: skip
-    one = initialize(RunRequest.parse(given))
+    one = begin_script(RunRequest.parse(given))
     leave(one, 1, json.dumps(SOUND))
     leave_records(one.items[2], store(one), measured())
     return one

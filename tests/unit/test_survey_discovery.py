@@ -18,8 +18,8 @@ import perseid
 from perseid.cli import main
 from perseid.errors import BadInputError, NotFoundError
 from perseid.pipeline import layout
-from perseid.pipeline.initialize import list_partitions
 from perseid.pipeline.request import RunRequest
+from perseid.pipeline.request_listing import list_partitions
 from perseid.storage import Location, Storage, scan
 from perseid.survey import discover, suffix_of, write_cutouts
 from perseid.survey.discovery import RUN_CATALOGUE, RUN_RATINGS

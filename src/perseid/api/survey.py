@@ -10,8 +10,8 @@ from perseid.api.model import Model, load_model
 from perseid.api.show import html_table
 from perseid.api.survey_info import SurveyFiles, SurveyInfo, survey_info, survey_picture
 from perseid.errors import BadInputError
-from perseid.pipeline.initialize import list_partitions
 from perseid.pipeline.request import RunRequest
+from perseid.pipeline.request_listing import list_partitions
 from perseid.storage import Storage
 from perseid.survey import Cutouts, open_partition
 from perseid.survey.column_spec import ColumnSpec

@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 from perseid.aws.engine import AwsEngine
 from perseid.cli.checks import show_check
+from perseid.compat.scripts.script_job import script_job
 from perseid.engines.base import Engine
 from perseid.pipeline.initialize import plan
 from perseid.pipeline.request import RunRequest
@@ -19,7 +20,8 @@ FAILS = 1
 def show_preflight(args: argparse.Namespace, engine: Engine, request: RunRequest) -> int:
     """Print each check as it is made; exit status 1 if one of them says that the run would fail."""
     assert isinstance(engine, AwsEngine)
-    manifest = plan(engine.prepare(request))
+    request = engine.prepare(request)
+    manifest = plan(request, script_job(request))
     checks = []
     for check in engine.examine(manifest):
         checks.append(check)

@@ -121,6 +121,7 @@ def _look_ahead(args: argparse.Namespace, engine: Engine, request: RunRequest) -
 
 def _dry_run(args: argparse.Namespace, request: RunRequest) -> int:
     from perseid.cli.dry_run import print_plan, script_plan
+    from perseid.compat.scripts.script_job import script_job
     from perseid.engines import worker_speed
     from perseid.engines.local.local_options import options_of
     from perseid.engines.run_plan import make_plan
@@ -135,7 +136,7 @@ def _dry_run(args: argparse.Namespace, request: RunRequest) -> int:
         FormerRun.at(place)
     else:
         refuse_if_taken(place)
-    manifest = plan(request)
+    manifest = plan(request, script_job(request))
     if manifest.script is not None:
         plain = json.dumps(manifest.to_json(), indent=1)
         print(plain if args.json else "\n".join(script_plan(manifest)))

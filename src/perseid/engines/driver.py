@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import cast
 
+from perseid.compat.scripts.script_job import script_job
 from perseid.engines.base import Engine, RunHandle
 from perseid.engines.owner import Owner, refuse_if_owned
 from perseid.errors import PerseidError, RunIncompleteError, RunInterruptedError
@@ -58,7 +59,7 @@ def begin(
             # Who works on a place owns it before it is claimed: of two at once one does not begin.
             owned.enter_context(Owner(Storage(manifest.results_url)))
 
-        begun = initialize(request, replace=replace, check=check)
+        begun = initialize(request, script_job(request), replace=replace, check=check)
         for warning in begun.warnings:
             report(StageEvent("initialize", warning))
         try:

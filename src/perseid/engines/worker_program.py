@@ -115,6 +115,11 @@ class Prepared:
     def __call__(self, item: WorkItem, attempt: int, report: Report) -> Any:
         """Work on a rank."""
         cold, seconds = bool(self._init), self._init.pop() if self._init else 0.0
+        if item.options.script is not None:
+            from perseid.compat.scripts.run_script import run_script
+
+            item = self._with_options(item)
+            return run_script(item, attempt=attempt, report=report, cold=cold, init_seconds=seconds)
         keep = _place_for(item)
         record = self._step.work(
             self._with_options(item),
@@ -150,7 +155,7 @@ class Prepared:
 def _place_for(item: WorkItem) -> Path | None:
     """Folder in which a rank's objects are kept for the merge; None if no copy is needed."""
     local = Storage(item.results_url).local_path() is not None
-    if local or item.transport == STORE or item.options.script is not None:
+    if local or item.transport == STORE:
         return None
     return Path(tempfile.mkdtemp(prefix=f"rank-{item.rank}-"))  # the engine removes TMPDIR
 

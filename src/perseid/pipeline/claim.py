@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from perseid.errors import (
     RunError,
     StorageError,
 )
+from perseid.jsontext import json_bytes
 from perseid.pipeline import layout
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.rank_outputs import READERS
@@ -94,7 +94,7 @@ def claim(storage: Storage, manifest: Manifest, former: FormerRun | None = None)
     keys = former.keys(storage) if former else []
     if former is None and (left := _left(storage)) is not None:
         raise taken(storage, left)
-    data = json.dumps(manifest.to_json(), indent=1).encode()
+    data = json_bytes(manifest.to_json())
     try:
         if former is None or former.manifest is None:
             storage.put(layout.MANIFEST, data, new=True)

@@ -7,7 +7,6 @@ whatever goes wrong from here on costs nothing but time: summarize merges from t
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from typing import Any
 from perseid.comm import Communicator
 from perseid.comm.ops import Op
 from perseid.errors import NoPathError, PerseidError, RunError
-from perseid.jsontext import parse_json
+from perseid.jsontext import json_bytes, parse_json
 from perseid.pipeline import columns, layout, merge
 from perseid.pipeline.catalogue_limits import LIMITS, CatalogueLimits
 from perseid.pipeline.collective_parts import CollectiveParts
@@ -136,7 +135,7 @@ def merge_collectively(
     # A record that cannot be replaced says `store`, which is what summarize believes anyway.
     with contextlib.suppress(PerseidError):
         outputs.storage.put(
-            layout.record(outputs.item.rank), _json({**outputs.record.plain, **vars(changes)})
+            layout.record(outputs.item.rank), json_bytes({**outputs.record.plain, **vars(changes)})
         )
     return changes
 
@@ -242,7 +241,7 @@ def publish(
     item, storage = outputs.item, outputs.storage
     with clock.stage("publish"):
         found, size = catalogue()
-        storage.put(layout.COMBINED, _json([one for one in records if had_data(one)]))
+        storage.put(layout.COMBINED, json_bytes([one for one in records if had_data(one)]))
     done = {
         "run_id": item.run_id,
         "world_size": item.world_size,
@@ -268,7 +267,3 @@ def _changes(
         stages=stages,
         timeline=(*outputs.record.timeline, *clock.joined()),
     )
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, indent=1).encode()

@@ -6,7 +6,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 
@@ -18,6 +18,7 @@ from perseid.errors import (
     PerseidError,
     StorageError,
 )
+from perseid.jsontext import json_bytes
 from perseid.model.files import DEFAULT
 from perseid.model.python_source import is_python
 from perseid.model.signature import ModelSignature
@@ -25,26 +26,21 @@ from perseid.model.signature_files import signature_beside, signature_of
 from perseid.pipeline import layout
 from perseid.pipeline.checks import CheckedModel, check_model, check_shape
 from perseid.pipeline.claim import FormerRun, claim, give_up, refuse_if_taken
-from perseid.pipeline.items import PartitionRef, WorkItem
+from perseid.pipeline.items import WorkItem
 from perseid.pipeline.manifest import Manifest, assign
 from perseid.pipeline.model_inputs import same_order_note
-from perseid.pipeline.overlap import refuse_overlap
 from perseid.pipeline.pdf_checks import ADDED
 from perseid.pipeline.rankfiles import temporary_folder
 from perseid.pipeline.request import RunRequest
-from perseid.pipeline.run_settings import ItemOptions, RunSettings
+from perseid.pipeline.request_listing import Listing, list_partitions
+from perseid.pipeline.run_settings import ItemOptions, RunSettings, ScriptJob
 from perseid.pipeline.schema import SCHEMA, check_version
-from perseid.pipeline.scriptfolder import holds_fmi_configuration, script_key
 from perseid.pipeline.survey_columns import carried, choose_columns, parse_keep
 from perseid.pipeline.tables import CATALOGUE
 from perseid.storage import Location, Storage
 from perseid.survey.column_spec import ColumnSpec
-from perseid.survey.description import SurveyDescription, description_of
-from perseid.survey.discovery import Layout, discover
-from perseid.survey.hats import rows_of_files
 from perseid.survey.look import look_at_formats, notes_on
 from perseid.survey.names import check_known
-from perseid.survey.read_options import ReadOptions, channels_last
 
 
 @dataclass(frozen=True)
@@ -64,32 +60,9 @@ class Initialized:
         return self.manifest.warnings
 
 
-@dataclass(frozen=True)
-class Listing:
-    """The partitions that a request names."""
-
-    data_url: str
-    """Their keys are relative to it."""
-    partitions: tuple[PartitionRef, ...]
-    """In natural order, cut to the request's `file_limit`."""
-    warnings: tuple[str, ...] = ()
-    """One sentence each."""
-    said: SurveyDescription = field(default_factory=SurveyDescription)
-    """What the survey says of itself."""
-    uneven: bool = False
-    """Whether ranks are given as many rows, not as many partitions: pixels of HATS are uneven."""
-
-    def read_options(self, request: RunRequest) -> ReadOptions:
-        """How the files are read: what the request says comes before what the survey says."""
-        return ReadOptions(
-            names={**self.said.columns, **request.column_names},
-            channels_last=channels_last(request.layout or self.said.layout),
-            bands=request.band_names or self.said.bands,
-        )
-
-
 def initialize(
     request: RunRequest,
+    job: ScriptJob | None = None,
     *,
     replace: bool = False,
     run_id: str | None = None,
@@ -102,6 +75,8 @@ def initialize(
     ----------
     request
         What to run.
+    job
+        The script of a request in script mode: `perseid.compat.scripts.script_job.script_job`.
     replace
         Take the place of the run that is at the prefix now. It is removed once the place is
         claimed (only objects that it wrote), and not touched where anything is wrong.
@@ -138,12 +113,12 @@ def initialize(
     if not replace and begun is None:
         refuse_if_taken(storage)
     # Everything that can be wrong with the request is found out here, before anything is written.
-    manifest = plan(request, created, run_id)
+    manifest = plan(request, job, created=created, run_id=run_id)
     if sealed_certificate is not None:
         manifest = _with_certificate(manifest, sealed_certificate)
     if begun is not None:
         manifest = _adopt(begun, manifest)
-        storage.put(layout.MANIFEST, _json(manifest.to_json()))
+        storage.put(layout.MANIFEST, json_bytes(manifest.to_json()))
     else:
         if check is not None:
             check(manifest)
@@ -154,10 +129,10 @@ def initialize(
         if begun is None:  # nothing of a run that cannot begin stays
             give_up(storage)
         raise
-    payload = _json({**manifest.request, "data_map": manifest.data_map()})
+    payload = json_bytes({**manifest.request, "data_map": manifest.data_map()})
     storage.put(layout.PAYLOAD, payload)
-    if manifest.script is not None:  # scripts look for it at the bucket's root and nowhere else
-        Storage(request.bucket_url(request.bucket or "")).put(layout.PAYLOAD, payload)
+    if job is not None:  # scripts look for it at the bucket's root and nowhere else
+        Storage(job.bucket_url).put(layout.PAYLOAD, payload)
     return Initialized(manifest)
 
 
@@ -216,10 +191,17 @@ def _adopt(begun: Manifest, now: Manifest) -> Manifest:
     return replace(begun, created=now.created, settings=now.settings, model=model)
 
 
-def plan(request: RunRequest, created: float | None = None, run_id: str | None = None) -> Manifest:
+def plan(
+    request: RunRequest,
+    job: ScriptJob | None = None,
+    *,
+    created: float | None = None,
+    run_id: str | None = None,
+) -> Manifest:
     """What `initialize` would do, without writing anything (``--dry-run``)."""
-    _check_script(request)
-    model = None if request.script_mode else _checked(request)
+    if request.script_mode != (job is not None):
+        raise ValueError("a request in script mode is begun with its job, and no other is")
+    model = None if job else _checked(request)
     listing = list_partitions(request)
     survey = CheckedSurvey() if model is None else _check_data(request, listing, model)
     files = len(listing.partitions)
@@ -233,64 +215,20 @@ def plan(request: RunRequest, created: float | None = None, run_id: str | None =
         results_url=request.results_url,
         data_url=listing.data_url,
         partitions=listing.partitions,
-        assignment=assign(files, world_size, _weights(listing)),
-        settings=_settings(request, listing, survey, model),
+        assignment=assign(files, world_size, listing.weights),
+        settings=_settings(request, listing, survey, model, job),
         request=request.given(),
-        script=_environment(request) if request.script_mode else None,
+        script=job.environment if job else None,
         model=model.identity if model else None,
         warnings=(
             *request.warnings(),
             *listing.warnings,
             *survey.notes,
             *(model.notes if model else ()),
-            *_script_warnings(request),
+            *(job.warnings if job else ()),
             *_claim_warnings(request),
         ),
     )
-
-
-def list_partitions(request: RunRequest) -> Listing:
-    """Every partition that the request names: all pages, natural order, `file_limit` applied.
-
-    Raises
-    ------
-    NotFoundError
-        The folder (or one of the listed files) is not there.
-    BadInputError
-        The folder holds no partition, the list names one twice, or the results would lie in the
-        data, or the data in a run.
-    """
-    if request.data:
-        found = discover(request.data)
-        folder = found.location
-    else:
-        bucket = Location.parse(request.bucket_url(request.data_bucket or ""))
-        folder = bucket / (request.data_prefix or "")
-        found = discover(folder, base=bucket)
-    named = found.layout is Layout.FILES or not (request.data or request.data_prefix)
-    refuse_overlap(folder, Location.parse(request.results_url), results_may_lie_below=named)
-    refs = tuple(PartitionRef(info.key, info.size, info.etag) for info in found.partitions)
-    if found.layout is Layout.HATS:
-        rows = rows_of_files(Storage(found.location), [ref.key for ref in refs])
-        refs = tuple(replace(ref, rows=rows.get(ref.key)) for ref in refs)
-    said, uneven = description_of(found), found.layout is Layout.HATS
-    listing = Listing(found.location.url, refs, (*found.notes, *said.notes), said, uneven)
-    limit, count = request.file_limit, len(refs)
-    if limit is None or limit == count:
-        return listing
-    if limit > count:
-        fewer = f"file_limit is {limit}, but there are only {count} partitions: all are used"
-        return replace(listing, warnings=(*listing.warnings, fewer))
-    return replace(listing, partitions=refs[:limit])
-
-
-def _weights(listing: Listing) -> Sequence[int] | None:
-    """What each partition weighs, where the survey's are uneven by their nature."""
-    if not listing.uneven:
-        return None
-    rows = [ref.rows for ref in listing.partitions]
-    known = [count for count in rows if count is not None]
-    return known if len(known) == len(rows) else [ref.size for ref in listing.partitions]
 
 
 def new_run_id(now: float) -> str:
@@ -347,7 +285,11 @@ def _check_lists(kinds: Sequence[str], model: ModelSignature) -> None:
 
 
 def _settings(
-    request: RunRequest, listing: Listing, survey: CheckedSurvey, model: CheckedModel | None
+    request: RunRequest,
+    listing: Listing,
+    survey: CheckedSurvey,
+    model: CheckedModel | None,
+    job: ScriptJob | None,
 ) -> RunSettings:
     given, options = model.given if model else None, listing.read_options(request)
     return RunSettings(
@@ -366,12 +308,12 @@ def _settings(
         fit=request.fit or "",
         lists=request.list_kinds or None,
         transport=request.transport,
-        options=_options(request, listing),
+        options=_options(request, listing, job),
     )
 
 
-def _options(request: RunRequest, listing: Listing) -> ItemOptions:
-    options = ItemOptions(
+def _options(request: RunRequest, listing: Listing, job: ScriptJob | None) -> ItemOptions:
+    return ItemOptions(
         memory_mb=request.memory_mb,
         timeout=request.timeout,
         retries=request.retries,
@@ -385,19 +327,9 @@ def _options(request: RunRequest, listing: Listing) -> ItemOptions:
         silence_timeout=request.silence_timeout,
         result_path=request.result_path,
         label_names={str(label): name for label, name in listing.said.labels.items()},
+        bucket_url=job.bucket_url if job else None,
+        talks=(job.talks or None) if job else None,
     )
-    if not request.script_mode:
-        return options
-    bucket = request.bucket_url(request.bucket or "")
-    return replace(options, bucket_url=bucket, talks=_talks(request) or None)
-
-
-def _talks(request: RunRequest) -> bool:
-    """Whether the script's ranks talk to each other, so that all must run at once."""
-    if request.fmi_enabled is not None:
-        return request.fmi_enabled
-    bucket = Storage(request.bucket_url(request.bucket or ""))
-    return holds_fmi_configuration(bucket, request.s3_object_name or "")
 
 
 def _checked(request: RunRequest) -> CheckedModel:
@@ -412,34 +344,6 @@ def _model_url(request: RunRequest) -> str:
     return model if model == DEFAULT or is_python(model) else Location.parse(model).url
 
 
-def _environment(request: RunRequest) -> dict[str, str]:
-    """The item keys of the existing executor that do not depend on the rank."""
-    return {
-        "S3_BUCKET": request.bucket or "",
-        "S3_OBJECT_NAME": request.s3_object_name or "",
-        "SCRIPT": request.script or "",
-        "S3_OBJECT_TYPE": request.object_type,
-        "DATA_BUCKET": request.data_bucket or "",
-        "DATA_PREFIX": request.data_prefix or "",
-        "RESULT_PATH": request.result_path or "",
-        "BATCH_SIZE": str(request.batch_size),
-    }
-
-
-def _check_script(request: RunRequest) -> None:
-    """The script must be in its folder: better said now than by every rank."""
-    if not request.script_mode:
-        return
-    folder, script = request.s3_object_name or "", request.script or ""
-    bucket = Storage(request.bucket_url(request.bucket or ""))
-    key = f"{folder}/{script_key(folder, script)}"
-    if not bucket.exists(key):
-        raise NotFoundError(
-            f"script {script!r} is not there: {bucket.where(key)} does not exist; check `script` "
-            "and `S3_object_name`, or give `model` to use our runtime instead"
-        )
-
-
 def _claim_warnings(request: RunRequest) -> tuple[str, ...]:
     if Storage(request.results_url).is_conditional:
         return ()
@@ -447,14 +351,3 @@ def _claim_warnings(request: RunRequest) -> tuple[str, ...]:
         "AWS_CONDITIONAL_PUT is disabled: two runs that begin at this place in the same moment are "
         "not kept apart, so start one at a time",
     )
-
-
-def _script_warnings(request: RunRequest) -> tuple[str, ...]:
-    if not request.script_mode:
-        return ()
-    root = (Location.parse(request.bucket_url(request.bucket or "")) / layout.PAYLOAD).url
-    return (f"{root} is shared by all script runs of the bucket: run them one after the other",)
-
-
-def _json(value: object) -> bytes:
-    return json.dumps(value, indent=1).encode()

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from perseid.jsontext import json_bytes
 from perseid.model.outputs import Z_PRED, OutputColumn
 from perseid.pipeline import layout, merge
 from perseid.pipeline.answer_statistics import AnswerStatistics, has_classes
@@ -163,7 +164,7 @@ def findings(
 
 def dump(value: Any) -> bytes:
     """Strict JSON: what is not a number is null."""
-    return json.dumps(strict(value), indent=1, allow_nan=False).encode()
+    return json_bytes(strict(value), allow_nan=False)
 
 
 def strict(value: Any) -> Any:

@@ -65,6 +65,20 @@ class ItemOptions:
 
 
 @dataclass(frozen=True)
+class ScriptJob:
+    """A script that a request names, found in its folder; `perseid.compat.scripts` makes it."""
+
+    environment: Mapping[str, str]
+    """The item keys of the existing executor that do not depend on the rank."""
+    bucket_url: str
+    """Where the script's folder is."""
+    talks: bool
+    """Whether the script's ranks talk to each other, so that all must run at once."""
+    warnings: tuple[str, ...] = ()
+    """One sentence each."""
+
+
+@dataclass(frozen=True)
 class RunSettings:
     """The fields of a `WorkItem` that are the same for all ranks."""
 

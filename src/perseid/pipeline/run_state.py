@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import cast
 
 from perseid.errors import NotFoundError
-from perseid.jsontext import parse_json
+from perseid.jsontext import json_bytes, parse_json
 from perseid.pipeline import layout
 from perseid.pipeline.attempts import EngineReport
 from perseid.pipeline.catalogue_reader import is_whole
@@ -88,7 +87,7 @@ def last_summary(store: Storage) -> RunSummary | None:
 def last_report(store: Storage) -> EngineReport | None:
     """What ``engine.json`` holds: the attempts of all engines that worked on the run."""
     try:
-        return EngineReport.from_json(json.loads(store.get(layout.ENGINE)))
+        return EngineReport.from_json(parse_json(store.get(layout.ENGINE)))
     except (NotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -118,7 +117,7 @@ def keep_report(store: Storage, engine: str, report: EngineReport) -> EngineSumm
         ranks = {entry["rank"] for entry in plain["attempts"]}
         plain["overhead_seconds_per_rank"] = plain["overhead_seconds"] / max(1, len(ranks))
     plain["engine"], plain["drivers"] = engine, drivers
-    store.put(layout.ENGINE, json.dumps(plain, indent=1).encode())
+    store.put(layout.ENGINE, json_bytes(plain))
     return cast(EngineSummary, {key: value for key, value in plain.items() if key != "attempts"})
 
 
@@ -137,7 +136,7 @@ def with_reasons(store: Storage, failures: Mapping[int, str]) -> RunSummary:
     written again where they say more.
     """
     text = store.get(layout.SUMMARY)
-    summary: RunSummary = json.loads(text)
+    summary: RunSummary = parse_json(text)
     for entry in summary["ranks"]["missing"]:
         entry["reason"] = failures.get(entry["rank"]) or entry["reason"]
     told = {entry["rank"]: entry["reason"] for entry in summary["ranks"]["missing"]}
@@ -145,7 +144,7 @@ def with_reasons(store: Storage, failures: Mapping[int, str]) -> RunSummary:
         rank, _, _ = part["reason"].removeprefix("rank ").partition(":")
         if part["reason"].startswith("rank ") and rank.isdecimal() and int(rank) in told:
             part["reason"] = f"rank {rank}: {told[int(rank)]}"
-    changed = json.dumps(summary, indent=1).encode()
+    changed = json_bytes(summary)
     if changed != text:
         store.put(layout.SUMMARY, changed)
     return summary

@@ -6,14 +6,13 @@ Imports no more than a small worker package holds: numpy, onnxruntime, obstore.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perseid.errors import BadModelError, NotFoundError
-from perseid.jsontext import parse_json
+from perseid.jsontext import json_bytes, parse_json
 from perseid.model.identity import CPU
 from perseid.pipeline import layout
 from perseid.pipeline.environment import RankEnvironment
@@ -79,32 +78,23 @@ def work(
         The model cannot be loaded, or is not the one that the run began with.
     BadInputError
         The model has no features of the kind that the item scores by.
-    WorkerFailedError
-        Script mode: the script failed, or left no result.
     """
     storage = storage or Storage(item.results_url)
     tell = report or _silent
     tell(RankEvent(item.rank, RankState.RUNNING, attempt))
-    if item.options.script is not None:
-        from perseid.pipeline import script  # a worker with a model needs none of it
-
-        record = script.work(item, storage, attempt, cold=cold, init_seconds=init_seconds)
-    else:
-        with temporary_folder(f"rank {item.rank}", keep_dir) as folder:
-            record, newest = _infer(
-                item, storage, runtime, attempt, tell, cold, init_seconds, folder
-            )
-            runtime = None  # nothing is predicted any more while ranks wait for each other
-            settings = None if defer_merge else JoinSettings.of_item(item)
-            if settings is not None and newest:
-                record = _merge(item, storage, settings, record, folder)
+    with temporary_folder(f"rank {item.rank}", keep_dir) as folder:
+        record, newest = _infer(item, storage, runtime, attempt, tell, cold, init_seconds, folder)
+        runtime = None  # nothing is predicted any more while ranks wait for each other
+        settings = None if defer_merge else JoinSettings.of_item(item)
+        if settings is not None and newest:
+            record = _merge(item, storage, settings, record, folder)
     tell(RankEvent(item.rank, RankState.DONE, attempt, record.rows))
     return record
 
 
 def load_runtime(item: WorkItem) -> Predictor:
     """The model of an item, on as many threads as the item says, else the process may use."""
-    from perseid.model.loading import load_on  # a script needs neither
+    from perseid.model.loading import load_on  # a process that has the model needs neither
     from perseid.model.runtime import MICRO_BATCH
 
     return load_on(
@@ -157,7 +147,7 @@ def _infer(
     record = _record(item, runtime, inference, clock, attempt, cold, init_seconds)
     if not superseded:
         # The record is written after all other objects: it is what says that they are whole.
-        storage.put(layout.record(item.rank), json.dumps(record.to_json(), indent=1).encode())
+        storage.put(layout.record(item.rank), json_bytes(record.to_json()))
     return record, not superseded
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from perseid.aws.handlers.ready import Answer, Event, answers_check
 from perseid.aws.handlers.run_rendezvous import Wait, with_endpoint
 from perseid.aws.handlers.secret import read_secret
 from perseid.comm.certificates import make_certificate, seal
+from perseid.compat.scripts.script_job import script_job
 from perseid.errors import (
     AlreadyExistsError,
     BadInputError,
@@ -24,12 +24,14 @@ from perseid.errors import (
     RunError,
     StorageError,
 )
+from perseid.jsontext import json_bytes
 from perseid.pipeline import layout
-from perseid.pipeline.initialize import initialize, list_partitions
+from perseid.pipeline.initialize import initialize
 from perseid.pipeline.items import WorkItem
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.records import STORE
 from perseid.pipeline.request import RunRequest
+from perseid.pipeline.request_listing import list_partitions
 from perseid.pipeline.resumption import with_current_model
 from perseid.pipeline.run_settings import ItemOptions
 from perseid.pipeline.run_state import missing_ranks
@@ -110,6 +112,7 @@ def start(given: object, execution: str, request_id: str, wait: Wait = NOT_YET) 
     # and the second call then finds what the first has begun.
     begun = initialize(
         known,
+        script_job(known),
         replace=bool(given.get("replace")),
         run_id=execution,
         check=functools.partial(_refuse_waiting_talkers, limit=limit),
@@ -158,7 +161,7 @@ def _resume(url: str, execution: str, request_id: str, *, allow_model_change: bo
         manifest = with_current_model(manifest, allow_model_change=allow_model_change)
     items = [_again(manifest.item(rank), before) for rank in ranks]
     storage.delete([layout.MERGED])  # what was merged is not what there will be
-    storage.put(key, json.dumps([item.to_json() for item in items], indent=1).encode())
+    storage.put(key, json_bytes([item.to_json() for item in items]))
     return _state(manifest, items, key, execution, _limit())
 
 

@@ -95,7 +95,14 @@ def _work(item: WorkItem, attempt: int) -> int:
         )
         seconds = time.monotonic() - began
     storage = Storage(item.results_url)
-    record = work(item, storage, runtime=runtime, attempt=attempt, cold=cold, init_seconds=seconds)
+    if item.options.script is not None:
+        from perseid.compat.scripts.run_script import run_script  # a model needs none of it
+
+        record = run_script(item, storage, attempt=attempt, cold=cold)
+    else:
+        record = work(
+            item, storage, runtime=runtime, attempt=attempt, cold=cold, init_seconds=seconds
+        )
     key = layout.done_record(item.rank, script=item.options.script is not None)
     if not storage.exists(key):  # a worker that says done must have left it
         raise StorageError(

@@ -6,7 +6,6 @@ and the executions' times, ``logs/`` what the ranks and the two functions around
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +18,7 @@ from perseid.aws.observe.execution_history import read_executions
 from perseid.aws.observe.workflow_bill import NOT_AGAIN, MapCounts, WorkflowUsage
 from perseid.aws.stack_resources import StackResources
 from perseid.errors import NotFoundError, current_name
-from perseid.jsontext import parse_json
+from perseid.jsontext import json_bytes, parse_json
 from perseid.measure.execution import Execution
 from perseid.measure.sources.streams import Traced
 from perseid.pipeline import layout
@@ -340,4 +339,4 @@ def _write(
             texts[f"{layout.LOGS}/{name}.log"] = "".join(traced.text for traced in found)
     with ThreadPoolExecutor(WRITERS) as pool:
         list(pool.map(lambda entry: store.put(entry[0], entry[1].encode()), texts.items()))
-    store.put(layout.ENGINE, json.dumps(engine, indent=1).encode())
+    store.put(layout.ENGINE, json_bytes(engine))

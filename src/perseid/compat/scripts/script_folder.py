@@ -21,8 +21,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from perseid.compat.scripts.private_path import why_open, why_shared
 from perseid.errors import BadInputError, NotFoundError, PerseidError, RunError, StorageError
-from perseid.pipeline.privatepath import why_open, why_shared
 from perseid.storage import ObjectInfo, Storage
 
 with contextlib.suppress(ImportError):  # not on Windows, where runs can be read

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import subprocess
@@ -17,14 +16,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from perseid.compat.scripts.private_path import entering
+from perseid.compat.scripts.script_folder import ScriptFolder, script_folder, script_key
 from perseid.errors import BadInputError, NotFoundError, RunError, WorkerFailedError
+from perseid.jsontext import json_bytes
 from perseid.lifetime import bound_to_parent
 from perseid.pipeline import layout
+from perseid.pipeline.events import RankEvent, RankState, Report
 from perseid.pipeline.items import WorkItem, data_path
-from perseid.pipeline.privatepath import entering
 from perseid.pipeline.recordcheck import amount, parse_result
 from perseid.pipeline.records import RankRecord
-from perseid.pipeline.scriptfolder import ScriptFolder, script_folder, script_key
 from perseid.pipeline.timeline import Timeline, peak_memory_mb
 from perseid.storage import Storage
 
@@ -33,7 +34,7 @@ with contextlib.suppress(ImportError):  # not on Windows, where runs can be read
 
 DEFAULT_TIMEOUT = 900.0
 """Seconds a script may take where the item does not say; Lambda's limit."""
-FMI_PATH = Path(__file__).parents[1] / "compat" / "path"
+FMI_PATH = Path(__file__).parents[1] / "path"
 """The folder whose ``fmi`` module is ours: first on a script's path, after its own folder."""
 TAIL_LINES = 3
 """Last lines of a failed script's output that the error quotes."""
@@ -41,8 +42,14 @@ LINE_CHARACTERS = 200
 """Of each of them."""
 
 
-def work(
-    item: WorkItem, storage: Storage, attempt: int, *, cold: bool, init_seconds: float
+def run_script(
+    item: WorkItem,
+    storage: Storage | None = None,
+    *,
+    attempt: int = 1,
+    report: Report | None = None,
+    cold: bool = True,
+    init_seconds: float = 0.0,
 ) -> RankRecord:
     """Run the script for one rank; its output goes to this process' standard output.
 
@@ -53,7 +60,7 @@ def work(
         ``options.bucket_url`` is where the script's folder is.
     storage
         Of the run's own prefix, where the script writes ``<rank>.json``.
-    attempt, cold, init_seconds
+    attempt, report, cold, init_seconds
         As in `perseid.pipeline.work.work`.
 
     Returns
@@ -68,7 +75,19 @@ def work(
     WorkerFailedError
         The script failed, took too long, or left no result though the rank has data.
     """
+    storage = storage or Storage(item.results_url)
+    if report is not None:
+        report(RankEvent(item.rank, RankState.RUNNING, attempt))
     clock = Timeline()
+    _measure(item, storage, clock)
+    record = leave_records(item, storage, ScriptMeasurement(clock, attempt, cold, init_seconds))
+    if report is not None:
+        report(RankEvent(item.rank, RankState.DONE, attempt, record.rows))
+    return record
+
+
+def _measure(item: WorkItem, storage: Storage, clock: Timeline) -> None:
+    """Fetch the script's folder and run the script, each a stage of the clock."""
     environment = item.options.script or {}
     prefix = environment["S3_OBJECT_NAME"]
     inner = script_key(prefix, environment["SCRIPT"])
@@ -85,7 +104,6 @@ def work(
             )
         with clock.stage("inference"):
             _run(item, folder, inner, environment)
-    return leave_records(item, storage, ScriptMeasurement(clock, attempt, cold, init_seconds))
 
 
 @dataclass(frozen=True)
@@ -108,9 +126,9 @@ def leave_records(item: WorkItem, storage: Storage, measured: ScriptMeasurement)
     ours = _record(item, theirs or {}, measured)
     mine = ours.to_json()
     if theirs is not None:
-        storage.put(layout.record(item.rank), _dump({**mine, **theirs}))
+        storage.put(layout.record(item.rank), json_bytes({**mine, **theirs}))
     # Last, since this record is what says that the rank is done.
-    storage.put(layout.script_record(item.rank), _dump(mine))
+    storage.put(layout.script_record(item.rank), json_bytes(mine))
     return ours
 
 
@@ -269,7 +287,3 @@ def _times(record: Mapping[str, object], rate: str, seconds: float) -> int:
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else "unknown"
-
-
-def _dump(value: object) -> bytes:
-    return json.dumps(value, indent=1).encode()

@@ -1,0 +1,1 @@
+"""Script mode: programs of the existing executor, run as it runs them."""

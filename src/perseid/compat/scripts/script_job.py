@@ -1,0 +1,52 @@
+"""What a request in script mode asks for, looked up before its run begins."""
+
+from __future__ import annotations
+
+from perseid.compat.scripts.script_folder import holds_fmi_configuration, script_key
+from perseid.errors import NotFoundError
+from perseid.pipeline import layout
+from perseid.pipeline.request import RunRequest
+from perseid.pipeline.run_settings import ScriptJob
+from perseid.storage import Location, Storage
+
+
+def script_job(request: RunRequest) -> ScriptJob | None:
+    """The script that a request names; None where our runtime works.
+
+    Raises
+    ------
+    NotFoundError
+        The script is not in its folder: better said now than by every rank.
+    BadInputError
+        Its path leads out of the folder.
+    """
+    if not request.script_mode:
+        return None
+    folder, script = request.s3_object_name or "", request.script or ""
+    bucket_url = request.bucket_url(request.bucket or "")
+    bucket = Storage(bucket_url)
+    key = f"{folder}/{script_key(folder, script)}"
+    if not bucket.exists(key):
+        raise NotFoundError(
+            f"script {script!r} is not there: {bucket.where(key)} does not exist; check `script` "
+            "and `S3_object_name`, or give `model` to use our runtime instead"
+        )
+    talks = request.fmi_enabled
+    if talks is None:
+        talks = holds_fmi_configuration(bucket, folder)
+    root = (Location.parse(bucket_url) / layout.PAYLOAD).url
+    shared = f"{root} is shared by all script runs of the bucket: run them one after the other"
+    return ScriptJob(_environment(request), bucket_url, talks, (shared,))
+
+
+def _environment(request: RunRequest) -> dict[str, str]:
+    return {
+        "S3_BUCKET": request.bucket or "",
+        "S3_OBJECT_NAME": request.s3_object_name or "",
+        "SCRIPT": request.script or "",
+        "S3_OBJECT_TYPE": request.object_type,
+        "DATA_BUCKET": request.data_bucket or "",
+        "DATA_PREFIX": request.data_prefix or "",
+        "RESULT_PATH": request.result_path or "",
+        "BATCH_SIZE": str(request.batch_size),
+    }
