@@ -57,7 +57,7 @@ def test_a_worker_listens_before_the_server_hears_of_it():
 @pytest.mark.parametrize("stopped", [0, 1], ids=["lower", "higher"])
 def test_a_peer_that_is_slow_to_greet_is_waited_for(server, monkeypatch, stopped):
     """Its kernel accepts at once; there is no relay to fall back to."""
-    monkeypatch.setattr("perseid.rendezvous.punch.punch.DIRECT_SECONDS", 0.3)
+    monkeypatch.setattr("perseid.rendezvous.punch.peer_attempts.DIRECT_SECONDS", 0.3)
     job, mine = f"slow-{stopped}", 1 - stopped
     with (
         workers(1) as (slow,),

@@ -7,30 +7,15 @@ without a copy and received in place.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-
 from perseid.comm import arguments
-from perseid.comm.array_calls import AnyOp, ArrayCalls
 from perseid.comm.call_guard import guarded
-from perseid.comm.channel import PendingReceive
-from perseid.comm.collectives import (
-    allgather,
-    alltoall,
-    barrier,
-    bcast,
-    gather,
-    reduce,
-    reduce_scatter,
-    scan,
-    scatter,
-)
 from perseid.comm.cost_model import Constants, Estimate
-from perseid.comm.frames import OBJECT, FrameKind
+from perseid.comm.frames import FrameKind
 from perseid.comm.group import Group
 from perseid.comm.joining import (
     CALL_SECONDS,
@@ -39,16 +24,13 @@ from perseid.comm.joining import (
     JoinRequest,
     environment_arguments,
 )
-from perseid.comm.objects import dumps, loads
-from perseid.comm.ops import SUM, as_op
-from perseid.comm.ports import ObjectPort
+from perseid.comm.object_calls import ObjectCalls
 from perseid.comm.store_channel import ObjectStore
-from perseid.errors import BadInputError
 from perseid.linux import need_linux
 from perseid.rendezvous import Endpoint, LossTimeouts
 
 
-class Communicator(ArrayCalls):
+class Communicator(ObjectCalls):
     """A rank's membership in a group of ranks; a context manager.
 
     Make one with ``Communicator.join``, smaller ones of it with ``split``. It belongs to one
@@ -234,149 +216,7 @@ class Communicator(ArrayCalls):
         if self._owner:
             self._group.engine.close(error)
 
-    # --- one to one --------------------------------------------------------------------------
-
-    @guarded
-    def send(self, value: Any, dest: int, tag: int = 0) -> None:
-        """Send an object; returns once the peer's host or this one's kernel has it:
-        ``comm.send("x", dest=1, tag=7)``."""
-        tag, blob = arguments.tag("tag", tag), dumps(value)
-        channel = self._peer("dest", dest)
-        self._progress.send_blob(channel, self._group.point(OBJECT), tag, blob)
-
-    @guarded
-    def recv(self, source: int, tag: int | None = None) -> Any:
-        """Receive an object, without a tag the next one: ``comm.recv(source=0, tag=7)``."""
-        step = 0 if tag is None else arguments.tag("tag", tag)
-        channel = self._peer("source", source)
-        point = self._group.point(OBJECT)
-        frame = self._progress.receive(channel, point, step, tag is None)
-        return loads(frame.parts, frame.body)
-
-    @guarded
-    def sendrecv(
-        self, value: Any, dest: int, source: int, sendtag: int = 0, recvtag: int | None = None
-    ) -> Any:
-        """Send one object and receive another at the same time; each rank may do both first.
-
-        A rank may exchange with itself, so that a ring of one works:
-        ``comm.sendrecv("x", (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size)``.
-        """
-        sendtag = arguments.tag("sendtag", sendtag)
-        step = 0 if recvtag is None else arguments.tag("recvtag", recvtag)
-        blob = dumps(value)
-        if dest == source == self.rank:
-            return loads(blob.parts, blob.flat())
-        out, back = self._peer("dest", dest), self._peer("source", source)
-        point = self._group.point(OBJECT)
-        pending = PendingReceive(point, step, None, recvtag is None)
-        frame = self._progress.exchange(out, point, sendtag, blob, back, pending)
-        return loads(frame.parts, frame.body)
-
-    # --- objects -----------------------------------------------------------------------------
-
-    @guarded
-    def barrier(self) -> None:
-        """Return when every rank has come: ``comm.barrier()``."""
-        call = self._group.call(FrameKind.BARRIER)
-        if self._group.engine.oversubscribed:
-            barrier.tree(call)
-        else:
-            barrier.dissemination(call)
-
-    @guarded
-    def bcast(self, value: Any = None, root: int = 0) -> Any:
-        """The root's object on every rank: ``comm.bcast({"seed": 1}, root=0)``."""
-        root = self._root(root)
-        mine = dumps(value) if self.rank == root else None
-        blob = bcast.blob(self._group.call(FrameKind.BCAST, root), mine, root)
-        return value if mine is not None else loads(blob.parts, blob.flat())
-
-    @guarded
-    def gather(self, value: Any, root: int = 0) -> list[Any] | None:
-        """Every rank's object in rank order on the root, None elsewhere: ``comm.gather(3)``."""
-        root, mine = self._root(root), dumps(value)
-        blobs = gather.blobs(self._group.call(FrameKind.GATHER, root), mine, root)
-        if blobs is None:
-            return None
-        return [
-            value if rank == root else loads(blob.parts, blob.flat())
-            for rank, blob in enumerate(blobs)
-        ]
-
-    @guarded
-    def allgather(self, value: Any) -> list[Any]:
-        """Every rank's object in rank order, on every rank: ``comm.allgather(comm.rank)``."""
-        return self._allgather(FrameKind.ALLGATHER, value)
-
-    def _allgather(self, kind: FrameKind, value: Any) -> list[Any]:
-        mine = dumps(value)
-        call = self._group.call(kind)
-        blobs = allgather.blobs(call, mine)
-        return [
-            value if rank == call.rank else loads(blob.parts, blob.flat())
-            for rank, blob in enumerate(blobs)
-        ]
-
-    @guarded
-    def scatter(self, values: Sequence[Any] | None = None, root: int = 0) -> Any:
-        """One of the root's objects for each rank: ``comm.scatter(list(range(comm.size)))``."""
-        root = self._root(root)
-        mine = [dumps(value) for value in self._one_each(values)] if self.rank == root else None
-        blob = scatter.blobs(self._group.call(FrameKind.SCATTER, root), mine, root)
-        if mine is not None:
-            return self._one_each(values)[root]
-        return loads(blob.parts, blob.flat())
-
-    @guarded
-    def reduce(self, value: Any, op: AnyOp = SUM, root: int = 0) -> Any:
-        """All ranks' objects as one on the root, None elsewhere: ``comm.reduce(1.5, MAX)``."""
-        op, root = as_op(op), self._root(root)
-        call = self._group.call(FrameKind.REDUCE, root, op.code)
-        algorithm = reduce.by_rank if op.tree else reduce.strict
-        return algorithm(ObjectPort(call, op), op.operand(value), root)
-
-    @guarded
-    def allreduce(self, value: Any, op: AnyOp = SUM) -> Any:
-        """All ranks' objects as one, the same on every rank: ``comm.allreduce(1)``.
-
-        A plain function is taken strictly in rank order; give ``Op.custom`` with
-        ``commutative=True, associative=True`` to have it evaluated as a tree.
-        """
-        op = as_op(op)
-        call = self._group.call(FrameKind.ALLREDUCE, -1, op.code)
-        return self._small(op)(ObjectPort(call, op), op.operand(value))
-
-    @guarded
-    def reduce_scatter(self, values: Sequence[Any], op: AnyOp = SUM) -> Any:
-        """Of every rank's list the i-th objects as one on rank i:
-        ``comm.reduce_scatter([1] * comm.size)``."""
-        op = as_op(op)
-        mine = [dumps(op.operand(value)) for value in self._one_each(values)]
-        call = self._group.call(FrameKind.REDUCE_SCATTER, -1, op.code)
-        return reduce_scatter.objects(call, mine, op)
-
-    @guarded
-    def alltoall(self, values: Sequence[Any]) -> list[Any]:
-        """The i-th object to rank i, and what each had for this one in rank order:
-        ``comm.alltoall(["x"] * comm.size)``."""
-        mine = [dumps(value) for value in self._one_each(values)]
-        blobs = alltoall.blobs(self._group.call(FrameKind.ALLTOALL), mine)
-        return [loads(blob.parts, blob.flat()) for blob in blobs]
-
-    @guarded
-    def scan(self, value: Any, op: AnyOp = SUM) -> Any:
-        """The objects of ranks 0 to this one as one: ``comm.scan(1)``."""
-        op = as_op(op)
-        port = ObjectPort(self._group.call(FrameKind.SCAN, -1, op.code), op)
-        return (scan.doubling if op.tree else scan.chain)(port, op.operand(value))[0]
-
-    @guarded
-    def exscan(self, value: Any, op: AnyOp = SUM) -> Any:
-        """The objects of the ranks before this as one, None on rank 0: ``comm.exscan(1)``."""
-        op = as_op(op)
-        port = ObjectPort(self._group.call(FrameKind.EXSCAN, -1, op.code), op)
-        return (scan.doubling if op.tree else scan.chain)(port, op.operand(value))[1]
+    # --- smaller ones ------------------------------------------------------------------------
 
     @guarded
     def split(self, color: int | str | None, key: int = 0) -> Communicator | None:
@@ -396,16 +236,3 @@ class Communicator(ArrayCalls):
         mine = sorted((k, rank) for rank, (c, k, _) in enumerate(told) if c == color)
         ranks = [group.ranks[rank] for _, rank in mine]
         return Communicator(Group(group.engine, comm, ranks, group.progress), owner=False)
-
-    # --- help --------------------------------------------------------------------------------
-
-    def _one_each(self, values: Sequence[Any] | None) -> Sequence[Any]:
-        if not (values is None or isinstance(values, (Sequence, np.ndarray))):
-            raise BadInputError(f"values must be a list, not {arguments.shown(values)}")
-        if values is None or len(values) != self.world_size:
-            have = "none" if values is None else str(len(values))
-            raise BadInputError(
-                f"rank {self.rank} must give one value for each of {self.world_size} ranks, "
-                f"not {have}"
-            )
-        return values

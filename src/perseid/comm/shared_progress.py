@@ -8,24 +8,19 @@ thread of its own does it.
 from __future__ import annotations
 
 import contextlib
-import os
-import select
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn, Protocol
 
-from perseid.comm.channel import Channel, ChannelEndedError, ChannelError, PendingReceive
+from perseid.comm.channel import Channel, ChannelError, PendingReceive
 from perseid.comm.connection_pool import ConnectionPool
 from perseid.comm.frames import Frame, FrameKind, Signature
-from perseid.comm.lane import AnyLane, PeerLane, Receive, SelfLane, Send
+from perseid.comm.lane import AnyLane, Receive, Send
+from perseid.comm.lane_poller import LanePoller
 from perseid.comm.objects import Blob, Buffer
-from perseid.comm.socket_channel import SocketChannel
-from perseid.errors import BadInputError, PerseidError, RendezvousTimeoutError
+from perseid.errors import PerseidError, RendezvousTimeoutError
 
-LARGE_BYTES = 256 * 1024
-"""A payload of which as much is missing is waited for in one system call where no other thread
-needs the connections."""
 HELP_SECONDS = 0.002
 """After this time without a thread that waits, one of its own sees to what is under way."""
 HELP_SECONDS_MOST = 0.05
@@ -50,15 +45,7 @@ class SharedProgress:
     def __init__(self, engine: ConnectionPool) -> None:
         self._engine, self._failure = engine, engine.failure
         self._begin_without_threads()
-        self._poll = select.epoll()
-        self._lanes: dict[int, PeerLane] = {}
-        """By descriptor."""
-        self._by_rank: dict[int, PeerLane] = {}
-        self._own = SelfLane(engine.rank)
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._poll.register(self._wake, select.EPOLLIN)
-        self._sends: set[int] = set()
-        """Descriptors of connections whose peer has not taken all yet."""
+        self._lanes = LanePoller(engine)
         self._closed = False
 
     def _begin_without_threads(self) -> None:
@@ -79,7 +66,7 @@ class SharedProgress:
     def renew_in_child(self) -> None:
         """After a fork, in the child: the threads are the parent's, and so may the lock be."""
         self._begin_without_threads()
-        self._sends.clear()  # of which the parent sends the rest
+        self._lanes.forget_blocked()  # of which the parent sends the rest
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
@@ -100,11 +87,11 @@ class SharedProgress:
 
     def send(self, channel: Channel, signature: bytes, step: int, data: Buffer) -> None:
         try:
-            sent = self._peer_lane(channel).send_bytes(signature, step, data)
+            sent = self._lanes.peer_lane(channel).send_bytes(signature, step, data)
         except ChannelError as error:
             self._failure.channel_failed(error)
         if not sent.done:
-            self.wait(self._sending(sent))
+            self.wait(self._lanes.sending(sent))
 
     def send_blob(self, channel: Channel, signature: bytes, step: int, blob: Blob) -> None:
         """Send the pieces of a payload."""
@@ -152,20 +139,12 @@ class SharedProgress:
         self._failure.check()
         self._engine.begun += 1
         try:
-            sent = self.lane(rank).send(signature, step, blob)
+            sent = self._lanes.lane(rank).send(signature, step, blob)
             if rank == self._engine.rank:
                 self.wake()
         except ChannelError as error:
             self._failure.channel_failed(error)
-        return self._sending(sent)
-
-    def _sending(self, sent: Send) -> Send:
-        """Poll for the moment that the peer takes more."""
-        if sent.rest is not None:
-            fd = self._by_rank[sent.rank].channel.fileno()
-            self._sends.add(fd)
-            self._poll.modify(fd, select.EPOLLIN | select.EPOLLOUT)
-        return sent
+        return self._lanes.sending(sent)
 
     def post(self, want: Receive) -> Receive:
         """Want a frame from one of its ranks, to which this one is connected."""
@@ -173,7 +152,7 @@ class SharedProgress:
         self._engine.begun += 1
         try:
             for rank in want.ranks:
-                self.lane(rank).post(want)
+                self._lanes.lane(rank).post(want)
                 if want.done:
                     break
         except ChannelError as error:
@@ -189,24 +168,7 @@ class SharedProgress:
 
     def lane(self, rank: int) -> AnyLane:
         """The lane to a rank of the world, which this one is connected to."""
-        if rank == self._engine.rank:
-            return self._own
-        channel = self._engine.channels[rank]
-        assert channel is not None
-        return self._peer_lane(channel)
-
-    def _peer_lane(self, channel: Channel) -> PeerLane:
-        found = self._by_rank.get(channel.rank)
-        if found is not None:
-            return found
-        if not isinstance(channel, SocketChannel):
-            raise BadInputError(
-                "Operations at the same time need connections; through a store there are none."
-            )
-        lane = PeerLane(channel)
-        self._by_rank[channel.rank] = self._lanes[channel.fileno()] = lane
-        self._poll.register(channel.fileno(), select.EPOLLIN)
-        return lane
+        return self._lanes.lane(rank)
 
     # --- waiting -----------------------------------------------------------------------------
 
@@ -258,32 +220,18 @@ class SharedProgress:
 
         Of all threads only the one that polls calls it.
         """
-        large = self._large() if seconds else None
-        events: list[tuple[int, int]] = []
+        # No payload is waited for alone while other threads want something, too.
+        large = None if self._waiting or not seconds else self._lanes.large()
         self._lock.release()
         try:
-            if large is None:
-                events = self._poll.poll(seconds)
-            else:
-                large.channel.read_some()
-        except ChannelEndedError as error:
-            ended: ChannelEndedError | None = error
-        else:
-            ended = None
+            events, ended = self._lanes.wait(seconds, large)
         finally:
             self._lock.acquire()
             self._engine.owner = threading.get_ident()
-        finished = False
         try:
-            if large is not None:
-                finished = large.sort() if ended is None else large.end(ended)
-                if ended is None and large.channel.connection.pending:
-                    finished = large.read() or finished
-            for fd, event in events:
-                finished = self._move_lane(fd, event) or finished
+            return self._lanes.move(events, large, ended)
         except ChannelError as error:
             self._failure.channel_failed(error)
-        return finished
 
     def poke(self) -> None:
         """Send and receive what can be without waiting."""
@@ -297,46 +245,13 @@ class SharedProgress:
         finally:
             self._polling = False
 
-    def _large(self) -> PeerLane | None:
-        """The lane of a large payload, if nothing else is to be done meanwhile."""
-        if self._waiting or self._sends:
-            return None
-        found = [lane for lane in self._by_rank.values() if lane.missing >= LARGE_BYTES]
-        return found[0] if len(found) == 1 else None
-
-    def _move_lane(self, fd: int, event: int) -> bool:
-        lane = self._lanes.get(fd)
-        if lane is None:  # only to wake this thread
-            os.eventfd_read(self._wake)
-            return True
-        finished = False
-        if event & select.EPOLLOUT:
-            finished = lane.flush()
-            if not lane.outgoing:
-                self._sends.discard(fd)
-                self._poll.modify(fd, select.EPOLLIN)
-        if event & ~select.EPOLLOUT:
-            finished = lane.read() or finished
-            if lane.queue.control_frames:
-                self._engine.handle_control_frames(lane.channel)
-            if lane.channel.ended:
-                self._sends.discard(fd)
-                self._poll.unregister(fd)
-                del self._lanes[fd]
-        return finished
-
     def _look_around(self) -> None:
         """Check for failures: perhaps nothing has come because something is wrong."""
-        engine = self._engine
-        for lane in self._by_rank.values():
-            silent = lane.channel.unanswered_for() if lane.needed else 0.0
-            if silent > engine.losses.link:
-                cause = OSError(f"its host has not answered for {silent:.0f} s")
-                self._failure.channel_failed(ChannelEndedError(lane.channel.rank, cause))
-        engine.adopt_incoming()
-        for channel in engine.channels:
-            if channel is not None and not channel.closed:
-                self._peer_lane(channel)
+        try:
+            self._lanes.check_hosts()
+        except ChannelError as error:
+            self._failure.channel_failed(error)
+        self._lanes.adopt()
 
     def _check_stalled(self, operations: Sequence[Operation], watch: _Watch) -> None:
         """See whether the ranks that are waited for do not come, or are in another call."""
@@ -405,7 +320,7 @@ class SharedProgress:
     def wake(self) -> None:
         """Wake the thread that polls: something has changed without a message."""
         if self._polling:
-            os.eventfd_write(self._wake, 1)
+            self._lanes.wake()
         elif self._waiting:
             self._changed.notify_all()
 
@@ -414,7 +329,7 @@ class SharedProgress:
         end = time.monotonic() + seconds
 
         def over() -> bool:
-            return not self._sends or time.monotonic() > end
+            return not self._lanes.blocked or time.monotonic() > end
 
         self.wait_until(over)
 
@@ -426,8 +341,7 @@ class SharedProgress:
             self._called.notify_all()
         if self._helper is not None:
             self._helper.join()
-        self._poll.close()
-        os.close(self._wake)
+        self._lanes.close()
 
 
 class _Watch:

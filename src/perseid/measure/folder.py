@@ -11,6 +11,8 @@ from perseid.storage import Storage
 
 Bar = tuple[str, float, float]
 """(stage, start, end), seconds since the epoch."""
+READERS = 16
+"""Objects of a run's folder that are read at once."""
 
 
 @dataclass(frozen=True)

@@ -201,7 +201,7 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
                 counts = [one.numel() for one in output]
                 into = np.empty(sum(counts), convert.given(tensor).dtype)
                 comm.Allgather(convert.given(tensor), into, counts)
-                _spread(into, output)
+                convert.spread(into, output)
 
         return self._begin(opts, [one for output in outputs for one in output], call)
 
@@ -282,7 +282,7 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
             mine = np.concatenate([convert.given(tensor) for tensor in inputs])
             into = np.empty(sum(places), mine.dtype)
             comm.Alltoall(mine, into, counts, places)
-            _spread(into, outputs)
+            convert.spread(into, outputs)
 
         return self._begin(opts, outputs, call)
 
@@ -297,7 +297,10 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
         """The i-th part of each rank's tensor to rank i, cut along its first dimension."""
         convert.check([output, tensor])
         size = self._group.size
-        counts, places = _counts(tensor, input_splits, size), _counts(output, output_splits, size)
+        counts, places = (
+            convert.counts(tensor, input_splits, size),
+            convert.counts(output, output_splits, size),
+        )
 
         def call(comm: Communicator) -> None:
             mine = convert.given(tensor)
@@ -317,7 +320,7 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
             into = np.empty(mine.size * comm.size, mine.dtype) if comm.rank == root else None
             comm.Gather(mine, into, root)
             if into is not None:
-                _spread(into, outputs[0])
+                convert.spread(into, outputs[0])
 
         return self._begin(opts, outputs[0] if outputs else [], call)
 
@@ -372,34 +375,6 @@ def _gathering(comm: Communicator, mine: Array) -> Callable[[Array], None]:
     return lambda into: comm.Allgather(mine, into)
 
 
-def _counts(tensor: Tensor, splits: Sequence[int], ranks: int) -> list[int]:
-    """Elements of the parts of a tensor that is cut along its first dimension."""
-    rows = tensor.shape[0] if tensor.dim() else 1
-    if not splits and rows % ranks:
-        raise BadInputError(
-            f"A tensor of {rows} rows cannot be cut into {ranks} equal parts: give the sizes of "
-            "the parts."
-        )
-    splits = list(splits) or [rows // ranks] * ranks
-    if sum(splits) != rows or len(splits) != ranks:
-        raise BadInputError(f"Parts of {splits} rows for {ranks} ranks do not make {rows} rows.")
-    return [split * (tensor.numel() // rows) if rows else 0 for split in splits]
-
-
-def _put(came: Sequence[Array], tensors: Sequence[Tensor]) -> None:
-    for array, tensor in zip(came, tensors, strict=True):
-        if array.size != tensor.numel():
-            raise BadInputError(
-                f"{array.size} elements came for a tensor of {tensor.numel()}: the sizes of the "
-                "parts must agree on all ranks."
-            )
-
-        def fill(into: Array, array: Array = array) -> None:
-            into[...] = array
-
-        convert.filled(tensor, fill)
-
-
 def _scatter_sum(
     comm: Communicator, array: Array, output: Tensor, reduction: tuple[Op, bool], counts: list[int]
 ) -> None:
@@ -412,9 +387,3 @@ def _scatter_sum(
         convert.divide(into, comm.size)
     if not shared:
         convert.put_numbers(into, output)
-
-
-def _spread(array: Array, tensors: Sequence[Tensor]) -> None:
-    """Consecutive parts of an array into tensors."""
-    ends = np.cumsum([tensor.numel() for tensor in tensors])[:-1]
-    _put(np.split(array, ends), tensors)

@@ -143,3 +143,44 @@ def divide(array: Array, ranks: int) -> None:
         array[...] = np.trunc(array / ranks).astype(array.dtype)
     else:
         array /= array.dtype.type(ranks)
+
+
+def counts(tensor: torch.Tensor, splits: Sequence[int], ranks: int) -> list[int]:
+    """Elements of the parts of a tensor that is cut along its first dimension."""
+    rows = tensor.shape[0] if tensor.dim() else 1
+    if not splits and rows % ranks:
+        raise BadInputError(
+            f"A tensor of {rows} rows cannot be cut into {ranks} equal parts: give the sizes of "
+            "the parts."
+        )
+    splits = list(splits) or [rows // ranks] * ranks
+    if sum(splits) != rows or len(splits) != ranks:
+        raise BadInputError(f"Parts of {splits} rows for {ranks} ranks do not make {rows} rows.")
+    return [split * (tensor.numel() // rows) if rows else 0 for split in splits]
+
+
+def put(came: Sequence[Array], tensors: Sequence[torch.Tensor]) -> None:
+    """Arrays that came from the ranks, each into its tensor.
+
+    Raises
+    ------
+    BadInputError
+        One has another number of elements than its tensor.
+    """
+    for array, tensor in zip(came, tensors, strict=True):
+        if array.size != tensor.numel():
+            raise BadInputError(
+                f"{array.size} elements came for a tensor of {tensor.numel()}: the sizes of the "
+                "parts must agree on all ranks."
+            )
+
+        def fill(into: Array, array: Array = array) -> None:
+            into[...] = array
+
+        filled(tensor, fill)
+
+
+def spread(array: Array, tensors: Sequence[torch.Tensor]) -> None:
+    """Consecutive parts of an array into tensors."""
+    ends = np.cumsum([tensor.numel() for tensor in tensors])[:-1]
+    put(np.split(array, ends), tensors)

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from perseid.comm.background import Background
 from perseid.comm.lane import ReceiveMessage, Send
-from perseid.comm.shared_world import Background, SharedGroup, payload
+from perseid.comm.shared_world import SharedGroup, payload
 from perseid.compat.torch.tensors import bits, copied, in_place
 from perseid.errors import BadInputError, RendezvousTimeoutError
 

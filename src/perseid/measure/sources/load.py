@@ -16,6 +16,7 @@ from pathlib import Path
 
 from perseid.errors import BadInputError, NotFoundError, StorageError
 from perseid.measure.execution import Execution
+from perseid.measure.folder import READERS
 from perseid.measure.measured_run import MeasuredRun
 from perseid.measure.sources.documents import Document, document, read_document
 from perseid.measure.sources.exports import LogText, invocations_of, read_log_text
@@ -23,7 +24,7 @@ from perseid.measure.sources.history import history_of
 from perseid.measure.sources.load_options import LoadOptions
 from perseid.measure.sources.logruns import execution_run, invocation_runs
 from perseid.measure.sources.published import combined_run, time_tables
-from perseid.measure.sources.run_objects import READERS, read_json, read_stored
+from perseid.measure.sources.run_objects import read_json, read_stored
 from perseid.pipeline import layout
 from perseid.storage import Storage
 from perseid.survey import natural_key

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
-from perseid.errors import BadInputError, NotFoundError, StorageError
-from perseid.measure.cost import (
-    FREE_TMP_MB,
-    Rendezvous,
-    Usage,
-    map_transitions,
-    tmp_gb_seconds,
-)
+from perseid.errors import BadInputError, StorageError
 from perseid.measure.fields import Fields
 from perseid.measure.folder import (
+    READERS,
     EngineMeasures,
     ExecutionTimes,
     RankMeasures,
@@ -23,52 +16,15 @@ from perseid.measure.folder import (
     SummaryMeasures,
 )
 from perseid.measure.measured_run import MeasuredRun, ModelTime, ResultPath, Span, size_label
-from perseid.measure.report_line import Report, failed_init_ms, find_reports
+from perseid.measure.report_line import Report
 from perseid.measure.sources import answer_measures
+from perseid.measure.sources.folder_logs import read_logs, reports_of
 from perseid.measure.sources.rank_measures import read_record
+from perseid.measure.sources.run_usage import usage_of
 from perseid.pipeline import layout
 from perseid.pipeline.manifest import Manifest
 from perseid.storage import Storage
 from perseid.textfile import decode, parse_json
-
-READERS = 16
-OBJECTS_A_RANK = 4
-"""Predictions, features, moments, record: what a rank PUTs; summarize GETs all but the first."""
-OBJECTS_A_RUN = 6
-"""Manifest, items, payload, combined records, catalogue, summary."""
-LISTINGS_OF_A_RUN = 2
-"""Before the place is claimed and while it is; those of the data are counted by the page."""
-LOOKS_A_PARTITION, LOOKS_A_RANK = 2, 2
-"""HEADs around reading a partition, and looks for a rank's record before and after its work."""
-READS_OF_A_RUN = 13
-"""Manifest, merged records and catalogue by summarize, the items by the map; of initialize the look
-for a run among the data, and two readings with two HEADs of the first partition. Each of both looks
-once whether the bucket is one, like every cold worker, and initialize twice more, for a place
-without objects (`Storage`)."""
-KEYS_A_PAGE = 1000
-SUMMARIZE_LOG = f"{layout.LOGS}/summarize.log"
-BYTES_A_ROW = 40
-"""Sent to rank 0 where ranks meet: columns and scores of an object."""
-BYTES_A_RANK = 250_000
-"""Of a rank in the merge beside that: two sets of statistics of 80 kB, a matrix of 80 kB, a record
-(docs/architecture.md, "The merge")."""
-
-
-@dataclass(frozen=True)
-class _Logs:
-    """The logs that lie in a run's folder."""
-
-    ranks: tuple[Report, ...]
-    """REPORTs of the workers."""
-    others: tuple[Report, ...]
-    """Those of initialize and summarize."""
-    summarize: tuple[Report, ...]
-    """Those of summarize."""
-    failed_init_ms: float
-    """Of workers' environments."""
-    count: int
-    """Files."""
-    bytes: float
 
 
 def read_stored(store: Storage, keys: Collection[str], architecture: str = "x86") -> MeasuredRun:
@@ -96,12 +52,12 @@ def read_stored(store: Storage, keys: Collection[str], architecture: str = "x86"
         _engine(store, keys, notes),
     )
     records = _records(folder)
-    logs = _logs(folder, notes)
-    reports = _reports_of(folder.engine, logs)
+    logs = read_logs(folder, notes)
+    reports = reports_of(folder.engine, logs)
     received = {record.rank for record in records if record.rank is not None}
     missing = tuple(sorted(set(range(folder.manifest.world_size)) - received))
     partition, data = _labels(folder.manifest)
-    model = tuple(ModelTime(record.model_seconds or 0.0, record.bits) for record in records)
+    whole = _whole(folder)
     return MeasuredRun(
         name=store.where(),
         partition=partition,
@@ -113,15 +69,15 @@ def read_stored(store: Storage, keys: Collection[str], architecture: str = "x86"
         complete=folder.summary is not None and folder.summary.complete and not missing,
         missing=missing,
         rows=sum(record.rows for record in records),
-        whole=_whole(folder),
+        whole=whole,
         map=_map(folder, records),
         durations=_durations(records, reports),
         duration_of="REPORT Duration" if reports else "total of the rank's record",
-        model=model,
+        model=tuple(ModelTime(one.model_seconds or 0.0, one.bits) for one in records),
         reports=reports,
-        usage=_usage(folder, records, reports, logs, architecture) if reports else None,
+        usage=usage_of(folder, records, reports, logs, whole, architecture) if reports else None,
         function="script" if folder.manifest.script else "inference worker",
-        bits=sum(part.bits for part in model),
+        bits=sum(record.bits for record in records),
         notes=(*_notes(folder, reports), *notes),
         unreported=folder.engine.unreported,
         records=records,
@@ -229,62 +185,6 @@ def _records(folder: RunFolder) -> tuple[RankMeasures, ...]:
     return tuple(sorted(own, key=lambda record: record.rank or 0))
 
 
-def _logs(folder: RunFolder, notes: list[str]) -> _Logs:
-    wanted = sorted(key for key in folder.keys if key.startswith(layout.LOGS + "/"))
-    with ThreadPoolExecutor(READERS) as pool:
-        texts = list(pool.map(lambda key: _text(folder.store, key), wanted))
-    notes += [text.reason for text in texts if text.reason]
-    of_rank = [_of_rank(key) for key in wanted]
-    return _Logs(
-        ranks=_reports(t.text for t, ours in zip(texts, of_rank, strict=True) if ours),
-        others=_reports(t.text for t, ours in zip(texts, of_rank, strict=True) if not ours),
-        summarize=_reports(
-            t.text for t, key in zip(texts, wanted, strict=True) if key == SUMMARIZE_LOG
-        ),
-        failed_init_ms=sum(
-            failed_init_ms(t.text) for t, ours in zip(texts, of_rank, strict=True) if ours
-        ),
-        count=len(wanted),
-        bytes=float(sum(len(text.text.encode()) for text in texts)),
-    )
-
-
-@dataclass(frozen=True)
-class _LogFile:
-    text: str
-    reason: str = ""
-    """Why it cannot be read."""
-
-
-def _text(store: Storage, key: str) -> _LogFile:
-    try:
-        return _LogFile(decode(store.get(key), store.where(key)))
-    except NotFoundError:
-        return _LogFile("")
-    except (BadInputError, StorageError) as error:
-        return _LogFile("", str(error))
-
-
-def _reports(texts: Iterable[str]) -> tuple[Report, ...]:
-    return tuple(report for text in texts for report in find_reports(text))
-
-
-def _of_rank(key: str) -> bool:
-    """Whether a log is a rank's; those of initialize and summarize bear their names."""
-    return key.removeprefix(layout.LOGS + "/").removesuffix(".log").isdecimal()
-
-
-def _reports_of(engine: EngineMeasures, logs: _Logs) -> tuple[Report, ...]:
-    """The workers' REPORTs.
-
-    A local engine measured its attempts itself; the ranks' logs hold what scripts printed, too,
-    and that may look like a REPORT.
-    """
-    if engine.name == "local" and engine.attempts:
-        return engine.attempts
-    return logs.ranks or engine.attempts
-
-
 def _labels(manifest: Manifest) -> tuple[str | None, str | None]:
     """Partition and data size: as the request's path says, else by the bytes of the files."""
     place = ResultPath.of(manifest.results_url)
@@ -325,75 +225,6 @@ def _durations(records: Sequence[RankMeasures], reports: Sequence[Report]) -> tu
         return tuple(report.duration_ms / 1e3 for report in reports)
     totals = (record.stages.get("total") for record in records)
     return tuple(total for total in totals if total is not None)
-
-
-def _usage(
-    folder: RunFolder,
-    records: Sequence[RankMeasures],
-    reports: Sequence[Report],
-    logs: _Logs,
-    architecture: str,
-) -> Usage:
-    """What the run used; S3 requests of a local run are those the same run makes on S3."""
-    engine, manifest = folder.engine, folder.manifest
-    counted = sum(max(record.requests, len(record.partitions)) for record in records)
-    pages = -(-len(manifest.partitions) // KEYS_A_PAGE) or 1
-    fetched = logs.count + 1 if engine.on_aws else 0  # what fetching logs and times wrote
-    whole, transitions = _whole(folder), engine.transitions
-    if transitions is None:
-        transitions = map_transitions(len(reports), manifest.world_size)
-    return Usage(
-        reports=reports,
-        other_reports=logs.others,
-        architecture=engine.architecture or architecture,
-        tmp_mb=FREE_TMP_MB if engine.tmp_mb is None else engine.tmp_mb,
-        transitions=transitions,
-        refused=engine.refused,
-        other_tmp_gb_seconds=_summarize_tmp(engine, logs),
-        failed_init_ms=logs.failed_init_ms if engine.on_aws else 0.0,
-        express_requests=engine.express_requests,
-        express_gb_seconds=engine.express_gb_seconds,
-        s3_gets=counted
-        + len(manifest.partitions) * LOOKS_A_PARTITION
-        + len(records) * (OBJECTS_A_RANK - 1 + LOOKS_A_RANK)
-        + sum(report.cold for report in reports)
-        + READS_OF_A_RUN,
-        s3_puts=len(records) * OBJECTS_A_RANK + OBJECTS_A_RUN + LISTINGS_OF_A_RUN + pages + fetched,
-        stored_bytes=float(sum(p.size for p in manifest.partitions)),
-        stored_seconds=whole.seconds if whole else 0.0,
-        log_bytes=logs.bytes,
-        rendezvous=_rendezvous(records, whole),
-        core_seconds=engine.core_seconds,
-        public_bytes=_public_bytes(records) if engine.on_aws else 0.0,
-    )
-
-
-def _summarize_tmp(engine: EngineMeasures, logs: _Logs) -> float:
-    """GB-seconds; the function's /tmp is as the template has it."""
-    seconds = sum(report.billed_ms for report in logs.summarize) / 1e3
-    return tmp_gb_seconds(engine.summarize_tmp_mb or FREE_TMP_MB, seconds)
-
-
-def _public_bytes(records: Sequence[RankMeasures]) -> float:
-    """What ranks that met sent each other, estimated; through the relay all of it goes twice."""
-    found = [record for record in records if (record.transport or "store") != "store"]
-    each = (
-        (BYTES_A_RANK + BYTES_A_ROW * record.rows) * (2 if "relay" in record.transport else 1)
-        for record in found
-        if record.transport is not None
-    )
-    return float(sum(each)) if len(found) > 1 else 0.0
-
-
-def _rendezvous(records: Sequence[RankMeasures], whole: Span | None) -> Rendezvous | None:
-    """The server's task for as long as the run lasted, where ranks talked to each other.
-
-    It is an x86 one whatever the workers are: so the stack's template has it.
-    """
-    used = {record.transport or "store" for record in records}
-    if whole is None or not used - {"store"}:
-        return None
-    return Rendezvous(whole.seconds)
 
 
 def _notes(folder: RunFolder, reports: Sequence[Report]) -> tuple[str, ...]:

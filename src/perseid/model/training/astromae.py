@@ -12,7 +12,6 @@ from typing import cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -24,194 +23,16 @@ from perseid.model.config import (
     scoring_masks,
     sincos_positions,
 )
+from perseid.model.training.layers import (
+    EPS,
+    Decoder,
+    InceptionModel,
+    PatchEmbed,
+    TransformerBlock,
+    linears,
+)
 from perseid.model.training.residuals import lopsided_statistics, residual_statistics
 from perseid.model.weights import Weights
-
-EPS = 1e-6
-
-
-class Attention(nn.Module):
-    """Self-attention with biases for queries and values only."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.q_bias = nn.Parameter(torch.zeros(width))
-        self.v_bias = nn.Parameter(torch.zeros(width))
-        self.proj = nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, tokens, width) to the same."""
-        n, tokens, width = x.shape
-        bias = torch.cat((self.q_bias, torch.zeros_like(self.v_bias), self.v_bias))
-        qkv = F.linear(x, self.qkv.weight, bias)
-        q, k, v = qkv.reshape(n, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        weights = (q * (width // self.heads) ** -0.5) @ k.transpose(-2, -1)
-        mixed = (weights.softmax(dim=-1) @ v).transpose(1, 2).reshape(n, tokens, width)
-        return cast(Tensor, self.proj(mixed))
-
-
-class Mlp(nn.Module):
-    """Linear, GELU, linear."""
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, tokens, width) to the same."""
-        return cast(Tensor, self.fc2(F.gelu(self.fc1(x))))
-
-
-class TransformerBlock(nn.Module):
-    """Attention, beside it the convolution branch on the patch tokens, then the MLP.
-
-    All convolutions have kernel 1, so a token's branch does not see other tokens and any subset
-    of the patches may be given.
-    """
-
-    def __init__(
-        self, width: int, heads: int, hidden: int, pcm_hidden: int, pcm_groups: int
-    ) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=EPS)
-        self.attn = Attention(width, heads)
-        self.norm2 = nn.LayerNorm(width, eps=EPS)
-        self.mlp = Mlp(width, hidden)
-        self.PCM: nn.Sequential | None = None
-        if pcm_hidden:
-            self.PCM = nn.Sequential(
-                nn.Conv2d(width, pcm_hidden, 1, groups=pcm_groups),
-                nn.BatchNorm2d(pcm_hidden),
-                nn.SiLU(inplace=True),
-                nn.Conv2d(pcm_hidden, width, 1, groups=pcm_groups),
-            )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Tokens (n, 1 + patches, width) to the same, the class token first."""
-        attended = x + self.attn(self.norm1(x))
-        if self.PCM is not None:
-            patches = x[:, 1:].transpose(1, 2).unsqueeze(-1)
-            local = self.PCM(patches).squeeze(-1).transpose(1, 2)
-            attended = torch.cat((attended[:, :1], attended[:, 1:] + local), dim=1)
-        return cast(Tensor, attended + self.mlp(self.norm2(attended)))
-
-
-class PatchEmbed(nn.Module):
-    """Patches to tokens: (n, bands, size, size) to (n, tokens, width)."""
-
-    def __init__(self, bands: int, patch: int, width: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(bands, width, patch, stride=patch)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Apply it to (n, tokens, width); the same shape comes out."""
-        return cast(Tensor, self.proj(image).flatten(2).transpose(1, 2))
-
-
-class ConvUnit(nn.Module):
-    """Convolution, BatchNorm, ReLU."""
-
-    def __init__(self, channels: int, out: int, kernel: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, out, kernel, padding=kernel // 2)
-        self.bn = nn.BatchNorm2d(out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, channels, h, w) to (n, out, h, w)."""
-        return F.relu(self.bn(self.conv(x)))
-
-
-class InceptionBlock(nn.Module):
-    """Four branches joined; `wide` False leaves the 5x5 branch unused, as published.
-
-    The unused branch still has its parameters: the checkpoints hold them.
-    """
-
-    def __init__(self, channels: int, out: int, *, wide: bool) -> None:
-        super().__init__()
-        self.wide = wide
-        self.branch1 = ConvUnit(channels, out, 1)
-        self.branch2 = nn.Sequential(ConvUnit(channels, out, 1), ConvUnit(out, out, 3))
-        self.branch3 = nn.Sequential(ConvUnit(channels, out, 1), ConvUnit(out, out, 5))
-        pool = nn.MaxPool2d(3, stride=1, padding=1)
-        self.branch4 = nn.Sequential(pool, ConvUnit(channels, out, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, channels, h, w) to (n, 4 or 3 times out, h, w)."""
-        branches = [self.branch1, self.branch2, self.branch3, self.branch4]
-        if not self.wide:
-            del branches[2]
-        return torch.cat([branch(x) for branch in branches], dim=1)
-
-
-class InceptionModel(nn.Module):
-    """The image's inception branch and the magnitude branch."""
-
-    def __init__(self, config: AstroMAEConfig) -> None:
-        super().__init__()
-        self.conv2d_init = nn.Conv2d(config.bands, config.inception_stem, 1)
-        layers: list[nn.Module] = [self.conv2d_init, nn.AvgPool2d(2)]
-        channels = config.inception_stem
-        for number, out in enumerate(config.inception):
-            wide = number < 4
-            layers.append(InceptionBlock(channels, out, wide=wide))
-            channels = 4 * out if wide else 3 * out
-            if number % 2 == 1:
-                layers.append(nn.AvgPool2d(2))
-        layers.append(nn.Flatten())
-        layers += _linears([config.inception_flat, config.projection, config.projection])
-        self.vis_inception = nn.Sequential(*layers)
-        hidden = [config.magnitude_hidden] * config.magnitude_layers
-        self.magnitude_block = nn.Sequential(*_linears([config.bands, *hidden]))
-
-    def forward(self, image: Tensor, magnitude: Tensor) -> tuple[Tensor, Tensor]:
-        """Image features (n, projection) and magnitude features (n, magnitude hidden)."""
-        return self.vis_inception(image), self.magnitude_block(magnitude)
-
-
-def _linears(widths: list[int]) -> list[nn.Module]:
-    layers: list[nn.Module] = []
-    for number in range(len(widths) - 1):
-        layers += [nn.ReLU()] if number else []
-        layers.append(nn.Linear(widths[number], widths[number + 1]))
-    return layers
-
-
-class Decoder(nn.Module):
-    """Predicts hidden patches from the encoder's tokens of the visible ones."""
-
-    def __init__(self, config: AstroMAEConfig) -> None:
-        super().__init__()
-        width = config.decoder_width
-        self.norm_in = nn.LayerNorm(config.width, eps=EPS)
-        self.embed = nn.Linear(config.width, width)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        positions = sincos_positions(width, config.grid, class_token=False)
-        self.register_buffer("positions", torch.from_numpy(positions)[None])
-        self.blocks = nn.ModuleList(
-            TransformerBlock(width, config.decoder_heads, 4 * width, 0, 1)
-            for _ in range(config.decoder_depth)
-        )
-        self.norm = nn.LayerNorm(width, eps=EPS)
-        self.pixels = nn.Linear(width, config.patch_pixels)
-        self.register_buffer("residual_scale", torch.ones(config.bands))
-        nn.init.normal_(self.mask_token, std=0.02)
-
-    def forward(self, visible: Tensor, keep: Tensor) -> Tensor:
-        """All patches (n, tokens, patch pixels) from tokens (n, kept, width) at rows `keep`."""
-        n, kept, _ = visible.shape
-        positions = cast(Tensor, self.positions).expand(n, -1, -1)
-        embedded = self.embed(self.norm_in(visible))
-        index = keep[:, :, None].expand(n, kept, embedded.shape[2])
-        tokens = self.mask_token.expand_as(positions)
-        # Under autocast the embedded tokens have another type than the parameter.
-        x = tokens.scatter(1, index, embedded.to(tokens.dtype)) + positions
-        for block in self.blocks:
-            x = block(x)
-        return cast(Tensor, self.pixels(self.norm(x)))
 
 
 class AstroMAE(nn.Module):
@@ -237,9 +58,9 @@ class AstroMAE(nn.Module):
             for _ in range(config.depth)
         )
         self.patch_embed = PatchEmbed(config.bands, config.patch, width)
-        self.vit_block = nn.Sequential(*_linears([width, projection, projection]))
+        self.vit_block = nn.Sequential(*linears([width, projection, projection]))
         joined = 2 * projection + config.magnitude_hidden
-        self.concat_block = nn.Sequential(*_linears([joined, config.head_hidden, 1]))
+        self.concat_block = nn.Sequential(*linears([joined, config.head_hidden, 1]))
         self.decoder = Decoder(config) if config.decoder_width else None
         nn.init.normal_(self.cls_token, std=0.02)
 

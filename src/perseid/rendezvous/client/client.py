@@ -161,7 +161,7 @@ class Client(Membership):
     @property
     def nat(self) -> NatBehavior:
         """The NAT in front of this worker, as far as it is known yet."""
-        return self._nat
+        return self._nat.behavior
 
     @property
     def public(self) -> Address | None:

@@ -21,11 +21,11 @@ from perseid.errors import (
 )
 from perseid.rendezvous.client.connections import (
     OpenedRegistration,
-    observe,
     relay_stream,
     reregister,
 )
 from perseid.rendezvous.client.control import ControlConnection
+from perseid.rendezvous.client.nat_detection import NatDetection
 from perseid.rendezvous.client.peer_table import Notice, PeerTable
 from perseid.rendezvous.client.server_session import ServerSession
 from perseid.rendezvous.net.endpoint import Endpoint
@@ -40,14 +40,9 @@ from perseid.rendezvous.protocol import (
     Departures,
     FailureReport,
     MissingRanks,
-    NatBehavior,
-    NatFiltering,
-    NatMapping,
-    NatReport,
     PeerRecord,
     Peers,
     RankFailure,
-    ReachabilityRequest,
     ReachabilityResult,
     RelayInvite,
     RelayRequest,
@@ -57,9 +52,9 @@ from perseid.rendezvous.protocol import (
 )
 from perseid.rendezvous.protocol.handshake import Identity
 from perseid.rendezvous.protocol.liveness import unpack_silence
-from perseid.rendezvous.protocol.wire import Address, ProtocolError, to_ranges
-from perseid.rendezvous.punch.nat import mapping_kind
-from perseid.rendezvous.punch.punch import Callbacks, HolePuncher
+from perseid.rendezvous.protocol.wire import ProtocolError, to_ranges
+from perseid.rendezvous.punch.peer_attempts import Callbacks
+from perseid.rendezvous.punch.punch import HolePuncher
 
 if TYPE_CHECKING:  # OpenSSL takes its time to load, and most links are plain
     from perseid.rendezvous.net.tls import JobCertificate
@@ -70,8 +65,6 @@ REJOIN_TRY_SECONDS = 3.0
 """Time for one of these tries; between two, the thread checks whether the client was closed."""
 RETURN_SECONDS = 10.0
 """Time for the other ranks to register again with a restarted server before they count as lost."""
-PROBE_SECONDS = 3.0
-"""Time for the probe that detects the mapping of the NAT."""
 LAST_LINK_SECONDS = 0.5
 """Time for the handshake of a connection that a rank made just before it deregistered."""
 
@@ -113,7 +106,6 @@ class Membership:
         """Whether the server may still have reports to send. Until then a departed rank does not
         count as lost: its own report is the better reason."""
         self._departures: list[Departure] = []
-        self._nat = NatBehavior()
         self._loop = EventLoopThread(f"perseid-rendezvous-{hello.rank}")
         identity = Identity(hello.job, hello.generation, hello.rank, hello.instance)
         table = self._table
@@ -129,6 +121,7 @@ class Membership:
         self._control: ControlConnection | None = None
         self._port: int = opened.listeners[0].getsockname()[1]
         self._family = opened.listeners[0].family
+        self._nat = NatDetection(self._loop, hello, self._punch, opened.listeners[0], self._send)
         for listener in opened.listeners:
             self._punch.listen(listener)
         # Queued before the thread starts, so that it is the first thing that the thread does.
@@ -144,21 +137,19 @@ class Membership:
 
     def _session_opened(self, session: ServerSession) -> None:
         welcome = session.welcome
-        self._punch.dialer.round_trip = session.round_trip
-        self._punch.can_relay = welcome.relay
+        self._punch.registered(session.round_trip, welcome.relay)
         self._control = ControlConnection(
             self._loop, session, self._handle_frame, self._disconnected, self._link_timeout
         )
-        self._local, self._server = self._control.local, self._control.server
-        self._set_self(welcome.address)
+        self._server = self._control.server
+        self._nat.registered(self._control.local, welcome.address)
         self._takes_reports = self._awaiting_reports = welcome.reports
         self._process_departures()
         if welcome.reports:
             # An empty report asks for those of others: a rank may have given up before this one
             # came.
             self._send(FailureReport())
-        self._send(NatReport(self._nat))
-        self._detect_nat(welcome.address, welcome.probe_port)
+        self._nat.detect(self._server.host, welcome.probe_port)
         self._table.notify(Notice("server-back"))
 
     def _send(self, frame: ControlFrame) -> None:
@@ -180,7 +171,7 @@ class Membership:
         elif isinstance(frame, RelayInvite):
             self._punch.relay_invited(frame.rank)
         elif isinstance(frame, ReachabilityResult):
-            self._nat_detected(filtering=frame.filter)
+            self._nat.detected(filtering=frame.filter)
         elif isinstance(frame, Superseded):
             self._superseded(frame)
         else:
@@ -256,45 +247,6 @@ class Membership:
         self._table.end(error)
         self._disconnect()
         self._table.notify(Notice(kind, self.rank, str(error)))
-
-    # --- the NAT in front of this worker ------------------------------------------------------
-
-    def _set_self(self, public: Address) -> None:
-        mapping = mapping_kind(self._local, public, None)
-        if mapping is not NatMapping.UNKNOWN:
-            self._nat = self._nat._replace(mapping=mapping)
-        hello = self._hello
-        own = (self._local, *hello.candidates)
-        self._punch.self_peer = PeerRecord(hello.rank, hello.instance, self._nat, public, own)
-        self._punch.own_nat_updated()
-
-    def _detect_nat(self, public: Address, probe_port: int) -> None:
-        if self._nat.filter is NatFiltering.UNKNOWN and not _loopback(public):
-            self._send(ReachabilityRequest())
-        # One port of the server shows only that there is a NAT; which kind takes a second port.
-        if self._nat.mapping is not NatMapping.UNKNOWN or not probe_port:
-            return
-        target = Endpoint(self._server.host, probe_port)
-
-        def probe() -> None:
-            try:
-                seen = observe(target, self._port, self._family, PROBE_SECONDS)
-            except RendezvousError as error:
-                log.debug("no second observation: %s", error)
-                return
-            kind = mapping_kind(self._local, public, seen.address)
-            self._loop.call_threadsafe(lambda: self._nat_detected(mapping=kind))
-
-        # A thread of its own: probing blocks, and the loop must go on answering peers.
-        threading.Thread(target=probe, name="perseid-probe", daemon=True).start()
-
-    def _nat_detected(
-        self, mapping: NatMapping | None = None, filtering: NatFiltering | None = None
-    ) -> None:
-        self._nat = NatBehavior(mapping or self._nat.mapping, filtering or self._nat.filter)
-        if self._punch.self_peer is not None:
-            self._set_self(self._punch.self_peer.public)
-        self._send(NatReport(self._nat))
 
     # --- registering again -------------------------------------------------------------------
 
@@ -402,7 +354,3 @@ class Membership:
         if self._control is not None:
             self._control.finish(goodbye)
         self._disconnect()
-
-
-def _loopback(address: Address) -> bool:
-    return address.host == "::1" or address.host.startswith("127.")

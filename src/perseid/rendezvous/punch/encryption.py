@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from perseid.rendezvous.net.event_loop import READ, WRITE, EventLoopThread
+from perseid.rendezvous.punch.links import Link
 
 if TYPE_CHECKING:  # OpenSSL takes its time to load, and most links are plain
-    from perseid.rendezvous.net.tls import TlsSession
+    from perseid.rendezvous.net.tls import JobCertificate, TlsSession
 
 HANDSHAKE_BYTES = 16 * 1024
 """Read at once: more than a flight."""
@@ -97,3 +100,66 @@ class TlsHandshake:
     def _fail(self, reason: str) -> None:
         self.close()
         self._failed(reason)
+
+
+class LinkEncryption:
+    """Encrypts the links of a worker: a link is handed on once both ends have proved that they hold
+    the job's certificate.
+
+    Parameters
+    ----------
+    rank
+        Of this worker; the lower one of a pair is the server of its handshake.
+    linked
+        Called with an encrypted link.
+    failed
+        Called with the rank that cannot be linked and the reason; its socket is closed.
+    """
+
+    def __init__(
+        self,
+        loop: EventLoopThread,
+        certificate: JobCertificate,
+        rank: int,
+        linked: Callable[[Link], None],
+        failed: Callable[[int, str], None],
+    ) -> None:
+        self._loop, self._certificate, self._rank = loop, certificate, rank
+        self._linked, self._failed = linked, failed
+        self._under_way: dict[int, TlsHandshake] = {}
+        """By the peer's rank."""
+
+    def start(self, link: Link, began: float) -> None:
+        """Encrypt a link.
+
+        Parameters
+        ----------
+        began
+            When the first try to reach the peer was made, monotonic seconds.
+        """
+
+        def done(session: TlsSession) -> None:
+            self._under_way.pop(link.rank, None)
+            link.sock.setblocking(True)
+            self._linked(replace(link, tls=session, seconds=time.monotonic() - began))
+
+        def failed(reason: str) -> None:
+            self._under_way.pop(link.rank, None)
+            self._failed(
+                link.rank,
+                f"the encrypted connection failed: {reason}; give all ranks the same certificate",
+            )
+
+        link.sock.setblocking(False)
+        session = self._certificate.session(server_side=self._rank < link.rank)
+        self._under_way[link.rank] = TlsHandshake(self._loop, link.sock, session, done, failed)
+
+    def drop(self, rank: int) -> None:
+        """Give up the link to a rank, if it is being encrypted."""
+        if (handshake := self._under_way.pop(rank, None)) is not None:
+            handshake.close()
+
+    def close(self) -> None:
+        """Give up all links that are being encrypted."""
+        for rank in list(self._under_way):
+            self.drop(rank)
