@@ -31,6 +31,7 @@ ORDER = (
     "RendezvousServer", "Storage",
 )  # fmt: skip
 HIDDEN = {
+    "Communicator": ("group",),
     "Run": ("follow", "handle", "left", "manifest", "result", "stopped"),
     "LocalEngine": ("attach", "check", "configured", "default_results", "locate", "prepare",
                     "submit"),

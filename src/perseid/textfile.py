@@ -7,12 +7,12 @@ all of them accept the same files.
 from __future__ import annotations
 
 import io
-import json
 import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from perseid import jsontext
 from perseid.errors import BadInputError
 
 MAX_BYTES = 1 << 30
@@ -90,11 +90,7 @@ def decode(data: bytes, where: str) -> str:
 def parse_json(text: str, where: str) -> object:
     """The value of a JSON text; raises `BadInputError` naming `where` and what is wrong with it."""
     try:
-        value: object = json.loads(text)
-    except RecursionError:
-        raise BadInputError(
-            f"{where} is not JSON that can be read: it is nested too deeply"
-        ) from None
+        value: object = jsontext.parse_json(text)
     except ValueError as error:
         raise BadInputError(f"{where} is not JSON: {error}") from error
     return value

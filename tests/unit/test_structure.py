@@ -92,6 +92,114 @@ def test_no_function_is_long():
     assert long == []
 
 
+FOREIGN_PRIVATE = {"_plugins", "_replace", "_asdict", "_fields", "_parameters", "_buffers"}
+"""Of named tuples and of torch's objects, where nothing public does the same."""
+
+
+def reached_from_outside(tree: Tree) -> Iterator[str]:
+    """Private attributes that code reaches on an object of another class.
+
+    A class reaches those of its own instances, and functions of a module those of its classes;
+    a library's module is no object.
+    """
+    names: dict[ast.ClassDef, set[str]] = {}
+    for kind in ast.walk(tree):
+        if isinstance(kind, ast.ClassDef):
+            inside = list(ast.walk(kind))
+            own = {n.name for n in inside if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)}
+            own |= {n.attr for n in inside if is_own(n) and isinstance(n.ctx, ast.Store)}
+            own |= {n.id for n in inside if isinstance(n, ast.Name) and n.id.startswith("_")}
+            names[kind] = own
+
+    libraries = {
+        (alias.asname or alias.name).partition(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
+
+    def visit(node: ast.AST, allowed: set[str]) -> Iterator[str]:
+        for child in ast.iter_child_nodes(node):
+            inner = names[child] if isinstance(child, ast.ClassDef) else allowed
+            if isinstance(child, ast.Attribute) and is_private(child.attr):
+                of_library = isinstance(child.value, ast.Name) and child.value.id in libraries
+                known = inner | FOREIGN_PRIVATE
+                if not is_own(child) and not of_library and child.attr not in known:
+                    yield f"{child.lineno}: {ast.unparse(child)}"
+            yield from visit(child, inner)
+
+    yield from visit(tree, set().union(*names.values()))
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.endswith("__")
+
+
+def is_own(node: ast.AST) -> bool:
+    """Whether it is an attribute of ``self``, ``cls`` or ``super()``."""
+    if not isinstance(node, ast.Attribute):
+        return False
+    value = node.value.func if isinstance(node.value, ast.Call) else node.value
+    return isinstance(value, ast.Name) and value.id in ("self", "cls", "super")
+
+
+def test_no_private_attribute_is_reached_from_outside():
+    assert list(reached_from_outside(ast.parse("class A:\n def f(self, b):\n  return b._x"))) == [
+        "3: b._x"
+    ]
+    found = {name: list(reached_from_outside(tree)) for name, tree in modules().items()}
+    assert {name: reached for name, reached in found.items() if reached} == {}
+
+
+PLACE = re.compile(r"\b(?:src|tests|benchmarks|scripts|docs|\.ci)/[\w./<>*-]*\w")
+MODULE = re.compile(r"\bperseid(?:\.[A-Za-z_]\w*)+")
+MODEL_KEYS = {"perseid.signature", "perseid.columns", "perseid.image_shape"}
+"""Keys of an ONNX file's metadata, not modules."""
+
+
+def named_in(tree: Tree) -> set[str]:
+    """What a module offers: definitions, assignments and imports of its top level."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {(alias.asname or alias.name) for alias in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+    return found
+
+
+def is_there(dotted: str) -> bool:
+    """Whether a dotted name of a page is a module, or something that one offers."""
+    parts, trees = dotted.split("."), modules()
+    for length in range(len(parts), 0, -1):
+        module = ".".join(parts[:length])
+        if module in trees:
+            rest = parts[length : length + 1]
+            offered = set(dir(perseid)) if module == "perseid" else named_in(trees[module])
+            return not rest or rest[0] in offered
+    return False
+
+
+def test_every_page_names_places_and_modules_that_exist():
+    top = Path(__file__).parents[2]
+    pages = [*(top / "docs").rglob("*.md"), *top.glob("[A-BD-Z]*.md"), top / "CONTRIBUTING.md"]
+    seen, missing = 0, []
+    for page in pages:  # the list of changes names what was
+        text = page.read_text()
+        for place in set(PLACE.findall(text)):
+            if "<" not in place and "NAME" not in place:
+                seen += 1
+                found = list(top.glob(place)) if "*" in place else [top / place]
+                missing += [f"{page.name}: {place}"] * (not found or not found[0].exists())
+        for dotted in set(MODULE.findall(text)) - MODEL_KEYS:
+            seen += 1
+            missing += [f"{page.name}: {dotted}"] * ("NAME" not in dotted and not is_there(dotted))
+    assert seen > 100
+    assert missing == []
+
+
 FACES = "perseid.compat"
 """Names there are those of the systems that they stand for."""
 

@@ -46,6 +46,11 @@ class ArrayCalls:
         self._progress = group.progress
 
     @property
+    def group(self) -> Group:
+        """Its ranks, connections and calls: for what is built on a communicator."""
+        return self._group
+
+    @property
     def rank(self) -> int:
         """0 <= rank < world_size."""
         return self._group.rank

@@ -152,7 +152,7 @@ class ProgressEngine:
         engine.adopt_incoming()
         for other in engine.readable():
             if other is not channel:
-                self._take_in(other)
+                self.take_in(other)
 
     def _check_failed(self, channel: Channel) -> None:
         """Raise if a rank failed meanwhile, or if the peer's host does not answer any more."""
@@ -166,7 +166,7 @@ class ProgressEngine:
         message = f"Rank {channel.rank} {what} within {self._engine.timeout:g} s."
         self._failure.fail(RendezvousTimeoutError(message, [channel.rank]))
 
-    def _take_in(self, channel: SocketChannel) -> bool:
+    def take_in(self, channel: SocketChannel) -> bool:
         """What another peer sent; False once it will send no more."""
         more = channel.read_available()
         if channel.control_frames:
@@ -291,7 +291,7 @@ class _BlockedSender:
                 continue
             if channel is self._source:
                 channel.read_now()
-            elif not self._progress._take_in(channel):
+            elif not self._progress.take_in(channel):
                 self._forget(fd, channel)
         return bool(events)
 

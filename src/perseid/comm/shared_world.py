@@ -60,8 +60,8 @@ class SharedWorld:
 
     def __init__(self, comm: Communicator) -> None:
         self._comm = comm
-        self._engine = comm._group.engine
-        self.progress = SharedProgress(self._engine)
+        self.engine = comm.group.engine
+        self.progress = SharedProgress(self.engine)
         self._tokens = itertools.count(1)
         self._finished = False
         self._groups: list[SharedGroup] = []
@@ -77,12 +77,12 @@ class SharedWorld:
     @property
     def rank(self) -> int:
         """Of this process in the world."""
-        return self._engine.rank
+        return self.engine.rank
 
     @property
     def error(self) -> PerseidError | None:
         """What ended the communicator, if anything did."""
-        return self._engine.failure.error
+        return self.engine.failure.error
 
     def turn(self) -> AbstractContextManager[None]:
         """While it lasts no other thread sends or receives, unless this one waits."""
@@ -120,7 +120,7 @@ class SharedWorld:
         """Leave, after what was begun is done; with an error the others are told of it."""
         self.finish(error)
         self.progress.close()
-        self._engine.owner = threading.get_ident()
+        self.engine.owner = threading.get_ident()
         self._comm.close(error)
 
 
@@ -136,7 +136,7 @@ class SharedGroup:
     def __init__(self, world: SharedWorld, ident: int, ranks: Sequence[int]) -> None:
         self._world, self.ident, self._ranks = world, ident, list(ranks)
         self._progress = world.progress
-        engine = world._engine
+        engine = world.engine
         self._group = Group(engine, ident, self._ranks, self._progress)
         self.calls = Communicator(self._group, owner=False)
         self.rank, self.size = self._group.rank, self._group.size
@@ -174,7 +174,7 @@ class SharedGroup:
             found = self.calls.split(color, key)
         if found is None:
             return None
-        return self._world.group(found._group.comm, found._group.ranks)
+        return self._world.group(found.group.comm, found.group.ranks)
 
     # --- messages ----------------------------------------------------------------------------
 

@@ -111,11 +111,6 @@ class ObjectTable:
         """Columns that are not of the catalogue: places in the map, the learned ranking."""
         return list(self._added)
 
-    @property
-    def arrow(self) -> Any:
-        """The ``pyarrow.Table`` that it is of."""
-        return self._arrow
-
     def add(self, name: str, values: NDArray[np.float64]) -> None:
         """Put a column of numbers beside those of the catalogue, or replace one."""
         if name in self._arrow.column_names:

@@ -60,10 +60,10 @@ class ModelFiles:
     def digest(self) -> str:
         """``sha256:`` and the digest of the file; of all files and their names if several."""
         if not self.external:
-            return f"sha256:{_sha256(self.path)}"
+            return f"sha256:{sha256_of(self.path)}"
         names = [path.relative_to(self.path.parent).as_posix() for path in self.external]
-        lines = [f"{_sha256(self.path)}\n"]
-        lines += [f"{_sha256(p)} {n}\n" for n, p in zip(names, self.external, strict=True)]
+        lines = [f"{sha256_of(self.path)}\n"]
+        lines += [f"{sha256_of(p)} {n}\n" for n, p in zip(names, self.external, strict=True)]
         return f"sha256:{hashlib.sha256(''.join(lines).encode()).hexdigest()}"
 
     def versions(self) -> tuple[tuple[int, ...], ...]:
@@ -252,6 +252,7 @@ def _varint(data: memoryview, start: int) -> tuple[int, int]:
             raise ValueError("a number is longer than 64 bits")
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The digest of a file, 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from perseid.errors import BadModelError
+from perseid.model.files import sha256_of
 
 PREFIX = "python:"
 """Beginning of the name of such a model, ``python:package.module:Class``."""
@@ -43,10 +44,10 @@ class PythonSource:
 
     def digest(self) -> str:
         """``sha256:`` of the source and of all declared files, their names included."""
-        lines = [f"{_sha256(self.path)}\n"]
+        lines = [f"{sha256_of(self.path)}\n"]
         for file in self.files or ():
             try:
-                lines.append(f"{_sha256(file)} {file.name}\n")
+                lines.append(f"{sha256_of(file)} {file.name}\n")
             except OSError as error:
                 raise BadModelError(
                     f"the model {self.spec} declares the file {file}, which cannot be read "
@@ -138,8 +139,3 @@ def _declared(node: ast.ClassDef, path: Path, spec: str) -> tuple[Path, ...] | N
                     "source"
                 ) from error
     return None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

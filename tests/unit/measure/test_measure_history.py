@@ -10,7 +10,8 @@ import pytest
 
 from perseid.cli import main
 from perseid.errors import BadInputError
-from perseid.measure.sources.history import moment, parse_history, read_history
+from perseid.measure.sources.documents import document
+from perseid.measure.sources.history import history_of, moment, read_history
 from perseid.measure.sources.load import load_runs
 
 START = datetime(2024, 11, 17, 2, 40, 30, tzinfo=UTC)
@@ -104,7 +105,7 @@ def test_times_in_all_forms() -> None:
 @pytest.mark.parametrize("text", ["[]", "{}", "no", '{"events": [{"id": 2, "type": "X"}]}'])
 def test_what_is_no_history(text: str) -> None:
     with pytest.raises(BadInputError, match="history"):
-        parse_history(text, "x.json")
+        history_of(document(text, "x.json"))
 
 
 def test_the_sample_log_with_an_execution(cai: Path, tmp_path: Path, capsys) -> None:

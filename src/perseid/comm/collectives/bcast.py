@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from perseid.comm.collectives.trees import branch
 from perseid.comm.group import Call
-from perseid.comm.objects import Blob, Buffer
+from perseid.comm.objects import Blob
 
 LARGE_BYTES = 4 << 20
 """From here on a pipeline: every rank receives and sends at the same time."""
@@ -67,9 +67,3 @@ def _pass_on(call: Call, chunks: list[memoryview], before: int, after: int) -> N
     for step, piece in enumerate(chunks[1:], 1):
         call.exchange(after, chunks[step - 1], before, piece, step - 1, step)
     call.send(after, chunks[-1], len(chunks) - 1)
-
-
-def everywhere(call: Call, data: Buffer | None, root: int) -> Buffer:
-    """Raw bytes of a length that only the root knows."""
-    value = None if data is None else Blob(0, [data], len(data))
-    return blob(call, value, root).pieces[0]

@@ -122,9 +122,10 @@ class Comm(Messages, Collectives):
     def Compare(self, comm: Comm) -> int:
         """``IDENT``, ``CONGRUENT`` (the same ranks), ``SIMILAR`` (another order) or
         ``UNEQUAL``."""
-        if self._group is comm._group:
+        mine = self.Get_group()
+        if self._handle is comm._handle:
             return IDENT
-        found = self.Get_group().Compare(comm.Get_group())
+        found = mine.Compare(comm.Get_group())
         return {IDENT: CONGRUENT, SIMILAR: SIMILAR}.get(found, UNEQUAL)
 
     # --- others of it ------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from perseid.compat.mpi.constants import ANY_SOURCE, ANY_TAG, PROC_NULL
 from perseid.compat.mpi.exceptions import failure
 from perseid.compat.mpi.handle import HasGroup
 from perseid.compat.mpi.message_status import Status
-from perseid.compat.mpi.requests import Request
+from perseid.compat.mpi.requests import Request, both
 
 
 class Messages(HasGroup):
@@ -147,7 +147,7 @@ class Messages(HasGroup):
         """Begin to send one buffer and to receive into another."""
         data = _blob(buffers.simple(sendbuf))
         receiving = self.Irecv(recvbuf, source, recvtag)
-        return _both(self._begin_send(data, dest, sendtag), receiving)
+        return both(self._begin_send(data, dest, sendtag), receiving)
 
     def Sendrecv_replace(
         self,
@@ -172,7 +172,7 @@ class Messages(HasGroup):
         """Begin to send a copy of a buffer and to receive into the buffer."""
         # A copy is sent, for what is received goes into the same memory.
         sending = self.Ibsend(buf, dest, sendtag)
-        return _both(sending, self.Irecv(buf, source, recvtag))
+        return both(sending, self.Irecv(buf, source, recvtag))
 
     # --- what has come -----------------------------------------------------------------------
 
@@ -265,27 +265,3 @@ def _no_message(status: Status | None) -> bool:
     if status is not None:
         status.fill(PROC_NULL)
     return True
-
-
-def _both(sending: Request, receiving: Request) -> Request:
-    """One request for a message in each direction; its status is that of the received one."""
-    operation = _Pair(sending, receiving)
-    group = sending._handle.group or receiving._handle.group
-
-    def finish(status: Status) -> None:
-        sending.Wait()
-        receiving.Wait(status)
-
-    return Request.begun(group, operation, finish)
-
-
-class _Pair:
-    """Two operations as one."""
-
-    def __init__(self, first: Request, second: Request) -> None:
-        self._handles = first._handle, second._handle
-
-    @property
-    def done(self) -> bool:
-        """Whether both are."""
-        return all(handle.done for handle in self._handles)

@@ -311,3 +311,27 @@ def _tell(statuses: list[Status] | None, found: list[Status]) -> None:
 
 
 REQUEST_NULL = Request()
+
+
+def both(sending: Request, receiving: Request) -> Request:
+    """One request for a message in each direction; its status is that of the received one."""
+    handles = sending._handle, receiving._handle
+    group = handles[0].group or handles[1].group
+
+    def finish(status: Status) -> None:
+        sending.Wait()
+        receiving.Wait(status)
+
+    return Request.begun(group, _Pair(*handles), finish)
+
+
+class _Pair:
+    """Two operations as one."""
+
+    def __init__(self, first: _Handle, second: _Handle) -> None:
+        self._handles = first, second
+
+    @property
+    def done(self) -> bool:
+        """Whether both are."""
+        return all(handle.done for handle in self._handles)

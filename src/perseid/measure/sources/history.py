@@ -16,7 +16,7 @@ from typing import Any
 from perseid.errors import BadInputError
 from perseid.measure.execution import Execution, ExecutionInput, Step
 from perseid.measure.fields import Fields
-from perseid.measure.sources.documents import Document, document
+from perseid.measure.sources.documents import Document
 from perseid.measure.sources.log_files import MILLISECONDS_FROM
 
 _ENDS = {
@@ -93,11 +93,6 @@ def read_history(events: Iterable[object], arn: str = "") -> Execution:
         error=last.error,
         cause=last.cause,
     )
-
-
-def parse_history(text: str, source: str) -> Execution:
-    """From a file that the AWS command line wrote; raises `BadInputError` naming the source."""
-    return history_of(document(text, source))
 
 
 def history_of(found: Document) -> Execution:

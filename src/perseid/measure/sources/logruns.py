@@ -9,7 +9,7 @@ from perseid.measure.cost import Usage, map_transitions
 from perseid.measure.execution import Execution
 from perseid.measure.measured_run import MeasuredRun, ResultPath, Span, common
 from perseid.measure.sources.load_options import LoadOptions
-from perseid.measure.sources.log_files import Invocation, read_log
+from perseid.measure.sources.log_files import Invocation
 
 CLOCK_SECONDS = 1.0
 """The clocks of Lambda and Step Functions may differ so much."""
@@ -42,11 +42,6 @@ class _Group:
                 if one.report and not one.failed
             }
         )
-
-
-def log_runs(text: str, source: str, options: LoadOptions | None = None) -> Iterator[MeasuredRun]:
-    """The runs in a log; see `invocation_runs`."""
-    return invocation_runs(read_log(text), source, float(len(text)), options)
 
 
 def invocation_runs(

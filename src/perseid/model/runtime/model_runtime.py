@@ -157,11 +157,6 @@ class ModelRuntime:
             _same(files, versions, self.identity.digest)
 
     @property
-    def uses_magnitudes(self) -> bool:
-        """Whether magnitudes are an input; where not, what is given for them is ignored."""
-        return self.signature.takes_magnitudes
-
-    @property
     def precision(self) -> str:
         """``float32`` or ``int8``, as it runs."""
         return self.signature.precision
@@ -180,7 +175,7 @@ class ModelRuntime:
             (n, bands, height, width) float32; memory-mapped or read-only arrays are used in place.
             Ignored where the model takes none.
         magnitudes
-            (n, bands), any float; may be None if the model takes none (`uses_magnitudes`).
+            (n, bands), any float; ignored, and may be None, if the model takes none.
         columns
             (n,) arrays by the survey's names, of the other columns that the model takes.
 

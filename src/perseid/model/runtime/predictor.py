@@ -23,10 +23,6 @@ class Predictor(Protocol):
     note: str
 
     @property
-    def uses_magnitudes(self) -> bool:
-        """Whether magnitudes are an input."""
-
-    @property
     def precision(self) -> str:
         """``float32`` or ``int8``, as it runs."""
 

@@ -92,11 +92,6 @@ class PythonRuntime:
             raise BadModelError(f"the model {spec} has micro_batch {rows!r}: give a number of rows")
         return cls(model, given, identity, rows, threads or usable_threads(), folder)
 
-    @property
-    def uses_magnitudes(self) -> bool:
-        """Whether magnitudes are an input."""
-        return self.signature.takes_magnitudes
-
     def check_unchanged(self) -> None:
         """Raise `BadModelError` if its source or a declared file was changed since."""
         difference = self.identity.difference(self._now())
