@@ -92,6 +92,14 @@ def test_no_function_is_long():
     assert long == []
 
 
+LONGEST_FILE = 400
+
+
+def test_no_file_is_long():
+    lines = {path: len(path.read_text().splitlines()) for path in ROOT.rglob("*.py")}
+    assert {str(p.relative_to(ROOT)): n for p, n in lines.items() if n > LONGEST_FILE} == {}
+
+
 FOREIGN_PRIVATE = {"_plugins", "_replace", "_asdict", "_fields", "_parameters", "_buffers"}
 """Of named tuples and of torch's objects, where nothing public does the same."""
 
