@@ -372,14 +372,13 @@ class LocalMap:
             self._end_talks(rank)
 
     def _end_talks(self, lost: int) -> None:
-        """A rank has finally failed: stop the ranks that exchange messages with it, which would
-        wait forever."""
+        """A rank has finally failed: stop those that would wait for its messages forever."""
         message = f"rank {lost}, which it talks to, failed: {self._schedule.failed[lost]}"
-        for slot in [slot for slot in self._pool if slot.job is not None]:
-            assert slot.job is not None
-            rank = slot.job.rank
-            self._finish(slot, Ending.STOPPED, message, keep=False)
-            self._report(self._schedule.fail(rank, message))
+        for slot in list(self._pool):
+            if slot.job is not None:
+                rank = slot.job.rank
+                self._finish(slot, Ending.STOPPED, message, keep=False)
+                self._report(self._schedule.fail(rank, message))
         self.leave_waiting(message)
 
     def _stop_rivals(self, rank: int) -> None:
