@@ -114,7 +114,7 @@ class LocalMap:
             transport_note=merged.note,
             concurrency=self._options.concurrency,
             done=tuple(sorted(self._schedule.done)),
-            stopped=merged.stopped or (stop.count > 0 and not self._all_decided()),
+            stopped=merged.stopped or (stop.count > 0 and not self._schedule.all_decided),
         )
 
     def close(self, stop: StopRequests) -> None:
@@ -139,9 +139,6 @@ class LocalMap:
             if slot.process in merged.lost:
                 self._pool.drop(slot)
         return merged
-
-    def _all_decided(self) -> bool:
-        return len(self._schedule.done) + len(self._schedule.failed) == len(self._items)
 
     def turn(self) -> None:
         """Assign waiting ranks, and handle what arrives within `POLL_SECONDS`."""
@@ -362,8 +359,7 @@ class LocalMap:
     def _note_end(self, attempt: Attempt, head: str, output: str = "") -> None:
         event = self._schedule.end(attempt, time.monotonic())
         rank = attempt.rank
-        over = rank in self._schedule.done or rank in self._schedule.failed
-        last = over and not self._schedule.rivals(rank)
+        last = self._schedule.decided(rank) and not self._schedule.rivals(rank)
         said = "" if event is None else standing_line(event.state)
         self._logs.add(rank, head + end_lines(attempt, output) + said, last=last)
         if event is not None:

@@ -46,6 +46,15 @@ class Schedule:
         """Whether nothing waits and nothing runs."""
         return not self._waiting and not self._running
 
+    @property
+    def all_decided(self) -> bool:
+        """Whether every rank is done or has no attempts left."""
+        return len(self.done) + len(self.failed) == len(self._all)
+
+    def decided(self, rank: int) -> bool:
+        """Whether a rank is done or has no attempts left."""
+        return rank in self.done or rank in self.failed
+
     def ready(self, now: float) -> bool:
         """Whether a rank may be started."""
         return bool(self._waiting) and self._waiting[0][0] <= now
