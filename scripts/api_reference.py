@@ -25,7 +25,8 @@ for one minor version, with a `DeprecationWarning`. What lies in sub-packages (`
 WIDTH = 92
 """Characters of a signature on one line."""
 ORDER = (
-    "run", "resume", "open_run", "plan", "Run", "Catalogue", "RunRequest", "LocalEngine",
+    "run", "resume", "open_run", "Run", "Catalogue", "estimate", "plan", "calibrate",
+    "measurements", "measurements_on_aws", "Measurements", "RunRequest", "LocalEngine",
     "SlurmEngine", "DaskEngine", "AwsEngine", "sweep", "Sweep", "open_survey", "Survey",
     "SurveyInfo", "Cutouts", "load_model", "calibrate_model", "Model", "Communicator",
     "RendezvousServer", "Storage",

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from perseid import errors
     from perseid.api.calibrating import calibrate_model
     from perseid.api.catalogue import Catalogue
+    from perseid.api.estimating import estimate
+    from perseid.api.measurements import Measurements, measurements, measurements_on_aws
     from perseid.api.model import Model, load_model
     from perseid.api.planning import plan
     from perseid.api.run import Run
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from perseid.api.survey import Survey, open_survey
     from perseid.api.survey_info import SurveyInfo
     from perseid.api.sweeping import Sweep, sweep
+    from perseid.api.worker_pace import calibrate
     from perseid.aws.engine import AwsEngine
     from perseid.comm import Communicator
     from perseid.engines.dask import DaskEngine
@@ -46,6 +49,11 @@ _PLACES = {
     "open_run": "perseid.api.runs",
     "Run": "perseid.api.run",
     "plan": "perseid.api.planning",
+    "calibrate": "perseid.api.worker_pace",
+    "estimate": "perseid.api.estimating",
+    "measurements": "perseid.api.measurements",
+    "measurements_on_aws": "perseid.api.measurements",
+    "Measurements": "perseid.api.measurements",
     "RunRequest": "perseid.pipeline.request",
     "Catalogue": "perseid.api.catalogue",
     "LocalEngine": "perseid.engines.local",
@@ -76,6 +84,7 @@ __all__ = [
     "Cutouts",
     "DaskEngine",
     "LocalEngine",
+    "Measurements",
     "Model",
     "RendezvousServer",
     "Run",
@@ -86,9 +95,13 @@ __all__ = [
     "SurveyInfo",
     "Sweep",
     "__version__",
+    "calibrate",
     "calibrate_model",
     "errors",
+    "estimate",
     "load_model",
+    "measurements",
+    "measurements_on_aws",
     "open_run",
     "open_survey",
     "plan",

@@ -49,6 +49,29 @@ def test_events_come_to_a_function_of_ones_own(lab):
     assert sorted(event.rank for event in done) == [0, 1, 2]
 
 
+def test_several_runs_in_one_table_and_what_a_further_one_would_take(lab):
+    """As the command line says it, which asks the same functions."""
+    run(results="a")
+    run(results="b", world_size=2)
+    found = perseid.measurements("a", "b")
+    assert [row["world"] for row in found.table("runs").rows] == [3, 2]
+    status, out, _ = lab.call("table", "a", "b", "--json")
+    assert status == 0
+    assert json.loads(out) == found.table().to_json()
+    assert [path.name for path in found.table().save("t.csv", "csv")] == [
+        "t.csv",
+        "t-partitions.csv",
+    ]
+    with pytest.raises(ValueError, match=r"b is not a single run of perseid \(there are 2\)"):
+        found.report()
+    page = perseid.measurements("a").report()
+    page.save((lab.folder / "page.html").as_uri())
+    assert (lab.folder / "page.html").read_text() == page.html
+    expected = perseid.estimate("survey", model="tiny.onnx", results="c", rate=100.0)
+    assert (expected.rows, expected.pace.rows_per_second) == (15, 100.0)
+    assert not (lab.folder / "c").exists()
+
+
 def test_a_list_of_partitions_and_a_whole_request(lab):
     some = perseid.run(
         ["survey/1.pt", "survey/3.pt"], model="tiny.onnx", results="some", progress=False

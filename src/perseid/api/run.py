@@ -6,6 +6,8 @@ import importlib
 from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from perseid.api.catalogue import Catalogue
 from perseid.api.outcome import outcome_lines
@@ -25,6 +27,9 @@ from perseid.pipeline.run_summary import RunSummary
 from perseid.pipeline.similar import SimilarObject, SimilarObjects
 from perseid.pipeline.stored import StoredRecord
 from perseid.storage import Storage
+
+if TYPE_CHECKING:
+    from perseid.api.measurements import Measurements
 
 
 class Run:
@@ -234,25 +239,22 @@ class Run:
         assert object_id is not None
         return found.of_id(object_id, n)
 
-    def table(self, prices: Prices | None = None) -> TableView:
-        """Memory, duration and cost of the run, as in ``perseid table``."""
-        from perseid.measure.present.run_tables import run_table
-        from perseid.measure.sources.load import load_runs
+    def table(self, prices: Prices | str | Path | None = None) -> TableView:
+        """Memory, duration and cost of the run, as in ``perseid table``.
 
-        return TableView([run_table(load_runs([self.url]), prices or Prices())])
+        `prices` replaces the built-in list; it may be a JSON file. `perseid.measurements` makes
+        one table of several runs.
+        """
+        return self._measured(prices).table("runs")
 
-    def report(self, prices: Prices | None = None) -> PageFrame:
+    def report(self, prices: Prices | str | Path | None = None) -> PageFrame:
         """The page of ``perseid report``: pictures, figures, times and cost.
 
         Examples
         --------
         >>> run.report().save("report.html")  # doctest: +SKIP
         """
-        from perseid.measure.present.report import render_report
-        from perseid.measure.sources.load import load_runs
-
-        (measured,) = load_runs([self.url])
-        return PageFrame(str(self), render_report(measured, prices))
+        return PageFrame(str(self), self._measured(prices).report().html)
 
     def explore(self, *, port: int = 0, height: int = 800) -> TextView:
         """The live page of ``perseid explore``, shown inline in a notebook.
@@ -295,6 +297,11 @@ class Run:
                 yield from ((number, line) for number, text in kept for line in text.splitlines())
                 return
         yield from self.handle.logs(rank, follow=follow)
+
+    def _measured(self, prices: Prices | str | Path | None) -> Measurements:
+        from perseid.api.measurements import measurements
+
+        return measurements(self.url, prices=prices)
 
     def __str__(self) -> str:
         done = self._result or published(self._store, self._manifest)

@@ -78,7 +78,7 @@ def run(
         raise BadInputError(
             f"a run on the engine {engine.name} ends with this process, so it cannot be detached"
         )
-    request = _request(data, engine, keys)
+    request = request_of(data, engine, keys)
     with reporting(progress) as report:
         begun = begin(request, engine, report, replace=replace)
         return _left(begun, report) if detach else begun.wait(progress=report)
@@ -197,7 +197,7 @@ def _located(name: str, engine: Engine | None) -> str:
         ) from error
 
 
-def _request(data: Data | None, engine: Engine, keys: Mapping[str, object]) -> RunRequest:
+def request_of(data: Data | None, engine: Engine, keys: Mapping[str, object]) -> RunRequest:
     """Build the request from the arguments of `run`, with a place for the results."""
     # Parsed again together with the keys, so that the same checks apply to all of them.
     if isinstance(data, RunRequest):

@@ -8,6 +8,7 @@ from pathlib import Path
 from perseid.errors import BadInputError
 from perseid.measure.present.text import TextTable
 from perseid.plaintext import markup
+from perseid.storage import Location, Storage
 
 PAGE_HEIGHT = 600
 """Height, in pixels, of a page inside a notebook."""
@@ -44,10 +45,45 @@ class TableView(TextView):
             "\n".join(table.render("text") for table in tables),
             "".join(_table_html(table) for table in tables),
         )
+        self._tables = tuple(tables)
         self.columns = [column.key for column in tables[0].columns]
         """Keys of the first table's columns."""
         self.rows = [{key: cell.value for key, cell in row.items()} for row in tables[0].rows]
         """The first table's rows: unrounded numbers, or None."""
+
+    def render(self, form: str = "text", width: int | None = None) -> str:
+        """Format it as ``text``, ``markdown`` or ``csv``, at most `width` characters wide.
+
+        Raises
+        ------
+        BadInputError
+            The format does not exist.
+        """
+        return "\n".join(table.render(form, width) for table in self._tables)
+
+    def to_json(self) -> list[dict[str, object]]:
+        """Each table with unrounded numbers as JSON values."""
+        return [_plain(table) for table in self._tables]
+
+    def save(self, path: str | Path, form: str = "text") -> list[Path]:
+        """Write it to one file, but two CSV tables to two, since a CSV file is a single table.
+
+        Raises
+        ------
+        BadInputError
+            The format does not exist, or the path cannot be written to.
+        """
+        path = Path(path)
+        files = {path: self.render(form)}
+        if form == "csv" and len(self._tables) > 1:
+            second = path.with_stem(f"{path.stem}-partitions")
+            files = {
+                place: table.render(form)
+                for place, table in zip((path, second), self._tables, strict=True)
+            }
+        for place, text in files.items():
+            _write(place, text, "table")
+        return list(files)
 
 
 class PageFrame(TextView):
@@ -62,17 +98,19 @@ class PageFrame(TextView):
         self.html = html
         """The complete page."""
 
-    def save(self, path: str | Path) -> Path:
-        """Write the page to a file; raises `BadInputError` if that fails."""
-        path = Path(path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(self.html, encoding="utf-8")
-        except OSError as error:
-            raise BadInputError(
-                f"the report cannot be written to {path}: {error.strerror}"
-            ) from error
-        return path
+    def save(self, place: str | Path) -> str | Path:
+        """Write the page to a path or URL, and return its place.
+
+        Raises
+        ------
+        BadInputError, StorageError
+            Writing fails.
+        """
+        if "://" not in str(place):
+            return _write(Path(place), self.html, "report")
+        store, name = Storage.holding(Location.parse(str(place)))
+        store.put(name, self.html.encode())
+        return store.where(name)
 
 
 def html_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -82,6 +120,21 @@ def html_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         "<tr>" + "".join(f"<td>{markup(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
     )
     return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _write(path: Path, text: str, what: str) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BadInputError(f"the {what} cannot be written to {path}: {error.strerror}") from error
+    return path
+
+
+def _plain(table: TextTable) -> dict[str, object]:
+    rows = [{key: cell.value for key, cell in row.items()} for row in table.rows]
+    heads = {column.key: column.head for column in table.columns}
+    return {"title": table.title, "columns": heads, "rows": rows}
 
 
 def _table_html(table: TextTable) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -18,12 +18,14 @@ from perseid.measure.grid import DEFAULT_BATCH, WHOLE, GridCell, grid
 from perseid.measure.measured_run import MeasuredRun, size_mb
 from perseid.measure.present.run_tables import partition_table, run_table
 from perseid.measure.present.sweep import figures, render_sweep
-from perseid.measure.prices import Prices
+from perseid.measure.prices import Prices, prices_of
 from perseid.measure.sources.load import load_runs
 from perseid.measure.sources.load_options import LoadOptions
 from perseid.pipeline.run_state import last_summary
 from perseid.storage import Location, Storage
 from perseid.survey import discover, split
+
+__all__ = ["DEFAULT_BATCH", "WHOLE", "CellResult", "GridCell", "Sweep", "sweep"]
 
 PARTITIONS = "partitions"
 DONE = "split.json"
@@ -42,6 +44,10 @@ class CellResult:
     expected: int
     seconds: float | None
     """None if an earlier call had already completed it."""
+    number: int = 1
+    """Number of the run in the sweep, from 1."""
+    total: int = 1
+    """Number of runs in the sweep."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +78,9 @@ class Sweep:
         places = [str(self.folder / one.cell.path) for one in self.cells]
         return load_runs(places, LoadOptions(self.architecture))
 
-    def publish(self, prices: Prices | None = None) -> list[Path]:
+    def publish(self, prices: Prices | str | Path | None = None) -> list[Path]:
         """Write ``runs.csv``, ``partitions.csv``, ``sweep.html`` and the figures; their paths."""
-        prices = prices or Prices()
+        prices = prices_of(prices)
         files = {
             self.folder / "runs.csv": run_table(self.runs, prices).render("csv"),
             self.folder / "partitions.csv": partition_table(self.runs, prices).render("csv"),
@@ -144,11 +150,12 @@ def sweep(
     for cell in cells:
         _check(cell, parts[cell.partition])
     results = []
-    for cell in cells:
+    for number, cell in enumerate(cells, 1):
         place = folder / cell.path
         result = _completed(cell, place)
         if result is None:
             result = _run_cell(cell, parts[cell.partition], place, model, engine or LocalEngine())
+        result = replace(result, number=number, total=len(cells))
         if report is not None:
             report(result)
         results.append(result)

@@ -6,17 +6,10 @@ import argparse
 import json
 from pathlib import Path
 
+from perseid.api.worker_pace import Calibration, calibrate
 from perseid.cli import units
 from perseid.cli.awsarguments import add_storage_arguments
-from perseid.engines import worker_speed
-from perseid.engines.local.local_options import cores
-from perseid.errors import BadInputError
-from perseid.measure.calibration import Calibration, from_paces, from_runs
-from perseid.measure.sources.load import load_runs
-from perseid.pipeline.items import WorkItem
-from perseid.storage import Location
 
-REPETITIONS = 3
 FEW_ROWS = 500
 """A rank with fewer rows does not measure the pace well."""
 
@@ -40,31 +33,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure the pace of a worker, print it, and write it to a file if asked to."""
-    found = from_runs(load_runs(args.runs), args.memory) if args.runs else here(args.model)
-    text = json.dumps(found.to_json(), indent=1) + "\n"
-    print(text, end="") if args.json else print("\n".join(lines(found)))
+    found = calibrate(*args.runs, model=args.model or "default", memory_mb=args.memory)
+    print(json.dumps(found.to_json(), indent=1) if args.json else "\n".join(lines(found)))
     if args.out is not None:
-        try:
-            args.out.parent.mkdir(parents=True, exist_ok=True)
-            args.out.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise BadInputError(
-                f"the calibration cannot be written to {args.out}: {error.strerror}"
-            ) from error
+        found.save(args.out)
         if not args.json:
             print(f"wrote {args.out}")
     return 0
-
-
-def here(model: str | None = None) -> Calibration:
-    """Time the model on this machine: three times with one thread, and with two if it has two
-    cores."""
-    url = Location.parse(model).url if model and model != "default" else "default"
-    place = "memory://calibration"
-    item = WorkItem("calibration", 0, 1, place, place, (), model_url=url)
-    one = [worker_speed.measure(item, 1) for _ in range(REPETITIONS)]
-    both = range(REPETITIONS) if cores() > 1 else ()
-    return from_paces(one, [worker_speed.measure(item, 2) for _ in both])
 
 
 def lines(found: Calibration) -> list[str]:

@@ -6,22 +6,16 @@ from collections.abc import Iterator
 
 from perseid.api.progress_display import duration
 from perseid.engines import memory
-from perseid.engines.local.local_options import LocalOptions
 from perseid.engines.run_plan import RunPlan
-from perseid.measure.calibration import Pace
-from perseid.measure.prices import Prices
 from perseid.pipeline.manifest import Manifest
 
 SHOWN = 12
 """How many ranks are listed with their partitions."""
 
 
-def print_plan(plan: RunPlan, options: LocalOptions, pace: Pace, *, given: bool) -> None:
-    """Print the plan; `given` means that the user stated the rate instead of having it measured."""
-    print("\n".join(_lines(plan, options, pace, given)))
-
-
-def _lines(plan: RunPlan, options: LocalOptions, pace: Pace, given: bool) -> Iterator[str]:
+def plan_lines(plan: RunPlan, *, given: bool) -> Iterator[str]:
+    """Describe the plan; `given` means that the user stated the rate instead of having it
+    measured."""
     manifest = plan.manifest
     size = sum(ref.size for ref in manifest.partitions) / 1e6
     yield f"data       {manifest.data_url}"
@@ -29,7 +23,7 @@ def _lines(plan: RunPlan, options: LocalOptions, pace: Pace, given: bool) -> Ite
     yield f"           {files} partitions, {size:,.1f} MB, {plan.rows:,} objects"
     yield f"results    {manifest.results_url}"
     yield f"model      {manifest.settings.model_url}, {manifest.settings.precision}"
-    at_once = f"{plan.workers} at once, threads per worker: {options.threads}"
+    at_once = f"{plan.workers} at once, threads per worker: {plan.options.threads}"
     yield f"ranks      {manifest.world_size}, {at_once}"
     for rank in range(min(manifest.world_size, SHOWN)):
         keys = [ref.key for ref in manifest.of_rank(rank)]
@@ -42,7 +36,7 @@ def _lines(plan: RunPlan, options: LocalOptions, pace: Pace, given: bool) -> Ite
     yield from (f"note       {warning}" for warning in manifest.warnings)
     yield from (f"note       {part.key} cannot be read: {part.error}" for part in plan.unreadable)
     yield ""
-    yield from _expected(plan, options, pace, given)
+    yield from _expected(plan, given)
 
 
 def script_plan(manifest: Manifest) -> Iterator[str]:
@@ -59,20 +53,21 @@ def script_plan(manifest: Manifest) -> Iterator[str]:
     yield "time, cost not estimated: they depend on the script"
 
 
-def _expected(plan: RunPlan, options: LocalOptions, pace: Pace, given: bool) -> Iterator[str]:
-    free, rate = memory.available(), pace.rows_per_second
+def _expected(plan: RunPlan, given: bool) -> Iterator[str]:
+    free, rate = memory.available(), plan.pace.rows_per_second
+    limit = plan.options.memory_mb
     source = "as given" if given else "the model alone, timed for a second just now"
     yield f"expected   {rate:,.0f} objects/s per worker ({source})"
     yield f"time       {duration(plan.map_seconds)} on this machine"
     yield (
         f"memory     {plan.worker_mb:,.0f} MB per worker, {plan.total_mb:,.0f} MB in all "
-        f"({free:,.0f} MB are free; a rank may take {options.memory_mb:,} MB)"
+        f"({free:,.0f} MB are free; a rank may take {limit:,} MB)"
     )
     yield f"cost       {plan.cost.total:.6f} USD on AWS at this machine's pace, as billed:"
     for line in plan.cost.lines:
         if line.usd > 0:
             yield f"           {line.name}: {line.quantity:.6g} {line.unit}, {line.usd:.6f} USD"
-    yield f"           ({Prices().stamp()}; {options.memory_mb} MB configured, every start cold)"
+    yield f"           ({plan.price_stamp}; {limit} MB configured, every start cold)"
     yield "accuracy   rows as the partitions state; times to about a third,"
     yield "           because concurrent workers slow each other down, and storage, retries and"
     yield "           other work on the machine are not included"

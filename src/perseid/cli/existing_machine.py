@@ -6,15 +6,12 @@ import argparse
 import json
 import sys
 
+from perseid.api.measurements import MeasuredRun, Measurements
 from perseid.api.progress_display import RunProgress
 from perseid.api.terminal import width
 from perseid.cli.engines import progress_of
 from perseid.cli.request_options import given_options
-from perseid.cli.table import plain_table
 from perseid.errors import BadInputError, RunError, RunInterruptedError
-from perseid.measure.measured_run import MeasuredRun
-from perseid.measure.present.run_tables import tables
-from perseid.measure.prices import Prices
 from perseid.pipeline.request import read_keys
 from perseid.textfile import decode
 
@@ -80,8 +77,8 @@ def _payload(args: argparse.Namespace) -> str:
 
 def _show(args: argparse.Namespace, run: MeasuredRun, progress: RunProgress) -> None:
     progress.close()
-    both = tables([run], Prices())
+    view = Measurements([run]).table()
     if args.json:
-        print(json.dumps([plain_table(table) for table in both], indent=1))
+        print(json.dumps(view.to_json(), indent=1))
     else:
-        sys.stdout.write("\n".join(table.render("text", width()) for table in both))
+        sys.stdout.write(view.render(width=width()))

@@ -5,27 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
+from perseid.api.planning import ARCHITECTURES, Advice, PlanOption, plan
 from perseid.api.progress_display import duration
 from perseid.cli import units
 from perseid.cli.awsarguments import add_storage_arguments
 from perseid.cli.surveys import found
-from perseid.cli.table import chosen_prices
 from perseid.errors import BadInputError
-from perseid.measure.advice import (
-    MEMORIES_MB,
-    PARTITIONS_MB,
-    Advice,
-    Ask,
-    Limits,
-    PlanOption,
-    advise,
-)
-from perseid.measure.calibration import Calibration
-from perseid.measure.measured_run import MIB, size_label
-from perseid.measure.prices import ARCHITECTURES, Prices
 from perseid.textfile import is_there
 
 SHOWN = 6
@@ -71,28 +58,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the advice; exit status 1 if no plan meets both deadline and budget."""
-    ask, calibration, prices = ask_of(args), _calibration(args), chosen_prices(args)
-    advice = advise(ask, calibration, prices)
-    if args.json:
-        print(json.dumps(advice.to_json() | {"calibration": calibration.to_json()}, indent=1))
-    else:
-        print("\n".join(_lines(advice, ask, calibration, prices)))
-    return 0 if advice.option is not None else UNFIT
-
-
-def ask_of(args: argparse.Namespace) -> Ask:
-    """The arguments as a request for a plan."""
-    sizes = [units.size_bytes(text) / MIB for text in args.partition or ()]
-    return Ask(
-        data_bytes=_data(args.data),
+    advice = plan(
+        _data(args.data),
         deadline=units.seconds(args.deadline) if args.deadline else None,
         budget=units.usd(args.budget) if args.budget else None,
-        partitions_mb=tuple(sizes) or PARTITIONS_MB,
-        memories_mb=tuple(args.memory or ()) or MEMORIES_MB,
-        architectures=ARCHITECTURES if args.arch == "both" else (args.arch,),
-        limits=Limits(args.concurrency, memory_mb=args.max_memory, timeout=args.timeout),
         sure=args.sure,
+        calibration=args.calibration,
+        rate=args.rate,
+        partitions_mb=[units.size_mb(text) for text in args.partition or ()],
+        memories_mb=args.memory or (),
+        architectures=ARCHITECTURES if args.arch == "both" else (args.arch,),
+        concurrency=args.concurrency,
+        max_memory_mb=args.max_memory,
+        timeout=args.timeout,
+        prices=args.prices,
     )
+    print(json.dumps(advice.to_json(), indent=1) if args.json else "\n".join(_lines(advice)))
+    return 0 if advice.option is not None else UNFIT
 
 
 def _data(text: str) -> float:
@@ -107,25 +89,12 @@ def _data(text: str) -> float:
     return float(sum(partition.size for partition in found(text).partitions))
 
 
-def _calibration(args: argparse.Namespace) -> Calibration:
-    if args.calibration is not None:
-        found = Calibration.load(args.calibration)
-    else:
-        from perseid.cli.calibrate import here
-
-        found = here()
-    if args.rate is None:
-        return found
-    if not args.rate > 0:
-        raise BadInputError(f"--rate is {args.rate:g}: give rows per second, above 0")
-    return replace(found, rows_per_second=args.rate, source=f"{found.source}; pace as given")
-
-
-def _lines(advice: Advice, ask: Ask, calibration: Calibration, prices: Prices) -> Iterator[str]:
+def _lines(advice: Advice) -> Iterator[str]:
+    ask, calibration = advice.ask, advice.calibration
     wishes = [f"in {duration(ask.deadline)}"] if ask.deadline is not None else []
     wishes += [f"for {ask.budget:g} USD"] if ask.budget is not None else []
     asked = " and ".join(wishes) or "with the least time x cost"
-    yield f"asked      {size_label(ask.data_bytes)} {asked}{', surely' if ask.sure else ''}"
+    yield f"asked      {units.size_label(ask.data_bytes)} {asked}{', surely' if ask.sure else ''}"
     yield f"pace       {calibration.rows_per_second:,.0f} rows/s per vCPU ({calibration.source})"
     yield ""
     if advice.option is None:
@@ -140,7 +109,7 @@ def _lines(advice: Advice, ask: Ask, calibration: Calibration, prices: Prices) -
     yield from (f"binds      {text}" for text in advice.binds)
     if not advice.binds:
         yield "binds      nothing in particular: doubling any one limit gains less than 2 %"
-    yield f"prices     {prices.stamp()}, every start cold, no rendezvous"
+    yield f"prices     {advice.prices.stamp()}, every start cold, no rendezvous"
     if "arm" in ask.architectures:
         yield "arm        assumed to be as fast: calibrate on arm before you rely on it"
     yield "accuracy   times of starting, listing and merging are assumptions (docs: how-to/plan);"

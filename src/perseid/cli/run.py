@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 from perseid.api.runs import begin, with_results
@@ -21,7 +20,6 @@ from perseid.cli.surveys import add_columns_argument, add_missing_argument
 from perseid.engines.base import Engine
 from perseid.errors import BadInputError
 from perseid.pipeline.request import RunRequest, read_keys
-from perseid.storage import Storage
 from perseid.survey.missing import parse_options
 from perseid.survey.names import parse_columns
 
@@ -120,39 +118,17 @@ def _look_ahead(args: argparse.Namespace, engine: Engine, request: RunRequest) -
 
 
 def _dry_run(args: argparse.Namespace, request: RunRequest) -> int:
-    from perseid.cli.dry_run import print_plan, script_plan
-    from perseid.compat.scripts.script_job import script_job
-    from perseid.engines import worker_speed
-    from perseid.engines.local.local_options import options_of
-    from perseid.engines.run_plan import make_plan
-    from perseid.pipeline.checks import count_rows
-    from perseid.pipeline.claim import FormerRun, refuse_if_taken
-    from perseid.pipeline.initialize import plan
-    from perseid.pipeline.survey_columns import read_options
+    from perseid.api.estimating import estimate_run, look_ahead
+    from perseid.cli.dry_run import plan_lines, script_plan
 
-    options = options_of(request)
-    place = Storage(request.results_url)
-    if args.replace:
-        FormerRun.at(place)
-    else:
-        refuse_if_taken(place)
-    manifest = plan(request, script_job(request))
+    manifest = look_ahead(request, replace=args.replace)
     if manifest.script is not None:
         plain = json.dumps(manifest.to_json(), indent=1)
         print(plain if args.json else "\n".join(script_plan(manifest)))
         return 0
-    counts = count_rows(
-        Storage(manifest.data_url),
-        manifest.partitions,
-        read_options(manifest.settings),
-    )
-    pace = worker_speed.measure(manifest.item(0), options.threads)
-    if args.rate is not None:
-        pace = worker_speed.at_rate(pace, args.rate)
-    expected = make_plan(manifest, options, pace, counts)
+    expected = estimate_run(manifest, request, rate=args.rate)
     if args.json:
-        json.dump(expected.to_json(), sys.stdout, indent=1)
-        print()
+        print(json.dumps(expected.to_json(), indent=1))
     else:
-        print_plan(expected, options, pace, given=args.rate is not None)
+        print("\n".join(plan_lines(expected, given=args.rate is not None)))
     return 0

@@ -9,12 +9,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from perseid.api.sweeping import CellResult, Sweep, sweep
+from perseid.api.sweeping import DEFAULT_BATCH, WHOLE, CellResult, Sweep, sweep
 from perseid.cli.awsarguments import add_storage_arguments
-from perseid.cli.table import add_price_arguments, chosen_prices
+from perseid.cli.table import add_price_arguments
 from perseid.engines.local import LocalEngine
-from perseid.engines.local.local_options import LocalOptions
-from perseid.measure.grid import DEFAULT_BATCH, WHOLE, grid
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -66,17 +64,12 @@ def _worlds(text: str) -> list[int | None]:
 
 def run(args: argparse.Namespace) -> int:
     """Run what is missing from the grid, then write tables, figures and the page."""
-    number = 0
 
     def say(result: CellResult) -> None:
-        nonlocal number
-        number += 1
         if not args.json:
-            print(f"{number}/{len(cells)}  {result.cell.path}: {_words_of(result)}", flush=True)
+            place = f"{result.number}/{result.total}  {result.cell.path}"
+            print(f"{place}: {_words_of(result)}", flush=True)
 
-    cells = grid(
-        args.partition_sizes, args.data_sizes, args.batch_sizes, args.world_sizes, args.repeat
-    )
     done = sweep(
         args.data,
         args.out,
@@ -86,11 +79,11 @@ def run(args: argparse.Namespace) -> int:
         batch_sizes=args.batch_sizes,
         repeat=args.repeat,
         model=args.model,
-        engine=LocalEngine(LocalOptions(workers=args.workers, threads=args.threads)),
+        engine=LocalEngine(workers=args.workers, threads=args.threads),
         architecture=args.arch,
         report=say,
     )
-    written = done.publish(chosen_prices(args))
+    written = done.publish(args.prices)
     if args.json:
         print(json.dumps(_plain(done, written), indent=1))
     else:

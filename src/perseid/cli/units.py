@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from perseid.errors import BadInputError
-from perseid.measure.measured_run import MIB, size_mb
+from perseid.measure import measured_run
 
 T = TypeVar("T")
 _TIME = re.compile(r"([0-9.]+)\s*(ms|s|sec|min|m|h)?", re.IGNORECASE)
@@ -21,16 +21,26 @@ _MEGABYTES = {"mb": 1.0, "mib": 1.0, "gb": 1024.0, "gib": 1024.0}
 _MONEY = re.compile(r"\$?\s*([0-9.]+)\s*(?:USD|\$|dollars?)?", re.IGNORECASE)
 
 
-def size_bytes(text: str) -> float:
-    """Parse ``12.6GB`` or ``25MB`` into bytes, with MB of 2^20 as in the paper; raises
+def size_mb(text: str) -> float:
+    """Parse ``12.6GB`` or ``25MB`` into MB of 2^20 bytes, as in the paper; raises
     `BadInputError`."""
     try:
-        size = size_mb(text)
+        size = measured_run.size_mb(text)
     except ValueError:
         size = None
     if size is None:
         raise BadInputError(f"{text!r} is not a size: give one such as 12.6GB or 25MB")
-    return size * MIB
+    return size
+
+
+def size_bytes(text: str) -> float:
+    """`size_mb`, in bytes."""
+    return size_mb(text) * measured_run.MIB
+
+
+def size_label(size: float) -> str:
+    """Write a number of bytes as ``12.6GB``."""
+    return measured_run.size_label(size)
 
 
 def seconds(text: str) -> float:

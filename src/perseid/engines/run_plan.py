@@ -15,6 +15,7 @@ from perseid.engines.local.local_options import LocalOptions
 from perseid.engines.worker_speed import refuse_beyond
 from perseid.measure.calibration import Pace
 from perseid.measure.cost import Cost, Usage, cost, map_transitions
+from perseid.measure.prices import Prices
 from perseid.measure.report_line import Report
 from perseid.pipeline.checks import RowCount
 from perseid.pipeline.manifest import Manifest
@@ -49,6 +50,15 @@ class RunPlan:
     """Peak memory of one worker, MiB."""
     cost: Cost
     """On AWS, with these durations and the configured memory."""
+    pace: Pace
+    """Speed of a single worker, measured or given."""
+    options: LocalOptions
+    """Options of the workers."""
+
+    @property
+    def price_stamp(self) -> str:
+        """Region and date of the prices that `cost` is made with."""
+        return Prices().stamp()
 
     @property
     def total_mb(self) -> float:
@@ -120,6 +130,8 @@ def make_plan(
         lambda_seconds=pace.ready_seconds + max(seconds),
         worker_mb=pace.peak_mb + features,
         cost=cost(_usage(manifest, seconds, options.memory_mb, pace)),
+        pace=pace,
+        options=options,
     )
 
 

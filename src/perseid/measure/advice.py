@@ -146,10 +146,17 @@ class Advice:
     """No other option is both faster and cheaper than one of these; by time."""
     binds: tuple[str, ...]
     """One sentence each, the strongest first."""
+    ask: Ask
+    """The request that it answers."""
+    calibration: Calibration
+    """The assumed speed of a worker."""
+    prices: Prices
+    """The prices that were applied."""
 
     def to_json(self) -> dict[str, object]:
         """The plan as JSON values, for ``--json``."""
-        return asdict(self)
+        plain = asdict(self)
+        return {name: value for name, value in plain.items() if name not in ("ask", "prices")}
 
 
 def advise(ask: Ask, calibration: Calibration, prices: Prices | None = None) -> Advice:
@@ -171,7 +178,7 @@ def advise(ask: Ask, calibration: Calibration, prices: Prices | None = None) -> 
     cheapest = min(options, key=lambda o: (o.usd.expected, o.seconds.expected))
     chosen = _choose(ask, options)
     binds = tuple(_binds(ask, calibration, prices, chosen, fastest, cheapest))
-    return Advice(chosen, fastest, cheapest, _front(options), binds)
+    return Advice(chosen, fastest, cheapest, _front(options), binds, ask, calibration, prices)
 
 
 def _choose(ask: Ask, options: Sequence[PlanOption]) -> PlanOption | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -101,6 +102,17 @@ class Calibration:
     def to_json(self) -> dict[str, object]:
         """The calibration as JSON values, as its file holds them."""
         return asdict(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write it to a file for `perseid.plan`; raises `BadInputError` if that fails."""
+        path = Path(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise BadInputError(
+                f"the calibration cannot be written to {path}: {error.strerror}"
+            ) from error
 
     @classmethod
     def load(cls, path: str | Path) -> Calibration:

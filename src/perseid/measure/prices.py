@@ -125,6 +125,13 @@ def load_prices(path: str | Path) -> Prices:
     return prices
 
 
+def prices_of(given: Prices | str | Path | None) -> Prices:
+    """Prices as they are, from a file (see `load_prices`), or the built-in list for None."""
+    if given is None or isinstance(given, Prices):
+        return given or Prices()
+    return load_prices(given)
+
+
 def _override(price: Price, value: object, where: str) -> Price:
     changes = dict(value) if isinstance(value, Mapping) else {"usd": value}
     changes = {"source": "given by the user"} | changes
