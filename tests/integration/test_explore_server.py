@@ -19,6 +19,7 @@ from explored import ask, make_run, served, write_survey
 import perseid
 from perseid.errors import BadInputError
 from perseid.explore import ExploredRun, ExploreServer, LiveRun
+from perseid.explore.conditions import InBox, InRange
 from perseid.explore.object_table import ObjectTable
 from perseid.explore.plots import Plots, Shown
 from perseid.model.export.residual_image import ResidualImages
@@ -493,6 +494,30 @@ def test_classes_are_compared_with_labels():
     drawn = plots.draw("classes", Shown(None, None))
     assert "3 objects. 66.7 % on the diagonal." in drawn.spoken
     assert "smooth, predicted spiral: 1 object<" in drawn.drawn()
+
+
+@pytest.mark.parametrize("names", [("ra", "dec"), ("RA", "DEC"), ("raMean", "decMean")])
+def test_the_sky_has_east_on_the_left_and_selects(names):
+    """An object of high right ascension is drawn left of one of low; a box selects by degrees."""
+    ra, dec = names
+    table = ObjectTable(pyarrow.table({
+        ra: [10.0, 20.0, 30.0, None], dec: [-5.0, 0.0, 5.0, 1.0],
+        "partition": ["1.pt"] * 4, "row": [0, 1, 2, 3],
+    }), {})  # fmt: skip
+    plots = Plots(table)
+    assert plots.names() == ["sky"]
+    low = InBox(InRange(ra, None, 15.0), InRange(dec, None, None))
+    drawn = plots.draw("sky", Shown(None, low.rows(table), (low,)))
+    assert drawn.spoken == f"Sky, {dec} against {ra}: 1 of 4 objects selected"
+    assert (drawn.x.column, drawn.y.column, drawn.lasso) == (ra, dec, False)
+    assert drawn.x.low > drawn.x.high, "east is left"
+    selected = re.findall(r'class="shade s\d" d="M([\d.]+)', drawn.drawn())
+    others = re.findall(r'class="shade m\d" d="((?:M[^"]+))', drawn.drawn())
+    places = [float(x) for text in others for x in re.findall(r"M([\d.]+)", text)]
+    assert len(selected) == 1
+    assert float(selected[0]) == max(places), "the lowest right ascension is the rightmost"
+    assert len(set(places)) == 3
+    assert "1 object outside the plot" in drawn.caption, "the one without a place"
 
 
 # ---- Hostile names ----------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -38,6 +39,28 @@ def test_a_step_on_several_ranks_has_the_gradients_of_one(survey):
     assert found.keys() == {"pretrain", "redshift"}, done.stderr
     assert float(found["pretrain"]) < 1e-5
     assert float(found["redshift"]) < 2e-2
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_two_ranks_on_the_nodes_of_a_slurm_end_as_two_here(slurm, survey, tmp_path):
+    """Bit for bit: neither the nodes nor the way that the ranks met makes a difference."""
+    options = ["--world-size", 2, *SMALL]
+    here = perseid("train", survey, tmp_path / "here", *options)
+    assert here.returncode == 0, here.stderr
+    srun = ["srun", "--nodes=2", "--ntasks=2", "--overcommit", sys.executable, "-m", "perseid"]
+    there = subprocess.run(
+        [*srun, "train", survey, tmp_path / "there", *map(str, options)], check=False,
+        capture_output=True, text=True, timeout=280,
+        env={**os.environ, "PERSEID_MEETING_FOLDER": str(tmp_path / "meetings")},
+    )  # fmt: skip
+    assert there.returncode == 0, there.stderr
+    assert there.stdout.count("held-out plain objects") == 1
+    weights = [(tmp_path / name / "weights.npz").read_bytes() for name in ("here", "there")]
+    assert weights[0] == weights[1]
+    a, b = (json.loads((tmp_path / n / "history.json").read_text()) for n in ("here", "there"))
+    losses = [[(e["loss"], e["validation"]) for e in one["epochs"]] for one in (a, b)]
+    assert losses[0] == losses[1]
 
 
 @pytest.mark.slow

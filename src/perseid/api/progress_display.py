@@ -17,6 +17,8 @@ from perseid.plaintext import printable
 
 RATE_SECONDS = 10.0
 """Window over which the rate of rows is averaged."""
+TOGETHER_SECONDS = 0.2
+"""Events that come closer are one point of the pace."""
 LINE_SECONDS = 5.0
 """Shortest time between plain lines."""
 REFRESH_SECONDS = 0.2
@@ -45,10 +47,17 @@ class Tally:
             self._running_rows[event.rank] = event.rows
         else:
             self._running_rows.pop(event.rank, None)
+        if self._history and now - self._history[-1][0] < TOGETHER_SECONDS:
+            # What was seen at one look did not happen at that moment.
+            now = self._history.pop()[0]
         self._history.append((now, self.rows))
         # Keep at least two, because a rate needs two points, however old they are.
         while len(self._history) > 2 and self._history[0][0] < now - RATE_SECONDS:
             self._history.popleft()
+
+    def begin(self, seconds_ago: float, now: float) -> None:
+        """Set when the run began, for a run that is looked at only later."""
+        self._began = now - seconds_ago
 
     def count(self, state: RankState) -> int:
         """Ranks in this state."""

@@ -142,6 +142,7 @@ class LiveRun:
         self._ranks = [RankView(rank) for rank in range(run.manifest.world_size)]
         self._unread: list[int] = []
         self._state = _State()
+        self._state.tally.states |= dict.fromkeys(range(len(self._ranks)), RankState.WAITING)
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._reading = threading.Lock()
@@ -150,12 +151,21 @@ class LiveRun:
     def begin(self) -> None:
         """Look where the run stands, and follow it in a thread of its own if it is going on."""
         if self._run.status().state == "running":
+            ago = time.time() - self._since()
             with self._lock:
                 self._state.going, self._state.words = True, stage_line("map")
+                self._state.tally.begin(max(0.0, ago), time.monotonic())
             threading.Thread(target=self._follow, name="follow-run", daemon=True).start()
         else:
             self._take_records()
             self._finish(_ended_words(self._run))
+
+    def _since(self) -> float:
+        """When who works on the run began, seconds since the epoch."""
+        try:
+            return float(json.loads(self._store.get(layout.DRIVER))["since"])
+        except (PerseidError, ValueError, KeyError, TypeError):
+            return self._run.manifest.created
 
     def _follow(self) -> None:
         try:

@@ -157,7 +157,7 @@ class Plots:
         plot.grid("spectroscopic redshift", "predicted redshift", x_ticks=5, y_ticks=5)
         outside = self._density(plot, (axis, "z_spec"), (axis, "z_pred"), shown)
         plot.svg.line(plot.x(low), plot.y(low), plot.x(high), plot.y(high), "truth")
-        caption = f"Darker for more objects. Dashed: equality.{_outside(outside)}"
+        caption = f"Stronger for more objects. Dashed: equality.{_outside(outside)}"
         return self._two("redshift", "Redshifts", caption, plot, ("z_spec", "z_pred"), shown)
 
     def _sky(self, shown: Shown, color: str) -> Plot:
@@ -179,7 +179,7 @@ class Plots:
         else:
             outside = self._density(plot, (x, MAP_X), (y, MAP_Y), shown)
             caption = (
-                f"Near points have similar features. Darker for more objects.{_outside(outside)}"
+                f"Near points have similar features. Stronger for more objects.{_outside(outside)}"
             )
         return replace(self._two("map", "Map", caption, plot, (MAP_X, MAP_Y), shown), lasso=True)
 
@@ -201,7 +201,7 @@ class Plots:
         levels = 1 + np.clip((share * LEVELS).astype(np.int64), 0, LEVELS - 1)
         levels[~np.isfinite(means)] = 0
         draw_cells(plot, levels, x.edges, y.edges)
-        return f"Shade: {words}, from {label(float(low))} (light) to {label(float(high))} (dark)."
+        return f"Shade: {words}, from {label(float(low))} (weak) to {label(float(high))} (strong)."
 
     def _scores(self, shown: Shown, color: str) -> Plot:
         name = "anomaly_score" if self._table.has("anomaly_score") else "z_pred"
