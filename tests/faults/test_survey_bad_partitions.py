@@ -61,7 +61,7 @@ MAGNITUDE = np.ones((4, 5), np.float64)
 REDSHIFT = np.ones(4, np.float32)
 WRONG = {
     "no images": (None, MAGNITUDE, REDSHIFT),
-    "images without bands": (IMAGE[:, 0], MAGNITUDE, REDSHIFT),
+    "images that are rows": (IMAGE[:, 0, 0], MAGNITUDE, REDSHIFT),
     "no pixels": (IMAGE[:, :, :0], MAGNITUDE, REDSHIFT),
     "magnitudes of other rows": (IMAGE, MAGNITUDE[:3], REDSHIFT),
     "redshifts of other rows": (IMAGE, MAGNITUDE, REDSHIFT[:2]),

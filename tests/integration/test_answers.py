@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import h5py
@@ -17,10 +18,14 @@ from perseid.cli import main
 from perseid.model.outputs import ModelOutput
 from perseid.model.signature import METADATA_KEY, ModelSignature
 from perseid.pipeline.catalogue_limits import CatalogueLimits
+from perseid.pipeline.initialize import initialize
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.publish import strict
 from perseid.pipeline.rank_outputs import read_records
+from perseid.pipeline.request import RunRequest
 from perseid.pipeline.store_merge import publish_from_store
+from perseid.pipeline.summarize import summarize
+from perseid.pipeline.work import work
 from perseid.science.distributions import Distributions, pit_histogram
 from perseid.storage import Storage
 from perseid.survey import write_cutouts
@@ -173,3 +178,31 @@ def test_galaxies_in_hdf5_as_they_are(tmp_path, capsys):
     assert done.summary["classification"]["confusion"] == wanted.tolist()
     assert main(["report", out]) == 0
     assert "Confusion matrix of 3 classes" in (tmp_path / "run/report.html").read_text()
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_labels_in_words_are_the_models_classes(named, tmp_path):
+    """Words that are no class are missing labels; a survey's own numbers of them come first."""
+    cutouts = tiny_cutouts(30, seed=5)
+    words = np.array([[*CLASSES, "star"][row % 4].upper() for row in range(30)])
+    (tmp_path / "data").mkdir()
+    with h5py.File(tmp_path / "data" / "1.h5", "w") as file:
+        file["image"] = cutouts.images
+        file.create_dataset("label", data=words.astype(object), dtype=h5py.string_dtype())
+    if named:
+        kinds = {str(10 + place): name for place, name in enumerate(CLASSES)}
+        (tmp_path / "data" / "survey.json").write_text(json.dumps({"anomaly_kinds": kinds}))
+    keys = {"data": str(tmp_path / "data"), "results": str(tmp_path / "run"),
+            "model": str(tiny_classifier(tmp_path / "c.onnx"))}  # fmt: skip
+    for item in initialize(RunRequest.parse({**keys, "anomaly": "none"})).items:
+        work(item)
+    summary = summarize(Storage(tmp_path / "run"))
+    table = perseid.open_run(tmp_path / "run").catalogue().to_arrow()
+    first = 10 if named else 0
+    wanted = [None if row % 4 == 3 else first + row % 4 for row in range(30)]
+    assert table["label"].to_pylist() == wanted
+    found = summary["classification"]
+    assert found["n"] == sum(one is not None for one in wanted)
+    true = [CLASSES[row % 4] for row in range(30) if row % 4 != 3]
+    called = [one for row, one in enumerate(table["class"].to_pylist()) if row % 4 != 3]
+    assert found["accuracy"] == pytest.approx(metrics.accuracy_score(true, called))

@@ -154,6 +154,22 @@ def test_images_of_another_size_are_fitted_about_their_middle(
     np.testing.assert_allclose(got, tiny_redshift(Cutouts(wanted, magnitude)), rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("array", "said"),
+    [(np.ones((ROWS, 5, SIDE, SIDE), complex), "image must be numbers, not complex128"),
+     (np.ones((ROWS, SIDE), np.float32), r"or \(n, height, width\) of one band, not \(6, 8\)")],
+    ids=["complex", "rows"],
+)  # fmt: skip
+def test_a_survey_of_which_no_file_can_be_read_starts_no_run(
+    array: np.ndarray, said: str, tmp_path: Path
+) -> None:
+    arrays = {"image": array, "magnitude": np.ones((ROWS, 5))}
+    model = str(tiny_model(tmp_path / "tiny.onnx"))
+    with pytest.raises(BadInputError, match=f"no partition of the survey can be read: .*{said}"):
+        initialize(request(tmp_path, arrays, model=model))
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_the_model_does_not_use_may_be_missing(tmp_path: Path) -> None:
     """Magnitudes and redshifts of rows are gone: a model of one column predicts them."""
     arrays = {"ebv": np.ones(ROWS), "magnitude": np.full((ROWS, 3), np.nan),

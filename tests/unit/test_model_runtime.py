@@ -270,7 +270,7 @@ def test_a_model_of_images_alone(tmp_path):
     [
         ({"extra": "airmass"}, "a worker gives only image"),
         ({"size": "side"}, "does not say how large its images are"),
-        ({"redshift": ("quantiles", ["rows", 3])}, "no float32 output redshift"),
+        ({"redshift": ("quantiles", ["rows", 3])}, "no output redshift"),
         ({"metadata": {METADATA_KEY: "{nonsense"}}, "cannot be read"),
         ({"metadata": {METADATA_KEY: '{"name": "x", "bands": 5}'}}, "says of itself"),
     ],

@@ -240,7 +240,9 @@ def test_ids_are_exact(suffix: str, kind: str, tmp_path: Path) -> None:
             split(path, tmp_path / other, rows=5, format=other)
             parts = [read(tmp_path / other / f"{n}{other}").object_id.tolist() for n in (1, 2, 3)]
             assert [one for part in parts for one in part] == ids.tolist()
-        with pytest.raises(BadInputError, match=r"\.pt files cannot hold text ids: write parquet"):
+        with pytest.raises(
+            BadInputError, match=r"\.pt files cannot hold text ids or labels: write parquet"
+        ):
             split(path, tmp_path / "pt")
     elif kind == "uint64":
         for other in (".npz", ".h5", ".parquet", ".fits", ".safetensors"):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
+import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import surveyfiles
 from astropy.io import fits
@@ -45,9 +48,6 @@ def test_magnitudes_of_other_bands_than_the_images(suffix: str, tmp_path: Path) 
     magnitude = np.ones((ROWS, 5), np.float32)
     metadata = {"image": images, "magnitude": magnitude}
     if suffix == ".parquet":  # flat lists: their shape would be told by the magnitudes
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         columns = {"image": pa.FixedShapeTensorArray.from_numpy_ndarray(images),
                    "magnitude": list(magnitude)}  # fmt: skip
         pq.write_table(pa.table(columns), tmp_path / "1.parquet")
@@ -132,3 +132,42 @@ def test_one_cutout_that_is_the_whole_file(tmp_path: Path) -> None:
     assert got.images.shape == (1, BANDS, SIDE, SIDE)
     assert np.isnan(got.images[0, 0, 0, 0])
     assert np.array_equal(got.images[0].ravel()[1:], wanted.ravel()[1:])
+
+
+@pytest.mark.parametrize("suffix", surveyfiles.FORMATS)
+def test_images_of_one_band_without_an_axis_for_it(suffix: str, tmp_path: Path) -> None:
+    """As the cutouts of Euclid's VIS."""
+    images = np.random.default_rng(2).normal(size=(ROWS, SIDE, SIDE + 1)).astype(np.float32)
+    path = surveyfiles.write(tmp_path / f"1{suffix}", {"image": images})
+    with open_partition(Storage(tmp_path), path.name) as reader:
+        assert reader.shape == (1, SIDE, SIDE + 1)
+        assert np.array_equal(reader.read().images[:, 0], images)
+        assert np.array_equal(reader.rows_at(2, 4).images[:, 0], images[2:4])
+
+
+def test_the_multimodal_universe_in_hdf5(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "1.hdf5", "w") as file:
+        file["image_array"] = IMAGES
+        file["image_band"] = np.array([[b"DES-G", b"DES-R", b"DES-Z"]] * ROWS)
+        file["object_id"] = np.array([f"id{number}" for number in range(ROWS)], "S8")
+    with open_partition(Storage(tmp_path), "1.hdf5") as reader:
+        assert reader.bands == ("DES-G", "DES-R", "DES-Z")
+        got = reader.read()
+    assert np.array_equal(got.images, IMAGES)
+    assert got.object_id.tolist() == [f"id{number}" for number in range(ROWS)]
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary(3)])
+def test_ids_that_are_bytes(kind: pa.DataType, tmp_path: Path) -> None:
+    """As pandas writes NumPy's text of bytes."""
+    ids = [b"a-1", b"b-2", None, b"c-3"]
+    images = np.zeros((4, BANDS, SIDE, SIDE), np.float32)
+    table = pa.table({"image": pa.FixedShapeTensorArray.from_numpy_ndarray(images),
+                      "object_id": pa.array(ids, kind)})  # fmt: skip
+    pq.write_table(table, tmp_path / "1.parquet")
+    got = read(tmp_path / "1.parquet", ReadOptions())
+    assert got.object_id.tolist() == ["a-1", "b-2", None, "c-3"]
+    table = table.set_column(1, "object_id", pa.array([b"\xff\xfe\xfd"] * 4, kind))
+    pq.write_table(table, tmp_path / "2.parquet")
+    with pytest.raises(BadPartitionError, match="bytes that are not UTF-8"):
+        read(tmp_path / "2.parquet", ReadOptions())

@@ -41,7 +41,8 @@ class ModelOutput:
     """One of `KINDS`."""
     column: str = ""
     """Of a value: its column (empty: `name`). Of quantiles and a PDF: what they are of (empty:
-    ``z``, the redshift)."""
+    ``z``, the redshift). Of probabilities: the question that they answer, where a model answers
+    several (``bar`` gives ``p_bar_yes`` and ``bar_class``)."""
     unit: str = ""
     """Of a value, as astropy writes it, such as ``dex(Msun)``."""
     ucd: str = ""
@@ -97,13 +98,15 @@ class ModelOutput:
 
     def _probability(self, name: str) -> OutputColumn:
         return OutputColumn(
-            f"p_{_word(name)}", self.kind, self.name, ucd="stat.probability",
+            f"p_{f'{self.column}_' if self.column else ''}{_word(name)}", self.kind, self.name,
+            ucd="stat.probability",
             description=f"Probability of the class {name}",
         )  # fmt: skip
 
     def _most_probable(self) -> OutputColumn:
         return OutputColumn(
-            CLASS, CLASS, self.name, ucd="meta.code.class", classes=self.classes,
+            f"{self.column}_{CLASS}" if self.column else CLASS, CLASS, self.name,
+            ucd="meta.code.class", classes=self.classes,
             description="The most probable class; missing where flag is not 0",
         )  # fmt: skip
 

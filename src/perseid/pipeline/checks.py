@@ -155,9 +155,10 @@ def check_shape(
     """Raise `BadInputError` if no partition has the inputs that the model takes.
 
     Looks at as many as it takes to find one that fits, in most runs the first. One that cannot be
-    read is left to its rank, which names it.
+    read is left to its rank, which names it, unless none can.
     """
-    wrong, options = "", with_inputs(options, signature)
+    wrong = unreadable = ""
+    options = with_inputs(options, signature)
     seen = replace(options, needs_image=False, describe=True)  # so that the sentence can name all
     for ref in partitions:
         try:
@@ -167,6 +168,7 @@ def check_shape(
         except (BadPartitionError, NotFoundError) as error:
             if options.names and "has no column" in str(error):  # named by the user: never there
                 wrong = wrong or str(error)
+            unreadable = unreadable or str(error)
             continue
         if not said:
             return
@@ -175,6 +177,8 @@ def check_shape(
         raise BadInputError(
             f"no partition has the inputs that the model {signature.name!r} takes: {wrong}"
         )
+    if unreadable:
+        raise BadInputError(f"no partition of the survey can be read: {unreadable}")
 
 
 def count_rows(

@@ -17,6 +17,7 @@ from perseid.pipeline.columns import MISSING_INPUT, NO_ANSWER, PartitionResult, 
 from perseid.pipeline.feed import Begun, Block, Ended, Failed, Feed
 from perseid.pipeline.ids import as_kind, kind_of
 from perseid.pipeline.items import PartitionRef, WorkItem
+from perseid.pipeline.label_names import label_names, label_numbers
 from perseid.pipeline.model_inputs import INPUT, other_columns, with_inputs
 from perseid.pipeline.parquet_writer import ParquetType
 from perseid.pipeline.pdf_checks import check_columns, check_values
@@ -49,6 +50,7 @@ class Inference:
         self._item, self._runtime, self._clock = item, runtime, clock
         self._kept, groups = _kept_features(item, runtime)
         outputs = (Z_PRED,) if runtime is None else _output_columns(item, runtime.signature)
+        self._labels = label_names(outputs, item.options.label_names or {})
         self._intervals = interval_columns(outputs, item.intervals)
         outputs = (*outputs, *self._intervals)
         outputs = (*outputs, *(() if runtime is None else check_columns(runtime.signature)))
@@ -124,7 +126,7 @@ class Inference:
     def _finished(self, part: _Part) -> PartitionResult | None:
         """The partition's result; None if its columns do not go with those before it."""
         try:
-            result = part.result(carried(self._item.survey_columns))
+            result = part.result(carried(self._item.survey_columns), self._labels)
         except BadPartitionError as error:
             self.failed.append({"key": part.ref.key, "error": str(error)})
             return None
@@ -236,7 +238,7 @@ class _Part:
             return prediction.features[:, self._embedding[name]]
         return prediction.columns[name] if name in prediction.columns else prediction.lists[name]
 
-    def result(self, specs: Sequence[ColumnSpec]) -> PartitionResult:
+    def result(self, specs: Sequence[ColumnSpec], labels: Mapping[str, int]) -> PartitionResult:
         """The columns of all rows, once the partition is complete; `specs` are those carried along.
 
         Raises `BadPartitionError` where a carried column is of another type than elsewhere.
@@ -249,7 +251,7 @@ class _Part:
             flag=self._flag,
             object_id=self._column("object_id"),
             z_spec=self._column("redshift", np.dtype(np.float64)),
-            label=self._column("label"),
+            label=label_numbers(self._column("label"), labels),
             features=self._features,
             carried={
                 spec.name: conform(further[spec.name], spec, self.ref.key)

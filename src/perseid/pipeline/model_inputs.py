@@ -57,7 +57,7 @@ def unfit(
         places = chosen_bands(names_of_bands(signature), columns.shape[0], bands)
         said = _unfit_bands(signature, columns.shape[0], bands)
         shape = (len(places), *columns.shape[1:]) if places else columns.shape
-        said = said or _unfit_image(signature, shape, fit)
+        said = said or _unfit_image(signature, shape, fit, [*named] or sorted(columns.dtypes))
         if places and magnitudes == columns.shape[0]:
             magnitudes = len(places)
     there = {name.removeprefix(FURTHER).removeprefix(INPUT) for name in columns.further}
@@ -81,9 +81,7 @@ def _unfit_column(
     named: Sequence[str],
 ) -> str:
     takes = f"the input `{column.name}` of the model {signature.name!r} takes"
-    listed = [*named] or sorted(there)
-    more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
-    has = (", ".join(listed[:SHOWN]) or "nothing") + more
+    has = _listed([*named] or sorted(there))
     if column.column == MAGNITUDE:
         if not magnitudes:
             return (
@@ -165,13 +163,24 @@ def _unfit_bands(signature: ModelSignature, count: int, names: Sequence[str]) ->
     )
 
 
-def _unfit_image(signature: ModelSignature, has: tuple[int, ...], fit: str) -> str:
+def _listed(names: Sequence[str]) -> str:
+    """Names of columns in a sentence."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return (", ".join(names[:SHOWN]) or "nothing") + more
+
+
+def _unfit_image(
+    signature: ModelSignature, has: tuple[int, ...], fit: str, named: Sequence[str]
+) -> str:
     wanted, shape = signature.shape, fitted_shape((has[0], has[1], has[2]), signature, fit)
     if shape == wanted:
         return ""
     takes = f"the input `{signature.image.name}` of the model {signature.name!r} takes"
     if not shape[0]:
-        return f"no images, which {takes}: give a model of other columns"
+        return (
+            f"no images (it has {_listed(named)}), which {takes}: name their column by --columns "
+            "image=NAME, or give a model of other columns"
+        )
     said = f"images of (bands, height, width) = {shape}, but {takes} {wanted}"
     if shape[0] == wanted[0]:
         ways = [

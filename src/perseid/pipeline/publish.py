@@ -77,7 +77,7 @@ class CatalogueSchema:
         about = {"run_id": self.run_id, **outputs_metadata(self.outputs)}
         if self.survey_columns:
             about[COLUMNS_KEY] = json.dumps([to_plain(spec) for spec in self.survey_columns])
-        own = with_outputs(CATALOGUE, self.outputs or (Z_PRED,))
+        own = with_outputs(CATALOGUE, self.outputs)
         own = with_ids((*own, PERCENTILE) if self.percentile else own, self.ids)
         schema = (*as_in_survey(own, self.survey_columns), *carried_columns(specs))
         with open(path, "wb") as file, ParquetWriter(file, schema, about) as writer:
@@ -108,7 +108,8 @@ def publish_catalogue(
         path = folder / layout.CATALOGUE
         kind = common_kind(part.result.object_id for part in survey.parts)
         rows = map(CatalogueRows, survey.parts, survey.ranks())
-        outputs = all_outputs(part.result for part in survey.parts)
+        # Without any partition nothing says what the model gives; an encoder gives no column.
+        outputs = all_outputs(p.result for p in survey.parts) if survey.parts else (Z_PRED,)
         size = CatalogueSchema(run_id, kind, columns, outputs=outputs).write(path, rows)
         retire_parts(storage, [layout.CATALOGUE])
         storage.put(layout.CATALOGUE, path)
@@ -117,7 +118,7 @@ def publish_catalogue(
 
 def outputs_metadata(outputs: Sequence[OutputColumn]) -> dict[str, str]:
     """What a table's footer says of a model's columns; nothing where ``z_pred`` is the only one."""
-    if tuple(outputs) in ((), (Z_PRED,)):
+    if tuple(outputs) == (Z_PRED,):
         return {}
     return {OUTPUTS_KEY: json.dumps([column.to_json() for column in outputs])}
 

@@ -29,7 +29,7 @@ _TAKEN = {
     "magnitude": ("fiu", "numbers"),
     "redshift": ("fiu", "numbers"),
     "object_id": ("iufUS", "integers or text"),
-    "label": ("iubf", "integers"),
+    "label": ("iubfUS", "integers or text"),
 }
 """The dtype kinds that each column accepts, and the same in words for messages."""
 _WIDEST = 8
@@ -54,8 +54,8 @@ def kept_dtype(name: str, dtype: np.dtype[Any], where: str) -> np.dtype[Any]:
     Returns
     -------
     float32 for images; float32 or float64 for magnitudes and redshifts; int64, uint64 or `TEXT`
-    for ids; int32 for labels; for further columns the smallest of `column_spec.KINDS` that holds
-    every value.
+    for ids; int32 or `TEXT` for labels; for further columns the smallest of `column_spec.KINDS`
+    that holds every value.
 
     Raises
     ------
@@ -76,11 +76,11 @@ def kept_dtype(name: str, dtype: np.dtype[Any], where: str) -> np.dtype[Any]:
         raise BadPartitionError(f"{where}: {name} must be {words}, not {dtype}: convert the column")
     if name == "image":
         return np.dtype(np.float32)
+    if dtype.kind in "US":
+        return TEXT
     if name == "label":
         return np.dtype(np.int32)
     if name == "object_id":
-        if dtype.kind in "US":
-            return TEXT
         return np.dtype(np.uint64 if (dtype.kind, dtype.itemsize) == ("u", 8) else np.int64)
     # Integers of up to 16 bits are exact in float32, longer ones are not.
     exact = dtype.itemsize <= (4 if dtype.kind == "f" else 2)

@@ -221,10 +221,13 @@ def _images(
         there = ", ".join(sorted(name.removeprefix(FURTHER) for name in found)) or "nothing"
         raise BadPartitionError(f"{where} has no image column (it has {there})")
     shape = found["image"][1]
-    if len(shape) != 4 or 0 in shape[1:] or math.prod(shape[1:]) > MOST_PIXELS:
+    if len(shape) not in (3, 4) or 0 in shape[1:] or math.prod(shape[1:]) > MOST_PIXELS:
         raise BadPartitionError(
-            f"{where}: image must be (n, bands, height, width), not {_shape(shape)}"
+            f"{where}: image must be (n, bands, height, width), or (n, height, width) of one band, "
+            f"not {_shape(shape)}"
         )
+    if len(shape) == 3:
+        return shape[0], (1, *shape[1:]), False
     rows, first, second, third = shape
     last = options.channels_last
     if last is None:

@@ -17,7 +17,7 @@ POSITION = ("ra", "dec")
 _PLURALS = {f"{name}s": name for name in NAMES}
 KNOWN: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "image": ("cutout", "cutouts"),
+        "image": ("cutout", "cutouts", "image_array"),
         "magnitude": ("mags",),
         "redshift": ("z_spec", "zspec", "spec_z", "specz", "specz_redshift"),
         "object_id": ("objid", "objectid", "specobjid", "targetid", "source_id", "coadd_object_id"),
@@ -38,8 +38,8 @@ KNOWN: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Other names of each column, in any case, preferred ones first: of SDSS (objID, specObjID), DESI
 (TARGETID, TARGET_RA, Z_SPEC), Gaia (source_id), DES (COADD_OBJECT_ID), HSC (specz_redshift),
-Galaxy10 (ans), VizieR (RAJ2000, RA_ICRS), Pan-STARRS (raMean), SExtractor (ALPHA_J2000). ``z`` is
-left out because it is also the name of a band."""
+the Multimodal Universe in HDF5 (image_array), Galaxy10 (ans), VizieR (RAJ2000, RA_ICRS), Pan-STARRS
+(raMean), SExtractor (ALPHA_J2000). ``z`` is left out because it is also the name of a band."""
 
 
 ColumnNames = Mapping[str, tuple[str, ...]]

@@ -30,6 +30,8 @@ class Table(ABC):
     """The file's names of columns that are not read, in the file's order."""
     remark: str = ""
     """A warning about the file, worded to follow "it has" in a sentence; empty if there is none."""
+    known_bands: tuple[str, ...] = ()
+    """What `bands` returns, unless a format looks them up later."""
     described: tuple[ColumnSpec, ...] = ()
     """Every column under the file's own name; empty without `ReadOptions.describe`."""
 
@@ -42,7 +44,7 @@ class Table(ABC):
 
         Raises `BadPartitionError` where rows of the file have different ones.
         """
-        return ()
+        return self.known_bands
 
     @property
     def read_names(self) -> list[str]:
@@ -173,7 +175,7 @@ class Writer(ABC):
     def __init__(self, columns: Columns) -> None:
         self.columns, self.written = columns, 0
         if TEXT in columns.dtypes.values() and not self.takes_text:
-            raise self._refusal("text ids")
+            raise self._refusal("text ids or labels")
 
     def write(self, block: Cutouts) -> None:
         """Append rows; raises `BadInputError` if they do not match the announced columns."""

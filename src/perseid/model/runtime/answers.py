@@ -59,8 +59,8 @@ def empty(signature: ModelSignature, rows: int) -> Prediction:
     return Prediction(columns, np.empty((rows, width), np.float32) if width else None, lists)
 
 
-def answer(signature: ModelSignature, raw: Raw, rows: int) -> Prediction:
-    """The predictions of the first `rows` rows of what the model gave.
+def answer(signature: ModelSignature, raw: Raw, rows: int, fed: int) -> Prediction:
+    """The predictions of the first `rows` rows of what the model gave for `fed` rows.
 
     Raises `BadModelError` where an output has not the numbers that the signature says.
     """
@@ -70,13 +70,13 @@ def answer(signature: ModelSignature, raw: Raw, rows: int) -> Prediction:
     for column in signature.output_columns():
         wanted.setdefault(column.output, []).append(column)
     for output in signature.outputs:
-        values = _matrix(output.name, raw, rows, output.numbers)
+        values = _matrix(output.name, raw, fed, output.numbers)[:rows]
         if output.kind == "pdf":
             lists[output.list_column().name] = _normal(values, output).astype(np.float32)
         columns |= _columns(output, values, wanted.get(output.name, ()))
     features = None
     if signature.features():
-        features = _matrix(signature.features_name, raw, rows, signature.features())
+        features = _matrix(signature.features_name, raw, fed, signature.features())[:rows]
     return Prediction(columns, features, lists)
 
 
@@ -94,15 +94,15 @@ def _matrix(name: str, raw: Raw, rows: int, width: int) -> NDArray[Any]:
     """An output as (rows, width)."""
     if name not in raw:
         raise BadModelError(f"the model gave no {name!r}, only {', '.join(raw) or 'nothing'}")
-    given = np.asarray(raw[name])
-    if len(given.shape) == 0 or len(given) < rows or given[:rows].size != rows * width:
+    given = np.atleast_1d(np.asarray(raw[name]))  # a batch of one may have no axis of rows
+    if len(given) != rows or given.size != rows * width:
         raise BadModelError(
             f"the model gave {name!r} as {given.shape}; its signature says {width} "
             f"number{'s' if width > 1 else ''} for each of {rows} rows"
         )
     if given.dtype.kind not in "fiub":
         raise BadModelError(f"the model gave {name!r} as {given.dtype}, which is not a number")
-    return given[:rows].reshape(rows, width)
+    return given.reshape(rows, width)
 
 
 def _columns(

@@ -27,6 +27,7 @@ TYPES = {
 }
 """onnxruntime's names of the types of numbers."""
 _PLAIN_TYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64}
+_FLOATS = ("float16", "float32", "float64")
 DESCRIBE = "say what they mean by `perseid model describe` or --signature"
 
 
@@ -310,14 +311,10 @@ def _pick(values: Sequence[GraphValue], name: str, rank: int) -> GraphValue | No
 
 def _outputs(graph: Graph, name: str) -> tuple[tuple[str, str], ...]:
     redshift = graph.output("redshift") or next(iter(graph.outputs), None)
-    if (
-        redshift is None
-        or redshift.type != "tensor(float)"
-        or (len(redshift.shape), redshift.shape[-1:]) not in ((2, (1,)), (1, redshift.shape[-1:]))
-    ):
+    if redshift is None or redshift.dtype not in _FLOATS or redshift.shape[1:] not in ((), (1,)):
         raise BadModelError(
-            f"{name} has no float32 output redshift (n,): it gives {listed(graph.outputs)}: "
-            f"{DESCRIBE}"
+            f"{name} has no output redshift (n,) of floating-point numbers: it gives "
+            f"{listed(graph.outputs)}: {DESCRIBE}"
         )
     features = graph.output(FEATURES)
     pairs = [(redshift.name, "redshift")]
@@ -330,8 +327,9 @@ def _features(graph: Graph, name: str) -> int:
     if value is None:
         return 0
     width = value.shape[1] if len(value.shape) == 2 else None
-    if value.type != "tensor(float)" or not isinstance(width, int):
+    if value.dtype not in _FLOATS or not isinstance(width, int):
         raise BadModelError(
-            f"{name}: features must be float32 (n, width), not {listed(graph.outputs)}"
+            f"{name}: features must be floating-point numbers (n, width), not "
+            f"{listed(graph.outputs)}"
         )
     return width

@@ -198,7 +198,7 @@ class ModelRuntime:
         for start in range(0, n, step):
             rows = slice(start, min(start + step, n))
             feed = self._feed(images, given, rows)
-            fill(whole, answer(self.signature, self._run(feed), rows.stop - start), rows)
+            fill(whole, answer(self.signature, self._run(feed), rows.stop - start, step), rows)
         return whole
 
     def some_rows(

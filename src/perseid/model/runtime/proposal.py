@@ -5,6 +5,7 @@ Whether numbers are probabilities is seen by computing: a model is run on a few 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,6 +63,7 @@ def propose(model: str | Path) -> Proposal:
         answers = _answers(session, graph, files.name)
         outputs = tuple(_output(value, answers[value.name]) for value in graph.outputs)
         name = Path(files.name).stem
+    outputs = _with_questions(outputs)
     features = [output for output, _ in outputs if output.kind == "embedding"]
     groups = {"embedding": _width(answers[features[0].name])} if features else {}
     signature = ModelSignature(
@@ -81,6 +83,24 @@ def propose(model: str | Path) -> Proposal:
         )
     unnamed = tuple(output.name for output in signature.outputs if output.classes)
     return Proposal(signature, tuple(o.name for o, known in outputs if not known), unnamed)
+
+
+def _with_questions(
+    outputs: tuple[tuple[ModelOutput, bool], ...],
+) -> tuple[tuple[ModelOutput, bool], ...]:
+    """Outputs of which several may be probabilities: their columns are named after each."""
+    asked = [output for output, _ in outputs if output.kind == "probabilities"]
+    if len(asked) < 2:
+        return outputs
+    return tuple(
+        (replace(one, column=_column_name(one.name)) if one in asked else one, known)
+        for one, known in outputs
+    )
+
+
+def _column_name(name: str) -> str:
+    """An output's name as a column's."""
+    return re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_") or "output"
 
 
 def with_kind(proposal: Proposal, name: str, kind: str) -> ModelSignature:
@@ -156,7 +176,7 @@ def _answers(session: Any, graph: Graph, name: str) -> Mapping[str, NDArray[Any]
         found = session.run([value.name for value in graph.outputs], feed)
     except Exception as error:  # onnxruntime's errors have no common base
         raise BadModelError(f"{name} fails when it computes: {str(error)[:300]}") from error
-    return {v.name: np.asarray(a) for v, a in zip(graph.outputs, found, strict=True)}
+    return {v.name: np.atleast_1d(np.asarray(a)) for v, a in zip(graph.outputs, found, strict=True)}
 
 
 def _width(answer: NDArray[Any]) -> int:

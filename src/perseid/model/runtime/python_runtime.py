@@ -120,8 +120,12 @@ class PythonRuntime:
             some = None
             if self.signature.bands and images is not None:
                 some = self._images.put(images[rows])
-            raw = self._call(some, {name: self._padded(a[rows]) for name, a in wanted.items()})
-            fill(whole, answer(self.signature, raw, rows.stop - rows.start), rows)
+            columns_here = {
+                one.name: self._padded(wanted[one.name][rows], one.dtype)
+                for one in self.signature.columns
+            }
+            raw = self._call(some, columns_here)
+            fill(whole, answer(self.signature, raw, rows.stop - start, self.micro_batch), rows)
         return whole
 
     def some_rows(
@@ -136,8 +140,8 @@ class PythonRuntime:
         }
         return images, None, {name: random.random(shape) for name, shape in shapes.items()}
 
-    def _padded(self, array: NDArray[Any]) -> NDArray[Any]:
-        whole = np.zeros((self.micro_batch, *array.shape[1:]), np.float32)
+    def _padded(self, array: NDArray[Any], dtype: str) -> NDArray[Any]:
+        whole = np.zeros((self.micro_batch, *array.shape[1:]), dtype)
         whole[: len(array)] = array
         return whole
 

@@ -158,7 +158,9 @@ def _columns(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
     n = len(good)
     redshift = np.full(n, np.nan) if part.redshift is None else part.redshift[good]
-    label = np.zeros(n, np.int32) if part.label is None else np.ma.filled(part.label[good], 0)
+    label = np.zeros(n, np.int32)
+    if part.label is not None and part.label.dtype.kind != "U":  # text names classes, not anomalies
+        label = np.ma.filled(part.label[good], 0)
     return (
         np.asarray(part.needed_magnitudes()[good], np.float32),
         np.asarray(redshift, np.float32),

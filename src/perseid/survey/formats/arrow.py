@@ -172,12 +172,22 @@ def numpy_type(leaf: Any, place: str) -> np.dtype[Any]:
     types = pyarrow_module().types
     if types.is_string(leaf) or types.is_large_string(leaf) or types.is_string_view(leaf):
         return TEXT
+    if _is_binary(leaf):
+        return TEXT
     if types.is_boolean(leaf) or types.is_integer(leaf) or types.is_floating(leaf):
         dtype: np.dtype[Any] = np.dtype(leaf.to_pandas_dtype())
         return dtype
     raise BadPartitionError(
         f"{place} is of the Parquet type {leaf}, which is not read: write numbers, text, or lists "
         "of numbers"
+    )
+
+
+def _is_binary(kind: Any) -> bool:
+    """Whether values are bytes, which is what pandas writes for NumPy's text of bytes."""
+    types = pyarrow_module().types
+    return bool(
+        types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
     )
 
 
@@ -226,6 +236,8 @@ def _leaf(column: Any, place: str) -> NDArray[Any]:
     if pa.types.is_dictionary(column.type):
         _check_texts(column.dictionary, place)
         column = column.dictionary_decode()
+    if _is_binary(column.type):
+        column = _decoded(column, place)
     if numpy_type(column.type, place) == TEXT:
         _check_texts(column, place)
         values = np.array([text or "" for text in column.to_pylist()], TEXT)
@@ -237,6 +249,17 @@ def _leaf(column: Any, place: str) -> NDArray[Any]:
         values = np.frombuffer(buffer, dtype) if buffer else np.empty(0, dtype)
         values = values[column.offset : column.offset + len(column)]
     return values if missing is None else np.ma.masked_array(values, mask=missing)
+
+
+def _decoded(column: Any, place: str) -> Any:
+    """Bytes as text."""
+    pa = pyarrow_module()
+    try:
+        return column.cast(pa.large_binary()).cast(pa.large_string())
+    except pa.ArrowInvalid as error:
+        raise BadPartitionError(
+            f"{place} has bytes that are not UTF-8 text: write the column as text or numbers"
+        ) from error
 
 
 def _check_texts(column: Any, place: str) -> None:

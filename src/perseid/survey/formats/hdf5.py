@@ -24,6 +24,8 @@ from perseid.survey.picking import pick_columns, unused_names, without_strangers
 from perseid.survey.read_options import PLAIN, ReadOptions
 from perseid.survey.table import RawArray, RawTable, Table, Writer
 
+BANDS = "image_band"
+"""Dataset with the names of the bands of each image."""
 _TEXTS = 64
 """Texts to read at once."""
 
@@ -45,17 +47,38 @@ def open_table(source: ByteSource, options: ReadOptions = PLAIN) -> Table:
                 for name, dataset in datasets.items()
             }
             names, about = list(file), _described(h5py, file) if options.describe else ()
+            bands = _bands(h5py, file, source.name, sources)
             file.close()
             table: Table = RawTable(source, arrays, sources=sources, options=options)
         else:
             names, about = list(file), _described(h5py, file) if options.describe else ()
+            bands = _bands(h5py, file, source.name, sources)
             table = _Datasets(source, file, datasets, sources, options)
         table.unused, table.described = unused_names(names, sources.values()), about
+        table.known_bands = bands
         return table
     except PerseidError:
         raise
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         raise corrupt(source, "HDF5", error) from error
+
+
+def _bands(h5py: Any, file: Any, where: str, sources: Mapping[str, str]) -> tuple[str, ...]:
+    """Band names: a list for each row in ``image_band``, as the Multimodal Universe has them."""
+    if "image" not in sources or not _is_dataset(h5py, file, BANDS):
+        return ()
+    dataset = file[BANDS]
+    if dataset.ndim != 2 or not dataset.size or not h5py.check_string_dtype(dataset.dtype):
+        return ()
+    rows = np.unique(dataset[:], axis=0) if dataset.dtype.kind == "S" else dataset.asstr()[:]
+    if (rows != rows[0]).any():
+        raise BadPartitionError(
+            f"{where}: its rows have different bands, or in different orders: write rows of the "
+            "same bands into one file"
+        )
+    return tuple(
+        one.decode("utf-8", "replace") if isinstance(one, bytes) else str(one) for one in rows[0]
+    )
 
 
 def create(path: Path, columns: Columns) -> Writer:

@@ -1,0 +1,134 @@
+"""Graphs as people bring them: batches of one, wide numbers, several questions, wrong rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from tiny import SIDE, tiny_cutouts
+
+import perseid
+from perseid.cli import main
+from perseid.errors import BadModelError
+from perseid.pipeline.initialize import initialize
+from perseid.pipeline.request import RunRequest
+from perseid.pipeline.summarize import summarize
+from perseid.pipeline.work import work
+from perseid.storage import Storage
+from perseid.survey import write_cutouts
+
+BANDS, ROWS = 3, 40
+FLOAT = TensorProto.FLOAT
+
+
+def save(
+    folder: Path,
+    nodes: list[onnx.NodeProto],
+    outputs: list[onnx.ValueInfoProto],
+    *,
+    rows: str | int = "n",
+    constants: tuple[onnx.TensorProto, ...] = (),
+) -> str:
+    image = helper.make_tensor_value_info("image", FLOAT, [rows, BANDS, SIDE, SIDE])
+    graph = helper.make_graph(nodes, "odd", [image], outputs, list(constants))
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, str(folder / "m.onnx"))
+    return str(folder / "m.onnx")
+
+
+def mean(out: str, axes: list[int]) -> onnx.NodeProto:
+    return helper.make_node("ReduceMean", ["image"], [out], axes=axes, keepdims=0)
+
+
+def value(name: str, shape: list[object], kind: int = FLOAT) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def images() -> np.ndarray:
+    return tiny_cutouts(ROWS, bands=BANDS).images
+
+
+def predicted(model: str) -> dict[str, np.ndarray]:
+    assert main(["model", "describe", model, "--yes"]) == 0
+    return dict(perseid.load_model(model).predict(perseid.Cutouts(images())).columns)
+
+
+def test_a_batch_of_one_whose_answer_has_no_axis_of_rows(tmp_path: Path) -> None:
+    model = save(tmp_path, [mean("redshift", [0, 1, 2, 3])], [value("redshift", [])], rows=1)
+    wanted = images().mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(predicted(model)["z_pred"], wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 32])
+def test_batches_of_one_size(rows: int, tmp_path: Path) -> None:
+    model = save(tmp_path, [mean("redshift", [1, 2, 3])], [value("redshift", [rows])], rows=rows)
+    wanted = images().mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(predicted(model)["z_pred"], wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [TensorProto.DOUBLE, TensorProto.FLOAT16])
+@pytest.mark.parametrize("described", [True, False])
+def test_redshifts_of_other_floating_point_types(
+    kind: int, described: bool, tmp_path: Path
+) -> None:
+    nodes = [mean("z", [1, 2, 3]), helper.make_node("Cast", ["z"], ["redshift"], to=kind)]
+    model = save(tmp_path, nodes, [value("redshift", ["n"], kind)])
+    if described:
+        assert main(["model", "describe", model, "--yes"]) == 0
+    got = perseid.load_model(model).predict(perseid.Cutouts(images())).redshift
+    np.testing.assert_allclose(got, images().mean(axis=(1, 2, 3)), atol=1e-3)
+
+
+def test_several_questions_each_with_classes_of_its_own(tmp_path: Path) -> None:
+    """As Galaxy Zoo asks: each question has its probabilities and its most probable answer."""
+    nodes = [mean("m", [2, 3]), helper.make_node("Softmax", ["m"], ["bar"], axis=1),
+             helper.make_node("Neg", ["m"], ["minus"]),
+             helper.make_node("Softmax", ["minus"], ["edge-on"], axis=1)]  # fmt: skip
+    model = save(tmp_path, nodes, [value("bar", ["n", 3]), value("edge-on", ["n", 3])])
+    got = predicted(model)
+    wanted = np.exp(images().mean(axis=(2, 3)))
+    wanted /= wanted.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(got["p_bar_class_1"], wanted[:, 1], atol=1e-5)
+    np.testing.assert_array_equal(got["bar_class"], wanted.argmax(axis=1))
+    np.testing.assert_array_equal(got["edge_on_class"], wanted.argmin(axis=1))
+
+
+def test_an_answer_for_another_number_of_rows_is_found_before_the_run(tmp_path: Path) -> None:
+    """One number for a whole batch would be the redshift of its first object."""
+    nodes = [mean("one", [0, 1, 2, 3]), helper.make_node("Reshape", ["one", "shape"], ["z"])]
+    shape = numpy_helper.from_array(np.array([1], np.int64), "shape")
+    model = save(tmp_path, nodes, [value("z", [1])], constants=(shape,))
+    (tmp_path / "data").mkdir()
+    write_cutouts(perseid.Cutouts(images()), tmp_path / "data" / "1.npz")
+    keys = {"data": str(tmp_path / "data"), "results": str(tmp_path / "run"), "model": model}
+    with pytest.raises(BadModelError, match=r"gave 'redshift' as \(1,\).* for each of 32 rows"):
+        initialize(RunRequest.parse({**keys, "anomaly": "none"}))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("transport", ["store", "direct"])
+def test_an_encoder_without_a_head_and_without_lists(transport: str, tmp_path: Path) -> None:
+    """It gives scores and no column of its own."""
+    model = save(tmp_path, [helper.make_node("Identity", ["image"], ["features"])],
+                 [value("features", ["n", BANDS, SIDE, SIDE])])  # fmt: skip
+    assert main(["model", "describe", model, "--yes"]) == 0
+    (tmp_path / "data").mkdir()
+    write_cutouts(perseid.Cutouts(images()), tmp_path / "data" / "1.npz")
+    keys = {"data": str(tmp_path / "data"), "results": str(tmp_path / "run"), "model": model}
+    request = RunRequest.parse({**keys, "anomaly": "embedding", "transport": transport})
+    if transport == "direct":
+        perseid.run(request, progress=False)
+    else:
+        for item in initialize(request).items:
+            work(item)
+        summarize(Storage(tmp_path / "run"))
+    run = perseid.open_run(tmp_path / "run")
+    assert run.incomplete is None
+    table = run.catalogue().to_arrow()
+    assert "z_pred" not in table.column_names
+    assert table["anomaly_score"].null_count == 0
+    assert run.catalogue().write(tmp_path / "out.fits").rows == ROWS
+    assert run.similar(place=("1.npz", 0), n=3)[0].row == 0
