@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import json
 import time
+from types import SimpleNamespace
 
 import pytest
 from small_s3 import BUCKET, Answer, error, serving
 
+from perseid.aws.engine import AwsEngine
 from perseid.aws.executions import Executions, Started
 from perseid.aws.observe.calls import Calls
 from perseid.aws.session import Aws
 from perseid.aws.stack_resources import StackResources
-from perseid.errors import NotFoundError, RunError
+from perseid.errors import AwsError, ForbiddenError, NotFoundError, RunError
 
 MACHINE = "arn:aws:states:us-east-1:123456789012:stateMachine:perseid"
 PLACE = StackResources(MACHINE, BUCKET, "worker", "initialize", "summarize", 1769)
@@ -100,3 +102,24 @@ def test_an_execution_that_is_gone_is_no_trouble_that_passes(states):
     states.looks = [refused("ExecutionDoesNotExist")]
     with pytest.raises(NotFoundError):
         watch()
+
+
+@pytest.mark.parametrize("fails", ["the mark", "the start"])
+def test_a_submission_that_fails_leaves_no_execution_and_no_mark(states, fails):
+    """Whoever submits removes the run then: an execution that goes on would lose its items."""
+
+    def answer(asked):
+        if asked.headers.get("x-amz-target", "").endswith("StartExecution"):
+            return refused("StateMachineDoesNotExist")
+        if fails == "the mark" and (asked.method, asked.key) == ("PUT", "runs/one/driver.json"):
+            return error(403, "AccessDenied", "Access Denied")
+        return None
+
+    states.answer = answer
+    engine = AwsEngine(executions=Executions(Calls(Aws()), PLACE))
+    manifest = SimpleNamespace(run_id="one", results_url=f"s3://{BUCKET}/runs/one", request={})
+    with pytest.raises(ForbiddenError if fails == "the mark" else (AwsError, NotFoundError)):
+        engine.submit(manifest)
+    started = [a for a in states.asked if "StartExecution" in a.headers.get("x-amz-target", "")]
+    assert len(started) == (fails == "the start")
+    assert "runs/one/driver.json" not in states.objects

@@ -7,8 +7,10 @@ import time
 import pytest
 from engine import Lab
 
+from perseid.engines.driver import resume, start
 from perseid.engines.local.local_engine import LocalEngine
 from perseid.engines.retry import RetryPolicy
+from perseid.errors import RunInterruptedError
 from perseid.measure.report_line import find_reports
 from perseid.pipeline.attempts import Ending
 from perseid.pipeline.events import RankEvent, RankState
@@ -143,6 +145,17 @@ def test_a_rank_above_its_memory_has_twice_as_much_at_its_next_attempt(lab):
     assert {a.memory_mb for a in result.mapped.attempts if a.rank != 0} == {260}
     assert LocalEngine().capabilities.more_memory
     assert not LocalEngine(memory_mb=2000).capabilities.more_memory
+
+
+def test_ctrl_c_while_a_run_is_handed_over_says_how_to_find_it(lab):
+    class Interrupted(LocalEngine):
+        def submit(self, manifest, ranks=None):
+            raise KeyboardInterrupt
+
+    with pytest.raises(RunInterruptedError, match=r"`perseid status .*run` says whether it goes"):
+        start(lab.request(), Interrupted(), lambda event: None)
+    result = resume(str(lab.folder / "run"), LocalEngine(), lambda event: None)
+    assert result.incomplete is None
 
 
 def test_what_a_worker_started_goes_with_it(lab):

@@ -164,18 +164,31 @@ class AwsEngine:
         Initialize on AWS finds for itself which ranks are missing, as this side did.
         """
         self.executions.place.check_version()
-        if ranks is None:
-            started = self.executions.start_begun(manifest)
-        else:
-            started = self.executions.resume(
-                manifest.results_url, allow_model_change=manifest.allow_model_change
-            )
-        mark = {"engine": self.name, "execution": started.arn, "since": time.time()}
-        # With stack and region, `status` and `stop` find the execution without options of their
-        # own.
-        mark |= {"stack": self._stack, "region": self.executions.calls.aws.region}
-        Storage(manifest.results_url).put(layout.DRIVER, json.dumps(mark).encode())
+        name = manifest.run_id if ranks is None else new_run_id(time.time())
+        store = Storage(manifest.results_url)
+        # Before the execution: whoever submits takes an error for a run that does not go on.
+        store.put(layout.DRIVER, self._mark(name))
+        try:
+            if ranks is None:
+                started = self.executions.start_begun(manifest)
+            else:
+                started = self.executions.resume(
+                    manifest.results_url,
+                    allow_model_change=manifest.allow_model_change,
+                    name=name,
+                )
+        except PerseidError:
+            store.delete([layout.DRIVER])
+            raise
         return AwsRun(self.executions, started, self._max_usd, self._notes)
+
+    def _mark(self, name: str) -> bytes:
+        """``driver.json``: with stack and region, `status` and `stop` find the execution without
+        options of their own."""
+        arn = self.executions.place.execution(name)
+        mark = {"engine": self.name, "execution": arn, "since": time.time()}
+        mark |= {"stack": self._stack, "region": self.executions.calls.aws.region}
+        return json.dumps(mark).encode()
 
     def locate(self, name: str) -> str:
         """The place of a run that is named by its id or by an execution's ARN."""

@@ -137,15 +137,18 @@ class Executions:
         self._execute(manifest.run_id, manifest.request)
         return Started(self.place.execution(manifest.run_id), manifest.results_url)
 
-    def resume(self, url: str, *, allow_model_change: bool = False) -> Started:
+    def resume(
+        self, url: str, *, allow_model_change: bool = False, name: str | None = None
+    ) -> Started:
         """Start an execution that computes what is missing from a run; returns immediately.
 
-        `allow_model_change`: see `perseid.engines.driver.resume`.
+        `allow_model_change`: see `perseid.engines.driver.resume`; `name`: of the execution, a fresh
+        one where it is not given.
         """
         url = Location.parse(url).url
         _on_s3("the run", url)
         Manifest.load(Storage(url))
-        name = new_run_id(time.time())
+        name = name or new_run_id(time.time())
         allowed = {"allow_model_change": True} if allow_model_change else {}
         self._execute(name, {"resume": url, **allowed})
         return Started(self.place.execution(name), url, resumed=True)

@@ -68,6 +68,12 @@ def begin(
             # Nothing has begun, so the place is left as it was found.
             give_up(Storage(begun.manifest.results_url))
             raise
+        except KeyboardInterrupt:  # whether it was taken by then, only the engine knows
+            url = begun.manifest.results_url
+            raise RunInterruptedError(
+                f"stopped while the run was handed to {engine.name}: `perseid status {url}` says "
+                f"whether it goes on, and `perseid resume {url}` does what is missing"
+            ) from None
         owned.pop_all()  # the engine's own mark stands in the place of this one
     return begun.manifest, handle
 
