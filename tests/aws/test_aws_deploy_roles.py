@@ -344,6 +344,7 @@ def filled(arguments, outputs):
         ("Initialize", "s3", "get_object", OBJECT),
         ("Initialize", "s3", "put_object", OBJECT | {"Body": "x"}),
         ("Initialize", "ssm", "get_parameter", ADDRESS),
+        ("Initialize", "ssm", "get_parameter", SECRET),
         ("Summarize", "s3", "get_object", OBJECT),
         ("Summarize", "s3", "put_object", OBJECT | {"Body": "x"}),
         ("DnsUpdater", "ec2", "describe_network_interfaces", {}),
@@ -351,6 +352,8 @@ def filled(arguments, outputs):
         ("DnsUpdater", "ssm", "put_parameter", ADDRESS | {"Value": "{{}}", "Overwrite": True}),
         ("StateMachine", "s3", "get_object", OBJECT),
         ("StateMachine", "lambda", "invoke", {"FunctionName": "{WorkerFunction}",
+                                              "InvocationType": "DryRun"}),
+        ("StateMachine", "lambda", "invoke", {"FunctionName": "{LargerWorkerFunction}",
                                               "InvocationType": "DryRun"}),
     ],
 )  # fmt: skip
@@ -363,7 +366,7 @@ def test_a_role_may_do_its_work(strict, part, service, call, arguments):
 @pytest.mark.parametrize(
     ("part", "service", "call", "arguments"),
     [
-        ("Initialize", "ssm", "get_parameter", SECRET),
+        ("Initialize", "ssm", "put_parameter", NEW_SECRET),
         ("Initialize", "s3", "get_object", OTHER),
         ("Initialize", "lambda", "invoke", {"FunctionName": "perseid-worker"}),
         ("Initialize", "ecs", "delete_service", CLUSTER | {"service": "perseid-rendezvous"}),
