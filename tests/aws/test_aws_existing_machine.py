@@ -11,6 +11,8 @@ import course_system
 import pytest
 import torch
 
+from perseid.aws.deploy.template import definition
+from perseid.aws.existing import examine
 from perseid.aws.session import Aws
 from perseid.cli import main
 from perseid.storage import Storage
@@ -77,3 +79,22 @@ def test_what_keeps_a_payload_from_being_run(machine, payload, tmp_path, capsys)
         error = capsys.readouterr().err
         assert said in error
         assert "Traceback" not in error
+
+
+def test_functions_that_a_path_names_are_found():
+    """As in our own state machine: what the map gives its items, and what a state puts there."""
+    text = definition()
+    for name in ("Initialize", "Worker", "LargerWorker", "Summarize"):
+        arn = f"arn:aws:lambda:eu-west-1:{'1' * 12}:function:s-{name.lower()}"
+        text = text.replace(f"${{{name}Function}}", arn)
+
+    class States:
+        def client(self, service):
+            return self
+
+        def describe_state_machine(self, **_):
+            return {"type": "STANDARD", "definition": text}
+
+    found = examine(States(), "arn")
+    assert set(found.workers) == {"s-worker", "s-largerworker"}
+    assert set(found.others) == {"s-initialize", "s-summarize"}
