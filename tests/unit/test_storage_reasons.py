@@ -29,7 +29,7 @@ OPERATIONS: dict[str, Callable[[Storage], object]] = {
 }
 SKEWED = "<RequestTime>20261126T010203Z</RequestTime><ServerTime>2026-11-26T03:04:05Z</ServerTime>"
 DOCUMENTED = [
-    (403, "RequestTimeTooSkewed", SKEWED, ForbiddenError, r"clock .*\(here 20261126T010203Z, th"),
+    (403, "RequestTimeTooSkewed", SKEWED, ForbiddenError, r"clocks .*\(here 20261126T010203Z, th"),
     (400, "ExpiredToken", "", ForbiddenError, r"expired: get new ones"),
     (400, "TokenRefreshRequired", "", ForbiddenError, r"expired: get new ones"),
     (400, "InvalidToken", "", ForbiddenError, r"AWS_SESSION_TOKEN"),
