@@ -6,8 +6,10 @@ import json
 from typing import Any
 
 
-def parse_json(text: str | bytes | bytearray) -> Any:
+def parse_json(text: str | bytes | bytearray, *, once: bool = False) -> Any:
     """The value of a JSON text.
+
+    `once`: a key that appears twice in one object is an error; otherwise the later one wins.
 
     Raises
     ------
@@ -21,7 +23,7 @@ def parse_json(text: str | bytes | bytearray) -> Any:
     {'bands': ['g', 'r', 'z']}
     """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_each_once if once else None)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -40,3 +42,12 @@ def json_bytes(value: object, *, allow_nan: bool = True) -> bytes:
     b'{\n "rank": 3\n}'
     """
     return json.dumps(value, indent=1, allow_nan=allow_nan).encode()
+
+
+def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} stands in it twice; leave one of them out")
+    return found

@@ -87,10 +87,13 @@ def decode(data: bytes, where: str) -> str:
     return _characters(data, where).replace("\r\n", "\n").replace("\r", "\n")
 
 
-def parse_json(text: str, where: str) -> object:
-    """The value of a JSON text; raises `BadInputError` naming `where` and what is wrong with it."""
+def parse_json(text: str, where: str, *, once: bool = False) -> object:
+    """The value of a JSON text; raises `BadInputError` naming `where` and what is wrong with it.
+
+    `once`: a key that stands twice in one object is an error, where otherwise the later one wins.
+    """
     try:
-        value: object = jsontext.parse_json(text)
+        value: object = jsontext.parse_json(text, once=once)
     except ValueError as error:
         raise BadInputError(f"{where} is not JSON: {error}") from error
     return value
@@ -107,10 +110,10 @@ def read_object(path: str | Path, what: str) -> dict[str, object]:
     Raises
     ------
     BadInputError
-        The file cannot be read, or holds no JSON object.
+        The file cannot be read, or holds no JSON object, or a key of it stands there twice.
     """
     where = f"{what} {path}"
-    value = parse_json(read_text(path, what), where)
+    value = parse_json(read_text(path, what), where, once=True)
     if not isinstance(value, dict):
         raise BadInputError(f"{where} must be a JSON object, not a {type(value).__name__}")
     return value

@@ -105,6 +105,8 @@ def test_buckets_as_folders(tmp_path: Path):
         ("transport", "pigeon", "store, direct, relay or auto"),
         ("memory_mb", 64, "from 128 to 10240"),
         ("timeout", 0, "seconds"),
+        ("timeout", float("inf"), "seconds"),
+        ("timeout", "nan", "seconds"),
         ("retries", "many", "from 0 to 100"),
         ("top", -1, "from 0"),
         ("fmi_enabled", "perhaps", "true or false"),
@@ -168,6 +170,14 @@ def test_several_bad_values_are_all_named():
 def test_what_a_request_must_have(keys: dict, sentence: str):
     with pytest.raises(BadInputError, match=sentence):
         RunRequest.parse(keys)
+
+
+def test_what_a_run_keeps_is_strict_json():
+    """Infinities and NaN, which are missing in any case, would be words that JSON lacks."""
+    request = RunRequest.parse(
+        {**OURS, "missing": {"redshift": "nan,-1,inf", "magnitude": [1e999]}}
+    )
+    assert request.missing_values.to_json() == {"magnitude": [], "redshift": [-1.0]}
 
 
 def test_a_list_of_partitions():

@@ -158,6 +158,14 @@ def test_a_text_that_never_ends_is_one_sentence(monkeypatch: pytest.MonkeyPatch)
             read("/dev/zero")
 
 
+def test_a_key_that_stands_twice_is_named(tmp_path: Path) -> None:
+    """The later one would win in silence: another survey, another price."""
+    for text in ('{"data": "a", "x": {"b": 1, "c": 2, "b": 3}}', '{"b": 1, "b": 1}'):
+        (tmp_path / "r.json").write_text(text)
+        with pytest.raises(BadInputError, match=r"r\.json .* key 'b' stands in it twice"):
+            RunRequest.parse(tmp_path / "r.json")
+
+
 def test_gzip_within_gzip_is_unpacked_a_few_times(tmp_path: Path) -> None:
     """A file that unpacks to itself would be unpacked for ever."""
     data = b"[1, 2]"

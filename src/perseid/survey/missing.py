@@ -6,6 +6,7 @@ sentinels: a pixel can really be -1, and an id can be 99. Sentinels become NaN, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, cast
@@ -106,7 +107,8 @@ def _numbers(column: str, values: Any) -> tuple[float, ...]:
     try:
         if any(isinstance(value, bool) for value in values):
             raise ValueError
-        return tuple(float(value) for value in values)
+        # NaN is missing in any case, and an infinity is never a prediction's input.
+        return tuple(value for value in map(float, values) if math.isfinite(value))
     except (TypeError, ValueError):
         raise BadInputError(
             f"{column} is missing where it is {values!r}: give numbers, such as -1 or -99,-9999, "
