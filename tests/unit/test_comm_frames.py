@@ -149,6 +149,13 @@ def test_descriptions_name_operation_type_and_size():
     text = str(Signature(FrameKind.ALLREDUCE, 3, 0, 7, -1, 1, float64, 10))
     assert text == "allreduce(sum, 10 float64) on communicator 3, call 7"
     assert str(Signature(FrameKind.BCAST, 0, 0, 2, 5)) == "bcast(root 5, object), call 2"
+    assert str(Signature(FrameKind.GATHER, 0, 0, 1, 0)) == "gather(root 0, object), call 1"
+    read = Signature.unpack(Signature(FrameKind.POINT, 1, 0, 0).pack())
+    assert str(read) == "send(object) on communicator 1"
+    read = Signature.unpack(Signature(FrameKind.BARRIER, 0, 0, 3).pack())
+    assert str(read) == "barrier, call 3"
+    unknown = Signature(FrameKind.REDUCE, 0, 0, 1, 0, 9, 200, 1)
+    assert str(unknown) == "reduce(own function, root 0, 1 type 200), call 1"
     assert dtype_code(np.dtype("U5")) is None
     assert dtype_code(np.dtype([("a", "i4")])) is None
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
-from tiny import tiny_model, tiny_survey
+from tiny import tiny_cutouts, tiny_model, tiny_survey
 
-from perseid.errors import BadInputError, StorageError
+from perseid.errors import BadInputError, BadModelError, StorageError
 from perseid.pipeline import layout
 from perseid.pipeline.initialize import initialize, plan
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.rank_outputs import ahead
 from perseid.pipeline.request import RunRequest
+from perseid.pipeline.resumption import with_current_model
 from perseid.storage import Storage
 from perseid.survey.kinds import KINDS
+from perseid.survey.reader import write_cutouts
 
 
 @pytest.fixture
@@ -83,9 +87,85 @@ def test_images_that_the_model_cannot_take_are_refused(folder: Path) -> None:
         planned(folder)
 
 
+def test_lists_that_the_model_does_not_give_are_refused(folder: Path) -> None:
+    assert planned(folder, lists="embedding").settings.lists == ("embedding",)
+    with pytest.raises(BadInputError, match="lists of the kind pdf"):
+        planned(folder, lists="pdf")
+
+
 def test_partitions_that_differ_in_size_are_spread_by_number(folder: Path) -> None:
     """Only those of HATS, whose pixels are uneven by their nature, are spread by their rows."""
+    write_cutouts(tiny_cutouts(60), folder / "data" / "1.pt")
     assert planned(folder, world_size=2).assignment == (2, 1)
+
+
+PIXEL = "dataset/Norder=0/Dir=0/Npix={}.parquet"
+
+
+@pytest.mark.parametrize(("rows", "spread"), [((1, 1, 9), (2, 1)), ((), (1, 2))])
+def test_pixels_of_hats_are_spread_by_rows_or_bytes(
+    rows: tuple[int, ...], spread: tuple[int, ...], folder: Path
+) -> None:
+    """By the rows that the catalogue's table has; without it, by the size of the files."""
+    top = folder / "hats"
+    (top / PIXEL.format(0)).parent.mkdir(parents=True)
+    table = pq.read_table(as_parquet(folder))
+    for pixel, part in enumerate((table, table.slice(0, 1), table.slice(1, 1))):
+        pq.write_table(part, top / PIXEL.format(pixel))
+    (top / "hats.properties").write_text("obs_collection=c\ndataproduct_type=object\n")
+    if rows:
+        lines = [f"0,{pixel},{count}\n" for pixel, count in enumerate(rows)]
+        (top / "partition_info.csv").write_text("Norder,Npix,num_rows\n" + "".join(lines))
+    assert planned(folder, data=str(top), world_size=2).assignment == spread
+
+
+def as_parquet(folder: Path) -> Path:
+    write_cutouts(tiny_cutouts(40), folder / "0.parquet")
+    return folder / "0.parquet"
+
+
+MODULE = """
+class Flat:
+    signature = {
+        "name": "flat",
+        "inputs": {"magnitude": {"kind": "column", "column": "magnitude", "width": 5}},
+        "outputs": {"z": {"kind": "redshift"}},
+    }
+
+    def predict(self, images, columns):
+        return {"z": columns["magnitude"][:, 0]}
+"""
+
+
+def test_a_resumption_looks_for_a_python_model_where_the_run_did(folder: Path) -> None:
+    (folder / "models").mkdir()
+    (folder / "models" / "flat.py").write_text(MODULE)
+    begun = planned(folder, model="python:flat:Flat", model_path=str(folder / "models"))
+    assert not difference(begun, with_current_model(begun))
+    (folder / "models" / "flat.py").write_text(MODULE.replace("0]", "1]"))
+    with pytest.raises(BadModelError, match="is not the one that the run"):
+        with_current_model(begun)
+    changed = with_current_model(begun, allow_model_change=True)
+    assert "instead of" in difference(begun, changed)
+    assert changed.allow_model_change
+
+
+def difference(begun: Manifest, resumed: Manifest) -> str:
+    assert begun.model is not None
+    assert resumed.resumed_with is not None
+    return begun.model.difference(resumed.resumed_with)
+
+
+def test_a_script_has_no_model_that_could_change(tmp_path: Path) -> None:
+    begun = script(tmp_path)
+    assert with_current_model(begun) == begun
+
+
+def test_the_default_model_of_workers_elsewhere_is_not_looked_at(folder: Path) -> None:
+    begun = planned(folder)
+    elsewhere = replace(begun, settings=replace(begun.settings, model_url="default"))
+    assert with_current_model(elsewhere, own_default=False).resumed_with is None
+    assert not difference(begun, with_current_model(begun, own_default=False))
 
 
 def test_a_run_that_cannot_write_its_items_leaves_its_place_free(folder: Path) -> None:

@@ -172,6 +172,13 @@ def test_a_nat_kind_is_passed_on():
     registry.update_nat(member, nat)
     (peers,) = told(member.job)[1]
     assert peers.peers[0].nat == nat
+    less = NatBehavior(NatMapping.INDEPENDENT, NatFiltering.FILTERED)
+    assert less < nat
+    registry.update_nat(member, less)
+    (peers,) = told(member.job)[1]
+    assert peers.peers[0].nat == less
+    registry.update_nat(member, less)
+    assert not member.job.pending(), "no news"
 
 
 ACTIONS = st.lists(

@@ -253,6 +253,16 @@ def test_an_index_of_the_memo_that_collides() -> None:
         read_pickle(text, Permissive(), "this pickle")
 
 
+@pytest.mark.parametrize("bits", [64, 65, 90])
+def test_an_index_of_the_memo_has_64_bits_at_most(bits: int) -> None:
+    text = b"I7\np%d\n0g%d\n." % (1 << (bits - 1), 1 << (bits - 1))
+    if bits == 64:
+        assert read_pickle(text, Permissive(), "this pickle") == 7
+        return
+    with pytest.raises(BadPartitionError, match="index of the memo is too large"):
+        read_pickle(text, Permissive(), "this pickle")
+
+
 def test_many_plain_keys_are_read() -> None:
     plain = {number: str(number) for number in range(50_000)} | {
         (n, "a", None): n for n in range(99)
