@@ -1,14 +1,21 @@
 """JSON that is nested too deeply, wherever it comes from, is a sentence."""
 
+from pathlib import Path
+
 import pytest
 
+from perseid.engines.block import done_since
+from perseid.engines.engine_names import engine_of_run
 from perseid.errors import PerseidError
 from perseid.jsontext import parse_json
 from perseid.model.signature import ModelSignature
 from perseid.pipeline import layout
 from perseid.pipeline.items import WorkItem
 from perseid.pipeline.manifest import Manifest
+from perseid.pipeline.run_settings import RunSettings
+from perseid.pipeline.run_state import last_report, last_summary
 from perseid.storage import Storage
+from perseid.survey.kinds import SURVEY_FILE, read_label_names
 
 DEEP = "[" * 100_000
 
@@ -30,3 +37,18 @@ def test_metadata_that_is_nested_deeply(what: str):
     }
     with pytest.raises(PerseidError):
         readers[what]()
+
+
+@pytest.mark.parametrize(
+    "key",
+    [layout.DRIVER, layout.ENGINE, layout.SUMMARY, layout.record(0), layout.MANIFEST, SURVEY_FILE],
+)
+def test_objects_of_a_run_that_are_nested_deeply(key: str, tmp_path: Path):
+    store = Storage(str(tmp_path))
+    store.put(key, DEEP.encode())
+    assert engine_of_run(store).name == "local"
+    assert last_report(store) is None
+    assert last_summary(store) is None
+    manifest = Manifest("run", 0.0, "", str(tmp_path), "", (), (0,), RunSettings(), {})
+    assert not done_since(manifest, 0, 0)
+    assert read_label_names(store.location) == {}

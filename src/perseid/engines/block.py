@@ -6,7 +6,6 @@ does: the same processes, limits, retries, logs and measurements.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
@@ -17,6 +16,7 @@ from perseid.engines.local.process import Reaper
 from perseid.engines.local.script_gang import around_scripts
 from perseid.engines.stopping import StopRequests
 from perseid.errors import NotFoundError
+from perseid.jsontext import parse_json
 from perseid.pipeline import layout
 from perseid.pipeline.attempts import EngineReport
 from perseid.pipeline.events import Report
@@ -78,7 +78,7 @@ def done_since(manifest: Manifest, rank: int, before: int) -> bool:
     store = Storage(manifest.results_url)
     try:
         key = layout.done_record(rank, script=manifest.script is not None)
-        record = json.loads(store.get(key))
+        record = parse_json(store.get(key))
         return bool(record["run_id"] == manifest.run_id and int(record["attempt"]) > before)
     except (NotFoundError, ValueError, KeyError, TypeError):
         return False

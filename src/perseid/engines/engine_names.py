@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Mapping
 from typing import cast
 
 from perseid.engines.base import Engine
 from perseid.errors import BadInputError, NotFoundError
+from perseid.jsontext import parse_json
 from perseid.pipeline import layout
 from perseid.storage import Storage
 
@@ -39,7 +39,7 @@ def engine_of_run(store: Storage, settings: Mapping[str, object] | None = None) 
     given = {name: value for name, value in (settings or {}).items() if value is not None}
     for key in (layout.DRIVER, layout.ENGINE):
         try:
-            mark = json.loads(store.get(key))
+            mark = parse_json(store.get(key))
         except (NotFoundError, ValueError):
             continue
         if isinstance(mark, dict) and ("pid" in mark or mark.get("engine") in ENGINES):

@@ -6,7 +6,6 @@ no more often than by the command line.
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from perseid.api.progress_display import Tally, duration, stage_line
 from perseid.api.run import Run
 from perseid.errors import PerseidError, RunInterruptedError
+from perseid.jsontext import parse_json
 from perseid.measure.folder import RankMeasures
 from perseid.measure.prices import Prices
 from perseid.measure.sources.rank_measures import read_record
@@ -357,7 +357,7 @@ class LiveRun:
 def _read(record: bytes, rank: int) -> RankMeasures | None:
     """The content of a rank's record; None if it cannot be read."""
     try:
-        return read_record(json.loads(record), rank)
+        return read_record(parse_json(record), rank)
     except (ValueError, PerseidError):
         return None
 

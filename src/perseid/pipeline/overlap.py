@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
 from perseid.errors import BadInputError, PerseidError
+from perseid.jsontext import parse_json
 from perseid.pipeline import layout
 from perseid.storage import Location, Storage
 
@@ -94,8 +94,8 @@ def _run_around(data: Location) -> Location | None:
 def _run_at(folder: Location) -> Mapping[str, object]:
     """The manifest of the run at a place; empty if there is none."""
     try:
-        manifest = json.loads(Storage(folder).get(layout.MANIFEST))
-    except (PerseidError, ValueError, RecursionError):
+        manifest = parse_json(Storage(folder).get(layout.MANIFEST))
+    except (PerseidError, ValueError):
         return {}
     if not isinstance(manifest, dict) or not {"run_id", "assignment"} <= set(manifest):
         return {}

@@ -272,7 +272,7 @@ def _check_settings(record: StoredRecord, manifest: Manifest, key: str) -> None:
 def _json(storage: Storage, key: str) -> Plain:
     try:
         value = parse_json(storage.get(key))
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise RunError(f"{key} is not JSON") from error
     if not isinstance(value, dict):
         raise RunError(f"{key} is not a JSON object")

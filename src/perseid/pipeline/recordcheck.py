@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from perseid.errors import RunError
+from perseid.jsontext import parse_json
 
 MAX_DEPTH = 64
 """Deepest nesting accepted in the JSON that a script wrote."""
@@ -21,8 +21,8 @@ def wrong_key(record: Mapping[str, object]) -> str | None:
 def parse_result(text: bytes, where: str) -> dict[str, object]:
     """Parse the result that a script wrote, any JSON object; raises `RunError` if it is not one."""
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        value = parse_json(text)
+    except ValueError as error:
         raise RunError(f"{where}, which the script wrote, is not JSON") from error
     if not isinstance(value, dict):
         raise RunError(f"{where}, which the script wrote, is not a JSON object")

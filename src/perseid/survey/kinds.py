@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
 from perseid.errors import PerseidError
+from perseid.jsontext import parse_json
 from perseid.storage import Location, Storage
 
 ANOMALY_KINDS = MappingProxyType(
@@ -50,8 +50,8 @@ def read_label_names(folder: Location) -> dict[int, str]:
     Labels of foreign surveys have meanings of their own, so no default names are assumed.
     """
     try:
-        said = json.loads(Storage(folder).get(SURVEY_FILE))
-    except (PerseidError, ValueError, RecursionError):
+        said = parse_json(Storage(folder).get(SURVEY_FILE))
+    except (PerseidError, ValueError):
         return {}
     return label_names(said.get(KINDS) if isinstance(said, Mapping) else None)
 

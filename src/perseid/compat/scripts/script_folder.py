@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -23,6 +22,7 @@ from pathlib import Path, PurePosixPath
 
 from perseid.compat.scripts.private_path import why_open, why_shared
 from perseid.errors import BadInputError, NotFoundError, PerseidError, RunError, StorageError
+from perseid.jsontext import parse_json
 from perseid.storage import ObjectInfo, Storage
 
 with contextlib.suppress(ImportError):  # not on Windows, where runs can be read
@@ -184,8 +184,8 @@ def holds_fmi_configuration(storage: Storage, prefix: str) -> bool:
         suffix = PurePosixPath(info.key).suffix.lower()
         if suffix not in CONFIGURATION_SUFFIXES or info.size > MAX_CONFIGURATION:
             continue
-        with contextlib.suppress(ValueError, RecursionError, KeyError, TypeError, AttributeError):
-            backends = json.loads(storage.get(info.key))["backends"]
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+            backends = parse_json(storage.get(info.key))["backends"]
             if any(isinstance(backends.get(name), dict) for name in FMI_BACKENDS):
                 return True
     return False

@@ -22,6 +22,7 @@ from perseid.comm.certificates import certificate_if_installed
 from perseid.comm.shared_world import SharedWorld
 from perseid.compat.torch.process_group import ProcessGroupPerseid
 from perseid.errors import BadInputError, PerseidError
+from perseid.jsontext import parse_json
 from perseid.rendezvous import Config, EmbeddedServer, job_key
 from perseid.rendezvous.net.dialing import own_address
 
@@ -132,7 +133,7 @@ def _join(options: Any, default: bool) -> Membership:
     name = f"perseid/{store.add(f'perseid/attempts-of-{rank}', 1)}"
     server = _serve(store, name, default) if rank == 0 else None
     try:
-        address, job, key, certificate = json.loads(store.get(name))
+        address, job, key, certificate = parse_json(store.get(name))
         world = SharedWorld.join(
             **common, rendezvous=address, job=job, key=key, certificate=certificate
         )

@@ -18,6 +18,7 @@ from perseid.engines.slurm.slurm_commands import Resources
 from perseid.engines.slurm.slurm_run import PUBLISH_MB, SlurmRun, job_name, task_output
 from perseid.engines.slurm.submission import Submission
 from perseid.errors import BadInputError, NotFoundError, RunError
+from perseid.jsontext import parse_json
 from perseid.pipeline import layout
 from perseid.pipeline.manifest import Manifest
 from perseid.storage import Storage
@@ -138,7 +139,7 @@ class SlurmEngine(ClusterEngine):
         """The jobs that ``driver.json`` names."""
         store = Storage(manifest.results_url)
         try:
-            mark = json.loads(store.get(layout.DRIVER))
+            mark = parse_json(store.get(layout.DRIVER))
             submission = Submission.get(store, str(mark["submission"]))
             return SlurmRun(manifest, submission, tuple(mark["jobs"]), mark.get("publisher"))
         except (NotFoundError, ValueError, KeyError, TypeError):
@@ -172,7 +173,7 @@ OVERHEAD_MB = 100
 def _refuse_if_live(store: Storage) -> None:
     """Raise `RunError` if jobs of this run wait or run already."""
     try:
-        mark = json.loads(store.get(layout.DRIVER))
+        mark = parse_json(store.get(layout.DRIVER))
         jobs = [str(job) for job in mark["jobs"]]
     except (NotFoundError, ValueError, KeyError, TypeError):
         return

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import cast
 
 from perseid.errors import NotFoundError
+from perseid.jsontext import parse_json
 from perseid.pipeline import layout
 from perseid.pipeline.attempts import EngineReport
 from perseid.pipeline.run_summary import EngineDocument
@@ -72,7 +73,7 @@ class Submission:
         NotFoundError
             The run has no such submission.
         """
-        plain = json.loads(store.get(layout.slurm_submission(name)))
+        plain = parse_json(store.get(layout.slurm_submission(name)))
         plain["former"] = {int(rank): attempt for rank, attempt in plain["former"].items()}
         for key in ("ranks", "command"):
             plain[key] = tuple(plain[key])
@@ -106,6 +107,6 @@ def get_reports(store: Storage, submission: str, tasks: Sequence[int]) -> dict[i
 
 def _report(store: Storage, submission: str, index: int) -> TaskReport | None:
     try:
-        return cast(TaskReport, json.loads(store.get(layout.slurm_report(submission, index))))
+        return cast(TaskReport, parse_json(store.get(layout.slurm_report(submission, index))))
     except (NotFoundError, ValueError):
         return None

@@ -7,13 +7,13 @@ Reads what Step Functions' GetExecutionHistory gives, from the service or from a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from perseid.errors import BadInputError
+from perseid.jsontext import parse_json
 from perseid.measure.execution import Execution, ExecutionInput, Step
 from perseid.measure.fields import Fields
 from perseid.measure.sources.documents import Document
@@ -141,7 +141,7 @@ def _ended(step: Step, when: float) -> Step:
 
 def _input(text: Any) -> ExecutionInput:
     try:
-        given = Fields(json.loads(text))
+        given = Fields(parse_json(text))
     except (TypeError, ValueError, RecursionError):
         return ExecutionInput()
     return ExecutionInput(
