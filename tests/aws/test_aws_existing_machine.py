@@ -71,7 +71,7 @@ def test_their_payload_runs_on_their_machine_and_the_tables_are_made(machine, pa
 def test_what_keeps_a_payload_from_being_run(machine, payload, tmp_path, capsys):
     for words, said in [
         (["run", "--state-machine", machine], "needs a payload"),
-        (["run", str(payload), "--state-machine", "cosmic-workflow"], "is not a ARN"),
+        (["run", str(payload), "--state-machine", "cosmic-workflow"], "is not the ARN"),
         (["run", str(payload), "--state-machine", machine + "-gone"], "DescribeStateMachine"),
         (["run", str(payload), "--state-machine", machine, "--world-size", "2"], "world_size"),
     ]:

@@ -164,7 +164,7 @@ def test_a_dry_run_says_when_a_script_would_run(folder: Path, capsys):
     (folder / "payload.json").write_text(json.dumps(payload))
     assert main(["run", "payload.json", "--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert "runs       the script /tmp/mine/inference.py, not a model of ours" in out
+    assert "runs       the script /tmp/mine/inference.py, not a model of perseid" in out
     assert "objects/s" not in out
     assert main(["run", "payload.json", "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["script"]["SCRIPT"] == "/tmp/mine/inference.py"

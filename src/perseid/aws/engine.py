@@ -65,6 +65,7 @@ class AwsEngine:
     """
 
     name = "aws"
+    on_aws = True
 
     def __init__(
         self,

@@ -106,7 +106,7 @@ def _of_column(value: object) -> dict[str, object]:
 
 
 def _look_ahead(args: argparse.Namespace, engine: Engine, request: RunRequest) -> int:
-    if args.engine == "aws":
+    if engine.on_aws:
         from perseid.cli.aws_preflight import show_preflight
 
         return show_preflight(args, engine, request)

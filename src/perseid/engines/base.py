@@ -112,6 +112,10 @@ class Engine(Protocol):
         """E.g. ``local``; stated in the results."""
 
     @property
+    def on_aws(self) -> bool:
+        """Whether AWS bills the ranks, and a run can be examined there before it begins."""
+
+    @property
     def capabilities(self) -> Capabilities:
         """What the engine can do, declared."""
 

@@ -35,6 +35,7 @@ class ClusterEngine:
     """
 
     name: str
+    on_aws = False
     scheduler: str
     """Its name in sentences, such as ``Slurm``."""
     detach: bool

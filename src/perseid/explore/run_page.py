@@ -97,7 +97,7 @@ def _tiles(explored: ExploredRun, view: LiveView) -> tuple[Tile, ...]:
     memory, world = view.memory_mb, explored.run.manifest.world_size
     ended = max((rank.ended for rank in view.ranks if rank.ended), default=None)
     until = time.time() if view.going else (ended or view.began)
-    on_aws = explored.run.engine.name == "aws"
+    on_aws = explored.run.engine.on_aws
     waiting = view.count(RankState.WAITING)
     pace = f"{view.rows_a_second:,.0f} rows/s lately" if view.rows_a_second >= 0.5 else "rows read"
     return (

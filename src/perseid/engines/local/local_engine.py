@@ -53,6 +53,7 @@ class LocalEngine:
     """
 
     name = "local"
+    on_aws = False
 
     def __init__(
         self,
