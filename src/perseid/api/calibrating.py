@@ -66,6 +66,7 @@ def calibrate_model(
         found = _of_run(open_run(data))
     else:
         with tempfile.TemporaryDirectory(prefix="perseid-calibrate-") as folder:
+            # A temporary run without anomaly scores, because only its redshifts are needed.
             results = str(Path(folder) / "run")
             found = _of_run(
                 run(data, model=url, anomaly="none", results=results, progress=progress, **keys)

@@ -183,6 +183,7 @@ def open_run(run: str | Path, *, engine: Engine | None = None) -> Run:
 
 def _located(name: str, engine: Engine | None) -> str:
     """Find the URL of a run that is named by id or ARN."""
+    # With a slash it can only be a path or URL, so AWS need not be asked.
     if "/" in name and not name.startswith("arn:"):
         return name
     try:

@@ -164,6 +164,8 @@ def open_survey(
     where = [str(one) for one in data] if isinstance(data, list) else str(data)
     keys = {"data": where, "results": "memory://none", "file_limit": file_limit,
             "columns": columns, "layout": layout, "bands": bands}  # fmt: skip
+    # Parsed as the request of a run, so that the same files and columns are found; nothing is
+    # written to its place for results.
     request = RunRequest.parse(keys)
     listing = list_partitions(request)
     options = listing.read_options(request)

@@ -155,7 +155,7 @@ class AwsEngine:
         self._notes = tuple(check.text for check in found if check.state == "note")
 
     def examine(self, manifest: Manifest) -> Iterator[Check]:
-        """What `check` looks at, a line each; nothing is started."""
+        """The checks that `check` makes, one by one; nothing is started."""
         executions = self.executions
         return Preflight(executions.calls.aws, self._stack, executions.place, manifest).checks()
 
@@ -346,7 +346,7 @@ class AwsRun:
 
 
 def event_of(now: MapProgress) -> CountEvent:
-    """What a watcher saw, as an event."""
+    """Convert a watcher's observation to an event."""
     return CountEvent(
         stage=now.status.lower() if now.ended else now.stage,
         seconds=now.seconds,

@@ -247,7 +247,7 @@ class Executions:
         return replace(mapped, published=True)
 
     def finish(self, started: Started) -> RunResult:
-        """What the run of an ended execution came to; see `report`."""
+        """The result of an ended execution's run; see `report`."""
         mapped = self.report(started)
         store = Storage(started.results_url)
         return result_of(store, Manifest.load(store), mapped)
@@ -275,7 +275,8 @@ class Executions:
         return Started(arn, _results_of(given, arn), resumed="resume" in given)
 
     def _newest(self, url: str) -> Started:
-        """Of the run at a prefix; one that has just begun has left nothing there yet."""
+        """The newest execution of the run at a prefix; a run that has just started has no objects
+        there yet."""
         with aws_errors():
             listed = self.calls.client("stepfunctions").list_executions(
                 stateMachineArn=self.place.state_machine, maxResults=RECENT
@@ -331,7 +332,7 @@ def _on_s3(what: str, url: str) -> None:
 
 
 def _input_of(calls: Calls, arn: str) -> Mapping[str, object]:
-    """What an execution was given, without keys that say nothing."""
+    """The input of an execution, without empty keys."""
     given = json.loads(describe_execution(calls, arn).input)
     return {k: v for k, v in given.items() if v or k != "resume"} if given else {}
 

@@ -43,12 +43,12 @@ class ExistingMachine:
     workers: tuple[str, ...]
     """Names of the functions inside its map states."""
     others: tuple[str, ...]
-    """Those outside: before and after the map."""
+    """Functions outside the map, before and after it."""
 
 
 @dataclass(frozen=True)
 class MeasuredExecution:
-    """What came of an execution."""
+    """The outcome of an execution."""
 
     execution: Execution
     run: MeasuredRun
@@ -192,7 +192,7 @@ def look(calls: Calls, arn: str) -> CountEvent:
 def measure(
     calls: Calls, machine: ExistingMachine, arn: str, options: LoadOptions | None = None
 ) -> MeasuredExecution:
-    """What an ended execution took and cost, from its history and its functions' logs.
+    """Measure the time and cost of an ended execution from its history and its functions' logs.
 
     Invocations of other executions at the same time are left out: they are told apart by the
     result path that they received.

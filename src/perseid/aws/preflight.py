@@ -44,12 +44,12 @@ class Preflight:
 
     @cached_property
     def parameters(self) -> Mapping[str, str]:
-        """What the stack was made with."""
+        """The parameters with which the stack was created."""
         return (stack.describe(self.aws, self.stack) or stack.NOT_THERE).parameters
 
     @property
     def buckets(self) -> Mapping[str, tuple[str, ...]]:
-        """What is to be done in each bucket of the run."""
+        """The actions that the run needs in each of its buckets."""
         found: dict[str, tuple[str, ...]] = {}
         urls = (
             (self.manifest.data_url, READS),
@@ -171,7 +171,7 @@ def _rights(run: Preflight) -> Result:
 
 
 def _simulated(run: Preflight) -> Result:
-    """What iam:SimulatePrincipalPolicy says of the worker's role, where it may be asked."""
+    """The answer of iam:SimulatePrincipalPolicy about the worker's role, if it may be called."""
     with aws_errors():
         function = Fields(
             run.aws.client("lambda").get_function_configuration(FunctionName=run.place.worker)

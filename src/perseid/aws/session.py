@@ -13,7 +13,7 @@ from perseid.storage.credentials import NO_CREDENTIALS, sdk_sentence, sdk_sessio
 from perseid.storage.settings import profile_name
 
 CONNECT_SECONDS, READ_SECONDS, ATTEMPTS = 5, 60, 8
-"""Of each call; AWS throttles its control plane, so there are several attempts."""
+"""Limits of each call. AWS throttles its control plane, so there are several attempts."""
 LONGEST_READ_SECONDS = 900
 """A function's longest time."""
 LONGEST = 300

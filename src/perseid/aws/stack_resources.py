@@ -16,18 +16,18 @@ _ARCHITECTURES = {"x86_64": "x86", "arm64": "arm", "x86": "x86", "arm": "arm"}
 
 @dataclass(frozen=True)
 class StackResources:
-    """What an engine needs to know of a stack."""
+    """The resources of a stack that an engine needs."""
 
     state_machine: str
     """ARN."""
     bucket: str
-    """Where results go unless the request says otherwise."""
+    """Default bucket of results."""
     worker: str
     initialize: str
     summarize: str
     """Names of the functions."""
     memory_mb: int
-    """Of the worker."""
+    """Memory of the worker."""
     architecture: str = "x86"
     """``x86`` or ``arm``."""
     tmp_mb: int = 512
@@ -35,7 +35,7 @@ class StackResources:
     retry_memory_mb: int = 0
     """Of the worker that tries a rank again whose memory did not suffice; 0: there is none."""
     version: str = __version__
-    """Of the perseid that the functions run; empty if the stack does not say."""
+    """Version of the functions' perseid; empty if the stack does not say."""
 
     @classmethod
     def of_stack(cls, aws: Aws, name: str = "perseid") -> StackResources:

@@ -115,6 +115,7 @@ def _run_step(
         except subprocess.TimeoutExpired:
             print(f"perseid: the --timeout of {timeout:g} s expired", file=sys.stderr)
             return 1
+    # Like a shell: a program that a signal ended has the status 128 plus the signal's number.
     return done.returncode if done.returncode >= 0 else 128 - done.returncode
 
 

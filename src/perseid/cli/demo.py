@@ -52,6 +52,7 @@ def _commands(args: argparse.Namespace, home: Path, result: Path) -> list[list[s
     survey, partitions = home / "survey", home / "partitions"
     commands = []
     if not (survey / "survey.json").exists():
+        # The summary is written last: without it the survey is incomplete, and is made again.
         shutil.rmtree(survey, ignore_errors=True)
         size = ["--rows", str(args.rows), "--seed", str(args.seed)]
         commands.append(["perseid", "simulate", str(survey), *size, "--held-out"])

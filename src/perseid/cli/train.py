@@ -125,6 +125,7 @@ def _train(args: argparse.Namespace, chosen: dict[str, Any]) -> TrainResult:
     options = TrainOptions(**chosen)
     listing = found(args.survey)
     start = load_weights(args.start) if args.start else None
+    # One progress bar for all ranks, drawn by rank 0.
     first = os.environ.get("PERSEID_RANK", "0") == "0" or args.world_size is None
     with _bar() if first else nullcontext(_quiet) as report, _stop_on_signal() as stop:
         return train(

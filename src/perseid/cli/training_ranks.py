@@ -35,6 +35,7 @@ def start(world_size: int, threads: int | None) -> int:
     from perseid.comm.launch import run_local
     from perseid.engines.stopping import StopRequests
 
+    # The cores are divided, because ranks that compete for them wait for the slowest.
     each = threads or max(1, len(os.sched_getaffinity(0)) // world_size)
     command = ["-m", "perseid", *sys.argv[1:], "--threads", str(each)]
     with StopRequests() as stop:

@@ -44,7 +44,7 @@ class AstroMAEConfig:
     patch: int = 8
     """Pixels a side of a patch; divides `size`."""
     width: int = 192
-    """Of a token."""
+    """Width of a token."""
     depth: int = 12
     """Encoder blocks."""
     heads: int = 3
@@ -70,7 +70,7 @@ class AstroMAEConfig:
     embedding: bool = False
     """Whether the exported model gives the pooled encoder tokens as features."""
     decoder_width: int = 0
-    """Of the masked-autoencoder decoder; 0: no decoder and no residual features."""
+    """Width of the masked autoencoder's decoder; 0 means no decoder and no residual features."""
     decoder_depth: int = 2
     decoder_heads: int = 2
     scoring: Literal["checkerboards", "quarters"] = "checkerboards"

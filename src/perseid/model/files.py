@@ -46,9 +46,9 @@ class ModelFiles:
     """A model on this machine's disk."""
 
     path: Path
-    """Of the graph."""
+    """Path of the graph."""
     name: str
-    """What messages call it: its URL, or ``default``."""
+    """Name for messages: its URL, or ``default``."""
     external: tuple[Path, ...] = ()
     """Files of its weights that lie beside it."""
 
@@ -67,7 +67,7 @@ class ModelFiles:
         return f"sha256:{hashlib.sha256(''.join(lines).encode()).hexdigest()}"
 
     def versions(self) -> tuple[tuple[int, ...], ...]:
-        """What changes when one of the files is written or replaced."""
+        """A value that changes if one of the files is written or replaced."""
         found = [path.stat() for path in self.paths]
         return tuple((s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in found)
 

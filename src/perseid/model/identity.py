@@ -32,22 +32,22 @@ class ModelIdentity:
     kind: str
     """``default`` (shipped with perseid), ``onnx`` (a file), ``astromae`` (its weights)."""
     uri: str
-    """Where it was taken from: a URL, or ``default``. A model that was moved stays the same."""
+    """Origin: a URL, or ``default``. A model that was moved is still the same."""
     digest: str
     """``sha256:…`` of the file; where it has external data, of all files and their names."""
     int8_digest: str = ""
-    """Of the file that ranks load for ``int8``; empty if float32 was asked for."""
+    """Digest of the file that ranks load for ``int8``; empty if float32 was requested."""
     signature: str = ""
     """``sha256:…`` of what it takes and gives; empty if it was not loaded yet."""
     precision: str = "float32"
-    """As asked for: ``float32`` or ``int8``. A record's own `precision` says what ran."""
+    """Requested precision: ``float32`` or ``int8``. A record's `precision` tells what was used."""
     device: str = CPU
-    """What it computes on."""
+    """Device that computes it."""
     version: str = ""
-    """Of the perseid that shipped the default model; otherwise empty."""
+    """Version of the perseid that contains the default model; empty for other models."""
 
     def difference(self, other: ModelIdentity) -> str:
-        """What tells the other model from this one, in words; empty if they are the same.
+        """Describe how the other model differs from this one; empty if they are the same.
 
         The other may be what one rank loaded: for ``int8`` either of the two files.
         """

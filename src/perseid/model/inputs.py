@@ -20,7 +20,7 @@ class ImageInput:
     """How a model wants its images; their bands and size are fields of `ModelSignature`."""
 
     name: str = "image"
-    """Of the graph's input; of a Python model it has no meaning."""
+    """Name of the graph's input; unused for a Python model."""
     layout: str = CHANNELS_FIRST
     """``channels-first``, (n, bands, height, width), or ``channels-last``."""
     dtype: str = "float32"
@@ -46,9 +46,10 @@ class ColumnInput:
     """An input that comes from a column of the survey."""
 
     name: str = MAGNITUDE
-    """Of the graph's input, or of the entry of ``columns`` that a Python model gets."""
+    """Name of the graph's input, or of the entry in ``columns`` for a Python model."""
     column: str = MAGNITUDE
-    """Of the survey: ``magnitude`` is one number per band, every other is one per row."""
+    """Column of the survey: ``magnitude`` has one number per band, every other column one per
+    row."""
     width: int = 0
     """Numbers a row, where the model has a fixed number of them; 0: as many as the survey has."""
     dtype: str = "float32"

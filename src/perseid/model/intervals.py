@@ -25,9 +25,9 @@ from perseid.storage import Storage
 LEVELS = (0.68, 0.95)
 """Probabilities of the intervals."""
 BESIDE = ".calibration.json"
-"""What is added to a model's name for the file beside it that holds its calibration."""
+"""Suffix that turns a model's file name into that of its calibration."""
 SHIPPED = f"{DEFAULT}.onnx{BESIDE}"
-"""Of the default model, in the package."""
+"""Calibration of the default model, in the package."""
 SCHEMA = 1
 
 
@@ -47,9 +47,9 @@ class IntervalCalibration:
     objects: int
     """Objects of the calibration set."""
     digest: str
-    """Of the model that it is of (`ModelIdentity.digest`)."""
+    """Digest of the calibrated model (`ModelIdentity.digest`)."""
     data: str = ""
-    """Where the calibration set was, for people."""
+    """Location of the calibration set, for information."""
 
     @classmethod
     def of(
@@ -155,7 +155,7 @@ def interval_values(
 
 
 def _names(level: str) -> tuple[str, str]:
-    """Of the columns of one interval: that of 68 % has the plain names."""
+    """Names of an interval's columns; those of the 68 % interval have no suffix."""
     percent = "" if level == "0.68" else f"{100 * float(level):g}".replace(".", "p")
     return f"z_lo{percent}", f"z_hi{percent}"
 

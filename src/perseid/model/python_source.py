@@ -32,13 +32,13 @@ class PythonSource:
     """The class of a model, found in its file."""
 
     spec: str
-    """As the user gives it."""
+    """The specification given by the user."""
     module: str
     """Dotted."""
     name: str
-    """Of the class."""
+    """Name of the class."""
     path: Path
-    """Of the module's source."""
+    """Path of the module's source."""
     files: tuple[Path, ...] | None
     """Further files that it declares; None if it declares nothing."""
 

@@ -23,7 +23,7 @@ from perseid.model.outputs import (
 METADATA_KEY = "perseid.signature"
 """Key of the JSON text in the ONNX file's ``metadata_props``."""
 BESIDE = ".signature.json"
-"""What is added to a model's name for the file beside it that holds its signature."""
+"""Suffix that turns a model's file name into that of its signature."""
 FEATURES = "features"
 _PLAIN = ("name", "bands", "height", "width", "feature_groups", "allocated_bytes_per_row",
           "precision", "band_names")  # fmt: skip
@@ -64,7 +64,7 @@ class ModelSignature:
     outputs: tuple[ModelOutput, ...] = (REDSHIFT,)
     """In order, without the features."""
     features_name: str = FEATURES
-    """Of the output that is the features."""
+    """Name of the output with the features."""
 
     @property
     def shape(self) -> tuple[int, int, int]:

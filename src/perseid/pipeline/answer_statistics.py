@@ -17,23 +17,24 @@ from perseid.science.distribution_statistics import CoverageStatistics, Distribu
 from perseid.science.distributions import Distributions
 
 REDSHIFT = "z"
-"""What the names of columns of quantiles and intervals of the redshift begin with."""
+"""Prefix of the names of the redshift's quantile and interval columns."""
 
 
 @dataclass(frozen=True, eq=False)
 class AnswerStatistics:
-    """Of some of a survey's partitions; every sum is exact, so their order makes no difference."""
+    """Statistics of some of a survey's partitions. Every sum is exact, so their order does not
+    matter."""
 
     classification: ClassificationCounts | None = None
-    """Of objects with a label, where the model gives class probabilities."""
+    """Counts of labeled objects, if the model gives class probabilities."""
     distribution: DistributionStatistics = field(default_factory=DistributionStatistics)
-    """Of redshifts that the model gives as quantiles or PDFs."""
+    """Statistics of redshifts that the model gives as quantiles or PDFs."""
     coverage: CoverageStatistics = field(default_factory=CoverageStatistics)
-    """Of intervals around redshifts."""
+    """Coverage of the intervals around redshifts."""
 
     @classmethod
     def of(cls, results: Iterable[PartitionResult], names: Mapping[int, str]) -> AnswerStatistics:
-        """Of these partitions; `names` is what the survey calls its labels."""
+        """Statistics of these partitions; `names` are the survey's names of its labels."""
         whole = cls()
         for result in results:
             one = cls(_classification(result, names), _distribution(result), _coverage(result))

@@ -75,7 +75,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class EngineReport:
-    """What an engine did with the ranks that it was given."""
+    """What an engine did with its ranks."""
 
     attempts: tuple[Attempt, ...] = ()
     """In the order in which they ended."""
@@ -131,7 +131,7 @@ class EngineReport:
 
     @classmethod
     def from_json(cls, value: EngineDocument) -> EngineReport:
-        """Of an ``engine.json``: the attempts of all its drivers, without their notes.
+        """Read an ``engine.json``: the attempts of all its drivers, without their notes.
 
         Raises
         ------

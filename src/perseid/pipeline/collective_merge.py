@@ -35,15 +35,15 @@ from perseid.survey.kinds import stored_label_names
 
 @dataclass(frozen=True)
 class RankOutputs:
-    """What a rank left when its inference was done."""
+    """The outputs of a rank after its inference."""
 
     item: WorkItem
     record: StoredRecord
-    """As it lies in the store."""
+    """The record as stored."""
     storage: Storage
-    """Of the run's prefix."""
+    """Storage of the run's prefix."""
     folder: Path | None = None
-    """Where copies lie on this machine's disk, if anywhere."""
+    """Folder with copies on this machine's disk, if there is one."""
     lock: AbstractContextManager[Any] = field(default_factory=nullcontext)
     """Held while arrays are read: Python 3.11's `ast`, which numpy reads headers by, is not safe
     in several threads."""
@@ -52,7 +52,7 @@ class RankOutputs:
     def of_store(
         cls, item: WorkItem, storage: Storage, lock: AbstractContextManager[Any] | None = None
     ) -> RankOutputs:
-        """What any rank left, as the store has it."""
+        """Read the outputs of any rank from the store."""
         key = layout.record(item.rank)
         record = StoredRecord.of(parse_json(storage.get(key)), storage.where(key))
         return cls(item, record, storage, lock=lock or nullcontext())
@@ -84,7 +84,7 @@ class RankOutputs:
 
 @dataclass(frozen=True)
 class Exchanged:
-    """What a merge changes in a rank's record: fields of `RankRecord`, keys of its JSON."""
+    """The fields of `RankRecord` (and keys of its JSON) that a merge changes."""
 
     transport: str
     routes: Mapping[str, str]
@@ -101,10 +101,10 @@ class Share:
     """Feature groups; empty if nothing is scored."""
     partial: Partial
     rows: int = 0
-    """Of the ranks' partitions."""
+    """Rows of the ranks' partitions."""
 
     def join(self, other: Share) -> Share:
-        """Of both; raises `RunError` if the ranks score by other features."""
+        """Combine both; raises `RunError` if the ranks score by different features."""
         if self.groups and other.groups and dict(self.groups) != dict(other.groups):
             raise RunError("the ranks' models score by different features: give all one model")
         rows = self.rows + other.rows
@@ -189,7 +189,7 @@ class RankScores:
     groups: Mapping[str, int]
     """Feature groups of the score."""
     rows: int
-    """Of the whole survey."""
+    """Rows of the whole survey."""
 
 
 Catalogue = Callable[[], tuple[Findings, int]]

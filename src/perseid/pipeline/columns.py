@@ -38,7 +38,7 @@ class PartitionResult:
     """All that is kept of one partition, one row an object in the file's order."""
 
     key: str
-    """Of the partition."""
+    """Key of the partition."""
     z_pred: NDArray[np.float32] | None
     """(n,), NaN where flagged; None if the model predicts no redshift."""
     flag: NDArray[np.int32]
@@ -81,7 +81,7 @@ class Stamp:
     """What the columns of the rank's model are, in order."""
 
     def to_json(self) -> str:
-        """As the objects of a rank have it."""
+        """Convert to the JSON in a rank's objects."""
         plain: list[object] = [self.run_id, self.rank, list(self.groups.items())]
         if self.output_columns != (Z_PRED,):
             plain.append([column.to_json() for column in self.output_columns])
@@ -96,7 +96,7 @@ class Stamp:
 
 
 ReadResults = tuple[Stamp, list[PartitionResult]]
-"""Whose a rank's results are, and those of its partitions."""
+"""A rank's results, and those of its partitions."""
 _MASKED, _MASK = ("object_id", "label"), ".missing"
 """Columns of which single values may be missing, and the name of the array that says which."""
 _CARRIED, _CARRIED_MASK = "carried/", "carried_missing/"
@@ -228,7 +228,7 @@ def _read(
 _HEADER = re.compile(
     rb"\{'descr': '([<|][bifuU]\d+)', 'fortran_order': False, 'shape': \(([\d, ]*)\), \} *\n"
 )
-"""Of an array as `NpzWriter` writes it."""
+"""Header of an array as `NpzWriter` writes it."""
 
 
 def _array(data: bytes) -> NDArray[Any]:

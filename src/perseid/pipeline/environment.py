@@ -27,18 +27,18 @@ INSTRUCTIONS = (
 
 @dataclass(frozen=True)
 class RankEnvironment:
-    """What one rank computed with."""
+    """The environment in which one rank computed."""
 
     processor: str
     """Name of the processor, as the kernel gives it."""
     instructions: tuple[str, ...]
-    """Those of `INSTRUCTIONS` that the processor offers to this process."""
+    """The `INSTRUCTIONS` that the processor offers to this process."""
     versions: Mapping[str, str]
     """Versions of Python, perseid and the imported libraries, by name."""
 
     @classmethod
     def here(cls) -> RankEnvironment:
-        """Of this process; call it when the model is loaded."""
+        """The environment of this process; call this after loading the model."""
         versions = {"python": platform.python_version(), "perseid": __version__}
         modules = {name: sys.modules[name] for name in LIBRARIES if name in sys.modules}
         versions |= {name: str(module.__version__) for name, module in modules.items()}

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class RankState(StrEnum):
-    """Where a rank stands."""
+    """State of a rank."""
 
     WAITING = "waiting"
     RUNNING = "running"

@@ -32,13 +32,13 @@ class IdKinds:
 
     kinds: frozenset[ParquetType] = frozenset()
     least: int = 0
-    """Of signed integers, 0 included."""
+    """The least signed integer, or 0."""
     largest: int = 0
-    """Of unsigned integers, 0 included."""
+    """The largest unsigned integer, or 0."""
 
     @classmethod
     def of(cls, ids: Ids | None) -> IdKinds:
-        """Of one partition's ids."""
+        """Range of one partition's ids."""
         if ids is None:
             return cls()
         known = np.ma.compressed(ids) if np.ma.isMaskedArray(ids) else ids
@@ -51,7 +51,7 @@ class IdKinds:
         return cls(frozenset([kind]), least, largest)
 
     def join(self, other: IdKinds) -> IdKinds:
-        """Of both sets of partitions."""
+        """Range over both sets of partitions."""
         return IdKinds(
             self.kinds | other.kinds,
             min(self.least, other.least),

@@ -41,7 +41,7 @@ Progress = Callable[[int], None]
 
 
 class Inference:
-    """What one attempt at a rank predicts, and its tally.
+    """The predictions of one attempt at a rank, and its counts.
 
     Raises `BadInputError` where the model has no features of the kind that the item scores by.
     """
@@ -184,7 +184,7 @@ class _Part:
         self.ref, self.kept, self._outputs = ref, kept, outputs
         self.filled = 0
         self.bytes = 0
-        """Of images and magnitudes."""
+        """Bytes of images and magnitudes."""
         self._predicted: dict[str, NDArray[Any]] = {
             column.name: np.full(rows, -1, np.int32)
             if column.kind == CLASS

@@ -28,7 +28,7 @@ class PartitionRef:
     """One partition file of the survey."""
 
     key: str
-    """As the catalogue names it: relative to the bucket, e.g. ``100MB/1.pt``."""
+    """Key as in the catalogue: relative to the bucket, e.g. ``100MB/1.pt``."""
     size: int
     """Bytes."""
     etag: str | None = None
@@ -73,7 +73,7 @@ class WorkItem:
     transport: str = "store"
     """How ranks exchange statistics: ``store`` (by summarize), ``direct``, ``relay``, ``auto``."""
     options: ItemOptions = field(default_factory=ItemOptions)
-    """What changes no result, e.g. the rendezvous' address."""
+    """Options that do not affect results, e.g. the rendezvous' address."""
     model: ModelIdentity | None = None
     """The model that the rank must use; None in items of runs that do not name it by content."""
     missing: Mapping[str, Sequence[float]] | None = None
@@ -100,9 +100,9 @@ class WorkItem:
     model_change: bool = False
     """The user let this run go on with another model than it began with."""
     version: str = ""
-    """Of the perseid that made the item; empty in items of 0.1."""
+    """Version of the perseid that made the item; empty in items of 0.1."""
     schema: int = FIRST
-    """Of the item's keys: see `perseid.pipeline.schema`."""
+    """Version of the item's keys: see `perseid.pipeline.schema`."""
 
     def model_signature(self) -> ModelSignature | None:
         """The signature that the run gives its model; None if the model's file has it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 MANIFEST = "manifest.json"
-"""What was to be done: run id, request, partitions in natural order, assignment to ranks."""
+"""What the run has to do: run id, request, partitions in natural order, assignment to ranks."""
 ITEMS = "items.json"
 """List of work items, one per rank (what a Distributed Map reads)."""
 PAYLOAD = "payload.json"
@@ -17,20 +17,20 @@ PAYLOAD = "payload.json"
 COMBINED = "combined_data.json"
 """List of all rank records, in rank order."""
 SUMMARY = "summary.json"
-"""What was found, how long it took, what it cost; written last."""
+"""Results, times and cost of the run; written last."""
 CATALOGUE = "catalogue.parquet"
 """One row an object: an object for small runs, the prefix of `catalogue_part` for large ones."""
 MERGED = "merged.json"
 """Written by rank 0 of a communicator after the catalogue and all records: that they are whole."""
 RATINGS = "ratings.parquet"
-"""What people think of single objects: see `perseid explore`. Work of people, so that it is never
-removed with a run."""
+"""Ratings of single objects by people: see `perseid explore`. Never removed with a run, because
+they are people's work."""
 LOGS = "logs"
-"""Where the logs of the ranks lie."""
+"""Folder of the ranks' logs."""
 ENGINE = "engine.json"
 """What the engine measured: each attempt as Lambda would report it, wall time, overhead."""
 DRIVER = "driver.json"
-"""Who works on the run: host, process id; gone when no process does."""
+"""Who is working on the run: host and process id; deleted when no process is."""
 
 
 def items_of(execution: str) -> str:

@@ -33,7 +33,7 @@ class Manifest:
     created: float
     """When initialize began, seconds since the epoch (UTC)."""
     version: str
-    """Of perseid."""
+    """Version of perseid."""
     results_url: str
     """The run's own prefix."""
     data_url: str
@@ -53,13 +53,13 @@ class Manifest:
     model: ModelIdentity | None = None
     """The model that the run began with; None in script mode, and in runs of earlier versions."""
     resumed_with: ModelIdentity | None = field(default=None, metadata={"written": False})
-    """Of a run that goes on: the model as it is now. Not written."""
+    """For a resumed run: the model as it is now. Not written."""
     allow_model_change: bool = field(default=False, metadata={"written": False})
-    """Of a run that goes on: whether it may with another model than it began with. Not written."""
+    """For a resumed run: whether the model may differ from the one it started with. Not written."""
     order: str = field(default=ORDER)
     """How `partitions` is sorted."""
     schema: int = FIRST
-    """Of the manifest's keys: see `perseid.pipeline.schema`."""
+    """Version of the manifest's keys: see `perseid.pipeline.schema`."""
 
     @property
     def world_size(self) -> int:
@@ -129,7 +129,7 @@ class Manifest:
             yield first | own
 
     def data_map(self) -> dict[str, str | list[str] | None]:
-        """As existing scripts read it: rank to one key, several, or null."""
+        """The data map that existing scripts read: rank to one key, several, or null."""
         return {str(rank): data_path(self.of_rank(rank)) for rank in range(self.world_size)}
 
     def to_json(self) -> dict[str, object]:

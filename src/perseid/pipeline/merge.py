@@ -98,7 +98,7 @@ def by_rank(entries: Iterable[dict[str, object]]) -> list[dict[str, object]]:
 def top_entries(
     part: Scored, ranks: NDArray[np.int64], length: int, names: Mapping[int, str]
 ) -> list[dict[str, object]]:
-    """What of one partition is in the top list; `ranks` (n,) are those of its rows."""
+    """The entries of one partition in the top list, given the ranks (n,) of its rows."""
     chosen = np.flatnonzero((ranks > 0) & (ranks <= length)).tolist()
     return [_entry(part, row, int(ranks[row]), names) for row in chosen]
 

@@ -37,7 +37,7 @@ def unfit(
     named: Sequence[str] = (),
     bands: Sequence[str] = (),
 ) -> str:
-    """What a file of the survey has that does not fit the model, and what to do; empty if it fits.
+    """Why a file of the survey does not fit the model, and what to do; empty if it fits.
 
     Parameters
     ----------
@@ -226,7 +226,7 @@ def fitted(images: NDArray[np.float32], signature: ModelSignature, how: str) -> 
 def fitted_shape(
     shape: tuple[int, int, int], signature: ModelSignature, how: str
 ) -> tuple[int, ...]:
-    """What `fitted` makes of (bands, height, width)."""
+    """The shape to which `fitted` brings (bands, height, width)."""
     return fitted(np.empty((0, *shape), np.float32), signature, how).shape[1:]
 
 

@@ -45,7 +45,7 @@ DTYPES = {
     ParquetType.FLOAT64: "<f8",
     ParquetType.UINT64: "<u8",
 }
-"""Of the kinds whose values are numbers or logical."""
+"""Dtypes of the kinds whose values are numbers or logical."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ class ParquetColumn:
 
     name: str
     kind: ParquetType
-    """Of single values; of the elements, where each value is a list."""
+    """Kind of single values, or of the elements if each value is a list."""
     optional: bool = False
     """Whether values may be missing."""
     width: int | None = None
     """Elements of each value, all of one length; None: single values. Numbers only."""
     unit: str = ""
-    """As VOUnits has it, e.g. ``mag``; empty: none."""
+    """Unit in VOUnits, e.g. ``mag``; empty if there is none."""
     ucd: str = ""
     """The IVOA's word for what it is (UCD1+), e.g. ``src.redshift``; empty: none."""
     description: str = ""

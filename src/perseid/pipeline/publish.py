@@ -59,17 +59,17 @@ class CatalogueRows:
 
 @dataclass(frozen=True)
 class CatalogueSchema:
-    """What the parts of one catalogue have in common."""
+    """The schema that all parts of a catalogue share."""
 
     run_id: str
     ids: ParquetType
     """Kind of the object ids."""
     survey_columns: Sequence[ColumnSpec] | None = None
-    """Those that come from the survey (`RunSettings.survey_columns`)."""
+    """Columns that come from the survey (`RunSettings.survey_columns`)."""
     percentile: bool = False
     """Whether there is a percentile."""
     outputs: Sequence[OutputColumn] = (Z_PRED,)
-    """Those that come from the model."""
+    """Columns that come from the model."""
 
     def write(self, path: Path, rows: Iterable[CatalogueRows]) -> int:
         """Write a file with a row group a partition; its bytes."""
@@ -130,7 +130,7 @@ def findings(
     top: int,
     names: Mapping[int, str],
 ) -> Findings:
-    """What the run found out about the survey.
+    """The run's findings about the survey.
 
     Parameters
     ----------

@@ -29,7 +29,7 @@ WINDOW = 16
 ROWS_AHEAD = 250_000
 """Rows of them, where ranks have many: 100 MB at 100 features."""
 READ_BYTES = 1 << 18
-"""Of one read of columns: those of a partition of 100 MB."""
+"""Most bytes of one read of columns: those of a partition of 100 MB."""
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -28,7 +28,7 @@ def had_data(record: Mapping[str, object]) -> bool:
 
 @dataclass(frozen=True)
 class RankRecord:
-    """What ``<rank>.json`` and each entry of ``combined_data.json`` hold."""
+    """Content of ``<rank>.json`` and of each entry of ``combined_data.json``."""
 
     run_id: str
     rank: int
@@ -50,7 +50,7 @@ class RankRecord:
     num_batches: int
     device: str
     precision: str
-    """What ran: ``float32`` or ``int8``."""
+    """The precision that was used: ``float32`` or ``int8``."""
     transport: str
     """How this rank's statistics went to the others: ``direct``, ``relay``, both with a ``+``,
     ``store``; ``alone`` where there are no others, ``none`` for a script."""
@@ -74,7 +74,7 @@ class RankRecord:
     transport_note: str = ""
     """Why the statistics went through the store although they were not to; otherwise empty."""
     environment: Mapping[str, object] = field(default_factory=dict)
-    """What computed: `environment.RankEnvironment` as JSON; empty for a script."""
+    """`environment.RankEnvironment` as JSON; empty for a script."""
     bands: tuple[str, ...] = ()
     """Names of the image's bands, as the model's signature has them; empty for a script."""
     model: ModelIdentity | None = None
@@ -113,5 +113,5 @@ class RankRecord:
         return existing | ours
 
     def stored(self) -> StoredRecord:
-        """As it is read from the store."""
+        """Convert to a record as read from the store."""
         return StoredRecord.of(self.to_json(), f"the record of rank {self.rank}")

@@ -265,7 +265,7 @@ class RunRequest(BaseModel):
         return (Location.parse(self.bucket_url(self.bucket or "")) / (self.result_path or "")).url
 
     def bucket_url(self, name: str) -> str:
-        """Where a bucket is: on S3, or a folder of `bucket_root`."""
+        """The URL of a bucket: on S3, or a folder in `bucket_root`."""
         return (Location.parse(self.bucket_root) / name).url if self.bucket_root else f"s3://{name}"
 
     def given(self) -> dict[str, object]:
@@ -293,7 +293,8 @@ def read_keys(path: Path) -> dict[str, object]:
 
 
 def _sentences(error: ValidationError, options: Collection[str]) -> str:
-    """What pydantic found, a sentence per key; a union reports a key more than once."""
+    """Turn pydantic's errors into one sentence per key; for a union it reports a key more than
+    once."""
     hints = {f.alias or name: f.description for name, f in RunRequest.model_fields.items()}
     said: dict[str, str] = {}
     for entry in error.errors():

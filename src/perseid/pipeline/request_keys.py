@@ -13,17 +13,17 @@ class Flag:
     flag: str
     """E.g. ``--memory``."""
     metavar: str
-    """What stands for its value; ``SIZE`` and ``TIME`` take units; empty if it is a choice."""
+    """Placeholder of its value; ``SIZE`` and ``TIME`` accept units; empty for a choice."""
     help: str
     """A few words."""
 
 
 @dataclass(frozen=True)
 class Key:
-    """What the reference says of a key."""
+    """Description of a key in the reference."""
 
     kind: str
-    """Of its values, in a word."""
+    """Type of its values, in one word."""
     default: str
     """In words; empty if there is none. Markdown."""
     meaning: str
@@ -299,4 +299,4 @@ KEYS: dict[str, Key] = {
         Flag("--threads", "N", "threads per worker (default 1)"),
     ),
 }
-"""Of each field of `RunRequest`, in its order."""
+"""The description of each field of `RunRequest`, in order."""

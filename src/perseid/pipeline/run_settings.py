@@ -47,7 +47,7 @@ class ItemOptions:
     silence_timeout: float | None = None
     """Seconds after which a rank counts as lost: see `perseid.pipeline.join_settings`."""
     result_path: str | None = None
-    """As the request gave it."""
+    """The result path of the request."""
     label_names: Mapping[str, str] | None = None
     """Names of the survey's labels, by the label."""
     attempts_before: int | None = None
@@ -115,4 +115,4 @@ class RunSettings:
     transport: str = "store"
     """How ranks exchange statistics: ``store``, ``direct``, ``relay``, ``auto``."""
     options: ItemOptions = field(default_factory=ItemOptions)
-    """What changes no result."""
+    """Options that do not affect results."""

@@ -26,9 +26,9 @@ class RunResult:
 
     manifest: Manifest
     mapped: EngineReport
-    """What the engine did; on a resumption only with the ranks that were missing."""
+    """What the engine did; on a resumption only for the ranks that were missing."""
     summary: RunSummary
-    """What ``summary.json`` holds."""
+    """Content of ``summary.json``."""
     incomplete: str | None
     """One sentence that names what is missing; None if nothing is."""
 
@@ -85,7 +85,7 @@ def last_summary(store: Storage) -> RunSummary | None:
 
 
 def last_report(store: Storage) -> EngineReport | None:
-    """What ``engine.json`` holds: the attempts of all engines that worked on the run."""
+    """Content of ``engine.json``: the attempts of all engines that worked on the run."""
     try:
         return EngineReport.from_json(parse_json(store.get(layout.ENGINE)))
     except (NotFoundError, ValueError, KeyError, TypeError, AttributeError):
@@ -151,7 +151,7 @@ def with_reasons(store: Storage, failures: Mapping[int, str]) -> RunSummary:
 
 
 def _former(store: Storage) -> EngineDocument | None:
-    """What an earlier driver wrote; None if there is none, or it is not whole."""
+    """The report of an earlier driver; None if there is none, or it is incomplete."""
     try:
         former = parse_json(store.get(layout.ENGINE))
     except (NotFoundError, ValueError):

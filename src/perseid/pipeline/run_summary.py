@@ -142,7 +142,7 @@ class DetectionSummary(TypedDict):
 
 
 class AnomalySummary(TypedDict):
-    """What is known of the anomaly score."""
+    """Summary of the anomaly score."""
 
     use: str
     features: Mapping[str, int]
@@ -170,7 +170,7 @@ class AttemptEntry(TypedDict):
 
 
 class EngineSummary(TypedDict):
-    """What the engine measured, over all drivers that worked on the run."""
+    """Measurements of the engine, over all drivers that worked on the run."""
 
     engine: NotRequired[str]
     drivers: NotRequired[int]

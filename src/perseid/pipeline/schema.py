@@ -18,11 +18,11 @@ from perseid import __version__
 from perseid.errors import BadInputError
 
 SCHEMA = 3
-"""Of what this version writes. 2 adds to manifest and items: ``schema``, ``model``, ``missing``; to
-items also ``version`` and ``model_change``. 3 adds to settings and items ``layout``,
-``survey_columns``, ``signature``, ``fit``, ``intervals``, ``lists``."""
+"""Schema that this version writes. 2 adds to manifest and items: ``schema``, ``model``,
+``missing``; to items also ``version`` and ``model_change``. 3 adds to settings and items
+``layout``, ``survey_columns``, ``signature``, ``fit``, ``intervals``, ``lists``."""
 FIRST = 1
-"""Of what names none."""
+"""Schema of files that name none."""
 T = TypeVar("T")
 
 

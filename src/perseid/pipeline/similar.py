@@ -39,7 +39,7 @@ class SimilarObject:
     distance: float
     """Euclidean, in the unit of the features; 0 for the object itself."""
     object_id: int | str | None
-    """As the survey has it; None if it has none."""
+    """The survey's id of the object; None if it has none."""
     partition: str
     """Key of its partition."""
     row: int
@@ -48,12 +48,12 @@ class SimilarObject:
     """Predicted redshift; None if there is no prediction."""
     z_spec: float | None
     label: int | None
-    """As the survey has it."""
+    """The survey's label of the object."""
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where an object lies."""
+    """Position of an object in the survey."""
 
     rank: int
     partition: str

@@ -49,14 +49,14 @@ class StoredRecord:
     routes: Mapping[str, str]
     """Way to each peer."""
     precision: str
-    """What ran; empty if it does not say."""
+    """The precision that was used; empty if the record does not say."""
     model: ModelIdentity | None
     """None in records of scripts and of earlier versions."""
     model_change: bool
     settings: Plain
     """Options that change results; empty in records of earlier versions."""
     environment: Plain = field(default_factory=dict)
-    """What computed; empty in records of earlier versions."""
+    """The rank's environment; empty in records of earlier versions."""
 
     @property
     def has_data(self) -> bool:
@@ -116,7 +116,7 @@ Records = Mapping[int, StoredRecord]
 
 @dataclass(frozen=True)
 class Findings:
-    """What a run found out about the survey; the same keys in ``merged.json``."""
+    """A run's findings about the survey, with the same keys as ``merged.json``."""
 
     redshift: Plain | None = None
     """Metrics; None if no redshift is known."""
@@ -125,7 +125,7 @@ class Findings:
     top: Sequence[object] = ()
     """The objects of the highest scores, highest first."""
     rows: int = 0
-    """Of the catalogue."""
+    """Rows of the catalogue."""
     repeated_ids: int = 0
     """Objects whose id an earlier one has, too."""
     classification: Plain | None = None

@@ -38,11 +38,11 @@ class Merged:
     """The ranks' records and findings, merged over the survey."""
 
     records: Records
-    """Those that count."""
+    """The records that count."""
     missing: Mapping[int, str]
     """The other ranks, with a sentence each."""
     found: Findings
-    """Of the whole survey."""
+    """Findings about the whole survey."""
     used: str
     """Transports of the statistics."""
 
@@ -119,7 +119,7 @@ def summarize(
 
 
 def _of_communicator(storage: Storage, manifest: Manifest) -> Merged | None:
-    """What rank 0 published; None if it did not, or not the whole of it."""
+    """What rank 0 published; None if it published nothing, or not everything."""
     read = rank_outputs.read_merged(storage, manifest)
     if read is None:
         return None

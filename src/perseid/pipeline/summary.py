@@ -78,7 +78,7 @@ def missing_values(records: Records) -> dict[str, int]:
 
 
 def missing_sentence(where: str, state: Completeness) -> str:
-    """What is missing of an incomplete run, and what to do."""
+    """Say what is missing from an incomplete run, and what to do."""
     ranks = [str(entry["rank"]) for entry in state["ranks"]["missing"]]
     parts = state["partitions"]["missing"]
     if not ranks and not parts:

@@ -18,7 +18,7 @@ from perseid.survey.names import FURTHER, KNOWN, POSITION, ColumnNames, column_n
 from perseid.survey.read_options import ReadOptions, channels_last
 
 ALL: Final = "all"
-"""Of `RunRequest.keep`: every column of one value per row."""
+"""Value of `RunRequest.keep` that means every column with one value per row."""
 PREFIX: Final = "survey_"
 """Before the name of a column of the survey that collides with one of ours."""
 OURS: Mapping[str, str] = MappingProxyType(

@@ -25,16 +25,16 @@ from perseid.survey.kinds import label_name
 
 @dataclass(frozen=True, eq=False)
 class SurveyStatistics:
-    """Of some of a survey's partitions, scored."""
+    """Statistics of some of a survey's partitions, with scores."""
 
     rows: int = 0
     scores: Histogram = field(default_factory=lambda: Histogram.of([]))
     redshift: RedshiftStatistics = field(default_factory=RedshiftStatistics)
-    """Of partitions with spectroscopic redshifts."""
+    """Statistics of partitions with spectroscopic redshifts."""
     known_redshifts: int = 0
     """Finite spectroscopic redshifts."""
     detection: DetectionStatistics = field(default_factory=DetectionStatistics)
-    """Of rows with a label."""
+    """Statistics of rows with a label."""
     ids: IdKinds = field(default_factory=IdKinds)
     outputs: tuple[OutputColumn, ...] = ()
     """Columns of the model, in order; of several where the user let them differ."""
@@ -42,7 +42,7 @@ class SurveyStatistics:
 
     @classmethod
     def of(cls, parts: Sequence[Scored], names: Mapping[int, str]) -> SurveyStatistics:
-        """Of these partitions; `names` is what the survey calls its labels."""
+        """Statistics of these partitions; `names` are the survey's names of its labels."""
         known = [
             (one.result.z_pred, np.asarray(one.result.z_spec))
             for one in parts
@@ -68,7 +68,7 @@ class SurveyStatistics:
         )
 
     def join(self, other: SurveyStatistics) -> SurveyStatistics:
-        """Of both sets of partitions."""
+        """Statistics of both sets of partitions."""
         return SurveyStatistics(
             self.rows + other.rows,
             self.scores.join(other.scores),
@@ -89,7 +89,7 @@ class SurveyStatistics:
         top: Sequence[dict[str, object]],
         repeated_ids: int,
     ) -> Findings:
-        """As `publish.findings`; the list of the most anomalous objects is given, in any order."""
+        """Like `publish.findings`, given the list of the most anomalous objects in any order."""
         kinds = {label: label_name(label, names) for label in self.detection.scores}
         found = [one.to_json() for one in self.detection.detections(kinds)]
         # With classes, labels are what the model is to tell apart, and no anomalies.

@@ -68,6 +68,7 @@ def nearest(features: NDArray[np.floating], query: ArrayLike, n: int) -> Neighbo
     if not wanted:
         return Neighbors(np.empty(0, np.int64), np.empty(0))
     moved = float(np.sqrt(np.sum((center - near) ** 2)))
+    # Few rows are left, so the exact distances cost little.
     kept = finite[_candidates(rough[finite], wanted, features.shape[1], moved)]
     exact = np.asarray(features[kept], np.float64) - center
     distance = np.sqrt(np.sum(exact * exact, axis=1))

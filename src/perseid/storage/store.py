@@ -75,6 +75,7 @@ class Storage:
             # Rooted at /, because obstore would create a missing root folder.
             self._store = LocalStore()
         elif self.location.scheme == "memory":
+            # Shared by name, so that all `Storage` objects of this process see the same data.
             self._store = _MEMORY.setdefault(self.location.bucket, MemoryStore())
         else:
             self._bucket = open_bucket(self.location.bucket)

@@ -173,6 +173,7 @@ def _integers(array: Array, dtype: np.dtype[Any], place: str) -> Array:
     limits = np.iinfo(dtype)
     if array.dtype.kind != "b":
         known = np.ma.compressed(array) if np.ma.isMaskedArray(array) else array
+        # Compared as Python integers: the array's own type could not represent all limits.
         if known.size and (int(known.min()) < limits.min or int(known.max()) > limits.max):
             raise BadPartitionError(
                 f"{place} has values from {known.min()} to {known.max()}, which do not fit into "

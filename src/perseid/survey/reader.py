@@ -180,6 +180,7 @@ class PartitionReader:
         size = _MAPPED_BYTES if self._source.mapped else BLOCK_BYTES
         rows = max(1, size // self.columns.image_bytes)
         step = rows_per_block or rows
+        # A whole number of blocks, so that no block is divided between two fetches.
         return max(1, rows // step) * step
 
     def _read(self, start: int, count: int) -> Cutouts:

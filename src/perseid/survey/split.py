@@ -105,6 +105,7 @@ def split(
     many = rows if rows is not None else rows_per_partition(_bytes(size), columns.shape)
     if many < 1:
         raise BadInputError(f"a partition needs at least 1 row, not {many}")
+    # Only now, after all files of the survey were checked, so that a bad survey deletes nothing.
     if overwrite:
         there = scan(target).objects
         target.delete([info.key for info in there if _NUMBERED.fullmatch(info.key)])
@@ -146,6 +147,7 @@ def _blocks(store: Storage, keys: list[str], options: ReadOptions) -> Iterator[C
 
 def _check_destination(listing: SurveyListing, target: Storage, *, overwrite: bool) -> None:
     source, place = _real(Storage(listing.location)), _real(target)
+    # Partitions inside the survey's own folder would become a part of the survey.
     below = listing.layout is not Layout.FILES and (place + "/").startswith(source + "/")
     if below or place == source or (source + "/").startswith(place + "/"):
         raise BadInputError(

@@ -286,6 +286,7 @@ class _TorchNames:
         if len(shape) > MOST_DIMENSIONS or not all(type(n) is int and n >= 0 for n in numbers):
             raise ValueError(f"a tensor has the shape {shape}, strides {stride}")
         last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
+        # The first condition refuses strides of 0, with which a few bytes could claim terabytes.
         if math.prod(shape) > storage.count or (math.prod(shape) and last >= storage.count):
             raise BadPartitionError(
                 f"{self._archive.name}: a tensor of shape {tuple(shape)} reaches beyond the "

@@ -19,7 +19,7 @@ E = os.environ
 
 
 def credentials() -> tuple[str, str, str | None]:
-    """Of the task's role, from where ECS says, or of the environment."""
+    """Credentials of the task's role, from the address that ECS gives, or from the environment."""
     url = E.get("AWS_CONTAINER_CREDENTIALS_FULL_URI")
     if not url and "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI" in E:
         url = "http://169.254.170.2" + E["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"]

@@ -232,7 +232,8 @@ def _is_there(s3: Any, bucket: str, key: str) -> bool:
 
 
 def _wanted_tasks(aws: Aws, name: str, previous: Mapping[str, str]) -> int:
-    """Of the rendezvous: what an operator started must go on over a new deployment."""
+    """Desired tasks of the rendezvous: one that an operator started must survive a new
+    deployment."""
     try:
         with aws_errors():
             found = aws.client("ecs").describe_services(

@@ -17,7 +17,7 @@ from perseid.errors import AwsError, NotFoundError
 
 @dataclass(frozen=True)
 class Remains:
-    """What is still there after `destroy`."""
+    """Something that still exists after `destroy`."""
 
     name: str
     """E.g. ``s3://perseid-123456789012-eu-central-1``."""

@@ -18,11 +18,11 @@ from perseid.errors import AwsError, NotFoundError, PerseidError
 from perseid.measure.fields import Fields
 
 SKEW_SECONDS = 60.0
-"""Of this clock against AWS's; a signature is refused from 300 s on."""
+"""Largest difference from AWS's clock; a signature is refused from 300 s on."""
 FEW_AT_ONCE = 100
 """Concurrent executions below which a run of the published size takes several rounds."""
 FUNCTIONS = ("Initialize", "Worker", "LargerWorker", "Summarize", "Ping", "DnsUpdater")
-"""Of a stack; the outputs with their names end in ``Function``."""
+"""The functions of a stack; the outputs with their names end in ``Function``."""
 LARGER = "LargerWorkerFunction"
 """Output with the worker that has more memory, and the same role as the other one."""
 
@@ -53,12 +53,12 @@ class Facts:
     identified: bool = False
     """Whether AWS said whose the credentials are."""
     date: str = ""
-    """Of that answer, as HTTP has it."""
+    """Date header of that answer."""
     outputs: Mapping[str, str] | None = None
-    """Of the stack; None if there is none."""
+    """Outputs of the stack; None if there is no stack."""
     parameters: Mapping[str, str] | None = None
     status: service.Status | None = None
-    """Of the rendezvous' service."""
+    """Status of the rendezvous service."""
 
     @property
     def known(self) -> Mapping[str, str]:

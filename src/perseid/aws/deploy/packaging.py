@@ -26,7 +26,7 @@ from perseid.model.signature_files import signature_beside
 
 MIB = 1 << 20
 UNZIPPED_LIMIT = 250 * MIB
-"""Of a function with all its layers
+"""Limit of a function with all its layers
 (https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html)."""
 PACKAGES = ("worker", "control", "tools")
 """``worker`` works on ranks, ``control`` begins and ends runs, ``tools`` holds the rendezvous, the
@@ -54,7 +54,8 @@ class Package:
     name: str
     path: Path
     digest: str
-    """Of the contents (names and bytes): the same for the same source on any machine."""
+    """Digest of the contents (names and bytes); the same source gives the same digest on any
+    machine."""
     entries: Mapping[str, int]
     """Path in the zip -> bytes, unzipped."""
 
@@ -70,7 +71,7 @@ class Package:
 
     @property
     def key(self) -> str:
-        """Where it is uploaded to, below the stack's prefix: a new content has a new key."""
+        """The key of the upload, below the stack's prefix: new content has a new key."""
         return f"code/{self.name}-{self.digest[:20]}.zip"
 
 

@@ -139,7 +139,7 @@ _RECORD = _Rule("Record", "route53:ListResourceRecordSets ChangeResourceRecordSe
 
 
 def text(policy: Policy) -> str:
-    """As the console takes it."""
+    """The policy as JSON text, as the console accepts it."""
     return json.dumps(policy, indent=2) + "\n"
 
 
@@ -214,7 +214,8 @@ def deployer(
 def rendezvous_deployer(
     name: str, account: str, region: str, zone: str = "", *, cluster: str = ""
 ) -> Policy:
-    """What `deployer` lacks for a stack with a rendezvous; parameters as for `runner`."""
+    """The rights that `deployer` lacks for a stack with a rendezvous; parameters as for
+    `runner`."""
     values = _values(name, account, region, zone, cluster)
     look = _Rule("Zone", "route53:GetHostedZone", "arn:aws:route53:::hostedzone/{zone}")
     return _policy((*_RENDEZVOUS, _RECORD, look) if zone else _RENDEZVOUS, values, {})

@@ -29,20 +29,20 @@ REMAKE = (
     "CloudFormation does not notice what was deleted or changed without it: another deploy would "
     "do nothing: `perseid aws destroy` (data stays), then `perseid aws deploy`"
 )
-"""What to do where a part of a stack is missing."""
+"""Advice if a part of a stack is missing."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """What is known of the service."""
+    """Status of the service."""
 
     wanted: int
     """Tasks asked for: 0 or 1."""
     running: int
     task: ServiceAddress
-    """What ECS says."""
+    """The task, according to ECS."""
     published: ServiceAddress
-    """What the parameter says."""
+    """The address in the parameter."""
     recorded: tuple[str, ...]
     """Addresses in the DNS record."""
     name: str
@@ -58,7 +58,7 @@ class Status:
 
     @property
     def endpoint(self) -> Endpoint | None:
-        """Where to connect: by name where there is one."""
+        """The endpoint to connect to, by name if there is one."""
         if self.task.address is None:
             return None
         return Endpoint(self.name or self.task.address, DEFAULT_PORT)
@@ -156,7 +156,7 @@ def stop(aws: Aws, name: str) -> None:
 
 
 def try_it(endpoint: Endpoint) -> Ping | str:
-    """What a ping from this machine finds, or the sentence why there is none."""
+    """The result of a ping from this machine, or a sentence that says why it failed."""
     try:
         return ping(endpoint, PING_SECONDS)
     except RendezvousUnreachableError as error:

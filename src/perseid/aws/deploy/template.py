@@ -17,7 +17,7 @@ from perseid.aws.deploy.wheels import PYTHONS, Target
 from perseid.errors import BadInputError
 
 NAME = "perseid"
-"""Of the stack, unless the user gives another."""
+"""Default name of the stack."""
 NAME_CHARACTERS = 32
 """Of a stack's name: with it CloudFormation need not cut the names of the roles, which the policies
 of `perseid aws policy` tell by their beginning."""
@@ -28,9 +28,9 @@ ARN = "arn:aws"
 WORKER_MB = 1769
 """Memory of a worker where nobody chose it: with it Lambda gives one vCPU."""
 NEW_ACCOUNT_MB = 3008
-"""What a function of a new account may have at most."""
+"""Most memory of a function in a new account."""
 MOST_MB = 10_240
-"""What any function may have at most."""
+"""Most memory of any function."""
 BUCKET_CHARACTERS = 63
 """Longest name of a bucket
 (https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html)."""
@@ -44,10 +44,10 @@ _NAME = re.compile("[A-Za-z]([A-Za-z0-9-]*[A-Za-z0-9])?")
 
 @dataclass(frozen=True)
 class Options:
-    """What the user asked for; None is: as it was deployed before, else the template's default."""
+    """The user's options; None means as deployed before, or else the template's default."""
 
     name: str = NAME
-    """Of the stack; every name in it begins with it."""
+    """Name of the stack, with which every name in it begins."""
     bucket: str | None = None
     """Holds the packages, and takes results; made where it is not given."""
     read_buckets: tuple[str, ...] | None = None
@@ -166,12 +166,12 @@ def definition() -> str:
 
 
 def definition_key() -> str:
-    """Where the definition is uploaded to: a new text has a new key."""
+    """The key of the uploaded definition: a new text has a new key."""
     return f"code/statemachine-{hashlib.sha256(definition().encode()).hexdigest()[:20]}.asl.json"
 
 
 def secret_name(name: str) -> str:
-    """Of the SecureString that job keys are derived from."""
+    """Name of the SecureString from which job keys are derived."""
     return f"/{name}/rendezvous-secret"
 
 
@@ -205,7 +205,7 @@ def expected_owner(bucket: str, account: str) -> dict[str, str]:
 
 
 def prefix(name: str) -> str:
-    """Of everything that deploying puts into the bucket."""
+    """Prefix of everything that deploying puts into the bucket."""
     return f"perseid/{name}"
 
 
@@ -310,7 +310,8 @@ def _worker_memory(kept: Mapping[str, str]) -> int:
 
 
 def _kept(previous: Mapping[str, str]) -> dict[str, str]:
-    """What somebody chose, as far as the template still has it; of older stacks all they have."""
+    """Parameters that a user chose and that the template still has; for older stacks all of
+    theirs."""
     chosen = previous["Chosen"].split(",") if "Chosen" in previous else list(previous)
     known = parameter_names()
     return {name: previous[name] for name in chosen if name in previous and name in known}

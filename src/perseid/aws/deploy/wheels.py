@@ -32,7 +32,7 @@ PIP_SECONDS = 600.0
 
 @dataclass(frozen=True)
 class Target:
-    """What the functions run on."""
+    """The platform on which the functions run."""
 
     architecture: str = "x86_64"
     """``x86_64`` or ``arm64``."""
@@ -124,7 +124,7 @@ def fetch(
 
 
 def default_cache() -> Path:
-    """Where fetched wheels are kept: ``$XDG_CACHE_HOME/perseid``."""
+    """Folder that caches downloaded wheels: ``$XDG_CACHE_HOME/perseid``."""
     chosen = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
     if chosen.startswith("~"):
         raise BadInputError(

@@ -31,7 +31,7 @@ SIZES = (1, 131_072)
 """Numbers of float64 in the arrays that are summed: 8 bytes and 1 MiB."""
 REPEATS = 5
 SPARE_SECONDS = 10.0
-"""Of the function's time, for what comes after the ranks have met."""
+"""Seconds of the function's time that are reserved for the work after the ranks have connected."""
 PING_SECONDS = 5.0
 _calls = 0
 
@@ -42,7 +42,7 @@ def answer(
     secret: Callable[[], bytes],
     runtime: Callable[[], Predictor],
 ) -> dict[str, object]:
-    """What was asked for: ``{"what": "processor"}``, or ``{"what": "gang", …}``.
+    """Answer a probe: ``{"what": "processor"}`` or ``{"what": "gang", …}``.
 
     Parameters
     ----------

@@ -15,9 +15,9 @@ from typing import Any
 CHECK = "perseid_check"
 """Key of an event that asks for nothing else."""
 Event = Mapping[str, object]
-"""What a function is called with, as JSON has it."""
+"""The JSON event with which a function is called."""
 Answer = dict[str, object]
-"""What it answers."""
+"""The function's JSON answer."""
 Handler = Callable[[Event, Any], Answer]
 
 

@@ -45,7 +45,7 @@ class ServiceNames:
 
     @classmethod
     def of_environment(cls) -> ServiceNames:
-        """What the template put into a function's environment."""
+        """Read the settings that the template put into a function's environment."""
         env = os.environ
         return cls(
             cluster=env["CLUSTER"],
@@ -161,7 +161,7 @@ def _started(entry: Mapping[str, object]) -> str:
 
 
 def _interface(entry: Any) -> str | None:
-    """Of DescribeTasks: the id of the task's network interface."""
+    """The id of the task's network interface, from DescribeTasks."""
     details = {
         detail["name"]: detail["value"]
         for attachment in entry.get("attachments", ())

@@ -67,7 +67,7 @@ def handler(event: Event, context: Any) -> Answer:
 
 
 def _probe(task: Event, context: Any) -> Answer:
-    """What `perseid aws prove` asks."""
+    """Answer a request of `perseid aws prove`."""
     name = os.environ.get("RENDEZVOUS_SECRET_PARAMETER", "")
     left = float(context.get_remaining_time_in_millis()) / 1000
     own = signature_beside("default")
@@ -166,7 +166,7 @@ def _runtime(
 
 
 def _script_seconds(options: ItemOptions, context: Any) -> float:
-    """What a script may take: as asked, but less than the function has left."""
+    """Time limit of a script: as requested, but less than the function has left."""
     # Lambda kills without notice, and what the script printed last would be lost with it.
     left = float(context.get_remaining_time_in_millis()) / 1000 - SPARE_SECONDS
     return max(1.0, min(left, options.timeout or left))

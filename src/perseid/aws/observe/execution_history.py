@@ -19,7 +19,7 @@ READERS = 4
 
 @dataclass(frozen=True)
 class ExecutionState:
-    """What DescribeExecution says of an execution."""
+    """The state of an execution from DescribeExecution."""
 
     status: str
     """``RUNNING``, ``SUCCEEDED``, ``FAILED``, ``ABORTED`` or ``TIMED_OUT``."""

@@ -28,12 +28,13 @@ KEYS_A_PAGE = 1000
 
 @dataclass(frozen=True)
 class MapProgress:
-    """What is known of a run at one moment."""
+    """Progress of a run at one moment."""
 
     stage: str
     """``initialize``, ``map``, ``summarize`` or ``ended``."""
     status: str
-    """Of the execution: ``RUNNING``, ``SUCCEEDED``, ``FAILED``, ``ABORTED``, ``TIMED_OUT``."""
+    """Status of the execution: ``RUNNING``, ``SUCCEEDED``, ``FAILED``, ``ABORTED``,
+    ``TIMED_OUT``."""
     seconds: float
     """Since the execution began."""
     total: int = 0
@@ -94,7 +95,7 @@ class Watcher:
         self._done = -1
         self._fresh: tuple[RankEvent, ...] = ()
         self.counts: Mapping[str, int] = {}
-        """What DescribeMapRun said last: pending, running, succeeded, …"""
+        """The latest counts of DescribeMapRun: pending, running, succeeded, …"""
 
     def look(self) -> MapProgress:
         """Ask once how far the execution has come."""
@@ -168,7 +169,8 @@ class Watcher:
         return event, record
 
     def _usd(self, began: float) -> list[float]:
-        """Of each worker of this execution that is done; those of a former one are paid for."""
+        """Cost of the finished workers of this execution; those of earlier executions are already
+        paid."""
         prices = Prices()
         each = prices.lambda_request.usd + prices.state_transition.usd
         return [
@@ -184,7 +186,7 @@ class Watcher:
         return self._usd_a_second() * max(0.0, time.time() - began)
 
     def _usd_a_second(self, again: bool = False) -> float:
-        """What a second of one worker costs, USD: its memory at the list price.
+        """Cost of one worker per second, USD: its memory at the list price.
 
         One that tries a rank again counts as the one with more memory: rather too much than
         too little.

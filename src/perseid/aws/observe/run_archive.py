@@ -30,7 +30,7 @@ from perseid.storage import Storage
 
 WRITERS = 32
 MOST_MB = 10_240
-"""Of a function."""
+"""Most memory of a function."""
 REPORT_SECONDS = 30.0
 """REPORT lines come a little after an invocation's end: how long they are waited for."""
 WAIT_SECONDS = 3.0
@@ -42,7 +42,7 @@ _ERROR = re.compile(r"\[ERROR\]\s+([\w.]+): (.*)")
 
 @dataclass(frozen=True)
 class Collected:
-    """What was found, as it was written."""
+    """The collected logs and times, as written."""
 
     mapped: EngineReport
     executions: tuple[Execution, ...]
@@ -80,7 +80,8 @@ def collect(
 
 
 def _records(calls: Calls, store: Storage, manifest: Manifest, last: Execution) -> Records:
-    """Of all ranks that left one: in one object where the run was published, else each its own."""
+    """The records of all ranks: from one object if the run was published, otherwise one object
+    each."""
     published = last.status == "SUCCEEDED"
     published |= current_name(last.error or "") == "RunIncompleteError"
     if published and manifest.script is None:  # a script may have changed what is said of it there

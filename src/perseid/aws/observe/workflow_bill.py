@@ -39,7 +39,7 @@ GIVEN_UP = NOT_AGAIN | {
 
 @dataclass(frozen=True)
 class MapCounts:
-    """What Step Functions counts of a map."""
+    """Step Functions' counts for a map."""
 
     children: str = ""
     """``STANDARD`` or ``EXPRESS``; empty if there was no map."""
@@ -48,7 +48,7 @@ class MapCounts:
 
     @classmethod
     def of(cls, calls: Calls, execution: Execution) -> MapCounts:
-        """Of an execution's map."""
+        """Counts of an execution's map."""
         step = execution.map
         if step is None:
             return cls()
@@ -66,18 +66,19 @@ class MapCounts:
         return cls(kind, {name: int(number) for name, number in found["itemCounts"].items()})
 
     def to_json(self) -> dict[str, object]:
-        """As ``engine.json`` has it."""
+        """Convert to the form in ``engine.json``."""
         return {"children": self.children, **self.items} if self.children else {}
 
 
 @dataclass(frozen=True)
 class WorkflowUsage:
-    """What Step Functions bills, under the names that ``engine.json`` has."""
+    """What Step Functions bills, with the names used in ``engine.json``."""
 
     transitions: int
-    """Those of `refused_transitions` too."""
+    """Number of transitions, including `refused_transitions`."""
     refused_transitions: int
-    """Of calls that Lambda refused: each retry is one; an EXPRESS child is billed by time."""
+    """Transitions for calls that Lambda refused: one per retry; an EXPRESS child is billed by
+    time."""
     express_requests: int
     express_gb_seconds: float
 

@@ -14,7 +14,7 @@ CAP_USD = 0.90
 
 @dataclass(frozen=True)
 class FunctionPrice:
-    """What a function costs."""
+    """Price of a function."""
 
     memory_mb: int
     architecture: str = "x86"

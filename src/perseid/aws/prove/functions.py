@@ -27,12 +27,12 @@ COLD, WARM = 4, 4
 
 @dataclass(frozen=True)
 class Found:
-    """What a step found."""
+    """Result of a step."""
 
     sentence: str
     values: Mapping[str, Value]
     usd: float | None = None
-    """What it cost, as far as is known."""
+    """Its cost, as far as known."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ProbeAnswer:
     """Its REPORT line, where the answer had it."""
 
     def usd(self, price: FunctionPrice) -> float:
-        """What it was billed; where no REPORT says so, the time until the answer was here."""
+        """Its billed cost; without a REPORT line, based on the time until the answer arrived."""
         billed = self.seconds if self.report is None else self.report.billed_ms / 1e3
         return price.calls(1, billed)
 
@@ -67,7 +67,7 @@ def ask(calls: Calls, function: str, task: Mapping[str, str | int]) -> ProbeAnsw
 
 
 def processor(calls: Calls, function: str, price: FunctionPrice) -> Found:
-    """What the function runs on, and how fast the default model is there."""
+    """Measure the function's processor and the speed of the default model on it."""
     answer = ask(calls, function, {"what": "processor"})
     said = answer.said
     words = ("machine", "model", "possible_processors", "python", "libc", "numpy", "onnxruntime")
@@ -148,7 +148,8 @@ def gang(
 
 
 def _slowest(sums: Sequence[Sequence[Fields]], place: int) -> float:
-    """Of each repetition the slowest rank, of these the median; the first one makes connections."""
+    """The median over repetitions of the slowest rank's time, without the first, which makes
+    connections."""
     each = [[_number(value) for value in rank[place].items("seconds")] for rank in sums]
     slowest = [max(times) for times in zip(*each, strict=True)][1:]
     return float(round(statistics.median(slowest), 6))

@@ -46,11 +46,11 @@ class Line:
     state: str
     """``measured``, ``failed`` or ``skipped``."""
     sentence: str
-    """What was found, or why it was not measured."""
+    """The finding, or why it was not measured."""
     seconds: float = 0.0
-    """What it took."""
+    """Duration, seconds."""
     usd: float = 0.0
-    """What it cost, at most."""
+    """Highest possible cost, USD."""
     values: Mapping[str, Value] = field(default_factory=dict)
     """The numbers."""
 
@@ -70,7 +70,7 @@ class AwsProof:
 
     @property
     def usd(self) -> float:
-        """What all of it cost, at most."""
+        """Highest possible total cost, USD."""
         return sum(line.usd for line in self.lines)
 
     @property

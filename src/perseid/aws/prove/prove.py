@@ -29,7 +29,7 @@ from perseid.measure.fields import Fields
 from perseid.measure.prices import Prices
 
 NAME = "perseid-prove"
-"""Of the stack with x86 functions; that with arm64 ones has ``-arm`` behind it."""
+"""Name of the stack with x86 functions; that with arm64 functions has the suffix ``-arm``."""
 SHARE_OF_MAP = 0.6
 """Part of the cap that the map may cost."""
 SHORTEST, LONGEST = 10, 60
@@ -44,13 +44,13 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class ProveSettings:
-    """What is measured, and how much it may cost."""
+    """What to measure, and the highest cost."""
 
     options: Options = field(default_factory=lambda: Options(name=NAME))
-    """Of the stacks: rights and places of the account."""
+    """Options of the stacks: rights and resources of the account."""
     architectures: tuple[str, ...] = ("x86_64", "arm64")
     memory_mb: int = 1769
-    """Of the functions: one processor of Lambda."""
+    """Memory of the functions, with which Lambda gives one vCPU."""
     size: MapSize = field(default_factory=MapSize)
     gangs: tuple[int, ...] = (8, 32)
     rendezvous: bool = True
@@ -60,7 +60,7 @@ class ProveSettings:
     cap_usd: float = CAP_USD
 
     def price(self, architecture: str) -> FunctionPrice:
-        """Of a worker's function."""
+        """Price of a worker's function."""
         return FunctionPrice(self.memory_mb, "arm" if architecture == "arm64" else "x86")
 
     @property
@@ -181,7 +181,7 @@ class _Prover:
             service.stop(self.aws, self.settings.options.name)
 
     def _rendezvous(self) -> str | None:
-        """Where functions meet; None if they cannot."""
+        """The rendezvous of the functions; None if there is none."""
         settings = self.settings
         if settings.endpoint is not None or not settings.rendezvous:
             why = "another server is used" if settings.endpoint else "it was not asked for"
@@ -309,7 +309,7 @@ class _Prover:
         return (self.aws.account, *words, *buckets, getpass.getuser(), platform.node())
 
     def proof(self) -> AwsProof:
-        """What was found so far."""
+        """The findings so far."""
         day = datetime.now(UTC).date().isoformat()
         return AwsProof(tuple(self.lines), self.aws.region, day, self.budget.cap, self.concurrency)
 

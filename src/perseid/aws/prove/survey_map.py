@@ -39,7 +39,7 @@ class MapSize:
     distinct: int = 8
     """Simulated ones; the others are copies, made inside S3."""
     rows: int = 1278
-    """Of each: 25 MB of pixels."""
+    """Rows of each partition: 25 MB of pixels."""
 
 
 def put_survey(s3: Any, bucket: str, size: MapSize, tell: Tell) -> None:

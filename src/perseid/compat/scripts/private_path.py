@@ -87,7 +87,8 @@ def _name(uid: int) -> str:
 
 
 def entering(folder: Path, root: Path, cwd: Path) -> Callable[[], None]:
-    """What a child process calls so that `folder` is its `root`, for it and its children alone.
+    """A function that a child process calls to make `folder` its `root`, for itself and its
+    children only.
 
     A mount namespace of its own (mount_namespaces(7)); without root's rights inside a user
     namespace, in which the process keeps its user and group. For ``subprocess.Popen(preexec_fn=)``:

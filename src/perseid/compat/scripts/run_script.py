@@ -39,7 +39,7 @@ FMI_PATH = Path(__file__).parents[1] / "path"
 TAIL_LINES = 3
 """Last lines of a failed script's output that the error quotes."""
 LINE_CHARACTERS = 200
-"""Of each of them."""
+"""Most characters of each line."""
 
 
 def run_script(
@@ -108,7 +108,7 @@ def _measure(item: WorkItem, storage: Storage, clock: Timeline) -> None:
 
 @dataclass(frozen=True)
 class ScriptMeasurement:
-    """What we saw of a script from outside."""
+    """Measurements of a script from outside."""
 
     clock: Timeline
     attempt: int
@@ -228,7 +228,8 @@ def _pass_on(process: subprocess.Popen[bytes], tail: deque[str]) -> None:
 
 
 def _result(item: WorkItem, storage: Storage) -> dict[str, object] | None:
-    """What the script wrote; None if it did not, as it may for a rank without data."""
+    """The result that the script wrote; None if it wrote none, which is allowed for a rank without
+    data."""
     key = layout.record(item.rank)
     try:
         return parse_result(storage.get(key), storage.where(key))

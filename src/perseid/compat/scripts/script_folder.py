@@ -29,7 +29,7 @@ with contextlib.suppress(ImportError):  # not on Windows, where runs can be read
     import fcntl
 
 ROOT = Path("/tmp")
-"""Where scripts expect their folder."""
+"""Path at which scripts expect their folder."""
 LOCK_SECONDS = 900.0
 """Longest wait for the scripts of another run to end."""
 COPIES = 16
@@ -74,13 +74,13 @@ class ScriptFolder:
     """A copied script folder, for as long as a script runs."""
 
     path: Path
-    """Where the script finds it: ``/tmp/<S3_object_name>``."""
+    """Path for the script: ``/tmp/<S3_object_name>``."""
     copy: Path
-    """Where this process finds it."""
+    """Path for this process."""
     root: Path
     """The folder that `path` is in, e.g. ``/tmp``."""
     private: Path | None = None
-    """What the script's process sees at `root`; None: what everybody sees there."""
+    """The folder that the script's process sees at `root`; None: what all processes see there."""
     why: str = ""
     """Why it has a root of its own."""
 

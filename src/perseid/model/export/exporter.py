@@ -39,7 +39,7 @@ def model_bytes(weights: Weights, signature: ModelSignature | None = None) -> by
 
 
 def signature_of(config: AstroMAEConfig) -> ModelSignature:
-    """What the exported model says of itself."""
+    """The signature of the exported model."""
     return ModelSignature(
         name=config.name,
         bands=config.bands,

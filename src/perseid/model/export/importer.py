@@ -30,7 +30,7 @@ _SHOWN = 12
 
 @dataclass(frozen=True)
 class Imported:
-    """What was found in a checkpoint."""
+    """Weights and classes found in a checkpoint."""
 
     weights: Weights
     kind: str

@@ -22,7 +22,7 @@ Raw = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What the model says of some rows, in their order.
+    """The model's output for some rows, in their order.
 
     Examples
     --------

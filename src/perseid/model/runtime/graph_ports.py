@@ -37,7 +37,7 @@ class GraphValue:
 
     name: str
     type: str
-    """As onnxruntime says it, such as ``tensor(float)``."""
+    """Type in onnxruntime's notation, such as ``tensor(float)``."""
     shape: tuple[int | str | None, ...]
     """A text or None if a side is not fixed."""
 
@@ -53,7 +53,7 @@ class GraphValue:
 
 @dataclass(frozen=True)
 class Graph:
-    """What a model file takes and gives, as its graph says it."""
+    """Inputs and outputs of a model file, from its graph."""
 
     inputs: tuple[GraphValue, ...]
     outputs: tuple[GraphValue, ...]
@@ -62,7 +62,7 @@ class Graph:
 
     @classmethod
     def of(cls, session: Any) -> Graph:
-        """Of a session of onnxruntime."""
+        """Make it from an onnxruntime session."""
 
         def values(found: Sequence[Any]) -> tuple[GraphValue, ...]:
             return tuple(GraphValue(v.name, v.type, tuple(v.shape)) for v in found)
@@ -86,7 +86,7 @@ class Ports:
     image: str
     """Empty if the model takes none."""
     image_shape: tuple[int, ...]
-    """Of one image as the graph takes it."""
+    """Shape of one image for the graph."""
     columns: tuple[tuple[str, ColumnInput], ...]
     """The graph's name and what it is given; the width is that of the graph, 0 for (n,)."""
     outputs: tuple[tuple[str, str], ...]
@@ -97,7 +97,7 @@ class Ports:
 def bind(
     graph: Graph, name: str, micro_batch: int, given: ModelSignature | None
 ) -> tuple[ModelSignature, Ports]:
-    """What a graph takes and gives, as workers need it.
+    """Match a graph's inputs and outputs with a signature, as workers need them.
 
     Parameters
     ----------

@@ -32,7 +32,7 @@ MICRO_BATCH = 32
 """Rows a call of onnxruntime: larger ones are as fast a row and only cost memory."""
 PRECISIONS = ("float32", "int8")
 PROVIDERS = {CPU: "CPUExecutionProvider", CUDA: "CUDAExecutionProvider"}
-"""What onnxruntime calls the devices."""
+"""Onnxruntime's names of the devices."""
 _BATCH_NAMES = ("n", "N", "batch", "batch_size")
 _NO_MEMORY = (
     "bad_alloc",
@@ -294,7 +294,7 @@ def open_session(path: str, name: str, threads: int, micro_batch: int, device: s
 
 
 def check_provider(device: str) -> str:
-    """What onnxruntime calls a device; raises `BadInputError` if the one here has it not."""
+    """Onnxruntime's name of a device; raises `BadInputError` if the installed one lacks it."""
     import onnxruntime
 
     provider = PROVIDERS[device]
@@ -307,7 +307,7 @@ def check_provider(device: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """What onnxruntime says, on one line and not without end."""
+    """Onnxruntime's message, on one line and shortened."""
     return " ".join(str(error).split())[:300]
 
 

@@ -103,7 +103,7 @@ _PRODUCT = base64.b64decode(
 )
 """An ONNX model: y (16, 32) int32 = MatMulInteger of a (16, 64) uint8 and b (64, 32) int8."""
 _LARGEST = 255 * 127
-"""Of a product of uint8 and int8; two of them do not fit into 16 bits."""
+"""Largest product of uint8 and int8; the sum of two does not fit into 16 bits."""
 
 
 @functools.cache

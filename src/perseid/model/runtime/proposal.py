@@ -43,7 +43,7 @@ class Proposal:
 
 
 def propose(model: str | Path) -> Proposal:
-    """What a model file takes and gives, as far as it shows.
+    """Propose a signature from a model file, as far as the file shows it.
 
     Raises
     ------
@@ -167,7 +167,7 @@ def _column(value: GraphValue, name: str, bands: int) -> ColumnInput:
 
 
 def _answers(session: Any, graph: Graph, name: str) -> Mapping[str, NDArray[Any]]:
-    """What the model gives for a few rows of noise."""
+    """The model's output for a few rows of noise."""
     random, feed = np.random.default_rng(0), {}
     for value in graph.inputs:
         shape = [side if isinstance(side, int) else ROWS for side in value.shape]

@@ -110,7 +110,7 @@ class PythonRuntime:
         magnitudes: NDArray[Any] | None = None,
         columns: Mapping[str, NDArray[Any]] | None = None,
     ) -> Prediction:
-        """As `ModelRuntime.predict`; every call has `micro_batch` rows, the last ones are zeros."""
+        """Like `ModelRuntime.predict`; every call has `micro_batch` rows, padded with zeros."""
         given = {**(columns or {}), **({} if magnitudes is None else {MAGNITUDE: magnitudes})}
         wanted = {one.name: given[one.column] for one in self.signature.columns}
         arrays = [*wanted.values(), *([images] if images is not None else [])]

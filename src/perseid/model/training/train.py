@@ -48,13 +48,13 @@ __all__ = ["HISTORY", "WEIGHTS", "TrainEvent", "TrainOptions", "TrainResult", "t
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training gives."""
+    """Result of a training."""
 
     weights: Weights
     test: RedshiftMetrics
     """On the held-out plain objects, which nothing was trained or chosen on."""
     history: dict[str, Any]
-    """What ``history.json`` holds."""
+    """Content of ``history.json``."""
 
 
 def train(

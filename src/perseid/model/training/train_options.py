@@ -27,7 +27,7 @@ CONFIGS = {
 which its checkpoints lack, so that it can be pre-trained and score anomalies, and with inputs that
 are scaled: of pixels as they are, the autoencoder learns nothing but the brightest ones."""
 PRECISIONS = ("float32", "tf32", "bf16")
-"""What products are computed in; of bf16 those of the autoencoder, others in tf32."""
+"""Precisions of matrix products; with bf16 only the autoencoder's, all others in tf32."""
 BY_MEMORY = 0
 """Batch: as many rows as the GPU's memory has room for."""
 
@@ -42,9 +42,10 @@ class TrainOptions:
     config: str = "small"
     """A key of `CONFIGS`; bands, size and scaling are fitted to the survey."""
     pretrain_epochs: int = 30
-    """Of the masked autoencoder, on all training rows (anomalies too, as in reality)."""
+    """Epochs of the masked autoencoder, on all training rows (including anomalies, as in
+    reality)."""
     epochs: int = 25
-    """Of the redshift, on plain objects with a redshift."""
+    """Epochs of the redshift training, on plain objects with a redshift."""
     batch: int = 128
     """Rows a step; `BY_MEMORY`: see `device_rows.fitting_batch`."""
     lr: float = 2e-3

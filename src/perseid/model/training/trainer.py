@@ -51,7 +51,7 @@ GPU_REPORT_SECONDS = 0.5
 
 @dataclass
 class TrainingProgress:
-    """Where a training stands; plain values, part of the checkpoint."""
+    """Progress of a training, in plain values; part of the checkpoint."""
 
     phase: int = 0
     """Index in `PHASES`; 2 when all is done."""
@@ -60,7 +60,7 @@ class TrainingProgress:
     step: int = 0
     """Steps done in this epoch."""
     loss_sum: float = 0.0
-    """Of this epoch's steps."""
+    """Sum of the losses of this epoch's steps."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """One entry per epoch."""
 

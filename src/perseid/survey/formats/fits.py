@@ -304,6 +304,7 @@ class _Writer(Writer):
             fields.append((name, stored.newbyteorder(">"), shape))
         self._row = np.dtype(fields)
         header = fits.BinTableHDU.from_columns(definitions, nrows=0, name="CUTOUTS").header
+        # The header was made for no rows, because the rows are streamed; their number is set here.
         header["NAXIS2"] = columns.rows
         self._file = open(path, "wb")  # noqa: SIM115 - closed by close or abort
         self._file.write(fits.PrimaryHDU().header.tostring().encode("ascii"))

@@ -185,6 +185,7 @@ class _Datasets(Table):
         self._file, self._datasets = file, datasets
         for name, dataset in datasets.items():
             chunk = np.prod(dataset.chunks or (1,), dtype=np.float64) * dataset.dtype.itemsize
+            # HDF5 decodes a whole chunk at a time, so the size of a chunk bounds the memory.
             if chunk > LARGEST_READ:
                 raise BadPartitionError(f"{source.name}: {name} has chunks of {chunk:.0f} bytes")
         self._small = {name: self._part(name, 0, columns.rows) for name in columns.stored}

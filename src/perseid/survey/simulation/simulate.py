@@ -223,6 +223,7 @@ def _in_processes(
         for task in tasks:
             with _no_interrupt(), _safe_path():
                 waiting.append(pool.submit(work, task))
+            # Two tasks per process keep all of them busy without collecting results in memory.
             if len(waiting) > 2 * count:
                 yield waiting.popleft().result(BLOCK_DEADLINE)
         while waiting:
