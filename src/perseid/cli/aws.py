@@ -21,7 +21,7 @@ from perseid.aws.session import Aws
 from perseid.aws.stack_events import Change, StackEvent
 from perseid.cli import aws_prove, units
 from perseid.cli.awsarguments import add_storage_arguments
-from perseid.cli.checks import show_check
+from perseid.cli.show_check import show_check
 from perseid.errors import AwsError, BadInputError, PerseidError
 
 

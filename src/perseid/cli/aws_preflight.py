@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 
 from perseid.aws.engine import AwsEngine
-from perseid.cli.checks import show_check
+from perseid.cli.show_check import show_check
 from perseid.compat.scripts.script_job import script_job
 from perseid.engines.base import Engine
 from perseid.pipeline.initialize import plan

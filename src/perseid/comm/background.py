@@ -1,4 +1,4 @@
-"""A collective that nobody waits for yet: its call, its end, and what came of it."""
+"""A collective in the background: its call, its end, and its result."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class Initialized:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the user should know of the run, one sentence each."""
+        """Sentences about things that the user should know about the run."""
         return self.manifest.warnings
 
 

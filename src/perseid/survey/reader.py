@@ -25,11 +25,11 @@ from perseid.survey.column_spec import ColumnSpec
 from perseid.survey.content import join
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.file_columns import Columns, as_cutouts, as_dict
+from perseid.survey.file_table import RawTable, Writer
 from perseid.survey.formats import creatable_format, format_for, open_table
 from perseid.survey.missing import NO_SENTINELS, MissingValues
 from perseid.survey.names import FURTHER
 from perseid.survey.read_options import PLAIN, ReadOptions
-from perseid.survey.table import RawTable, Writer
 
 BLOCK_BYTES = 8 << 20
 """Bytes of pixels to fetch at a time: large enough to hide the latency of a request (about 40 ms

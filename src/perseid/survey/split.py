@@ -13,11 +13,11 @@ from perseid.storage import Storage, scan
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.discovery import Layout, SurveyListing, discover, first_key
 from perseid.survey.file_columns import Columns
+from perseid.survey.file_table import Writer
 from perseid.survey.formats import suffixes
 from perseid.survey.partition import parse_size, rows_per_partition
 from perseid.survey.read_options import PLAIN, ReadOptions
 from perseid.survey.reader import creating, open_partition
-from perseid.survey.table import Writer
 
 _NUMBERED = re.compile(r"\d+\.[a-z0-9]+|\.\d+\.\d+-\d+\.part")
 """Names of partitions, and of unfinished ones that a killed split left behind."""

@@ -13,9 +13,9 @@ from typing import Protocol, cast
 from perseid.errors import BadInputError, BadPartitionError
 from perseid.survey.bytesource import ByteSource
 from perseid.survey.file_columns import Columns
+from perseid.survey.file_table import Table, Writer
 from perseid.survey.gunzip import UnpackedSource
 from perseid.survey.read_options import PLAIN, ReadOptions
-from perseid.survey.table import Table, Writer
 
 _MODULES = {
     ".pt": "pt",

@@ -22,11 +22,11 @@ from perseid.survey.column_spec import ColumnSpec, described
 from perseid.survey.content import join
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.file_columns import Columns, as_cutouts, as_dict, check_columns
+from perseid.survey.file_table import Table, Writer
 from perseid.survey.formats.fits_images import ImageTable, image_hdu
 from perseid.survey.names import FURTHER
 from perseid.survey.picking import pick_columns, unused_names, without_strangers
 from perseid.survey.read_options import PLAIN, ReadOptions
-from perseid.survey.table import Table, Writer
 
 _FETCHED_BYTES = 8 << 20
 """Of rows whose pixels are not wanted, read at once."""

@@ -15,8 +15,8 @@ from perseid.errors import BadPartitionError, PerseidError
 from perseid.survey.bytesource import LARGEST_READ, ByteSource, corrupt
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.file_columns import as_cutouts, check_columns
+from perseid.survey.file_table import Table
 from perseid.survey.read_options import ReadOptions
-from perseid.survey.table import Table
 
 _DTYPES = {8: "u1", 16: "i2", 32: "i4", 64: "i8", -32: "f4", -64: "f8"}
 """By ``BITPIX``."""

@@ -20,9 +20,9 @@ from perseid.survey.column_spec import ColumnSpec, described
 from perseid.survey.content import LONGEST_TEXT, TEXT
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.file_columns import Columns, as_cutouts, as_dict, check_columns
+from perseid.survey.file_table import RawArray, RawTable, Table, Writer
 from perseid.survey.picking import pick_columns, unused_names, without_strangers
 from perseid.survey.read_options import PLAIN, ReadOptions
-from perseid.survey.table import RawArray, RawTable, Table, Writer
 
 BANDS = "image_band"
 """Dataset with the names of the bands of each image."""

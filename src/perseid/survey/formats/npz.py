@@ -23,9 +23,9 @@ from perseid.survey.bytesource import LARGEST_READ, ByteSource
 from perseid.survey.column_spec import ColumnSpec, described
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.file_columns import Columns, as_cutouts, check_columns
+from perseid.survey.file_table import ColumnWriter, RawArray, RawTable, Table, Writer
 from perseid.survey.picking import pick_columns, unused_names, without_strangers
 from perseid.survey.read_options import PLAIN, ReadOptions
-from perseid.survey.table import ColumnWriter, RawArray, RawTable, Table, Writer
 from perseid.survey.zipfiles import STREAM_ERRORS, Entry, ZipArchive
 from perseid.survey.zipwrite import AlignedZip
 

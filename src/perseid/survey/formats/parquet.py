@@ -24,6 +24,7 @@ from perseid.survey.column_spec import ColumnSpec, described
 from perseid.survey.content import TEXT, join
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.file_columns import Columns, as_cutouts, as_dict, check_columns
+from perseid.survey.file_table import Table, Writer
 from perseid.survey.formats.arrow import (
     Field,
     bands_of_all,
@@ -38,7 +39,6 @@ from perseid.survey.formats.arrow import (
 )
 from perseid.survey.picking import pick_columns, unused_names, without_strangers
 from perseid.survey.read_options import PLAIN, ReadOptions
-from perseid.survey.table import Table, Writer
 from perseid.survey.votable_header import votable_fields, with_fields
 
 SHAPE_KEY = b"perseid.image_shape"

@@ -20,9 +20,9 @@ from perseid.errors import BadPartitionError
 from perseid.survey.bytesource import ByteSource
 from perseid.survey.content import LONGEST_TEXT, convert
 from perseid.survey.file_columns import Columns
+from perseid.survey.file_table import ColumnWriter, RawArray, RawTable, Table, Writer
 from perseid.survey.read_options import PLAIN, ReadOptions
 from perseid.survey.safe_pickle import Placeholder
-from perseid.survey.table import ColumnWriter, RawArray, RawTable, Table, Writer
 from perseid.survey.torchfile import TENSOR_DATASET, LazyTensor, load_torch
 from perseid.survey.torchwrite import TorchZip
 

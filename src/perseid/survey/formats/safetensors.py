@@ -20,9 +20,9 @@ from perseid.jsontext import parse_json
 from perseid.survey.bytesource import ByteSource
 from perseid.survey.column_spec import described
 from perseid.survey.file_columns import Columns
+from perseid.survey.file_table import ColumnWriter, RawArray, RawTable, Table, Writer
 from perseid.survey.picking import pick_columns, unused_names
 from perseid.survey.read_options import PLAIN, ReadOptions
-from perseid.survey.table import ColumnWriter, RawArray, RawTable, Table, Writer
 
 _DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2",
