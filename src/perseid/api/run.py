@@ -292,6 +292,7 @@ class Run:
             last = self._manifest.world_size - 1
             raise BadInputError(f"the run has no rank {rank}: it has the ranks 0 to {last}")
         if not follow:
+            # Logs in the store are complete; the engine is asked only if there are none yet.
             kept = list(stored_logs(self._store, rank))
             if kept:
                 yield from ((number, line) for number, text in kept for line in text.splitlines())
@@ -354,6 +355,7 @@ class Run:
     def _with_record(self) -> set[int]:
         """Ranks with a record written by perseid; a record of a user's script does not count."""
         script = self._manifest.script is not None
+        # One listing instead of one request per rank.
         names = {info.key for info in self._store.list()}
         ranks = range(self._manifest.world_size)
         return {rank for rank in ranks if layout.done_record(rank, script=script) in names}

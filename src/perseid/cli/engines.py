@@ -85,6 +85,7 @@ def to_the_end(
     try:
         run.follow(report)
     except KeyboardInterrupt:
+        # The live line has to be gone before the question appears.
         progress.close()
         raise _interrupted(run) from None
     progress.close()

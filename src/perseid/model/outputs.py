@@ -13,7 +13,7 @@ from perseid.errors import BadModelError
 LISTS = ("embedding", "pdf")
 """Kinds of outputs that a catalogue takes as lists, where that is asked for."""
 KINDS = ("redshift", "value", "probabilities", "quantiles", "pdf", "embedding", "features")
-"""What an output may be; the last two are features of the anomaly score."""
+"""Kinds of outputs; the last two are features for the anomaly score."""
 LOW, MIDDLE, HIGH = 0.16, 0.5, 0.84
 """Levels of ``z_lo``, of the prediction where there is no redshift beside it, and of ``z_hi``."""
 CLASS = "class"
@@ -36,28 +36,28 @@ class ModelOutput:
     """
 
     name: str
-    """Of the graph's output, or of the entry that a Python model returns."""
+    """Name of the graph's output, or of the entry that a Python model returns."""
     kind: str
     """One of `KINDS`."""
     column: str = ""
-    """Of a value: its column (empty: `name`). Of quantiles and a PDF: what they are of (empty:
+    """For a value: its column (empty: `name`). For quantiles and a PDF: their quantity (empty:
     ``z``, the redshift). Of probabilities: the question that they answer, where a model answers
     several (``bar`` gives ``p_bar_yes`` and ``bar_class``)."""
     unit: str = ""
-    """Of a value, as astropy writes it, such as ``dex(Msun)``."""
+    """For a value: its unit in astropy's notation, such as ``dex(Msun)``."""
     ucd: str = ""
-    """Of a value: its Unified Content Descriptor, where it has one."""
+    """For a value: its Unified Content Descriptor, if it has one."""
     classes: tuple[str, ...] = ()
-    """Of probabilities: names, in the order of the numbers."""
+    """For probabilities: names of the classes, in the order of the numbers."""
     levels: tuple[float, ...] = ()
-    """Of quantiles: between 0 and 1, ascending."""
+    """For quantiles: their levels between 0 and 1, ascending."""
     grid: tuple[float, ...] = ()
-    """Of a PDF: where its densities are given, or the edges of its `bins`, ascending."""
+    """For a PDF: the points of its densities, or the edges of its `bins`, ascending."""
     logits: bool = False
-    """Of probabilities and a PDF: whether a softmax is still to be applied."""
+    """For probabilities and a PDF: whether a softmax must still be applied."""
 
     bins: bool = False
-    """Of a PDF: whether `grid` is the edges of its bins, one more than there are numbers."""
+    """For a PDF: whether `grid` holds the edges of its bins, one more than there are numbers."""
 
     @property
     def numbers(self) -> int:
@@ -67,7 +67,7 @@ class ModelOutput:
 
     @property
     def of(self) -> str:
-        """What quantiles and a PDF are of."""
+        """The quantity that quantiles and a PDF describe."""
         return self.column or "z"
 
     def output_columns(self, *, with_prediction: bool = True) -> tuple[OutputColumn, ...]:
@@ -141,29 +141,29 @@ class OutputColumn:
 
     name: str
     kind: str
-    """Of the output; ``class`` for the most probable one, ``interval`` for the ends of one,
+    """Kind of the output; ``class`` for the most probable class, ``interval`` for the ends of one,
     ``list`` for several numbers per row."""
     output: str
     """Of the model."""
     unit: str = ""
-    """As astropy writes it."""
+    """Unit in astropy's notation."""
     ucd: str = ""
     """Unified Content Descriptor."""
     description: str = ""
     """A few words."""
     classes: tuple[str, ...] = ()
-    """Of `CLASS`: names, by the number that is kept."""
+    """For `CLASS`: names by class number."""
     level: float | None = None
-    """Of a quantile and the end of an interval: between 0 and 1."""
+    """For a quantile and an end of an interval: its level between 0 and 1."""
     width: int = 0
-    """Of a list: numbers per row."""
+    """For a list: numbers per row."""
     grid: tuple[float, ...] = ()
-    """Of a list that is a PDF: as in `ModelOutput.grid`."""
+    """For a list that is a PDF: as in `ModelOutput.grid`."""
     bins: bool = False
-    """Of a list that is a PDF: as in `ModelOutput.bins`."""
+    """For a list that is a PDF: as in `ModelOutput.bins`."""
 
     def to_json(self) -> dict[str, object]:
-        """As a rank's objects and the footer of a catalogue have it."""
+        """Convert to the JSON in a rank's objects and in the footer of a catalogue."""
         given = {f.name: getattr(self, f.name) for f in fields(self)}
         plain = {n: list(v) if isinstance(v, tuple) else v for n, v in given.items()}
         return {name: value for name, value in plain.items() if value not in ("", [], None, False)}

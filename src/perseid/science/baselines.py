@@ -38,6 +38,7 @@ class NearestNeighbors:
         raw = _features(magnitudes, colors)
         if not 1 <= k <= len(raw):
             raise BadInputError(f"k is {k}: use 1 to {len(raw)}, the number of training objects")
+        # A constant feature must not lead to a division by zero.
         center, scale = raw.mean(axis=0), np.maximum(raw.std(axis=0), 1e-9)
         true = np.asarray(redshift, np.float64)
         return cls(k, colors, (raw - center) / scale, true, center, scale)

@@ -116,6 +116,7 @@ class ClassificationCounts:
         called = p.argmax(axis=1)
         confusion = np.bincount(truth * size + called, minlength=size * size).reshape(size, size)
         confidence = np.clip(p[np.arange(len(p)), called], 0.0, 1.0)
+        # A probability of exactly 1 belongs to the last bin.
         place = np.minimum((confidence * RELIABILITY_BINS).astype(np.int64), RELIABILITY_BINS - 1)
         units = np.zeros(RELIABILITY_BINS, np.int64)
         np.add.at(units, place, np.rint(confidence * PROBABILITY_UNIT).astype(np.int64))

@@ -218,6 +218,7 @@ def conformal_width(residuals: ArrayLike, level: float) -> float:
         raise BadInputError(f"the level must be between 0 and 1, not {level}")
     sizes = np.abs(np.asarray(residuals, np.float64))
     sizes = np.sort(sizes[np.isfinite(sizes)])
+    # Rounded first, because a product such as 100 * 0.07 is slightly too large in floating point.
     place = ceil(round((len(sizes) + 1) * level, 9))
     if place > len(sizes):
         raise BadInputError(

@@ -203,6 +203,7 @@ def _page(storage: Storage, store: S3Store, begin: str, after: str) -> Element:
             client_options=store.client_options,
             credential_provider=store.credential_provider,
         )
+        # The signature must outlive the request.
         url = obstore.sign(signer, "GET", "list", timedelta(seconds=2 * _SECONDS))
         with open_url(url, _SECONDS, read_settings()) as answer:
             page = ElementTree.fromstring(answer.read(_LARGEST_PAGE))

@@ -86,6 +86,7 @@ def open_bucket(name: str) -> Bucket:
     StorageError
         There are no credentials, no server answers, or the answering server is not S3.
     """
+    # Settings are read at every call, so that changed variables lead to other clients.
     return _open(name, read_settings(), _surroundings())
 
 

@@ -76,6 +76,7 @@ class FetchStats:
         sent, began = time.time(), time.perf_counter()
         yield
         seconds, received = time.perf_counter() - began, time.time()
+        # Locked, because blocks are fetched in a thread while the caller reads others.
         with self._lock:
             if not self.num_requests:
                 self.first_request_time, self.min_time = sent, seconds
@@ -152,6 +153,7 @@ class MapSource(ByteSource):
         try:
             with open(path, "rb") as file:
                 size = file.seek(0, io.SEEK_END)
+                # mmap refuses empty files.
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else None
         except FileNotFoundError as error:
             raise NotFoundError(f"{path} is not there") from error

@@ -210,6 +210,7 @@ def _text(array: Array, place: str) -> Array:
                 f"{place} has text that is not UTF-8: write it again"
             ) from error
     if values.dtype.itemsize > LONGEST_TEXT * np.dtype("U1").itemsize:
+        # A dtype can be wider than all its values, as in FITS, so the values are measured.
         longest = int(np.char.str_len(values).max(initial=0))
         if longest > LONGEST_TEXT:
             raise BadPartitionError(

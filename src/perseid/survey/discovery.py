@@ -161,6 +161,7 @@ def _is_file(place: Location) -> bool:
 def _files(places: Sequence[Location]) -> SurveyListing:
     if not places:
         raise BadInputError("`data` is an empty list: name at least one partition")
+    # A partition that is named twice would put its objects into the catalogue twice.
     twice = sorted({place for place in places if places.count(place) > 1})
     if twice:
         raise BadInputError(f"`data` names {twice[0].url} more than once: name each partition once")
@@ -203,6 +204,7 @@ def _folder(place: Location, base: Location) -> SurveyListing:
     if pixels is not None:
         layout, is_row = Layout.HATS, partial(_is_pixel_of, pixels)
         partitions = [info for info in found.objects if is_row(info.key)]
+        # Margins, indexes and metadata of a catalogue are expected, so no note names them.
         ignored = [replace(entry, is_data=False) for entry in ignored if not is_row(entry.key)]
     if not partitions:
         raise _nothing(place, ignored)

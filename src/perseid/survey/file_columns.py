@@ -149,6 +149,7 @@ def as_cutouts(arrays: Mapping[str, NDArray[Any]]) -> Cutouts:
     if "image" in arrays:
         images = arrays["image"]
     else:
+        # Without images, the other columns tell the number of rows.
         rows = max((len(array) for array in arrays.values()), default=0)
         images = np.empty((rows, 0, 0, 0), np.float32)
     return Cutouts(

@@ -45,4 +45,6 @@ def natural_key(key: str) -> tuple[tuple[int, int | str], ...]:
     for part in parts:
         if part:
             numbered.append((0, int(part)) if part.isdecimal() else (1, part))
+    # The key itself comes last, because `01.pt` and `1.pt` have equal numbers and still need an
+    # order.
     return (*numbered, (2, key))

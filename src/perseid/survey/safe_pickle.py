@@ -176,6 +176,7 @@ class _Machine:
         self.stack = []
 
     def do_pop(self, _: Any) -> None:
+        # As in Python's unpickler, POP right after a mark drops the mark.
         if self.stack:
             self.pop()
         else:

@@ -260,6 +260,7 @@ class _TorchNames:
             raise BadPartitionError(
                 f"{self._archive.name} has tensors of {kind}, which are not read"
             )
+        # By kind, too, because tensors may view the same bytes as different types.
         known = self._storages.get((key, kind.name))
         if known is None:
             known = self._storage(kind.name, key, np.dtype(dtype), int(count))

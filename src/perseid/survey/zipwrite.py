@@ -28,6 +28,7 @@ class AlignedZip:
         large = size > zipfile.ZIP64_LIMIT // 2
         assert self._zip.fp is not None
         header = self._zip.fp.tell() + 30 + len(name.encode()) + (_ZIP64_FIELD if large else 0)
+        # The extra field that holds the padding has itself a header of 4 bytes.
         padding = -(header + 4) % ALIGNMENT
         info.extra = struct.pack("<HH", _PADDING_ID, padding) + bytes(padding)
         self._entry = self._zip.open(info, "w", force_zip64=large)

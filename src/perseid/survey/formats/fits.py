@@ -45,6 +45,7 @@ def open_table(source: ByteSource, options: ReadOptions = PLAIN) -> Table:
             warnings.simplefilter("ignore")  # whatever astropy only warns about is checked below
             hdus = fits.open(SourceFile(source), memmap=False, lazy_load_hdus=True)
             table = _find(fits, hdus, source, options)
+            # Rows of a table are read directly from the bytes; only images need astropy afterwards.
             if not isinstance(table, ImageTable):
                 hdus.close()
             return table

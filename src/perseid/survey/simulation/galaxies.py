@@ -101,6 +101,7 @@ def draw_galaxy(
     total = sdss.flux(magnitudes)
     early = bool(rng.random() < early_probability(float(magnitudes[1] - magnitudes[2]), redshift))
     radius = _draw_radius(float(magnitudes[2]), redshift, early, rng)
+    # Real objects are not centered on a pixel.
     x, y = rng.uniform(-0.5, 0.5, 2) * sdss.PIXEL
     draw = _early_scene if early else _late_scene
     scene = draw(total, radius, float(x), float(y), rng)
@@ -142,6 +143,7 @@ def _draw_radius(r_mag: float, redshift: float, early: bool, rng: np.random.Gene
     modulus = 5.0 * np.log10(distance * (1.0 + redshift) ** 2) + 25.0
     absolute = r_mag - modulus - (1.1 if early else 0.6) * redshift
     kpc, scatter = median_radius(absolute, early)
+    # Clipped, so that no galaxy gets an absurd size.
     kpc *= float(np.exp(scatter * np.clip(rng.standard_normal(), -2.5, 2.5)))
     return float(np.clip(kpc / (distance * 1e3) * 206264.806, 0.25, 14.0))
 
@@ -248,6 +250,7 @@ def component_radii(
     `ratio` is bulge over disk; found by bisection on the enclosed light in r.
     """
     low, high = radius * 0.2, radius / ratio * 5.0
+    # 24 bisections give a precision far below that of the sizes themselves.
     for _ in range(24):
         disk = np.sqrt(low * high)
         inside = bulge_share * _enclosed(bulge_index, radius / (ratio * disk))

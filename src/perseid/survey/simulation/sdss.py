@@ -100,6 +100,7 @@ def add_noise(expected: NDArray[np.floating], rng: np.random.Generator) -> NDArr
     per_band = (slice(None), None, None)
     electrons = np.maximum(expected, 0.0) * ELECTRONS[per_band]
     sky = SKY_ELECTRONS[per_band]
+    # The sky is subtracted after counting, so its photon noise remains, as in real images.
     counted = rng.poisson(electrons + sky) - sky
     read = rng.standard_normal(expected.shape) * READ_ELECTRONS[per_band]
     return np.asarray((counted + read) / ELECTRONS[per_band])
