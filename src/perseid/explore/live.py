@@ -163,7 +163,7 @@ class LiveRun:
     def _since(self) -> float:
         """When who works on the run began, seconds since the epoch."""
         try:
-            return float(json.loads(self._store.get(layout.DRIVER))["since"])
+            return float(parse_json(self._store.get(layout.DRIVER))["since"])
         except (PerseidError, ValueError, KeyError, TypeError):
             return self._run.manifest.created
 
