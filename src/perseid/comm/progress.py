@@ -1,5 +1,5 @@
-"""The only place where a rank waits for another: sending what does not go at once, receiving what
-is not here yet.
+"""The only place where a rank with one thread waits for another: sending what does not go at once,
+receiving what is not here yet. With several threads `shared_progress` does it.
 
 A rank that waits keeps the others going: a blocked sender takes in what all others send, so that
 no two senders block each other, and a receiver checks at intervals for a rank that failed or is in
