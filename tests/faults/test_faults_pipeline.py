@@ -17,7 +17,7 @@ import torch
 from flaky import flaky_proxy
 from tiny import SIDE, tiny_cutouts, tiny_model, tiny_survey
 
-from perseid.errors import NotFoundError, RunIncompleteError, StorageError
+from perseid.errors import BadInputError, NotFoundError, RunIncompleteError, StorageError
 from perseid.pipeline import layout
 from perseid.pipeline.initialize import Initialized, initialize
 from perseid.pipeline.items import WorkItem
@@ -154,9 +154,13 @@ def test_a_partition_of_nothing_but_nan(survey, tmp_path: Path):
 
 
 def test_no_partition_can_be_read(survey, tmp_path: Path):
+    """Before the run begins it is refused; afterwards, each partition is named."""
+    items = begin(tmp_path).items
     for path in (tmp_path / "data").iterdir():
         path.write_bytes(b"x")
-    for item in begin(tmp_path).items:
+    with pytest.raises(BadInputError, match="no partition of the survey can be read"):
+        begin(tmp_path, results=str(tmp_path / "other"))
+    for item in items:
         assert work(item).rows == 0
     said, summary = incomplete(tmp_path)
     assert all(f"{number}.pt" in said for number in range(1, 7))
