@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +37,7 @@ LOSSES = {
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the three commands and their options."""
+    """Add the commands and their options."""
     commands = parser.add_subparsers(dest="what", metavar="COMMAND", required=True)
     run_ = commands.add_parser("run", help="run a Python program on N ranks of this machine")
     run_.add_argument("-n", "--ranks", type=int, metavar="N",
@@ -45,6 +46,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     run_.add_argument(
         "--timeout", type=units.time_argument, metavar="TIME", help="time limit (status 124)"
     )
+    run_.add_argument("--tag-output", action=argparse.BooleanOptionalAction, default=None,
+                      help="prefix each line with the rank that printed it (default; under srun, "
+                      "which has --label, only on request)")  # fmt: skip
     run_.add_argument("--encrypt", action="store_true", help="encrypt all messages between ranks "
                       "(with srun always, if cryptography is installed)")  # fmt: skip
     for name, what in LOSSES.items():
@@ -63,6 +67,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--store", metavar="URL", help="with --constants: a bucket or folder to measure, too"
     )
     add_storage_arguments(bench)
+    commands.add_parser(
+        "certificate", help="print a fresh certificate with its key: of a job whose ranks are "
+        "started by hand, or of a rendezvous server",
+    )  # fmt: skip
     model = commands.add_parser("model", help="expected time and price of an operation")
     model.add_argument("operation")
     model.add_argument("-n", "--ranks", type=int, nargs="+", default=[8, 64, 517], metavar="N")
@@ -78,8 +86,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run one of the three subcommands."""
-    return {"run": _run, "bench": _bench, "model": _model}[args.what](args)
+    """Run one of the subcommands."""
+    commands = {"run": _run, "bench": _bench, "model": _model, "certificate": _certificate}
+    return commands[args.what](args)
+
+
+def _certificate(args: argparse.Namespace) -> int:
+    from perseid.comm import make_certificate
+
+    print(make_certificate(), end="")
+    return 0
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -93,30 +109,45 @@ def _run(args: argparse.Namespace) -> int:
     command = [args.script, *args.arguments]
     step = SlurmStep.of(os.environ) if args.ranks is None else None
     if step is not None:
-        return _run_step(step, command, args.timeout, variables)
+        return _run_step(step, command, args.timeout, variables, tag=bool(args.tag_output))
     ranks = args.ranks or os.cpu_count() or 1
-    return run_ranks(command, ranks, args.timeout, variables, encrypt=args.encrypt)
+    tag = args.tag_output is not False
+    return run_ranks(command, ranks, args.timeout, variables, encrypt=args.encrypt, tag=tag)
 
 
 def _run_step(
-    step: SlurmStep, command: Sequence[str], timeout: float | None, variables: Mapping[str, str]
+    step: SlurmStep,
+    command: Sequence[str],
+    timeout: float | None,
+    variables: Mapping[str, str],
+    tag: bool,
 ) -> int:
     """Run the program as one rank of a Slurm step; returns the program's exit status."""
+    from perseid.comm.ranks_output import RanksOutput
     from perseid.compat.fmi import python_path
 
     if not is_file(command[0]):
         raise BadInputError(f"there is no script {command[0]}")
     environment = {**os.environ, "PYTHONPATH": python_path(), **variables}
-    with step.meet(os.environ) as found:
-        try:
-            done = subprocess.run(
-                [sys.executable, *command], env=environment | found, timeout=timeout
-            )
-        except subprocess.TimeoutExpired:
-            print(f"perseid: the --timeout of {timeout:g} s expired", file=sys.stderr)
-            return 1
+    output = RanksOutput(sys.stdout.buffer, sys.stderr.buffer) if tag else None
+    pipe = subprocess.PIPE if tag else None
+    with (
+        step.meet(os.environ) as found,
+        subprocess.Popen(
+            [sys.executable, *command], env=environment | found, stdout=pipe, stderr=pipe
+        ) as process,
+    ):
+        if output is not None and process.stdout and process.stderr:
+            output.add(step.rank, process.stdout, process.stderr)
+        with output or nullcontext():
+            try:
+                status = process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                print(f"perseid: the --timeout of {timeout:g} s expired", file=sys.stderr)
+                return TIMED_OUT
     # Like a shell: a program that a signal ended has the status 128 plus the signal's number.
-    return done.returncode if done.returncode >= 0 else 128 - done.returncode
+    return status if status >= 0 else 128 - status
 
 
 def run_ranks(
@@ -126,6 +157,7 @@ def run_ranks(
     variables: Mapping[str, str] | None = None,
     *,
     encrypt: bool = False,
+    tag: bool = True,
 ) -> int:
     """Run a Python program on several ranks of this machine; returns the exit status.
 
@@ -141,6 +173,8 @@ def run_ranks(
         Environment variables to add to those of this process.
     encrypt
         Whether to encrypt all messages between ranks.
+    tag
+        Whether each line that a rank prints is prefixed with its number.
     """
     from perseid.comm.launch import run_local
     from perseid.comm.ranks_output import RanksOutput
@@ -159,7 +193,7 @@ def run_ranks(
             encrypt=encrypt,
             environment=environment,
             stopped=lambda: stop.count,
-            output=RanksOutput(sys.stdout.buffer, sys.stderr.buffer),
+            output=RanksOutput(sys.stdout.buffer, sys.stderr.buffer) if tag else None,
         )
     failed = {rank: status for rank, status in statuses.items() if status}
     _say_failed(failed)

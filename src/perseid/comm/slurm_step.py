@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from perseid.comm.certificates import certificate_if_installed
+from perseid.comm.certificates import certificate_if_installed, make_certificate
 from perseid.errors import RendezvousError
 from perseid.linux import need_linux
 from perseid.rendezvous import Config, EmbeddedServer, job_key
@@ -72,14 +72,14 @@ class SlurmStep:
             yield self._variables(*_read(path))
             return
         need_linux("A rendezvous of ranks")
-        secret = secrets.token_bytes(32)
+        secret, certificate = secrets.token_bytes(32), certificate_if_installed() or ""
         config = Config(
             host=own_address(self.launched_from),
             port=0, http_port=None, tcpunch=False, secret=secret,
+            certificate=make_certificate() if certificate else None,
         )  # fmt: skip
         with EmbeddedServer(config) as server:
             key = job_key(secret, self.name).hex()
-            certificate = certificate_if_installed() or ""
             _write(path, [server.address, key, certificate])
             try:
                 yield self._variables(server.address, key, certificate)

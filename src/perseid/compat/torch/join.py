@@ -18,12 +18,12 @@ from typing import Any
 
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 
-from perseid.comm.certificates import certificate_if_installed
+from perseid.comm.certificates import certificate_if_installed, make_certificate
 from perseid.comm.shared_world import SharedWorld
 from perseid.compat.torch.process_group import ProcessGroupPerseid
 from perseid.errors import BadInputError, PerseidError
 from perseid.jsontext import parse_json
-from perseid.rendezvous import Config, EmbeddedServer, job_key
+from perseid.rendezvous import Config, EmbeddedServer, Endpoint, job_key
 from perseid.rendezvous.net.dialing import own_address
 
 LEAVE_SECONDS = 10.0
@@ -149,12 +149,14 @@ def _serve(store: Any, name: str, default: bool) -> EmbeddedServer:
     host = _own_host(default)
     local = host == "127.0.0.1"
     secret, job = secrets.token_bytes(32), f"torch-{secrets.token_hex(8)}"
-    config = Config(
-        host=host if local else "", port=0, http_port=None, tcpunch=False, secret=secret
-    )
     certificate = None if local else certificate_if_installed()
+    config = Config(
+        host=host if local else "", port=0, http_port=None, tcpunch=False, secret=secret,
+        certificate=make_certificate() if certificate else None,
+    )  # fmt: skip
     server = EmbeddedServer(config).__enter__()
-    address = f"[{host}]:{server.server.port}" if ":" in host else f"{host}:{server.server.port}"
+    endpoint = Endpoint(host, server.server.port)
+    address = f"{endpoint}#{server.server.fingerprint}" if certificate else str(endpoint)
     store.set(name, json.dumps([address, job, job_key(secret, job).hex(), certificate]))
     return server
 

@@ -57,7 +57,7 @@ def register(
     """
     with contextlib.ExitStack() as undo:
         sock, found = dial_and_tell(endpoint, deadline)
-        undo.enter_context(sock)
+        sock = undo.enter_context(_secured(sock, endpoint, deadline))
         port: int = sock.getsockname()[1]
         # From the same port as the registration: the server sees, and hands out, the address that a
         # NAT gave to this very port.
@@ -69,6 +69,19 @@ def register(
         session = _register(sock, hello, key, deadline)
         undo.pop_all()
     return OpenedRegistration(session, hello, tuple(listeners))
+
+
+def _secured(sock: socket.socket, endpoint: Endpoint, deadline: float) -> socket.socket:
+    """The connection to the server, in TLS where its address has a fingerprint."""
+    if not endpoint.fingerprint:
+        return sock
+    from perseid.rendezvous.net.tls import secured  # OpenSSL takes its time to load
+
+    try:
+        return secured(sock, endpoint, deadline)
+    except BaseException:
+        sock.close()
+        raise
 
 
 def _listening(family: int, port: int) -> socket.socket:
@@ -118,7 +131,8 @@ def reregister(
     ``hello`` has the candidates of the other address family.
     """
     with contextlib.ExitStack() as undo:
-        sock = undo.enter_context(dial(endpoint, deadline, port, family))
+        sock = dial(endpoint, deadline, port, family)
+        sock = undo.enter_context(_secured(sock, endpoint, deadline))
         session = _register(sock, hello, key, deadline)
         undo.pop_all()
     return session
@@ -152,7 +166,7 @@ def relay_stream(
 ) -> socket.socket:
     """Connect to the relay, and return the stream once the peer has done so, too."""
     deadline = time.monotonic() + RELAY_SECONDS
-    sock = dial(server, deadline, family=family)
+    sock = _secured(dial(server, deadline, family=family), server, deadline)
     try:
         session = open_session(sock, request, key, deadline)
         frame = receive_frame(sock, session.reader, deadline)
@@ -162,7 +176,10 @@ def relay_stream(
     except BaseException:
         sock.close()
         raise
-    return sock
+    if not server.fingerprint:
+        return sock
+    # From here on the peer's bytes, which the server passes on as they are.
+    return socket.socket(sock.family, socket.SOCK_STREAM, fileno=sock.detach())
 
 
 def observe(endpoint: Endpoint, port: int, family: int, seconds: float) -> ObservedAddress:

@@ -67,6 +67,10 @@ class ControlConnection:
         watch_link(self._sock, link_timeout)
         end_unanswered(self._sock, link_timeout)
         loop.watch(self._sock, READ, self._readable)
+        self._pending = getattr(self._sock, "pending", lambda: 0)
+        """Bytes that were decrypted and not read: the socket would not tell."""
+        if self._pending():
+            loop.call_later(0, lambda: self._readable(READ))
         if self._heartbeat_seconds:
             self._send_heartbeat()
 
@@ -110,15 +114,20 @@ class ControlConnection:
             self._ended()
 
     def _readable(self, _events: int) -> None:
+        while self.open and self._read() and self._pending():
+            pass
+
+    def _read(self) -> bool:
+        """Take in what is here; whether that was anything."""
         try:
             data = self._sock.recv(RECEIVE_BYTES)
         except (BlockingIOError, InterruptedError):
-            return
+            return False
         except OSError:
             data = b""
         if not data:
             self._break()
-            return
+            return False
         # Any byte from the server is an answer, not only the echo of a heartbeat.
         self._unanswered_since = None
         try:
@@ -127,6 +136,7 @@ class ControlConnection:
         except ProtocolError as error:
             log.warning("the server sent an invalid frame: %s", error)
             self._break()
+        return True
 
     def _send_heartbeat(self) -> None:
         if not self.open:

@@ -326,7 +326,8 @@ class Membership:
         request = RelayRequest(
             hello.job, hello.rank, rank, hello.generation, hello.instance, auth.fresh_nonce()
         )
-        server, family = Endpoint(self._server.host, self._server.port), self._family
+        server = replace(self._endpoint, host=self._server.host, port=self._server.port)
+        family = self._family
 
         def open_it() -> None:
             try:

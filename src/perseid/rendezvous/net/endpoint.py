@@ -20,17 +20,26 @@ class Endpoint:
     """Name or numeric address, without brackets."""
     port: int = DEFAULT_PORT
     """TCP port, 1 to 65535."""
+    fingerprint: str = ""
+    """SHA-256 of the server's certificate, 64 hexadecimal digits: registrations go to a server that
+    has exactly this one, in TLS. Empty: they are plain."""
 
     @classmethod
     def parse(cls, text: str, default_port: int = DEFAULT_PORT) -> Endpoint:
-        """Read ``host``, ``host:port``, ``[v6]`` or ``[v6]:port``.
+        """Read ``host``, ``host:port``, ``[v6]`` or ``[v6]:port``, and ``#FINGERPRINT`` behind it.
 
         Raises
         ------
         BadInputError
             It is none of these; a URL has a sentence of its own.
         """
-        found = _ENDPOINT.fullmatch(text.strip())
+        whole, (text, pinned, fingerprint) = text, text.strip().partition("#")
+        found = _ENDPOINT.fullmatch(text)
+        if pinned and not _FINGERPRINT.fullmatch(fingerprint):
+            raise BadInputError(
+                f"{whole!r} has no fingerprint of a certificate behind the #: it is 64 hexadecimal "
+                "digits, which the server logs when it starts."
+            )
         if "://" in text:
             raise BadInputError(
                 f"{text!r} is a URL, but a rendezvous server is given as HOST or HOST:PORT "
@@ -44,7 +53,7 @@ class Endpoint:
             raise BadInputError(f"The port in {text!r} must be 1 to 65535, not {port}.")
         if not _is_host(host):
             raise BadInputError(f"{host!r} in {text!r} is neither a host name nor an IP address.")
-        return cls(host, port)
+        return cls(host, port, fingerprint.lower())
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -54,6 +63,7 @@ _ENDPOINT = re.compile(
     r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<host>[^:\[\]]+)|(?P<bare_v6>[^\[\]]*:[^\[\]]*:[^\[\]]*))"
     r"(?::(?P<port>[0-9]{0,9}))?"
 )
+_FINGERPRINT = re.compile(r"[0-9a-fA-F]{64}")
 _NAME = re.compile(r"[\w-]{1,63}(\.[\w-]{1,63})*\.?")
 """Labels of 1 to 63 characters (RFC 1035, section 2.3.4); underscores occur in practice."""
 

@@ -1,4 +1,6 @@
-"""Mutual TLS 1.3 between the ranks of a job, which all hold one throw-away certificate and key.
+"""TLS 1.3: mutual between the ranks of a job, and of a server that its clients know by fingerprint.
+
+The ranks of a job all hold one throw-away certificate and key.
 
 Nobody vouches for that certificate: whoever made the job made it and gave it to the ranks alone, so
 a peer is genuine if it presents exactly this one and proves that it has the key. Bytes are en- and
@@ -9,15 +11,19 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import os
 import re
+import socket
 import ssl
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from perseid.errors import BadInputError
+from perseid.errors import BadInputError, RendezvousRefusedError, RendezvousUnreachableError
+from perseid.rendezvous.net.endpoint import Endpoint
 
 _CERTIFICATE = re.compile(
     r"-----BEGIN CERTIFICATE-----[\s\S]+?-----END CERTIFICATE-----\s*", re.ASCII
@@ -97,7 +103,9 @@ def job_certificate(pem: str) -> JobCertificate:
 class TlsSession:
     """One end of TLS, in memory: ciphertext in, ciphertext out, and plaintext on the other side."""
 
-    def __init__(self, context: ssl.SSLContext, server_side: bool, certificate: bytes) -> None:
+    def __init__(
+        self, context: ssl.SSLContext, server_side: bool, certificate: bytes | None
+    ) -> None:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side)
         self._certificate = certificate
@@ -106,6 +114,8 @@ class TlsSession:
 
     def handshake(self) -> bool:
         """Go on with the handshake; whether it is complete. What is to be sent is in `take`.
+
+        Once it is complete, calling it again changes nothing.
 
         Raises
         ------
@@ -116,7 +126,7 @@ class TlsSession:
             self._tls.do_handshake()
         except ssl.SSLWantReadError:
             return False
-        if self._tls.getpeercert(True) != self._certificate:
+        if self._certificate is not None and self._tls.getpeercert(True) != self._certificate:
             raise ssl.SSLError("the peer's certificate is another one")
         return True
 
@@ -138,6 +148,13 @@ class TlsSession:
             self.shut = True
             return 0
 
+    def decrypt_all(self) -> bytes:
+        """All plaintext of what was fed."""
+        found, part = bytearray(), bytearray(CIPHERTEXT_BYTES)
+        while count := self.decrypt(part):
+            found += memoryview(part)[:count]
+        return bytes(found)
+
     def encrypt(self, data: bytes | bytearray | memoryview) -> None:
         """Plaintext to be sent; its ciphertext is in `take`."""
         done, view = 0, memoryview(data)
@@ -148,3 +165,93 @@ class TlsSession:
         """Say that no more is sent; the alert is in `take`."""
         with contextlib.suppress(ssl.SSLError):
             self._tls.unwrap()
+
+
+# --- a server that its clients know by fingerprint ------------------------------------------
+
+
+class ServerCertificate:
+    """The certificate and private key of a rendezvous server, both in one PEM text.
+
+    Raises
+    ------
+    BadInputError
+        The text does not hold one of each, or they do not belong together.
+    """
+
+    def __init__(self, pem: str) -> None:
+        certificate, key = _CERTIFICATE.findall(pem), _KEY.search(pem)
+        if len(certificate) != 1 or key is None:
+            raise BadInputError(
+                "a server's certificate is a PEM text with one certificate and its private key, as "
+                "`perseid comm certificate` prints it"
+            )
+        self.fingerprint = hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate[0])).hexdigest()
+        """By which clients know it: 64 hexadecimal digits behind the server's address."""
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.minimum_version = ssl.TLSVersion.TLSv1_3
+        self._context.num_tickets = 0  # a connection is never resumed
+        try:
+            with _file_of(certificate[0] + key[0]) as path:
+                self._context.load_cert_chain(path)
+        except ssl.SSLError as error:
+            raise BadInputError(f"this is no certificate with its key: {error}") from error
+
+    def session(self) -> TlsSession:
+        """One client's session, which is about to begin; clients have no certificates."""
+        return TlsSession(self._context, True, None)
+
+
+class PinnedSocket(ssl.SSLSocket):
+    """A client's socket to a server that was known by its fingerprint; it behaves as a plain one.
+
+    OpenSSL reads one record at a time, so after `detach` the stream goes on where the last record
+    that was read ended.
+    """
+
+    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+        """As of a plain socket: ``BlockingIOError`` where nothing is here."""
+        try:
+            return super().recv(buflen, flags)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise BlockingIOError from None
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        """As of a plain socket: ``BlockingIOError`` where it takes nothing."""
+        try:
+            return super().send(data, flags)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise BlockingIOError from None
+
+
+def secured(sock: socket.socket, endpoint: Endpoint, deadline: float) -> socket.socket:
+    """The same connection in TLS to the server with the endpoint's fingerprint.
+
+    Raises
+    ------
+    RendezvousRefusedError
+        It has another certificate.
+    RendezvousUnreachableError
+        It does not speak TLS.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    # Nobody vouches for the certificate, and names and dates do not matter: it is the one or not.
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.sslsocket_class = PinnedSocket
+    sock.settimeout(max(0.001, deadline - time.monotonic()))
+    try:
+        safe = context.wrap_socket(sock)
+    except OSError as error:
+        raise RendezvousUnreachableError(
+            f"The server at {endpoint} does not answer in TLS ({error}); was it started with "
+            "--certificate?"
+        ) from None
+    found = hashlib.sha256(safe.getpeercert(True) or b"").hexdigest()
+    if found != endpoint.fingerprint:
+        safe.close()
+        raise RendezvousRefusedError(
+            f"The server at {endpoint} has another certificate than the one in its address: "
+            f"{found}, not {endpoint.fingerprint}."
+        )
+    return safe

@@ -33,6 +33,8 @@ from perseid.rendezvous.server.relay_role import RelayRole
 from perseid.rendezvous.server.role import Role
 from perseid.rendezvous.server.tcpunch_role import TcpunchRole
 
+TLS_HANDSHAKE = 0x16
+"""First byte of a TLS connection (RFC 8446, section 5.1); no name of a TCPunch client has it."""
 NO_MAC = bytes(MAC_BYTES)
 """The proof that an open server sends."""
 
@@ -76,6 +78,10 @@ class AdmissionRole(Role):
         """Collect the first bytes, then frames."""
         applicant = connection.state
         if not isinstance(applicant, Applicant):
+            certificate = self.context.certificate
+            if certificate is not None and data[0] == TLS_HANDSHAKE and not connection.encrypted:
+                connection.start_tls(certificate.session(), data)
+                return
             applicant = connection.state = Applicant()
         try:
             if applicant.reader is None:

@@ -9,10 +9,13 @@ import select
 import socket
 from collections import deque
 from itertools import islice
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from perseid.rendezvous.net.keepalive import end_unanswered
 from perseid.rendezvous.server.poller import EPOLLIN, EPOLLOUT, Poller
+
+if TYPE_CHECKING:  # OpenSSL takes its time to load, and few servers have a certificate
+    from perseid.rendezvous.net.tls import TlsSession
 
 RECEIVE_BYTES = 2 * 1024
 """Bytes requested by one read. Most messages are single small frames, and a client that sends many
@@ -50,8 +53,8 @@ class ClientConnection:
     its further requests wait in the kernel's buffers until it takes the answers.
     """
 
-    __slots__ = ("_poller", "_unsent", "backlog", "closing", "handler", "host", "port", "sock",
-                 "state")  # fmt: skip
+    __slots__ = ("_poller", "_tls", "_unsent", "backlog", "closing", "handler", "host", "port",
+                 "sock", "state")  # fmt: skip
 
     def __init__(
         self, sock: socket.socket, host: str, port: int, poller: Poller, handler: Handler
@@ -65,6 +68,7 @@ class ClientConnection:
         self.backlog = 0
         """Bytes that wait to be sent."""
         self._poller = poller
+        self._tls: TlsSession | None = None
         self._unsent: deque[memoryview] | None = None
         poller.add(sock.fileno(), self)
 
@@ -91,12 +95,48 @@ class ClientConnection:
             data = b""
         if not data:
             self._end()
-        elif not self.closing:
+        elif not self.closing and (data := self._plain(data)):
             self.handler.received(self, data)
+
+    def start_tls(self, session: TlsSession, data: bytes) -> None:
+        """Go on in TLS; ``data`` is what came of the client's first flight."""
+        self._tls = session
+        self._plain(data)
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether the client speaks TLS."""
+        return self._tls is not None
+
+    def _plain(self, data: bytes) -> bytes:
+        """What ciphertext holds; what the handshake has to answer is sent."""
+        tls = self._tls
+        if tls is None:
+            return data
+        try:
+            tls.feed(data)
+            complete = tls.handshake()
+            self._send(tls.take())
+            data = tls.decrypt_all() if complete else b""
+        except OSError:  # ssl.SSLError is one
+            self._send(tls.take())  # an alert says why
+            self._end()
+            return b""
+        if tls.shut and not data:
+            self._end()
+        return data
 
     def write(self, data: bytes) -> None:
         """Send, now or as soon as the other side takes it."""
         if not data or self.closing or self.sock.fileno() < 0:
+            return
+        if self._tls is not None:
+            self._tls.encrypt(data)
+            data = self._tls.take()
+        self._send(data)
+
+    def _send(self, data: bytes) -> None:
+        if not data or self.sock.fileno() < 0:
             return
         sent = 0
         # Nothing waits, so this may go out directly; otherwise it would overtake what waits.

@@ -17,7 +17,7 @@ from perseid.rendezvous.net.endpoint import DEFAULT_PORT
 from perseid.rendezvous.protocol.auth import job_key
 from perseid.rendezvous.server.log_output import logging_to_stdout
 from perseid.rendezvous.server.server import Server
-from perseid.rendezvous.server.server_config import Config, read_secret
+from perseid.rendezvous.server.server_config import Config, read_certificate, read_secret
 
 DRAIN_SECONDS = 20.0
 """Time to shut down; container platforms send SIGKILL after 30 s."""
@@ -53,6 +53,10 @@ def _add_addresses_and_keys(serve: argparse.ArgumentParser) -> None:
     keys.add_argument(
         "--open", action="store_true", help="no keys: anybody who can connect may join"
     )
+    serve.add_argument(
+        "--certificate", metavar="FILE", help="certificate and private key (PEM): workers that "
+        "know its fingerprint register in TLS; `perseid comm certificate` makes one",
+    )  # fmt: skip
     serve.add_argument("--tcpunch", action=argparse.BooleanOptionalAction, default=True)
     serve.add_argument("--relay", action=argparse.BooleanOptionalAction, default=True)
 
@@ -118,6 +122,7 @@ def _serve(args: argparse.Namespace) -> int:
         port=args.port,
         http_port=args.http_port,
         secret=None if args.open else read_secret(args.key_file),
+        certificate=None if args.certificate is None else read_certificate(args.certificate),
         tcpunch=args.tcpunch,
         relay=args.relay,
         relay_rate=args.relay_rate * 1e6,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from perseid.rendezvous.protocol import ObservedAddress
 from perseid.rendezvous.protocol.wire import Address
@@ -14,6 +15,9 @@ from perseid.rendezvous.server.poller import Poller
 from perseid.rendezvous.server.prometheus import Counters
 from perseid.rendezvous.server.registry import Registry
 from perseid.rendezvous.server.server_config import Config
+
+if TYPE_CHECKING:  # OpenSSL takes its time to load, and few servers have a certificate
+    from perseid.rendezvous.net.tls import ServerCertificate
 
 
 class Clock:
@@ -42,6 +46,8 @@ class ServerContext:
     """Connections that must finish their handshake, or read our last answer and close."""
     draining: bool = False
     """Whether the server is shutting down: no new job is admitted."""
+    certificate: ServerCertificate | None = None
+    """That of the server; None: connections are plain."""
     probe_port: int = 0
     """The second port that answers ``Probe``; 0: none."""
 

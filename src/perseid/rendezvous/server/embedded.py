@@ -38,9 +38,12 @@ class EmbeddedServer:
 
     @property
     def address(self) -> str:
-        """``HOST:PORT`` for clients on this machine."""
+        """``HOST:PORT`` for clients on this machine, with the fingerprint of its certificate, if it
+        has one."""
         host = self._config.host or "127.0.0.1"
-        return f"[{host}]:{self.server.port}" if ":" in host else f"{host}:{self.server.port}"
+        pinned = f"#{self.server.fingerprint}" if self.server.fingerprint else ""
+        host = f"[{host}]" if ":" in host else host
+        return f"{host}:{self.server.port}{pinned}"
 
     def __enter__(self) -> EmbeddedServer:
         need_linux("A rendezvous server")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import TYPE_CHECKING
 
 from perseid.rendezvous.net.listen import raise_descriptor_limit
 from perseid.rendezvous.protocol import Draining
@@ -26,6 +27,9 @@ from perseid.rendezvous.server.relay import RelayedPair
 from perseid.rendezvous.server.relay_role import RelayRole
 from perseid.rendezvous.server.server_config import Config
 from perseid.rendezvous.server.tcpunch_role import TcpunchRole
+
+if TYPE_CHECKING:  # OpenSSL takes its time to load, and few servers have a certificate
+    from perseid.rendezvous.net.tls import ServerCertificate
 
 SWEEP_SECONDS = 0.1
 """Interval at which deadlines are checked."""
@@ -58,6 +62,8 @@ class Server:
         """The port that workers connect to, once listening."""
         self.http_port = 0
         """The HTTP and probe port; 0: none."""
+        self.fingerprint = ""
+        """SHA-256 of its certificate, hexadecimal; empty without one."""
         self._swept = 0.0
 
     async def __aenter__(self) -> Server:
@@ -69,6 +75,7 @@ class Server:
             Poller(loop),
             Clock(loop),
             Deadlines(self.config.hello_seconds),
+            certificate=self._certificate(),
         )
         self._relays = RelayRole(context)
         self._members = MemberRole(context, self._relays.cut)
@@ -89,6 +96,15 @@ class Server:
         self._log_listening()
         return self
 
+    def _certificate(self) -> ServerCertificate | None:
+        if self.config.certificate is None:
+            return None
+        from perseid.rendezvous.net.tls import ServerCertificate
+
+        found = ServerCertificate(self.config.certificate)
+        self.fingerprint = found.fingerprint
+        return found
+
     async def __aexit__(self, *exc: object) -> None:
         self._sweeper.cancel()
         self._close_all()
@@ -99,6 +115,7 @@ class Server:
             "port": self.port,
             "http_port": self.http_port,
             "keys": self.config.secret is not None,
+            "fingerprint": self.fingerprint,
             "tcpunch": self.config.tcpunch,
             "relay": self.config.relay,
             "max_clients": self._acceptor.max_clients,

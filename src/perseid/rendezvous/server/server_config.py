@@ -26,6 +26,9 @@ class Config:
     """Health and metrics, and second port for probes; None: none; 0: any free port."""
     secret: bytes | None = None
     """Job keys are derived from it; None: an open server, without keys."""
+    certificate: str | None = None
+    """The server's own certificate and private key (PEM), by whose fingerprint clients know it;
+    None: registrations are plain. Clients without the fingerprint are served as well."""
     tcpunch: bool = True
     """Whether TCPunch clients are served (their protocol has no keys)."""
     relay: bool = True
@@ -52,6 +55,23 @@ class Config:
     """Most connections; 0: as many as the limit of open files allows."""
     limits: RegistryLimits = field(default_factory=RegistryLimits)
     """Most jobs and ranks."""
+
+
+def read_certificate(path: str | Path) -> str:
+    """The server's certificate with its private key, as a file has them.
+
+    Raises
+    ------
+    BadInputError
+        The file cannot be read.
+    """
+    try:
+        return Path(path).read_text(errors="replace")
+    except OSError as error:
+        raise BadInputError(
+            f"The certificate {path} cannot be read: {error.strerror}; make one with "
+            "`perseid comm certificate > FILE`."
+        ) from None
 
 
 def read_secret(path: str | Path) -> bytes:
