@@ -55,18 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         run_.add_argument(f"--{name}-timeout", type=units.time_argument, metavar="TIME", help=what)
     run_.add_argument("script", metavar="SCRIPT.py", help="a program that uses perseid.comm")
     run_.add_argument("arguments", nargs=argparse.REMAINDER, help="its own arguments")
-    bench = commands.add_parser("bench", help="measure message passing on this machine")
-    bench.add_argument("-n", "--ranks", type=int, nargs="+", default=[2, 4, 8], metavar="N")
-    bench.add_argument("--iterations", type=int, default=300, metavar="N")
-    bench.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")
-    bench.add_argument(
-        "--constants", type=Path, metavar="FILE",
-        help="instead, measure the cost model's constants and write them here",
-    )  # fmt: skip
-    bench.add_argument(
-        "--store", metavar="URL", help="with --constants: a bucket or folder to measure, too"
-    )
-    add_storage_arguments(bench)
+    _configure_bench(commands.add_parser("bench", help="measure message passing on this machine"))
     commands.add_parser(
         "certificate", help="print a fresh certificate with its key: of a job whose ranks are "
         "started by hand, or of a rendezvous server",
@@ -83,6 +72,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="as `comm bench --constants` writes it (default: of Lambda and S3)",
     )  # fmt: skip
     model.add_argument("--json", action="store_true", help="print the estimates as JSON")
+
+
+def _configure_bench(bench: argparse.ArgumentParser) -> None:
+    bench.add_argument("-n", "--ranks", type=int, nargs="+", default=[2, 4, 8], metavar="N")
+    bench.add_argument("--iterations", type=int, default=300, metavar="N")
+    bench.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")
+    bench.add_argument(
+        "--constants", type=Path, metavar="FILE",
+        help="instead, measure the cost model's constants and write them here",
+    )  # fmt: skip
+    bench.add_argument(
+        "--store", metavar="URL", help="with --constants: a bucket or folder to measure, too"
+    )
+    add_storage_arguments(bench)
 
 
 def run(args: argparse.Namespace) -> int:
