@@ -224,7 +224,7 @@ def test_describe_without_anybody_to_ask_says_so(tmp_path, monkeypatch, capsys):
     model = tiny_classifier(tmp_path / "c.onnx", metadata=False)
     monkeypatch.setattr("sys.stdin", open("/dev/null"))  # noqa: SIM115
     assert main(["model", "describe", str(model)]) == 2
-    assert "say --yes" in capsys.readouterr().err
+    assert "give --yes" in capsys.readouterr().err
     assert not Path(f"{model}.signature.json").exists()
 
 

@@ -226,7 +226,7 @@ def _check_width(graph: Graph, name: str, output: str, width: int) -> None:
     if has != width or not value.dtype:
         raise BadModelError(
             f"{name} gives {value}, but its signature says {width} "
-            f"number{'s' if width != 1 else ''} a row: correct what it says of {output!r}"
+            f"number{'s' if width != 1 else ''} per row: correct what it says of {output!r}"
         )
 
 
