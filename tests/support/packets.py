@@ -9,8 +9,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from perseid.comm.certificates import unseal
 from perseid.rendezvous import job_key
+from perseid.rendezvous.net.tls import job_certificate
 from perseid.storage import Storage
 
 
@@ -45,13 +45,13 @@ def captured(port: int | None = None) -> Iterator[bytearray]:
 def assert_encrypted(packets: bytes, results: str, secret: bytes) -> None:
     """Of a run's ranks: their records went by, and no name in them could be read.
 
-    What opens the connections is sealed in the run's objects, under a key that no object holds.
+    The private key that opens the connections is encrypted in the run's objects, under a key that
+    no object holds.
     """
     manifest = json.loads(Storage(results).get("manifest.json"))
     assert len(packets) > 10_000
     assert b"peak_memory_mb" not in packets  # of the records that rank 0 gathers
     assert b"BEGIN CERTIFICATE" not in packets
     options = manifest["settings"]["options"]
-    assert "certificate" not in options
-    key = job_key(secret, manifest["run_id"])
-    assert "PRIVATE KEY" in unseal(options["sealed_certificate"], key)
+    assert "BEGIN ENCRYPTED PRIVATE KEY" in options["certificate"]
+    job_certificate(options["certificate"], job_key(secret, manifest["run_id"]).hex())

@@ -67,7 +67,7 @@ def initialize(
     replace: bool = False,
     run_id: str | None = None,
     check: Callable[[Manifest], None] | None = None,
-    sealed_certificate: str | None = None,
+    certificate: str | None = None,
 ) -> Initialized:
     """Begin a run: after this its prefix holds ``manifest.json`` and ``items.json``.
 
@@ -85,8 +85,9 @@ def initialize(
         one is begun again as it is. Made up where it is not given.
     check
         Called with the manifest before anything is written; what it raises ends the run.
-    sealed_certificate
-        With which ranks encrypt what they send each other: see `perseid.comm.certificates.seal`.
+    certificate
+        With which ranks encrypt what they send each other: `perseid.comm.make_certificate` with
+        the job's key, for the text lies in the manifest.
 
     Raises
     ------
@@ -114,8 +115,8 @@ def initialize(
         refuse_if_taken(storage)
     # Everything that can be wrong with the request is found out here, before anything is written.
     manifest = plan(request, job, created=created, run_id=run_id)
-    if sealed_certificate is not None:
-        manifest = _with_certificate(manifest, sealed_certificate)
+    if certificate is not None:
+        manifest = _with_certificate(manifest, certificate)
     if begun is not None:
         manifest = _adopt(begun, manifest)
         storage.put(layout.MANIFEST, json_bytes(manifest.to_json()))
@@ -136,8 +137,8 @@ def initialize(
     return Initialized(manifest)
 
 
-def _with_certificate(manifest: Manifest, sealed: str) -> Manifest:
-    options = replace(manifest.settings.options, sealed_certificate=sealed)
+def _with_certificate(manifest: Manifest, certificate: str) -> Manifest:
+    options = replace(manifest.settings.options, certificate=certificate)
     return replace(manifest, settings=replace(manifest.settings, options=options))
 
 

@@ -34,10 +34,8 @@ class ItemOptions:
     """``HOST:PORT``."""
     rendezvous_key: str | None = field(default=None, repr=False)
     """The job's key, 64 hexadecimal digits; in no object of a run."""
-    sealed_certificate: str | None = None
-    """The job's certificate under the job's key: see `perseid.comm.certificates.seal`."""
     certificate: str | None = field(default=None, repr=False)
-    """The same as it is, with its private key (PEM); in no object of a run."""
+    """The job's certificate with its private key, which is encrypted under the job's key (PEM)."""
     meeting_seconds: float | None = None
     """How long ranks wait for each other."""
     ends: float | None = None

@@ -13,7 +13,7 @@ from perseid.aws.handlers import log
 from perseid.aws.handlers.ready import Answer, Event, answers_check
 from perseid.aws.handlers.run_rendezvous import Wait, with_endpoint
 from perseid.aws.handlers.secret import read_secret
-from perseid.comm.certificates import make_certificate, seal
+from perseid.comm.certificates import make_certificate
 from perseid.compat.scripts.script_job import script_job
 from perseid.errors import (
     AlreadyExistsError,
@@ -116,14 +116,14 @@ def start(given: object, execution: str, request_id: str, wait: Wait = NOT_YET) 
         replace=bool(given.get("replace")),
         run_id=execution,
         check=functools.partial(_refuse_waiting_talkers, limit=limit),
-        sealed_certificate=_sealed_certificate(known, execution),
+        certificate=_certificate(known, execution),
     )
     state = _state(begun.manifest, begun.items, layout.ITEMS, execution, limit)
     return state | {"stop_rendezvous": wait.started}
 
 
-def _sealed_certificate(request: RunRequest, run_id: str) -> str | None:
-    """A fresh certificate for the ranks that will meet, under the key that only they derive.
+def _certificate(request: RunRequest, run_id: str) -> str | None:
+    """A fresh certificate for the ranks that will meet, whose private key only they can open.
 
     None if they do not meet, or where it cannot be made: then they send plain, which is logged.
     """
@@ -133,7 +133,7 @@ def _sealed_certificate(request: RunRequest, run_id: str) -> str | None:
     if request.script_mode:  # scripts meet by the existing system's protocol, which is plain
         return None
     try:
-        return seal(make_certificate(), job_key(read_secret(name), run_id))
+        return make_certificate(job_key(read_secret(name), run_id))
     except Exception as error:
         log.write("not encrypted", message=str(error)[:500])
         return None

@@ -135,7 +135,7 @@ class Client(Membership):
         if certificate is not None:
             from perseid.rendezvous.net.tls import job_certificate
 
-            held = job_certificate(certificate)
+            held = job_certificate(certificate, key.hex() if key else "")
         end = time.monotonic() + deadline
         opened = register(endpoint, hello, key, end)
         return cls(endpoint, key, opened, transport, timeouts.link, held)

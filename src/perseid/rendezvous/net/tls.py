@@ -29,7 +29,7 @@ _CERTIFICATE = re.compile(
     r"-----BEGIN CERTIFICATE-----[\s\S]+?-----END CERTIFICATE-----\s*", re.ASCII
 )
 _KEY = re.compile(
-    r"-----BEGIN ((?:EC |RSA )?PRIVATE KEY)-----[\s\S]+?-----END \1-----\s*", re.ASCII
+    r"-----BEGIN ((?:EC |RSA |ENCRYPTED )?PRIVATE KEY)-----[\s\S]+?-----END \1-----\s*", re.ASCII
 )
 CIPHERTEXT_BYTES = 64 * 1024
 """Read from a socket at once: four records."""
@@ -38,13 +38,22 @@ CIPHERTEXT_BYTES = 64 * 1024
 class JobCertificate:
     """The certificate and private key of a job, both in one PEM text.
 
+    Parameters
+    ----------
+    pem
+        The text.
+    password
+        Opens the private key if the text holds it encrypted.
+
     Raises
     ------
     BadInputError
-        The text does not hold one of each, or they do not belong together.
+        The text does not hold one of each, they do not belong together, or the password does not
+        open the key.
     """
 
-    def __init__(self, pem: str) -> None:
+    def __init__(self, pem: str, password: str = "") -> None:
+        self._password = password
         certificate, key = _CERTIFICATE.findall(pem), _KEY.search(pem)
         if len(certificate) != 1 or key is None:
             raise BadInputError(
@@ -66,7 +75,8 @@ class JobCertificate:
         try:
             context.load_verify_locations(cadata=certificate)
             with _file_of(self._pem) as path:
-                context.load_cert_chain(path)
+                # Always with a password: without one, OpenSSL would ask for it in a terminal.
+                context.load_cert_chain(path, password=self._password)
         except (ssl.SSLError, ValueError) as error:
             raise BadInputError(
                 f"this is not a certificate of a job with its key: {error}"
@@ -95,9 +105,9 @@ def _file_of(text: str) -> Iterator[str]:
 
 
 @functools.lru_cache(maxsize=8)
-def job_certificate(pem: str) -> JobCertificate:
+def job_certificate(pem: str, password: str = "") -> JobCertificate:
     """The certificate of this PEM text; raises as `JobCertificate`."""
-    return JobCertificate(pem)
+    return JobCertificate(pem, password)
 
 
 class TlsSession:
