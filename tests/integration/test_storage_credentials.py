@@ -333,7 +333,73 @@ def code_needed(home: Home) -> None:
     )
 
 
+def program_that(home: Home, does: str) -> None:
+    program = home.folder / "helper"
+    program.write_text(f"#!/bin/sh\n{does}\n")
+    program.chmod(0o700)
+    home.profile("work", f"credential_process = {program}")
+
+
+def hanging_process(home: Home) -> None:
+    program_that(home, "exec sleep 600")
+
+
+def hanging_process_of_a_roles_source(home: Home) -> None:
+    hanging_process(home)
+    home.config = home.config.replace("[profile work]", "[profile base]")
+    home.profile("work", f"role_arn = arn:aws:iam::{ACCOUNT}:role/r\nsource_profile = base")
+
+
+def garbage(home: Home) -> None:
+    program_that(home, "echo Please log in first")
+
+
+def silent_process(home: Home) -> None:
+    program_that(home, ":")
+
+
+def binary_garbage(home: Home) -> None:
+    program_that(home, "printf '\\377\\376\\000'")
+
+
+def binary_complaint(home: Home) -> None:
+    program_that(home, "printf 'sealed \\377' >&2; exit 1")
+
+
+def a_list(home: Home) -> None:
+    program_that(home, "echo '[1]'")
+
+
+def bad_expiration(home: Home) -> None:
+    answer = '{"Version":1,"AccessKeyId":"A","SecretAccessKey":"B","Expiration":"yesterday"}'
+    program_that(home, f"echo '{answer}'")
+
+
+def no_such_program(home: Home) -> None:
+    home.profile("work", "credential_process = /no/such/program")
+
+
+def open_quote(home: Home) -> None:
+    home.profile("work", 'credential_process = "helper')
+
+
+def no_metadata_service(home: Home) -> None:
+    nothing(home)
+    home.env.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", "::::")
+
+
 BROKEN = {
+    hanging_process: r"profile work .*helper.* did not end within 1 s",
+    hanging_process_of_a_roles_source: r"profile work .*helper.* did not end within 1 s",
+    garbage: r"profile work .*helper.* printed 'Please log in first', not .*JSON",
+    silent_process: r"profile work .*helper.* printed nothing, not .*JSON",
+    binary_garbage: r"profile work .*helper.* printed .*, not .*JSON",
+    binary_complaint: r"profile work .*sealed",
+    a_list: r"profile work .*helper.* printed '\[1\]', not .*JSON",
+    bad_expiration: r"profile work .*yesterday",
+    no_such_program: r"profile work .*/no/such/program.*No such file",
+    open_quote: r"profile work .*\"helper.*quot",
+    no_metadata_service: r"::::",
     failing_process: r"the vault is sealed",
     signed_out: r"aws sso login --profile work",
     expired_sign_in: r"aws sso login --profile work",
@@ -351,6 +417,8 @@ def test_a_source_that_fails_says_what_to_do(
     broken(home)
     home.write()
     home.env.setenv("AWS_PROFILE", "work")
+    if "hanging" in broken.__name__:
+        monkeypatch.setattr(credentials, "PROGRAM_SECONDS", 1.0)
     with open(os.devnull) as empty:
         monkeypatch.setattr(sys, "stdin", empty)
         with pytest.raises(StorageError, match=BROKEN[broken]) as caught:
@@ -447,6 +515,39 @@ def test_a_file_that_is_wrong_is_a_sentence(home: Home, text: str) -> None:
     home.write()
     home.env.setenv("AWS_PROFILE", "work")
     with pytest.raises(BadInputError, match=WRONG_FILES[text]):
+        Storage(f"s3://{BUCKET}")
+
+
+ODD_VALUES = {
+    "bad port": ("AWS_ENDPOINT_URL", "http://localhost:99999", r"AWS_ENDPOINT_URL is .*not a URL"),
+    "no port": ("AWS_ENDPOINT_URL", "http://localhost:nine", r"AWS_ENDPOINT_URL is .*not a URL"),
+    "space": ("AWS_ENDPOINT_URL", "http://local host", r"AWS_ENDPOINT_URL is .*not a URL"),
+    "no host": ("AWS_ENDPOINT_URL", "http://:80", r"AWS_ENDPOINT_URL is .*not a URL"),
+    "open bracket": ("AWS_ENDPOINT_URL", "http://[::1", r"AWS_ENDPOINT_URL is .*not a URL"),
+    "control": ("AWS_ENDPOINT_URL", "http://a\x01b", r"AWS_ENDPOINT_URL is .*not a URL"),
+    "key": ("AWS_ACCESS_KEY_ID", "a\nb", r"AWS_ACCESS_KEY_ID .*line break"),
+    "token": ("AWS_SESSION_TOKEN", "a\rb", r"AWS_SESSION_TOKEN .*line break"),
+    "region": ("AWS_REGION", "us\neast", r"region 'us\\neast'"),
+    "region of two words": ("AWS_REGION", "no where", r"region 'no where'"),
+}
+
+
+@pytest.mark.parametrize("odd", ODD_VALUES)
+def test_values_that_no_request_can_carry_are_a_sentence(home: Home, odd: str) -> None:
+    name, value, sentence = ODD_VALUES[odd]
+    home.config = f"[default]\nendpoint_url = {home.aws.server.endpoint}\n{KEYS}"
+    home.write()
+    home.env.setenv("AWS_ACCESS_KEY_ID", "a")
+    home.env.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    home.env.setenv(name, value)
+    with pytest.raises(BadInputError, match=sentence) as caught:
+        Storage(f"s3://{BUCKET}")
+    assert str(caught.value).isprintable()
+
+
+def test_an_empty_profile_is_a_sentence(home: Home) -> None:
+    home.env.setenv("AWS_PROFILE", "")
+    with pytest.raises(StorageError, match=r"profile .*could not be found"):
         Storage(f"s3://{BUCKET}")
 
 

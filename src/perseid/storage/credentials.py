@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 ASKED_EVERY = timedelta(minutes=1)
 """How often the chain is asked again. It renews credentials that expire within 10 minutes
 (botocore's limit)."""
+PROGRAM_SECONDS = 120.0
+"""How long the program of a profile's ``credential_process`` may take, seconds: it may ask its user
+for a code."""
 _RENEWED_BEFORE = timedelta(minutes=5)
 """The S3 client asks for new credentials this long before the old ones expire."""
 NO_CREDENTIALS = (
@@ -83,13 +86,17 @@ def sdk_session(profile: str | None, region: str | None) -> Any:
     from botocore.credentials import create_credential_resolver
     from botocore.utils import JSONFileCache
 
+    from perseid.storage.sdk_programs import hold_programs
+
     session = botocore.session.Session(profile=profile)
     if region is not None:
         session.set_config_variable("region", region)
     folder = _cache_folder()
     # Without a cache on disk each of a thousand workers would assume the role, and be throttled.
     cache = None if folder is None else JSONFileCache(str(folder))
-    resolver = create_credential_resolver(session, cache, session.get_config_variable("region"))
+    place = session.get_config_variable("region")
+    resolver = create_credential_resolver(session, cache, place)
+    hold_programs(resolver, session, cache, place, PROGRAM_SECONDS)
     session.register_component("credential_provider", resolver)
     return session
 
@@ -135,8 +142,11 @@ class _Chain:
     def __init__(self, settings: AwsSettings) -> None:
         self.failure: StorageError | None = None
         self._profile = settings.profile
-        self._session = sdk_session(None, settings.region)
         self._credentials: Any = None
+        try:
+            self._session = sdk_session(None, settings.region)
+        except Exception as error:  # of a profile that is not there, or an address that is none
+            raise StorageError(self._sentence(error)) from error
         self()  # fail now rather than after all of the client's retries
 
     def __call__(self) -> S3Credential:

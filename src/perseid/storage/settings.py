@@ -108,11 +108,23 @@ def use_aws(
 
 def check_endpoint(endpoint: str, source: str) -> None:
     """Raise `BadInputError` unless it is an HTTP or HTTPS URL; `source` names the setting."""
-    scheme, _, rest = endpoint.partition("://")
-    if scheme not in ("http", "https") or not rest.strip("/"):
+    if not _is_url(endpoint):
         raise BadInputError(
             f"{source} is {endpoint!r}, which is not a URL: give one such as http://localhost:8333"
         )
+
+
+def _is_url(text: str) -> bool:
+    # Checked thoroughly because the S3 client panics at what no URL can be.
+    from urllib.parse import urlsplit  # not imported by workers without an endpoint
+
+    try:
+        parts = urlsplit(text)
+        port = parts.port  # a ValueError for one that is no number, or too large
+    except ValueError:
+        return False
+    has_place = parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0
+    return has_place and text.isprintable() and " " not in text
 
 
 def read_settings() -> AwsSettings:
@@ -126,9 +138,14 @@ def read_settings() -> AwsSettings:
     env = os.environ
     profile, services = _profile(profile_name())
     keys = _environment_keys()
+    region = env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or profile.get("region")
+    if region and (" " in region or not region.isprintable()):
+        raise BadInputError(
+            f"the AWS region {region!r} is none: check --region, AWS_REGION and the profile"
+        )
     return AwsSettings(
         profile=profile_name(),
-        region=env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or profile.get("region"),
+        region=region,
         endpoint=_endpoint(profile, services),
         ca_bundle=env.get("AWS_CA_BUNDLE") or profile.get("ca_bundle"),
         keys=keys or _profile_keys(profile),
@@ -223,10 +240,20 @@ def _endpoint(profile: Mapping[str, str], services: Mapping[str, str]) -> str | 
 
 def _environment_keys() -> Keys | None:
     key, secret = os.environ.get(_KEY), os.environ.get(_SECRET)
+    for name in (_KEY, _SECRET, _TOKEN):
+        # Typical of values that were pasted; no HTTP header can hold one.
+        if not _is_header(os.environ.get(name, "")):
+            raise BadInputError(
+                f"{name} contains a line break or another control character: set it again"
+            )
     if bool(key) != bool(secret):
         there, missing = (_KEY, _SECRET) if key else (_SECRET, _KEY)
         raise BadInputError(f"{there} is set without {missing}: set both, or neither")
     return Keys(key, secret, os.environ.get(_TOKEN) or None) if key and secret else None
+
+
+def _is_header(value: str) -> bool:
+    return not any(letter < " " or letter == "\x7f" for letter in value)
 
 
 def _profile_keys(profile: Mapping[str, str]) -> Keys | None:
