@@ -366,4 +366,5 @@ def test_a_model_that_finds_no_memory_is_no_bad_model(when: str) -> None:
     )
     assert done.returncode == 1
     name = {"load": "default", "predict": "astromae-small"}[when]
-    assert done.stderr.splitlines()[-1] == f"MemoryError: the model {name} finds no memory"
+    said = f"there is not enough memory for the model {name}"
+    assert done.stderr.splitlines()[-1] == f"MemoryError: {said}"

@@ -65,7 +65,7 @@ def test_what_is_whole_is_taken(run: Storage) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"run_id": "another"}, "is of another run"),
+        ({"run_id": "another"}, "belongs to another run"),
         ({"rank": 1}, "is not a record of rank 0"),
         ({"partitions": []}, "does not account for each of its partitions once"),
         ({"partitions": [{"key": "1.pt", "rows": 2, "bytes": 9}] * 2}, "does not account for each"),
@@ -88,7 +88,7 @@ def test_statistics_of_other_partitions_are_refused(run: Storage, tmp_path: Path
     stamp, [(_, moments)] = read_moments(run.get(key), key)
     for stamped, part, says in (
         (stamp, "3.pt", "of other partitions than its record names"),
-        (Stamp("another", 1, stamp.groups), "2.pt", "its objects are of run another, rank 1"),
+        (Stamp("another", 1, stamp.groups), "2.pt", "its objects belong to run another, rank 1"),
         (Stamp(stamp.run_id, 0, stamp.groups), "2.pt", "rank 0"),
     ):
         with NpzWriter(tmp_path / "changed", stamped) as writer:

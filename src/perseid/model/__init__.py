@@ -1,1 +1,2 @@
-"""AstroMAE, import of foreign weights, export, and the runtime that workers use."""
+"""The AstroMAE network, import of foreign weights, export to ONNX, and the runtime of the
+workers."""

@@ -1,4 +1,4 @@
-"""The shape of an AstroMAE network: sizes, input scaling and scoring masks, without torch."""
+"""The configuration of an AstroMAE network: sizes, input scaling and scoring masks; no torch."""
 
 from __future__ import annotations
 
@@ -13,60 +13,64 @@ from numpy.typing import NDArray
 from perseid.errors import BadModelError
 
 CLIP = 1e6
-"""Scaled pixels (image / softening) are clipped here, so that asinh stays below 14.5."""
+"""Limit to which scaled pixels (image / softening) are clipped, so that asinh stays below 14.5."""
 MAGNITUDE_CLIP = 10.0
-"""Centered and scaled magnitudes are clipped here: -9999 for "not measured" stays harmless."""
+"""Limit to which centered and scaled magnitudes are clipped, so that -9999 for "not measured" stays
+harmless."""
 
 FLOOR = 1e-6
-"""Added under each logarithm of a residual; residuals are in units of their usual spread."""
+"""Added under each logarithm of a residual, in units of the residuals' usual spread."""
 WORST_PIXELS = 8
-"""Pixels in the mean of a band's worst ones."""
+"""Number of worst pixels of a band whose mean is taken."""
 THIRD_CLIP = 1e3
-"""Residuals are clipped here before their third power."""
+"""Limit to which residuals are clipped before the third power is taken."""
 DIPOLE_SIGMA, DIPOLE_SCALE = 5.0, 5.0
-"""Pixels of the Gaussian window about the middle, and a factor, of a residual's first moments."""
+"""For a residual's first moments: width in pixels of the Gaussian window about the center, and a
+factor."""
 CENTROID_SIGMA, CENTROID_LIGHT, CENTROID_FLOOR = 3.0, 0.005, 0.02
-"""Window in pixels, light a pixel added so that empty bands have a center, pixels added under
-the logarithm: about the noise of a faint galaxy's center."""
+"""For a band's center of light: width of the window in pixels, light per pixel added so that empty
+bands have a center, and pixels added under the logarithm. The last is about the noise of a faint
+galaxy's center."""
 
 
 @dataclass(frozen=True)
 class AstroMAEConfig:
-    """Sizes of the network; the defaults are the published one.
+    """Sizes of the network; the defaults are those of the published network.
 
-    Raises `BadModelError` where the sizes do not fit each other.
+    Raises `BadModelError` if the sizes are inconsistent.
     """
 
     name: str = "astromae"
     bands: int = 5
     size: int = 32
-    """Pixels a side."""
+    """Side of the image, in pixels."""
     patch: int = 8
-    """Pixels a side of a patch; divides `size`."""
+    """Side of a patch, in pixels; must divide `size`."""
     width: int = 192
-    """Width of a token."""
+    """Number of values per token."""
     depth: int = 12
-    """Encoder blocks."""
+    """Number of encoder blocks."""
     heads: int = 3
     mlp_ratio: float = 4.0
     pcm_hidden: int = 768
-    """Channels inside a block's convolution branch; 0 leaves the branch out."""
+    """Channels inside a block's convolution branch; 0 means no such branch."""
     pcm_groups: int = 48
     projection: int = 1096
     """Width of the image branches before they are joined."""
     magnitude_hidden: int = 1024
     magnitude_layers: int = 5
-    """Linear layers of the magnitude branch."""
+    """Number of linear layers in the magnitude branch."""
     head_hidden: int = 1024
     inception_stem: int = 32
     inception: tuple[int, ...] = (16, 16, 8, 8, 4)
     """Channels of each branch of the five inception blocks; a trailing odd block has no 5x5."""
     softening: tuple[float, ...] | None = None
-    """Per band, in the image's unit: pixels enter as asinh(pixel / softening). None: unchanged."""
+    """Softening per band, in the image's unit: pixels enter as asinh(pixel / softening). None
+    leaves pixels unchanged."""
     magnitude_centre: tuple[float, ...] | None = None
-    """Per band, mag; None: magnitudes enter as they are."""
+    """Center of the magnitudes per band, in mag; None leaves magnitudes unchanged."""
     magnitude_scale: tuple[float, ...] | None = None
-    """Per band, mag; together with `magnitude_centre`."""
+    """Scale of the magnitudes per band, in mag; given together with `magnitude_centre`."""
     embedding: bool = False
     """Whether the exported model gives the pooled encoder tokens as features."""
     decoder_width: int = 0
@@ -74,7 +78,7 @@ class AstroMAEConfig:
     decoder_depth: int = 2
     decoder_heads: int = 2
     scoring: Literal["checkerboards", "quarters"] = "checkerboards"
-    """Which fixed masks the residual features use (`scoring_masks`)."""
+    """Kind of fixed masks that the residual features use; see `scoring_masks`."""
 
     def __post_init__(self) -> None:
         for wrong, sentence in self._conflicts():
@@ -131,7 +135,7 @@ class AstroMAEConfig:
 
     @property
     def patch_pixels(self) -> int:
-        """Numbers in one patch: patch * patch * bands."""
+        """Number of values in one patch: patch * patch * bands."""
         return self.patch**2 * self.bands
 
     @property
@@ -141,12 +145,12 @@ class AstroMAEConfig:
 
     @property
     def inception_flat(self) -> int:
-        """Numbers that leave the inception blocks for one image."""
+        """Number of values per image that leave the inception blocks."""
         return 3 * self.inception[-1] * (self.size // 8) ** 2
 
     @property
     def residuals(self) -> int:
-        """Residual statistics of one image; 0 without a decoder."""
+        """Number of residual statistics per image; 0 without a decoder."""
         return 6 * self.bands + 6 if self.decoder_width else 0
 
     @property
@@ -156,12 +160,13 @@ class AstroMAEConfig:
         return {name: width for name, width in groups.items() if width}
 
     def to_dict(self) -> dict[str, object]:
-        """The settings as JSON values; `from_dict` is the reverse."""
+        """The settings as JSON values, for `from_dict`."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> AstroMAEConfig:
-        """From JSON; raises `BadModelError` on unknown keys or sizes that do not fit."""
+        """Create a configuration from JSON values; raises `BadModelError` on unknown keys or
+        inconsistent sizes."""
         values: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()
         }
@@ -171,7 +176,7 @@ class AstroMAEConfig:
             raise BadModelError(f"not the sizes of an AstroMAE model: {error}") from error
 
     def to_json(self) -> str:
-        """The JSON text that a weight file carries."""
+        """The JSON text stored in a weight file."""
         return json.dumps(self.to_dict(), sort_keys=True)
 
 
@@ -197,14 +202,14 @@ SMALL = AstroMAEConfig(
     decoder_depth=2,
     decoder_heads=2,
 )
-"""A network under 10 MB that also scores anomalies."""
+"""A network smaller than 10 MB that also scores anomalies."""
 
 
 def sincos_positions(width: int, grid: int, *, class_token: bool) -> NDArray[np.float32]:
     """Fixed 2-D sine-cosine positions, (tokens, width); zero for a leading class token.
 
-    One half of the width encodes the column, the other the row, each as sines then cosines with
-    wavelengths from 2 pi to 10000 * 2 pi (He et al. 2022, arXiv:2111.06377).
+    Half of the width encodes the column, the other half the row, each as sines followed by cosines
+    with wavelengths from 2 pi to 10000 * 2 pi (He et al. 2022, arXiv:2111.06377).
     """
     quarter = width // 4
     rates = 10000.0 ** (-np.arange(quarter, dtype=np.float64) / quarter)
@@ -216,7 +221,8 @@ def sincos_positions(width: int, grid: int, *, class_token: bool) -> NDArray[np.
 
 
 def moment_weights(size: int, sigma: float) -> NDArray[np.float32]:
-    """(3, size, size): a Gaussian window about the middle, and it times x and times y (pixels)."""
+    """A Gaussian window about the center, and the window times x and times y in pixels: (3, size,
+    size)."""
     y, x = np.mgrid[:size, :size] - (size - 1) / 2.0
     window = np.exp(-(x**2 + y**2) / (2.0 * sigma**2))
     return np.stack([window, window * x, window * y]).astype(np.float32)
@@ -231,10 +237,11 @@ def residual_names(bands: tuple[str, ...]) -> list[str]:
 
 
 def scoring_masks(config: AstroMAEConfig) -> NDArray[np.bool_]:
-    """(passes, tokens), True where a patch is hidden; every patch is hidden equally often.
+    """Masks (passes, tokens), True where a patch is hidden; all patches are hidden equally often.
 
-    ``checkerboards``: two passes, each half hidden, each patch predicted once. ``quarters``: four
-    passes that show one patch of each 2x2 square, each patch predicted three times.
+    ``checkerboards`` are two passes that each hide half of the patches, so each patch is predicted
+    once. ``quarters`` are four passes that each show one patch of every 2x2 square, so each patch
+    is predicted three times.
     """
     row, column = np.mgrid[: config.grid, : config.grid].reshape(2, -1)
     if config.scoring == "checkerboards":

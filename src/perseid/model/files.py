@@ -1,8 +1,8 @@
-"""The files of an ONNX model: the graph, and the external data that it names beside it.
+"""The files of an ONNX model: the graph, and the external data files that it names.
 
 ``torch.onnx.export`` keeps the weights of a larger model in ``NAME.onnx.data``. The graph names
 such files by paths relative to its own folder (https://onnx.ai/onnx/repo-docs/ExternalData.html);
-they are read here from the graph itself, so that nothing but numpy's neighbors is needed.
+this module reads the paths from the graph itself, so the onnx package is not needed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DEFAULT = "default"
 """Name of the model that is shipped in the package."""
 BUILT_IN = (DEFAULT, "default.int8")
 _CHUNK = 8 << 20
-"""Bytes that are hashed or copied at once."""
+"""Number of bytes that are hashed or copied at once."""
 
 _MODEL, _FUNCTION, _GRAPH, _NODE, _ATTRIBUTE, _SPARSE, _TENSOR, _ENTRY = range(8)
 _NESTED: dict[int, dict[int, int]] = {
@@ -38,27 +38,29 @@ _NESTED: dict[int, dict[int, int]] = {
     _SPARSE: {1: _TENSOR, 2: _TENSOR},
     _TENSOR: {13: _ENTRY},
 }
-"""Numbers of the fields that can lead to a tensor, by message (onnx.proto3, IR version 10)."""
+"""For each message type, the numbers of the fields that can lead to a tensor (onnx.proto3, IR
+version 10)."""
 
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A model on this machine's disk."""
+    """A model on the local disk."""
 
     path: Path
     """Path of the graph."""
     name: str
     """Name for messages: its URL, or ``default``."""
     external: tuple[Path, ...] = ()
-    """Files of its weights that lie beside it."""
+    """Files with its weights that lie beside it."""
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """All of its files, the graph first."""
+        """Paths of all of its files, the graph first."""
         return (self.path, *self.external)
 
     def digest(self) -> str:
-        """``sha256:`` and the digest of the file; of all files and their names if several."""
+        """``sha256:`` and the digest of the file, or of all files and their names if there are
+        several."""
         if not self.external:
             return f"sha256:{sha256_of(self.path)}"
         names = [path.relative_to(self.path.parent).as_posix() for path in self.external]
@@ -74,16 +76,17 @@ class ModelFiles:
 
 @contextlib.contextmanager
 def on_disk(url: str | Path) -> Iterator[ModelFiles]:
-    """A model's files, to be loaded within the block: a file costs less memory than its bytes.
+    """Provide a model's files on disk for the duration of the block. Loading a file needs less
+    memory than loading its bytes.
 
-    Those of a store are fetched into a folder that no other user may enter, so no file that another
-    user left in the temporary folder passes for the model's own.
+    Files in a store are fetched into a folder that no other user may enter, so another user cannot
+    plant a file there.
 
     Raises
     ------
     BadModelError
-        There is no such model on this disk, it is not a ONNX file, or its external data is not
-        there, or lies outside the model's folder.
+        The model does not exist on this disk or is not an ONNX file, or its external data is
+        missing or lies outside the model's folder.
     NotFoundError, StorageError
         The store has no such model, or failed.
     """
@@ -104,11 +107,11 @@ def on_disk(url: str | Path) -> Iterator[ModelFiles]:
 
 
 def local_files(path: Path, name: str = "") -> ModelFiles:
-    """A model that lies on this machine's disk, called `name` in messages; see `on_disk`."""
+    """The files of a model on the local disk; `name` names it in messages. See `on_disk`."""
     name = name or str(path)
     if not is_file(path):
         raise BadModelError(f"there is no model at {path}")
-    # A link to a model is a usual thing: its data may lie beside the link or beside its target.
+    # Links to models are common: the data may lie beside the link or beside its target.
     allowed = (path.parent.resolve(), path.resolve().parent)
     external = []
     for location in external_data(path, name):
@@ -128,7 +131,7 @@ def _fetched(store: Storage, key: str, folder: Path) -> ModelFiles:
     external = []
     for location in external_data(path, name):
         beside = folder / location
-        # A graph that names itself as its data would overwrite itself.
+        # A graph that names itself as its data file would be overwritten.
         if beside == path:
             raise _outside(name, location)
         beside.parent.mkdir(parents=True, exist_ok=True)
@@ -141,19 +144,19 @@ def _fetched(store: Storage, key: str, folder: Path) -> ModelFiles:
 
 
 def _copy(store: Storage, key: str, path: Path) -> None:
-    """An object of a store as a file; a part at a time, all of one version of the object."""
+    """Copy an object of a store to a file, part by part, all from one version of the object."""
     info = store.info(key)
     with path.open("xb") as file:
         for start in range(0, info.size, _CHUNK):
             length = min(_CHUNK, info.size - start)
-            # With the entity tag, an object that is replaced meanwhile is an error, not a mixture.
+            # With the entity tag, replacing the object meanwhile causes an error, not a mixed file.
             file.write(store.view(key, start, length, etag=info.etag))
 
 
 def external_data(path: Path, name: str) -> tuple[str, ...]:
-    """Paths of the files that a graph's tensors lie in, relative to its folder; sorted.
+    """Sorted paths of the files that hold a graph's tensors, relative to its folder.
 
-    Raises `BadModelError` where the file is not a ONNX graph, or a path leads out of the folder.
+    Raises `BadModelError` if the file is not an ONNX graph, or a path leads out of the folder.
     """
     with path.open("rb") as file:
         if not os.fstat(file.fileno()).st_size:
@@ -164,7 +167,7 @@ def external_data(path: Path, name: str) -> tuple[str, ...]:
                 found = set(_locations(view))
             except (ValueError, IndexError) as error:
                 raise BadModelError(
-                    f"{name} is not a model that onnxruntime can load: it is not a ONNX file"
+                    f"{name} is not a model that onnxruntime can load: it is not an ONNX file"
                 ) from error
             finally:
                 view.release()
@@ -180,7 +183,7 @@ def _mapped(descriptor: int, name: str) -> mmap.mmap:
         return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
     except OSError as error:
         if error.errno == errno.ENOMEM:
-            raise MemoryError(f"the model {name} finds no memory") from error
+            raise MemoryError(f"there is not enough memory for the model {name}") from error
         raise
 
 
@@ -199,8 +202,8 @@ def _without(name: str, location: str) -> BadModelError:
 
 
 def _locations(model: memoryview) -> Iterator[str]:
-    """``location`` of every tensor's external data. Iterative: nesting costs no stack."""
-    # A list and no recursion: a hostile file may nest as deep as it likes.
+    """``location`` of every tensor's external data. Iterative, so that nesting needs no stack."""
+    # A list instead of recursion, because a hostile file may be nested to any depth.
     left = [(_MODEL, 0, len(model))]
     while left:
         kind, start, end = left.pop()
@@ -215,9 +218,9 @@ def _locations(model: memoryview) -> Iterator[str]:
 
 
 def _messages(data: memoryview, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """(field number, start, end) of each length-delimited field of a message.
+    """Number, start and end of each length-delimited field of a message.
 
-    Raises `ValueError` where the bytes are no protocol buffer
+    Raises `ValueError` if the bytes are not a protocol buffer
     (https://protobuf.dev/programming-guides/encoding/).
     """
     while start < end:
@@ -247,12 +250,12 @@ def _varint(data: memoryview, start: int) -> tuple[int, int]:
         start, shift = start + 1, shift + 7
         if byte < 0x80:
             return value, start
-        # Without a limit a run of such bytes would make a number as long as the file.
+        # Without a limit, a run of such bytes would build a number as long as the file.
         if shift > 63:
             raise ValueError("a number is longer than 64 bits")
 
 
 def sha256_of(path: Path) -> str:
-    """The digest of a file, 64 hexadecimal digits."""
+    """The SHA-256 digest of a file as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Which model a run uses, told by content; neither a rank nor a resumption changes it."""
+"""Which model a run uses, identified by content; neither a rank nor a resumption may change it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from perseid.model.python_source import find_source, is_python
 from perseid.storage import Location, Storage
 
 DEFAULT_IDENTITY = "identity.json"
-"""Beside the default model's place: its identity, in packages that do not hold the model itself."""
+"""File beside the default model's place with the model's identity, for packages that do not contain
+the model."""
 CPU, CUDA = "cpu", "cuda"
 
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """Names a model by what it is; two models of one identity give the same answers.
+    """Identifies a model by its content; two models with the same identity give the same answers.
 
     Examples
     --------
@@ -30,26 +31,29 @@ class ModelIdentity:
     """
 
     kind: str
-    """``default`` (shipped with perseid), ``onnx`` (a file), ``astromae`` (its weights)."""
+    """Kind of model: ``default`` (shipped with perseid), ``onnx`` (a file) or ``astromae``
+    (weights)."""
     uri: str
-    """Origin: a URL, or ``default``. A model that was moved is still the same."""
+    """Where the model came from: a URL, or ``default``. Not compared, since a model that was moved
+    is still the same."""
     digest: str
-    """``sha256:…`` of the file; where it has external data, of all files and their names."""
+    """``sha256:…`` of the file, or of all files and their names if it has external data."""
     int8_digest: str = ""
     """Digest of the file that ranks load for ``int8``; empty if float32 was requested."""
     signature: str = ""
-    """``sha256:…`` of what it takes and gives; empty if it was not loaded yet."""
+    """``sha256:…`` of the signature; empty if the model was not loaded yet."""
     precision: str = "float32"
-    """Requested precision: ``float32`` or ``int8``. A record's `precision` tells what was used."""
+    """Requested precision, ``float32`` or ``int8``. A record's `precision` says which was used."""
     device: str = CPU
-    """Device that computes it."""
+    """Device that computes the model."""
     version: str = ""
     """Version of the perseid that contains the default model; empty for other models."""
 
     def difference(self, other: ModelIdentity) -> str:
         """Describe how the other model differs from this one; empty if they are the same.
 
-        The other may be what one rank loaded: for ``int8`` either of the two files.
+        The other may be the model that a rank loaded, which for ``int8`` is either of the two
+        files.
         """
         mine = {self.digest, self.int8_digest} - {""}
         theirs = {other.digest, other.int8_digest} - {""}
@@ -77,21 +81,21 @@ class ModelIdentity:
 
 
 def is_weights(url: str | Path) -> bool:
-    """Whether a model is a weight file, as `perseid.train` leaves one: torch computes it."""
+    """Whether the model is a weight file, as written by `perseid.train`, which torch computes."""
     return str(url).endswith(".npz")
 
 
 def identify(
     url: str, precision: str = "float32", device: str = CPU, *, folder: str = ""
 ) -> ModelIdentity:
-    """The model at a place as it is now, without loading it.
+    """The identity of the model that is at a place now, without loading it.
 
-    `folder`: where the module of a Python model is looked for after the installed ones.
+    `folder` is searched for the module of a Python model, after the installed modules.
 
     Raises
     ------
     BadModelError
-        There is no model, or no ``NAME.int8.onnx`` where int8 is asked for.
+        The model does not exist, or int8 is requested and there is no ``NAME.int8.onnx``.
     NotFoundError, StorageError
         The store has no such model, or failed.
     """
@@ -108,7 +112,7 @@ def identify(
 
 
 def identity_of(url: str | Path, precision: str, digest: str) -> ModelIdentity:
-    """The identity of the model at a place, whose digest is known."""
+    """The identity of the model at a place, given its digest."""
     if str(url) in BUILT_IN:
         url = str(url)
         return ModelIdentity(DEFAULT, url, digest, precision=precision, version=__version__)
@@ -133,7 +137,7 @@ def _has_default() -> bool:
 
 
 def _shipped(precision: str) -> ModelIdentity:
-    """The default model of the workers, where this package has only its identity."""
+    """The identity of the workers' default model, if this package has only its identity."""
     try:
         text = (_data() / DEFAULT_IDENTITY).read_text(encoding="utf-8")
     except OSError as error:
@@ -151,13 +155,14 @@ def _shipped(precision: str) -> ModelIdentity:
 
 
 def shipped_identity(model: Path, int8: Path | None) -> ModelIdentity:
-    """The content of `DEFAULT_IDENTITY`: the default model, for packages that do not hold it."""
+    """The content of `DEFAULT_IDENTITY`: the default model's identity, for packages that do not
+    contain the model."""
     found = ModelIdentity(DEFAULT, DEFAULT, _digest(str(model)), version=__version__)
     return replace(found, int8_digest=_digest(str(int8))) if int8 else found
 
 
 def int8_url(url: str | Path) -> str:
-    """Where the int8 form of a model lies: ``NAME.int8.onnx`` beside ``NAME.onnx``."""
+    """Path or URL of a model's int8 form: ``NAME.int8.onnx`` beside ``NAME.onnx``."""
     text = str(url)
     if text == DEFAULT or text.endswith(".int8.onnx"):
         return "default.int8" if text == DEFAULT else text

@@ -8,30 +8,30 @@ from perseid.errors import BadModelError
 from perseid.survey.read_options import CHANNELS_FIRST, LAYOUTS
 
 PIXEL_TYPES = ("float32", "float16", "float64", "uint8", "int16", "uint16", "int32")
-"""Types that an image may have when the model gets it."""
+"""Types of pixels that a model can ask for."""
 COLUMN_TYPES = ("float32", "float64", "float16", "int32", "int64")
-"""Types that a column may have when the model gets it."""
+"""Types of columns that a model can ask for."""
 MAGNITUDE = "magnitude"
-"""The survey's column of one magnitude a band."""
+"""The survey's column with one magnitude per band."""
 
 
 @dataclass(frozen=True)
 class ImageInput:
-    """How a model wants its images; their bands and size are fields of `ModelSignature`."""
+    """How a model takes its images; their bands and size are fields of `ModelSignature`."""
 
     name: str = "image"
     """Name of the graph's input; unused for a Python model."""
     layout: str = CHANNELS_FIRST
-    """``channels-first``, (n, bands, height, width), or ``channels-last``."""
+    """Axis order: ``channels-first`` for (n, bands, height, width), or ``channels-last``."""
     dtype: str = "float32"
-    """One of `PIXEL_TYPES`; for an integer, pixels are rounded and clipped to its range."""
+    """One of `PIXEL_TYPES`. For an integer type, pixels are rounded and clipped to its range."""
     scale: tuple[float, ...] = ()
-    """Pixels are multiplied by it first: one value, or one per band; empty: by nothing."""
+    """Factor of the pixels: one value, or one per band; empty means none."""
     offset: tuple[float, ...] = ()
-    """Added after `scale`: one value, or one per band; empty: nothing."""
+    """Added after multiplication by `scale`: one value, or one per band; empty means nothing."""
 
     def check(self, bands: int, where: str) -> None:
-        """Raise `BadModelError` if a setting is not a valid one."""
+        """Raise `BadModelError` if a setting is invalid."""
         if self.layout not in LAYOUTS:
             raise BadModelError(f"{where}: the layout is {self.layout!r}: use {_or(LAYOUTS)}")
         if self.dtype not in PIXEL_TYPES:
@@ -43,20 +43,21 @@ class ImageInput:
 
 @dataclass(frozen=True)
 class ColumnInput:
-    """An input that comes from a column of the survey."""
+    """An input that is read from a column of the survey."""
 
     name: str = MAGNITUDE
     """Name of the graph's input, or of the entry in ``columns`` for a Python model."""
     column: str = MAGNITUDE
-    """Column of the survey: ``magnitude`` has one number per band, every other column one per
-    row."""
+    """Name of the survey's column: ``magnitude`` has one number per band, every other column one
+    per row."""
     width: int = 0
-    """Numbers a row, where the model has a fixed number of them; 0: as many as the survey has."""
+    """Number of values per row, if the model requires a fixed number; 0 means as many as the survey
+    has."""
     dtype: str = "float32"
     """One of `COLUMN_TYPES`."""
 
     def check(self, where: str) -> None:
-        """Raise `BadModelError` if a setting is not a valid one."""
+        """Raise `BadModelError` if a setting is invalid."""
         if self.dtype not in COLUMN_TYPES:
             raise BadModelError(f"{where}: {self.name} is {self.dtype!r}: use {_or(COLUMN_TYPES)}")
         if not self.column:

@@ -1,8 +1,9 @@
 """Intervals around a model's redshifts, calibrated on objects that it was not trained on.
 
-Split conformal prediction (Lei et al. 2018): the half width of an interval is a quantile of the
-errors on a calibration set, in units of 1 + z, and holds the promised share of new objects of the
-same population, whatever the model. The widths lie beside the model, in ``NAME.calibration.json``.
+The method is split conformal prediction (Lei et al. 2018): the half width of an interval is a
+quantile of the errors on a calibration set, in units of 1 + z, and the interval contains the
+promised share of new objects from the same population, whatever the model. The widths lie beside
+the model, in ``NAME.calibration.json``.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from perseid.science.distributions import conformal_width
 from perseid.storage import Storage
 
 LEVELS = (0.68, 0.95)
-"""Probabilities of the intervals."""
+"""Probabilities of the intervals that are calibrated."""
 BESIDE = ".calibration.json"
 """Suffix that turns a model's file name into that of its calibration."""
 SHIPPED = f"{DEFAULT}.onnx{BESIDE}"
-"""Calibration of the default model, in the package."""
+"""Path of the default model's calibration, in the package."""
 SCHEMA = 1
 
 
@@ -43,9 +44,9 @@ class IntervalCalibration:
     """
 
     widths: Mapping[float, float]
-    """Half width over 1 + z_pred, by the probability of the interval."""
+    """Half width divided by 1 + z_pred, by the probability of the interval."""
     objects: int
-    """Objects of the calibration set."""
+    """Number of objects in the calibration set."""
     digest: str
     """Digest of the calibrated model (`ModelIdentity.digest`)."""
     data: str = ""
@@ -55,12 +56,12 @@ class IntervalCalibration:
     def of(
         cls, z_pred: ArrayLike, z_spec: ArrayLike, digest: str, data: str = ""
     ) -> IntervalCalibration:
-        """Calibrate on objects of known redshift that the model was not trained on.
+        """Calibrate on objects with known redshifts that the model was not trained on.
 
         Parameters
         ----------
         z_pred, z_spec
-            (n,): predicted and true redshifts; rows where one is not finite do not count.
+            (n,): predicted and true redshifts; rows in which one is not finite are skipped.
 
         Raises
         ------
@@ -74,7 +75,7 @@ class IntervalCalibration:
         return cls(widths, int(good.sum()), digest, data)
 
     def to_json(self) -> str:
-        """The text of the file."""
+        """The JSON text of the calibration file."""
         plain = {
             "schema": SCHEMA,
             "model": self.digest,
@@ -86,7 +87,8 @@ class IntervalCalibration:
 
     @classmethod
     def from_json(cls, text: str | bytes, where: str) -> IntervalCalibration:
-        """Raises `BadModelError` naming `where` if the text is not a calibration."""
+        """Parse a calibration file; raises `BadModelError` naming `where` if the text is not a
+        calibration."""
         try:
             plain = parse_json(text)
             given = plain["half_width_over_1_plus_z"]
@@ -108,14 +110,14 @@ def interval_columns(
 ) -> tuple[OutputColumn, ...]:
     """The columns of intervals around predicted redshifts.
 
-    None if the model predicts no redshift, or gives intervals itself.
+    Empty if the model predicts no redshift, or gives intervals itself.
 
     Parameters
     ----------
     outputs
         The model's columns.
     widths
-        Half width over 1 + z_pred, by the probability of the interval as text.
+        Half width divided by 1 + z_pred; keys are probabilities as text.
 
     Examples
     --------
@@ -161,7 +163,8 @@ def _names(level: str) -> tuple[str, str]:
 
 
 def calibration_place(model_url: str) -> str:
-    """Path or URL of the file beside a model; raises `BadInputError` for those of the package."""
+    """Path or URL of the calibration file beside a model; raises `BadInputError` for models in the
+    package."""
     if model_url in BUILT_IN:
         raise BadInputError(
             f"the model {model_url} lies in the package: name another place by --to"

@@ -1,4 +1,4 @@
-"""A model on a device: ONNX files by onnxruntime, AstroMAE weights by torch."""
+"""Load a model onto a device: ONNX files with onnxruntime, AstroMAE weights with torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from perseid.model.signature import ModelSignature
 
 DEVICES = (CPU, CUDA)
 GPU_BATCH = 2048
-"""Rows a call on a GPU: 40 MB of pixels of the usual size; larger ones are hardly faster."""
+"""Rows per call on a GPU: 40 MB of pixels of the usual size; larger batches are hardly faster."""
 
 
 def load_on(
@@ -37,29 +37,30 @@ def load_on(
     device
         ``cpu`` or ``cuda``.
     url
-        Of an ONNX file, ``default``, or of a weight file (``.npz``) of an AstroMAE, which torch
-        computes; or ``python:package.module:Class``, which computes where it wants to.
+        Path or URL of an ONNX file, ``default``, or path or URL of an AstroMAE weight file
+        (``.npz``), which torch computes; or ``python:package.module:Class``, which chooses its
+        device itself.
     threads, precision, micro_batch, signature
-        As `ModelRuntime.load`; on a GPU batches are of its own choice.
+        As for `ModelRuntime.load`; a GPU uses its own batch size.
     folder
-        Where the module of a Python model is looked for after the installed ones.
+        Folder that is searched for the module of a Python model, after the installed modules.
 
     Raises
     ------
     BadInputError
-        There is no such device, or it does not support the precision.
+        The device does not exist or does not support the precision.
     NotInstalledError
-        What the device or the model needs is not installed.
+        A package that the device or the model needs is not installed.
     BadModelError, NotFoundError, StorageError
-        As `ModelRuntime.load`.
+        As for `ModelRuntime.load`.
     """
     if device not in DEVICES:
         raise BadInputError(f"device {device!r} is not known: choose {' or '.join(DEVICES)}")
     if device == CUDA and precision != "float32":
-        raise BadInputError(f"precision {precision} is of processors: leave it out with {CUDA}")
+        raise BadInputError(f"precision {precision} works only on a CPU: leave it out with {CUDA}")
     batch = micro_batch if device == CPU else GPU_BATCH
     if is_python(url):
-        from perseid.model.runtime.python_runtime import PythonRuntime  # most need none of it
+        from perseid.model.runtime.python_runtime import PythonRuntime  # rarely needed
 
         return PythonRuntime.load(
             str(url), device=device, folder=folder, threads=threads, micro_batch=batch,
@@ -78,7 +79,7 @@ def load_on(
 
 
 def check_device(device: str, url: str | Path) -> None:
-    """Raise `BadInputError` if this machine has not the device for a model."""
+    """Raise `BadInputError` if this machine does not have the device for a model."""
     if is_python(url):
         return
     if device == CUDA and is_weights(url):

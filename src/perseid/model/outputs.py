@@ -1,4 +1,4 @@
-"""Outputs of a model by kind, and the named columns that each becomes in a catalogue."""
+"""Outputs of a model by kind, and the named catalogue columns that each of them becomes."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import Any
 from perseid.errors import BadModelError
 
 LISTS = ("embedding", "pdf")
-"""Kinds of outputs that a catalogue takes as lists, where that is asked for."""
+"""Kinds of outputs that a catalogue keeps as lists, if requested."""
 KINDS = ("redshift", "value", "probabilities", "quantiles", "pdf", "embedding", "features")
 """Kinds of outputs; the last two are features for the anomaly score."""
 LOW, MIDDLE, HIGH = 0.16, 0.5, 0.84
-"""Levels of ``z_lo``, of the prediction where there is no redshift beside it, and of ``z_hi``."""
+"""Levels of ``z_lo``, of the prediction if no redshift output exists, and of ``z_hi``."""
 CLASS = "class"
 """Column of the most probable class."""
 TAKEN = frozenset(
     {"object_id", "partition", "row", "z_spec", "label", "flag", "anomaly_score", "anomaly_rank"}
 )
-"""Columns of a catalogue that no output may be called."""
+"""Names of catalogue columns that no output may use."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """One output of a model, and what its numbers mean.
+    """One output of a model, and the meaning of its numbers.
 
     Examples
     --------
@@ -40,28 +40,28 @@ class ModelOutput:
     kind: str
     """One of `KINDS`."""
     column: str = ""
-    """For a value: its column (empty: `name`). For quantiles and a PDF: their quantity (empty:
-    ``z``, the redshift). Of probabilities: the question that they answer, where a model answers
-    several (``bar`` gives ``p_bar_yes`` and ``bar_class``)."""
+    """For a value: name of its column (empty: `name`). For quantiles and a PDF: their quantity
+    (empty: ``z``, the redshift). For probabilities: the question that they answer, if the model
+    answers several (``bar`` gives ``p_bar_yes`` and ``bar_class``)."""
     unit: str = ""
     """For a value: its unit in astropy's notation, such as ``dex(Msun)``."""
     ucd: str = ""
     """For a value: its Unified Content Descriptor, if it has one."""
     classes: tuple[str, ...] = ()
-    """For probabilities: names of the classes, in the order of the numbers."""
+    """For probabilities: names of the classes, in the order of the output's numbers."""
     levels: tuple[float, ...] = ()
     """For quantiles: their levels between 0 and 1, ascending."""
     grid: tuple[float, ...] = ()
-    """For a PDF: the points of its densities, or the edges of its `bins`, ascending."""
+    """For a PDF: ascending positions at which the density is given, or the edges of its `bins`."""
     logits: bool = False
     """For probabilities and a PDF: whether a softmax must still be applied."""
 
     bins: bool = False
-    """For a PDF: whether `grid` holds the edges of its bins, one more than there are numbers."""
+    """For a PDF: whether `grid` holds the edges of bins, one more than there are numbers."""
 
     @property
     def numbers(self) -> int:
-        """How many numbers a row it has."""
+        """How many numbers per row the output has."""
         many = {"probabilities": len(self.classes), "quantiles": len(self.levels)}
         return many.get(self.kind, len(self.grid) - self.bins if self.kind == "pdf" else 1)
 
@@ -71,9 +71,9 @@ class ModelOutput:
         return self.column or "z"
 
     def output_columns(self, *, with_prediction: bool = True) -> tuple[OutputColumn, ...]:
-        """The columns that it becomes.
+        """The catalogue columns that this output becomes.
 
-        `with_prediction`: whether quantiles and a PDF give the predicted value, too.
+        `with_prediction` says whether quantiles and a PDF also give the predicted value.
         """
         if self.kind == "redshift":
             return (_redshift(self.name),)
@@ -90,7 +90,7 @@ class ModelOutput:
         return (*quantiles, *self._interval(with_prediction))
 
     def list_column(self) -> OutputColumn:
-        """The column of a PDF as a list, which a catalogue has on request."""
+        """The column that holds a PDF as a list, which a catalogue has on request."""
         return OutputColumn(
             f"{self.of}_pdf", self.kind, self.name, unit=self.unit, width=self.numbers,
             grid=self.grid, bins=self.bins, description=f"Probability density of {self.of}",
@@ -111,7 +111,7 @@ class ModelOutput:
         )  # fmt: skip
 
     def _interval(self, with_prediction: bool) -> Iterable[OutputColumn]:
-        """The median and the ends of the 68 % interval, where the levels reach so far."""
+        """The median and the ends of the 68 % interval, as far as the levels cover them."""
         first, last = (self.levels[0], self.levels[-1]) if self.levels else (0.0, 1.0)
         if with_prediction and first <= MIDDLE <= last:
             median = OutputColumn(self.of, "value", self.name, unit=self.unit, ucd=self.ucd)
@@ -132,35 +132,35 @@ def _redshift(output: str) -> OutputColumn:
 
 
 REDSHIFT = ModelOutput("redshift", "redshift")
-"""The output of a model that predicts one redshift an object."""
+"""The output of a model that predicts one redshift per object."""
 
 
 @dataclass(frozen=True)
 class OutputColumn:
-    """One column of a catalogue that comes from a model."""
+    """One catalogue column that comes from a model."""
 
     name: str
     kind: str
-    """Kind of the output; ``class`` for the most probable class, ``interval`` for the ends of one,
-    ``list`` for several numbers per row."""
+    """Kind of the output; or ``class`` for the most probable class, ``interval`` for one end of an
+    interval, ``list`` for several numbers per row."""
     output: str
-    """Of the model."""
+    """Name of the model's output."""
     unit: str = ""
     """Unit in astropy's notation."""
     ucd: str = ""
     """Unified Content Descriptor."""
     description: str = ""
-    """A few words."""
+    """Description in a few words."""
     classes: tuple[str, ...] = ()
-    """For `CLASS`: names by class number."""
+    """For `CLASS`: names of the classes, indexed by class number."""
     level: float | None = None
-    """For a quantile and an end of an interval: its level between 0 and 1."""
+    """For a quantile or an end of an interval: its level between 0 and 1."""
     width: int = 0
-    """For a list: numbers per row."""
+    """For a list: number of values per row."""
     grid: tuple[float, ...] = ()
-    """For a list that is a PDF: as in `ModelOutput.grid`."""
+    """For a list that is a PDF: its grid, as in `ModelOutput.grid`."""
     bins: bool = False
-    """For a list that is a PDF: as in `ModelOutput.bins`."""
+    """For a list that is a PDF: whether the grid holds bin edges, as in `ModelOutput.bins`."""
 
     def to_json(self) -> dict[str, object]:
         """Convert to the JSON in a rank's objects and in the footer of a catalogue."""
@@ -194,7 +194,7 @@ def columns_of(outputs: Iterable[ModelOutput]) -> tuple[OutputColumn, ...]:
 
 
 def check_outputs(outputs: Sequence[ModelOutput], where: str) -> None:
-    """Raise `BadModelError` if outputs do not say enough, or two become one column."""
+    """Raise `BadModelError` if outputs are not fully described, or two become the same column."""
     for output in outputs:
         said = _wrong(output)
         if said:
@@ -231,10 +231,10 @@ def _rises(*values: float) -> bool:
 
 
 def _word(name: str) -> str:
-    """A class as part of a column's name."""
+    """The name of a class, as part of a column's name."""
     return re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_") or "_"
 
 
 def _percent(level: float) -> str:
-    """``16`` of 0.16, ``2p5`` of 0.025."""
+    """A level as a percentage for names: ``16`` for 0.16, ``2p5`` for 0.025."""
     return f"{level * 100:.6g}".replace(".", "p").zfill(2)

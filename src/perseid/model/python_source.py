@@ -1,7 +1,7 @@
-"""A model that is a Python class: where its code lies and what tells it from another one.
+"""A model that is a Python class: where its code is, and what identifies it.
 
-The source is found and read here, never run: a run that begins or goes on compares digests before
-any rank imports it.
+The source is only located and read here, never run: a run that begins or resumes compares digests
+before any rank imports the code.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from perseid.errors import BadModelError
 from perseid.model.files import sha256_of
 
 PREFIX = "python:"
-"""Beginning of the name of such a model, ``python:package.module:Class``."""
+"""Prefix of such a model's name, ``python:package.module:Class``."""
 FILES = "files"
-"""The attribute of the class that names further files: its weights, modules of its own."""
+"""Attribute of the class that names further files, such as its weights or its own modules."""
 
 added: set[str] = set()
-"""Folders of models that this process has put on its path: they hold for one model each."""
+"""Folders of models that this process has put on its import path; each is valid for one model."""
 
 
 @dataclass(frozen=True)
 class PythonSource:
-    """The class of a model, found in its file."""
+    """The class of a model, located in its source file."""
 
     spec: str
     """The specification given by the user."""
     module: str
-    """Dotted."""
+    """Dotted name of the module."""
     name: str
     """Name of the class."""
     path: Path
     """Path of the module's source."""
     files: tuple[Path, ...] | None
-    """Further files that it declares; None if it declares nothing."""
+    """Further files that the class declares; None if it declares nothing."""
 
     def digest(self) -> str:
-        """``sha256:`` of the source and of all declared files, their names included."""
+        """``sha256:`` of the source and of all declared files, including their names."""
         lines = [f"{sha256_of(self.path)}\n"]
         for file in self.files or ():
             try:
@@ -57,29 +57,29 @@ class PythonSource:
 
 
 def is_python(model: object) -> bool:
-    """Whether a model is named as a Python class."""
+    """Whether a model is specified as a Python class."""
     return str(model).startswith(PREFIX)
 
 
 def find_source(spec: str, folder: str = "") -> PythonSource:
-    """Find a model's source without importing anything.
+    """Locate a model's source without importing anything.
 
     Parameters
     ----------
     spec
         ``python:package.module:Class``.
     folder
-        Where modules are looked for after the installed ones; empty: nowhere else.
+        Folder that is searched for the module after the installed modules; empty for none.
 
     Raises
     ------
     BadModelError
-        It is not of this form, there is no such module, or no such class in it.
+        The specification does not have this form, or the module or class does not exist.
     """
     module, colon, name = spec.removeprefix(PREFIX).partition(":")
     words = [*module.split("."), name]
     if not colon or not all(word.isidentifier() for word in words):
-        raise BadModelError(f"the model {spec} is of no form: give python:package.module:Class")
+        raise BadModelError(f"the model {spec} is not of the form python:package.module:Class")
     path = _find(module.split("."), [*_installed(), *([folder] if folder else [])])
     if path is None:
         where = f", nor in {folder}" if folder else ""
@@ -100,7 +100,7 @@ def find_source(spec: str, folder: str = "") -> PythonSource:
 
 
 def _installed() -> list[str]:
-    """Where a worker finds modules: not in the current folder, nor in that of a program."""
+    """Folders in which a worker finds modules: neither the current folder nor that of a program."""
     program = getattr(sys.modules.get("__main__"), "__file__", None)
     skipped = {
         "",
@@ -113,7 +113,7 @@ def _installed() -> list[str]:
 
 
 def _find(parts: Sequence[str], places: Sequence[str]) -> Path | None:
-    """The source of a dotted module; a package is its ``__init__.py``."""
+    """Path of the source of a dotted module; for a package, its ``__init__.py``."""
     found: importlib.machinery.ModuleSpec | None = None
     for number in range(len(parts)):
         found = importlib.machinery.PathFinder.find_spec(".".join(parts[: number + 1]), places)

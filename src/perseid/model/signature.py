@@ -1,4 +1,4 @@
-"""What a model takes and gives: the contract between its file and the worker's runtime."""
+"""A model's inputs and outputs: the contract between its file and the worker's runtime."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from perseid.model.outputs import (
 )
 
 METADATA_KEY = "perseid.signature"
-"""Key of the JSON text in the ONNX file's ``metadata_props``."""
+"""Key of the signature's JSON text in the ONNX file's ``metadata_props``."""
 BESIDE = ".signature.json"
 """Suffix that turns a model's file name into that of its signature."""
 FEATURES = "features"
 _PLAIN = ("name", "bands", "height", "width", "feature_groups", "allocated_bytes_per_row",
           "precision", "band_names")  # fmt: skip
-"""Keys of a signature that is like an AstroMAE's."""
+"""Keys of a signature like an AstroMAE's."""
 
 
 @dataclass(frozen=True)
 class ModelSignature:
-    """What a model takes (images and columns of a survey) and gives (outputs, each of a kind).
+    """A model's inputs (images and columns of a survey) and outputs, each of a kind.
 
-    Without more it is that of an AstroMAE: ``image`` float32 (n, bands, height, width) and
+    The defaults describe an AstroMAE: ``image`` float32 (n, bands, height, width) and
     ``magnitude`` (n, bands) in; ``redshift`` float32 (n,) or (n, 1) out, and ``features`` float32
-    (n, sum of `feature_groups`) where there are any.
+    (n, sum of `feature_groups`) if there are any.
 
     Examples
     --------
@@ -48,27 +48,27 @@ class ModelSignature:
 
     name: str
     bands: int = 5
-    """0: the model takes no image."""
+    """Number of bands of an image; 0 if the model takes no image."""
     height: int = 32
     width: int = 32
     feature_groups: Mapping[str, int] = field(default_factory=dict)
-    """Width of each group of features in order, e.g. ``{"embedding": 64, "residual": 26}``."""
+    """Width of each feature group, in order, e.g. ``{"embedding": 64, "residual": 26}``."""
     allocated_bytes_per_row: int = 0
-    """Sum of the operators' output sizes for one object, bytes."""
+    """Sum of the output sizes of all operators for one object, in bytes."""
     precision: str = "float32"
-    """``float32``, or ``int8`` where the encoder's products are quantized."""
+    """``float32``, or ``int8`` if the encoder's products are quantized."""
     band_names: tuple[str, ...] = ("u", "g", "r", "i", "z")
     image: ImageInput = field(default_factory=ImageInput)
     columns: tuple[ColumnInput, ...] = (ColumnInput(),)
-    """Empty: the model takes images alone."""
+    """Column inputs; empty if the model takes images only."""
     outputs: tuple[ModelOutput, ...] = (REDSHIFT,)
-    """In order, without the features."""
+    """Outputs in order, without the features."""
     features_name: str = FEATURES
-    """Name of the output with the features."""
+    """Name of the output that holds the features."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(bands, height, width) of an image."""
+        """Shape (bands, height, width) of an image."""
         return self.bands, self.height, self.width
 
     @property
@@ -78,7 +78,8 @@ class ModelSignature:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is like an AstroMAE's, which JSON of earlier versions can say."""
+        """Whether the signature is like an AstroMAE's, so that JSON of earlier versions can express
+        it."""
         return (
             self.image == ImageInput()
             and self.columns in ((), (ColumnInput(),))
@@ -88,11 +89,11 @@ class ModelSignature:
         )
 
     def output_columns(self) -> tuple[OutputColumn, ...]:
-        """The columns that its outputs become in a catalogue, in order."""
+        """The catalogue columns that the outputs become, in order."""
         return columns_of(self.outputs)
 
     def list_columns(self, lists: Sequence[str] = LISTS) -> tuple[OutputColumn, ...]:
-        """The columns that hold lists; `lists` are the kinds that are wanted, of `LISTS`."""
+        """The columns that hold lists; `lists` are the requested kinds, out of `LISTS`."""
         found = [output.list_column() for output in self.outputs if output.kind == "pdf"]
         if width := self.feature_groups.get("embedding", 0):
             about = "What the encoder makes of the image"
@@ -103,7 +104,7 @@ class ModelSignature:
         return tuple(column for column in found if column.kind in lists)
 
     def features(self) -> int:
-        """Numbers of an object that are features; 0 where there are none."""
+        """Number of features per object; 0 if there are none."""
         return sum(self.feature_groups.values())
 
     def to_plain(self) -> dict[str, object]:
@@ -133,14 +134,14 @@ class ModelSignature:
         return {"name": self.name, "inputs": inputs, "outputs": outputs, **more}
 
     def to_json(self) -> str:
-        """The JSON text for ``metadata_props``, or for the file beside a model."""
+        """The JSON text for ``metadata_props`` or for the file beside a model."""
         return json.dumps(self.to_plain(), sort_keys=self.is_plain)
 
     @classmethod
     def from_json(
         cls, text: str | bytes, where: str = f"the model's {METADATA_KEY}"
     ) -> ModelSignature:
-        """Raises `BadModelError` naming `where` if the text is not a signature."""
+        """Parse JSON text; raises `BadModelError` naming `where` if the text is not a signature."""
         try:
             return cls.from_plain(parse_json(text), where)
         except (ValueError, TypeError, AttributeError) as error:
@@ -148,12 +149,12 @@ class ModelSignature:
 
     @classmethod
     def from_plain(cls, plain: Any, where: str = "the signature") -> ModelSignature:
-        """From JSON values, of this version or an earlier one.
+        """Create a signature from JSON values of this version or an earlier one.
 
         Raises
         ------
         BadModelError
-            A key is not known, or a value is invalid; `where` is for the message.
+            A key is unknown or a value is invalid; `where` names the signature in the message.
         """
         if not isinstance(plain, dict):
             raise BadModelError(f"{where} cannot be read: it is not a JSON object")
@@ -169,7 +170,7 @@ class ModelSignature:
         return found
 
     def check(self, where: str = "the signature") -> None:
-        """Raise `BadModelError` if it says something that there is not."""
+        """Raise `BadModelError` if the signature is invalid."""
         self.image.check(self.bands, where)
         for column in self.columns:
             column.check(where)
@@ -180,13 +181,14 @@ class ModelSignature:
         check_outputs(self.outputs, where)
 
     def digest(self) -> str:
-        """``sha256:…`` of its JSON: models of one digest are fed and read in the same way."""
+        """``sha256:…`` of its JSON: models with the same digest have the same inputs and
+        outputs."""
         text = json.dumps(self.to_plain(), sort_keys=True)
         return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def _changed(value: Any, default: Any) -> dict[str, object]:
-    """The fields of an input or an output that are not as they are by default."""
+    """The fields of an input or an output that differ from their defaults."""
     names = [f.name for f in fields(value) if f.name not in ("name", "kind")]
     every = {"column"} if isinstance(value, ColumnInput) else set()
     found = {name: getattr(value, name) for name in names
@@ -195,7 +197,7 @@ def _changed(value: Any, default: Any) -> dict[str, object]:
 
 
 def _nested(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a signature from its JSON of inputs and outputs."""
+    """The fields of a signature, from the JSON of its inputs and outputs."""
     known = {"name", "inputs", "outputs", "allocated_bytes_per_row", "precision"}
     unknown = sorted(set(plain) - known)
     if unknown:
@@ -243,7 +245,8 @@ def _image(name: str, about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _settings(about: Mapping[str, Any], kind: type) -> dict[str, Any]:
-    """Keyword arguments of an input or output, each of the type that its default has."""
+    """Keyword arguments of an input or output; each value must have the type of the field's
+    default."""
     found: dict[str, Any] = {}
     defaults = {f.name: f.default for f in fields(kind)}
     for key, value in about.items():

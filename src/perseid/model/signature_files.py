@@ -1,4 +1,4 @@
-"""Signatures as files: beside a model, or wherever the user says."""
+"""Signatures in files: beside a model, or at a path that the user gives."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from perseid.storage import Storage
 
 
 def signature_beside(model: str | Path) -> ModelSignature | None:
-    """The signature in the file beside a model; None if there is none.
+    """The signature from the file beside a model; None if there is none.
 
     Parameters
     ----------
     model
-        Path or URL of the model: the file is called ``MODEL.signature.json``.
+        Path or URL of the model; the signature's file is ``MODEL.signature.json``.
 
     Raises
     ------
     BadModelError
-        The file holds no signature.
+        The file is not a signature.
     StorageError
         The store failed.
     """
     if is_python(model) or str(model) == "default.int8":
         return None
-    if str(model) == DEFAULT:  # of a stack's own model
+    if str(model) == DEFAULT:  # the default model of a stack
         model = Path(str(resources.files("perseid.model"))) / "data" / f"{DEFAULT}.onnx"
     place = f"{model}{BESIDE}"
     store, key = Storage.holding(place)
@@ -41,12 +41,12 @@ def signature_beside(model: str | Path) -> ModelSignature | None:
 
 
 def signature_of(given: object) -> ModelSignature:
-    """A signature as a user gives it: an object, or the path or URL of a file of it.
+    """A signature given by a user: an object, or the path or URL of a file.
 
     Raises
     ------
     BadModelError
-        It is not a signature, or the file cannot be read.
+        The object or file is not a signature, or the file cannot be read.
     """
     if isinstance(given, ModelSignature):
         return given

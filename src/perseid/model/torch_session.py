@@ -1,4 +1,4 @@
-"""An AstroMAE network of torch in the place of a session of onnxruntime."""
+"""An AstroMAE network in torch that stands in for an onnxruntime session."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from perseid.model.weights import load_weights
 
 @dataclass(frozen=True)
 class _Port:
-    """An input or output, as onnxruntime describes one."""
+    """An input or output, described as onnxruntime does."""
 
     name: str
     shape: Sequence[int | str]
@@ -37,23 +37,23 @@ class _Meta:
 
 
 class TorchSession:
-    """What a `ModelRuntime` asks of a session, computed by torch in float32.
+    """The part of a session's interface that `ModelRuntime` uses, computed by torch in float32.
 
     Parameters
     ----------
     url
-        Of the weight file.
+        Path or URL of the weight file.
     device
         ``cpu`` or ``cuda``.
     threads
-        Of a processor.
+        Number of CPU threads.
 
     Raises
     ------
     BadInputError
-        torch sees no GPU.
+        The device is ``cuda``, but torch sees no GPU.
     BadModelError
-        The file holds no weights of an AstroMAE.
+        The file does not hold weights of an AstroMAE.
     """
 
     def __init__(self, url: str, device: str, threads: int) -> None:
@@ -65,11 +65,11 @@ class TorchSession:
         self._device, self._threads = torch.device(device), threads
         self._network = from_weights(weights).to(self._device)
         self._config, self._signature = weights.config, signature_of(weights.config)
-        # Convolutions would round their factors to tf32, which is not within 1e-4 of a CPU.
+        # By default convolutions round their factors to tf32, which is not within 1e-4 of a CPU.
         torch.backends.cudnn.allow_tf32 = False
 
     def run(self, outputs: Sequence[str], feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """The outputs of these names for one batch."""
+        """The outputs with these names, for one batch."""
         with torch.inference_mode():
             image, magnitude = (self._tensor(feed[name]) for name in ("image", "magnitude"))
             if "features" in outputs:
@@ -80,7 +80,7 @@ class TorchSession:
             return [found[name].cpu().numpy() for name in outputs]  # type: ignore[union-attr]
 
     def get_inputs(self) -> list[_Port]:
-        """Image and magnitude."""
+        """The inputs: image and magnitude."""
         c = self._config
         return [
             _Port("image", ("n", c.bands, c.size, c.size)),
@@ -88,7 +88,7 @@ class TorchSession:
         ]
 
     def get_outputs(self) -> list[_Port]:
-        """Redshift, and features where the network has them."""
+        """The outputs: redshift, and features if the network has them."""
         width = sum(self._config.feature_groups.values())
         features = [_Port("features", ("n", width))] if width else []
         return [_Port("redshift", ("n", 1)), *features]
@@ -98,10 +98,11 @@ class TorchSession:
         return _Meta({METADATA_KEY: self._signature.to_json()})
 
     def get_session_options(self) -> _Options:
-        """With how many threads it computes."""
+        """The number of threads."""
         return _Options(self._threads)
 
     def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
-        """Copied to the device; on a CPU used where it lies (it may be read-only: see torch)."""
+        """The array on the device. On a CPU it is used in place, unless it is read-only: torch
+        needs writable memory."""
         whole = np.require(array, np.float32, ["C", "W"])
         return torch.from_numpy(whole).to(self._device, non_blocking=True)

@@ -1,7 +1,7 @@
-"""A model's weights in a neutral file: one ``.npz`` with the arrays and the config as JSON.
+"""A model's weights in a neutral file: one ``.npz`` with the arrays and the configuration as JSON.
 
 Neither reading nor writing needs torch, and nothing in the file can be executed. Names and
-shapes are checked against the config: a file that does not fit says where.
+shapes are checked against the config: if they do not fit, the error says where.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ Arrays = Mapping[str, NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Weights:
-    """A config and its arrays by parameter name; raises `BadModelError` if they do not fit."""
+    """A configuration and its arrays by parameter name; raises `BadModelError` if they do not
+    fit."""
 
     config: AstroMAEConfig
     arrays: Arrays
-    """float32, every name of `expected_shapes` and no other."""
+    """Arrays in float32, for every name of `expected_shapes` and no others."""
 
     def __post_init__(self) -> None:
         problems = misfits(self.config, {k: v.shape for k, v in self.arrays.items()})
@@ -42,12 +43,12 @@ class Weights:
             )
 
     def parameters(self) -> int:
-        """Trainable or fixed numbers, without the running statistics and other buffers."""
+        """Number of trainable or fixed parameters, without running statistics and other buffers."""
         return sum(a.size for name, a in self.arrays.items() if not _is_buffer(name))
 
 
 def save_weights(weights: Weights, url: str | Path) -> None:
-    """Write the file at a path or URL."""
+    """Write the weights to a path or URL."""
     buffer = io.BytesIO()
     text = np.frombuffer(weights.config.to_json().encode(), np.uint8)
     members = {name: np.asarray(a, np.float32) for name, a in sorted(weights.arrays.items())}
@@ -58,7 +59,7 @@ def save_weights(weights: Weights, url: str | Path) -> None:
 
 def load_weights(url: str | Path) -> Weights:
     """Read the weight file at a path or URL; raises `BadModelError` if it is not one or does not
-    fit."""
+    fit its configuration."""
     store, name = Storage.holding(url)
     data = store.get(name)
     try:
@@ -74,7 +75,7 @@ def load_weights(url: str | Path) -> Weights:
 
 
 def misfits(config: AstroMAEConfig, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """One phrase for every name that is missing, unknown or of another shape."""
+    """One phrase for every array name that is missing, unknown or has another shape."""
     expected = expected_shapes(config)
     missing = [f"{name} is missing" for name in expected if name not in shapes]
     unknown = [f"{name} is unknown" for name in shapes if name not in expected]
@@ -87,7 +88,7 @@ def misfits(config: AstroMAEConfig, shapes: Mapping[str, tuple[int, ...]]) -> li
 
 
 def expected_shapes(config: AstroMAEConfig) -> dict[str, tuple[int, ...]]:
-    """Shape of every parameter and buffer of a network of these sizes, by name."""
+    """Shape of every parameter and buffer of a network with this configuration, by name."""
     c = config
     shapes: dict[str, tuple[int, ...]] = {
         "cls_token": (1, 1, c.width),
@@ -161,7 +162,8 @@ def _unit(name: str, channels: int, out: int, kernel: int) -> dict[str, tuple[in
 
 
 def inception_positions(config: AstroMAEConfig) -> list[int]:
-    """Where the five inception blocks stand in ``vis_inception``: poolings lie between."""
+    """Indices of the five inception blocks in ``vis_inception``; there are pooling layers between
+    them."""
     return [2 + number + number // 2 for number in range(len(config.inception))]
 
 
@@ -203,7 +205,8 @@ def _decoder(c: AstroMAEConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _is_buffer(name: str) -> bool:
-    """Also true of the second name of the stem convolution, which is counted once."""
+    """Whether the name is that of a buffer; also true for the second name of the stem's
+    convolution, so that it is counted once."""
     last = name.rpartition(".")[2]
     twice = name.startswith("inception_model.vis_inception.0.")
     return twice or last in ("running_mean", "running_var", "positions", "residual_scale")

@@ -1,4 +1,4 @@
-"""How good a model's classes, distributions and intervals are, as statistics that merge."""
+"""Mergeable statistics of how good a model's classes, distributions and intervals are."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ REDSHIFT = "z"
 
 @dataclass(frozen=True, eq=False)
 class AnswerStatistics:
-    """Statistics of some of a survey's partitions. Every sum is exact, so their order does not
-    matter."""
+    """Statistics of some of a survey's partitions. All sums are exact, so the order of merging does
+    not matter."""
 
     classification: ClassificationCounts | None = None
     """Counts of labeled objects, if the model gives class probabilities."""
@@ -34,7 +34,8 @@ class AnswerStatistics:
 
     @classmethod
     def of(cls, results: Iterable[PartitionResult], names: Mapping[int, str]) -> AnswerStatistics:
-        """Statistics of these partitions; `names` are the survey's names of its labels."""
+        """Compute the statistics of these partitions; `names` maps labels to the survey's names of
+        them."""
         whole = cls()
         for result in results:
             one = cls(_classification(result, names), _distribution(result), _coverage(result))
@@ -42,8 +43,8 @@ class AnswerStatistics:
         return whole
 
     def join(self, other: AnswerStatistics) -> AnswerStatistics:
-        """Of both sets of partitions; of two models' classes, which only a mixed run has, those of
-        the first."""
+        """Merge the statistics of two sets of partitions. If their models have different classes,
+        which only happens in a mixed run, the class counts of the first set are kept."""
         one, two = self.classification, other.classification
         if one is not None and two is not None and one.classes == two.classes:
             one = one.merge(two)
@@ -54,13 +55,15 @@ class AnswerStatistics:
         )
 
     def with_coverage(self, redshift: Mapping[str, object] | None) -> Mapping[str, object] | None:
-        """The metrics of redshifts, with the coverage of their intervals where there are any."""
+        """The redshift metrics, with the coverage of their intervals added if the model gives
+        intervals."""
         if redshift is None or not self.coverage.n:
             return redshift
         return {**redshift, "coverage": self.coverage.coverage()}
 
     def classes(self) -> Mapping[str, object] | None:
-        """The summary's ``classification``; None if no object has both label and answer."""
+        """The summary's ``classification``; None if no object has both a label and class
+        probabilities."""
         counts = self.classification
         if counts is None or not counts.n:
             return None
@@ -76,12 +79,14 @@ class AnswerStatistics:
         }
 
     def distributions(self) -> Mapping[str, object] | None:
-        """The summary's ``distributions``; None if no object has both redshift and answer."""
+        """The summary's ``distributions``; None if no object has both a redshift and a predicted
+        distribution."""
         return self.distribution.to_json() if self.distribution.n else None
 
 
 def has_classes(outputs: Iterable[OutputColumn]) -> bool:
-    """Whether a model tells classes apart: the labels of its survey are classes, not anomalies."""
+    """Whether the model is a classifier, so that the survey's labels are its classes, not
+    anomalies."""
     return any(one.kind == CLASS for one in outputs)
 
 
@@ -90,8 +95,8 @@ def class_of_labels(
 ) -> NDArray[np.int64]:
     """(n,): the index of each label's class; -1 for other or missing labels.
 
-    Where the survey names its labels as the model names its classes, by these names; otherwise a
-    label is the place itself.
+    If the survey's label names match the model's class names, labels are matched by name; otherwise
+    a label is taken to be the index of its class.
 
     Examples
     --------
@@ -143,7 +148,7 @@ def _distribution(result: PartitionResult) -> DistributionStatistics:
 
 
 def _coverage(result: PartitionResult) -> CoverageStatistics:
-    """Of each pair of columns that are the ends of an interval of the redshift."""
+    """Coverage of each pair of columns that holds the two ends of a redshift interval."""
     ends = [
         one
         for one in result.output_columns
@@ -161,7 +166,7 @@ def _coverage(result: PartitionResult) -> CoverageStatistics:
 
 
 def _mirrored(values: Mapping[float, NDArray[Any]], level: float) -> NDArray[Any]:
-    """The other end of the interval that begins at a level."""
+    """Values at the upper end of the interval whose lower end is at this level."""
     return next(v for one, v in values.items() if abs(one - (1.0 - level)) < 1e-9)
 
 

@@ -1,4 +1,4 @@
-"""What an engine reports of the ranks it worked on: every attempt, as Lambda would measure it."""
+"""What an engine reports about its ranks: every attempt, measured as Lambda would measure it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ class Ending(StrEnum):
 
     DONE = "done"
     RAISED = "raised"
-    """The worker raised; the message is the error's."""
+    """The worker raised an error; the attempt's message is that of the error."""
     BAD_INPUT = "bad input"
-    """It raised an error that every attempt would raise again, so it is not retried."""
+    """The worker raised an error that every further attempt would raise too, so it is not
+    retried."""
     TIMED_OUT = "timed out"
     OUT_OF_MEMORY = "out of memory"
     KILLED = "killed"
@@ -25,7 +26,7 @@ class Ending(StrEnum):
     NO_RESULT = "no result"
     """The worker exited or reported success, but left no record."""
     STOPPED = "stopped"
-    """The engine ended it: the run was interrupted, or another attempt was faster."""
+    """The engine ended the attempt: the run was interrupted, or another attempt was faster."""
 
 
 @dataclass(frozen=True)
@@ -34,42 +35,45 @@ class Attempt:
 
     rank: int
     attempt: int
-    """1 for the rank's first, over all resumptions of the run."""
+    """Number of the attempt at its rank, starting at 1 and counted over all resumptions of the
+    run."""
     request_id: str
-    """Unique; the same as in the rank's log."""
+    """Unique id of the attempt, also written to the rank's log."""
     ending: Ending
     message: str
-    """One sentence where something went wrong; otherwise empty."""
+    """One sentence that says what went wrong; empty if nothing did."""
     started: float
-    """When the process (cold) or the work (warm) began, seconds since the epoch, UTC."""
+    """When the process (cold) or the work (warm) began, in seconds since the epoch, UTC."""
     duration_ms: float
-    """From handing over the item to the worker's answer, ms; without init."""
+    """Milliseconds from handing the item to the worker until its answer, without init."""
     memory_mb: int
-    """Configured memory, MB."""
+    """Configured memory, in MB."""
     max_memory_mb: float
-    """Peak resident memory of the worker and its children in this attempt, MiB."""
+    """Peak resident memory of the worker and its children during this attempt, in MiB."""
     init_ms: float | None = None
-    """From the process' start to ready (interpreter, imports, model), ms; None when warm."""
+    """Milliseconds from the start of the process until it was ready (interpreter, imports, model);
+    None for a warm attempt."""
     work_seconds: float = 0.0
-    """The rank's own work as the worker saw it, s; 0 where it did not answer."""
+    """Seconds of the rank's own work as measured by the worker; 0 if it did not answer."""
     rows: int = 0
-    """Rows predicted; 0 where it did not finish."""
+    """Number of rows predicted; 0 if the attempt did not finish."""
     cores: int = 0
-    """Cores that its process could use; 0 where the engine does not say, as on Lambda."""
+    """Number of cores that the process could use; 0 if the engine does not know, as on Lambda."""
 
     @property
     def billed_ms(self) -> int:
-        """Whole ms, init included: Lambda bills it for every kind of package since August 2025."""
+        """Billed duration in whole milliseconds. It includes init, which Lambda has billed for
+        every kind of package since August 2025."""
         total = round(self.duration_ms + (self.init_ms or 0.0), 3)
         return max(1, int(-(-total // 1)))
 
     @property
     def cold(self) -> bool:
-        """Whether a process was started for it."""
+        """Whether a new process was started for this attempt."""
         return self.init_ms is not None
 
     def to_json(self) -> AttemptEntry:
-        """Plain JSON values, the billed duration included."""
+        """The attempt as plain JSON values, including the billed duration."""
         return cast(AttemptEntry, asdict(self) | {"billed_ms": self.billed_ms, "cold": self.cold})
 
 
@@ -78,45 +82,44 @@ class EngineReport:
     """What an engine did with its ranks."""
 
     attempts: tuple[Attempt, ...] = ()
-    """In the order in which they ended."""
+    """All attempts, in the order in which they ended."""
     failures: Mapping[int, str] = field(default_factory=dict)
-    """One sentence for each rank without a result."""
+    """One sentence for each rank that has no result."""
     wall_seconds: float = 0.0
     concurrency: int = 1
-    """Workers at once, at most."""
+    """Highest number of workers that ran at once."""
     done: tuple[int, ...] = ()
-    """Ranks that now have a record, ascending."""
+    """Ranks that now have a record, in ascending order."""
     stopped: bool = False
-    """The user stopped it; ranks are neither done nor failed."""
+    """Whether the user stopped the run, so that some ranks are neither done nor failed."""
     meeting_seconds: float = 0.0
     """Seconds of the collective merge, which follow `wall_seconds`; 0 if there was none."""
     transport_note: str = ""
-    """Why the engine merged the statistics through the store; empty if it did not."""
+    """Why the engine merged the statistics through the store; empty if it did not have to."""
     published: bool = False
-    """Whether the engine summarized the run, too: its results are in the store already."""
+    """Whether the engine also summarized the run, so that its results are already in the store."""
     notes: tuple[str, ...] = ()
     """Further notes for the user, one sentence each."""
 
     @property
     def work_seconds(self) -> float:
-        """The ranks' own work over all attempts, s."""
+        """Seconds that the ranks themselves worked, summed over all attempts."""
         return sum(attempt.work_seconds for attempt in self.attempts)
 
     @property
     def overhead_seconds(self) -> float:
-        """Seconds that workers spent on anything but their ranks' work, such as starting or being
-        idle."""
+        """Seconds that workers spent on anything else, such as starting up or being idle."""
         busy = min(self.concurrency, len({attempt.rank for attempt in self.attempts}))
         return max(0.0, self.wall_seconds * busy - self.work_seconds)
 
     @property
     def overhead_per_rank(self) -> float:
-        """`overhead_seconds` over the number of ranks, s."""
+        """`overhead_seconds` divided by the number of ranks, in seconds."""
         ranks = len({attempt.rank for attempt in self.attempts})
         return self.overhead_seconds / ranks if ranks else 0.0
 
     def to_json(self) -> EngineDocument:
-        """Plain JSON values, as ``engine.json`` holds them."""
+        """The report as plain JSON values, as stored in ``engine.json``."""
         return {
             "wall_seconds": self.wall_seconds,
             "meeting_seconds": self.meeting_seconds,
@@ -131,12 +134,12 @@ class EngineReport:
 
     @classmethod
     def from_json(cls, value: EngineDocument) -> EngineReport:
-        """Read an ``engine.json``: the attempts of all its drivers, without their notes.
+        """Read an ``engine.json``: the attempts of all drivers of the run, without their notes.
 
         Raises
         ------
         KeyError, TypeError, ValueError
-            It holds something else.
+            The JSON does not have this form.
         """
         names = {one.name for one in fields(Attempt)}
         attempts = tuple(

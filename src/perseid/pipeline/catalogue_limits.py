@@ -1,7 +1,7 @@
-"""How many rows a run may have before its catalogue is written another way.
+"""Row limits above which a run's catalogue takes another form.
 
-Each limit is one of rows, which every engine, transport and world size counts alike: so the form of
-a catalogue depends on the survey alone.
+All limits count rows, whose number does not depend on the engine, the transport or the world size.
+So the form of a catalogue depends on the survey alone.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class CatalogueLimits:
-    """Limits of rows; the defaults are those of every run, others are for tests."""
+    """Row limits of a catalogue. Every run uses the defaults; tests set smaller values."""
 
     single_file: int = 2_000_000
-    """A catalogue with more rows is a folder of parts, and no process holds its columns."""
+    """Rows above which the catalogue is a folder of parts, and no process holds all of its
+    columns."""
     part: int = 1_000_000
-    """A part that summarize writes holds the rows of some ranks: no more than this, or one rank."""
+    """Most rows in a part that summarize writes. A part holds the rows of whole ranks, so a single
+    rank with more rows than this still makes one part."""
     exact_ranks: int = 50_000_000
-    """Where a survey has more rows, only the first `ranked` have a rank, and every scored row has
-    a percentile: ranking all of them takes 16 bytes of memory per row."""
+    """Rows above which only the `ranked` most anomalous objects get a rank, and every scored row
+    gets a percentile instead: ranking all of them takes 16 bytes of memory per row."""
     ranked: int = 100_000
 
 

@@ -1,8 +1,8 @@
 """The catalogue of a run as it lies in the store: one file, or a folder of parts.
 
 ``catalogue.parquet`` is one object for small runs, and for large ones the prefix of the objects
-``catalogue.parquet/part-*.parquet``, in the order of their numbers. Everything that reads a
-catalogue reads it here, so that neither form is a special case anywhere else.
+``catalogue.parquet/part-*.parquet``, in the order of their numbers. All code that reads a catalogue
+does so through this module, so no other code has to know about the two forms.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from perseid.survey.formats.arrow import pyarrow_module
 from perseid.survey.partition import natural_key
 
 BATCH_ROWS = 1 << 16
-"""Rows that are held at once where a catalogue is read as a stream."""
+"""Rows held in memory at once while a catalogue is read as a stream."""
 PARQUET_END = b"PAR1"
-"""Last bytes of every whole Parquet file."""
+"""The last bytes of every complete Parquet file."""
 
 
 def catalogue_parts(store: Storage) -> tuple[ObjectInfo, ...]:
@@ -31,7 +31,7 @@ def catalogue_parts(store: Storage) -> tuple[ObjectInfo, ...]:
     Parameters
     ----------
     store
-        Of the run's own prefix.
+        Storage of the run's own prefix.
 
     Raises
     ------
@@ -58,14 +58,15 @@ def catalogue_parts(store: Storage) -> tuple[ObjectInfo, ...]:
 
 
 def catalogue_bytes(store: Storage) -> int:
-    """Size of a run's catalogue, all parts together; raises `NotFoundError` if there is none."""
+    """Total size of a run's catalogue in bytes; raises `NotFoundError` if there is none."""
     return sum(part.size for part in catalogue_parts(store))
 
 
 def is_whole(store: Storage, written: object = None) -> bool:
-    """Whether the catalogue is there and whole, as far as sizes and the ends of files tell.
+    """Whether the catalogue exists and is complete, judged by the sizes and the last bytes of its
+    files.
 
-    `written` is its size in bytes when it was written, where that is known.
+    `written` is its size in bytes when it was written, if that is known.
     """
     try:
         parts = catalogue_parts(store)
@@ -80,7 +81,7 @@ def is_whole(store: Storage, written: object = None) -> bool:
 
 
 def retire_parts(store: Storage, written: Collection[str]) -> None:
-    """Delete what is left of an earlier catalogue of the run: parts or a file not in `written`.
+    """Delete the remains of an earlier catalogue of this run: parts or a file not in `written`.
 
     A run that is published again may have fewer parts than before, or be one file now. On a disk a
     file cannot take the place of a folder, so call this before the first part is put there.
@@ -92,7 +93,7 @@ def retire_parts(store: Storage, written: Collection[str]) -> None:
     store.delete([key for key in former if key not in written])
     folder = store.local_path(layout.CATALOGUE)
     if folder is not None and layout.CATALOGUE in written and folder.is_dir():
-        with suppress(OSError):  # it holds files of others: the write that follows says so
+        with suppress(OSError):  # it also holds foreign files: the write that follows reports it
             folder.rmdir()
 
 
@@ -102,7 +103,7 @@ class StoredCatalogue:
     Parameters
     ----------
     store
-        Of the run's own prefix.
+        Storage of the run's own prefix.
 
     Raises
     ------
@@ -113,18 +114,18 @@ class StoredCatalogue:
     def __init__(self, store: Storage) -> None:
         self._store = store
         self.parts = catalogue_parts(store)
-        """The objects, in the order of the rows."""
+        """The catalogue's objects, in the order of its rows."""
         self.where = store.where(layout.CATALOGUE)
-        """Path or URL, for messages."""
+        """Path or URL of the catalogue, for messages."""
 
     @cached_property
     def schema(self) -> Any:
-        """The ``pyarrow.Schema`` of the first part, metadata included."""
+        """The ``pyarrow.Schema`` of the first part, including its metadata."""
         return self._open(self.parts[0]).schema_arrow
 
     @cached_property
     def metadata(self) -> dict[str, str]:
-        """Key-value pairs of the first part's footer, Arrow's own schema left out."""
+        """Key-value pairs from the footer of the first part, without Arrow's own schema."""
         pairs = self._open(self.parts[0]).metadata.metadata or {}
         return {
             key.decode(): value.decode() for key, value in pairs.items() if key != b"ARROW:schema"
@@ -132,7 +133,7 @@ class StoredCatalogue:
 
     @cached_property
     def num_rows(self) -> int:
-        """Objects of all parts."""
+        """Number of objects in all parts."""
         return sum(int(self._open(part).metadata.num_rows) for part in self.parts)
 
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[Any]:
@@ -143,7 +144,7 @@ class StoredCatalogue:
         Parameters
         ----------
         columns
-            Those to read; None: all.
+            Names of the columns to read; None reads all of them.
 
         Raises
         ------
@@ -157,7 +158,7 @@ class StoredCatalogue:
                 raise self._sentence(part, error) from error
 
     def table(self, columns: Sequence[str] | None = None) -> Any:
-        """All rows as one ``pyarrow.Table``; raises as `batches`."""
+        """All rows as one ``pyarrow.Table``; raises the same errors as `batches`."""
         names = list(self.schema.names) if columns is None else list(columns)
         fields = [self.schema.field(name) for name in names]
         schema = pyarrow_module().schema(fields)

@@ -1,6 +1,6 @@
-"""Checks before a run starts: find a model, an option or a shape that no rank could use.
+"""Checks made before a run starts: a model, an option or a shape that no rank could use.
 
-Each worker would find the same; here it is reported once, before anything is written.
+Every worker would fail for the same reason; the checks report it once, before anything is written.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from perseid.survey.read_options import PLAIN, ReadOptions
 from perseid.survey.reader import open_partition
 
 READERS = 16
-"""Partitions that are opened at once to count their rows."""
+"""Number of partitions that are opened at once to count their rows."""
 
 
 @dataclass(frozen=True)
@@ -38,24 +38,27 @@ class CheckedModel:
 
     identity: ModelIdentity
     signature: ModelSignature | None
-    """None if this process has no onnxruntime to load it with, as on AWS between the ranks."""
+    """Identity of the model; None if this process has no onnxruntime to load it with, as on AWS
+    between the ranks."""
     given: ModelSignature | None = None
-    """The signature that was given with it, or lies beside it; None if its file has its own."""
+    """Signature that was given with the model or lies beside it; None if the model's file has its
+    own."""
     intervals: Mapping[str, float] | None = None
-    """Half width over 1 + z_pred of calibrated intervals, by their probability as text."""
+    """Half width of each calibrated interval, divided by 1 + z_pred; keys are probabilities as
+    text."""
     notes: tuple[str, ...] = ()
-    """One sentence each."""
+    """Notes for the user, one sentence each."""
 
 
 @dataclass(frozen=True)
 class RowCount:
-    """Rows of one partition."""
+    """Number of rows in one partition."""
 
     key: str
     rows: int
-    """0 where it cannot be read."""
+    """Number of rows; 0 if the partition cannot be read."""
     error: str = ""
-    """Why it cannot be read, in a sentence; otherwise empty."""
+    """One sentence saying why the partition cannot be read; empty if it can."""
 
 
 def check_model(
@@ -67,35 +70,35 @@ def check_model(
     device: str = CPU,
     folder: str = "",
 ) -> CheckedModel:
-    """Load a model as a rank does, and have it compute a few rows.
+    """Load a model as a rank does, and let it compute a few rows.
 
     Parameters
     ----------
     url, precision, anomaly, batch_size
         As in a `WorkItem`.
     signature
-        What it takes and gives, where its file does not say it.
+        Signature of the model, if its file does not contain one.
     device
         ``cpu`` or ``cuda``.
     folder
-        Where the module of a Python model is looked for after the installed ones.
+        Folder that is searched for the module of a Python model, after the installed modules.
 
     Raises
     ------
     BadModelError
-        It is not there, cannot be loaded, or fails when it computes.
+        The model does not exist, cannot be loaded, or fails to compute.
     BadInputError
-        It has no features of the group that `anomaly` names.
+        The model has no features of the group that `anomaly` names.
     NotFoundError, StorageError
         The store has no such model, or failed.
     """
     if importlib.util.find_spec("onnxruntime") is None and not is_python(url):
         return _calibrated(CheckedModel(identify(url, precision, device), None, signature), url)
-    from perseid.model.loading import load_on  # onnxruntime is heavy
+    from perseid.model.loading import load_on  # importing onnxruntime takes long
     from perseid.model.runtime import MICRO_BATCH
 
     size = min(MICRO_BATCH, batch_size)
-    # Not on the device: who begins a run on a cluster may sit at a node without a GPU.
+    # On the CPU even if the run uses a GPU: the login node of a cluster may not have one.
     runtime = load_on(
         CPU,
         url,
@@ -111,7 +114,7 @@ def check_model(
     identity = runtime.identity if precision == "float32" else identify(url, precision)
     difference = identity.difference(runtime.identity)
     if difference:
-        raise BadModelError(f"the model {url} was replaced while it was being looked at")
+        raise BadModelError(f"the model {url} was replaced while it was being checked")
     identity = replace(identity, device=device)
     if is_python(url):
         notes = _python_notes(url, folder)
@@ -120,7 +123,7 @@ def check_model(
 
 
 def _python_notes(spec: str, folder: str) -> tuple[str, ...]:
-    """Whether ranks can tell that they have the same model."""
+    """A note for the user if ranks cannot verify that they all have the same Python model."""
     source = find_source(spec, folder)
     if source.files is not None:
         return ()
@@ -131,14 +134,15 @@ def _python_notes(spec: str, folder: str) -> tuple[str, ...]:
 
 
 def _calibrated(model: CheckedModel, url: str) -> CheckedModel:
-    """The model with the intervals of the calibration that lies beside it, where it is of it."""
+    """The model with the intervals calibrated for it, if a matching calibration file lies beside
+    it."""
     found = read_calibration(url)
     if found is None:
         return model
     if found.digest != model.identity.digest:
         note = (
-            f"the calibration beside {url} is of another model: redshifts get no intervals; make "
-            "it again by `perseid model calibrate`"
+            f"the calibration beside {url} was made for another model: redshifts get no "
+            "intervals; make it again by `perseid model calibrate`"
         )
         return replace(model, notes=(*model.notes, note))
     return replace(model, intervals={f"{level:g}": w for level, w in found.widths.items()})
@@ -154,19 +158,19 @@ def check_shape(
 ) -> None:
     """Raise `BadInputError` if no partition has the inputs that the model takes.
 
-    Looks at as many as it takes to find one that fits, in most runs the first. One that cannot be
-    read is left to its rank, which names it, unless none can.
+    Stops at the first partition that fits, in most runs the very first one. An unreadable partition
+    is left to its rank, which reports it, unless no partition can be read.
     """
     wrong = unreadable = ""
     options = with_inputs(options, signature)
-    seen = replace(options, needs_image=False, describe=True)  # so that the sentence can name all
+    seen = replace(options, needs_image=False, describe=True)  # the message names all columns
     for ref in partitions:
         try:
             with open_partition(storage, ref.key, options=seen) as reader:
                 named, bands = [s.source for s in reader.described], reader.bands
                 said = unfit(signature, reader.columns, fit, named, bands)
         except (BadPartitionError, NotFoundError) as error:
-            if options.names and "has no column" in str(error):  # named by the user: never there
+            if options.names and "has no column" in str(error):  # a name given by the user
                 wrong = wrong or str(error)
             unreadable = unreadable or str(error)
             continue
@@ -184,9 +188,9 @@ def check_shape(
 def count_rows(
     storage: Storage, partitions: Sequence[PartitionRef], options: ReadOptions = PLAIN
 ) -> list[RowCount]:
-    """The rows of each partition, from its own header, in order.
+    """Count the rows of each partition from its own header; the result keeps their order.
 
-    Raises `NotInstalledError` where the extra for a format is missing.
+    Raises `NotInstalledError` if the optional dependency for a file format is missing.
     """
 
     def count(ref: PartitionRef) -> RowCount:

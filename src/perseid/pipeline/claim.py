@@ -1,4 +1,4 @@
-"""Claim a prefix for one run, by a conditional write; a former run is removed only after that."""
+"""Claim a prefix for one run by a conditional write; a previous run is removed only after that."""
 
 from __future__ import annotations
 
@@ -27,26 +27,27 @@ from perseid.storage import ObjectInfo, Storage, scan
 _FOLDERS = ("ranks", "logs", "slurm")
 """Folders that a run writes into."""
 _KEPT = frozenset({layout.MANIFEST, layout.DRIVER})
-"""Objects that the new run has already written when those of the former run are removed."""
+"""Objects that the new run has already written by the time the previous run is removed."""
 
 
 @dataclass(frozen=True)
 class FormerRun:
-    """The run at a prefix, as it was seen before anything was done to it."""
+    """The run found at a prefix before anything was changed there."""
 
     manifest: ObjectInfo | None
-    """Listing entry of its manifest; None if there are only remains of a run."""
+    """Listing entry of its manifest; None if only remains of a run are there."""
     world_size: int | None
-    """Number of its ranks; None if the manifest cannot be read."""
+    """Number of its ranks; None if its manifest cannot be read."""
 
     @classmethod
     def at(cls, storage: Storage) -> FormerRun:
-        """Look at what is at a prefix now.
+        """Find out what is at a prefix now.
 
         Raises
         ------
         RunError
-            One of its objects lies behind a symbolic link: nothing is ever removed through one.
+            An object of the run lies behind a symbolic link, and nothing is ever removed through
+            one.
         """
         link = next(_links(storage), None)
         if link is not None:
@@ -64,7 +65,7 @@ class FormerRun:
             return cls(info, None)
 
     def keys(self, storage: Storage) -> list[str]:
-        """Keys of all objects that the run wrote, and of nothing else that lies there."""
+        """Keys of all objects that the run wrote; other objects at the prefix are not included."""
         found = [info.key for info in scan(storage).objects if layout.is_of_run(info.key)]
         ranks = self.world_size
         return [
@@ -75,12 +76,12 @@ class FormerRun:
 
 
 def claim(storage: Storage, manifest: Manifest, former: FormerRun | None = None) -> None:
-    """Claim the prefix by writing the manifest: of several runs that try at once, exactly one wins.
+    """Claim the prefix by writing the manifest: if several runs try at once, exactly one succeeds.
 
     Parameters
     ----------
     storage
-        Storage of the prefix. manifest Manifest of the run that claims the prefix.
+        Storage of the prefix.
     former
         The run to replace; None if the prefix must hold nothing of any run. It is removed once the
         prefix is claimed, and left alone otherwise.
@@ -99,15 +100,15 @@ def claim(storage: Storage, manifest: Manifest, former: FormerRun | None = None)
         if former is None or former.manifest is None:
             storage.put(layout.MANIFEST, data, new=True)
         else:
-            # Only if the manifest is still the one that was looked at: of two that replace the same
-            # run, one wins and the other is told.
+            # The write succeeds only if the manifest is unchanged: if two runs replace the same
+            # run, one wins and the other gets an error.
             storage.swap(layout.MANIFEST, data, former.manifest)
     except (AlreadyExistsError, NotFoundError) as error:
         # A retried write can meet its own first attempt. The run id in the manifest tells whose it
         # is.
-        if not _is_ours(storage, manifest):  # else it was written, and the answer was lost
+        if not _is_ours(storage, manifest):  # else only the answer was lost
             raise taken(storage, layout.MANIFEST, meanwhile=former is not None) from error
-    # Last: until here a failure leaves the former run untouched.
+    # Removed last: a failure before this line leaves the previous run untouched.
     remove(storage, keys)
 
 
@@ -126,7 +127,7 @@ def give_up(storage: Storage) -> None:
 
 
 def remove(storage: Storage, keys: list[str]) -> None:
-    """Delete objects; on a disk never through a symbolic link, not even a new one."""
+    """Delete objects; on a disk never through a symbolic link, even one that has just appeared."""
     root = storage.local_path()
     with ThreadPoolExecutor(READERS) as pool:
         if root is None:
@@ -136,8 +137,8 @@ def remove(storage: Storage, keys: list[str]) -> None:
 
 
 def taken(storage: Storage, key: str, *, meanwhile: bool = False) -> RunError:
-    """Build the error for a taken prefix; `meanwhile`: another process replaced the run just
-    now."""
+    """Build the error for a taken prefix; `meanwhile` says that another process has just replaced
+    the run."""
     where = storage.where()
     try:
         manifest = Manifest.load(storage)
@@ -171,7 +172,8 @@ def _is_ours(storage: Storage, manifest: Manifest) -> bool:
 
 
 def _links(storage: Storage) -> Iterator[Path]:
-    """Symbolic links in the place of a run's folder, of its objects, or of their folders."""
+    """Symbolic links in place of a run's folder, of its objects, or of the folders that hold
+    them."""
     root = storage.local_path()
     if root is None:
         return
@@ -197,8 +199,8 @@ def _unlink(root: Path, key: str) -> None:
         descriptor = os.open(root, flags)
         try:
             for folder in folders:
-                # Relative to the folder that is open, so that nobody can swap in a link between
-                # check and use.
+                # Relative to the open folder's descriptor, so that nobody can swap in a link
+                # between check and use.
                 inner = os.open(folder, flags, dir_fd=descriptor)
                 os.close(descriptor)
                 descriptor = inner

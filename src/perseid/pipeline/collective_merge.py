@@ -1,7 +1,7 @@
 """The merge through a communicator: every rank scores its own objects, rank 0 publishes.
 
-A rank comes here when its inference is done and its objects and record lie in the store, so
-whatever goes wrong from here on costs nothing but time: summarize merges from the store then.
+A rank starts merging only when its inference is done and its objects and record are in the store.
+So a failure from here on costs only time: summarize then merges from the store.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ class RankOutputs:
 
     item: WorkItem
     record: StoredRecord
-    """The record as stored."""
+    """The rank's record as stored."""
     storage: Storage
     """Storage of the run's prefix."""
     folder: Path | None = None
-    """Folder with copies on this machine's disk, if there is one."""
+    """Local folder with copies of the rank's objects; None if there are no copies."""
     lock: AbstractContextManager[Any] = field(default_factory=nullcontext)
-    """Held while arrays are read: Python 3.11's `ast`, which numpy reads headers by, is not safe
-    in several threads."""
+    """Lock held while arrays are read: NumPy parses their headers with `ast`, which is not
+    thread-safe in Python 3.11."""
 
     @classmethod
     def of_store(
@@ -58,12 +58,12 @@ class RankOutputs:
         return cls(item, record, storage, lock=lock or nullcontext())
 
     def share(self) -> Share:
-        """Its share of the survey's statistics."""
+        """The rank's share of the survey's statistics."""
         item = self.item
         data, where = self._data("moments", layout.moments(item.rank))
         with self.lock:
             stamp, parts = columns.read_moments(data, where)
-        # Places in the whole survey, not in the rank: sums are then joined in the same order
+        # Positions in the whole survey, not in the rank: sums are then merged in the same order
         # whatever the world size is.
         places = {ref.key: place for place, ref in enumerate(item.partitions, item.first)}
         partial = Partial.of((places[key], part) for key, part in parts)
@@ -84,7 +84,7 @@ class RankOutputs:
 
 @dataclass(frozen=True)
 class Exchanged:
-    """The fields of `RankRecord` (and keys of its JSON) that a merge changes."""
+    """Fields of `RankRecord` (and keys of its JSON) that a merge changes."""
 
     transport: str
     routes: Mapping[str, str]
@@ -98,13 +98,13 @@ class Share:
     """Statistics of some ranks' partitions."""
 
     groups: Mapping[str, int]
-    """Feature groups; empty if nothing is scored."""
+    """Feature groups that the score uses; empty if nothing is scored."""
     partial: Partial
     rows: int = 0
-    """Rows of the ranks' partitions."""
+    """Number of rows in the ranks' partitions."""
 
     def join(self, other: Share) -> Share:
-        """Combine both; raises `RunError` if the ranks score by different features."""
+        """Combine two shares; raises `RunError` if their ranks score by different features."""
         if self.groups and other.groups and dict(self.groups) != dict(other.groups):
             raise RunError("the ranks' models score by different features: give all one model")
         rows = self.rows + other.rows
@@ -112,27 +112,28 @@ class Share:
 
 
 JOIN = Op.custom(Share.join, commutative=True, associative=True)
-"""Bit for bit so, since `Partial` is: it may go up a tree."""
+"""How `reduce` combines shares. Merging `Partial` values is associative bit for bit, so the shares
+may be combined along a tree."""
 
 
 def merge_collectively(
     outputs: RankOutputs, settings: JoinSettings, limits: CatalogueLimits = LIMITS
 ) -> Exchanged:
-    """Take part in the merge of a run as one rank; what this changes in its record.
+    """Take part in the merge of a run as one rank; returns the fields of its record that change.
 
-    Never raises: what goes wrong is in ``transport_note`` of the record, and ``transport`` is
-    ``store`` then. The record in the store is replaced.
+    Never raises: if something goes wrong, the record's ``transport_note`` says what, and its
+    ``transport`` is ``store``. The record in the store is replaced.
     """
     clock, transports = Timeline(), dict[int, str]()
     try:
         changes = _merge(outputs, settings, clock, transports, limits)
-    except Exception as error:  # the store has all that is needed; a retry would redo the inference
+    except Exception as error:  # summarize merges from the store; a retry would redo the inference
         known = isinstance(error, PerseidError)
         reason = str(error) if known else f"{type(error).__name__}: {error}"
         if isinstance(error, NoPathError):
             transports |= dict.fromkeys(error.ranks, STORE)
         changes = _changes(outputs, clock, STORE, transports, reason)
-    # A record that cannot be replaced says `store`, which is what summarize believes anyway.
+    # The old record, if it cannot be replaced, says `store`, so summarize merges from there.
     with contextlib.suppress(PerseidError):
         outputs.storage.put(
             layout.record(outputs.item.rank), json_bytes({**outputs.record.plain, **vars(changes)})
@@ -182,18 +183,19 @@ def _merge(
 
 @dataclass(frozen=True, eq=False)
 class RankScores:
-    """One rank's rows against the whole survey."""
+    """One rank's rows, scored against the whole survey."""
 
     scored: list[merge.Scored]
-    """Of the rank's partitions."""
+    """Scored rows of the rank's partitions."""
     groups: Mapping[str, int]
-    """Feature groups of the score."""
+    """Feature groups that the score uses."""
     rows: int
-    """Rows of the whole survey."""
+    """Number of rows in the whole survey."""
 
 
 Catalogue = Callable[[], tuple[Findings, int]]
-"""On rank 0: publishes what is left to publish; what the run found, and the catalogue's bytes."""
+"""Called on rank 0 to publish what is not published yet; returns the findings and the size of the
+catalogue in bytes."""
 
 
 def score_together(comm: Exchange, outputs: RankOutputs) -> RankScores:
@@ -203,7 +205,7 @@ def score_together(comm: Exchange, outputs: RankOutputs) -> RankScores:
     if share is not None:
         metric = merge.survey_metric(share.partial, share.groups)
         whole = (share.groups, metric, share.rows)
-    # One rank's metric for all: eigenvectors may differ by a bit from machine to machine.
+    # All ranks use rank 0's metric, as eigenvectors may differ in the last bit between machines.
     groups, metric, rows = comm.bcast(whole)
     return RankScores([merge.score(result, metric) for result in outputs.results()], groups, rows)
 
@@ -211,10 +213,11 @@ def score_together(comm: Exchange, outputs: RankOutputs) -> RankScores:
 def _catalogue(
     comm: Exchange, outputs: RankOutputs, survey: RankScores, limits: CatalogueLimits
 ) -> Catalogue | None:
-    """Bring the catalogue together on rank 0 (else None), or write a part of it on each rank.
+    """Gather the catalogue on rank 0 (the other ranks get None), or write one part of it per rank.
 
-    Scores go to rank 0 with the columns where the catalogue is one file: some 40 bytes per object,
-    while the features (400) stay where they are. Ranks over all scores follow from them exactly.
+    If the catalogue is one file, scores and columns go to rank 0, about 40 bytes per object; the
+    features, about 400 bytes per object, stay on their ranks. Rank 0 computes the anomaly ranks
+    from all scores.
     """
     item, storage = outputs.item, outputs.storage
     if survey.rows > limits.single_file:
@@ -237,7 +240,8 @@ def _catalogue(
 def publish(
     outputs: RankOutputs, catalogue: Catalogue, records: list[Plain], clock: Timeline
 ) -> None:
-    """Rank 0: the catalogue, all records, and last what says that both are whole."""
+    """On rank 0: write the catalogue, all records, and last the object that marks both as
+    complete."""
     item, storage = outputs.item, outputs.storage
     with clock.stage("publish"):
         found, size = catalogue()
@@ -250,7 +254,7 @@ def publish(
                                                               "publish")},
         "found": vars(found),
     }  # fmt: skip
-    # The last object: summarize believes nothing of a collective merge before it exists.
+    # Written last: summarize ignores a collective merge until this object exists.
     storage.put(layout.MERGED, dump(done))
 
 

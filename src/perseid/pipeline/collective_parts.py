@@ -1,6 +1,7 @@
 """Write the catalogue of a large run in a collective merge: each rank writes a part.
 
-Scores go to rank 0, which says the rank of each row in the survey; columns stay where they are.
+Only scores go to rank 0, which computes the anomaly rank of each row in the survey; the columns
+stay on their ranks.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ JOIN = Op.custom(SurveyStatistics.join, commutative=False, associative=True)
 
 @dataclass(frozen=True, eq=False)
 class CollectiveParts:
-    """What one rank needs to take part."""
+    """Everything that one rank needs to take part in writing the catalogue."""
 
     comm: Exchange
     item: WorkItem
@@ -41,7 +42,8 @@ class CollectiveParts:
     def publish(
         self, scored: Sequence[merge.Scored], groups: Mapping[str, int]
     ) -> tuple[Findings, int] | None:
-        """Write the part of this rank; on rank 0 what the run found and the bytes of all parts."""
+        """Write this rank's part; on rank 0, return the findings and the total size of all parts in
+        bytes."""
         comm, item = self.comm, self.item
         names = stored_label_names(item.options.to_json(), item.data_url)
         statistics = comm.reduce(SurveyStatistics.of(scored, names), JOIN)
@@ -60,7 +62,7 @@ class CollectiveParts:
     def _ranks(
         self, scored: Sequence[merge.Scored], statistics: SurveyStatistics | None
     ) -> tuple[list[Ranks], CatalogueSchema, Histogram | None]:
-        """Ranks of each partition's rows, and what all parts have in common."""
+        """Anomaly ranks of each partition's rows, and the schema that all parts share."""
         scores = self.comm.gather(_joined([part.score for part in scored]))
         ranks, common = None, None
         if statistics is not None and scores is not None:
@@ -73,10 +75,10 @@ class CollectiveParts:
             )
             common = schema, statistics.scores if many else None
             written = [layout.catalogue_part(r) for r, of_rank in enumerate(scores) if len(of_rank)]
-            # Only rank 0, and before any part is written: no rank may delete what another has just
-            # put.
+            # Only rank 0 deletes, and before any part is written: no rank may delete what another
+            # has just put.
             retire_parts(self.storage, written)
-        schema, histogram = self.comm.bcast(common)  # nobody writes before this
+        schema, histogram = self.comm.bcast(common)  # no rank writes its part before this broadcast
         mine = self.comm.scatter(ranks)
         ends = np.cumsum([len(part.score) for part in scored])
         return np.split(mine, ends[:-1]) if scored else [], schema, histogram
@@ -88,7 +90,7 @@ class CollectiveParts:
         schema: CatalogueSchema,
         histogram: Histogram | None,
     ) -> int:
-        """Write this rank's part; its bytes, 0 where the rank has no rows."""
+        """Write this rank's part and return its size in bytes, 0 if the rank has no rows."""
         if not any(len(part.score) for part in scored):
             return 0
         rows = [
@@ -103,7 +105,8 @@ class CollectiveParts:
         return size
 
     def _repeated_ids(self, scored: Sequence[merge.Scored]) -> int:
-        """On rank 0: how many ids occur again; some of them at a time, so that none holds all."""
+        """On rank 0: count repeated ids. Ids are gathered in several rounds, so that no rank holds
+        all of them."""
         total = 0
         for keys in buckets(part.result.object_id for part in scored):
             every = self.comm.gather(keys)

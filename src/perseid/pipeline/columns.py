@@ -1,6 +1,7 @@
-"""What a rank leaves for the merge: columns and features of each partition, and their statistics.
+"""What a rank leaves for the merge: each partition's columns and features, and their statistics.
 
-Both objects are npz files (plain zip of npy) without dates: the same item gives the same bytes.
+Both objects are npz files (plain zip of npy) without timestamps, so the same item always gives the
+same bytes.
 """
 
 from __future__ import annotations
@@ -24,41 +25,42 @@ from perseid.model.outputs import Z_PRED, OutputColumn
 from perseid.science import Moments
 
 NOT_FINITE = 1
-"""Flag: a pixel is not finite, or a magnitude infinite, so there is no prediction."""
+"""Flag: a pixel is not finite or a magnitude is infinite, so there is no prediction."""
 NO_ANSWER = 2
-"""Flag: the input is finite and the model's answer is not."""
+"""Flag: the input is finite, but the model's answer is not."""
 
 
 MISSING_INPUT = 3
-"""Flag: an input that the model uses is missing (a magnitude), so there is no prediction."""
+"""Flag: an input that the model uses, such as a magnitude, is missing, so there is no
+prediction."""
 
 
 @dataclass(frozen=True, eq=False)
 class PartitionResult:
-    """All that is kept of one partition, one row an object in the file's order."""
+    """Results of one partition: one row per object, in the order of the file."""
 
     key: str
     """Key of the partition."""
     z_pred: NDArray[np.float32] | None
-    """(n,), NaN where flagged; None if the model predicts no redshift."""
+    """Predicted redshifts (n,), NaN for flagged rows; None if the model predicts no redshift."""
     flag: NDArray[np.int32]
-    """(n,): 0, `NOT_FINITE`, `NO_ANSWER` or `MISSING_INPUT`."""
+    """Flags (n,): 0, `NOT_FINITE`, `NO_ANSWER` or `MISSING_INPUT`."""
     object_id: NDArray[Any] | None = None
-    """(n,): int64, uint64 or text; masked where single ids are missing."""
+    """Object ids (n,): int64, uint64 or text; masked where an id is missing."""
     z_spec: NDArray[np.float64] | None = None
-    """(n,), NaN where it is missing."""
+    """Spectroscopic redshifts (n,), NaN where missing."""
     label: NDArray[np.int32] | None = None
-    """(n,), masked where single labels are missing."""
+    """Labels (n,), masked where missing."""
     features: NDArray[np.float32] | None = None
-    """(n, d), NaN where flagged; None if nothing is scored."""
+    """Features (n, d), NaN for flagged rows; None if nothing is scored."""
     carried: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    """Columns of the survey that the catalogue takes, by their names there, (n,); masked where
-    single values are missing. A column that the partition lacks is not among them."""
+    """Survey columns (n,) that the catalogue keeps, by their names in the catalogue; masked where a
+    value is missing. A column that the partition lacks is absent."""
     outputs: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    """The model's other columns by name, (n,) or (n, width): float32, NaN where flagged; of classes
-    int32, -1 where flagged."""
+    """The model's other columns by name, (n,) or (n, width): float32 with NaN for flagged rows, or
+    int32 with -1 for flagged rows if the column holds classes."""
     output_columns: tuple[OutputColumn, ...] = (Z_PRED,)
-    """What the model's columns are, in order."""
+    """Descriptions of the model's columns, in order."""
 
     def __len__(self) -> int:
         return len(self.flag)
@@ -71,17 +73,18 @@ class PartitionResult:
 
 @dataclass(frozen=True)
 class Stamp:
-    """Says whose an object is, so that one of another run or rank is never merged."""
+    """Identifies the run and rank that an object belongs to, so that objects of another run or rank
+    are never merged."""
 
     run_id: str
     rank: int
     groups: Mapping[str, int] = field(default_factory=dict)
-    """Width of each group of features that is kept, in order; empty: nothing to score."""
+    """Width of each feature group that is kept, in order; empty if nothing is scored."""
     output_columns: tuple[OutputColumn, ...] = (Z_PRED,)
-    """What the columns of the rank's model are, in order."""
+    """Descriptions of the columns of the rank's model, in order."""
 
     def to_json(self) -> str:
-        """Convert to the JSON in a rank's objects."""
+        """Convert to the JSON that a rank's objects contain."""
         plain: list[object] = [self.run_id, self.rank, list(self.groups.items())]
         if self.output_columns != (Z_PRED,):
             plain.append([column.to_json() for column in self.output_columns])
@@ -96,17 +99,17 @@ class Stamp:
 
 
 ReadResults = tuple[Stamp, list[PartitionResult]]
-"""A rank's results, and those of its partitions."""
+"""The results of a rank and of its partitions."""
 _MASKED, _MASK = ("object_id", "label"), ".missing"
-"""Columns of which single values may be missing, and the name of the array that says which."""
+"""Columns whose values may be missing, and the name of the array that marks the missing ones."""
 _CARRIED, _CARRIED_MASK = "carried/", "carried_missing/"
-"""Before the name of a carried column, and of the array that says which values are missing."""
+"""Prefixes of the names of a carried column and of the array that marks its missing values."""
 _OUTPUT = "output/"
-"""Before the name of a column of the model."""
+"""Prefix of the names of the model's columns."""
 
 
 Source = bytes | BinaryIO
-"""An object that was fetched, or one that is read where it lies."""
+"""An object's bytes, or an open file that is read in place."""
 
 
 class NpzWriter:
@@ -118,7 +121,7 @@ class NpzWriter:
         self._array("stamp", np.frombuffer(stamp.to_json().encode(), np.uint8))
 
     def add(self, key: str, arrays: Mapping[str, NDArray[Any] | None]) -> None:
-        """The arrays of the next partition; None is left out."""
+        """Add the arrays of the next partition; arrays that are None are left out."""
         self._array(f"{self._parts}/key", np.frombuffer(key.encode(), np.uint8))
         for name, array in arrays.items():
             if array is not None:
@@ -126,7 +129,7 @@ class NpzWriter:
         self._parts += 1
 
     def _array(self, name: str, array: NDArray[Any]) -> None:
-        # ZipInfo without a date means 1980: the bytes depend on the content alone.
+        # A ZipInfo without a date uses 1980, so the bytes depend on the content alone.
         with self._zip.open(zipfile.ZipInfo(name + ".npy"), "w", force_zip64=True) as file:
             np.lib.format.write_array(file, np.asarray(array, order="C"), allow_pickle=False)
 
@@ -143,7 +146,7 @@ class NpzWriter:
 
 
 def add_result(writer: NpzWriter, result: PartitionResult) -> None:
-    """Append one partition to a rank's ``features.npz``."""
+    """Append one partition's results to a rank's ``features.npz``."""
     apart = ("key", "carried", "outputs", "output_columns")
     arrays = {f.name: getattr(result, f.name) for f in fields(result) if f.name not in apart}
     arrays |= {_OUTPUT + name: array for name, array in result.outputs.items()}
@@ -158,14 +161,14 @@ def add_result(writer: NpzWriter, result: PartitionResult) -> None:
 
 
 def add_moments(writer: NpzWriter, key: str, moments: Moments) -> None:
-    """Append one partition to a rank's ``moments.npz``."""
+    """Append one partition's statistics to a rank's ``moments.npz``."""
     writer.add(key, moments.to_arrays())
 
 
 def read_results(data: Source, where: str, *, features: bool = True) -> ReadResults:
-    """A rank's ``features.npz``; raises `RunError` naming `where` if it is broken.
+    """Read a rank's ``features.npz``; raises `RunError` naming `where` if it is broken.
 
-    Without `features` only the columns are read, which are a tenth of the object.
+    If `features` is False, only the columns are read, which make up a tenth of the object.
     """
     stamp, parts = _read(data, where, () if features else ("features",))
     for _, arrays in parts:
@@ -186,14 +189,14 @@ def read_results(data: Source, where: str, *, features: bool = True) -> ReadResu
 
 
 def _outputs(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """The model's columns but the redshift, taken out of a partition's arrays."""
+    """The model's columns other than the redshift, extracted from a partition's arrays."""
     arrays.setdefault("z_pred", None)  # type: ignore[arg-type]
     names = [name for name in arrays if name.startswith(_OUTPUT)]
     return {name.removeprefix(_OUTPUT): arrays.pop(name) for name in names}
 
 
 def _carried(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """The carried columns, taken out of a partition's arrays."""
+    """The carried columns, extracted from a partition's arrays."""
     names = [name for name in arrays if name.startswith(_CARRIED)]
     carried = {name.removeprefix(_CARRIED): arrays.pop(name) for name in names}
     for name in carried:
@@ -204,7 +207,7 @@ def _carried(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
 
 
 def read_moments(data: Source, where: str) -> tuple[Stamp, list[tuple[str, Moments]]]:
-    """A rank's ``moments.npz``; raises `RunError` naming `where` if it is broken."""
+    """Read a rank's ``moments.npz``; raises `RunError` naming `where` if it is broken."""
     stamp, parts = _read(data, where, ())
     return stamp, [(key, Moments.from_arrays(arrays)) for key, arrays in parts]
 
@@ -228,14 +231,14 @@ def _read(
 _HEADER = re.compile(
     rb"\{'descr': '([<|][bifuU]\d+)', 'fortran_order': False, 'shape': \(([\d, ]*)\), \} *\n"
 )
-"""Header of an array as `NpzWriter` writes it."""
+"""Pattern of an array header as `NpzWriter` writes it."""
 
 
 def _array(data: bytes) -> NDArray[Any]:
-    """An array out of the bytes of a member.
+    """Decode an array from the bytes of a zip member.
 
-    Not by numpy: it reads headers by `ast`, which Python 3.11 cannot do in several threads at once
-    (SystemError, "AST constructor recursion depth mismatch").
+    NumPy's reader is not used: it parses headers with `ast`, which in Python 3.11 fails in several
+    threads at once (SystemError, "AST constructor recursion depth mismatch").
     """
     major = data[6] if data[:6] == b"\x93NUMPY" else 0
     start = {1: 10, 2: 12, 3: 12}.get(major, len(data))
@@ -245,6 +248,6 @@ def _array(data: bytes) -> NDArray[Any]:
         raise ValueError("this is not an array of a rank's objects")
     shape = tuple(int(size) for size in header[2].replace(b",", b" ").split())
     dtype = np.dtype(header[1].decode())
-    if not dtype.itemsize:  # of empty texts
+    if not dtype.itemsize:  # an array of empty texts has no bytes
         return np.zeros(shape, dtype)
     return np.frombuffer(data, dtype, offset=start + length).reshape(shape)

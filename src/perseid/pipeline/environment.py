@@ -1,8 +1,8 @@
 """The processor and the libraries that a rank's numbers were computed with.
 
-The same bits are promised for one set of library versions on one kind of processor only (see "What
-same means" in docs/architecture.md), so each rank's record names both, and a run whose ranks differ
-says so.
+Identical bits are promised only for one set of library versions on one kind of processor (see "What
+same means" in docs/architecture.md). So each rank's record names both, and a run whose ranks differ
+reports it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pathlib import Path
 from perseid import __version__
 
 LIBRARIES = ("numpy", "onnxruntime", "torch")
-"""Libraries that compute; a rank's record names those that its process has imported."""
+"""Libraries that compute. A rank's record names those that its process has imported."""
 INSTRUCTIONS = (
     "AVX2", "AVX512F", "AVX512BW", "AVX512VNNI", "AVX512BF16", "AVX512FP16", "AVXVNNI", "AMX_INT8",
     "AMX_BF16", "ASIMD", "ASIMDDP", "ASIMDHP", "SVE",
 )  # fmt: skip
-"""Extensions by which the libraries choose their kernels, in NumPy's spelling."""
+"""Processor extensions by which the libraries choose their kernels, in NumPy's spelling."""
 
 
 @dataclass(frozen=True)
@@ -32,30 +32,31 @@ class RankEnvironment:
     processor: str
     """Name of the processor, as the kernel gives it."""
     instructions: tuple[str, ...]
-    """The `INSTRUCTIONS` that the processor offers to this process."""
+    """Those of `INSTRUCTIONS` that the processor offers to this process."""
     versions: Mapping[str, str]
     """Versions of Python, perseid and the imported libraries, by name."""
 
     @classmethod
     def here(cls) -> RankEnvironment:
-        """The environment of this process; call this after loading the model."""
+        """The environment of this process. Call it after loading the model, so that its libraries
+        are imported."""
         versions = {"python": platform.python_version(), "perseid": __version__}
         modules = {name: sys.modules[name] for name in LIBRARIES if name in sys.modules}
         versions |= {name: str(module.__version__) for name, module in modules.items()}
         return cls(_processor(), _instructions(), versions)
 
     def to_json(self) -> dict[str, object]:
-        """Plain JSON values, as in a rank's record."""
+        """The environment as plain JSON values, as in a rank's record."""
         return asdict(self)
 
 
 def differences(environments: Mapping[int, Mapping[str, object]]) -> list[str]:
-    """A sentence for each thing in which the ranks' environments differ; empty if they agree.
+    """One sentence for each way in which the ranks' environments differ; empty if they agree.
 
     Parameters
     ----------
     environments
-        `RankEnvironment.to_json` of each rank; ranks of older versions have none and do not count.
+        `RankEnvironment.to_json` of each rank; records of older versions have none and are skipped.
     """
     values: dict[str, dict[str, list[int]]] = {}
     for rank, environment in sorted(environments.items()):
@@ -100,9 +101,10 @@ def _processor() -> str:
 
 
 def _instructions() -> tuple[str, ...]:
-    """By NumPy, which asks the processor itself: /proc/cpuinfo does not know what is masked."""
+    """Ask NumPy, which queries the processor itself: /proc/cpuinfo also lists instructions that are
+    masked for this process."""
     try:
         features = importlib.import_module("numpy._core._multiarray_umath").__cpu_features__
-    except (ImportError, AttributeError):  # NumPy before 2, or one that keeps them elsewhere
+    except (ImportError, AttributeError):  # NumPy 1, or a version that keeps the list elsewhere
         return ()
     return tuple(name for name in INSTRUCTIONS if features.get(name))

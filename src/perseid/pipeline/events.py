@@ -1,4 +1,4 @@
-"""What the core reports instead of printing; the command line draws it."""
+"""Events that the core reports instead of printing; the command line displays them."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ class RankState(StrEnum):
 
 @dataclass(frozen=True)
 class RankEvent:
-    """A rank changed its state, or got on with its rows."""
+    """A rank changed its state, or predicted more rows."""
 
     rank: int
     state: RankState
     attempt: int = 1
     rows: int = 0
-    """Rows predicted so far by this attempt."""
+    """Number of rows predicted so far by this attempt."""
     message: str = ""
-    """One sentence where something went wrong."""
+    """One sentence saying what went wrong; empty if nothing did."""
     record: bytes = field(default=b"", repr=False)
-    """Of a rank that is done: its record as it lies in the store, where whoever reports it has
-    read it anyway."""
+    """Stored record of a rank that is done, if the sender of the event has read it; otherwise
+    empty."""
 
 
 @dataclass(frozen=True)
 class StageEvent:
-    """The run entered a step: initialize, map, summarize."""
+    """The run entered one of its steps: initialize, map or summarize."""
 
     stage: str
     message: str = ""
@@ -43,25 +43,25 @@ class StageEvent:
 
 @dataclass(frozen=True)
 class CountEvent:
-    """How many ranks stand where, from an engine that does not follow each of them."""
+    """Number of ranks in each state, from an engine that does not follow ranks one by one."""
 
     stage: str
-    """The run's step, or how it ended."""
+    """Current step of the run, or how the run ended."""
     seconds: float
-    """Since it began."""
+    """Seconds since the run began."""
     total: int = 0
-    """Ranks; 0 before they are known."""
+    """Number of ranks; 0 before it is known."""
     waiting: int = 0
     running: int = 0
     done: int = 0
     failed: int = 0
-    """For good."""
+    """Number of ranks that failed for good."""
     retried: int = 0
-    """Ranks that are done and took more than one attempt."""
+    """Number of ranks that are done and took more than one attempt."""
     rows: int = 0
-    """Predicted by ranks that are done."""
+    """Number of rows predicted by the ranks that are done."""
     usd: float = 0.0
-    """About what the workers that are done cost."""
+    """Approximate cost of the workers that are done, in USD."""
     ended: bool = False
     """Whether nothing works on the run any more."""
 

@@ -12,20 +12,20 @@ class Exchange(Protocol):
 
     @property
     def rank(self) -> int:
-        """0 <= rank < world_size."""
+        """Rank of this process, from 0 to `world_size` - 1."""
 
     @property
     def world_size(self) -> int:
-        """How many ranks take part."""
+        """Number of ranks that take part."""
 
     def gather(self, value: Any, root: int = 0) -> list[Any] | None:
-        """Every rank's value in rank order on the root, None elsewhere."""
+        """On the root, the values of all ranks in rank order; None elsewhere."""
 
     def bcast(self, value: Any = None, root: int = 0) -> Any:
-        """The root's value on every rank."""
+        """On every rank, the root's value."""
 
     def scatter(self, values: Sequence[Any] | None = None, root: int = 0) -> Any:
-        """The value of the root's list that is this rank's."""
+        """On every rank, its own entry of the root's list."""
 
     def reduce(self, value: Any, op: Any, root: int = 0) -> Any:
-        """All ranks' values as one on the root, None elsewhere."""
+        """On the root, the values of all ranks combined into one; None elsewhere."""

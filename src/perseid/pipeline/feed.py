@@ -1,4 +1,4 @@
-"""A rank's partitions as a stream of blocks: the next is fetched while the model computes."""
+"""A rank's partitions as a stream of blocks: the next block is fetched while the model computes."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from perseid.survey.read_options import PLAIN, ReadOptions
 from perseid.survey.reader import PartitionReader, open_partition
 
 BLOCK_BYTES = 4 << 20
-"""Pixels handed over at once; the reader fetches more of them in one request."""
+"""Bytes of pixels per block; the reader fetches more than this in one request."""
 AHEAD = 1
-"""Blocks waiting for the model, beside the one that it has and the one being fetched."""
+"""Number of blocks that wait for the model, besides the one in use and the one being fetched."""
 _POLL = 0.2
 
 
@@ -49,54 +49,56 @@ class Begun:
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Some consecutive rows of the partition that was begun last."""
+    """Consecutive rows of the partition that was opened last."""
 
     cutouts: Cutouts
     flag: NDArray[np.int32]
-    """(n,): 0 where the row has all that the model uses, else `NOT_FINITE` or `MISSING_INPUT`."""
+    """Flags (n,): 0 if the row has all inputs of the model, else `NOT_FINITE` or
+    `MISSING_INPUT`."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """The partition is read, unchanged since the run began."""
+    """The whole partition was read, and it has not changed since the run began."""
 
     stats: FetchStats
 
 
 @dataclass(frozen=True)
 class Failed:
-    """The partition cannot be used, including the blocks of it that were already delivered."""
+    """The partition cannot be used, and neither can those of its blocks that were already
+    delivered."""
 
     ref: PartitionRef
     error: str
-    """One sentence."""
+    """One sentence saying why."""
 
 
 Step = Begun | Block | Ended | Failed
 
 
 class Feed:
-    """Iterates over a rank's partitions in a thread of its own; a context manager.
+    """Iterates over a rank's partitions, which a separate thread reads; a context manager.
 
-    A partition that is bad in itself comes as `Failed` and the next one goes on. A store that
-    fails raises `StorageError`: another attempt at the rank may succeed.
+    A bad partition is reported as `Failed`, and the feed goes on with the next one. If the store
+    fails, `StorageError` is raised: another attempt at the rank may succeed.
 
     Parameters
     ----------
     storage
-        Of the partition keys.
+        Storage that holds the partitions.
     partitions
-        In order.
+        The rank's partitions, in order.
     signature
-        What the model takes: a partition of another shape fails.
+        Signature of the model; a partition of another shape fails.
     micro_batch
-        Blocks hold a multiple of so many rows, except a partition's last.
+        Each block holds a multiple of this many rows, except the last one of a partition.
     missing
-        Which magnitudes and redshifts mean that there is none.
+        Values that mean a missing magnitude or redshift.
     options
         Names of columns in the files, further columns, layout of images.
     fit
-        What becomes of images that are larger or smaller than the model's: see `fitted`.
+        How images larger or smaller than the model's are made to fit: see `fitted`.
     """
 
     def __init__(
@@ -132,7 +134,7 @@ class Feed:
         trace: TracebackType | None,
     ) -> None:
         self._stop.set()
-        self._thread.join(60.0)  # it may be inside a request, which has its own deadline
+        self._thread.join(60.0)  # the thread may be inside a request, which has its own deadline
 
     def __iter__(self) -> Iterator[Step]:
         while (step := self._next()) is not None:
@@ -144,10 +146,10 @@ class Feed:
         while True:
             with contextlib.suppress(queue.Empty):
                 return self._queue.get(timeout=_POLL)
-            # Looked at only after a pause without anything, so that the last element is never
-            # missed.
+            # Checked only when the queue stayed empty for a while, so that the last element is
+            # never missed.
             if not self._thread.is_alive() and self._queue.empty():
-                return BadPartitionError("the reading thread ended without a word")
+                return BadPartitionError("the reading thread ended without reporting a result")
 
     def _run(self) -> None:
         last: BaseException | None = None
@@ -159,7 +161,7 @@ class Feed:
         except BaseException as error:
             last = error
         with contextlib.suppress(_StoppedError):
-            # None at the end, or what went wrong: it is raised in the thread that iterates.
+            # None at the end, or an exception, which is raised in the thread that iterates.
             self._put(last)
 
     def _put(self, step: Step | BaseException | None) -> None:
@@ -172,14 +174,14 @@ class Feed:
         try:
             with open_partition(self._storage, ref.key, self._missing, self._options) as reader:
                 self._blocks(ref, reader)
-                # After the last block: only then is it certain that all of them were of one
-                # version.
+                # Checked after the last block: only then is it certain that all blocks were read
+                # from one version of the object.
                 self._unchanged(ref)
                 self._put(Ended(reader.stats))
         except (BadInputError, NotFoundError) as error:
             self._put(Failed(ref, str(error)))
         except StorageError as error:
-            # A reader that saw the object change under it fails as if the store had.
+            # If the object changed while it was being read, the reader fails like a failing store.
             change = self._change(ref)
             if change is None:
                 raise
@@ -219,9 +221,9 @@ class Feed:
             raise BadPartitionError(change)
 
     def _change(self, ref: PartitionRef) -> str | None:
-        """A sentence, if the object is not the one that the run began with."""
+        """One sentence if the object is not the one that the run began with; empty otherwise."""
         info = self._storage.info(ref.key)
-        # Not every store gives entity tags; then the size has to do.
+        # Not every store has entity tags; without them only the size can be compared.
         same = (info.size == ref.size and None in (info.etag, ref.etag)) or info.etag == ref.etag
         if same:
             return None
@@ -236,8 +238,9 @@ class _StoppedError(Exception):
 
 
 def block_rows(row_bytes: int, micro_batch: int) -> int:
-    """Rows of a block: the multiple of `micro_batch` within `BLOCK_BYTES`, at least one.
+    """Number of rows per block: the largest multiple of `micro_batch` within `BLOCK_BYTES`, but at
+    least one.
 
-    `row_bytes` are those of an image in the file.
+    `row_bytes` is the size of one image in the file.
     """
     return max(1, BLOCK_BYTES // row_bytes // micro_batch) * micro_batch

@@ -1,4 +1,4 @@
-"""Object ids of several partitions in one column: integers and text, exact."""
+"""Object ids of several partitions as one column: integers and text, without loss."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def kind_of(ids: Ids) -> ParquetType:
 
 @dataclass(frozen=True)
 class IdKinds:
-    """Which kinds of ids some partitions have; those of parts of a survey join."""
+    """Which kinds of ids some partitions have; the results for parts of a survey can be merged."""
 
     kinds: frozenset[ParquetType] = frozenset()
     least: int = 0
-    """The least signed integer, or 0."""
+    """The least signed id, or 0."""
     largest: int = 0
-    """The largest unsigned integer, or 0."""
+    """The largest unsigned id, or 0."""
 
     @classmethod
     def of(cls, ids: Ids | None) -> IdKinds:
-        """Range of one partition's ids."""
+        """Kinds and range of one partition's ids."""
         if ids is None:
             return cls()
         known = np.ma.compressed(ids) if np.ma.isMaskedArray(ids) else ids
@@ -51,7 +51,7 @@ class IdKinds:
         return cls(frozenset([kind]), least, largest)
 
     def join(self, other: IdKinds) -> IdKinds:
-        """Range over both sets of partitions."""
+        """Combine the kinds and ranges of two sets of partitions."""
         return IdKinds(
             self.kinds | other.kinds,
             min(self.least, other.least),
@@ -60,10 +60,10 @@ class IdKinds:
 
     @property
     def common(self) -> ParquetType:
-        """The kind of a column that holds all of these ids exactly; INT64 where there are none.
+        """The kind of a column that holds all of these ids without loss; INT64 if there are none.
 
-        Signed and unsigned integers become the one of the two that holds them all, and text where
-        none does; integers beside text become text.
+        A mix of signed and unsigned integers becomes whichever type holds them all, or text if
+        neither does. A mix of integers and text becomes text.
         """
         if len(self.kinds) <= 1:
             return next(iter(self.kinds), ParquetType.INT64)
@@ -75,14 +75,14 @@ class IdKinds:
 
 
 def common_kind(columns: Iterable[Ids | None]) -> ParquetType:
-    """The kind of a column that holds all of these ids exactly; see `IdKinds.common`."""
+    """The kind of a column that holds all of these ids without loss; see `IdKinds.common`."""
     return reduce(IdKinds.join, map(IdKinds.of, columns), IdKinds()).common
 
 
 def as_kind(ids: Ids, kind: ParquetType) -> Ids:
-    """The same ids in a column of another kind.
+    """Convert ids to another kind.
 
-    Raises `BadInputError` where they cannot be exact in it.
+    Raises `BadInputError` if that would lose information.
     """
     if kind_of(ids) is kind:
         return ids

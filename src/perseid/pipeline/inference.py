@@ -1,4 +1,4 @@
-"""A rank's partitions through the model, one result a partition."""
+"""Run a rank's partitions through the model; one result per partition."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ if TYPE_CHECKING:
     from perseid.model.signature import ModelSignature
 
 NOTHING = np.empty(0, np.int64)
-"""No columns of the features."""
+"""Selects no columns of the features."""
 Progress = Callable[[int], None]
-"""Called with the rows predicted so far."""
+"""Called with the number of rows predicted so far."""
 
 
 class Inference:
     """The predictions of one attempt at a rank, and its counts.
 
-    Raises `BadInputError` where the model has no features of the kind that the item scores by.
+    Raises `BadInputError` if the model has no features of the kind that the item scores by.
     """
 
     def __init__(self, item: WorkItem, runtime: Predictor | None, clock: Timeline) -> None:
@@ -56,19 +56,19 @@ class Inference:
         outputs = (*outputs, *(() if runtime is None else check_columns(runtime.signature)))
         self.stamp = Stamp(item.run_id, item.rank, groups, outputs)
         self.partitions: list[dict[str, object]] = []
-        """key, rows, bytes of each partition that was read."""
+        """Key, number of rows and number of bytes of each partition that was read."""
         self.failed: list[dict[str, str]] = []
-        """key, error of each that could not be."""
+        """Key and error of each partition that could not be read."""
         self.fetched = FetchStats()
         self.rows = self.flagged = self.batches = self.bits = 0
         self.missing = dict.fromkeys(("input", "redshift", "object_id", "label"), 0)
-        """Rows that lack an input which the model uses; a redshift, id or label, of partitions
-        that have such a column."""
+        """Number of rows that lack an input of the model, a redshift, an id or a label; the last
+        three are counted only in partitions that have such a column."""
         self._ids: ParquetType | None = None
         self.model_seconds = 0.0
 
     def results(self, progress: Progress) -> Iterator[PartitionResult]:
-        """One result a partition, in order; failed partitions only in `failed`."""
+        """One result per partition, in order; failed partitions appear only in `failed`."""
         if self._runtime is None:
             return
         item, part, runtime = self._item, None, self._runtime
@@ -105,9 +105,9 @@ class Inference:
     def _block(self, runtime: Predictor, part: _Part, block: Block) -> None:
         images, magnitudes = block.cutouts.images, block.cutouts.magnitudes
         columns = other_columns(runtime.signature, block.cutouts)
-        # The model still gets these rows, as zeros, because a micro-batch has one fixed shape;
+        # The model still gets the flagged rows, as zeros, because a micro-batch has a fixed shape;
         # their results are dropped in `fill`.
-        if block.flag.any():  # a row's neighbors must not see its infinities
+        if block.flag.any():  # infinities must not reach the other rows
             good = block.flag == 0
             images = np.where(good[:, None, None, None], images, np.float32(0))
             if magnitudes is not None:
@@ -124,7 +124,7 @@ class Inference:
         part.fill(block.cutouts, block.flag, prediction, checks)
 
     def _finished(self, part: _Part) -> PartitionResult | None:
-        """The partition's result; None if its columns do not go with those before it."""
+        """The partition's result; None if its columns do not match those of earlier partitions."""
         try:
             result = part.result(carried(self._item.survey_columns), self._labels)
         except BadPartitionError as error:
@@ -156,7 +156,7 @@ class Inference:
 def _kept_features(
     item: WorkItem, runtime: Predictor | None
 ) -> tuple[NDArray[np.int64], dict[str, int]]:
-    """Columns of the model's features that the score takes, and their groups."""
+    """Slice of the model's features that the score uses, and their groups."""
     if runtime is None or item.anomaly == "none":
         return NOTHING, {}
     groups = dict(runtime.signature.feature_groups)
@@ -165,7 +165,7 @@ def _kept_features(
 
 
 def _output_columns(item: WorkItem, signature: ModelSignature) -> tuple[OutputColumn, ...]:
-    """The model's columns in the catalogue, those that the item wants as lists last."""
+    """The model's columns in the catalogue; columns that the item requests as lists come last."""
     return (*signature.output_columns(), *signature.list_columns(item.lists or ()))
 
 
@@ -184,7 +184,7 @@ class _Part:
         self.ref, self.kept, self._outputs = ref, kept, outputs
         self.filled = 0
         self.bytes = 0
-        """Bytes of images and magnitudes."""
+        """Bytes of images and magnitudes read so far."""
         self._predicted: dict[str, NDArray[Any]] = {
             column.name: np.full(rows, -1, np.int32)
             if column.kind == CLASS
@@ -203,8 +203,8 @@ class _Part:
         prediction: Prediction,
         checks: Mapping[str, NDArray[np.float32]],
     ) -> None:
-        """Append the next rows: their columns, predictions, features and what compares these with
-        the survey (`pdf_checks`), which may be missing of any row."""
+        """Append the next rows: their survey columns, predictions, features, and the values that
+        compare PDFs with known redshifts (`pdf_checks`)."""
         rows = slice(self.filled, self.filled + len(cutouts))
         features = None
         if prediction.features is not None and self._features is not None:
@@ -221,8 +221,8 @@ class _Part:
         for name in ("object_id", "redshift", "label"):
             array = getattr(cutouts, name)
             if array is not None:
-                # A copy: the block's memory may be a map of the file, which is about to be given
-                # back.
+                # Copied, because the block's memory may be a map of the file, which is about to be
+                # given back.
                 self._columns.setdefault(name, []).append(array.copy())
         others = (one for one in cutouts.further.items() if not one[0].startswith(INPUT))
         for name, array in others:
@@ -233,15 +233,17 @@ class _Part:
         self.filled += len(cutouts)
 
     def _values(self, name: str, prediction: Prediction) -> NDArray[Any]:
-        """A column of the model: (n,), or (n, width) of lists."""
+        """A column of the model: (n,), or (n, width) if it holds lists."""
         if name in self._embedding and prediction.features is not None:
             return prediction.features[:, self._embedding[name]]
         return prediction.columns[name] if name in prediction.columns else prediction.lists[name]
 
     def result(self, specs: Sequence[ColumnSpec], labels: Mapping[str, int]) -> PartitionResult:
-        """The columns of all rows, once the partition is complete; `specs` are those carried along.
+        """The columns of all rows, once the partition is complete; `specs` describe the carried
+        columns.
 
-        Raises `BadPartitionError` where a carried column is of another type than elsewhere.
+        Raises `BadPartitionError` if a carried column has another type than in the other
+        partitions.
         """
         further = {s.name: join(self._further[s.name], s.dtype)
                    for s in specs if s.name in self._further}  # fmt: skip
@@ -273,7 +275,7 @@ class _Part:
 def _answered(
     rows: int, prediction: Prediction, features: NDArray[np.float32] | None
 ) -> NDArray[np.bool_]:
-    """(n,): whether every number that the run keeps of a row is finite."""
+    """Whether all numbers that the run keeps of a row are finite, (n,)."""
     answered = np.ones(rows, np.bool_)
     for array in prediction.columns.values():
         answered &= np.isfinite(array)

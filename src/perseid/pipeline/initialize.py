@@ -1,4 +1,4 @@
-"""The first step: list the partitions, spread them over ranks, claim the run's prefix."""
+"""The first step: list the partitions, distribute them over ranks, and claim the run's prefix."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ from perseid.survey.names import check_known
 
 @dataclass(frozen=True)
 class Initialized:
-    """A run that has begun: its prefix is claimed, its items are written."""
+    """A run that has begun: its prefix is claimed and its items are written."""
 
     manifest: Manifest
 
     @cached_property
     def items(self) -> tuple[WorkItem, ...]:
-        """One a rank."""
+        """Work items, one per rank."""
         return tuple(self.manifest.items())
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Sentences about things that the user should know about the run."""
+        """Warnings for the user about the run, one sentence each."""
         return self.manifest.warnings
 
 
@@ -69,7 +69,7 @@ def initialize(
     check: Callable[[Manifest], None] | None = None,
     certificate: str | None = None,
 ) -> Initialized:
-    """Begin a run: after this its prefix holds ``manifest.json`` and ``items.json``.
+    """Begin a run: afterwards its prefix holds ``manifest.json`` and ``items.json``.
 
     Parameters
     ----------
@@ -78,27 +78,27 @@ def initialize(
     job
         The script of a request in script mode: `perseid.compat.scripts.script_job.script_job`.
     replace
-        Take the place of the run that is at the prefix now. It is removed once the place is
-        claimed (only objects that it wrote), and not touched where anything is wrong.
+        Replace the run that is at the prefix now. Its objects, and no others, are removed once the
+        prefix is claimed; if anything is wrong, nothing is touched.
     run_id
-        A unique name; where the run at the prefix has it already (a request delivered twice), that
-        one is begun again as it is. Made up where it is not given.
+        Unique name of the run; made up if not given. If the run at the prefix already has this name
+        (a request that was delivered twice), that run is continued unchanged.
     check
-        Called with the manifest before anything is written; what it raises ends the run.
+        Called with the manifest before anything is written; it may raise to refuse the run.
     certificate
-        With which ranks encrypt what they send each other: `perseid.comm.make_certificate` with
-        the job's key, for the text lies in the manifest.
+        Certificate with which ranks encrypt their messages to each other, made by
+        `perseid.comm.make_certificate` with the job's key. Its text is stored in the manifest.
 
     Raises
     ------
     NotFoundError
-        No such data.
+        The data does not exist.
     BadModelError
-        No such model.
+        The model does not exist.
     BadInputError
         The data holds no partition.
     RunError
-        Another run, or what is left of one, is at the prefix.
+        Another run, or the remains of one, is at the prefix.
     """
     created = time.time()
     storage = Storage(request.results_url)
@@ -109,11 +109,11 @@ def initialize(
         )
     # AWS may deliver a request twice (at-least-once); the second must find the first one's run.
     begun = _begun(storage, run_id) if run_id else None
-    # Looked at before anything else, so that `claim` can tell whether it has changed since.
+    # Read before anything else, so that `claim` can tell whether it has changed since.
     former = FormerRun.at(storage) if replace and begun is None else None
     if not replace and begun is None:
         refuse_if_taken(storage)
-    # Everything that can be wrong with the request is found out here, before anything is written.
+    # Everything that can be wrong with the request must be found here, before anything is written.
     manifest = plan(request, job, created=created, run_id=run_id)
     if certificate is not None:
         manifest = _with_certificate(manifest, certificate)
@@ -127,12 +127,12 @@ def initialize(
     try:
         _put_items(storage, manifest)
     except PerseidError:
-        if begun is None:  # nothing of a run that cannot begin stays
+        if begun is None:  # leave nothing behind of a run that cannot begin
             give_up(storage)
         raise
     payload = json_bytes({**manifest.request, "data_map": manifest.data_map()})
     storage.put(layout.PAYLOAD, payload)
-    if job is not None:  # scripts look for it at the bucket's root and nowhere else
+    if job is not None:  # existing scripts look for the payload only at the bucket's root
         Storage(job.bucket_url).put(layout.PAYLOAD, payload)
     return Initialized(manifest)
 
@@ -143,7 +143,7 @@ def _with_certificate(manifest: Manifest, certificate: str) -> Manifest:
 
 
 def _put_items(storage: Storage, manifest: Manifest) -> None:
-    """Write the items, one per line: of 100,000 ranks they are 150 MB, which no process holds."""
+    """Write the items, one per line, as a stream: for 100,000 ranks they take 150 MB."""
     with temporary_folder("initialize") as folder:
         with open(folder / layout.ITEMS, "w", encoding="utf-8") as file:
             before = "[\n"
@@ -155,7 +155,7 @@ def _put_items(storage: Storage, manifest: Manifest) -> None:
 
 
 def _begun(storage: Storage, run_id: str) -> Manifest | None:
-    """The manifest at the prefix, if it is of this very run."""
+    """The manifest at the prefix, if it belongs to this very run; otherwise None."""
     try:
         manifest = Manifest.load(storage)
     except (NotFoundError, BadInputError):
@@ -164,17 +164,18 @@ def _begun(storage: Storage, run_id: str) -> Manifest | None:
 
 
 def _adopt(begun: Manifest, now: Manifest) -> Manifest:
-    """The run as it was begun, by the clock and with the settings of the step that goes on with it.
+    """The run as begun by the client, with the clock and the settings of this step, which continues
+    it.
 
-    On AWS a client claims the prefix and names the partitions; the step that runs there knows
-    which rendezvous there is, which model the workers call ``default``, and its clock is theirs.
+    On AWS a client claims the prefix and names the partitions. The step that runs there knows the
+    rendezvous and the model that workers call ``default``, and shares the workers' clock.
 
     Raises
     ------
     BadInputError
-        The two are of different versions.
+        The client and this step have different versions of perseid.
     BadModelError
-        The model was replaced between the two.
+        The model was replaced after the client had begun the run.
     """
     check_version(
         begun.version,
@@ -201,7 +202,7 @@ def plan(
 ) -> Manifest:
     """What `initialize` would do, without writing anything (``--dry-run``)."""
     if request.script_mode != (job is not None):
-        raise ValueError("a request in script mode is begun with its job, and no other is")
+        raise ValueError("script mode needs the script's job, and other requests must not have one")
     model = None if job else _checked(request)
     listing = list_partitions(request)
     survey = CheckedSurvey() if model is None else _check_data(request, listing, model)
@@ -233,22 +234,22 @@ def plan(
 
 
 def new_run_id(now: float) -> str:
-    """E.g. ``20261122T101500Z-1f0a9c3b``: sorts by time, never the same twice."""
+    """A new unique id that sorts by time, such as ``20261122T101500Z-1f0a9c3b``."""
     return f"{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
 
 
 @dataclass(frozen=True)
 class CheckedSurvey:
-    """What checking the survey's files has shown."""
+    """Results of checking the survey's files."""
 
     columns: tuple[ColumnSpec, ...] | None = None
-    """Columns of the catalogue that come from the survey."""
+    """Columns of the catalogue that are copied from the survey."""
     notes: tuple[str, ...] = ()
-    """One sentence each."""
+    """Notes for the user, one sentence each."""
 
 
 def _check_data(request: RunRequest, listing: Listing, model: CheckedModel) -> CheckedSurvey:
-    """Find out whether ranks can read the partitions and the model take them."""
+    """Check that ranks can read the partitions and that the model accepts them."""
     storage = Storage(listing.data_url)
     options = listing.read_options(request)
     names, known = options.names, model.signature or model.given
@@ -276,11 +277,11 @@ def _check_data(request: RunRequest, listing: Listing, model: CheckedModel) -> C
 
 
 def _check_lists(kinds: Sequence[str], model: ModelSignature) -> None:
-    """Raise `BadInputError` if the model gives no lists of a kind that is asked for."""
+    """Raise `BadInputError` if lists are requested of a kind that the model does not give."""
     lacking = [kind for kind in kinds if not model.list_columns((kind,))]
     if lacking:
         raise BadInputError(
-            f"the catalogue is to have lists of the kind {lacking[0]}, and the model "
+            f"the request asks for lists of the kind {lacking[0]}, and the model "
             f"{model.name!r} gives none: leave it out of --lists"
         )
 

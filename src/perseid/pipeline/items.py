@@ -28,17 +28,18 @@ class PartitionRef:
     """One partition file of the survey."""
 
     key: str
-    """Key as in the catalogue: relative to the bucket, e.g. ``100MB/1.pt``."""
+    """Key as in the catalogue, relative to the bucket, e.g. ``100MB/1.pt``."""
     size: int
-    """Bytes."""
+    """Size in bytes."""
     etag: str | None = None
-    """The store's entity tag when the run began; another one later means the file was changed."""
+    """The store's entity tag when the run began; a different one later means that the file was
+    changed."""
     rows: int | None = None
-    """How many objects it holds; None if the survey does not say so itself."""
+    """Number of objects in the file; None if the survey does not say."""
 
 
 def data_path(partitions: Sequence[PartitionRef]) -> str | list[str] | None:
-    """A rank's partitions as the existing system writes them: one key, a list of keys, or None."""
+    """A rank's partitions in the existing system's form: one key, a list of keys, or None."""
     keys = [ref.key for ref in partitions]
     return keys if len(keys) > 1 else keys[0] if keys else None
 
@@ -50,70 +51,73 @@ class WorkItem:
     run_id: str
     """Unique name of the run; records of another run are never counted."""
     rank: int
-    """0 <= rank < world_size."""
+    """Number of the rank, from 0 to world size - 1."""
     world_size: int
     results_url: str
-    """The run's own prefix: everything the run writes lies below it."""
+    """The run's own prefix; everything that the run writes lies below it."""
     data_url: str
-    """Partition keys are relative to this URL (a bucket or a folder)."""
+    """URL of the bucket or folder that partition keys are relative to."""
     partitions: tuple[PartitionRef, ...]
-    """In natural order; empty for a surplus rank."""
+    """The rank's partitions in natural order; empty for a surplus rank."""
     first: int = 0
-    """Place of the first of them among all partitions of the run, from 0."""
+    """Position of the first of them among all partitions of the run, from 0."""
     model_url: str = "default"
-    """``default`` is the model in the package."""
+    """URL or path of the model; ``default`` is the one in the package."""
     precision: str = "float32"
-    """``float32``, or ``int8`` (encoder only, where the processor has VNNI)."""
+    """``float32``, or ``int8`` (for the encoder only, on processors with VNNI)."""
     batch_size: int = 512
-    """Rows a model call, upper bound: the runtime takes micro-batches of its own below it."""
+    """Upper bound of rows per model call; the runtime chooses its own micro-batch size below it."""
     anomaly: str = "both"
-    """Features of the score: ``both``, ``embedding``, ``residual``, or ``none``."""
+    """Features that the score uses: ``both``, ``embedding``, ``residual``, or ``none``."""
     top: int = 24
     """Length of the list of the most anomalous objects."""
     transport: str = "store"
-    """How ranks exchange statistics: ``store`` (by summarize), ``direct``, ``relay``, ``auto``."""
+    """How ranks exchange statistics: ``store`` (summarize merges), ``direct``, ``relay``, or
+    ``auto``."""
     options: ItemOptions = field(default_factory=ItemOptions)
-    """Options that do not affect results, e.g. the rendezvous' address."""
+    """Options that do not affect results, such as the rendezvous' address."""
     model: ModelIdentity | None = None
     """The model that the rank must use; None in items of runs that do not name it by content."""
     missing: Mapping[str, Sequence[float]] | None = None
-    """Values that mean a missing magnitude or redshift, by column; None in a run that was begun
-    when every number was a value."""
+    """Values that mean a missing magnitude or redshift, by column; None in a run begun by a version
+    that took every number for a value."""
     columns: Mapping[str, Sequence[str]] | None = None
-    """Names of the survey's columns, by ours; None: the usual names are looked for."""
+    """The survey's column names, by ours; None means that the usual names are looked for."""
     layout: str | None = None
-    """How images lie in the files, ``channels-last`` or ``channels-first``; None: seen from the
-    shape."""
+    """Axis order of the images in the files, ``channels-last`` or ``channels-first``; None means
+    that it is inferred from the shape."""
     bands: Sequence[str] | None = None
-    """Names of the survey's bands, in the images' order; None: as each file says."""
+    """Names of the survey's bands, in the order of the images; None means that each file names its
+    own."""
     survey_columns: Sequence[ColumnSpec] | None = None
-    """Columns of the catalogue that come from the survey; None in runs of earlier versions."""
+    """Columns of the catalogue that are copied from the survey; None in runs of earlier
+    versions."""
     signature: Mapping[str, object] | None = None
-    """What the model takes and gives, as JSON; None: as its file says."""
+    """The model's signature as JSON; None means that the model's file contains it."""
     fit: str = ""
-    """``crop`` or ``pad``: what becomes of images of another size than the model's."""
+    """How images of another size than the model's are made to fit: ``crop`` or ``pad``."""
     intervals: Mapping[str, float] | None = None
-    """Half width over 1 + z_pred of intervals around predicted redshifts, by their probability as
-    text; None: the model was not calibrated."""
+    """Half width of each interval around predicted redshifts, divided by 1 + z_pred; keys are
+    probabilities as text. None if the model was not calibrated."""
     lists: Sequence[str] | None = None
-    """Kinds of outputs that the catalogue takes as lists: ``embedding``, ``pdf``."""
+    """Kinds of outputs that the catalogue keeps as lists: ``embedding``, ``pdf``."""
     model_change: bool = False
-    """The user let this run go on with another model than it began with."""
+    """Whether the user let this run go on with another model than it began with."""
     version: str = ""
-    """Version of the perseid that made the item; empty in items of 0.1."""
+    """Version of perseid that made the item; empty in items of 0.1."""
     schema: int = FIRST
-    """Version of the item's keys: see `perseid.pipeline.schema`."""
+    """Version of the item's keys; see `perseid.pipeline.schema`."""
 
     def model_signature(self) -> ModelSignature | None:
-        """The signature that the run gives its model; None if the model's file has it."""
+        """The signature that the run gives its model; None if the model's file contains it."""
         return None if self.signature is None else ModelSignature.from_plain(self.signature)
 
     def result_settings(self) -> dict[str, object]:
-        """Every option that changes what a rank predicts or what is made of it, by name."""
+        """All options that change what a rank predicts or what is derived from it, by name."""
         return {name: to_plain(getattr(self, name)) for name in RESULT_SETTINGS}
 
     def to_json(self) -> dict[str, object]:
-        """The item as JSON values, as ``items.json`` holds it."""
+        """The item as JSON values, as stored in ``items.json``."""
         return {f.name: to_plain(getattr(self, f.name)) for f in fields(self)}
 
     @classmethod

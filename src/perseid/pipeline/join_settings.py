@@ -15,30 +15,31 @@ from perseid.rendezvous import LossTimeouts
 
 @dataclass(frozen=True)
 class JoinSettings:
-    """Rendezvous and time limits with which the ranks of a run join a communicator."""
+    """The rendezvous and the time limits with which the ranks of a run join a communicator."""
 
     rendezvous: str
-    """``HOST:PORT``."""
+    """Address of the rendezvous, ``HOST:PORT``."""
     key: str | None = field(default=None, repr=False)
-    """The job's key, 64 hexadecimal digits; None with an open server."""
+    """Key of the job, 64 hexadecimal digits; None for an open server."""
     transport: str = "auto"
-    """``auto``, ``direct`` or ``relay``."""
+    """Transport: ``auto``, ``direct`` or ``relay``."""
     deadline: float = 120.0
-    """Seconds until all ranks must have come."""
+    """Seconds within which all ranks must have joined."""
     timeout: float = 120.0
     """Seconds that a call waits for another rank."""
     losses: LossTimeouts = field(default_factory=LossTimeouts)
-    """After how long a rank counts as lost."""
+    """Time-outs after which a rank counts as lost."""
     certificate: str | None = field(default=None, repr=False)
-    """The job's certificate with its private key (PEM): links are encrypted. None: plain."""
+    """The job's certificate with its private key (PEM), with which connections are encrypted; None
+    means that they are not."""
 
     @classmethod
     def of_item(cls, item: WorkItem) -> JoinSettings | None:
-        """Read the settings from an item's options; None if its statistics go through the store.
+        """Read the settings from an item's options; None if the statistics go through the store.
 
-        ``rendezvous_endpoint`` and, but for an open server, ``rendezvous_key``;
-        ``meeting_seconds`` changes how long ranks wait for each other, ``ends`` (seconds since the
-        epoch) says when this worker must be done.
+        The options must hold ``rendezvous_endpoint`` and, unless the server is open,
+        ``rendezvous_key``; ``meeting_seconds`` changes how long ranks wait for each other, ``ends``
+        (seconds since the epoch) says when this worker must be done.
         """
         options = item.options
         where = options.rendezvous_endpoint
@@ -57,7 +58,8 @@ class JoinSettings:
         )
 
     def to_json(self) -> dict[str, object]:
-        """Plain JSON values, the key included: for a worker's pipe, never for a file."""
+        """The settings as plain JSON values. They contain the key: send them through a worker's
+        pipe, never write them to a file."""
         return asdict(self)
 
     @classmethod
@@ -67,7 +69,7 @@ class JoinSettings:
 
 
 def loss_timeouts(item: WorkItem) -> LossTimeouts:
-    """The time-outs after which a rank counts as lost, as requested."""
+    """The requested time-outs after which a rank counts as lost."""
     said = item.options
     given = {
         "death": said.death_timeout,

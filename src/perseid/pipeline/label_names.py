@@ -1,4 +1,4 @@
-"""Labels that a survey has in words, as the numbers that a catalogue has."""
+"""Convert a survey's labels in words to the numbers that the catalogue holds."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from perseid.model.outputs import CLASS, OutputColumn
 
 
 def label_names(outputs: Iterable[OutputColumn], named: Mapping[str, str]) -> dict[str, int]:
-    """The number of each label by its name in lower case.
+    """Number of each label, by its name in lower case.
 
     Parameters
     ----------
     outputs
         The model's columns: its classes are numbered in their order.
     named
-        What the survey calls its labels, by the label; these names take precedence.
+        The survey's names of its labels, by label; these names take precedence.
 
     Examples
     --------
@@ -36,7 +36,8 @@ def label_names(outputs: Iterable[OutputColumn], named: Mapping[str, str]) -> di
 def label_numbers(
     label: NDArray[Any] | None, numbers: Mapping[str, int]
 ) -> NDArray[np.int32] | None:
-    """Labels as numbers; a word that is no known name is a missing label. Numbers stay as they are.
+    """Convert labels to numbers. A word that is not a known name becomes a missing label; labels
+    that are numbers stay unchanged.
 
     Examples
     --------

@@ -19,61 +19,65 @@ from perseid.pipeline.schema import FIRST, SCHEMA, check_schema, from_plain, to_
 from perseid.storage import Storage
 
 NEWER = "update perseid (`pip install --upgrade perseid`)"
-"""Advice for when a run was begun by a newer version."""
+"""Advice to the user if a run was begun by a newer version."""
 ORDER = "natural"
-"""How partitions are sorted: ``2.pt`` before ``10.pt``."""
+"""The sort order of partitions: ``2.pt`` before ``10.pt``."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The content of ``manifest.json``. Whoever creates this object owns the prefix."""
+    """The content of ``manifest.json``. The run that creates this object owns the prefix."""
 
     run_id: str
-    """Unique; every record of the run carries it."""
+    """Unique id of the run, carried by all of its records."""
     created: float
     """When initialize began, seconds since the epoch (UTC)."""
     version: str
-    """Version of perseid."""
+    """Version of perseid that began the run."""
     results_url: str
     """The run's own prefix."""
     data_url: str
-    """Partition keys are relative to it."""
+    """URL of the bucket or folder that partition keys are relative to."""
     partitions: tuple[PartitionRef, ...]
-    """In natural order."""
+    """The partitions, in natural order."""
     assignment: tuple[int, ...]
-    """How many partitions each rank takes, one after the other: contiguous, rank 0 first."""
+    """Number of partitions per rank. Each rank takes a contiguous range, and rank 0 the first
+    one."""
     settings: RunSettings
-    """The fields of a `WorkItem` that are the same for all ranks (model, precision, …)."""
+    """Those fields of `WorkItem` that are the same for all ranks (model, precision, …)."""
     request: Mapping[str, object]
-    """The request as it was given, unknown keys included."""
+    """The request as the user gave it, including unknown keys."""
     script: Mapping[str, str] | None = None
-    """Script mode: the environment that all ranks share; None if our runtime works."""
+    """In script mode, the environment variables that all ranks share; None if our runtime does the
+    work."""
     warnings: tuple[str, ...] = ()
-    """One sentence each."""
+    """Warnings for the user, one sentence each."""
     model: ModelIdentity | None = None
-    """The model that the run began with; None in script mode, and in runs of earlier versions."""
+    """The model that the run began with; None in script mode and in runs of earlier versions."""
     resumed_with: ModelIdentity | None = field(default=None, metadata={"written": False})
-    """For a resumed run: the model as it is now. Not written."""
+    """In a resumed run, the model as it is now. Not written to the store."""
     allow_model_change: bool = field(default=False, metadata={"written": False})
-    """For a resumed run: whether the model may differ from the one it started with. Not written."""
+    """In a resumed run, whether the model may differ from the one it began with. Not written to the
+    store."""
     order: str = field(default=ORDER)
     """How `partitions` is sorted."""
     schema: int = FIRST
-    """Version of the manifest's keys: see `perseid.pipeline.schema`."""
+    """Version of the manifest's keys; see `perseid.pipeline.schema`."""
 
     @property
     def world_size(self) -> int:
-        """Number of ranks, those without data included."""
+        """Number of ranks, including those without data."""
         return len(self.assignment)
 
     @property
     def talks(self) -> bool:
-        """Whether the ranks are a script's that talk to each other: all must run at once."""
+        """Whether the ranks belong to a script and talk to each other, so that all must run at
+        once."""
         return bool(self.settings.options.talks)
 
     @cached_property
     def _firsts(self) -> tuple[int, ...]:
-        """Place of each rank's first partition among all."""
+        """For each rank, the position of its first partition among all partitions."""
         return (0, *accumulate(self.assignment))
 
     def of_rank(self, rank: int) -> tuple[PartitionRef, ...]:
@@ -105,17 +109,19 @@ class Manifest:
         )
 
     def _variables(self, rank: int) -> dict[str, str]:
-        """The variables of a script that depend on its rank, whatever the request says of them."""
+        """Environment variables of a script that depend on its rank; the request cannot override
+        them."""
         share = data_path(self.of_rank(rank))
         text = json.dumps(share) if isinstance(share, list) else share or ""
         return {"WORLD_SIZE": str(self.world_size), "RANK": str(rank), "DATA_PATH": text}
 
     def items(self) -> list[WorkItem]:
-        """One item per rank."""
+        """The work items of all ranks."""
         return [self.item(rank) for rank in range(self.world_size)]
 
     def plain_items(self) -> Iterator[dict[str, object]]:
-        """The JSON values of `items`, one rank after the other: what they share is made once."""
+        """The JSON values of `items`, one rank after the other. What the ranks share is converted
+        only once."""
         if self.script is not None:
             yield from (item.to_json() for item in self.items())
             return
@@ -129,11 +135,12 @@ class Manifest:
             yield first | own
 
     def data_map(self) -> dict[str, str | list[str] | None]:
-        """The data map that existing scripts read: rank to one key, several, or null."""
+        """The data map that existing scripts read: for each rank one key, a list of keys, or
+        null."""
         return {str(rank): data_path(self.of_rank(rank)) for rank in range(self.world_size)}
 
     def to_json(self) -> dict[str, object]:
-        """The manifest as JSON values, as ``manifest.json`` holds it."""
+        """The manifest as JSON values, as stored in ``manifest.json``."""
         return {f.name: to_plain(getattr(self, f.name)) for f in written(Manifest)}
 
     @classmethod
@@ -145,14 +152,14 @@ class Manifest:
 
     @classmethod
     def load(cls, storage: Storage) -> Manifest:
-        """The manifest of the run at this prefix.
+        """Load the manifest of the run at this prefix.
 
         Raises
         ------
         NotFoundError
             No run was started there.
         BadInputError
-            What lies there is not a manifest.
+            The object there is not a manifest.
         """
         try:
             text = storage.get(layout.MANIFEST)
@@ -170,10 +177,11 @@ class Manifest:
 
 
 def assign(files: int, world_size: int, weights: Sequence[int] | None = None) -> tuple[int, ...]:
-    """How many files each rank takes: rank r ceil(files left / ranks left), the rest none.
+    """Number of files per rank: rank r takes ceil(files left / ranks left) of them; surplus ranks
+    take none.
 
-    With `weights`, one per file, the heaviest rank is as light as it can be; each rank takes a file
-    as long as there are any.
+    With `weights`, one per file, the weight of the heaviest rank is minimized, and every rank takes
+    at least one file as long as there are any.
 
     Examples
     --------
@@ -190,7 +198,8 @@ def assign(files: int, world_size: int, weights: Sequence[int] | None = None) ->
 
 
 def _balanced(weights: Sequence[int], world_size: int) -> tuple[int, ...]:
-    """Files a rank, by the least limit of a rank's weight that lets all files be taken."""
+    """Number of files per rank, for the smallest weight limit with which the ranks can take all
+    files."""
     low, high = max(weights, default=0), sum(weights)
     while low < high:
         limit = (low + high) // 2
@@ -201,7 +210,8 @@ def _balanced(weights: Sequence[int], world_size: int) -> tuple[int, ...]:
 
 
 def _within(weights: Sequence[int], world_size: int, limit: int) -> tuple[int, ...]:
-    """Files a rank, as many as `limit` lets, but one is left for each rank that follows."""
+    """Number of files per rank if each takes as many as `limit` allows but leaves one for every
+    later rank."""
     counts, at = [], 0
     for rank in range(world_size):
         start, total = at, 0

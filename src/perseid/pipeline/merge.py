@@ -1,7 +1,8 @@
-"""Every object against the whole survey: merged statistics, scores, ranks, the top list.
+"""Each object against the whole survey: merged statistics, scores, ranks, and the top list.
 
-Plain functions of what the ranks hold, whether it came through the store or through a communicator
-on rank 0. Partitions are taken in natural order, so the transport makes no difference.
+These are plain functions of the ranks' results, whether those came through the store or through a
+communicator. Partitions are processed in natural order, so the transport does not change the
+result.
 """
 
 from __future__ import annotations
@@ -23,36 +24,37 @@ from perseid.survey.kinds import label_name
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """One partition with its scores; the features are gone."""
+    """One partition with its scores; its features are no longer held."""
 
     result: PartitionResult
     score: NDArray[np.float64]
-    """(n,), NaN where there is none."""
+    """Anomaly scores (n,), NaN where a row has none."""
 
 
 @dataclass(frozen=True, eq=False)
 class ScoredSurvey:
-    """All partitions that were read, in natural order."""
+    """All partitions that could be read, in natural order."""
 
     parts: tuple[Scored, ...]
     rank: NDArray[np.int64]
-    """(rows,): 1 for the highest score of the survey, 0 where there is none."""
+    """Anomaly ranks (rows,): 1 for the highest score of the survey, 0 where there is no score."""
 
     @property
     def rows(self) -> int:
-        """Number of objects of all partitions."""
+        """Number of objects in all partitions."""
         return len(self.rank)
 
     def ranks(self) -> Iterable[NDArray[np.int64]]:
-        """`rank`, a partition at a time."""
+        """`rank`, split by partition."""
         ends = np.cumsum([0, *(len(part.result) for part in self.parts)])
         return [self.rank[start:end] for start, end in pairwise(ends)]
 
 
 def survey_metric(parts: Partial | Sequence[Moments], groups: Mapping[str, int]) -> Metric | None:
-    """How far from the whole survey an object is, from the statistics of all partitions.
+    """The metric of an object's distance from the whole survey, computed from all partitions'
+    statistics.
 
-    Those of single partitions come in natural order; None if nothing is scored.
+    The statistics are given per partition, in natural order. None if nothing is scored.
     """
     whole = parts if isinstance(parts, Partial) else Partial.of(enumerate(parts))
     return Metric.of(whole.total(), groups) if whole.nodes else None
@@ -64,16 +66,17 @@ def score(result: PartitionResult, metric: Metric | None) -> Scored:
         values = np.full(len(result), np.nan)
     else:
         values = metric.distance(result.features)
-    # The features are ten times the rest, and nothing needs them after the score.
+    # Features take ten times the memory of everything else and are not needed after scoring.
     return Scored(replace(result, features=None), values)
 
 
 def rank(parts: Sequence[Scored]) -> ScoredSurvey:
-    """Ranks over all partitions, which come in natural order; ties by partition and row."""
+    """Anomaly ranks over all partitions, given in natural order; ties are broken by partition and
+    row."""
     sizes = [len(part.result) for part in parts]
     scores = joined([part.score for part in parts], sizes, np.nan)
     partition = np.repeat(np.arange(len(sizes)), sizes)
-    # Ties are broken by place, so that the ranks do not depend on the sort or on the world size.
+    # Ties are broken by position, so that ranks do not depend on the sort or on the world size.
     row = np.concatenate([np.arange(n) for n in sizes] or [np.empty(0, np.int64)])
     return ScoredSurvey(tuple(parts), ranking(scores, partition, row))
 
@@ -81,7 +84,8 @@ def rank(parts: Sequence[Scored]) -> ScoredSurvey:
 def top_list(
     survey: ScoredSurvey, length: int, names: Mapping[int, str]
 ) -> list[dict[str, object]]:
-    """The objects of the highest scores, highest first; `names` are those of the labels."""
+    """The objects with the highest scores, highest first; `names` are the survey's names of its
+    labels."""
     entries = [
         entry
         for part, ranks in zip(survey.parts, survey.ranks(), strict=True)
@@ -91,20 +95,20 @@ def top_list(
 
 
 def by_rank(entries: Iterable[dict[str, object]]) -> list[dict[str, object]]:
-    """Entries of the top list, highest score first."""
+    """Sort entries of the top list, highest score first."""
     return sorted(entries, key=lambda entry: int(str(entry["anomaly_rank"])))
 
 
 def top_entries(
     part: Scored, ranks: NDArray[np.int64], length: int, names: Mapping[int, str]
 ) -> list[dict[str, object]]:
-    """The entries of one partition in the top list, given the ranks (n,) of its rows."""
+    """One partition's entries in the top list, given the anomaly ranks (n,) of its rows."""
     chosen = np.flatnonzero((ranks > 0) & (ranks <= length)).tolist()
     return [_entry(part, row, int(ranks[row]), names) for row in chosen]
 
 
 def repeated_ids(survey: ScoredSurvey) -> int:
-    """How many objects have an id that an earlier one has, too."""
+    """Number of objects whose id also belongs to an earlier object."""
     found = [part.result.object_id for part in survey.parts]
     columns = [column for column in found if column is not None]
     kind = common_kind(columns)
@@ -114,7 +118,7 @@ def repeated_ids(survey: ScoredSurvey) -> int:
 
 
 def redshifts(survey: ScoredSurvey) -> Mapping[str, object] | None:
-    """Metrics over all objects of known redshift; None if there is none."""
+    """Redshift metrics over all objects with a known redshift; None if there are none."""
     known = [
         (part.result.z_pred, part.result.z_spec)
         for part in survey.parts
@@ -128,9 +132,9 @@ def redshifts(survey: ScoredSurvey) -> Mapping[str, object] | None:
 
 
 def detections(survey: ScoredSurvey, names: Mapping[int, str]) -> list[dict[str, object]]:
-    """How well the score finds labeled anomalies: all labels together, then each of them.
+    """How well the score finds labeled anomalies: all labels together, then each label on its own.
 
-    `names`: what the survey calls its labels.
+    `names` are the survey's names of its labels.
     """
     labeled = [(p.score, p.result.label) for p in survey.parts if p.result.label is not None]
     if not labeled:

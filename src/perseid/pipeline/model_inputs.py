@@ -1,4 +1,4 @@
-"""What a model takes beside what a survey has: what is missing, and how it is handed over."""
+"""Match a model's inputs to a survey's columns: what is missing, and how it is passed on."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from perseid.survey.names import FURTHER
 from perseid.survey.read_options import ReadOptions
 
 INPUT = "model."
-"""Before the name of a column in `Cutouts.further` that is read for the model."""
+"""Prefix of a column in `Cutouts.further` that is read for the model."""
 SHOWN = 30
-"""Columns of a survey that a sentence names; it counts the others."""
+"""Number of survey columns that a message names; it only counts the rest."""
 FITS = ("crop", "pad")
-"""Values of `RunRequest.fit`."""
+"""Possible values of `RunRequest.fit`."""
 OURS = ("redshift", "label")
-"""Columns of numbers that `Cutouts` has in fields of their own."""
+"""Numeric columns that have a field of their own in `Cutouts`."""
 
 
 def unfit(
@@ -37,20 +37,21 @@ def unfit(
     named: Sequence[str] = (),
     bands: Sequence[str] = (),
 ) -> str:
-    """Why a file of the survey does not fit the model, and what to do; empty if it fits.
+    """One sentence saying why a file of the survey does not fit the model and what to do; empty if
+    it fits.
 
     Parameters
     ----------
     signature
-        Of the model.
+        Signature of the model.
     columns
-        Of the file.
+        Columns of the file.
     fit
-        What is to become of images of another size: see `fitted`.
+        How images of another size are made to fit: see `fitted`.
     named
-        The file's own names of all its columns, for the sentence; without them, ours.
+        The file's own names of all its columns, for the message; without them, it uses our names.
     bands
-        Names of the images' bands, where they are known.
+        Names of the images' bands, if known.
     """
     said, magnitudes = "", columns.magnitudes
     if signature.bands:
@@ -68,7 +69,7 @@ def unfit(
 
 
 def magnitudes_taken(signature: ModelSignature) -> int:
-    """How many magnitudes of a row the model takes; 0: as many as there are."""
+    """Number of magnitudes per row that the model takes; 0 if it takes any number."""
     widths = [one.width for one in signature.columns if one.column == MAGNITUDE]
     return next(iter(widths), 0) or signature.bands
 
@@ -103,11 +104,12 @@ def _unfit_column(
 
 
 def chosen_bands(wanted: Sequence[str], count: int, names: Sequence[str]) -> tuple[int, ...] | None:
-    """Places of the model's bands among those of a survey; None: all of them, as they lie.
+    """Positions of the model's bands among those of a survey; None if all bands are taken as they
+    are.
 
-    `wanted` are the names of the model's bands, `names` those of the survey's `count` bands. Where
-    no name of the model is among them, both may have names of their own for the same bands, and
-    the order has to do.
+    `wanted` are the names of the model's bands, `names` those of the survey's `count` bands. If
+    none of the model's names is among the survey's, both may name the same bands differently, so
+    the bands are matched by their order.
     """
     if not wanted or len(names) != count:
         return None
@@ -121,7 +123,8 @@ def names_of_bands(signature: ModelSignature) -> tuple[str, ...]:
 
 
 def with_bands(cutouts: Cutouts, places: tuple[int, ...] | None) -> Cutouts:
-    """Cutouts with the bands at these places alone, and magnitudes where each band has one."""
+    """Cutouts with only the bands at these positions; magnitudes are selected too, if there is one
+    per band."""
     if places is None:
         return cutouts
     magnitudes = cutouts.magnitudes
@@ -131,7 +134,8 @@ def with_bands(cutouts: Cutouts, places: tuple[int, ...] | None) -> Cutouts:
 
 
 def same_order_note(signature: ModelSignature, count: int, names: Sequence[str]) -> str:
-    """A sentence where bands have names that are not the model's and are taken by order."""
+    """A note for the user if the survey's band names are not the model's and bands are matched by
+    order."""
     wanted = names_of_bands(signature)
     if not wanted or count != len(wanted) or len(names) != count or _shared(signature, names):
         return ""
@@ -142,7 +146,7 @@ def same_order_note(signature: ModelSignature, count: int, names: Sequence[str])
 
 
 def _shared(signature: ModelSignature, names: Sequence[str]) -> list[str]:
-    """The model's bands that the survey has by name."""
+    """The model's bands that the survey has under the same name."""
     return [one for one in names_of_bands(signature) if band_places((one,), names)]
 
 
@@ -164,7 +168,7 @@ def _unfit_bands(signature: ModelSignature, count: int, names: Sequence[str]) ->
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Names of columns in a sentence."""
+    """Column names, formatted for a message."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return (", ".join(names[:SHOWN]) or "nothing") + more
 
@@ -201,13 +205,14 @@ def _unfit_image(
 
 
 def fitted(images: NDArray[np.float32], signature: ModelSignature, how: str) -> NDArray[np.float32]:
-    """Images (n, bands, height, width) about their middle, of the model's height and width.
+    """Crop or pad images (n, bands, height, width) about their center to the model's height and
+    width.
 
     Parameters
     ----------
     how
-        ``crop`` cuts what is too much, ``pad`` adds zeros around what is too little; a side that
-        is neither stays. Empty: the images as they are.
+        ``crop`` cuts sides that are too long, ``pad`` adds zeros around sides that are too short.
+        If empty, images stay unchanged.
     """
     if not how or not signature.bands:
         return images
@@ -226,12 +231,13 @@ def fitted(images: NDArray[np.float32], signature: ModelSignature, how: str) -> 
 def fitted_shape(
     shape: tuple[int, int, int], signature: ModelSignature, how: str
 ) -> tuple[int, ...]:
-    """The shape to which `fitted` brings (bands, height, width)."""
+    """The shape that `fitted` gives images of shape (bands, height, width)."""
     return fitted(np.empty((0, *shape), np.float32), signature, how).shape[1:]
 
 
 def with_inputs(options: ReadOptions, signature: ModelSignature) -> ReadOptions:
-    """How the survey is read for a model: with the columns that it takes, and images if it does."""
+    """Options for reading the survey for a model: read the columns it takes, and images only if it
+    takes any."""
     ours = (MAGNITUDE, *OURS)
     there = {spec.name for spec in options.further}
     wanted = [c.column for c in signature.columns if c.column not in (*ours, *there)]
@@ -246,9 +252,9 @@ def with_inputs(options: ReadOptions, signature: ModelSignature) -> ReadOptions:
 
 
 def other_columns(signature: ModelSignature, cutouts: Cutouts) -> dict[str, NDArray[Any]]:
-    """The columns beside the magnitudes that the model takes, (n,), NaN where one is missing.
+    """The model's input columns other than magnitudes, (n,) each, NaN where a value is missing.
 
-    Raises `BadInputError` where the survey has no such column of numbers.
+    Raises `BadInputError` if the survey has no such numeric column.
     """
     found: dict[str, NDArray[Any]] = {}
     for name in (one.column for one in signature.columns if one.column != MAGNITUDE):
@@ -267,9 +273,9 @@ def other_columns(signature: ModelSignature, cutouts: Cutouts) -> dict[str, NDAr
 
 
 def flags(signature: ModelSignature, cutouts: Cutouts) -> NDArray[np.int32]:
-    """Why rows cannot be predicted, 0 where they can: only what the model takes counts.
+    """For each row, why it cannot be predicted, or 0. Only inputs that the model takes count.
 
-    A magnitude that is NaN is missing, as is any other number of a column.
+    NaN means a missing value, in magnitudes as in every other numeric column.
     """
     infinite, missing = np.zeros((2, len(cutouts)), np.bool_)
     if signature.bands:

@@ -1,4 +1,4 @@
-"""Keep a run's data and results apart: neither may lie in the other, nor in another run."""
+"""Keep a run's data and results apart: neither may lie within the other or within another run."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _RANKS = "ranks"
 def refuse_overlap(
     data: Location, results: Location, *, results_may_lie_below: bool = False
 ) -> None:
-    """Refuse a run that would be written into its own data, or that reads out of a run.
+    """Refuse a run that would write into its own data, or whose data lies within a run.
 
-    Such a run would take its own catalogue for a partition the next time, and ``--replace`` could
+    A later run would take the catalogue of such a run for a partition, and ``--replace`` could
     remove data.
 
     Parameters
@@ -28,13 +28,13 @@ def refuse_overlap(
     results
         The run's own prefix.
     results_may_lie_below
-        The partitions are named one by one, or lie at the root of a bucket, as in requests of the
-        existing system: then results in a folder below are no part of the data.
+        Whether results may lie in a folder below the data: true if the partitions are named one by
+        one, or lie at the root of a bucket, as in requests of the existing system.
 
     Raises
     ------
     BadInputError
-        One of them lies in the other, or the data lie in a run.
+        One of them lies within the other, or the data lies within a run.
     """
     inside = _holds(data, results)
     if _same(data, results) or (inside and not results_may_lie_below):
@@ -59,23 +59,23 @@ def _same(one: Location, other: Location) -> bool:
 
 
 def _holds(folder: Location, place: Location) -> bool:
-    """Whether a place lies below a folder."""
+    """Whether a place lies within a folder."""
     outer, inner = _real(folder), _real(place)
-    # With the slash: `runs/a` does not hold `runs/ab`.
+    # The slash matters: `runs/a` does not contain `runs/ab`.
     below = f"{outer.key}/" if outer.key else ""
     return outer.store == inner.store and outer != inner and inner.key.startswith(below)
 
 
 def _real(place: Location) -> Location:
-    """Without symbolic links, on a disk."""
+    """The place with symbolic links resolved, if it is on a disk."""
     return place if place.path is None else Location.parse(place.path.resolve())
 
 
 def _run_around(data: Location) -> Location | None:
-    """The run that a folder is, or lies in; on a disk any folder above is looked at.
+    """The run that contains a folder, or is that folder; on a disk, all parent folders are checked.
 
-    In a store only two places are: each look is a request. Earlier versions let a run be written
-    into its own data: such data may still be read.
+    In a store only two places are checked, because each check is a request. Earlier versions let a
+    run be written into its own data, so such data may still be read.
     """
     places = [data]
     if data.path is not None:
@@ -92,7 +92,7 @@ def _run_around(data: Location) -> Location | None:
 
 
 def _run_at(folder: Location) -> Mapping[str, object]:
-    """The manifest of the run at a place; empty if there is none."""
+    """URL of the run at a place, from its manifest; empty if there is none."""
     try:
         manifest = parse_json(Storage(folder).get(layout.MANIFEST))
     except (PerseidError, ValueError):

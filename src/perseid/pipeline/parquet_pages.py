@@ -1,4 +1,4 @@
-"""Columns of a Parquet file as bytes: kinds of values, levels, pages' bodies, statistics.
+"""Encode columns for a Parquet file: value types, levels, page bodies and statistics.
 
 Format: https://parquet.apache.org/docs/file-format/ and ``parquet.thrift`` (version 2.10).
 """
@@ -17,11 +17,11 @@ from perseid.errors import BadInputError
 from perseid.pipeline.thrift import I64, varint
 
 LONGEST_BOUND = 64
-"""Bytes of the longest text that statistics quote; a column with a longer one has no bounds."""
+"""Longest text, in bytes, that statistics quote; a column with a longer one gets no bounds."""
 
 
 class ParquetType(IntEnum):
-    """Types of columns, by Parquet's numbers of physical types; see `physical`."""
+    """Column types; the values are Parquet's numbers of physical types, see `physical`."""
 
     BOOL = 0
     INT32 = 1
@@ -33,7 +33,7 @@ class ParquetType(IntEnum):
 
     @property
     def physical(self) -> int:
-        """``Type`` in parquet.thrift: an unsigned integer lies there as a signed one."""
+        """Number of the ``Type`` in parquet.thrift; unsigned integers are stored as signed ones."""
         return self % 100
 
 
@@ -45,44 +45,45 @@ DTYPES = {
     ParquetType.FLOAT64: "<f8",
     ParquetType.UINT64: "<u8",
 }
-"""Dtypes of the kinds whose values are numbers or logical."""
+"""NumPy dtypes of the types whose values are numbers or booleans."""
 
 
 @dataclass(frozen=True)
 class ParquetColumn:
-    """One column of a table, and what its values are."""
+    """Name, type and description of one table column."""
 
     name: str
     kind: ParquetType
-    """Kind of single values, or of the elements if each value is a list."""
+    """Type of the values, or of their elements if each value is a list."""
     optional: bool = False
     """Whether values may be missing."""
     width: int | None = None
-    """Elements of each value, all of one length; None: single values. Numbers only."""
+    """Number of elements in each value, the same for all rows; None for single values. Only numbers
+    can be lists."""
     unit: str = ""
     """Unit in VOUnits, e.g. ``mag``; empty if there is none."""
     ucd: str = ""
-    """The IVOA's word for what it is (UCD1+), e.g. ``src.redshift``; empty: none."""
+    """IVOA Unified Content Descriptor (UCD1+), e.g. ``src.redshift``; empty if there is none."""
     description: str = ""
-    """One sentence for people."""
+    """One sentence that describes the column to people."""
 
 
 @dataclass(frozen=True, eq=False)
 class Strings:
-    """Values of a UTF8 column: ``names[codes]``."""
+    """Values of a UTF8 column, stored as ``names[codes]``."""
 
     codes: NDArray[np.integer[Any]]
-    """(n,), indices into `names`; masked where a value is missing."""
+    """Indices (n,) into `names`; masked where a value is missing."""
     names: Sequence[str]
-    """The distinct values."""
+    """The distinct texts."""
 
 
 Values = NDArray[Any] | Strings
-"""Values of a column, (n,) or (n, width); a `numpy.ma.MaskedArray` where some are missing."""
+"""Values of a column, (n,) or (n, width); a `numpy.ma.MaskedArray` if some are missing."""
 
 
 def rows_of(column: ParquetColumn, values: Mapping[str, Values]) -> int:
-    """How many values there are of a column; raises `BadInputError` if they do not fit it."""
+    """Number of values of a column; raises `BadInputError` if the values do not fit it."""
     if column.name not in values:
         raise BadInputError(f"the table has no column {column.name!r}")
     given = values[column.name]
@@ -99,7 +100,7 @@ def rows_of(column: ParquetColumn, values: Mapping[str, Values]) -> int:
 
 
 def levels(column: ParquetColumn, values: Values) -> tuple[int, bytes]:
-    """Entries of a page, and its repetition and definition levels."""
+    """Number of entries of a page, and its encoded repetition and definition levels."""
     valid, rows = _valid(values), len(_array(values))
     if column.width is None:
         defined = valid if valid is not None else np.ones(rows, bool)
@@ -114,14 +115,14 @@ def levels(column: ParquetColumn, values: Values) -> tuple[int, bytes]:
 
 
 def plain(column: ParquetColumn, values: Values) -> bytes:
-    """The values that are there, one after the other."""
+    """The values that are not missing, in plain encoding."""
     if column.kind is ParquetType.BOOL:
         return np.packbits(present(values), bitorder="little").tobytes()
     return np.ascontiguousarray(present(values), dtype=DTYPES[column.kind]).tobytes()
 
 
 def indices(values: Strings) -> bytes:
-    """Dictionary indices as runs: bit width, then (length, value) pairs."""
+    """Dictionary indices as runs: the bit width, then (length, value) pairs."""
     codes = present(values)
     width = max(len(values.names) - 1, 0).bit_length()
     if not len(codes):
@@ -136,16 +137,16 @@ def indices(values: Strings) -> bytes:
 
 
 def present(values: Values) -> NDArray[Any]:
-    """The values (of text: the codes) that are not missing."""
+    """The values that are not missing (for text, their codes)."""
     valid, bare = _valid(values), np.ma.getdata(_array(values))
     return bare if valid is None else bare[valid]
 
 
 def statistics(column: ParquetColumn, values: Values) -> dict[int, object]:
-    """``Statistics`` of a column chunk: how many are missing, the least and the greatest value.
+    """``Statistics`` of a column chunk: number of missing values, minimum and maximum.
 
-    NaN has no place in the order and does not count; a zero is taken to be -0 as the least and +0
-    as the greatest, as the format demands.
+    NaN is ignored because it cannot be ordered. As the format requires, a zero is written as -0 if
+    it is the minimum and as +0 if it is the maximum.
     """
     valid = _valid(values)
     found: dict[int, object] = {3: I64(0 if valid is None else int((~valid).sum()))}
@@ -158,7 +159,7 @@ def statistics(column: ParquetColumn, values: Values) -> dict[int, object]:
 def _bounds(column: ParquetColumn, values: Values) -> tuple[bytes, bytes] | None:
     there = present(values)
     if there.dtype.kind == "f":
-        # A NaN as bound would have readers skip row groups that hold what they look for.
+        # With NaN as a bound, readers would skip row groups that contain matching rows.
         there = there[~np.isnan(there)]
     if not there.size:
         return None
@@ -182,7 +183,7 @@ def _array(values: Values) -> NDArray[Any]:
 
 
 def _valid(values: Values) -> NDArray[np.bool_] | None:
-    """(n,), or None if all are there."""
+    """Mask (n,) of the values that are not missing; None if none is missing."""
     mask = np.ma.getmask(_array(values))
     if mask is np.ma.nomask:
         return None
@@ -191,7 +192,7 @@ def _valid(values: Values) -> NDArray[np.bool_] | None:
 
 
 def _runs(numbers: NDArray[np.uint8], most: int) -> bytes:
-    """Levels from 0 to `most` (1 or 2), preceded by their length in bytes."""
+    """Encode levels from 0 to `most` (1 or 2), preceded by their length in bytes."""
     if numbers.size and (numbers == numbers[0]).all():
         data = varint(numbers.size << 1) + bytes([numbers[0]])
     else:  # one bit-packed run in groups of eight

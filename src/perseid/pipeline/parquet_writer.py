@@ -1,9 +1,9 @@
 """A small Parquet writer: flat tables and fixed-length lists, plain pages, no compression.
 
-It needs no third-party package but numpy. Strings come as a dictionary and runs, since a table
-names the same partition many times in a row. Each column chunk has statistics, and the footer the
-columns' units and UCDs (`perseid.pipeline.voparquet`). The same columns give the same bytes:
-nothing depends on the clock.
+It needs no third-party package but numpy. Strings are stored as a dictionary with run-length
+encoded indices, because a table repeats the same partition key many times in a row. Each column
+chunk has statistics, and the footer the columns' units and UCDs (`perseid.pipeline.voparquet`). The
+same columns always give the same bytes.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ class _Codec(IntEnum):
 
 
 class ParquetWriter:
-    """Writes row groups to a binary file as they come; a context manager.
+    """Writes row groups to a binary file one at a time; a context manager.
 
     Parameters
     ----------
     file
-        Open for writing; only written to, never read or sought.
+        A file open for writing; the writer never reads it or seeks in it.
     columns
-        The schema. Where a column has a unit, a UCD or a description, the footer gets them as
-        VOParquet, a convention of the IVOA.
+        The schema. Units, UCDs and descriptions of columns are put into the footer as VOParquet, a
+        convention of the IVOA.
     metadata
-        Key-value pairs of the footer.
+        Key-value pairs for the footer.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class ParquetWriter:
         self._columns = tuple(columns)
         self._metadata = dict(metadata or {})
         self._longest = {c.name: 0 for c in columns if c.kind is ParquetType.UTF8}
-        """Characters of the longest text of a column."""
+        """Number of characters of the longest text of each column."""
         self._groups: list[dict[int, Any]] = []
         self._rows = 0
         self._offset = 0
@@ -91,9 +91,9 @@ class ParquetWriter:
         self._rows += rows
 
     def close(self) -> None:
-        """Write the footer; the file itself stays open."""
+        """Write the footer; the file itself is left open."""
         metadata = votable_metadata(self._columns, self._longest) | self._metadata
-        # Sorted, so that the same table is the same file to the byte.
+        # Sorted, so that the same table always gives the same bytes.
         pairs = [{1: key, 2: value} for key, value in sorted(metadata.items())]
         fields = [field for column in self._columns for field in _schema(column)]
         footer: dict[int, Any] = {
@@ -102,7 +102,7 @@ class ParquetWriter:
             3: I64(self._rows),
             4: self._groups,
             6: CREATED_BY,
-            7: [{1: {}}] * len(self._columns),  # statistics are in the order of the types
+            7: [{1: {}}] * len(self._columns),  # statistics use each type's order
         }
         if pairs:
             footer[5] = pairs
@@ -119,20 +119,21 @@ class ParquetWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # A table that was left by an exception gets no footer, so that no reader takes it for
+        # After an exception the table gets no footer, so that no reader takes it for
         # whole.
         if kind is None:
             self.close()
 
     def _chunk(self, column: ParquetColumn, values: Values) -> dict[int, Any]:
-        """Write one column of a row group; its ``ColumnChunk``."""
+        """Write one column of a row group and return its ``ColumnChunk``."""
         begin, dictionary = self._offset, None
         if isinstance(values, Strings):
             dictionary = begin
             self._page_of_names(values.names)
             longest = max(map(len, values.names), default=0)
             self._longest[column.name] = max(self._longest[column.name], longest)
-            # Few names that repeat: each is stored once, and rows only say which.
+            # Few distinct texts, often repeated: each is stored once, and rows refer to it by
+            # index.
             body, codec = pages.indices(values), _Codec.RLE_DICTIONARY
         else:
             body, codec = pages.plain(column, values), _Codec.PLAIN
@@ -170,7 +171,8 @@ class ParquetWriter:
 
 
 def _schema(column: ParquetColumn) -> list[dict[int, Any]]:
-    """``SchemaElement`` objects of a column: one, or of lists the three that the format nests."""
+    """``SchemaElement`` objects of a column: one, or for lists the three nested ones that the
+    format requires."""
     repetition = _OPTIONAL if column.optional else _REQUIRED
     if column.width is None:
         return [_leaf(column, column.name, repetition)]

@@ -1,7 +1,7 @@
-"""How well a redshift PDF agrees with the redshift that is known: PIT and CRPS of each object.
+"""How well a redshift PDF agrees with the known redshift: PIT and CRPS of each object.
 
-A PDF is a hundred numbers per object, too many for a catalogue unless they are asked for; these two
-are all that the statistics of the survey need of it.
+A PDF takes about a hundred numbers per object, too many for a catalogue unless the user requests
+them. The statistics of the survey need only these two values.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from perseid.model.signature import ModelSignature
 from perseid.science.distributions import Distributions
 
 PIT, CRPS = "pit", "crps"
-"""Kinds of the columns, and ends of their names."""
+"""Kinds of the columns, and the suffixes of their names."""
 REDSHIFT = "z"
 ADDED = ("z_lo", "z_hi", "z_lo95", "z_hi95", "z_pit", "z_crps")
-"""Names of columns that a run may add to those of the model: never those of carried columns."""
+"""Column names that a run may add to those of the model; carried columns must not use them."""
 
 
 def check_columns(signature: ModelSignature) -> tuple[OutputColumn, ...]:
-    """The columns for a model with a PDF of the redshift; none for others."""
+    """The columns added for a model with a redshift PDF; none for other models."""
     output = _pdf(signature)
     if output is None:
         return ()
@@ -46,9 +46,9 @@ def check_values(
     Parameters
     ----------
     signature
-        Of the model.
+        Signature of the model.
     lists
-        Its PDFs, as in `Prediction.lists`.
+        The model's PDFs, as in `Prediction.lists`.
     redshift
         (n,): spectroscopic redshifts; None if the partition has none.
     """

@@ -1,6 +1,6 @@
 """Publish a merged survey: write the catalogue, and collect the findings for the summary.
 
-The same functions serve rank 0 of a communicator and `summarize`.
+Both rank 0 of a communicator and `summarize` use these functions.
 """
 
 from __future__ import annotations
@@ -40,39 +40,40 @@ from perseid.storage import Storage
 from perseid.survey.column_spec import ColumnSpec
 
 COLUMNS_KEY = "perseid.columns"
-"""Key of the JSON text in the catalogue's metadata that describes the columns of the survey."""
+"""Key of the JSON text in the catalogue's metadata that describes the survey's columns."""
 
 OUTPUTS_KEY = "perseid.outputs"
-"""Key of the footer's JSON list of the model's columns: see `OutputColumn.to_json`."""
+"""Key of the JSON list in the footer that describes the model's columns; see
+`OutputColumn.to_json`."""
 
 
 @dataclass(frozen=True, eq=False)
 class CatalogueRows:
-    """The rows of one partition, as the catalogue has them."""
+    """The rows of one partition, in the form the catalogue has them."""
 
     part: merge.Scored
     rank: NDArray[np.int64]
-    """(n,), 0 where there is none."""
+    """Anomaly ranks (n,), 0 where a row has none."""
     percentile: NDArray[np.float64] | None = None
-    """(n,), 0 to 100; None in a catalogue without this column."""
+    """Percentiles of the scores (n,), 0 to 100; None if the catalogue has no such column."""
 
 
 @dataclass(frozen=True)
 class CatalogueSchema:
-    """The schema that all parts of a catalogue share."""
+    """The schema shared by all parts of a catalogue."""
 
     run_id: str
     ids: ParquetType
-    """Kind of the object ids."""
+    """Type of the object ids."""
     survey_columns: Sequence[ColumnSpec] | None = None
-    """Columns that come from the survey (`RunSettings.survey_columns`)."""
+    """Columns that are copied from the survey (`RunSettings.survey_columns`)."""
     percentile: bool = False
-    """Whether there is a percentile."""
+    """Whether the catalogue has a percentile column."""
     outputs: Sequence[OutputColumn] = (Z_PRED,)
-    """Columns that come from the model."""
+    """Columns that the model gives."""
 
     def write(self, path: Path, rows: Iterable[CatalogueRows]) -> int:
-        """Write a file with a row group a partition; its bytes."""
+        """Write a file with one row group per partition and return its size in bytes."""
         specs = carried(self.survey_columns)
         about = {"run_id": self.run_id, **outputs_metadata(self.outputs)}
         if self.survey_columns:
@@ -99,16 +100,16 @@ def publish_catalogue(
     who: str,
     columns: Sequence[ColumnSpec] | None = None,
 ) -> int:
-    """Write ``catalogue.parquet``, a row group a partition; its bytes.
+    """Write ``catalogue.parquet`` with one row group per partition and return its size in bytes.
 
-    `columns` are those that come from the survey (`RunSettings.survey_columns`); `who` is for
+    `columns` are copied from the survey (`RunSettings.survey_columns`); `who` names the writer in
     errors.
     """
     with temporary_folder(who) as folder:
         path = folder / layout.CATALOGUE
         kind = common_kind(part.result.object_id for part in survey.parts)
         rows = map(CatalogueRows, survey.parts, survey.ranks())
-        # Without any partition nothing says what the model gives; an encoder gives no column.
+        # Without partitions it is unknown what columns the model gives; an encoder gives none.
         outputs = all_outputs(p.result for p in survey.parts) if survey.parts else (Z_PRED,)
         size = CatalogueSchema(run_id, kind, columns, outputs=outputs).write(path, rows)
         retire_parts(storage, [layout.CATALOGUE])
@@ -117,7 +118,8 @@ def publish_catalogue(
 
 
 def outputs_metadata(outputs: Sequence[OutputColumn]) -> dict[str, str]:
-    """What a table's footer says of a model's columns; nothing where ``z_pred`` is the only one."""
+    """Metadata that describes a model's columns in a table's footer; empty if ``z_pred`` is the
+    only one."""
     if tuple(outputs) == (Z_PRED,):
         return {}
     return {OUTPUTS_KEY: json.dumps([column.to_json() for column in outputs])}
@@ -135,13 +137,13 @@ def findings(
     Parameters
     ----------
     survey
-        All partitions, scored.
+        All partitions with their scores.
     groups
-        Features of the score; empty if nothing is scored.
+        Feature groups that the score uses; empty if nothing is scored.
     use, top
         `WorkItem.anomaly` and `WorkItem.top`.
     names
-        What the survey calls its labels.
+        The survey's names of its labels.
     """
     results = [part.result for part in survey.parts]
     answers, anomaly = AnswerStatistics.of(results, names), None
@@ -164,12 +166,12 @@ def findings(
 
 
 def dump(value: Any) -> bytes:
-    """Strict JSON: what is not a number is null."""
+    """Strict JSON text: infinities and NaN become null."""
     return json_bytes(strict(value), allow_nan=False)
 
 
 def strict(value: Any) -> Any:
-    """The value with null in place of infinities and NaN."""
+    """The value with infinities and NaN replaced by null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

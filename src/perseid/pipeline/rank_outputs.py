@@ -1,4 +1,4 @@
-"""Read what the ranks left in the store, concurrently, and check all of it."""
+"""Read what the ranks left in the store, concurrently, and validate all of it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ from perseid.storage import Storage
 from perseid.survey.bytesource import SourceFile, open_source
 
 READERS = 32
-"""Requests at once: with 20 ms each, 517 records take a third of a second."""
+"""Number of concurrent requests: at 20 ms each, 517 records take a third of a second."""
 WINDOW = 16
-"""Ranks' features read ahead of the one being scored: bounds the memory."""
+"""Number of ranks whose features are read ahead of the one being scored; bounds the memory."""
 ROWS_AHEAD = 250_000
-"""Rows of them, where ranks have many: 100 MB at 100 features."""
+"""Number of rows read ahead, which bounds the memory if ranks have many rows: 100 MB at 100
+features."""
 READ_BYTES = 1 << 18
-"""Most bytes of one read of columns: those of a partition of 100 MB."""
+"""Most bytes per read of columns: those of a partition of 100 MB."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -46,7 +47,8 @@ class BrokenRankError(Exception):
 def read_records(
     storage: Storage, manifest: Manifest, ranks: Iterable[int] | None = None
 ) -> tuple[dict[int, StoredRecord], dict[int, str]]:
-    """Records of these ranks (None: of all), and for each rank without one a sentence why."""
+    """Records of these ranks (None: of all ranks), and for each rank without a valid record one
+    sentence saying why."""
     wanted = range(manifest.world_size) if ranks is None else tuple(ranks)
 
     def read(rank: int) -> StoredRecord | str:
@@ -66,9 +68,10 @@ def read_records(
 
 
 def read_results(storage: Storage, records: Records) -> tuple[dict[int, Plain], dict[int, str]]:
-    """What scripts left, ours beside it, by rank; a sentence for each rank whose result is gone.
+    """Results that scripts left, with our measurements, by rank; one sentence for each rank whose
+    result is gone.
 
-    A rank without data that left nothing has none.
+    A rank without data may have left nothing; it is then in neither of the two.
     """
 
     def read(rank: int) -> Plain | str | None:
@@ -89,10 +92,10 @@ def read_results(storage: Storage, records: Records) -> tuple[dict[int, Plain], 
 def read_merged(
     storage: Storage, manifest: Manifest
 ) -> tuple[dict[int, StoredRecord], Findings] | None:
-    """Records by rank, and what rank 0 of a communicator found.
+    """Records by rank and the findings, as rank 0 of a communicator left them.
 
-    None if it did not merge, or where what it left is not whole: every rank's record, each
-    partition once, a row of the catalogue for each row predicted.
+    None if it did not merge, or if its results are incomplete. They must hold every rank's record,
+    each partition once, and one row of the catalogue for each predicted row.
     """
     try:
         merged = _json(storage, layout.MERGED)
@@ -107,7 +110,7 @@ def read_merged(
         records |= read_records(storage, manifest, surplus - records.keys())[0]
         records = {rank: records[rank] for rank in range(manifest.world_size)}
         findings, size = Findings.from_json(merged["found"]), catalogue_bytes(storage)
-        # Any doubt sends the run to the merge from the store, which costs time and is always right.
+        # In any doubt the run is merged from the store, which costs time but is always correct.
         if _of_other_models(records, manifest) or len({r.rank for r in found}) != len(found):
             return None
         if (rows, size) != (findings.rows, merged["catalogue_bytes"]):
@@ -120,9 +123,9 @@ def read_merged(
 def stream_moments(
     storage: Storage, records: Records
 ) -> Iterator[tuple[int, Stamp, list[tuple[str, Moments]]]]:
-    """Each rank's statistics in rank order, so partitions come in natural order.
+    """Each rank's statistics in rank order, so that partitions are in natural order.
 
-    Raises `BrokenRankError` where a rank's do not agree with its record.
+    Raises `BrokenRankError` if a rank's statistics do not agree with its record.
     """
 
     def get(rank: int) -> tuple[int, columns.Source]:
@@ -136,7 +139,7 @@ def stream_moments(
             key for key, _ in records[rank].read or ()
         ]:
             raise BrokenRankError(
-                rank, "its statistics are of other partitions than its record names"
+                rank, "its statistics belong to other partitions than its record names"
             )
         yield rank, stamp, parts
 
@@ -146,8 +149,8 @@ def stream_results(
 ) -> Iterator[tuple[int, list[PartitionResult]]]:
     """Each rank's columns and features in rank order, a few ranks read ahead.
 
-    Without `features` only the bytes of the columns are fetched. Raises `BrokenRankError` where a
-    rank's do not agree with its record.
+    If `features` is False, only the bytes of the columns are fetched. Raises `BrokenRankError` if a
+    rank's objects do not agree with its record.
     """
     fetch = _fetch if features else _open
 
@@ -158,14 +161,14 @@ def stream_results(
         _belongs(records[rank], stamp, rank)
         got = [(part.key, len(part)) for part in parts]
         if got != list(records[rank].read or ()):
-            raise BrokenRankError(rank, "its features are of other rows than its record names")
+            raise BrokenRankError(rank, "its features belong to other rows than its record names")
         return rank, parts
 
     return ahead(read, _with_data(records), WINDOW, lambda rank: records[rank].rows, ROWS_AHEAD)
 
 
 def _fetch(storage: Storage, rank: int, key: str) -> columns.Source:
-    """An object of a rank as a whole."""
+    """Fetch an object of a rank as a whole."""
     try:
         return storage.get(key)
     except NotFoundError as error:
@@ -173,7 +176,7 @@ def _fetch(storage: Storage, rank: int, key: str) -> columns.Source:
 
 
 def _open(storage: Storage, rank: int, key: str) -> columns.Source:
-    """An object of a rank, of which only what is asked for is fetched."""
+    """Open an object of a rank, from which only the requested bytes are fetched."""
     try:
         return io.BufferedReader(SourceFile(open_source(storage, key)), READ_BYTES)
     except NotFoundError as error:
@@ -187,9 +190,10 @@ def ahead(
     weigh: Callable[[T], int] = lambda _: 0,
     most: int = 1,
 ) -> Iterator[R]:
-    """Results in order, computed in threads ahead of the one asked for.
+    """Compute results in threads ahead of the one being consumed, and yield them in order.
 
-    At most `window` of them, and no more than weigh `most` together; one may weigh more.
+    At most `window` results are held, of a total weight of at most `most`; a single result may
+    weigh more.
     """
     waiting: deque[tuple[Future[R], int]] = deque()
     load = 0
@@ -197,8 +201,8 @@ def ahead(
         try:
             for value in over:
                 weight = weigh(value)
-                # The oldest result is given out before more is fetched: memory stays bounded, order
-                # stays.
+                # The oldest result is yielded before more is fetched: memory stays bounded, and the
+                # order is kept.
                 while waiting and (len(waiting) >= window or load + weight > most):
                     future, done = waiting.popleft()
                     load -= done
@@ -209,24 +213,24 @@ def ahead(
                 yield waiting.popleft()[0].result()
         finally:
             for future, _ in waiting:
-                # The caller stopped early: do not fetch what nobody will take.
+                # The caller stopped early: do not fetch results that nobody will read.
                 future.cancel()
 
 
 def _record(storage: Storage, manifest: Manifest, rank: int) -> StoredRecord:
-    """A rank's record, or `RunError` saying why it does not count."""
+    """A rank's record; raises `RunError` saying why it is not valid."""
     key = layout.done_record(rank, script=manifest.script is not None)
     record = _checked(_json(storage, key), manifest, rank, key)
     if manifest.script is not None and manifest.assignment[rank]:
-        storage.size(layout.record(rank))  # the script's own result must be there, too
+        storage.size(layout.record(rank))  # the script's own result must exist, too
     return record
 
 
 def _checked(plain: Plain, manifest: Manifest, rank: int, key: str) -> StoredRecord:
-    """A record that counts; raises `RunError` saying why it does not."""
+    """A validated record; raises `RunError` saying why it is not valid."""
     # A retried worker of a replaced run can still write here, minutes after the new run began.
     if plain.get("run_id") != manifest.run_id:
-        raise RunError(f"{key} is of another run ({plain.get('run_id', 'no run id')})")
+        raise RunError(f"{key} belongs to another run ({plain.get('run_id', 'no run id')})")
     record = StoredRecord.of(plain, key)
     if record.rank != rank:
         raise RunError(f"{key} is not a record of rank {rank}: 'rank' is wrong in it")
@@ -239,10 +243,11 @@ def _checked(plain: Plain, manifest: Manifest, rank: int, key: str) -> StoredRec
 
 
 def _of_other_models(records: Records, manifest: Manifest) -> dict[int, str]:
-    """Ranks whose model is not the run's, with a sentence each.
+    """Ranks that used another model than the run's, with one sentence each.
 
-    A run of an earlier version does not say with which model it began: the first rank that names
-    its model speaks for it. Records that the user let differ are kept; see `other_models`.
+    A run of an earlier version does not say with which model it began: the model of the first rank
+    that names one is then taken for the run's. Records whose model the user allowed to differ are
+    kept; see `other_models`.
     """
     return {
         rank: f"it used another model than the run ({difference})"
@@ -252,7 +257,8 @@ def _of_other_models(records: Records, manifest: Manifest) -> dict[int, str]:
 
 
 def other_models(records: Records, manifest: Manifest) -> dict[int, str]:
-    """How the models of ranks that count differ from the run's: the user let them."""
+    """How the models of accepted records differ from the run's, in ranks where the user allowed
+    it."""
     found = {rank: record.model for rank, record in sorted(records.items())}
     wanted = manifest.model or next((m for m in found.values() if m is not None), None)
     return {
@@ -304,4 +310,4 @@ def _whole(
 
 def _belongs(record: StoredRecord, stamp: Stamp, rank: int) -> None:
     if (stamp.run_id, stamp.rank) != (record.run_id, rank):
-        raise BrokenRankError(rank, f"its objects are of run {stamp.run_id}, rank {stamp.rank}")
+        raise BrokenRankError(rank, f"its objects belong to run {stamp.run_id}, rank {stamp.rank}")

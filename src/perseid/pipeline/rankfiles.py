@@ -1,4 +1,4 @@
-"""A rank's objects on their way: written to this machine's disk as they grow, then published."""
+"""A rank's output files: written to the local disk as they grow, then published to the store."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ from perseid.storage import Storage
 
 @contextmanager
 def temporary_folder(who: str, keep: Path | None = None) -> Iterator[Path]:
-    """A folder that goes with the block; `StorageError` where its disk is full or read-only.
+    """A folder that is removed when the block ends; raises `StorageError` if its disk is full or
+    read-only.
 
-    `keep` is used in its place where it is given, and stays.
+    If `keep` is given, that folder is used instead, and not removed.
     """
     try:
         if keep is not None:
@@ -45,7 +46,7 @@ def temporary_folder(who: str, keep: Path | None = None) -> Iterator[Path]:
 class RankFiles:
     """``predictions.parquet``, ``features.npz`` and ``moments.npz`` of a rank.
 
-    A context manager: after it the files are whole and `publish` puts them in place.
+    A context manager: when it ends, the files are complete and `publish` uploads them.
     """
 
     def __init__(self, folder: Path, stamp: Stamp) -> None:
@@ -60,7 +61,7 @@ class RankFiles:
             self._stack = stack.pop_all()
 
     def add(self, result: PartitionResult) -> None:
-        """Append the results of one partition to each file."""
+        """Append the results of one partition to each of the files."""
         writer, kind = self._predictions or self._begin(result)
         writer.write(predictions_table(result, kind, self._stamp.output_columns))
         columns.add_result(self._features, result)
@@ -68,7 +69,7 @@ class RankFiles:
             columns.add_moments(self._moments, result.key, Moments.of(result.features))
 
     def _begin(self, result: PartitionResult | None) -> tuple[ParquetWriter, ParquetType]:
-        """The table of predictions: the first partition says what kind its ids are."""
+        """Begin the table of predictions; the first partition determines the type of its ids."""
         kind = common_kind([result.object_id if result else None])
         about = {"run_id": self._stamp.run_id, "rank": str(self._rank)}
         columns = with_ids(with_outputs(PREDICTIONS, self._stamp.output_columns), kind)
@@ -77,12 +78,12 @@ class RankFiles:
         return self._predictions
 
     def publish(self, storage: Storage) -> None:
-        """Put the objects below the run's prefix."""
-        # Of a rank the record says that it is done; these come before it in any order.
+        """Upload the objects to the run's prefix."""
+        # Only the record marks a rank as done. It is written later, so the order of these is free.
         keys = (layout.predictions, layout.features, layout.moments)
         for path, key in zip(self._paths, keys, strict=True):
             storage.put(key(self._rank), path)
-        self._paths[0].unlink()  # nobody needs it here any more
+        self._paths[0].unlink()  # the local copy is not needed any more
 
     def __enter__(self) -> Self:
         return self

@@ -10,7 +10,7 @@ from perseid.errors import RunError
 from perseid.jsontext import parse_json
 
 MAX_DEPTH = 64
-"""Deepest nesting accepted in the JSON that a script wrote."""
+"""Deepest nesting accepted in JSON that a script wrote."""
 
 
 def wrong_key(record: Mapping[str, object]) -> str | None:
@@ -36,7 +36,7 @@ def parse_result(text: bytes, where: str) -> dict[str, object]:
 
 
 def amount(value: object) -> float | None:
-    """A finite number of at least 0; None for anything else."""
+    """The value, if it is a finite number of at least 0; otherwise None."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:

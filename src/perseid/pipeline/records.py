@@ -1,4 +1,4 @@
-"""A rank's record: the existing keys with their meanings, and ours beside them."""
+"""A rank's record: the existing system's keys with their meanings, and our additional keys."""
 
 from __future__ import annotations
 
@@ -10,39 +10,42 @@ from perseid.pipeline.schema import to_plain
 from perseid.pipeline.stored import StoredRecord
 
 STAGES = ("init", "rendezvous", "fetch", "decode", "inference", "collectives", "publish", "total")
-"""Stages of a worker, in order; fetch and decode overlap with inference, so they do not add up."""
+"""Stages of a worker, in order. Fetch and decode overlap with inference, so their times do not add
+up."""
 
 STORE = "store"
-"""Transport: summarize merges from the objects in the store."""
+"""Transport value: summarize merges from the objects in the store."""
 ALONE = "alone"
-"""Transport of a world of one rank: nothing is exchanged."""
+"""Transport value of a world of one rank: nothing is exchanged."""
 
 
 def had_data(record: Mapping[str, object]) -> bool:
-    """Whether the rank had partitions: one without is not in ``combined_data.json``.
+    """Whether the rank had partitions. One without partitions is not in ``combined_data.json``.
 
-    The existing system has no record of such a rank, and means over the records have no zeros.
+    The existing system writes no record for such a rank, so means over its records contain no
+    zeros.
     """
     return bool(record.get("partitions") or record.get("failed_partitions"))
 
 
 @dataclass(frozen=True)
 class RankRecord:
-    """Content of ``<rank>.json`` and of each entry of ``combined_data.json``."""
+    """The content of ``<rank>.json`` and of each entry of ``combined_data.json``."""
 
     run_id: str
     rank: int
     world_size: int
     attempt: int
-    """1 for the first; the newest complete record counts."""
+    """Number of the attempt, from 1; the newest complete record counts."""
     rows: int
-    """Rows predicted."""
+    """Number of rows predicted."""
     rows_flagged: int
-    """Rows without a prediction: with missing or non-finite input, or without a finite answer."""
+    """Number of rows without a prediction: an input is missing or not finite, or the answer is not
+    finite."""
     partitions: tuple[Mapping[str, object], ...]
-    """One a partition that was read: key, rows, bytes."""
+    """Key, rows and bytes of each partition that was read."""
     failed_partitions: tuple[Mapping[str, str], ...]
-    """One a partition that could not be read: key, error."""
+    """Key and error of each partition that could not be read."""
     result_path: str
     data_path: str | list[str] | None
     batch_size: int
@@ -52,51 +55,53 @@ class RankRecord:
     precision: str
     """The precision that was used: ``float32`` or ``int8``."""
     transport: str
-    """How this rank's statistics went to the others: ``direct``, ``relay``, both with a ``+``,
-    ``store``; ``alone`` where there are no others, ``none`` for a script."""
+    """Transport of this rank's statistics: ``direct``, ``relay``, both joined by ``+``, or
+    ``store``; ``alone`` if there is only one rank, ``none`` for a script."""
     stages: Mapping[str, float]
-    """Wall-clock seconds a stage, keys of `STAGES`."""
+    """Wall-clock seconds per stage, with the keys of `STAGES`."""
     timeline: tuple[tuple[str, float, float], ...]
-    """(stage, start, end), seconds since the epoch (UTC)."""
+    """Intervals (stage, start, end), in seconds since the epoch (UTC)."""
     model_seconds: float
     """Wall-clock seconds inside the model calls (`total_cpu_time (seconds)`)."""
     allocated_mb: float
     """Sum of what the model's operators allocate for their outputs, MB: `total_cpu_memory (MB)`,
     the profiler's sum in the existing system. Not a peak."""
     peak_memory_mb: float
-    """Peak resident memory of the worker process, MiB."""
+    """Peak resident memory of the worker process, in MiB."""
     cold_start: bool
     pixel_bits: int
-    """Bits of images and magnitudes read, for `throughput_bps`."""
+    """Bits of images and magnitudes that were read, for `throughput_bps`."""
     routes: Mapping[str, str] = field(default_factory=dict)
-    """Transport of the connection to each peer, by the peer's rank: ``direct``, ``relay``;
-    ``store`` where neither could be had."""
+    """Transport of the connection to each peer, by the peer's rank: ``direct`` or ``relay``, or
+    ``store`` if neither was possible."""
     transport_note: str = ""
-    """Why the statistics went through the store although they were not to; otherwise empty."""
+    """Why the statistics went through the store although another transport was requested; empty if
+    they did not."""
     environment: Mapping[str, object] = field(default_factory=dict)
     """`environment.RankEnvironment` as JSON; empty for a script."""
     bands: tuple[str, ...] = ()
-    """Names of the image's bands, as the model's signature has them; empty for a script."""
+    """Names of the image's bands in the model's signature; empty for a script."""
     model: ModelIdentity | None = None
     """The model that ran; None for a script."""
     model_change: bool = False
-    """The user let the rank use another model than the run began with."""
+    """Whether the user let the rank use another model than the run began with."""
     settings: Mapping[str, object] = field(default_factory=dict)
-    """The item's options that change results: see `WorkItem.result_settings`."""
+    """Options of the item that change results; see `WorkItem.result_settings`."""
     rows_missing: Mapping[str, int] = field(default_factory=dict)
-    """Rows that lack an ``input`` which the model uses, a ``redshift``, an ``object_id`` or a
-    ``label``; the last three of partitions that have such a column."""
+    """Number of rows that lack an ``input`` of the model, a ``redshift``, an ``object_id`` or a
+    ``label``; the last three are counted only in partitions that have such a column."""
     s3: Mapping[str, float] = field(default_factory=dict)
-    """num_requests, total_time, avg_time, min_time, max_time, first_request_time,
-    last_response_time: prefixed with ``s3_`` in the JSON."""
+    """Statistics of requests to the store: num_requests, total_time, avg_time, min_time, max_time,
+    first_request_time, last_response_time. In the JSON their names begin with ``s3_``."""
 
     def to_json(self) -> dict[str, object]:
-        """The record with the existing system's keys first."""
+        """The record as JSON values, with the existing system's keys first."""
         seconds = self.model_seconds
         existing: dict[str, object] = {
             "total_cpu_time (seconds)": seconds,
             "total_cpu_memory (MB)": self.allocated_mb,
-            # As published: the last, partly filled batch counts as the part that it is.
+            # As in the existing system: a last, partly filled batch counts as a fraction of a
+            # batch.
             "execution_time (seconds/batch)": (
                 seconds * self.batch_size / self.rows if self.rows else 0.0
             ),
@@ -113,5 +118,5 @@ class RankRecord:
         return existing | ours
 
     def stored(self) -> StoredRecord:
-        """Convert to a record as read from the store."""
+        """Convert to the form in which a record is read from the store."""
         return StoredRecord.of(self.to_json(), f"the record of rank {self.rank}")

@@ -1,4 +1,4 @@
-"""How many ids of a survey occur again, without holding them all."""
+"""Count the ids of a survey that occur more than once, without holding all of them in memory."""
 
 from __future__ import annotations
 
@@ -12,34 +12,35 @@ from numpy.typing import NDArray
 from perseid.pipeline.ids import Ids
 
 BUCKETS = 16
-"""Parts by which ids are counted: one of them is in memory at a time."""
+"""Number of buckets that ids are divided into; only one bucket is in memory at a time."""
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
-"""2^64 over the golden ratio: its product's leading bits depend on all bits of an id."""
+"""2^64 divided by the golden ratio: the leading bits of a product with it depend on all bits of an
+id."""
 
 Keys = NDArray[np.uint64]
 
 
 class IdSpill:
-    """Counts repeated ids by way of files, a bucket each: 8 bytes an id.
+    """Counts repeated ids by way of files, one per bucket, at 8 bytes per id.
 
     Parameters
     ----------
     folder
-        Where the files may lie; it exists.
+        An existing folder for the files.
     """
 
     def __init__(self, folder: Path) -> None:
         self._paths = [folder / f"ids-{number}" for number in range(BUCKETS)]
 
     def add(self, columns: Iterable[Ids | None]) -> None:
-        """Note the ids of some partitions."""
+        """Add the ids of some partitions."""
         for path, keys in zip(self._paths, buckets(columns), strict=True):
             if len(keys):
                 with open(path, "ab") as file:
                     file.write(keys.tobytes())
 
     def repeats(self) -> int:
-        """How many ids are those of an earlier object, too; the files are removed."""
+        """Count the objects whose id also belongs to an earlier object, and remove the files."""
         total = 0
         for path in self._paths:
             if path.exists():
@@ -49,9 +50,9 @@ class IdSpill:
 
 
 def buckets(columns: Iterable[Ids | None]) -> list[Keys]:
-    """The ids as keys, those that are equal in the same one of `BUCKETS` arrays."""
+    """Distribute the ids' keys over `BUCKETS` arrays; equal keys go to the same array."""
     keys = np.concatenate([keys_of(ids) for ids in columns if ids is not None] or [_none()])
-    # Four leading bits: 16 buckets, filled evenly even by consecutive ids.
+    # The four leading bits select one of 16 buckets; even consecutive ids fill them evenly.
     number = (keys * _SPREAD) >> np.uint64(60)
     order = np.argsort(number, kind="stable")
     ends = np.searchsorted(number[order], np.arange(1, BUCKETS))
@@ -59,16 +60,16 @@ def buckets(columns: Iterable[Ids | None]) -> list[Keys]:
 
 
 def count_repeats(keys: Keys) -> int:
-    """Keys that are equal to an earlier one."""
+    """Number of keys that are equal to an earlier one."""
     keys.sort()
     return int(np.count_nonzero(keys[1:] == keys[:-1]))
 
 
 def keys_of(ids: Ids) -> Keys:
-    """A key an id that is not missing: the same one for 7 and the text "7".
+    """One 64-bit key for each id that is not missing; 7 and the text "7" have the same key.
 
-    A text that is not a number has a hash of 64 bits for its key: of 50 million of them two share
-    one in one survey of 15,000.
+    The key of a text that is not a number is a 64-bit hash. Among 50 million such ids, two share a
+    hash with a probability of 1 in 15,000.
     """
     known = np.ma.compressed(ids) if np.ma.isMaskedArray(ids) else ids
     if known.dtype.kind != "U":

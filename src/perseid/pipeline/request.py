@@ -31,12 +31,13 @@ _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 
 
 def _blank(value: Any) -> Any:
-    """Existing payloads leave keys empty rather than out."""
+    """Turn empty values into None: existing payloads contain empty keys instead of omitting
+    them."""
     return None if isinstance(value, str) and not value.strip() else value
 
 
 def _inside(value: Any) -> Any:
-    """A prefix: whole parts below its bucket."""
+    """Normalize a prefix and check that it stays within its bucket."""
     if not isinstance(value, str):
         return value
     parts = value.strip("/").split("/")
@@ -196,7 +197,8 @@ class RunRequest(BaseModel):
     ) -> RunRequest:
         """Parse a request from a mapping of keys or from a JSON file.
 
-        `options` are the keys that were given as options of a command: an error names the option.
+        `options` are the keys that were given as options of a command; errors about them name the
+        option.
 
         Raises
         ------
@@ -220,7 +222,7 @@ class RunRequest(BaseModel):
 
     @property
     def column_names(self) -> ColumnNames:
-        """Names of the survey's columns; `parse` has checked them."""
+        """Names of the survey's columns, which `parse` has validated."""
         return column_names(self.columns or {})
 
     @property
@@ -231,17 +233,17 @@ class RunRequest(BaseModel):
 
     @property
     def missing_values(self) -> MissingValues:
-        """Which magnitudes and redshifts mean that there is none; `parse` has checked them."""
+        """Values that mean a missing magnitude or redshift; `parse` has validated them."""
         return MissingValues.of(self.missing or {})
 
     @property
     def model_folder(self) -> str:
-        """Whole path of `model_path`; empty if there is none."""
+        """The absolute path of `model_path`; empty if it was not given."""
         return str(Path(self.model_path).absolute()) if self.model_path else ""
 
     @property
     def list_kinds(self) -> tuple[str, ...]:
-        """Kinds of outputs that the catalogue takes as lists; `parse` has checked them."""
+        """Kinds of outputs that the catalogue keeps as lists; `parse` has validated them."""
         given = self.lists.split(",") if isinstance(self.lists, str) else self.lists or ()
         kinds = tuple(dict.fromkeys(kind.strip() for kind in given))
         unknown = [kind for kind in kinds if kind not in LISTS]
@@ -254,7 +256,8 @@ class RunRequest(BaseModel):
 
     @property
     def script_mode(self) -> bool:
-        """Whether the user's own script works: there is a `script`, and no `model`."""
+        """Whether the user's own script does the work: the request has a `script` and no
+        `model`."""
         return self.script is not None and self.model is None
 
     @property
@@ -265,17 +268,18 @@ class RunRequest(BaseModel):
         return (Location.parse(self.bucket_url(self.bucket or "")) / (self.result_path or "")).url
 
     def bucket_url(self, name: str) -> str:
-        """The URL of a bucket: on S3, or a folder in `bucket_root`."""
+        """URL of a bucket: on S3, or a folder in `bucket_root`."""
         return (Location.parse(self.bucket_root) / name).url if self.bucket_root else f"s3://{name}"
 
     def given(self) -> dict[str, object]:
-        """The keys and values as they were given, unknown ones included: scripts read them so."""
+        """The keys and values as the user gave them, including unknown ones, because scripts read
+        them in this form."""
         if self._given is not None:
             return dict(self._given)
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
     def warnings(self) -> tuple[str, ...]:
-        """One sentence for each thing that was set aside."""
+        """One sentence for each thing in the request that is ignored."""
         said = [f"the key {key!r} is not known and is ignored" for key in self.model_extra or {}]
         if self.script and not self.script_mode:
             said.append("`script` is not run: the request has a `model`, so our runtime works")
@@ -293,8 +297,8 @@ def read_keys(path: Path) -> dict[str, object]:
 
 
 def _sentences(error: ValidationError, options: Collection[str]) -> str:
-    """Turn pydantic's errors into one sentence per key; for a union it reports a key more than
-    once."""
+    """Turn pydantic's errors into one sentence per key; pydantic reports a key with a union type
+    more than once."""
     hints = {f.alias or name: f.description for name, f in RunRequest.model_fields.items()}
     said: dict[str, str] = {}
     for entry in error.errors():

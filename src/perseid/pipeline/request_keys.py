@@ -8,14 +8,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Flag:
-    """How the command line offers a key."""
+    """How the command line offers a key of the request."""
 
     flag: str
-    """E.g. ``--memory``."""
+    """Name of the option, e.g. ``--memory``."""
     metavar: str
-    """Placeholder of its value; ``SIZE`` and ``TIME`` accept units; empty for a choice."""
+    """Placeholder of its value. ``SIZE`` and ``TIME`` accept units; empty if the option is a
+    choice."""
     help: str
-    """A few words."""
+    """Help text of a few words."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,13 @@ class Key:
     """Description of a key in the reference."""
 
     kind: str
-    """Type of its values, in one word."""
+    """Type of the key's values, in one word."""
     default: str
-    """In words; empty if there is none. Markdown."""
+    """Default value in words, as Markdown; empty if there is none."""
     meaning: str
-    """Markdown."""
+    """Meaning of the key, as Markdown."""
     option: Flag | None = None
-    """None if only a request file can give it."""
+    """The command-line option; None if only a request file can set the key."""
 
 
 KEYS: dict[str, Key] = {

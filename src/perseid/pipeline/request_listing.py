@@ -17,21 +17,22 @@ from perseid.survey.read_options import ReadOptions, channels_last
 
 @dataclass(frozen=True)
 class Listing:
-    """The partitions that a request names."""
+    """The partitions that a request names, and what the survey says about itself."""
 
     data_url: str
-    """Their keys are relative to it."""
+    """URL that the keys of the partitions are relative to."""
     partitions: tuple[PartitionRef, ...]
-    """In natural order, cut to the request's `file_limit`."""
+    """Partitions in natural order, limited to the request's `file_limit`."""
     warnings: tuple[str, ...] = ()
-    """One sentence each."""
+    """Notes for the user, one sentence each."""
     said: SurveyDescription = field(default_factory=SurveyDescription)
-    """What the survey says of itself."""
+    """The survey's description of itself."""
     uneven: bool = False
-    """Whether ranks are given as many rows, not as many partitions: pixels of HATS are uneven."""
+    """Whether ranks are given equal numbers of rows instead of partitions, because HATS pixels are
+    uneven."""
 
     def read_options(self, request: RunRequest) -> ReadOptions:
-        """How the files are read: what the request says comes before what the survey says."""
+        """How the files are read; the request takes precedence over the survey's description."""
         return ReadOptions(
             names={**self.said.columns, **request.column_names},
             channels_last=channels_last(request.layout or self.said.layout),
@@ -40,7 +41,7 @@ class Listing:
 
     @property
     def weights(self) -> Sequence[int] | None:
-        """What each partition weighs, where the survey's are uneven by their nature."""
+        """The weight of each partition, if the survey's partitions are uneven by design."""
         if not self.uneven:
             return None
         rows = [ref.rows for ref in self.partitions]
@@ -49,12 +50,13 @@ class Listing:
 
 
 def list_partitions(request: RunRequest) -> Listing:
-    """Every partition that the request names: all pages, natural order, `file_limit` applied.
+    """Every partition that the request names: all pages of the listing, in natural order, limited
+    to `file_limit`.
 
     Raises
     ------
     NotFoundError
-        The folder (or one of the listed files) is not there.
+        The folder (or one of the listed files) does not exist.
     BadInputError
         The folder holds no partition, the list names one twice, or the results would lie in the
         data, or the data in a run.

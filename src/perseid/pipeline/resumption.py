@@ -1,4 +1,4 @@
-"""Check that a resumed run still has the model it began with."""
+"""Check that a resumed run still has the model that it began with."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ def with_current_model(
     Parameters
     ----------
     manifest
-        Of a run that was begun before, perhaps by an earlier version.
+        Manifest of the run, which an earlier version may have begun.
     allow_model_change
-        Take the model that is there now; ranks that use it make the run mixed, never complete.
+        Use the model that is there now. Ranks that use it make the run mixed, so it never becomes
+        complete.
     own_default
-        Whether ``default`` is this installation's model. Where workers have packages of their own,
-        they and the step before them know it.
+        Whether ``default`` is this installation's model. If workers have packages of their own,
+        only they and the step that starts them know their default model.
 
     Raises
     ------
     BadModelError
         The model is not the one that the run began with, or is gone.
     """
-    # A script brings its own model, of which nothing is known here.
+    # A script brings its own model, about which nothing is known here.
     if manifest.script is not None:
         return manifest
     manifest = replace(manifest, allow_model_change=allow_model_change)
-    # On AWS, `default` is the model in the deployed package, which this machine cannot look into.
+    # On AWS, `default` is the model in the deployed package, which this machine cannot read.
     if manifest.settings.model_url == DEFAULT and not own_default:
         return manifest
     settings = manifest.settings

@@ -11,105 +11,109 @@ from perseid.survey.column_spec import ColumnSpec
 
 @dataclass(frozen=True)
 class ItemOptions:
-    """Options that do not change results, such as limits and addresses. None: not given."""
+    """Options that do not change results, such as limits and addresses. None means that an option
+    was not given."""
 
     sparse: ClassVar[bool] = True
-    """JSON holds only what is said."""
+    """Only options that were given are written to the JSON."""
 
     memory_mb: int | None = None
-    """MB that a worker may take."""
+    """Memory that a worker may use, in MB."""
     timeout: float | None = None
     """Seconds that a worker may take."""
     retries: int | None = None
-    """Attempts after a failed one."""
+    """Number of attempts after a failed one."""
     threads: int | None = None
-    """Threads that a worker computes with."""
+    """Number of threads that a worker computes with."""
     workers: int | None = None
-    """Workers at once."""
+    """Number of workers at once."""
     model_path: str | None = None
-    """Folder in which the module of a Python model is looked for after the installed ones."""
+    """Folder that is searched for the module of a Python model, after the installed modules."""
     tolerated_failures: float | None = None
-    """Percent of the ranks after whose failure AWS stops the rest."""
+    """Percentage of failed ranks above which AWS stops the rest."""
     rendezvous_endpoint: str | None = None
-    """``HOST:PORT``."""
+    """Address of the rendezvous, ``HOST:PORT``."""
     rendezvous_key: str | None = field(default=None, repr=False)
-    """The job's key, 64 hexadecimal digits; in no object of a run."""
+    """Key of the job, 64 hexadecimal digits; never written to an object of a run."""
     certificate: str | None = field(default=None, repr=False)
-    """The job's certificate with its private key, which is encrypted under the job's key (PEM)."""
+    """The job's certificate with its private key (PEM), which is encrypted with the job's key."""
     meeting_seconds: float | None = None
-    """How long ranks wait for each other."""
+    """Seconds that ranks wait for each other."""
     ends: float | None = None
-    """When this worker must be done, seconds since the epoch."""
+    """Time when this worker must be done, in seconds since the epoch."""
     death_timeout: float | None = None
     link_timeout: float | None = None
     silence_timeout: float | None = None
     """Seconds after which a rank counts as lost: see `perseid.pipeline.join_settings`."""
     result_path: str | None = None
-    """The result path of the request."""
+    """The result path of the request, as the user gave it."""
     label_names: Mapping[str, str] | None = None
-    """Names of the survey's labels, by the label."""
+    """The survey's names of its labels, by label."""
     attempts_before: int | None = None
-    """Attempts that earlier executions may have made at the rank."""
+    """Number of attempts that earlier executions may have made at the rank."""
     bucket_url: str | None = None
-    """Script mode: where the script's folder is."""
+    """In script mode, the location of the script's folder."""
     talks: bool | None = None
-    """Script mode: whether ranks talk to each other, so that all must run at once."""
+    """In script mode, whether ranks talk to each other, so that all must run at once."""
     script: Mapping[str, str] | None = None
-    """Script mode: the item keys of the existing executor."""
+    """In script mode, the item keys of the existing executor."""
 
     def to_json(self) -> dict[str, object]:
-        """Plain JSON values: what is said."""
+        """Plain JSON values of the options that were given."""
         return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
 
 
 @dataclass(frozen=True)
 class ScriptJob:
-    """A script that a request names, found in its folder; `perseid.compat.scripts` makes it."""
+    """A script that a request names and that was found in its folder; made by
+    `perseid.compat.scripts`."""
 
     environment: Mapping[str, str]
-    """The item keys of the existing executor that do not depend on the rank."""
+    """Those item keys of the existing executor that do not depend on the rank."""
     bucket_url: str
-    """Where the script's folder is."""
+    """Location of the script's folder."""
     talks: bool
     """Whether the script's ranks talk to each other, so that all must run at once."""
     warnings: tuple[str, ...] = ()
-    """One sentence each."""
+    """Warnings for the user, one sentence each."""
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """The fields of a `WorkItem` that are the same for all ranks."""
+    """Those fields of a `WorkItem` that are the same for all ranks."""
 
     model_url: str = "default"
-    """``default`` is the model in the package."""
+    """URL or path of the model; ``default`` is the one in the package."""
     precision: str = "float32"
-    """``float32`` or ``int8``."""
+    """Precision of the encoder, ``float32`` or ``int8``."""
     batch_size: int = 512
-    """Rows a model call, upper bound."""
+    """Upper bound of rows per model call."""
     anomaly: str = "both"
-    """Features of the score: ``both``, ``embedding``, ``residual``, or ``none``."""
+    """Features that the score uses: ``both``, ``embedding``, ``residual``, or ``none``."""
     top: int = 24
     """Length of the list of the most anomalous objects."""
     missing: Mapping[str, Sequence[float]] | None = None
-    """Values that mean a missing one, by column; None: every number is a value."""
+    """Values that mean a missing one, by column; None means that every number is a value."""
     columns: Mapping[str, Sequence[str]] | None = None
-    """Names of the survey's columns, by ours; None: the usual names are looked for."""
+    """The survey's column names, by ours; None means that the usual names are looked for."""
     layout: str | None = None
-    """How images lie in the files, ``channels-last`` or ``channels-first``; None: seen from the
-    shape."""
+    """Axis order of the images in the files, ``channels-last`` or ``channels-first``; None means
+    that it is inferred from the shape."""
     bands: Sequence[str] | None = None
-    """Names of the survey's bands, in the images' order; None: as each file says."""
+    """Names of the survey's bands, in the order of the images; None means that each file names its
+    own."""
     survey_columns: Sequence[ColumnSpec] | None = None
-    """Columns of the catalogue that come from the survey; None in runs of earlier versions."""
+    """Columns of the catalogue that are copied from the survey; None in runs of earlier
+    versions."""
     signature: Mapping[str, object] | None = None
-    """What the model takes and gives, as JSON; None: as its file says."""
+    """The model's signature as JSON; None means that the model's file contains it."""
     fit: str = ""
-    """``crop`` or ``pad``: what becomes of images of another size than the model's."""
+    """How images of another size than the model's are made to fit: ``crop`` or ``pad``."""
     intervals: Mapping[str, float] | None = None
-    """Half width over 1 + z_pred of intervals around predicted redshifts, by their probability as
-    text; None: the model was not calibrated."""
+    """Half width of each interval around predicted redshifts, divided by 1 + z_pred; keys are
+    probabilities as text. None if the model was not calibrated."""
     lists: Sequence[str] | None = None
-    """Kinds of outputs that the catalogue takes as lists: ``embedding``, ``pdf``."""
+    """Kinds of outputs that the catalogue keeps as lists: ``embedding``, ``pdf``."""
     transport: str = "store"
     """How ranks exchange statistics: ``store``, ``direct``, ``relay``, ``auto``."""
     options: ItemOptions = field(default_factory=ItemOptions)

@@ -1,4 +1,4 @@
-"""The state of a run as its own objects tell it: missing ranks, the report, the result."""
+"""The state of a run according to its own objects: missing ranks, the report, the result."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from perseid.survey.partition import natural_key
 
 @dataclass(frozen=True)
 class RunResult:
-    """A run that has ended: its manifest, the engine's report and the summary."""
+    """The result of a run that has ended: its manifest, the engine's report and the summary."""
 
     manifest: Manifest
     mapped: EngineReport
-    """What the engine did; on a resumption only for the ranks that were missing."""
+    """The engine's report; after a resumption it covers only the ranks that were missing."""
     summary: RunSummary
-    """Content of ``summary.json``."""
+    """The content of ``summary.json``."""
     incomplete: str | None
-    """One sentence that names what is missing; None if nothing is."""
+    """One sentence that names what is missing; None if nothing is missing."""
 
 
 def finished(store: Storage, manifest: Manifest) -> RunResult | None:
@@ -46,7 +46,8 @@ def finished(store: Storage, manifest: Manifest) -> RunResult | None:
 
 
 def published(store: Storage, manifest: Manifest) -> RunResult | None:
-    """The result of a run that was summarized, complete or not; None if it was not yet."""
+    """The result of a run that was summarized, complete or not; None if it was not summarized
+    yet."""
     last = last_summary(store)
     if last is None or last["run_id"] != manifest.run_id:
         return None
@@ -57,16 +58,16 @@ def published(store: Storage, manifest: Manifest) -> RunResult | None:
 
 
 def missing_ranks(store: Storage, manifest: Manifest) -> list[int]:
-    """Ranks to work on again, ascending.
+    """Ranks that must be worked on again, in ascending order.
 
-    Those without a record of this run, those whose record names partitions it could not read, and
-    those that the last summary found broken; all of them where one is missing and the ranks of a
-    script talk to each other.
+    These are the ranks without a record of this run, those whose record names partitions that could
+    not be read, and those that the last summary found broken. If any rank is missing in a script
+    whose ranks talk to each other, all ranks are returned.
     """
     records, missing = read_records(store, manifest)
     partly = {rank for rank, record in records.items() if record.failed}
     last = last_summary(store)
-    # A record can be there and its objects not: only the summary, which read them, knows.
+    # A record can exist without its objects: only the summary, which read them, knows.
     broken = {entry["rank"] for entry in last["ranks"]["missing"]} if last else set[int]()
     found = {*missing, *partly, *broken}
     # Ranks of a script that exchange messages need each other: one alone would wait forever.
@@ -74,7 +75,7 @@ def missing_ranks(store: Storage, manifest: Manifest) -> list[int]:
 
 
 def last_summary(store: Storage) -> RunSummary | None:
-    """``summary.json``; None if there is none of a run."""
+    """``summary.json`` of the run; None if it has none."""
     try:
         summary = parse_json(store.get(layout.SUMMARY))
         whole = isinstance(summary["run_id"], str) and isinstance(summary["status"], str)
@@ -85,7 +86,7 @@ def last_summary(store: Storage) -> RunSummary | None:
 
 
 def last_report(store: Storage) -> EngineReport | None:
-    """Content of ``engine.json``: the attempts of all engines that worked on the run."""
+    """The content of ``engine.json``: the attempts of all engines that worked on the run."""
     try:
         return EngineReport.from_json(parse_json(store.get(layout.ENGINE)))
     except (NotFoundError, ValueError, KeyError, TypeError, AttributeError):
@@ -93,7 +94,7 @@ def last_report(store: Storage) -> EngineReport | None:
 
 
 def stored_logs(store: Storage, rank: int | None = None) -> Iterator[tuple[int, str]]:
-    """(rank, text) of the logs in the run's own folder, in order of the ranks."""
+    """Logs in the run's own folder as (rank, text), in order of the ranks."""
     wanted = None if rank is None else layout.log(rank)
     keys = [info.key for info in store.list(layout.LOGS) if wanted in (None, info.key)]
     keys.sort(key=natural_key)
@@ -122,7 +123,7 @@ def keep_report(store: Storage, engine: str, report: EngineReport) -> EngineSumm
 
 
 def result_of(store: Storage, manifest: Manifest, report: EngineReport) -> RunResult:
-    """The result of a run that the engine summarized itself."""
+    """The result of a run that the engine itself summarized."""
     summary = with_reasons(store, report.failures)
     whole = summary["status"] == "complete"
     incomplete = None if whole else missing_sentence(store.where(), summary)
@@ -130,10 +131,10 @@ def result_of(store: Storage, manifest: Manifest, report: EngineReport) -> RunRe
 
 
 def with_reasons(store: Storage, failures: Mapping[int, str]) -> RunSummary:
-    """The summary, with what the engine knows of ranks that left no record.
+    """The summary, extended by what the engine knows about ranks that left no record.
 
-    An engine that summarized the run itself did so before its logs could be read; the summary is
-    written again where they say more.
+    An engine that summarized the run itself did so before its logs could be read. If they say more,
+    the summary is written again.
     """
     text = store.get(layout.SUMMARY)
     summary: RunSummary = parse_json(text)
@@ -151,7 +152,7 @@ def with_reasons(store: Storage, failures: Mapping[int, str]) -> RunSummary:
 
 
 def _former(store: Storage) -> EngineDocument | None:
-    """The report of an earlier driver; None if there is none, or it is incomplete."""
+    """The report of an earlier driver; None if there is none or it is incomplete."""
     try:
         former = parse_json(store.get(layout.ENGINE))
     except (NotFoundError, ValueError):

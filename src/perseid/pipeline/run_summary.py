@@ -1,4 +1,5 @@
-"""The keys of ``summary.json``, typed as they are written; earlier versions lack some of them."""
+"""The keys of ``summary.json`` with their types; summaries of earlier versions lack some of
+them."""
 
 from __future__ import annotations
 
@@ -7,14 +8,14 @@ from typing import NotRequired, TypedDict
 
 
 class MissingRank(TypedDict):
-    """A rank without a record that counts."""
+    """A rank without a valid record."""
 
     rank: int
     reason: str
 
 
 class RankCounts(TypedDict):
-    """How many ranks were expected, and which are missing."""
+    """Number of expected ranks, and the missing ones."""
 
     expected: int
     received: int
@@ -22,7 +23,7 @@ class RankCounts(TypedDict):
 
 
 class MissingPartition(TypedDict):
-    """A partition of which no row is in the catalogue."""
+    """A partition without any row in the catalogue."""
 
     key: str
     bytes: int
@@ -30,7 +31,7 @@ class MissingPartition(TypedDict):
 
 
 class PartitionCounts(TypedDict):
-    """How many partitions were expected, and which are missing."""
+    """Number of expected partitions, and the missing ones."""
 
     expected: int
     received: int
@@ -38,13 +39,14 @@ class PartitionCounts(TypedDict):
 
 
 class RowCounts(TypedDict):
-    """Rows of the catalogue."""
+    """Row counts of the catalogue."""
 
     expected: int | None
-    """None if a partition is missing: its rows are known only once it was read."""
+    """Expected rows; None if a partition is missing, because its rows are known only after reading
+    it."""
     received: int
     flagged: NotRequired[int]
-    """Rows without a prediction."""
+    """Number of rows without a prediction."""
 
 
 class OtherModel(TypedDict):
@@ -55,10 +57,10 @@ class OtherModel(TypedDict):
 
 
 class Completeness(TypedDict):
-    """Whether everything that was expected is there."""
+    """Whether everything that was expected is in the catalogue."""
 
     status: str
-    """``complete``, ``incomplete`` or ``mixed``."""
+    """Status of the run: ``complete``, ``incomplete`` or ``mixed``."""
     ranks: RankCounts
     partitions: PartitionCounts
     rows: RowCounts
@@ -66,7 +68,7 @@ class Completeness(TypedDict):
 
 
 class Timing(TypedDict):
-    """Seconds of the run's steps."""
+    """Seconds that each step of the run took."""
 
     initialize: float
     map: float
@@ -75,7 +77,7 @@ class Timing(TypedDict):
 
 
 class RedshiftSummary(TypedDict):
-    """Metrics over the objects of known redshift; see `perseid.science.RedshiftMetrics`."""
+    """Metrics over the objects with a known redshift; see `perseid.science.RedshiftMetrics`."""
 
     n: int
     mae: float | None
@@ -85,11 +87,12 @@ class RedshiftSummary(TypedDict):
     outliers: float | None
     outlier_threshold: float
     coverage: NotRequired[Mapping[str, float]]
-    """Share of the true redshifts inside the intervals, by the probability that was promised."""
+    """Share of the true redshifts that lie inside the intervals, by the nominal probability."""
 
 
 class ClassSummary(TypedDict):
-    """How well one class is told from the others; see `perseid.science.ClassScores`."""
+    """How well the model distinguishes one class from the others; see
+    `perseid.science.ClassScores`."""
 
     name: str
     n: int
@@ -109,7 +112,7 @@ class ReliabilitySummary(TypedDict):
 
 
 class ClassificationSummary(TypedDict):
-    """How good class probabilities are, over the objects with a label."""
+    """How good the class probabilities are, over the objects with a label."""
 
     classes: list[str]
     n: int
@@ -122,7 +125,7 @@ class ClassificationSummary(TypedDict):
 
 
 class DistributionSummary(TypedDict):
-    """How good predicted distributions of redshifts are, over the objects of known redshift."""
+    """How good the predicted redshift distributions are, over the objects with a known redshift."""
 
     n: int
     excluded: int
@@ -150,7 +153,7 @@ class AnomalySummary(TypedDict):
 
 
 class AttemptEntry(TypedDict):
-    """One attempt at a rank; `perseid.pipeline.attempts.Attempt` has what each key means."""
+    """One attempt at a rank; the keys are explained in `perseid.pipeline.attempts.Attempt`."""
 
     rank: int
     attempt: int
@@ -170,11 +173,11 @@ class AttemptEntry(TypedDict):
 
 
 class EngineSummary(TypedDict):
-    """Measurements of the engine, over all drivers that worked on the run."""
+    """The engine's measurements, over all drivers that worked on the run."""
 
     engine: NotRequired[str]
     drivers: NotRequired[int]
-    """More than one after a resumption."""
+    """Number of drivers; more than one after a resumption."""
     wall_seconds: float
     meeting_seconds: float
     concurrency: int
@@ -186,7 +189,7 @@ class EngineSummary(TypedDict):
 
 
 class ExecutionSummary(TypedDict):
-    """Which execution of a state machine worked on the run."""
+    """The state machine's execution that worked on the run."""
 
     engine: str
     execution: str
@@ -195,7 +198,7 @@ class ExecutionSummary(TypedDict):
 
 
 class EngineDocument(EngineSummary):
-    """All of ``engine.json``; `perseid.pipeline.attempts.EngineReport` is made of it."""
+    """All of ``engine.json``, from which `perseid.pipeline.attempts.EngineReport` is made."""
 
     attempts: list[AttemptEntry]
 
@@ -214,11 +217,11 @@ class RunSummary(Completeness):
     top: NotRequired[Sequence[Mapping[str, object]]]
     catalogue_bytes: NotRequired[int | None]
     missing: NotRequired[dict[str, int]]
-    """Rows that lack an input, a redshift, an id, a label."""
+    """Number of rows that lack an input, a redshift, an id or a label."""
     throughput: NotRequired[Mapping[str, object]]
     workers: NotRequired[Mapping[str, object]]
     transport: NotRequired[Mapping[str, object]]
     warnings: NotRequired[list[str]]
     engine: NotRequired[EngineSummary | ExecutionSummary]
     cost: NotRequired[Mapping[str, object] | None]
-    """The bill in USD; see `perseid.measure.cost.Cost.to_json`."""
+    """The run's cost in USD; see `perseid.measure.cost.Cost.to_json`."""

@@ -1,8 +1,8 @@
-"""The one JSON codec of the types that travel between processes, and its versions.
+"""The JSON codec of the types that travel between processes, and the versions of their keys.
 
-A manifest or an item names the `schema` of its keys; one without is of schema 1, as 0.1 wrote it.
-A reader checks that, and the minor version of perseid that wrote it, before it starts anything:
-failing with a clear message is better than results from code that differs.
+A manifest or an item names the `schema` of its keys; if it does not, it has schema 1, as written by
+0.1. Before it starts anything, a reader checks the schema and the minor version of perseid that
+wrote it: a clear error is better than results from mismatched code.
 """
 
 from __future__ import annotations
@@ -18,30 +18,31 @@ from perseid import __version__
 from perseid.errors import BadInputError
 
 SCHEMA = 3
-"""Schema that this version writes. 2 adds to manifest and items: ``schema``, ``model``,
-``missing``; to items also ``version`` and ``model_change``. 3 adds to settings and items
-``layout``, ``survey_columns``, ``signature``, ``fit``, ``intervals``, ``lists``."""
+"""Schema that this version writes. Schema 2 added ``schema``, ``model`` and ``missing`` to
+manifests and items, and ``version`` and ``model_change`` to items. Schema 3 added ``layout``,
+``survey_columns``, ``signature``, ``fit``, ``intervals`` and ``lists`` to settings and items."""
 FIRST = 1
-"""Schema of files that name none."""
+"""Schema of files that do not name one."""
 T = TypeVar("T")
 
 
 def check_schema(value: object, what: str, version: str, remedy: str) -> int:
-    """The schema of something that was written elsewhere.
+    """Validate the schema of an object that another perseid wrote.
 
     Parameters
     ----------
     value
-        Its ``schema``; None if it has none.
+        The object's ``schema``; None if it has none.
     what, version
-        What it is, and the version of perseid that wrote it (empty if it does not say).
+        A name of the object for messages, and the version of perseid that wrote it (empty if
+        unknown).
     remedy
-        What to do where it is newer than this version reads.
+        What to do if the schema is newer than this version can read.
 
     Raises
     ------
     BadInputError
-        It is newer, or no whole number from 1.
+        The schema is newer, or not a whole number from 1.
     """
     if value is None:
         return FIRST
@@ -57,9 +58,9 @@ def check_schema(value: object, what: str, version: str, remedy: str) -> int:
 
 
 def check_version(version: str, what: str, remedy: str) -> None:
-    """Raise `BadInputError` if something comes from a perseid of another minor version.
+    """Raise `BadInputError` if an object comes from a perseid of another minor version.
 
-    What does not say its version is of 0.1, which did not compare: it is let through.
+    An object without a version comes from 0.1, which did not compare versions, and is accepted.
     """
     if version and minor(version) != minor(__version__):
         raise BadInputError(
@@ -68,14 +69,15 @@ def check_version(version: str, what: str, remedy: str) -> None:
 
 
 def minor(version: str) -> str:
-    """E.g. ``0.2`` of ``0.2.1``; versions that share it can work together."""
+    """The minor version, e.g. ``0.2`` for ``0.2.1``; versions that share it can work together."""
     return ".".join(version.split(".")[:2])
 
 
 def to_plain(value: object) -> object:
-    """JSON values of a type that travels; a field that is not `written` is left out.
+    """Convert an object to JSON values; fields that are not `written` are left out.
 
-    A class with ``sparse = True`` leaves out what has its default, too: it is written often.
+    A class with ``sparse = True`` also leaves out fields that have their default value, because
+    many objects of it are written.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         sparse = getattr(value, "sparse", False)
@@ -94,7 +96,8 @@ def from_plain(kind: type[T], plain: object, what: str) -> T:
     Raises
     ------
     BadInputError
-        A key is missing, not known, or has a value of another type; `what` is for the message.
+        A key is missing, unknown, or has a value of another type; `what` names the object in the
+        message.
     """
     if not isinstance(plain, Mapping):
         raise BadInputError(f"{what} cannot be read: it is not a JSON object")
@@ -114,7 +117,7 @@ def from_plain(kind: type[T], plain: object, what: str) -> T:
 
 @functools.cache
 def written(kind: type) -> list[dataclasses.Field[object]]:
-    """The fields of a type that stand in its JSON."""
+    """The fields of a type that appear in its JSON."""
     return [field for field in dataclasses.fields(kind) if field.metadata.get("written", True)]
 
 

@@ -1,6 +1,6 @@
-"""Objects most similar to one: exact nearest neighbors over the features of all ranks.
+"""Find the objects most similar to a given one: exact nearest neighbors over all ranks' features.
 
-The features come out of the store rank by rank and go again: what is held is a few ranks and the
+Features are read from the store rank by rank and dropped again. So memory holds a few ranks and the
 nearest objects so far, whatever the size of the survey.
 """
 
@@ -27,28 +27,28 @@ from perseid.storage import Storage
 
 EMBEDDING = "embedding"
 ALL = "both"
-"""All groups of features that the model has."""
+"""Selects all groups of features that the model has."""
 NAMED = 5
-"""Places that are named where several objects have one id."""
+"""Number of positions that a message names if several objects have the same id."""
 
 
 @dataclass(frozen=True)
 class SimilarObject:
-    """An object, and how far its features are from those of the one asked for."""
+    """An object, and the distance of its features from those of the reference object."""
 
     distance: float
-    """Euclidean, in the unit of the features; 0 for the object itself."""
+    """Euclidean distance, in the unit of the features; 0 for the reference object itself."""
     object_id: int | str | None
-    """The survey's id of the object; None if it has none."""
+    """The object's id in the survey; None if it has none."""
     partition: str
-    """Key of its partition."""
+    """Key of the object's partition."""
     row: int
-    """In the partition, from 0."""
+    """Row of the object in its partition, from 0."""
     z_pred: float | None
     """Predicted redshift; None if there is no prediction."""
     z_spec: float | None
     label: int | None
-    """The survey's label of the object."""
+    """The object's label in the survey."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,12 @@ class SimilarObjects:
     Parameters
     ----------
     store
-        Of the run's own prefix.
+        Storage of the run's own prefix.
     manifest
-        The run's.
+        Manifest of the run.
     use
-        Which features: ``embedding``, ``residual`` or ``both``; None: the embedding where the
-        model has one, else all.
+        Features to compare: ``embedding``, ``residual`` or ``both``. None means the embedding if
+        the model has one, else all features.
 
     Raises
     ------
@@ -94,18 +94,18 @@ class SimilarObjects:
                 "model gives no embedding, it ran with --anomaly none, or it ran a script"
             )
         self.use = use or (EMBEDDING if EMBEDDING in groups else ALL)
-        """The features that are compared."""
+        """Feature groups that are compared."""
         self._columns = group_columns(groups, self.use)
 
     def of_id(self, object_id: int | str, n: int) -> list[SimilarObject]:
-        """The n objects nearest to the one with this id, itself first.
+        """The n objects nearest to the one with this id, which comes first.
 
         Raises
         ------
         NotFoundError
             No object has this id.
         BadInputError
-            Several have it, or the object has no features since it was flagged.
+            Several objects have this id, or the object was flagged and so has no features.
         """
         found = [
             _Place(rank, part.key, int(row))
@@ -128,9 +128,9 @@ class SimilarObjects:
         return self._of(found[0], n)
 
     def of_place(self, partition: str, row: int, n: int) -> list[SimilarObject]:
-        """The n objects nearest to the one in this row of this partition, itself first.
+        """The n objects nearest to the one in this row of this partition, which comes first.
 
-        Raises as `of_id`.
+        Raises the same errors as `of_id`.
         """
         for rank, record in self._records.items():
             rows = dict(record.read or ()).get(partition)
@@ -142,12 +142,13 @@ class SimilarObjects:
         )
 
     def of_vector(self, vector: ArrayLike, n: int) -> list[SimilarObject]:
-        """The n objects nearest to a vector of the width of the features.
+        """The n objects nearest to a feature vector.
 
         Raises
         ------
         BadInputError
-            The width is another one, a number is not finite, or n is below 1.
+            The vector's width differs from that of the features, a number is not finite, or n is
+            below 1.
         """
         query = np.asarray(vector, np.float64)
         best: list[tuple[float, int, SimilarObject]] = []
@@ -158,7 +159,7 @@ class SimilarObjects:
                     continue
                 found = nearest(part.features[:, self._columns], query, n)
                 for row, distance in zip(found.rows, found.distance, strict=True):
-                    order += 1  # ties: natural order of the partitions, then rows
+                    order += 1  # ties are in natural order of partitions, then of rows
                     best.append((float(distance), order, _object(part, int(row), float(distance))))
                 best = heapq.nsmallest(n, best)
         return [one for _, _, one in best]
@@ -187,7 +188,7 @@ class SimilarObjects:
 
 
 def _groups(store: Storage, records: Records) -> Mapping[str, int]:
-    """The features of the first rank that has any."""
+    """The feature groups of the first rank that has any."""
     try:
         for _, stamp, _ in rank_outputs.stream_moments(store, records):
             if stamp.groups:
@@ -198,7 +199,8 @@ def _groups(store: Storage, records: Records) -> Mapping[str, int]:
 
 
 def _rows_of(part: PartitionResult, object_id: int | str) -> NDArray[np.int64]:
-    """Rows of a partition whose id it is; exact for integers of any size, and text."""
+    """Rows of a partition that have this id. The comparison is exact for integers of any size and
+    for text."""
     ids = part.object_id
     if ids is None:
         return np.empty(0, np.int64)

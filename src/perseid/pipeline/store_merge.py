@@ -1,8 +1,9 @@
-"""The merge of what ranks left in the store: no more of a large survey than scores is held.
+"""Merge what the ranks left in the store; of a large survey, only the scores are held in memory.
 
-Statistics of all partitions first, then every rank's objects against them. The rows of a small
-survey are kept and written as one file. Those of a large one are read again, without their
-features, when the ranks of all scores are known: a part of the catalogue for a block of ranks.
+First the statistics of all partitions are merged, then every rank's objects are scored against
+them. The rows of a small survey stay in memory and are written as one file. Those of a large survey
+are read a second time, without features, once the anomaly ranks of all scores are known, and each
+block of ranks becomes one part of the catalogue.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from perseid.storage import Storage
 from perseid.survey.kinds import stored_label_names
 
 WHO = "summarize"
-"""Who cannot write to the temporary folder, in errors."""
+"""Name of this step in errors about the temporary folder."""
 OTHER_FEATURES = "its model scores by other features than the others'"
 Groups = Mapping[str, int]
 
@@ -39,15 +40,15 @@ Groups = Mapping[str, int]
 def publish_from_store(
     storage: Storage, records: Records, manifest: Manifest, limits: CatalogueLimits = LIMITS
 ) -> tuple[Findings, Mapping[int, str]]:
-    """Write the catalogue of these ranks.
+    """Merge these ranks and write the catalogue.
 
     Returns
     -------
-    What the run found, and a sentence for each rank whose objects are broken: it is left out, as if
-    it had left no record.
+    The run's findings, and one sentence for each rank whose objects are broken. Such a rank is left
+    out, as if it had left no record.
     """
     left, broken = dict(records), dict[int, str]()
-    # A broken rank changes the statistics of all others, so the merge begins again without it.
+    # A broken rank has changed the statistics of all others, so the merge starts over without it.
     while True:
         try:
             groups, metric, others = _metric(storage, left, manifest)
@@ -64,7 +65,8 @@ def publish_from_store(
 def _metric(
     storage: Storage, records: Records, manifest: Manifest
 ) -> tuple[Groups, Metric | None, set[int]]:
-    """The features of the score, the survey's metric, and the ranks whose features are others."""
+    """The features of the score, the survey's metric, and the ranks that score by other
+    features."""
     places = {ref.key: place for place, ref in enumerate(manifest.partitions)}
     groups: dict[str, int] = {}
     whole, without, others = Partial({}), set[int](), set[int]()
@@ -81,7 +83,7 @@ def _metric(
 
 @dataclass(frozen=True, eq=False)
 class _StoredSurvey:
-    """Ranks that belong together, and how their objects are scored."""
+    """Ranks that can be merged with each other, and how their objects are scored."""
 
     storage: Storage
     records: Records
@@ -91,18 +93,21 @@ class _StoredSurvey:
     limits: CatalogueLimits
 
     def as_file(self) -> Findings:
-        """Publish one file: all rows are held, without their features."""
+        """Publish the catalogue as one file: all rows are held in memory, without their
+        features."""
         survey = merge.rank([part for _, parts in self._scored() for part in parts])
         settings = self.manifest.settings
         publish_catalogue(self.storage, survey, self.manifest.run_id, WHO, settings.survey_columns)
         return findings(survey, self.groups, settings.anomaly, settings.top, self._names())
 
     def as_parts(self) -> Findings:
-        """Publish a part for each block of ranks: no more than scores and one rank are held."""
+        """Publish one part per block of ranks: only the scores and a single rank are held in
+        memory."""
         scores = np.empty(sum(map(_rows, self.records.values())))
         statistics, row = SurveyStatistics(), 0
         with temporary_folder(WHO) as folder:
-            # On disk: the ids of a large survey may not fit into memory, its scores do.
+            # Ids go to disk: those of a large survey may not fit into memory, whereas its scores
+            # do.
             ids = IdSpill(folder)
             for _, parts in self._scored():
                 statistics = statistics.join(SurveyStatistics.of(parts, self._names()))
@@ -121,7 +126,8 @@ class _StoredSurvey:
         )
 
     def _scored(self) -> Iterator[tuple[int, list[merge.Scored]]]:
-        """Each rank's partitions with their scores, in rank order; as many at once as cores."""
+        """Each rank's partitions with their scores, in rank order; as many ranks in parallel as
+        there are cores."""
         metric = self.metric
 
         def score(
@@ -135,7 +141,7 @@ class _StoredSurvey:
     def _write_parts(
         self, folder: Path, scores: Scores, statistics: SurveyStatistics
     ) -> list[dict[str, object]]:
-        """Write all parts; the entries of the top list, in any order."""
+        """Write all parts and return the entries of the top list, in any order."""
         blocks = list(self._blocks())
         keys = [layout.catalogue_part(number) for number in range(len(blocks))]
         retire_parts(self.storage, keys)
@@ -156,7 +162,7 @@ class _StoredSurvey:
         return rows.top
 
     def _blocks(self) -> Iterator[Records]:
-        """Ranks in order, as many as have the rows of one part."""
+        """Consecutive ranks, grouped so that each group fills one part."""
         block: dict[int, StoredRecord] = {}
         rows = 0
         for rank in sorted(self.records):
@@ -175,7 +181,8 @@ class _StoredSurvey:
 
 
 class _RankedRows:
-    """Gives each partition, in the order of the survey, its scores, ranks and percentiles."""
+    """Assigns scores, ranks and percentiles to partitions, which must be taken in the survey's
+    order."""
 
     def __init__(
         self,
@@ -191,7 +198,8 @@ class _RankedRows:
         self.top: list[dict[str, object]] = []
 
     def take(self, result: PartitionResult) -> CatalogueRows:
-        """The next partition's rows; the best of all go to `top`."""
+        """The rows of the next partition; those of them that belong in the top list are added to
+        `top`."""
         part = merge.Scored(result, self._scores[self._row : self._row + len(result)])
         self._row += len(result)
         rank = self._ranker.take(part.score)
@@ -201,5 +209,5 @@ class _RankedRows:
 
 
 def _rows(record: StoredRecord) -> int:
-    """Rows of the partitions that it names: those that the rank's objects must have."""
+    """Number of rows in the partitions that a record names, which the rank's objects must have."""
     return sum(rows or 0 for _, rows in record.read or ())

@@ -1,4 +1,4 @@
-"""Typed views of JSON in the store: a rank's record, and the findings of a run."""
+"""Typed views of JSON in the store: a rank's record and a run's findings."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ Plain = Mapping[str, object]
 
 @dataclass(frozen=True)
 class StoredRecord:
-    """A rank's record as it lies in the store, of this version or an earlier one."""
+    """A rank's record as it is in the store, written by this version or an earlier one."""
 
     plain: Plain
-    """All of its keys; what is written again is this."""
+    """All keys of the record, kept so that it can be written again unchanged."""
     run_id: str
     rank: int
     attempt: int
-    """1 where it does not say."""
+    """Number of the attempt; 1 if the record does not say."""
     rows: int
-    """Rows predicted."""
+    """Number of rows predicted."""
     rows_flagged: int
-    """Rows without a prediction."""
+    """Number of rows without a prediction."""
     rows_missing: Mapping[str, int]
-    """Rows that lack an input, a redshift, an id, a label."""
+    """Number of rows that lack an input, a redshift, an id or a label."""
     read: tuple[tuple[str, int | None], ...] | None
-    """(key, rows) of each partition that was read; None if it does not say."""
+    """Key and rows of each partition that was read; None if the record does not say."""
     failed: tuple[tuple[str, str], ...]
-    """(key, error) of each partition that could not be read."""
+    """Key and error of each partition that could not be read."""
     stages: Mapping[str, float]
-    """Seconds; empty if it does not say."""
+    """Seconds per stage; empty if the record does not say."""
     timeline: tuple[tuple[str, float, float], ...]
-    """(stage, start, end), seconds since the epoch."""
+    """Intervals (stage, start, end), in seconds since the epoch."""
     throughput_bps: float
     pixel_bits: int
     peak_memory_mb: float | None
-    """MiB; None if it does not say."""
+    """Peak memory in MiB; None if the record does not say."""
     cold_start: bool
     transport: str
-    """Empty if it does not say."""
+    """Transport of the rank's statistics; empty if the record does not say."""
     transport_note: str
     routes: Mapping[str, str]
-    """Way to each peer."""
+    """Transport of the connection to each peer."""
     precision: str
     """The precision that was used; empty if the record does not say."""
     model: ModelIdentity | None
-    """None in records of scripts and of earlier versions."""
+    """The model that ran; None in records of scripts and of earlier versions."""
     model_change: bool
     settings: Plain
     """Options that change results; empty in records of earlier versions."""
@@ -65,16 +65,17 @@ class StoredRecord:
 
     @property
     def had_data(self) -> bool:
-        """Whether the rank had partitions at all: one without is not in ``combined_data.json``."""
+        """Whether the rank had partitions at all. One without partitions is not in
+        ``combined_data.json``."""
         return bool(self.read or self.failed)
 
     @classmethod
     def of(cls, plain: Plain, where: str) -> StoredRecord:
-        """Raises `RunError` naming the first key whose value is not of its type."""
+        """Parse a record; raises `RunError` naming the first key whose value has the wrong type."""
         wrong = wrong_key(plain)
         if wrong is not None or "rank" not in plain or "run_id" not in plain:
             raise RunError(f"{where} is not a rank's record: {wrong or 'rank'!r} is wrong in it")
-        known = cast(Any, plain)  # each key that is there has its type
+        known = cast(Any, plain)  # every key that is present has the right type
         parts = known.get("partitions")
         read = None if parts is None else tuple((p["key"], p.get("rows")) for p in parts)
         failed = tuple((p["key"], p.get("error", "")) for p in known.get("failed_partitions", ()))
@@ -111,7 +112,7 @@ class StoredRecord:
 
 
 Records = Mapping[int, StoredRecord]
-"""By rank."""
+"""Records by rank."""
 
 
 @dataclass(frozen=True)
@@ -119,19 +120,21 @@ class Findings:
     """A run's findings about the survey, with the same keys as ``merged.json``."""
 
     redshift: Plain | None = None
-    """Metrics; None if no redshift is known."""
+    """Redshift metrics; None if no redshift is known."""
     anomaly: Plain | None = None
     """How well the score finds labeled anomalies; None if nothing is scored."""
     top: Sequence[object] = ()
-    """The objects of the highest scores, highest first."""
+    """The objects with the highest scores, highest first."""
     rows: int = 0
-    """Rows of the catalogue."""
+    """Number of rows in the catalogue."""
     repeated_ids: int = 0
-    """Objects whose id an earlier one has, too."""
+    """Number of objects whose id also belongs to an earlier object."""
     classification: Plain | None = None
-    """Accuracy, confusion and reliability; None if no labeled object has class probabilities."""
+    """Accuracy, confusion matrix and reliability; None if no labeled object has class
+    probabilities."""
     distributions: Plain | None = None
-    """PIT, CRPS and coverage; None if no object of known redshift has quantiles."""
+    """PIT, CRPS and coverage; None if no object with a known redshift has a predicted
+    distribution."""
 
     @classmethod
     def from_json(cls, value: object) -> Findings:

@@ -30,7 +30,7 @@ from perseid.pipeline.summary import (
 from perseid.storage import Storage
 
 FOUND = ("redshift", "classification", "distributions", "anomaly", "top")
-"""Keys of the summary that are `Findings`."""
+"""Keys of the summary that are fields of `Findings`."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class Merged:
     """The ranks' records and findings, merged over the survey."""
 
     records: Records
-    """The records that count."""
+    """The records that count, by rank."""
     missing: Mapping[int, str]
-    """The other ranks, with a sentence each."""
+    """The other ranks, with one sentence each that says why they do not count."""
     found: Findings
     """Findings about the whole survey."""
     used: str
-    """Transports of the statistics."""
+    """How the ranks' statistics were transported."""
 
 
 def summarize(
@@ -56,33 +56,33 @@ def summarize(
     transport_note: str = "",
     limits: CatalogueLimits = LIMITS,
 ) -> RunSummary:
-    """Publish what a run found; ``summary.json`` is written last.
+    """Merge and publish a run's results; ``summary.json`` is written last.
 
     Parameters
     ----------
     storage
-        Of the run's own prefix.
+        Storage of the run's own prefix.
     map_seconds
-        From the first worker's start to the last one's end as the engine saw it, seconds; taken
-        from the records where it is not given.
+        Seconds from the first worker's start to the last one's end, as measured by the engine;
+        taken from the records if not given.
     failures
-        What the engine knows of ranks that left no record: one sentence per rank.
+        What the engine knows about ranks that left no record, one sentence per rank.
     engine
-        What the engine measured, for the summary.
+        The engine's measurements, for the summary.
     transport_note
-        Why the engine let the statistics go through the store, where it did.
+        Why the engine merged the statistics through the store, if it did.
     limits
-        From how many rows on the catalogue is written in parts.
+        Numbers of rows above which the catalogue is written in parts.
 
     Returns
     -------
-    The summary, as written.
+    The content of ``summary.json``.
 
     Raises
     ------
     RunIncompleteError
-        Ranks or partitions are missing, or some ranks used another model; after publishing all
-        that is there. Names them.
+        Ranks or partitions are missing, or some ranks used another model; the message names them.
+        It is raised after everything that is there has been published.
     NotFoundError
         There is no run at the prefix.
     """
@@ -111,7 +111,7 @@ def summarize(
         **({} if engine is None else {"engine": engine}),
     }
     finite = cast(RunSummary, strict(summary))
-    # Published even if incomplete: what is there is of use, and the summary names what is not.
+    # Published even if incomplete: the results so far are useful, and the summary lists the gaps.
     storage.put(layout.SUMMARY, dump(finite))
     if state["status"] != "complete":
         raise RunIncompleteError(missing_sentence(storage.where(), state))
@@ -119,7 +119,7 @@ def summarize(
 
 
 def _of_communicator(storage: Storage, manifest: Manifest) -> Merged | None:
-    """What rank 0 published; None if it published nothing, or not everything."""
+    """The results that rank 0 published; None if it published nothing, or not everything."""
     read = rank_outputs.read_merged(storage, manifest)
     if read is None:
         return None
@@ -131,7 +131,7 @@ def _of_communicator(storage: Storage, manifest: Manifest) -> Merged | None:
 def _of_store(
     storage: Storage, manifest: Manifest, failures: Mapping[int, str], limits: CatalogueLimits
 ) -> Merged:
-    """The merge of what lies in the store, published but for the summary."""
+    """Merge what is in the store and publish everything but the summary."""
     records, missing = rank_outputs.read_records(storage, manifest)
     missing = {rank: failures.get(rank, reason) for rank, reason in missing.items()}
     found, used = Findings(), "none"

@@ -1,4 +1,4 @@
-"""Figures of ``summary.json``: each number with its definition."""
+"""The numbers in ``summary.json``, each with its definition."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ THROUGHPUT = {
     "map_bps": "all bits / time from the first worker's start to the last one's end",
     "execution_bps": "all bits / time of the whole run, from initialize to the summary",
 }
-"""The three meanings of throughput in the published figures."""
+"""The three definitions of throughput in the published figures."""
 NAMED = 10
-"""Ranks and partitions named in an error's sentence; the summary names all."""
+"""Number of ranks and partitions that an error message names; the summary names all."""
 
 
 def completeness(
@@ -28,10 +28,10 @@ def completeness(
     missing: Mapping[int, str],
     mixed: Mapping[int, str],
 ) -> Completeness:
-    """Status, and what was expected and received: ranks, partitions, rows.
+    """Status of the run, and what was expected and received: ranks, partitions, rows.
 
-    `mixed`: ranks that the user let use another model than the run began with. Such a run is never
-    complete.
+    `mixed` are ranks that used another model than the run began with, because the user allowed it.
+    A run with such ranks is never complete.
     """
     lost = {
         ref.key: f"rank {rank}: {reason}"
@@ -59,7 +59,7 @@ def completeness(
             ],
         },
         "other_models": [{"rank": r, "difference": mixed[r]} for r in sorted(mixed)],
-        # How many rows a partition holds is known only once it was read.
+        # The number of rows in a partition is known only after it was read.
         "rows": {
             "expected": None if lost else rows,
             "received": rows,
@@ -69,7 +69,7 @@ def completeness(
 
 
 def missing_values(records: Records) -> dict[str, int]:
-    """How many rows lack an input, a redshift, an id, a label: over all ranks."""
+    """Number of rows that lack an input, a redshift, an id or a label, over all ranks."""
     total: dict[str, int] = {}
     for record in records.values():
         for name, count in record.rows_missing.items():
@@ -78,7 +78,7 @@ def missing_values(records: Records) -> dict[str, int]:
 
 
 def missing_sentence(where: str, state: Completeness) -> str:
-    """Say what is missing from an incomplete run, and what to do."""
+    """One sentence saying what is missing from an incomplete run, and what to do."""
     ranks = [str(entry["rank"]) for entry in state["ranks"]["missing"]]
     parts = state["partitions"]["missing"]
     if not ranks and not parts:
@@ -95,7 +95,7 @@ def missing_sentence(where: str, state: Completeness) -> str:
     reasons = [entry["reason"] for entry in state["ranks"]["missing"]]
     reasons += [entry["reason"] for entry in parts]
     advice = "`perseid resume` redoes only what is missing"
-    if not ranks:  # the workers did all they could
+    if not ranks:  # the partitions themselves are bad, so resuming would not help
         advice = "mend these partitions or leave them out, then start a new run"
     return (
         f"the run at {where} is incomplete: {' and '.join(said)} missing (first reason: "
@@ -110,7 +110,7 @@ def timings(
     *,
     summarize_began: float,
 ) -> Timing:
-    """Seconds of the run's steps and of all."""
+    """Seconds of each step of the run and of the whole run."""
     now = time.time()
     spans = [(s[1], s[2]) for r in records.values() for s in r.timeline]
     if map_seconds is None:
@@ -126,7 +126,7 @@ def timings(
 
 
 def throughput(records: Records, timing: Timing) -> dict[str, object]:
-    """Under each of the three definitions, bits a second, with rows per second of the whole run."""
+    """Bits per second under each of the three definitions, and rows per second of the whole run."""
     bits = float(sum(record.pixel_bits for record in records.values()))
     rows = sum(record.rows for record in records.values())
     return {
@@ -140,7 +140,7 @@ def throughput(records: Records, timing: Timing) -> dict[str, object]:
 
 
 def workers(records: Records) -> dict[str, object]:
-    """Distribution over the ranks with data of the seconds of each stage and of peak memory."""
+    """Distribution of each stage's seconds and of peak memory over the ranks with data."""
     working = [r for r in records.values() if r.read is None or r.has_data]
     times = [record.stages for record in working]
     stages = {stage: spread([t[stage] for t in times if stage in t]) for stage in STAGES}
@@ -154,14 +154,14 @@ def workers(records: Records) -> dict[str, object]:
 
 
 def transports(manifest: Manifest, records: Records, used: str, note: str) -> dict[str, object]:
-    """Transports of the ranks' statistics, and what the exchange took.
+    """How the ranks' statistics were transported, and what the exchange took.
 
     Parameters
     ----------
     used
-        The transport; `STORE` where summarize merged.
+        The transport; `STORE` if summarize merged.
     note
-        Why the engine let them go through the store, where it did.
+        Why the engine merged them through the store, if it did.
     """
     asked = manifest.settings.transport
     used_by_rank = [r.transport for r in records.values() if r.transport]
@@ -173,7 +173,7 @@ def transports(manifest: Manifest, records: Records, used: str, note: str) -> di
     reason = None
     if used == STORE != asked:
         told = [r for r in records.values() if r.transport_note]
-        # Who had no path to a peer knows why; the others only that it left.
+        # A rank without a path to a peer knows the reason; the others only know that it left.
         told.sort(key=lambda record: STORE not in record.routes.values())
         notes = [record.transport_note for record in told]
         reason = note or (notes[0] if notes else "the ranks had no rendezvous")
@@ -189,7 +189,7 @@ def transports(manifest: Manifest, records: Records, used: str, note: str) -> di
 
 
 def spread(values: Sequence[float]) -> dict[str, float] | None:
-    """p50, p90, p99 and the maximum, of all values; None if there is none."""
+    """p50, p90, p99 and the maximum of some values; None if there are no values."""
     if not values:
         return None
     p50, p90, p99 = np.percentile(np.asarray(values, np.float64), [50, 90, 99])

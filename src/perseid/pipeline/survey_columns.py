@@ -1,4 +1,4 @@
-"""Columns that are carried from the survey into the catalogue, and their names there."""
+"""Columns that are copied from the survey into the catalogue, and their names there."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ from perseid.survey.read_options import ReadOptions, channels_last
 ALL: Final = "all"
 """Value of `RunRequest.keep` that means every column with one value per row."""
 PREFIX: Final = "survey_"
-"""Before the name of a column of the survey that collides with one of ours."""
+"""Prefix of a survey column's name in the catalogue if it would collide with one of ours."""
 OURS: Mapping[str, str] = MappingProxyType(
     {"object_id": "object_id", "redshift": "z_spec", "label": "label"}
 )
-"""Columns of the survey that every catalogue has, and their names there."""
+"""Survey columns that every catalogue has, and their names there."""
 _POSITION_UCD = {"ra": "pos.eq.ra;meta.main", "dec": "pos.eq.dec;meta.main"}
 
 
 class ReadSettings(Protocol):
-    """How ranks read the survey: a run's settings, or an item's."""
+    """How ranks read the survey; satisfied by a run's settings and by an item."""
 
     @property
     def columns(self) -> Mapping[str, Sequence[str]] | None:
-        """Names of the survey's columns, by ours."""
+        """The survey's column names, by ours."""
 
     @property
     def layout(self) -> str | None:
-        """How images lie in the files."""
+        """Axis order of the images in the files."""
 
     @property
     def bands(self) -> Sequence[str] | None:
-        """Names of the images' bands, in the files' order."""
+        """Names of the images' bands, in the order of the files."""
 
     @property
     def survey_columns(self) -> Sequence[ColumnSpec] | None:
-        """Columns of the catalogue that come from the survey."""
+        """Columns of the catalogue that are copied from the survey."""
 
 
 def read_options(settings: ReadSettings) -> ReadOptions:
-    """How a rank, or a report, opens the partitions of a run."""
+    """Options with which a rank, or a report, opens the partitions of a run."""
     return ReadOptions(
         names=column_names(settings.columns or {}),
         further=carried(settings.survey_columns),
@@ -59,12 +59,13 @@ def read_options(settings: ReadSettings) -> ReadOptions:
 
 
 def carried(specs: Sequence[ColumnSpec] | None) -> tuple[ColumnSpec, ...]:
-    """The columns that a catalogue has beside its own: those of `OURS` are none of them."""
+    """The survey columns that a catalogue has in addition to its own (those of `OURS` are
+    excluded)."""
     return tuple(spec for spec in specs or () if spec.name not in OURS.values())
 
 
 def parse_keep(keep: str | Sequence[str] | None) -> tuple[str, ...]:
-    """The names that a request keeps: a list of them, or a text with commas."""
+    """Parse the names of columns to keep: a list, or a text with commas."""
     listed = keep.split(",") if isinstance(keep, str) else keep or ()
     return tuple(name for one in listed if (name := one.strip()))
 
@@ -72,23 +73,23 @@ def parse_keep(keep: str | Sequence[str] | None) -> tuple[str, ...]:
 def choose_columns(
     looks: Sequence[FileLook], names: ColumnNames, keep: Sequence[str], reserved: Collection[str]
 ) -> tuple[ColumnSpec, ...]:
-    """The columns of the catalogue that come from the survey.
+    """Choose the columns of the catalogue that are copied from the survey.
 
     Parameters
     ----------
     looks
-        What the survey's files hold.
+        Descriptions of the survey's files.
     names
-        Names of columns that the user has given.
+        Column names given by the user.
     keep
-        Names of further columns that the user wants in the catalogue; ``all`` for every one.
+        Names of further columns that the user wants in the catalogue, or ``all``.
     reserved
         Names of the catalogue's own columns.
 
     Raises
     ------
     BadInputError
-        No file has a column that is to be kept, or it has more than one value per row.
+        No file has a requested column, or the column has more than one value per row.
     """
     there: dict[str, ColumnSpec] = {}
     sources: dict[str, str] = {}
@@ -115,7 +116,7 @@ def choose_columns(
 
 
 def _positions(there: Mapping[str, ColumnSpec], names: ColumnNames) -> Iterable[ColumnSpec]:
-    """Right ascension and declination; degrees, unless the survey says otherwise."""
+    """Right ascension and declination, in degrees unless the survey says otherwise."""
     for name in POSITION:
         given = [one.lower() for one in names.get(name, ())]
         spec = next((there[one] for one in given or (name, *KNOWN[name]) if one in there), None)
@@ -158,9 +159,9 @@ def _listed(there: Mapping[str, ColumnSpec]) -> str:
 
 
 def conform(array: NDArray[Any], spec: ColumnSpec, where: str) -> NDArray[Any]:
-    """A carried column in the type that the catalogue has for it.
+    """Convert a carried column to its type in the catalogue.
 
-    Raises `BadPartitionError` naming `where`, a partition, for a value that does not fit.
+    Raises `BadPartitionError` naming the partition `where` if a value does not fit that type.
     """
     dtype = spec.dtype
     text = array.dtype.kind == "U"

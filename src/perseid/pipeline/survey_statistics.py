@@ -1,4 +1,4 @@
-"""What a run finds out about a survey that no process can hold, as statistics that merge."""
+"""Mergeable statistics of a survey that is too large for any single process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from perseid.survey.kinds import label_name
 
 @dataclass(frozen=True, eq=False)
 class SurveyStatistics:
-    """Statistics of some of a survey's partitions, with scores."""
+    """Statistics of some of a survey's scored partitions."""
 
     rows: int = 0
     scores: Histogram = field(default_factory=lambda: Histogram.of([]))
@@ -37,12 +37,13 @@ class SurveyStatistics:
     """Statistics of rows with a label."""
     ids: IdKinds = field(default_factory=IdKinds)
     outputs: tuple[OutputColumn, ...] = ()
-    """Columns of the model, in order; of several where the user let them differ."""
+    """Columns of the model, in order; those of several models if the user let them differ."""
     answers: AnswerStatistics = field(default_factory=AnswerStatistics)
 
     @classmethod
     def of(cls, parts: Sequence[Scored], names: Mapping[int, str]) -> SurveyStatistics:
-        """Statistics of these partitions; `names` are the survey's names of its labels."""
+        """Compute the statistics of these partitions; `names` are the survey's names of its
+        labels."""
         known = [
             (one.result.z_pred, np.asarray(one.result.z_spec))
             for one in parts
@@ -68,7 +69,7 @@ class SurveyStatistics:
         )
 
     def join(self, other: SurveyStatistics) -> SurveyStatistics:
-        """Statistics of both sets of partitions."""
+        """Merge the statistics of two sets of partitions."""
         return SurveyStatistics(
             self.rows + other.rows,
             self.scores.join(other.scores),
@@ -89,10 +90,10 @@ class SurveyStatistics:
         top: Sequence[dict[str, object]],
         repeated_ids: int,
     ) -> Findings:
-        """Like `publish.findings`, given the list of the most anomalous objects in any order."""
+        """Like `publish.findings`; `top` lists the most anomalous objects in any order."""
         kinds = {label: label_name(label, names) for label in self.detection.scores}
         found = [one.to_json() for one in self.detection.detections(kinds)]
-        # With classes, labels are what the model is to tell apart, and no anomalies.
+        # For a classifier the labels are its classes, not anomalies.
         if has_classes(self.outputs):
             found = []
         redshift = self.redshift.metrics().to_json() if self.known_redshifts else None
@@ -109,7 +110,8 @@ class SurveyStatistics:
 
 
 def ranker(scores: Scores, limits: CatalogueLimits) -> Ranker:
-    """Says the ranks of rows with these scores: of all, or of the first where there are many."""
+    """A function that gives the ranks of rows with these scores: of all rows, or only of the first
+    ones in a large survey."""
     if len(scores) <= limits.exact_ranks:
         return AllRanks(scores)
     return FirstRanks(scores, limits.ranked)

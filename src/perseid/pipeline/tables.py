@@ -32,7 +32,7 @@ PREDICTIONS = (
                   description="0; 1: a pixel or a magnitude is not finite; 2: the model gave no "
                   "finite answer; 3: an input that the model uses is missing"),
 )  # fmt: skip
-"""Columns of a rank's ``predictions.parquet``; a row group a partition."""
+"""Columns of a rank's ``predictions.parquet``, which has one row group per partition."""
 _KINDS = {
     "bool": ParquetType.BOOL,
     "int32": ParquetType.INT32,
@@ -50,7 +50,7 @@ CATALOGUE = (
     ParquetColumn("anomaly_rank", ParquetType.INT64, optional=True, ucd="stat.rank",
                   description="1 for the most anomalous object of the survey"),
 )  # fmt: skip
-"""Columns of ``catalogue.parquet``; a row group a partition."""
+"""Columns of ``catalogue.parquet``, which has one row group per partition."""
 PERCENTILE = ParquetColumn(
     "anomaly_percentile",
     ParquetType.FLOAT32,
@@ -58,24 +58,25 @@ PERCENTILE = ParquetColumn(
     ucd="stat.value",
     description="Share of all scores below this one, 0 to 100",
 )
-"""A further one of ours, where a survey has too many rows for the rank of each."""
+"""Additional column for surveys with too many rows to rank each of them."""
 
 
 def with_ids(columns: Sequence[ParquetColumn], kind: ParquetType) -> tuple[ParquetColumn, ...]:
-    """The columns of a table whose object ids are of this kind."""
+    """The columns of a table whose object ids have this type."""
     return tuple(replace(c, kind=kind) if c.name == "object_id" else c for c in columns)
 
 
 def with_outputs(
     columns: Sequence[ParquetColumn], outputs: Sequence[OutputColumn]
 ) -> tuple[ParquetColumn, ...]:
-    """The columns of a table with those of a model in the place of ``z_pred``."""
+    """The columns of a table, with a model's columns in place of ``z_pred``."""
     at = next(i for i, column in enumerate(columns) if column.name == Z_PRED.name)
     return (*columns[:at], *map(_output_column, outputs), *columns[at + 1 :])
 
 
 def all_outputs(results: Iterable[PartitionResult]) -> tuple[OutputColumn, ...]:
-    """The columns of all models that were used: of one, unless the user let them differ."""
+    """The columns of all models that were used; there is only one unless the user let them
+    differ."""
     found = {column.name: column for result in results for column in result.output_columns}
     return tuple(found.values())
 
@@ -96,9 +97,9 @@ def _output_column(column: OutputColumn) -> ParquetColumn:
 def predictions_table(
     result: PartitionResult, kind: ParquetType, outputs: Sequence[OutputColumn] = (Z_PRED,)
 ) -> dict[str, Values]:
-    """One partition's row group of `PREDICTIONS` with ids of this kind, and a model's columns.
+    """One partition's row group of `PREDICTIONS`, with ids of this type and a model's columns.
 
-    Raises `BadInputError` where the partition's ids do not fit it.
+    Raises `BadInputError` if the partition's ids do not fit that type.
     """
     rows = len(result)
     return {
@@ -120,9 +121,11 @@ def catalogue_table(
     carried: Sequence[ColumnSpec] = (),
     outputs: Sequence[OutputColumn] = (Z_PRED,),
 ) -> dict[str, Values]:
-    """One partition's row group of `CATALOGUE`; no score is NaN, no rank 0.
+    """One partition's row group of `CATALOGUE`; a score of NaN and a rank of 0 become missing
+    values.
 
-    `carried` are the survey's columns that follow: see `carried_columns`; `outputs` the model's.
+    `carried` are the survey's columns that follow (see `carried_columns`), `outputs` those of the
+    model.
     """
     table = predictions_table(result, kind, outputs) | {
         "anomaly_score": np.ma.masked_invalid(score),
@@ -132,7 +135,7 @@ def catalogue_table(
 
 
 def carried_columns(carried: Sequence[ColumnSpec]) -> tuple[ParquetColumn, ...]:
-    """The catalogue's columns that are carried along from the survey."""
+    """The catalogue's columns that are copied from the survey."""
     return tuple(
         ParquetColumn(
             spec.name,
@@ -149,7 +152,8 @@ def carried_columns(carried: Sequence[ColumnSpec]) -> tuple[ParquetColumn, ...]:
 def as_in_survey(
     columns: Sequence[ParquetColumn], specs: Sequence[ColumnSpec] | None
 ) -> tuple[ParquetColumn, ...]:
-    """The catalogue's own columns; those that come from the survey say how it calls them."""
+    """The catalogue's own columns; descriptions of those copied from the survey give their name
+    there."""
     sources = {spec.name: spec for spec in specs or () if spec.name != spec.source}
     return tuple(
         replace(
@@ -164,17 +168,18 @@ def as_in_survey(
 
 
 def _carried(result: PartitionResult, spec: ColumnSpec) -> Values:
-    """A carried column of one partition; all missing where the partition does not have it."""
+    """A carried column of one partition; all values are missing if the partition does not have
+    it."""
     array, kind = result.carried.get(spec.name), _KINDS[spec.kind]
     if kind is ParquetType.UTF8:
         return _ids(array, len(result), kind)
     if array is not None and array.dtype.kind == "f":
-        return np.ma.masked_where(np.isnan(array), array)  # infinities are values, too
+        return np.ma.masked_where(np.isnan(array), array)  # infinities are values
     return _optional(array, len(result), spec.dtype.type)
 
 
 def _outputs(result: PartitionResult, outputs: Sequence[OutputColumn]) -> dict[str, Values]:
-    """The model's columns; of one that the partition's model does not give, nothing."""
+    """The model's columns; a column that this partition's model does not give is all missing."""
     found: dict[str, Values] = {}
     for column in outputs:
         values = result.z_pred if column.name == Z_PRED.name else result.outputs.get(column.name)
@@ -204,7 +209,8 @@ def _ids(ids: Ids | None, rows: int, kind: ParquetType) -> Values:
 
 
 def _optional(array: NDArray[Any] | None, rows: int, dtype: type) -> NDArray[Any]:
-    """Missing where there is no array, and where a floating-point value is not finite."""
+    """The values, masked where a floating-point value is not finite; all masked if there is no
+    array."""
     if array is None:
         return np.ma.masked_array(np.zeros(rows, dtype), mask=True)
     if np.issubdtype(array.dtype, np.floating):
@@ -213,7 +219,7 @@ def _optional(array: NDArray[Any] | None, rows: int, dtype: type) -> NDArray[Any
 
 
 def joined(parts: Sequence[NDArray[Any] | None], rows: Sequence[int], fill: float) -> NDArray[Any]:
-    """Columns of several partitions as one; `fill` where a partition has none."""
+    """Concatenate one column of several partitions; `fill` stands for partitions that lack it."""
     return np.concatenate(
         [np.full(n, fill) if part is None else part for part, n in zip(parts, rows, strict=True)]
         or [np.empty(0)]

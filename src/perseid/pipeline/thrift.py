@@ -1,7 +1,7 @@
 """Thrift's compact protocol, as far as a Parquet file's footer and page headers need it.
 
-A struct is a dictionary from field number to value: plain integers are i32, `I64` is i64, text and
-bytes are binary, a dictionary is a struct, any other sequence a list of one of these.
+A struct is a dictionary from field number to value: plain integers become i32, `I64` becomes i64,
+text and bytes become binary, a dictionary a struct, and any other sequence a list of one of these.
 https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md
 """
 
@@ -11,15 +11,15 @@ from collections.abc import Mapping, Sequence
 
 
 class I64(int):
-    """An integer that goes as i64."""
+    """An integer that is encoded as i64."""
 
 
 def struct(fields: Mapping[int, object]) -> bytes:
-    """The encoding of a struct; numbers of neighboring fields are less than 16 apart."""
+    """Encode a struct; the numbers of neighboring fields must differ by less than 16."""
     out, last = bytearray(), 0
     for number, value in sorted(fields.items()):
         code, data = _value(value)
-        # Fields are numbered by the difference to the field before, in the upper four bits.
+        # The upper four bits hold the difference from the previous field's number.
         out.append((number - last) << 4 | code)
         out += data
         last = number
@@ -27,7 +27,7 @@ def struct(fields: Mapping[int, object]) -> bytes:
 
 
 def varint(value: int) -> bytes:
-    """An unsigned integer, seven bits a byte, least significant first."""
+    """Encode an unsigned integer with seven bits per byte, least significant first."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -37,11 +37,11 @@ def varint(value: int) -> bytes:
 
 
 def _value(value: object) -> tuple[int, bytes]:
-    """Type code and encoding."""
-    if isinstance(value, bool):  # as a field; its type says which
+    """The type code and the encoding of a value."""
+    if isinstance(value, bool):  # a boolean field has no bytes: its type code is the value
         return (1 if value else 2), b""
     if isinstance(value, int):
-        # Negative numbers of small size stay short that way.
+        # Zigzag encoding keeps negative numbers of small magnitude short.
         zigzag = value << 1 if value >= 0 else (-value << 1) - 1
         return (6 if isinstance(value, I64) else 5), varint(zigzag)
     if isinstance(value, str | bytes):

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 JOIN_SECONDS = 0.1
-"""Intervals of a stage that are nearer than this are drawn as one."""
+"""Intervals of the same stage that are closer than this (in seconds) are merged."""
 
 
 class Timeline:
-    """Intervals of stages, seconds since the epoch (UTC)."""
+    """Intervals of stages, in seconds since the epoch (UTC)."""
 
     def __init__(self) -> None:
         self.began = time.time()
@@ -28,19 +28,19 @@ class Timeline:
             self.add(name, [(began, time.time())])
 
     def add(self, name: str, spans: Iterable[tuple[float, float]]) -> None:
-        """Intervals of a stage measured elsewhere."""
+        """Add intervals of a stage that were measured elsewhere."""
         self._spans += [(name, start, end) for start, end in spans]
 
     def seconds(self, name: str) -> float:
-        """Sum of a stage's intervals."""
+        """Total length of a stage's intervals, in seconds."""
         return sum(end - start for stage, start, end in self._spans if stage == name)
 
     def elapsed(self) -> float:
-        """Seconds since the timeline was made."""
+        """Seconds since the timeline was created."""
         return time.time() - self.began
 
     def joined(self) -> tuple[tuple[str, float, float], ...]:
-        """Intervals by start; those of one stage that nearly touch are one."""
+        """Intervals sorted by start; those of one stage that nearly touch are merged."""
         out: list[tuple[str, float, float]] = []
         last: dict[str, int] = {}
         for stage, start, end in sorted(self._spans, key=lambda span: span[1]):
@@ -54,9 +54,10 @@ class Timeline:
 
 
 def peak_memory_mb() -> float:
-    """Highest resident memory of this process so far, MiB; 0 where the system does not say.
+    """Peak resident memory of this process so far, in MiB; 0 if the system does not tell.
 
-    Linux' VmHWM, not ``ru_maxrss``: that one begins with what the parent had when it forked.
+    Reads Linux's VmHWM, not ``ru_maxrss``, because the latter starts with the parent's value at the
+    fork.
     """
     try:
         status = Path("/proc/self/status").read_text()

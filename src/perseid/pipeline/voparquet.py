@@ -1,4 +1,4 @@
-"""Units and UCDs of a table's columns in its Parquet metadata, as VOParquet lays down.
+"""Units and UCDs of a table's columns in its Parquet metadata, following VOParquet.
 
 The footer holds a VOTable without data that describes the columns, so that TOPCAT, astropy and
 HATS know their units (IVOA note "VOParquet", https://www.ivoa.net/documents/Notes/VOParquet/).
@@ -16,7 +16,8 @@ from perseid.plaintext import printable
 VERSION_KEY = "IVOA.VOTable-Parquet.version"
 CONTENT_KEY = "IVOA.VOTable-Parquet.content"
 TEXT = "unicodeChar"
-"""VOTable's type of text, and of unsigned 64-bit integers: it has none, and text is exact."""
+"""VOTable's type of text. Unsigned 64-bit integers use it too: VOTable has no such type, and text
+is exact."""
 _DATATYPES = {
     ParquetType.BOOL: "boolean",
     ParquetType.INT32: "int",
@@ -34,9 +35,9 @@ class VOField:
 
     name: str
     datatype: str
-    """One of VOTable's, such as ``double``."""
+    """Data type of VOTable, such as ``double``."""
     arraysize: str = ""
-    """Elements of a value; empty: it is not an array."""
+    """Number of elements per value; empty if a value is not an array."""
     unit: str = ""
     ucd: str = ""
     description: str = ""
@@ -45,10 +46,11 @@ class VOField:
 def votable_metadata(
     columns: Sequence[ParquetColumn], longest: Mapping[str, int]
 ) -> dict[str, str]:
-    """Key-value pairs for the footer; none where no column says what it is.
+    """Key-value pairs for the footer; empty if no column has a description.
 
-    `longest`: characters of the longest text of each column of text. Astropy reads the columns of a
-    table without rows first, and text of no stated length is not the type of the rows that follow.
+    `longest` is the length of the longest text in each text column, in characters. Astropy first
+    creates an empty table from the VOTable, and text without a stated length gets another type
+    there than the rows that follow.
     """
     if not any(column.unit or column.ucd or column.description for column in columns):
         return {}
@@ -67,12 +69,12 @@ def votable_metadata(
 
 
 def text_lengths(longest: Mapping[str, int]) -> dict[str, str]:
-    """Key-value pairs by which astropy knows how long the texts of each column are."""
+    """Key-value pairs that tell astropy how long the texts of each column are."""
     return {f"table::len::{name}": str(max(1, length)) for name, length in longest.items()}
 
 
 def votable_pairs(fields: Iterable[VOField]) -> dict[str, str]:
-    """Key-value pairs of the footer of a table with these columns."""
+    """Key-value pairs for the footer of a table with these columns."""
     content = (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
         '<VOTABLE version="1.4" xmlns="http://www.ivoa.net/xml/VOTable/v1.3">\n'
@@ -90,7 +92,7 @@ def _arraysize(column: ParquetColumn, longest: int) -> str:
 
 
 def field_xml(field: VOField) -> str:
-    """The ``FIELD`` element of a column."""
+    """The ``FIELD`` element that describes a column."""
     given = {
         "name": field.name,
         "datatype": field.datatype,

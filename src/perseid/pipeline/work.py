@@ -1,7 +1,7 @@
-"""The second step, once for each rank: fetch, decode and infer, write the rank's objects with its
+"""The second step, run once per rank: fetch, decode and infer, write the rank's objects with its
 record last, then join the collective merge if there is a rendezvous.
 
-Imports no more than a small worker package holds: numpy, onnxruntime, obstore.
+Imports only what the small worker package contains: numpy, onnxruntime, obstore.
 """
 
 from __future__ import annotations
@@ -48,27 +48,27 @@ def work(
     Parameters
     ----------
     item
-        What to do.
+        The rank's work item.
     storage
-        Of ``item.results_url``, where it is at hand.
+        Storage of ``item.results_url``, if the caller has it already.
     runtime
-        The model, where the process has it already; else it is loaded here.
+        The model, if the process has loaded it already; otherwise it is loaded here.
     attempt
-        1 for the first; the record of a newer attempt is never replaced.
+        Number of the attempt, from 1; the record of a newer attempt is never replaced.
     report
-        Called with the rank's progress.
+        Called with events about the rank's progress.
     cold, init_seconds
-        Whether the process was started for this rank, and what its start took, seconds.
+        Whether the process was started for this rank, and how many seconds its start took.
     defer_merge
         The ranks merge later, by `merge_collectively`, whatever the item says; otherwise this rank
         joins the others as soon as its inference is done and its objects are in the store.
     keep_dir
-        An empty folder in which the rank's statistics and features are kept for the merge.
+        An empty folder in which the rank's statistics and features stay for the merge.
 
     Returns
     -------
-    The record, as written to ``<rank>.json``. Partitions that cannot be read are in its
-    `failed_partitions`; the others were worked on.
+    The record, as written to ``<rank>.json``. Its `failed_partitions` names those that could not be
+    read; all others were processed.
 
     Raises
     ------
@@ -84,7 +84,7 @@ def work(
     tell(RankEvent(item.rank, RankState.RUNNING, attempt))
     with temporary_folder(f"rank {item.rank}", keep_dir) as folder:
         record, newest = _infer(item, storage, runtime, attempt, tell, cold, init_seconds, folder)
-        runtime = None  # nothing is predicted any more while ranks wait for each other
+        runtime = None  # free the model's memory while ranks wait for each other
         settings = None if defer_merge else JoinSettings.of_item(item)
         if settings is not None and newest:
             record = _merge(item, storage, settings, record, folder)
@@ -93,8 +93,9 @@ def work(
 
 
 def load_runtime(item: WorkItem) -> Predictor:
-    """The model of an item, on as many threads as the item says, else the process may use."""
-    from perseid.model.loading import load_on  # a process that has the model needs neither
+    """Load an item's model, with the item's number of threads, else as many as the process may
+    use."""
+    from perseid.model.loading import load_on  # not needed if the model is loaded
     from perseid.model.runtime import MICRO_BATCH
 
     return load_on(
@@ -102,7 +103,7 @@ def load_runtime(item: WorkItem) -> Predictor:
         item.model_url,
         threads=item.options.threads,
         precision=item.precision,
-        micro_batch=min(MICRO_BATCH, item.batch_size),  # a smaller batch would be mostly padding
+        micro_batch=min(MICRO_BATCH, item.batch_size),  # a larger one would be mostly padding
         signature=item.model_signature(),
         folder=item.options.model_path or "",
     )
@@ -122,7 +123,8 @@ def _infer(
     init_seconds: float,
     folder: Path,
 ) -> tuple[RankRecord, bool]:
-    """Predict and publish; return the record, and False if a newer attempt was faster."""
+    """Predict and publish; returns the record, and whether it counts: False if a newer attempt was
+    faster."""
     clock = Timeline()
     clock.add("init", [(clock.began - init_seconds, clock.began)] if init_seconds else [])
     if runtime is None and item.partitions:
@@ -132,12 +134,12 @@ def _infer(
     def progress(rows: int) -> None:
         tell(RankEvent(item.rank, RankState.RUNNING, attempt, rows))
 
-    # Checked before any work: a rank that used another model would have to be thrown away.
+    # Checked before any work, because results of another model would have to be discarded.
     if runtime is not None:
         _check_model(item, runtime)
     inference, files = _predict(item, runtime, clock, folder, progress)
     if runtime is not None:
-        # A model file that was replaced while the rank worked would make the record lie.
+        # If the model file was replaced during the work, the record would name the wrong model.
         runtime.check_unchanged()
     # A slow first attempt must not overwrite what a faster second one has already left.
     superseded = _superseded(storage, item, attempt)
@@ -146,13 +148,13 @@ def _infer(
             files.publish(storage)
     record = _record(item, runtime, inference, clock, attempt, cold, init_seconds)
     if not superseded:
-        # The record is written after all other objects: it is what says that they are whole.
+        # The record is written after all other objects, because it marks them as complete.
         storage.put(layout.record(item.rank), json_bytes(record.to_json()))
     return record, not superseded
 
 
 def _check_model(item: WorkItem, runtime: Predictor) -> None:
-    """Refuse another model than the run's: half of a catalogue must not come from it."""
+    """Refuse another model than the run's: a catalogue must not mix two models."""
     difference = item.model.difference(runtime.identity) if item.model else ""
     if difference:
         raise BadModelError(
@@ -164,7 +166,7 @@ def _check_model(item: WorkItem, runtime: Predictor) -> None:
 def _merge(
     item: WorkItem, storage: Storage, settings: JoinSettings, record: RankRecord, folder: Path
 ) -> RankRecord:
-    from perseid.pipeline.collective_merge import (  # most ranks on one machine need none of it
+    from perseid.pipeline.collective_merge import (  # most local ranks do not need it
         RankOutputs,
         merge_collectively,
     )
@@ -190,7 +192,7 @@ def _predict(
 
 
 def _superseded(storage: Storage, item: WorkItem, attempt: int) -> bool:
-    """Whether a newer attempt of this run has left its record already."""
+    """Whether a newer attempt of this run has already left its record."""
     try:
         record = parse_json(storage.get(layout.record(item.rank)))
         # Records of former runs at this prefix do not count, whatever their attempt.

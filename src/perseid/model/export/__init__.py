@@ -1,1 +1,1 @@
-"""Making an ONNX file from the weights of an AstroMAE, and taking weights out of foreign files."""
+"""Export of an AstroMAE's weights to ONNX, and import of weights from foreign files."""

@@ -1,4 +1,4 @@
-"""What another form of a model changes: predictions, redshift errors, anomaly ranks."""
+"""How another form of a model changes predictions, redshift errors and anomaly ranks."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from perseid.science import Moments, mahalanobis, redshift_metrics
 from perseid.survey.cutouts import Cutouts
 
 TOP = 100
-"""Length of the list of the most anomalous rows that is compared."""
+"""Number of most anomalous rows that are compared."""
 
 
 @dataclass(frozen=True)
 class PredictionChange:
-    """Before and after on the same rows; definitions of the metrics: `perseid.science`."""
+    """Metrics before and after the change, on the same rows; `perseid.science` defines them."""
 
     rows: int
     largest: float
-    """Largest difference of a predicted redshift."""
+    """Largest absolute difference between predicted redshifts."""
     mae: tuple[float, float] | None
-    """None if no redshift is known; so is `nmad`."""
+    """Mean absolute redshift errors; None if no redshift is known, like `nmad`."""
     nmad: tuple[float, float] | None
     spearman: float | None
     """Rank correlation of the anomaly scores; None if the model has no features."""
     top: float | None
-    """Share of the `TOP` (or one in ten, if fewer) most anomalous rows that stay among them."""
+    """Share of the `TOP` most anomalous rows (or of a tenth of all rows, if fewer) that remain
+    among them."""
 
 
 def compare(before: ModelRuntime, after: ModelRuntime, survey: Cutouts) -> PredictionChange:
-    """Run both over a survey; rows with unusable pixels or magnitudes are left out."""
+    """Run both models over a survey; rows with unusable pixels or magnitudes are left out."""
     survey = finite_rows(survey)
     one, two = (model.predict(survey.images, survey.magnitudes) for model in (before, after))
     mae = nmad = spearman = top = None
@@ -49,7 +50,7 @@ def compare(before: ModelRuntime, after: ModelRuntime, survey: Cutouts) -> Predi
 
 
 def finite_rows(survey: Cutouts) -> Cutouts:
-    """The rows of which every pixel and magnitude is a number."""
+    """Rows whose pixels and magnitudes are all finite."""
     good = np.isfinite(survey.needed_magnitudes()).all(axis=1)
     good &= np.isfinite(survey.images).all(axis=(1, 2, 3))
     return survey if good.all() else survey[np.flatnonzero(good)]

@@ -1,4 +1,4 @@
-"""From a weight file to the ONNX files that workers load: float32, and int8 beside it."""
+"""Export a weight file to the ONNX files that workers load: float32, and optionally int8."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from perseid.survey.cutouts import UGRIZ, Cutouts
 def export_model(weights: Weights | str | Path, out: str | Path) -> ModelSignature:
     """Write the folded float32 graph to a path or URL.
 
-    Raises `BadModelError` where the weights do not fit, `NotInstalledError` without the ``export``
-    extra.
+    Raises `BadModelError` if the weights do not fit, and `NotInstalledError` if the ``export``
+    extra is not installed.
     """
     if not isinstance(weights, Weights):
         weights = load_weights(weights)
@@ -54,8 +54,8 @@ def signature_of(config: AstroMAEConfig) -> ModelSignature:
 def export_int8(weights: Weights | str | Path, model: str | Path, survey: Cutouts) -> str:
     """Write the int8 form of an exported model beside it (`int8_url`) and give its URL.
 
-    See `perseid.model.export.quantize`. Raises `BadInputError` where `survey` holds no usable row,
-    `BadModelError` where it has not the shape that the model takes.
+    See `perseid.model.export.quantize`. Raises `BadInputError` if `survey` has no usable row, and
+    `BadModelError` if its images do not have the model's shape.
     """
     if not isinstance(weights, Weights):
         weights = load_weights(weights)

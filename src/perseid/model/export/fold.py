@@ -1,6 +1,7 @@
-"""The folded graph: the same function as the torch network, in fewer and larger operations.
+"""The arithmetic of the folded graph: the same function as the torch network, in fewer and larger
+operations.
 
-Exact algebra, in float64 until the constants are stored:
+The algebra is exact and in float64 until the constants are stored:
 
 - BatchNorm into the convolution before it; LayerNorm's scale and shift into the linear after it.
 - The query's scale into its weights; the key's shift dropped (softmax over keys does not see it);
@@ -32,19 +33,19 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Affine:
-    """y = weight @ x + bias; for convolutions the weight is (out, in / groups, k, k)."""
+    """y = weight @ x + bias; for convolutions, the weight is (out, in / groups, k, k)."""
 
     weight: Array
     bias: Array
 
     def after(self, first: Affine) -> Affine:
-        """This one applied to the output of `first` (both linear)."""
+        """The composition: this map applied to the output of `first` (both are linear)."""
         weight = product(self.weight, first.weight)
         return Affine(weight, product(self.weight, first.bias[:, None])[:, 0] + self.bias)
 
 
 class Folder:
-    """Reads a weight file's arrays as float64 affine maps, folding norms on the way."""
+    """Reads a weight file's arrays as float64 affine maps and folds normalizations into them."""
 
     def __init__(self, weights: Weights) -> None:
         self.config: AstroMAEConfig = weights.config
@@ -55,17 +56,18 @@ class Folder:
         return np.asarray(self._arrays[name], np.float64)
 
     def linear(self, name: str) -> Affine:
-        """A linear layer or convolution as it is."""
+        """A linear layer or convolution without any folding."""
         return Affine(self.array(f"{name}.weight"), self.array(f"{name}.bias"))
 
     def normed(self, norm: str, linear: Affine) -> Affine:
-        """`linear` on the plain normalized input: the LayerNorm's scale and shift folded in."""
+        """`linear` for input that is only normalized: the LayerNorm's scale and shift are folded
+        in."""
         scale, shift = self.array(f"{norm}.weight"), self.array(f"{norm}.bias")
         moved = product(linear.weight, shift[:, None])[:, 0]
         return Affine(linear.weight * scale, moved + linear.bias)
 
     def batch_normed(self, conv: Affine, norm: str) -> Affine:
-        """`conv` with the BatchNorm behind it folded in."""
+        """The convolution `conv` with the following BatchNorm folded in."""
         spread = np.sqrt(self.array(f"{norm}.running_var") + BN_EPS)
         scale = self.array(f"{norm}.weight") / spread
         shift = self.array(f"{norm}.bias") - self.array(f"{norm}.running_mean") * scale
@@ -73,11 +75,11 @@ class Folder:
         return Affine(weight, conv.bias * scale + shift)
 
     def unit(self, name: str) -> Affine:
-        """Convolution and BatchNorm of an inception unit (the ReLU is left to the graph)."""
+        """Convolution and BatchNorm of an inception unit; the graph adds the ReLU."""
         return self.batch_normed(self.linear(f"{name}.conv"), f"{name}.bn")
 
     def patch_embedding(self) -> tuple[Array, Array]:
-        """Weight (width, patch pixels) and what is added to (1 + tokens, width)."""
+        """The weight (width, patch pixels), and the constant (1 + tokens, width) that is added."""
         proj = self.linear("patch_embed.proj")
         offset = self.array("pos_embed")[0].copy()
         offset[0] += self.array("cls_token")[0, 0]
@@ -85,7 +87,7 @@ class Folder:
         return proj.weight.reshape(len(proj.weight), -1), offset
 
     def attention(self, name: str, norm: str, heads: int) -> tuple[Affine, Affine]:
-        """Queries-keys-values and projection, on the plain normalized input."""
+        """The queries-keys-values map for normalized input, and the projection."""
         q_bias, v_bias = self.array(f"{name}.q_bias"), self.array(f"{name}.v_bias")
         width = len(q_bias)
         bias = np.concatenate([q_bias, np.zeros(width), v_bias])
@@ -94,7 +96,7 @@ class Folder:
         weight, shift = qkv.weight.copy(), qkv.bias.copy()
         weight[:width] *= scale
         shift[:width] *= scale
-        # Softmax over the keys does not change when all of them are moved alike.
+        # Softmax over the keys does not change if the same value is added to all of them.
         shift[width : 2 * width] = 0.0
         # Attention weights sum to 1, so the values' shift comes out unchanged and can be added
         # later.
@@ -103,11 +105,11 @@ class Folder:
         return Affine(weight, shift), self.linear(f"{name}.proj").after(values)
 
     def mlp(self, name: str, norm: str) -> tuple[Affine, Affine]:
-        """Both linears, the first on the plain normalized input."""
+        """Both linear layers; the first one is for normalized input."""
         return self.normed(norm, self.linear(f"{name}.fc1")), self.linear(f"{name}.fc2")
 
     def pcm(self, name: str) -> tuple[Affine, Affine]:
-        """Both convolutions of the branch, (groups, in, out) each, for a batched product."""
+        """Both convolutions of the branch as (groups, in, out), for a batched product."""
         first = self.batch_normed(self.linear(f"{name}.0"), f"{name}.1")
         second = self.linear(f"{name}.3")
         groups = self.config.pcm_groups
@@ -117,12 +119,14 @@ class Folder:
         )
 
     def projection(self) -> Affine:
-        """Pooled, normalized tokens to the first hidden layer of the joined head's input."""
+        """The map from the pooled, normalized tokens to the first hidden layer of the joined head's
+        input."""
         head = self.normed("fc_norm", self.linear("head"))
         return self.linear("vit_block.0").after(head)
 
     def joined_head(self) -> tuple[Affine, Affine]:
-        """Head on the three branches' last hidden layers, side by side; then the output."""
+        """The head on the concatenated last hidden layers of the three branches, and the output
+        layer."""
         c = self.config
         last = [
             "vit_block.2",
@@ -140,25 +144,26 @@ class Folder:
         return Affine(weight, bias), self.linear("concat_block.2")
 
     def inception_linear(self) -> int:
-        """Where the first linear stands in ``vis_inception``."""
+        """Index of the first linear layer in ``vis_inception``."""
         return 2 + len(self.config.inception) + len(self.config.inception) // 2 + 1
 
 
 def batched(weight: Array, groups: int) -> Array:
-    """(groups, in, out) from a grouped 1x1 convolution's (out, in, 1, 1)."""
+    """Weights (groups, in, out) from those of a grouped 1x1 convolution, (out, in, 1, 1)."""
     out, inputs = weight.shape[:2]
     return weight.reshape(groups, out // groups, inputs).transpose(0, 2, 1)
 
 
 def merge_units(*units: Affine) -> Affine:
-    """Parallel 1x1 convolutions on the same input as one."""
+    """Merge parallel 1x1 convolutions on the same input into one."""
     return Affine(
         np.concatenate([u.weight for u in units]), np.concatenate([u.bias for u in units])
     )
 
 
 def commuted(unit: Affine, stem: Affine) -> Affine:
-    """A 1x1 convolution directly behind the stem's, as one on the stem's (pooled) input."""
+    """Merge a 1x1 convolution that directly follows the stem's into one on the stem's (pooled)
+    input."""
     flat = Affine(unit.weight[:, :, 0, 0], unit.bias).after(
         Affine(stem.weight[:, :, 0, 0], stem.bias)
     )

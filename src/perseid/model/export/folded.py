@@ -1,8 +1,9 @@
-"""The folded graph in ONNX: what a worker runs.
+"""The folded graph in ONNX, which workers run.
 
-Operators were chosen by measurement with onnxruntime at a fixed micro-batch (see
-``docs/reference/model.md``): tokens in rows of a matrix, so that onnxruntime joins products and
-biases; its fused GELU and SiLU; the convolution branch as one batched product a layer.
+The operators were chosen by measurement with onnxruntime at a fixed micro-batch (see
+``docs/reference/model.md``). Tokens are rows of a matrix, so that onnxruntime fuses products and
+biases; GELU and SiLU are its fused operators; the convolution branch is one batched product per
+layer.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from perseid.model.weights import Weights, inception_positions
 
 
 class FoldedGraph:
-    """Builds the ONNX graph of one weight file; ``build`` once.
+    """Builds the ONNX graph of one weight file; call ``build`` only once.
 
-    `ranges`: see `GraphBuilder`; `perseid.model.export.quantize` finds them.
+    `ranges` are those of `GraphBuilder`, as measured by `perseid.model.export.quantize`.
     """
 
     def __init__(self, weights: Weights, ranges: Mapping[int, Range] | None = None) -> None:
@@ -33,7 +34,7 @@ class FoldedGraph:
         self.blocks = Blocks(self.graph, self.folder)
 
     def build(self, metadata: dict[str, str]) -> Any:
-        """The checked model with inputs ``image`` and ``magnitude``."""
+        """Build the graph with inputs ``image`` and ``magnitude``, and check it."""
         c, g = self.config, self.graph
         image = g.input("image", [c.bands, c.size, c.size])
         magnitude = g.input("magnitude", [c.bands])
@@ -66,21 +67,23 @@ class FoldedGraph:
         return self._asinh(g.op("Clip", x, g.constant(-CLIP), g.constant(CLIP)))
 
     def _asinh(self, x: str) -> str:
-        """By logarithm and square root, which onnxruntime vectorizes, unlike its Asinh."""
+        """asinh as logarithm and square root, which onnxruntime vectorizes, unlike its own
+        Asinh."""
         g = self.graph
         root = g.op("Sqrt", g.op("Add", g.op("Mul", x, x), g.constant(1.0)))
         size = g.op("Log", g.op("Add", g.op("Abs", x), root))
         return g.op("Mul", g.op("Sign", x), size)
 
     def _patches(self, scaled: str) -> str:
-        """(n, tokens, bands * patch * patch)."""
+        """The image as patches, (n, tokens, bands * patch * patch)."""
         c, g = self.config, self.graph
         split = g.reshape(scaled, -1, c.bands, c.grid, c.patch, c.grid, c.patch)
         rows = g.op("Transpose", split, perm=[0, 2, 4, 1, 3, 5])
         return g.reshape(rows, -1, c.tokens, c.patch_pixels)
 
     def _tokens(self, patches: str) -> str:
-        """(n, 1 + tokens, width): a zero row before the patches, then one constant added."""
+        """Tokens (n, 1 + tokens, width): a row of zeros is put before the patches, then one
+        constant is added."""
         c, g = self.config, self.graph
         weight, offset = self.folder.patch_embedding()
         rows = g.reshape(patches, -1, c.patch_pixels)
@@ -89,7 +92,8 @@ class FoldedGraph:
         return g.op("Add", x, g.constant(offset, "positions"))
 
     def _pooled(self, tokens: str) -> str:
-        """(n, width): mean of the patch tokens; the last block's second linear comes after it."""
+        """Mean of the patch tokens, (n, width). It is taken before the last block's second linear
+        layer, which saves work."""
         c, g = self.config, self.graph
         x, last = tokens, c.depth - 1
         for number in range(last):
@@ -137,7 +141,8 @@ class FoldedGraph:
         return g.op("Relu", self._linear(flat, f.linear(f"{name}.{after}"), "inception"))
 
     def _inception_block(self, x: str, name: str, stem: Affine | None, *, wide: bool) -> str:
-        """`stem` is the linear convolution still to be applied before this block."""
+        """One inception block; `stem` is the linear convolution that must still be applied before
+        it."""
         g, f = self.graph, self.folder
         names = ["branch1", "branch2.0", *(["branch3.0"] if wide else [])]
         units = [f.unit(f"{name}.{unit}") for unit in names]

@@ -8,11 +8,11 @@ from perseid.model.export.fold import LN_EPS, Affine, Array, Folder
 from perseid.model.export.graph import MICROSOFT, GraphBuilder
 
 PCM_INPUTS = 16
-"""The convolution branch's groups are joined until each takes so many channels, if it can be."""
+"""Groups of the convolution branch are joined until each takes this many channels, if possible."""
 
 
 class Blocks:
-    """Adds blocks to a graph; token values are (n, tokens, width)."""
+    """Adds transformer blocks to a graph; token values are (n, tokens, width)."""
 
     def __init__(self, graph: GraphBuilder, folder: Folder) -> None:
         self.graph = graph
@@ -20,7 +20,8 @@ class Blocks:
         self._ones: dict[int, tuple[str, str]] = {}
 
     def norm(self, x: str, width: int) -> str:
-        """Normalized over the last axis, without scale and shift (folded elsewhere)."""
+        """Normalize over the last axis, without scale and shift, which are folded into other
+        layers."""
         g = self.graph
         if width not in self._ones:
             self._ones[width] = g.constant(np.ones(width)), g.constant(np.zeros(width))
@@ -29,7 +30,7 @@ class Blocks:
     def block(
         self, x: str, name: str, heads: int, tokens: int, *, pcm: bool, first: int = 0
     ) -> str:
-        """A whole block; tokens before `first` are left out of the result."""
+        """A whole block; tokens before index `first` are left out of the result."""
         attended, hidden = self.half(x, name, heads, tokens, pcm=pcm, first=first)
         _, second = self.folder.mlp(f"{name}.mlp", f"{name}.norm2")
         added = self._rows(hidden, second.weight, second.bias, name, tokens - first)
@@ -38,7 +39,7 @@ class Blocks:
     def half(
         self, x: str, name: str, heads: int, tokens: int, *, pcm: bool, first: int = 0
     ) -> tuple[str, str]:
-        """The tokens after attention and convolution branch, and the MLP's hidden layer."""
+        """The tokens after attention and convolution branch, and the hidden layer of the MLP."""
         g, f = self.graph, self.folder
         qkv, proj = f.attention(f"{name}.attn", f"{name}.norm1", heads)
         width = len(proj.bias)
@@ -70,9 +71,9 @@ class Blocks:
         return g.reshape(g.op("Transpose", mixed, perm=[0, 2, 1, 3]), -1, tokens, width)
 
     def _branch(self, x: str, name: str, tokens: int, *, masked: bool) -> tuple[str, Array]:
-        """The convolution branch without its last bias, and that bias a token.
+        """The convolution branch without its last bias, and that bias for each token.
 
-        `masked`: the first token is the class token, which has no branch.
+        `masked` says that the first token is the class token, which has no convolution branch.
         """
         g = self.graph
         c = self.folder.config
@@ -91,9 +92,10 @@ class Blocks:
         return out, mask * second.bias
 
     def _joined(self, weight: Array, groups: int, name: str) -> str:
-        """(groups, in, out), block-diagonal, from more groups that are smaller.
+        """Join smaller groups into fewer block-diagonal ones, (groups, in, out).
 
-        The file holds no zeros: onnxruntime computes this once, when it loads the model.
+        The zeros are not stored in the file; onnxruntime computes the joined weights once, when it
+        loads the model.
         """
         g = self.graph
         had, inputs, out = weight.shape
@@ -117,6 +119,6 @@ class Blocks:
 
 
 def joined_groups(groups: int, width: int) -> int:
-    """How many block-diagonal groups the branch has after joining: each of at least 16 inputs."""
+    """Number of block-diagonal groups after joining, each with at least 16 inputs if possible."""
     fewer = [g for g in range(1, groups + 1) if groups % g == 0 and width // g >= PCM_INPUTS]
     return max(fewer, default=1)

@@ -1,6 +1,7 @@
-"""The masked autoencoder's decoder and residual statistics in the folded graph.
+"""The masked autoencoder's decoder and the residual statistics in the folded graph.
 
-The torch twin is `perseid.model.training.residuals` with `MaskedAutoencoder.scoring_residual`.
+The same computation in torch is `perseid.model.training.residuals` with
+`MaskedAutoencoder.scoring_residual`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from perseid.model.export.graph import GraphBuilder
 
 
 class ResidualGraph:
-    """Adds the fixed masked passes: each hides some patches and predicts them from the rest."""
+    """Adds the passes with fixed masks; each pass hides some patches and predicts them from the
+    others."""
 
     def __init__(self, graph: GraphBuilder, folder: Folder, blocks: Blocks) -> None:
         self.graph = graph
@@ -37,13 +39,14 @@ class ResidualGraph:
         self.shown = int((~self.hidden[0]).sum())
 
     def statistics(self, tokens: str, patches: str, scaled: str) -> str:
-        """(n, residuals) from the encoder's input tokens, the scaled patches and image."""
+        """The residual statistics (n, residuals) from the encoder's input tokens, the scaled
+        patches and the image."""
         residual = self._residual(tokens, patches)
         parts = [self._statistics(residual), self._dipoles(residual), self._shifts(scaled)]
         return self.graph.op("Concat", *parts, axis=1)
 
     def _residual(self, tokens: str, patches: str) -> str:
-        """(n, bands, size, size), in units of the usual spread."""
+        """The residual image (n, bands, size, size), in units of the usual spread."""
         c, g = self.config, self.graph
         predicted = self._predicted(self._decoded(self._encoded(tokens)))
         scale = np.repeat(1.0 / self.folder.array("decoder.residual_scale"), c.patch**2)
@@ -53,7 +56,8 @@ class ResidualGraph:
         return g.reshape(image, -1, c.bands, c.size, c.size)
 
     def _encoded(self, tokens: str) -> str:
-        """(n * passes, 1 + shown, width): the encoder on the shown patches of every pass."""
+        """The encoder's output for the shown patches of every pass, (n * passes, 1 + shown,
+        width)."""
         c, g = self.config, self.graph
         rows = [np.concatenate([[0], 1 + np.flatnonzero(~mask)]) for mask in self.hidden]
         x = g.op("Gather", tokens, g.constant(np.concatenate(rows)), axis=1)
@@ -71,7 +75,8 @@ class ResidualGraph:
         return x
 
     def _decoded(self, x: str) -> str:
-        """(n * passes, hidden, decoder width): shown tokens first, the hidden ones after."""
+        """The decoder's output, (n * passes, hidden, decoder width); in its input the shown tokens
+        come first."""
         c, g, f = self.config, self.graph, self.folder
         embed = f.normed("decoder.norm_in", f.linear("decoder.embed"))
         rows = g.reshape(self.blocks.norm(x, c.width), -1, c.width)
@@ -93,7 +98,8 @@ class ResidualGraph:
         return x
 
     def _offset(self, bias: Array) -> Array:
-        """(passes, tokens, width): positions, with the embedding's bias or the mask token."""
+        """Positions plus the embedding's bias (shown tokens) or the mask token (hidden ones),
+        (passes, tokens, width)."""
         positions = self.folder.array("decoder.positions")[0]
         token = self.folder.array("decoder.mask_token")[0, 0]
         return np.stack(
@@ -104,7 +110,8 @@ class ResidualGraph:
         )
 
     def _predicted(self, x: str) -> str:
-        """(n, tokens, patch pixels) over the usual spread: the mean of a patch's predictions."""
+        """Predictions divided by the usual spread, (n, tokens, patch pixels): the mean over a
+        patch's predictions."""
         c, g, f = self.config, self.graph, self.folder
         pixels = f.normed("decoder.norm", f.linear("decoder.pixels"))
         scale = np.repeat(1.0 / f.array("decoder.residual_scale"), c.patch**2)
@@ -122,7 +129,8 @@ class ResidualGraph:
         return g.op("ReduceMean", x, axes=[2], keepdims=0)
 
     def _statistics(self, residual: str) -> str:
-        """See `perseid.model.training.residuals.residual_statistics`, step by step the same."""
+        """The statistics, in the same steps as
+        `perseid.model.training.residuals.residual_statistics`."""
         c, g = self.config, self.graph
         absolute = g.op("Abs", residual)
         square = g.op("Mul", residual, residual)
@@ -150,7 +158,7 @@ class ResidualGraph:
         )
 
     def _line(self, residual: str, axis: int) -> str:
-        """The worst row or column, |mean| over its noise, (n, 1)."""
+        """|mean| of the worst row or column over its noise, (n, 1)."""
         g = self.graph
         lines = g.op("Abs", self._reduce("Mean", residual, axis))
         worst = g.reshape(self._reduce("Max", lines, 1, 2), -1, 1)
@@ -163,7 +171,8 @@ class ResidualGraph:
         return g.reshape(self._reduce("Mean", cube, 1, 2, 3), -1, 1)
 
     def _dipoles(self, residual: str) -> str:
-        """(n, bands): see `training.residuals.lopsided_statistics`, for `_shifts`, too."""
+        """First moments (n, bands); see `training.residuals.lopsided_statistics`, also for
+        `_shifts`."""
         g = self.graph
         window = moment_weights(self.config.size, DIPOLE_SIGMA)
         x, y = (
@@ -196,6 +205,7 @@ class ResidualGraph:
         return g.op("Log", g.op("Add", value, g.constant(floor)))
 
     def _reduce(self, kind: str, value: str, *axes: int) -> str:
-        """Long axes only for means: onnxruntime adds few numbers in an order that differs by row,
-        and a row's bits must not depend on its place."""
+        """Reduce over some axes. Take means only over long axes: over short ones onnxruntime's
+        order of additions differs from row to row, and a row's bits must not depend on its
+        position."""
         return self.graph.op(f"Reduce{kind}", value, axes=list(axes), keepdims=0)

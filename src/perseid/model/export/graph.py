@@ -11,28 +11,30 @@ from numpy.typing import ArrayLike, NDArray
 from perseid.errors import NotInstalledError
 
 OPSET = 17
-"""Oldest that has LayerNormalization; every operator used here keeps its meaning in it."""
+"""The oldest opset that has LayerNormalization; later ones define all operators used here
+identically."""
 IR_VERSION = 8
 MICROSOFT = "com.microsoft"
-"""Operators that only onnxruntime has: fused GELU, attention and the like."""
+"""Domain of operators that only onnxruntime has, such as fused GELU and attention."""
 
 
 Range = tuple[float, float]
-"""Least and largest number that a quantized input takes."""
+"""Smallest and largest integer of a quantized input."""
 
 
 class GraphBuilder:
-    """Collects nodes; every method gives the name of a value. ``n`` is the batch dimension.
+    """Collects nodes; every method returns the name of a value. ``n`` is the batch dimension.
 
     Parameters
     ----------
     ranges
-        By the number of a call of `linear`: those are computed in 8-bit integers.
+        Input ranges by the number of a call of `linear`; those calls are computed in 8-bit
+        integers.
     """
 
     def __init__(self, ranges: Mapping[int, Range] | None = None) -> None:
         self.linear_inputs: list[tuple[str, str]] = []
-        """(name, value that goes in) of every `linear`, in the order of the calls."""
+        """Name and input value of every `linear`, in the order of the calls."""
         self._ranges = ranges or {}
         self._onnx = _onnx()
         self._nodes: list[Any] = []
@@ -43,17 +45,18 @@ class GraphBuilder:
         self._count = 0
 
     def input(self, name: str, shape: Sequence[int]) -> str:
-        """A float32 input (n, *shape)."""
+        """Add a float32 input (n, *shape)."""
         self._inputs.append(self._value(name, shape))
         return name
 
     def output(self, value: str, name: str, shape: Sequence[int]) -> None:
-        """Give `value` out as float32 `name` (n, *shape)."""
+        """Make `value` a float32 output `name` (n, *shape)."""
         self._nodes.append(self._onnx.helper.make_node("Identity", [value], [name], name=name))
         self._outputs.append(self._value(name, shape))
 
     def constant(self, array: ArrayLike, hint: str = "c") -> str:
-        """Floats are kept as float32 (they may be computed in float64), integers as int64.
+        """Add a constant: floats are stored as float32 (they may be computed in float64), integers
+        as int64.
 
         Equal arrays are stored once.
         """
@@ -73,7 +76,7 @@ class GraphBuilder:
     def op(
         self, kind: str, *inputs: str, domain: str = "", name: str = "", **attributes: Any
     ) -> str:
-        """A node with one output; ``""`` leaves out an optional input."""
+        """Add a node with one output; ``""`` omits an optional input."""
         return self.ops(kind, *inputs, outputs=1, domain=domain, name=name, **attributes)[0]
 
     def ops(
@@ -85,7 +88,7 @@ class GraphBuilder:
         name: str = "",
         **attributes: Any,
     ) -> list[str]:
-        """A node with several outputs."""
+        """Add a node with several outputs."""
         self._count += 1
         label = f"{name or kind}.{self._count}"
         values = [label if outputs == 1 else f"{label}:{i}" for i in range(outputs)]
@@ -97,13 +100,13 @@ class GraphBuilder:
         return values
 
     def reshape(self, value: str, *shape: int) -> str:
-        """Reshape; 0 keeps a dimension, -1 is what is left."""
+        """Add a Reshape; 0 keeps a dimension, -1 stands for the rest."""
         return self.op("Reshape", value, self.constant(np.array(shape), "shape"))
 
     def linear(
         self, value: str, weight: NDArray[Any], bias: NDArray[Any] | None, name: str = "linear"
     ) -> str:
-        """Rows (m, in) times `weight` (out, in) plus `bias`."""
+        """The product of rows (m, in) with `weight` (out, in), plus `bias`."""
         number = len(self.linear_inputs)
         self.linear_inputs.append((name, value))
         if number in self._ranges:
@@ -116,7 +119,8 @@ class GraphBuilder:
     def _integer_linear(
         self, value: str, weight: NDArray[Any], bias: NDArray[Any] | None, name: str, span: Range
     ) -> str:
-        """Input in 8 bits over `span` (zero exact), weights in 8 bits a column, sums in 32."""
+        """The same product with 8-bit inputs over the range `span` (zero is exact), weights in 8
+        bits with a scale per column, and 32-bit sums."""
         low, high = min(span[0], 0.0), max(span[1], 0.0)
         scale = max(high - low, 1e-12) / 255
         zero = self._tensor(np.uint8(round(-low / scale)), f"{name}.zero")
@@ -137,7 +141,7 @@ class GraphBuilder:
         )
 
     def model(self, name: str, metadata: dict[str, str]) -> Any:
-        """The finished model, verified by ONNX's checker."""
+        """The finished model, checked by ONNX's checker."""
         helper = self._onnx.helper
         graph = helper.make_graph(
             self._nodes, name, self._inputs, self._outputs, list(self._constants.values())

@@ -1,9 +1,9 @@
-"""Weights out of a published checkpoint, without torch and without running any of its code.
+"""Import weights from a published checkpoint, without torch and without running any of its code.
 
-Two kinds of files: a whole pickled module (``torch.save(DataParallel(model))``, classes and all)
-and a plain ``state_dict``. The pickle is read as inert data (`perseid.survey.torchfile`); its
-classes need not exist here. Every name, shape and setting is compared with the published network;
-whatever differs is reported, nothing is guessed.
+Two kinds of files are read: a whole pickled module (``torch.save(DataParallel(model))``, classes
+and all) and a plain ``state_dict``. The pickle is read as inert data (`perseid.survey.torchfile`);
+its classes need not exist here. Every name, shape and setting is compared with the published
+network; differences are reported, and nothing is guessed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from perseid.survey.safe_pickle import Placeholder
 from perseid.survey.torchfile import LazyTensor, load_torch
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
-"""Keys under which training scripts put the weights beside other things."""
+"""Keys under which training scripts store the weights beside other things."""
 _SHOWN = 12
 
 
@@ -34,19 +34,19 @@ class Imported:
 
     weights: Weights
     kind: str
-    """``module`` (a whole pickled module) or ``state_dict``."""
+    """Kind of checkpoint: ``module`` (a whole pickled module) or ``state_dict``."""
     classes: tuple[str, ...]
-    """Classes that the pickle names, none of which was looked up or run."""
+    """Classes that the pickle names; none of them was looked up or run."""
 
 
 def import_checkpoint(file: str | Path, config: AstroMAEConfig = PUBLISHED) -> Imported:
-    """Take the weights out of a checkpoint, by path or URL.
+    """Import the weights of a checkpoint, given by path or URL.
 
     Raises
     ------
     BadModelError
-        It is not a checkpoint, or a name, shape or setting is not that of `config`; the message
-        lists what does not fit.
+        The file is not a checkpoint, or a name, shape or setting differs from `config`; the message
+        lists the differences.
     NotFoundError, StorageError
         The checkpoint cannot be read.
     """
@@ -66,7 +66,7 @@ def import_checkpoint(file: str | Path, config: AstroMAEConfig = PUBLISHED) -> I
 
 
 def _unwrapped(root: Any, file: str | Path) -> Any:
-    """The module or mapping of tensors inside whatever a training script saved."""
+    """The module or mapping of tensors inside the object that a training script saved."""
     for _ in range(3):
         if isinstance(root, Placeholder) and isinstance(root.state, Mapping):
             if "_modules" in root.state:
@@ -89,7 +89,7 @@ def _kind(value: Any) -> str:
 
 
 def _modules(root: Placeholder, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """Every module of the tree with its dotted name; the root's is empty."""
+    """Every module of the tree by its dotted name; the root's name is empty."""
     if depth > 32:
         raise BadModelError("modules are nested more than 32 deep: no network of this kind")
     yield prefix, root
@@ -116,7 +116,7 @@ def _state_tensors(root: Mapping[Any, Any]) -> Iterator[tuple[str, LazyTensor]]:
 
 
 def _tensor(value: Any) -> LazyTensor | None:
-    """A tensor, also where a parameter carries more state around it."""
+    """The tensor of a value, which may be a parameter with further state around it."""
     if isinstance(value, Placeholder) and value.args:
         value = value.args[0]
     return value if isinstance(value, LazyTensor) else None
@@ -128,7 +128,7 @@ def _dict(module: Placeholder, key: str) -> Mapping[Any, Any]:
 
 
 def _without_prefix(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
-    """Names without DataParallel's ``module.``, and without the counters of BatchNorm."""
+    """Names without DataParallel's prefix ``module.``, and without BatchNorm's counters."""
     prefix = "module." if all(name.startswith("module.") for name in tensors) else ""
     return {
         name.removeprefix(prefix): tensor
@@ -148,7 +148,7 @@ def _float32(name: str, tensor: LazyTensor) -> NDArray[np.float32]:
 
 
 def _setting_misfits(root: Placeholder, config: AstroMAEConfig) -> Iterator[str]:
-    """Settings that shapes do not show, where the pickle records them."""
+    """Settings that cannot be seen from shapes and that differ, if the pickle records them."""
     for prefix, module in _modules(root):
         name = prefix.rstrip(".").removeprefix("module.")
         kind, leaf = module.kind.name, name.rpartition(".")[2]

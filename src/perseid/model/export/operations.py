@@ -1,4 +1,4 @@
-"""Sizes of the network's operations, counted from its config."""
+"""Memory allocated by the network's operations, computed from its configuration."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from dataclasses import replace
 from perseid.model.config import PUBLISHED, AstroMAEConfig
 
 PUBLISHED_BYTES_PER_ROW = round(71_461.28e6 / 5113)
-"""torch's profiler over the published network: 71,461.28 MB for 5,113 objects (batch 512)."""
+"""Measured by torch's profiler on the published network: 71,461.28 MB for 5,113 objects (batch
+512)."""
 
 
 def allocated_bytes_per_row(config: AstroMAEConfig) -> int:
-    """Bytes that the network's operators allocate for one object (no peak).
+    """Bytes that the network's operators allocate for one object (a sum, not a peak).
 
-    For the published sizes this is what torch's profiler reports for the existing system. Its sum
-    counts nested operators several times; for other sizes each operator's output is counted once.
+    For the published sizes this is the value that torch's profiler reports for the existing system.
+    Its sum counts nested operators several times; for other sizes each operator's output is counted
+    once.
     """
     if replace(config, name=PUBLISHED.name) == PUBLISHED:
         return PUBLISHED_BYTES_PER_ROW

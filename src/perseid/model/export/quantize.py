@@ -1,10 +1,10 @@
-"""Ranges for the int8 encoder: what goes into its products on some calibration rows.
+"""Find ranges for the int8 encoder: the inputs of its products on some calibration rows.
 
-Static quantization: the four products with constant weights of every transformer block take
-8-bit inputs over the range seen here, 8-bit weights a column, and sum in 32 bits. Everything
-else stays float32: attention itself, the convolution branches, pixels (a few bright ones would
-spoil the range of the faint), and above all magnitudes and heads, whose resolution redshifts
-need.
+Quantization is static: in every transformer block, the four products with constant weights take
+8-bit inputs over the range found here and 8-bit weights with a scale per column, and sum in 32
+bits. Everything else stays float32: attention itself, the convolution branches, pixels (a few
+bright ones would spoil the range of the faint), and above all magnitudes and heads, whose
+resolution redshifts need.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from perseid.model.weights import Weights
 from perseid.survey.cutouts import Cutouts
 
 CALIBRATION_ROWS = 512
-"""Rows whose ranges set the scales: the first ones given."""
+"""Number of rows, taken from the start of the survey, whose ranges set the scales."""
 QUANTIZED = ("blocks.", "decoder.blocks.")
 _ROWS_A_CALL = 64
 
 
 def calibrate(weights: Weights, survey: Cutouts) -> dict[int, Range]:
-    """Range of the input of every quantized product, by its number in the graph.
+    """Input range of every quantized product, by the product's number in the graph.
 
-    Raises `BadInputError` where `survey` holds no row, `BadModelError` where its shape does not
+    Raises `BadInputError` if `survey` has no usable row, and `BadModelError` if its shape does not
     fit.
     """
     c = weights.config
@@ -43,7 +43,7 @@ def calibrate(weights: Weights, survey: Cutouts) -> dict[int, Range]:
     session = _session_with(folded.build({}), inputs := _inputs(folded))
     values = list(inputs.values())
     low, high = np.full(len(values), np.inf), np.full(len(values), -np.inf)
-    # In batches: every inner value is an output here, which takes memory by the row.
+    # In batches, because every inner value is an output here and takes memory for each row.
     for part in survey[:CALIBRATION_ROWS].batches(_ROWS_A_CALL):
         magnitudes = np.asarray(part.needed_magnitudes(), np.float32)
         feed = {"image": np.ascontiguousarray(part.images), "magnitude": magnitudes}
@@ -53,7 +53,7 @@ def calibrate(weights: Weights, survey: Cutouts) -> dict[int, Range]:
 
 
 def _inputs(folded: FoldedGraph) -> dict[int, str]:
-    """The value that goes into each product to quantize, by the product's number."""
+    """The input value of each product to be quantized, by the product's number."""
     return {
         number: value
         for number, (name, value) in enumerate(folded.graph.linear_inputs)
@@ -62,7 +62,7 @@ def _inputs(folded: FoldedGraph) -> dict[int, str]:
 
 
 def _session_with(model: Any, inputs: dict[int, str]) -> Any:
-    """A session that also gives these inner values out."""
+    """A session that also returns these inner values."""
     import onnx
     import onnxruntime
 

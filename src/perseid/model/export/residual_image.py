@@ -1,8 +1,8 @@
-"""The reconstruction's residual as an image, out of a model that was exported with its decoder.
+"""The reconstruction's residual as an image, from a model that was exported with its decoder.
 
 An exported AstroMAE gives statistics of the residual (`perseid.model.export.folded_residual`); the
-residual image itself is a tensor inside its graph. Here it becomes an output of a copy in memory,
-so that people can look at it; the file is not touched.
+residual image itself is a tensor inside its graph. This module makes it an output of a copy in
+memory, so that people can view it; the file is not changed.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from perseid.errors import BadModelError, NotInstalledError
 from perseid.model.files import on_disk
 
 UNPATCHED = [0, 3, 1, 4, 2, 5]
-"""Order of axes by which the exporter turns residuals of patches into those of an image."""
+"""Axis order with which the exporter turns residuals of patches into those of an image."""
 
 
 class ResidualImages:
-    """A loaded model that gives residual images.
+    """A loaded model that returns residual images.
 
     Parameters
     ----------
     url
         Path or URL of an ONNX file, or ``default``.
     digest
-        Of the model that a run used; empty: whatever lies there.
+        Digest of the model that a run used; if empty, any model is accepted.
 
     Raises
     ------
     BadModelError
-        The model has no decoder that was exported with it, or is another one than the run used.
+        The model was exported without a decoder, or is not the one that the run used.
     NotInstalledError
-        There is no onnx.
+        onnx is not installed.
     NotFoundError, StorageError
         The model cannot be read.
     """
@@ -51,7 +51,7 @@ class ResidualImages:
 
         with on_disk(url) as files:
             if digest and files.digest() != digest:
-                raise BadModelError(f"{files.name} is not the model that the run used any more")
+                raise BadModelError(f"{files.name} is no longer the model that the run used")
             model = onnx.load(str(files.path))
         name = _residual_tensor(model.graph)
         if name is None:
@@ -68,12 +68,12 @@ class ResidualImages:
         )
 
     def residual(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Prediction minus truth of one object, in units of the usual spread.
+        """Prediction minus true image of one object, in units of the usual spread.
 
         Parameters
         ----------
         image
-            (bands, size, size) as the survey has it.
+            The image (bands, size, size) as in the survey.
 
         Returns
         -------
@@ -93,7 +93,8 @@ class ResidualImages:
 
 
 def _residual_tensor(graph: Any) -> str | None:
-    """The name of the residual image, which the exporter makes by one kind of transposition."""
+    """Name of the residual image, recognized by the transposition with which the exporter makes
+    it."""
     for node in graph.node:
         orders = [list(one.ints) for one in node.attribute if one.name == "perm"]
         if node.op_type == "Transpose" and orders == [UNPATCHED]:
@@ -104,7 +105,7 @@ def _residual_tensor(graph: Any) -> str | None:
 
 
 def _fed(port: Any, image: NDArray[np.float32]) -> NDArray[Any]:
-    """One row of an input: the image, or zeros for what the residual does not depend on."""
+    """One row of an input: the image, or zeros for inputs that the residual does not depend on."""
     shape = [side if isinstance(side, int) else 1 for side in port.shape]
     fed = np.zeros(shape, np.float64 if "double" in port.type else np.float32)
     if len(shape) == 4:

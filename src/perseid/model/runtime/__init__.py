@@ -1,4 +1,4 @@
-"""Running a model in a worker: numpy and onnxruntime, no torch."""
+"""Run a model in a worker with numpy and onnxruntime, without torch."""
 
 from perseid.model.files import DEFAULT
 from perseid.model.identity import int8_url

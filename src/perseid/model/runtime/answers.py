@@ -1,6 +1,6 @@
-"""What a model's raw outputs become: named columns, one row an object.
+"""Convert a model's raw outputs to named columns, one row per object.
 
-Every step is row by row in float64, so a row's values do not depend on its neighbors.
+Every step works row by row in float64, so a row's values do not depend on the other rows.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from perseid.model.outputs import CLASS, MIDDLE, ModelOutput, OutputColumn
 from perseid.model.signature import ModelSignature
 
 Raw = Mapping[str, NDArray[Any]]
-"""Arrays (n, ...) by the name of the output."""
+"""Raw outputs: arrays (n, ...) by the name of the output."""
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """The model's output for some rows, in their order.
+    """The model's predictions for some rows, in their order.
 
     Examples
     --------
@@ -31,15 +31,15 @@ class Prediction:
     """
 
     columns: Mapping[str, NDArray[Any]]
-    """(n,) float32 by the column's name; ``class`` is int32, a place among the classes."""
+    """Columns (n,) in float32 by name; ``class`` is int32, the index of a class."""
     features: NDArray[np.float32] | None = None
-    """(n, sum of the signature's feature groups); None if the model has none."""
+    """Features (n, sum of the signature's feature groups); None if the model has none."""
     lists: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
-    """(n, width) by the column's name: PDFs, as probabilities or densities."""
+    """Lists (n, width) by the column's name: PDFs, as probabilities or densities."""
 
     @property
     def redshift(self) -> NDArray[np.float32]:
-        """(n,) float32; raises `BadModelError` if the model predicts none."""
+        """Predicted redshifts, (n,) float32; raises `BadModelError` if the model predicts none."""
         found = self.columns.get("z_pred")
         if found is None:
             names = ", ".join(self.columns) or "features alone"
@@ -48,7 +48,7 @@ class Prediction:
 
 
 def empty(signature: ModelSignature, rows: int) -> Prediction:
-    """Room for the predictions of so many rows."""
+    """A prediction with room for this many rows."""
     columns = {
         column.name: np.empty(rows, np.int32 if column.kind == CLASS else np.float32)
         for column in signature.output_columns()
@@ -60,9 +60,10 @@ def empty(signature: ModelSignature, rows: int) -> Prediction:
 
 
 def answer(signature: ModelSignature, raw: Raw, rows: int, fed: int) -> Prediction:
-    """The predictions of the first `rows` rows of what the model gave for `fed` rows.
+    """The predictions of the first `rows` rows, from the model's outputs for `fed` rows.
 
-    Raises `BadModelError` where an output has not the numbers that the signature says.
+    Raises `BadModelError` if an output does not have the number of values that the signature
+    states.
     """
     columns: dict[str, NDArray[Any]] = {}
     lists: dict[str, NDArray[np.float32]] = {}
@@ -81,7 +82,7 @@ def answer(signature: ModelSignature, raw: Raw, rows: int, fed: int) -> Predicti
 
 
 def fill(whole: Prediction, part: Prediction, rows: slice) -> None:
-    """Put the predictions of some rows in their place."""
+    """Copy the predictions of some rows to their position."""
     for name, array in part.columns.items():
         whole.columns[name][rows] = array
     for name, values in part.lists.items():
@@ -91,10 +92,10 @@ def fill(whole: Prediction, part: Prediction, rows: slice) -> None:
 
 
 def _matrix(name: str, raw: Raw, rows: int, width: int) -> NDArray[Any]:
-    """An output as (rows, width)."""
+    """An output as a matrix (rows, width)."""
     if name not in raw:
         raise BadModelError(f"the model gave no {name!r}, only {', '.join(raw) or 'nothing'}")
-    given = np.atleast_1d(np.asarray(raw[name]))  # a batch of one may have no axis of rows
+    given = np.atleast_1d(np.asarray(raw[name]))  # a batch of one may lack the row axis
     if len(given) != rows or given.size != rows * width:
         raise BadModelError(
             f"the model gave {name!r} as {given.shape}; its signature says {width} "
@@ -117,7 +118,7 @@ def _columns(
     found: dict[str, NDArray[Any]] = {}
     quantiles = values.astype(np.float64)
     if output.kind == "quantiles":
-        quantiles = np.sort(quantiles, axis=1)  # networks may cross them; their set is the same
+        quantiles = np.sort(quantiles, axis=1)  # quantiles of a network may cross, so they are sorted
         found = {c.name: quantiles[:, i] for i, c in enumerate(wanted[: len(output.levels)])}
     levels = [c for c in wanted if c.name not in found]
     for column in levels:
@@ -139,7 +140,7 @@ def _softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
 
 def _shares(values: NDArray[np.float64]) -> NDArray[np.float64]:
     total = values[:, 0].copy()
-    for column in values.T[1:]:  # in one order, whatever the processor
+    for column in values.T[1:]:  # a fixed order of additions on every processor
         total += column
     with np.errstate(invalid="ignore", divide="ignore"):
         shares: NDArray[np.float64] = values / total[:, None]
@@ -147,7 +148,7 @@ def _shares(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _normal(values: NDArray[Any], output: ModelOutput) -> NDArray[np.float64]:
-    """A PDF whose bins sum to 1, or whose density has the integral 1."""
+    """Normalize a PDF: the sum of its bins, or the integral of its density, becomes 1."""
     p = _softmax(values) if output.logits else values.astype(np.float64)
     if output.bins:
         return _shares(p)
@@ -157,7 +158,8 @@ def _normal(values: NDArray[Any], output: ModelOutput) -> NDArray[np.float64]:
 
 
 def _cumulated(p: NDArray[np.float64], output: ModelOutput) -> NDArray[np.float64]:
-    """(n, grid): probability below each edge, or each place by the trapezoidal rule."""
+    """Cumulative probability (n, grid) at each edge, or at each position by the trapezoidal
+    rule."""
     steps = p
     if not output.bins:
         steps = (p[:, 1:] + p[:, :-1]) * 0.5 * np.diff(output.grid)
@@ -172,7 +174,8 @@ def _quantile(level: float, values: NDArray[Any], output: ModelOutput) -> NDArra
 
 
 def _between(level: float, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """y at x = level in each row, by straight lines; NaN where a row has one."""
+    """y where x reaches `level` in each row, by linear interpolation; NaN if the row contains a
+    NaN."""
     last = x.shape[1] - 1
     after = np.clip((x < level).sum(axis=1), 1, max(last, 1))
     if last == 0:

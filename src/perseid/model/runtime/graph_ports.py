@@ -1,4 +1,4 @@
-"""A signature beside a graph's own inputs and outputs: names, types and shapes must agree."""
+"""Match a signature with a graph's inputs and outputs: names, types and shapes must agree."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TYPES = {
     "tensor(int32)": "int32",
     "tensor(int64)": "int64",
 }
-"""onnxruntime's names of the types of numbers."""
+"""Onnxruntime's names of the numeric types."""
 _PLAIN_TYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64}
 _FLOATS = ("float16", "float32", "float64")
 DESCRIBE = "say what they mean by `perseid model describe` or --signature"
@@ -39,11 +39,11 @@ class GraphValue:
     type: str
     """Type in onnxruntime's notation, such as ``tensor(float)``."""
     shape: tuple[int | str | None, ...]
-    """A text or None if a side is not fixed."""
+    """Length of each axis; a text or None if it is not fixed."""
 
     @property
     def dtype(self) -> str:
-        """E.g. ``float32``; empty if it is not a plain number."""
+        """NumPy's name of the type, e.g. ``float32``; empty if it is not a plain number."""
         return TYPES.get(self.type, "")
 
     def __str__(self) -> str:
@@ -53,16 +53,16 @@ class GraphValue:
 
 @dataclass(frozen=True)
 class Graph:
-    """Inputs and outputs of a model file, from its graph."""
+    """Inputs and outputs of a model file, read from its graph."""
 
     inputs: tuple[GraphValue, ...]
     outputs: tuple[GraphValue, ...]
     signature: str | None
-    """The text of its own signature."""
+    """Text of the graph's own signature; None if it has none."""
 
     @classmethod
     def of(cls, session: Any) -> Graph:
-        """Make it from an onnxruntime session."""
+        """Create it from an onnxruntime session."""
 
         def values(found: Sequence[Any]) -> tuple[GraphValue, ...]:
             return tuple(GraphValue(v.name, v.type, tuple(v.shape)) for v in found)
@@ -71,26 +71,27 @@ class Graph:
         return cls(values(session.get_inputs()), values(session.get_outputs()), text)
 
     def input(self, name: str) -> GraphValue | None:
-        """The input of this name."""
+        """The input with this name."""
         return next((value for value in self.inputs if value.name == name), None)
 
     def output(self, name: str) -> GraphValue | None:
-        """The output of this name."""
+        """The output with this name."""
         return next((value for value in self.outputs if value.name == name), None)
 
 
 @dataclass(frozen=True)
 class Ports:
-    """Names of a graph's inputs and outputs, and the batch size that it is run with."""
+    """Names of a graph's inputs and outputs, and the batch size with which it is run."""
 
     image: str
-    """Empty if the model takes none."""
+    """Name of the image input; empty if the model takes no image."""
     image_shape: tuple[int, ...]
-    """Shape of one image for the graph."""
+    """Shape of one image as the graph takes it."""
     columns: tuple[tuple[str, ColumnInput], ...]
-    """The graph's name and what it is given; the width is that of the graph, 0 for (n,)."""
+    """For each column, the graph's name and the input as it is passed; its width is the graph's, 0
+    for shape (n,)."""
     outputs: tuple[tuple[str, str], ...]
-    """The graph's name, and the signature's."""
+    """For each output, the graph's name and the signature's."""
     batch: int
 
 
@@ -102,17 +103,17 @@ def bind(
     Parameters
     ----------
     graph, name
-        The graph, and what messages call it.
+        The graph, and its name in messages.
     micro_batch
-        Rows a call, where the graph has no fixed number of them.
+        Rows per call, if the graph does not fix that number.
     given
-        A signature from elsewhere, which comes before the graph's own.
+        A signature from elsewhere, which takes precedence over the graph's own.
 
     Raises
     ------
     BadModelError
-        The graph has not the inputs and outputs that the signature names; or there is none, and
-        it has not those of an AstroMAE.
+        The graph lacks inputs or outputs that the signature names; or there is no signature, and
+        the graph's inputs and outputs are not those of an AstroMAE.
     """
     stated = given
     if stated is None and graph.signature is not None:
@@ -123,7 +124,7 @@ def bind(
 
 
 def listed(values: Sequence[GraphValue]) -> str:
-    """Inputs or outputs in words."""
+    """Inputs or outputs, formatted for a message."""
     return ", ".join(map(str, values)) or "nothing"
 
 
@@ -241,7 +242,8 @@ def _absent(name: str, what: str, wanted: str, there: Sequence[GraphValue]) -> B
 def _plain(
     graph: Graph, name: str, micro_batch: int, stated: ModelSignature | None
 ) -> tuple[ModelSignature, Ports]:
-    """A graph like an AstroMAE's: its own signature, checked, or one made from its shapes."""
+    """The signature of a graph like an AstroMAE's: its own one, checked, or one made from its
+    shapes."""
     image = _pick(graph.inputs, "image", 4)
     if image is None or image.type != "tensor(float)":
         raise BadModelError(
@@ -303,7 +305,7 @@ def _magnitude(
 
 
 def _pick(values: Sequence[GraphValue], name: str, rank: int) -> GraphValue | None:
-    """The value of this name, or the only one of this rank."""
+    """The value with this name, or the only one with this number of axes."""
     named = next((value for value in values if value.name == name), None)
     ranked = [value for value in values if len(value.shape) == rank]
     return named or (ranked[0] if len(ranked) == 1 else None)
@@ -322,7 +324,7 @@ def _outputs(graph: Graph, name: str) -> tuple[tuple[str, str], ...]:
 
 
 def _features(graph: Graph, name: str) -> int:
-    """Width of the features; 0 where there are none."""
+    """Width of the features; 0 if there are none."""
     value = graph.output(FEATURES)
     if value is None:
         return 0

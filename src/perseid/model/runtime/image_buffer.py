@@ -1,4 +1,5 @@
-"""Rows of a survey as a model wants them: layout, type and scale of pixels, in buffers."""
+"""Convert rows of a survey to the layout, pixel type and scale that a model takes, in reused
+buffers."""
 
 from __future__ import annotations
 
@@ -13,14 +14,14 @@ from perseid.survey.read_options import CHANNELS_LAST
 
 
 class ImageBuffer:
-    """Room for one micro-batch of images as the model takes them, used again and again.
+    """Reusable memory for one micro-batch of images in the form that the model takes.
 
     Parameters
     ----------
     signature
-        Of the model; without bands there is nothing to hold.
+        Signature of the model; if it has no bands, the buffer is empty.
     rows
-        Of a micro-batch.
+        Number of rows of a micro-batch.
     """
 
     def __init__(self, signature: ModelSignature, rows: int) -> None:
@@ -34,9 +35,9 @@ class ImageBuffer:
         self._buffer = np.zeros((rows, *shape), signature.image.dtype)
 
     def put(self, images: NDArray[np.float32]) -> NDArray[Any]:
-        """At most a micro-batch of (n, bands, height, width), padded with zeros.
+        """Convert up to one micro-batch of images (n, bands, height, width), padded with zeros.
 
-        A whole micro-batch that is as the model wants it stays where it lies.
+        A full micro-batch that already has the model's form is not copied.
         """
         count = len(images)
         good = images.flags.c_contiguous and images.flags.aligned
@@ -48,7 +49,7 @@ class ImageBuffer:
 
 
 def as_wanted(images: NDArray[np.float32], image: ImageInput) -> NDArray[Any]:
-    """Images (n, bands, height, width) with the scale, the type and the layout of an input."""
+    """Images (n, bands, height, width) converted to the scale, type and layout of an input."""
     values: NDArray[Any] = images
     for name, combine in (("scale", np.multiply), ("offset", np.add)):
         factor = getattr(image, name)

@@ -1,7 +1,7 @@
 """The runtime that workers use: numpy and onnxruntime, no torch.
 
-Every call computes micro-batches of one fixed size, the last one padded, so a row's prediction is
-the same bits whatever rows stand beside it and wherever a partition begins.
+Every call computes micro-batches of one fixed size, the last of them padded. So the bits of a row's
+prediction depend neither on the other rows nor on where a partition begins.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from perseid.model.runtime.processor import has_int8_products, usable_threads
 from perseid.model.signature import ModelSignature
 
 MICRO_BATCH = 32
-"""Rows a call of onnxruntime: larger ones are as fast a row and only cost memory."""
+"""Rows per call of onnxruntime: larger batches are no faster per row and take more memory."""
 PRECISIONS = ("float32", "int8")
 PROVIDERS = {CPU: "CPUExecutionProvider", CUDA: "CUDAExecutionProvider"}
 """Onnxruntime's names of the devices."""
@@ -39,26 +39,27 @@ _NO_MEMORY = (
     "Failed to allocate memory",
     "pthread_create failed, error code: 12",  # ENOMEM
 )
-"""How onnxruntime says so."""
+"""Parts of onnxruntime's messages that mean a lack of memory."""
 NO_COLUMNS: Mapping[str, NDArray[Any]] = MappingProxyType({})
 
 Versions = tuple[tuple[int, ...], ...]
-"""See `ModelFiles.versions`."""
+"""The files' identities on disk; see `ModelFiles.versions`."""
 
 
 class ModelRuntime:
-    """A loaded model. Made by `load`; use one from one thread at a time."""
+    """A loaded model, made by `load`. It must not be used by two threads at once."""
 
     signature: ModelSignature
-    """What the model takes and gives."""
+    """The model's inputs and outputs."""
     micro_batch: int
-    """Rows of every call of onnxruntime."""
+    """Rows in every call of onnxruntime."""
     threads: int
-    """Threads that it computes with."""
+    """Number of threads that the model computes with."""
     note: str
-    """One sentence where the model runs otherwise than asked for; otherwise empty."""
+    """One sentence saying how the model runs otherwise than requested; empty if it runs as
+    requested."""
     identity: ModelIdentity
-    """Which model it is, by content."""
+    """The model's identity, by content."""
 
     def __init__(
         self,
@@ -97,23 +98,24 @@ class ModelRuntime:
         url
             Path or URL of an ONNX file, or ``default``.
         threads
-            None: as many as this process may run at once (`usable_threads`).
+            Number of threads; None means as many as this process may run at once
+            (`usable_threads`).
         precision
-            ``int8`` takes the file's sibling ``NAME.int8.onnx`` where the processor multiplies
-            8-bit integers (`has_int8_products`); elsewhere float32, and `note` says so.
+            ``int8`` loads the sibling file ``NAME.int8.onnx`` if the processor multiplies 8-bit
+            integers (`has_int8_products`); otherwise float32 is used, and `note` says so.
         micro_batch
-            Rows a call; a model of a fixed batch size keeps its own.
+            Rows per call; a model with a fixed batch size keeps its own.
         signature
-            What it takes and gives, where the file itself does not say it, or says something else.
+            Signature of the model, if its file has none or a different one.
         device
             ``cuda`` needs an onnxruntime with CUDA; see `perseid.model.loading.load_on`.
 
         Raises
         ------
         BadModelError
-            It is not a ONNX file, or has not the inputs and outputs of `ModelSignature`.
+            The file is not an ONNX file, or lacks inputs or outputs of the signature.
         BadInputError
-            `precision`, `threads` or `micro_batch` is not usable.
+            `precision`, `threads` or `micro_batch` is invalid.
         NotFoundError, StorageError
             The model cannot be read.
         """
@@ -134,23 +136,23 @@ class ModelRuntime:
             session = open_session(
                 str(files.path), name, threads or usable_threads(), micro_batch, device
             )
-            # What was hashed and what onnxruntime loaded must be one file, also if it was replaced
-            # meanwhile.
+            # The hashed file and the one that onnxruntime loaded must be the same, even if it was
+            # replaced meanwhile.
             _same(files, versions)
         _give_back()
         signature, ports = bind(Graph.of(session), name, micro_batch, signature)
         identity = identity_of(url, precision, digest)
         identity = replace(identity, signature=signature.digest(), device=device)
         runtime = cls(session, signature, ports, identity, note)
-        if files.path.exists():  # fetched files are gone: nobody can change what was loaded
+        if files.path.exists():  # fetched files are deleted by now, so nobody can change what was loaded
             runtime._source = (files, versions)
         return runtime
 
     def check_unchanged(self) -> None:
         """Raise `BadModelError` if the model's files were changed after it was loaded.
 
-        External data is mapped into memory: a file that is written in place changes the weights of
-        a model that is at work.
+        External data is mapped into memory, so writing to such a file in place changes the weights
+        of a loaded model.
         """
         if self._source is not None:
             files, versions = self._source
@@ -158,7 +160,7 @@ class ModelRuntime:
 
     @property
     def precision(self) -> str:
-        """``float32`` or ``int8``, as it runs."""
+        """The precision that is used, ``float32`` or ``int8``."""
         return self.signature.precision
 
     def predict(
@@ -173,24 +175,24 @@ class ModelRuntime:
         ----------
         images
             (n, bands, height, width) float32; memory-mapped or read-only arrays are used in place.
-            Ignored where the model takes none.
+            Ignored if the model takes none.
         magnitudes
             (n, bands), any float; ignored, and may be None, if the model takes none.
         columns
-            (n,) arrays by the survey's names, of the other columns that the model takes.
+            The other columns that the model takes, (n,) each, by the survey's names.
 
         Returns
         -------
         Prediction
-            Not-finite input rows give whatever the network makes of them; other rows are not
-            touched by them.
+            Rows with input that is not finite get whatever the network computes; other rows are not
+            affected.
 
         Raises
         ------
         BadModelError
-            The arrays have another shape than the model takes.
+            The arrays do not have the shape that the model takes.
         MemoryError
-            There is not enough of it.
+            There is not enough memory.
         """
         given = dict(columns) if magnitudes is None else {**columns, MAGNITUDE: magnitudes}
         n, step = self._rows(images, given), self.micro_batch
@@ -204,7 +206,8 @@ class ModelRuntime:
     def some_rows(
         self, rows: int
     ) -> tuple[NDArray[np.float32] | None, None, dict[str, NDArray[Any]]]:
-        """Arguments of `predict` that it can work on: numbers between 0 and 1, always the same."""
+        """Arguments of `predict` that work for every model of this signature: numbers between 0 and
+        1, always the same."""
         random = np.random.default_rng(0)
         shape = (rows, *self.signature.shape)
         images = random.random(shape, np.float32) if self.signature.bands else None
@@ -225,7 +228,8 @@ class ModelRuntime:
     def _feed(
         self, images: NDArray[np.float32] | None, given: Mapping[str, NDArray[Any]], rows: slice
     ) -> dict[str, Any]:
-        """One micro-batch: the rows in place where they can be, else copied and padded."""
+        """Prepare one micro-batch: rows are passed in place if possible, otherwise copied and
+        padded."""
         feed: dict[str, Any] = {}
         if self._ports.image and images is not None:
             feed[self._ports.image] = self._images.put(images[rows])
@@ -237,7 +241,7 @@ class ModelRuntime:
         return feed
 
     def _rows(self, images: NDArray[np.float32] | None, given: Mapping[str, NDArray[Any]]) -> int:
-        """How many rows there are; raises `BadModelError` if the arrays do not fit the model."""
+        """Number of rows; raises `BadModelError` if the arrays do not fit the model."""
         s, lengths = self.signature, set()
         if s.bands:
             has = "none" if images is None else f"{images.dtype} {images.shape[1:]}"
@@ -264,14 +268,14 @@ class ModelRuntime:
 
 
 def open_session(path: str, name: str, threads: int, micro_batch: int, device: str = CPU) -> Any:
-    """A session of onnxruntime.
+    """Open an onnxruntime session.
 
     Raises
     ------
     BadModelError
         The file is not a model.
     BadInputError
-        This onnxruntime has no such device.
+        The installed onnxruntime does not support the device.
     """
     import onnxruntime
 
@@ -280,9 +284,9 @@ def open_session(path: str, name: str, threads: int, micro_batch: int, device: s
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    options.enable_mem_pattern = False  # its plan lies beside what the first call allocated
+    options.enable_mem_pattern = False  # its plan would take memory in addition to the first call's
     for dimension in _BATCH_NAMES:
-        # With all shapes fixed, onnxruntime folds and fuses what it otherwise leaves.
+        # Only with all shapes fixed does onnxruntime fold and fuse everything that it can.
         options.add_free_dimension_override_by_name(dimension, micro_batch)
     try:
         return onnxruntime.InferenceSession(path, options, providers=[provider])
@@ -294,7 +298,8 @@ def open_session(path: str, name: str, threads: int, micro_batch: int, device: s
 
 
 def check_provider(device: str) -> str:
-    """Onnxruntime's name of a device; raises `BadInputError` if the installed one lacks it."""
+    """Onnxruntime's name of a device; raises `BadInputError` if the installed onnxruntime lacks
+    it."""
     import onnxruntime
 
     provider = PROVIDERS[device]
@@ -312,7 +317,7 @@ def _reason(error: Exception) -> str:
 
 
 def _same(files: ModelFiles, versions: Versions, digest: str = "") -> None:
-    """Raise `BadModelError` unless the files are as they were, or have this content still."""
+    """Raise `BadModelError` unless the files are unchanged, or still have this content."""
     try:
         same = files.versions() == versions or (digest != "" and files.digest() == digest)
     except OSError:
@@ -325,12 +330,13 @@ def _same(files: ModelFiles, versions: Versions, digest: str = "") -> None:
 
 
 def _raise_if_of_memory(error: Exception, name: str) -> None:
-    """A model that finds no memory is not a bad model: elsewhere, or later, it may work."""
+    """Raise `MemoryError` if the model lacks memory: it is not a bad model, and may work elsewhere
+    or later."""
     if any(words in str(error) for words in _NO_MEMORY):
-        raise MemoryError(f"the model {name} finds no memory") from error
+        raise MemoryError(f"there is not enough memory for the model {name}") from error
 
 
 def _give_back() -> None:
-    """Hand freed memory to the system: loading leaves 20 MB of it behind (glibc only)."""
+    """Return freed memory to the system: loading leaves 20 MB of it behind (glibc only)."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

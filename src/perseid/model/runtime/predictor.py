@@ -1,4 +1,4 @@
-"""What a worker needs of a model, whatever computes it."""
+"""The interface of a model that a worker uses, whatever computes the model."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Predictor(Protocol):
 
     @property
     def precision(self) -> str:
-        """``float32`` or ``int8``, as it runs."""
+        """The precision that is used, ``float32`` or ``int8``."""
 
     def check_unchanged(self) -> None:
-        """Raise `BadModelError` if its files were changed after it was loaded."""
+        """Raise `BadModelError` if the model's files were changed after it was loaded."""
 
     def predict(
         self,
@@ -40,4 +40,4 @@ class Predictor(Protocol):
     def some_rows(
         self, rows: int
     ) -> tuple[NDArray[np.float32] | None, None, dict[str, NDArray[Any]]]:
-        """Arguments of `predict` that it can work on."""
+        """Arguments of `predict` that work for this model."""

@@ -1,4 +1,4 @@
-"""What this process may use of the processor: how many threads, and which instructions."""
+"""What this process may use of the processor: number of threads, and instructions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 LAMBDA_MB_PER_CPU = 1769
-"""Lambda gives one vCPU at so many MB of memory, in proportion elsewhere
+"""Memory in MB for which Lambda gives one vCPU; other sizes get a proportional share
 (https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html)."""
 VNNI_FLAGS = frozenset({"avx512_vnni", "avx512vnni", "avx_vnni"})
 
@@ -18,11 +18,13 @@ VNNI_FLAGS = frozenset({"avx512_vnni", "avx512vnni", "avx_vnni"})
 def usable_threads(
     root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")
 ) -> int:
-    """Threads that can run at once: affinity, the control groups' quotas, Lambda's share.
+    """Number of threads that can run at once, given affinity, control groups' quotas and Lambda's
+    share.
 
-    `root` is where control groups are mounted, `groups` says in which this process is.
+    `root` is where control groups are mounted; `groups` is the file that lists those of this
+    process.
     """
-    affinity = getattr(os, "sched_getaffinity", None)  # of Linux alone
+    affinity = getattr(os, "sched_getaffinity", None)  # exists only on Linux
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     limits = [float(cores), *_quotas(root, groups)]
     memory = os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "")
@@ -32,7 +34,7 @@ def usable_threads(
 
 
 def _quotas(root: Path, groups: Path) -> Iterator[float]:
-    """CPUs that each control group around this process allows, of version 2 or 1.
+    """CPUs that each control group around this process allows, for version 2 and 1.
 
     In a container the group's own folder is the mount point, whatever the path says
     (https://docs.kernel.org/admin-guide/cgroup-v2.html, cgroups(7)).
@@ -46,14 +48,14 @@ def _quotas(root: Path, groups: Path) -> Iterator[float]:
 
 
 def _own_groups(root: Path, groups: Path) -> Iterator[tuple[Path, str]]:
-    """Mount point and path in it of each group that can limit the processor."""
+    """Mount point and path of each control group that can limit the processor."""
     try:
         lines = groups.read_text().splitlines()
     except OSError:
         return
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        if ".." in path.split("/"):  # outside of what this container sees
+        if ".." in path.split("/"):  # the path lies outside of what this container sees
             continue
         if controllers == "":
             yield root, path.strip("/")
@@ -64,7 +66,7 @@ def _own_groups(root: Path, groups: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _quota(group: Path) -> Iterator[float]:
-    """CPUs that one control group allows; nothing where it has no limit."""
+    """CPUs that one control group allows; nothing if it sets no limit."""
     try:
         limit, period = (group / "cpu.max").read_text().split()[:2]
     except (OSError, ValueError):
@@ -73,17 +75,18 @@ def _quota(group: Path) -> Iterator[float]:
             period = (group / "cpu.cfs_period_us").read_text().strip()
         except OSError:
             return
-    with contextlib.suppress(ValueError, ZeroDivisionError):  # "max"
+    with contextlib.suppress(ValueError, ZeroDivisionError):  # "max" means no limit
         if int(limit) > 0:
             yield int(limit) / int(period)
 
 
 def has_int8_products(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether products of 8-bit integers are exact and fast here: by one instruction (VNNI).
+    """Whether this processor multiplies 8-bit integers exactly and fast, with one instruction
+    (VNNI).
 
-    Without it int8 is slower than float32 and less exact: onnxruntime then adds in 16 bits, which
-    saturate. Every core must have the instruction, and this process must be able to use it: a
-    hypervisor may hide it from programs and not from the kernel's list.
+    Without it int8 is slower than float32 and less exact, because onnxruntime then adds in 16 bits,
+    which saturate. Every core must have the instruction, and this process must be able to use it: a
+    hypervisor may hide it from programs but not from the kernel's list.
     """
     return _listed(cpuinfo) and _products_are_exact()
 
@@ -103,12 +106,13 @@ _PRODUCT = base64.b64decode(
 )
 """An ONNX model: y (16, 32) int32 = MatMulInteger of a (16, 64) uint8 and b (64, 32) int8."""
 _LARGEST = 255 * 127
-"""Largest product of uint8 and int8; the sum of two does not fit into 16 bits."""
+"""Largest product of a uint8 and an int8; the sum of two does not fit into 16 bits."""
 
 
 @functools.cache
 def _products_are_exact() -> bool:
-    """Whether sums of the largest products come out right; some milliseconds, asked once."""
+    """Whether sums of the largest products are correct; takes some milliseconds and is done only
+    once."""
     import numpy as np
     import onnxruntime
 

@@ -1,6 +1,6 @@
-"""A signature proposed from a graph: what its shapes, names and answers show, and what they do not.
+"""Propose a signature for a graph from its shapes, names and answers, and say what is a guess.
 
-Whether numbers are probabilities is seen by computing: a model is run on a few rows of noise.
+To see whether numbers are probabilities, the model is run on a few rows of noise.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from perseid.model.signature import ModelSignature
 from perseid.survey.read_options import CHANNELS_FIRST, CHANNELS_LAST
 
 ROWS = 4
-"""Rows of noise that a model is run on."""
+"""Number of rows of noise that the model is run on."""
 MOST_CLASSES = 64
-"""An output that is wider, and no distribution, is taken for an embedding."""
+"""Width above which an output that is not a distribution is taken for an embedding."""
 _EMBEDDING = ("embed", "feature", "token", "latent", "repr")
 _REDSHIFT = ("z", "redshift", "z_pred", "photoz", "z_phot")
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A signature, and the parts of it that are guesses."""
+    """A proposed signature, and the parts of it that are guesses."""
 
     signature: ModelSignature
     unknown: tuple[str, ...]
-    """Names of outputs whose kind is a guess."""
+    """Names of outputs whose kind is guessed."""
     unnamed: tuple[str, ...]
-    """Names of outputs whose classes have no names of their own yet."""
+    """Names of outputs whose classes still lack meaningful names."""
 
 
 def propose(model: str | Path) -> Proposal:
@@ -48,8 +48,8 @@ def propose(model: str | Path) -> Proposal:
     Raises
     ------
     BadModelError
-        It is not a ONNX file, its images have no fixed size, or it takes or gives what no signature
-        can say.
+        The file is not an ONNX file, its images have no fixed size, or it has inputs or outputs
+        that no signature can describe.
     NotFoundError, StorageError
         The model cannot be read.
     """
@@ -88,7 +88,7 @@ def propose(model: str | Path) -> Proposal:
 def _with_questions(
     outputs: tuple[tuple[ModelOutput, bool], ...],
 ) -> tuple[tuple[ModelOutput, bool], ...]:
-    """Outputs of which several may be probabilities: their columns are named after each."""
+    """Outputs with distinct column names if several of them may be probabilities."""
     asked = [output for output, _ in outputs if output.kind == "probabilities"]
     if len(asked) < 2:
         return outputs
@@ -99,14 +99,14 @@ def _with_questions(
 
 
 def _column_name(name: str) -> str:
-    """An output's name as a column's."""
+    """An output's name, made valid as the name of a column."""
     return re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_") or "output"
 
 
 def with_kind(proposal: Proposal, name: str, kind: str) -> ModelSignature:
-    """The proposed signature with another kind of one output.
+    """The proposed signature with another kind for one output.
 
-    Raises `BadModelError` where the output has not the numbers that the kind has.
+    Raises `BadModelError` if the output's number of values does not fit that kind.
     """
     old, found = proposal.signature, []
     for output in old.outputs:
@@ -133,7 +133,7 @@ def _classes(count: int) -> tuple[str, ...]:
 
 
 def _image(graph: Graph, name: str) -> tuple[ImageInput, tuple[int, int, int]]:
-    """The input that is an image, and (bands, height, width); without bands where there is none."""
+    """The image input and its (bands, height, width); without bands if there is no image."""
     found = [value for value in graph.inputs if len(value.shape) == 4]
     if not found:
         return ImageInput(), (0, 0, 0)
@@ -167,7 +167,7 @@ def _column(value: GraphValue, name: str, bands: int) -> ColumnInput:
 
 
 def _answers(session: Any, graph: Graph, name: str) -> Mapping[str, NDArray[Any]]:
-    """The model's output for a few rows of noise."""
+    """The model's outputs for a few rows of noise."""
     random, feed = np.random.default_rng(0), {}
     for value in graph.inputs:
         shape = [side if isinstance(side, int) else ROWS for side in value.shape]
@@ -184,7 +184,7 @@ def _width(answer: NDArray[Any]) -> int:
 
 
 def _output(value: GraphValue, answer: NDArray[Any]) -> tuple[ModelOutput, bool]:
-    """An output, and whether what it is can be told."""
+    """The proposed output, and whether its kind is certain."""
     width, lower = _width(answer), value.name.lower()
     if width == 1:
         if lower in _REDSHIFT or "redshift" in lower:
@@ -202,5 +202,5 @@ def _output(value: GraphValue, answer: NDArray[Any]) -> tuple[ModelOutput, bool]
 
 
 def kinds_for(output: ModelOutput) -> Sequence[str]:
-    """Kinds that an output of so many numbers may have."""
+    """Kinds that an output with this many numbers may have."""
     return ("redshift", "value") if output.numbers == 1 else ("probabilities", "quantiles")

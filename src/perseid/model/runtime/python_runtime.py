@@ -1,4 +1,5 @@
-"""Running a model that is a Python class: torch, scikit-learn, anything that the workers have."""
+"""Run a model that is a Python class, using torch, scikit-learn or anything else that the workers
+have."""
 
 from __future__ import annotations
 
@@ -24,11 +25,11 @@ from perseid.model.signature import ModelSignature
 from perseid.model.signature_files import signature_of
 
 _loaded: dict[str, tuple[str, str]] = {}
-"""Digest and path of the source that each module of a model was imported from."""
+"""Digest and path of the source from which each module of a model was imported."""
 
 
 class PythonRuntime:
-    """A loaded model of the user's own; see `ModelRuntime` for what its members are."""
+    """A loaded model of the user's own; see `ModelRuntime` for the meaning of its members."""
 
     note = ""
     precision = "float32"
@@ -58,27 +59,27 @@ class PythonRuntime:
         micro_batch: int = 32,
         signature: ModelSignature | None = None,
     ) -> PythonRuntime:
-        """Import the class and make one of it, without arguments.
+        """Import the class and create an instance of it, without arguments.
 
         Parameters
         ----------
         spec
             ``python:package.module:Class``.
         device
-            What the run is to compute on; the model itself takes it.
+            Device that the run requests; the model itself decides whether to use it.
         folder
-            Where modules are looked for after the installed ones.
+            Folder that is searched for modules after the installed ones.
         threads
             Threads that this process may use; the model itself decides how many it takes.
         micro_batch
-            Rows a call, unless the class has a `micro_batch` of its own.
+            Rows per call, unless the class has its own `micro_batch`.
         signature
-            What it takes and gives; None: its attribute `signature`.
+            Signature of the model; None means the attribute `signature` of the class.
 
         Raises
         ------
         BadModelError
-            It cannot be imported or made, or has no signature or no `predict`.
+            The class cannot be imported or created, or has no signature or no `predict`.
         """
         source = find_source(spec, folder)
         model = _make(source, folder)
@@ -93,7 +94,8 @@ class PythonRuntime:
         return cls(model, given, identity, rows, threads or usable_threads(), folder)
 
     def check_unchanged(self) -> None:
-        """Raise `BadModelError` if its source or a declared file was changed since."""
+        """Raise `BadModelError` if the source or a declared file has changed since the model was
+        loaded."""
         difference = self.identity.difference(self._now())
         if difference:
             raise BadModelError(
@@ -110,7 +112,8 @@ class PythonRuntime:
         magnitudes: NDArray[Any] | None = None,
         columns: Mapping[str, NDArray[Any]] | None = None,
     ) -> Prediction:
-        """Like `ModelRuntime.predict`; every call has `micro_batch` rows, padded with zeros."""
+        """Like `ModelRuntime.predict`; every call of the class has `micro_batch` rows, padded with
+        zeros."""
         given = {**(columns or {}), **({} if magnitudes is None else {MAGNITUDE: magnitudes})}
         wanted = {one.name: given[one.column] for one in self.signature.columns}
         arrays = [*wanted.values(), *([images] if images is not None else [])]
@@ -131,7 +134,8 @@ class PythonRuntime:
     def some_rows(
         self, rows: int
     ) -> tuple[NDArray[np.float32] | None, None, dict[str, NDArray[Any]]]:
-        """Arguments of `predict` that it can work on: numbers between 0 and 1, always the same."""
+        """Arguments of `predict` that work for this model: numbers between 0 and 1, always the
+        same."""
         random, s = np.random.default_rng(0), self.signature
         images = random.random((rows, *s.shape), np.float32) if s.bands else None
         shapes = {
@@ -181,17 +185,16 @@ def _make(source: PythonSource, folder: str) -> Any:
         return getattr(module, source.name)()
     except Exception as error:
         raise BadModelError(
-            f"the model {source.spec} cannot be made: {type(error).__name__}: {error}"
+            f"the model {source.spec} cannot be created: {type(error).__name__}: {error}"
         ) from error
 
 
 def _imported(source: PythonSource, folder: str) -> ModuleType:
-    """The module, from the source that was found: one that was edited or moved is imported
-    again."""
+    """Import the module from the source that was found; imports again if it was edited or moved."""
     for other in [place for place in sys.path if place in added and place != folder]:
         sys.path.remove(other)
     if folder and folder not in sys.path:
-        sys.path.append(folder)  # last: nothing there takes the place of an installed module
+        sys.path.append(folder)  # last, so that nothing there shadows an installed module
         added.add(folder)
     now = source.digest(), str(source.path)
     if _loaded.get(source.module, now) != now:
@@ -213,7 +216,8 @@ def _imported(source: PythonSource, folder: str) -> ModuleType:
 
 
 def _forget(module: str) -> None:
-    """Drop a model's module and its package, so that its present source is imported."""
+    """Remove a model's module and its package from memory, so that the current source is
+    imported."""
     top = module.partition(".")[0]
     for name in [name for name in sys.modules if name == top or name.startswith(f"{top}.")]:
         del sys.modules[name]

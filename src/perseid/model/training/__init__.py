@@ -1,1 +1,1 @@
-"""Training an AstroMAE, in torch: pre-training of the encoder, then redshifts."""
+"""Train an AstroMAE in torch: pre-train the encoder, then train on redshifts."""

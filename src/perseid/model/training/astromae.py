@@ -1,9 +1,9 @@
 """AstroMAE in PyTorch: the public architecture, smaller ones, and the masked autoencoder.
 
-Names of parameters are those of the published checkpoints (without ``module.``), so that their
-weights load as they are. Layers: `perseid.model.config.AstroMAEConfig`. The encoder follows
-"pcm" ViTAE blocks (Zhang et al. 2022, arXiv:2202.10108) and MAE (He et al. 2022,
-arXiv:2111.06377); the inception branch Henghes et al. 2022 (MNRAS 512, 1696).
+Parameters have the names of the published checkpoints (without ``module.``), so that those weights
+load unchanged. Layers: `perseid.model.config.AstroMAEConfig`. The encoder follows "pcm" ViTAE
+blocks (Zhang et al. 2022, arXiv:2202.10108) and MAE (He et al. 2022, arXiv:2111.06377); the
+inception branch Henghes et al. 2022 (MNRAS 512, 1696).
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from perseid.model.weights import Weights
 
 
 class AstroMAE(nn.Module):
-    """Redshift from image and magnitudes; features where the config has them.
+    """Predicts redshifts from images and magnitudes, and gives features if the configuration has
+    them.
 
     ``forward(image (n, bands, size, size), magnitude (n, bands)) -> (n, 1)``.
     """
@@ -65,14 +66,14 @@ class AstroMAE(nn.Module):
         nn.init.normal_(self.cls_token, std=0.02)
 
     def scale_image(self, image: Tensor) -> Tensor:
-        """Pixels as the network sees them: asinh(pixel / softening) a band, or unchanged."""
+        """Pixels as the network takes them: asinh(pixel / softening) per band, or unchanged."""
         if self.config.softening is None:
             return image
         softening = image.new_tensor(self.config.softening)[:, None, None]
         return torch.asinh((image / softening).clamp(-CLIP, CLIP))
 
     def scale_magnitude(self, magnitude: Tensor) -> Tensor:
-        """Float32, centered and scaled where the config says so."""
+        """Magnitudes in float32, centered and scaled if the configuration says so."""
         magnitude = magnitude.float()
         if self.config.magnitude_centre is None:
             return magnitude
@@ -95,17 +96,17 @@ class AstroMAE(nn.Module):
         return cast(Tensor, x)
 
     def embed(self, image: Tensor) -> Tensor:
-        """The mean of the encoder's patch tokens, (n, width), of raw images."""
+        """The mean of the encoder's patch tokens (n, width), for raw images."""
         return self.encode(self.scale_image(image))[:, 1:].mean(dim=1)
 
     def forward(self, image: Tensor, magnitude: Tensor) -> Tensor:
-        """Redshift (n, 1) of raw images and magnitudes."""
+        """Redshifts (n, 1) from raw images and magnitudes."""
         scaled = self.scale_image(image)
         pooled = self.encode(scaled)[:, 1:].mean(dim=1)
         return self.redshift(scaled, pooled, magnitude)
 
     def redshift(self, scaled: Tensor, pooled: Tensor, magnitude: Tensor) -> Tensor:
-        """(n, 1) from scaled images, the pooled tokens of `embed` and raw magnitudes.
+        """Redshifts (n, 1) from scaled images, the pooled tokens of `embed` and raw magnitudes.
 
         With a frozen encoder `pooled` may be computed once and kept between epochs.
         """
@@ -114,7 +115,8 @@ class AstroMAE(nn.Module):
         return cast(Tensor, self.concat_block(torch.cat((seen, shapes, colors), dim=1)))
 
     def predict_with_features(self, image: Tensor, magnitude: Tensor) -> tuple[Tensor, Tensor]:
-        """Redshift (n, 1) and features (n, sum of the config's groups), as exported."""
+        """Redshifts (n, 1) and features (n, sum of the configuration's groups), as the exported
+        model gives them."""
         scaled = self.scale_image(image)
         pooled = self.encode(scaled)[:, 1:].mean(dim=1)
         groups = [pooled] if self.config.embedding else [pooled[:, :0]]
@@ -126,10 +128,11 @@ class AstroMAE(nn.Module):
 
 
 class MaskedAutoencoder(nn.Module):
-    """Pre-training and scoring around the encoder and decoder of `model` (which has a decoder).
+    """Pre-training and scoring with the encoder and decoder of `model`, which must have a decoder.
 
-    ``forward(image, mask_ratio, generator) -> loss``: mean squared error of the hidden patches
-    in scaled pixels. Train its parameters with ``model.concat_block`` and the like left alone.
+    ``forward(image, mask_ratio, generator) -> loss``: mean squared error of the hidden patches in
+    scaled pixels. Train its parameters; those of ``model.concat_block`` and other layers that it
+    does not use get no gradients.
     """
 
     def __init__(self, model: AstroMAE) -> None:
@@ -149,7 +152,8 @@ class MaskedAutoencoder(nn.Module):
     ) -> Tensor:
         """The loss of one batch of raw images (n, bands, size, size).
 
-        They may be the ``share`` of a larger ``batch``, for which the masks are then drawn.
+        If the images are the ``share`` of a larger ``batch``, the masks are drawn for that whole
+        batch.
         """
         scaled = self.model.scale_image(image)
         masks = self.random_masks(batch or len(image), mask_ratio, generator, image.device)
@@ -164,7 +168,8 @@ class MaskedAutoencoder(nn.Module):
         generator: torch.Generator | None = None,
         device: torch.device | str = "cpu",
     ) -> tuple[Tensor, Tensor]:
-        """Patches to show (n, kept), int64, and a float mask (n, tokens), 1 where hidden."""
+        """Patches to show (n, kept) as int64, and a float mask (n, tokens) that is 1 for hidden
+        patches."""
         tokens = self.model.config.tokens
         kept = min(max(round(tokens * (1 - ratio)), 1), tokens - 1)
         drawn = torch.device("cpu") if generator is None else generator.device
@@ -173,29 +178,31 @@ class MaskedAutoencoder(nn.Module):
         return keep, torch.ones(n, tokens, device=device).scatter(1, keep, 0.0)
 
     def reconstruct(self, scaled: Tensor, keep: Tensor) -> Tensor:
-        """All patches (n, tokens, patch pixels) predicted from those at `keep`."""
+        """All patches (n, tokens, patch pixels), predicted from those at `keep`."""
         tokens = self.model.encode(scaled, keep)[:, 1:]
         return cast(Tensor, self.decoder(tokens, keep))
 
     def patchify(self, scaled: Tensor) -> Tensor:
-        """(n, tokens, bands * patch * patch), bands outermost within a patch."""
+        """Split images into patches (n, tokens, bands * patch * patch), bands outermost within a
+        patch."""
         config = self.model.config
         n, grid, patch = len(scaled), config.grid, config.patch
         split = scaled.reshape(n, config.bands, grid, patch, grid, patch)
         return split.permute(0, 2, 4, 1, 3, 5).reshape(n, config.tokens, config.patch_pixels)
 
     def unpatchify(self, patches: Tensor) -> Tensor:
-        """(n, bands, size, size) from (n, tokens, patch pixels)."""
+        """Join patches (n, tokens, patch pixels) to images (n, bands, size, size)."""
         config = self.model.config
         n, grid, patch = len(patches), config.grid, config.patch
         split = patches.reshape(n, grid, grid, config.bands, patch, patch)
         return split.permute(0, 3, 1, 4, 2, 5).reshape(n, config.bands, config.size, config.size)
 
     def scoring_residual(self, scaled: Tensor, *, normalized: bool = True) -> Tensor:
-        """Prediction minus truth (n, bands, size, size) with the fixed masks of the config.
+        """Prediction minus true image (n, bands, size, size), with the fixed masks of the
+        configuration.
 
-        Every patch is predicted from others only, as a mean over the passes that hide it; in
-        units of ``decoder.residual_scale`` (bands,) where `normalized`.
+        Every patch is predicted only from others, as a mean over the passes that hide it. If
+        `normalized`, the unit is ``decoder.residual_scale`` (bands,).
         """
         hidden = scoring_masks(self.model.config)
         total = torch.zeros_like(self.patchify(scaled))
@@ -209,9 +216,11 @@ class MaskedAutoencoder(nn.Module):
 
     @torch.no_grad()
     def measure_residual_scale(self, images: Tensor, batch: int = 256) -> Tensor:
-        """Set ``decoder.residual_scale`` to the median |residual| * 1.4826 a band; returns it.
+        """Set ``decoder.residual_scale`` to the median of |residual| * 1.4826 per band, and return
+        it.
 
-        `images` (n, bands, size, size), raw; medians, so that a few anomalies do not matter.
+        `images` are raw, (n, bands, size, size). Medians are used so that a few anomalies have no
+        effect.
         """
         parts = [
             self.scoring_residual(self.model.scale_image(part), normalized=False)
@@ -229,7 +238,8 @@ def _rows(show: NDArray[np.bool_], like: Tensor) -> Tensor:
 
 
 def to_weights(model: AstroMAE) -> Weights:
-    """The model's config and arrays (copies, float32), for `perseid.model.weights.save_weights`."""
+    """The model's configuration and arrays (float32 copies), for
+    `perseid.model.weights.save_weights`."""
     arrays = {
         name: tensor.detach().cpu().float().numpy().copy()
         for name, tensor in model.state_dict().items()
@@ -239,7 +249,7 @@ def to_weights(model: AstroMAE) -> Weights:
 
 
 def from_weights(weights: Weights) -> AstroMAE:
-    """A model in evaluation mode with these weights."""
+    """A model with these weights, in evaluation mode."""
     model = AstroMAE(weights.config)
     tensors = {name: torch.from_numpy(np.array(a)) for name, a in weights.arrays.items()}
     missing = model.load_state_dict(tensors, strict=False)

@@ -1,4 +1,5 @@
-"""The state of a training on disk: written whole or not at all, read without running code."""
+"""The state of a training on disk: written completely or not at all, and read without running
+code."""
 
 from __future__ import annotations
 
@@ -12,11 +13,11 @@ import torch
 from perseid.errors import BadInputError
 
 CHECKPOINT = "checkpoint.pt"
-"""Name in the output folder."""
+"""Name of the checkpoint in the output folder."""
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
-    """Replace the folder's checkpoint atomically: a crash leaves the old one or the new one."""
+    """Replace the folder's checkpoint atomically: a crash leaves either the old or the new one."""
     fresh = folder / (CHECKPOINT + ".new")
     with open(fresh, "wb") as file:
         torch.save(state, file)
@@ -26,7 +27,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """The folder's checkpoint, None if there is none; raises `BadInputError` on a broken one."""
+    """The folder's checkpoint; None if there is none. Raises `BadInputError` if it is broken."""
     path = folder / CHECKPOINT
     if not path.exists():
         return None
@@ -41,10 +42,10 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
 
 
 def check_same(state: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
-    """Raise `BadInputError` if a checkpoint is of another training than `wanted` describes."""
+    """Raise `BadInputError` if a checkpoint belongs to another training than `wanted` describes."""
     for key, value in wanted.items():
         if state.get(key) != value:
             raise BadInputError(
-                f"the checkpoint in {folder} is of a training with {key} {state.get(key)!r}, not "
+                f"the checkpoint in {folder} belongs to a training with {key} {state.get(key)!r}, not "
                 f"{value!r}: resume with the same options and survey, or choose another folder"
             )

@@ -1,4 +1,5 @@
-"""What training sees: a whole survey as arrays, split by object into train, validation and test."""
+"""The data of a training: a whole survey as arrays, split by object into train, validation and test
+sets."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from perseid.survey.reader import open_partition
 from perseid.survey.splits import assign_split
 
 IN_MEMORY = 2 << 30
-"""Bytes of pixels kept in memory; larger surveys go to a scratch file that is memory-mapped."""
+"""Bytes of pixels kept in memory; larger surveys go to a memory-mapped scratch file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,20 +30,21 @@ class TrainingSet:
     """The usable rows of a survey (finite pixels and magnitudes)."""
 
     images: NDArray[np.float32]
-    """(n, bands, height, width); a memory map for large surveys."""
+    """Images (n, bands, height, width); a memory map for large surveys."""
     magnitudes: NDArray[np.float32]
-    """(n, bands), mag."""
+    """Magnitudes (n, bands)."""
     redshift: NDArray[np.float32]
-    """(n,), spectroscopic; NaN where unknown."""
+    """Spectroscopic redshifts (n,); NaN if unknown."""
     label: NDArray[np.int32]
-    """(n,), 0 for plain objects and for surveys without labels."""
+    """Labels (n,); 0 for plain objects and for surveys without labels."""
     split: NDArray[np.int8]
-    """(n,): TRAIN, VALIDATION or TEST."""
+    """Split of each row (n,): TRAIN, VALIDATION or TEST."""
     dropped: int
-    """Rows left out because a pixel or magnitude was not finite."""
+    """Number of rows left out because a pixel or magnitude was not finite."""
 
     def rows(self, split: int, *, supervised: bool) -> NDArray[np.int64]:
-        """Rows of a split; `supervised`: plain objects with a redshift only."""
+        """Indices of the rows in a split; `supervised` selects only plain objects with a
+        redshift."""
         chosen = self.split == split
         if supervised:
             chosen &= np.isfinite(self.redshift) & (self.label == 0)
@@ -54,11 +56,11 @@ def blocks(
     missing: MissingValues = MissingValues(),  # noqa: B008 - frozen
     options: ReadOptions = PLAIN,
 ) -> Iterator[Cutouts]:
-    """All rows of a survey in blocks, its files in natural order.
+    """All rows of a survey in blocks, with its files in natural order.
 
-    The files are those of `perseid.survey.discover`, which is also what this raises; see there
-    for what `survey` may be. Magnitudes and redshifts with one of the `missing` values are NaN.
-    `options` say how the files name their columns.
+    `perseid.survey.discover` finds the files; see there for what `survey` may be and which errors
+    are raised. Magnitudes and redshifts with one of the `missing` values become NaN. `options` say
+    how the files name their columns.
     """
     listing = discover(survey) if not isinstance(survey, SurveyListing) else survey
     store = Storage(listing.location)
@@ -70,9 +72,9 @@ def blocks(
 def object_keys(
     object_id: NDArray[np.int64], magnitudes: NDArray[np.floating]
 ) -> NDArray[np.int64]:
-    """One key for all rows that show the same object: the least of their ids.
+    """One key for all rows that show the same object: the smallest of their ids.
 
-    Rows belong together where they have the same id, or bit for bit the same magnitudes (a
+    Rows show the same object if they have the same id or, bit for bit, the same magnitudes (a
     simulated survey renders a real object more than once, under several ids).
     """
     photometry = np.ascontiguousarray(magnitudes, np.float32)
@@ -96,16 +98,16 @@ def gather(
     parts
         Partitions in natural order, all of one shape.
     scratch
-        A file for the pixels of surveys above `limit` bytes; replaced.
+        File for the pixels of surveys above `limit` bytes; an existing file is replaced.
     rows
-        Stop after so many usable rows.
+        Number of usable rows after which to stop.
     limit
-        Bytes of pixels to hold in memory.
+        Most bytes of pixels to hold in memory.
 
     Raises
     ------
     BadInputError
-        No usable rows, or partitions of different shapes.
+        There are no usable rows, or the partitions have different shapes.
     """
     store = _Pixels(scratch, limit)
     columns: list[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]] = []
@@ -132,7 +134,8 @@ def gather(
 
 
 def _numbers(ids: NDArray[Any] | None, first: int, rows: int) -> NDArray[np.int64]:
-    """Ids as numbers: unsigned ones by their bits, text by a hash, no id by the row's number."""
+    """Ids as integers: unsigned ids by their bits, text by a hash, missing ids by the row's
+    number."""
     places = np.arange(first, first + rows)
     if ids is None:
         return places
@@ -169,7 +172,7 @@ def _columns(
 
 
 class _Pixels:
-    """Images in memory up to a limit, then in one flat scratch file."""
+    """Images that are kept in memory up to a limit, then in one flat scratch file."""
 
     def __init__(self, scratch: Path, limit: int) -> None:
         self.scratch, self.limit = scratch, limit

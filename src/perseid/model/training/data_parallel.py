@@ -1,8 +1,9 @@
-"""One training on several ranks: each computes its part of every batch, and gradients are averaged.
+"""One training on several ranks: each computes its share of every batch, and gradients are
+averaged.
 
-The ranks are those of ``torch.distributed``'s default process group, whatever its backend. What is
-drawn at random is drawn for the whole batch on every rank, and batch normalization sees the whole
-batch, so that the result is that of one process at the same batch, but for the order of sums.
+The ranks are those of ``torch.distributed``'s default process group, whatever its backend. Every
+rank draws the random numbers of the whole batch, and batch normalization uses the whole batch. So
+the result equals that of one process with the same batch size, except for the order of sums.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from perseid.errors import BadInputError
 
 
 class DataParallel:
-    """This process among the ranks that train together.
+    """This process as one of the ranks that train together.
 
     Parameters
     ----------
     batch
-        Rows of a step on all ranks together.
+        Rows per step, over all ranks.
 
     Raises
     ------
@@ -41,53 +42,53 @@ class DataParallel:
                 f"--batch {max(1, round(batch / self.size)) * self.size}"
             )
         self._statistics: Any = dist.new_group(list(range(self.size)))
-        """A group of its own: these sums come between those of the gradients."""
+        """A separate process group: its sums are interleaved with those of the gradients."""
 
     def share(self, rows: int) -> slice:
         """This rank's part of a batch."""
         return slice(rows * self.rank // self.size, rows * (self.rank + 1) // self.size)
 
     def prepare(self, model: nn.Module) -> None:
-        """Have the batch normalizations of a model see the whole batch."""
+        """Let the batch normalizations of a model use the whole batch."""
         for parent in list(model.modules()):
             for name, child in parent.named_children():
                 if isinstance(child, nn.BatchNorm2d):
                     setattr(parent, name, _WholeBatchNorm(child, self._statistics))
 
     def wrap(self, model: nn.Module, loss: Callable[..., Tensor]) -> nn.Module:
-        """A module that gives the loss, and whose gradients are the mean of all ranks'."""
-        with warnings.catch_warnings():  # newer versions of torch name the last option otherwise
+        """A module that returns the loss and whose gradients are averaged over all ranks."""
+        with warnings.catch_warnings():  # newer versions of torch renamed the last option
             warnings.simplefilter("ignore", FutureWarning)
-            # Each phase leaves out some parameters; buffers are the same on all ranks already.
+            # Each phase leaves out some parameters. Buffers already agree on all ranks.
             return DistributedDataParallel(
                 _Objective(model, loss), find_unused_parameters=True, broadcast_buffers=False
             )
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so on any rank."""
+        """Whether the flag is set on any rank."""
         found = torch.tensor([flag], dtype=torch.uint8)
         dist.all_reduce(found, op=dist.ReduceOp.MAX)
         return bool(found)
 
     def mean(self, value: float) -> float:
-        """The mean of all ranks' values."""
+        """The mean over all ranks' values."""
         found = torch.tensor([value], dtype=torch.float64)
         dist.all_reduce(found)
         return float(found) / self.size
 
     def from_first(self, value: Any) -> Any:
-        """Rank 0's value."""
+        """The value of rank 0, on every rank."""
         told = [value]
         dist.broadcast_object_list(told, src=0)
         return told[0]
 
     def check_same(self, value: str, what: str) -> None:
-        """Refuse to train where the ranks differ.
+        """Refuse to train if the ranks' values differ.
 
         Raises
         ------
         BadInputError
-            They do.
+            The values differ.
         """
         found: list[Any] = [None] * self.size
         dist.all_gather_object(found, value)
@@ -97,17 +98,17 @@ class DataParallel:
 
 
 class _SumOfRanks(torch.autograd.Function):
-    """The sum of all ranks' tensors, which gradients go through, too."""
+    """The sum of all ranks' tensors, through which gradients are propagated."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, group: Any) -> Tensor:
-        """The sum."""
+        """Sum the tensors of all ranks."""
         ctx.group = group
         return _summed(tensor, group)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        """Each rank's loss depends on every rank's tensor."""
+        """Sum the gradients: every rank's loss depends on every rank's tensor."""
         return _summed(gradient, ctx.group), None
 
 
@@ -118,7 +119,7 @@ def _summed(tensor: Tensor, group: Any) -> Tensor:
 
 
 class _Objective(nn.Module):
-    """A model, and a loss that is computed with it."""
+    """A model together with a loss that is computed with it."""
 
     def __init__(self, model: nn.Module, loss: Callable[..., Tensor]) -> None:
         super().__init__()
@@ -126,22 +127,22 @@ class _Objective(nn.Module):
         self._loss = loss
 
     def forward(self, *arguments: Any) -> Tensor:
-        """The loss."""
+        """Compute the loss."""
         return self._loss(*arguments)
 
 
 class _WholeBatchNorm(nn.BatchNorm2d):
-    """Batch normalization over the rows of all ranks, each of which has as many."""
+    """Batch normalization over the rows of all ranks; every rank must have equally many."""
 
     def __init__(self, former: nn.BatchNorm2d, group: Any) -> None:
         super().__init__(former.num_features, former.eps, former.momentum)
-        # The same tensors: an optimizer and a state that know them stay valid.
+        # The tensors are shared, so an optimizer or a state that refers to them stays valid.
         self._parameters, self._buffers = former._parameters, former._buffers
         self.training = former.training
         self._group = group
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, channels, height, width), normalized."""
+        """Normalize (n, channels, height, width)."""
         if not self.training:
             return super().forward(x)
         own = x.mean(dim=(0, 2, 3)).double()
@@ -153,13 +154,14 @@ class _WholeBatchNorm(nn.BatchNorm2d):
         self._note(mean, variance, ranks * x.numel() // x.shape[1])
         shape = (1, -1, 1, 1)
         scale = ((variance + self.eps).rsqrt() * self.weight).to(x.dtype).view(shape)
-        # The mean is taken off first: where it is far from zero, sums would lose the rest.
+        # The mean is subtracted before scaling: if it is far from zero, the other order loses
+        # digits.
         found: Tensor = (x - mean.to(x.dtype).view(shape)) * scale + self.bias.view(shape)
         return found
 
     @torch.no_grad()
     def _note(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        """Take the batch into the running statistics."""
+        """Update the running statistics with a batch."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None

@@ -1,7 +1,7 @@
-"""Where a training's rows lie: in arrays beside a processor, or on the GPU.
+"""Where the rows of a training are stored: in arrays for a CPU, or on the GPU.
 
-On a CPU rows are picked out of the arrays, to the same bits in every version. On a GPU images
-(where they fit), magnitudes and redshifts lie in its memory, and random numbers are drawn there: a
+On a CPU rows are selected from the arrays, with the same bits in every version. On a GPU images (if
+they fit), magnitudes and redshifts are in its memory, and random numbers are drawn there, so that a
 step copies nothing and waits for nothing.
 """
 
@@ -18,19 +18,20 @@ from perseid.model.training.data import TrainingSet
 from perseid.model.training.steps import jitter_per_band, turned
 
 IMAGE_SHARE = 0.5
-"""Part of a GPU's free memory that the survey's images may take; larger surveys stay outside."""
+"""Share of a GPU's free memory that the survey's images may take; larger surveys stay in the host's
+memory."""
 STEP_SHARE = 0.5
-"""Part of what is free then that one step may take."""
+"""Share of the remaining free memory that one step may take."""
 BATCHES = (128, 4096)
-"""Least and largest batch that is chosen by memory."""
+"""Smallest and largest batch that is chosen by memory."""
 STEPS_AN_EPOCH = 32
-"""At least so many: a larger batch would learn too little in an epoch."""
+"""Least number of steps per epoch; a larger batch would learn too little in an epoch."""
 VALUES_A_TOKEN = 40
-"""Numbers of the network's width that a token of a block leaves for the backward pass: attention,
-convolution branch, MLP."""
+"""Values per token of a block that are kept for the backward pass, in units of the network's width:
+attention, convolution branch, MLP."""
 
 Rows = NDArray[np.int64] | Tensor
-"""Numbers of rows: an array, or a tensor on the GPU."""
+"""Row numbers: an array, or a tensor on the GPU."""
 
 
 class DeviceRows:
@@ -41,42 +42,43 @@ class DeviceRows:
     data
         The survey.
     device
-        Where the network computes.
+        Device on which the network computes.
     """
 
     def __init__(self, data: TrainingSet, device: torch.device) -> None:
         self.data, self.device = data, device
 
     def order(self, rows: NDArray[np.int64]) -> Rows:
-        """The rows of an epoch in their order, for `images` and the others to take slices of."""
+        """The rows of an epoch in their order, of which slices are passed to `images` and the other
+        methods."""
         return rows
 
     def images(self, rows: Rows, symmetry: int) -> Tensor:
-        """(n, bands, height, width), flipped or turned."""
+        """Images (n, bands, height, width), flipped or turned."""
         return turned(torch.from_numpy(self.data.images[_array(rows)]), symmetry).to(self.device)
 
     def magnitudes(self, rows: Rows) -> Tensor:
-        """(n, bands)."""
+        """Magnitudes (n, bands)."""
         return torch.from_numpy(self.data.magnitudes[_array(rows)]).to(self.device)
 
     def redshift(self, rows: Rows) -> Tensor:
-        """(n,)."""
+        """Redshifts (n,)."""
         return torch.from_numpy(self.data.redshift[_array(rows)]).to(self.device)
 
     def jittered(self, rows: Rows, jitter: float, random: np.random.Generator) -> Tensor:
-        """Magnitudes with noise of `jitter` times the survey's errors."""
+        """Magnitudes with added noise of `jitter` times the survey's errors."""
         magnitudes = self.data.magnitudes[_array(rows)]
         spread = jitter * jitter_per_band(magnitudes.shape[1])
         noise = random.standard_normal(magnitudes.shape).astype(np.float32) * spread
         return torch.from_numpy(magnitudes + noise).to(self.device)
 
     def generator(self, seed: int) -> torch.Generator:
-        """A generator for the masks of one step."""
+        """A random generator for the masks of one step."""
         return torch.Generator().manual_seed(seed)
 
 
 class GpuRows(DeviceRows):
-    """The rows of a training in the memory of a GPU."""
+    """The rows of a training in a GPU's memory."""
 
     def __init__(self, data: TrainingSet, device: torch.device) -> None:
         super().__init__(data, device)
@@ -89,33 +91,34 @@ class GpuRows(DeviceRows):
             self._images = torch.from_numpy(np.ascontiguousarray(data.images)).to(device)
 
     def order(self, rows: NDArray[np.int64]) -> Rows:
-        """As a tensor on the GPU."""
+        """The rows of an epoch in their order, as a tensor on the GPU."""
         return torch.from_numpy(rows).to(self.device)
 
     def images(self, rows: Rows, symmetry: int) -> Tensor:
-        """Picked out on the GPU where the survey fits, else copied from pinned memory."""
+        """Images, selected on the GPU if the survey fits there, otherwise copied from pinned
+        memory."""
         if self._images is not None:
             return turned(self._images[self._index(rows)], symmetry)
         picked = torch.from_numpy(self.data.images[_array(rows)]).pin_memory()
         return turned(picked.to(self.device, non_blocking=True), symmetry)
 
     def magnitudes(self, rows: Rows) -> Tensor:
-        """Picked out on the GPU."""
+        """Magnitudes, selected on the GPU."""
         return self._magnitudes[self._index(rows)]
 
     def redshift(self, rows: Rows) -> Tensor:
-        """Picked out on the GPU."""
+        """Redshifts, selected on the GPU."""
         return self._redshift[self._index(rows)]
 
     def jittered(self, rows: Rows, jitter: float, random: np.random.Generator) -> Tensor:
-        """The noise is drawn on the GPU, from a seed that `random` gives."""
+        """Magnitudes with noise that is drawn on the GPU, from a seed that `random` gives."""
         magnitudes = self.magnitudes(rows)
         generator = self.generator(int(random.integers(1 << 62)))
         noise = torch.randn(magnitudes.shape, generator=generator, device=self.device)
         return magnitudes + jitter * self._spread * noise
 
     def generator(self, seed: int) -> torch.Generator:
-        """One of the GPU's own."""
+        """A random generator on the GPU for the masks of one step."""
         return torch.Generator(self.device).manual_seed(seed)
 
     def _index(self, rows: Rows) -> Tensor:
@@ -128,12 +131,12 @@ def rows_on(data: TrainingSet, device: torch.device) -> DeviceRows:
 
 
 def fitting_batch(config: AstroMAEConfig, rows: int, device: torch.device) -> int:
-    """Rows a step by the memory of a GPU: a power of two; the least of `BATCHES` on a CPU.
+    """Rows per step that fit a GPU's memory, a power of two; on a CPU the smallest of `BATCHES`.
 
     Raises
     ------
     BadInputError
-        Not even the least batch fits.
+        Not even the smallest batch fits.
     """
     least, most = BATCHES
     if device.type != "cuda":

@@ -1,4 +1,4 @@
-"""The layers of AstroMAE in PyTorch; names of parameters are those of the published checkpoints.
+"""The layers of AstroMAE in PyTorch; parameters have the names of the published checkpoints.
 
 "pcm" ViTAE blocks (Zhang et al. 2022, arXiv:2202.10108), the decoder of MAE (He et al. 2022,
 arXiv:2111.06377), and the inception branch of Henghes et al. 2022 (MNRAS 512, 1696).
@@ -18,7 +18,7 @@ EPS = 1e-6
 
 
 class Attention(nn.Module):
-    """Self-attention with biases for queries and values only."""
+    """Self-attention with biases only for queries and values."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, tokens, width) to the same."""
+        """Tokens (n, tokens, width); the shape stays the same."""
         n, tokens, width = x.shape
         bias = torch.cat((self.q_bias, torch.zeros_like(self.v_bias), self.v_bias))
         qkv = F.linear(x, self.qkv.weight, bias)
@@ -40,7 +40,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Linear, GELU, linear."""
+    """Linear layer, GELU, linear layer."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -48,14 +48,14 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, tokens, width) to the same."""
+        """Tokens (n, tokens, width); the shape stays the same."""
         return cast(Tensor, self.fc2(F.gelu(self.fc1(x))))
 
 
 class TransformerBlock(nn.Module):
-    """Attention, beside it the convolution branch on the patch tokens, then the MLP.
+    """Attention, in parallel with the convolution branch on the patch tokens, followed by the MLP.
 
-    All convolutions have kernel 1, so a token's branch does not see other tokens and any subset
+    All convolutions have kernel size 1, so the branch treats each token separately, and any subset
     of the patches may be given.
     """
 
@@ -77,7 +77,7 @@ class TransformerBlock(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Tokens (n, 1 + patches, width) to the same, the class token first."""
+        """Tokens (n, 1 + patches, width), the class token first; the shape stays the same."""
         attended = x + self.attn(self.norm1(x))
         if self.PCM is not None:
             patches = x[:, 1:].transpose(1, 2).unsqueeze(-1)
@@ -87,19 +87,19 @@ class TransformerBlock(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Patches to tokens: (n, bands, size, size) to (n, tokens, width)."""
+    """Turns patches into tokens: (n, bands, size, size) to (n, tokens, width)."""
 
     def __init__(self, bands: int, patch: int, width: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(bands, width, patch, stride=patch)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Apply it to (n, tokens, width); the same shape comes out."""
+        """Apply the layer to (n, tokens, width); the shape stays the same."""
         return cast(Tensor, self.proj(image).flatten(2).transpose(1, 2))
 
 
 class ConvUnit(nn.Module):
-    """Convolution, BatchNorm, ReLU."""
+    """Convolution, BatchNorm and ReLU."""
 
     def __init__(self, channels: int, out: int, kernel: int) -> None:
         super().__init__()
@@ -107,14 +107,15 @@ class ConvUnit(nn.Module):
         self.bn = nn.BatchNorm2d(out)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, channels, h, w) to (n, out, h, w)."""
+        """Map (n, channels, h, w) to (n, out, h, w)."""
         return F.relu(self.bn(self.conv(x)))
 
 
 class InceptionBlock(nn.Module):
-    """Four branches joined; `wide` False leaves the 5x5 branch unused, as published.
+    """Four branches, concatenated. If `wide` is False, the 5x5 branch is unused, as in the
+    published network.
 
-    The unused branch still has its parameters: the checkpoints hold them.
+    The unused branch still has its parameters, because the checkpoints contain them.
     """
 
     def __init__(self, channels: int, out: int, *, wide: bool) -> None:
@@ -127,7 +128,7 @@ class InceptionBlock(nn.Module):
         self.branch4 = nn.Sequential(pool, ConvUnit(channels, out, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, channels, h, w) to (n, 4 or 3 times out, h, w)."""
+        """Map (n, channels, h, w) to (n, 4 or 3 times out, h, w)."""
         branches = [self.branch1, self.branch2, self.branch3, self.branch4]
         if not self.wide:
             del branches[2]
@@ -160,7 +161,7 @@ class InceptionModel(nn.Module):
 
 
 def linears(widths: list[int]) -> list[nn.Module]:
-    """Linear layers from width to width, ReLU between them."""
+    """Linear layers from width to width, with ReLU between them."""
     layers: list[nn.Module] = []
     for number in range(len(widths) - 1):
         layers += [nn.ReLU()] if number else []
@@ -169,7 +170,7 @@ def linears(widths: list[int]) -> list[nn.Module]:
 
 
 class Decoder(nn.Module):
-    """Predicts hidden patches from the encoder's tokens of the visible ones."""
+    """Predicts hidden patches from the encoder's tokens of the visible patches."""
 
     def __init__(self, config: AstroMAEConfig) -> None:
         super().__init__()
@@ -189,13 +190,14 @@ class Decoder(nn.Module):
         nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(self, visible: Tensor, keep: Tensor) -> Tensor:
-        """All patches (n, tokens, patch pixels) from tokens (n, kept, width) at rows `keep`."""
+        """All patches (n, tokens, patch pixels), from tokens (n, kept, width) at positions
+        `keep`."""
         n, kept, _ = visible.shape
         positions = cast(Tensor, self.positions).expand(n, -1, -1)
         embedded = self.embed(self.norm_in(visible))
         index = keep[:, :, None].expand(n, kept, embedded.shape[2])
         tokens = self.mask_token.expand_as(positions)
-        # Under autocast the embedded tokens have another type than the parameter.
+        # Under autocast the embedded tokens have a different type than the parameter.
         x = tokens.scatter(1, index, embedded.to(tokens.dtype)) + positions
         for block in self.blocks:
             x = block(x)

@@ -1,6 +1,7 @@
-"""What the masked autoencoder could not predict, as a few robust numbers an image.
+"""Summarize what the masked autoencoder could not predict as a few robust numbers per image.
 
-The same arithmetic is exported to ONNX (`perseid.model.export.fold`); a test holds them together.
+The same arithmetic is exported to ONNX (`perseid.model.export.folded_residual`); a test checks that
+the two agree.
 """
 
 from __future__ import annotations
@@ -29,16 +30,16 @@ def residual_statistics(residual: Tensor, patch: int) -> Tensor:
     residual
         (n, bands, size, size) float32, prediction minus truth in units of the usual spread.
     patch
-        Pixels a side of a patch.
+        Side of a patch, in pixels.
 
     Returns
     -------
     Tensor
-        (n, 4 * bands + 6): per band log mean square, log max, log mean of the worst pixels and
+        (n, 4 * bands + 6): per band, log mean square, log max, log mean of the worst pixels and
         asinh of the summed residual over its noise; then log mean square of all pixels, of the
-        worst patch and of the worst band; log of the worst row and column (|mean| over noise, any
-        band: trails and bad columns); asinh of the third moment (light that should not be there
-        against light that is missing). Finite for finite input.
+        worst patch and of the worst band; log of the worst row and of the worst column of any band
+        (|mean| over noise; detects trails and bad columns); asinh of the third moment (excess light
+        versus missing light). Finite for finite input.
     """
     n, bands, size, _ = residual.shape
     absolute = residual.abs()
@@ -68,21 +69,22 @@ def residual_statistics(residual: Tensor, patch: int) -> Tensor:
 
 
 def lopsided_statistics(residual: Tensor, scaled: Tensor) -> Tensor:
-    """How lopsided the residuals are, and how far the bands' centers lie from each other.
+    """How asymmetric the residuals are, and how far the bands' centers of light are from each
+    other.
 
     Parameters
     ----------
     residual
-        As for `residual_statistics`.
+        Residuals, as for `residual_statistics`.
     scaled
-        (n, bands, size, size), the image as the network sees it.
+        (n, bands, size, size), the images as the network sees them.
 
     Returns
     -------
     Tensor
-        (n, 2 * bands): asinh of each band's first moment of the residual about the middle
-        (second nuclei, streams); log distance in pixels of each band's center of light from that
-        of all bands together (bands that are not aligned).
+        (n, 2 * bands): asinh of the first moment of each band's residual about the center (detects
+        second nuclei and streams); log of the distance in pixels between each band's center of
+        light and that of all bands together (detects bands that are not aligned).
     """
     size = residual.shape[3]
     window = torch.from_numpy(moment_weights(size, DIPOLE_SIGMA)).to(residual)

@@ -12,18 +12,19 @@ from torch import Tensor, nn
 from perseid.model.training.astromae import AstroMAE
 
 SYMMETRIES = 8
-"""Flips and quarter turns of a square."""
+"""Number of flips and quarter turns of a square."""
 JITTER_PER_BAND = (0.03, 0.006, 0.005, 0.005, 0.01)
-"""About half of SDSS' photometric errors in u, g, r, i, z at these magnitudes, mag: it keeps the
-network from learning single objects by heart. Surveys with other bands use the middle value."""
+"""About half of SDSS's photometric errors in u, g, r, i, z at these magnitudes, in mag. The noise
+keeps the network from memorizing single objects. Surveys with other bands use the middle value."""
 LOSS_SCALE = 50.0
-"""Puts |dz| of good predictions near 1, where Adam's epsilon and weight decay are harmless."""
+"""Factor that makes |dz| of good predictions about 1, where Adam's epsilon and weight decay do no
+harm."""
 WARM_UP = 100
-"""Steps of linear warm-up, or a tenth of the training where that is less."""
+"""Steps of linear warm-up; a tenth of the training if that is less."""
 
 
 def turned(images: Tensor, symmetry: int) -> Tensor:
-    """(n, bands, size, size) flipped or turned; 0 is unchanged."""
+    """Images (n, bands, size, size), flipped or turned; `symmetry` 0 leaves them unchanged."""
     if symmetry & 1:
         images = images.flip(3)
     if symmetry & 2:
@@ -32,30 +33,30 @@ def turned(images: Tensor, symmetry: int) -> Tensor:
 
 
 def jitter_per_band(bands: int) -> NDArray[np.float32]:
-    """(bands,) mag."""
+    """Noise (bands,) in mag."""
     known = len(JITTER_PER_BAND) == bands
     middle = sorted(JITTER_PER_BAND)[len(JITTER_PER_BAND) // 2]
     return np.array(JITTER_PER_BAND if known else (middle,) * bands, np.float32)
 
 
 def rate(step: int, steps: int) -> float:
-    """Share of the peak learning rate at `step` of `steps`: warm-up, then a cosine to zero."""
+    """Share of the peak learning rate at `step` of `steps`: a warm-up, then a cosine to zero."""
     warm = max(1, min(WARM_UP, steps // 10))
     return min(1.0, (step + 1) / warm) * 0.5 * (1.0 + math.cos(math.pi * step / max(steps, 1)))
 
 
 def redshift_loss(predicted: Tensor, redshift: Tensor) -> Tensor:
-    """Mean |dz| (times `LOSS_SCALE`): robust, and what the published figures are made of."""
+    """Mean |dz| times `LOSS_SCALE`: robust, and the quantity that the published figures report."""
     return LOSS_SCALE * ((predicted.squeeze(1) - redshift) / (1.0 + redshift)).abs().mean()
 
 
 class WhitenedLinear(nn.Module):
-    """A linear layer that sees uncorrelated inputs: ``weight @ whiten @ (x - mean) + bias``.
+    """A linear layer on decorrelated inputs: ``weight @ whiten @ (x - mean) + bias``.
 
-    Magnitudes of five bands are almost the same number; the redshift lies in their small
-    differences. Whitened, they are learned in a tenth of the steps; `folded` gives the plain
-    layer that does the same. `trained`: `layer` is taken to be the plain layer of a former
-    training, and this one begins as the same map.
+    The magnitudes of five bands are almost equal, and the redshift depends on their small
+    differences. Whitened magnitudes need a tenth of the training steps; `folded` gives the
+    equivalent plain layer. If `trained`, `layer` is the plain layer of an earlier training, and
+    this one starts as the same map.
     """
 
     def __init__(self, layer: nn.Linear, inputs: Tensor, *, trained: bool = False) -> None:
@@ -76,11 +77,11 @@ class WhitenedLinear(nn.Module):
                 self.weight.copy_(weight @ torch.linalg.inv(self.whiten.double()))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, inputs) to (n, outputs)."""
+        """Map (n, inputs) to (n, outputs)."""
         return nn.functional.linear((x - self.mean) @ self.whiten.T, self.weight, self.bias)
 
     def folded(self) -> nn.Linear:
-        """The same map as an ordinary layer."""
+        """The same map as a plain linear layer."""
         with torch.no_grad():
             weight = self.weight.double() @ self.whiten.double()
             bias = self.bias.double() - weight @ self.mean.double()
@@ -91,7 +92,7 @@ class WhitenedLinear(nn.Module):
 
 
 class RunningMean:
-    """Exponential mean of some tensors of a model; the first steps count as a plain mean."""
+    """Exponential running mean of a model's tensors; over the first steps it is a plain mean."""
 
     def __init__(self, decay: float, tensors: dict[str, Tensor]) -> None:
         self.decay = decay
@@ -100,7 +101,7 @@ class RunningMean:
 
     @torch.no_grad()
     def update(self, tensors: dict[str, Tensor]) -> None:
-        """Take one step's values in."""
+        """Include the values of one step."""
         self.steps += 1
         decay = min(self.decay, self.steps / (self.steps + 10.0))
         if next(iter(tensors.values())).is_cuda:
@@ -113,8 +114,8 @@ class RunningMean:
                 self.mean[name].copy_(tensor)
 
     def _update_at_once(self, tensors: dict[str, Tensor], decay: float) -> None:
-        """On a GPU: a few launches for all tensors, where one for each would take longer than
-        the step."""
+        """On a GPU, update all tensors in a few kernel launches: one launch per tensor would take
+        longer than the step."""
         names = [name for name, tensor in tensors.items() if tensor.is_floating_point()]
         means, values = [self.mean[n] for n in names], [tensors[n].detach() for n in names]
         torch._foreach_lerp_(means, values, 1.0 - decay)
@@ -124,14 +125,14 @@ class RunningMean:
 
 
 class LossSum:
-    """The sum of an epoch's losses; on a GPU it stays there until it is asked for."""
+    """The sum of an epoch's losses. On a GPU it stays there until its value is requested."""
 
     def __init__(self, value: float = 0.0) -> None:
         self._value = value
         self._waiting: Tensor | None = None
 
     def add(self, loss: Tensor) -> None:
-        """Take one step's loss in."""
+        """Add the loss of one step."""
         if not loss.is_cuda:
             self._value += float(loss)
         elif self._waiting is None:
@@ -141,7 +142,7 @@ class LossSum:
 
     @property
     def value(self) -> float:
-        """The sum so far; waits for the GPU."""
+        """The sum so far; waits for the GPU to finish."""
         if self._waiting is not None:
             self._value += float(self._waiting)
             self._waiting = None
@@ -149,26 +150,26 @@ class LossSum:
 
 
 def encoder_parameters(model: AstroMAE) -> list[nn.Parameter]:
-    """What the masked autoencoder trains: the encoder and the decoder."""
+    """The parameters that the masked autoencoder trains: those of encoder and decoder."""
     parts: list[nn.Module] = [model.patch_embed, model.blocks]
     parts += [model.decoder] if model.decoder is not None else []
     return [model.cls_token, *(p for part in parts for p in part.parameters())]
 
 
 def image_parameters(model: AstroMAE) -> list[nn.Parameter]:
-    """The image branches behind the encoder."""
+    """The parameters of the image branches behind the encoder."""
     branches = (model.fc_norm, model.head, model.vit_block, model.inception_model.vis_inception)
     return [p for branch in branches for p in branch.parameters()]
 
 
 def color_parameters(model: AstroMAE) -> list[nn.Parameter]:
-    """The magnitude branch and the layers that join all branches."""
+    """The parameters of the magnitude branch and of the layers that join all branches."""
     branches = (model.inception_model.magnitude_block, model.concat_block)
     return [p for branch in branches for p in branch.parameters()]
 
 
 def head_only(model: AstroMAE, magnitude: Tensor) -> Tensor:
-    """Redshift (n, 1) with the image branches switched off (their outputs zero)."""
+    """Redshifts (n, 1) with the image branches switched off (their outputs are zero)."""
     colors = model.inception_model.magnitude_block(model.scale_magnitude(magnitude))
     images = colors.new_zeros(len(colors), 2 * model.config.projection)
     joined: Tensor = model.concat_block(torch.cat((images, colors), dim=1))

@@ -1,7 +1,7 @@
-"""Train an AstroMAE on a survey: masked-autoencoder pre-training, then the redshift.
+"""Train an AstroMAE on a survey: masked-autoencoder pre-training, then training on redshifts.
 
-The network and its phases are those of the published model; see `trainer` for the loop,
-`train_data` for the split by object, `train_options` for what can be chosen.
+The network and its phases are those of the published model; see `trainer` for the loop, `data` for
+the split by object, and `train_options` for the options.
 """
 
 from __future__ import annotations
@@ -38,9 +38,11 @@ from perseid.survey.cutouts import Cutouts
 from perseid.survey.splits import TEST, TRAIN, VALIDATION
 
 WEIGHTS = "weights.npz"
-"""The result in the output folder: the neutral weight file that ``perseid model export`` takes."""
+"""Name of the result in the output folder: the neutral weight file that ``perseid model export``
+takes."""
 HISTORY = "history.json"
-"""Options, config, counts, each epoch's losses and the held-out objects' metrics."""
+"""Name of the file with options, configuration, counts, losses per epoch and metrics of the
+held-out objects."""
 SCRATCH = "cutouts.scratch"
 
 __all__ = ["HISTORY", "WEIGHTS", "TrainEvent", "TrainOptions", "TrainResult", "train"]
@@ -52,9 +54,10 @@ class TrainResult:
 
     weights: Weights
     test: RedshiftMetrics
-    """On the held-out plain objects, which nothing was trained or chosen on."""
+    """Metrics on the held-out plain objects, which were used neither for training nor for any
+    choice."""
     history: dict[str, Any]
-    """Content of ``history.json``."""
+    """The content of ``history.json``."""
 
 
 def train(
@@ -71,37 +74,38 @@ def train(
     report: Report = lambda event: None,
     stop: Stop = lambda: False,
 ) -> TrainResult:
-    """Train on a survey and leave `WEIGHTS`, `HISTORY` and the checkpoint in `folder`.
+    """Train on a survey and write `WEIGHTS`, `HISTORY` and the checkpoint to `folder`.
 
     Parameters
     ----------
     partitions
-        The survey, partition by partition.
+        The partitions of the survey.
     folder
-        Made if need be.
+        The output folder; created if it does not exist.
     device
-        ``cpu``, ``cuda``, or ``auto``: cuda where there is one.
+        ``cpu``, ``cuda``, or ``auto``, which is ``cuda`` if there is a GPU.
     resume
-        Go on from the folder's checkpoint, if there is one; the result is the same bits (on one
-        device and number of threads) as without the stop.
+        Continue from the folder's checkpoint, if there is one. On the same device and with the same
+        number of threads, the result has the same bits as without the interruption.
     rows
-        Take only so many usable rows.
+        Number of usable rows to use at most.
     start
-        A former training's weights, whose encoder and decoder this one begins with.
+        Weights of an earlier training, with whose encoder and decoder this one starts.
     warm
-        Begin with all of `start`, the redshift's layers, too.
+        Start with all weights of `start`, including the layers that predict the redshift.
     parallel
-        Each rank of ``torch.distributed``'s default process group calls this with the same
-        arguments and computes its share of every batch; rank 0 leaves the files.
+        Train with all ranks of ``torch.distributed``'s default process group. Each calls this
+        function with the same arguments and computes its share of every batch; rank 0 writes the
+        files.
     report, stop
-        Told of each step; asked between steps.
+        `report` is called after each step; `stop` is asked between steps whether to stop.
 
     Raises
     ------
     BadInputError
-        Options, survey or checkpoint cannot be used.
+        The options, the survey or the checkpoint cannot be used.
     RunInterruptedError
-        `stop` said so; the checkpoint holds everything.
+        `stop` returned True; the checkpoint holds the whole state.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rank = dist.get_rank() if parallel else 0
@@ -188,7 +192,7 @@ def _device(name: str, options: TrainOptions) -> torch.device:
     if name != "cuda" and options.precision != "float32":
         raise BadInputError(f"precision {options.precision} needs a GPU: leave --precision out")
     if name == "cuda":
-        # "highest" is float32 proper, "high" lets products round their factors to tf32.
+        # "highest" is true float32; "high" lets products round their factors to tf32.
         exact = options.precision == "float32"
         torch.set_float32_matmul_precision("highest" if exact else "high")
         torch.backends.cudnn.allow_tf32 = not exact

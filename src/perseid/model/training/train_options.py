@@ -1,4 +1,4 @@
-"""What a training is told, and what it reports while it runs; no torch here."""
+"""Options of a training, and what it reports while it runs; no torch here."""
 
 from __future__ import annotations
 
@@ -23,51 +23,53 @@ CONFIGS = {
         magnitude_scale=SMALL.magnitude_scale,
     ),
 }
-"""Networks by the name that ``perseid train --config`` takes; the published one with a decoder,
-which its checkpoints lack, so that it can be pre-trained and score anomalies, and with inputs that
-are scaled: of pixels as they are, the autoencoder learns nothing but the brightest ones."""
+"""Configurations by the name that ``perseid train --config`` takes. Unlike the published network,
+``published`` has a decoder, so that it can be pre-trained and score anomalies, and scales its
+inputs: from unscaled pixels the autoencoder learns nothing but the brightest ones."""
 PRECISIONS = ("float32", "tf32", "bf16")
-"""Precisions of matrix products; with bf16 only the autoencoder's, all others in tf32."""
+"""Precisions of matrix products; ``bf16`` applies only to the autoencoder's, and all others are
+tf32."""
 BY_MEMORY = 0
-"""Batch: as many rows as the GPU's memory has room for."""
+"""Batch size that means as many rows as fit into the GPU's memory."""
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """All that decides the result of a training, beside the data.
+    """All options that, together with the data, decide the result of a training.
 
-    Raises `BadInputError` where a value cannot be used.
+    Raises `BadInputError` if a value cannot be used.
     """
 
     config: str = "small"
-    """A key of `CONFIGS`; bands, size and scaling are fitted to the survey."""
+    """A key of `CONFIGS`; bands, size and scaling are adapted to the survey."""
     pretrain_epochs: int = 30
-    """Epochs of the masked autoencoder, on all training rows (including anomalies, as in
-    reality)."""
+    """Epochs of the masked autoencoder, on all training rows (including anomalies, as in a real
+    survey)."""
     epochs: int = 25
     """Epochs of the redshift training, on plain objects with a redshift."""
     batch: int = 128
-    """Rows a step; `BY_MEMORY`: see `device_rows.fitting_batch`."""
+    """Rows per step; for `BY_MEMORY` see `device_rows.fitting_batch`."""
     lr: float = 2e-3
-    """Peak rate of AdamW for the redshift: linear warm-up, then a cosine to zero."""
+    """Peak learning rate of AdamW for the redshift: linear warm-up, then a cosine to zero."""
     pretrain_lr: float = 1e-3
-    """Peak rate for the masked autoencoder."""
+    """Peak learning rate for the masked autoencoder."""
     weight_decay: float = 1e-2
     mask_ratio: float = 0.5
     """Share of the patches that the autoencoder must predict."""
     ema: float = 0.998
-    """Decay of the running mean of the weights that is kept as the result."""
+    """Decay of the running mean of the weights, which is kept as the result."""
     jitter: float = 1.0
     """Noise on the magnitudes, in units of `JITTER_PER_BAND`."""
     image_lr: float = 1.0
-    """Rate of the image branches relative to `lr`."""
+    """Learning rate of the image branches relative to `lr`."""
     frozen: bool = True
-    """Whether the encoder stays as pre-trained while the redshift is learned, as published."""
+    """Whether the encoder stays as pre-trained during the redshift training, as in the published
+    model."""
     magnitudes_only: bool = False
-    """The baseline: the image branches are switched off, everything else is the same."""
+    """Train the baseline: the image branches are switched off, and everything else is the same."""
     seed: int = 0
     precision: str = "float32"
-    """One of `PRECISIONS`; others than float32 need a GPU."""
+    """One of `PRECISIONS`; all but float32 need a GPU."""
 
     def __post_init__(self) -> None:
         if self.config not in CONFIGS:
@@ -92,9 +94,10 @@ class TrainOptions:
                 raise BadInputError(f"{name} is {getattr(self, name)}: use {least} to {most}")
 
     def to_json(self) -> dict[str, object]:
-        """The options as JSON values, as a checkpoint holds them.
+        """The options as JSON values, as stored in a checkpoint.
 
-        Without the precision where it is float32: there was no other one in earlier versions.
+        A precision of float32 is left out, because earlier versions had no other one and did not
+        store it.
         """
         plain = asdict(self)
         if self.precision == "float32":
@@ -104,32 +107,34 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class TrainEvent:
-    """One step was done, or an epoch ended."""
+    """One step was completed, or an epoch ended."""
 
     phase: str
-    """``pretrain`` or ``redshift``."""
+    """Phase of the training: ``pretrain`` or ``redshift``."""
     epoch: int
-    """From 1."""
+    """Number of the epoch, from 1."""
     epochs: int
     step: int
-    """From 1, within the epoch."""
+    """Number of the step within the epoch, from 1."""
     steps: int
     loss: float
-    """Mean over the epoch so far."""
+    """Mean loss over the epoch so far."""
     validation: float | None = None
-    """At the end of an epoch: masked error, or MAE of the redshift."""
+    """At the end of an epoch, the error on the validation rows: masked error, or MAE of the
+    redshift."""
 
 
 Report = Callable[[TrainEvent], None]
 Stop = Callable[[], bool]
-"""Asked between steps; True ends the training with a checkpoint."""
+"""Called between steps; True ends the training with a checkpoint."""
 
 
 def fitted_config(options: TrainOptions, data: TrainingSet) -> AstroMAEConfig:
-    """The named config with the survey's bands, size and, where it scales at all, scaling.
+    """The named configuration with the survey's bands and size and, if it scales inputs at all,
+    scaling.
 
-    Softening is twice the noise of a pixel (from the cutouts' border), magnitudes are centered
-    on their median and divided by their spread (a fixed one where all are equal).
+    Softening is twice the noise of a pixel, measured at the cutouts' border. Magnitudes are
+    centered on their median and divided by their spread (a fixed value if all are equal).
     """
     base = CONFIGS[options.config]
     _, bands, height, width = data.images.shape

@@ -1,6 +1,6 @@
-"""The two phases of a training: the masked autoencoder, then the redshift.
+"""The two phases of a training: first the masked autoencoder, then the redshift.
 
-Every random number follows from (seed, phase, epoch, step), so a training that goes on from a
+Every random number is derived from (seed, phase, epoch, step), so a training that continues from a
 checkpoint ends with the same bits as one that was never stopped.
 """
 
@@ -38,42 +38,45 @@ from perseid.survey.splits import TRAIN, VALIDATION
 
 PHASES = ("pretrain", "redshift")
 CHECKPOINT_SECONDS = 60.0
-"""A checkpoint at the end of each epoch, and after this long within one."""
+"""Seconds after which a checkpoint is written within an epoch; there is also one at the end of each
+epoch."""
 CACHE_BYTES = 1 << 30
-"""Encoder outputs of a frozen encoder are kept between epochs up to this size."""
+"""Largest size in bytes up to which the outputs of a frozen encoder are kept between epochs."""
 FROZEN_SYMMETRIES = 2
-"""Of a frozen encoder's view: it hardly changes with a turn, so unturned and mirrored ones do,
-while the trained image branch sees all eight."""
+"""Orientations in which a frozen encoder sees an image. Its output hardly changes with a turn,
+so unturned and mirrored images are enough, while the trained image branch sees all eight
+orientations."""
 EVALUATION_BATCH = 256
 GPU_REPORT_SECONDS = 0.5
-"""Between two looks at the loss on a GPU: each waits for the steps before it."""
+"""Steps between two reads of the loss on a GPU, since each read waits for all steps before it."""
 
 
 @dataclass
 class TrainingProgress:
-    """Progress of a training, in plain values; part of the checkpoint."""
+    """Progress of a training as plain values; part of the checkpoint."""
 
     phase: int = 0
-    """Index in `PHASES`; 2 when all is done."""
+    """Index in `PHASES`; 2 when both phases are done."""
     epoch: int = 0
-    """Epochs done in this phase."""
+    """Number of epochs done in this phase."""
     step: int = 0
-    """Steps done in this epoch."""
+    """Number of steps done in this epoch."""
     loss_sum: float = 0.0
-    """Sum of the losses of this epoch's steps."""
+    """Sum of the losses over this epoch's steps."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """One entry per epoch."""
 
 
 Save = Callable[["Trainer"], None]
-"""Writes the trainer's state to its checkpoint."""
+"""Function that writes the trainer's state to its checkpoint."""
 
 
 class Trainer:
-    """One training in memory; `run` does what is left of it and calls `save` on the way.
+    """One training in memory; `run` does what is left of it and calls `save` from time to time.
 
-    `trained`: the model has the weights of a former training, which are gone on from. `ranks`:
-    other processes that do the same training, each with its share of every batch.
+    `trained` says that the model has the weights of an earlier training, from which this one
+    continues. `ranks` are other processes that take part in this training, each with its share of
+    every batch.
     """
 
     def __init__(
@@ -107,7 +110,8 @@ class Trainer:
         self._begin_phase()
 
     def run(self, report: Report, stop: Stop, save: Save) -> None:
-        """Train until done; raises `RunInterruptedError`, with a checkpoint, if `stop` says so."""
+        """Train until done; raises `RunInterruptedError`, after writing a checkpoint, if `stop`
+        returns True."""
         while self.progress.phase < len(PHASES):
             while self.progress.epoch < self._epochs():
                 self._epoch(report, stop, save)
@@ -118,7 +122,7 @@ class Trainer:
             save(self)
 
     def state(self) -> dict[str, Any]:
-        """For the checkpoint; `restore` takes it back."""
+        """The state for a checkpoint; `restore` accepts it."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict() if self.optimizer else None,
@@ -130,7 +134,7 @@ class Trainer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on where the checkpoint stood."""
+        """Continue from a checkpoint's state."""
         self.progress = TrainingProgress(**state["progress"])
         self.model.load_state_dict(state["model"])
         self._begin_phase()
@@ -142,7 +146,7 @@ class Trainer:
         self.best_validation = float(state["best_validation"])
 
     def finished(self) -> AstroMAE:
-        """The trained model, its magnitude layer an ordinary one again, on the CPU."""
+        """The trained model on the CPU, with its magnitude layer converted back to a plain one."""
         layers = self.model.inception_model.magnitude_block
         first = layers[0]
         assert isinstance(first, WhitenedLinear)
@@ -155,7 +159,7 @@ class Trainer:
         return self.model.cpu().eval()
 
     def predict(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Redshifts (n,) of rows with the weights as they are."""
+        """Redshifts (n,) of rows, predicted with the current weights."""
         self.model.eval()
         parts = []
         with torch.no_grad():
@@ -203,7 +207,7 @@ class Trainer:
         self.best, self.best_validation = {}, float("inf")
 
     def _end_phase(self) -> None:
-        """The phase's result becomes the model: the mean weights of the best epoch."""
+        """End a phase: the mean weights of its best epoch become the model's."""
         if self.best:
             self.model.load_state_dict(self.best)
         if self._phase == "pretrain" and self.model.decoder is not None and self._epochs():
@@ -229,7 +233,7 @@ class Trainer:
             losses.add(self._step(part, p.epoch * steps + p.step, steps * self._epochs()))
             p.step += 1
             now = time.monotonic()
-            if now - told >= every:  # asking for the loss waits for the GPU
+            if now - told >= every:  # reading the loss waits for the GPU
                 p.loss_sum, told = losses.value, now
                 report(self._event(steps))
             if now - saved > CHECKPOINT_SECONDS:
@@ -240,7 +244,7 @@ class Trainer:
         self._close_epoch(steps, time.monotonic() - begun, report)
 
     def _stopped(self, stop: Stop) -> bool:
-        """Whether this rank, or any other, is asked to stop."""
+        """Whether this rank or any other was asked to stop."""
         return stop() if self.ranks is None else self.ranks.any(stop())
 
     def _close_epoch(self, steps: int, seconds: float, report: Report) -> None:
@@ -299,7 +303,8 @@ class Trainer:
         return redshift_loss(predicted, self.rows.redshift(rows))
 
     def _validate(self) -> float:
-        """Error on the validation rows with the mean weights; the best ones are kept."""
+        """Compute the error on the validation rows with the mean weights, and keep the best
+        weights."""
         trained = {name: t.clone() for name, t in self.model.state_dict().items()}
         self.model.load_state_dict(self.mean.mean)
         self.model.eval()
@@ -350,10 +355,10 @@ class Trainer:
         return self.model.redshift(scaled, pooled, magnitudes)
 
     def _pooled(self, rows: Rows, symmetry: int, scaled: Tensor) -> Tensor:
-        """The frozen encoder's output; kept between epochs where it fits.
+        """The frozen encoder's output; kept between epochs if it fits.
 
-        Filled for all rows at once in fixed batches: the bits do not depend on which rows were
-        asked for first, so a resumed training sees the same.
+        It is computed for all rows at once in fixed batches, so its bits do not depend on the order
+        of requests, and a resumed training sees the same values.
         """
         n, width = len(self.data.redshift), self.model.config.width
         if FROZEN_SYMMETRIES * n * width * 4 > CACHE_BYTES:
