@@ -74,7 +74,7 @@ def test_looks_that_fail_are_notes_while_cloudformation_works(aws, monkeypatch):
         client.meta.events.register("before-call.cloudformation.DescribeStacks", lose, "lose")
 
     assert put(aws, "unseen", tell=told.append)
-    notes = [said for said in told if isinstance(said, str) and "cannot be seen" in said]
+    notes = [said for said in told if isinstance(said, str) and "progress cannot be read" in said]
     assert len(notes) == 1  # once, not at each look
     assert stack.describe(aws, "unseen").status == "CREATE_COMPLETE"
     failing = 10**6

@@ -1,7 +1,7 @@
 """Running on AWS. boto3 is imported here and nowhere else.
 
-`handlers`: the functions that Lambda calls. `deploy`: make, change and remove a stack. `observe`:
-read logs and histories of its runs. `engine` and `executions`: run on it.
+`handlers` holds the functions that Lambda calls. `deploy` makes, changes and removes a stack,
+`observe` reads logs and histories of its runs, and `engine` and `executions` start and follow runs.
 
-Importing this package imports nothing: a worker's zip holds no boto3.
+Importing this package imports nothing else, because a worker's zip contains no boto3.
 """

@@ -40,24 +40,24 @@ from perseid.pipeline.request import RunRequest
 from perseid.storage import Location, Storage, use_aws
 
 NAMED_CALLS = 6
-"""Kinds of requests that are named in a run's notes."""
+"""Number of kinds of requests that a run's notes name."""
 
 
 class AwsEngine:
-    """Runs ranks as Lambda functions of a deployed stack; the run goes on when this process ends.
+    """Runs ranks as Lambda functions of a deployed stack. The run continues when this process ends.
 
     Parameters
     ----------
     stack
         The name given to ``perseid aws deploy``.
     region, profile
-        As for the AWS command line; else its variables and files decide.
+        As for the AWS command line; if not given, its variables and files decide.
     executions
-        Of another state machine than the stack's own.
+        Executions of another state machine than the stack's own.
     preflight
-        Whether what would fail is looked for before an execution starts.
+        Whether to check, before an execution starts, for anything that would fail.
     max_usd
-        Stop a run that is waited for once its workers have cost about so much; USD.
+        Approximate cost of the workers, in USD, at which a run that is waited for is stopped.
 
     Examples
     --------
@@ -87,7 +87,7 @@ class AwsEngine:
 
     @classmethod
     def configured(cls, settings: Mapping[str, Any]) -> Self:
-        """The engine of the stack that is named."""
+        """The engine of a stack that is given by name."""
         names = ("region", "profile", "max_usd")
         given = {name: settings.get(name) for name in names}
         wanted = not settings.get("no_preflight")
@@ -95,7 +95,7 @@ class AwsEngine:
 
     @cached_property
     def executions(self) -> Executions:
-        """The stack's executions; asked for when they are first needed.
+        """The stack's executions, looked up when they are first needed.
 
         Raises
         ------
@@ -113,7 +113,8 @@ class AwsEngine:
 
     @property
     def capabilities(self) -> Capabilities:
-        """Gang scheduling, which needs the rendezvous; memory is that of the stack's function."""
+        """The engine supports gang scheduling if the stack has a rendezvous; memory is that of the
+        stack's function."""
         memory = self.executions.place.memory_mb
         return Capabilities(
             gang=True,
@@ -132,7 +133,8 @@ class AwsEngine:
         return (bucket / f"runs/{stem}-{new_run_id(time.time())}").url
 
     def prepare(self, request: RunRequest) -> RunRequest:
-        """The request, if all its places are on S3 and the function has the memory it asks for."""
+        """The request, if all its places are on S3 and the function has the memory that it asks
+        for."""
         self.executions.place.check_version()
         memory = self.executions.place.memory_mb
         if "memory_mb" in request.model_fields_set and request.memory_mb != memory:
@@ -145,7 +147,7 @@ class AwsEngine:
         return request
 
     def check(self, manifest: Manifest) -> None:
-        """Raise `BadInputError` with a sentence for each thing that would fail on AWS."""
+        """Raise `BadInputError` with one sentence for each thing that would fail on AWS."""
         if not self._preflight:
             return
         found = list(self.examine(manifest))
@@ -155,19 +157,20 @@ class AwsEngine:
         self._notes = tuple(check.text for check in found if check.state == "note")
 
     def examine(self, manifest: Manifest) -> Iterator[Check]:
-        """The checks that `check` makes, one by one; nothing is started."""
+        """Yield the results of the checks that `check` makes; nothing is started."""
         executions = self.executions
         return Preflight(executions.calls.aws, self._stack, executions.place, manifest).checks()
 
     def submit(self, manifest: Manifest, ranks: Sequence[int] | None = None) -> AwsRun:
-        """Start an execution for the whole run, or for what is missing from it.
+        """Start an execution for a whole run, or for what is missing from it.
 
-        Initialize on AWS finds for itself which ranks are missing, as this side did.
+        Initialize on AWS determines the missing ranks itself, in the same way as this side.
         """
         self.executions.place.check_version()
         name = manifest.run_id if ranks is None else new_run_id(time.time())
         store = Storage(manifest.results_url)
-        # Before the execution: whoever submits takes an error for a run that does not go on.
+        # Written before the execution starts, because callers take an error to mean that nothing
+        # runs.
         store.put(layout.DRIVER, self._mark(name))
         try:
             if ranks is None:
@@ -184,19 +187,19 @@ class AwsEngine:
         return AwsRun(self.executions, started, self._max_usd, self._notes)
 
     def _mark(self, name: str) -> bytes:
-        """``driver.json``: with stack and region, `status` and `stop` find the execution without
-        options of their own."""
+        """Write ``driver.json`` with stack and region, so that `status` and `stop` find the
+        execution without further options."""
         arn = self.executions.place.execution(name)
         mark = {"engine": self.name, "execution": arn, "since": time.time()}
         mark |= {"stack": self._stack, "region": self.executions.calls.aws.region}
         return json.dumps(mark).encode()
 
     def locate(self, name: str) -> str:
-        """The place of a run that is named by its id or by an execution's ARN."""
+        """Where a run is that is given by its id or by an execution's ARN."""
         return self.executions.find(name).results_url
 
     def attach(self, manifest: Manifest) -> AwsRun:
-        """The execution that ``driver.json`` names, else the newest one of the run."""
+        """The execution that ``driver.json`` names, or else the newest one of the run."""
         try:
             mark = parse_json(Storage(manifest.results_url).get(layout.DRIVER))
             arn = str(mark["execution"])
@@ -209,7 +212,7 @@ class AwsEngine:
 
 
 def check_computable(request: RunRequest) -> None:
-    """Raise `BadInputError` if functions of AWS cannot compute the model."""
+    """Raise `BadInputError` if Lambda functions cannot compute the model."""
     if request.device != CPU:
         raise BadInputError(
             f"device {request.device}: functions of AWS have no GPU; leave it out, or use "
@@ -223,7 +226,7 @@ def check_computable(request: RunRequest) -> None:
 
 
 class AwsRun:
-    """An execution of the state machine, as the handle of a run."""
+    """An execution of the state machine, as a run's handle."""
 
     def __init__(
         self,
@@ -238,16 +241,16 @@ class AwsRun:
 
     @property
     def ended(self) -> bool:
-        """Whether the execution is over, as far as was looked."""
+        """Whether the execution had ended when it was last polled."""
         return self._last is not None and self._last.ended
 
     def poll(self) -> Sequence[Event]:
-        """How many ranks stand where now: two or three requests of AWS."""
+        """Number of ranks in each state now; takes two or three requests to AWS."""
         self._last = self._executions.look(self.started)
         return (*self._last.done, event_of(self._last))
 
     def wait(self, report: Report, timeout: float | None = None) -> None:
-        """Look from time to time, ever less often, until the execution is over."""
+        """Poll at increasing intervals until the execution has ended."""
         report(StageEvent("map", f"execution  {self.started.arn}"))
         report(StageEvent("map", f"results    {self.started.results_url}"))
 
@@ -284,11 +287,11 @@ class AwsRun:
         )
 
     def stop(self) -> bool:
-        """Stop the execution; ranks that are working are not told and end on their own."""
+        """Stop the execution. Working ranks are not notified and end on their own."""
         return self._executions.stop(self.started)
 
     def leave(self) -> str:
-        """Nothing: the state machine publishes."""
+        """Does nothing, because the state machine publishes the results."""
         return ""
 
     def report(self) -> EngineReport:
@@ -298,14 +301,14 @@ class AwsRun:
         except PerseidError:
             self._give_up_if_refused()
             raise
-        Storage(self.started.results_url).delete([layout.DRIVER])  # nothing more to be asked of AWS
+        Storage(self.started.results_url).delete([layout.DRIVER])  # no more requests to AWS follow
         return replace(found, notes=(*found.notes, f"asked      {_asked(self._executions.calls)}"))
 
     def _give_up_if_refused(self) -> None:
-        """Leave nothing of a run that ended before any rank was begun: its place is free again."""
+        """Remove a run that ended before any rank began, so that its prefix is free again."""
         last = self._last or self._executions.look(self.started)
         store = Storage(self.started.results_url)
-        # A total means that the map began, and then there may be results to keep.
+        # A total means that the map has begun, so there may be results to keep.
         if self.started.resumed or last.status != "FAILED" or last.total:
             return
         with contextlib.suppress(NotFoundError, BadInputError):
@@ -314,9 +317,9 @@ class AwsRun:
                 store.delete([layout.DRIVER])
 
     def logs(self, rank: int | None = None, *, follow: bool = False) -> Iterator[tuple[int, str]]:
-        """From the log group of the worker."""
+        """The ranks' logs from the worker's log group."""
         calls, started = self._executions.calls, self.started
-        run_id = started.name  # of a run that has just begun there is no more than its name
+        run_id = started.name  # a run that has just begun has only a name
         if started.resumed:
             run_id = Manifest.load(Storage(started.results_url)).run_id
         group, tail = (
@@ -342,7 +345,7 @@ class AwsRun:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Nothing is held: the execution goes on."""
+        """Does nothing: no resource is held, and the execution goes on."""
 
 
 def event_of(now: MapProgress) -> CountEvent:

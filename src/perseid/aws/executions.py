@@ -1,7 +1,8 @@
 """Executions of a stack's state machine: start one, watch it with few requests, stop it, and fetch
-what it left.
+its results.
 
-The whole run works there, initialize and summarize included; this side only asks how far it is.
+The whole run takes place on AWS, including initialize and summarize; this side only asks about its
+progress.
 """
 
 from __future__ import annotations
@@ -38,21 +39,22 @@ from perseid.pipeline.run_state import RunResult, result_of
 from perseid.storage import Location, Storage
 
 FIRST_WAIT, LONGEST_WAIT, LONGER = 1.0, 5.0, 1.25
-"""Seconds between two looks: short at first, longer by this factor each time."""
+"""Seconds between two polls: short at first, then longer by this factor each time."""
 RECENT = 50
-"""Executions that are looked at for one that has just begun."""
+"""Number of executions that are searched for one that has just begun."""
 WATCH_SECONDS = 86_400.0
-"""Longest time that this side watches; the execution goes on."""
+"""Longest time in seconds that this side watches; the execution then goes on unwatched."""
 PATIENCE_SECONDS = 600.0
-"""So long looks may fail one after the other: a network that is away, credentials that ended."""
+"""Seconds for which polls may fail one after the other, as without a network or with expired
+credentials."""
 Tell = Callable[[MapProgress], None]
 Note = Callable[[str], None]
-"""Told why something could not be seen."""
+"""Called with the reason if something could not be read."""
 
 
 @dataclass(frozen=True)
 class Started:
-    """An execution that is under way, or was."""
+    """An execution that was started."""
 
     arn: str
     results_url: str
@@ -61,12 +63,12 @@ class Started:
 
     @property
     def name(self) -> str:
-        """The execution's name; for the first one of a run its id."""
+        """Name of the execution; for a run's first execution, the id of the run."""
         return self.arn.rpartition(":")[2]
 
 
 class _PatientLooks:
-    """Looks of which some may fail, each reason told once in a row."""
+    """Polls an execution. Some polls may fail; each reason is reported only once in a row."""
 
     def __init__(self, watcher: Watcher, started: Started, note: Note, patience: float) -> None:
         self._watcher = watcher
@@ -77,13 +79,14 @@ class _PatientLooks:
         self._said = ""
 
     def look(self) -> MapProgress | None:
-        """The state of now; None if it could not be seen."""
+        """The current state; None if it could not be read."""
         try:
             now = self._watcher.look()
         except NotFoundError:
             raise
         except (AwsError, StorageError) as error:
-            # A laptop that sleeps or changes networks must not end the watching, let alone the run.
+            # A laptop that sleeps or changes networks must not end the watching, let alone the run
+            # itself.
             if time.monotonic() - self._worked >= self._patience:
                 raise RunError(
                     f"{error}; {self._started.name} goes on without this command: `perseid status "
@@ -96,21 +99,21 @@ class _PatientLooks:
         return now
 
     def _say(self, trouble: str) -> None:
-        # Once, not every five seconds.
+        # Report it once, not every five seconds.
         if trouble and trouble != self._said:
-            self._note(f"the run goes on, but cannot be seen as it should: {trouble}")
+            self._note(f"the run goes on, but its progress cannot be read completely: {trouble}")
         self._said = trouble
 
 
 class Executions:
-    """Starts and watches executions of one stack's state machine.
+    """Starts and watches executions of a stack's state machine.
 
     Parameters
     ----------
     calls
-        The account, with what is asked of it counted.
+        Clients of the account, whose requests are counted.
     place
-        The state machine and its functions.
+        Location of the state machine and its functions.
     """
 
     def __init__(self, calls: Calls, place: StackResources) -> None:
@@ -118,32 +121,32 @@ class Executions:
         self.place = place
 
     def start(self, request: RunRequest, *, replace: bool = False) -> Started:
-        """Start the run of a request, which begins there, and return at once.
+        """Start the run of a request and return at once; the run is initialized on AWS.
 
         Raises
         ------
         BadInputError
-            Data, model or results do not lie on S3.
+            Data, model or results are not on S3.
         """
         check_places(request)
-        # The execution's name is the run's id: it cannot be used twice, so no run can be started
+        # The execution's name is the run's id. Names cannot be used twice, so no run can be started
         # twice.
         name = new_run_id(time.time())
         self._execute(name, request.given() | ({"replace": True} if replace else {}))
         return Started(self.place.execution(name), request.results_url)
 
     def start_begun(self, manifest: Manifest) -> Started:
-        """Start the execution of a run that was initialized: it bears the run's id."""
+        """Start the execution of a run that was already initialized; its name is the run's id."""
         self._execute(manifest.run_id, manifest.request)
         return Started(self.place.execution(manifest.run_id), manifest.results_url)
 
     def resume(
         self, url: str, *, allow_model_change: bool = False, name: str | None = None
     ) -> Started:
-        """Start an execution that computes what is missing from a run; returns immediately.
+        """Start an execution that computes what is missing from a run, and return at once.
 
-        `allow_model_change`: see `perseid.engines.driver.resume`; `name`: of the execution, a fresh
-        one where it is not given.
+        `allow_model_change`: see `perseid.engines.driver.resume`; `name` is that of the execution;
+        a new one is made up if it is not given.
         """
         url = Location.parse(url).url
         _on_s3("the run", url)
@@ -164,15 +167,15 @@ class Executions:
         note: Note = lambda text: None,
         patience: float = PATIENCE_SECONDS,
     ) -> MapProgress:
-        """Look from time to time until the execution has ended, and tell each time.
+        """Poll until the execution has ended, and report each state.
 
-        A look that fails is a note: the execution does not depend on who watches it.
+        A poll that fails only gives a note, because the execution does not depend on being watched.
 
         Raises
         ------
         RunError
-            It has not ended within `seconds`, or no look has worked for as long as `patience`; it
-            goes on nevertheless.
+            The execution has not ended within `seconds`, or no poll has succeeded for `patience`
+            seconds. The execution goes on nevertheless.
         """
         looks = _PatientLooks(self._watcher(started), started, note, patience)
         deadline, wait = time.monotonic() + seconds, first
@@ -191,7 +194,7 @@ class Executions:
             wait = min(longest, wait * LONGER)
 
     def look(self, started: Started) -> MapProgress:
-        """Ask once how far the execution has come."""
+        """Ask once about the execution's progress."""
         return self._watcher(started).look()
 
     def _watcher(self, started: Started) -> Watcher:
@@ -202,13 +205,13 @@ class Executions:
         )
 
     def began(self, started: Started) -> float:
-        """When it began, seconds since the epoch."""
+        """When the execution began, in seconds since the epoch."""
         return describe_execution(self.calls, started.arn).started
 
     def stop(self, started: Started) -> bool:
-        """Stop the execution; ranks that are working are not told and end on their own.
+        """Stop the execution. Working ranks are not notified and end on their own.
 
-        Returns whether there was anything to stop.
+        Returns whether the execution was still running.
         """
         if describe_execution(self.calls, started.arn).ended:
             return False
@@ -219,16 +222,17 @@ class Executions:
         return True
 
     def report(self, started: Started) -> EngineReport:
-        """Fetch logs and times of an ended execution.
+        """Fetch the logs and times of an ended execution.
 
-        What was fetched before, whole, is not fetched again.
+        What was fetched completely before is not fetched again.
 
         Raises
         ------
         PerseidError
-            The execution failed otherwise than by missing ranks: its own error and sentence.
+            The execution failed for another reason than missing ranks; its error is raised with its
+            message.
         RunInterruptedError
-            It was stopped.
+            The execution was stopped.
         """
         found = describe_execution(self.calls, started.arn)
         error = _failure(found, started)
@@ -237,7 +241,7 @@ class Executions:
         store = Storage(started.results_url)
         manifest = Manifest.load(store)
         arns = self.executions(started.results_url)
-        # Logs expire after some days, and each request costs: what was archived whole is not read
+        # Logs expire after some days, and each request costs money: complete archives are not read
         # again.
         mapped = collected_before(store, arns)
         if mapped is None:
@@ -253,7 +257,8 @@ class Executions:
         return result_of(store, Manifest.load(store), mapped)
 
     def executions(self, url: str) -> list[str]:
-        """ARNs of a run's executions, oldest first: its own, and those that went on with it."""
+        """ARNs of a run's executions, oldest first: the original one and those that resumed the
+        run."""
         store = Storage(url)
         manifest = Manifest.load(store)
         names = [name.removeprefix("items.").removesuffix(".json") for name in store.names()
@@ -261,12 +266,12 @@ class Executions:
         return [self.place.execution(name) for name in (manifest.run_id, *sorted(names))]
 
     def find(self, run: str) -> Started:
-        """The newest execution of a run, named by its URL, its id or an execution's ARN.
+        """The newest execution of a run, given by the run's URL or id or by an execution's ARN.
 
         Raises
         ------
         NotFoundError
-            There is no such run or execution.
+            The run or execution does not exist.
         """
         if run.startswith("s3://"):
             return self._newest(Location.parse(run).url)
@@ -283,8 +288,8 @@ class Executions:
             )["executions"]
         begun = Storage(url).exists(layout.MANIFEST)
         for entry in listed:  # newest first
-            # The manifest of the run names those that have ended; here only a fresh one is looked
-            # for.
+            # The run's manifest leads to executions that have ended; here only a new one is
+            # searched for.
             if begun and entry["status"] != "RUNNING":
                 continue
             arn = str(entry["executionArn"])
@@ -313,7 +318,7 @@ def check_places(request: RunRequest) -> None:
         _on_s3("the data", str(url))
     if is_python(request.model):
         raise BadInputError(
-            f"the model {request.model} is Python code, and the workers on AWS have none of it: "
+            f"the model {request.model} is Python code, which the workers on AWS do not have: "
             "export it to ONNX, or run it as a script in a container image of your own (`perseid "
             "aws deploy --worker-image`)"
         )
@@ -332,13 +337,13 @@ def _on_s3(what: str, url: str) -> None:
 
 
 def _input_of(calls: Calls, arn: str) -> Mapping[str, object]:
-    """The input of an execution, without empty keys."""
+    """The input of an execution, without keys that are empty."""
     given = json.loads(describe_execution(calls, arn).input)
     return {k: v for k, v in given.items() if v or k != "resume"} if given else {}
 
 
 def _results_of(given: Mapping[str, object], arn: str) -> str:
-    """The run's prefix from an execution's input."""
+    """The run's prefix according to an execution's input."""
     if "resume" in given:
         return Location.parse(str(given["resume"])).url
     request = {k: v for k, v in given.items() if k != "replace"}
@@ -349,7 +354,7 @@ def _results_of(given: Mapping[str, object], arn: str) -> str:
 
 
 def _failure(found: ExecutionState, started: Started) -> PerseidError | None:
-    """The error of an execution that ended without a published result; None if there is one."""
+    """The error of an execution that ended without a published result; None if it published one."""
     status = found.status
     if status == "SUCCEEDED" or errors.current_name(found.error) == "RunIncompleteError":
         return None
@@ -368,7 +373,7 @@ def _failure(found: ExecutionState, started: Started) -> PerseidError | None:
 
 
 def _left_a_run(started: Started, error: PerseidError) -> bool:
-    """Whether the failed execution's run has begun, so that its logs can be told apart."""
+    """Whether the run of the failed execution had begun, so that its logs can be identified."""
     if isinstance(error, BadInputError):
         return False
     try:

@@ -1,4 +1,5 @@
-"""Runs of a state machine that others made: started with their payload, followed, measured."""
+"""Runs of a state machine that somebody else made: start them with their payload, follow and
+measure them."""
 
 from __future__ import annotations
 
@@ -23,36 +24,37 @@ from perseid.pipeline.events import CountEvent
 from perseid.pipeline.initialize import new_run_id
 
 FIRST_WAIT, LONGEST_WAIT, LONGER = 1.0, 5.0, 1.25
-"""Seconds between two looks: short at first, longer by this factor each time."""
+"""Seconds between two polls: short at first, then longer by this factor each time."""
 WATCH_SECONDS = 86_400.0
 REPORT_SECONDS = 30.0
-"""REPORT lines come a little after an invocation's end: how long they are waited for."""
+"""Seconds to wait for REPORT lines, which arrive some time after an invocation's end."""
 REPORT_WAIT = 3.0
 INVOKE = ("arn:aws:states:::lambda:invoke", "arn:aws:states:::aws-sdk:lambda:invoke")
-"""Integrations whose parameters name the function, with any suffix such as ``.waitForTaskToken``
-(https://docs.aws.amazon.com/step-functions/latest/dg/connect-lambda.html)."""
+"""Service integrations whose parameters name the function, with any suffix such as
+``.waitForTaskToken`` (https://docs.aws.amazon.com/step-functions/latest/dg/connect-lambda.html)."""
 NOTHING = Fields({})
 Tell = Callable[[CountEvent], None]
 
 
 @dataclass(frozen=True)
 class ExistingMachine:
-    """A state machine, and the functions that its definition calls."""
+    """A state machine and the functions that its definition calls."""
 
     arn: str
     workers: tuple[str, ...]
-    """Names of the functions inside its map states."""
+    """Names of the functions called inside its map states."""
     others: tuple[str, ...]
-    """Functions outside the map, before and after it."""
+    """Names of the functions called outside the map."""
 
 
 @dataclass(frozen=True)
 class MeasuredExecution:
-    """The outcome of an execution."""
+    """Measurements of an execution that has ended."""
 
     execution: Execution
     run: MeasuredRun
-    """With the workers' invocations, and those of the other functions in the bill."""
+    """The measured run, with the workers' invocations; the bill also covers those of the other
+    functions."""
 
 
 def examine(calls: Calls, arn: str) -> ExistingMachine:
@@ -61,9 +63,9 @@ def examine(calls: Calls, arn: str) -> ExistingMachine:
     Raises
     ------
     NotFoundError
-        There is no such state machine.
+        The state machine does not exist.
     BadInputError
-        It is an EXPRESS one, whose executions cannot be followed.
+        It is an EXPRESS state machine, whose executions cannot be followed.
     """
     with aws_errors():
         found = Fields(calls.client("stepfunctions").describe_state_machine(stateMachineArn=arn))
@@ -82,9 +84,9 @@ def examine(calls: Calls, arn: str) -> ExistingMachine:
 def _functions(
     machine: Fields, *, in_map: bool, selector: Fields = NOTHING
 ) -> Iterator[tuple[str, bool]]:
-    """Each function that the states of a definition call, and whether within a map.
+    """Each function that a definition's states call, and whether the call is inside a map.
 
-    `selector`: what the map around them gives its items.
+    `selector` is what the surrounding map passes to its items.
     """
     states = machine.inner("States")
     for name in states.names():
@@ -98,13 +100,13 @@ def _functions(
 
 
 def _selector(state: Fields) -> Fields:
-    """What a map gives its items; older definitions call it parameters."""
+    """What a map passes to its items; older definitions call it parameters."""
     return next((state.inner(key) for key in ("ItemSelector", "Parameters")
                  if state.inner(key).names()), NOTHING)  # fmt: skip
 
 
 def _functions_of(state: Fields, machine: Fields, selector: Fields) -> Iterator[str]:
-    """Names of the functions that a task calls: none, one, or those that its path may name."""
+    """Names of the functions that a task calls: none, one, or all those that its path can name."""
     resource = state.text("Resource") or ""
     if ":lambda:" in resource and ":function:" in resource:
         yield function_name(resource)
@@ -118,7 +120,7 @@ def _functions_of(state: Fields, machine: Fields, selector: Fields) -> Iterator[
 
 
 def _constants(path: str, machine: Fields, selector: Fields) -> Iterator[str]:
-    """What lies at a path such as ``$.function``: as the map gives it, or as a state puts it."""
+    """Values at a path such as ``$.function``, as passed by the map or set by a state."""
     if (given := selector.text(path.removeprefix("$."))) is not None:
         yield given
     states = machine.inner("States")
@@ -129,14 +131,15 @@ def _constants(path: str, machine: Fields, selector: Fields) -> Iterator[str]:
 
 
 def function_name(given: str) -> str:
-    """The name in a function's ARN, with or without a version or alias, or the name itself."""
+    """The function's name from its ARN, with or without a version or alias, or from the name
+    itself."""
     if not given.startswith("arn:"):
         return given.partition(":")[0]
     return given.split(":")[6]
 
 
 def start(calls: Calls, machine: ExistingMachine, payload: str) -> str:
-    """Start an execution with exactly this input; its ARN."""
+    """Start an execution with exactly this input; returns its ARN."""
     with aws_errors():
         answer = calls.client("stepfunctions").start_execution(
             stateMachineArn=machine.arn, name=new_run_id(time.time()), input=payload
@@ -147,11 +150,11 @@ def start(calls: Calls, machine: ExistingMachine, payload: str) -> str:
 def follow(
     calls: Calls, arn: str, tell: Tell, note: Callable[[str], None], seconds: float = WATCH_SECONDS
 ) -> None:
-    """Look from time to time until the execution has ended, and tell each time.
+    """Poll until the execution has ended, and report each state.
 
-    A look that fails is a note: the execution does not depend on who watches it.
+    A poll that fails only gives a note, because the execution does not depend on being watched.
 
-    Raises `RunError` where it has not ended within `seconds`.
+    Raises `RunError` if it has not ended within `seconds`.
     """
     deadline, wait, said = time.monotonic() + seconds, FIRST_WAIT, ""
     while True:
@@ -162,7 +165,7 @@ def follow(
                 return
         except AwsError as error:
             if str(error) != said:
-                note(f"the execution goes on, but cannot be seen: {error}")
+                note(f"the execution goes on, but its progress cannot be read: {error}")
             said = str(error)
         if time.monotonic() > deadline:
             raise RunError(f"{arn} is still running after {seconds:g} s")
@@ -171,7 +174,7 @@ def follow(
 
 
 def look(calls: Calls, arn: str) -> CountEvent:
-    """How far an execution has come: two or three requests."""
+    """The progress of an execution; takes two or three requests."""
     client, state = calls.client("stepfunctions"), describe_execution(calls, arn)
     with aws_errors():
         runs = client.list_map_runs(executionArn=arn)["mapRuns"]
@@ -192,10 +195,10 @@ def look(calls: Calls, arn: str) -> CountEvent:
 def measure(
     calls: Calls, machine: ExistingMachine, arn: str, options: LoadOptions | None = None
 ) -> MeasuredExecution:
-    """Measure the time and cost of an ended execution from its history and its functions' logs.
+    """Measure the time and cost of an ended execution, from its history and its functions' logs.
 
-    Invocations of other executions at the same time are left out: they are told apart by the
-    result path that they received.
+    Simultaneous invocations of other executions, which received a different result path, are left
+    out.
     """
     execution = read_execution(calls, arn)
     options = replace(options or LoadOptions(), executions=(execution,))
@@ -226,7 +229,8 @@ def _reports(found: Iterable[Traced]) -> Iterator[Report]:
 def _invocations(
     calls: Calls, functions: Iterable[str], execution: Execution, patience: float = 0.0
 ) -> list[Traced]:
-    """Invocations that began while the execution went on; waits for REPORTs still to come."""
+    """Invocations that began during the execution; waits for REPORT lines that are still to
+    come."""
     end = execution.ended or time.time()
     deadline = time.monotonic() + patience
     while True:

@@ -1,4 +1,5 @@
-"""What would fail, found before an execution starts: a line a check, and what to do about it."""
+"""Checks before an execution starts: one line for each thing that would fail, and what to do about
+it."""
 
 from __future__ import annotations
 
@@ -18,14 +19,15 @@ from perseid.storage import Location
 
 MIB = 1 << 20
 ROOM = 2.0
-"""A worker may need so many times the bytes of its largest partition, and its libraries."""
+"""Factor of its largest partition's size that a worker's memory may need, in addition to its
+libraries."""
 LIBRARIES_MB = 350
 READS, WRITES = ("s3:GetObject", "s3:ListBucket"), ("s3:PutObject",)
 
 
 @dataclass(frozen=True)
 class Preflight:
-    """A run that is about to start on a stack."""
+    """A run that is about to be started on a stack."""
 
     aws: Aws
     stack: str
@@ -34,7 +36,8 @@ class Preflight:
     manifest: Manifest
 
     def checks(self) -> Iterator[Check]:
-        """Every check in order; one that cannot be made is skipped, with the reason."""
+        """Yield the result of every check in order; a check that cannot be made is skipped, with
+        the reason."""
         for name, check in CHECKS:
             try:
                 state, text = check(self)
@@ -49,7 +52,7 @@ class Preflight:
 
     @property
     def buckets(self) -> Mapping[str, tuple[str, ...]]:
-        """The actions that the run needs in each of its buckets."""
+        """The actions that the run needs in each bucket."""
         found: dict[str, tuple[str, ...]] = {}
         urls = (
             (self.manifest.data_url, READS),
@@ -69,7 +72,7 @@ class Preflight:
 
 
 Result = tuple[str, str]
-"""State (``ok``, ``note``, ``bad``, ``skip``) and sentence."""
+"""Result of a check: state (``ok``, ``note``, ``bad``, ``skip``) and sentence."""
 
 
 def _functions(run: Preflight) -> Result:
@@ -157,7 +160,8 @@ def _keys(run: Preflight) -> Result:
 
 
 def _rights(run: Preflight) -> Result:
-    """By the stack's own parameters; where one role was given, by what IAM says of it."""
+    """Check the permissions: by the stack's own parameters or, if one role was given, by asking
+    IAM."""
     if not run.parameters.get("RoleArn"):
         readable = _names(run.parameters.get("ReadBuckets", ""))
         missing = [bucket for bucket in run.buckets if readable and bucket not in readable]
@@ -171,7 +175,8 @@ def _rights(run: Preflight) -> Result:
 
 
 def _simulated(run: Preflight) -> Result:
-    """The answer of iam:SimulatePrincipalPolicy about the worker's role, if it may be called."""
+    """The answer of iam:SimulatePrincipalPolicy about the worker's role; None if it may not be
+    called."""
     with aws_errors():
         function = Fields(
             run.aws.client("lambda").get_function_configuration(FunctionName=run.place.worker)
@@ -216,4 +221,4 @@ CHECKS: tuple[tuple[str, Callable[[Preflight], Result]], ...] = (
     ("keys", _keys),
     ("rights", _rights),
 )
-"""In the order in which they are shown."""
+"""All checks, in the order in which they are shown."""

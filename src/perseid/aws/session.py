@@ -1,4 +1,4 @@
-"""boto3 clients, and AWS's errors as one sentence of ours."""
+"""boto3 clients, and AWS's errors as single sentences of ours."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from perseid.storage.credentials import NO_CREDENTIALS, sdk_sentence, sdk_sessio
 from perseid.storage.settings import profile_name
 
 CONNECT_SECONDS, READ_SECONDS, ATTEMPTS = 5, 60, 8
-"""Limits of each call. AWS throttles its control plane, so there are several attempts."""
+"""Time limits and attempts of each call. AWS throttles its control plane, so calls are retried."""
 LONGEST_READ_SECONDS = 900
-"""A function's longest time."""
+"""Longest time in seconds that a function can run."""
 LONGEST = 300
-"""Characters of an answer that are told."""
+"""Number of characters of an answer that a message quotes."""
 _DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthorizationError")
 _BAD_CREDENTIALS = (
     "InvalidClientTokenId", "UnrecognizedClientException", "SignatureDoesNotMatch",
@@ -26,7 +26,7 @@ _BAD_CREDENTIALS = (
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired")
 _CLOCK = ("RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture")
 _CLOCK_WORDS = ("Signature expired", "Signature not yet current")
-"""Services other than S3 call it a wrong signature, and say this."""
+"""Services other than S3 report a clock error as a wrong signature, with this text."""
 _ABSENT = (
     "404", "NoSuchBucket", "ResourceNotFoundException", "ParameterNotFound",
     "StateMachineDoesNotExist", "ExecutionDoesNotExist", "ClusterNotFoundException",
@@ -34,20 +34,20 @@ _ABSENT = (
 
 
 class Aws:
-    """Clients of one account and region: those that storage uses, too.
+    """Clients of one account and region, the same that storage uses.
 
     Parameters
     ----------
     region, profile
-        Where they are given, `perseid.storage.use_aws` has been called with the same; otherwise the
-        variables and files decide, for storage alike.
+        If they are given, `perseid.storage.use_aws` must have been called with the same values;
+        otherwise variables and files decide, for storage as well.
 
     Raises
     ------
     NotInstalledError
         boto3 is missing.
     AwsError
-        No region, or no such profile.
+        No region is set, or the profile does not exist.
     """
 
     def __init__(self, region: str | None = None, profile: str | None = None) -> None:
@@ -62,17 +62,18 @@ class Aws:
 
     @property
     def region(self) -> str:
-        """The region that clients use, e.g. ``eu-central-1``."""
+        """The region that the clients use, e.g. ``eu-central-1``."""
         return str(self._session.region_name)
 
     @functools.cached_property
     def account(self) -> str:
-        """The account's number, twelve digits."""
+        """The account's twelve-digit number."""
         with aws_errors():
             return str(self.client("sts").get_caller_identity()["Account"])
 
     def check_partition(self) -> None:
-        """Raise `AwsError` in another partition than AWS's standard one: no ARN would be right."""
+        """Raise `AwsError` in any partition but AWS's standard one, because no ARN would be right
+        there."""
         with aws_errors():
             arn = str(self.client("sts").get_caller_identity()["Arn"])
         partition = arn.split(":")[1]
@@ -83,12 +84,12 @@ class Aws:
             )
 
     def client(self, service: str) -> Any:
-        """The client of a service, made once."""
+        """The client of a service, created once."""
         return self._client(service, READ_SECONDS, ATTEMPTS)
 
     def client_that_asks_once(self, service: str) -> Any:
-        """A client that waits as long as a function may work, and repeats no request: each may cost
-        something."""
+        """A client that waits as long as a function can run and never repeats a request, since each
+        may cost something."""
         return self._client(service, LONGEST_READ_SECONDS, 0)
 
     def _client(self, service: str, read_seconds: int, attempts: int) -> Any:
@@ -108,7 +109,8 @@ class Aws:
 
 @contextmanager
 def aws_errors() -> Iterator[None]:
-    """Raise `AwsError`, or `NotFoundError` for what is not there, in place of botocore's errors."""
+    """Convert botocore's errors to `AwsError`, or to `NotFoundError` if something does not
+    exist."""
     _boto3()
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, SSLError
     from botocore.parsers import ResponseParserError
@@ -121,8 +123,8 @@ def aws_errors() -> Iterator[None]:
         raise AwsError(NO_CREDENTIALS) from error
     except SSLError as error:
         raise AwsError(
-            f"AWS could not be asked: {_line(error)}; where a company's proxy or a server of one's "
-            "own signs certificates, name its authority's file in AWS_CA_BUNDLE"
+            f"AWS could not be asked: {_line(error)}; if a company's proxy or a private "
+            "server signs certificates, name its authority's file in AWS_CA_BUNDLE"
         ) from error
     except (BotoCoreError, EOFError) as error:
         if (said := sdk_sentence(error, profile_name())) is not None:
@@ -135,7 +137,7 @@ def aws_errors() -> Iterator[None]:
 
 
 def error_code(error: BaseException) -> str:
-    """AWS's code of an error, also of one of ours that stands for it; otherwise empty."""
+    """AWS's code of an error, or of the botocore error that caused one of ours; otherwise empty."""
     cause = error if hasattr(error, "response") else error.__cause__
     response = getattr(cause, "response", None) or {}
     return str(response.get("Error", {}).get("Code", ""))
@@ -168,7 +170,7 @@ def _of_client(error: Any) -> AwsError | NotFoundError:
 
 
 def _line(text: object) -> str:
-    """On one line: a proxy may answer with a whole page."""
+    """The text on one line, because a proxy may answer with a whole page."""
     line = " ".join(str(text).split())
     return line if len(line) <= LONGEST else line[:LONGEST] + " ..."
 

@@ -13,36 +13,36 @@ from perseid.errors import AwsError, BadInputError, NotFoundError
 from perseid.measure.fields import Fields
 
 CHANGE_SET_SECONDS, LOOK_SECONDS = 300.0, 0.25
-"""Longest wait for a change set, and between two looks at it."""
+"""Longest wait for a change set, and the time between two polls, in seconds."""
 TAG = "perseid:stack"
-"""On our stacks, and on the bucket that we made; its value is the stack's name."""
+"""Tag of our stacks and of the bucket that we created; its value is the stack's name."""
 DESCRIPTION = "perseid - "
-"""How the template's description begins: the mark of a stack that lost its tag."""
+"""Beginning of the template's description, which identifies a stack that has lost its tag."""
 _UNCHANGED = ("didn't contain changes", "No updates are to be performed")
 
 
 NEVER_MADE = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED")
-"""States of a stack that takes no update; it can be deleted and made again."""
+"""States of a stack that cannot be updated; it must be deleted and created again."""
 
 
 @dataclass(frozen=True)
 class Description:
-    """A stack as CloudFormation describes it."""
+    """A stack as described by CloudFormation."""
 
     status: str
-    """E.g. ``UPDATE_COMPLETE``."""
+    """Status of the stack, e.g. ``UPDATE_COMPLETE``."""
     outputs: Mapping[str, str] = field(default_factory=dict)
-    """None if it never was made whole."""
+    """None if the stack was never completely created."""
     parameters: Mapping[str, str] = field(default_factory=dict)
-    """Values that it was made with."""
+    """Values of the template's parameters."""
     tags: Mapping[str, str] = field(default_factory=dict)
     text: str = ""
-    """The template's description."""
+    """Description in the template."""
     arn: str = ""
 
     @classmethod
     def of(cls, answer: Fields) -> Description:
-        """From an entry of DescribeStacks."""
+        """Create it from an entry of DescribeStacks."""
         return cls(
             answer.text("StackStatus") or "",
             _pairs(answer, "Outputs", "OutputKey", "OutputValue"),
@@ -54,21 +54,22 @@ class Description:
 
     @property
     def under_review(self) -> bool:
-        """Whether a change set is all there is of it."""
+        """Whether the stack consists of nothing but a change set."""
         return self.status == "REVIEW_IN_PROGRESS"
 
     @property
     def lasting_parameters(self) -> Mapping[str, str]:
-        """Values that it was made with; none of a stack that never came to be whole."""
+        """Values of the parameters; empty for a stack that was never completely created."""
         lasts = self.status == "CREATE_COMPLETE" or self.status.startswith(("UPDATE_", "IMPORT_"))
         return self.parameters if lasts else {}
 
     def is_ours(self, name: str) -> bool:
-        """Whether it bears the tag or the description of perseid's stacks."""
+        """Whether the stack has the tag or the description of perseid's stacks."""
         return self.tags.get(TAG) == name or self.text.startswith(DESCRIPTION)
 
     def check_idle(self, name: str) -> None:
-        """Raise `AwsError` while another operation is under way: it takes no second one."""
+        """Raise `AwsError` while another operation is in progress, since CloudFormation accepts no
+        second one."""
         if self.status.endswith("IN_PROGRESS") and not self.under_review:
             raise AwsError(
                 f"the stack {name} is {self.status}: somebody is changing it; wait until that has "
@@ -76,7 +77,7 @@ class Description:
             )
 
     def check_takes_update(self, name: str) -> None:
-        """Raise `AwsError`, saying what to do, where it takes no update now."""
+        """Raise `AwsError`, saying what to do, if the stack cannot be updated now."""
         self.check_idle(name)
         if self.status == "UPDATE_ROLLBACK_FAILED":
             raise AwsError(
@@ -94,7 +95,7 @@ def _pairs(answer: Fields, section: str, key: str, value: str) -> dict[str, str]
 
 
 def describe(aws: Aws, name: str) -> Description | None:
-    """The stack, or None if there is none."""
+    """Describe a stack; None if there is none."""
     try:
         with aws_errors():
             answer = Fields(aws.client("cloudformation").describe_stacks(StackName=name))
@@ -107,15 +108,15 @@ def describe(aws: Aws, name: str) -> Description | None:
 
 
 def describe_ours(aws: Aws, name: str) -> Description | None:
-    """The stack, or None if there is none.
+    """Describe a stack of perseid's; None if there is none.
 
     Raises
     ------
     BadInputError
-        A stack of this name is there, but it is not one of perseid's.
+        A stack with this name exists, but it is not one of perseid's.
     """
     found = describe(aws, name)
-    # What is only under review holds nothing yet, and bears no mark.
+    # A stack that is only under review has no resources yet, and no tag.
     if found is None or found.under_review or found.is_ours(name):
         return found
     raise BadInputError(
@@ -125,12 +126,12 @@ def describe_ours(aws: Aws, name: str) -> Description | None:
 
 
 def outputs(aws: Aws, name: str) -> dict[str, str]:
-    """The stack's outputs.
+    """The outputs of a stack.
 
     Raises
     ------
     NotFoundError
-        There is no such stack here.
+        The stack does not exist in this region.
     """
     stack = describe(aws, name)
     if stack is None or stack.under_review:
@@ -145,35 +146,35 @@ def change(
     aws: Aws, name: str, body: str, values: Mapping[str, str], tell: Tell,
     confirm: Callable[[list[Change]], bool],
 ) -> bool:  # fmt: skip
-    """Make the stack, or bring it up to the template; whether anything was changed.
+    """Create or update a stack according to the template; returns whether anything was changed.
 
     Parameters
     ----------
     body, values
-        Template and its parameters.
+        The template and its parameters.
     tell
         Called with each event while waiting.
     confirm
-        Shown the changes first; False stops it, and nothing was done.
+        Called with the changes first; if it returns False, nothing is done.
 
     Raises
     ------
     AwsError
-        It failed, with the first reason that CloudFormation gave, or took too long.
+        The change failed, for the first reason that CloudFormation gave, or took too long.
     BadInputError
         The stack is not one of perseid's.
     """
     former = describe_ours(aws, name)
     (former or NOT_THERE).check_takes_update(name)
     if former is not None and former.status in NEVER_MADE:
-        tell(f"the stack {name} failed to be made before: its rest is removed first")
+        tell(f"the stack {name} could not be created before: its remains are removed first")
         delete(aws, name, tell)
         former = None
-    # A stack under review exists in name only: a change set was made and never carried out.
+    # A stack under review exists in name only: its change set was never executed.
     fresh = former is None or former.under_review
     client = aws.client("cloudformation")
     with aws_errors():
-        # A change set and not a plain update: the user sees what would be replaced before it is.
+        # A change set instead of a plain update shows the user beforehand what would be replaced.
         made = client.create_change_set(
             StackName=name,
             ChangeSetName=f"perseid-{int(time.time() * 1000)}",
@@ -183,15 +184,16 @@ def change(
             Capabilities=["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM"],
             Tags=[{"Key": TAG, "Value": name}],
         )
-        this = {"StackName": name, "ChangeSetName": made["Id"]}  # the name, too: policies have it
+        # Policies refer to the stack by name.
+        this = {"StackName": name, "ChangeSetName": made["Id"]}
         changes = _changes(client, this)
         if changes is None:
             client.delete_change_set(**this)
             return False
         if not _confirmed(client, this, lambda: confirm(changes), fresh=fresh):
             return False
-        # Before the change begins. By id rather than by time, for this machine's clock may be
-        # wrong.
+        # Read before the change begins. Ids are used instead of times, as this machine's clock may
+        # be wrong.
         seen = last_events(client, made["StackId"])
         client.execute_change_set(**this)
         wait(client, made["StackId"], seen, tell)
@@ -201,7 +203,7 @@ def change(
 def _confirmed(
     client: Any, this: Mapping[str, str], confirm: Callable[[], bool], *, fresh: bool
 ) -> bool:
-    """What the user says; but for a yes nothing is left of the change set, Ctrl-C included."""
+    """Ask the user. Unless the answer is yes, the change set is deleted, also after Ctrl-C."""
     agreed = False
     try:
         agreed = confirm()
@@ -214,7 +216,7 @@ def _confirmed(
 
 
 def delete(aws: Aws, name: str, tell: Tell) -> None:
-    """Delete the stack, which must be ours, and wait until it is gone."""
+    """Delete the stack, which must be one of perseid's, and wait until it is gone."""
     stack = describe_ours(aws, name)
     if stack is None:
         return
@@ -226,7 +228,8 @@ def delete(aws: Aws, name: str, tell: Tell) -> None:
 
 
 def _changes(client: Any, this: Mapping[str, str]) -> list[Change] | None:
-    """What a change set would do, once CloudFormation knows; None if nothing."""
+    """The changes that a change set would make, once CloudFormation knows them; None if there are
+    none."""
     deadline = time.monotonic() + CHANGE_SET_SECONDS
     while True:
         found = client.describe_change_set(**this)
@@ -256,11 +259,11 @@ def _changes(client: Any, this: Mapping[str, str]) -> list[Change] | None:
 
 
 def _failed_events(client: Any, this: Mapping[str, str]) -> list[str]:
-    """Why a change set was refused: its validation names resource and property in events."""
+    """Why a change set was refused: events of its validation name the resource and the property."""
     try:
         with aws_errors():
             found = client.describe_events(**this, Filters={"FailedEvents": True})
-    except (AwsError, NotFoundError):  # the change set's own reason is told then
+    except (AwsError, NotFoundError):  # the caller then reports the change set's own reason
         return []
     told = []
     for event in found.get("OperationEvents", ()):

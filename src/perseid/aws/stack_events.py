@@ -1,4 +1,4 @@
-"""What CloudFormation does with a stack, event by event, until it is done."""
+"""Follow what CloudFormation does with a stack, event by event, until it is done."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ from perseid.errors import AwsError, NotFoundError, RunInterruptedError
 from perseid.measure.fields import Fields
 
 POLL_SECONDS = 2.0
-"""Between two looks at the stack's events."""
+"""Seconds between two polls of the stack's events."""
 UNSEEN_SECONDS = 15.0
-"""So long an operation may show no event until the stack's state is believed nevertheless."""
+"""Seconds without any event of an operation after which the stack's state is believed
+nevertheless."""
 STACK_SECONDS = 1800.0
-"""Longest wait for a stack to be made, changed or deleted."""
+"""Longest wait in seconds for a stack to be created, changed or deleted."""
 PATIENCE_SECONDS = 300.0
-"""So long looks may fail one after the other: a network that is away, credentials that ended."""
+"""Seconds for which polls may fail one after the other, as without a network or with expired
+credentials."""
 _GOES_ON = (
     "CloudFormation goes on without this command; run it again when that has ended (`perseid aws "
     "doctor` says how far it is)"
 )
 UNSEEN = "UNSEEN_IN_PROGRESS"
-"""State of a stack that could not be looked at."""
+"""State of a stack that could not be read."""
 
 
 @dataclass(frozen=True)
@@ -33,16 +35,16 @@ class Change:
     """One line of a change set."""
 
     action: str
-    """``Add``, ``Modify``, ``Remove``."""
+    """Action: ``Add``, ``Modify`` or ``Remove``."""
     resource: str
     kind: str
-    """E.g. ``AWS::Lambda::Function``."""
+    """Type of the resource, e.g. ``AWS::Lambda::Function``."""
     replacement: bool = False
 
 
 @dataclass(frozen=True)
 class StackEvent:
-    """One resource came to a new state."""
+    """A resource reached a new state."""
 
     when: datetime
     resource: str
@@ -55,9 +57,10 @@ Tell = Callable[[Change | StackEvent | str], None]
 
 
 def wait(client: Any, stack_id: str, seen: set[str], tell: Tell) -> None:
-    """Report events that are not in `seen` until the stack rests; raise what failed first.
+    """Report events that are not in `seen` until the operation has ended; raise the first failure.
 
-    The state is believed once an event of this operation was seen: at first it may be the old one.
+    The stack's state is believed only after an event of this operation, because at first it may be
+    the old one.
     """
     looks = _Looks(client, stack_id, seen, tell)
     try:
@@ -70,7 +73,7 @@ def wait(client: Any, stack_id: str, seen: set[str], tell: Tell) -> None:
 
 
 class _Looks:
-    """Looks at a stack, of which some may fail: the operation does not depend on them."""
+    """Polls of a stack, some of which may fail, because the operation does not depend on them."""
 
     def __init__(self, client: Any, stack_id: str, seen: set[str], tell: Tell) -> None:
         self._client, self._stack_id, self._seen, self._tell = client, stack_id, seen, tell
@@ -78,10 +81,11 @@ class _Looks:
         self._worked = time.monotonic()
         self._said = ""
         self.first_failure = ""
-        """When one resource fails, CloudFormation cancels the others: those are consequences."""
+        """The first failure. When one resource fails, CloudFormation cancels the others, whose
+        events are only consequences."""
 
     def until_it_rests(self) -> str:
-        """The state in the end."""
+        """Wait until the operation has ended, and return the final state."""
         trusted = time.monotonic() + UNSEEN_SECONDS
         deadline, pause = time.monotonic() + STACK_SECONDS, 0.1
         while True:
@@ -112,7 +116,7 @@ class _Looks:
             if time.monotonic() - self._worked >= PATIENCE_SECONDS:
                 raise AwsError(f"{error}; {_GOES_ON}") from error
             if str(error) != self._said:  # once, not every two seconds
-                self._tell(f"CloudFormation goes on, but cannot be seen: {error}")
+                self._tell(f"CloudFormation goes on, but its progress cannot be read: {error}")
             self._said = str(error)
             return UNSEEN
         self._worked, self._said = time.monotonic(), ""
@@ -131,17 +135,17 @@ def _status(client: Any, stack_id: str) -> str:
 
 
 def last_events(client: Any, stack_id: str) -> set[str]:
-    """Ids of the newest events, by which later ones are known: clocks may differ."""
+    """Ids of the newest events, by which later ones are recognized, since clocks may differ."""
     try:
         with aws_errors():
             found = client.describe_stack_events(StackName=stack_id)["StackEvents"]
-    except (AwsError, NotFoundError):  # there are none yet
+    except (AwsError, NotFoundError):  # there are no events yet
         return set()
     return {entry["EventId"] for entry in found}
 
 
 def _new_events(client: Any, stack_id: str, seen: set[str]) -> list[StackEvent]:
-    """Events that were not seen yet, oldest first; newest pages first from AWS."""
+    """Events that were not seen yet, oldest first; AWS lists the newest first."""
     fresh: list[StackEvent] = []
     try:
         with aws_errors():
@@ -153,7 +157,7 @@ def _new_events(client: Any, stack_id: str, seen: set[str]) -> list[StackEvent]:
                 fresh += [_event(Fields(entry), entry["Timestamp"]) for entry in entries]
                 if count < len(known):
                     break
-    except (AwsError, NotFoundError):  # a deleted stack may have none
+    except (AwsError, NotFoundError):  # a deleted stack may have no events
         return []
     return fresh[::-1]
 

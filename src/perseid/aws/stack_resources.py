@@ -1,4 +1,4 @@
-"""Where runs work on AWS: the state machine and the functions of a stack."""
+"""The resources of a stack on which runs work: the state machine and the functions."""
 
 from __future__ import annotations
 
@@ -19,32 +19,34 @@ class StackResources:
     """The resources of a stack that an engine needs."""
 
     state_machine: str
-    """ARN."""
+    """ARN of the state machine."""
     bucket: str
-    """Default bucket of results."""
+    """Default bucket for results."""
     worker: str
     initialize: str
     summarize: str
     """Names of the functions."""
     memory_mb: int
-    """Memory of the worker."""
+    """Memory of the worker, in MB."""
     architecture: str = "x86"
-    """``x86`` or ``arm``."""
+    """Architecture of the functions, ``x86`` or ``arm``."""
     tmp_mb: int = 512
-    """/tmp of the worker."""
+    """Size of the worker's /tmp, in MB."""
     retry_memory_mb: int = 0
-    """Of the worker that tries a rank again whose memory did not suffice; 0: there is none."""
+    """Memory in MB of the worker that retries ranks that ran out of memory; 0 if there is none."""
     version: str = __version__
-    """Version of the functions' perseid; empty if the stack does not say."""
+    """Version of perseid in the functions; empty if the stack does not say."""
 
     @classmethod
     def of_stack(cls, aws: Aws, name: str = "perseid") -> StackResources:
-        """From the outputs of a stack; raises `NotFoundError` if there is none."""
+        """Read the resources from a stack's outputs; raises `NotFoundError` if there is no such
+        stack."""
         return cls.of_outputs(stack.outputs(aws, name), name)
 
     @classmethod
     def of_outputs(cls, outputs: Mapping[str, str], name: str) -> StackResources:
-        """From a stack's outputs; raises `BadInputError` if it is not one of ours."""
+        """Create it from a stack's outputs; raises `BadInputError` if the stack is not one of
+        perseid's."""
         try:
             return cls(
                 state_machine=outputs["StateMachineArn"],
@@ -64,7 +66,8 @@ class StackResources:
             ) from error
 
     def check_version(self) -> None:
-        """Raise `BadInputError` if the functions are of another minor version than this."""
+        """Raise `BadInputError` if the functions have another minor version of perseid than this
+        one."""
         remedy = "deploy it again with this one (`perseid aws deploy`)"
         if not self.version:
             raise BadInputError(
@@ -74,5 +77,5 @@ class StackResources:
         check_version(self.version, "the stack", remedy)
 
     def execution(self, name: str) -> str:
-        """The ARN of an execution of the state machine."""
+        """ARN of an execution of the state machine, from the execution's name."""
         return self.state_machine.replace(":stateMachine:", ":execution:") + f":{name}"

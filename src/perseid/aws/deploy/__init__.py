@@ -1,1 +1,1 @@
-"""Make, change, check and remove a stack: packages, template, change sets, policies."""
+"""Make, change, check and remove a stack: packages, template, change sets and policies."""

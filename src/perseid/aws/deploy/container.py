@@ -1,7 +1,9 @@
-"""The program of the rendezvous' container, as text in its command: any image with Python runs it.
+"""The program of the rendezvous' container, passed as text in its command, so that any image with
+Python can run it.
 
-Takes the server from the stack's bucket unless the image has perseid; nothing is written to disk.
-Standard library only, and short: a parameter of a template takes 4,096 characters.
+The program fetches the server from the stack's bucket unless the image contains perseid; nothing is
+written to disk. It uses only the standard library, and it is short because a template's parameter
+holds at most 4,096 characters.
 """
 
 import datetime
@@ -19,7 +21,8 @@ E = os.environ
 
 
 def credentials() -> tuple[str, str, str | None]:
-    """Credentials of the task's role, from the address that ECS gives, or from the environment."""
+    """Credentials of the task's role, from the address that ECS provides or from the
+    environment."""
     url = E.get("AWS_CONTAINER_CREDENTIALS_FULL_URI")
     if not url and "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI" in E:
         url = "http://169.254.170.2" + E["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"]
@@ -30,7 +33,7 @@ def credentials() -> tuple[str, str, str | None]:
 
 
 def fetch(bucket: str, name: str) -> bytes:
-    """An object, asked for with Signature Version 4."""
+    """Fetch an object from S3, with a request signed by Signature Version 4."""
     region, (access, secret, token) = E["AWS_REGION"], credentials()
     base = E.get("AWS_ENDPOINT_URL_S3") or f"https://s3.{region}.amazonaws.com"
     url = urllib.parse.urlsplit(base + urllib.parse.quote(f"/{bucket}/{name}"))
@@ -54,7 +57,7 @@ def fetch(bucket: str, name: str) -> bytes:
 
 
 def in_memory(data: bytes) -> str:
-    """The path of a file that is nowhere on disk."""
+    """Path of a file that exists only in memory."""
     number = os.memfd_create("perseid")
     with open(os.dup(number), "wb") as file:
         file.write(data)

@@ -1,4 +1,4 @@
-"""Deploy: from this package to a stack that runs."""
+"""Deploy perseid: from this package to a running stack."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from perseid.errors import AwsError, NotFoundError
 
 @dataclass(frozen=True)
 class Deployed:
-    """Outputs of the stack that was deployed, and its packages."""
+    """Outputs of the deployed stack, and its packages."""
 
     outputs: Mapping[str, str]
     changed: bool
@@ -43,25 +43,25 @@ def deploy(
     confirm: Callable[[list[Change]], bool],
     **packaging: Any,
 ) -> Deployed:
-    """Package, upload, and make or update the stack.
+    """Build the packages, upload them, and create or update the stack.
 
     Parameters
     ----------
     folder
-        Where the zips are made.
+        Folder in which the zips are built.
     tell
         Called with sentences and the stack's events.
     confirm
-        Shown the changes before any is made.
+        Called with the changes before any is made; returns whether to make them.
     packaging
-        Further arguments of `perseid.aws.deploy.packaging.build`.
+        Further arguments for `perseid.aws.deploy.packaging.build`.
 
     Raises
     ------
     BadInputError
         A package is too large, an option is not usable, or the stack is not one of perseid's.
     AwsError
-        AWS refuses; what was there before still is.
+        AWS refuses the deployment; what existed before is unchanged.
     """
     aws.check_partition()
     former = stack.describe_ours(aws, options.name)
@@ -76,7 +76,7 @@ def deploy(
     packages = build(folder, target, **packaging)
     with aws_errors():
         ensure_bucket(aws, bucket, options.name, given=options.bucket is not None, tell=tell)
-        # Not by the template: CloudFormation cannot make a SecureString.
+        # Not part of the template, because CloudFormation cannot create a SecureString.
         ensure_secret(aws, options.name)
         key = previous.get("KmsKey", "") if options.kms_key is None else options.kms_key
         upload(aws, bucket, options.name, packages, tell, kms_key=key)
@@ -105,7 +105,8 @@ def dry_run(
     options: Options, folder: Path, packages_folder: Path, account: str, region: str,
     **packaging: Any,
 ) -> dict[str, Package]:  # fmt: skip
-    """Write all that would be deployed to `folder`, without a single call to AWS; the packages."""
+    """Write everything that would be deployed to `folder`, without calling AWS; returns the
+    packages."""
     target = options.target({})
     packages = build(packages_folder, target, **packaging)
     folder.mkdir(parents=True, exist_ok=True)
@@ -139,7 +140,7 @@ def dry_run(
 
 
 def ensure_bucket(aws: Aws, bucket: str, name: str, *, given: bool, tell: Tell) -> None:
-    """The bucket for the packages: the user's, or one of ours, private and encrypted."""
+    """The bucket for the packages: the user's, or one that is created, private and encrypted."""
     s3 = aws.client("s3")
     try:
         with aws_errors():
@@ -167,7 +168,7 @@ def ensure_bucket(aws: Aws, bucket: str, name: str, *, given: bool, tell: Tell) 
 
 
 def _finish_bucket(s3: Any, bucket: str, name: str) -> None:
-    """A deployment may have been interrupted just after it made the bucket: it is empty then."""
+    """Set a new bucket's options, also for an empty bucket of an interrupted deployment."""
     try:
         with aws_errors():
             s3.get_bucket_tagging(Bucket=bucket)
@@ -185,10 +186,12 @@ def _close_and_tag(s3: Any, bucket: str, name: str) -> None:
 
 
 def ensure_secret(aws: Aws, name: str) -> None:
-    """The secret that job keys are derived from; never shown, never replaced."""
+    """Create the secret from which job keys are derived, if missing; it is never shown and never
+    replaced."""
     ssm = aws.client("ssm")
     try:
-        # Without Overwrite: replacing the secret would lock out workers that hold keys made of it.
+        # Without Overwrite: replacing the secret would lock out workers that hold keys derived from
+        # it.
         ssm.put_parameter(
             Name=template.secret_name(name), Value=template.new_secret(), Type="SecureString",
             Description="perseid: job keys of the rendezvous are derived from it",
@@ -206,8 +209,8 @@ def upload(
     *,
     kms_key: str = "",
 ) -> None:
-    """Put the packages and the definition into the bucket, where they are not there yet."""
-    # A bucket's policy may refuse what does not say how it is to be encrypted.
+    """Upload the packages and the definition to the bucket, unless they are already there."""
+    # A bucket's policy may refuse uploads that do not say how to encrypt them.
     how = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key} if kms_key else {}
     s3, below = aws.client("s3"), template.prefix(name)
     for package in packages.values():
@@ -232,8 +235,8 @@ def _is_there(s3: Any, bucket: str, key: str) -> bool:
 
 
 def _wanted_tasks(aws: Aws, name: str, previous: Mapping[str, str]) -> int:
-    """Desired tasks of the rendezvous: one that an operator started must survive a new
-    deployment."""
+    """Desired number of rendezvous tasks, so that a deployment does not stop a task that an
+    operator started."""
     try:
         with aws_errors():
             found = aws.client("ecs").describe_services(
@@ -249,7 +252,7 @@ def _names(arns: str) -> list[str]:
 
 
 def to_json(deployed: Deployed) -> str:
-    """Outputs and packages, for ``--json``."""
+    """Outputs and packages, for the option ``--json``."""
     packages = {
         p.name: {"zipped": p.zipped, "unzipped": p.unzipped} for p in deployed.packages.values()
     }

@@ -1,4 +1,4 @@
-"""Destroy: the stack and what deploying made beside it; what stays is listed."""
+"""Remove a stack and everything that deploying created beside it, and list what remains."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ from perseid.errors import AwsError, NotFoundError
 
 @dataclass(frozen=True)
 class Remains:
-    """Something that still exists after `destroy`."""
+    """Something that still exists after `destroy`, and why."""
 
     name: str
-    """E.g. ``s3://perseid-123456789012-eu-central-1``."""
+    """Name of the resource, e.g. ``s3://perseid-123456789012-eu-central-1``."""
     why: str
 
 
 def destroy(aws: Aws, name: str, tell: Tell, *, delete_bucket: bool = False) -> list[Remains]:
-    """Remove the stack, its DNS record, packages and secret; data stays unless `delete_bucket`.
+    """Remove the stack, its DNS record, packages and secret. Data stays unless `delete_bucket` is
+    set.
 
-    Where the stack is gone already, what was left beside it is removed.
+    If the stack no longer exists, what was left beside it is removed.
 
     Returns
     -------
-    What is left, to be removed by the user or kept.
+    What remains, for the user to keep or remove.
 
     Raises
     ------
     NotFoundError
-        There is no such stack, and nothing was left of one.
+        The stack does not exist, and nothing is left of one.
     BadInputError
         The stack is not one of perseid's.
     """
@@ -49,7 +50,8 @@ def destroy(aws: Aws, name: str, tell: Tell, *, delete_bucket: bool = False) -> 
     found.check_idle(name)
     if former is not None:
         if "RendezvousCluster" in former.outputs:
-            # First, because the network cannot be deleted while a task holds an address in it.
+            # Drained first, because the network cannot be deleted while a task has an address in
+            # it.
             service.drain(aws, former.outputs, tell)
         stack.delete(aws, name, tell)
         remains += _forget_record(aws, former.outputs, tell)
@@ -64,7 +66,7 @@ def destroy(aws: Aws, name: str, tell: Tell, *, delete_bucket: bool = False) -> 
 
 
 def _delete_secret(ssm: Any, name: str) -> bool:
-    """Whether it was there."""
+    """Delete the stack's secret; returns whether it existed."""
     try:
         ssm.delete_parameter(Name=template.secret_name(name))
     except ssm.exceptions.ParameterNotFound:
@@ -73,10 +75,11 @@ def _delete_secret(ssm: Any, name: str) -> bool:
 
 
 def _forget_record(aws: Aws, outputs: Mapping[str, str], tell: Tell) -> list[Remains]:
-    """Delete the DNS record that the dns-updater wrote: its address soon is somebody else's.
+    """Delete the DNS record that the dns-updater wrote, because its address will soon belong to
+    somebody else.
 
-    After the stack, whose function would write it again. It is called ours where it looks as the
-    function writes it: one address, our time to live.
+    This must follow the stack's deletion, because its function would write the record again. A
+    record is taken for ours if it looks as the function writes it: one address, our time to live.
     """
     if not outputs.get("HostedZone") or "RendezvousCluster" not in outputs:
         return []
@@ -94,14 +97,15 @@ def _forget_record(aws: Aws, outputs: Mapping[str, str], tell: Tell) -> list[Rem
             client.change_resource_record_sets(
                 HostedZoneId=here.zone, ChangeBatch={"Changes": [change]}
             )
-    except (AwsError, NotFoundError) as error:  # the stack is gone: nobody could do this again
+    except (AwsError, NotFoundError) as error:
+        # The stack is gone, so this cannot be tried again: report it instead.
         return [Remains(left.name, f"{left.why}: {error}")]
     tell(f"deleted the DNS record {here.record}")
     return []
 
 
 def _record(client: Any, here: ServiceNames) -> dict[str, Any] | None:
-    """The A record as it is now."""
+    """The current A record; None if there is none."""
     answer = client.list_resource_record_sets(
         HostedZoneId=here.zone, StartRecordName=here.record, StartRecordType="A", MaxItems="1"
     )
@@ -114,7 +118,7 @@ def _record(client: Any, here: ServiceNames) -> dict[str, Any] | None:
 def _clear_bucket(
     aws: Aws, bucket: str, name: str, tell: Tell, delete_bucket: bool
 ) -> tuple[bool, list[Remains]]:
-    """Whether there was anything to remove, and what stays."""
+    """Remove the stack's objects; returns whether there were any, and what remains."""
     s3 = aws.client("s3")
     try:
         with aws_errors():
@@ -136,14 +140,15 @@ def _clear_bucket(
 
 
 def delete_below(s3: Any, bucket: str, prefix: str) -> bool:
-    """Whether there was anything."""
+    """Delete all objects below a prefix; returns whether there were any."""
     found = False
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
         keys = [{"Key": entry["Key"]} for entry in page.get("Contents", ())]
         if keys:
             found = True
             answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
-            for error in answer.get("Errors", ()):  # the call itself succeeds
+            # The call succeeds even if single objects could not be deleted.
+            for error in answer.get("Errors", ()):
                 raise AwsError(
                     f"s3://{bucket}/{error.get('Key')} cannot be deleted: {error.get('Message')} "
                     f"({error.get('Code')}); the stack is gone already, and what is left is this "
@@ -156,6 +161,6 @@ def _tag(s3: Any, bucket: str) -> str:
     try:
         with aws_errors():
             tags = s3.get_bucket_tagging(Bucket=bucket)["TagSet"]
-    except AwsError:  # it has none
+    except AwsError:  # the bucket has no such setting
         return ""
     return next((tag["Value"] for tag in tags if tag["Key"] == TAG), "")

@@ -1,4 +1,5 @@
-"""Is everything there that a run on AWS needs? Each check is one line: well, or what to do."""
+"""Check that everything a run on AWS needs is there. Each check gives one line: all is well, or
+what to do."""
 
 from __future__ import annotations
 
@@ -18,29 +19,30 @@ from perseid.errors import AwsError, NotFoundError, PerseidError
 from perseid.measure.fields import Fields
 
 SKEW_SECONDS = 60.0
-"""Largest difference from AWS's clock; a signature is refused from 300 s on."""
+"""Largest tolerated difference from AWS's clock, in seconds; AWS refuses signatures from 300 s
+on."""
 FEW_AT_ONCE = 100
-"""Concurrent executions below which a run of the published size takes several rounds."""
+"""Number of concurrent executions below which a run of the published size takes several rounds."""
 FUNCTIONS = ("Initialize", "Worker", "LargerWorker", "Summarize", "Ping", "DnsUpdater")
-"""The functions of a stack; the outputs with their names end in ``Function``."""
+"""The functions of a stack; the outputs that name them end in ``Function``."""
 LARGER = "LargerWorkerFunction"
-"""Output with the worker that has more memory, and the same role as the other one."""
+"""Output that names the worker with more memory, which has the same role as the other worker."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was checked: whether it is well, and what to do if not."""
+    """The result of one check, and what to do if something is wrong."""
 
     name: str
     state: str
-    """``ok``, ``note`` (works, but know it), ``bad``, ``skip``."""
+    """``ok``, ``note`` (it works, but the user should know something), ``bad`` or ``skip``."""
     text: str
-    """What was found, or what to do."""
+    """What was found, or what the user should do."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found: its state and its text, as of `Check`."""
+    """A check's state and text, as in `Check`."""
 
     state: str
     text: str
@@ -48,10 +50,10 @@ class Finding:
 
 @dataclass
 class Facts:
-    """What earlier checks found that later ones need."""
+    """Results of earlier checks that later ones need."""
 
     identified: bool = False
-    """Whether AWS said whose the credentials are."""
+    """Whether AWS accepted the credentials and named their owner."""
     date: str = ""
     """Date header of that answer."""
     outputs: Mapping[str, str] | None = None
@@ -62,12 +64,12 @@ class Facts:
 
     @property
     def known(self) -> Mapping[str, str]:
-        """The stack's outputs; a check of `_of_stack` is made only where there are any."""
+        """The stack's outputs; checks wrapped by `_of_stack` run only if there are any."""
         return self.outputs or {}
 
 
 def examine(aws: Aws, name: str) -> Iterator[Check]:
-    """Every check in order, as soon as it is done; none depends on another's success."""
+    """Yield the result of every check in order; a check runs even if an earlier one failed."""
     facts = Facts()
     for title, check in CHECKS:
         try:
@@ -79,7 +81,7 @@ def examine(aws: Aws, name: str) -> Iterator[Check]:
 
 
 def _of_stack(check: Callable[[Aws, str, Facts], Finding]) -> Callable[..., Finding]:
-    """A check that has nothing to look at where there is no stack."""
+    """Wrap a check that needs a stack, so that it is skipped if there is none."""
 
     def checked(aws: Aws, name: str, facts: Facts) -> Finding:
         if facts.outputs is None:
@@ -197,12 +199,12 @@ def _buckets(aws: Aws, name: str, facts: Facts) -> Finding:
 
 
 def foreign_key(aws: Aws, bucket: str, given: str) -> str:
-    """What is wrong where a customer's key encrypts a bucket and no role may use it; otherwise
+    """What is wrong if a bucket is encrypted with a customer's key that no role may use; otherwise
     empty."""
     try:
         with aws_errors():
             found = aws.client("s3").get_bucket_encryption(Bucket=bucket)
-    except (AwsError, NotFoundError):  # none is set, or it may not be read
+    except (AwsError, NotFoundError):  # no encryption is set, or it may not be read
         return ""
     for rule in found["ServerSideEncryptionConfiguration"]["Rules"]:
         key = rule.get("ApplyServerSideEncryptionByDefault", {}).get("KMSMasterKeyID", "")
@@ -226,7 +228,7 @@ def _mend_bucket(bucket: str, values: Mapping[str, str]) -> str:
 
 @_of_stack
 def _functions(aws: Aws, name: str, facts: Facts) -> Finding:
-    """Start each function: what its libraries lack shows on import alone."""
+    """Start each function: the import alone shows whether a library is missing."""
     outputs = facts.known
     versions, bad = set(), []
     for part in FUNCTIONS:
@@ -238,7 +240,7 @@ def _functions(aws: Aws, name: str, facts: Facts) -> Finding:
                 answer = aws.client("lambda").invoke(
                     FunctionName=function, Payload=json.dumps({CHECK: True}).encode()
                 )
-        except NotFoundError:  # another check says so
+        except NotFoundError:  # another check reports it
             continue
         said = json.loads(answer["Payload"].read() or b"null") or {}
         if answer.get("FunctionError"):
@@ -363,4 +365,4 @@ CHECKS: tuple[tuple[str, Callable[[Aws, str, Facts], Finding]], ...] = (
     ("address", _address),
     ("ping", _ping),
 )
-"""In the order in which they are shown."""
+"""All checks, in the order in which they are shown."""

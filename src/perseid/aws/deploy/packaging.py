@@ -1,4 +1,5 @@
-"""The zip packages of the functions: wheels, perseid and a model; the same input, the same zip."""
+"""Build the zip packages of the functions from wheels, perseid and a model; the same input gives
+the same zip."""
 
 from __future__ import annotations
 
@@ -26,13 +27,14 @@ from perseid.model.signature_files import signature_beside
 
 MIB = 1 << 20
 UNZIPPED_LIMIT = 250 * MIB
-"""Limit of a function with all its layers
+"""Size limit of a function with all its layers, in bytes
 (https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html)."""
 PACKAGES = ("worker", "control", "tools")
-"""``worker`` works on ranks, ``control`` begins and ends runs, ``tools`` holds the rendezvous, the
-connection test and the DNS updater: no third-party package."""
+"""Packages and what they contain. ``worker`` works on ranks, ``control`` begins and ends runs.
+``tools`` holds the rendezvous, the connection test and the DNS updater, and no third-party
+package."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-_ALSO_LEFT_OUT = {"numpy": NUMPY_FOR_SCRIPTS}  # kept after all: scripts may import them
+_ALSO_LEFT_OUT = {"numpy": NUMPY_FOR_SCRIPTS}  # kept, because scripts may import them
 _TOOLS = (
     "__init__.py", "errors.py", "lazy.py", "linux.py", "rendezvous/*", "aws/__init__.py",
     "aws/handlers/__init__.py", "aws/handlers/log.py", "aws/handlers/ready.py",
@@ -54,24 +56,24 @@ class Package:
     name: str
     path: Path
     digest: str
-    """Digest of the contents (names and bytes); the same source gives the same digest on any
-    machine."""
+    """Digest of the contents (names and bytes), which is the same on any machine for the same
+    source."""
     entries: Mapping[str, int]
-    """Path in the zip -> bytes, unzipped."""
+    """Unzipped bytes of each file, by its path in the zip."""
 
     @property
     def unzipped(self) -> int:
-        """Bytes that count against `UNZIPPED_LIMIT`."""
+        """Number of bytes that count against `UNZIPPED_LIMIT`."""
         return sum(self.entries.values())
 
     @property
     def zipped(self) -> int:
-        """Bytes of the file."""
+        """Size of the zip in bytes."""
         return self.path.stat().st_size
 
     @property
     def key(self) -> str:
-        """The key of the upload, below the stack's prefix: new content has a new key."""
+        """Key of the upload below the stack's prefix; new content has a new key."""
         return f"code/{self.name}-{self.digest[:20]}.zip"
 
 
@@ -86,36 +88,36 @@ def build(
     cache: Path | None = None,
     compression: int = 6,
 ) -> dict[str, Package]:
-    """Make all packages.
+    """Build all packages.
 
     Parameters
     ----------
     folder
-        Where the zips go; those of former contents are removed from it, and one that is there
-        already is taken.
+        Folder for the zips. Zips of earlier contents are removed from it, and a current one is
+        reused.
     target
-        What they run on.
+        Platform on which the functions run.
     model
-        An exported model that becomes the ``default`` one (and its ``NAME.int8.onnx``).
+        An exported model that becomes the ``default`` one, together with its ``NAME.int8.onnx``.
     bytecode
-        Put compiled modules beside the source, which saves their compilation in each cold start;
-        done by default where this interpreter's version is the target's, else it cannot be.
+        Whether to add compiled modules, which saves their compilation at each cold start. This is
+        the default if this interpreter has the target's version, and otherwise impossible.
     interpreter
-        Version of Python that the packages are for, where it is not the target's: a server that
-        stands in for AWS runs functions with its own interpreter, whatever their runtime says.
+        Version of Python that the packages are for, if it is not the target's: a server that stands
+        in for AWS runs functions with its own interpreter, regardless of their runtime.
     machine
-        Architecture that they are for, where it is not the target's, for the same reason.
+        Architecture that the packages are for, if it is not the target's, for the same reason.
     cache
-        Of wheels.
+        Folder that caches wheels.
     compression
-        zlib's level.
+        Compression level of zlib.
 
     Raises
     ------
     BadModelError
         `model` is not a model that workers can load.
     BadInputError
-        A package is larger than Lambda takes, or there is no wheel for the target.
+        A package is larger than Lambda allows, or there is no wheel for the target.
     """
     folder.mkdir(parents=True, exist_ok=True)
     python = interpreter or target.python
@@ -152,7 +154,7 @@ def _of_wheels(folder: Path) -> Iterator[tuple[str, Path]]:
             continue
         inside = path.relative_to(folder)
         top = inside.parts[0]
-        # METADATA stays: importlib.metadata reads versions from it, which records name.
+        # METADATA stays, because records name versions, which importlib.metadata reads from it.
         if top == "bin" or (top.endswith(".dist-info") and path.name != "METADATA"):
             continue
         package = top.removesuffix(".libs")
@@ -182,13 +184,14 @@ def _matches(inside: str, patterns: tuple[str, ...]) -> bool:
 
 
 def _of_model(model: Path | None) -> dict[str, Path]:
-    """The model in the package, float32 and int8, or the user's in its place."""
+    """Files of the model in the package: the default float32 and int8 models, or the user's model
+    instead."""
     source = _source(model)
     if not source.is_file():
         raise BadInputError(
             f"the model {source} is not there: give the path of an exported .onnx file"
         )
-    if model is not None:  # every rank would else find out
+    if model is not None:  # otherwise every rank would fail with this error
         ModelRuntime.load(source, threads=1, signature=signature_beside(source))
     found = dict(_inside(source, "default.onnx")) | _signature(source)
     if (small := _int8(source)) is not None:
@@ -197,13 +200,13 @@ def _of_model(model: Path | None) -> dict[str, Path]:
 
 
 def _signature(source: Path) -> dict[str, Path]:
-    """The file beside a model that says what it takes and gives, where there is one."""
+    """The signature file beside a model, if there is one."""
     beside = source.with_name(source.name + SIGNATURE_BESIDE)
     return {f"{_MODELS}/default.onnx{SIGNATURE_BESIDE}": beside} if beside.is_file() else {}
 
 
 def _inside(model: Path, name: str) -> Iterator[tuple[str, Path]]:
-    """A model under a new name, its external data under the names that the graph gives them."""
+    """A model's files under a new name; its external data keeps the names that the graph uses."""
     files = local_files(model)
     yield f"{_MODELS}/{name}", files.path
     for path in files.external:
@@ -223,7 +226,8 @@ def _int8(source: Path) -> Path | None:
 
 
 def _identity(model: Path | None) -> bytes:
-    """Which model the workers have: their control functions hold none of it."""
+    """The identity of the workers' model, for the control functions, which do not contain the
+    model."""
     source = _source(model)
     return json.dumps(shipped_identity(source, _int8(source)).to_json(), indent=1).encode()
 
@@ -231,7 +235,7 @@ def _identity(model: Path | None) -> bytes:
 def _write(
     name: str, folder: Path, files: Mapping[str, Path | bytes], compiled: bool, compression: int
 ) -> Package:
-    # Over names and contents, not over the zip: deflate may differ between machines.
+    # A digest of names and contents, not of the zip: deflate's output may differ between machines.
     digest = hashlib.sha256(f"{name} bytecode={compiled}".encode())
     for inside, source in sorted(files.items()):
         data = _content(source)
@@ -241,7 +245,7 @@ def _write(
         fresh = path.with_name(f"{path.name}.{os.getpid()}")
         try:
             _write_zip(fresh, files, compiled, compression)
-            # At once, so that no other process ever uploads half a zip.
+            # Renamed when complete, so that no other process uploads half a zip.
             fresh.replace(path)
         finally:
             fresh.unlink(missing_ok=True)
@@ -268,7 +272,8 @@ def _write_zip(
         for inside, source in sorted(files.items()):
             _add(archive, inside, _content(source), compression)
             if compiled and inside.endswith(".py") and isinstance(source, Path):
-                # Not part of the digest: the compiler's output may differ in ways that do nothing.
+                # Not part of the digest, because the compiler's output may differ in irrelevant
+                # ways.
                 code = _compile(inside, source, Path(temporary) / "code.pyc")
                 if code is not None:
                     _add(archive, _cached(inside), code, compression)
@@ -277,19 +282,21 @@ def _write_zip(
 def _add(archive: zipfile.ZipFile, inside: str, data: bytes, compression: int) -> None:
     # One fixed date: the same input gives the same bytes, and an unchanged package is not uploaded.
     info = zipfile.ZipInfo(inside, _EPOCH)
-    info.external_attr = 0o100644 << 16  # readable by Lambda's own user
+    # Lambda runs functions as another user, who must be able to read the files.
+    info.external_attr = 0o100644 << 16
     info.create_system = 3
     archive.writestr(info, data, zipfile.ZIP_DEFLATED, compression)
 
 
 def _compile(inside: str, source: Path, out: Path) -> bytes | None:
-    """Byte code that is never checked against the source: the zip does not change."""
+    """Compiled modules that are never checked against their source, so that the zip stays the
+    same."""
     try:
         py_compile.compile(
             str(source), str(out), f"/var/task/{inside}", doraise=True, quiet=2,
             invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
         )  # fmt: skip
-    except py_compile.PyCompileError:  # a template or a file for another version
+    except py_compile.PyCompileError:  # a template, or a file for another version of Python
         return None
     return out.read_bytes()
 

@@ -1,4 +1,4 @@
-"""What a person needs: the policy of who deploys, and of who only runs.
+"""IAM policies for people: one for those who deploy, and one for those who only run.
 
 https://docs.aws.amazon.com/service-authorization/latest/reference/reference_policies_actions-resources-contextkeys.html
 """
@@ -15,15 +15,17 @@ Policy = dict[str, Any]
 
 @dataclass(frozen=True)
 class _Rule:
-    """One statement, with ``{…}`` where names of the stack, the account and the region stand."""
+    """One statement of a policy; ``{…}`` stands for names of the stack, the account and the
+    region."""
 
     sid: str
     actions: str
-    """Words; one without a service is of the service of the word before it."""
+    """Actions, separated by spaces; an action without a service has that of the one before it."""
     resources: str
-    """Words: ARNs, ``*``, or ``buckets`` and ``objects`` with all of these in its place."""
+    """Resources, separated by spaces: ARNs, ``*``, or ``buckets`` and ``objects``, which stand for
+    all of the stack's."""
     condition: tuple[str, str, str] | None = None
-    """Operator, key, values (words)."""
+    """Operator, key and values (separated by spaces)."""
     effect: str = "Allow"
 
 
@@ -42,7 +44,7 @@ _RUNNER = (
     _Rule("Children", "states:ListExecutions", "arn:aws:states:{here}:mapRun:{name}-run/*"),
     _Rule("Surveys", "s3:GetObject", "objects"),
     _Rule("Results", "s3:PutObject DeleteObject", "results"),
-    # As no run may: what the functions and the rendezvous' task execute lies there.
+    # No run may write there: it holds the code of the functions and of the rendezvous' task.
     _Rule("KeepPackages", "s3:PutObject DeleteObject", "packages", effect="Deny"),
     _Rule("Lists", "s3:ListBucket", "buckets"),
     _Rule("Stack", "cloudformation:DescribeStacks", "arn:aws:cloudformation:{here}:stack/{name}/*"),
@@ -87,12 +89,12 @@ _DEPLOYER = (
     _Rule("Parameters", "ssm:PutParameter GetParameter GetParameters DeleteParameter "
           "AddTagsToResource RemoveTagsFromResource ListTagsForResource",
           "arn:aws:ssm:{here}:parameter/{name}/*"),
-    # These know no narrower resource.
+    # These actions cannot be limited to a narrower resource.
     _Rule("Look", "logs:DescribeLogGroups DescribeIndexPolicies DescribeResourcePolicies "
           "ssm:DescribeParameters lambda:GetAccountSettings servicequotas:ListServiceQuotas", "*"),
     _WHERE,
 )  # fmt: skip
-"""To make, update, examine and remove a stack; beside it rules for the roles."""
+"""Rules to create, update, examine and remove a stack; rules for the roles are separate."""
 
 _RENDEZVOUS = (
     _Rule("Events", "lambda:AddPermission RemovePermission GetPolicy",
@@ -120,7 +122,7 @@ _RENDEZVOUS = (
     _Rule("Rule", "events:PutRule DeleteRule DescribeRule PutTargets RemoveTargets "
           "ListTargetsByRule ListTagsForResource TagResource",
           "arn:aws:events:{here}:rule/{name}-rendezvous*"),
-    # These know no narrower resource.
+    # These actions cannot be limited to a narrower resource.
     _Rule("TaskDefinitions", "ecs:RegisterTaskDefinition DeregisterTaskDefinition "
           "DescribeTaskDefinition ListTagsForResource", "*"),
     _TASKS,
@@ -135,11 +137,11 @@ _SERVICES = "lambda.amazonaws.com states.amazonaws.com ecs-tasks.amazonaws.com"
 
 _RECORD = _Rule("Record", "route53:ListResourceRecordSets ChangeResourceRecordSets",
                 "arn:aws:route53:::hostedzone/{zone}")  # fmt: skip
-"""To publish the rendezvous' address, and to take it back."""
+"""Rule to publish the rendezvous' address and to withdraw it."""
 
 
 def text(policy: Policy) -> str:
-    """The policy as JSON text, as the console accepts it."""
+    """The policy as JSON text that the AWS console accepts."""
     return json.dumps(policy, indent=2) + "\n"
 
 
@@ -153,16 +155,16 @@ def runner(
     *,
     cluster: str = "",
 ) -> Policy:
-    """Start, watch and stop runs of one stack; read its logs, surveys and results.
+    """Policy to start, watch and stop runs of one stack, and to read its logs, surveys and results.
 
-    Also ``perseid aws doctor`` and ``perseid aws rendezvous``.
+    It also covers ``perseid aws doctor`` and ``perseid aws rendezvous``.
 
     Parameters
     ----------
     name
-        Of the stack.
+        Name of the stack.
     reads, writes
-        Buckets with surveys, and with results: ``BUCKET``, or ``BUCKET/PREFIX``.
+        Buckets with surveys, and buckets with results, as ``BUCKET``, or ``BUCKET/PREFIX``.
     zone
         Id of the hosted zone with the rendezvous' record, if it has one.
     cluster
@@ -188,23 +190,24 @@ def deployer(
     role: str = "",
     boundary: str = "",
 ) -> Policy:
-    """Make, update, examine and remove one stack without a rendezvous, and what is beside it.
+    """Policy to create, update, examine and remove one stack without a rendezvous, and what belongs
+    to it.
 
-    Who may make roles with any policy, and hand them to functions, administers the whole account:
-    `role` or `boundary` keeps this policy from being that.
+    Anybody who may create roles with any policy and assign them to functions can administer the
+    whole account. `role` or `boundary` prevents that.
 
     Parameters
     ----------
     name
-        Of the stack.
+        Name of the stack.
     bucket
-        Of its packages.
+        Bucket that holds its packages.
     others
-        Further buckets of the stack, with surveys or results.
+        Further buckets with surveys or results.
     role
-        ARN of the one role that all functions have; no role may be made then.
+        ARN of a single role for all functions; no role may be created then.
     boundary
-        ARN of the permissions boundary without which no role may be made.
+        ARN of the permissions boundary that every created role must have.
     """
     values = _values(name, account, region, "") | {"bucket": bucket}
     lists = {"buckets": _buckets([bucket, *others])}
@@ -214,7 +217,7 @@ def deployer(
 def rendezvous_deployer(
     name: str, account: str, region: str, zone: str = "", *, cluster: str = ""
 ) -> Policy:
-    """The rights that `deployer` lacks for a stack with a rendezvous; parameters as for
+    """Additional policy for a stack with a rendezvous, beside `deployer`; parameters as for
     `runner`."""
     values = _values(name, account, region, zone, cluster)
     look = _Rule("Zone", "route53:GetHostedZone", "arn:aws:route53:::hostedzone/{zone}")
@@ -270,7 +273,7 @@ def _statement(
 
 
 def _actions(words: str) -> list[str]:
-    """Each with its service: its own, or that of the word before it."""
+    """The actions, each with its service."""
     found, service = [], ""
     for word in words.split():
         own, colon, action = word.rpartition(":")
@@ -280,11 +283,11 @@ def _actions(words: str) -> list[str]:
 
 
 def _buckets(places: Sequence[str]) -> list[str]:
-    """ARNs of the buckets of ``BUCKET`` or ``BUCKET/PREFIX``."""
+    """ARNs of the buckets in ``BUCKET`` or ``BUCKET/PREFIX``."""
     names = dict.fromkeys(place.partition("/")[0] for place in places)
     return [f"arn:aws:s3:::{name}" for name in names]
 
 
 def _objects(places: Sequence[str]) -> list[str]:
-    """ARNs of all objects in them, or below their prefixes."""
+    """ARNs of all objects in the buckets, or below their prefixes."""
     return [f"arn:aws:s3:::{place}/*" for place in dict.fromkeys(places)]

@@ -1,4 +1,4 @@
-"""What must hold before a stack is made or changed: found out before anything is."""
+"""Prerequisites of creating or changing a stack, checked before anything is changed."""
 
 from __future__ import annotations
 
@@ -13,26 +13,28 @@ from perseid.errors import AwsError, BadInputError, NotFoundError
 
 ECS = "ecs.amazonaws.com"
 ECS_ROLE = "AWSServiceRoleForECS"
-"""The role by which ECS acts in an account
+"""Service-linked role with which ECS acts in an account
 (https://docs.aws.amazon.com/AmazonECS/latest/developerguide/using-service-linked-roles.html)."""
 ROLE_SECONDS = 60.0
-"""Longest wait until a role that was just made is seen everywhere."""
+"""Longest wait, in seconds, until a new role is visible everywhere."""
 POLL_SECONDS = 2.0
 
 
 def ensure_ecs_role(aws: Aws, tell: Callable[[str], None], seconds: float = ROLE_SECONDS) -> None:
-    """Make ECS's own role where the account has none, and wait until it can be seen.
+    """Create ECS's service-linked role if the account has none, and wait until it is visible.
 
-    ECS makes it with an account's first cluster, which then fails: the role is not seen everywhere
-    yet. Where it may not be made, that is told: it may be there already.
+    ECS creates this role together with an account's first cluster, which then fails because the
+    role is not visible everywhere yet. If the user may not create the role, a note says so, since
+    it may already exist.
     """
     iam = aws.client("iam")
     try:
         with aws_errors():
-            # Trying to make it is the test: listing roles takes rights that many do not have.
+            # Trying to create it is the test, because listing roles takes rights that many users
+            # lack.
             iam.create_service_linked_role(AWSServiceName=ECS)
     except AwsError as error:
-        if error_code(error) != "InvalidInput":  # which says that it is there
+        if error_code(error) != "InvalidInput":  # this error says that the role exists
             tell(f"whether ECS has its role {ECS_ROLE} is not known: {error}")
         return
     tell(f"made ECS's own role {ECS_ROLE}: this account never had a cluster")
@@ -44,12 +46,12 @@ def ensure_ecs_role(aws: Aws, tell: Callable[[str], None], seconds: float = ROLE
         except (AwsError, NotFoundError):
             time.sleep(POLL_SECONDS)
             continue
-        time.sleep(POLL_SECONDS)  # it is seen by ECS a little later than by IAM
+        time.sleep(POLL_SECONDS)  # ECS sees the role a little later than IAM
         return
 
 
 def check_cluster(aws: Aws, cluster: str) -> None:
-    """Raise `BadInputError` unless there is such an ECS cluster, and it takes services."""
+    """Raise `BadInputError` unless the ECS cluster exists and accepts services."""
     try:
         with aws_errors():
             found = aws.client("ecs").describe_clusters(clusters=[cluster])["clusters"]
@@ -64,9 +66,11 @@ def check_cluster(aws: Aws, cluster: str) -> None:
 
 
 def check_zone(aws: Aws, zone: str, record: str) -> None:
-    """Raise `BadInputError` unless the record can be ours: a public zone, the name in it, free.
+    """Raise `BadInputError` unless the record can be ours: the zone is public and contains the
+    name, which is free.
 
-    A record that looks as the dns-updater writes it (one address, its time to live) is ours.
+    A record that looks as the dns-updater writes it (one address, its time to live) is taken for
+    ours.
     """
     client = aws.client("route53")
     try:
@@ -95,16 +99,18 @@ def check_zone(aws: Aws, zone: str, record: str) -> None:
 
 
 def _may_be_ours(entry: dict[str, Any]) -> bool:
-    if entry["Type"] not in ("A", "AAAA", "CNAME"):  # others do not concern the address
+    # Records of other types do not affect the address.
+    if entry["Type"] not in ("A", "AAAA", "CNAME"):
         return True
     values = entry.get("ResourceRecords", ())
     return entry["Type"] == "A" and entry.get("TTL") == TTL and len(values) == 1
 
 
 def check_image(options: Options, previous: Mapping[str, str]) -> None:
-    """Raise `BadInputError` if a worker would change between zip and image.
+    """Raise `BadInputError` if the worker would change between zip and image.
 
-    A function cannot, and CloudFormation makes no second one of the same name.
+    A function cannot change its form, and CloudFormation cannot create a second one of the same
+    name.
     """
     if options.worker_image is None or not previous:
         return
@@ -116,9 +122,9 @@ def check_image(options: Options, previous: Mapping[str, str]) -> None:
 
 
 def check_results_buckets(aws: Aws, options: Options) -> None:
-    """Raise `BadInputError` if results are to go to another region.
+    """Raise `BadInputError` if results would go to another region.
 
-    Step Functions reads a run's items from the results, and no bucket but one of its own region
+    Step Functions reads a run's items from the results, and only from a bucket in its own region
     (https://docs.aws.amazon.com/step-functions/latest/dg/input-output-itemreader.html).
     """
     for place in options.write_buckets or ():
@@ -126,13 +132,15 @@ def check_results_buckets(aws: Aws, options: Options) -> None:
         try:
             with aws_errors():
                 where = aws.client("s3").head_bucket(Bucket=bucket).get("BucketRegion")
-        except (AwsError, NotFoundError):  # CloudFormation does not mind; doctor names it
+        except (AwsError, NotFoundError):
+            # CloudFormation accepts such a bucket; `doctor` reports it.
             continue
         check_region(bucket, where, aws.region)
 
 
 def check_region(bucket: str, where: str | None, region: str) -> None:
-    """CloudFormation would find out after everything else is made."""
+    """Raise `BadInputError` if a bucket is in another region; CloudFormation would notice only at
+    the end."""
     if where not in (None, region):
         raise BadInputError(
             f"the bucket {bucket} is in {where}, but functions in {region} take packages and begin "

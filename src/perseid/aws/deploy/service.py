@@ -1,4 +1,5 @@
-"""The rendezvous' service: started for a run, stopped after it, and where it is meanwhile."""
+"""The ECS service of the rendezvous: start it for a run, stop it afterwards, and find its
+address."""
 
 from __future__ import annotations
 
@@ -22,22 +23,22 @@ from perseid.rendezvous.client.connectivity import Ping, ping
 from perseid.rendezvous.net import DEFAULT_PORT, Endpoint
 
 START_SECONDS = 300.0
-"""Longest wait for the task: image, start, address."""
+"""Longest wait in seconds for the task: pull of the image, start, address."""
 PING_SECONDS = 5.0
 POLL_SECONDS = 2.0
 REMAKE = (
     "CloudFormation does not notice what was deleted or changed without it: another deploy would "
     "do nothing: `perseid aws destroy` (data stays), then `perseid aws deploy`"
 )
-"""Advice if a part of a stack is missing."""
+"""What to do if a part of a stack is missing."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """Status of the service."""
+    """Status of the rendezvous' service."""
 
     wanted: int
-    """Tasks asked for: 0 or 1."""
+    """Number of tasks that are wanted: 0 or 1."""
     running: int
     task: ServiceAddress
     """The task, according to ECS."""
@@ -50,7 +51,7 @@ class Status:
 
     @property
     def consistent(self) -> bool:
-        """Whether parameter and record say what ECS says."""
+        """Whether the parameter and the DNS record agree with ECS."""
         same = self.published.address == self.task.address
         return same and (
             not self.name or not self.task.address or self.recorded == (self.task.address,)
@@ -58,14 +59,14 @@ class Status:
 
     @property
     def endpoint(self) -> Endpoint | None:
-        """The endpoint to connect to, by name if there is one."""
+        """The endpoint to connect to, with the DNS name if there is one."""
         if self.task.address is None:
             return None
         return Endpoint(self.name or self.task.address, DEFAULT_PORT)
 
 
 def names(outputs: Mapping[str, str]) -> ServiceNames:
-    """From the stack's outputs; raises `BadInputError` if the stack has no rendezvous."""
+    """Names from the stack's outputs; raises `BadInputError` if the stack has no rendezvous."""
     if "RendezvousCluster" not in outputs:
         raise BadInputError(
             "this stack has no rendezvous: its ranks exchange through the bucket; `perseid aws "
@@ -98,14 +99,14 @@ def status(aws: Aws, name: str) -> Status:
 def start(
     aws: Aws, name: str, tell: Callable[[str], None], *, seconds: float = START_SECONDS
 ) -> Status:
-    """Ask for one task and wait until its address is published.
+    """Request one task and wait until its address is published.
 
-    The address is published from here, too: nothing waits for the event.
+    The address is also published from here, so that nothing has to wait for the ECS event.
 
     Raises
     ------
     AwsError
-        It did not run in time; what ECS said last is in the message.
+        The task did not start in time; the message contains ECS's last event.
     """
     here = names(stack.outputs(aws, name))
     _want(aws, here, 1)
@@ -128,7 +129,8 @@ def start(
 
 
 def drain(aws: Aws, outputs: Mapping[str, str], tell: Callable[[str], None]) -> None:
-    """Before the stack is deleted: no task, so that its address is free and its service can go.
+    """Stop the task before the stack is deleted, so that its address is released and its service
+    can be deleted.
 
     A failure here is reported and does not stop the command: deleting the stack may still work.
     """
@@ -151,12 +153,12 @@ def drain(aws: Aws, outputs: Mapping[str, str], tell: Callable[[str], None]) -> 
 
 
 def stop(aws: Aws, name: str) -> None:
-    """Ask for no task: it drains and ends, and costs nothing any more."""
+    """Request no task: the running one drains and ends, and causes no further cost."""
     _want(aws, names(stack.outputs(aws, name)), 0)
 
 
 def try_it(endpoint: Endpoint) -> Ping | str:
-    """The result of a ping from this machine, or a sentence that says why it failed."""
+    """The result of a ping from this machine, or a sentence saying why it failed."""
     try:
         return ping(endpoint, PING_SECONDS)
     except RendezvousUnreachableError as error:
@@ -164,7 +166,7 @@ def try_it(endpoint: Endpoint) -> Ping | str:
 
 
 def _want(aws: Aws, here: ServiceNames, count: int) -> None:
-    # Fails with what to do if the service is gone; updating it would only say "not found".
+    # If the service is gone, this says what to do; an update would only say "not found".
     _service(aws, here)
     with aws_errors():
         aws.client("ecs").update_service(
@@ -173,13 +175,13 @@ def _want(aws: Aws, here: ServiceNames, count: int) -> None:
 
 
 def _service(aws: Aws, here: ServiceNames) -> Mapping[str, Any]:
-    """The service; one that was deleted is still told of for a while, as not active."""
+    """The service. ECS still lists a deleted one for a while, as inactive."""
     try:
         with aws_errors():
             found = aws.client("ecs").describe_services(
                 cluster=here.cluster, services=[here.service]
             )["services"]
-    except NotFoundError:  # the cluster
+    except NotFoundError:  # the cluster is gone
         found = []
     if not found or found[0].get("status", "ACTIVE") != "ACTIVE":
         raise AwsError(f"the service {here.service} is gone: {REMAKE}")

@@ -19,18 +19,18 @@ from perseid.errors import BadInputError
 NAME = "perseid"
 """Default name of the stack."""
 NAME_CHARACTERS = 32
-"""Of a stack's name: with it CloudFormation need not cut the names of the roles, which the policies
-of `perseid aws policy` tell by their beginning."""
+"""Longest name of a stack. With it CloudFormation need not shorten the names of the roles, which
+the policies of `perseid aws policy` recognize by their beginning."""
 RESERVED = ("aws", "ssm")
-"""No parameter's name may begin so
+"""Prefixes that no name of a parameter may have
 (https://docs.aws.amazon.com/systems-manager/latest/userguide/sysman-paramstore-su-create.html)."""
 ARN = "arn:aws"
 WORKER_MB = 1769
-"""Memory of a worker where nobody chose it: with it Lambda gives one vCPU."""
+"""Default memory of a worker in MB, for which Lambda gives one vCPU."""
 NEW_ACCOUNT_MB = 3008
-"""Most memory of a function in a new account."""
+"""Most memory of a function in a new account, in MB."""
 MOST_MB = 10_240
-"""Most memory of any function."""
+"""Most memory of any function, in MB."""
 BUCKET_CHARACTERS = 63
 """Longest name of a bucket
 (https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html)."""
@@ -44,46 +44,48 @@ _NAME = re.compile("[A-Za-z]([A-Za-z0-9-]*[A-Za-z0-9])?")
 
 @dataclass(frozen=True)
 class Options:
-    """The user's options; None means as deployed before, or else the template's default."""
+    """The user's options; None means the value of the previous deployment, or else the template's
+    default."""
 
     name: str = NAME
-    """Name of the stack, with which every name in it begins."""
+    """Name of the stack, with which the names of all its resources begin."""
     bucket: str | None = None
-    """Holds the packages, and takes results; made where it is not given."""
+    """Bucket for packages and results; created if not given."""
     read_buckets: tuple[str, ...] | None = None
-    """Further buckets with surveys, models, scripts."""
+    """Further buckets with surveys, models or scripts."""
     write_buckets: tuple[str, ...] | None = None
-    """Further buckets for results (read, too); ``BUCKET/PREFIX`` limits what may be written and
-    deleted to what lies below the prefix, also in `bucket`."""
+    """Further buckets for results, which may also be read. ``BUCKET/PREFIX`` limits writing and
+    deleting to objects below the prefix, also for `bucket`."""
     architecture: str | None = None
     python: str | None = None
     memory_mb: int | None = None
     retry_memory_mb: int | None = None
-    """Of the worker that tries a rank again whose memory did not suffice; 0: none."""
+    """Memory in MB of the worker that retries ranks that ran out of memory; 0 means no such
+    worker."""
     timeout: int | None = None
-    """Seconds, of a worker."""
+    """Time limit of a worker, in seconds."""
     storage_mb: int | None = None
-    """/tmp of a worker."""
+    """Size of a worker's /tmp, in MB."""
     reserved: int | None = None
-    """Concurrency reserved for workers; 0 is none."""
+    """Concurrency reserved for workers; 0 means none."""
     layers: tuple[str, ...] | None = None
     worker_image: str | None = None
-    """URI of an image in this region's ECR that workers run in place of the zip, for scripts that
-    import what fits neither a zip nor a layer."""
+    """URI of an image in this region's ECR that workers run instead of the zip, for scripts whose
+    imports fit neither a zip nor a layer."""
     log_days: int | None = None
     error_logs: bool | None = None
-    """Whether Step Functions logs errors of the state machine and of the map's children."""
+    """Whether Step Functions logs errors of the state machine and of the map's child executions."""
     rendezvous: bool | None = None
-    """Whether the stack has one: a VPC, an ECS service, a rule. What is given of `vpc` to `image`
-    says yes."""
+    """Whether the stack has a rendezvous: a VPC, an ECS service and an EventBridge rule. Giving any
+    of the options from `vpc` to `image` implies it."""
     role: str | None = None
-    """ARN of one role for every function and the state machine; else each has its own."""
+    """ARN of one role for all functions and the state machine; otherwise each has its own."""
     boundary: str | None = None
-    """ARN of the permissions boundary of the roles that are made."""
+    """ARN of the permissions boundary of the roles that are created."""
     kms_key: str | None = None
-    """ARN of the key that encrypts the buckets, where it is the customer's."""
+    """ARN of the key that encrypts the buckets, if it is a customer's key."""
     cluster: str | None = None
-    """An existing ECS cluster for the rendezvous' task; else one is made."""
+    """An existing ECS cluster for the rendezvous' task; otherwise one is created."""
     vpc: str | None = None
     subnets: tuple[str, ...] | None = None
     zone: str | None = None
@@ -132,9 +134,10 @@ class Options:
             )
 
     def target(self, previous: Mapping[str, str]) -> Target:
-        """What the functions run on."""
+        """The platform on which the functions run."""
         python = self.python or previous.get("Runtime", "").removeprefix("python")
-        if self.python is None and python not in PYTHONS:  # deployed when it was still offered
+        # Deployed when this version was still supported.
+        if self.python is None and python not in PYTHONS:
             python = ""
         return Target(self.architecture or previous.get("Architecture") or "x86_64", python)
 
@@ -151,39 +154,39 @@ def parameter_names() -> set[str]:
 
 
 def wants_rendezvous(options: Options, previous: Mapping[str, str]) -> bool:
-    """Whether the stack is to have a rendezvous: as asked, else as it was."""
+    """Whether the stack is to have a rendezvous: as requested, else as deployed before."""
     if options.rendezvous is not None:
         return options.rendezvous
     if options.cluster or options.vpc or options.zone or options.image:
         return True
-    # Stacks of before this was asked have one.
+    # Stacks from before this option existed always have one.
     return previous.get("Rendezvous", "yes" if "RendezvousStart" in previous else "no") == "yes"
 
 
 def definition() -> str:
-    """The state machine in the Amazon States Language, ``${…}`` where functions stand."""
+    """The state machine in the Amazon States Language, with ``${…}`` in place of the functions."""
     return _data("statemachine.asl.json")
 
 
 def definition_key() -> str:
-    """The key of the uploaded definition: a new text has a new key."""
+    """Key of the uploaded definition; a new text has a new key."""
     return f"code/statemachine-{hashlib.sha256(definition().encode()).hexdigest()[:20]}.asl.json"
 
 
 def secret_name(name: str) -> str:
-    """Name of the SecureString from which job keys are derived."""
+    """Name of the SecureString that job keys are derived from."""
     return f"/{name}/rendezvous-secret"
 
 
 def new_secret() -> str:
-    """A new secret of the rendezvous: 256 random bits, hexadecimal."""
+    """A new secret for the rendezvous: 256 random bits in hexadecimal."""
     return secrets.token_hex(32)
 
 
 def default_bucket(name: str, account: str, region: str) -> str:
-    """The bucket that is made where none is given.
+    """Name of the bucket that is created if none is given.
 
-    Raises `BadInputError` where the stack's name is too long for it.
+    Raises `BadInputError` if the stack's name is too long for it.
     """
     found = "-".join(["perseid", account, region, *([name] if name != NAME else [])]).lower()
     if len(found) > BUCKET_CHARACTERS:
@@ -196,16 +199,16 @@ def default_bucket(name: str, account: str, region: str) -> str:
 
 
 def expected_owner(bucket: str, account: str) -> dict[str, str]:
-    """An argument for calls of S3: a bucket named after this account must be this account's.
+    """An argument for S3 calls which requires that a bucket named after this account belongs to it.
 
-    Anybody may guess the name, and make the bucket first.
+    Somebody else could guess the name and create the bucket first.
     """
     named = bucket.startswith(f"perseid-{account}-")
     return {"ExpectedBucketOwner": account} if named else {}
 
 
 def prefix(name: str) -> str:
-    """Prefix of everything that deploying puts into the bucket."""
+    """Prefix of all objects that deploying puts into the bucket."""
     return f"perseid/{name}"
 
 
@@ -217,21 +220,21 @@ def parameters(
     previous: Mapping[str, str],
     running: int = 0,
 ) -> dict[str, str]:
-    """Values of the template's parameters; those left out keep the template's default.
+    """Values of the template's parameters; those that are left out get the template's default.
 
     Parameters
     ----------
     options
-        As asked.
+        The user's options.
     packages
-        As built.
+        The packages that were built.
     bucket
-        Of the packages.
+        Bucket that holds the packages.
     previous
-        Values of the stack that is there; empty if there is none. What somebody chose once is
-        kept, and the rest is as this template has it.
+        Values of the existing stack; empty if there is none. Values that somebody chose are kept,
+        all others follow this template.
     running
-        Tasks of the rendezvous that are wanted now: a new deployment must not stop them.
+        Number of rendezvous tasks that are wanted now, which a new deployment must not stop.
     """
     below = prefix(options.name)
     chosen = _chosen(options)
@@ -260,7 +263,7 @@ def parameters(
 
 
 def _chosen(options: Options) -> dict[str, str]:
-    """Parameters that the user gave a value."""
+    """Parameters to which the user gave a value."""
     values: dict[str, object] = {
         "WorkerMemory": options.memory_mb,
         "RetryMemory": options.retry_memory_mb,
@@ -285,10 +288,11 @@ def _chosen(options: Options) -> dict[str, str]:
 
 
 def _retry_memory(kept: Mapping[str, str]) -> int:
-    """Memory of the second attempt after an out-of-memory ending, where nobody chose it, MB.
+    """Memory in MB of the worker for a second attempt after running out of memory, if nobody chose
+    it.
 
-    Twice the worker's; not above what a new account lets a function have, unless the worker has
-    more already: the deployment would fail.
+    It is twice the worker's memory. It stays within a new account's limit, above which the
+    deployment would fail, unless the worker itself has more.
     """
     memory = _worker_memory(kept)
     if memory == NEW_ACCOUNT_MB or memory >= MOST_MB:
@@ -310,8 +314,8 @@ def _worker_memory(kept: Mapping[str, str]) -> int:
 
 
 def _kept(previous: Mapping[str, str]) -> dict[str, str]:
-    """Parameters that a user chose and that the template still has; for older stacks all of
-    theirs."""
+    """Parameters that a user chose and that the template still has; for older stacks all their
+    parameters."""
     chosen = previous["Chosen"].split(",") if "Chosen" in previous else list(previous)
     known = parameter_names()
     return {name: previous[name] for name in chosen if name in previous and name in known}
@@ -343,13 +347,14 @@ def _buckets(options: Options, bucket: str, previous: Mapping[str, str]) -> dict
 
 
 def as_json(values: Mapping[str, str]) -> str:
-    """Parameters as the AWS command line reads them."""
+    """The parameters in the form that the AWS command line reads."""
     entries = [{"ParameterKey": k, "ParameterValue": v} for k, v in sorted(values.items())]
     return json.dumps(entries, indent=1)
 
 
 def _start() -> str:
-    """The container's program without its docstrings: a parameter takes 4,096 characters."""
+    """The container's program without docstrings, because a parameter holds at most 4,096
+    characters."""
     source = (
         resources.files("perseid.aws.deploy").joinpath("container.py").read_text(encoding="utf-8")
     )

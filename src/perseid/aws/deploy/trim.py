@@ -1,4 +1,4 @@
-"""What of the installed packages a worker's package leaves out, so that it is small."""
+"""Parts of installed packages that a worker's package leaves out, so that it stays small."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ EVERYWHERE = (
     "__pycache__", "*.pyc", "*.pyi", "py.typed", "*.h", "*.hpp", "*.a", "*.pxd", "*.pyx", "tests",
     "testing", "*.md", "*.txt",
 )  # fmt: skip
-"""Left out of every package: files of these names, and folders with all they hold."""
+"""Left out of every package: files with these names, and folders with these names including their
+contents."""
 NUMPY_FOR_SCRIPTS = (
     "random", "polynomial", "ma", "fft", "rec", "char", "strings", "ctypeslib",
     "lib/recfunctions.py", "matlib.py", "linalg/lapack_lite*.so", "core",
@@ -34,13 +35,14 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
         "survey/simulation",
     ),
 }  # fmt: skip
-"""Left out of one package, relative to it; a worker imports none of it."""
+"""Left out of one package, as paths relative to it; a worker imports none of them."""
 COMPANIONS = {"numpy": ("numpy.libs",)}
 """Folders of shared libraries beside a package."""
 
 
 def left_out(path: str, patterns: Sequence[str]) -> bool:
-    """Whether a file (relative to its package) is not needed: it or a folder of it matches."""
+    """Whether a file (path relative to its package) is not needed: it or one of its folders
+    matches."""
     parts = PurePosixPath(path).parts
     if any(fnmatch.fnmatchcase(part, pattern) for part in parts for pattern in EVERYWHERE):
         return True
@@ -52,10 +54,10 @@ def left_out(path: str, patterns: Sequence[str]) -> bool:
 
 
 def drop_symbols(library: bytes) -> bytes:
-    """A shared library without what lies behind its last loaded byte: its symbol tables.
+    """A shared library cut off behind its last loaded byte, which removes its symbol tables.
 
-    The loader reads program headers only (ELF-64, https://refspecs.linuxfoundation.org/elf).
-    Anything that is no 64-bit little-endian ELF file comes back as it is.
+    The loader reads only program headers (ELF-64, https://refspecs.linuxfoundation.org/elf).
+    Anything but a 64-bit little-endian ELF file is returned unchanged.
     """
     if library[:6] != b"\x7fELF\x02\x01":
         return library
@@ -64,6 +66,6 @@ def drop_symbols(library: bytes) -> bytes:
     headers = [struct.unpack_from("<IIQQQQ", data, first + 56 * i) for i in range(count)]
     # Kind 1 is PT_LOAD: what the loader maps into memory. Sections behind it are for debuggers.
     end = max(offset + size for kind, _, offset, _, _, size in headers if kind == 1)
-    struct.pack_into("<Q", data, 40, 0)  # no section headers any more
+    struct.pack_into("<Q", data, 40, 0)  # declare that there are no section headers any more
     struct.pack_into("<HHH", data, 58, 0, 0, 0)
     return bytes(data[:end])

@@ -1,4 +1,4 @@
-"""Wheels of pinned versions for another platform, fetched by pip: no Docker, no build."""
+"""Wheels of pinned versions for another platform, downloaded by pip, without Docker or a build."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from urllib.parse import urlsplit
 from perseid.errors import BadInputError, NotInstalledError, StorageError
 
 GLIBC_OLDEST, GLIBC_NEWEST = 17, 34
-"""Minor versions of glibc whose wheels run on Amazon Linux 2023, which has 2.34; pip takes tags
-literally, so each is named (https://peps.python.org/pep-0600/)."""
+"""Minor versions of glibc whose wheels run on Amazon Linux 2023, which has 2.34. Each is named
+because pip compares tags literally (https://peps.python.org/pep-0600/)."""
 MACHINES = {"x86_64": "x86_64", "arm64": "aarch64"}
-"""Lambda's names of the architectures, and the wheels'."""
+"""Names of the architectures, as Lambda's and as the wheels'."""
 PYTHONS = ("3.12", "3.13", "3.14")
-"""Lambda's runtimes on Amazon Linux 2023; the first is taken unless this one is among them
-(https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtimes.html). Lambda's 3.11 runs on Amazon
-Linux 2, whose glibc 2.26 is older than the wheels of numpy and onnxruntime need."""
+"""Python versions of Lambda's runtimes on Amazon Linux 2023; the first is used if this
+interpreter's is not among them (https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtimes.html).
+Lambda's 3.11 runs on Amazon Linux 2, whose glibc 2.26 is too old for the wheels of numpy and
+onnxruntime."""
 PIP_SECONDS = 600.0
-"""Longest wait for pip."""
+"""Longest time that pip may take, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,10 @@ class Target:
     """The platform on which the functions run."""
 
     architecture: str = "x86_64"
-    """``x86_64`` or ``arm64``."""
+    """Architecture, ``x86_64`` or ``arm64``."""
     python: str = ""
-    """E.g. ``3.12``; empty: this interpreter's version, where Lambda has it."""
+    """Python version, e.g. ``3.12``; if empty, this interpreter's version, provided that Lambda has
+    it."""
 
     def __post_init__(self) -> None:
         if self.architecture not in MACHINES:
@@ -53,22 +55,22 @@ class Target:
 
     @property
     def runtime(self) -> str:
-        """Lambda's name of it."""
+        """Lambda's name of the runtime."""
         return f"python{self.python}"
 
 
 def own_python() -> str:
-    """This interpreter's version, e.g. ``3.12``."""
+    """The version of this interpreter, e.g. ``3.12``."""
     return f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 @dataclass(frozen=True)
 class StandIn:
-    """What runs functions where a server on this machine stands in for AWS: this very Python,
-    whatever their runtime says."""
+    """The interpreter that runs functions if a server on this machine stands in for AWS: this very
+    Python, regardless of their runtime."""
 
     python: str | None = None
-    """None: it is AWS."""
+    """Version of the interpreter; None if the service is AWS itself."""
     machine: str | None = None
 
     @classmethod
@@ -81,7 +83,7 @@ class StandIn:
 
 
 def pins(package: str) -> list[str]:
-    """The pinned requirements of a package (``worker``, ``control``), all of them."""
+    """All pinned requirements of a package (``worker`` or ``control``)."""
     text = resources.files("perseid.aws.deploy").joinpath(f"data/{package}.txt").read_text()
     return [line for line in text.splitlines() if line and not line.startswith("#")]
 
@@ -89,12 +91,12 @@ def pins(package: str) -> list[str]:
 def fetch(
     requirements: Sequence[str], architecture: str, python: str, cache: Path | None = None
 ) -> Path:
-    """A folder with these wheels unpacked; kept in `cache`, so the second time costs nothing.
+    """A folder with the unpacked wheels, which is kept in `cache` and reused.
 
     Raises
     ------
     BadInputError
-        There is no wheel of a requirement for the target.
+        A requirement has no wheel for the target.
     NotInstalledError
         This Python has no pip.
     """
@@ -115,16 +117,16 @@ def fetch(
         fresh = Path(temporary) / "wheels"
         _pip(requirements, architecture, python, fresh)
         try:
-            # Renamed when complete: a folder of this name always holds all its wheels.
+            # Renamed when complete, so that a folder with this name always holds all its wheels.
             fresh.rename(folder)
         except OSError:
-            if not folder.is_dir():  # else another process was faster
+            if not folder.is_dir():  # if it fails, another process was faster
                 raise
     return folder
 
 
 def default_cache() -> Path:
-    """Folder that caches downloaded wheels: ``$XDG_CACHE_HOME/perseid``."""
+    """The folder that caches downloaded wheels: ``$XDG_CACHE_HOME/perseid``."""
     chosen = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
     if chosen.startswith("~"):
         raise BadInputError(
@@ -140,7 +142,7 @@ def _empty(folder: Path) -> Path:
 
 def _pip(requirements: Sequence[str], architecture: str, python: str, folder: Path) -> None:
     machine = MACHINES[architecture]
-    # pip compares tags as text: that glibc 2.34 runs what was built for 2.28 has to be spelled out.
+    # pip compares tags as text, so every glibc whose wheels run on 2.34 must be listed.
     tags = [f"manylinux2014_{machine}"]
     tags += [f"manylinux_2_{minor}_{machine}" for minor in range(GLIBC_OLDEST, GLIBC_NEWEST + 1)]
     command = [

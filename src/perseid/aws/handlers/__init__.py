@@ -1,1 +1,1 @@
-"""What Lambda calls: one module per function, each with ``handler(event, context)``."""
+"""The Lambda functions: one module per function, each with ``handler(event, context)``."""

@@ -1,5 +1,5 @@
-"""The function that publishes the rendezvous' address when a task of its service changed, and stops
-a rendezvous that nothing uses."""
+"""The function that publishes the rendezvous' address after a task of its service changed, and that
+stops a rendezvous that nothing uses."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from perseid.aws.handlers.service_address import ServiceNames, publish
 from perseid.aws.handlers.service_lifetime import stop_if_idle
 
 SCHEDULED = "Scheduled Event"
-"""Kind of the events that a rule sends from time to time."""
+"""Kind of the events that an EventBridge rule sends periodically."""
 
 
 @answers_check()
 def handler(event: Event, context: Any) -> Answer:
-    """Look at ECS and publish; the event (EventBridge, *ECS Task State Change*) is not believed.
+    """Ask ECS for the address and publish it; the contents of the event (EventBridge, *ECS Task
+    State Change*) are not trusted.
 
-    At a *Scheduled Event* the rendezvous is stopped where nothing uses it.
+    At a *Scheduled Event* the rendezvous is stopped if nothing uses it.
     """
     here = ServiceNames.of_environment()
     if event.get("detail-type") == SCHEDULED:
@@ -37,6 +38,6 @@ def handler(event: Event, context: Any) -> Answer:
 
 @functools.cache
 def _client(service: str) -> Any:
-    import boto3  # the Lambda runtime has it
+    import boto3  # part of the Lambda runtime
 
     return boto3.client(service)

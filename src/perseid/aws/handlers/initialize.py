@@ -1,4 +1,4 @@
-"""The function that begins a run, or goes on with one; the first step of the state machine."""
+"""The first step of the state machine: the function that begins or resumes a run."""
 
 from __future__ import annotations
 
@@ -39,34 +39,35 @@ from perseid.rendezvous import job_key
 from perseid.storage import Location, Storage
 
 CONTROL = ("replace", "resume", "allow_model_change")
-"""Keys of the input that are not of the request."""
+"""Keys of the input that are not part of the request."""
 EXPRESS_SECONDS = 240
-"""Longest that a rank of an EXPRESS child may take with all its attempts: their limit is 300 s
-(https://docs.aws.amazon.com/step-functions/latest/dg/choosing-workflow-type.html)."""
+"""Most seconds that a rank of an EXPRESS child may take with all its attempts, as their limit is
+300 s (https://docs.aws.amazon.com/step-functions/latest/dg/choosing-workflow-type.html)."""
 SLACK_SECONDS = 15
-"""That a state waits longer than the function's own time limit."""
+"""Seconds that a state waits beyond the function's own time limit."""
 WAIT_SECONDS = 5
-"""Longest that the state machine waits before another attempt."""
+"""Longest wait of the state machine before another attempt, in seconds."""
 NO_LIMIT = 1 << 31
-"""More ranks at once than there can be."""
+"""A limit higher than the number of ranks that can run at once."""
 NOT_YET = Wait()
 
 
 @answers_check("numpy", "obstore", "pydantic")
 def handler(event: Event, context: Any) -> Answer:
-    """Begin the run of ``event["input"]``; ``event["execution"]`` becomes its id.
+    """Begin the run of ``event["input"]``, with ``event["execution"]`` as its id.
 
-    Returns what the state machine's other states read. What the user can mend comes back as
-    ``ok: false`` with a sentence; what another attempt may mend is raised.
+    Returns what the state machine's other states read. An error that the user can fix is returned
+    as ``ok: false`` with a sentence; one that another attempt may fix is raised.
     """
     given, wait = Wait.of(event["input"])
     try:
         state = start(given, str(event["execution"]), context.aws_request_id, wait)
-    except ForbiddenError as error:  # rights that were just given may come late: tried again
+    except ForbiddenError as error:
+        # New permissions may take effect late: raise, to be tried again.
         raise _with_remedy(error, given) from error
     except PerseidError as error:
-        # Raising makes the state machine try again, which helps only if the store may answer
-        # otherwise.
+        # Raising makes the state machine retry, which helps only if the store may answer
+        # differently.
         transient = isinstance(error, StorageError)
         if transient and not isinstance(error, (NotFoundError, AlreadyExistsError)):
             raise
@@ -77,7 +78,7 @@ def handler(event: Event, context: Any) -> Answer:
 
 
 def _with_remedy(error: ForbiddenError, given: object) -> ForbiddenError:
-    """The sentence, with what lets the functions into a bucket."""
+    """The error's sentence, extended by how to give the functions access to the bucket."""
     found = re.match("s3://([a-z0-9.-]+)", str(error))
     if found is None:
         return error
@@ -92,9 +93,9 @@ def _with_remedy(error: ForbiddenError, given: object) -> ForbiddenError:
 
 
 def start(given: object, execution: str, request_id: str, wait: Wait = NOT_YET) -> Answer:
-    """The state after this step. Doing it again (a retried request) changes nothing.
+    """The state after this step. Repeating the step (a retried request) changes nothing.
 
-    Where the run's rendezvous is still starting, that is the state, and nothing has begun.
+    If the run's rendezvous is still starting, the state says so, and nothing has begun.
     """
     if not isinstance(given, Mapping):
         raise BadInputError(f"the input of the state machine must be a JSON object, not {given!r}")
@@ -123,14 +124,15 @@ def start(given: object, execution: str, request_id: str, wait: Wait = NOT_YET) 
 
 
 def _certificate(request: RunRequest, run_id: str) -> str | None:
-    """A fresh certificate for the ranks that will meet, whose private key only they can open.
+    """A new certificate for ranks that will communicate, whose private key only they can decrypt.
 
-    None if they do not meet, or where it cannot be made: then they send plain, which is logged.
+    None if the ranks do not communicate, or if it cannot be made; they then send unencrypted data,
+    which is logged.
     """
     name = os.environ.get("RENDEZVOUS_SECRET_PARAMETER")
     if not name or request.transport == STORE or not request.rendezvous_endpoint:
         return None
-    if request.script_mode:  # scripts meet by the existing system's protocol, which is plain
+    if request.script_mode:  # scripts use the existing system's protocol, which is not encrypted
         return None
     try:
         return make_certificate(job_key(read_secret(name), run_id))
@@ -144,12 +146,12 @@ def _log_start(run: str, execution: str, request_id: str) -> None:
 
 
 def _resume(url: str, execution: str, request_id: str, *, allow_model_change: bool) -> Answer:
-    """Items of the ranks that are missing, under a key of this execution's own."""
+    """Items of the missing ranks, under a key of this execution's own."""
     _on_s3(url)
     storage = Storage(url)
     manifest = Manifest.load(storage)
     _log_start(manifest.run_id, execution, request_id)
-    # Its items would be written over those that its own map is reading.
+    # Its items would overwrite those that its own map is reading.
     if execution == manifest.run_id:
         raise RunError(f"{url} is the run of this very execution: resume it by another one")
     # A key of its own: Step Functions may still read the items of a former execution.
@@ -157,27 +159,28 @@ def _resume(url: str, execution: str, request_id: str, *, allow_model_change: bo
     before = _attempts(manifest.settings.options) * _executions(storage, key)
     ranks = missing_ranks(storage, manifest)
     if ranks:
-        # Before anything is written, so that a refused resumption leaves the run as it was.
+        # Checked before anything is written, so that a refused resumption leaves the run as it was.
         manifest = with_current_model(manifest, allow_model_change=allow_model_change)
     items = [_again(manifest.item(rank), before) for rank in ranks]
-    storage.delete([layout.MERGED])  # what was merged is not what there will be
+    storage.delete([layout.MERGED])  # the earlier merge will not cover the new ranks
     storage.put(key, json_bytes([item.to_json() for item in items]))
     return _state(manifest, items, key, execution, _limit())
 
 
 def _again(item: WorkItem, before: int) -> WorkItem:
-    """The item of a rank that was tried before: its attempts are counted on.
+    """The item of a rank that was tried before; its attempts continue to be counted.
 
-    The rank merges from the store, since those that are done will not join again.
+    Statistics of the rank go through the store, since ranks that are done will not join a
+    communicator again.
     """
     return replace(item, transport=STORE, options=replace(item.options, attempts_before=before))
 
 
 def _executions(storage: Storage, own: str) -> int:
-    """How many executions worked on the run before the one whose items have the key `own`.
+    """Number of executions that worked on the run before the one whose items have the key `own`.
 
-    Each may have used up all attempts of a rank, and one that is killed leaves no trace: so their
-    numbers go on after the highest that there can have been.
+    Each may have used up all attempts of a rank, and an attempt that is killed leaves no trace. So
+    attempts are numbered from the highest number that can have been used.
     """
     return sum(layout.is_items(name) and name != own for name in storage.names())
 
@@ -193,14 +196,14 @@ def _state(
     talks = any(item.transport != STORE or bool(item.options.talks) for item in items)
     most = float(os.environ["WORKER_TIMEOUT"])
     timeout = min(options.timeout or most, most)
-    # At the function's own limit Lambda's error says more than the state's would.
+    # Lambda's own time-out error says more than the state's, so the state waits a little longer.
     state_timeout = timeout + SLACK_SECONDS if timeout == most else timeout
     results = Location.parse(manifest.results_url)
     attempts = _attempts(options)
     longest = attempts * timeout + (attempts - 1) * WAIT_SECONDS
     at_once = min(options.workers or NO_LIMIT, limit or NO_LIMIT)
-    # An EXPRESS child may run twice at once: ranks that talk to each other must not. And it has no
-    # time to wait for its turn.
+    # An EXPRESS child may run twice at once, which ranks that talk to each other must not. And it
+    # has no time to wait until a function is available.
     wanted = min(options.workers or NO_LIMIT, len(items))
     fits = bool(_reserve()) or (limit is not None and wanted <= limit)
     express = not talks and longest <= EXPRESS_SECONDS and fits
@@ -213,8 +216,8 @@ def _state(
         "ranks": len(items),
         "bucket": results.bucket,
         "items_key": (results / key).key,
-        # A gang must run at once; otherwise as many as the account lets, for each call that it
-        # refuses is billed as a transition (0: no limit of ours).
+        # A gang must run all at once. Otherwise as many as the account allows, because each call
+        # that it refuses is billed as a transition (0: no limit of ours).
         "max_concurrency": manifest.world_size if talks else at_once % NO_LIMIT,
         "children": "EXPRESS" if express else "STANDARD",
         "timeout_seconds": max(1, round(state_timeout)),
@@ -226,14 +229,15 @@ def _state(
 
 
 def _reserve() -> int:
-    """Concurrency that is kept for workers; 0 where they share the account's."""
+    """Concurrency reserved for workers; 0 if they share the account's."""
     return int(os.environ.get("RESERVED_CONCURRENCY") or 0)
 
 
 def _limit() -> int | None:
-    """Workers that may run at one moment: as many as are reserved, else as the account has left.
+    """Number of workers that may run at once: the reserved number, or else what the account has
+    left.
 
-    None if the account does not say.
+    None if it cannot be read from the account.
     """
     if _reserve():
         return _reserve()
@@ -244,13 +248,13 @@ def _limit() -> int | None:
     try:
         limits = boto3.client("lambda", config=soon).get_account_settings()["AccountLimit"]
         return int(limits["UnreservedConcurrentExecutions"])
-    except Exception as error:  # STANDARD children can wait: right in any case, if dearer
+    except Exception as error:  # STANDARD children can wait: always correct, though more expensive
         log.write("account not known", message=str(error)[:500])
         return None
 
 
 def _more_at_once(ranks: int) -> str:
-    """What lets so many workers run at once."""
+    """How the user can have this many workers run at once."""
     if _reserve():
         return f"reserve more with `perseid aws deploy --reserve {ranks}`"
     return (
@@ -260,11 +264,12 @@ def _more_at_once(ranks: int) -> str:
 
 
 def _that_may_join(request: RunRequest, limit: int | None) -> RunRequest:
-    """Refuse a gang that could never run at once, or let it merge through the store if it may."""
+    """The request, if its gang can run all at once; otherwise refuse it, or let it merge through
+    the store."""
     if request.transport == STORE or limit is None:
         return request
     ranks = request.world_size or len(list_partitions(request).partitions)
-    # Lambda starts as many as may run; the others would wait for a place while the first ones wait
+    # Lambda starts as many as may run; the others would wait to start while the first ones wait
     # for them.
     if ranks <= limit:
         return request
@@ -278,7 +283,7 @@ def _that_may_join(request: RunRequest, limit: int | None) -> RunRequest:
 
 
 def _refuse_waiting_talkers(manifest: Manifest, limit: int | None) -> None:
-    """Ranks of a script that talk to each other could never all run at once."""
+    """Refuse a script whose ranks talk to each other if they could never all run at once."""
     ranks = manifest.world_size
     if manifest.talks and limit is not None and ranks > limit:
         raise BadInputError(

@@ -12,26 +12,26 @@ from perseid.rendezvous.client.connectivity import ping
 from perseid.rendezvous.net import Endpoint, dial
 
 SECONDS = 5.0
-"""For each of the two connections."""
+"""Time limit in seconds for each of the two connections."""
 
 
 @answers_check()
 def handler(event: Event, context: Any) -> Answer:
-    """Connect to ``event["rendezvous_endpoint"]``, then ask it what it sees of us.
+    """Connect to ``event["rendezvous_endpoint"]``, then ask the server which address it sees.
 
     Raises
     ------
     BadInputError
         The event names no endpoint.
     RendezvousUnreachableError
-        Nothing answers there.
+        No server answers at the endpoint.
     """
     log.write_text(f"receiving event: {dict(event)}")
     if not event.get("rendezvous_endpoint"):
         raise BadInputError('give {"rendezvous_endpoint": "HOST" or "HOST:PORT"}')
     endpoint = Endpoint.parse(str(event["rendezvous_endpoint"]))
     began = time.monotonic()
-    # The plain connection first: it tells a closed firewall from a server of another kind.
+    # A bare connection first: it distinguishes a closed firewall from a server of another kind.
     with dial(endpoint, began + SECONDS) as sock:
         remote = sock.getpeername()[0]
     seconds = time.monotonic() - began

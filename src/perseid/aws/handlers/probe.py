@@ -1,6 +1,6 @@
-"""What a worker's function answers of itself: its processor, its libraries, its network.
+"""What a worker's function reports about itself: its processor, its libraries, its network.
 
-`perseid aws prove` asks; no run does. Nothing that it answers names an account or an address.
+Only `perseid aws prove` asks for this, no run does. The answers contain no account and no address.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from perseid.model.runtime import Predictor
 
 PROBE = "perseid_probe"
-"""Key of an event that asks for nothing else; its value says what."""
+"""Key that marks an event as a probe; its value says what to report."""
 TOLD = (
     "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx_vnni",
     "avx512_bf16", "amx_int8", "amx_bf16", "asimd", "asimddp", "asimdhp", "sve", "i8mm", "bf16",
 )  # fmt: skip
-"""Instructions that a numerical library may choose by."""
+"""Instructions by which a numerical library may choose its kernels."""
 BATCH, BATCHES = 64, 8
 SIZES = (1, 131_072)
-"""Numbers of float64 in the arrays that are summed: 8 bytes and 1 MiB."""
+"""Lengths of the float64 arrays that are summed: 8 bytes and 1 MiB."""
 REPEATS = 5
 SPARE_SECONDS = 10.0
-"""Seconds of the function's time that are reserved for the work after the ranks have connected."""
+"""Seconds of the function's time reserved for the work after the ranks have connected."""
 PING_SECONDS = 5.0
 _calls = 0
 
@@ -47,11 +47,11 @@ def answer(
     Parameters
     ----------
     seconds
-        That the function may still take.
+        Seconds that the function may still take.
     secret
-        Gives what the rendezvous' job keys are derived from.
+        Returns the secret that the rendezvous' job keys are derived from.
     runtime
-        Gives the default model.
+        Returns the default model.
     """
     global _calls
     _calls += 1
@@ -63,7 +63,7 @@ def answer(
 
 
 def processor() -> dict[str, object]:
-    """Model, instructions and number of processors, as the system tells them."""
+    """Model, instructions and number of the processors, as the system reports them."""
     text = _text("/proc/cpuinfo")
     lines = [line.partition(":") for line in text.splitlines()]
     values = {name.strip(): value.strip() for name, _, value in reversed(lines)}
@@ -80,7 +80,7 @@ def processor() -> dict[str, object]:
 
 
 def libraries(runtime: Callable[[], Predictor]) -> dict[str, object]:
-    """Versions, and the pace of the default model."""
+    """Versions of the libraries, and the speed of the default model."""
     import numpy as np
     import onnxruntime
 
@@ -102,7 +102,8 @@ def libraries(runtime: Callable[[], Predictor]) -> dict[str, object]:
 
 
 def gang(task: Mapping[str, object], seconds: float, secret: bytes) -> dict[str, object]:
-    """Meet the other ranks within so many seconds, connect to each of them, and time a few sums."""
+    """Meet the other ranks within this many seconds, connect to each of them, and time a few
+    sums."""
     from perseid.comm import Communicator
     from perseid.rendezvous import job_key
 
@@ -114,7 +115,7 @@ def gang(task: Mapping[str, object], seconds: float, secret: bytes) -> dict[str,
         job, rank, world, endpoint, job_key(secret, job).hex(), deadline=seconds, timeout=seconds,
     ) as comm:  # fmt: skip
         joined = time.perf_counter() - began
-        comm.alltoall([b"x"] * world)  # every pair has to find a path
+        comm.alltoall([b"x"] * world)  # makes every pair of ranks connect
         return {
             "rank": rank,
             "nat": nat,

@@ -1,4 +1,4 @@
-"""The rendezvous of a run: found where it runs, started where the run needs it."""
+"""The rendezvous of a run: find it if it runs, start it if the run needs it."""
 
 from __future__ import annotations
 
@@ -19,41 +19,43 @@ from perseid.errors import BadInputError, RunError
 from perseid.pipeline.request import RunRequest
 
 STARTING = "perseid_starting"
-"""Key of a state in which the state machine waits and calls initialize again."""
+"""Key of a state in which the state machine waits and then calls initialize again."""
 
 
 @dataclass(frozen=True)
 class Wait:
-    """How long an execution has waited for its rendezvous by now."""
+    """How long an execution has waited for its rendezvous."""
 
     since: float = 0.0
-    """When it first asked for it, seconds since the epoch; 0: it did not."""
+    """When the execution first requested the rendezvous, in seconds since the epoch; 0 if it did
+    not."""
     started: bool = False
-    """None was wanted before it asked: so it has it stopped, too."""
+    """Whether this execution started the rendezvous, because no task was wanted before; it then
+    also stops it."""
 
     @classmethod
     def of(cls, given: object) -> tuple[object, Wait]:
-        """The execution's own input, and the wait where initialize is called again."""
+        """The execution's own input, and its wait if initialize is called again."""
         if not isinstance(given, Mapping) or STARTING not in given:
             return given, cls()
         return given["input"], cls(float(given["since"]), bool(given["started"]))
 
     def state(self, given: object) -> dict[str, object]:
-        """What the state machine hands back after a while."""
+        """The state that the state machine returns to initialize after a while."""
         return {"ok": True, STARTING: True, "input": given, **vars(self)}
 
 
 def with_endpoint(request: RunRequest, wait: Wait, client: Any) -> tuple[RunRequest | None, Wait]:
-    """The request with the stack's own rendezvous, where ranks are to meet and it names none.
+    """The request with the stack's own rendezvous, if ranks are to communicate and it names none.
 
-    Returns None in its place while the rendezvous is starting.
+    Returns None instead of a request while the rendezvous is starting.
 
     Raises
     ------
     BadInputError
-        Ranks must meet, and the stack has no rendezvous.
+        Ranks must communicate, and the stack has no rendezvous.
     RunError
-        It did not come to run in time.
+        The rendezvous did not start in time.
     """
     name = os.environ.get("ADDRESS_PARAMETER")
     if request.transport == "store" or request.rendezvous_endpoint or name is None:
@@ -83,22 +85,22 @@ def with_endpoint(request: RunRequest, wait: Wait, client: Any) -> tuple[RunRequ
 
 
 def stop_after(started: bool, execution: str, client: Any) -> None:
-    """At the end of the execution that had the rendezvous started: no task is wanted any more.
+    """At the end of an execution that started the rendezvous, request that no task runs any more.
 
-    A failure is logged and nothing else: the hourly look stops it then.
+    A failure is only logged, because the hourly check will stop the rendezvous.
     """
     machine = os.environ.get("STATE_MACHINE")
     if not started or machine is None:
         return
     try:
         done = stop_unless_needed(ServiceNames.of_environment(), client, machine, execution)
-    except Exception as error:  # the run is done: nothing of it may depend on this
+    except Exception as error:  # the run is done and must not fail because of this
         done = f"not stopped: {str(error)[:500]}"
     log.write("rendezvous", done=done)
 
 
 def _asked(here: ServiceNames, wait: Wait, client: Any) -> Wait:
-    """Ask for a task once; later calls of the same execution only look."""
+    """Request a task once; later calls of the same execution only check whether it runs."""
     if wait.since:
         return wait
     stopped = ask_for_task(here, client)

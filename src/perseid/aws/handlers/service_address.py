@@ -1,6 +1,6 @@
-"""Where the rendezvous is: its task's public address, published in a parameter and in DNS.
+"""The rendezvous' address: its task's public address, published in a parameter and in DNS.
 
-What ECS says now is published, never what an event said: an event is only a reason to look. So
+What ECS says now is published, never the contents of an event, which only triggers the check. So
 late, repeated and reordered events all lead to the same record.
 """
 
@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 TTL = 15
-"""Seconds that resolvers may keep the address."""
+"""Seconds for which resolvers may cache the address."""
 ROUNDS = 5
-"""Looks at ECS until what was published is what it says."""
+"""Most attempts until the published address agrees with what ECS says."""
 
 
 @dataclass(frozen=True)
@@ -24,28 +24,29 @@ class ServiceAddress:
     """The running task of the service, if there is one."""
 
     address: str | None = None
-    """Public IPv4 address."""
+    """Public IPv4 address; empty if no task runs."""
     task: str | None = None
-    """ARN."""
+    """ARN of the task."""
     started: str | None = None
-    """ISO 8601, UTC."""
+    """When the task started, in ISO 8601, UTC."""
 
 
 @dataclass(frozen=True)
 class ServiceNames:
-    """Names of the stack's resources that the address is read from and published in."""
+    """Names of the stack's resources from which the address is read and in which it is
+    published."""
 
     cluster: str
     service: str
     parameter: str
     zone: str = ""
-    """Id of the hosted zone; empty: no DNS record."""
+    """Id of the hosted zone; empty if there is no DNS record."""
     record: str = ""
-    """E.g. ``rendezvous.example.org``."""
+    """Name of the DNS record, e.g. ``rendezvous.example.org``."""
 
     @classmethod
     def of_environment(cls) -> ServiceNames:
-        """Read the settings that the template put into a function's environment."""
+        """Read the names that the template put into a function's environment."""
         env = os.environ
         return cls(
             cluster=env["CLUSTER"],
@@ -58,41 +59,41 @@ class ServiceNames:
 
 @dataclass(frozen=True)
 class Task:
-    """A task, as DescribeTasks tells of it."""
+    """A task as described by DescribeTasks."""
 
     arn: str
     status: str
-    """E.g. ``RUNNING``."""
+    """State of the task, e.g. ``RUNNING``."""
     started: str
-    """ISO 8601, UTC; when it was made where it has not started."""
+    """When it started, or when it was created if it has not started; ISO 8601, UTC."""
     interface: str | None
-    """Id of its network interface."""
+    """Id of the task's network interface."""
 
     @classmethod
     def of(cls, entry: Mapping[str, object]) -> Task:
-        """From an entry of the answer."""
+        """Create it from an entry of the answer."""
         return cls(
             str(entry["taskArn"]), str(entry["lastStatus"]), _started(entry), _interface(entry)
         )
 
 
 def publish(names: ServiceNames, client: Any) -> ServiceAddress:
-    """Publish where the service's newest running task is.
+    """Publish the address of the service's newest running task.
 
     Parameters
     ----------
     client
-        ``client("ecs")`` etc. gives a boto3 client.
+        Function such that ``client("ecs")`` returns a boto3 client.
 
     Returns
     -------
-    What is published now. Where two publish at once, the later writer looks again: what stays is
-    what ECS says.
+    What is published now. If two callers publish at once, the later writer checks again, so the
+    record ends up as ECS says.
     """
     place = look(names, client)
     for _ in range(ROUNDS):
         _write(names, place, client)
-        # Look again after writing: of two updaters that overlap, the one that looked earlier may
+        # Check again after writing: of two overlapping updaters, the one that read earlier may
         # write later, and its address would stay.
         now = look(names, client)
         if now == place:
@@ -102,14 +103,14 @@ def publish(names: ServiceNames, client: Any) -> ServiceAddress:
 
 
 def look(names: ServiceNames, client: Any) -> ServiceAddress:
-    """The newest running task of the service, and its public address."""
+    """The newest running task of the service, with its public address."""
     ecs = client("ecs")
     pages = ecs.get_paginator("list_tasks").paginate(
         cluster=names.cluster, serviceName=names.service, desiredStatus="RUNNING"
     )
     arns = [arn for page in pages for arn in page["taskArns"]]
     tasks: list[Task] = []
-    for start in range(0, len(arns), 100):  # as many as DescribeTasks takes
+    for start in range(0, len(arns), 100):  # the most that DescribeTasks accepts
         part = arns[start : start + 100]
         found = ecs.describe_tasks(cluster=names.cluster, tasks=part)["tasks"]
         tasks += [Task.of(entry) for entry in found]
@@ -121,13 +122,13 @@ def look(names: ServiceNames, client: Any) -> ServiceAddress:
 
 
 def newest_first(tasks: Sequence[Task]) -> list[Task]:
-    """The tasks that run, the one that started last first."""
+    """The running tasks, the one that started last first."""
     running = [task for task in tasks if task.status == "RUNNING"]
     return sorted(running, key=lambda task: task.started, reverse=True)
 
 
 def read(names: ServiceNames, client: Any) -> ServiceAddress:
-    """The address that the parameter holds now."""
+    """The address that the parameter contains now."""
     value = client("ssm").get_parameter(Name=names.parameter)["Parameter"]["Value"]
     try:
         return ServiceAddress(**json.loads(value))
@@ -136,12 +137,12 @@ def read(names: ServiceNames, client: Any) -> ServiceAddress:
 
 
 def forget(names: ServiceNames, client: Any) -> None:
-    """Have the parameter hold no address: the task is about to end."""
+    """Clear the address in the parameter, because the task is about to end."""
     _put(names, ServiceAddress(), client)
 
 
 def recorded(names: ServiceNames, client: Any) -> Sequence[str]:
-    """The addresses in the DNS record; empty if there is none."""
+    """The addresses in the DNS record; empty if it does not exist."""
     if not names.zone:
         return []
     answer = client("route53").list_resource_record_sets(
@@ -161,7 +162,7 @@ def _started(entry: Mapping[str, object]) -> str:
 
 
 def _interface(entry: Any) -> str | None:
-    """The id of the task's network interface, from DescribeTasks."""
+    """Id of the task's network interface, from DescribeTasks."""
     details = {
         detail["name"]: detail["value"]
         for attachment in entry.get("attachments", ())
@@ -172,7 +173,7 @@ def _interface(entry: Any) -> str | None:
 
 
 def _address(task: Task, ec2: Any) -> str | None:
-    """The public address of the task's network interface."""
+    """Public address of the task's network interface."""
     if task.interface is None:
         return None
     ids = [task.interface]
@@ -184,7 +185,7 @@ def _address(task: Task, ec2: Any) -> str | None:
 def _write(names: ServiceNames, place: ServiceAddress, client: Any) -> None:
     if read(names, client) != place:
         _put(names, place, client)
-    # The record of a task that is gone stays: without one, resolvers would remember for the
+    # The record of an ended task is kept: without any record, resolvers would remember for the
     # zone's negative caching time (900 s by default) that there is none.
     if names.zone and place.address and list(recorded(names, client)) != [place.address]:
         record = {

@@ -1,7 +1,7 @@
-"""When the rendezvous runs: from the first run that needs it until nothing does.
+"""When the rendezvous runs: from the first run that needs it until nothing uses it.
 
-A run asks for it and stops it after itself. What a run leaves behind that was stopped, and what
-a person started and forgot, ends at the next hourly look that finds it idle.
+A run starts it and stops it at its end. If a run is stopped before that, or a person started it and
+forgot it, the next hourly check that finds it idle stops it.
 """
 
 from __future__ import annotations
@@ -15,41 +15,42 @@ from typing import Any
 from perseid.aws.handlers.service_address import ServiceAddress, ServiceNames, forget, look
 
 START_SECONDS = 300.0
-"""Longest wait for a task: image, start, address."""
+"""Longest wait for a task in seconds: pull of the image, start, address."""
 IDLE_SECONDS = 3600.0
-"""A task that is younger may still be waited for."""
+"""Seconds for which somebody may still be waiting for a new task."""
 HTTP_PORT = 10001
 HTTP_SECONDS = 5.0
 _IN_USE = re.compile(r"^perseid_rendezvous_(ranks|tcpunch_waiting|relays) (\S+)$", re.MULTILINE)
 
 
 def ask_for_task(names: ServiceNames, client: Any) -> bool:
-    """Have one task wanted; whether none was before."""
+    """Request one task; returns whether none was wanted before."""
     ecs = client("ecs")
     found = ecs.describe_services(cluster=names.cluster, services=[names.service])["services"]
     stopped = not found or not found[0]["desiredCount"]
     if stopped:
-        forget(names, client)  # the address of a task that ends
-    # Also where one is wanted: whoever is about to stop it for another run looks again after this.
+        forget(names, client)  # the address belongs to a task that is ending
+    # Also if one is wanted already: another run that is about to stop it checks again after this.
     _want(names, client, 1)
     return stopped
 
 
 def stop_unless_needed(names: ServiceNames, client: Any, machine: str, execution: str) -> str:
-    """Have no task wanted, unless another execution goes on; what was done, in a word or two.
+    """Request that no task runs unless another execution is running; returns a few words saying
+    what was done.
 
     Parameters
     ----------
     machine
         ARN of the state machine whose executions use the rendezvous.
     execution
-        Name of the one that is about to end.
+        Name of the execution that is about to end.
     """
     if _others(client, machine, execution):
         return "kept for another run"
     forget(names, client)
     _want(names, client, 0)
-    if _others(client, machine, execution):  # it began meanwhile
+    if _others(client, machine, execution):  # another execution began meanwhile
         _want(names, client, 1)
         return "kept for another run"
     return "stopped"
@@ -58,7 +59,7 @@ def stop_unless_needed(names: ServiceNames, client: Any, machine: str, execution
 def stop_if_idle(
     names: ServiceNames, client: Any, machine: str, *, idle_seconds: float = IDLE_SECONDS
 ) -> str:
-    """Have no task wanted where no execution goes on and no rank is registered."""
+    """Request that no task runs if no execution is running and no rank is registered."""
     place = look(names, client)
     if place.address is None or _age(place) < idle_seconds:
         return "nothing to stop"
@@ -76,14 +77,14 @@ def _want(names: ServiceNames, client: Any, count: int) -> None:
 
 
 def _others(client: Any, machine: str, execution: str) -> bool:
-    """Whether an execution of another name goes on."""
+    """Whether an execution with another name is running."""
     pages = client("stepfunctions").get_paginator("list_executions")
     running = pages.paginate(stateMachineArn=machine, statusFilter="RUNNING")
     return any(entry["name"] != execution for page in running for entry in page["executions"])
 
 
 def _age(place: ServiceAddress) -> float:
-    """Seconds since the task started; without end where nothing says when."""
+    """Seconds since the task started; infinite if that is unknown."""
     try:
         return time.time() - datetime.fromisoformat(place.started or "").timestamp()
     except ValueError:
@@ -91,7 +92,7 @@ def _age(place: ServiceAddress) -> float:
 
 
 def _in_use(address: str) -> bool:
-    """Whether anybody is registered there; a server that does not answer is of use to nobody."""
+    """Whether any rank is registered there; a server that does not answer counts as unused."""
     try:
         url = f"http://{address}:{HTTP_PORT}/metrics"
         with urllib.request.urlopen(url, timeout=HTTP_SECONDS) as answer:

@@ -1,4 +1,4 @@
-"""The function that merges what the ranks left and publishes the result; the last step."""
+"""The last step: the function that merges what the ranks left and publishes the result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from perseid.storage import Storage
 
 
 class Failures(Mapping[int, str]):
-    """Why ranks failed, as they left it; read only of those that are asked for."""
+    """The reasons that ranks left for their failures; only those that are requested are read."""
 
     def __init__(self, storage: Storage, run_id: str) -> None:
         self._storage, self._run_id = storage, run_id
@@ -29,7 +29,7 @@ class Failures(Mapping[int, str]):
             left = parse_json(self._storage.get(layout.failure(rank)))
         except (StorageError, ValueError):
             raise KeyError(rank) from None
-        # A reason that a former run left at this prefix says nothing about this one.
+        # A reason left by an earlier run at this prefix says nothing about this run.
         if not isinstance(left, dict) or left.get("run") != self._run_id:
             raise KeyError(rank)
         return f"{left.get('error')}: {left.get('message')}"
@@ -39,7 +39,7 @@ class Failures(Mapping[int, str]):
         return (rank for rank in range(world_size) if rank in self)
 
     def __bool__(self) -> bool:
-        return True  # else `or` would count them, a request per rank
+        return True  # otherwise `or` would count them, with one request per rank
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -47,10 +47,10 @@ class Failures(Mapping[int, str]):
 
 @answers_check("numpy", "obstore", "pydantic")
 def handler(event: Event, context: Any) -> Answer:
-    """Publish the run of ``event["state"]``, what the state machine knows of it.
+    """Publish the run of ``event["state"]``, which holds what the state machine knows about it.
 
-    Returns the state with a short ``summary``, or ``ok: false`` with the sentence that names what
-    is missing (what is there has been published then, too).
+    Returns the state with a short ``summary``, or ``ok: false`` with a sentence that names what is
+    missing. What is there has been published in either case.
     """
     state = inner(event, "state")
     try:

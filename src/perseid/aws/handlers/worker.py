@@ -1,4 +1,5 @@
-"""The function that works on one rank. Imports what a worker's zip holds: no pydantic, no boto3."""
+"""The function that works on one rank. Imports only what a worker's zip contains: no pydantic, no
+boto3."""
 
 from __future__ import annotations
 
@@ -29,16 +30,19 @@ if TYPE_CHECKING:
     from perseid.model.runtime import Predictor
 
 SPARE_SECONDS = 2.0
-"""Before the function's end: a script is stopped, so that its last words reach the log."""
+"""Seconds before the function's end at which a script is stopped, so that its last output reaches
+the log."""
 
 
 @answers_check("numpy", "obstore", "onnxruntime")
 def handler(event: Event, context: Any) -> Answer:
-    """Work on the rank of ``event["item"]``; ``event["attempt_before"]`` attempts came before.
+    """Work on the rank of ``event["item"]``; ``event["attempt_before"]`` attempts were made before.
 
-    ``event["refused_before"]`` calls were refused before this one, each billed as a transition.
+    Lambda refused ``event["refused_before"]`` calls before this one; each was billed as a
+    transition.
 
-    Raises what `perseid.pipeline.work.work` raises: Step Functions reads the class' name.
+    Raises what `perseid.pipeline.work.work` raises; Step Functions reads the name of the error's
+    class.
     """
     if PROBE in event:
         return _probe(inner(event, PROBE), context)
@@ -47,7 +51,7 @@ def handler(event: Event, context: Any) -> Answer:
     options = _join_options(item, context)
     options = replace(options, timeout=_script_seconds(options, context))
     item = replace(item, options=options)
-    # The state machine counts the attempts of this execution, and the item those of earlier ones.
+    # The state machine counts this execution's attempts; the item has those of earlier executions.
     attempt = 1 + count(event, "attempt_before") + (options.attempts_before or 0)
     who = {"run": item.run_id, "rank": item.rank, "attempt": attempt}
     refused = count(event, "refused_before")
@@ -57,7 +61,7 @@ def handler(event: Event, context: Any) -> Answer:
     except Exception as error:
         said = {"error": type(error).__name__, "message": str(error)[:2000]}
         log.write("failed", **who, **said, seconds=round(time.monotonic() - began, 3))
-        # Summarize cannot read logs: an object of the run is the only way to tell it what went
+        # Summarize cannot read logs, so an object of the run is the only way to tell it what went
         # wrong.
         _leave_reason(item, {**who, **said})
         raise
@@ -81,7 +85,7 @@ def _work(item: WorkItem, attempt: int) -> int:
     cold, runtime, seconds = not _runtime.cache_info().currsize, None, 0.0
     if item.options.script is None and item.partitions:
         began = time.monotonic()
-        # Lambda keeps a process for further calls, perhaps of another run: the key of the cache
+        # Lambda reuses a process for further calls, perhaps of another run: the key of the cache
         # must name everything that the model depends on.
         digest = item.model.digest if item.model else ""  # a model may be replaced between runs
         runtime = _runtime(
@@ -95,7 +99,7 @@ def _work(item: WorkItem, attempt: int) -> int:
         seconds = time.monotonic() - began
     storage = Storage(item.results_url)
     if item.options.script is not None:
-        from perseid.compat.scripts.run_script import run_script  # a model needs none of it
+        from perseid.compat.scripts.run_script import run_script  # not needed to run a model
 
         record = run_script(item, storage, attempt=attempt, cold=cold)
     else:
@@ -103,7 +107,7 @@ def _work(item: WorkItem, attempt: int) -> int:
             item, storage, runtime=runtime, attempt=attempt, cold=cold, init_seconds=seconds
         )
     key = layout.done_record(item.rank, script=item.options.script is not None)
-    if not storage.exists(key):  # a worker that says done must have left it
+    if not storage.exists(key):  # a rank that reports success must have left its record
         raise StorageError(
             f"rank {item.rank} ended without an error but left no {storage.where(key)}"
         )
@@ -111,29 +115,30 @@ def _work(item: WorkItem, attempt: int) -> int:
 
 
 def _leave_reason(item: WorkItem, said: Event) -> None:
-    """For summarize, which sees objects only; the log has it, too."""
+    """Leave the error's message for summarize, which can read only objects; the log has it, too."""
     with contextlib.suppress(PerseidError):
         Storage(item.results_url).put(layout.failure(item.rank), json.dumps(said).encode())
 
 
 def _join_options(item: WorkItem, context: Any) -> ItemOptions:
-    """The options with what joining a communicator takes: this worker's deadline, the job's key.
+    """The item's options, extended by what joining a communicator takes: this worker's deadline and
+    the job's key.
 
-    The key lies in no object of the run: each worker derives it from the stack's secret.
+    The key is never stored in an object of the run; each worker derives it from the stack's secret.
     """
     name = os.environ.get("RENDEZVOUS_SECRET_PARAMETER")
     if JoinSettings.of_item(item) is None:
         return item.options
-    # A rank that is cut off by Lambda in the middle of a collective would look lost to the others.
+    # A rank that Lambda cuts off in the middle of a collective would look lost to the others.
     left = float(context.get_remaining_time_in_millis()) / 1000 - SPARE_SECONDS
     options = replace(item.options, ends=time.time() + left)
     if name and options.rendezvous_key is None:
         try:
             key = job_key(read_secret(name), item.run_id)
             return replace(options, rendezvous_key=key.hex())
-        except Exception as error:  # without it the ranks merge through the store, and say why
+        except Exception as error:  # without the key ranks merge through the store, and say why
             log.write("no key", run=item.run_id, rank=item.rank, message=str(error)[:500])
-            return replace(options, certificate=None)  # nobody can open it
+            return replace(options, certificate=None)  # it cannot be decrypted without the key
     return options
 
 
@@ -146,7 +151,7 @@ def _runtime(
     signature: str,
     digest: str,
 ) -> Predictor:
-    """The model, kept for the next rank that comes to this environment."""
+    """The model, kept for the next rank that runs in this environment."""
     item = WorkItem(
         run_id="",
         rank=0,
@@ -164,7 +169,7 @@ def _runtime(
 
 
 def _script_seconds(options: ItemOptions, context: Any) -> float:
-    """Time limit of a script: as requested, but less than the function has left."""
-    # Lambda kills without notice, and what the script printed last would be lost with it.
+    """Time limit of a script: as requested, but less than the time that the function has left."""
+    # Lambda kills without notice, which would lose the script's last output.
     left = float(context.get_remaining_time_in_millis()) / 1000 - SPARE_SECONDS
     return max(1.0, min(left, options.timeout or left))

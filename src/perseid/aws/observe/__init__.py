@@ -1,1 +1,2 @@
-"""Read what AWS recorded of a run: logs, histories, progress; keep it in the run's folder."""
+"""Read what AWS recorded about a run (logs, histories, progress) and keep it in the run's
+folder."""

@@ -1,4 +1,4 @@
-"""Calls to AWS, counted: what a client asks is part of what a run costs."""
+"""Count calls to AWS, because a client's requests are part of a run's cost."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from perseid.aws.session import Aws
 
 
 class Calls:
-    """Clients whose requests are counted by service and operation, retries included."""
+    """Clients whose requests are counted by service and operation, including retries."""
 
     def __init__(self, aws: Aws) -> None:
         self.aws = aws
         self.counts: Counter[str] = Counter()
-        """E.g. ``{"sfn.DescribeExecution": 12}``."""
+        """Number of requests by service and operation, e.g. ``{"sfn.DescribeExecution": 12}``."""
         self._known: set[str] = set()
 
     def client(self, service: str) -> Any:
-        """The client of a service, made once."""
+        """The client of a service, created once."""
         client = self.aws.client(service)
         if service not in self._known:
             self._known.add(service)
-            # `before-send` fires for each request on the wire, so retries of botocore are counted,
+            # `before-send` fires for every request on the wire, so botocore's retries are counted,
             # too.
             client.meta.events.register("before-send", self._count)
         return client
 
     def add(self, name: str, number: int = 1) -> None:
-        """Count requests that are made without boto3."""
+        """Add requests that were made without boto3."""
         self.counts[name] += number
 
     @property
     def total(self) -> int:
-        """All requests so far."""
+        """Number of all requests so far."""
         return sum(self.counts.values())
 
     def _count(self, event_name: str, **_: Any) -> None:

@@ -1,6 +1,7 @@
-"""CloudWatch logs: every page, put together to invocations, and those of one run among them.
+"""Read CloudWatch logs: all pages, assembled into invocations, and filtered by run.
 
-`FilterLogEvents` and parsing here, no Insights queries: one request per page of up to 10,000 events
+This module uses `FilterLogEvents` and its own parsing, not Insights queries: one request per page
+of up to 10,000 events
 (https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_FilterLogEvents.html).
 """
 
@@ -18,27 +19,27 @@ from perseid.measure.sources.streams import LogEvent, Stream, Traced, trace
 
 GROUP = "/aws/lambda/"
 FOLLOW_SECONDS = 2.0
-"""Between two looks at a log that is followed."""
+"""Seconds between two reads of a log that is followed."""
 QUIET_LOOKS = 2
-"""After the run's end, until nothing more is waited for."""
+"""Seconds after the run's end for which further lines are waited for."""
 LATE_SECONDS = 60.0
-"""Events may come to be seen so much later than they happened."""
+"""Seconds by which events may become visible after they happened."""
 
 
 def group_of(function: str) -> str:
-    """The log group of a function, given by its name or ARN."""
+    """The log group of a function that is given by its name or ARN."""
     return GROUP + function.rpartition(":")[2]
 
 
 def read_events(
     calls: Calls, group: str, start: float, end: float | None = None
 ) -> Iterator[LogEvent]:
-    """Every event of all streams of a group between two moments (seconds since the epoch).
+    """Every event of all streams of a group between two times (seconds since the epoch).
 
     Raises
     ------
     NotFoundError
-        There is no such group.
+        The group does not exist.
     """
     times = {"startTime": int(start * 1e3)}
     if end is not None:
@@ -56,23 +57,25 @@ def read_events(
 def invocations_of(
     calls: Calls, group: str, run_id: str, start: float, end: float | None
 ) -> list[Traced]:
-    """The invocations of a function that worked for this run and no other, by their starts."""
+    """The invocations of a function that worked for this run and no other, ordered by their
+    start."""
     events = read_events(calls, group, start, None if end is None else end + LATE_SECONDS)
     return [traced for traced in trace(events) if traced.is_of(run_id)]
 
 
 @dataclass
 class Tail:
-    """Lines of one run as they come, from the streams of all its workers."""
+    """Lines of one run as they arrive, from the streams of all its workers."""
 
     run_id: str
     rank: int | None = None
-    """Only this one's; None: of all."""
+    """Only lines of this rank; None means those of all ranks."""
     _streams: dict[str, Stream] = field(default_factory=dict)
     _said: dict[str, int] = field(default_factory=dict)
 
     def feed(self, event: LogEvent) -> Iterator[tuple[int, str]]:
-        """(rank, line) of what is known to be of the run by now; init comes with its rank."""
+        """Yield (rank, line) for all lines that are known by now to belong to the run; lines about
+        init come with the rank's first."""
         stream = self._streams.setdefault(event.stream, Stream(event.stream))
         for line in event.text.splitlines():
             for traced in stream.add(LogEvent(event.stream, event.time, line)):
@@ -99,20 +102,21 @@ def follow(
     *,
     seconds: float = 86_400.0,
 ) -> Iterator[tuple[int, str]]:
-    """Lines of a run until `ended` says so and no more come (lines come late), or `seconds`."""
+    """Yield the lines of a run until `ended` returns True and no late lines arrive, or until
+    `seconds` have passed."""
     seen: Counter[LogEvent] = Counter()
     deadline = time.monotonic() + seconds
     since, over, quiet = start, False, 0
     while True:
-        # CloudWatch may show an event late, so the last minute is read again each time and what was
-        # seen before is left out, by how often it occurred.
-        again: Counter[LogEvent] = Counter()  # a line may be there twice, at one moment even
+        # CloudWatch may show an event late, so the last minute is read again each time, and what
+        # was seen before is left out, by how often it occurred.
+        again: Counter[LogEvent] = Counter()  # identical lines may occur at the same time
         for event in sorted(read_events(calls, group, since), key=lambda event: event.time or 0.0):
             again[event] += 1
             if again[event] > seen[event]:
                 quiet = 0
                 yield from tail.feed(event)
-        seen = again  # what is older is not looked at any more
+        seen = again  # older events are not read any more
         if quiet >= QUIET_LOOKS or time.monotonic() > deadline:
             return
         over = over or ended()

@@ -1,4 +1,4 @@
-"""Executions of state machines, ours and others', from Step Functions itself."""
+"""Executions of state machines, ours and others', as recorded by Step Functions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from perseid.measure.fields import Fields
 from perseid.measure.sources.history import moment, read_history
 
 READERS = 4
-"""Histories read at once: the service allows a few requests per second."""
+"""Number of histories read at once; the service allows only a few requests per second."""
 
 
 @dataclass(frozen=True)
@@ -24,27 +24,27 @@ class ExecutionState:
     status: str
     """``RUNNING``, ``SUCCEEDED``, ``FAILED``, ``ABORTED`` or ``TIMED_OUT``."""
     started: float
-    """Seconds since the epoch."""
+    """When it started, in seconds since the epoch."""
     stopped: float | None = None
     input: str = "{}"
-    """JSON."""
+    """Input of the execution, as JSON."""
     error: str = ""
     cause: str = ""
 
     @property
     def ended(self) -> bool:
-        """Whether it is over."""
+        """Whether the execution has ended."""
         return self.status != "RUNNING"
 
     @property
     def seconds(self) -> float:
-        """Since it began, or until it ended."""
+        """Seconds since it began, or until it ended."""
         until = max(self.started, time.time()) if self.stopped is None else self.stopped
         return until - self.started
 
 
 def describe_execution(calls: Calls, arn: str) -> ExecutionState:
-    """Ask once; raises `NotFoundError` if there is none."""
+    """Describe an execution with one request; raises `NotFoundError` if it does not exist."""
     with aws_errors():
         answer = calls.client("stepfunctions").describe_execution(executionArn=arn)
     found, stopped = Fields(answer), answer.get("stopDate")
@@ -59,12 +59,12 @@ def describe_execution(calls: Calls, arn: str) -> ExecutionState:
 
 
 def read_execution(calls: Calls, arn: str) -> Execution:
-    """An execution with its whole history, all pages.
+    """Read an execution with its whole history, all pages of it.
 
     Raises
     ------
     NotFoundError
-        There is no such execution, or it is older than the service keeps (90 days).
+        The execution does not exist, or is older than the service keeps (90 days).
     """
     client = calls.client("stepfunctions")
     with aws_errors():
@@ -74,7 +74,7 @@ def read_execution(calls: Calls, arn: str) -> Execution:
 
 
 def executions_between(calls: Calls, state_machine: str, start: float, end: float) -> list[str]:
-    """ARNs of the executions that went on at any time between two moments, oldest first."""
+    """ARNs of the executions that were running at any time between two times, oldest first."""
     return sorted(_between(calls, state_machine, start, end))
 
 

@@ -1,4 +1,4 @@
-"""How far an execution has come: two or three requests a look."""
+"""The progress of an execution, with two or three requests per poll."""
 
 from __future__ import annotations
 
@@ -22,64 +22,65 @@ from perseid.pipeline.stored import StoredRecord
 from perseid.storage import Storage
 
 READERS = 32
-"""Records read at once."""
+"""Number of records that are read at once."""
 KEYS_A_PAGE = 1000
 
 
 @dataclass(frozen=True)
 class MapProgress:
-    """Progress of a run at one moment."""
+    """Progress of a run at one point in time."""
 
     stage: str
-    """``initialize``, ``map``, ``summarize`` or ``ended``."""
+    """Step of the run: ``initialize``, ``map``, ``summarize`` or ``ended``."""
     status: str
     """Status of the execution: ``RUNNING``, ``SUCCEEDED``, ``FAILED``, ``ABORTED``,
     ``TIMED_OUT``."""
     seconds: float
-    """Since the execution began."""
+    """Seconds since the execution began."""
     total: int = 0
-    """Ranks of this execution; 0 before the map begins."""
+    """Number of ranks of this execution; 0 before the map begins."""
     waiting: int = 0
     running: int = 0
     succeeded: int = 0
     failed: int = 0
-    """Failed for good, timed out or aborted."""
+    """Number of ranks that failed for good, timed out or were aborted."""
     retried: int = 0
-    """Ranks that are done and took more than one attempt."""
+    """Number of ranks that are done and took more than one attempt."""
     rows: int = 0
-    """Predicted by ranks that are done."""
+    """Number of rows predicted by ranks that are done."""
     usd: float = 0.0
-    """About what the workers that are done cost: their seconds, request and transition."""
+    """Approximate cost in USD of the workers that are done: their seconds, request and
+    transition."""
     usd_running: float = 0.0
-    """About what the workers cost that have begun and are not done: each as long as those that are
-    done took, or since the execution began where none is."""
+    """Approximate cost in USD of the workers that have begun and are not done. Each counts as long
+    as the average of those that are done or, if none is, as long as the execution has run."""
     done: tuple[RankEvent, ...] = ()
-    """Ranks whose record was read at this look for the first time."""
+    """Ranks whose record was read for the first time in this poll."""
     trouble: str = ""
-    """Why records could not be read at this look; rows and costs are then those of the last."""
+    """Why records could not be read in this poll; rows and costs are then those of the last one."""
 
     @property
     def ended(self) -> bool:
-        """Whether the execution is over."""
+        """Whether the execution has ended."""
         return self.status != "RUNNING"
 
 
 class Watcher:
-    """Looks at one execution from time to time.
+    """Polls one execution from time to time.
 
-    A look is DescribeExecution, DescribeMapRun (ListMapRuns until there is one), and, where more
-    ranks are done than at the last, a listing; each new rank's record is read once.
+    A poll consists of DescribeExecution, DescribeMapRun (ListMapRuns until there is a map run) and,
+    if more ranks are done than at the last poll, a listing. Each new rank's record is read once.
 
     Parameters
     ----------
     calls
-        Counts what is asked.
+        Clients of the account, whose requests are counted.
     arn
-        Of the execution.
+        ARN of the execution.
     results_url
         The run's own prefix.
     run_id
-        Of the run; records of another one, which may lie there, do not count.
+        Id of the run; records of another run, which may be at the prefix, are ignored.
     """
 
     def __init__(
@@ -95,23 +96,24 @@ class Watcher:
         self._done = -1
         self._fresh: tuple[RankEvent, ...] = ()
         self.counts: Mapping[str, int] = {}
-        """The latest counts of DescribeMapRun: pending, running, succeeded, …"""
+        """Latest counts of DescribeMapRun: pending, running, succeeded, …"""
 
     def look(self) -> MapProgress:
-        """Ask once how far the execution has come."""
+        """Ask once about the execution's progress."""
         client = self._calls.client("stepfunctions")
         state = describe_execution(self._calls, self._arn)
         with aws_errors():
             map_status = self._look_at_map(client)
         status, began = state.status, state.started
         counts, trouble, self._fresh = self.counts, "", ()
-        # Records are listed only if a rank has finished since: each look would otherwise cost
+        # Records are listed only if a rank has finished since: otherwise each poll would cost more
         # requests.
         if counts.get("succeeded", 0) != self._done:
             try:
                 self._read_records()
                 self._done = counts.get("succeeded", 0)
-            except StorageError as error:  # the run does not depend on who may read it
+            except StorageError as error:
+                # The run itself does not depend on whether it can be read.
                 trouble = str(error)
         return MapProgress(
             stage=_stage(status, map_status),
@@ -131,12 +133,12 @@ class Watcher:
         )
 
     def _look_at_map(self, client: Any) -> str | None:
-        """The map run's status; None if there is none yet."""
+        """The status of the map run; None if there is none yet."""
         if self._map_run is None:
             runs = client.list_map_runs(executionArn=self._arn)["mapRuns"]
             if not runs:
                 return None
-            # Kept: an execution has one map run, and asking for it again is a request.
+            # Kept, because an execution has only one map run and asking again would cost a request.
             self._map_run = str(runs[0]["mapRunArn"])
         found = client.describe_map_run(mapRunArn=self._map_run)
         self.counts = found["itemCounts"]
@@ -169,8 +171,8 @@ class Watcher:
         return event, record
 
     def _usd(self, began: float) -> list[float]:
-        """Cost of the finished workers of this execution; those of earlier executions are already
-        paid."""
+        """Cost in USD of each finished worker of this execution; those of earlier executions are
+        already paid for and do not count."""
         prices = Prices()
         each = prices.lambda_request.usd + prices.state_transition.usd
         return [
@@ -186,10 +188,10 @@ class Watcher:
         return self._usd_a_second() * max(0.0, time.time() - began)
 
     def _usd_a_second(self, again: bool = False) -> float:
-        """Cost of one worker per second, USD: its memory at the list price.
+        """Cost in USD of one worker per second, from its memory and the list price.
 
-        One that tries a rank again counts as the one with more memory: rather too much than
-        too little.
+        A retry counts as if it ran on the worker with more memory, so the cost is overestimated
+        rather than underestimated.
         """
         price = Prices().lambda_gb_second(self._place.architecture).usd
         memory = max(self._place.memory_mb, self._place.retry_memory_mb if again else 0)

@@ -1,4 +1,5 @@
-"""Runs of the existing system's functions and state machine, from their log groups."""
+"""Runs of the existing system's functions and state machine, reconstructed from their log
+groups."""
 
 from __future__ import annotations
 
@@ -23,19 +24,20 @@ def group_runs(
     state_machine: str | None,
     options: LoadOptions,
 ) -> list[MeasuredRun]:
-    """Every run in some log groups between two moments (seconds since the epoch).
+    """Every run in some log groups between two times (seconds since the epoch).
 
     Parameters
     ----------
     state_machine
-        ARN; its executions give the times of their steps and tell runs of one result path apart.
+        ARN of the state machine. Its executions give the times of their steps and distinguish runs
+        with the same result path.
 
     Raises
     ------
     NotFoundError
-        There is no such log group or state machine.
+        The log group or state machine does not exist.
     BadInputError
-        The groups hold no invocation of that time.
+        The groups contain no invocation in that time.
     """
     if state_machine is not None:
         arns = executions_between(calls, state_machine, start, end)
@@ -44,7 +46,7 @@ def group_runs(
     found: list[MeasuredRun] = []
     for group in groups:
         events = list(read_events(calls, group, start, end + LATE_SECONDS))
-        # What began before, or after, is of other runs; ends may come a little later.
+        # Invocations that began before or after belong to other runs; ends may come a little later.
         traced = [t for t in trace(events) if start <= (t.invocation.started or start) <= end]
         size = float(sum(len(event.text) for event in events))
         invocations = [t.invocation for t in traced]

@@ -1,7 +1,8 @@
-"""What Step Functions and CloudWatch know of a run, brought to the run's own prefix.
+"""Copy what Step Functions and CloudWatch know about a run to the run's own prefix.
 
-After this tables and reports need nothing but the run's folder: ``engine.json`` has each attempt
-and the executions' times, ``logs/`` what the ranks and the two functions around them logged.
+Afterwards tables and reports need only the run's folder: ``engine.json`` holds every attempt and
+the executions' times, and ``logs/`` what the ranks and the initialize and summarize functions
+logged.
 """
 
 from __future__ import annotations
@@ -30,46 +31,46 @@ from perseid.storage import Storage
 
 WRITERS = 32
 MOST_MB = 10_240
-"""Most memory of a function."""
+"""Most memory of a function, in MB."""
 REPORT_SECONDS = 30.0
-"""REPORT lines come a little after an invocation's end: how long they are waited for."""
+"""Seconds to wait for REPORT lines, which arrive some time after an invocation's end."""
 WAIT_SECONDS = 3.0
 SUMMARIZE_TMP_MB = 2048
-"""/tmp of the function that summarizes, as the template has it."""
+"""Size of the summarize function's /tmp, as in the template."""
 _ERROR = re.compile(r"\[ERROR\]\s+([\w.]+): (.*)")
-"""How the runtime of Lambda logs an exception that left the handler."""
+"""How Lambda's runtime logs an exception that left the handler."""
 
 
 @dataclass(frozen=True)
 class Collected:
-    """The collected logs and times, as written."""
+    """The collected logs and times, as written to the run's prefix."""
 
     mapped: EngineReport
     executions: tuple[Execution, ...]
     engine: Mapping[str, object]
-    """``engine.json``."""
+    """The content of ``engine.json``."""
 
 
 def collect(
     calls: Calls, place: StackResources, manifest: Manifest, arns: Sequence[str]
 ) -> Collected:
-    """Fetch logs and histories of a run's executions and write them to its prefix.
+    """Fetch logs and histories of a run's executions and write them to the run's prefix.
 
     Parameters
     ----------
     calls
-        Counts what is asked.
+        Clients of the account, whose requests are counted.
     place
-        Where it ran.
+        State machine and functions that the run used.
     manifest
-        Of the run.
+        Manifest of the run.
     arns
-        Its executions, oldest first: the first one and those that went on with it.
+        ARNs of its executions, oldest first: the original one and those that resumed the run.
     """
     store = Storage(manifest.results_url)
     executions = tuple(read_executions(calls, list(arns)))
     records = _records(calls, store, manifest, executions[-1])
-    # After the records: how many REPORT lines to wait for follows from them.
+    # Read after the records, which say how many REPORT lines to wait for.
     workers = _workers(calls, place, manifest, executions, len(records))
     around = _around(calls, place, manifest, executions)
     attempts = attempts_of(workers, place.memory_mb, records)
@@ -80,11 +81,11 @@ def collect(
 
 
 def _records(calls: Calls, store: Storage, manifest: Manifest, last: Execution) -> Records:
-    """The records of all ranks: from one object if the run was published, otherwise one object
-    each."""
+    """The records of all ranks: from a single object if the run was published, otherwise one object
+    per rank."""
     published = last.status == "SUCCEEDED"
     published |= current_name(last.error or "") == "RunIncompleteError"
-    if published and manifest.script is None:  # a script may have changed what is said of it there
+    if published and manifest.script is None:  # a script may have overwritten its record there
         calls.add("s3.GetObject")
         where = store.where(layout.COMBINED)
         records = [StoredRecord.of(one, where) for one in parse_json(store.get(layout.COMBINED))]
@@ -96,7 +97,8 @@ def _records(calls: Calls, store: Storage, manifest: Manifest, last: Execution) 
 
 
 def collected_before(store: Storage, arns: Sequence[str]) -> EngineReport | None:
-    """What `collect` wrote of these executions, if it was whole; logs may have expired since."""
+    """What `collect` wrote about these executions, if it was complete; logs may have expired
+    since."""
     try:
         engine = parse_json(store.get(layout.ENGINE))
         had = [execution["arn"] for execution in engine["executions"]]
@@ -109,12 +111,12 @@ def collected_before(store: Storage, arns: Sequence[str]) -> EngineReport | None
 
 
 def attempts_of(workers: Iterable[Traced], memory_mb: int, records: Records) -> tuple[Attempt, ...]:
-    """Invocations as attempts at ranks, in the order in which they ended.
+    """Convert invocations to attempts at ranks, in the order in which they ended.
 
-    An attempt that left its rank's record is done, whatever became of the last lines of its log.
+    An attempt that left its rank's record is done, even if the last lines of its log are missing.
     """
     ours = [traced for traced in workers if traced.count("rank") is not None]
-    # Those without an end, still running or cut off, come last and so decide nothing yet.
+    # Attempts without an end (running or cut off) come last, so they do not decide anything yet.
     ours.sort(key=lambda traced: traced.invocation.ended or float("inf"))
     found = [_attempt(traced, memory_mb) for traced in ours]
     return tuple(_by_record(attempt, records.get(attempt.rank)) for attempt in found)
@@ -136,9 +138,10 @@ def _workers(
     executions: Sequence[Execution],
     expected: int,
 ) -> list[Traced]:
-    """The run's workers; waits for REPORT lines that are still to come, but not without end.
+    """The run's workers; waits a limited time for REPORT lines that are still to come.
 
-    Not at all after a stop: functions go on then, for minutes. A later look fetches the rest.
+    After a stop it does not wait, because functions go on for minutes. A later call fetches the
+    rest.
     """
     start, end = _window(executions)
     patience = 0.0 if executions[-1].status == "ABORTED" else REPORT_SECONDS
@@ -150,7 +153,7 @@ def _workers(
             found = []  # no worker was ever called
         reported = {t.count("rank") for t in found if t.invocation.report is not None}
         whole = len(reported) >= expected and all(t.invocation.report for t in found)
-        # Lines that never come (a stream may lose its last one) must not hold up the result.
+        # Lines that never arrive (a stream may lose its last one) must not delay the result.
         if whole or time.monotonic() > deadline:
             return found
         time.sleep(WAIT_SECONDS)
@@ -159,7 +162,7 @@ def _workers(
 def _around(
     calls: Calls, place: StackResources, manifest: Manifest, executions: Sequence[Execution]
 ) -> dict[str, list[Traced]]:
-    """Invocations of initialize and summarize."""
+    """Invocations of the initialize and summarize functions."""
     start, end = _window(executions)
     found: dict[str, list[Traced]] = {}
     for name, function in (("initialize", place.initialize), ("summarize", place.summarize)):
@@ -187,7 +190,8 @@ def _attempt(traced: Traced, memory_mb: int) -> Attempt:
         lasted = report.duration_ms
     elif invocation.ended is not None:
         lasted = (invocation.ended - began) * 1e3
-    if invocation.ended is not None:  # lines of a short stream may bear the time of its last one
+    # All lines of a short stream may have the time of its last one.
+    if invocation.ended is not None:
         began = min(began, invocation.ended - lasted / 1e3)
     return Attempt(
         rank=traced.count("rank") or 0,
@@ -206,7 +210,7 @@ def _attempt(traced: Traced, memory_mb: int) -> Attempt:
 
 
 def ending_of(traced: Traced) -> tuple[Ending, str]:
-    """How an invocation ended, and a sentence where something went wrong."""
+    """How an invocation ended, and a sentence if something went wrong."""
     invocation, report = traced.invocation, traced.invocation.report
     events = {mark.text("event") for mark in traced.marks}
     kind = (report.error_type or "") if report else ""
@@ -234,24 +238,25 @@ def ending_of(traced: Traced) -> tuple[Ending, str]:
 
 
 def _lacked_memory(raised: tuple[str, str] | None) -> bool:
-    """Whether the handler or a script found no memory; numpy has an error of its own for it."""
+    """Whether the handler or a script ran out of memory; numpy has its own error for that."""
     if raised is None:
         return False
     error, message = raised
-    # Nobody but the kernel kills a script that is within its time.
+    # Only the kernel kills a script before its time limit.
     script = "MemoryError" in message or "was ended by signal 9" in message
     return error.endswith("MemoryError") or (error == "WorkerFailedError" and script)
 
 
 def _killed_for_memory(traced: Traced) -> bool:
-    """The kernel kills a process, and says no more than that, when its memory is used up."""
+    """Whether the kernel killed the process because its memory was used up. The log only says that
+    it was killed, so the memory that it used must also have reached the limit."""
     report = traced.invocation.report
     full = report is not None and report.max_memory_mb >= report.memory_mb
     return full and any("signal: killed" in line for line in traced.lines)
 
 
 def _raised(traced: Traced) -> tuple[str, str] | None:
-    """Class and message of what the handler raised, by its own line or Lambda's."""
+    """Class and message of the handler's exception, from its own log line or Lambda's."""
     failed = next((mark for mark in traced.marks if mark.text("event") == "failed"), None)
     if failed is not None:
         return current_name(failed.text("error") or ""), failed.text("message") or ""
@@ -274,7 +279,7 @@ def _mapped(
 
 
 def most_at_once(attempts: Iterable[Attempt]) -> int:
-    """How many attempts went on at one moment, at most."""
+    """Largest number of attempts that ran at the same time."""
     moments = [(a.started, 1) for a in attempts]
     moments += [(a.started + (a.duration_ms + (a.init_ms or 0)) / 1e3, -1) for a in attempts]
     now = most = 0

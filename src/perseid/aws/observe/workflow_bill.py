@@ -1,4 +1,4 @@
-"""What Step Functions bills of a run: states, executions of children, refused calls."""
+"""What Step Functions bills for a run: states, child executions, refused calls."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from perseid.measure.execution import Execution
 from perseid.pipeline.attempts import Attempt, Ending
 
 EXPRESS_GB = 0.0625
-"""Memory that an EXPRESS execution of a few small states is billed with: 64 MB."""
+"""Memory that an EXPRESS execution with a few small states is billed for: 64 MB, in GB."""
 EXPRESS_STEP_MS = 100.0
-"""An EXPRESS execution's duration is billed in steps of it, rounded up
+"""Step in seconds to which the duration of an EXPRESS execution is rounded up
 (https://aws.amazon.com/step-functions/pricing/)."""
 NOT_AGAIN = frozenset(
     {
@@ -27,14 +27,14 @@ NOT_AGAIN = frozenset(
         "NotInstalledError",
     }
 )
-"""Errors of the input: every attempt would end in the same way."""
+"""Errors caused by the input; every further attempt would end in the same way."""
 GIVEN_UP = NOT_AGAIN | {
     "JobKeyRefusedError",
     "MismatchedCollectiveError",
     "PeerLostError",
     "ReplacedError",
 }
-"""Errors after which the state machine tries no other attempt."""
+"""Errors after which the state machine makes no further attempt."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class MapCounts:
     """Step Functions' counts for a map."""
 
     children: str = ""
-    """``STANDARD`` or ``EXPRESS``; empty if there was no map."""
+    """Kind of the map's children, ``STANDARD`` or ``EXPRESS``; empty if there was no map."""
     items: Mapping[str, int] = field(default_factory=dict)
-    """Numbers of items by how they ended, and their total; empty if it does not say."""
+    """Numbers of items by how they ended, and their total; empty if unknown."""
 
     @classmethod
     def of(cls, calls: Calls, execution: Execution) -> MapCounts:
-        """Counts of an execution's map."""
+        """The counts of an execution's map."""
         step = execution.map
         if step is None:
             return cls()
@@ -57,7 +57,7 @@ class MapCounts:
         try:
             with aws_errors():
                 arn = execution.map_run
-                if arn is None:  # older histories do not name it
+                if arn is None:  # older histories do not contain it
                     runs = client.list_map_runs(executionArn=execution.arn)["mapRuns"]
                     arn = runs[0]["mapRunArn"]
                 found = client.describe_map_run(mapRunArn=arn)
@@ -72,13 +72,13 @@ class MapCounts:
 
 @dataclass(frozen=True)
 class WorkflowUsage:
-    """What Step Functions bills, with the names used in ``engine.json``."""
+    """What Step Functions bills, under the names used in ``engine.json``."""
 
     transitions: int
     """Number of transitions, including `refused_transitions`."""
     refused_transitions: int
-    """Transitions for calls that Lambda refused: one per retry; an EXPRESS child is billed by
-    time."""
+    """Transitions for calls that Lambda refused, one per retry; 0 for EXPRESS children, which are
+    billed by time."""
     express_requests: int
     express_gb_seconds: float
 
@@ -90,7 +90,7 @@ class WorkflowUsage:
         attempts: Sequence[Attempt],
         refused: int,
     ) -> WorkflowUsage:
-        """Each execution of the run has children of its own kind."""
+        """Sum the usage over a run's executions, each of which has its own kind of children."""
         states, requests, seconds = sum(execution.transitions for execution in executions), 0, 0.0
         begun = [execution.started for execution in executions]
         for place, entry in enumerate(counts):
@@ -106,10 +106,10 @@ class WorkflowUsage:
 
 
 def child_states(attempts: Sequence[Attempt]) -> int:
-    """States that the map's children went through, as Standard children are billed.
+    """Number of states that the map's children went through, as STANDARD children are billed.
 
-    One an attempt; after a failed one it is counted, judged, and waited or given up; in between it
-    is given more memory where it lacked some.
+    There is one state per attempt. A failed attempt is followed by states that count and judge it,
+    and that wait or give up; before a retry, a state gives it more memory if it lacked some.
     """
     failed = [attempt for attempt in attempts if attempt.ending is not Ending.DONE]
     once = sum(current_name(attempt.message.partition(":")[0]) in GIVEN_UP for attempt in failed)
@@ -121,14 +121,14 @@ def child_states(attempts: Sequence[Attempt]) -> int:
 
 
 def express_seconds(attempts: Sequence[Attempt]) -> float:
-    """Seconds that EXPRESS children are billed for: each from its rank's first call to its last's
-    end, waits included."""
+    """Seconds that EXPRESS children are billed for: from a rank's first call to its last call's
+    end, including waits."""
     spans: dict[int, tuple[float, float]] = {}
     for attempt in attempts:
         ended = attempt.started + (attempt.duration_ms + (attempt.init_ms or 0.0)) / 1e3
         first, last = spans.get(attempt.rank, (attempt.started, ended))
         spans[attempt.rank] = (min(first, attempt.started), max(last, ended))
-    # Moments since 1970 are exact to less than a microsecond: that much is not a further step.
+    # Times since 1970 have rounding errors below a microsecond, which must not add a billing step.
     steps = [
         math.ceil((end - start) * 1e3 / EXPRESS_STEP_MS - 1e-5) for start, end in spans.values()
     ]

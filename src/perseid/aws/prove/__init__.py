@@ -1,5 +1,6 @@
-"""What AWS does and no double can show, measured in somebody's account for less than a dollar.
+"""Measure in a real account, for less than a dollar, what only AWS itself can show.
 
-`proof`: what was found, a line each, and their names. `budget`: the cap. `steps`: how each line is
-measured. `prove`: all of them in order, between deploying and removing. `page`: the page.
+`proof` defines the lines of the result. `budget` keeps the cost below the cap. `functions` and
+`survey_map` measure single lines, `prove` all of them in order, between deploying and removing the
+stacks. `page` renders the result.
 """

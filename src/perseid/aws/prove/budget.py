@@ -1,4 +1,4 @@
-"""What a proof may still spend: nothing begins that could cost more than is left."""
+"""The remaining budget of a proof: nothing may begin that could cost more than is left."""
 
 from __future__ import annotations
 
@@ -9,33 +9,34 @@ from perseid.measure.cost import MB_PER_GB
 from perseid.measure.prices import Prices
 
 CAP_USD = 0.90
-"""Highest cap that can be asked for."""
+"""Highest cap that a user may set, in USD."""
 
 
 @dataclass(frozen=True)
 class FunctionPrice:
-    """Price of a function."""
+    """Price of calling a function."""
 
     memory_mb: int
     architecture: str = "x86"
-    """``x86`` or ``arm``."""
+    """Architecture, ``x86`` or ``arm``."""
 
     def seconds(self, number: float) -> float:
-        """USD of so many seconds."""
+        """Cost in USD of this many seconds."""
         price = Prices().lambda_gb_second(self.architecture).usd
         return self.memory_mb / MB_PER_GB * price * number
 
     def calls(self, number: int, seconds: float) -> float:
-        """USD of so many calls of at most so many seconds each."""
+        """Cost in USD of this many calls of at most this many seconds each."""
         return number * (self.seconds(seconds) + Prices().lambda_request.usd)
 
     def longest(self, usd: float, calls: int) -> float:
-        """Seconds that each of so many calls may take, for all of them to cost no more."""
+        """Longest duration in seconds of each of this many calls such that they cost no more than
+        the amount."""
         return (usd / calls - Prices().lambda_request.usd) / self.seconds(1.0)
 
 
 class Budget:
-    """Keeps the cap: nothing may begin that could cost more than is left.
+    """Keeps spending below the cap: nothing may begin that could cost more than is left.
 
     Raises `BadInputError` for a cap that is not above 0, or above `CAP_USD`.
     """
@@ -45,15 +46,15 @@ class Budget:
             raise BadInputError(f"the cap is {cap:g} USD: give one above 0, at most {CAP_USD:g}")
         self.cap = cap
         self.spent = 0.0
-        """USD, at most."""
+        """Cap in USD."""
 
     @property
     def left(self) -> float:
-        """USD that may still be spent."""
+        """Amount in USD that may still be spent."""
         return max(0.0, self.cap - self.spent)
 
     def lacks(self, at_most: float) -> str:
-        """Why a step that may cost so much must not begin; empty if it may."""
+        """Why a step with this maximum cost must not begin; empty if it may."""
         if at_most <= self.left:
             return ""
         return (
@@ -62,7 +63,8 @@ class Budget:
         )
 
     def take(self, at_most: float, known: float | None) -> float:
-        """What a step cost: as far as is known, never more than its bound, which it is else."""
+        """Subtract the cost of a step: its known cost, but at most its bound; the bound if it is
+        not known."""
         usd = at_most if known is None else min(known, at_most)
         self.spent += usd
         return usd

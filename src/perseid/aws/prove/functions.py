@@ -1,4 +1,4 @@
-"""The functions of a stack, asked about themselves: processors, starts, and how they meet."""
+"""Measurements of a stack's functions: processors, starts, and communication between them."""
 
 from __future__ import annotations
 
@@ -22,37 +22,38 @@ from perseid.measure.fields import Fields
 from perseid.measure.report_line import Report, find_reports
 
 COLD, WARM = 4, 4
-"""Calls at once to see cold starts, and one after the other to see warm ones."""
+"""Number of simultaneous calls, to see cold starts, and of consecutive calls, to see warm ones."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """Result of a step."""
+    """The result of a step."""
 
     sentence: str
     values: Mapping[str, Value]
     usd: float | None = None
-    """Its cost, as far as known."""
+    """Cost of the step in USD; None if not known."""
 
 
 @dataclass(frozen=True)
 class ProbeAnswer:
-    """One call of a function's probe."""
+    """The answer to one call of a function's probe."""
 
     said: Fields
     seconds: float
-    """Until the answer was here."""
+    """Seconds until the answer arrived."""
     report: Report | None
-    """Its REPORT line, where the answer had it."""
+    """REPORT line of the call; None if the answer did not contain it."""
 
     def usd(self, price: FunctionPrice) -> float:
-        """Its billed cost; without a REPORT line, based on the time until the answer arrived."""
+        """Billed cost in USD; without a REPORT line, computed from the time until the answer
+        arrived."""
         billed = self.seconds if self.report is None else self.report.billed_ms / 1e3
         return price.calls(1, billed)
 
 
 def ask(calls: Calls, function: str, task: Mapping[str, str | int]) -> ProbeAnswer:
-    """Call a function's probe; raises `RunError` with its own sentence where it fails."""
+    """Call a function's probe; raises `RunError` with the function's own message if it fails."""
     began = time.monotonic()
     with aws_errors():
         answer = calls.aws.client_that_asks_once("lambda").invoke(
@@ -84,7 +85,8 @@ def processor(calls: Calls, function: str, price: FunctionPrice) -> Found:
 
 
 def starts(calls: Calls, function: str, price: FunctionPrice) -> Found:
-    """Several calls at once, of which some start environments, then one after the other."""
+    """Make several calls at once, some of which start new environments, then several calls one
+    after the other."""
     task = {"what": "processor"}
     with ThreadPoolExecutor(COLD) as pool:
         first = list(pool.map(lambda _: ask(calls, function, task), range(COLD)))
@@ -110,7 +112,7 @@ def starts(calls: Calls, function: str, price: FunctionPrice) -> Found:
 def gang(
     calls: Calls, function: str, world: int, job: str, endpoint: str, price: FunctionPrice
 ) -> Found:
-    """So many functions at once, which meet, connect in pairs and sum."""
+    """Let this many functions run at once, connect in pairs and compute sums."""
 
     def one(rank: int) -> ProbeAnswer:
         ours: dict[str, str | int] = {"rank": rank, "world": world, "endpoint": endpoint}
@@ -148,7 +150,7 @@ def gang(
 
 
 def _slowest(sums: Sequence[Sequence[Fields]], place: int) -> float:
-    """The median over repetitions of the slowest rank's time, without the first, which makes
+    """Median over repetitions of the slowest rank's time, without the first, which makes the
     connections."""
     each = [[_number(value) for value in rank[place].items("seconds")] for rank in sums]
     slowest = [max(times) for times in zip(*each, strict=True)][1:]

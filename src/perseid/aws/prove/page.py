@@ -1,4 +1,4 @@
-"""The page of a proof: what was measured, line by line, and the file itself."""
+"""The HTML page of a proof: each measured line, and the JSON file itself."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from perseid.measure.present.view import (
 
 
 def render_page(proof: AwsProof) -> str:
-    """One HTML file that points nowhere outside and names nobody."""
+    """Render one HTML file that contains no links to other sites and no names."""
     measured = sum(line.state == "measured" for line in proof.lines)
     of = f"{measured} of {len(proof.lines)} lines"
     return pages.render(
@@ -62,7 +62,7 @@ def _file(proof: AwsProof) -> Section:
 
 
 def _flat(values: Mapping[str, Value], above: str = "") -> Iterator[tuple[str, str]]:
-    """Each number with the names that lead to it."""
+    """Each number, with the path of names that leads to it."""
     for name, value in values.items():
         place = f"{above}{name}"
         if isinstance(value, Mapping):

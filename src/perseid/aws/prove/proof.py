@@ -1,4 +1,4 @@
-"""What a proof says: a line for each thing that only AWS can settle."""
+"""The content of a proof: one line for each question that only AWS can settle."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LINES: dict[str, str] = {
     "bill": "what REPORT lines say was billed against what perseid expects",
     "destroy": "everything is removed again",
 }
-"""Names of the lines, and what each settles."""
+"""Names of the lines, and what each of them settles."""
 _PRIVATE = (
     (re.compile(r"arn:aws[a-z-]*:\S+"), "ARN"),
     (re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"), "ID"),
@@ -34,43 +34,43 @@ _PRIVATE = (
     (re.compile(r"\bA[KS]IA[A-Z0-9]{12,}\b"), "KEY"),
 )  # fmt: skip
 Value = str | int | float | bool | None | tuple["Value", ...] | Mapping[str, "Value"]
-"""What JSON can hold."""
+"""A value that JSON can hold."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One thing that was measured, or why it was not."""
+    """One thing that was measured, or why it was not measured."""
 
     name: str
-    """One of `LINES`."""
+    """Name of the line, one of `LINES`."""
     state: str
-    """``measured``, ``failed`` or ``skipped``."""
+    """State of the line: ``measured``, ``failed`` or ``skipped``."""
     sentence: str
-    """The finding, or why it was not measured."""
+    """What was found, or why it was not measured."""
     seconds: float = 0.0
-    """Duration, seconds."""
+    """Duration of the measurement, in seconds."""
     usd: float = 0.0
     """Highest possible cost, USD."""
     values: Mapping[str, Value] = field(default_factory=dict)
-    """The numbers."""
+    """Measured numbers by name."""
 
 
 @dataclass(frozen=True)
 class AwsProof:
-    """All that was measured in one account and region."""
+    """Everything that was measured in one account and region."""
 
     lines: tuple[Line, ...]
     region: str
     day: str
-    """ISO date, UTC."""
+    """Date in ISO format, UTC."""
     cap_usd: float
     concurrency: int | None = None
-    """Functions that the account may run at once; None if it does not say."""
+    """Number of functions that the account may run at once; None if unknown."""
     version: str = __version__
 
     @property
     def usd(self) -> float:
-        """Highest possible total cost, USD."""
+        """Highest possible total cost in USD."""
         return sum(line.usd for line in self.lines)
 
     @property
@@ -79,7 +79,7 @@ class AwsProof:
         return all(line.state == "measured" for line in self.lines)
 
     def to_json(self) -> str:
-        """The file that can be mailed."""
+        """The content of the file that the user can mail."""
         plain = {
             "perseid": self.version,
             "region": self.region,
@@ -104,12 +104,12 @@ class AwsProof:
 
 
 def anonymous(text: str, names: Iterable[str] = ()) -> str:
-    """A text without account ids, ARNs, addresses, URLs, ids of resources and these names.
+    """Remove account ids, ARNs, addresses, URLs, resource ids and the given names from a text.
 
     Parameters
     ----------
     names
-        Of users, buckets and whatever else must not be told; the empty one is none.
+        Names of users, buckets and anything else that must be removed; empty names are ignored.
 
     Examples
     --------

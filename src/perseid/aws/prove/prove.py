@@ -1,4 +1,4 @@
-"""All lines of a proof in order: deploy, measure, and remove everything again."""
+"""Measure all lines of a proof in order: deploy stacks, measure, and remove everything again."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from perseid.measure.fields import Fields
 from perseid.measure.prices import Prices
 
 NAME = "perseid-prove"
-"""Name of the stack with x86 functions; that with arm64 functions has the suffix ``-arm``."""
+"""Name of the stack with x86 functions; the one with arm64 functions has the suffix ``-arm``."""
 SHARE_OF_MAP = 0.6
-"""Part of the cap that the map may cost."""
+"""Share of the cap that the map may cost."""
 SHORTEST, LONGEST = 10, 60
-"""Seconds: limits of a function's time. No call of a proof lasts longer."""
+"""Bounds of a function's time limit in seconds. No call of a proof lasts longer."""
 GANG_ATTEMPTS = 2
-"""The first may fail while functions start."""
+"""Number of attempts; the first may fail while functions start."""
 RENDEZVOUS_HOURS = 1.0
 OTHER_USD = 0.05
-"""Requests of S3, logs, transitions and storage of the map, at most."""
+"""Highest cost in USD of the map's S3 requests, logs, transitions and storage."""
 Tell = Callable[[str], None]
 
 
@@ -47,25 +47,26 @@ class ProveSettings:
     """What to measure, and the highest cost."""
 
     options: Options = field(default_factory=lambda: Options(name=NAME))
-    """Options of the stacks: rights and resources of the account."""
+    """Options of the stacks, with the account's permissions and resources."""
     architectures: tuple[str, ...] = ("x86_64", "arm64")
     memory_mb: int = 1769
-    """Memory of the functions, with which Lambda gives one vCPU."""
+    """Memory of the functions in MB, for which Lambda gives one vCPU."""
     size: MapSize = field(default_factory=MapSize)
     gangs: tuple[int, ...] = (8, 32)
     rendezvous: bool = True
-    """Whether functions meet; a VPC and a cluster are made for it."""
+    """Whether functions communicate, for which a VPC and a cluster are created."""
     endpoint: str | None = None
-    """A rendezvous that is there, in place of a task of the stack's."""
+    """An existing rendezvous to use instead of a task of the stack."""
     cap_usd: float = CAP_USD
 
     def price(self, architecture: str) -> FunctionPrice:
-        """Price of a worker's function."""
+        """Price of calling a worker's function."""
         return FunctionPrice(self.memory_mb, "arm" if architecture == "arm64" else "x86")
 
     @property
     def timeout(self) -> int:
-        """Seconds of a function: all ranks of the map together cost less than its share."""
+        """Time limit of a function in seconds, so that all ranks of the map together cost less than
+        its share."""
         most = self.price("x86_64").longest(SHARE_OF_MAP * self.cap_usd, self.size.ranks)
         return round(min(LONGEST, max(SHORTEST, most - 0.5)))
 
@@ -73,14 +74,14 @@ class ProveSettings:
 def prove(
     aws: Aws, settings: ProveSettings, folder: Path, tell: Tell, **packaging: Any
 ) -> AwsProof:
-    """Measure every line; nothing is left in the account, whatever happens.
+    """Measure every line; whatever happens, nothing is left in the account.
 
     Parameters
     ----------
     folder
-        Where the functions' zips are made.
+        Folder in which the functions' zips are built.
     packaging
-        Further arguments of `perseid.aws.deploy.packaging.build`.
+        Further arguments for `perseid.aws.deploy.packaging.build`.
 
     Raises
     ------
@@ -105,9 +106,9 @@ class _Prover:
         self.calls, self.packaging = Calls(aws), dict(packaging)
         self.lines: list[Line] = []
         self.begun: list[str] = []
-        """Names of the stacks that are to be removed."""
+        """Names of the stacks that must be removed at the end."""
         self.places: dict[str, StackResources] = {}
-        """By architecture."""
+        """Resources of the deployed stacks, by architecture."""
         self.concurrency = _concurrency(aws)
 
     def measure(self) -> None:
@@ -136,7 +137,8 @@ class _Prover:
             self._take(Line("deploy", "failed", said, time.monotonic() - began))
 
     def _told_of_stack(self, event: object) -> None:
-        """Sentences; what each resource comes to would be too much."""
+        """Report only sentences of a deployment, not the events of each resource, which would be
+        too much."""
         if isinstance(event, str):
             self.tell(event)
 
@@ -181,7 +183,7 @@ class _Prover:
             service.stop(self.aws, self.settings.options.name)
 
     def _rendezvous(self) -> str | None:
-        """The rendezvous of the functions; None if there is none."""
+        """The rendezvous that the functions use; None if there is none."""
         settings = self.settings
         if settings.endpoint is not None or not settings.rendezvous:
             why = "another server is used" if settings.endpoint else "it was not asked for"
@@ -251,7 +253,7 @@ class _Prover:
             self._take(Line("bill", "skipped", "there was no map to bill"))
 
     def remove(self) -> None:
-        """Everything that was made."""
+        """Remove everything that was created."""
         began, left, errors = time.monotonic(), [], []
         for name in self.begun:
             try:
@@ -268,7 +270,7 @@ class _Prover:
             self._take(Line("destroy", "measured", said, seconds))
 
     def _empty(self, name: str) -> None:
-        """What the map left in a bucket that stays."""
+        """Delete the objects that the map left in a bucket that stays."""
         for place in self.places.values():
             if place.state_machine.endswith(f":{name}-run"):
                 with aws_errors():
@@ -301,7 +303,7 @@ class _Prover:
 
     @property
     def private(self) -> tuple[str, ...]:
-        """Names that are kept out of the proof: of the account, the person and the machine."""
+        """Names of the account, the person and the machine, which are kept out of the proof."""
         with aws_errors():
             arn = str(self.aws.client("sts").get_caller_identity()["Arn"])
         buckets = [place.bucket for place in self.places.values()]
@@ -315,15 +317,14 @@ class _Prover:
 
 
 def _each(values: Mapping[str, Value], told: Callable[[str], str]) -> dict[str, Value]:
-    """The same with every text as it may be told."""
+    """The same values, with all texts made anonymous."""
 
     def one(value: Value) -> Value:
         if isinstance(value, str):
             return told(value)
         if isinstance(value, float):
-            return float(
-                f"{value:.7g}"
-            )  # as exact as it was measured, and like no account's number
+            # As exact as it was measured, but with too few digits to look like an account's number.
+            return float(f"{value:.7g}")
         if isinstance(value, Mapping):
             return _each(value, told)
         return tuple(map(one, value)) if isinstance(value, tuple) else value
@@ -332,7 +333,7 @@ def _each(values: Mapping[str, Value], told: Callable[[str], str]) -> dict[str, 
 
 
 def _concurrency(aws: Aws) -> int | None:
-    """Functions that may run at once; None if the account does not say."""
+    """Number of functions that may run at once; None if the account does not say."""
     try:
         with aws_errors():
             found = aws.client("lambda").get_account_settings()

@@ -1,4 +1,4 @@
-"""A distributed map over a survey of many partitions, and its bill."""
+"""Measure a distributed map over a survey with many partitions, and its bill."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class MapSize:
-    """How large the survey of the map is."""
+    """Size of the survey that is mapped."""
 
     ranks: int = 517
-    """Partitions, and ranks."""
+    """Number of partitions, which is also the number of ranks."""
     distinct: int = 8
-    """Simulated ones; the others are copies, made inside S3."""
+    """Number of simulated partitions; the others are copies made inside S3."""
     rows: int = 1278
-    """Rows of each partition: 25 MB of pixels."""
+    """Rows of each partition, which make up 25 MB of pixels."""
 
 
 def put_survey(s3: Any, bucket: str, size: MapSize, tell: Tell) -> None:
@@ -67,9 +67,9 @@ def put_survey(s3: Any, bucket: str, size: MapSize, tell: Tell) -> None:
 def run_map(
     calls: Calls, place: StackResources, size: MapSize, most_usd: float, tell: Tell
 ) -> tuple[Found, Found]:
-    """Run the default model over the survey; what the map did, and its bill.
+    """Run the default model over the survey; returns measurements of the map and its bill.
 
-    Raises `RunInterruptedError` where its workers have cost `most_usd`: it is stopped then.
+    Raises `RunInterruptedError` if its workers have cost `most_usd`, after stopping it.
     """
     executions = Executions(calls, place)
     bucket = f"s3://{place.bucket}"
@@ -109,7 +109,7 @@ def _map(run: MeasuredRun, bill: Cost, at_once: int) -> Found:
         "gigabits_per_second": dict(run.throughput()),
         "refused_calls": run.usage.refused if run.usage else None,
     }
-    took = f"{mapped.seconds:.1f} s" if mapped else "a time that is not known"
+    took = f"{mapped.seconds:.1f} s" if mapped else "an unknown time"
     sentence = (
         f"{run.received} of {run.expected} ranks, {run.rows or 0:,} rows: the map took {took}, a "
         f"worker {p50:.2f} s (p50) to {most:.2f} s, {at_once} at once"

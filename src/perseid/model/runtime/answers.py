@@ -118,7 +118,7 @@ def _columns(
     found: dict[str, NDArray[Any]] = {}
     quantiles = values.astype(np.float64)
     if output.kind == "quantiles":
-        quantiles = np.sort(quantiles, axis=1)  # quantiles of a network may cross, so they are sorted
+        quantiles = np.sort(quantiles, axis=1)  # a network may cross them
         found = {c.name: quantiles[:, i] for i, c in enumerate(wanted[: len(output.levels)])}
     levels = [c for c in wanted if c.name not in found]
     for column in levels:

@@ -144,7 +144,7 @@ class ModelRuntime:
         identity = identity_of(url, precision, digest)
         identity = replace(identity, signature=signature.digest(), device=device)
         runtime = cls(session, signature, ports, identity, note)
-        if files.path.exists():  # fetched files are deleted by now, so nobody can change what was loaded
+        if files.path.exists():  # deleted fetched files cannot change any more
             runtime._source = (files, versions)
         return runtime
 

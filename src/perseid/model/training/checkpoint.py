@@ -46,6 +46,6 @@ def check_same(state: dict[str, Any], wanted: dict[str, Any], folder: Path) -> N
     for key, value in wanted.items():
         if state.get(key) != value:
             raise BadInputError(
-                f"the checkpoint in {folder} belongs to a training with {key} {state.get(key)!r}, not "
-                f"{value!r}: resume with the same options and survey, or choose another folder"
+                f"the checkpoint in {folder} belongs to a training with {key} {state.get(key)!r}, "
+                f"not {value!r}: resume with the same options and survey, or choose another folder"
             )
