@@ -12,7 +12,7 @@ import pytest
 from small_s3 import BUCKET, Answer, Asked, Drop, SmallS3, error, serving
 
 from perseid.errors import AlreadyExistsError, ForbiddenError, NotFoundError, StorageError
-from perseid.storage import Storage
+from perseid.storage import Storage, listing_pages, scan
 from perseid.storage.reasons import CODES
 
 OPERATIONS: dict[str, Callable[[Storage], object]] = {
@@ -205,6 +205,36 @@ def test_pages_that_are_objects_are_read(server: SmallS3, store: Storage) -> Non
     store.put("report.html", PAGE)
     assert store.get("report.html") == PAGE
     assert list(store.list("empty")) == []
+
+
+def line(key: str) -> str:
+    return (
+        f"<Contents><Key>{key}</Key><Size>1</Size><ETag>{'0' * 32}</ETag>"
+        "<LastModified>2026-11-01T00:00:00.000Z</LastModified></Contents>"
+    )
+
+
+ENDLESS = {"no keys": "", "the same key": line("1.pt"), "the same odd key": line("a//1.pt")}
+"""What stands on each page of a listing that says for ever that there is another page."""
+
+
+@pytest.mark.parametrize("operation", ["list", "names", "scan"])
+@pytest.mark.parametrize("page", ENDLESS)
+def test_a_listing_that_never_ends_is_a_sentence(
+    server: SmallS3, store: Storage, monkeypatch: pytest.MonkeyPatch, page: str, operation: str
+) -> None:
+    text = (
+        '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><IsTruncated>true'
+        "</IsTruncated><NextContinuationToken>t</NextContinuationToken>"
+        f"{ENDLESS[page]}</ListBucketResult>"
+    )
+    server.answer = lambda asked: Answer(200, text.encode(), {"Content-Type": "application/xml"})
+    monkeypatch.setattr(listing_pages, "LISTING_SECONDS", 0.5)
+    work = {**OPERATIONS, "scan": lambda store: scan(store)}[operation]
+    # Storage itself stops at an odd key, which only a scan passes.
+    is_odd = page == "the same odd key" and operation != "scan"
+    with pytest.raises(StorageError, match="a//1.pt" if is_odd else "does not end"):
+        work(store)
 
 
 def unconditional(asked: Asked) -> Answer | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,8 +22,8 @@ from perseid.pipeline import layout
 from perseid.pipeline.request import RunRequest
 from perseid.pipeline.request_listing import list_partitions
 from perseid.storage import Location, Storage, scan
-from perseid.survey import discover, suffix_of, write_cutouts
-from perseid.survey.discovery import RUN_CATALOGUE, RUN_RATINGS
+from perseid.survey import discover, discovery, suffix_of, write_cutouts
+from perseid.survey.discovery import RUN_CATALOGUE, RUN_RATINGS, Layout
 
 PARTITIONS = ["1.pt", "2.pt", "10.PT"]
 SILENT = ["README.md", "survey.json", ".DS_Store"]
@@ -265,6 +266,69 @@ def test_what_is_no_survey(tmp_path: Path) -> None:
         discover(tmp_path / "absent.pt")
     with pytest.raises(BadInputError, match="only 1 other object"):
         perseid.plan(tmp_path / "data", calibration=tmp_path / "none.json")
+
+
+def special(kind: str, folder: Path) -> Path:
+    path = folder / "1.pt"
+    if kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(os.path.relpath(path))  # shorter than the path, which may be too long
+    else:
+        return Path("/dev/zero")
+    return path
+
+
+@pytest.mark.parametrize("named", ["alone", "in a list"])
+@pytest.mark.parametrize("kind", ["FIFO", "socket", "device"])
+def test_what_is_no_regular_file_is_said(kind: str, named: str, tmp_path: Path) -> None:
+    path = special(kind, tmp_path)
+    with pytest.raises(BadInputError, match=rf"{path} is a {kind}, not a file or a folder"):
+        discover(str(path) if named == "alone" else [str(path)])
+
+
+def test_a_huge_tree_is_not_walked_to_its_end(
+    tmp_path: Path, make_cutouts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(discovery, "MOST_LOOKED_AT", 20)
+    data = content(tmp_path, make_cutouts)
+    for number in range(30):
+        folder = tmp_path / "disk" / f"d{number}" / "inner"
+        folder.mkdir(parents=True)
+        (folder / "notes.txt").write_text("x")
+    with pytest.raises(BadInputError, match=r"disk holds no partition .*more than 20 entries"):
+        discover(tmp_path / "disk")
+    for number in range(30):
+        (tmp_path / "disk" / f"{number}.pt").write_bytes(data)
+    listing = discover(tmp_path / "disk")
+    assert len(listing.partitions) == 30
+    assert any("more than 20 entries" in note for note in listing.notes)
+
+
+def test_a_catalogue_of_many_files_is_listed_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(discovery, "MOST_LOOKED_AT", 5)
+    (tmp_path / "hats.properties").write_text("")
+    for number in range(30):
+        folder = tmp_path / "dataset" / f"Norder={number}" / "Dir=0"
+        folder.mkdir(parents=True)
+        (folder / "Npix=0.parquet").write_text("x")
+    listing = discover(tmp_path)
+    assert (listing.layout, len(listing.partitions)) == (Layout.HATS, 30)
+
+
+@pytest.mark.parametrize("letter", ["\n", "\r", "\x1b", "\x00", "\x7f"])
+def test_a_place_with_a_control_character_is_a_whole_sentence(letter: str, tmp_path: Path) -> None:
+    sentence = r"b' has the control character U\+00.. in its name: name another place$"
+    for place in (
+        f"{tmp_path}/a{letter}b",
+        f"s3://bucket/a{letter}b",
+        f"file://{tmp_path}/a{letter}b",
+    ):
+        with pytest.raises(BadInputError, match=sentence):
+            Storage(place)
 
 
 def test_the_rule_knows_what_a_run_writes_at_its_root() -> None:

@@ -22,6 +22,7 @@ from obstore.exceptions import BaseError, InvalidPathError
 from obstore.store import S3Store
 
 from perseid.errors import StorageError
+from perseid.storage.listing_pages import endless
 from perseid.storage.s3 import open_url
 from perseid.storage.settings import read_settings
 from perseid.storage.store import ObjectInfo, Storage
@@ -33,6 +34,8 @@ _SECONDS = 60.0
 """Deadline of one listing request, seconds."""
 _LARGEST_PAGE = 16 << 20
 """Most bytes read of one listing page; S3's have at most 1,000 keys of 1,024 bytes."""
+NOT_OPENED = "was not opened"
+"""How the reason begins for what a bounded scan has left out."""
 _PAGE = "{http://s3.amazonaws.com/doc/2006-03-01/}"
 
 
@@ -55,9 +58,17 @@ class Scan:
     skipped: tuple[Skipped, ...]
     """Everything that cannot be used."""
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing was left out because there was too much."""
+        return not any(entry.reason.startswith(NOT_OPENED) for entry in self.skipped)
 
-def scan(storage: Storage, prefix: str = "") -> Scan:
+
+def scan(storage: Storage, prefix: str = "", *, most: int | None = None) -> Scan:
     """List everything below `prefix`, whatever the names are.
+
+    With `most`, no further sub-folder on a disk is opened after so many entries; those that are
+    left are one skipped entry. Direct files are always complete.
 
     Symbolic links on a disk are followed. Broken links, further links to a folder that was already
     listed, and special files are skipped.
@@ -70,7 +81,7 @@ def scan(storage: Storage, prefix: str = "") -> Scan:
     # Walked here because the client's listing stops at the first name that it refuses.
     folder = storage.local_path(prefix)
     if folder is not None:
-        return _split(_walk(folder, prefix.strip("/")))
+        return _split(_walk(folder, prefix.strip("/"), most))
     try:
         return Scan(tuple(i for i in storage.list(prefix) if i.key != prefix.strip("/")), ())
     except StorageError as error:
@@ -108,13 +119,18 @@ def _split(found: Iterator[ObjectInfo | Skipped]) -> Scan:
     return Scan(tuple(objects), tuple(skipped))
 
 
-def _walk(top: Path, prefix: str) -> Iterator[ObjectInfo | Skipped]:
+def _walk(top: Path, prefix: str, most: int | None) -> Iterator[ObjectInfo | Skipped]:
     """Walk the files below a folder on a disk, with keys below `prefix`; nothing if it does not
     exist."""
     seen: set[tuple[int, int]] = set()
-    folders = [(str(top), prefix)]
+    folders, count = [(str(top), prefix)], 0
     while folders:
         path, key = folders.pop()
+        if most is not None and count > most:
+            yield Skipped(
+                key + "/", f"{NOT_OPENED}, like all further sub-folders: more than {most:,} entries"
+            )
+            return
         try:
             about = os.stat(path)  # noqa: PTH116 - strings are faster, and there may be many
             # Compared by device and inode, so that cyclic links end and no file is counted twice.
@@ -131,6 +147,7 @@ def _walk(top: Path, prefix: str) -> Iterator[ObjectInfo | Skipped]:
                 raise StorageError(f"{path} cannot be listed: {error.strerror}") from error
             yield Skipped(key + "/", f"cannot be listed ({error.strerror})")
             continue
+        count += len(inner)
         for entry, name in inner:
             found = _entry(entry, name)
             if found is None:
@@ -163,7 +180,7 @@ def _raw(storage: Storage, store: S3Store, prefix: str) -> Iterator[ObjectInfo |
     below = (storage.location / prefix).key
     begin, after = below + "/" if below else "", ""
     while True:
-        page = _page(storage, store, begin, after)
+        page, before = _page(storage, store, begin, after), after
         for entry in page.iter(_PAGE + "Contents"):
             key = unquote_plus(entry.findtext(_PAGE + "Key", ""))
             # S3 continues after this key (`start-after`), which needs no continuation token.
@@ -174,6 +191,8 @@ def _raw(storage: Storage, store: S3Store, prefix: str) -> Iterator[ObjectInfo |
                 yield ObjectInfo(key.removeprefix(base), size, etag)
         if page.findtext(_PAGE + "IsTruncated") != "true":
             return
+        if after == before:
+            raise endless(storage.where(prefix), "it names no further key")
 
 
 def _page(storage: Storage, store: S3Store, begin: str, after: str) -> Element:

@@ -43,11 +43,18 @@ class Location:
         ------
         BadInputError
             The scheme is not ``file``, ``s3`` or ``memory``, the bucket is missing, a ``file://``
-            URL is not absolute, or the home folder for ``~`` is unknown.
+            URL is not absolute, it has a control character, or the home folder for ``~`` is
+            unknown.
         """
         if isinstance(place, Location):
             return place
         text = str(place)
+        odd = next((letter for letter in text if letter < " " or letter == "\x7f"), None)
+        if odd is not None:  # the client refuses such keys, and says so on several lines
+            raise BadInputError(
+                f"{text!r} has the control character U+{ord(odd):04X} in its name: name another "
+                "place"
+            )
         if "://" not in text:
             return cls("file://", _absolute(_expand_home(text)))
         scheme, _, rest = text.partition("://")

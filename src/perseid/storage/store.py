@@ -26,6 +26,7 @@ from perseid.errors import (
     PerseidError,
     StorageError,
 )
+from perseid.storage.listing_pages import in_time, pages
 from perseid.storage.location import Location
 from perseid.storage.reasons import UNCONDITIONAL, answer_of, reason_of
 from perseid.storage.s3 import Bucket, open_bucket
@@ -290,7 +291,7 @@ class Storage:
         path = self._path(prefix)
         empty = True
         with self._reasons(prefix):
-            for page in obstore.list(self._store, path or None):
+            for page in pages(self._store, path, self.where(prefix)):
                 for meta in page:
                     empty = False
                     key = meta["path"]
@@ -303,7 +304,10 @@ class Storage:
     def names(self) -> Sequence[str]:
         """All keys directly below the store's URL, without those in folders."""
         with self._reasons(""):
-            found = obstore.list_with_delimiter(self._store, self._prefix or None)
+            found = in_time(
+                lambda: obstore.list_with_delimiter(self._store, self._prefix or None),
+                self.where(),
+            )
         self._doubt("", not found["objects"])
         return [str(meta["path"]).rpartition("/")[2] for meta in found["objects"]]
 

@@ -14,6 +14,7 @@ The rule, as in docs/reference/survey.md:
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -23,7 +24,7 @@ from pathlib import Path, PurePosixPath
 from perseid.errors import BadInputError, NotFoundError
 from perseid.storage import Location, ObjectInfo, Storage, scan
 from perseid.survey.formats import READ_ONLY, suffix_of, suffixes
-from perseid.survey.hats import catalogue_prefix, is_pixel
+from perseid.survey.hats import catalogue_prefix, is_pixel, may_be_catalogue
 from perseid.survey.partition import natural_key
 from perseid.textfile import is_file
 
@@ -34,6 +35,9 @@ RUN_RATINGS = "ratings.parquet"
 """Ratings that a person gave to a run's objects; not a partition either."""
 NAMED = 5
 """How many ignored files a note names; it only counts the rest."""
+MOST_LOOKED_AT = 50_000
+"""After how many entries of a folder on a disk no further sub-folder is looked into: only notes and
+HATS catalogues need them, and ``--data /`` would go on for minutes."""
 DATA_SUFFIXES = frozenset((
     ".arrow", ".asdf", ".bz2", ".csv", ".ecsv", ".feather", ".fit", ".fits", ".fts", ".fz", ".gz",
     ".h5", ".hdf", ".hdf5", ".he5", ".lance", ".msgpack", ".nc", ".npy", ".npz", ".parq",
@@ -41,6 +45,13 @@ DATA_SUFFIXES = frozenset((
     ".tgz", ".tsv", ".vot", ".votable", ".xz", ".zarr", ".zip", ".zst",
 ))  # fmt: skip
 """Suffixes of files that hold data, whether perseid reads them or not."""
+
+_SPECIAL = (
+    (stat.S_ISFIFO, "FIFO"),
+    (stat.S_ISSOCK, "socket"),
+    (stat.S_ISCHR, "device"),
+    (stat.S_ISBLK, "device"),
+)
 
 
 class Layout(StrEnum):
@@ -153,14 +164,31 @@ def first_key(storage: Storage) -> str | None:
 
 def _is_file(place: Location) -> bool:
     if place.path is not None:
+        _refuse_special(place.path)
         return is_file(place.path)
     storage, name = Storage.holding(place)
     return storage.exists(name)
 
 
+def _refuse_special(path: Path) -> None:
+    """Raise `BadInputError` for what would never end, or cannot be mapped: a pipe, a device."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return  # whoever opens it tells why
+    kind = next((word for is_kind, word in _SPECIAL if is_kind(mode)), None)
+    if kind is not None:
+        raise BadInputError(
+            f"{path} is a {kind}, not a file or a folder: write the data to a file, and name that"
+        )
+
+
 def _files(places: Sequence[Location]) -> SurveyListing:
     if not places:
         raise BadInputError("`data` is an empty list: name at least one partition")
+    for place in places:
+        if place.path is not None:
+            _refuse_special(place.path)
     # A partition that is named twice would put its objects into the catalogue twice.
     twice = sorted({place for place in places if places.count(place) > 1})
     if twice:
@@ -183,8 +211,11 @@ def _files(places: Sequence[Location]) -> SurveyListing:
 def _folder(place: Location, base: Location) -> SurveyListing:
     storage = Storage(base)
     below = place.key_below(base)
-    found = scan(storage, below)
+    found = scan(storage, below, most=MOST_LOOKED_AT)
     prefix = below + "/" if below else ""
+    # Sub-folders hold partitions only of a HATS catalogue, which is never taken in part.
+    if not found.is_whole and may_be_catalogue(prefix, [info.key for info in found.objects]):
+        found = scan(storage, below)
     folders = {parent for info in found.objects for parent in _parents(info.key)}
     partitions: list[ObjectInfo] = []
     ignored: list[Ignored] = []

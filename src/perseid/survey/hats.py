@@ -57,6 +57,12 @@ def catalogue_prefix(
     return prefix if (marked or bare) and any(map(is_pixel, below)) else None
 
 
+def may_be_catalogue(prefix: str, keys: Iterable[str]) -> bool:
+    """Whether some of the keys below a folder are those of a HATS catalogue or collection."""
+    below = (key.removeprefix(prefix) for key in keys)
+    return any(name == _COLLECTION or name in _MARKERS or is_pixel(name) for name in below)
+
+
 def is_pixel(name: str) -> bool:
     """Whether a file, named relative to the catalogue, holds the rows of a HEALPix pixel.
 
